@@ -46,7 +46,6 @@ from train.data.filters import filter_kinds, filter_values
 from train.data.training_data import TrainingData, data_of_kept_towers, texts_of, values_of
 from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
-from train.models.heads import interests_of, score_of
 from train.paths import CACHE
 from train.training.metric_groups import metrics_of
 from train.training.tracking import log_metrics
@@ -134,7 +133,7 @@ class _BundleBuilder:
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
         self.data: TrainingData = data_of_kept_towers(dataset, self.experiment)
-        self.score = score_of(self.model.towers[0])
+        self.score = self.model.towers[0].head.score()
         self.has_padding_dim = self.score.has_padding_dim
         self.reports: dict[str, dict[str, Any]] = {}
         self.encoded: set[Path] = set()  # folders in ENCODING
@@ -310,7 +309,7 @@ class _BundleBuilder:
             letters=known_letters(self.experiment, self.data),
             hybrid=hybrid,
             pretrained=self.run.data.tags.get(PRETRAINED_MODEL, ""),
-            interests=interests_of(self.model.towers[0]),
+            interests=self.model.towers[0].head.interests,
         )
 
     def _log(self, folder: Path) -> None:
@@ -322,10 +321,7 @@ class _BundleBuilder:
 
 def _has_catalogue_text(experiment: Experiment) -> bool:
     """Whether the served catalogue is encoded from other text than the evaluated one."""
-    return any(
-        isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
-        for spec in experiment.item.values()
-    )
+    return any(isinstance(spec, TextFeature) and spec.serves_other_text for spec in experiment.item.values())
 
 
 def known_letters(experiment: Experiment, data: TrainingData) -> str:

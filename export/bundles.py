@@ -19,16 +19,26 @@ BUNDLES = CACHE / "bundles"
 def find_bundle(experiment: Experiment, path: Path | None) -> tuple[Path, bundle.Manifest]:
     """The bundle at a path, or the experiment's newest, verified.
 
+    A bundle whose manifest cannot be read is passed over: it may be of any experiment.
+
     Raises:
         MissingStage: the experiment has no bundle.
-        BundleError: the bundle cannot be read.
+        BundleError: the bundle cannot be read, or the only ones are those that were passed over.
     """
     if path is not None:
         return path, bundle.read(path)
     found = sorted(BUNDLES.glob(f"[!.]*/{bundle.MANIFEST}"), key=lambda each: -each.stat().st_mtime)
+    unreadable: list[BundleError] = []
     for each in found:
-        if bundle.read_manifest(each.parent).name == experiment.name:
+        try:
+            name = bundle.read_manifest(each.parent).name
+        except BundleError as error:
+            unreadable.append(error)
+            continue
+        if name == experiment.name:
             return each.parent, bundle.read(each.parent)
+    if unreadable:
+        raise unreadable[0]
     raise MissingStage(f"{experiment.name}: there is no bundle yet; `make export` comes first")
 
 

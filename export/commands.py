@@ -4,32 +4,26 @@ Each takes its arguments and returns one JSON document. `__main__.py` says where
 """
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run
 
-from export import ann
 from export.bundle_builder import build_bundle
 from export.bundles import find_bundle
-from export.encoding import encode_all
 from export.encoding.ray_cluster import windows_of
 from export.evaluation import quality, trec
-from export.hybrid.rebuild import ranking_of
-from export.onnx.runtimes import onnx_encoder
 from export.release import promote as release
+from export.served_model import served_model
 from protos import bundle, names
-from protos.bundle import TOWERS
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, MissingStage
-from protos.features import SIDES
 from protos.release_records import CHAMPION
-from protos.vectors import rounded_vectors
 from train.config import Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
-from train.data.training_data import TrainingData, data_of_kept_towers, texts_of
+from train.data.training_data import TrainingData, data_of_kept_towers
 from train.progress import PROGRESS
 from train.training.metric_groups import metrics_of
 from train.training.run import STAGE as FIT
@@ -64,8 +58,8 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
         raise MissingStage(f"{folder}: was made on another split; `make export` makes a new one")
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
-    evaluation = _Evaluation(experiment, folder, manifest)
-    model = evaluation.model(data.items)
+    threads = experiment.index.threads
+    model = served_model(folder, manifest, data.items, threads, PROGRESS)
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
         answers = quality.rankings(experiment, data, model, queries, PROGRESS)
@@ -74,7 +68,8 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     topics = [trec.split_topics(data, answers)]
     if data.judged is not None:
         served = data.as_served()
-        model = evaluation.model(served.items) if data.serves_other_texts else model
+        if data.serves_other_texts:
+            model = served_model(folder, manifest, served.items, threads, PROGRESS)
         with PROGRESS.status("search, judged queries"):
             answers = quality.rankings(experiment, served, model, data.judged.query, PROGRESS)
             metrics |= quality.evaluate_judged_queries(served, answers)
@@ -94,33 +89,6 @@ def _metrics_of_run(manifest: bundle.Manifest) -> Mapping[str, Any]:
         return metrics_of(get_run(manifest.run_id))
     except MissingStage:
         return manifest.quality
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """A bundle that is evaluated.
-
-    Args:
-        experiment: whose settings hold.
-        folder: of the bundle.
-        manifest: of the bundle.
-    """
-
-    experiment: Experiment
-    folder: Path
-    manifest: bundle.Manifest
-
-    def model(self, values: Mapping[str, Sequence[Any]]) -> quality.ServedModel:
-        """The model over some values of the items, with an index of the bundle's parameters."""
-        manifest = self.manifest
-        encoders = {side: onnx_encoder(self.folder / TOWERS[side], threads=0) for side in SIDES}
-        inputs = {side: manifest.schema.side(side) for side in SIDES}
-        encoded = encode_all(encoders["item"], inputs["item"], values, PROGRESS, "items")
-        items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
-        with PROGRESS.status("index"):
-            index = ann.rebuild(items, manifest.index, manifest.score, self.experiment.index.threads)
-            hybrid = ranking_of(manifest, texts_of(values, manifest.schema.item), items, index)
-        return quality.ServedModel(encoders["query"], inputs["query"], items, index, hybrid)
 
 
 def promote(arguments: Namespace) -> dict[str, Any]:

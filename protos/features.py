@@ -27,7 +27,7 @@ class and add it to `TEXT_INPUTS`.
 import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -153,6 +153,15 @@ class TextFeature(Feature):
             raise ValueError(f"input: expected one of {', '.join(TEXT_INPUTS)}, got {self.input!r}")
         if self.reads_tokens and self.max_length is not FROM_DATA and self.max_length < SHORTEST:
             raise ValueError(f"max_length: expected at least {SHORTEST} tokens, got {self.max_length}")
+
+    @property
+    def serves_other_text(self) -> bool:
+        """Whether the served catalogue is encoded from another column than the evaluated one."""
+        return self.catalogue_column not in ("", self.column)
+
+    def as_served(self) -> "TextFeature":
+        """The same feature with the column of the served catalogue alone."""
+        return replace(self, column=self.catalogue_column or self.column, catalogue_column="")
 
     @property
     def reads_tokens(self) -> bool:

@@ -37,7 +37,7 @@ def graph_search(graph: hnswlib.Index, k: int, ef: int) -> Search:
     return call
 
 
-def take_turns(contenders: Mapping[str, Search], batches: Sequence[Vectors]) -> dict[str, float]:
+def median_search_us(contenders: Mapping[str, Search], batches: Sequence[Vectors]) -> dict[str, float]:
     """Median microseconds of each contender's calls, each on another batch.
 
     Args:
@@ -83,11 +83,11 @@ class SearchTimer:
         self._reference = reference
         self._batches = [queries[n : n + 1] for n in range(min(len(queries), TURNS * CALLS))]
         for _ in range(2):  # the first round reads the graph into memory
-            self._usual = take_turns({"reference": reference}, self._batches)["reference"]
+            self._usual = median_search_us({"reference": reference}, self._batches)["reference"]
 
     def microseconds(self, search: Search) -> float:
         """Of one query, median."""
-        taken = take_turns({"search": search, "reference": self._reference}, self._batches)
+        taken = median_search_us({"search": search, "reference": self._reference}, self._batches)
         return taken["search"] * self._usual / taken["reference"]
 
 
@@ -126,6 +126,6 @@ def compare(
             "graph": graph_search(graph, k, ef),
         }
         with threadpool_limits(1):  # keeps matrix products on the calling thread
-            taken = take_turns(contenders, batches)
+            taken = median_search_us(contenders, batches)
         exact_us[size], graph_us[size] = (taken[name] / len(batches[0]) for name in ("exact", "graph"))
     return ExactVsGraph(exact_us, graph_us)

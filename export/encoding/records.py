@@ -92,7 +92,10 @@ class TableRecords:
         Raises:
             DataError: the file or a value is invalid; the text names file, row and column.
         """
-        served = {name: _served(spec) for name, spec in features.items()}
+        served = {
+            name: spec.as_served() if isinstance(spec, TextFeature) else spec
+            for name, spec in features.items()
+        }
         unread = cls(path, served, table, 0, "", _state(path))
         count = sum(len(next(iter(each.values()))) for each in unread._columns(WINDOW, 0))
         if count == 0:
@@ -142,13 +145,6 @@ class TableRecords:
     def _column(self, name: str) -> str:
         spec = self.features[name]
         return self.table.id_column if isinstance(spec, IdFeature) else column_names({name: spec})[0]
-
-
-def _served(spec: FeatureSpec) -> FeatureSpec:
-    """The feature with the column of the served catalogue."""
-    if isinstance(spec, TextFeature) and spec.catalogue_column:
-        return replace(spec, column=spec.catalogue_column, catalogue_column="")
-    return spec
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.label_baselines import LABEL_BASELINES
-from train.evaluation.metrics import CUTOFFS, goodness, mean, per_query
+from train.evaluation.metrics import CUTOFFS, as_higher_is_better, mean, per_query
 from train.evaluation.plots import metric_label
 from train.evaluation.report import (
     JUDGED,
@@ -230,7 +230,7 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
     if not best:
         return f"{metric_label(metric)} {metrics[metric]:.3f}, with no baseline to compare it with"
     model, baseline = metrics[metric], metrics[f"{best}_{metric}"]
-    if goodness(metric, model) >= goodness(metric, baseline):
+    if as_higher_is_better(metric, model) >= as_higher_is_better(metric, baseline):
         return f"better than {LABELS[best]} at {metric_label(metric)}: {model:.3f} against {baseline:.3f}"
     return f"{LABELS[best]} is better at {metric_label(metric)}: {baseline:.3f} against {model:.3f}"
 
@@ -242,7 +242,7 @@ def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
     if not best or not isinstance(model, float):
         return ""
     baseline = metrics[f"{best}_{metric}"]
-    if goodness(metric, model) >= goodness(metric, baseline):
+    if as_higher_is_better(metric, model) >= as_higher_is_better(metric, baseline):
         return ""
     figures = f"{baseline:.4f} against {model:.4f} as served"
     return f"{LABELS[best]} is better on the test split: {metric_label(metric)} {figures}"
@@ -251,4 +251,4 @@ def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
 def _best_baseline(metrics: Mapping[str, Any], metric: str) -> str:
     """The name of the baseline that is best by a metric; empty if there is none."""
     beside = {name: metrics[f"{name}_{metric}"] for name in LABELS if f"{name}_{metric}" in metrics}
-    return max(beside, key=lambda name: goodness(metric, float(beside[name])), default="")
+    return max(beside, key=lambda name: as_higher_is_better(metric, float(beside[name])), default="")

@@ -39,7 +39,7 @@ from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines.bm25 import TUNED_ON, analyzer_of
 from train.evaluation.bm25 import Bm25
-from train.evaluation.metrics import bootstrap_interval, mean, per_query
+from train.evaluation.metrics import mean, paired_difference, per_query, within_standard_error
 from train.evaluation.plots import metric_label
 from train.evaluation.ranking import selection_metric
 
@@ -194,7 +194,9 @@ class _Learned:
         best = _weight(curve)
         hybrid = replace(self.hybrid, weight=best)
         rows = {"dense": dense, "lexical": measured[BM25_ALONE], "hybrid": measured[best]}
-        differences = {name: _difference(measured[best], dense, name) for name in _compared(self.metric)}
+        differences = {
+            name: paired_difference(measured[best][name], dense[name]) for name in _compared(self.metric)
+        }
         wins, why = _verdict(differences, self.metric, len(self.texts))
         shipped = wins or self.experiment.hybrid.enabled is True
         if shipped and not wins:
@@ -223,24 +225,11 @@ def _weight(curve: Mapping[float, npt.NDArray[np.float64]]) -> float:
     Args:
         curve: weight -> a metric of each query.
     """
-    best = max(curve.values(), key=np.mean)
-
-    def is_close(values: npt.NDArray[np.float64]) -> bool:
-        lost = best - values
-        return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
-
-    return min((weight for weight, values in curve.items() if is_close(values)), key=lambda n: abs(n - 0.5))
+    return min(within_standard_error(curve), key=lambda weight: abs(weight - 0.5))
 
 
 def _compared(metric: str) -> Sequence[str]:
     return MAIN if metric in MAIN else (*MAIN, metric)
-
-
-def _difference(one: Metrics, other: Metrics, name: str) -> dict[str, float]:
-    """Mean and 95 % interval of the paired difference of a metric."""
-    values = one[name] - other[name]
-    low, high = bootstrap_interval(values)
-    return {"mean": float(values.mean()), "low": low, "high": high}
 
 
 def _verdict(differences: Mapping[str, Mapping[str, float]], metric: str, queries: int) -> tuple[bool, str]:

@@ -27,7 +27,7 @@ from protos.system.timing import Effort
 from train.config.precision import PrecisionConfig
 from train.data.training_data import TrainingData
 from train.evaluation.exact_search import search
-from train.evaluation.metrics import bootstrap_interval, per_query
+from train.evaluation.metrics import paired_difference, per_query
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -203,13 +203,12 @@ def losses(metrics: PerQuery, baseline: PerQuery, seed: int) -> dict[str, float]
     """Each metric and its difference from float32, with a 95 % interval of a paired bootstrap."""
     found: dict[str, float] = {}
     for name in METRICS:
-        delta = metrics[name] - baseline[name]
-        low, high = bootstrap_interval(delta, seed=seed)
+        delta = paired_difference(metrics[name], baseline[name], seed)
         found |= {
             name: float(metrics[name].mean()),
-            f"{name}_delta": float(delta.mean()),
-            f"{name}_delta_low": low,
-            f"{name}_delta_high": high,
+            f"{name}_delta": delta["mean"],
+            f"{name}_delta_low": delta["low"],
+            f"{name}_delta_high": delta["high"],
         }
     return found
 

@@ -18,6 +18,7 @@ from export.bundle_files import write_bundle, write_reports
 from export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
 from export.evaluation import per_query
 from export.evaluation.quality import encode_queries
+from export.example_queries import example_queries
 from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode, onnx_encoder
 from export.refresh.merge import FRESH, Champion, Merged
@@ -25,7 +26,6 @@ from export.refresh.quality import Evaluation, NotMeasured
 from protos import bundle
 from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
 from protos.errors import BundleError
-from protos.features import TextFeature
 from protos.hybrid.lexical_index import LexicalIndex
 from protos.search import each_vector
 from protos.vectors import read_vectors, write_merged
@@ -39,7 +39,7 @@ OF_TOWERS = ("parity", "precision", "latency", "hybrid")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RefreshInputs:
     """What a bundle is made of.
 
     Args:
@@ -77,7 +77,7 @@ def item_tower(champion: Champion) -> ItemTower:
     return ItemTower(path, manifest.schema.side("item"), manifest.dimension, onnx_encoder(path, threads=0))
 
 
-def build(experiment: Experiment, inputs: Inputs, console: Console) -> Path:
+def build(experiment: Experiment, inputs: RefreshInputs, console: Console) -> Path:
     """Write the refreshed bundle into the cache; returns its folder.
 
     Raises:
@@ -102,7 +102,7 @@ def find_built(key: str, folder: Path) -> Path | None:
 class _Build:
     """Makes one bundle."""
 
-    def __init__(self, experiment: Experiment, inputs: Inputs, console: Console) -> None:
+    def __init__(self, experiment: Experiment, inputs: RefreshInputs, console: Console) -> None:
         self.experiment, self.inputs, self.console = experiment, inputs, console
         self.champion, self.manifest = inputs.champion, inputs.champion.manifest
         path = self.champion.folder / bundle.QUERY_TOWER
@@ -187,10 +187,7 @@ class _Build:
             rows, _ = data.parts[part].by_query()
             if len(rows):
                 return encode_queries(self.query, inputs, data, rows, self.console, f"{part} queries")
-        features = inputs.features.items()
-        blank = {name: "" if isinstance(spec, TextFeature) else None for name, spec in features}
-        examples = [{**blank, **each} for each in self.manifest.examples or ({},)]
-        values = {name: [each[name] for each in examples] for name in blank}
+        values = example_queries(self.manifest)
         return encode_all(self.query, inputs, values, self.console, "example queries")
 
     def _quality(

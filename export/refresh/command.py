@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from export.refresh.refresh import Outcome, Request
+from export.refresh.refresh import RefreshRequest, RefreshResult
 from export.refresh.refresh import refresh as run
 from export.refresh.table import catalogue_table, store_changes, write_table
 from export.terminal import show_move
@@ -32,7 +32,8 @@ def refresh(arguments: Namespace) -> dict[str, Any]:
     def data() -> Dataset:
         return prepare(experiment, arguments.config.parent, console=PROGRESS)
 
-    request = Request(experiment, data, arguments.catalogue, arguments.items, item_table_of(experiment.data))
+    table = item_table_of(experiment.data)
+    request = RefreshRequest(experiment, data, arguments.catalogue, arguments.items, table)
     return document(experiment.name, run(request, PROGRESS))
 
 
@@ -53,24 +54,24 @@ def catalogue(arguments: Namespace) -> dict[str, Any]:
     }
 
 
-def document(name: str, outcome: Outcome) -> dict[str, Any]:
+def document(name: str, result: RefreshResult) -> dict[str, Any]:
     """The result as JSON."""
-    promotion, folder = outcome.promotion, outcome.folder
-    version = outcome.source if promotion is None else promotion.version
+    promotion, folder = result.promotion, result.folder
+    version = result.source if promotion is None else promotion.version
     return {
         "model": f"models:/{name}/{version}",
         "alias": "champion",
         "refreshed": folder is not None,
-        "refreshed_from": f"models:/{name}/{outcome.source}",
+        "refreshed_from": f"models:/{name}/{result.source}",
         "bundle": folder and str(folder),
         "bundle_version": folder and bundle.read_manifest(folder).bundle_version,
-        "catalogue": outcome.snapshot and asdict(outcome.snapshot),
-        **outcome.counts,
-        "failed_items": dict([*outcome.failed.items()][:SHOWN]),
-        "resumed_at": outcome.resumed_at,
+        "catalogue": result.snapshot and asdict(result.snapshot),
+        **result.counts,
+        "failed_items": dict([*result.failed.items()][:SHOWN]),
+        "resumed_at": result.resumed_at,
         "move": promotion and promotion.record and asdict(promotion.record),
         "decision": promotion and promotion.decision and promotion.decision.document(),
-        "compacted": outcome.compacted,
+        "compacted": result.compacted,
     }
 
 

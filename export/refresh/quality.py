@@ -175,10 +175,7 @@ class Evaluation:
         """Of each item of the data set, whether it is evaluated by another text than it is served by."""
         found = np.zeros(len(place_of), np.bool_)
         features = self.manifest.schema.item
-        if not any(
-            isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
-            for spec in features.values()
-        ):
+        if not any(isinstance(spec, TextFeature) and spec.serves_other_text for spec in features.values()):
             return found
         values = values_of(self.dataset.items, features, catalogue=True)
         own = item_digests(self.tower.inputs, values, self.manifest.hybrid is not None)

@@ -19,10 +19,10 @@ from rich.console import Console
 
 from export.bundles import BUNDLES, export_metrics
 from export.refresh import sources
-from export.refresh.build import Inputs, build, encode_fresh, find_built, item_tower, not_finite
+from export.refresh.build import RefreshInputs, build, encode_fresh, find_built, item_tower, not_finite
 from export.refresh.merge import Champion, Merged, merge
 from export.refresh.quality import applies, evaluation
-from export.refresh.work import WORK, Work
+from export.refresh.work import WORK, RefreshFolder
 from export.release import audit_log, comparison, registry
 from export.release.model_card import REFRESHED_FROM
 from export.release.promote import Compare, Promotion, challenger_data, promote
@@ -42,11 +42,10 @@ from train.training.metric_groups import grouped
 from train.training.tracking import find_run, tracked_run
 
 STAGE = "refresh"  # of its runs
-SPARE = 2  # champions before this one whose derived records stay, for a rollback
 
 
 @dataclass(frozen=True)
-class Request:
+class RefreshRequest:
     """What to refresh, and from what.
 
     Args:
@@ -67,7 +66,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RefreshResult:
     """What came of a refresh.
 
     Args:
@@ -90,7 +89,7 @@ class Outcome:
     compacted: dict[str, Any] = field(default_factory=dict)
 
 
-def refresh(request: Request, console: Console) -> Outcome:
+def refresh(request: RefreshRequest, console: Console) -> RefreshResult:
     """Make a new bundle of the champion and the catalogue as it stands, and promote it if all gates hold.
 
     Raises:
@@ -109,12 +108,12 @@ def refresh(request: Request, console: Console) -> Outcome:
 class _Refresh:
     """One refresh, by the process that holds its lock."""
 
-    def __init__(self, request: Request, console: Console) -> None:
+    def __init__(self, request: RefreshRequest, console: Console) -> None:
         self.request, self.console = request, console
         self.experiment, self.name = request.experiment, request.experiment.name
-        self.work = Work(self.name)
+        self.work = RefreshFolder(self.name)
 
-    def run(self) -> Outcome:
+    def run(self) -> RefreshResult:
         version = AliasState.of(self.name).champion
         if not version:
             raise MissingStage(f"{self.name}: no version is {CHAMPION}; `make register promote` makes one")
@@ -128,13 +127,13 @@ class _Refresh:
         if merged.is_unchanged and snapshot == _known(champion, snapshot):
             self._end()
             compacted = self._compact(snapshot)
-            return Outcome(version, snapshot, counts, failed, compacted=compacted)
+            return RefreshResult(version, snapshot, counts, failed, compacted=compacted)
         folder, merged, resumed_at = self._built(champion, snapshot, merged)
         promotion = self._promoted(folder, merged)
         self._end()
         compacted = self._compact(snapshot)
         counts, failed = merged.counts(), dict(merged.failed)
-        return Outcome(version, snapshot, counts, failed, folder, resumed_at, promotion, compacted)
+        return RefreshResult(version, snapshot, counts, failed, folder, resumed_at, promotion, compacted)
 
     def _catalogue(self, champion: Champion) -> tuple[Snapshot | None, Merged]:
         """The catalogue as it stands, or stood when a refresh began that was killed."""
@@ -185,7 +184,7 @@ class _Refresh:
         folder = find_built(key, BUNDLES)
         if folder is None:
             split = evaluation(self.experiment, champion, item_tower(champion), self.request.data)
-            inputs = Inputs(champion, merged, fresh, snapshot, key, applies(split, merged))
+            inputs = RefreshInputs(champion, merged, fresh, snapshot, key, applies(split, merged))
             folder = build(self.experiment, inputs, self.console)
         self.work.note(bundle_version=bundle.read_manifest(folder).bundle_version)
         return folder, merged, encoded.resumed_at if encoded is not None else 0
@@ -261,8 +260,8 @@ class _Refresh:
         if snapshot is None:
             return {}
         aliases = AliasState.of(self.name)
-        promoted = audit_log.promoted_versions(audit_log.read(self.name), aliases.champion)
-        versions = {aliases.champion, aliases.challenger or "", *promoted[-1 - SPARE :]} - {""}
+        targets = audit_log.rollback_targets(audit_log.read(self.name), aliases.champion)
+        versions = {aliases.champion, aliases.challenger or "", *targets} - {""}
         keep = []
         for version in versions:
             try:

@@ -144,7 +144,7 @@ def read_items(path: Path, table: ItemTable, manifest: Manifest) -> dict[str, Ta
         DataError: the file or a value is invalid; the text names file, row and column.
     """
     served = {
-        name: spec if not isinstance(spec, TextFeature) else _as_served(spec)
+        name: spec.as_served() if isinstance(spec, TextFeature) else spec
         for name, spec in manifest.schema.item.items()
     }
     filters = FilterConfig(tuple(manifest.filters), dict(manifest.filters))
@@ -168,10 +168,6 @@ def read_items(path: Path, table: ItemTable, manifest: Manifest) -> dict[str, Ta
         )
         for row, item_id in enumerate(ids)
     }
-
-
-def _as_served(spec: TextFeature) -> TextFeature:
-    return TextFeature("text", spec.catalogue_column or spec.column, spec.max_length, "", spec.input)
 
 
 def expect_source(has_store: bool, items: Path | None) -> None:

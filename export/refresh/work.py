@@ -23,7 +23,7 @@ WORK = CACHE / "refresh"
 
 
 @dataclass(frozen=True)
-class State:
+class RefreshState:
     """The state of a refresh.
 
     Args:
@@ -39,7 +39,7 @@ class State:
     waiting: str = ""
 
 
-class Work:
+class RefreshFolder:
     """The folder of the refresh of one model; for the process that holds its lock.
 
     Attributes:
@@ -77,11 +77,11 @@ class Work:
         """Remove everything."""
         (self.folder / "state.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.state = State()
+        self.state = RefreshState()
 
-    def _read(self) -> State:
+    def _read(self) -> RefreshState:
         try:
-            found: State = parse(parse_json((self.folder / "state.json").read_bytes()), State)
+            found: RefreshState = parse(parse_json((self.folder / "state.json").read_bytes()), RefreshState)
         except (FileNotFoundError, ValueError):
-            return State()
+            return RefreshState()
         return found

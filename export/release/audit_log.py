@@ -44,6 +44,7 @@ from protos.release_records import (
 from train.training.tracking import environment, experiment_id, is_absent
 
 HEAD_TAG = "twinspire.trail"  # of the registered model
+SPARE_CHAMPIONS = 2  # champions before this one to which a rollback is prepared
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,14 @@ def promoted_versions(log: AuditLog, champion: str) -> list[str]:
             stack.append(record.after)
     _go_to(stack, champion)
     return stack
+
+
+def rollback_targets(log: AuditLog, champion: str) -> list[str]:
+    """The champion, and the `SPARE_CHAMPIONS` before it, oldest first.
+
+    What these versions need is kept, so that a rollback finds it. `champion` is as of `promoted_versions`.
+    """
+    return promoted_versions(log, champion)[-1 - SPARE_CHAMPIONS :]
 
 
 def _go_to(stack: list[str], version: str) -> None:

@@ -141,6 +141,9 @@ class Comparison:
         console: shows the progress.
         scratch: an empty folder for files that other processes read and write.
         request: which measurements `served` makes.
+
+    Attributes:
+        towers_fail: the challenger's towers have failed to run; the gate `parity` sets it.
     """
 
     def __init__(
@@ -220,7 +223,8 @@ class Gate:
     Args:
         name: in `decision.json`, in the audit log and in the run's metrics.
         title: on the page.
-        order: gates are judged and listed by it.
+        order: gates are judged and listed by it. A gate may rely on what an earlier one has found: `parity`
+            sets `Comparison.towers_fail`, so that later gates do not run towers that fail.
         judge: measures and judges. It returns the result and all measurements, ready for JSON, or None if the
             gate cannot be measured because the challenger does not run.
         shown: formats the figure and the bound.

@@ -2,11 +2,11 @@
 
     python -m export prune --config train/configs/pydocs.toml
 
-Kept are the collections of the versions with an alias, whatever its name, and of the `SPARE` champions before
-this one, so that a rollback finds its own. Of a bundle that is registered under several names the collection
-is kept if one of them needs it. Those of other models' bundles stay, and of bundles that this registry does
-not know, unless `unregistered_days` says otherwise. Drafts that an interrupted export has left are dropped
-when they are a day old.
+Kept are the collections of the versions with an alias, whatever its name, and of the champions that
+`audit_log.rollback_targets` names, so that a rollback finds its own. Of a bundle that is registered under
+several names the collection is kept if one of them needs it. Those of other models' bundles stay, and of
+bundles that this registry does not know, unless `unregistered_days` says otherwise. Drafts that an
+interrupted export has left are dropped when they are a day old.
 
 The lock of the collections is held while one is dropped, after the aliases have been read again: `register`,
 `promote` and `rollback` hold it while they move an alias to a version with a collection.
@@ -37,7 +37,6 @@ from protos.vector_databases.milvus import (
 
 log = logging.getLogger(__name__)
 
-SPARE = 2  # champions before this one whose collections are kept
 DAY_SECONDS = 86_400
 DROP_SECONDS = 60.0  # to drop one: well below `LOCK_STALE_S` / 2, after which the lock would not hold
 DRAFT_SECONDS = DAY_SECONDS  # age of a draft that is no longer being written
@@ -113,8 +112,8 @@ def _needed(name: str) -> set[str]:
     """Numbers of the versions of a model whose collections are kept."""
     aliases = mlflow.MlflowClient().get_registered_model(name).aliases
     champion = str(aliases.get(CHAMPION, ""))
-    before = audit_log.promoted_versions(audit_log.read(name), champion)[-1 - SPARE :]
-    return {*map(str, aliases.values()), *before}
+    targets = audit_log.rollback_targets(audit_log.read(name), champion)
+    return {*map(str, aliases.values()), *targets}
 
 
 def _is_older(since: float | None, seconds: float) -> bool:

@@ -20,7 +20,7 @@ from tests.helpers.stdlib import Made, make_of, pack, tracking_at, unpack
 from train.data.training_data import training_data_of
 from train.evaluation.exact_search import encode
 from train.evaluation.label_baselines import LABEL_BASELINES
-from train.models.heads import LogisticHead, logits_of
+from train.models.heads import LogisticHead
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import hashing_of
 from train.training.metric_groups import metrics_of
@@ -87,7 +87,7 @@ def served_as_by_torch(clicks: Made) -> None:
     corpus = PreparedInputs(model.schema, "item", data.items, hashing)
     items = item_tower.head.fit_to_catalogue(encode(item_tower, corpus))
     queries = encode(query_tower, PreparedInputs(model.schema, "query", data.queries, hashing), asked)
-    expected = logits_of(query_tower, queries.double() @ items.double().T).sigmoid().detach().numpy()
+    expected = head.logits(queries.double() @ items.double().T).sigmoid().detach().numpy()
 
     people = [{name: values[row] for name, values in data.queries.items()} for row in asked]
     assert any(each["skipped"] and each["history"] for each in people)

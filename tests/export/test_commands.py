@@ -19,7 +19,7 @@ from export.__main__ import main
 from export.bundles import BUNDLES
 from export.release.promote import challenger_data
 from protos import bundle
-from protos.errors import MissingStage
+from protos.errors import BundleTooNew, BundleTooOld, MissingStage
 from tests.helpers.limited import files_limited_to
 from tests.helpers.stdlib import Made, experiment_at, tracking_copy, write_toml
 from train.paths import ROOT
@@ -126,6 +126,23 @@ def test_a_reused_bundle_is_the_newest_for_the_commands_after(
     os.utime(mine / bundle.MANIFEST, (999, 999))
     assert document("bundle", "--config", own.config)["reused"]
     assert bundles.find_bundle(own.experiment, None) == (mine, before)
+
+
+@pytest.mark.parametrize("version", [1, 99_999])
+def test_a_newer_manifest_that_cannot_be_read_hides_no_bundle(
+    own: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setattr(bundles, "BUNDLES", tmp_path / "bundles")
+    other = bundles.BUNDLES / "other"
+    other.mkdir(parents=True)
+    with pytest.raises(MissingStage, match="there is no bundle yet"):
+        bundles.find_bundle(own.experiment, None)
+    (other / bundle.MANIFEST).write_text(json.dumps({"schema_version": version}))
+    with pytest.raises((BundleTooOld, BundleTooNew)):
+        bundles.find_bundle(own.experiment, None)
+    mine = shutil.copytree(own.folder, bundles.BUNDLES / own.folder.name)
+    os.utime(mine / bundle.MANIFEST, (1000, 1000))
+    assert bundles.find_bundle(own.experiment, None)[0] == mine
 
 
 def test_a_bundle_is_printed(run: Any, own: Made) -> None:

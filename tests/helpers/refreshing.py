@@ -15,7 +15,7 @@ from rich.console import Console
 from export.bundles import BUNDLES
 from export.refresh import refresh as steps
 from export.refresh import sources
-from export.refresh.refresh import Outcome, Request
+from export.refresh.refresh import RefreshRequest, RefreshResult
 from export.release import promote as release
 from export.release import registry
 from protos import bundle
@@ -91,10 +91,10 @@ class World:
         compare: Any = ACCEPT,
         data: Callable[[], Dataset] = no_data,
         catalogue: str | None = None,
-    ) -> Outcome:
+    ) -> RefreshResult:
         """Refresh the champion."""
         url = self.url if catalogue is None else catalogue
-        request = Request(self.experiment, data, url, items, compare=compare)
+        request = RefreshRequest(self.experiment, data, url, items, compare=compare)
         return steps.refresh(request, self.console)
 
     def alias(self, name: str) -> str:

@@ -168,8 +168,8 @@ def started(path: Path, process: TrainingProcess = SINGLE_PROCESS) -> tuple[Mode
     """An experiment's model at its start, its training_data, and both sides as its towers read them."""
     experiment, dataset = experiment_at(path)
     training_data = training_data_of(dataset, experiment.query, experiment.item)
-    model, corpora = build_model(experiment, training_data, process=process)
-    return model, training_data, corpora
+    model, prepared = build_model(experiment, training_data, process=process)
+    return model, training_data, prepared
 
 
 @contextmanager

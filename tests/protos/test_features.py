@@ -58,6 +58,15 @@ def test_a_text_is_cut_after_folding() -> None:
     assert inputs(max_length=3).to_arrays(values)["text"].tolist() == [[*map(ord, "ffi")]]
 
 
+def test_a_served_text_is_read_from_the_column_of_the_catalogue_alone() -> None:
+    text = TextFeature("text", "title", 64, "full_title")
+    assert text.serves_other_text
+    assert text.as_served() == TextFeature("text", "full_title", 64)
+    for same in (TextFeature("text", "title", 64), TextFeature("text", "title", 64, "title")):
+        assert not same.serves_other_text
+        assert same.as_served() == TextFeature("text", "title", 64)
+
+
 def test_an_empty_text_is_one_column_of_padding() -> None:
     assert arrays(text=["", ""])["text"].tolist() == [[0], [0]]
 

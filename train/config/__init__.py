@@ -139,7 +139,9 @@ class Experiment:
 
 
 def _check_refit(experiment: Experiment) -> None:
-    """Refuse towers that learn from validation where it is needed later, or asks what test asks."""
+    """Refuse `refit` where validation is still needed afterwards, or where training on it would reveal
+    answers of test.
+    """
     if experiment.split.by == "random":
         raise ValueError(
             'training.refit: with split.by = "random" a user\'s queries of validation and of test have one'
@@ -219,7 +221,7 @@ def _check_negative_history(query: dict[str, FeatureSpec], split: SplitConfig) -
 
 
 def _check_several_vectors(index: IndexConfig, hybrid: HybridConfig) -> None:
-    """Refuse what is of one vector for each query."""
+    """Refuse settings that assume one vector for each query."""
     if index.kind != HNSW:
         raise ValueError(
             f'index.kind: expected "{HNSW}" with [tower] kind "comirec", whose queries are several vectors, '

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from train.data.ranges import concatenated, range_of_each
 from train.data.training_data import Pairs
 
 Rows = npt.NDArray[np.int64]
@@ -186,15 +187,9 @@ class HistoryBatches:
         return cuts[held[1:] >= 2]
 
     def _batch(self, windows: Rows, starts: Rows, stops: Rows, begin: Rows) -> Batch:
-        places, window = _concatenated_ranges(starts[windows], stops[windows])
-        chosen, query = _concatenated_ranges(self._first[places], self._first[places] + self._count[places])
+        lengths = stops[windows] - starts[windows]
+        places, window = concatenated(starts[windows], lengths), range_of_each(lengths)
+        count = self._count[places]
+        chosen, query = concatenated(self._first[places], count), range_of_each(count)
         spans = Spans(begin[starts[windows]], self._end[stops[windows] - 1], window, self._end[places])
         return Batch(self._by_query[chosen], self._queries[places], query, spans if self.shared else None)
-
-
-def _concatenated_ranges(begin: Rows, end: Rows) -> tuple[Rows, Rows]:
-    """All numbers of several ranges, one range after another, and for each number the index of its range."""
-    lengths = end - begin
-    which = np.repeat(np.arange(len(begin)), lengths)
-    before = np.cumsum(lengths) - lengths
-    return begin[which] + np.arange(len(which)) - before[which], which

@@ -304,6 +304,21 @@ def weights_of(columns: Columns, column: str) -> pl.Series:
     return weights.cast(pl.Float32)
 
 
+def labels_of(columns: Columns, column: str, positive_from: float | None) -> pl.Series:
+    """Float32 labels: 1 of a positive row, 0 of a negative one; all 1 if `column` is empty.
+
+    Args:
+        positive_from: a row is positive if its number is at least this; if None, where it is above 0.
+    """
+    if not column:
+        return pl.repeat(1.0, columns.frame.height, dtype=pl.Float32, eager=True)
+    expected = "a number"
+    numbers = columns.numbers(column, expected)
+    columns.refuse(column, numbers.is_null(), expected)
+    positive = numbers > 0 if positive_from is None else numbers >= positive_from
+    return positive.cast(pl.Float32)
+
+
 def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> pl.Series:
     """UInt32 rows of the items whose ids are in a column.
 

@@ -273,7 +273,7 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
         "dropped": dict(sorted(tables.dropped.items())),
         "changed": dict(sorted(tables.changed.items())),
         "evaluated_text": [spec.column for spec in texts],
-        "served_text": [spec.catalogue_column or spec.column for spec in texts],
+        "served_text": [spec.as_served().column for spec in texts],
         "split": dataclasses.asdict(experiment.split),
         "split_hash": splits.split_hash(pairs, tables.items["item_id"], set(queries)),
         "fingerprint": fingerprint,

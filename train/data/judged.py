@@ -27,6 +27,8 @@ QUERY_ID, DOCUMENT_ID, SCORE = "query-id", "corpus-id", "score"
 JUDGEMENT = ("query_id", "item_row", "score")  # columns beside those of the query's features
 HIGHEST = 1000  # score; tools that read qrels keep a counter for each
 
+IS_KNOWN = pl.col("item_row").is_not_null()  # of a judgement's document
+
 UNKNOWN_QUERY = "judgement of a query that is not in queries.jsonl"
 UNKNOWN_ITEM = "judgement of a document that is not in the catalogue"
 REPEATED = "judgement merged with an equal one"
@@ -71,21 +73,15 @@ def read_judged(
     """
     queries_path, qrels_path = judged_files(base, config)
     queries = read_queries(queries_path, query)
-    qrels, dropped = read_qrels(qrels_path)
-    rows = pl.DataFrame({DOCUMENT_ID: item_ids}).with_row_index("item_row")
-    joined = qrels.join(rows, on=DOCUMENT_ID, how="left", maintain_order="left")
-    asked = joined[QUERY_ID].is_in(queries["query_id"].implode())
-    known = joined["item_row"].is_not_null()
-    dropped[UNKNOWN_QUERY] = int((~asked).sum())
-    dropped[UNKNOWN_ITEM] = int((asked & ~known).sum())
-    judged = joined.filter(asked)[QUERY_ID].n_unique()
-    kept = joined.filter(asked & known & (joined[SCORE] > 0))
-    dropped[UNANSWERABLE] = judged - kept[QUERY_ID].n_unique()
+    asked, dropped = match_qrels(qrels_path, queries, item_ids)
+    kept = asked.filter(IS_KNOWN & (pl.col(SCORE) > 0))
+    dropped[UNANSWERABLE] = asked[QUERY_ID].n_unique() - kept[QUERY_ID].n_unique()
     if kept.is_empty():
         raise DataError(
-            f"{qrels_path}: no query with a relevant document is left of {qrels.height:,} judgements: "
+            f"{qrels_path}: no query with a relevant document is left of "
+            f"{asked.height + dropped[UNKNOWN_QUERY]:,} judgements: "
             f"{dropped[UNKNOWN_QUERY]:,} name a query that {queries_path} lacks, {dropped[UNKNOWN_ITEM]:,} a "
-            f"document that the catalogue lacks (such as {_example(joined.filter(asked & ~known))}; "
+            f"document that the catalogue lacks (such as {_example(asked.filter(~IS_KNOWN))}; "
             f"its ids are like {item_ids[0]!r})"
         )
     answers = kept.select(pl.col(QUERY_ID).alias("query_id"), "item_row", SCORE)
@@ -133,6 +129,30 @@ def read_qrels(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
     first = pair.select(pl.col(SCORE).first().over("pair")).to_series()
     columns.refuse(SCORE, first != judged[SCORE], "the score that an earlier row gives the same document")
     return once, {REPEATED: judged.height - once.height}
+
+
+def match_qrels(
+    path: Path, queries: pl.DataFrame, item_ids: pl.Series
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The distinct judgements of known queries, and how many are left out, by reason.
+
+    Of these, judgements of unknown items are still there: their `item_row` is null.
+
+    Args:
+        path: of the judgements.
+        queries: as `read_queries` returns them.
+        item_ids: ids of the items, in the order of their rows.
+
+    Raises:
+        DataError: as `read_qrels`.
+    """
+    qrels, dropped = read_qrels(path)
+    rows = pl.DataFrame({DOCUMENT_ID: item_ids}).with_row_index("item_row")
+    joined = qrels.join(rows, on=DOCUMENT_ID, how="left", maintain_order="left")
+    asked = joined.filter(pl.col(QUERY_ID).is_in(queries["query_id"].implode()))
+    dropped[UNKNOWN_QUERY] = joined.height - asked.height
+    dropped[UNKNOWN_ITEM] = asked["item_row"].null_count()
+    return asked, dropped
 
 
 def _example(unknown: pl.DataFrame) -> str:

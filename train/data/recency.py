@@ -1,4 +1,4 @@
-"""What was popular lately: the items' shares of the training events of the last days before a query.
+"""Recent popularity: each item's share of the training events in the days before a query.
 
 Only training events count, and of these only earlier ones than the query. The days end at the query's moment,
 or at the last training event where that is earlier, as with a split by time.

@@ -38,7 +38,9 @@ from protos.errors import DataError
 from protos.features import FeatureSpec
 from protos.inputs.texts import normalise
 from train.config import DataConfig, FilterConfig, JudgedConfig
-from train.data.columns import Columns, read_columns
+from train.data.cleaning import cast_columns
+from train.data.columns import Columns, column_names, items_of, read_columns
+from train.data.filters import filter_columns
 from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.table_files import find_data_file, identity_of
@@ -161,6 +163,24 @@ class SourceContext:
             DataError: as `read_columns`.
         """
         return read_columns(find_data_file(self.base, file), names, layouts.get(file), file, casts)
+
+    def read_items(self, table: ItemTable, display: Sequence[str]) -> tuple[pl.DataFrame, str]:
+        """The items of the experiment's table, and the name of the table for error texts.
+
+        Raises:
+            DataError: the file or a value is invalid.
+        """
+        path = find_data_file(self.base, table.file)
+        others = [name for name in (*column_names(self.item), *display) if name != "item_id"]
+        names = [table.id_column, *others, *self.filter.fields, *table.casts]
+        read = read_columns(path, names, table.layout, table.file, table.casts_key)
+        items = self.items_of(cast_columns(read, table.casts), table.id_column, display)
+        return items, f"{path} ({table.id_column!r})"
+
+    def items_of(self, columns: Columns, id_column: str, display: Sequence[str]) -> pl.DataFrame:
+        """The items of a table, with the columns of features, display fields and filter fields."""
+        items = items_of(columns, id_column, self.item, display)
+        return items.with_columns(**filter_columns(columns, self.filter, self.item))
 
 
 def check_layouts(layouts: Mapping[str, Layout], files: Iterable[str]) -> None:

@@ -69,8 +69,8 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     if "position" in pairs.columns:
         divided = _split_events(pairs, config)
     else:
-        ways = {"time": _pairs_by_time, "file": _pairs_by_file, "group": _pairs_by_group}
-        parts = ways[config.by](pairs, config)
+        split_functions = {"time": _pairs_by_time, "file": _pairs_by_file, "group": _pairs_by_group}
+        parts = split_functions[config.by](pairs, config)
         divided = pairs.with_columns(pl.Series("part", parts, dtype=pl.String))
     for part in (*PARTS, COLD) if config.cold_items else PARTS:
         if part not in divided["part"]:
@@ -214,7 +214,7 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     warm = warm.with_columns(before.alias("__negatives_before"))
     first = pl.col("__negatives_before").min().over("group")
     warm = warm.with_columns(first.alias("negative_begin"))
-    ways = {
+    split_functions = {
         "last": _events_by_last,
         "last_session": _events_by_last_session,
         "time": _events_by_time,
@@ -223,7 +223,7 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         "group": _events_by_user,
     }
     start = pl.col("user_start")
-    placed = ways[config.by](warm, config)
+    placed = split_functions[config.by](warm, config)
     if "negative_end" not in placed.columns:
         placed = placed.with_columns(_negative_end(placed))
     return placed.select(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from protos.files.tokenizer import TOKENIZER, open_cut
 from protos.inputs.texts import cut_as_read
 from train.config import Experiment
 from train.data.dataset import Dataset
+from train.data.ranges import concatenated, range_of_each
 from train.data.source import SPANS
 from train.data.splits import known_events
 
@@ -51,7 +53,17 @@ class Pairs:
         """The positive pairs."""
         if self.label is None:
             return self
-        return replace(self.where(self.label > 0), label=None)
+        return replace(self.where(self.is_positive), label=None)
+
+    @cached_property
+    def is_positive(self) -> npt.NDArray[np.bool_]:
+        """(P,): which pairs are positive."""
+        return np.ones(len(self), bool) if self.label is None else self.label > 0
+
+    @property
+    def has_both_labels(self) -> bool:
+        """Whether some pairs are positive and some are not."""
+        return bool(self.is_positive.any() and not self.is_positive.all())
 
     def where(self, kept: npt.NDArray[np.bool_]) -> "Pairs":
         """Some of the pairs.
@@ -59,10 +71,8 @@ class Pairs:
         Args:
             kept: bool (P,).
         """
-        label = None if self.label is None else self.label[kept]
-        user = None if self.user is None else self.user[kept]
-        time = None if self.time is None else self.time[kept]
-        return Pairs(self.query[kept], self.item[kept], self.weight[kept], label, user, time)
+        columns: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: each[kept] for name, each in columns.items() if each is not None})
 
     def by_query(self) -> tuple[Rows, list[Rows]]:
         """The distinct queries of the positive pairs, and the items of each."""
@@ -136,10 +146,7 @@ class Positives:
         """All (index in `queries`, item) of the given queries, as two arrays."""
         begin = self.starts[queries]
         lengths = self.starts[queries + 1] - begin
-        place = np.repeat(np.arange(len(queries)), lengths)
-        ends = np.cumsum(lengths)
-        within = np.arange(len(place)) - np.repeat(ends - lengths, lengths)
-        return place, self.items[np.repeat(begin, lengths) + within]
+        return range_of_each(lengths), self.items[concatenated(begin, lengths)]
 
 
 @dataclass(frozen=True)
@@ -369,7 +376,7 @@ def _catalogue_lengths(dataset: Dataset, item: Mapping[str, FeatureSpec]) -> dic
     served = {
         name: spec.catalogue_column
         for name, spec in item.items()
-        if isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
+        if isinstance(spec, TextFeature) and spec.serves_other_text
     }
     lengths = {name: dataset.items[column].str.len_chars() for name, column in served.items()}
     return {name: each.fill_null(0).cast(pl.Int64).to_numpy() for name, each in lengths.items()}
@@ -453,8 +460,8 @@ def values_of(
             # A judged query has no time, so it is asked now.
             values[name] = [time if np.isfinite(time) else None for time in moments.tolist()]
             continue
-        served = catalogue and isinstance(spec, TextFeature) and spec.catalogue_column
-        values[name] = table[served or spec.column].to_list()
+        read = spec.as_served() if catalogue and isinstance(spec, TextFeature) else spec
+        values[name] = table[read.column].to_list()
     return values
 
 

@@ -75,8 +75,7 @@ def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
     Item means stand beside every model of labelled pairs, the others beside a predicted probability.
     """
     names = [each.name for each in LABEL_BASELINES]
-    test = data.parts["test"]
-    if test.label is None or not 0 < positive(test).mean() < 1:
+    if not data.parts["test"].has_both_labels:
         return dict.fromkeys(names, "positive and negative pairs in the test part")
     if experiment.tower.predicts_probability:
         return {}
@@ -84,13 +83,8 @@ def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
     return {name: needs for name in names if name != "itemmean"}
 
 
-def positive(pairs: Pairs) -> npt.NDArray[np.bool_]:
-    """(P,): which pairs are positive."""
-    return np.ones(len(pairs), bool) if pairs.label is None else pairs.label > 0
-
-
 def _base_rate(experiment: Experiment, data: TrainingData) -> FittedLabels:
-    share = float(positive(data.parts["train"]).mean())
+    share = float(data.parts["train"].is_positive.mean())
     return FittedLabels(lambda pairs: np.full(len(pairs), share), {})
 
 
@@ -107,7 +101,7 @@ def _by_item(data: TrainingData, smoothing: float) -> Predict:
 def _item_shares(data: TrainingData, smoothing: float) -> Floats:
     """(N,): each item's share of positives in training, drawn to that of all pairs."""
     train = data.parts["train"]
-    labels = positive(train)
+    labels = train.is_positive
     positives = np.bincount(train.item, labels, data.item_count)
     total = np.bincount(train.item, minlength=data.item_count)
     return np.asarray((positives + smoothing * labels.mean()) / (total + smoothing))
@@ -159,7 +153,7 @@ def _residuals(
     if train.user is None:
         return (lambda pairs: np.zeros(len(pairs)),) * 2
     size = 1 + max(int(part.user.max(initial=0)) for part in data.parts.values() if part.user is not None)
-    sums = np.bincount(train.user, positive(train) - shares[train.item], size)
+    sums = np.bincount(train.user, train.is_positive - shares[train.item], size)
     counts = np.bincount(train.user, minlength=size)
     return lambda pairs: sums[pairs.user], lambda pairs: np.asarray(counts[pairs.user], np.float64)
 
@@ -175,7 +169,7 @@ def _hashed_lr(experiment: Experiment, data: TrainingData) -> FittedLabels:
 
     features = _HashedFeatures(experiment, data)
     train = data.parts["train"]
-    matrix, labels = features(train), positive(train)
+    matrix, labels = features(train), train.is_positive
 
     def fit(c: float) -> Predict:
         model = LogisticRegression(C=c, max_iter=300).fit(matrix, labels)
@@ -237,7 +231,7 @@ def _fm(experiment: Experiment, data: TrainingData) -> FittedLabels:
 
     def fit(weight_decay: float) -> Predict:
         model = _FactorisationMachine(len(columns))
-        _train(model, matrix[:, columns].sorted_indices(), positive(train), weight_decay)
+        _train(model, matrix[:, columns].sorted_indices(), train.is_positive, weight_decay)
 
         def predict(pairs: Pairs) -> Floats:
             with torch.inference_mode():
@@ -300,7 +294,7 @@ def _best(
 ) -> FittedLabels:
     """The predictions of the values with the lowest log loss on validation."""
     validation = data.parts["validation"]
-    labels = positive(validation)
+    labels = validation.is_positive
     choices: list[dict[str, float]] = [{}]
     for name, values in grid.items():
         choices = [{**chosen, name: value} for chosen in choices for value in values]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 BINS = 10  # of about equal size, of the calibration error
-SMALLEST = 1e-15  # probability, as in scikit-learn's log loss
+SMALLEST = float(np.finfo(np.float64).eps)  # probability, as in scikit-learn's log loss
 DRAWS = 1000
 
 

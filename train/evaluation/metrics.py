@@ -16,8 +16,8 @@ CUTOFFS = (1, 10, 20, 50, 100)
 LOWER_IS_BETTER = ("log_loss", "ece")  # of all other metrics the higher value is the better one
 
 
-def goodness(metric: str, value: float) -> float:
-    """The value of a metric with a sign that makes the higher one the better one, whichever metric it is.
+def as_higher_is_better(metric: str, value: float) -> float:
+    """The value of a metric, negated if lower is better, so that the higher one is always the better one.
 
     Args:
         metric: its name, without the name of a baseline before it.
@@ -95,6 +95,27 @@ def bootstrap_interval(values: Floats, draws: int = 2000, seed: int = 0) -> tupl
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)
+
+
+def paired_difference(one: Floats, other: Floats, seed: int = 0) -> dict[str, float]:
+    """`mean` of a metric of the same queries by one model less that by another, and `low` and `high`.
+
+    These are the ends of the 95 % interval of a paired bootstrap over the queries.
+    """
+    difference = one - other
+    low, high = bootstrap_interval(difference, seed=seed)
+    return {"mean": float(difference.mean()), "low": low, "high": high}
+
+
+def within_standard_error(curve: Mapping[float, Floats]) -> list[float]:
+    """The settings that are no more than a standard error of the difference below the best one.
+
+    Args:
+        curve: value of a setting -> a metric of each query, or of each user; higher is better.
+    """
+    best = max(curve.values(), key=np.mean)
+    lost = {value: best - each for value, each in curve.items()}
+    return [value for value, each in lost.items() if each.mean() <= each.std() / len(each) ** 0.5]
 
 
 def catalogue_metrics(ranked: Ranked, counts: npt.NDArray[np.int64], k: int = 10) -> dict[str, float]:

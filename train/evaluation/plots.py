@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.labelled_metrics import Bin
-from train.evaluation.metrics import goodness
+from train.evaluation.metrics import as_higher_is_better
 
 matplotlib.use("Agg")
 
@@ -79,8 +79,9 @@ def learning_curves(history: TrainingHistory) -> Figure:
         label=f"best: epoch {history.best_epoch}, {best:.3f}",
     )
     if history.baselines:
-        name = max(history.baselines, key=lambda each: goodness(history.selection, history.baselines[each]))
-        value = history.baselines[name]
+        name, value = max(
+            history.baselines.items(), key=lambda each: as_higher_is_better(history.selection, each[1])
+        )
         text = f"{LABELS[name]}, {value:.3f}"
         right.axhline(value, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label=text)
     right.set(xlabel="epoch (0 is the start)", ylabel=label, title="Validation")

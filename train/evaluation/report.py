@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.label_baselines import item_means
-from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, per_query
+from train.evaluation.labelled_metrics import Auc, pair_losses
+from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, paired_difference, per_query
 from train.evaluation.ranking import Ranker, rank_by_scores
 
 Rows = npt.NDArray[np.int64]
@@ -95,10 +97,10 @@ def _differences(own: Mapping[str, Floats], other: Mapping[str, Floats]) -> dict
     """Metrics of the model less those of a baseline, with intervals of a paired bootstrap over queries."""
     found: dict[str, float] = {}
     for metric in COMPARED:
-        difference = own[metric] - other[metric]
+        difference = paired_difference(own[metric], other[metric])
         name = DIFFERENCE + metric
-        found[name] = float(difference.mean())
-        found[f"{name}_low"], found[f"{name}_high"] = bootstrap_interval(difference)
+        found[name] = difference["mean"]
+        found |= {f"{name}_{end}": difference[end] for end in ("low", "high")}
     return found
 
 
@@ -170,18 +172,16 @@ def evaluate_labels(
         positives in training, smoothed towards the overall share. Empty if the labels are all alike.
     """
     pairs = data.parts[part]
-    if pairs.label is None or not 0 < (pairs.label > 0).mean() < 1:
+    if not pairs.has_both_labels:
         return {}
-    from sklearn.metrics import log_loss, roc_auc_score  # their import takes a second
-
-    labels = pairs.label > 0
-    products = inner_products(pairs)
-    found = {"auc": float(roc_auc_score(labels, products)), "labelled_pairs": float(len(pairs))}
+    labels, ones = pairs.is_positive, np.ones(len(pairs))
+    products = inner_products(pairs).astype(np.float64)
+    found = {"auc": Auc(labels, products)(ones), "labelled_pairs": float(len(pairs))}
     if beside:
         means = item_means(data).predict(pairs)
-        found["itemmean_auc"] = float(roc_auc_score(labels, means))
-        found["itemmean_log_loss"] = float(log_loss(labels, means))
+        found["itemmean_auc"] = Auc(labels, means)(ones)
+        found["itemmean_log_loss"] = float(pair_losses(labels, means).mean())
     if score.kind == "sigmoid":
-        probability = 1 / (1 + np.exp(-(products.astype(np.float64) + score.bias)))
-        found["log_loss"] = float(log_loss(labels, probability))
+        probability = scipy.special.expit(products + score.bias)
+        found["log_loss"] = float(pair_losses(labels, probability).mean())
     return found

@@ -28,7 +28,7 @@ EPOCH_STEPS = 64  # steps that an epoch has, nearly, as far as the sizes of a ba
 
 
 @dataclass(frozen=True)
-class Lesson:
+class AlignmentTask:
     """Texts for one tower, and the teacher's vectors of them.
 
     Args:
@@ -45,12 +45,12 @@ class Lesson:
 
 
 def align(
-    lessons: Sequence[Lesson], epochs: int, seed: int, report: Callable[[str], None] = lambda line: None
+    tasks: Sequence[AlignmentTask], epochs: int, seed: int, report: Callable[[str], None] = lambda line: None
 ) -> list[float]:
-    """Train towers towards their teacher's vectors, in batches of one lesson each, in random order.
+    """Train towers towards their teacher's vectors, in batches of one task each, in random order.
 
     Args:
-        lessons: of towers that may share parameters, or be the same.
+        tasks: of towers that may share parameters, or be the same.
         epochs: over all texts.
         seed: of the order.
         report: receives a line for each epoch.
@@ -59,10 +59,10 @@ def align(
         The mean loss of each epoch, 1 - cos.
     """
     random = np.random.default_rng(seed)
-    towers = [lesson.tower for lesson in lessons]
+    towers = [task.tower for task in tasks]
     optimiser = _adam(towers)
-    size = int(np.clip(sum(len(lesson.rows) for lesson in lessons) // EPOCH_STEPS, *BATCHES))
-    steps = epochs * sum(-(-len(lesson.rows) // size) for lesson in lessons)
+    size = int(np.clip(sum(len(task.rows) for task in tasks) // EPOCH_STEPS, *BATCHES))
+    steps = epochs * sum(-(-len(task.rows) // size) for task in tasks)
     steps = max(2, steps)
     rise = WARM_UP if WARM_UP * steps != 1 else 2 * WARM_UP  # torch divides by the steps after the first
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -74,9 +74,9 @@ def align(
     means: list[float] = []
     for epoch in range(epochs):
         losses: list[float] = []
-        for lesson, places in _batches(lessons, size, random):
-            vectors = lesson.tower(beside_module(lesson.inputs.batch(lesson.rows[places]), lesson.tower))
-            loss = _distance(vectors, beside(torch.from_numpy(lesson.targets[places]), vectors))
+        for task, places in _batches(tasks, size, random):
+            vectors = task.tower(beside_module(task.inputs.batch(task.rows[places]), task.tower))
+            loss = _distance(vectors, beside(torch.from_numpy(task.targets[places]), vectors))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -94,12 +94,14 @@ def _distance(vectors: Tensor, targets: Tensor) -> Tensor:
     return (1 - (vectors * targets).sum(dim=1)).mean()
 
 
-def _batches(lessons: Sequence[Lesson], size: int, random: np.random.Generator) -> list[tuple[Lesson, Rows]]:
-    """Batches of all lessons in random order: places in `rows` and `targets` of each."""
-    found: list[tuple[Lesson, Rows]] = []
-    for lesson in lessons:
-        order = random.permutation(len(lesson.rows))
-        found += [(lesson, order[at : at + size]) for at in range(0, len(order), size)]
+def _batches(
+    tasks: Sequence[AlignmentTask], size: int, random: np.random.Generator
+) -> list[tuple[AlignmentTask, Rows]]:
+    """Batches of all tasks in random order: places in `rows` and `targets` of each."""
+    found: list[tuple[AlignmentTask, Rows]] = []
+    for task in tasks:
+        order = random.permutation(len(task.rows))
+        found += [(task, order[at : at + size]) for at in range(0, len(order), size)]
     return [found[n] for n in random.permutation(len(found))]
 
 

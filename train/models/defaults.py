@@ -50,9 +50,7 @@ PERCENTILE = 99
 SHORTEST, LONGEST = 256, 4096  # bounds of `max_length`: a tower's time grows with the characters it reads
 MULTIPLE = 64  # `max_length` is a multiple of it, unless it is a bound
 LONGEST_HISTORY = 512  # items; a query of attention takes time for each
-CHARACTERS_SHARE = (
-    0.01  # of letters of scripts without spaces, from which on their characters are hashed apart
-)
+CHARACTERS_SHARE = 0.01  # of letters of scripts without spaces, from which on these are hashed as characters
 CHARACTERS = (1, 2)
 DIMENSIONS = (64, 512)  # smallest and largest
 # Items up to which so large a share of the dimensions starts as latent semantic analysis: the more items, the

@@ -160,24 +160,3 @@ class ItemDotHead(Head):
         if longest > 0:
             self.radius.copy_(RADIUS_MARGIN * longest)
         return self.forward(raw)
-
-
-def logits_of(query_tower: nn.Module, products: Tensor) -> Tensor:
-    """Logits from inner products of any shape: with the bias of the query tower's head, if it has one."""
-    head = query_tower.head
-    assert isinstance(head, Head)
-    return head.logits(products)
-
-
-def score_of(query_tower: nn.Module) -> Score:
-    """How the service converts an inner product of the towers' vectors to a score."""
-    head = query_tower.head
-    assert isinstance(head, Head)
-    return head.score()
-
-
-def interests_of(query_tower: nn.Module) -> int:
-    """K, the number of vectors of a query."""
-    head = query_tower.head
-    assert isinstance(head, Head)
-    return head.interests

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.inputs.texts import code_point_rows, folded
+from train.data.ranges import concatenated, offsets
 from train.models.recurrent import Lstm
 from train.models.row_gradients import touched
 from train.models.text_hashing import WordHashing
@@ -56,12 +57,14 @@ class OrderedTexts:
 
     def bags(self, index: npt.NDArray[np.int64]) -> WordBags:
         """The texts at `index`, in that order."""
-        words, lengths, _ = _ranges(self.starts, index)
-        place, _, offsets = _ranges(self.begins, words)
+        lengths = self.starts[index + 1] - self.starts[index]
+        words = concatenated(self.starts[index], lengths)
+        sizes = self.begins[words + 1] - self.begins[words]
+        place = concatenated(self.begins[words], sizes)
         return WordBags(
             torch.from_numpy(self.rows[place]),
             torch.from_numpy(self.counts[place]),
-            torch.from_numpy(offsets.astype(np.int32)),
+            torch.from_numpy(offsets(sizes).astype(np.int32)),
             torch.from_numpy(lengths),
         )
 
@@ -95,17 +98,6 @@ def order_texts(texts: Sequence[str], max_length: int, hashing: WordHashing) -> 
         np.concatenate([[0], np.cumsum(sizes)]),
         starts,
     )
-
-
-def _ranges(
-    begins: npt.NDArray[np.int64], index: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The places of some of consecutive ranges, concatenated; their lengths, and where each begins there."""
-    lengths = begins[index + 1] - begins[index]
-    ends = np.cumsum(lengths)
-    offsets = ends - lengths
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(begins[index] - offsets, lengths) + np.arange(total), lengths, offsets
 
 
 class WordEncoder(nn.Module):

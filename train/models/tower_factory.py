@@ -40,7 +40,7 @@ from train.models.towers import Tower
 from train.registry import Registry
 
 Towers = tuple[Tower, Tower]
-Corpora = tuple[PreparedInputs, PreparedInputs]  # all queries, all items
+Prepared = tuple[PreparedInputs, PreparedInputs]  # all queries, all items
 EncoderFactories = Mapping[type, Callable[[], nn.Module]]  # class of a feature -> its encoder
 Config = TypeVar("Config", bound=TowerConfig)
 Report = Callable[[str], None]  # receives lines about what takes long
@@ -116,7 +116,7 @@ class Architecture(ABC, Generic[Config]):
         towers: Towers,
         schema: Schema,
         data: TrainingData,
-        corpora: Corpora,
+        prepared: Prepared,
         seed: int,
         report: Report = silent,
     ) -> None:
@@ -126,7 +126,7 @@ class Architecture(ABC, Generic[Config]):
             towers: what `build` returned.
             schema: of the towers.
             data: the data set.
-            corpora: all queries and all items, as `prepare` returned them.
+            prepared: all queries and all items, as `prepare` returned them.
             seed: of anything random.
             report: receives lines about the progress where that takes long.
         """
@@ -134,7 +134,7 @@ class Architecture(ABC, Generic[Config]):
     def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
         """After training, fit what stands for values that it has not seen; by default nothing.
 
-        These are ids of items outside the training data, and ages of events above all in it.
+        This covers item ids that are not in the training data, and event ages larger than any in it.
 
         Args:
             towers: the trained towers.

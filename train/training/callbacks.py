@@ -15,9 +15,8 @@ from train.interrupts import acknowledge, interruption
 from train.progress import progress_bar
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
 from train.training.metric_groups import GROUPS, grouped
+from train.training.tracking import log_in_batches
 from train.training.trainer import Interrupted, Trainer
-
-MLFLOW_BATCH = 1000  # metrics that MLflow accepts in one call
 
 
 class RunCallbacks:
@@ -83,10 +82,10 @@ class RunCallbacks:
         finally:
             self._stops_at_once = False
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
         """Show a bar for the epoch; the loss of every step goes to MLflow."""
         show = self.show_epoch(epoch, steps, done)
-        step = epoch * steps + done
+        step = before + done
 
         def report_loss(loss: float) -> None:
             nonlocal step
@@ -125,9 +124,7 @@ class RunCallbacks:
     def _log_losses(self) -> None:
         active = mlflow.active_run()
         if active is not None and self._losses:
-            for at in range(0, len(self._losses), MLFLOW_BATCH):
-                chunk = self._losses[at : at + MLFLOW_BATCH]
-                mlflow.MlflowClient().log_batch(active.info.run_id, metrics=chunk)
+            log_in_batches(active.info.run_id, self._losses)
             self._losses = []
 
     def on_checkpoint(self, trainer: Trainer) -> None:

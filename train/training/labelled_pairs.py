@@ -6,8 +6,9 @@ import numpy as np
 import scipy.special
 
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.evaluation.calibration import calibrate
-from train.evaluation.label_baselines import FittedLabels, label_baselines, positive
+from train.evaluation.label_baselines import FittedLabels, label_baselines
 from train.evaluation.labelled_metrics import (
     Auc,
     Bin,
@@ -17,7 +18,7 @@ from train.evaluation.labelled_metrics import (
     pair_losses,
     reliability,
 )
-from train.models.heads import LogisticHead, score_of
+from train.models.heads import LogisticHead
 from train.training.trainer import Trainer
 
 
@@ -41,23 +42,23 @@ class LabelledPairs:
 
     def calibrate(self) -> dict[str, Any]:
         """Calibrate the query tower on validation; returns what was chosen, empty if nothing was."""
-        head = self._trainer.towers[0].head
-        if not isinstance(head, LogisticHead) or not self._has_both("validation"):
+        head, parts = self._trainer.towers[0].head, self._trainer.data.parts
+        pairs = parts["validation"]
+        if not isinstance(head, LogisticHead) or not pairs.has_both_labels:
             return {}
-        if self._has_both("test"):
+        if parts["test"].has_both_labels:
             self._uncalibrated = self._probabilities("test")
-        pairs = self._trainer.data.parts["validation"]
-        found = calibrate(positive(pairs), self._logits("validation"), pairs.user)
+        found = calibrate(pairs.is_positive, self._logits("validation"), pairs.user)
         head.calibrate(found.scale, found.shift)
         return {"kind": found.kind, "scale": found.scale, "shift": found.shift}
 
     def metrics(self, experiment: Experiment) -> dict[str, float]:
         """Metrics of towers that predict probabilities, and of the baselines, on the test part."""
         trainer = self._trainer
-        if score_of(trainer.towers[0]).kind != "sigmoid" or not self._has_both("test"):
-            return {}
         pairs = trainer.data.parts["test"]
-        labels, own = positive(pairs), self._probabilities("test")
+        if trainer.towers[0].head.score().kind != "sigmoid" or not pairs.has_both_labels:
+            return {}
+        labels, own = pairs.is_positive, self._probabilities("test")
         others = {name: each.predict(pairs) for name, each in self._baselines(experiment).items()}
         found = compare(labels, {"": own, **others}, pairs.user)
         self.reliability["two-tower"] = reliability(labels, own)
@@ -70,10 +71,10 @@ class LabelledPairs:
     def baselines_on_validation(self, experiment: Experiment) -> dict[str, float]:
         """Name -> the metric that selects the epoch on validation, of each baseline; empty for others."""
         selection = experiment.training.selection
-        if selection not in ("auc", "log_loss") or not self._has_both("validation"):
-            return {}
         pairs = self._trainer.data.parts["validation"]
-        labels = positive(pairs)
+        if selection not in OF_LABELS or not pairs.has_both_labels:
+            return {}
+        labels = pairs.is_positive
         predicted = {name: each.predict(pairs) for name, each in self._baselines(experiment).items()}
         if selection == "auc":
             return {name: Auc(labels, each)(np.ones(len(labels))) for name, each in predicted.items()}
@@ -87,13 +88,9 @@ class LabelledPairs:
             }
         return self._fitted
 
-    def _has_both(self, part: str) -> bool:
-        pairs = self._trainer.data.parts[part]
-        return pairs.label is not None and bool(0 < (pairs.label > 0).mean() < 1)
-
     def _logits(self, part: str) -> Floats:
         products = self._trainer.inner_products(self._trainer.data.parts[part])
-        return products.astype(np.float64) + score_of(self._trainer.towers[0]).bias
+        return products.astype(np.float64) + self._trainer.towers[0].head.score().bias
 
     def _probabilities(self, part: str) -> Floats:
         return np.asarray(scipy.special.expit(self._logits(part)))

@@ -6,8 +6,8 @@
 The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
 shared memory, or copied to a card of each rank. They call the methods that rank 0 names, and compute with the
 others over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by
-the closed connection, and end, too. Until the ranks are connected, rank 0
-watches whether the other processes live. Each of these ends as soon as rank 0 has ended.
+the closed connection, and end, too. Until the ranks are connected, rank 0 watches whether the other processes
+live. Each of these ends as soon as rank 0 has ended.
 """
 
 import os

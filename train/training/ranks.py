@@ -228,8 +228,8 @@ def _tensors(trainer: Trainer) -> list[Tensor]:
 
 def _vectors_bytes(trainer: Trainer) -> int:
     """Bytes of the vectors of all queries and, twice, of all items, which evaluation and mining share."""
-    corpora, first = (trainer.queries, trainer.items), np.zeros(1, np.int64)
-    query, item = (encode(*each, first).nbytes for each in zip(trainer.towers, corpora, strict=True))
+    prepared, first = (trainer.queries, trainer.items), np.zeros(1, np.int64)
+    query, item = (encode(*each, first).nbytes for each in zip(trainer.towers, prepared, strict=True))
     return len(trainer.queries) * query + 2 * len(trainer.items) * item
 
 

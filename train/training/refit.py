@@ -58,9 +58,9 @@ def refit(
     data, epochs = trained.data.with_validation(), trained.state.best_epoch
     text = f"training anew on training and validation pairs together, {epochs} epochs"
     console.print(text, highlight=False, soft_wrap=True)
-    model, corpora = build_model(experiment, data, process=trained.process)
+    model, prepared = build_model(experiment, data, process=trained.process)
     drop_useless_coordinates(model.towers, experiment, data)
-    trainer = trainer_of(model, data, corpora, trained.process)
+    trainer = trainer_of(model, data, prepared, trained.process)
     place = folder / REFIT
     place.mkdir(exist_ok=True)
     if (place / RUN_STATE).is_file():
@@ -92,7 +92,7 @@ class _RefitCallbacks(RunCallbacks):
         super().__init__(folder, console)
         self._epochs = epochs
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
         """Show a bar for the epoch."""
         return self.show_epoch(epoch, steps, done)
 

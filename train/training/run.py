@@ -43,7 +43,6 @@ from train.evaluation.warnings import run_warnings, worse_than_baselines
 from train.fingerprint import code_fingerprint, fingerprint
 from train.interrupts import before_leaving
 from train.models.defaults import Chosen, from_data
-from train.models.heads import score_of
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import architecture_of
 from train.paths import CACHE
@@ -57,7 +56,7 @@ from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
 from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from train.training.refit import REFIT, refit
-from train.training.tracking import find_run, flattened, log_warnings, tracked_run
+from train.training.tracking import find_run, flattened, log_warnings, tracked_run, unfinished_runs
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, trainer_of
 from train.training.trainer import Trainer
 
@@ -92,10 +91,10 @@ def fit(
         ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
         Unavailable: one of several processes has ended, or there is too little memory.
     """
-    finished = finished_run(experiment, dataset)
+    key = _fingerprint(experiment, dataset)
+    finished = find_run(experiment.name, STAGE, key)
     if finished is not None:
         return finished, True
-    key = _fingerprint(experiment, dataset)
     interrupted = _interrupted(experiment, key)
     if resume and interrupted is None:
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
@@ -185,11 +184,9 @@ def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
 
 def _interrupted(experiment: Experiment, key: str) -> str | None:
     """The id of the newest run that did not finish and left its state behind."""
-    for status in ("KILLED", "FAILED", "RUNNING"):
-        run = find_run(experiment.name, STAGE, key, status)
-        if run is None or not (run_folder(run.info.run_id) / RUN_STATE).is_file():
-            continue
-        if not _is_locked(run_folder(run.info.run_id)):
+    for run in unfinished_runs(experiment.name, STAGE, key):
+        folder = run_folder(run.info.run_id)
+        if (folder / RUN_STATE).is_file() and not _is_locked(folder):
             return str(run.info.run_id)
     return None
 
@@ -229,14 +226,14 @@ def _train(
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
         data = data.as_read_by(experiment.query)
-        model, corpora = build_model(experiment, data, partial(_print, console), process)
+        model, prepared = build_model(experiment, data, partial(_print, console), process)
     about = architecture_of(experiment.tower).describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
         console.print(line, highlight=False, soft_wrap=True)
     no_linear_model = drop_useless_coordinates(model.towers, experiment, data)
     for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
-    trainer = trainer_of(model, data, corpora, process)
+    trainer = trainer_of(model, data, prepared, process)
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
@@ -432,7 +429,7 @@ def _test_metrics(
     data = trainer.data
     found = evaluate_ranking(data, "test", trainer.rank, rankers)
     found |= evaluate_cold_items(data, trainer.rank)
-    score = score_of(trainer.towers[0])
+    score = trainer.towers[0].head.score()
     beside = experiment.baselines.measures("itemmean")
     return found | evaluate_labels(data, "test", trainer.inner_products, score, beside)
 

@@ -35,6 +35,7 @@ WARNINGS = "twinspire.warnings"  # tag of a run: a JSON list of sentences
 MODEL_TRAINING = "custom_model_development"  # its value for training runs; the UI's default is for agents
 SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000  # limit of MLflow
+MOST_RUNS = 1000  # of one key and status that are looked at
 RUN_ID_SHOWN = 4  # characters of a run's id in its name
 
 
@@ -140,21 +141,32 @@ def _description(name: str) -> str:
 
 def find_run(experiment: str, stage: str, fingerprint: str = "", status: str = "FINISHED") -> Run | None:
     """The newest run of a stage, with this fingerprint if one is given."""
+    return next(iter(_runs(experiment, stage, fingerprint, status, 1)), None)
+
+
+def unfinished_runs(experiment: str, stage: str, fingerprint: str) -> list[Run]:
+    """All runs of a stage with this fingerprint that have begun and not finished, newest first."""
+    statuses = ("KILLED", "FAILED", "RUNNING")
+    found = [run for each in statuses for run in _runs(experiment, stage, fingerprint, each)]
+    return sorted(found, key=lambda run: run.info.start_time, reverse=True)
+
+
+def _runs(experiment: str, stage: str, fingerprint: str, status: str, most: int = MOST_RUNS) -> list[Run]:
+    """The newest runs of a stage and status, newest first."""
     found = mlflow.get_experiment_by_name(experiment)
     if found is None:
-        return None
+        return []
     terms = [f"tags.`{STAGE}` = '{stage}'", f"attributes.status = '{status}'"]
     if fingerprint:
         terms.append(f"tags.`{FINGERPRINT}` = '{fingerprint}'")
-    runs = mlflow.search_runs(
+    return mlflow.search_runs(
         [found.experiment_id],
         " and ".join(terms),
         ViewType.ACTIVE_ONLY,
-        max_results=1,
+        max_results=most,
         order_by=["attributes.start_time DESC"],
         output_format="list",
     )
-    return runs[0] if runs else None
 
 
 def get_run(run_id: str) -> Run:
@@ -285,6 +297,10 @@ def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
     """Log metrics to a run, which need not be active, in few calls: each is a transaction of the store."""
     now = time.time_ns() // 1_000_000
-    logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
-    for at in range(0, len(logged), METRICS_A_CALL):
-        mlflow.MlflowClient().log_batch(run_id, metrics=logged[at : at + METRICS_A_CALL])
+    log_in_batches(run_id, [Metric(name, value, now, 0) for name, value in metrics.items()])
+
+
+def log_in_batches(run_id: str, metrics: Sequence[Metric]) -> None:
+    """Log metrics with their times and steps to a run, in as few calls as MLflow allows."""
+    for at in range(0, len(metrics), METRICS_A_CALL):
+        mlflow.MlflowClient().log_batch(run_id, metrics=metrics[at : at + METRICS_A_CALL])

@@ -85,15 +85,10 @@ def build_model(
     return Model(experiment, schema, towers), (queries, items)
 
 
-def shares_windows(experiment: Experiment) -> bool:
-    """Whether the query tower encodes all places of a window at little more cost than the last one."""
-    return architecture_of(experiment.tower).shares_windows
-
-
 def trainer_of(
     model: Model,
     data: TrainingData,
-    corpora: tuple[PreparedInputs, PreparedInputs],
+    prepared: tuple[PreparedInputs, PreparedInputs],
     process: TrainingProcess = SINGLE_PROCESS,
 ) -> Trainer:
     """A trainer of a model's towers.
@@ -101,11 +96,11 @@ def trainer_of(
     Args:
         model: with every key of its experiment set.
         data: that the model was built from.
-        corpora: the encoded queries and items, as `build_model` gives them.
+        prepared: the inputs of all queries and of all items, as `build_model` gives them.
         process: on whose device the towers are.
     """
-    experiment, windows = model.experiment, shares_windows(model.experiment)
-    return Trainer(model.towers, data, corpora, experiment.loss, experiment.training, windows, process)
+    experiment, windows = model.experiment, architecture_of(model.experiment.tower).shares_windows
+    return Trainer(model.towers, data, prepared, experiment.loss, experiment.training, windows, process)
 
 
 def load_model(run: Run) -> Model:

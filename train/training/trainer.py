@@ -26,11 +26,10 @@ from train.config.training import OF_LABELS
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import BLOCK, encode, search
-from train.evaluation.metrics import goodness, mean, per_query
+from train.evaluation.metrics import as_higher_is_better, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.mimic import split_augmented
 from train.losses.objective import build_objective
-from train.models.heads import logits_of, score_of
 from train.models.interests import paired_products, route
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import Towers
@@ -58,8 +57,7 @@ class State:
         highest: the highest validation metric so far; that of the best epoch may be lower by one query.
         hard_negatives: of the current epoch.
         dropped: share of the nearest items that were dropped as hard negatives of the current epoch, of the
-            pairs for which this process mines; None if
-            none could be.
+            pairs for which this process mines; None if none could be.
         losses: of all steps.
         pairs: number of pairs of each step.
         history: one record for each finished epoch; record 0 is the start, before any step.
@@ -85,8 +83,15 @@ class State:
 class Callbacks(Protocol):
     """What the trainer calls as it proceeds: progress, tracking and checkpoints."""
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
-        """An epoch starts, of which `done` steps are done; the result is called with each step's loss."""
+    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
+        """An epoch starts; the result is called with the loss of each step.
+
+        Args:
+            epoch: from 0.
+            steps: of this epoch; where queries have histories, their number differs between epochs.
+            done: steps of this epoch that are done.
+            before: steps of all earlier epochs.
+        """
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
         """An epoch ended with these metrics; epoch 0 is the start, before any step."""
@@ -110,7 +115,7 @@ class Trainer:
     Args:
         towers: query tower and item tower.
         data: the training data.
-        corpora: the encoded queries and the encoded items.
+        prepared: the inputs of all queries and of all items, as the towers read them.
         shared_windows: queries of one user share windows of their history; for query towers that encode
             every place of a window at little extra cost.
         process: the device and the processes.
@@ -120,7 +125,7 @@ class Trainer:
         self,
         towers: Towers,
         data: TrainingData,
-        corpora: tuple[PreparedInputs, PreparedInputs],
+        prepared: tuple[PreparedInputs, PreparedInputs],
         loss: LossConfig,
         config: TrainingConfig,
         shared_windows: bool = False,
@@ -128,7 +133,7 @@ class Trainer:
     ) -> None:
         self.towers = towers
         self.data = data
-        self.queries, self.items = corpora
+        self.queries, self.items = prepared
         self.config = config
         self.process = process
         self.objective = build_objective(loss, data)
@@ -213,7 +218,9 @@ class Trainer:
                 state.dropped = self.objective.dropped
         self.process.lead("begin_epoch", state.epoch, state.step, _as_tensor(state.hard_negatives))
         self._draw_batches()
-        report_loss = callbacks.on_epoch_start(state.epoch, self._steps, state.step)
+        report_loss = callbacks.on_epoch_start(
+            state.epoch, self._steps, state.step, len(state.losses) - state.step
+        )
         while state.step < self._steps:
             self.process.lead("next_step")
             self.next_step()
@@ -292,23 +299,17 @@ class Trainer:
         if queries is not None and queries.shape[1] != items.shape[1]:  # several vectors, of which one counts
             query = process.place(torch.from_numpy(own.query))
             queries = route(queries, query, items[candidates.positive])  # (P, D)
-        scores = logits_of(query_tower, (items[:0] if queries is None else queries) @ items.T)
+        scores = query_tower.head.logits((items[:0] if queries is None else queries) @ items.T)
         losses = self.objective.losses(scores, own, candidates)  # (P,)
         if mimic is not None:
-            query, positive = (
-                process.place(torch.from_numpy(each)) for each in (own.query, self._positive(own))
-            )
+            is_positive = self.pairs.is_positive[own.pairs]
+            query, positive = (process.place(torch.from_numpy(each)) for each in (own.query, is_positive))
             losses = losses + mimic.of_pairs(query, candidates.positive, positive)
         weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))  # of all pairs of the step
         own_weight = weight if pairs is None else weight[pairs]
         share = (losses * own_weight).sum() / weight.sum().clamp(min=1e-12)  # all weights may be 0
         self._item_vectors = None
         return process.step(share, self.optimiser)
-
-    def _positive(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        """(P,): which pairs of a batch are positive."""
-        label = self.pairs.label
-        return np.ones(len(batch.pairs), bool) if label is None else label[batch.pairs] > 0
 
     def _end_epoch(self, callbacks: Callbacks, epoch: int) -> None:
         """Evaluate; only then the epoch counts as finished, so that a resumed run evaluates again."""
@@ -329,7 +330,7 @@ class Trainer:
         metric = record.get(f"validation_{self.config.selection}")
         if metric is None:  # only those of labels can be missing
             raise DataError(self._no_selection(record))
-        metric = goodness(self.config.selection, metric)
+        metric = as_higher_is_better(self.config.selection, metric)
         if self._is_best(metric, record["validation_ndcg_at_10"]):
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch
@@ -371,7 +372,7 @@ class Trainer:
         """Metrics of the current towers on one part of the split, by exact search over all items."""
         queries, relevant = self.data.parts[part].by_query()
         found = mean(per_query(self.rank(queries), relevant))
-        score = score_of(self.towers[0])
+        score = self.towers[0].head.score()
         return found | evaluate_labels(self.data, part, self.inner_products, score, beside=False)
 
     def rank(self, queries: Rows) -> Rows:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from export.benchmark.isolated_process import Failure, ask
+from export.example_queries import example_queries
 from export.onnx import export as graph
 from export.onnx import parity
 from export.onnx.runtimes import Encode, torch_encoder
@@ -29,7 +30,7 @@ from train.training.trained_model import load_model
 ITEMS = 200  # synthetic items
 
 Batches = Mapping[features.Side, Sequence[parity.Batch]]
-WorkerLimits = Mapping[features.Side, float]
+Tolerances = Mapping[features.Side, float]
 
 
 def judge(comparison: Comparison) -> Judgement | None:
@@ -46,17 +47,17 @@ def judge(comparison: Comparison) -> Judgement | None:
 
 def _judge(comparison: Comparison) -> Judgement:
     challenger = comparison.challenger
-    bounds = {side: _tolerance(challenger, side, comparison.experiment) for side in features.SIDES}
+    tolerances = {side: _tolerance(challenger, side, comparison.experiment) for side in features.SIDES}
     batches = {side: list(parity.batches(*_records(challenger, side))) for side in features.SIDES}
     found = _onnx_vectors(challenger.folder, batches, comparison.scratch)
     if isinstance(found, Failure):
         comparison.towers_fail = True
         text = f"{found.bundle} tower, {found.text}" if found.bundle else found.text
-        return GateResult("parity", None, min(bounds.values()), False, text), {"error": text}
+        return GateResult("parity", None, min(tolerances.values()), False, text), {"error": text}
     try:
         towers = load_model(get_run(challenger.manifest.run_id)).towers
     except (MissingStage, DataError) as error:
-        result, measured = _from_manifest(challenger, bounds, str(error))
+        result, measured = _from_manifest(challenger, tolerances, str(error))
         comparison.towers_fail = result.figure is None
         return result, measured
     precision = challenger.manifest.precision
@@ -65,11 +66,14 @@ def _judge(comparison: Comparison) -> Judgement:
         side: torch_encoder(round_tables(graph.frozen(tower), variants[side]))
         for side, tower in zip(features.SIDES, towers, strict=True)
     }
-    return _differences(batches, found, torch, bounds)
+    return _differences(batches, found, torch, tolerances)
 
 
 def _differences(
-    batches: Batches, found: Mapping[str, Any], torch: Mapping[features.Side, Encode], bounds: WorkerLimits
+    batches: Batches,
+    found: Mapping[str, Any],
+    torch: Mapping[features.Side, Encode],
+    tolerances: Tolerances,
 ) -> Judgement:
     """The result is of the batch with the largest difference relative to the tolerance of its tower."""
     measured: dict[str, Any] = {}
@@ -78,8 +82,8 @@ def _differences(
         most, records = 0.0, 0
         for batch, vectors in zip(batches[side], found[side], strict=True):
             difference = _difference(vectors, torch[side](batch.arrays))
-            if difference / bounds[side] > worst / bound:
-                worst, bound, where = difference, bounds[side], f"{side} tower, {batch.records}"
+            if difference / tolerances[side] > worst / bound:
+                worst, bound, where = difference, tolerances[side], f"{side} tower, {batch.records}"
             most, records = max(most, difference), records + batch.size
         measured[side] = {"max_abs_diff": most if math.isfinite(most) else None, "records": records}
     holds = worst <= bound
@@ -97,11 +101,15 @@ def _difference(found: Any, expected: Any) -> float:
     return difference if math.isfinite(difference) else math.inf
 
 
-def _from_manifest(challenger: CandidateVersion, bounds: WorkerLimits, why: str) -> Judgement:
+def _from_manifest(challenger: CandidateVersion, tolerances: Tolerances, why: str) -> Judgement:
     """The result by the manifest's figures, as the run's towers cannot be restored."""
     claimed = {side: _manifest_figure(challenger, side, "max_abs_diff") for side in features.SIDES}
-    known = [(each / bounds[side], each, bounds[side]) for side, each in claimed.items() if each is not None]
-    _, figure, bound = max(known) if known else (0.0, None, min(bounds.values()))
+    known = [
+        (each / tolerances[side], each, tolerances[side])
+        for side, each in claimed.items()
+        if each is not None
+    ]
+    _, figure, bound = max(known) if known else (0.0, None, min(tolerances.values()))
     claims = f"the manifest claims {figure:.1e}" if figure is not None else "the manifest claims nothing"
     text = f"not measured again ({why}); {claims}"
     holds = figure is not None and figure <= bound
@@ -124,20 +132,17 @@ def _manifest_figure(challenger: CandidateVersion, side: features.Side, name: st
 def _records(challenger: CandidateVersion, side: features.Side) -> tuple[TowerInputs, dict[str, list[Any]]]:
     """The inputs of a tower, and records for them: feature name -> raw values."""
     inputs = challenger.manifest.schema.side(side)
-    examples = challenger.manifest.examples
     if side == "query":
-        blank = {
-            name: "" if isinstance(spec, TextFeature) else None for name, spec in inputs.features.items()
-        }
-        rows = [{**blank, **{k: v for k, v in each.items() if k in blank}} for each in examples or ({},)]
-        return inputs, {name: [row[name] for row in rows] for name in inputs.features}
+        return inputs, example_queries(challenger.manifest)
     path = challenger.folder / bundle.ITEMS
     try:
         table = parse_json(path.read_bytes())
         shown = [str(value) for values in table["fields"].values() for value in values if value]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise BundleDamaged(f"{path}: expected JSON with ids, popularity and fields") from None
-    queries = [value for each in examples for value in each.values() if isinstance(value, str)]
+    queries = [
+        value for each in challenger.manifest.examples for value in each.values() if isinstance(value, str)
+    ]
     words = _spread([*shown, *queries] or [""], ITEMS)
     return inputs, {name: _synthetic(inputs, name, spec, words) for name, spec in inputs.features.items()}
 

@@ -18,27 +18,22 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export import ann
-from export.encoding import encode_all
 from export.evaluation import per_query, quality
 from export.evaluation.per_query import PerQuery
-from export.hybrid.rebuild import ranking_of
 from export.markdown import plain, table
-from export.onnx.runtimes import onnx_encoder
 from export.release.gate import CandidateVersion, Comparison, Decision, Gate, GateResult, Judgement, Section
+from export.served_model import served_model
 from protos import bundle
 from protos.errors import DataError, TwinspireError
-from protos.vectors import rounded_vectors
 from train.config import Experiment
-from train.config.training import OF_LABELS
-from train.data.training_data import TrainingData, texts_of
+from train.data.training_data import TrainingData
 from train.evaluation.baselines import LABELS
-from train.evaluation.metrics import bootstrap_interval
+from train.evaluation.metrics import bootstrap_interval, paired_difference
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, metric_label, style_axes
+from train.evaluation.ranking import selection_metric
 from train.evaluation.report import WITH_INTERVAL
 
 REFUSED_COLOUR = "#b3362d"
-SHOWN = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")  # metrics on the page
 
 
 @dataclass(frozen=True)
@@ -59,10 +54,8 @@ class Evaluated:
 
 def metric_of(experiment: Experiment) -> str:
     """The metric that decides."""
-    if experiment.gates.quality_metric != "selection":
-        return experiment.gates.quality_metric
-    selection = experiment.training.selection
-    return "ndcg_at_10" if selection in OF_LABELS else selection
+    asked = experiment.gates.quality_metric
+    return selection_metric(experiment) if asked == "selection" else asked
 
 
 def metric_beside_baselines(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
@@ -233,9 +226,8 @@ def _differences(own: PerQuery, other: PerQuery, metric: str, seed: int) -> dict
     found = {}
     for name in dict.fromkeys((metric, *WITH_INTERVAL)):
         if name in _means(own) and name in _means(other):
-            each = own.metrics[name].astype(np.float64) - other.metrics[name]
-            low, high = bootstrap_interval(each, seed=seed)
-            found[name] = {"mean": float(each.mean()), "low": low, "high": high}
+            one, two = (each.metrics[name].astype(np.float64) for each in (own, other))
+            found[name] = paired_difference(one, two, seed)
     return found
 
 
@@ -243,19 +235,8 @@ def _evaluate(version: CandidateVersion, data: TrainingData, threads: int, conso
     manifest = version.manifest
     _check_features(version, data)
     data = data.as_read_by(manifest.schema.query)
-    query, item = manifest.schema.side("query"), manifest.schema.side("item")
-    encoded = encode_all(
-        onnx_encoder(version.folder / bundle.ITEM_TOWER, threads=0),
-        item,
-        data.items,
-        console,
-        f"items by version {version.version}",
-    )
-    items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
-    index = ann.rebuild(items, manifest.index, manifest.score, threads)
-    encode = onnx_encoder(version.folder / bundle.QUERY_TOWER, threads=0)
-    hybrid = ranking_of(manifest, texts_of(data.items, manifest.schema.item), items, index)
-    model = quality.ServedModel(encode, query, items, index, hybrid)
+    title = f"items by version {version.version}"
+    model = served_model(version.folder, manifest, data.items, threads, console, title)
     return per_query.measure(data, quality.ranked(data, model, console))
 
 
@@ -283,7 +264,7 @@ def _text(decision: Decision) -> str:
     manifest = decision.challenger.manifest.quality
     baselines = {name: label for name, label in LABELS.items() if f"{name}_ndcg_at_10" in manifest}
     rows = []
-    for metric in dict.fromkeys((measured["metric"], *SHOWN)):
+    for metric in dict.fromkeys((measured["metric"], *WITH_INTERVAL)):
         row = [f"**{metric_label(metric)}**" if metric == measured["metric"] else metric_label(metric)]
         row += [_with_interval(means[name], metric, measured["intervals"][name]) for name in means]
         if differences:

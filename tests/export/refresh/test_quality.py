@@ -14,7 +14,7 @@ from rich.console import Console
 from export.evaluation import per_query
 from export.evaluation.per_query import PerQuery
 from export.refresh.quality import Evaluation, NotMeasured, _fits, applies
-from export.refresh.refresh import Outcome, Request, refresh
+from export.refresh.refresh import RefreshRequest, RefreshResult, refresh
 from export.release import comparison, registry
 from export.release import promote as release
 from export.release.gate import Comparison
@@ -51,11 +51,11 @@ def in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refreshed(
     made: Made, folder: Path, console: Console, *items: ItemWrite, compare: object = ACCEPT
-) -> Outcome:
+) -> RefreshResult:
     url = f"sqlite:///{folder / 'items.db'}"
     with closing(Store.open(url)) as store:
         store.write([WriteRequest(items)])
-    request = Request(made.experiment, lambda: made.dataset, url, compare=compare)  # type: ignore[arg-type]
+    request = RefreshRequest(made.experiment, lambda: made.dataset, url, compare=compare)  # type: ignore[arg-type]
     return refresh(request, console)
 
 
@@ -134,7 +134,7 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
 
         raise DataError("items.parquet: there is no such file")
 
-    request = Request(made.experiment, away, url, compare=ACCEPT)  # type: ignore[arg-type]
+    request = RefreshRequest(made.experiment, away, url, compare=ACCEPT)  # type: ignore[arg-type]
     done = refresh(request, console)
     assert done.folder is not None
     manifest = bundle.read(done.folder)

@@ -16,7 +16,7 @@ from export.bundles import BUNDLES
 from export.encoding import encode_into
 from export.refresh import build as building
 from export.refresh.command import document, show_refreshed
-from export.refresh.refresh import Outcome
+from export.refresh.refresh import RefreshResult
 from export.refresh.work import WORK
 from export.release import registry
 from export.release.history import history
@@ -144,7 +144,7 @@ def test_a_refresh_is_registered_promoted_and_logged_and_the_next_one_finds_noth
     assert third.folder is not None and vectors_of(third.folder) == vectors_of(done.folder)
 
 
-def _shown(world: World, outcome: Outcome) -> str:
+def _shown(world: World, outcome: RefreshResult) -> str:
     """What the command prints, whose JSON can be written as well."""
     found = document(world.name, outcome)
     assert json.loads(json.dumps(found)).keys() == found.keys()

@@ -9,7 +9,7 @@ import pytest
 
 from export.__main__ import parser
 from export.refresh import command
-from export.refresh.refresh import Request
+from export.refresh.refresh import RefreshRequest
 from export.refresh.sources import TableItem, read_items
 from protos.errors import DataError
 from protos.features import IdFeature, NumberFeature, TextFeature
@@ -80,9 +80,9 @@ def test_the_command_passes_on_how_the_experiment_reads_items(
 ) -> None:
     config = write_toml(stdlib, tmp_path / "stdlib.toml", data={"item_id": "sku"})
     config.write_text(config.read_text().replace("[data]", '[data]\nitem_casts.sku = "id"'))
-    asked: list[Request] = []
+    asked: list[RefreshRequest] = []
 
-    def run(request: Request, console: Any) -> Any:
+    def run(request: RefreshRequest, console: Any) -> Any:
         asked.append(request)
         raise DataError("far enough")
 

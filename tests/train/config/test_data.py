@@ -13,7 +13,6 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
     ({"user": ""}, "data.user: expected a name"),
     ({"min_user_events": 0}, "data.min_user_events: expected at least 1"),
     ({"repeats": "last"}, "data.repeats: expected one of 'auto', 'keep', 'first'"),
-    ({"label": "stars"}, "data.positive_from: goes with label"),
     ({"positive_from": 4.0}, "data.positive_from: goes with label"),
     ({"items": "items.csv", "item_columns": {"a": "first"}}, "data.item_columns: the items table has"),
     ({"item_columns": {"a": "middle"}}, "data.item_columns.a: expected one of 'first'"),

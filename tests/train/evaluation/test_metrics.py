@@ -5,7 +5,16 @@ from math import log2
 import numpy as np
 import pytest
 
-from train.evaluation.metrics import CUTOFFS, bootstrap_interval, catalogue_metrics, mean, ndcg, per_query
+from train.evaluation.metrics import (
+    CUTOFFS,
+    bootstrap_interval,
+    catalogue_metrics,
+    mean,
+    ndcg,
+    paired_difference,
+    per_query,
+    within_standard_error,
+)
 
 RANKED = np.array([[7, 3, 5, 1, -1, -1], [2, 4, 6, 8, 0, 9], [1, 2, 3, 4, 5, 6]])
 RELEVANT = [np.array([5]), np.array([2, 0, 3]), np.array([9])]
@@ -133,3 +142,22 @@ def test_coverage_and_popularity_by_hand() -> None:
     first = catalogue_metrics(ranked, counts, k=1)
     assert first == {"coverage_at_1": pytest.approx(2 / 5), "popularity_at_1": pytest.approx(6 / 8)}
     assert catalogue_metrics(np.full((2, 3), -1), counts) == {"coverage_at_10": 0, "popularity_at_10": 0}
+
+
+def test_a_paired_difference_is_that_of_the_same_queries() -> None:
+    random = np.random.default_rng(0)
+    other = random.random(200)
+    one = other + random.normal(0.1, 0.01, 200)
+    found = paired_difference(one, other, seed=3)
+    assert found["mean"] == pytest.approx(one.mean() - other.mean())
+    assert (found["low"], found["high"]) == bootstrap_interval(one - other, seed=3)
+    assert 0.09 < found["low"] < found["mean"] < found["high"] < 0.11
+
+
+def test_settings_within_a_standard_error_of_the_best_are_named() -> None:
+    curve = {
+        1.0: np.array([0.0, 1.0, 0.0, 1.0]),  # less by 1/4, with a standard error of .22
+        2.0: np.array([1.0, 1.0, 0.0, 1.0]),
+        4.0: np.array([1.0, 1.0, 0.5, 0.0]),  # less by 1/8, with a standard error of .27
+    }
+    assert within_standard_error(curve) == [2.0, 4.0]

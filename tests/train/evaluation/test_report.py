@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.special
 from sklearn.metrics import log_loss, roc_auc_score
 
 from protos.bundle import Score
@@ -187,6 +188,20 @@ def test_labels_by_hand() -> None:
     assert found["log_loss"] == pytest.approx(log_loss(truth, probability), rel=1e-6)
     assert found["itemmean_auc"] == pytest.approx(roc_auc_score(truth, means)) == 0.5
     assert found["itemmean_log_loss"] == pytest.approx(log_loss(truth, means))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [1.0, 30.0, 2000.0])
+def test_labels_as_scikit_learn_measures_them(factor: float) -> None:
+    def scaled(pairs: Pairs) -> npt.NDArray[np.float32]:
+        return products(pairs) * np.float32(factor)
+
+    found = evaluate_labels(labelled(), "test", scaled, Score("sigmoid", bias=0.4))
+    pairs = labelled().parts["test"]
+    labels, given = pairs.label, scaled(pairs).astype(np.float64)
+    probability = scipy.special.expit(given + 0.4)
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, given), abs=1e-12)
+    assert found["log_loss"] == pytest.approx(log_loss(labels, probability), abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "inner_product"])

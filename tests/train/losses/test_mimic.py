@@ -106,8 +106,8 @@ def trained(log: Path, keys: str, epochs: int = 3, dropout: float = 0.2) -> Trai
     """
     toml = CLICKS_TOML.replace("batch_size = 256", "batch_size = 64")
     (log / "a.toml").write_text(toml.replace("dimension = 8", f"dimension = 8\ndropout = {dropout}\n{keys}"))
-    model, data, corpora = started(log / "a.toml")
-    trainer = trainer_of(model, data, corpora)
+    model, data, prepared = started(log / "a.toml")
+    trainer = trainer_of(model, data, prepared)
     for epoch in range(epochs):
         trainer.begin_epoch(epoch, 0, None)
         while trainer.state.step < trainer._steps:

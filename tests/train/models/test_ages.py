@@ -64,14 +64,14 @@ def tables(made: Towers) -> dict[str, nn.Parameter]:
     return {name: each for name, each in made[0].named_parameters() if name.endswith("ages")}
 
 
-def prepared() -> PreparedInputs:
+def prepared_queries() -> PreparedInputs:
     return PreparedInputs(SCHEMA, "query", DATA.queries, hashing_of(TOWER))
 
 
 def trainer(made: Towers, batch_size: int = 14) -> Trainer:
-    corpora = prepared(), PreparedInputs(SCHEMA, "item", DATA.items, hashing_of(TOWER))
+    prepared = prepared_queries(), PreparedInputs(SCHEMA, "item", DATA.items, hashing_of(TOWER))
     training = TrainingConfig(epochs=2, batch_size=batch_size)
-    return Trainer(made, DATA, corpora, FullSoftmax("full_softmax"), training, shared_windows=True)
+    return Trainer(made, DATA, prepared, FullSoftmax("full_softmax"), training, shared_windows=True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_records_at_one_place_share_the_earliest_moment() -> None:
 
 
 def test_windows_give_the_vectors_of_rows() -> None:
-    made, queries = towers(moved=True)[0].eval(), prepared()
+    made, queries = towers(moved=True)[0].eval(), prepared_queries()
     found = 0
     for batch in trainer((made, towers()[1])).history_batches.draw((0, 0)):  # type: ignore[union-attr]
         with torch.no_grad():
@@ -132,7 +132,7 @@ def is_whole(batch: Any, place: int, query: int) -> bool:
 
 
 def test_at_the_start_and_without_times_the_vectors_are_those_of_the_tower_without_ages() -> None:
-    every, queries = np.arange(len(prepared())), prepared()
+    every, queries = np.arange(len(prepared_queries())), prepared_queries()
     without = towers(ages=False)[0].eval()
     plain = PreparedInputs(
         schema_of_people(ITEMS, LONGEST), "query", {"history": DATA.queries["history"]}, hashing_of(TOWER)
@@ -225,7 +225,7 @@ def test_ages_above_all_in_training_count_as_the_highest_of_these() -> None:
     trained = trainer(made)
     trained.fit(Watcher())
     before = {name: table.detach().clone() for name, table in tables(made).items()}
-    asked = prepared().batch(np.arange(len(DATA.queries["time"])), None)
+    asked = prepared_queries().batch(np.arange(len(DATA.queries["time"])), None)
     architecture = architecture_of(TOWER)
     with torch.inference_mode():
         vectors = made[0](asked)
@@ -253,4 +253,4 @@ def test_a_tower_that_reads_no_times_is_given_none() -> None:
     assert DATA.as_read_by(SCHEMA.query) is DATA
     batch = PreparedInputs(bare, "query", undated.queries, hashing_of(TOWER)).batch(np.arange(5))
     assert [*batch] == ["history"]
-    assert {"history", "history__times"} <= {*prepared().batch(np.arange(5))}
+    assert {"history", "history__times"} <= {*prepared_queries().batch(np.arange(5))}

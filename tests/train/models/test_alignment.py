@@ -6,7 +6,7 @@ import torch
 
 from protos.features import Schema, TextFeature
 from train.config.towers import BagTower
-from train.models.alignment import Lesson, align
+from train.models.alignment import AlignmentTask, align
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.models.towers import Tower
@@ -28,13 +28,13 @@ def teacher(given: list[str]) -> np.ndarray:
     return np.asarray(total / np.linalg.norm(total, axis=1, keepdims=True), np.float32)
 
 
-def lesson(tower: Tower, count: int, seed: int) -> Lesson:
+def task(tower: Tower, count: int, seed: int) -> AlignmentTask:
     given = texts(count, seed)
     inputs = PreparedInputs(SCHEMA, "query", {"text": given}, hashing_of(CONFIG))
-    return Lesson(tower, inputs, np.arange(count), teacher(given))
+    return AlignmentTask(tower, inputs, np.arange(count), teacher(given))
 
 
-def cosine(tower: Tower, of: Lesson) -> float:
+def cosine(tower: Tower, of: AlignmentTask) -> float:
     with torch.inference_mode():
         vectors = tower(of.inputs.batch(of.rows)).numpy()
     return float((vectors * of.targets).sum(axis=1).mean())
@@ -43,10 +43,10 @@ def cosine(tower: Tower, of: Lesson) -> float:
 def test_a_tower_learns_the_vectors_of_texts_that_it_has_not_seen() -> None:
     torch.manual_seed(0)
     query, _ = build_towers(CONFIG, SCHEMA)
-    unseen = lesson(query, 50, seed=2)
+    unseen = task(query, 50, seed=2)
     assert abs(cosine(query, unseen)) < 0.3
     lines: list[str] = []
-    losses = align([lesson(query, 600, seed=1)], 20, 0, lines.append)
+    losses = align([task(query, 600, seed=1)], 20, 0, lines.append)
     assert losses[-1] < 0.1 < losses[0]
     assert cosine(query, unseen) > 0.85
     assert len(lines) == 20
@@ -57,17 +57,17 @@ def test_two_towers_learn_side_by_side() -> None:
     """They share a table, so one after the other would forget."""
     torch.manual_seed(0)
     query, item = build_towers(CONFIG, SCHEMA)
-    lessons = [lesson(query, 600, seed=1), lesson(item, 600, seed=3)]
-    align(lessons, 20, 0)
-    assert cosine(query, lessons[0]) > 0.9
-    assert cosine(item, lessons[1]) > 0.9
+    tasks = [task(query, 600, seed=1), task(item, 600, seed=3)]
+    align(tasks, 20, 0)
+    assert cosine(query, tasks[0]) > 0.9
+    assert cosine(item, tasks[1]) > 0.9
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 9, 10, 11, 20])
 def test_any_number_of_steps_will_do(epochs: int) -> None:
     torch.manual_seed(0)
     query, _ = build_towers(CONFIG, SCHEMA)
-    losses = align([lesson(query, 20, seed=1)], epochs, 0)  # a step an epoch
+    losses = align([task(query, 20, seed=1)], epochs, 0)  # a step an epoch
     assert len(losses) == epochs
     assert np.isfinite(losses).all()
 
@@ -77,12 +77,12 @@ def test_the_order_follows_from_the_seed() -> None:
     for seed in (0, 0, 1):
         torch.manual_seed(0)
         query, _ = build_towers(CONFIG, SCHEMA)
-        found.append(align([lesson(query, 100, seed=1)], 2, seed))
+        found.append(align([task(query, 100, seed=1)], 2, seed))
     assert found[0] == found[1] != found[2]
 
 
 def test_training_mode_is_left_as_it_was() -> None:
     query, _ = build_towers(CONFIG, SCHEMA)
     query.eval()
-    align([lesson(query, 20, seed=1)], 1, 0)
+    align([task(query, 20, seed=1)], 1, 0)
     assert not query.training

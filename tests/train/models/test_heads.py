@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from protos.bundle import Score
-from train.models.heads import CosineHead, ItemDotHead, LogisticHead, QueryDotHead, logits_of, score_of
+from train.models.heads import CosineHead, ItemDotHead, LogisticHead, QueryDotHead
 
 RADII = pytest.mark.parametrize("radius", [0.05, 1.0, 37.0])
 
@@ -116,7 +116,5 @@ def test_logits_are_products_plus_bias() -> None:
     with torch.no_grad():
         head.bias.fill_(0.25)
     for each, bias in ((head, 0.25), (QueryDotHead(torch.ones(())), 0.0), (CosineHead(), 0.0)):
-        tower = nn.ModuleDict({"head": each})
-        tower.head = each
-        assert logits_of(tower, torch.tensor([1.0, 2.0])).tolist() == [1 + bias, 2 + bias]
-        assert score_of(tower).bias == bias
+        assert each.logits(torch.tensor([1.0, 2.0])).tolist() == [1 + bias, 2 + bias]
+        assert each.score().bias == bias

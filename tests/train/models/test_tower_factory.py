@@ -28,7 +28,7 @@ from train.config.towers import (
     SequenceTower,
     SharedTower,
 )
-from train.models.heads import ItemDotHead, QueryDotHead, interests_of, score_of
+from train.models.heads import ItemDotHead, QueryDotHead
 from train.models.interests import largest_products
 from train.models.sequence_encoders import AttentionEncoder, EmptyHistory, PoolingEncoder
 from train.models.tower_factory import build_towers, longest_window
@@ -131,7 +131,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     if isinstance(item.head, ItemDotHead):
         items = item.head.fit_to_catalogue(items)
         vectors = query(inputs(schema, "query"))  # whose length follows the items'
-    interests = interests_of(query)
+    interests = query.head.interests
     assert interests == (3 if "comirec" in kind else 1)
     assert vectors.shape == (4, interests * items.shape[1])
     assert len(items) == 4
@@ -143,7 +143,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     torch.testing.assert_close(items.norm(dim=1), unit)
     cosine = kind in ("bag", "bag by characters", "dssm", "cdssm", "lstm", "multi_view", "attention, cosine")
     expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
-    assert score_of(query).kind == expected
+    assert query.head.score().kind == expected
     total: Any = largest_products(vectors, items).sum()
     total.backward()
     for tower in (query, item):

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from protos.cli import Terminated
+from tests.train.models.test_ages import towers, trainer
 from train.training.callbacks import RunCallbacks
 from train.training.tracking import tracked_run
 from train.training.trainer import Interrupted
@@ -53,7 +54,7 @@ def test_every_step_is_logged_also_beyond_what_one_call_takes(
     store: str, tmp_path: Path, console: Console
 ) -> None:
     with tracked_run("books", "fit", "a") as run_id, RunCallbacks(tmp_path, console).watching() as callbacks:
-        report = callbacks.on_epoch_start(epoch=1, steps=2100, done=100)
+        report = callbacks.on_epoch_start(epoch=1, steps=2100, done=100, before=2050)
         for step in range(2000):
             report(step / 2)
         callbacks.on_epoch_end(
@@ -61,10 +62,25 @@ def test_every_step_is_logged_also_beyond_what_one_call_takes(
         )
     client = mlflow.MlflowClient()
     steps = client.get_metric_history(run_id, "train/step_loss")
-    assert [(point.step, point.value) for point in steps[:2]] == [(2201, 0.0), (2202, 0.5)]
+    assert [(point.step, point.value) for point in steps[:2]] == [(2151, 0.0), (2152, 0.5)]
     assert len(steps) == 2000
     (recall,) = client.get_metric_history(run_id, "validation/recall_at_10")
     assert (recall.step, recall.value) == (2, 0.5)
+
+
+def test_steps_are_numbered_on_where_epochs_have_different_numbers_of_them(
+    store: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = trainer(towers())
+    drawn = trained.history_batches
+    assert drawn is not None
+    all_batches = drawn.draw((0, 0))
+    assert len(all_batches) > 1
+    monkeypatch.setattr(drawn, "draw", lambda seed: all_batches * 2 if seed[1] == 0 else all_batches[1:])
+    with tracked_run("books", "fit", "a") as run_id, RunCallbacks(tmp_path, console).watching() as callbacks:
+        trained.fit(callbacks)
+    steps = mlflow.MlflowClient().get_metric_history(run_id, "train/step_loss")
+    assert [point.step for point in steps] == list(range(1, 3 * len(all_batches)))
 
 
 def test_only_names_that_begin_with_validation_are_of_that_group(

@@ -39,10 +39,10 @@ def trainer_of(config: BagTower | DssmTower, seed: int) -> Trainer:
     pairs = Pairs(np.arange(8), np.arange(8), np.ones(8, np.float32))
     data = TrainingData(texts, texts, dict.fromkeys(("train", "validation", "test"), pairs), 8, 8)
     hashing = hashing_of(config)
-    corpora = PreparedInputs(SCHEMA, "query", texts, hashing), PreparedInputs(SCHEMA, "item", texts, hashing)
+    prepared = PreparedInputs(SCHEMA, "query", texts, hashing), PreparedInputs(SCHEMA, "item", texts, hashing)
     loss = InBatchSoftmax("in_batch_softmax", hard_negatives=1)
     return Trainer(
-        towers_of(config, seed), data, corpora, loss, TrainingConfig(epochs=5, patience=2, batch_size=4)
+        towers_of(config, seed), data, prepared, loss, TrainingConfig(epochs=5, patience=2, batch_size=4)
     )
 
 

@@ -36,10 +36,11 @@ from train.models.encoders import HashedTextEncoder
 from train.models.initialization import truncated_svd
 from train.models.pretrained import vectors
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
+from train.models.tower_factory import architecture_of
 from train.training import run as training
 from train.training.checkpoint import load_run
 from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, memory_advice
-from train.training.trained_model import load_model, shares_windows
+from train.training.trained_model import load_model
 from train.training.trainer import Interrupted, Trainer
 
 THERE = TrainingProcess(DEVICE)
@@ -108,15 +109,15 @@ def first(pairs: Pairs) -> Pairs:
 def made_from(path: Path, whole: bool = False) -> Callable[[TrainingProcess], Trainer]:
     def made(process: TrainingProcess) -> Trainer:
         torch.set_num_threads(1)
-        model, data, corpora = started(path, process)
+        model, data, prepared = started(path, process)
         if not whole:
             parts = {name: first(pairs) for name, pairs in data.parts.items()}
             data = dataclasses.replace(data, parts=parts)
-        experiment, windows = model.experiment, shares_windows(model.experiment)
+        experiment, windows = model.experiment, architecture_of(model.experiment.tower).shares_windows
         return Trainer(
             model.towers,
             data,
-            corpora,
+            prepared,
             experiment.loss,
             experiment.training,
             windows,

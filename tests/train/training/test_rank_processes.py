@@ -39,7 +39,7 @@ def other_ranks(pid: int | None = None) -> list[psutil.Process]:
 class Killing(Watcher):
     """Kills the other rank after the first step."""
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
         def kill(loss: float) -> None:
             for process in other_ranks():
                 process.kill()

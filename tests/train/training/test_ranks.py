@@ -70,13 +70,13 @@ def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) 
     parts = dict.fromkeys(("train", "validation", "test"), pairs)
     data = TrainingData({"text": text}, items, parts, 20, ITEMS)
     hashing = hashing_of(config)
-    corpora = (
+    prepared = (
         PreparedInputs(TEXTS, "query", data.queries, hashing),
         PreparedInputs(TEXTS, "item", data.items, hashing),
     )
     torch.manual_seed(0)
     towers = build_towers(config, TEXTS)
-    return Trainer(towers, data, corpora, loss, TrainingConfig(epochs=2, batch_size=batch_size))
+    return Trainer(towers, data, prepared, loss, TrainingConfig(epochs=2, batch_size=batch_size))
 
 
 def of_people(
@@ -94,13 +94,13 @@ def of_people(
     torch.manual_seed(0)
     towers = build_towers(config, schema)
     hashing = hashing_of(config)
-    corpora = (
+    prepared = (
         PreparedInputs(schema, "query", data.queries, hashing),
         PreparedInputs(schema, "item", data.items, hashing),
     )
     training = TrainingConfig(epochs=2, batch_size=batch_size)
     windows = not isinstance(config, ClicksTower)  # which pools rows
-    return Trainer(towers, data, corpora, loss, training, shared_windows=windows)
+    return Trainer(towers, data, prepared, loss, training, shared_windows=windows)
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from rich.console import Console
 
 from export.bundle_builder import build_bundle
 from protos.bundle import read_manifest
-from protos.errors import DataError
+from protos.errors import DataError, MissingStage
 from protos.features import TEXT_INPUTS, TextFeature
+from protos.mlflow_keys import STAGE
 from tests.helpers.stdlib import (
     FEW,
     PLAIN,
@@ -50,7 +51,7 @@ from train.training import run as training
 from train.training.checkpoint import RUN_STATE
 from train.training.device import start_process
 from train.training.run import fit
-from train.training.tracking import chosen_settings, warnings_of
+from train.training.tracking import FINGERPRINT, chosen_settings, experiment_id, warnings_of
 from train.training.trained_model import ARTIFACTS, load_model
 
 SECTIONS = ("query", "item", "tower", "loss", "training")  # what the towers and their training read
@@ -161,6 +162,49 @@ def test_the_key_of_a_run_covers_the_files_of_its_text_inputs(
         keys.add(training._fingerprint(experiment, dataset))
         assert training._fingerprint(experiment, dataset) in keys
     assert len(keys) == 2
+
+
+def begun_run(name: str, key: str, begun: int, status: str) -> str:
+    """The id of a run of that key which has left its state behind."""
+    tags = {STAGE: training.STAGE, FINGERPRINT: key}
+    client = mlflow.MlflowClient()
+    run_id = client.create_run(experiment_id(name), start_time=begun, tags=tags).info.run_id
+    if status != "RUNNING":
+        client.set_terminated(run_id, status)
+    folder = training.run_folder(run_id)
+    folder.mkdir(parents=True)
+    (folder / RUN_STATE).touch()
+    return str(run_id)
+
+
+@pytest.mark.parametrize("statuses", [("KILLED", "RUNNING"), ("FAILED", "KILLED"), ("RUNNING", "FAILED")])
+def test_of_all_interrupted_runs_the_one_that_began_last_is_resumed(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statuses: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(training, "CACHE", tmp_path)
+    experiment = read_experiment(ROOT / "train/configs/pydocs.toml")
+    older, newer = (begun_run(experiment.name, "a", n, each) for n, each in enumerate(statuses, 1))
+    begun_run(experiment.name, "other", 3, "KILLED")
+    without_state = begun_run(experiment.name, "a", 4, statuses[1])
+    (training.run_folder(without_state) / RUN_STATE).unlink()
+    assert training._interrupted(experiment, "a") == newer
+    with training._locked(training.run_folder(newer)):
+        assert training._interrupted(experiment, "a") == older
+
+
+def test_what_a_run_depends_on_is_hashed_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+
+    def key(*_: object) -> str:
+        keys.append("a")
+        return "a"
+
+    monkeypatch.setattr(training, "_fingerprint", key)
+    experiment = read_experiment(ROOT / "train/configs/pydocs.toml")
+    dataset = Dataset(Path(), pl.DataFrame(), pl.DataFrame(), {"fingerprint": "data"})
+    with pytest.raises(MissingStage, match="no interrupted run to resume"):
+        fit(experiment, dataset, Console(file=io.StringIO()), resume=True)
+    assert len(keys) == 1
 
 
 def test_a_baseline_that_does_not_apply_is_named_before_the_first_epoch(

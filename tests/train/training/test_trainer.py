@@ -33,7 +33,7 @@ class Watcher:
         self.bests: list[int] = []
         self.kept: list[torch.Tensor] = []
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
         return self.losses.append
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
@@ -65,8 +65,8 @@ def history(trainer: Trainer) -> list[dict[str, float]]:
 
 def trainer_at(path: Path, changed: Callable[[TrainingData], TrainingData] = lambda data: data) -> Trainer:
     torch.set_num_threads(1)  # first of all: what a tower starts as is rounded by the number of threads, too
-    model, data, corpora = started(path)
-    return Trainer(model.towers, changed(data), corpora, model.experiment.loss, model.experiment.training)
+    model, data, prepared = started(path)
+    return Trainer(model.towers, changed(data), prepared, model.experiment.loss, model.experiment.training)
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import rank_by_scores
 from train.evaluation.report import evaluate_ranking
 from train.models.collaborative import ease, interaction_matrix
-from train.models.heads import score_of
+from train.models.tower_factory import architecture_of
 from train.training.checkpoint import load_run
-from train.training.trained_model import build_model, shares_windows
+from train.training.trained_model import build_model
 from train.training.trainer import Interrupted, Trainer
 
 SUM: Sections = {
@@ -44,10 +44,10 @@ def begun(path: Path) -> tuple[Experiment, TrainingData, Trainer]:
     experiment, dataset = experiment_at(path)
     torch.set_num_threads(1)
     training_data = training_data_of(dataset, experiment.query, experiment.item)
-    model, corpora = build_model(experiment, training_data)
+    model, prepared = build_model(experiment, training_data)
     experiment = model.experiment
-    shared = shares_windows(experiment)
-    trainer = Trainer(model.towers, training_data, corpora, experiment.loss, experiment.training, shared)
+    shared = architecture_of(experiment.tower).shares_windows
+    trainer = Trainer(model.towers, training_data, prepared, experiment.loss, experiment.training, shared)
     return experiment, training_data, trainer
 
 
@@ -74,7 +74,7 @@ def test_a_query_is_a_history_and_what_else_is_told(toml: Callable[..., Path]) -
 @pytest.mark.exhaustive
 def test_attention_beats_popularity_and_has_learned_an_order(toml: Callable[..., Path]) -> None:
     experiment, training_data, trainer = begun(toml(training={"epochs": 12, "learning_rate": 5e-3}))
-    assert shares_windows(experiment)
+    assert architecture_of(experiment.tower).shares_windows
     trainer.fit(Watcher())
     found = evaluate_ranking(training_data, "validation", trainer.rank, baselines(experiment, training_data))
     assert found["ndcg_at_10"] > found["popularity_ndcg_at_10"] + 0.25
@@ -156,7 +156,7 @@ def test_labels_are_told_apart(toml: Callable[..., Path]) -> None:
     assert abs(first["validation_auc"] - 0.5) < 0.1
     assert trainer.state.best == max(record["validation_auc"] for record in later) > 0.8
     assert min(record["validation_log_loss"] for record in later) < 0.55 < first["validation_log_loss"]
-    assert score_of(trainer.towers[0]).bias != 0
+    assert trainer.towers[0].head.score().bias != 0
 
 
 def test_without_labels_there_is_no_auc_to_choose_by(toml: Callable[..., Path]) -> None:

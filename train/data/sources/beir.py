@@ -42,16 +42,15 @@ from train.config import JudgedConfig
 from train.data.columns import Columns, column_names, items_of, read_columns
 from train.data.filters import filter_columns
 from train.data.judged import (
-    DOCUMENT_ID,
     ID,
+    IS_KNOWN,
     QRELS,
     QUERIES,
     QUERY_ID,
     SCORE,
     TEXT,
-    UNKNOWN_ITEM,
     UNKNOWN_QUERY,
-    read_qrels,
+    match_qrels,
     read_queries,
 )
 from train.data.source import (
@@ -245,18 +244,14 @@ class BeirSource:
             if name in (*RESERVED, "query_id"):
                 raise DataError(f"{self.folder}: a query feature cannot read {name!r}: rename it")
         queries = read_queries(self.folder / QUERIES, query)
-        qrels, dropped = read_qrels(path)
-        rows = pl.DataFrame({DOCUMENT_ID: item_ids}).with_row_index("item_row")
-        joined = qrels.join(rows, on=DOCUMENT_ID, how="left", maintain_order="left")
-        asked, known = joined[QUERY_ID].is_in(queries["query_id"].implode()), joined["item_row"].is_not_null()
-        dropped[UNKNOWN_QUERY] = int((~asked).sum())
-        dropped[UNKNOWN_ITEM] = int((asked & ~known).sum())
-        dropped["judgement with a score of 0 or less"] = int((asked & known & (joined[SCORE] <= 0)).sum())
-        kept = joined.filter(asked & known & (joined[SCORE] > 0)).rename({QUERY_ID: "query_id"})
+        asked, dropped = match_qrels(path, queries, item_ids)
+        known = asked.filter(IS_KNOWN)
+        kept = known.filter(pl.col(SCORE) > 0).rename({QUERY_ID: "query_id"})
+        dropped["judgement with a score of 0 or less"] = known.height - kept.height
         if kept.is_empty():
             raise DataError(
                 f"{path}: expected a judgement with a score above 0 of a known query and document, got none "
-                f"in {qrels.height:,} ({_listed(dropped)})"
+                f"in {asked.height + dropped[UNKNOWN_QUERY]:,} ({_listed(dropped)})"
             )
         texts = [spec.column for spec in query.values() if isinstance(spec, TextFeature)]
         found = kept.join(queries, on="query_id", how="left", maintain_order="left")

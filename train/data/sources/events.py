@@ -21,9 +21,8 @@ import polars as pl
 
 from protos.errors import DataError
 from train.config.checks import at_least
-from train.data.cleaning import Cast, Derived, Filter, cast_columns, clean
-from train.data.columns import Columns, column_names, features_of, items_of, rows_of, weights_of
-from train.data.filters import filter_columns
+from train.data.cleaning import Cast, Derived, Filter, clean
+from train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
 from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.source import (
@@ -41,7 +40,6 @@ from train.data.source import (
     share_of_repeats,
     sort_and_filter,
 )
-from train.data.table_files import find_data_file
 
 Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
 
@@ -65,7 +63,8 @@ class EventsData(SourceConfig):
         time: column of events with numbers or ISO dates; without it, events are in the order of the file.
         session: column of events with an id of the visit or order that the event belongs to.
         label: column of events with a number; without it, every event is positive.
-        positive_from: an event is positive if its label is at least this.
+        positive_from: with `label`, an event is positive if its label is at least this; without it, if its
+            label is above 0.
         weight: column of events with the event's weight in the loss.
         items: path of the table of items; if empty, items are built from the events.
         unknown_items: what becomes of an event whose item is not in the items table: `refuse` is an error,
@@ -113,7 +112,7 @@ class EventsData(SourceConfig):
         for name in ("events", "user", "item"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected a name, got an empty one")
-        if (self.positive_from is None) != (not self.label):
+        if self.positive_from is not None and not self.label:
             raise ValueError("positive_from: goes with label, the column of numbers that it is held against")
         if self.items and self.item_columns:
             raise ValueError("item_columns: the items table has the columns of items; leave one of them out")
@@ -264,24 +263,12 @@ class EventsSource:
     def _items(self, logs: list[Columns]) -> tuple[pl.DataFrame, str]:
         """The items, and the name of their table for error texts."""
         data = self.data
-        features = column_names(self.context.item)
         if data.items:
-            path = find_data_file(self.context.base, data.items)
-            others = [name for name in (*features, *data.display) if name != "item_id"]
-            names = [data.item_id, *others, *self.context.filter.fields, *data.item_casts]
-            read = self.context.columns_of(data.items, names, data.layouts, "item_casts")
-            columns = cast_columns(read, data.item_casts)
-            return self._table(columns, data.item_id), f"{path} ({data.item_id!r})"
+            return self.context.read_items(data.item_table(), data.display)
         # Values from the events take precedence; the test file only adds items.
         built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
-        tables = [self._table(each, "item_id") for each in built]
+        tables = [self.context.items_of(each, "item_id", data.display) for each in built]
         return pl.concat(tables).unique("item_id", keep="first", maintain_order=True), data.events
-
-    def _table(self, columns: Columns, item_id: str) -> pl.DataFrame:
-        """The items of a table, with the columns of features, display fields and filter fields."""
-        item = self.context.item
-        items = items_of(columns, item_id, item, self.data.display)
-        return items.with_columns(**filter_columns(columns, self.context.filter, item))
 
     def _events(self, log: Columns, tested: bool, items: pl.DataFrame, table: str) -> pl.DataFrame:
         """The columns of one log that `train.data.source` describes, and those of query features."""
@@ -289,7 +276,7 @@ class EventsSource:
         read = features_of(log, self.context.query)
         read["item_row"] = rows_of(log, data.item, items["item_id"], table)
         read["weight"] = weights_of(log, data.weight)
-        read["label"] = _labels(log, data)
+        read["label"] = labels_of(log, data.label, data.positive_from)
         read["group"] = log.ids(data.user, "a user")
         if data.time:
             read["time"] = log.times(data.time)
@@ -306,15 +293,6 @@ def _of_known_items(logs: list[Columns], item: str, known: pl.Series) -> tuple[l
     ids = known.to_list()
     kept = [log.keep(log.ids(item, "an item id").is_in(ids)) for log in logs]
     return kept, sum(log.frame.height for log in logs) - sum(log.frame.height for log in kept)
-
-
-def _labels(log: Columns, data: EventsData) -> pl.Series:
-    """Float32: 1 for a positive event, 0 for a negative one."""
-    if data.positive_from is None:
-        return pl.repeat(1.0, log.frame.height, dtype=pl.Float32, eager=True)
-    labels = log.numbers(data.label, "a number")
-    log.refuse(data.label, labels.is_null(), "a number")
-    return (labels >= data.positive_from).cast(pl.Float32)
 
 
 def build_items(events: Columns, item: str, rules: Mapping[str, Rule], time: str = "") -> Columns:

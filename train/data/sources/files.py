@@ -20,18 +20,15 @@ import polars as pl
 from protos.errors import DataError
 from train.data.cleaning import Cast, cast_columns
 from train.data.columns import (
-    Columns,
     column_names,
     features_of,
-    items_of,
+    labels_of,
     rows_of,
     weights_of,
 )
-from train.data.filters import filter_columns
 from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables, check_layouts
-from train.data.table_files import find_data_file
 
 
 @dataclass(frozen=True)
@@ -113,17 +110,9 @@ class FilesSource:
         Raises:
             DataError: a value is invalid; the text names file, row and column.
         """
-        data, item, test_file = self.data, self.context.item, self.context.test_file
-        path = find_data_file(self.context.base, data.items)
-        filter = self.context.filter
-        others = [name for name in (*column_names(item), *data.display) if name != "item_id"]
+        data, test_file = self.data, self.context.test_file
         check_layouts(data.layouts, (data.items, data.pairs, test_file))
-        names = [data.item_id, *others, *filter.fields, *data.item_casts]
-        read = self.context.columns_of(data.items, names, data.layouts, "item_casts")
-        columns = cast_columns(read, data.item_casts)
-        items = items_of(columns, data.item_id, item, data.display)
-        items = items.with_columns(**filter_columns(columns, filter, item))
-        table = f"{path} ({data.item_id!r})"
+        items, table = self.context.read_items(data.item_table(), data.display)
         pairs, dropped = self._pairs(data.pairs, items["item_id"], table)
         if test_file:
             tested, counts = self._pairs(test_file, items["item_id"], table)
@@ -153,21 +142,14 @@ class FilesSource:
         read["group"] = columns.ids(data.group or id_column, "a group" if data.group else "an item id")
         if data.time:
             read["time"] = columns.times(data.time)
-        if data.label:
-            read["label"] = _labels(columns, data)
+        if data.label:  # without it, repeated pairs are merged
+            read["label"] = labels_of(columns, data.label, data.positive_from)
+            if not (read["label"] > 0).any():
+                count = columns.frame.height
+                raise DataError(f"{columns.path}: expected a pair with a positive label, got none in {count}")
             return pl.DataFrame(read), {"pair of an unknown item": unknown} if unknown else {}
         pairs, dropped = _distinct(pl.DataFrame(read))
         return pairs, dropped | ({"pair of an unknown item": unknown} if unknown else {})
-
-
-def _labels(columns: Columns, data: FilesData) -> pl.Series:
-    """Float32: 1 for a positive pair, 0 for a negative one."""
-    labels = columns.numbers(data.label, "a number")
-    columns.refuse(data.label, labels.is_null(), "a number")
-    positive = labels > 0 if data.positive_from is None else labels >= data.positive_from
-    if not positive.any():
-        raise DataError(f"{columns.path}: expected a pair with a positive label, got none in {len(labels)}")
-    return positive.cast(pl.Float32)
 
 
 def _distinct(pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:

@@ -12,8 +12,8 @@ from train.models.initialization import initialize_tfidf
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    Corpora,
     EncoderFactories,
+    Prepared,
     Report,
     Towers,
     averaged_ids,
@@ -61,9 +61,9 @@ class BagArchitecture(Architecture[BagTower]):
         towers: Towers,
         schema: Schema,
         data: TrainingData,
-        corpora: Corpora,
+        prepared: Prepared,
         seed: int,
         report: Report = silent,
     ) -> None:
         """Start as projected TF-IDF."""
-        initialize_tfidf(towers, corpora[1], self.config.latent, seed)
+        initialize_tfidf(towers, prepared[1], self.config.latent, seed)

@@ -5,7 +5,6 @@ from torch import nn
 
 from protos.features import (
     FIRST_KNOWN,
-    UNKNOWN,
     HistoryFeature,
     IdFeature,
     Schema,
@@ -28,8 +27,8 @@ from train.models.sequence_encoders import IdDropout, IdEncoder, item_table
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    Corpora,
     EncoderFactories,
+    Prepared,
     Report,
     Towers,
     feature_encoder,
@@ -74,7 +73,7 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         }
         tables = {name: _item_table(schema, width) for name in histories}
         feedback = FeedbackEncoder(tables) if tables else None
-        known = max(0, len(schema.vocabularies.get("items", ())))
+        known = len(schema.vocabularies.get("items", ()))
         augmented = self._augmented(schema, side, named)
         count = len(encoders) + (feedback is not None) + (augmented is not None)
         coordinates = QueryCoordinates(config.dropout) if side == "query" else ItemCoordinates()
@@ -104,15 +103,15 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         towers: Towers,
         schema: Schema,
         data: TrainingData,
-        corpora: Corpora,
+        prepared: Prepared,
         seed: int,
         report: Report = silent,
     ) -> None:
         """Start with the share of positives in training."""
-        label = data.parts["train"].label
+        pairs = data.parts["train"]
         head = towers[0].head
-        if label is not None and isinstance(head, LogisticHead):
-            share = torch.tensor(float((label > 0).mean()))
+        if pairs.label is not None and isinstance(head, LogisticHead):
+            share = torch.tensor(float(pairs.is_positive.mean()))
             with torch.no_grad():
                 head.bias.copy_(torch.logit(share.clamp(0.001, 0.999)))
 
@@ -121,5 +120,5 @@ def _item_table(schema: Schema, width: int) -> nn.Parameter:
     """Random embeddings of the known items; an unknown item has none, so its content decides."""
     table = shared_item_table(schema, width, SCALE)
     with torch.no_grad():
-        table[: max(FIRST_KNOWN, UNKNOWN + 1)] = 0
+        table[:FIRST_KNOWN] = 0
     return table

@@ -28,8 +28,8 @@ from train.models.text_hashing import WordHashing
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    Corpora,
     EncoderFactories,
+    Prepared,
     Report,
     Towers,
     averaged_ids,
@@ -183,7 +183,7 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
         towers: Towers,
         schema: Schema,
         data: TrainingData,
-        corpora: Corpora,
+        prepared: Prepared,
         seed: int,
         report: Report = silent,
     ) -> None:
@@ -201,7 +201,7 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
                 '[tower] kind = "dssm" has one tower for all items'
             )
         assert isinstance(item, ViewTower)
-        own = item.view_of(torch.from_numpy(corpora[1].arrays[name])) > 0
+        own = item.view_of(torch.from_numpy(prepared[1].arrays[name])) > 0
         report(
             f"item.{name}: {item.count - 1} of {len(views)} views have a tower of their own, with "
             f"{float(own.float().mean()):.1%} of the items; the others take that of unknown views"

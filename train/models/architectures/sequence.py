@@ -28,8 +28,8 @@ from train.models.sequence_encoders import (
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    Corpora,
     EncoderFactories,
+    Prepared,
     Report,
     Towers,
     feature_encoder,
@@ -80,13 +80,21 @@ class SequenceArchitecture(Architecture[SequenceTower]):
                 query,
                 query_deep,
                 query_head,
-                query_factors,
-                history_dropout,
-                None,
-                query_mixture,
-                query_recent,
+                factors=query_factors,
+                prepare=history_dropout,
+                mixture=query_mixture,
+                recent=query_recent,
             ),
-            Tower(item, item_deep, item_head, item_factors, id_dropout, fallback, item_mixture, item_recent),
+            Tower(
+                item,
+                item_deep,
+                item_head,
+                factors=item_factors,
+                prepare=id_dropout,
+                fallback=fallback,
+                mixture=item_mixture,
+                recent=item_recent,
+            ),
         )
 
     def _mixtures(
@@ -156,7 +164,7 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         towers: Towers,
         schema: Schema,
         data: TrainingData,
-        corpora: Corpora,
+        prepared: Prepared,
         seed: int,
         report: Report = silent,
     ) -> None:

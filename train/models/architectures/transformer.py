@@ -15,7 +15,7 @@ from protos.errors import ConfigError
 from protos.features import BESIDE, BOTH, CODE_POINTS, SIDES, Schema, Side, TextFeature
 from train.config.towers import TransformerTower
 from train.data.training_data import TrainingData
-from train.models.alignment import Lesson, align
+from train.models.alignment import AlignmentTask, align
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import CosineHead
 from train.models.initialization import inverse_document_frequency
@@ -27,8 +27,8 @@ from train.models.pretrained.vectors import EncodedTexts
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    Corpora,
     EncoderFactories,
+    Prepared,
     Report,
     Towers,
     averaged_ids,
@@ -146,7 +146,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         towers: Towers,
         schema: Schema,
         data: TrainingData,
-        corpora: Corpora,
+        prepared: Prepared,
         seed: int,
         report: Report = silent,
     ) -> None:
@@ -158,9 +158,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         """
         if not self.config.is_hashed:
             return
-        lessons = []
-        catalogue = self._catalogue(schema, data, corpora)
-        for side, tower, inputs in zip(SIDES, towers, corpora, strict=True):
+        tasks = []
+        catalogue = self._catalogue(schema, data, prepared)
+        for side, tower, inputs in zip(SIDES, towers, prepared, strict=True):
             _weigh_by_rarity(tower, catalogue)
             if side in self.config.sides or not self.config.align_epochs:
                 continue
@@ -170,21 +170,21 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             features = _texts(schema, side)
             taken = {name: [values[name][row] for row in rows] for name in features}
             total = np.sum([*self._teacher_vectors(features, taken, report, place).values()], axis=0)
-            lessons.append(Lesson(tower, inputs, rows, _unit(total)))
+            tasks.append(AlignmentTask(tower, inputs, rows, _unit(total)))
             if side == "query" and "item" in self.config.sides:
-                known = corpora[1].arrays  # of a frozen encoder
+                known = prepared[1].arrays  # of a frozen encoder
                 for name, spec in _texts(schema, "item").items():
                     vectors = known.get(name)
                     if vectors is None:
                         vectors = self._teacher_vectors({name: spec}, data.items, report, place)[name]
-                    lessons.append(_lesson_of_items(tower, schema, name, catalogue, vectors))
-        if lessons:
-            align(lessons, self.config.align_epochs, seed, report)
+                    tasks.append(_task_of_items(tower, schema, name, catalogue, vectors))
+        if tasks:
+            align(tasks, self.config.align_epochs, seed, report)
 
-    def _catalogue(self, schema: Schema, data: TrainingData, corpora: Corpora) -> PreparedInputs:
+    def _catalogue(self, schema: Schema, data: TrainingData, prepared: Prepared) -> PreparedInputs:
         """The hashed texts of the items, whatever the item tower reads."""
-        if corpora[1].texts:
-            return corpora[1]
+        if prepared[1].texts:
+            return prepared[1]
         features = {
             name: replace(spec, input=CODE_POINTS, max_length=spec.longest)
             for name, spec in _texts(schema, "item").items()
@@ -205,9 +205,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
 
 
-def _lesson_of_items(
+def _task_of_items(
     tower: Tower, schema: Schema, name: str, catalogue: PreparedInputs, vectors: npt.NDArray[np.float32]
-) -> Lesson:
+) -> AlignmentTask:
     """The texts of all items, for a query tower, which reads them as the first of its texts.
 
     Args:
@@ -219,7 +219,8 @@ def _lesson_of_items(
     reader = next(iter(_texts(schema, "query")))
     alone = Tower({reader: tower.encoders[reader]}, tower.deep, tower.head)
     hashed = name if name in catalogue.texts else f"{name}{BESIDE}"
-    return Lesson(alone, catalogue.only_text(hashed, reader), np.arange(len(catalogue)), _unit(vectors))
+    inputs, rows = catalogue.only_text(hashed, reader), np.arange(len(catalogue))
+    return AlignmentTask(alone, inputs, rows, _unit(vectors))
 
 
 def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

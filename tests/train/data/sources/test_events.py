@@ -104,6 +104,9 @@ def test_only_positives_enter_the_history(tmp_path: Path) -> None:
         ("a", "y", 0.0, 2),
     ]
     assert history(tables) == ["x", "z"]
+    tables = read(tmp_path, log.replace("3.5", "0").replace("y,1", "y,-1"), label="stars")
+    assert tables.pairs["label"].to_list() == [1, 0, 1, 0]
+    assert history(tables) == ["x", "z"]
 
 
 def test_dropped_events_are_counted(tmp_path: Path) -> None:
@@ -284,6 +287,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "missing column": (
         {"time": "when"},
         r"log\.csv: column 'when' is missing; columns present: user_id, item_id, at",
+    ),
+    "no label": (
+        {"log": "user_id,item_id,r\na,x,4\na,y,\n", "label": "r"},
+        r"row 2, column 'r': expected a number, got null",
     ),
     "items without ids": (
         {"items": "sku,title\nx,Ex\n"},

@@ -218,9 +218,9 @@ def started(schema: Schema, sections: list[Any]) -> list[str]:
     """What is said about the start, with items of these sections."""
     architecture, said = architecture_of(CONFIG), list[str]()
     values = {"section": sections, "text": ["a file"] * len(sections)}
-    corpora: Any = (None, architecture.prepare(schema, "item", values))
+    prepared: Any = (None, architecture.prepare(schema, "item", values))
     nothing: Any = None
-    architecture.initialize(architecture.build(schema), schema, nothing, corpora, 0, said.append)
+    architecture.initialize(architecture.build(schema), schema, nothing, prepared, 0, said.append)
     return said
 
 

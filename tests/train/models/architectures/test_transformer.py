@@ -31,7 +31,7 @@ pytestmark = [needs_tokenizers(), needs_transformers()]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, stdlib: Path) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory, stdlib: Path) -> Path:
     """The folder of a model and an experiment."""
     return shared_folder(
         tmp_path_factory, "transformer-towers", lambda folder: write_experiment(folder, stdlib, "frozen")
@@ -44,17 +44,17 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "pretrained"
 
 
-def experiment(prepared: Path, folder: Path, **keys: str) -> Path:
+def experiment(source: Path, folder: Path, **keys: str) -> Path:
     """The experiment with other keys of `[tower]`, beside a model of its own."""
-    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    shutil.copytree(source, folder, dirs_exist_ok=True)
     path = folder / "frozen.toml"
     lines = [f"{key} = {value}" for key, value in keys.items()]
     path.write_text(path.read_text().replace("[tower]", "\n".join(["[tower]", *lines])))
     return path
 
 
-def trainer_of(model: Model, data: TrainingData, corpora: tuple[object, object]) -> Trainer:
-    return Trainer(model.towers, data, corpora, model.experiment.loss, model.experiment.training)  # type: ignore[arg-type]
+def trainer_of(model: Model, data: TrainingData, prepared: tuple[object, object]) -> Trainer:
+    return Trainer(model.towers, data, prepared, model.experiment.loss, model.experiment.training)  # type: ignore[arg-type]
 
 
 def step(trainer: Trainer) -> float:
@@ -75,11 +75,11 @@ def head_of(tower: Tower) -> torch.Tensor:
     return tower.deep.outer.weight.detach().clone()
 
 
-def test_a_frozen_encoder_is_read_once_and_starts_as_it_is(prepared: Path) -> None:
-    model, data, (queries, items) = started(prepared / "frozen.toml")
+def test_a_frozen_encoder_is_read_once_and_starts_as_it_is(source: Path) -> None:
+    model, data, (queries, items) = started(source / "frozen.toml")
     assert items.arrays["text"].shape == (data.item_count, WIDTH)
     assert not items.tokenized
-    encoder = load_encoder(PretrainedFolder.read(prepared / "mini"))
+    encoder = load_encoder(PretrainedFolder.read(source / "mini"))
     for side, tower, corpus in zip(("query", "item"), model.towers, (queries, items), strict=True):
         values = data.queries if side == "query" else data.items
         sample = {"text": [values["text"][row] for row in range(5)]}
@@ -91,21 +91,21 @@ def test_a_frozen_encoder_is_read_once_and_starts_as_it_is(prepared: Path) -> No
             torch.testing.assert_close(tower(corpus.batch(np.arange(5))), expected, rtol=0, atol=1e-6)
 
 
-def test_a_step_trains_the_heads_alone(prepared: Path) -> None:
-    model, data, corpora = started(prepared / "frozen.toml")
+def test_a_step_trains_the_heads_alone(source: Path) -> None:
+    model, data, prepared = started(source / "frozen.toml")
     before = weights_of(model)
     heads = [head_of(tower) for tower in model.towers]
-    assert np.isfinite(step(trainer_of(model, data, corpora)))
+    assert np.isfinite(step(trainer_of(model, data, prepared)))
     assert all(map(torch.equal, before, weights_of(model)))
     for tower, head in zip(model.towers, heads, strict=True):
         assert not torch.equal(head_of(tower), head)
 
 
-def test_a_trainable_encoder_learns_from_tokens_at_its_own_rate(prepared: Path, tmp_path: Path) -> None:
-    model, data, corpora = started(experiment(prepared, tmp_path / "own", trainable="true"))
-    assert corpora[1].tokenized["text"].batch(np.arange(3)).dtype == torch.int32
+def test_a_trainable_encoder_learns_from_tokens_at_its_own_rate(source: Path, tmp_path: Path) -> None:
+    model, data, prepared = started(experiment(source, tmp_path / "own", trainable="true"))
+    assert prepared[1].tokenized["text"].batch(np.arange(3)).dtype == torch.int32
     before = weights_of(model)
-    trainer = trainer_of(model, data, corpora)
+    trainer = trainer_of(model, data, prepared)
     encoder = set(model.towers[0].encoders["text"].parameters())
     (own,) = [group for group in trainer.optimiser.param_groups if encoder & {*group["params"]}]
     assert set(own["params"]) == encoder
@@ -115,13 +115,13 @@ def test_a_trainable_encoder_learns_from_tokens_at_its_own_rate(prepared: Path, 
     assert np.mean(changed) > 0.9  # but for what has no gradient, such as the row of padding
 
 
-def test_hashed_sides_start_near_the_teacher(prepared: Path, tmp_path: Path) -> None:
+def test_hashed_sides_start_near_the_teacher(source: Path, tmp_path: Path) -> None:
     path = experiment(
-        prepared, tmp_path / "own", query='"hashed"', item='"hashed"', buckets="4096", align_epochs="40"
+        source, tmp_path / "own", query='"hashed"', item='"hashed"', buckets="4096", align_epochs="40"
     )
-    model, data, corpora = started(path)
-    teacher = vectors.EncodedTexts(PretrainedFolder.read(prepared / "mini"), tmp_path / "pretrained")
-    for side, tower, corpus in zip(("query", "item"), model.towers, corpora, strict=True):
+    model, data, prepared = started(path)
+    teacher = vectors.EncodedTexts(PretrainedFolder.read(source / "mini"), tmp_path / "pretrained")
+    for side, tower, corpus in zip(("query", "item"), model.towers, prepared, strict=True):
         rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
         values, spec = (data.queries, "query") if side == "query" else (data.items, "item")
         feature = getattr(model.schema, spec)["text"]
@@ -137,19 +137,19 @@ def test_hashed_sides_start_near_the_teacher(prepared: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("beside", ["true", "false"])
 def test_a_hashed_query_tower_has_learned_the_texts_of_the_items(
-    prepared: Path, tmp_path: Path, beside: str, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, beside: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Words of later queries are often in no training query, but in the text of an item."""
     path = experiment(
-        prepared, tmp_path / "own", query='"hashed"', words_beside=beside, buckets="4096", align_epochs="40"
+        source, tmp_path / "own", query='"hashed"', words_beside=beside, buckets="4096", align_epochs="40"
     )
     learned = cosine_to_items(path)
-    lesson = transformer._lesson_of_items
+    task = transformer._task_of_items
     monkeypatch.setattr(
         transformer,
-        "_lesson_of_items",
+        "_task_of_items",
         lambda *known: dataclasses.replace(
-            lesson(*known), rows=np.arange(0), targets=np.empty((0, WIDTH), np.float32)
+            task(*known), rows=np.arange(0), targets=np.empty((0, WIDTH), np.float32)
         ),
     )
     assert learned > cosine_to_items(path) + 0.3
@@ -157,23 +157,23 @@ def test_a_hashed_query_tower_has_learned_the_texts_of_the_items(
 
 def cosine_to_items(path: Path) -> float:
     """The mean cosine of the query tower's vectors of all items' texts to the encoder's, both centred."""
-    model, data, corpora = started(path)
+    model, data, prepared = started(path)
     texts = [*data.items["text"]]
     arrays = model.schema.side("query").to_arrays({"text": texts})
     tower = model.towers[0].eval()
     with torch.inference_mode():
         found = tower({"text": torch.from_numpy(arrays["text"])}).numpy()
-    expected = corpora[1].arrays["text"]
+    expected = prepared[1].arrays["text"]
     own, taught = (each - each.mean(axis=0) for each in (found, expected))  # those of this model are alike
     cosines = (own * taught).sum(axis=1) / np.linalg.norm(own, axis=1) / np.linalg.norm(taught, axis=1)
     return float(cosines.mean())
 
 
-def test_words_beside_the_encoder_are_added_to_its_vector(prepared: Path, tmp_path: Path) -> None:
-    path = experiment(prepared, tmp_path / "own", words_beside="true", buckets="4096")
-    model, data, corpora = started(path)
+def test_words_beside_the_encoder_are_added_to_its_vector(source: Path, tmp_path: Path) -> None:
+    path = experiment(source, tmp_path / "own", words_beside="true", buckets="4096")
+    model, data, prepared = started(path)
     tables = []
-    for side, tower, corpus in zip(SIDES, model.towers, corpora, strict=True):
+    for side, tower, corpus in zip(SIDES, model.towers, prepared, strict=True):
         values = data.queries if side == "query" else data.items
         words = tower.encoders["text__code_points"]
         assert isinstance(words, HashedTextEncoder)
@@ -190,8 +190,8 @@ def test_words_beside_the_encoder_are_added_to_its_vector(prepared: Path, tmp_pa
     assert tables[0] is tables[1]
 
 
-def test_the_hashed_table_has_the_size_of_the_vocabulary(prepared: Path, tmp_path: Path) -> None:
-    model, _, _ = started(experiment(prepared, tmp_path / "own", query='"hashed"', align_epochs="0"))
+def test_the_hashed_table_has_the_size_of_the_vocabulary(source: Path, tmp_path: Path) -> None:
+    model, _, _ = started(experiment(source, tmp_path / "own", query='"hashed"', align_epochs="0"))
     rows = model.experiment.tower.buckets
     assert 1024 <= rows <= 16_384  # of some thousand distinct n-grams and words
     assert rows & (rows - 1) == 0
@@ -205,10 +205,10 @@ def test_the_hashed_table_has_the_size_of_the_vocabulary(prepared: Path, tmp_pat
     assert len(np.unique(weights)) > 10  # by rarity
 
 
-def test_the_key_of_a_run_covers_the_model_and_not_its_place(prepared: Path, tmp_path: Path) -> None:
+def test_the_key_of_a_run_covers_the_model_and_not_its_place(source: Path, tmp_path: Path) -> None:
     keys = []
     for name in ("a", "b"):
-        read, dataset = experiment_at(experiment(prepared, tmp_path / name))
+        read, dataset = experiment_at(experiment(source, tmp_path / name))
         keys.append(training._fingerprint(read, dataset))
     assert keys[0] == keys[1]
     with (tmp_path / "b" / "mini" / "model.safetensors").open("ab") as file:
@@ -216,22 +216,22 @@ def test_the_key_of_a_run_covers_the_model_and_not_its_place(prepared: Path, tmp
     assert training._fingerprint(read, dataset) != keys[1]
 
 
-def test_more_tokens_than_the_model_reads_are_refused(prepared: Path, tmp_path: Path) -> None:
-    path = experiment(prepared, tmp_path / "own")
+def test_more_tokens_than_the_model_reads_are_refused(source: Path, tmp_path: Path) -> None:
+    path = experiment(source, tmp_path / "own")
     path.write_text(path.read_text().replace('column = "query"', 'column = "query"\nmax_length = 25'))
     with pytest.raises(ConfigError, match=r"query\.text\.max_length: mini reads up to 24 tokens, got 25"):
         started(path)
 
 
-def test_a_folder_without_weights_is_refused_before_training(prepared: Path, tmp_path: Path) -> None:
-    path = experiment(prepared, tmp_path / "own")
+def test_a_folder_without_weights_is_refused_before_training(source: Path, tmp_path: Path) -> None:
+    path = experiment(source, tmp_path / "own")
     (tmp_path / "own" / "mini" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="expected weights in model"):
         started(path)
 
 
-def test_what_the_towers_are_built_from_is_said(prepared: Path) -> None:
-    tower = TransformerTower("transformer", str(prepared / "mini"))
+def test_what_the_towers_are_built_from_is_said(source: Path) -> None:
+    tower = TransformerTower("transformer", str(source / "mini"))
     assert (
         architecture_of(tower)
         .describe()

@@ -1,0 +1,44 @@
+"""A bundle's model over given values of the items, as the service runs it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from export import ann
+from export.encoding import encode_all
+from export.evaluation.quality import ServedModel
+from export.hybrid.rebuild import ranking_of
+from export.onnx.runtimes import onnx_encoder
+from protos.bundle import TOWERS, Manifest
+from protos.features import SIDES
+from protos.vectors import rounded_vectors
+from train.data.training_data import texts_of
+
+
+def served_model(
+    folder: Path,
+    manifest: Manifest,
+    values: Mapping[str, Sequence[Any]],
+    threads: int,
+    console: Console,
+    title: str = "items",
+) -> ServedModel:
+    """The model of a bundle, with an index of the bundle's parameters over these items.
+
+    Args:
+        folder: of the bundle.
+        values: of the items, by name of the feature.
+        threads: that build the index.
+        console: for progress.
+        title: of the bar that shows how many items are encoded.
+    """
+    query, item = (manifest.schema.side(side) for side in SIDES)
+    query_tower, item_tower = (onnx_encoder(folder / TOWERS[side], threads=0) for side in SIDES)
+    encoded = encode_all(item_tower, item, values, console, title)
+    items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
+    with console.status("index"):
+        index = ann.rebuild(items, manifest.index, manifest.score, threads)
+        hybrid = ranking_of(manifest, texts_of(values, manifest.schema.item), items, index)
+    return ServedModel(query_tower, query, items, index, hybrid)
