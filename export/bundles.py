@@ -14,6 +14,7 @@ from train.paths import CACHE
 from train.training.metric_groups import grouped
 
 BUNDLES = CACHE / "bundles"
+SPLITS_DIFFER = "the splits differ"
 
 
 def find_bundle(experiment: Experiment, path: Path | None) -> tuple[Path, bundle.Manifest]:
@@ -76,3 +77,17 @@ def export_metrics(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, float]
     found |= grouped("index", figures | {"index_build_s": index["build_s"]})
     found |= grouped("served", {k: v for k, v in reports["quality"].items() if isinstance(v, float)})
     return found | grouped("latency", reports["latency"]["metrics"])
+
+
+def difference_of_test(manifest: bundle.Manifest, split_hash: str, dataset: Mapping[str, Any]) -> str:
+    """Why the figures of a bundle are not those of a test part; empty if they may be compared.
+
+    Args:
+        split_hash: of the part's split.
+        dataset: the report of its data set, or `dataset` of another manifest.
+    """
+    if manifest.split_hash != split_hash:
+        return SPLITS_DIFFER
+    if manifest.dataset.get("repeats") != dataset.get("repeats"):
+        return "one was evaluated with items of the history among the answers, the other without"
+    return ""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from export import ann
+from export.bundles import difference_of_test
 from export.encoding import ColumnRecords, ItemTower, encode_once
 from export.encoding.digests import item_digests
 from export.evaluation import per_query, quality
@@ -216,8 +217,8 @@ def evaluation(
         dataset = read()
     except (DataError, MissingStage) as error:
         return NotMeasured(f"the data set cannot be read: {error}")
-    if dataset.split_hash != champion.manifest.split_hash:
-        return NotMeasured("the split of the data is not that of the champion")
+    if why := difference_of_test(champion.manifest, dataset.split_hash, dataset.report):
+        return NotMeasured(f"the data set is not that of the champion: {why}")
     experiment = experiment.with_features(schema)
     data = data_of_kept_towers(dataset, experiment)
     return Evaluation(experiment, dataset, data, tower, champion.manifest)

@@ -303,7 +303,7 @@ def test_a_bundle_of_another_split_is_not_evaluated(
     config = write_toml(stdlib, tmp_path / "a.toml", **changed)
     code, _, said = run("evaluate", "--config", config, "--bundle", own.folder)
     assert code == 1
-    assert "was made on another split; `make export` makes a new one" in said
+    assert "does not fit the data set: the splits differ; `make export` makes a new one" in said
 
 
 def test_a_challenger_is_not_evaluated_on_data_that_have_changed_since(

@@ -79,7 +79,16 @@ def test_what_travels_is_what_the_report_says(made: Made) -> None:
     ("change", "manifest", "why"),
     [
         (forget, {}, "the challenger brings no metrics of single queries"),
-        (altered.annotate, {"split_hash": "1" * 64}, "the splits differ"),
+        (
+            altered.annotate,
+            {"split_hash": "1" * 64},
+            "the splits differ; the champion may have learned some of the queries",
+        ),
+        (
+            altered.annotate,
+            {"dataset": {"repeats": "first"}},
+            "one was evaluated with items of the history among the answers, the other without",
+        ),
     ],
 )
 def test_anew_gives_what_the_bundles_bring(
