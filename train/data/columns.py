@@ -239,8 +239,13 @@ def read_columns(
     return Columns(path, read_table(path, list(dict.fromkeys(names)), layout, file), casts=casts)
 
 
-def features_of(columns: Columns, features: Mapping[str, FeatureSpec]) -> dict[str, pl.Series]:
+def features_of(
+    columns: Columns, features: Mapping[str, FeatureSpec], may_lack_texts: bool = False
+) -> dict[str, pl.Series]:
     """The columns of one tower's features, by name of the column.
+
+    Args:
+        may_lack_texts: read a text that is null or blank as an empty one, instead of refusing it.
 
     Raises:
         DataError: a value does not fit its feature, or two features need different types of one column.
@@ -248,7 +253,7 @@ def features_of(columns: Columns, features: Mapping[str, FeatureSpec]) -> dict[s
     read: dict[str, pl.Series] = {}
     for name, spec in features.items():
         for column in column_names({name: spec}):
-            values = _values(columns, column, spec)
+            values = _values(columns, column, spec, may_lack_texts)
             if column in read and read[column].dtype != values.dtype:
                 raise DataError(
                     f"{columns.path}: column {column!r} is read by two features as "
@@ -258,9 +263,12 @@ def features_of(columns: Columns, features: Mapping[str, FeatureSpec]) -> dict[s
     return read
 
 
-def _values(columns: Columns, column: str, spec: FeatureSpec) -> pl.Series:
+def _values(columns: Columns, column: str, spec: FeatureSpec, may_lack_texts: bool) -> pl.Series:
     if isinstance(spec, TextFeature):
-        return columns.required(column, "text")
+        if not may_lack_texts:
+            return columns.required(column, "text")
+        texts = columns.strings(column, "text").fill_null("")
+        return pl.select(pl.when(texts.str.strip_chars() == "").then(pl.lit("")).otherwise(texts)).to_series()
     if isinstance(spec, CategoryFeature):
         return columns.categories(column) if spec.multi else columns.strings(column)
     if isinstance(spec, IdFeature):
@@ -272,6 +280,8 @@ def items_of(
     columns: Columns, id_column: str, features: Mapping[str, FeatureSpec], display: Iterable[str]
 ) -> pl.DataFrame:
     """The items: `item_id`, then columns of features, then the other display fields.
+
+    An item may lack its texts where the tower reads its id, too; they are then empty.
 
     Raises:
         DataError: a value does not fit, an id is repeated, or `item_id` is the name of another column.
@@ -285,7 +295,8 @@ def items_of(
             f"{columns.path}: column 'item_id' is a feature or a display field, but the ids are in "
             f"{id_column!r}: rename it"
         )
-    read = features_of(columns, others)
+    has_id = any(isinstance(spec, IdFeature) for spec in features.values())
+    read = features_of(columns, others, may_lack_texts=has_id)
     shown = {
         name: columns.strings(name, "a string to show").fill_null("")
         for name in display

@@ -246,6 +246,19 @@ TEXT = replace(
 )
 
 
+def test_items_with_ids_may_lack_texts_which_are_counted(made: Callable[..., Dataset], base: Path) -> None:
+    table = "item_id,title\n" + "".join(
+        f"i{n},{'' if n == 3 else ' ' if n == 4 else 'title'}\n" for n in range(50)
+    )
+    (base / "items.csv").write_text(table)
+    data = made()
+    assert data.items["title"].to_list() == ["title"] * 3 + ["", ""] + ["title"] * 45
+    assert data.report["changed"] == {"item without a text in 'title', read as an empty one": 2}
+    item = {"text": EXPERIMENT.item["text"]}
+    with pytest.raises(DataError, match=r"items\.csv: row 4, column 'title': expected text, got null"):
+        made(replace(EXPERIMENT, item=item))
+
+
 def test_pairs_without_users_have_no_history(made: Callable[..., Dataset], base: Path) -> None:
     pairs = "".join(f"about {n},i{n % 50}\n" for n in range(200))
     (base / "pairs.csv").write_text("query,item_id\n" + pairs)

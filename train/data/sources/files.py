@@ -113,6 +113,14 @@ class FilesSource:
         data, test_file = self.data, self.context.test_file
         check_layouts(data.layouts, (data.items, data.pairs, test_file))
         items, table = self.context.read_items(data.item_table(), data.display)
+        if not (data.group or data.time or test_file):
+            self.context.console.print(
+                f"{data.pairs}: neither data.group nor data.time is set, so a split holds out whole items: "
+                "test asks for items without training pairs",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         pairs, dropped = self._pairs(data.pairs, items["item_id"], table)
         if test_file:
             tested, counts = self._pairs(test_file, items["item_id"], table)
