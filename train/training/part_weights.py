@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from train.evaluation.exact_search import mask_seen
-from train.evaluation.metrics import CUTOFFS, ndcg, per_query
+from train.evaluation.metrics import CUTOFFS, ndcg, per_query, within_standard_error
 from train.models.towers import Mixture, Part, Tower
 from train.training.trainer import Trainer
 
@@ -53,15 +53,9 @@ def choose_weight(curve: Curve, usual: float = 1.0) -> float:
     Returns:
         The weight; 0 if none above 0 is within a standard error.
     """
-    best = max(curve.values(), key=np.mean)
-    if len(best) < LEAST_USERS:
+    if len(next(iter(curve.values()))) < LEAST_USERS:
         return usual
-
-    def is_close(values: npt.NDArray[np.float64]) -> bool:
-        lost = best - values
-        return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
-
-    close = [weight for weight, values in curve.items() if weight and is_close(values)]
+    close = [weight for weight in within_standard_error(curve) if weight]
     return min(close, key=lambda weight: abs(math.log(weight / usual)), default=0.0)
 
 
