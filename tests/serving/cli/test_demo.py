@@ -9,7 +9,7 @@ from rich.console import Console
 
 from protos.errors import Unavailable
 from serving.cli import demo
-from tests.helpers.tiny import item_names
+from tests.helpers.tiny import item_names, watched_bundle
 
 
 def shown(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -29,8 +29,9 @@ def test_texts_are_asked(plain: Path) -> None:
     assert document["stopped"] == "cleanly"
 
 
-def test_a_history_is_shown_by_name_and_left_out_of_its_answer(watched: Path) -> None:
-    document, lines = shown(watched)
+def test_a_history_is_shown_by_name_and_left_out_of_its_answer(tmp_path: Path) -> None:
+    dataset = {"kind": "tiny", "items": 300, "repeats": "first"}
+    document, lines = shown(watched_bundle(tmp_path, dataset=dataset))
     names = item_names(300)
     start = lines.index("history: 6 items, the newest last")
     assert lines[start - 1] == "country: de"
