@@ -17,7 +17,7 @@ from train.progress import PROGRESS
 if TYPE_CHECKING:
     from train.data.dataset import Dataset
 
-EARLY = 1990  # events of before are rare; a time that is read in a wrong unit is usually of before
+EARLY = 1990  # a log that ends before this year has probably been read in a wrong unit
 
 
 def data(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def show_data(report: dict[str, Any], console: Console) -> None:
 
 
 def _histories(report: Mapping[str, Any]) -> Iterator[str]:
-    """What to know of the histories of a data set; nothing of one without histories."""
+    """Lines about the histories of a data set; none if it has no histories."""
     if "repeats" in report:
         share = report.get("share_of_repeats")
         how_many = (

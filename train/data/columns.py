@@ -267,8 +267,7 @@ def _values(columns: Columns, column: str, spec: FeatureSpec, may_lack_texts: bo
     if isinstance(spec, TextFeature):
         if not may_lack_texts:
             return columns.required(column, "text")
-        texts = columns.strings(column, "text").fill_null("")
-        return pl.select(pl.when(texts.str.strip_chars() == "").then(pl.lit("")).otherwise(texts)).to_series()
+        return columns.strings(column, "text").fill_null("").str.replace(r"^\s+$", "")
     if isinstance(spec, CategoryFeature):
         return columns.categories(column) if spec.multi else columns.strings(column)
     if isinstance(spec, IdFeature):

@@ -43,9 +43,8 @@ from train.data.source import (
 
 Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
 
-FEW_REPEATS = (
-    0.05  # share of the positive events up to which `repeats = "auto"` takes repeated items for no answers
-)
+# `repeats = "auto"` is "first" if at most this share of the positive events repeat an item of their user.
+FEW_REPEATS = 0.05
 
 
 @dataclass(frozen=True)
@@ -219,10 +218,10 @@ class EventsSource:
             return data.repeats
         if share <= FEW_REPEATS:
             repeats, bound = "first", "at most"
-            meaning = "none counts after the first, and items of a history are no answers"
+            meaning = "events after the first are left out, and items of a history are no answers"
         else:
             repeats, bound = "keep", "more than"
-            meaning = "all of them count, and items of a history may be answers"
+            meaning = "all events are kept, and items of a history may be answers"
         self.context.console.print(
             f'{data.events}: data.repeats = "{repeats}": {share:.1%} of the positive events repeat an item '
             f"of their user, {bound} {FEW_REPEATS:.0%}; {meaning}",

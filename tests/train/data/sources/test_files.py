@@ -1,10 +1,13 @@
 """An invalid value is an error that names its place; dropped pairs are counted."""
 
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from protos.errors import DataError
 from protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
@@ -41,6 +44,18 @@ def test_ids_are_unchanged_strings(tmp_path: Path) -> None:
     assert tables.pairs.schema["item_row"] == pl.UInt32
     assert tables.pairs.schema["weight"] == pl.Float32
     assert tables.dropped == {}
+
+
+@pytest.mark.parametrize("key", ["", "group", "time"])
+def test_without_group_and_time_a_message_says_that_items_are_held_out(tmp_path: Path, key: str) -> None:
+    (tmp_path / "items.csv").write_text(ITEMS_CSV)
+    (tmp_path / "pairs.csv").write_text("query,item_id,extra\nspy gun,007,1\nlucky number,7,2\n")
+    data: dict[str, Any] = {key: "extra"} if key else {}
+    console = Console(file=io.StringIO(), width=50)
+    context = replace(source_context(tmp_path, QUERY, ITEM), console=console)
+    FilesData(kind="files", items="items.csv", pairs="pairs.csv", **data).open(context).read()
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.startswith("pairs.csv: neither data.group nor data.time is set") == (not key)
 
 
 def test_all_formats_give_the_same_tables(tmp_path: Path) -> None:
