@@ -14,7 +14,6 @@ from train.paths import CACHE
 from train.training.metric_groups import grouped
 
 BUNDLES = CACHE / "bundles"
-SPLITS_DIFFER = "the splits differ"
 
 
 def find_bundle(experiment: Experiment, path: Path | None) -> tuple[Path, bundle.Manifest]:
@@ -23,8 +22,8 @@ def find_bundle(experiment: Experiment, path: Path | None) -> tuple[Path, bundle
     A bundle whose manifest cannot be read is passed over: it may be of any experiment.
 
     Raises:
-        MissingStage: the experiment has no bundle.
-        BundleError: the bundle cannot be read, or the only ones are those that were passed over.
+        MissingStage: the experiment has no bundle whose manifest can be read.
+        BundleError: the bundle cannot be read.
     """
     if path is not None:
         return path, bundle.read(path)
@@ -39,7 +38,10 @@ def find_bundle(experiment: Experiment, path: Path | None) -> tuple[Path, bundle
         if name == experiment.name:
             return each.parent, bundle.read(each.parent)
     if unreadable:
-        raise unreadable[0]
+        raise MissingStage(
+            f"{experiment.name}: there is no bundle that can be read ({unreadable[0]}); "
+            "`make export` makes one"
+        ) from unreadable[0]
     raise MissingStage(f"{experiment.name}: there is no bundle yet; `make export` comes first")
 
 
@@ -79,15 +81,14 @@ def export_metrics(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, float]
     return found | grouped("latency", reports["latency"]["metrics"])
 
 
-def difference_of_test(manifest: bundle.Manifest, split_hash: str, dataset: Mapping[str, Any]) -> str:
-    """Why the figures of a bundle are not those of a test part; empty if they may be compared.
+def why_not_comparable(manifest: bundle.Manifest, split_hash: str, dataset: Mapping[str, Any]) -> str:
+    """Why figures of a bundle and figures on a split cannot be compared; empty if they can.
 
     Args:
-        split_hash: of the part's split.
+        split_hash: of the split.
         dataset: the report of its data set, or `dataset` of another manifest.
     """
     if manifest.split_hash != split_hash:
-        return SPLITS_DIFFER
-    if manifest.dataset.get("repeats") != dataset.get("repeats"):
-        return "one was evaluated with items of the history among the answers, the other without"
-    return ""
+        return "the splits differ"
+    own, other = manifest.dataset.get("repeats"), dataset.get("repeats")
+    return "" if own == other else f"data.repeats is {own!r} in one data set and {other!r} in the other"

@@ -12,7 +12,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from export.bundle_builder import build_bundle
-from export.bundles import difference_of_test, find_bundle
+from export.bundles import find_bundle, why_not_comparable
 from export.encoding.ray_cluster import windows_of
 from export.evaluation import quality, trec
 from export.release import promote as release
@@ -54,7 +54,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
         trec.check_output(arguments.runs)  # before minutes of work
     folder, manifest = find_bundle(experiment, arguments.bundle)
     dataset = _dataset(experiment, arguments)
-    if why := difference_of_test(manifest, dataset.split_hash, dataset.report):
+    if why := why_not_comparable(manifest, dataset.split_hash, dataset.report):
         raise MissingStage(f"{folder}: does not fit the data set: {why}; `make export` makes a new one")
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)

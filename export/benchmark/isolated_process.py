@@ -55,10 +55,7 @@ def ask(
         return _failure(_last_step(stderr), f"the process did not end within {patience:g} seconds")
     at = _last_step(done.stderr)
     if done.returncode < 0:
-        number = -done.returncode
-        known = number in {*signal.Signals}
-        killer = signal.Signals(number).name if known else f"signal {number}"
-        return _failure(at, f"the process was killed by {killer}")
+        return _failure(at, f"the process was killed by {_signal_name(-done.returncode)}")
     try:
         document: dict[str, Any] = parse_json(done.stdout)
     except ValueError:
@@ -92,3 +89,10 @@ def _failure(at: Mapping[str, str], happened: str) -> Failure:
     words = re.sub(r"(?<!\S)/\S*/", "", " ".join(happened.split()))  # without folders of this machine
     cut = words if len(words) <= MAX_LENGTH else f"{words[: MAX_LENGTH - 1]}…"
     return Failure(at["bundle"], f"{at['step']}: {cut}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

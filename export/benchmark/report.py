@@ -149,8 +149,11 @@ def parts_of(document: Document) -> list[writer.Part]:
         parts += [writer.Lines([f"* intervals do not overlap; before: {about}"]), CHANGES]
     else:
         parts.append("No earlier bench of this name on this machine can be read.")
-    shows = {"towers": _towers, "retriever": _retriever, "index": _index}
-    return parts + [part for name, show in shows.items() if name in document for part in show(document)]
+    sections = {"towers": _towers, "retriever": _retriever, "index": _index}
+    for name, section in sections.items():
+        if name in document:
+            parts += section(document)
+    return parts
 
 
 def _figures_table(document: Document, names: Sequence[str]) -> writer.Table:

@@ -63,8 +63,8 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
             figures.add_summary(f"{start}_b{batch}", summary, STATISTICS)
         for share, (is_cpu, under) in SHARES.items():
             times = cpu if is_cpu else wall
-            shared = ratio([times[WHOLE]], [times[name] for name in under], config.seed)
-            figures.add(f"{share}_b{batch}", shared)
+            estimate = ratio([times[WHOLE]], [times[name] for name in under], config.seed)
+            figures.add(f"{share}_b{batch}", estimate)
         on_processor = min(1.0, float(cpu[WHOLE].sum() / wall[WHOLE].sum()))
         batches[str(batch)] = {"parts": parts, "on_processor": on_processor}
     for name in LOADING:

@@ -140,7 +140,8 @@ class TableRecords:
         spec = self.features[name]
         if isinstance(spec, IdFeature):
             return columns.ids(self.table.id_column)
-        return features_of(columns, {name: spec})[self._column(name)]
+        has_id = any(isinstance(each, IdFeature) for each in self.features.values())
+        return features_of(columns, {name: spec}, may_lack_texts=has_id)[self._column(name)]
 
     def _column(self, name: str) -> str:
         spec = self.features[name]

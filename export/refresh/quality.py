@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from export import ann
-from export.bundles import difference_of_test
+from export.bundles import why_not_comparable
 from export.encoding import ColumnRecords, ItemTower, encode_once
 from export.encoding.digests import item_digests
 from export.evaluation import per_query, quality
@@ -217,7 +217,7 @@ def evaluation(
         dataset = read()
     except (DataError, MissingStage) as error:
         return NotMeasured(f"the data set cannot be read: {error}")
-    if why := difference_of_test(champion.manifest, dataset.split_hash, dataset.report):
+    if why := why_not_comparable(champion.manifest, dataset.split_hash, dataset.report):
         return NotMeasured(f"the data set is not that of the champion: {why}")
     experiment = experiment.with_features(schema)
     data = data_of_kept_towers(dataset, experiment)

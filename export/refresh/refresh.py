@@ -260,7 +260,7 @@ class _Refresh:
         if snapshot is None:
             return {}
         aliases = AliasState.of(self.name)
-        targets = audit_log.rollback_targets(audit_log.read(self.name), aliases.champion)
+        targets = audit_log.versions_to_keep(audit_log.read(self.name), aliases.champion)
         versions = {aliases.champion, aliases.challenger or "", *targets} - {""}
         keep = []
         for version in versions:

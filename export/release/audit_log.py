@@ -44,7 +44,7 @@ from protos.release_records import (
 from train.training.tracking import environment, experiment_id, is_absent
 
 HEAD_TAG = "twinspire.trail"  # of the registered model
-SPARE_CHAMPIONS = 2  # champions before this one to which a rollback is prepared
+EARLIER_CHAMPIONS = 2  # whose files are kept for a rollback
 
 
 @dataclass(frozen=True)
@@ -245,12 +245,13 @@ def promoted_versions(log: AuditLog, champion: str) -> list[str]:
     return stack
 
 
-def rollback_targets(log: AuditLog, champion: str) -> list[str]:
-    """The champion, and the `SPARE_CHAMPIONS` before it, oldest first.
+def versions_to_keep(log: AuditLog, champion: str) -> list[str]:
+    """The champion, and the `EARLIER_CHAMPIONS` before it, oldest first.
 
-    What these versions need is kept, so that a rollback finds it. `champion` is as of `promoted_versions`.
+    The files of these versions are kept, so that a rollback finds them. `champion` is as of
+    `promoted_versions`.
     """
-    return promoted_versions(log, champion)[-1 - SPARE_CHAMPIONS :]
+    return promoted_versions(log, champion)[-1 - EARLIER_CHAMPIONS :]
 
 
 def _go_to(stack: list[str], version: str) -> None:

@@ -3,7 +3,7 @@
     python -m export prune --config train/configs/pydocs.toml
 
 Kept are the collections of the versions with an alias, whatever its name, and of the champions that
-`audit_log.rollback_targets` names, so that a rollback finds its own. Of a bundle that is registered under
+`audit_log.versions_to_keep` names, so that a rollback finds its own. Of a bundle that is registered under
 several names the collection is kept if one of them needs it. Those of other models' bundles stay, and of
 bundles that this registry does not know, unless `unregistered_days` says otherwise. Drafts that an
 interrupted export has left are dropped when they are a day old.
@@ -112,7 +112,7 @@ def _needed(name: str) -> set[str]:
     """Numbers of the versions of a model whose collections are kept."""
     aliases = mlflow.MlflowClient().get_registered_model(name).aliases
     champion = str(aliases.get(CHAMPION, ""))
-    targets = audit_log.rollback_targets(audit_log.read(name), champion)
+    targets = audit_log.versions_to_keep(audit_log.read(name), champion)
     return {*map(str, aliases.values()), *targets}
 
 

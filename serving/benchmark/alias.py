@@ -34,7 +34,10 @@ def model(name: str) -> str:
 
 
 def registry(folder: Path, bundles: Sequence[Path], name: str = NAME) -> AbstractContextManager[Service]:
-    """A registry with these bundles as versions 1, 2... in `folder`, and a process that moves its alias."""
+    """A registry with these bundles as versions 1, 2..., and a process that moves its alias.
+
+    Its files are in `folder`, and its URI is `store(folder)`.
+    """
     if importlib.util.find_spec("mlflow") is None:
         raise MissingStage("this test needs MLflow for its registry: make setup")
     arguments = [name, *(str(each.absolute()) for each in (folder, *bundles))]
@@ -102,6 +105,7 @@ def main(arguments: Sequence[str]) -> None:
             client.log_artifacts(run.run_id, str(each), f"bundle/{each.name}")
             tags = {BUNDLE_VERSION: bundle.read_manifest(each).bundle_version}
             client.create_model_version(name, f"{run.artifact_uri}/bundle", run.run_id, tags=tags)
+    # The alias points to version 1 at first, then to each version that is asked for.
     for (version,) in itertools.chain([[1]], map(json.loads, sys.stdin)):
         with contextlib.redirect_stdout(sys.stderr):
             client.set_registered_model_alias(name, ALIAS, str(version))

@@ -134,7 +134,10 @@ def _latency(
         encoder = Encoder(folders[name], retriever.manifest, request["threads"])
         rows = [[retriever.prepare(query).values or {}] for query in examples[name]]
         calls["query_tower"][name] = [partial(encoder.vectors, encoder.arrays(row)) for row in rows]
-        searches = [partial(retriever.search, [query], request["k"]) for query in examples[name]]
+        searches = [
+            partial(retriever.search, [query], request["k"], exclude_history=False)
+            for query in examples[name]
+        ]
         calls["retriever"][name] = searches
     found: Document = {}
     gc.collect()
@@ -192,13 +195,15 @@ class RetrieverParts:
         encoded = [self.retriever.encode(group) for group in groups]
         retriever, k = self.retriever, self.k
         return {
-            "retriever": [partial(retriever.search, group, k) for group in groups],
+            "retriever": [partial(retriever.search, group, k, exclude_history=False) for group in groups],
             "session_run": [partial(self._run, each) for each in arrays],
             "bare_search": [partial(self._search, each) for each in vectors],
             "pair": [partial(self._pair, each) for each in arrays],
             "prepare": [partial(self._prepare, group) for group in groups],
             "encode": [partial(retriever.encode, group) for group in groups],
-            "nearest": [partial(retriever.search_encoded, each, k) for each in encoded],
+            "nearest": [
+                partial(retriever.search_encoded, each, k, exclude_history=False) for each in encoded
+            ],
         }
 
     def _prepare(self, group: Sequence[Query]) -> dict[str, Any]:
@@ -248,7 +253,12 @@ def measure_retriever(request: Mapping[str, Any], step: Step) -> Document:
 
 
 def load(request: Mapping[str, Any], step: Step) -> Document:
-    """Seconds of loading and since the process started, and memory before and after loading."""
+    """How long loading takes, and memory.
+
+    Returns:
+        `load_s`, seconds of loading; `start_s`, seconds since the process started; `before_bytes`, resident
+        memory before loading; `rss_bytes`, `pss_bytes` and `peak_bytes` after it.
+    """
     step("", "loading")
     before, begun = memory.resident(), time.perf_counter()
     retriever = Retriever.load(Path(request["bundle"]), request["threads"])

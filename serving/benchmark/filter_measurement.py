@@ -77,10 +77,10 @@ class FilterWorkload:
                 no query.
         """
         if near is not None:
-            nodes = [self._in(name, selectivity, near) for name in self._strings]
+            nearest = BitMap(near.tolist())
+            nodes = [self._in(name, selectivity, nearest) for name in self._strings]
             nodes += [self._range(name, selectivity, near) for name in self._ordered]
             found = [each for node in nodes if (each := self._fitting(node, selectivity))]
-            nearest = BitMap(near.tolist())
             return min(found, key=lambda each: len(each.passing & nearest), default=None)
         makers: list[Callable[[float], Filter | None]] = [self._random_in] * len(self._strings)
         makers += [self._random_range] * len(self._ordered)
@@ -112,11 +112,10 @@ class FilterWorkload:
         other = self._random_range(each) if self._ordered else self._random_in(each)
         return None if one is None or other is None else one & other
 
-    def _in(self, name: str, selectivity: float, near: Rows | None = None) -> Filter | None:
-        """Strings of about the selectivity: at random, or those that the fewest of the items `near` have."""
+    def _in(self, name: str, selectivity: float, nearest: BitMap | None = None) -> Filter | None:
+        """Strings of about the selectivity: at random, or those that the fewest `nearest` rows have."""
         strings = self._random.sample(self._strings[name], len(self._strings[name]))
-        if near is not None:
-            nearest = BitMap(near.tolist())
+        if nearest is not None:
             strings.sort(key=lambda each: len(self._rows[name, each[0]] & nearest) / each[1])
         target = selectivity * self._columns.count
         taken, total = [], 0
@@ -138,7 +137,8 @@ class FilterWorkload:
             first = self._random.randrange(starts)
         else:
             ranks = self._columns.ranks(name)[near]
-            before = np.cumsum([0, *np.bincount(ranks[ranks >= 0], minlength=len(values))])
+            held = np.bincount(ranks[ranks >= 0], minlength=len(values))
+            before = np.concatenate([[0], np.cumsum(held)])
             inside = before[length:] - before[:-length]  # items `near` in the range from each start (starts,)
             first = int(self._random.choice(np.flatnonzero(inside == inside.min())))
         is_time = self._columns.schema[name] == "time"
@@ -196,7 +196,9 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
     recalls, plans = [], Counter[str]()
     incomplete = wrong = 0
     for each in bucket.queries:
-        options = retriever.search_options(k, compiled=each.compiled, fusion=FusionMode.DENSE)
+        options = retriever.search_options(
+            k, exclude_history=False, compiled=each.compiled, fusion=FusionMode.DENSE
+        )
         (found,) = retriever.find(each.encoded, [options])
         plans[found.plan.value] += 1
         wrong += sum(row not in each.compiled.passing for row in found.rows)
@@ -249,15 +251,20 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         `timed_queries`, the different queries that were timed.
     """
     index, some = retriever.index, bucket.queries
+
+    def find(encoded: EncodedQueries, compiled: CompiledFilter | None) -> object:
+        return retriever.find(
+            encoded, [retriever.search_options(k, exclude_history=False, compiled=compiled)]
+        )
+
     for n, each in enumerate(some):
         for _ in range(SUBSET_FROM_USE):
-            retriever.find(some[n - 1].encoded, [retriever.search_options(k, compiled=each.compiled)])
+            find(some[n - 1].encoded, each.compiled)
     free_width, dimension = retriever.manifest.index.ef_search // 2, retriever.manifest.dimension
 
     def answered(each: FilteredQuery, compiled: CompiledFilter | None) -> object:
         """What a worker does for one query; it keeps the filters that it is asked for."""
-        encoded = retriever.encode_prepared([retriever.prepare(each.query)])
-        return retriever.find(encoded, [retriever.search_options(k, compiled=compiled)])
+        return find(retriever.encode_prepared([retriever.prepare(each.query)]), compiled)
 
     whole: Calls = {
         "unfiltered": lambda each: answered(each, None),
@@ -276,7 +283,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     }
 
     def timed(calls: Calls, effort: Effort) -> tuple[dict[str, float], int]:
-        """The median of each name, and the number of calls that it is of."""
+        """The median processor microseconds of each name, and the number of calls of each."""
         of_queries = {name: [partial(call, each) for each in some] for name, call in calls.items()}
         taken = {name: each.cpu for name, each in take_turns(of_queries, effort).items()}
         return {name: float(np.median(each)) for name, each in taken.items()}, taken["unfiltered"].size

@@ -83,7 +83,10 @@ class LoadResult:
 
     @property
     def answered_share(self) -> float:
-        """Share of the due calls that were answered in the measured time; NaN where none was due."""
+        """Share of the due calls that were answered in the measured time; NaN where none was due.
+
+        The percentiles are of these calls alone.
+        """
         return len(self.latencies) / self.offered if self.offered else math.nan
 
     @property

@@ -102,10 +102,8 @@ class LoadTest(RoundsTest):
 
     def once(self, each: Measurement, number: int) -> None:
         """As `RoundsTest.once`."""
-        if each.kind == "closed loop":
-            self.add_calls(each, self._searches(self.servers[each.server], each.size, number))
-            return
         measures = {
+            "closed loop": self._closed_loop,
             "batches": self._many_queries,
             "stream": self._many_queries,
             "in process": self._in_process,
@@ -113,6 +111,10 @@ class LoadTest(RoundsTest):
             "workers": self._workers,
         }
         measures[each.kind](each, number)
+
+    def _closed_loop(self, each: Measurement, number: int) -> None:
+        """Clients that send their next search when the answer is there."""
+        self.add_calls(each, self._searches(self.servers[each.server], each.size, number))
 
     def _many_queries(self, each: Measurement, number: int) -> None:
         """Batches, or a stream of single queries."""
@@ -139,9 +141,10 @@ class LoadTest(RoundsTest):
         queries = itertools.cycle(workload.queries)
         batches = [[*itertools.islice(queries, size)] for _ in range(-(-len(workload.queries) // size))]
         following = itertools.cycle(batches)
+        answers_to = partial(retriever.search, k=workload.k, exclude_history=False, fusion=workload.fusion)
 
         def search() -> None:
-            for answer in retriever.search(next(following), workload.k, (), False, fusion=workload.fusion):
+            for answer in answers_to(next(following)):
                 for hit in answer.hits:
                     len(hit.fields)  # display fields are looked up when they are read, as the service does
 

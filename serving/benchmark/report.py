@@ -111,7 +111,7 @@ def show(
     remarks: Iterable[str] = (),
     title: str | None = None,
 ) -> None:
-    """Print tables, the figures beside their targets with a title, remarks, and what was measured, and how.
+    """Print tables, figures beside their targets under `title`, remarks, and what was measured, and how.
 
     Errors and wrong answers that the report holds come before the `remarks`.
     """

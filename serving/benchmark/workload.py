@@ -114,7 +114,8 @@ def expected_answers(
 ) -> list[Hits]:
     """The hits that a retriever finds for each query; items of its history may be among them."""
     batches = (queries[start : start + BATCH] for start in range(0, len(queries), BATCH))
-    answers = (each for batch in batches for each in retriever.search(batch, k, (), False, fusion=fusion))
+    search = partial(retriever.search, k=k, exclude_history=False, fusion=fusion)
+    answers = (each for batch in batches for each in search(batch))
     return [[(hit.id, hit.score) for hit in answer.hits] for answer in answers]
 
 

@@ -413,7 +413,9 @@ def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
         return [Basis.QUERY] * len(anything)
     histories = [known[name] for name, spec in features.items() if isinstance(spec, HistoryFeature)]
     if histories and any(isinstance(spec, TimeFeature) for spec in features.values()):
-        anything = np.ones_like(anything)  # without a history the tower knows what was popular at the time
+        # The figures of the export rank queries without a history by the tower, too. One that holds recent
+        # popularity ranks by what was popular at the time.
+        anything = np.ones_like(anything)
     enough = np.logical_or.reduce(histories) if histories else anything  # (B,)
     return [
         Basis.QUERY if whole else Basis.CONTEXT if some else Basis.POPULAR
@@ -423,7 +425,7 @@ def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
 
 def _is_known(spec: FeatureSpec, array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether each query has a value of the feature that the tower knows: bool (B,)."""
-    if spec.kind == "time":
+    if spec.kind == "time":  # says nothing about the user
         return np.zeros(len(array), bool)
     if spec.kind == "number":
         known = ~np.isnan(array)

@@ -561,7 +561,8 @@ class Retriever:
         examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
             answers = self.search_encoded(EncodedQueries(self._encode_blank(), (PLAIN,), 0), k=10)
-            answers += self.search(examples, k=10, exclude_history=False) if examples else []
+            if examples:  # with histories: a small catalogue may be all in an example's history
+                answers += self.search(examples, k=10, exclude_history=False)
         except Unavailable:  # the server of the index, and not the bundle, is at fault
             raise
         except Exception as error:  # ONNX Runtime's errors share no other base

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from train.data.ranges import concatenated, range_of_each
+from train.data.ranges import concatenate_ranges, range_indices
 from train.data.training_data import Pairs
 
 Rows = npt.NDArray[np.int64]
@@ -188,8 +188,8 @@ class HistoryBatches:
 
     def _batch(self, windows: Rows, starts: Rows, stops: Rows, begin: Rows) -> Batch:
         lengths = stops[windows] - starts[windows]
-        places, window = concatenated(starts[windows], lengths), range_of_each(lengths)
+        places, window = concatenate_ranges(starts[windows], lengths), range_indices(lengths)
         count = self._count[places]
-        chosen, query = concatenated(self._first[places], count), range_of_each(count)
+        chosen, query = concatenate_ranges(self._first[places], count), range_indices(count)
         spans = Spans(begin[starts[windows]], self._end[stops[windows] - 1], window, self._end[places])
         return Batch(self._by_query[chosen], self._queries[places], query, spans if self.shared else None)

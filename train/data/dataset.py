@@ -271,7 +271,7 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
         "parts": {part: pairs.filter(pl.col("part") == part).height for part in splits.PARTS},
         "display": list(tables.display),
         "dropped": dict(sorted(tables.dropped.items())),
-        "changed": dict(sorted({**tables.changed, **_empty_texts(tables.items, texts)}.items())),
+        "changed": dict(sorted({**tables.changed, **_count_empty_texts(tables.items, texts)}.items())),
         "evaluated_text": [spec.column for spec in texts],
         "served_text": [spec.as_served().column for spec in texts],
         "split": dataclasses.asdict(experiment.split),
@@ -286,9 +286,10 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
     return report | _report_of_histories(tables) | _report_of_users(tables, pairs)
 
 
-def _empty_texts(items: pl.DataFrame, texts: Sequence[TextFeature]) -> dict[str, int]:
+def _count_empty_texts(items: pl.DataFrame, texts: Sequence[TextFeature]) -> dict[str, int]:
     """Reason -> number of items whose text was null or blank."""
-    counts = {spec.column: int((items[spec.column] == "").sum()) for spec in texts}
+    columns = sorted({column for spec in texts for column in (spec.column, spec.as_served().column)})
+    counts = {column: int((items[column] == "").sum()) for column in columns}
     return {
         f"item without a text in {column!r}, read as an empty one": n for column, n in counts.items() if n
     }

@@ -134,9 +134,10 @@ def read_qrels(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
 def match_qrels(
     path: Path, queries: pl.DataFrame, item_ids: pl.Series
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The distinct judgements of known queries, and how many are left out, by reason.
+    """The distinct judgements of known queries, each with the row of its item, and counts by reason.
 
-    Of these, judgements of unknown items are still there: their `item_row` is null.
+    The row is null where the catalogue lacks the item. The caller leaves out such judgements by `IS_KNOWN`;
+    the count of `UNKNOWN_ITEM` is theirs.
 
     Args:
         path: of the judgements.

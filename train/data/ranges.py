@@ -6,22 +6,22 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.int64]
 
 
-def offsets(lengths: Rows) -> Rows:
+def range_starts(lengths: Rows) -> Rows:
     """(R,): where each of R ranges begins, once they stand one after another."""
     return np.cumsum(lengths) - lengths
 
 
-def concatenated(begin: Rows, lengths: Rows) -> Rows:
+def concatenate_ranges(begin: Rows, lengths: Rows) -> Rows:
     """All numbers of R ranges, one range after another.
 
     Args:
         begin: (R,), the first number of each range.
         lengths: (R,), how many numbers each range has; they may be 0.
     """
-    before = offsets(lengths)
+    before = range_starts(lengths)
     return np.repeat(begin - before, lengths) + np.arange(int(lengths.sum()))
 
 
-def range_of_each(lengths: Rows) -> Rows:
-    """For each number of `concatenated`, the index of its range."""
+def range_indices(lengths: Rows) -> Rows:
+    """(sum of lengths,): for each number of the concatenated ranges, the index of the range it is from."""
     return np.repeat(np.arange(len(lengths)), lengths)

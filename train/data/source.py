@@ -255,9 +255,11 @@ def sort_and_filter(
         dropped["event of the same user, item and time as another"] = ordered.height - once.height
     first = once
     if repeats == "first":
-        known = (POSITIVE.cast(pl.Int64).cum_sum() - POSITIVE).over("group", "item_row")
-        first = once.filter(known == 0)
-        dropped["event with an item that the user had dealt with before"] = once.height - first.height
+        positives_before = (POSITIVE.cast(pl.Int64).cum_sum() - POSITIVE).over("group", "item_row")
+        first = once.filter(positives_before == 0)
+        dropped["event with an item of which the user had a positive event before"] = (
+            once.height - first.height
+        )
     count = (pl.len() if not tested else (~pl.col("in_test_file")).sum()).over("group")
     kept = first.filter((count >= min_user_events) | (count == 0))
     reason = f"event of a user with fewer than {min_user_events} events"

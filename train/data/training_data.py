@@ -16,7 +16,7 @@ from protos.files.tokenizer import TOKENIZER, open_cut
 from protos.inputs.texts import cut_as_read
 from train.config import Experiment
 from train.data.dataset import Dataset
-from train.data.ranges import concatenated, range_of_each
+from train.data.ranges import concatenate_ranges, range_indices
 from train.data.source import SPANS
 from train.data.splits import known_events
 
@@ -146,7 +146,7 @@ class Positives:
         """All (index in `queries`, item) of the given queries, as two arrays."""
         begin = self.starts[queries]
         lengths = self.starts[queries + 1] - begin
-        return range_of_each(lengths), self.items[concatenated(begin, lengths)]
+        return range_indices(lengths), self.items[concatenate_ranges(begin, lengths)]
 
 
 @dataclass(frozen=True)

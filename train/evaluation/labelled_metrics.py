@@ -69,8 +69,9 @@ class Auc:
         _, self._rank = np.unique(scores, return_inverse=True)
         self._labels = labels
 
-    def __call__(self, weights: Floats) -> float:
-        """The weighted share of (positive, negative) pairs in the right order; ties count half."""
+    def __call__(self, weights: Floats | None = None) -> float:
+        """The share of (positive, negative) pairs in the right order, weighted if asked; ties count half."""
+        weights = np.ones(len(self._labels)) if weights is None else weights
         size = self._rank.max() + 1
         positive = np.bincount(self._rank, weights * self._labels, size)
         negative = np.bincount(self._rank, weights * ~self._labels, size)

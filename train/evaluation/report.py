@@ -174,12 +174,12 @@ def evaluate_labels(
     pairs = data.parts[part]
     if not pairs.has_both_labels:
         return {}
-    labels, ones = pairs.is_positive, np.ones(len(pairs))
+    labels = pairs.is_positive
     products = inner_products(pairs).astype(np.float64)
-    found = {"auc": Auc(labels, products)(ones), "labelled_pairs": float(len(pairs))}
+    found = {"auc": Auc(labels, products)(), "labelled_pairs": float(len(pairs))}
     if beside:
         means = item_means(data).predict(pairs)
-        found["itemmean_auc"] = Auc(labels, means)(ones)
+        found["itemmean_auc"] = Auc(labels, means)()
         found["itemmean_log_loss"] = float(pair_losses(labels, means).mean())
     if score.kind == "sigmoid":
         probability = scipy.special.expit(products + score.bias)

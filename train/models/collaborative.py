@@ -6,7 +6,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from train.data.ranges import concatenated, range_of_each
+from train.data.ranges import concatenate_ranges, range_indices
 from train.data.training_data import TrainingData
 
 Rows = npt.NDArray[np.int64]
@@ -180,7 +180,7 @@ def history_matrix(data: TrainingData, queries: Rows, decay: float = 1.0) -> sci
     assert histories is not None
     begin, end = histories.begin[queries], histories.end[queries]
     lengths = end - begin
-    query, event = range_of_each(lengths), concatenated(begin, lengths)
+    query, event = range_indices(lengths), concatenate_ranges(begin, lengths)
     # Reversed, because `unique` keeps the first of equal elements.
     key, last = np.unique((query * data.item_count + histories.run[event])[::-1], return_index=True)
     chosen = len(query) - 1 - last

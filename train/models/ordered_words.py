@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.inputs.texts import code_point_rows, folded
-from train.data.ranges import concatenated, offsets
+from train.data.ranges import concatenate_ranges, range_starts
 from train.models.recurrent import Lstm
 from train.models.row_gradients import touched
 from train.models.text_hashing import WordHashing
@@ -58,13 +58,13 @@ class OrderedTexts:
     def bags(self, index: npt.NDArray[np.int64]) -> WordBags:
         """The texts at `index`, in that order."""
         lengths = self.starts[index + 1] - self.starts[index]
-        words = concatenated(self.starts[index], lengths)
+        words = concatenate_ranges(self.starts[index], lengths)
         sizes = self.begins[words + 1] - self.begins[words]
-        place = concatenated(self.begins[words], sizes)
+        place = concatenate_ranges(self.begins[words], sizes)
         return WordBags(
             torch.from_numpy(self.rows[place]),
             torch.from_numpy(self.counts[place]),
-            torch.from_numpy(offsets(sizes).astype(np.int32)),
+            torch.from_numpy(range_starts(sizes).astype(np.int32)),
             torch.from_numpy(lengths),
         )
 

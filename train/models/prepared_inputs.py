@@ -31,7 +31,7 @@ from protos.features import (
 from protos.inputs.events import TIMES, UNKNOWN_TIME
 from protos.inputs.texts import code_point_rows, folded
 from train.data.batches import Spans
-from train.data.ranges import concatenated, offsets
+from train.data.ranges import concatenate_ranges, range_starts
 from train.data.training_data import Histories
 from train.models.encoders import TextBags
 from train.models.ordered_words import OrderedTexts, order_texts
@@ -54,11 +54,11 @@ class HashedTexts:
         """The texts at `index`, in that order."""
         begin = self.starts[index]
         lengths = self.starts[index + 1] - begin
-        place = concatenated(begin, lengths)
+        place = concatenate_ranges(begin, lengths)
         return TextBags(
             torch.from_numpy(self.rows[place]),
             torch.from_numpy(self.counts[place]),
-            torch.from_numpy(offsets(lengths).astype(np.int32)),
+            torch.from_numpy(range_starts(lengths).astype(np.int32)),
         )
 
     def document_frequency(self, buckets: int) -> npt.NDArray[np.int64]:

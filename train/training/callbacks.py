@@ -82,10 +82,12 @@ class RunCallbacks:
         finally:
             self._stops_at_once = False
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
+    def on_epoch_start(
+        self, epoch: int, steps: int, done: int, earlier_steps: int
+    ) -> Callable[[float], None]:
         """Show a bar for the epoch; the loss of every step goes to MLflow."""
         show = self.show_epoch(epoch, steps, done)
-        step = before + done
+        step = earlier_steps + done
 
         def report_loss(loss: float) -> None:
             nonlocal step

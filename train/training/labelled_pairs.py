@@ -77,7 +77,7 @@ class LabelledPairs:
         labels = pairs.is_positive
         predicted = {name: each.predict(pairs) for name, each in self._baselines(experiment).items()}
         if selection == "auc":
-            return {name: Auc(labels, each)(np.ones(len(labels))) for name, each in predicted.items()}
+            return {name: Auc(labels, each)() for name, each in predicted.items()}
         return {name: float(pair_losses(labels, each).mean()) for name, each in predicted.items()}
 
     def _baselines(self, experiment: Experiment) -> dict[str, FittedLabels]:

@@ -6,13 +6,13 @@
 
 A part is a `Mixture` of both towers: coordinates that training leaves out, such as those of a linear model.
 An inner product of the whole vectors is the weighted sum of the part's scores and of all others. Weights from
-0, the other coordinates alone, to 16 are measured, in units of standard deviation; those up to `most` may be
-chosen.
+0, the other coordinates alone, to 16 are measured, in units of standard deviation; those up to `max_weight`
+may be chosen.
 
-Of the weights that are within a standard error of the best, the one nearest to a usual weight is taken (after
-Breiman et al. 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the
-flat part the highest point lies is luck. The fewer users validation has, the more weights are close, and the
-nearer the choice is to the usual weight. The error is that of users, whose queries resemble each other. The
+Of the weights that are within a standard error of the best, the one nearest to a default weight is taken
+(after Breiman et al. 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in
+the flat part the highest point lies is luck. The fewer users validation has, the more weights are close, and
+the nearer the choice is to the default. The error is that of users, whose queries resemble each other. The
 metric is nDCG over 100 places, which varies less from user to user than one over ten.
 """
 
@@ -37,26 +37,26 @@ Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each us
 # Of a part's scores, once they and the others have the same standard deviation. Infinity, the part alone, is
 # measured only to be shown.
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
-LEAST_USERS = 10  # of validation; with fewer the usual weight is taken
+LEAST_USERS = 10  # of validation; with fewer the default weight is taken
 # Validation queries that are read, drawn with a seed: as many as give MOST_SCORES scores, within bounds.
 LEAST_QUERIES, MOST_QUERIES, MOST_SCORES = 500, 5_000, 100_000_000
 _BLOCK = 512  # queries at a time
 
 
-def choose_weight(curve: Curve, usual: float = 1.0) -> float:
-    """Of the weights that are within a standard error of the best, the one nearest to `usual`.
+def choose_weight(curve: Curve, default: float = 1.0) -> float:
+    """Of the weights that are within a standard error of the best, the one nearest to `default`.
 
     Args:
         curve: weight -> a metric of each user.
-        usual: above 0; it is taken as it is where there are too few users to choose by.
+        default: above 0; it is taken as it is where there are too few users to choose by.
 
     Returns:
         The weight; 0 if none above 0 is within a standard error.
     """
     if len(next(iter(curve.values()))) < LEAST_USERS:
-        return usual
+        return default
     close = [weight for weight in within_standard_error(curve) if weight]
-    return min(close, key=lambda weight: abs(math.log(weight / usual)), default=0.0)
+    return min(close, key=lambda weight: abs(math.log(weight / default)), default=0.0)
 
 
 def part_of(tower: Tower, part: Part) -> Mixture:
@@ -136,8 +136,8 @@ class WeightCurves(PartWeighting):
         trainer: with the towers.
         part: the part.
         metric: of the ranking, that is shown.
-        most: the largest weight that is chosen.
-        usual: as of `choose_weight`.
+        max_weight: the largest weight that is chosen.
+        default: as of `choose_weight`.
 
     Attributes:
         unit: the standard deviation over the items of the others' scores, divided by that of the part's.
@@ -150,11 +150,11 @@ class WeightCurves(PartWeighting):
         trainer: Trainer,
         part: Part,
         metric: str,
-        most: float = WEIGHTS[-2],
-        usual: float = 1.0,
+        max_weight: float = WEIGHTS[-2],
+        default: float = 1.0,
     ) -> None:
         super().__init__(trainer, part)
-        self._metric, self._most, self._usual = metric, most, usual
+        self._metric, self._max_weight, self._default = metric, max_weight, default
         self._measure()
 
     def with_coordinates(self, queries: Tensor, items: Tensor) -> "WeightCurves":
@@ -187,8 +187,8 @@ class WeightCurves(PartWeighting):
     @property
     def chosen(self) -> float:
         """The weight that is taken."""
-        allowed = {weight: each for weight, each in self.values.items() if weight <= self._most}
-        return choose_weight(allowed, self._usual)
+        allowed = {weight: each for weight, each in self.values.items() if weight <= self._max_weight}
+        return choose_weight(allowed, self._default)
 
     @property
     def quality(self) -> float:

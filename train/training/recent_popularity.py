@@ -25,8 +25,8 @@ from train.training.trainer import Trainer
 
 PART: Part = "recent"  # of the towers' coordinates
 HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 60.0)  # days
-MOST = 1.0  # the largest weight
-USUAL = 0.25  # of the weights that are as good, the one nearest to this is taken; by few users, this one
+MAX_WEIGHT = 1.0
+DEFAULT_WEIGHT = 0.25  # with too few users in validation; otherwise the close weight nearest to it is taken
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
     events, tried = _events(trainer), dict[float, WeightCurves]()
     first, *others = HALF_LIVES
     _place(events, first, trainer)
-    tried[first] = WeightCurves(trainer, PART, metric, MOST, USUAL)
+    tried[first] = WeightCurves(trainer, PART, metric, max_weight=MAX_WEIGHT, default=DEFAULT_WEIGHT)
     for half_life in others:
         _place(events, half_life, trainer)
         tried[half_life] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))

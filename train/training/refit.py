@@ -92,7 +92,9 @@ class _RefitCallbacks(RunCallbacks):
         super().__init__(folder, console)
         self._epochs = epochs
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
+    def on_epoch_start(
+        self, epoch: int, steps: int, done: int, earlier_steps: int
+    ) -> Callable[[float], None]:
         """Show a bar for the epoch."""
         return self.show_epoch(epoch, steps, done)
 

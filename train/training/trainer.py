@@ -83,14 +83,16 @@ class State:
 class Callbacks(Protocol):
     """What the trainer calls as it proceeds: progress, tracking and checkpoints."""
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
+    def on_epoch_start(
+        self, epoch: int, steps: int, done: int, earlier_steps: int
+    ) -> Callable[[float], None]:
         """An epoch starts; the result is called with the loss of each step.
 
         Args:
             epoch: from 0.
             steps: of this epoch; where queries have histories, their number differs between epochs.
             done: steps of this epoch that are done.
-            before: steps of all earlier epochs.
+            earlier_steps: of all earlier epochs.
         """
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:

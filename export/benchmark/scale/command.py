@@ -141,19 +141,22 @@ def measured(items: int, steps: tuple[str, ...], seed: int, work: Path, launch: 
     setting = code_fingerprint(f"{MODULE}.__main__"), machine(), versions(LIBRARIES)
     folder = work / f"{items}-{fingerprint(items, steps, seed, *setting)[:12]}"
     kept = folder.with_name(f"{folder.name}.json")
-    document: Document
     if kept.exists():
         PROGRESS.print(f"{items:,} items: measured before", highlight=False)
-        document = json.loads(kept.read_bytes())
-        return document
+        return _read(kept)
     folder.mkdir(exist_ok=True)
-    document = {"items": items, "seed": seed}
+    document: Document = {"items": items, "seed": seed}
     for step in steps:
         path = folder / f"{step}.json"
         if not path.exists():
             PROGRESS.print(f"{items:,} items: {step}", highlight=False)
             launch(step, folder, items, seed)
-        document[step] = json.loads(path.read_bytes())
+        document[step] = _read(path)
     write_file(kept, f"{json.dumps(document, allow_nan=False)}\n".encode())
     shutil.rmtree(folder)
     return document
+
+
+def _read(path: Path) -> Document:
+    found: Document = json.loads(path.read_bytes())
+    return found

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.bundles import SPLITS_DIFFER, difference_of_test
+from export.bundles import why_not_comparable
 from export.evaluation import per_query, quality
 from export.evaluation.per_query import PerQuery
 from export.markdown import plain, table
@@ -113,8 +113,9 @@ def stored(challenger: CandidateVersion, champion: CandidateVersion | None) -> E
     if other is None:
         return "the champion brings no metrics of single queries"
     before = champion.manifest
-    if why := difference_of_test(challenger.manifest, before.split_hash, before.dataset):
-        return f"{why}; the champion may have learned some of the queries" if why == SPLITS_DIFFER else why
+    if why := why_not_comparable(challenger.manifest, before.split_hash, before.dataset):
+        is_other_split = challenger.manifest.split_hash != before.split_hash
+        return f"{why}; the champion may have learned some of the queries" if is_other_split else why
     if has_same_towers(challenger, champion):
         all_queries = len(other.queries)
         own, other = per_query.common(own, other)

@@ -111,14 +111,16 @@ def check(writes: Sequence[Write], seen: Iterable[Seen], fewest: int) -> Verdict
 def _check_hit(verdict: Verdict, order: Order, sequence: int, item_id: str, stamp: str, where: str) -> None:
     """Check one item of an answer; one that was not written yet is as the bundle has it."""
     last, later = order.split(item_id, sequence)
-    text = f"{where}: {item_id} shows {stamp!r}"
     if last is not None and stamp == last.stamp:
         return
+    text = f"{where}: {item_id} shows {stamp!r}"
     if any(stamp == write.stamp for write in later):
         verdict.note(AHEAD, f"{text}, which was written later")
-    elif last is not None and last.stamp is None:
+    elif last is None:
+        return  # as the bundle has it
+    elif last.stamp is None:
         verdict.note(DELETED, f"{text}, but was deleted")
-    elif last is not None:
+    else:
         verdict.note(STALE, f"{text}, expected {last.stamp!r}")
 
 

@@ -66,6 +66,8 @@ class Operations:
 class Traffic:
     """Threads that write, one in three, and threads that search.
 
+    While a process is killed, the writing threads repeat their calls, and the searching threads continue.
+
     Args:
         addresses: of services with one catalogue; each connection is to one of them.
         base_ids: items that came with the bundle, some of which are replaced and deleted.

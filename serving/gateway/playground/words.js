@@ -2,7 +2,7 @@
 
 const BASIS = {
   BASIS_QUERY: "The answer rests on the question as it was asked.",
-  BASIS_CONTEXT: "The model knows no item of this history, so the answer rests on the other features and on the time.",
+  BASIS_CONTEXT: "The model knows no item of this history, so the answer rests on other features or the time.",
   BASIS_POPULAR:
     "The model knows nothing of what was given, so these are the most popular items; a score is the item's share of the interactions.",
   BASIS_NONE:

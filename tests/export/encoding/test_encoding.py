@@ -30,7 +30,7 @@ from export.encoding.command import encode, show_encoded
 from export.onnx.runtimes import onnx_encoder
 from protos import bundle
 from protos.errors import BundleDamaged, DataError, InvalidInput, Unavailable
-from protos.features import Arrays, TowerInputs
+from protos.features import Arrays, IdFeature, TextFeature, TowerInputs
 from tests.export.encoding.test_windows import documents, write_table
 from tests.helpers.stdlib import PLAIN as EXPERIMENT
 from tests.helpers.stdlib import write_sections
@@ -368,3 +368,13 @@ def test_only_a_regular_file_is_encoded(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(DataError, match=r"items\.jsonl: cannot be read: expected a regular file"):
         TableRecords.open(path, PLAIN)
+
+
+def test_a_table_may_lack_texts_where_the_tower_reads_ids(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\na,one\nb,\n")
+    text = TextFeature("text", "title")
+    (both,) = TableRecords.open(path, {"id": IdFeature("id"), "text": text}).slices(10)
+    assert both["text"] == ["one", ""]
+    with pytest.raises(DataError, match=r"items\.csv: row 2, column 'title': expected text, got null"):
+        list(TableRecords.open(path, {"text": text}).slices(10))

@@ -188,7 +188,7 @@ def test_what_stands_is_what_was_promoted_and_not_taken_back(
 
 
 @pytest.mark.parametrize("count", range(5))
-def test_a_rollback_is_prepared_to_the_last_champions(count: int) -> None:
+def test_the_champion_and_the_two_before_it_are_kept(count: int) -> None:
     promotions: list[Any] = [("promote", str(n) if n else "", str(n + 1)) for n in range(count)]
-    found = audit_log.rollback_targets(log_of(*promotions), str(count) if count else "")
+    found = audit_log.versions_to_keep(log_of(*promotions), str(count) if count else "")
     assert found == ["1", "2", "3", "4"][:count][-3:]

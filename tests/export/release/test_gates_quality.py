@@ -87,7 +87,7 @@ def test_what_travels_is_what_the_report_says(made: Made) -> None:
         (
             altered.annotate,
             {"dataset": {"repeats": "first"}},
-            "one was evaluated with items of the history among the answers, the other without",
+            "data.repeats is 'first' in one data set and None in the other",
         ),
     ],
 )

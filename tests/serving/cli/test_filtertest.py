@@ -23,7 +23,7 @@ from serving.filters.expression import Equals
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.serving.shown import shown
-from tests.helpers.tiny import FILTERS, tiny_bundle
+from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 from tests.serving.cli.test_commands import Capture, document, failure, misuse
 
 ITEMS = 8000  # enough for the planner to search the graph where half of them pass
@@ -142,3 +142,15 @@ def test_what_cannot_be_tested_is_said(capsys: Capture, plain: Path) -> None:
     assert "has no filter fields" in failure(capsys, "filtertest", "--bundle", str(plain))
     for recall in ("0", "1.1", "nan", "x"):
         assert "--recall: expected a number above 0" in misuse(capsys, "filtertest", "--recall", recall)
+
+
+def test_items_of_histories_count_as_answers_in_recall_and_completeness(tmp_path: Path) -> None:
+    dataset = {"kind": "tiny", "items": 300, "repeats": "first"}
+    retriever = Retriever.load(watched_bundle(tmp_path, dataset=dataset, filters=FILTERS))
+    assert retriever.manifest.excludes_history
+    near = [hit.id for hit in retriever.search([Query(history=("item-001",))], k=50)[0].hits]
+    made = filter_measurement.buckets(retriever, [Query(history=tuple(near))])
+    found = [filter_measurement.measure_quality(retriever, bucket, 10) for bucket in made]
+    assert len(found) > 3
+    assert {min(each["recall"]) for each in found} == {1.0}
+    assert not any(each["incomplete"] or each["wrong"] for each in found)

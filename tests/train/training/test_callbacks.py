@@ -54,7 +54,7 @@ def test_every_step_is_logged_also_beyond_what_one_call_takes(
     store: str, tmp_path: Path, console: Console
 ) -> None:
     with tracked_run("books", "fit", "a") as run_id, RunCallbacks(tmp_path, console).watching() as callbacks:
-        report = callbacks.on_epoch_start(epoch=1, steps=2100, done=100, before=2050)
+        report = callbacks.on_epoch_start(epoch=1, steps=2100, done=100, earlier_steps=2050)
         for step in range(2000):
             report(step / 2)
         callbacks.on_epoch_end(

@@ -34,20 +34,20 @@ def test_where_all_differences_may_be_chance_both_scores_weigh_nearly_alike(best
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "usual", "chosen"),
+    ("low", "high", "default", "chosen"),
     [(0.125, 0.5, 1.0, 0.5), (0.0, 0.25, 1.0, 0.25), (4.0, 16.0, 1.0, 4.0), (0.125, 0.5, 0.25, 0.25)],
 )
-def test_of_a_flat_part_of_the_curve_the_weight_nearest_to_the_usual_one_is_taken(
-    low: float, high: float, usual: float, chosen: float
+def test_of_a_flat_part_of_the_curve_the_weight_nearest_to_the_default_is_taken(
+    low: float, high: float, default: float, chosen: float
 ) -> None:
     curve = curve_with_best(WEIGHTS[WEIGHTS.index(low) + 1], 0.0, 0.01)
     outside = {w: values - 0.1 for w, values in curve.items() if not low <= w <= high}
     # Inside, the same values in another order: as good, and each with its own luck.
     flat = {w: np.roll(curve[low], n) for n, w in enumerate(curve) if low <= w <= high}
-    assert choose_weight({**outside, **flat}, usual) == chosen
+    assert choose_weight({**outside, **flat}, default) == chosen
 
 
 def test_few_users_choose_nothing() -> None:
     assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS - 1)) == 1.0
-    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS - 1), usual=0.25) == 0.25
+    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS - 1), default=0.25) == 0.25
     assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS)) == 16.0

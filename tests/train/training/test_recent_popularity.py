@@ -28,9 +28,9 @@ from train.training import run as training
 from train.training.checkpoint import load_towers, save_towers
 from train.training.part_weights import LEAST_USERS
 from train.training.recent_popularity import (
+    DEFAULT_WEIGHT,
     HALF_LIVES,
-    MOST,
-    USUAL,
+    MAX_WEIGHT,
     add_as_chosen,
     add_recent_popularity,
 )
@@ -147,12 +147,12 @@ def test_towers_to_which_it_adds_nothing_lose_their_coordinates(steady: Training
 def test_its_weight_is_at_most_that_of_all_else_and_with_few_users_a_quarter(fashions: TrainingData) -> None:
     found = add_recent_popularity(untrained(fashions), "ndcg_at_10")
     assert found is not None
-    assert found.weight <= MOST == 1
+    assert found.weight <= MAX_WEIGHT == 1
     few = fashions.parts["validation"].where(np.arange(len(fashions.parts["validation"])) < LEAST_USERS - 1)
     of_few = replace(fashions, parts={**fashions.parts, "validation": few})
     alone = add_recent_popularity(untrained(of_few), "ndcg_at_10")
     assert alone is not None
-    assert alone.weight == USUAL
+    assert alone.weight == DEFAULT_WEIGHT
 
 
 def test_other_towers_get_what_was_chosen(fashions: TrainingData) -> None:

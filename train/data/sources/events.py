@@ -223,8 +223,8 @@ class EventsSource:
             repeats, bound = "keep", "more than"
             meaning = "all events are kept, and items of a history may be answers"
         self.context.console.print(
-            f'{data.events}: data.repeats = "{repeats}": {share:.1%} of the positive events repeat an item '
-            f"of their user, {bound} {FEW_REPEATS:.0%}; {meaning}",
+            f'{data.events}: data.repeats = "{repeats}": {share:.1%} repeats, {bound} {FEW_REPEATS:.0%}; '
+            f"{meaning}",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -150,13 +150,16 @@ class FilesSource:
         read["group"] = columns.ids(data.group or id_column, "a group" if data.group else "an item id")
         if data.time:
             read["time"] = columns.times(data.time)
-        if data.label:  # without it, repeated pairs are merged
+        if data.label:
             read["label"] = labels_of(columns, data.label, data.positive_from)
             if not (read["label"] > 0).any():
-                count = columns.frame.height
-                raise DataError(f"{columns.path}: expected a pair with a positive label, got none in {count}")
+                rule = "above 0" if data.positive_from is None else f"at least {data.positive_from:g}"
+                raise DataError(
+                    f"{columns.path}: column {data.label!r}: expected a pair with a positive label ({rule}), "
+                    f"got none in {columns.frame.height:,} pairs"
+                )
             return pl.DataFrame(read), {"pair of an unknown item": unknown} if unknown else {}
-        pairs, dropped = _distinct(pl.DataFrame(read))
+        pairs, dropped = _distinct(pl.DataFrame(read))  # with labels, equal pairs are several impressions
         return pairs, dropped | ({"pair of an unknown item": unknown} if unknown else {})
 
 

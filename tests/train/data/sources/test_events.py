@@ -119,7 +119,7 @@ def test_dropped_events_are_counted(tmp_path: Path) -> None:
     assert kept.dropped == {twice: 1, short: 1}
     assert rows(kept) == [("a", "x"), ("a", "x"), ("a", "y"), ("c", "x"), ("c", "x")]
     first = read(tmp_path, log, time="at", repeats="first")
-    again = "event with an item that the user had dealt with before"
+    again = "event with an item of which the user had a positive event before"
     assert first.dropped == {twice: 1, again: 2, short: 2}
     assert rows(first) == [("a", "x"), ("a", "y")]
     everyone = read(tmp_path, log, time="at", min_user_events=1)
@@ -129,8 +129,8 @@ def test_dropped_events_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("events", "repeats", "said"),
     [
-        (19, "first", "5.0% of the positive events repeat an item of their user, at most 5%"),
-        (18, "keep", "5.3% of the positive events repeat an item of their user, more than 5%"),
+        (19, "first", "5.0% repeats, at most 5%"),
+        (18, "keep", "5.3% repeats, more than 5%"),
     ],
 )
 def test_repeats_follow_the_share_of_repeated_events(
@@ -145,7 +145,7 @@ def test_repeats_follow_the_share_of_repeated_events(
     tables = replace(data, context=replace(data.context, console=console)).read()
     assert tables.repeats == repeats
     assert f'log.csv: data.repeats = "{repeats}": {said}' in console.file.getvalue()  # type: ignore[attr-defined]
-    again = "event with an item that the user had dealt with before"
+    again = "event with an item of which the user had a positive event before"
     assert tables.dropped.get(again, 0) == (3 if repeats == "first" else 0)
 
 
@@ -220,7 +220,7 @@ def test_a_test_file_is_in_no_history(tmp_path: Path) -> None:
     ]
     assert history(tables) == ["z", "y", "x", "y", "x"]
     assert tables.items["item_id"].to_list() == ["x", "y", "z", "q"]
-    assert tables.dropped == {"event with an item that the user had dealt with before": 1}
+    assert tables.dropped == {"event with an item of which the user had a positive event before": 1}
 
 
 def test_a_sample_takes_whole_users_with_their_histories(tmp_path: Path) -> None:

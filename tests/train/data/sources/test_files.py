@@ -236,7 +236,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing positive": (
         {"pairs": "query,item_id,l\na,7,0\n", "label": "l"},
-        r"pairs\.csv: expected a pair with a positive label, got none in 1",
+        r"pairs\.csv: column 'l': expected a pair with a positive label \(above 0\), got none in 1 pairs",
     ),
     "unknown ending": (
         {"names": ("items.xlsx", "pairs.csv")},
