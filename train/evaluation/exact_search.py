@@ -15,6 +15,9 @@ from train.models.towers import Inputs, Tower
 
 Rows = npt.NDArray[np.int64]
 BLOCK = 512  # records encoded, and queries searched, at a time
+# Records that are encoded at a time, times the square of their longest history or text, are at most this:
+# attention keeps several arrays of that size.
+MOST_CELLS = 4_000_000
 
 
 def encode(
@@ -27,12 +30,40 @@ def encode(
         place: moves inputs to the device of the tower.
     """
     index = np.arange(len(corpus)) if rows is None else rows
+    blocks = blocks_of_like_length(corpus, index)
     was_training = tower.training
     tower.eval()
     with torch.inference_mode():
-        blocks = [tower(place(corpus.batch(index[at : at + BLOCK]))) for at in range(0, len(index), BLOCK)]
+        vectors = torch.cat([tower(place(corpus.batch(index[block]))) for block in blocks])
+        encoded = torch.empty_like(vectors)
+        encoded[beside(torch.from_numpy(np.concatenate(blocks)), vectors)] = vectors
     tower.train(was_training)
-    return torch.cat(blocks).clone()
+    return encoded.clone()
+
+
+def blocks_of_like_length(corpus: PreparedInputs, index: Rows) -> list[Rows]:
+    """Parts of records that are encoded together, by the length of what attention reads.
+
+    Each record of a part is padded to the longest one. A part has up to `BLOCK` records, and if it has more
+    than one, up to `MOST_CELLS`.
+
+    Args:
+        index: int64 (B,), of the records.
+
+    Returns:
+        Places in `index`, of which each is in one part; one empty part of no records.
+    """
+    lengths = corpus.lengths(index)
+    order = np.argsort(lengths, kind="stable")
+    blocks: list[Rows] = []
+    begin = 0
+    while begin < len(order) or not blocks:
+        longest = np.maximum(1, lengths[order[begin : begin + BLOCK]])
+        count = np.count_nonzero(np.arange(1, len(longest) + 1) * longest**2 <= MOST_CELLS)
+        end = begin + max(1, int(count))
+        blocks.append(order[begin:end])
+        begin = end
+    return blocks
 
 
 def search(queries: Tensor, items: Tensor, k: int = max(CUTOFFS), seen: Sequence[Rows] | None = None) -> Rows:

@@ -105,10 +105,13 @@ class TokenizedTexts:
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         return cls(np.concatenate(rows) if rows else np.empty(0, np.int32), starts)
 
+    def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """int64 (B,): the number of tokens of each text at `index`."""
+        return self.starts[index + 1] - self.starts[index]
+
     def batch(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
         """int32 (B, L): the texts at `index`, padded behind to the longest of them, as `TowerInputs` does."""
-        begin = self.starts[index]
-        lengths = self.starts[index + 1] - begin
+        begin, lengths = self.starts[index], self.lengths(index)
         columns = np.arange(max(1, int(lengths.max(initial=0))))
         present = columns < lengths[:, None]
         source = np.where(present, begin[:, None] + columns, 0)
@@ -136,6 +139,11 @@ class PreparedHistories:
         self.begin = kept[histories.read_from]
         self.end = kept[histories.end]
         self.max_length = max_length
+
+    def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """int64 (B,): the number of items of each history, as far as `rows` returns them."""
+        begin, end = self._newest(index)
+        return end - begin
 
     def rows(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
         """int64 (B, L): newest last, 0 in front, as `TowerInputs` returns them."""
@@ -239,6 +247,15 @@ class PreparedInputs:
         found = copy.copy(self)
         found.texts = {renamed: self.texts[name]}
         found.ordered, found.tokenized, found.histories, found.arrays = {}, {}, {}, {}
+        return found
+
+    def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """int64 (B,): for each record the positions of its longest history or tokenized text, 0 without."""
+        found = np.zeros(len(index), np.int64)
+        for texts in self.tokenized.values():
+            np.maximum(found, texts.lengths(index), out=found)
+        for histories in self.histories.values():
+            np.maximum(found, histories.lengths(index), out=found)
         return found
 
     def batch(self, index: npt.NDArray[np.int64], spans: Spans | None = None) -> Inputs:

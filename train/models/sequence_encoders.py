@@ -34,6 +34,8 @@ AGE_ROWS = BUCKETS + 1
 # In units of half of SHORTEST, so that the logarithm is 1 at SHORTEST. Half a second keeps whole seconds away
 # from the borders between buckets, where rounding would differ between runtimes.
 _UNIT, _ROUNDING = SHORTEST / 2, 0.5
+# Of IEEE 754 in double precision.
+_EXPONENT_BIT, _EXPONENT_BIAS = 52, 1023
 _LOG_2 = torch.tensor(math.log(2), dtype=torch.float64)  # numbers are exported in single precision
 
 
@@ -165,26 +167,23 @@ class TransformerBlock(nn.Module):
         self.attention_gate = nn.Linear(width, width) if gates else None
         self.forward_gate = nn.Linear(width, width) if gates else None
 
-    def forward(
-        self, x: Tensor, masked: Tensor, distance: Tensor, queries: Tensor, ages: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, masked: Tensor, places: Tensor, queries: Tensor) -> Tensor:
         """One layer.
 
         Args:
             x: (B, L, H), all positions.
             masked: bool (B, 1, Q, L), the positions that each query position must not attend to.
-            distance: int64 (Q, L), number of positions from each position to each query position.
+            places: int64 (Q, L), number of positions from each position to each query position; if the layer
+                has biases for ages, (B, Q, L), that number times `AGE_ROWS`, plus the row of the age.
             queries: (B, Q, H), the positions to compute: all of x, or the last one.
-            ages: int64 (B, Q, L), as of `age_rows`, if the layer has biases for them.
 
         Returns:
             (B, Q, H)
         """
-        if ages is None or self.ages is None:
-            bias = F.embedding(distance, self.distance).permute(2, 0, 1)  # (heads, Q, L)
-        else:  # one look-up for the sum of both takes half the time of two
-            both = (self.distance[:, None] + self.ages).flatten(0, 1)
-            bias = F.embedding(distance * AGE_ROWS + ages, both).permute(0, 3, 1, 2)  # (B, heads, Q, L)
+        biases: Tensor = self.distance
+        if self.ages is not None:  # one look-up for the sum of both takes half the time of two
+            biases = (self.distance[:, None] + self.ages).flatten(0, 1)
+        bias = _head_biases(biases, places)
         query = self._split(self.query(self.attention_norm(queries)) * self.scale, self.heads)
         both = self._split(self.key_value(self.attention_norm(x)), 2 * self.heads)
         keys, values = both.chunk(2, dim=1)
@@ -213,6 +212,15 @@ class TransformerBlock(nn.Module):
         """(B, L, parts * D) -> (B, parts, L, D)."""
         batch, length, width = x.shape
         return x.view(batch, length, parts, width // parts).transpose(1, 2)
+
+
+def _head_biases(table: Tensor, rows: Tensor) -> Tensor:
+    """The biases of each head: (R, heads) and rows (..., Q, L) -> (..., heads, Q, L)."""
+    if torch.compiler.is_exporting() or rows.device.type != "cpu":
+        return F.embedding(rows, table).movedim(-1, -3)
+    # On a CPU the gradient of `embedding` takes many times as long for rows of a few numbers.
+    flat = rows.flatten()
+    return torch.stack([head.gather(0, flat).view_as(rows) for head in table.T.contiguous()], dim=-3)
 
 
 def _residual(x: Tensor, added: Tensor, gate: nn.Module | None) -> Tensor:
@@ -319,21 +327,20 @@ class AttentionEncoder(nn.Module):
         offset = place[:, None] - place  # (L, L), above 0 for earlier positions
         # A position attends to itself even where it is padding, else the softmax has no term.
         masked = (offset < 0) | (rows == 0)[:, None, None] & (offset > 0)
-        distance = offset.clamp(min=0)
+        places = offset.clamp(min=0)
         is_item = (rows != 0)[..., None]
         table, rows = touched(self.table, rows)
         x = F.embedding(rows, table)
-        ages = last_ages = None
         if dated is not None and self.ages is not None:
             times, moments = self._drop(*dated)
             x = torch.where(is_item, x + F.embedding(age_rows(moments, times), self.ages), x)
             asking = moments if len(self.blocks) > 1 else moments[:, -count:]
-            ages = age_rows(asking[:, :, None], times[:, None])  # (B, Q, L)
-            last_ages = ages[:, -count:]
+            ages = age_rows(asking[:, :, None], times[:, None])
+            places = places[-asking.shape[1] :] * AGE_ROWS + ages  # (B, Q, L)
         x = dropout(x, self.input_dropout, self.training)
         for block in self.blocks[:-1]:
-            x = block(x, masked, distance, x, ages)
-        last: Tensor = self.blocks[-1](x, masked[:, :, -count:], distance[-count:], x[:, -count:], last_ages)
+            x = block(x, masked, places, x)
+        last: Tensor = self.blocks[-1](x, masked[:, :, -count:], places[..., -count:, :], x[:, -count:])
         return last
 
     def _drop(self, times: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -428,8 +435,12 @@ def age_rows(moments: Tensor, times: Tensor) -> Tensor:
     exact = torch.float32 if times.device.type in WITHOUT_SOLVERS else torch.float64
     later = (moments.to(exact) + _ROUNDING) / _UNIT
     earlier = torch.where(times < UNKNOWN_TIME, times, -UNKNOWN_TIME).to(exact) / _UNIT
-    doublings = torch.log((later - earlier).clamp(min=1)) / _LOG_2.to(exact)
-    return doublings.clamp(max=UNKNOWN_AGE).long()
+    units = (later - earlier).clamp(min=1)
+    if exact == torch.float32 or torch.compiler.is_exporting():
+        return (torch.log(units) / _LOG_2.to(exact)).clamp(max=UNKNOWN_AGE).long()
+    # The exponent of a number in double precision, which is the same and takes a third of the time.
+    exponent = units.view(torch.int64).bitwise_right_shift_(_EXPONENT_BIT).sub_(_EXPONENT_BIAS)
+    return exponent.clamp_(max=UNKNOWN_AGE)
 
 
 def moments_of(times: Tensor, asked: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from train.config import LossConfig, TrainingConfig
 from train.config.training import OF_LABELS
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
-from train.evaluation.exact_search import BLOCK, encode, search
+from train.evaluation.exact_search import blocks_of_like_length, encode, search
 from train.evaluation.metrics import as_higher_is_better, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.mimic import split_augmented
@@ -442,9 +442,9 @@ class Trainer:
         process, corpus = self.process, (self.queries, self.items)[side]
         process.follow_buffers(self.towers)
         index = np.arange(len(corpus)) if rows is None else rows
-        for at in range(process.rank * BLOCK, len(index), process.count * BLOCK):
-            found = encode(self.towers[side], corpus, index[at : at + BLOCK], process.place)
-            vectors[at : at + BLOCK] = found
+        for block in blocks_of_like_length(corpus, index)[process.rank :: process.count]:
+            found = encode(self.towers[side], corpus, index[block], process.place)
+            vectors[torch.from_numpy(block)] = found.to(vectors.device)
         process.wait()
 
     def _mined(self) -> Rows | None:

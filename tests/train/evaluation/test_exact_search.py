@@ -3,10 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.helpers.stdlib import started, write_toml
-from train.evaluation.exact_search import encode, search
+from train.config.towers import SequenceTower
+from train.evaluation.exact_search import blocks_of_like_length, encode, search
+from train.models.prepared_inputs import PreparedInputs
+from train.models.tower_factory import build_towers, hashing_of
+
+TOWER = SequenceTower("sequence", dimension=8, buckets=64, characters=())
 
 
 def test_search_is_exact_and_best_first() -> None:
@@ -27,6 +34,26 @@ def test_encoding_in_blocks_is_encoding(stdlib: Path, tmp_path: Path) -> None:
     assert not everything.requires_grad
     rows = np.array([650, 3, 3, 0])
     torch.testing.assert_close(encode(tower, items, rows), everything[rows], rtol=0, atol=1e-6)
+
+
+def test_records_of_like_length_are_encoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record has the vector that it has alone, and no block is larger than allowed."""
+    data, schema = data_of_people(random_people(40, 40, longest=30), 40), schema_of_people(40, 30)
+    queries = PreparedInputs(schema, "query", data.queries, hashing_of(TOWER))
+    torch.manual_seed(0)
+    tower = build_towers(TOWER, schema)[0]
+    index = np.random.default_rng(0).permutation(len(queries))[:200]
+    alone = torch.cat([encode(tower, queries, np.array([row])) for row in index])
+    lengths = queries.lengths(index)
+    assert lengths.min() < 3
+    assert lengths.max() > 20
+    for most in (1, 2_000, 10**9):
+        monkeypatch.setattr("train.evaluation.exact_search.MOST_CELLS", most)
+        blocks = blocks_of_like_length(queries, index)
+        assert sorted(np.concatenate(blocks).tolist()) == list(range(200))
+        assert all(len(block) == 1 or len(block) * lengths[block].max() ** 2 <= most for block in blocks)
+        torch.testing.assert_close(encode(tower, queries, index), alone, rtol=0, atol=1e-5)
+    assert encode(tower, queries, np.empty(0, np.int64)).shape == (0, alone.shape[1])
 
 
 def test_what_a_query_has_seen_is_no_answer() -> None:

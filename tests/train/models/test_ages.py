@@ -89,7 +89,11 @@ def trainer(made: Towers, batch_size: int = 14) -> Trainer:
         (LATEST, UNKNOWN_AGE),
     ],
 )
-def test_an_age_counts_in_a_bucket(seconds: int, row: int) -> None:
+@pytest.mark.parametrize("exporting", [False, True])
+def test_an_age_counts_in_a_bucket(
+    seconds: int, row: int, exporting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
     for since in (0, 1_700_000_000, -1_000_000_000):
         moment = LATEST if seconds == LATEST else since + seconds
         assert age_rows(torch.tensor([moment]), torch.tensor([since])).tolist() == [row]
@@ -102,6 +106,15 @@ def test_an_age_without_a_time_is_not_known() -> None:
         [0, UNKNOWN_AGE],
         [UNKNOWN_AGE, UNKNOWN_AGE],
     ]
+
+
+def test_ages_count_alike_in_training_and_in_the_exported_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    moments, times = (torch.randint(-(2**33), 2**33, (400, 300), generator=generator) for _ in range(2))
+    times[::7], moments[:, ::5] = LATEST, LATEST
+    in_training = age_rows(moments, times)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(in_training, age_rows(moments, times))
 
 
 def test_records_at_one_place_share_the_earliest_moment() -> None:
