@@ -201,16 +201,31 @@ class Baseline:
     Args:
         name: prefix of its metrics, as in `bm25_ndcg_at_10`, and name of its module.
         label: its name in tables and plots.
-        applies: whether the data holds what it reads.
+        can_read: whether the data hold what it reads.
         fit: returns the ranking.
-        needs: what it reads, for the sentence that says why it does not apply.
+        reads: what it reads, for the sentence that says why it does not apply.
+        most_items: the largest catalogue that it is fitted to; None for any.
     """
 
     name: str
     label: str
-    applies: Callable[[Experiment, TrainingData], bool]
+    can_read: Callable[[Experiment, TrainingData], bool]
     fit: Callable[[Fitting], FittedBaseline]
-    needs: str
+    reads: str
+    most_items: int | None = None
+
+    def applies(self, experiment: Experiment, data: TrainingData) -> bool:
+        """Whether it can be fitted to the data."""
+        return self.can_read(experiment, data) and not self.has_too_many_items(data)
+
+    def has_too_many_items(self, data: TrainingData) -> bool:
+        """Whether the catalogue is larger than what the baseline is fitted to."""
+        return self.most_items is not None and data.item_count > self.most_items
+
+    @property
+    def needs(self) -> str:
+        """What the data must have."""
+        return self.reads if self.most_items is None else f"{self.reads}, and up to {self.most_items:,} items"
 
 
 def selection_metric(experiment: Experiment) -> str:
@@ -225,11 +240,6 @@ def selection_metric(experiment: Experiment) -> str:
 def has_histories(experiment: Experiment, data: TrainingData) -> bool:
     """Whether queries have histories."""
     return data.histories is not None
-
-
-def with_at_most(items: int) -> Callable[[Experiment, TrainingData], bool]:
-    """A test of whether queries have histories and the catalogue has at most `items` items."""
-    return lambda _, data: data.histories is not None and data.item_count <= items
 
 
 def has_times(experiment: Experiment, data: TrainingData) -> bool:

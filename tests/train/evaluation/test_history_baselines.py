@@ -124,12 +124,12 @@ def test_a_baseline_that_was_asked_for_and_does_not_apply_is_named(
 ) -> None:
     experiment = experiment_with(baselines=BaselinesConfig(run=("bm25", "ease_recent", "slist")))
     without = data_of_people(random_people(20, ITEMS), ITEMS)
-    monkeypatch.setattr(slist, "BASELINE", replace(slist.BASELINE, applies=ranking.with_at_most(ITEMS - 1)))
+    monkeypatch.setattr(slist, "BASELINE", replace(slist.BASELINE, most_items=ITEMS - 1))
     known = tuple(slist.BASELINE if each.name == "slist" else each for each in BASELINES)
     monkeypatch.setattr("train.evaluation.baselines.BASELINES", known)
     told = [
         "baselines.run: bm25 is not measured: it needs texts on both sides",
-        "baselines.run: slist is not measured: it needs histories, and up to 10,000 items",
+        f"baselines.run: slist is not measured: it needs histories, and up to {ITEMS - 1} items",
     ]
     assert left_out(experiment, data) == told
     losses = {1: 0.5}
@@ -138,7 +138,10 @@ def test_a_baseline_that_was_asked_for_and_does_not_apply_is_named(
         "baselines.run: ease_recent is not measured: it needs histories with times, and up to 20,000 items"
     )
     assert left_out(experiment, without) == [told[0], told[1], of_times]
-    assert left_out(experiment_with(), without) == []
+    assert left_out(experiment_with(), without) == [
+        f"baselines: SLIST: not measured with more than {ITEMS - 1} items, and the data have {ITEMS}"
+    ]
+    assert left_out(experiment_with(baselines=BaselinesConfig(run=("ease",))), without) == []
 
 
 def test_a_history_weighs_an_item_less_with_each_later_step() -> None:

@@ -178,7 +178,7 @@ def test_where_no_linear_model_applies_the_towers_have_no_coordinates_for_it(
     trainer = untrained(data)
     assert drop_useless_coordinates(trainer.towers, fitting.experiment, data) == ""
     before = ranked(trainer)
-    never = [replace(each, applies=lambda *_: False) for each in (ease_recency.BASELINE, slist.BASELINE)]
+    never = [replace(each, can_read=lambda *_: False) for each in (ease_recency.BASELINE, slist.BASELINE)]
     monkeypatch.setattr(mixture, "_BASELINES", never)
     warning = drop_useless_coordinates(trainer.towers, fitting.experiment, data)
     assert "tower.linear" in warning

@@ -53,11 +53,27 @@ LABELS = {
 
 
 def left_out(experiment: Experiment, data: TrainingData) -> list[str]:
-    """A sentence for each baseline that `[baselines] run` names and that does not apply to the data."""
+    """Sentences for the baselines that are not measured, though a reader would expect them to be.
+
+    That is each one that `[baselines] run` names and that does not apply to the data, and those that read
+    what the data hold and are too slow for that many items.
+    """
     run = experiment.baselines.run
     needs = {each.name: each.needs for each in BASELINES if not each.applies(experiment, data)}
     needs |= labels_needed(experiment, data)
-    return [f"baselines.run: {name} is not measured: it needs {needs[name]}" for name in needs if name in run]
+    found = [
+        f"baselines.run: {name} is not measured: it needs {needs[name]}" for name in needs if name in run
+    ]
+    too_slow: dict[int | None, list[str]] = {}
+    for each in () if run else BASELINES:
+        if each.can_read(experiment, data) and each.has_too_many_items(data):
+            too_slow.setdefault(each.most_items, []).append(each.label)
+    found += [
+        f"baselines: {', '.join(labels)}: not measured with more than {most_items:,} items, "
+        f"and the data have {data.item_count:,}"
+        for most_items, labels in too_slow.items()
+    ]
+    return found
 
 
 def baselines(

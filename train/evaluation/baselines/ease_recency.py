@@ -1,7 +1,7 @@
 """EASE whose histories weigh an event less with each later one, by a factor that is chosen on validation."""
 
 from train.evaluation.baselines import ease
-from train.evaluation.ranking import DECAYS, Baseline, FittedBaseline, Fitting, rank_by, summed, with_at_most
+from train.evaluation.ranking import DECAYS, Baseline, FittedBaseline, Fitting, has_histories, rank_by, summed
 
 
 def decay(fitting: Fitting) -> float:
@@ -20,10 +20,4 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(ranked, {"lambda": ease.strength(fitting), "decay": chosen})
 
 
-BASELINE = Baseline(
-    "ease_recency",
-    "EASE, recency weights",
-    with_at_most(ease.LARGEST),
-    _fit,
-    f"histories, and up to {ease.LARGEST:,} items",
-)
+BASELINE = Baseline("ease_recency", "EASE, recency weights", has_histories, _fit, "histories", ease.LARGEST)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.config import Experiment
 from train.data.recency import WHOLE, WINDOWS, RecentShares
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import ease
@@ -24,7 +23,6 @@ from train.evaluation.ranking import (
     has_times,
     rank_by,
     summed,
-    with_at_most,
 )
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3)
@@ -71,10 +69,6 @@ def scorer(data: TrainingData, weights: Floats, shares: RecentShares, settings: 
     return product
 
 
-def _applies(experiment: Experiment, data: TrainingData) -> bool:
-    return with_at_most(ease.LARGEST)(experiment, data) and has_times(experiment, data)
-
-
 def _fit(fitting: Fitting) -> FittedBaseline:
     settings = fitting.choose("EASE x recent popularity", _choose)
     shares = RecentShares(fitting.data)
@@ -95,9 +89,5 @@ def _choose(fitting: Fitting) -> Settings:
 
 
 BASELINE = Baseline(
-    "ease_recent",
-    "EASE x recent popularity",
-    _applies,
-    _fit,
-    f"histories with times, and up to {ease.LARGEST:,} items",
+    "ease_recent", "EASE x recent popularity", has_times, _fit, "histories with times", ease.LARGEST
 )

@@ -27,9 +27,9 @@ from train.evaluation.ranking import (
     Floats,
     Rows,
     Scorer,
+    has_histories,
     rank_by,
     summed,
-    with_at_most,
 )
 from train.models.collaborative import gram_matrix, history_matrix, interaction_matrix, invert_ridge
 
@@ -189,4 +189,4 @@ def _choose(fitting: Fitting) -> Settings:
     return tuning.search(Settings(), ranges, Slist(tuning.data).scorer)
 
 
-BASELINE = Baseline("slist", "SLIST", with_at_most(LARGEST), _fit, f"histories, and up to {LARGEST:,} items")
+BASELINE = Baseline("slist", "SLIST", has_histories, _fit, "histories", LARGEST)
