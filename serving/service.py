@@ -90,7 +90,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called as soon as requests are answered.
 
     SIGHUP makes all workers read the files of tokens and certificates again. If systemd has started this
-    process, it is told when the service is ready, reloads and stops, and that the supervisor works.
+    process, the service notifies systemd when it is ready, reloads and stops, and pings its watchdog.
 
     Raises:
         BundleError: the bundle cannot be used.

@@ -88,5 +88,5 @@ class ServiceManager:
             self._failed = False
         except OSError as error:
             if not self._failed:
-                log.warning("%s=%s: the service manager cannot be told: %s", SOCKET, self._address, error)
+                log.warning("%s=%s: cannot notify the service manager: %s", SOCKET, self._address, error)
             self._failed = True

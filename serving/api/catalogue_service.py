@@ -137,7 +137,7 @@ class CatalogueServicer:
         return self._ask(FrameKind.WRITE, asked.to_bytes(), bool(request.request_id), written, len(items))
 
     def _found(self, reply: Reply) -> wire.GetResponse:
-        """The store's answer, with what the bundle knows of items that the store does not hold.
+        """The store's answer, completed by the display fields of items that only the bundle holds.
 
         Raises:
             InvalidInput: the answer would be too large.

@@ -293,7 +293,7 @@ class RetrievalServicer:
     ) -> SearchOptions:
         """The options with the request's filter; it is evaluated after all other checks, which cost less.
 
-        Its cost is known only after the evaluation. It is charged then, as that of so many more items.
+        Its cost, in items, is known only after the evaluation, and is charged then.
         """
         if not request.HasField("filter"):
             return options

@@ -384,7 +384,7 @@ class KnownLetters:
     def __init__(self, letters: str, names: Sequence[str]) -> None:
         self._names = names
         self._end = max(map(ord, letters)) + 1
-        self._known = np.zeros(self._end + 1, bool)  # the last one stands for all beyond
+        self._known = np.zeros(self._end + 1, bool)  # the last element is for all higher code points
         self._known[[ord(each) for each in letters]] = True
 
     def places_without(self, arrays: Arrays) -> list[int]:

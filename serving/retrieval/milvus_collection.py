@@ -41,7 +41,7 @@ _REFUSED = ("cannot parse expression", "failed to create query plan")  # in erro
 
 
 class _ServerFailed(Exception):
-    """A search failed, and the server is at fault."""
+    """A search failed in a way that counts for the circuit breaker."""
 
 
 class MilvusCollection:

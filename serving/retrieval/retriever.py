@@ -567,7 +567,7 @@ class Retriever:
             answers = self.search_encoded(EncodedQueries(self._encode_blank(), (PLAIN,), 0), k=10)
             if examples:  # with histories: a small catalogue may be all in an example's history
                 answers += self.search(examples, k=10, exclude_history=False)
-        except Unavailable:  # the server of the index, and not the bundle, is at fault
+        except Unavailable:  # a fault of the index's server, not of the bundle
             raise
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error

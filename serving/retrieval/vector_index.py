@@ -32,7 +32,7 @@ KINDS = {
 }
 REMOTE_KINDS = frozenset({"milvus"})  # kinds that are searched by another server (`remote_search.py`)
 SCAN_SHARE = 4  # all items are compared in int8 if more than 1/4 of them are allowed
-FEW = 4096  # up to so many items a subset holds float32 vectors: int8 would save less time than it costs
+FEW = 4096  # most items of a subset with float32 vectors; int8 copies of so few cost more time than they save
 GATHER = 1024  # vectors of allowed items that are copied at once, so that they stay in the processor's cache
 
 
