@@ -87,8 +87,9 @@ class ItemColumns:
                     readers.setdefault(column, []).append((name, read))
         filters: Any = served.manifest.get("filters") or {}
         for name, kind in filters.items():
-            if name not in readers:
-                readers[name] = [(name, _READERS[kind])]
+            fed = readers.setdefault(name, [])
+            if all(feature != name for feature, _ in fed):  # the column may feed a feature of another name
+                fed.append((name, _READERS[kind]))
         return cls(path, readers, frozenset(served.display_fields))
 
     def item(self, row: Row, number: int) -> Item:
