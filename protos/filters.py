@@ -132,7 +132,7 @@ def _unicode(text: str, field: str) -> str:
 
 
 def _number(raw: Any, field: str, expected: str = "a finite number") -> float | None:
-    """A number; Python's own `float` reads booleans, bytes and "1_000", too."""
+    """A finite number, None for NaN; refuses booleans, bytes and "1_000", which Python's `float` takes."""
     if isinstance(raw, bool | bytes | bytearray) or (isinstance(raw, str) and "_" in raw):
         raise _wrong(field, expected, raw)
     try:
@@ -193,7 +193,12 @@ def _wrong(field: str, expected: str, raw: Any) -> InvalidInput:
 
 
 def build_column(kind: FilterKind, values: Sequence[Parsed]) -> Column:
-    """The column of N items, from what `parse_value` returned for each."""
+    """The column of N items.
+
+    Args:
+        kind: type of the field.
+        values: for each item, what `parse_value` has returned.
+    """
     if kind in ORDERED:
         rows = np.array([row for row, value in enumerate(values) if value is not None], np.uint32)
         present = np.array([value for value in values if value is not None], ORDERED[kind])
@@ -214,7 +219,7 @@ def build_column(kind: FilterKind, values: Sequence[Parsed]) -> Column:
 
 
 def column_values(column: Column, count: int) -> list[Parsed]:
-    """The values of N items that `build_column` has made a column of; strings in ascending order."""
+    """The value of each of N items, from their column; the strings of an item are in ascending order."""
     found: list[Any] = [None] * count
     if isinstance(column, OrderedColumn):
         for row, value in zip(column.rows.tolist(), column.values.tolist(), strict=True):
@@ -229,7 +234,11 @@ def column_values(column: Column, count: int) -> list[Parsed]:
 
 
 def build_columns(schema: FilterSchema, items: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
-    """The columns of items, from their raw values by field; a value that is missing is absent.
+    """The columns of items, by field.
+
+    Args:
+        schema: filter field -> type.
+        items: for each item, field -> raw value, as `parse_value` takes it; a field may be missing.
 
     Raises:
         InvalidInput: a value is of another type; the text names item and field.
@@ -287,7 +296,11 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _column(prefix: str, kind: FilterKind, arrays: dict[str, npt.NDArray[Any]], count: int) -> Column:
-    """One column, checked: every search trusts it."""
+    """One column, taken out of `arrays`; it is checked here, and searches do not check it again.
+
+    Raises:
+        KeyError, ValueError: an array is missing or wrong.
+    """
 
     def take(name: str, dtype: Any) -> npt.NDArray[Any]:
         array = arrays.pop(prefix + name)

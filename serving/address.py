@@ -1,11 +1,11 @@
-"""Network addresses: `host:port`, the client behind an address, and loopback."""
+"""Network addresses: `host:port`, the name under which an address is limited, and loopback."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
 from protos.errors import InvalidInput
 
-GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")  # of a target's name
+GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")  # of URIs that gRPC resolves
 
 
 def join(host: str, port: int) -> str:
@@ -26,7 +26,10 @@ def check_target(address: str) -> None:
     """
     scheme, separator, _ = address.partition("://")
     if separator and scheme.lower() not in GRPC_SCHEMES:
-        place = urlsplit(address).netloc.rpartition("@")[2]
+        try:
+            place = urlsplit(address).netloc.rpartition("@")[2]
+        except ValueError:  # an IPv6 host without its closing bracket
+            place = ""
         example = place if ":" in place else f"{place or 'HOST'}:PORT"
         raise InvalidInput("address", f"expected {example}, got the URL {address!r}")
     if ":" not in address:
@@ -34,7 +37,10 @@ def check_target(address: str) -> None:
 
 
 def client_of(host: str) -> str:
-    """The client that an address stands for, in rate limits and in bounds of connections.
+    """The name under which rate limits and limits on connections count the client at an address.
+
+    Args:
+        host: an IP address, without a port; an IPv6 address may have a zone.
 
     Returns:
         An IPv4 address itself, also if it is written as an IPv6 address. For other IPv6 addresses the first

@@ -1,4 +1,4 @@
-"""Which bundle to serve: the one at a path, the newest in a folder, or a registered model's.
+"""Finds the bundle to serve: the one at a path, the newest in a folder, or that of a registered model.
 
     python -m serving.bundles models:/pydocs@champion .cache/bundles   # downloads it; prints its folder
 
@@ -53,13 +53,16 @@ def download(model: str, folder: Path = BUNDLES) -> Path:
 
 
 def download_isolated(model: str, folder: Path = BUNDLES) -> Path:
-    """As `download`, with MLflow in a process of its own: it starts threads, and a service forks."""
+    """As `download`, with MLflow in a process of its own.
+
+    MLflow starts threads, and a process that is going to fork must not have other threads.
+    """
     with RegistryProcess() as registry:
         return BundleCache(folder).take(registry.resolve(model), registry)
 
 
 def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple[Path, str]:
-    """The first bundle of a service that follows an alias, and its version in the registry.
+    """Find the bundle with which a service that follows an alias starts.
 
     If the registry does not answer, or the alias's bundle cannot be served, this is the bundle that was
     served last, whatever the error. A bundle that was served last is not validated again.
@@ -67,7 +70,10 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
     Args:
         model: such as `models:/pydocs@champion`.
         folder: the cache.
-        item_tower: the item tower will be offered too.
+        item_tower: whether the item tower will be served too, and so is validated.
+
+    Returns:
+        The folder of the bundle, and the version of the model.
 
     Raises:
         BundleError, MissingStage, Unavailable: as `download`, if no bundle was served before.

@@ -1,4 +1,4 @@
-"""The store of live items for the stages that do not serve: a snapshot of it, and its compaction.
+"""Snapshot and compaction of the store of live items, for use outside the service.
 
     python -m serving.catalogue snapshot changes.jsonl --catalogue sqlite:///items.db
     python -m serving.catalogue compact --keep 3f2a9c0d... --keep 77b1...
@@ -37,9 +37,9 @@ def snapshot(url: str, output: Path, after: int = 0, store_id: str = "") -> dict
     Args:
         url: of the store.
         output: the file, written atomically.
-        after: sequence after which changes are wanted, if the store is the one of `store_id`; of another
-            store all of them are.
-        store_id: identifies the store of `after`.
+        after: only changes after this sequence are written, provided that the store's id is `store_id`;
+            otherwise all changes are.
+        store_id: id of the store that `after` is a sequence of.
 
     Raises:
         ConfigError, Unavailable: as `Store.open`.
@@ -56,12 +56,15 @@ def snapshot(url: str, output: Path, after: int = 0, store_id: str = "") -> dict
 
 
 def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
-    """Remove what no bundle needs; returns what was removed.
+    """Remove what no bundle needs.
 
     Args:
         url: of the store.
-        place: folder of what bundles derive from it.
-        keep: versions of bundles that may be served again soon.
+        place: folder of the records that bundles have derived from the store.
+        keep: versions of bundles that may be served again soon; their records stay.
+
+    Returns:
+        `answers_forgotten` and `records_removed`: numbers of removed answers and of removed files of records.
 
     Raises:
         ConfigError, Unavailable: as `Store.open`.

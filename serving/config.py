@@ -11,7 +11,7 @@ from serving.security.tls import TlsFiles
 from serving.transport.converters import RequestLimits
 from serving.transport.limits import WorkerLimits
 
-# The kinds of sinks of served requests; each field of theirs is a flag.
+# Options of each kind of sink of served requests; each of their fields becomes a flag of the command line.
 SINKS: tuple[type[SinkOptions], ...] = (RequestLogOptions,)
 
 
@@ -20,26 +20,26 @@ class ServiceConfig:
     """What to serve, and how.
 
     Args:
-        folder: of the bundle that is served first.
+        folder: of the first bundle to serve.
         host, port: to listen on; port 0 lets the system choose.
         port_file: receives the port once requests are answered.
         workers: number of worker processes.
-        threads: of the query tower in one call.
+        threads: of ONNX Runtime in one call of the query tower.
         grace: seconds in which running requests may finish when the service stops.
         worker_timeout: seconds without a heartbeat after which a worker is replaced; 0: never.
-        limits: of a request.
-        bounds: of a worker.
-        tls: files to speak TLS with.
-        tokens: file of bearer tokens.
-        insecure: listen beyond this machine without TLS.
+        limits: bounds of one request.
+        bounds: bounds of one worker: its queue, connections and calls.
+        tls: certificate and key files; without them connections are not encrypted.
+        tokens: file of bearer tokens; without it every client may call.
+        insecure: allows listening on an address that other machines reach, without TLS.
         rate, burst: tokens (`rate_limit.tokens`) a second, and at once, that each client may spend; no limit
             if the rate is 0.
         metrics_host, metrics_port: address of `/metrics`; none if the port is None.
-        sinks: of served requests.
+        sinks: options of the sinks that record served requests.
         trace_endpoint, trace_ratio: where traces are sent, and the share of the requests that is traced.
-        item_tower: offer the item tower too, by the Open Inference Protocol.
-        model_version: in the registry, if the bundle is from there.
-        follow: the alias that selects the bundle from then on; if not given, the bundle never changes.
+        item_tower: serve the item tower too, through the Open Inference Protocol.
+        model_version: the bundle's version in the registry; empty if it is not from there.
+        follow: the alias whose bundle is served after the first one; if not given, the bundle never changes.
         catalogue: the store of live items; if not given, the service takes no writes.
     """
 

@@ -5,7 +5,12 @@ from collections.abc import Callable
 
 
 def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
-    """A whole number within bounds."""
+    """A type of whole numbers.
+
+    Args:
+        most: the largest number that it accepts.
+        least: the smallest.
+    """
 
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
@@ -16,7 +21,13 @@ def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
 
 
 def bounded_seconds(most: float, or_none: bool = False, shortest: float = 0.0) -> Callable[[str], float]:
-    """Seconds, above 0 and within bounds; or 0 for none, if `or_none`."""
+    """A type of seconds above 0.
+
+    Args:
+        most: the largest number of seconds that it accepts.
+        or_none: whether it accepts 0, too, which stands for no limit.
+        shortest: the smallest number of seconds above 0 that it accepts.
+    """
     least = f"0, or {shortest:g} or more" if or_none else "above 0"
 
     def parse(text: str) -> float:

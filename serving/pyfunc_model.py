@@ -1,9 +1,9 @@
-r"""A bundle as an MLflow model, by code that MLflow runs on loading, without a pickled object.
+r"""A bundle as an MLflow model: MLflow runs this file when it loads the model, so nothing is pickled.
 
     log_model(
         python_model="serving/pyfunc_model.py",
         artifacts={"bundle": folder},
-        input_example=(["a query"], PARAMETERS),  # declared and tried
+        input_example=(["a query"], PARAMETERS),  # MLflow infers the signature from it, and calls `predict`
     )
     model = mlflow.pyfunc.load_model("models:/shop@champion")
     model.predict(["a query"], params={"k": 5, "filter": "price<50\nsection=shoes,bags"})
@@ -12,7 +12,7 @@ The parameters of `predict` are those that the example declares, such as
 
     PARAMETERS = {"k": 10, "exclude_history": True, "filter": "", "fusion": ""}
 
-It answers with the same `Retriever` as the service. Only MLflow runs this file.
+It answers with the same `Retriever` as the service. Only MLflow imports this file.
 """
 
 import difflib
@@ -74,8 +74,8 @@ class BundleModel(PythonModel):
         Returns:
             For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
             "basis": ...}`, with `dense` and `lexical` where the bundle has a lexical index. The basis is one
-            of `serving.retrieval.answer.Basis`. A query that says nothing to the bundle has no hits where
-            the bundle does not know popular items.
+            of `serving.retrieval.answer.Basis`. A query of which the query tower knows nothing has no hits
+            where the bundle does not know popular items.
 
         Raises:
             MlflowException: a query or a condition does not fit the bundle, or `k` is out of bounds; its
@@ -89,7 +89,7 @@ class BundleModel(PythonModel):
     def _answer(self, model_input: list[Any], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
         limits = RequestLimits()
         k = limits.k(int(params.get("k", limits.default_k)))
-        if not params.get("k", k):  # in a request over gRPC it would stand for the default
+        if not params.get("k", k):  # `limits.k` takes 0 for the default, as in a request over gRPC
             raise InvalidInput("k", "expected at least 1, got 0")
         exclude_history = params.get("exclude_history")
         conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]

@@ -48,32 +48,32 @@ REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 UNBOUNDED = 2**31 - 1
 KEEPALIVE_TIMEOUT_SECONDS = 20  # for the answer to a ping, and for a client to read what is sent
 READ_CHUNK_BYTES = 16 << 10
-SERVICES = ("", SERVICE.full_name, open_inference.SERVICE.full_name)  # that have a health; "" is the server
+SERVICES = ("", SERVICE.full_name, open_inference.SERVICE.full_name)  # whose health is reported; "": server
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class RetrievalServer:
-    """A server that listens as soon as it is made, and answers from `start` to `stop`.
+    """A server that listens from its construction on, and answers from `start` to `stop`.
 
     with RetrievalServer(LoadedBundle.load(folder)) as server:
         print(server.port)
 
     Args:
-        bundle: that answers; of a retriever alone the catalogue is packed first.
+        bundle: the bundle that answers; if it is a `Retriever`, its catalogue is packed here.
         limits: of a request.
         host: to listen on.
         port: to listen on; 0 lets the system choose, and `port` is then the chosen one.
         bounds: of the worker.
-        access: who may call; every client if not given.
-        metrics: of all workers; of this server alone if not given.
+        access: TLS, tokens and rate limit; without it every client may call.
+        metrics: shared by all workers; if not given, this server has metrics of its own.
         slot: of this worker in `metrics`.
         sinks: of served requests.
         tracing: of calls.
         share_port: whether other workers listen on the same port.
         status: gives the fields of `Info` that describe the bundles of the service.
-        releases: gives the answer to `Releases`; by default that the service follows no alias.
-        catalogue: connection to the catalogue's process, if the service takes writes; it has been started.
-        shared_state: with the entry of that process.
+        releases: gives the answer to `Releases`; by default one without records, since no alias is followed.
+        catalogue: connection to the catalogue's process, already started, if the service takes writes.
+        shared_state: has the entry `CATALOGUE` of that process.
 
     Raises:
         Unavailable: the address cannot be listened on, most likely because it is in use.
@@ -101,7 +101,7 @@ class RetrievalServer:
         bundle = bundle if isinstance(bundle, LoadedBundle) else LoadedBundle.of(bundle)
         metrics = metrics or SharedMetrics.create(workers=1)
         self._access = access
-        self._metrics = mine = metrics.worker(slot)
+        self._metrics = worker_metrics = metrics.worker(slot)
 
         def state() -> dict[str, Any]:
             worker = {
@@ -130,14 +130,14 @@ class RetrievalServer:
                 self._call_soon,
                 limits.max_answer_bytes,
                 bounds.watches,
-                self._visible,
+                self._when_searched,
             )
         services = (*SERVICES, catalogue_service.SERVICE.full_name) if self._catalogue else SERVICES
         self._health = _Health(services, bounds.watches)
         self._event_loop = EventLoop(
             self._methods(limits, offers_item_tower=bundle.item_tower is not None),
-            Batcher(mine, bounds.batch),
-            Observer(mine, sinks, tracing),
+            Batcher(worker_metrics, bounds.batch),
+            Observer(worker_metrics, sinks, tracing),
             Guard(access.tokens) if access.tokens is not None else None,
             caller,
             bounds,
@@ -152,9 +152,9 @@ class RetrievalServer:
             self.port,
             bounds,
             limits.max_message_bytes,
-            mine.heartbeat,
+            worker_metrics.heartbeat,
             self._event_loop.last_calls,
-            mine.closed_connection,
+            worker_metrics.closed_connection,
         )
         self._trimmer = HeapTrimmer()
 
@@ -227,8 +227,8 @@ class RetrievalServer:
             self._metrics.set(layout.SEEN_SEQUENCE, split.sequence)
             self._metrics.set(layout.OVERLAY_ROWS, split.champion.live.overlay.count)
 
-    def _visible(self, sequence: int, call: Call, outcome: Callable[[], Any]) -> Any:
-        """The outcome of a write, now or as soon as searches see it."""
+    def _when_searched(self, sequence: int, call: Call, outcome: Callable[[], Any]) -> Any:
+        """The outcome of a write: now, or deferred until this worker's searches have applied its sequence."""
         if self._servicer.split.sequence >= sequence:
             return outcome()
         return self._servicer.waits.add(sequence, call, outcome, is_stored=True)
@@ -262,10 +262,10 @@ class RetrievalServer:
 
 
 class _Health:
-    """grpcio's own health service, as the event loop calls it.
+    """grpcio's health service, adapted to the event loop.
 
     Args:
-        services: that have a health.
+        services: names of the services whose health is reported; "" is the server.
         watches: calls of `Watch` that one connection may have open.
     """
 
@@ -311,18 +311,19 @@ class _Health:
 
 
 class _Reflection:
-    """grpcio's own reflection service, one request at a time."""
+    """grpcio's reflection service, called for one request at a time."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._inner: Any = reflection.ReflectionServicer(names)
 
     def ServerReflectionInfo(self, request: reflection_pb2.ServerReflectionRequest, call: Call) -> Any:
-        """Descriptors of the services."""
+        """Descriptors of the services that a request asks for."""
         answers: Iterator[Any] = self._inner.ServerReflectionInfo(iter([request]), call)
         return next(answers)
 
 
 def _options(limits: RequestLimits, bounds: WorkerLimits, share_port: bool) -> list[tuple[str, int]]:
+    """The server's channel arguments for gRPC."""
     return [
         ("grpc.so_reuseport", int(share_port)),  # otherwise a port in use must be an error
         ("grpc.max_receive_message_length", limits.max_message_bytes),

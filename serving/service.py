@@ -65,7 +65,7 @@ GARBAGE = 20_000  # objects between two collections of the youngest generation; 
 
 @dataclass(frozen=True)
 class Serving:
-    """What is being served, and where."""
+    """The running service: its addresses, its workers, and the manifest of its first bundle."""
 
     address: str
     port: int
@@ -90,7 +90,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called as soon as requests are answered.
 
     SIGHUP makes all workers read the files of tokens and certificates again. If systemd has started this
-    process, it is told when the service is ready, reloads and stops, and that the supervisor works.
+    process, the service notifies systemd when it is ready, reloads and stops, and pings its watchdog.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -117,7 +117,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
             for n in range(config.workers)
         ]
         metrics = ProcessSpec("metrics", service.metrics)
-        processes = [*workers, *service.followers()]
+        processes = [*workers, *service.optional_processes()]
         status = f"serving {service.manifest.name} at {join(config.host, port)}"
         if config.metrics_port is not None:
             processes.append(metrics)
@@ -126,7 +126,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
             serving = Serving(
                 join(config.host, port),
                 port,
-                int(metrics.says) if config.metrics_port is not None else None,
+                int(metrics.report) if config.metrics_port is not None else None,
                 config.workers,
                 service.manifest,
             )
@@ -176,14 +176,14 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
 
 
 class _Service:
-    """What all processes share, and what each of them runs."""
+    """The state that all processes share, and the functions that the processes run."""
 
     def __init__(self, config: ServiceConfig, access: Access, port: int) -> None:
         self._config, self._access, self._port = config, access, port
         # A bundle that never changes is loaded once, and the workers share its memory. If bundles can be
         # swapped, each worker loads its own, because a later bundle could not be shared either, except for
         # its catalogue.
-        with local_only():  # no connection of an index on another server survives the fork
+        with local_only():  # a connection to an index on another server would not survive the fork
             self._shared_bundle = None if config.follow else self._load(config.folder, config.model_version)
         self.manifest = (
             self._shared_bundle.manifest if self._shared_bundle else bundle.read_manifest(config.folder)
@@ -198,18 +198,18 @@ class _Service:
         has_shadow = config.follow is not None and config.follow.shadow
         self._channel = Channel.create(config.workers) if has_shadow else None
         self._catalogue = CatalogueChannel.create() if config.catalogue else None
-        self._beats = Heartbeat()  # of the catalogue's process
+        self._catalogue_heartbeat = Heartbeat()
         self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None
         if config.catalogue:
             self.shared_state.write(CATALOGUE, _catalogue_entry(config.catalogue))
         self._status = ServiceStatus(self.shared_state, self.shared, self._channel)
 
-    def followers(self) -> Iterator[ProcessSpec]:
-        """The processes that exist only if an alias is followed, or writes are taken."""
+    def optional_processes(self) -> Iterator[ProcessSpec]:
+        """The catalogue's process, the follower and the shadow, as far as the configuration asks for them."""
         config = self._config
         if config.catalogue and self._catalogue:
-            run = partial(self._keep_catalogue, config.catalogue, self._catalogue)
-            yield ProcessSpec("catalogue", run, self._beats.count, PATIENCE_SECONDS)
+            run = partial(self._run_catalogue, config.catalogue, self._catalogue)
+            yield ProcessSpec("catalogue", run, self._catalogue_heartbeat.count, PATIENCE_SECONDS)
         if config.follow:
             follow = follower(config.follow, self.shared_state, config.workers, config.item_tower)
             yield ProcessSpec("follower", follow)
@@ -219,18 +219,20 @@ class _Service:
                 )
                 yield ProcessSpec("shadow", shadow.run)
 
-    def _keep_catalogue(
+    def _run_catalogue(
         self, config: CatalogueConfig, channel: CatalogueChannel, handle: WorkerHandle
     ) -> None:
-        """What the catalogue's process runs."""
+        """Run the catalogue's process until it has to stop."""
         from serving.live.process.catalogue_process import CatalogueProcess
 
         most = self._config.limits.max_answer_bytes
         grace = self._config.grace
-        CatalogueProcess(config, channel, self.shared_state, grace, most, self._beats).run(handle)
+        CatalogueProcess(config, channel, self.shared_state, grace, most, self._catalogue_heartbeat).run(
+            handle
+        )
 
     def worker(self, slot: int) -> Callable[[WorkerHandle], None]:
-        """What the worker of a slot runs."""
+        """The function that the worker of a slot runs until it has to stop."""
 
         def run(handle: WorkerHandle) -> None:
             config = self._config
@@ -263,9 +265,9 @@ class _Service:
         return run
 
     def metrics(self, handle: WorkerHandle) -> None:
-        """Answer scrapes."""
+        """Run the process of `/metrics`: answer Prometheus's scrapes until it has to stop."""
         config, status = self._config, self._status
-        status.champion_facts()  # while the bundle's folder is there
+        status.champion_facts()  # reads and keeps them, because the bundle's folder may be removed later
         with serve_metrics(
             self.shared, config.metrics_host, config.metrics_port or 0, status.metrics, status.processes
         ) as server:
@@ -311,7 +313,10 @@ class _Service:
         return Tracing(endpoint, self._config.trace_ratio, slot) if endpoint else None
 
     def _own_bundle(self) -> LoadedBundle | None:
-        """The bundle that was loaded before the fork, with what each worker has of its own."""
+        """The bundle that was loaded before the fork, made ready for this worker; None if there is none.
+
+        Each worker has an index connection, encoder threads and live items of its own.
+        """
         config, loaded = self._config, self._shared_bundle
         if loaded:
             loaded.retriever.index.after_fork()
@@ -324,20 +329,22 @@ class _Service:
 
     def _load(self, folder: Path, model_version: str) -> LoadedBundle:
         config = self._config
-        if config.follow is None:  # loaded before the fork: each worker starts the query tower's threads
+        if config.follow is None:  # before the fork, so with one thread: `_own_bundle` opens the others
             return LoadedBundle.load(folder, 1, config.item_tower, model_version)
         ready = BundleCache(config.follow.cache).ready(folder)
         loaded = LoadedBundle.load(folder, config.threads, config.item_tower, model_version, ready)
         return loaded.with_live(self._live) if self._live else loaded
 
     def _store_state(self) -> StoreState:
-        """The store of live items, as its process has announced it."""
+        """Id and sequence of the store of live items, from the entry that the catalogue's process writes."""
         entry = self.shared_state.read(CATALOGUE)
         return StoreState(entry["store_id"], entry["sequence"])
 
 
 def _catalogue_entry(config: CatalogueConfig) -> dict[str, Any]:
-    """The entry `CATALOGUE` before its process has started; it makes the store if there is none.
+    """The first entry `CATALOGUE`, read from the store before the catalogue's process has started.
+
+    The store is created if it does not exist.
 
     Raises:
         ConfigError: the store is not one, or is damaged.

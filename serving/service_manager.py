@@ -1,4 +1,4 @@
-"""Tells the service manager that has started this process, such as systemd, how the service is.
+"""Notifies the service manager that has started this process, such as systemd, of the service's state.
 
     manager = ServiceManager.from_environment()
     manager.ready("serving at 127.0.0.1:50051")
@@ -26,7 +26,8 @@ class ServiceManager:
     Args:
         address: of its socket: a path, or `@` and a name in Linux's abstract namespace; nothing is sent if it
             is empty.
-        watchdog_seconds: in which the manager expects a sign of life; 0: it expects none.
+        watchdog_seconds: the manager takes the service for hung without a ping in this time; 0: it expects no
+            pings.
     """
 
     def __init__(self, address: str = "", watchdog_seconds: float = 0.0) -> None:
@@ -41,7 +42,7 @@ class ServiceManager:
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
         """The manager that the environment names.
 
-        Its variables are removed, so that processes that are started from here do not speak for the service.
+        Its variables are removed from `environment`, so that child processes do not notify the manager, too.
         """
         address = environment.pop(SOCKET, "")
         microseconds = environment.pop(WATCHDOG_USEC, "")
@@ -50,7 +51,7 @@ class ServiceManager:
         return cls(address, int(microseconds) / 1e6 if watched else 0.0)
 
     def ready(self, status: str) -> None:
-        """The service answers, or has read its files again.
+        """Report that the service answers, or that a reload is over.
 
         Args:
             status: one line for `systemctl status`.
@@ -58,12 +59,12 @@ class ServiceManager:
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """The service reads its files again; `ready` has to follow."""
+        """Report that the service begins to reload its files; call `ready` when the reload is over."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
 
     def stopping(self, status: str) -> None:
-        """The service takes no more requests, and will end.
+        """Report that the service takes no more requests, and will end.
 
         Args:
             status: one line for `systemctl status`.
@@ -71,7 +72,7 @@ class ServiceManager:
         self._send("STOPPING=1", f"STATUS={status}")
 
     def ping_watchdog(self) -> None:
-        """A sign of life, if the manager expects one."""
+        """Send a ping, if the manager expects pings."""
         if self.watchdog_seconds:
             self._send("WATCHDOG=1")
 
@@ -87,5 +88,5 @@ class ServiceManager:
             self._failed = False
         except OSError as error:
             if not self._failed:
-                log.warning("%s=%s: the service manager cannot be told: %s", SOCKET, self._address, error)
+                log.warning("%s=%s: cannot notify the service manager: %s", SOCKET, self._address, error)
             self._failed = True

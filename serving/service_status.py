@@ -1,4 +1,4 @@
-"""What a service reports of itself beside the workers' own metrics: in `Info`, and at a scrape.
+"""The state of a service for `Info` and `Releases`, and the metrics that are computed at a scrape.
 
 The values come from the processes' entries in shared memory, and from the workers' rows of metrics.
 """
@@ -23,13 +23,13 @@ from serving.shadow.channel import Channel
 from serving.shadow.report import shadow_readings, shadow_state
 from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, RELEASES, SHADOW, TARGET, SharedState
 
-# Process -> its entry, which holds the process id.
+# Name of a process -> name of its entry in shared memory, which holds the process id.
 PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW, "catalogue": CATALOGUE}
 
 
 @dataclass(frozen=True)
 class BundleFacts:
-    """What a scrape shows of the bundle that is served.
+    """The values that metrics show of the bundle that is served.
 
     Args:
         name: of the model.
@@ -48,7 +48,7 @@ class BundleFacts:
 
 
 def bundle_facts(manifest: Manifest, folder: Path) -> BundleFacts:
-    """What a scrape shows of the bundle in a folder.
+    """The values that metrics show of the bundle in a folder.
 
     Args:
         manifest: of the bundle.
@@ -82,7 +82,7 @@ class ServiceStatus:
         self._shared = shared
         self._channel = channel
         self._facts: BundleFacts | None = None  # of the champion at the last scrape
-        self._releases: tuple[Any, wire.ReleasesResponse] | None = None  # at the last call, and of what
+        self._releases: tuple[Any, wire.ReleasesResponse] | None = None  # and the key of its inputs
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` in `Info` that describe bundles."""
@@ -97,7 +97,7 @@ class ServiceStatus:
         }
 
     def releases(self) -> wire.ReleasesResponse:
-        """How the champion became it, as the follower has read it last."""
+        """The promotion of the champion and the model's release records, as the follower read them last."""
         state = self._shared_state
         versions = tuple(map(state.version, (TARGET, RELEASES)))
         model = state.read(FOLLOWING).get("model", "")
@@ -126,7 +126,7 @@ class ServiceStatus:
             yield from access_readings(self._shared_state.read(ACCESS))
 
     def processes(self) -> dict[str, int]:
-        """Name -> id of the follower's and the shadow's process, if there are any."""
+        """Name -> process id of the follower, the shadow and the catalogue's process, if they run."""
         names = self._shared_state.names
         pids = {
             name: self._shared_state.read(entry).get("pid")
@@ -136,7 +136,13 @@ class ServiceStatus:
         return {name: pid for name, pid in pids.items() if pid}
 
     def champion_facts(self) -> BundleFacts | None:
-        """What a scrape shows of the champion; None if its folder was gone before the first scrape."""
+        """The values that metrics show of the champion.
+
+        They are read from the bundle's folder once, and kept until the champion changes.
+
+        Returns:
+            None if the folder was removed before they were read.
+        """
         champion = Target.of(self._shared_state.read(TARGET)).champion
         if self._facts is None or self._facts.version != champion.bundle_version:
             folder = Path(champion.folder)
@@ -157,7 +163,7 @@ class ServiceStatus:
             bundle_version=champion.bundle_version,
             promotion=wire.ReleaseRecord(**promotion) if promotion else None,
             records=[wire.ReleaseRecord(**each) for each in known.get("records", ())],
-            read_at=known.get("read_at", 0.0) if is_current else 0.0,  # not read for this version yet
+            read_at=known.get("read_at", 0.0) if is_current else 0.0,  # 0: not read for this version yet
             last_error=known.get("last_error", ""),
         )
 

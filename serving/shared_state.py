@@ -1,4 +1,4 @@
-"""Small JSON entries in shared memory, by which the processes of a service talk to each other.
+"""Small JSON entries in shared memory, through which the processes of a service exchange their state.
 
     state = SharedState.create(("target", "worker 0", "worker 1"))  # in the supervisor, before it forks
     state.write("worker 0", {"serial": 3})                          # in that worker
@@ -18,10 +18,10 @@ from itertools import accumulate
 from typing import Any
 
 # Names of entries, with the process that writes each. A worker's own entry is named by `worker_name`.
-TARGET = "target"  # follower (first the supervisor): the bundles that all workers shall serve
-NEXT = "next"  # follower: the bundles that workers shall load next
+TARGET = "target"  # follower (first the supervisor): the bundles that all workers have to serve
+NEXT = "next"  # follower: the bundles that workers have to load next
 FOLLOWING = "following"  # follower: how it follows its aliases
-SHADOW_TARGET = "shadow target"  # follower: the bundle that the shadow shall load
+SHADOW_TARGET = "shadow target"  # follower: the bundle that the shadow has to load
 SHADOW = "shadow"  # shadow: what it has compared
 ACCESS = "access"  # supervisor: the state of certificate and token files
 RELEASES = "releases"  # follower: promotions and rollbacks of the model
@@ -29,7 +29,7 @@ CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live i
 WORKER = "worker "  # prefix of the names of workers' entries
 
 PAGE = 16 << 10  # bytes
-PAGES = {RELEASES: 256 << 10}  # bytes of an entry's page, where it needs more
+PAGES = {RELEASES: 256 << 10}  # bytes of the pages of entries that need more than `PAGE`
 HEAD = struct.Struct("<Q")  # at the start of a page: the length of its content
 
 
@@ -45,7 +45,7 @@ class SharedState:
         self._memory = memory
         self._versions = memoryview(memory).cast("Q")
         starts = accumulate((_slot_bytes(name) for name in names), initial=0)
-        self._starts = dict(zip(names, starts, strict=False))  # one more than names: where the memory ends
+        self._starts = dict(zip(names, starts, strict=False))  # the last start is the end of the memory
 
     @classmethod
     def create(cls, names: Sequence[str]) -> "SharedState":
@@ -58,7 +58,7 @@ class SharedState:
         return tuple(self._starts)
 
     def version(self, name: str) -> int:
-        """How often an entry has been written; an unchanged number means an unchanged entry.
+        """The number of times that an entry has been written; while it stays the same, so does the entry.
 
         Raises:
             KeyError: there is no entry of that name.
@@ -104,5 +104,5 @@ def _page_bytes(name: str) -> int:
 
 
 def _slot_bytes(name: str) -> int:
-    """What an entry takes: its version number and two pages."""
+    """The bytes that an entry takes: its version number and two pages."""
     return 8 + 2 * _page_bytes(name)

@@ -1,9 +1,9 @@
 """Several processes that answer on one port, and the supervisor that keeps them running.
 
-The service loads a bundle that never changes, and the supervisor freezes its memory and forks: the workers
-share its memory, and the kernel spreads connections over them (SO_REUSEPORT). gRPC starts in the workers
-alone, because it does not survive a fork. A process that dies is forked again, without effect on the
-others. A process whose heartbeat stops is killed and forked again. One SIGTERM to the supervisor drains
+A bundle that never changes is loaded before the fork, and the supervisor freezes its memory (`gc.freeze`),
+so that the workers share it. The kernel spreads connections over the workers (SO_REUSEPORT). gRPC starts in
+the workers alone, because it does not survive a fork. A process that dies is forked again, without effect on
+the others. A process whose heartbeat stops is killed and forked again. One SIGTERM to the supervisor drains
 all processes, and SIGHUP makes them reload their files. If the supervisor itself is killed, they stop by
 themselves.
 
@@ -42,8 +42,8 @@ START_SECONDS = 60.0  # in which all processes must be ready
 SHORT_LIFE_SECONDS = 5.0  # a process that dies sooner is restarted after a pause that doubles each time
 MAX_PAUSE_SECONDS = 5.0  # before a process that keeps dying is restarted
 KILL_SECONDS = 5.0  # beyond the grace, after which a process that does not stop is killed
-REPEAT_SECONDS = 1.0  # in which another signal to stop is taken for a copy of the first
-RESTART_SECONDS = 300.0  # in which a restarted process must show its first heartbeat
+REPEAT_SECONDS = 1.0  # after the first signal to stop, in which another one is taken for a copy of it
+RESTART_SECONDS = 300.0  # least silence after which a process that has not started yet counts as hung
 TICK_SECONDS = 1.0  # between two checks of the heartbeats, at most
 
 
@@ -52,38 +52,38 @@ class WorkerHandle:
 
     def __init__(self, alive: int, ready: int) -> None:
         self._alive, self._ready = alive, ready
-        self._wake, self._woken = os.pipe()
-        os.set_blocking(self._woken, False)
-        signal.set_wakeup_fd(self._woken)
+        self._signals, wakeup = os.pipe()  # Python writes the number of each signal to the second
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup)
         for number in HANDLED:
             signal.signal(number, _noted)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
-    def ready(self, says: str = "") -> None:
-        """Report that the process works from now on.
+    def ready(self, report: str = "") -> None:
+        """Report that the process works from now on. Call it once.
 
         Args:
-            says: one line for the supervisor, such as a port.
+            report: one line for the supervisor, such as a port; it becomes `ProcessSpec.report`.
         """
-        os.write(self._ready, f"{says}\n".encode())
+        os.write(self._ready, f"{report}\n".encode())
         os.close(self._ready)
 
     def wait(self, reload: Callable[[], None] = lambda: None) -> None:
-        """Return when the process is to stop: a signal has come, or the supervisor has died.
+        """Return when the process has to stop, because a signal has come or the supervisor has died.
 
         Args:
             reload: called after each SIGHUP.
         """
         while True:
-            readable = select.select([self._alive, self._wake], [], [])[0]
+            readable = select.select([self._alive, self._signals], [], [])[0]
             if self._alive in readable:
                 return
-            if any(number in STOP for number in os.read(self._wake, 512)):
+            if any(number in STOP for number in os.read(self._signals, 512)):
                 return
             reload()
 
     def stop_event(self) -> threading.Event:
-        """An event that is set when the process is to stop; a thread of its own waits for that."""
+        """An event that is set when the process has to stop; starts a thread that waits for that."""
         stopped = threading.Event()
 
         def wait() -> None:
@@ -95,21 +95,24 @@ class WorkerHandle:
 
 
 class Heartbeat:
-    """A number that a process counts up while it works, and its supervisor reads. Make it before the fork."""
+    """A counter in shared memory: a process increments it while it works, and its supervisor reads it.
+
+    Make it before the fork.
+    """
 
     def __init__(self) -> None:
         self._cell = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
 
     def reset(self) -> None:
-        """The process has not started yet."""
+        """Set the counter to 0: the process has not started yet."""
         self._cell[0] = 0
 
     def beat(self) -> None:
-        """The process works."""
+        """Increment the counter."""
         self._cell[0] += 1
 
     def count(self) -> float:
-        """The number, for `ProcessSpec`."""
+        """The counter, as `ProcessSpec.heartbeat` returns it."""
         return self._cell[0]
 
 
@@ -122,11 +125,17 @@ class ProcessSpec:
         run: what the process runs, from start to stop, given its `WorkerHandle`.
         heartbeat: gives a number that changes while the process works; 0 until it has started. A process
             whose number stays the same for too long is replaced. If not given, the process is not checked.
-        patience: seconds that this process may take at least, if the supervisor's timeout is shorter.
+        patience: least number of seconds without a heartbeat after which this process is replaced, if the
+            supervisor's timeout is shorter.
 
     Attributes:
-        says: the line that it reported when it was ready.
-        pid: of the process, 0 if there is none.
+        report: the line that the process passed to `WorkerHandle.ready` at the start of the service.
+        pid: process id, 0 while the process does not run.
+        started: when it was forked last, by `time.monotonic()`.
+        pause: seconds between its last end and its restart.
+        due: when it has to be restarted, by `time.monotonic()`.
+        ready: file descriptor from which the supervisor reads `report`; -1 while the process does not run.
+        beat: the last value of `heartbeat`.
         silent_seconds: since the heartbeat last changed, counted in the supervisor's ticks.
     """
 
@@ -134,7 +143,7 @@ class ProcessSpec:
     run: Callable[[WorkerHandle], None]
     heartbeat: Callable[[], float] | None = None
     patience: float = 0.0
-    says: str = ""
+    report: str = ""
     pid: int = 0
     started: float = 0.0
     pause: float = 0.0
@@ -157,7 +166,7 @@ class Supervisor:
         died: called with a process that has ended unexpectedly.
         timeout: seconds without a heartbeat after which a process is killed and restarted; 0: never.
         hung: called with a process that is killed for that.
-        tick: called every second, or more often; returns whether the processes are to reload.
+        tick: called every second, or more often; returns whether the processes have to reload.
         reload: called on SIGHUP, before the processes are told to reload.
         stopping: called when a signal to stop has come, before the processes are told to stop.
     """
@@ -235,10 +244,10 @@ class Supervisor:
             left = max(0.0, until - time.monotonic())
             if not select.select([process.ready], [], [], left)[0]:
                 raise Unavailable(f"{process.name}: not ready after {START_SECONDS:g} s")
-            said = os.read(process.ready, 1024).decode()
-            if not said.endswith("\n"):
+            line = os.read(process.ready, 1024).decode()
+            if not line.endswith("\n"):
                 raise Unavailable(f"{process.name}: ended before it was ready; the log says why")
-            process.says = said.strip()
+            process.report = line.strip()
 
     def _watch(self) -> None:
         """Restart processes that die or hang, until a signal to stop comes."""
@@ -300,8 +309,8 @@ class Supervisor:
                 continue
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
-                series = now - process.started < SHORT_LIFE_SECONDS
-                process.pause = min(MAX_PAUSE_SECONDS, max(0.1, process.pause * 2)) if series else 0.0
+                died_soon = now - process.started < SHORT_LIFE_SECONDS
+                process.pause = min(MAX_PAUSE_SECONDS, max(0.1, process.pause * 2)) if died_soon else 0.0
                 process.pid, process.due = 0, now + process.pause
                 os.close(process.ready)
                 process.ready = -1
@@ -317,7 +326,7 @@ class Supervisor:
         living = [process for process in self._processes if process.pid]
         for process in living:
             os.kill(process.pid, signal.SIGTERM)
-        impatient = time.monotonic() + REPEAT_SECONDS
+        repeats_count_from = time.monotonic() + REPEAT_SECONDS
         until = time.monotonic() + self._grace + KILL_SECONDS
         while living and time.monotonic() < until:
             living = [process for process in living if os.waitpid(process.pid, os.WNOHANG)[0] == 0]
@@ -325,7 +334,7 @@ class Supervisor:
             if caught is None or caught.si_signo not in STOP:
                 continue
             name = signal.Signals(caught.si_signo).name
-            if time.monotonic() >= impatient:
+            if time.monotonic() >= repeats_count_from:
                 log.warning("%s again: requests in flight are broken off", name)
                 break
             log.info("%s again, within %g s of the first: taken for a copy of it", name, REPEAT_SECONDS)
@@ -346,7 +355,7 @@ def _guarded(function: Callable[[], Result]) -> Result | None:
 
 @contextmanager
 def blocked(signals: Sequence[int]) -> Iterator[None]:
-    """Block signals within the block; a signal that comes stays pending."""
+    """Block signals within the `with` block; a signal that arrives meanwhile stays pending."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -362,7 +371,7 @@ def _cause(status: int) -> str:
 
 @contextmanager
 def reserved(host: str, port: int) -> Iterator[int]:
-    """Reserve a port for servers that share it; gives its number.
+    """Reserve a port for servers that share it by SO_REUSEPORT; yields its number.
 
     Args:
         host: to listen on.

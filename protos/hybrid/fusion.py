@@ -28,21 +28,21 @@ try:
     from protos.hybrid import _fusion
 
     compiled = _fusion
-except ImportError:  # no compiler was there when this package was installed
+except ImportError:  # it was not compiled when this package was installed
     compiled = None
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-Held = tuple[int, Any, Floats]  # how often a query holds a term, rows of its items, and the weight in each
+Held = tuple[int, Any, Floats]  # of a term: its count in the query, the items that hold it, its weights
 BM25_ALONE = 1.0  # the weight of the lexical score with which BM25 ranks alone
-RANKS = 60  # added to a rank, as Cormack et al. do
+RANKS = 60  # added to each rank, as by Cormack et al.
 Ranked = tuple[list[int], list[float], list[float], list[float]]  # rows, scores, dense and lexical parts
 
 
 class FusionQuery(NamedTuple):
-    """A query, and what the dense search has found for it.
+    """A query, and the result of its dense search.
 
     Args:
         terms: numbers of the query's terms, repeated ones included.
@@ -70,10 +70,10 @@ class Fusion:
     def __init__(self, index: LexicalIndex, vectors: Floats) -> None:
         self.index, self.hybrid = index, index.hybrid
         self._vectors = np.ascontiguousarray(vectors, np.float32)
-        self._sums = np.zeros(index.postings.count, np.float32)  # of the query at work; 0 between two
-        self._lock = threading.Lock()  # on the sums; the compiled search keeps the interpreter's own lock
+        self._sums = np.zeros(index.postings.count, np.float32)  # lexical sums of a query; 0 between queries
+        self._lock = threading.Lock()  # on the sums; the compiled search holds the interpreter's lock instead
         if compiled is None:
-            log.info("the fused search is not compiled here, so it takes eight times as long: make setup")
+            log.info("the fused search is not compiled, so it takes eight times as long; see `make setup`")
 
     def rank(self, query: FusionQuery, k: int, weight: float | None = None) -> Ranked:
         """The `k` best of the candidates of both sides; fewer if there are fewer.
@@ -81,7 +81,8 @@ class Fusion:
         Args:
             query: with the candidates of the dense side.
             k: items wanted.
-            weight: of the lexical score in a convex combination; as the bundle ranks by default.
+            weight: of the lexical score in a convex combination; if not given, the bundle's own method and
+                weight are taken.
 
         Returns:
             Rows, fused scores, inner products and lexical scores, best first; of equal ones the lower row.
@@ -111,7 +112,7 @@ class Fusion:
 
 
 def by_reciprocal_ranks(candidates: Ranked, k: int) -> Ranked:
-    """The `k` best of candidates by their ranks on both sides; of items with equal scores the lower row."""
+    """The `k` best of candidates by their dense and lexical ranks; of equal ones the lower row is first."""
     rows, dense, lexical = (np.array(candidates[n]) for n in (0, 2, 3))
     scores = 1 / (RANKS + _ranks(dense, rows)) + np.where(lexical > 0, 1 / (RANKS + _ranks(lexical, rows)), 0)
     order = np.lexsort((rows, -scores))[:k]
@@ -119,7 +120,7 @@ def by_reciprocal_ranks(candidates: Ranked, k: int) -> Ranked:
 
 
 def _ranks(scores: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """The rank of each item, from 1."""
+    """The rank of each item, from 1, by descending scores; of equal ones the lower row is first."""
     ranks = np.empty(len(scores), np.int64)
     ranks[np.lexsort((rows, -scores))] = np.arange(1, len(scores) + 1)
     return ranks
@@ -135,9 +136,9 @@ def fuse_numpy(
     most: int,
     k: int,
 ) -> Ranked:
-    """What the compiled `fuse` does, in NumPy; arguments and errors as of `fuse_held`."""
+    """The compiled `fuse` in NumPy; the arguments that `fuse_held` has too, and the errors, are its own."""
     bag = rarest(postings, query.terms, hybrid.most_terms)
-    held = [(times, *_of(postings, term)) for term, times in bag]
+    held = [(times, *_postings_of(postings, term)) for term, times in bag]
     return fuse_held(held, upper_bound(postings, bag), sums, vectors, hybrid, query, weight, most, k)
 
 
@@ -202,7 +203,7 @@ def fuse_held(
 
 
 def with_words(ranked: Ranked) -> Ranked:
-    """Of a ranking by BM25 alone, the items that hold a word of the query: the others come last."""
+    """A ranking by BM25 alone without the items that hold no word of the query, which are at its end."""
     count = sum(score > 0 for score in ranked[3])
     return ranked[0][:count], ranked[1][:count], ranked[2][:count], ranked[3][:count]
 
@@ -220,7 +221,8 @@ def upper_bound(postings: Postings, bag: Sequence[tuple[int, int]]) -> np.float3
     return np.float32(sum(times * float(postings.idf[term]) for term, times in bag))
 
 
-def _of(postings: Postings, term: int) -> tuple[Any, Floats]:
+def _postings_of(postings: Postings, term: int) -> tuple[Any, Floats]:
+    """Rows of the items that hold a term, ascending, and its weight in each."""
     part = slice(postings.starts[term], postings.starts[term + 1])
     return postings.documents[part], postings.weights[part]
 

@@ -28,8 +28,8 @@ from protos.lexical import runs_of
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-KNOWN_RUNS = 20_000  # words whose terms a process remembers
-LONGEST_KNOWN = 32  # characters of such a word: a text without spaces is one, and does not come again
+KNOWN_RUNS = 20_000  # words whose terms a process caches
+LONGEST_KNOWN = 32  # most characters of such a word; a text without spaces is one, and is rarely repeated
 _DTYPES = {
     "terms": np.uint64,
     "idf": np.float32,
@@ -80,7 +80,7 @@ class Postings:
         return found
 
     def _problems(self) -> Iterable[tuple[str, str]]:
-        """File and what is wrong with it; the compiled search relies on what is checked here."""
+        """Name of a file, and what is wrong with it or ""; the compiled search relies on these checks."""
         vocabulary, postings = len(self.terms), len(self.documents)
         yield "terms", "" if (self.terms[1:] > self.terms[:-1]).all() else "expected ascending hashes"
         yield (
@@ -116,11 +116,11 @@ class LexicalIndex:
         self._of_run = of_run = hybrid.analyzer.of_run()
         known = postings.terms
 
-        def numbers(run: str) -> list[int]:  # of the known terms of a run
+        def terms_of(run: str) -> list[int]:
             return _lookup(known, of_run(run))
 
-        self._numbers = numbers
-        self._known = functools.lru_cache(KNOWN_RUNS)(numbers)
+        self._terms_of = terms_of
+        self._cached_terms = functools.lru_cache(KNOWN_RUNS)(terms_of)
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest) -> "LexicalIndex | None":
@@ -137,7 +137,7 @@ class LexicalIndex:
         """Numbers of the terms of a text, repeated ones included; unknown ones are left out."""
         found: list[int] = []
         for run in runs_of(text):
-            found += self._known(run) if len(run) <= LONGEST_KNOWN else self._numbers(run)
+            found += self._cached_terms(run) if len(run) <= LONGEST_KNOWN else self._terms_of(run)
         return found
 
     def weights(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:
@@ -153,7 +153,7 @@ class LexicalIndex:
 
 
 def _lookup(known: npt.NDArray[np.uint64], tokens: Sequence[str]) -> list[int]:
-    """Places of tokens in ascending hashes; tokens that are not among them are left out."""
+    """The numbers of tokens: their places among ascending hashes. Unknown tokens are left out."""
     hashes = np.array([term_hash(token) for token in tokens], np.uint64)
     places = known.searchsorted(hashes)
     inside = np.minimum(places, len(known) - 1)
@@ -161,7 +161,7 @@ def _lookup(known: npt.NDArray[np.uint64], tokens: Sequence[str]) -> list[int]:
 
 
 def bm25_weights(idf: Any, counts: Any, relative_length: Any, hybrid: Hybrid) -> Floats:
-    """What terms add to an item's score.
+    """The BM25 weights of terms in an item.
 
     Args:
         idf: of the terms.
@@ -174,7 +174,7 @@ def bm25_weights(idf: Any, counts: Any, relative_length: Any, hybrid: Hybrid) ->
 
 
 def term_hash(token: str) -> int:
-    """A term as 64 bits; export makes sure that no two of its terms have the same."""
+    """The 64-bit hash of a term; export checks that the hashes of a bundle's terms are distinct."""
     content = token.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 

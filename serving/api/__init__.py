@@ -1,1 +1,1 @@
-"""The two gRPC services: `retrieval.v1.Retrieval` and the Open Inference Protocol (KServe V2)."""
+"""The gRPC services: `retrieval.v1.Retrieval`, `retrieval.v1.Catalogue`, and the Open Inference Protocol."""

@@ -25,27 +25,28 @@ SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
 PAGE = 500  # changes in one answer of a stream, at most
 MOST_STREAMS = 64  # calls of Changes that a worker has open at once
 
-WaitFor = Callable[[int, Call, Callable[[], Any]], Any]  # a sequence, the call, the outcome
+# Sequence, call, outcome -> the outcome, or a Deferred of it if the worker has not applied the sequence yet.
+WaitFor = Callable[[int, Call, Callable[[], Any]], Any]
 
 
 class SplitHolder(Protocol):
-    """Has the bundles that answer now."""
+    """An object whose `split` is that of the bundles that answer now."""
 
     split: TrafficSplit
 
 
 class CatalogueServicer:
-    """Answers each call when the catalogue's process has replied, and the worker searches with the write.
+    """Answers each call when the catalogue's process has replied, and this worker has applied the write.
 
     Args:
-        holder: of the bundles that answer.
-        client: to the catalogue's process.
+        holder: has the bundles that answer.
+        client: the connection to the catalogue's process.
         shared_state: with the entry `CATALOGUE`, which has the bounds.
         rate: limit of each client, if there is one; an item written or read costs as much as a query.
-        call_soon: of the event loop.
-        max_answer_bytes: of a read.
+        call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
+        max_answer_bytes: bound on the answer of `Get`.
         streams_per_connection: calls of Changes that one connection may have open.
-        wait_for: gives an outcome as soon as the worker searches with a sequence.
+        wait_for: gives an outcome as soon as the worker has applied a sequence.
     """
 
     def __init__(
@@ -63,17 +64,17 @@ class CatalogueServicer:
         self._call_soon, self._wait_for = call_soon, wait_for
         self._most_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
-        self._form: tuple[TrafficSplit, WriteParser] | None = None
+        self._parser: tuple[TrafficSplit, WriteParser] | None = None  # and the bundles that it is for
         self._streams: set[_ChangesStream] = set()
         self._open = OpenCalls("Changes", streams_per_connection, MOST_STREAMS)
 
     def Upsert(self, request: wire.UpsertRequest, call: Call) -> Deferred:
         """Write items."""
-        return self._write(self.form.upsert(request, self.bounds), call)
+        return self._write(self.parser.upsert(request, self.bounds), call)
 
     def Delete(self, request: wire.DeleteRequest, call: Call) -> Deferred:
         """Withdraw items."""
-        return self._write(self.form.delete(request, self.bounds), call)
+        return self._write(self.parser.delete(request, self.bounds), call)
 
     def Get(self, request: wire.GetRequest, call: Call) -> Deferred:
         """Items as the store holds them."""
@@ -108,7 +109,7 @@ class CatalogueServicer:
 
     @property
     def bounds(self) -> CatalogueBounds:
-        """Of writes, as the store has them."""
+        """The bounds of writes, as the store has them."""
         version = self._shared_state.version(CATALOGUE)
         if version != self._bounds_version:
             entry = self._shared_state.read(CATALOGUE)
@@ -116,12 +117,12 @@ class CatalogueServicer:
         return self._bounds
 
     @property
-    def form(self) -> WriteParser:
-        """What the bundles that answer know of items."""
+    def parser(self) -> WriteParser:
+        """Parser and checks of writes, by the schemas of the bundles that answer."""
         split = self._holder.split
-        if self._form is None or self._form[0] is not split:
-            self._form = split, WriteParser([each.manifest for each in split.all])
-        return self._form[1]
+        if self._parser is None or self._parser[0] is not split:
+            self._parser = split, WriteParser([each.manifest for each in split.all])
+        return self._parser[1]
 
     def _write(self, request: WriteRequest, call: Call) -> Deferred:
         self._admit(call, len(request.items))
@@ -136,7 +137,7 @@ class CatalogueServicer:
         return self._ask(FrameKind.WRITE, asked.to_bytes(), bool(request.request_id), written, len(items))
 
     def _found(self, reply: Reply) -> wire.GetResponse:
-        """The store's answer, with what the bundle knows of items that the store does not hold.
+        """The store's answer, completed by the display fields of items that only the bundle holds.
 
         Raises:
             InvalidInput: the answer would be too large.
@@ -212,7 +213,7 @@ class _ChangesStream:
 
     def read_on(self) -> None:
         """Ask for the next page."""
-        waits = self._follow and self._has_all  # until there is a change
+        waits = self._follow and self._has_all  # the process answers when there is a change
         asked = {"after": self._after, "limit": PAGE, "follow": waits}
         number = 0
         page = Deferred(lambda: self._client.forget(number))
@@ -234,7 +235,7 @@ class _ChangesStream:
             self._push(None)
 
     def close(self) -> None:
-        """Marks the stream as closed, so that no further page is read."""
+        """Mark the stream as closed: no page is sent or read any more."""
         self._is_open = False
         self._call.on_clear = None
 

@@ -48,7 +48,7 @@ from serving.transport.converters import RequestLimits
 SERVICE = wire.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 PLATFORM = "onnxruntime_onnx"
 OUTPUT, OUTPUT_DATATYPE = "vector", "FP32"
-# Class of a feature -> what the metadata says; FP32 cannot tell the seconds of a time apart.
+# Class of a feature -> datatype in the metadata, BYTES for others. FP32 is too coarse for seconds since 1970.
 DATATYPES: dict[type[FeatureSpec], str] = {NumberFeature: "FP32", TimeFeature: "FP64"}
 
 # Queries with features only, and the request's call -> vectors, float32 (B, D).
@@ -81,7 +81,7 @@ class InferenceServicer:
         return wire.ServerReadyResponse(ready=True)
 
     def ModelReady(self, request: wire.ModelReadyRequest, call: Call) -> wire.ModelReadyResponse:
-        """Whether a tower of a version can answer, so that a client can wait for a new version."""
+        """Whether a tower is served, in this version if the request names one."""
         served = request.version in ("", version(self._manifest()))
         return wire.ModelReadyResponse(ready=served and request.name in self._sides)
 
@@ -163,7 +163,7 @@ def add_vectors(response: wire.ModelInferResponse, vectors: npt.NDArray[np.float
 
 
 def inputs_metadata(name: str, spec: FeatureSpec) -> list[wire.ModelMetadataResponse.TensorMetadata]:
-    """The tensors of a feature."""
+    """The metadata of a feature's tensors: one, or two for a history with times."""
     shape = [-1, -1 if _takes_several(spec) else 1]
     datatypes = {name: DATATYPES.get(type(spec), STRING)}
     if has_times(spec):
@@ -203,7 +203,7 @@ def queries_from_wire(
             raise InvalidInput(f"inputs.{name}", "required, but missing")
     dated = next((name for name, spec in features.items() if has_times(spec)), None)
     rows = {name: _values(tensors[name], spec, limits) for name, spec in features.items() if name != dated}
-    histories = _dated(dated, tensors, limits) if dated else None
+    histories = _histories_with_times(dated, tensors, limits) if dated else None
     counts = {dated: len(histories)} if dated and histories else {}
     _check_rows({**{name: len(each) for name, each in rows.items()}, **counts})
     queries = [
@@ -246,16 +246,16 @@ def _check_rows(counts: Mapping[str, int]) -> None:
             raise InvalidInput(f"inputs.{name}", f"expected as many rows as {first} has, {count}, got {rows}")
 
 
-def _dated(
+def _histories_with_times(
     name: str, tensors: Mapping[str, Tensor], limits: RequestLimits
 ) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
-    """The history of each row, and the times of its events: none where no time is known."""
-    tensor, of_times = tensors[name], tensors[f"{name}{TIMES}"]
+    """The item ids and event times of each row; times are NaN where not known, and () if none is known."""
+    tensor, times_tensor = tensors[name], tensors[f"{name}{TIMES}"]
     rows, columns = shape = tensor.extent(limits.max_batch, 0, limits.max_values)
-    found = of_times.extent(limits.max_batch, 0, limits.max_values)
+    found = times_tensor.extent(limits.max_batch, 0, limits.max_values)
     if found != shape:
-        raise InvalidInput(of_times.field, f"expected the shape of {name}, {[*shape]}, got {[*found]}")
-    items, times = tensor.strings(rows * columns), of_times.numbers(rows * columns)
+        raise InvalidInput(times_tensor.field, f"expected the shape of {name}, {[*shape]}, got {[*found]}")
+    items, times = tensor.strings(rows * columns), times_tensor.numbers(rows * columns)
     histories = []
     for n in range(rows):
         span = slice(n * columns, (n + 1) * columns)

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
 KEY = "x-request-key"  # metadata: the same bundle answers all requests with the same key
-ENVELOPE_BYTES = 1024  # bytes of an answer besides its hits, at most, for one query
-ENVELOPE_BYTES_EACH = 32  # the same for each query of a batch
-SCORED_BYTES = 20  # bytes of an item's score besides its id, at most
+ENVELOPE_BYTES = 1024  # most bytes of an answer to one query besides its hits
+ENVELOPE_BYTES_EACH = 32  # most bytes of a query's part of a batch's answer besides its hits
+SCORED_BYTES = 20  # most bytes of an item's score besides its id
 MakeAnswer = Callable[[Job], bytes]
 
 
@@ -37,7 +37,10 @@ class MessageSink(Protocol):
     """Takes a share of the served requests; `observability.sinks.RequestSink` is one."""
 
     def sample(self, method: str) -> Callable[[Any, bytes, int], None] | None:
-        """What takes the next request of a method, its response and its batch size; None: not wanted."""
+        """A function that takes the next request of a method, its response and batch size.
+
+        None if that request is not sampled.
+        """
 
 
 class RetrievalServicer:
@@ -49,10 +52,10 @@ class RetrievalServicer:
         rate: limit of each client, if there is one.
         state: gives the fields of `ServiceState` for `Info`.
         sink: takes a share of the champion's searches, if there is one.
-        releases: gives the answer to `Releases`, if the service knows more than the bundle that it serves.
+        releases: gives the answer to `Releases`; by default one with the champion's versions alone.
 
     Attributes:
-        waits: calls that wait until the bundles search with a write; `advance` answers them.
+        waits: calls that wait until the bundles have applied a write; `advance` answers them.
     """
 
     def __init__(
@@ -165,7 +168,7 @@ class RetrievalServicer:
             return self._wait(bundle, request.min_sequence, call, lambda: self.Score(request, call, True))
 
         def answer(job: Job) -> wire.ScoreResponse:
-            # The items are looked up here, so that all of them are of the same moment.
+            # The items are looked up here, so that no change of live items comes between two of them.
             contexts = [each.context for each in job.found]
             scores = [
                 bundle.retriever.scores(vector, each.item_ids, context.basis)
@@ -179,14 +182,14 @@ class RetrievalServicer:
         return job
 
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
-        """What the service serves."""
+        """Manifest of the champion, limits, and state of the service."""
         uptime_seconds = time.monotonic() - self._started
         return converters.info_to_wire(
             self.split.champion.manifest, self._limits, uptime_seconds, self._state()
         )
 
     def Releases(self, request: wire.ReleasesRequest, call: Call) -> wire.ReleasesResponse:
-        """How what is served became the champion."""
+        """The promotion of the champion, and the release records of its model."""
         return self._releases()
 
     def _no_releases(self) -> wire.ReleasesResponse:
@@ -206,14 +209,25 @@ class RetrievalServicer:
         return tower(items)
 
     def _admit_vectors(self, side: Side, count: int, call: Call) -> None:
-        """Check the bounds of a call for vectors, and whether the client still waits."""
+        """Check the size of the answer, charge the rate limit, and check that the client still waits.
+
+        Raises:
+            InvalidInput: the answer would be too large.
+            RateLimited: the client sends too many requests.
+            ClientGone: the client waits no longer.
+        """
         call.bundle = self.split.champion
         call.reserve(self._sizes.check_vectors(self.split.champion.manifest.width(side), count))
         self._admit(call, count)
         call.check("encode")
 
     def _wait(self, bundle: LoadedBundle, sequence: int, call: Call, again: Callable[[], Any]) -> Deferred:
-        """Answer a search when the bundles have applied a write."""
+        """A search that is made by `again` when the bundles have applied the changes up to a sequence.
+
+        Raises:
+            InvalidInput: the service takes no writes, or no store has so high a sequence.
+            Overloaded: too many calls wait.
+        """
         if bundle.live is None:
             raise InvalidInput("min_sequence", "this service takes no writes, so there is none to wait for")
         if sequence > HIGHEST:
@@ -221,7 +235,7 @@ class RetrievalServicer:
         return self.waits.add(sequence, call, again)
 
     def _choose(self, call: Call, query: wire.Query) -> LoadedBundle:
-        """The bundle that answers: chosen by the client's key, or else by the query."""
+        """The bundle that answers: chosen by the hash of the client's key, or of the query without a key."""
         split = self.split
         if split.canary is None:
             bundle = split.champion
@@ -253,9 +267,10 @@ class RetrievalServicer:
     def _admit_search(
         self, call: Call, bundle: LoadedBundle, queries: Sequence[Query], options: SearchOptions
     ) -> None:
-        """Charge the client for a search; before it waits, or waiting would cost a client nothing.
+        """Charge the client's rate limit for a search.
 
-        Each vector of a query counts as a search of its own.
+        This comes before a wait for `min_sequence`, so that calls that only wait are charged, too. Each
+        vector of a query counts as a search of its own.
         """
         call.queries += len(queries)
         if self._rate is not None:
@@ -276,9 +291,9 @@ class RetrievalServicer:
         queries: Sequence[Query],
         call: Call,
     ) -> SearchOptions:
-        """The options with the request's filter; evaluated last, because it costs more than the checks.
+        """The options with the request's filter; it is evaluated after all other checks, which cost less.
 
-        What it costs is known only then, and is charged as more items would be.
+        Its cost, in items, is known only after the evaluation, and is charged then.
         """
         if not request.HasField("filter"):
             return options
@@ -349,12 +364,7 @@ class AnswerBytes:
         Raises:
             InvalidInput: they are above the bound.
         """
-        size = queries * (ENVELOPE_BYTES_EACH + 4 * dimension)
-        if size > self._most:
-            raise InvalidInput(
-                "queries", f"expected an answer of at most {self._most} bytes, got {size}; use fewer queries"
-            )
-        return size
+        return self._fitting(queries * (ENVELOPE_BYTES_EACH + 4 * dimension), "use fewer queries")
 
     def check_scores(self, asked: Sequence[wire.QueryItems]) -> int:
         """The bytes of an answer with the scores of these items, at most.
@@ -365,10 +375,13 @@ class AnswerBytes:
         ids = sum(len(item_id.encode()) for each in asked for item_id in each.item_ids)
         size = ENVELOPE_BYTES + len(asked) * ENVELOPE_BYTES_EACH
         size += ids + SCORED_BYTES * sum(len(each.item_ids) for each in asked)
+        return self._fitting(size, "use several calls")
+
+    def _fitting(self, size: int, advice: str) -> int:
+        """The size of an answer, unless it is above the bound."""
         if size > self._most:
-            raise InvalidInput(
-                "queries", f"expected an answer of at most {self._most} bytes, got {size}; use several calls"
-            )
+            found = f"expected an answer of at most {self._most} bytes, got {size}; {advice}"
+            raise InvalidInput("queries", found)
         return size
 
     def checked(self, bundle: LoadedBundle, queries: int, k: int, answer: MakeAnswer) -> MakeAnswer:
@@ -403,7 +416,7 @@ def _too_large(size: str, most: int) -> InvalidInput:
 def _taken(
     request: wire.SearchRequest, answer: MakeAnswer, take: Callable[[Any, bytes, int], None]
 ) -> MakeAnswer:
-    """As `answer`; a sink takes the response, too."""
+    """`answer`, followed by a call of `take` with the request, the response and the batch size."""
 
     def make(job: Job) -> bytes:
         response = answer(job)
@@ -423,11 +436,11 @@ def _items(queries: Sequence[Query], options: SearchOptions) -> int:
 
 
 def _histories(queries: Sequence[Query]) -> int:
-    """Items in the histories of queries at most."""
+    """The most items that the histories of queries have in all."""
     return sum(map(_history, queries))
 
 
 def _history(query: Query) -> int:
-    """Items in a query's history at most, wherever the query holds it."""
+    """The most items that a query's histories have: `history`, and all features of several strings."""
     values = query.features.values()
     return len(query.history) + sum(len(each) for each in values if isinstance(each, tuple))

@@ -1,6 +1,6 @@
 """Answers as documents, and files of them: JSON lines, or Parquet where the name ends in `.parquet`.
 
-Of Parquet, a row is an answer, and its hits are a list of structs. `pyarrow` is imported only for that.
+A row of Parquet is an answer, and its hits are a list of structs. `pyarrow` is imported for Parquet only.
 """
 
 import io
@@ -19,7 +19,7 @@ Write = Callable[[Document], None]
 
 PARQUET = ".parquet"
 FLAT = (".csv", ".tsv")  # tables whose cells cannot hold a list of hits
-ROWS = 1024  # of Parquet that are written at once
+ROWS = 1024  # rows of Parquet that are written at once
 
 
 def answer_document(answer: Answer) -> Document:
@@ -42,7 +42,7 @@ def answer_document(answer: Answer) -> Document:
 
 
 def _parts(hit: Hit) -> Document:
-    """What towers and text gave; empty where the bundle has no lexical index."""
+    """The dense and the lexical score of a hit; empty where the bundle has no lexical index."""
     return {} if hit.lexical is None else {"dense": hit.dense, "lexical": hit.lexical}
 
 
@@ -73,7 +73,9 @@ def check_answer_file(path: Path) -> None:
 
 @contextmanager
 def answer_file(path: Path) -> Iterator[Write]:
-    """A file of answers, which appears only if the block succeeds; gives the function that adds a document.
+    """A file of answers; yields the function that adds a document.
+
+    The file appears under its name only if the block succeeds.
 
     Raises:
         DataError, MissingStage: as `check_answer_file`, or the file cannot be written.

@@ -252,7 +252,7 @@ class AsyncRetrievalClient:
     async def _call_catalogue(
         self, method: Any, request: Any, timeout: float | None, metadata: Metadata
     ) -> Any:
-        """Call a method of the catalogue that may be repeated: a read, or a write with a request id."""
+        """Call a method of the catalogue, and repeat it as `CatalogueRetries` allows."""
         connection = self._connection
         attempts = CatalogueRetries(connection, timeout)
         given = connection.metadata(metadata)
@@ -302,17 +302,21 @@ class AsyncRetrievalClient:
 
 
 def final_status(call: Any) -> grpc.aio.AioRpcError:
-    """The status of a call, read in its done callback.
+    """The status of a call; call it in the call's done callback.
 
-    Later, a request that could not be sent because the server had ended the stream may have replaced it by
-    INTERNAL: https://github.com/grpc/grpc/issues/36066.
+    Later the status may be INTERNAL instead, if a request could not be sent because the server had ended the
+    stream: https://github.com/grpc/grpc/issues/36066.
     """
     code, trailers, details = map(_finished, (call.code(), call.trailing_metadata(), call.details()))
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details, None)
 
 
 def _finished(result: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that does not wait."""
+    """The result of a coroutine that has nothing to wait for.
+
+    Raises:
+        AssertionError: it waits.
+    """
     try:
         result.send(None)
     except StopIteration as done:

@@ -23,7 +23,7 @@ from serving.filters.expression import Filter
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 
-IN_FLIGHT = 256  # queries that are read and not yet answered
+IN_FLIGHT = 256  # most queries that are read and not yet answered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def search_file(
     """Answer each query of a file, in order.
 
     Args:
-        client: to send the queries with.
+        client: sends the queries.
         source: file of queries.
         output: file of answers, JSON lines or Parquet by its name: `answer_document`, and the `line` of the
             query.
@@ -91,7 +91,13 @@ def search_file(
 class _Reader:
     """Reads queries on gRPC's thread, at most `IN_FLIGHT` queries ahead of the answers.
 
-    `lines` holds the numbers of lines that are sent and not yet answered; take one with each answer.
+    Args:
+        file: of queries.
+        path: of the file, for errors.
+        form: of the file; by default it follows from the name.
+
+    Attributes:
+        lines: numbers of the lines that are sent and not yet answered, in order; take one for each answer.
     """
 
     def __init__(self, file: BinaryIO, path: Path, form: Format | None) -> None:
@@ -101,7 +107,7 @@ class _Reader:
 
     def queries(self) -> Iterator[Query]:
         for line, query in self._found:
-            self.lines.put(line)
+            self.lines.put(line)  # blocks while `IN_FLIGHT` lines are not answered
             if self._stopped.is_set():
                 return
             yield query

@@ -209,14 +209,14 @@ class RetrievalClient:
         strict: bool = True,
         metadata: Metadata = (),
     ) -> Written:
-        """Write items, each as a whole. When this returns they are durable, and found.
+        """Write items, each as a whole. When this returns they are durable, and searches find them.
 
         Args:
             items: of different ids.
             mode: `insert` writes only items that do not exist, `update` only those that do.
             request_id: a request that is repeated with its id is not carried out again; a new id by default.
             timeout: in seconds.
-            strict: raise an error if an item is refused; otherwise the results say so.
+            strict: whether a refused item is an error; otherwise only its result has the refusal.
             metadata: as in `search`.
 
         Raises:
@@ -249,7 +249,7 @@ class RetrievalClient:
         """Withdraw items, also those that came with a bundle.
 
         Args:
-            ids: of the items; of which some may be unknown.
+            ids: of the items; unknown ones are allowed.
             request_id: as in `upsert`, and so are `timeout`, `strict`, `metadata` and the errors.
             expected: id -> the sequence that the item's last change must have; each id is one of `ids`.
         """
@@ -260,7 +260,7 @@ class RetrievalClient:
     def get(
         self, ids: Iterable[str], timeout: float | None = None, metadata: Metadata = ()
     ) -> list[ItemState]:
-        """Items as they stand in the catalogue, one for each id; errors as in `upsert`."""
+        """The states of items in the catalogue, one for each id, in order; errors as in `upsert`."""
         request = catalogue.get_request(ids)
         return catalogue.states(self._call_catalogue(self._catalogue.Get, request, timeout, metadata))
 
@@ -274,9 +274,9 @@ class RetrievalClient:
         """The latest states of the items that changed after a sequence, in order, in pages.
 
         Args:
-            after: the sequence; no higher than the store's own.
-            follow: go on with changes to come, until the iterator is closed.
-            timeout: in seconds, for all of it; none by default.
+            after: the sequence; no higher than that of the store.
+            follow: whether later changes are returned, too, until the iterator is closed.
+            timeout: in seconds, for the whole stream; none by default.
             metadata: as in `search`.
 
         Raises:
@@ -316,8 +316,8 @@ class RetrievalClient:
         """Wait until the service reports that it is serving.
 
         Raises:
-            Unavailable: it does not within `timeout` seconds.
-            AccessDenied: it refuses this client.
+            Unavailable: the service does not report that within `timeout` seconds.
+            AccessDenied: the service refuses this client.
         """
         until = time.monotonic() + timeout
         why = ""
@@ -354,7 +354,7 @@ class RetrievalClient:
             raise error_from(failure, self.address) from failure
 
     def _call_catalogue(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
-        """Call a method of the catalogue that may be repeated: a read, or a write with a request id."""
+        """Call a method of the catalogue, and repeat it as `CatalogueRetries` allows."""
         connection = self._connection
         attempts = CatalogueRetries(connection, timeout)
         given = connection.metadata(metadata)

@@ -1,9 +1,9 @@
-"""Items from tables: CSV, TSV, JSONL and Parquet, row by row; and their columns as features and fields.
+"""Reads items from tables in CSV, TSV, JSONL and Parquet, row by row.
 
 A column feeds the features that read it in the bundle's schema, or that have its name, and the display field
 of its name. A cell of CSV is a text, and an empty one is absent; several strings are separated by "|". A row
 of JSONL may also be what `items get` and `items changes` print: an object with `id`, `features` and `fields`.
-Whether the bundle takes the features and fields is checked by the service, which names them.
+The service checks whether the bundle takes the features and fields; its errors name them.
 """
 
 import csv
@@ -25,9 +25,9 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
 LIST_SEPARATOR = "|"
-LONGEST_LINE = 16 << 20  # characters of a row
-PARQUET_ROWS = 1024  # that are read at once
-# Keys of a row that is an item already; a state has more of them than are read.
+LONGEST_LINE = 16 << 20  # most characters of a cell of CSV
+PARQUET_ROWS = 1024  # rows that are read at once
+# Keys of a row that is an object with `features` and `fields`; some keys of a printed state are not read.
 WHOLE = frozenset(
     {*ID_COLUMNS, "features", "fields", EXPECTED, "sequence", "origin", "written_at", "store_id"}
 )
@@ -63,7 +63,7 @@ class ItemColumns:
 
     Args:
         path: of the table, for errors.
-        readers: column -> the features that it feeds, with what reads their values.
+        readers: column -> the features that it feeds, each with the function that reads its values.
         fields: display fields.
 
     Attributes:
@@ -77,7 +77,7 @@ class ItemColumns:
 
     @classmethod
     def of(cls, path: Path, served: Info) -> "ItemColumns":
-        """By the schema of the bundle that a service serves."""
+        """The columns of a table for the schema of the bundle that a service serves."""
         schema: Any = served.manifest["schema"]
         readers: dict[str, list[tuple[str, Callable[[Any], Value | None]]]] = {}
         for name, spec in schema["item"].items():
@@ -87,8 +87,9 @@ class ItemColumns:
                     readers.setdefault(column, []).append((name, read))
         filters: Any = served.manifest.get("filters") or {}
         for name, kind in filters.items():
-            if name not in readers:
-                readers[name] = [(name, _READERS[kind])]
+            fed = readers.setdefault(name, [])
+            if all(feature != name for feature, _ in fed):  # the column may feed a feature of another name
+                fed.append((name, _READERS[kind]))
         return cls(path, readers, frozenset(served.display_fields))
 
     def item(self, row: Row, number: int) -> Item:
@@ -118,7 +119,7 @@ class ItemColumns:
         return Item(item_id, features, fields, self.expected(row, number))
 
     def _whole(self, item_id: str, row: Row, number: int) -> Item:
-        """An item whose features and fields are columns of their own."""
+        """The item of a row that has its features under `features`, and its display fields under `fields`."""
         if (origin := row.get("origin")) in ("deleted", "unknown"):
             raise self._error(number, "origin", f"the item is {origin}, so there is nothing to write")
         features: dict[str, Value] = {}
@@ -169,7 +170,7 @@ class ItemColumns:
         cell = row.get(EXPECTED)
         if _is_absent(cell):
             return None
-        if isinstance(cell, float) and cell.is_integer():  # a column of Parquet in which others are absent
+        if isinstance(cell, float) and cell.is_integer():  # pandas writes integers so if some are missing
             cell = int(cell)
         try:
             return int(str(cell))
@@ -280,7 +281,7 @@ def _is_no_string(cell: Any) -> bool:
 
 
 def _shown(cell: Any) -> str:
-    """A cell as a text; a time as ISO 8601."""
+    """A cell as a text: a boolean as true or false, a time in ISO 8601."""
     if isinstance(cell, bool):
         return "true" if cell else "false"
     return str(cell.isoformat() if hasattr(cell, "isoformat") else cell)
@@ -311,7 +312,7 @@ def _any_value(cell: Any) -> Value | None:
 
 
 def _field(cell: Any) -> str | None:
-    """A display field's text; of a list as in a bundle."""
+    """A display field's text; the elements of a list are joined with commas, as in a bundle."""
     if _is_absent(cell):
         return None
     if isinstance(cell, Mapping):

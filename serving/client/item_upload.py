@@ -1,8 +1,8 @@
 """Sends a table of items in batches, with progress, and goes on after an interruption.
 
-Beside the table there is a file with the number of rows that are done, until all are. A batch has a request
-id that follows from that file and from its content. So the batch in which an upload was interrupted can be
-sent again, and no other batch is taken for it.
+Until all rows are done, a file beside the table has their number. The request id of a batch follows from that
+file and from the content of the batch. So the batch in which an upload was interrupted can be sent again, and
+the service does not take another batch for it.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from serving.client.items import Item, ItemResult, Mode, Written
 SUFFIX = ".progress"
 BATCH = 500  # items
 BATCH_BYTES = 1 << 20  # approximate bytes of a batch; a service accepts 4 MiB by default
-PATIENCE_SECONDS = 60.0
-KEPT = 20  # refused items that a summary names
+PATIENCE_SECONDS = 60.0  # for which a batch is sent again while the service is not available
+KEPT = 20  # most refused items that a summary names
 
 Operation = Literal["upsert", "delete"]
 
@@ -43,7 +43,7 @@ class Upload:
         resumed: rows that earlier runs have done.
         written: items that were written or deleted.
         refused: items that were refused.
-        first_refused: the first of them, as `ItemResult._asdict` gives them.
+        first_refused: the first refused items, as `ItemResult._asdict` gives them.
         sequence: of the last write, 0 if there was none.
         ignored: columns that nothing reads, as far as this run has read them.
         seconds: that this run took.
@@ -122,9 +122,9 @@ def upload(
     done = progress.done
     tick(done.rows)
     rows = itertools.islice(enumerate(read_rows(path), 1), done.rows, None)
-    first = min(progress.batch or size, most)  # may have been sent already, and must have the same items then
+    first = min(progress.batch or size, most)  # if this batch was sent already, it must hold the same items
     with _RefusedFile(refused, progress.refused_bytes(refused)) as file:
-        progress.save(first, file)  # until that batch is done: the next run must cut it in the same way
+        progress.save(first, file)  # so that a next run cuts the first batch in the same way
         for part in _parts(rows, first, size):
             written = _send(client, columns, part, operation, mode, progress.run, patience)
             file.add(done.add(written))
@@ -146,12 +146,19 @@ def count_rows(path: Path) -> int:
 
 
 class _Progress:
-    """The file beside a table that says how much of it is done.
+    """The file beside a table that holds the progress of its upload.
+
+    Args:
+        path: of the file.
+        document: its content.
 
     Attributes:
-        run: names the upload, whatever the number of its interruptions.
-        batch: items in a batch of the run before; 0 if there was none.
-        done: what is done.
+        run: id of the upload; stays the same when it goes on after an interruption.
+        batch: items in a batch of the interrupted run; 0 if there was none.
+        done: the progress.
+
+    Raises:
+        ValueError, KeyError, TypeError: the document is not one that `save` writes.
     """
 
     def __init__(self, path: Path, document: dict[str, Any]) -> None:
@@ -166,7 +173,7 @@ class _Progress:
 
     @classmethod
     def open(cls, table: Path, operation: str, restart: bool) -> "_Progress":
-        """That of an interrupted run of this operation on this content, or of a new one."""
+        """The progress of an interrupted run of this operation on this content, or that of a new run."""
         path = table.with_name(table.name + SUFFIX)
         begun = {"version": 1, "sha256": _digest(table), "operation": operation}
         if not restart and path.exists():
@@ -180,12 +187,16 @@ class _Progress:
         return cls(path, {**begun, **new})
 
     def refused_bytes(self, path: Path | None) -> int:
-        """How much of a file of refused items belongs to what is done."""
+        """The bytes of a file of refused items that belong to the rows that are done."""
         is_same = path is not None and self._document["refused_file"] == str(path.absolute())
         return int(self._document["refused_bytes"]) if is_same else 0
 
     def save(self, batch: int, refused: "_RefusedFile") -> None:
-        """Save what is done.
+        """Save the progress.
+
+        Args:
+            batch: items in a batch of this run.
+            refused: file of refused items, which is flushed.
 
         Raises:
             DataError: it cannot be written.
@@ -238,7 +249,7 @@ class _RefusedFile:
         self._lines += [json.dumps(each._asdict(), ensure_ascii=False) + "\n" for each in refused]
 
     def flush(self) -> int:
-        """Write what was taken, so that it outlives this process; returns the size of the file."""
+        """Write the items that `add` has taken to the file; returns its size in bytes."""
         lines, self._lines = self._lines, []
         if self._path is None:
             return 0
@@ -256,7 +267,7 @@ class _RefusedFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._path is not None:
-            with suppress(OSError):  # of a `flush` that has failed already
+            with suppress(OSError):  # closing flushes again what `flush` has failed to write
                 self._file.close()
 
 
@@ -301,7 +312,7 @@ def _send(
     run: str,
     patience: float,
 ) -> Written:
-    """One batch; the client repeats it, with the same request id, for up to `patience` seconds."""
+    """Send one batch; the client repeats it, with the same request id, for up to `patience` seconds."""
     first = part[0][0]
     if operation == "upsert":
         items = [columns.item(row, number) for number, row in part]
@@ -321,10 +332,10 @@ def _send(
 
 
 def _request_id(run: str, first: int, items: Sequence[Item]) -> str:
-    """Of a batch: the same for the same items of one upload, and for no others.
+    """The request id of a batch: the same for the same items of one upload, and different for all others.
 
     Args:
-        run: of the upload, so that the same table can be uploaded again.
+        run: id of the upload; another upload of the same table has other request ids.
         first: number of the batch's first row.
         items: of the batch.
     """
@@ -333,7 +344,7 @@ def _request_id(run: str, first: int, items: Sequence[Item]) -> str:
 
 
 def _named(error: InvalidInput, path: Path, first: int) -> TwinspireError:
-    """An error that names the row of the table instead of the place in the batch."""
+    """The error with the row of the table in place of the place in the batch."""
     head, bracket, rest = error.field.partition("items[")
     place, closing, field_name = rest.partition("]")
     if head or not bracket or not closing or not place.isdecimal():

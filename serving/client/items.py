@@ -1,4 +1,4 @@
-"""Items that are written and read, and their messages; the same for both clients."""
+"""The records of items that both clients write and read, and their messages."""
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,6 @@ import grpc
 from google.protobuf.message import Message
 
 from protos import catalogue_pb2 as wire
-from protos import retrieval_pb2
 from protos.errors import InvalidInput, MissingStage, TwinspireError, WriteRefused
 from serving.retrieval.query import Value
 from serving.transport.converters import value_from_wire, value_to_wire
@@ -33,7 +32,8 @@ class Item:
         id: of the item.
         features: values of the item tower's features and of filter fields, by name.
         fields: display fields.
-        expected_sequence: write it only if this is the sequence of its last change, 0 if there was none.
+        expected_sequence: the item is written only if this is the sequence of its last change, 0 if there
+            was none; None for no condition.
     """
 
     id: str
@@ -57,13 +57,13 @@ class Refusal(StrEnum):
 
 
 class ItemResult(NamedTuple):
-    """What became of one item of a write.
+    """The result of one item of a write.
 
     Args:
         id: of the item.
-        sequence: of the write; of an item that was not written, of its last change.
-        refusal: None if it was written and is found.
-        text: the reason in English; empty if there is none.
+        sequence: that of the write; if the item was not written, that of its last change.
+        refusal: why it was not written, or is not found; None if it was written and is found.
+        text: the reason in English; empty without a refusal.
     """
 
     id: str
@@ -78,7 +78,7 @@ class Written(NamedTuple):
     Args:
         sequence: pass it as `min_sequence` to a search that must see the write.
         results: of each item, in order.
-        repeated: whether an earlier request with the same id was answered so.
+        repeated: whether this is the answer to an earlier request with the same id.
     """
 
     sequence: int
@@ -87,7 +87,11 @@ class Written(NamedTuple):
 
 
 class Origin(StrEnum):
-    """Where an item is: in the store, deleted by a write, in the bundle that answers alone, or nowhere."""
+    """Where an item is.
+
+    LIVE: in the store. DELETED: deleted by a write. BUNDLE: in the bundle that answers, but not in the store.
+    UNKNOWN: nowhere, or at an origin of a newer server that this client does not know.
+    """
 
     LIVE = "live"
     DELETED = "deleted"
@@ -140,7 +144,7 @@ _ORIGINS = {
 
 
 def upsert_request(items: Iterable[Item], mode: Mode, request_id: str | None) -> wire.UpsertRequest:
-    """Items to write.
+    """The request to write items; arguments as of `RetrievalClient.upsert`.
 
     Raises:
         InvalidInput: a value cannot be sent.
@@ -160,7 +164,7 @@ def upsert_request(items: Iterable[Item], mode: Mode, request_id: str | None) ->
 def delete_request(
     ids: Iterable[str], request_id: str | None, expected: Mapping[str, int]
 ) -> wire.DeleteRequest:
-    """Items to delete; `expected` gives the sequence of their last changes.
+    """The request to delete items; arguments as of `RetrievalClient.delete`.
 
     Raises:
         InvalidInput: a value cannot be sent, or `expected` has an id that is not among `ids`.
@@ -182,7 +186,7 @@ def delete_request(
 
 
 def get_request(ids: Iterable[str]) -> wire.GetRequest:
-    """Items to read.
+    """The request to read items.
 
     Raises:
         InvalidInput: an id cannot be sent.
@@ -194,7 +198,7 @@ def get_request(ids: Iterable[str]) -> wire.GetRequest:
 
 
 def changes_request(after: int, follow: bool) -> wire.ChangesRequest:
-    """The changes after a sequence.
+    """The request for the changes after a sequence.
 
     Raises:
         InvalidInput: `after` is negative or above 2**64 - 1.
@@ -262,13 +266,9 @@ def _write(item: Item, name: str) -> wire.ItemWrite:
 
 def _state(message: wire.ItemState) -> ItemState:
     item = message.item
-    features = {name: _value(value, name) for name, value in item.features.items()}
+    features = {name: value_from_wire(value, f"features.{name}") for name, value in item.features.items()}
     origin = _ORIGINS.get(message.origin, Origin.UNKNOWN)
     return ItemState(Item(item.id, features, dict(item.fields)), message.sequence, origin, message.written_at)
-
-
-def _value(message: retrieval_pb2.FeatureValue, name: str) -> Value:
-    return value_from_wire(message, f"features.{name}")
 
 
 def _sequence(value: int, name: str) -> int:
@@ -278,5 +278,5 @@ def _sequence(value: int, name: str) -> int:
 
 
 def _request_id(given: str | None) -> str:
-    """A new id, if none is given: without one a write that is repeated would be carried out again."""
+    """The given id, or a new one; with an id, a request that is sent again is carried out once."""
     return given or str(uuid.uuid4())

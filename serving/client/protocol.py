@@ -1,4 +1,4 @@
-"""What both clients send and receive: the connection, the metadata of a call, requests and responses."""
+"""The code that both clients share: connection, metadata of a call, retries, requests and responses."""
 
 import json
 import random
@@ -30,9 +30,10 @@ SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"].full_name
 CATALOGUE = catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].full_name  # writes have request ids
 TIMEOUT_SECONDS = 5.0
 
-# gRFC A6, for all calls but those of `CatalogueRetries`. A call is tried up to four times, with pauses of
-# about 0.1, 0.2 and 0.4 s, or of the server's `grpc-retry-pushback-ms`. A call whose request is larger than
-# gRPC's limit of 256 KiB is tried once, and a stream is not retried after its first answer.
+# gRPC's own retries (gRFC A6), for all calls but those of `CatalogueRetries`. A call is tried up to four
+# times, with pauses of about 0.1, 0.2 and 0.4 s, or of the server's `grpc-retry-pushback-ms`. A call whose
+# request is larger than gRPC's limit of 256 KiB is tried once, and a stream is not retried after its first
+# answer.
 RETRIES = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
@@ -40,8 +41,8 @@ RETRIES = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
 }
-# Retries must not keep a server down: a failure takes one of the server's tokens, a success returns a tenth,
-# and with fewer than half of the tokens there are no retries.
+# Retries must not overload a server that is failing. Each server has a budget of tokens: a failure takes one,
+# a success returns a tenth, and while fewer than half of the tokens are left, calls are not retried.
 THROTTLING = {"maxTokens": 100, "tokenRatio": 0.1}
 SERVICE_CONFIG = {
     "methodConfig": [
@@ -50,12 +51,12 @@ SERVICE_CONFIG = {
     "retryThrottling": THROTTLING,
 }
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # between attempts of `CatalogueRetries`
-JITTER = 0.2  # of a pause, more or less: clients that failed together shall not come back together
+JITTER = 0.2  # largest random change of a pause, as a part of it: spreads clients that failed together
 OPTIONS = (
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.max_receive_message_length", -1),  # no limit: the caller chooses k
     ("grpc.use_local_subchannel_pool", 1),  # each client has its own connection, and so its own worker
-    ("grpc.min_reconnect_backoff_ms", 100),  # the time of an attempt to connect as well
+    ("grpc.min_reconnect_backoff_ms", 100),  # also the time limit of an attempt to connect
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
@@ -79,7 +80,7 @@ class Connection:
         timeout: default timeout of a call in seconds.
         security: of the connection.
         retries: whether calls are retried.
-        connect_seconds: of an attempt to connect; if not given, 0.1, which suits calls that are retried.
+        connect_seconds: time limit of an attempt to connect; 0.1 if not given, since calls are retried.
 
     Attributes:
         closed: set when the client has been closed.
@@ -131,7 +132,7 @@ class Connection:
         return self._timeout if timeout is None else timeout
 
     def metadata(self, given: Metadata = ()) -> tuple[tuple[str, str | bytes], ...]:
-        """The metadata of a call: the token, the caller's metadata, and the caller's trace."""
+        """The metadata of a call: the token, `given`, and the caller's trace unless `given` names one."""
         given = tuple(given)
         traced = any(name == "traceparent" for name, _ in given)
         return (*self._authorization, *given, *(() if traced else _trace_context()))
@@ -140,8 +141,8 @@ class Connection:
 class CatalogueRetries:
     """The attempts of one call that reads items, or writes them with a request id, until its deadline.
 
-    gRPC would try it four times, or once after many failures (`THROTTLING`). But a write whose answer was
-    lost may be stored, and only a repeat tells.
+    gRPC's own retries are at most three, and none after many failures (`THROTTLING`). These calls are
+    repeated for longer: a write whose answer was lost may be stored, and only a repeat gets its answer.
 
     Args:
         connection: of the client.
@@ -173,7 +174,7 @@ class CatalogueRetries:
         if not may_help or not connection.retries or connection.closed.is_set():
             raise error from failure
         pause = self._pause * random.uniform(1 - JITTER, 1 + JITTER)
-        if isinstance(error, Overloaded):  # infinite where a repeat is of no use
+        if isinstance(error, Overloaded):  # `retry_after` is infinite where a repeat is of no use
             pause = max(pause, error.retry_after)
         if pause >= self.seconds:
             raise error from failure
@@ -182,11 +183,11 @@ class CatalogueRetries:
 
 
 class SentQueries:
-    """The queries that a stream has sent.
+    """Counts the queries that a stream has sent, and keeps the error that has ended them.
 
     Attributes:
-        count: of them.
-        error: of the caller's iterator, which has ended the stream.
+        count: number of queries sent.
+        error: raised by the caller's iterator, or by a query that cannot be sent; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -200,7 +201,7 @@ class SentQueries:
 
         Raises:
             Unavailable: there are fewer answers than queries.
-            Exception: the error of the caller's iterator.
+            Exception: `error`, if it is set.
         """
         if self.error is not None:
             raise self.error
@@ -220,22 +221,15 @@ def search_request(
     filter: wire.Filter | None = None,
     fusion: FusionMode = FusionMode.DEFAULT,
 ) -> wire.SearchRequest:
-    """One query.
+    """The request to search for one query; arguments as of `RetrievalClient.search`.
 
     Raises:
         InvalidInput: a value cannot be encoded.
         TypeError: `exclude` is one string.
     """
     message = _query(query, "query")
-    return wire.SearchRequest(
-        query=message,
-        k=_k(k),
-        exclude=_exclude(exclude),
-        exclude_history=exclude_history,
-        min_sequence=_sequence(min_sequence),
-        filter=filter,
-        fusion=converters.fusion_to_wire(FusionMode(fusion)),
-    )
+    fields = _search_fields(k, exclude, exclude_history, min_sequence, filter, fusion)
+    return wire.SearchRequest(query=message, **fields)
 
 
 def batch_request(
@@ -247,28 +241,27 @@ def batch_request(
     filter: wire.Filter | None = None,
     fusion: FusionMode = FusionMode.DEFAULT,
 ) -> wire.SearchBatchRequest:
-    """Many queries; raises as `search_request`, and a TypeError if they are one string."""
+    """The request to search for many queries; raises as `search_request`.
+
+    A TypeError is also raised if `queries` is one string.
+    """
     messages = _queries(queries)
-    return wire.SearchBatchRequest(
-        queries=messages,
-        k=_k(k),
-        exclude=_exclude(exclude),
-        exclude_history=exclude_history,
-        min_sequence=_sequence(min_sequence),
-        filter=filter,
-        fusion=converters.fusion_to_wire(FusionMode(fusion)),
-    )
+    fields = _search_fields(k, exclude, exclude_history, min_sequence, filter, fusion)
+    return wire.SearchBatchRequest(queries=messages, **fields)
 
 
 def encode_request(queries: Sequence[Query | str]) -> wire.EncodeRequest:
-    """Queries to encode; raises as `search_request`."""
+    """The request to encode queries; raises as `search_request`, and a TypeError if they are one string."""
     return wire.EncodeRequest(queries=_queries(queries))
 
 
 def score_request(
     pairs: Sequence[tuple[Query | str, Sequence[str]]], min_sequence: int = 0
 ) -> wire.ScoreRequest:
-    """Queries with the ids of the items to score for each; raises as `search_request`."""
+    """The request to score items, from queries with item ids of each; raises as `search_request`.
+
+    A TypeError is also raised if the ids of a query are one string.
+    """
     queries = []
     for n, (query, item_ids) in enumerate(pairs):
         refuse_lone_string(item_ids, f"queries[{n}].item_ids", "item ids")
@@ -280,7 +273,7 @@ def score_request(
 
 
 def filter_message(filter: Filter | None) -> wire.Filter | None:
-    """A filter as requests hold it; of a stream it is converted once.
+    """A filter as a message of a request; the requests of a stream share one message.
 
     Raises:
         InvalidInput: a value cannot be encoded.
@@ -373,10 +366,10 @@ def serves(response: Int32Value) -> bool:
 
 
 def why_not_ready(failure: grpc.RpcError, address: str) -> str:
-    """Why a health check failed.
+    """Why a health check failed, as the end of the text of `never_ready`.
 
     Raises:
-        AccessDenied: the server refuses this client, so waiting is useless.
+        AccessDenied: the server refuses this client, so there is nothing to wait for.
     """
     error = error_from(failure, address)
     if isinstance(error, AccessDenied):
@@ -385,7 +378,7 @@ def why_not_ready(failure: grpc.RpcError, address: str) -> str:
 
 
 def never_ready(address: str, seconds: float, why: str) -> Unavailable:
-    """The error of `wait_ready` when its time is over."""
+    """The error of `wait_ready` when its time is over; `why` is what `why_not_ready` returned, or empty."""
     return Unavailable(f"{address}: not serving after {seconds:g} s{why}")
 
 
@@ -402,6 +395,25 @@ def _trace_context() -> tuple[tuple[str, str], ...]:
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     return tuple(carrier.items())
+
+
+def _search_fields(
+    k: int,
+    exclude: Collection[str],
+    exclude_history: bool | None,
+    min_sequence: int,
+    filter: wire.Filter | None,
+    fusion: FusionMode,
+) -> dict[str, Any]:
+    """The fields that `SearchRequest` and `SearchBatchRequest` have in common."""
+    return {
+        "k": _k(k),
+        "exclude": _exclude(exclude),
+        "exclude_history": exclude_history,
+        "min_sequence": _sequence(min_sequence),
+        "filter": filter,
+        "fusion": converters.fusion_to_wire(FusionMode(fusion)),
+    }
 
 
 def _queries(queries: Sequence[Query | str]) -> list[wire.Query]:

@@ -12,7 +12,7 @@ from serving.retrieval.query import Query, Value
 
 Format = Literal["text", "jsonl"]
 SUFFIXES = (".jsonl", ".ndjson")  # of files with JSON on each line
-LONGEST_LINE = 16 << 20  # bytes; by default no server accepts such a large request
+LONGEST_LINE = 16 << 20  # most bytes of a line; by default servers accept much smaller requests only
 FIELDS = ("text", "history", "features", "item_id", "history_times")
 
 
@@ -94,7 +94,7 @@ def _strings(value: Any, key: str) -> tuple[str, ...]:
 
 
 def _times(value: Any) -> tuple[float, ...]:
-    """Seconds; null for one that is not known."""
+    """Seconds since 1970; NaN for null, which is a time that is not known."""
     if not isinstance(value, list):
         raise ValueError(f"history_times: expected an array of numbers, got {_kind(value)}")
     return tuple(math.nan if each is None else _seconds(each) for each in value)

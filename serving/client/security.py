@@ -1,4 +1,4 @@
-"""How a client authenticates the server and itself."""
+"""TLS and token of a client: how it authenticates the server and itself."""
 
 import re
 import ssl
@@ -78,7 +78,7 @@ class Security:
         return grpc.ssl_channel_credentials(*map(_content, (self.ca, self.key, self.certificate)))
 
     def _check_files(self) -> None:
-        """Have OpenSSL read the files, because its errors name the cause; gRPC would only fail to connect."""
+        """Load the files with OpenSSL, whose errors name the cause; gRPC would only fail to connect."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for path in filter(None, (self.ca, self.certificate, self.key)):
             _content(path)

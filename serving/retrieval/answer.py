@@ -1,4 +1,4 @@
-"""The answer to a query: hits, what they rest on, and where the time went."""
+"""The answer to a query: hits, their basis, and the time of each stage."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -9,13 +9,12 @@ from serving.filters.plan import Plan
 
 
 class Basis(StrEnum):
-    """What an answer rests on.
+    """The part of a query by which the items of an answer were found.
 
     QUERY: the whole query. CONTEXT: the query's features without its history, its time among them, because
-    the query tower knows no item of that history. POPULAR: the most popular items, because the query tower
-    knows nothing of what the query holds. NONE: nothing, so there are no hits; like POPULAR, in a bundle
-    where no item is more popular than another. UNKNOWN: one that a newer server names, and this client does
-    not know.
+    the query tower knows no item of that history. POPULAR: no part; the hits are the most popular items,
+    because the query tower knows no value of the query. NONE: as POPULAR, but in the bundle no item is more
+    popular than another, so there are no hits. UNKNOWN: a basis of a newer server, unknown to this client.
     """
 
     QUERY = "query"
@@ -93,7 +92,7 @@ class Answer(NamedTuple):
         bundle_version: of the bundle that answered.
         timing: of the batch.
         unknown_history: items of the history that were skipped because the tower does not know them.
-        basis: what the answer rests on.
+        basis: the part of the query by which the hits were found.
         sequence: all changes of live items up to it were applied before the search; 0 without live items.
         plan: how the items that pass the query's filter were searched.
         fusion: which scores ranked the hits; DEFAULT if the bundle has no lexical index.

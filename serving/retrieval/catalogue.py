@@ -14,7 +14,7 @@ from protos.documents import parse_json
 from protos.errors import BundleDamaged, UnknownItem
 from protos.features import LARGEST
 
-RANKING_STEP = 4096  # items of the ranking that are held against a filter at once
+RANKING_STEP = 4096  # items of the ranking that are compared with a filter at once
 
 
 class Rows(Protocol):
@@ -113,7 +113,7 @@ class Catalogue:
         return {row for row in found if row is not None}
 
     def current(self, rows: frozenset[int]) -> frozenset[int]:
-        """The rows of the current versions of the items of rows, which live items may have replaced."""
+        """The rows that hold the items of `rows` now, after live items have replaced or deleted some."""
         return rows
 
     @cached_property

@@ -1,7 +1,8 @@
 """Query or item to vector: an ONNX tower on ONNX Runtime, preprocessing inside the graph.
 
-`QueryForm` fills the features of the tower, `Encoder` runs the tower, `length_batches` says which queries it
-encodes together, and `bases` and `BlankQuery` say what the tower knows of a query.
+`QueryForm` fills the features of the tower, `Encoder` runs the tower, and `length_batches` divides queries
+into batches of like length. `bases`, `BlankQuery` and `KnownLetters` find queries of which the tower knows
+nothing.
 """
 
 from serving import environment  # noqa: F401  # before ONNX Runtime is imported
@@ -77,8 +78,8 @@ class QueryForm:
 
     Args:
         features: of the query tower.
-        clock: seconds since 1970: when a query without a time is asked, if its history has times; by default
-            the machine's.
+        clock: gives the time, in seconds since 1970, of a query with times of its history and no time of its
+            own; by default the machine's clock.
     """
 
     def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] | None = None) -> None:
@@ -113,9 +114,9 @@ class QueryForm:
             return {self._only_text: query.text}  # the usual query
         given: dict[str, RawValue] = {}
         if query.text is not None:
-            given[self._found(self.text, f"{name}.text")] = query.text
+            given[self._feature_of(self.text, f"{name}.text")] = query.text
         if query.history:
-            given[self._found(self.history, f"{name}.history")] = list(query.history)
+            given[self._feature_of(self.history, f"{name}.history")] = list(query.history)
         for feature, value in query.features.items():
             given[feature] = self._checked(feature, value, given, name)
         if query.history_times:
@@ -127,7 +128,7 @@ class QueryForm:
         return {**self.blank, **given}
 
     def _add_times(self, query: Query, given: dict[str, RawValue], name: str) -> None:
-        """Join a history with the times of its events, and say when the query is asked."""
+        """Join the history in `given` with its events' times, and add the query's time if it has none."""
         field_name, times = f"{name}.history_times", query.history_times
         if not self._reads_times or self.history is None:
             raise InvalidInput(
@@ -148,7 +149,8 @@ class QueryForm:
         if self._time is not None and self._time not in given:
             given[self._time] = self._clock()
 
-    def _found(self, slot: str | None, field_name: str) -> str:
+    def _feature_of(self, slot: str | None, field_name: str) -> str:
+        """The feature that a field of the query fills, unless there is none."""
         if slot is None:
             kind = field_name.rpartition(".")[2]
             raise InvalidInput(field_name, f"no {kind} feature for it; {_known(self.features)}")
@@ -215,7 +217,7 @@ class Encoder:
         Raises:
             InvalidInput: a value does not fit its feature; `raise_for_bad_row` names its query.
         """
-        if self._text is not None and len(rows) == 1:  # as most are: one text and nothing else
+        if self._text is not None and len(rows) == 1:  # the usual case: one query with one feature, a text
             name, convert = self._text
             return {name: convert([rows[0][name]], "text")}
         return self.inputs.to_arrays(_columns(self.inputs, rows))
@@ -225,7 +227,7 @@ class Encoder:
 
         Args:
             rows: as `arrays` takes them.
-            names: what an error calls each, such as `queries[3]`.
+            names: of the rows in errors, such as `queries[3]`.
 
         Raises:
             InvalidInput: the field is `<name>.features.<feature>`.
@@ -261,7 +263,7 @@ def require_finite(vectors: Vectors) -> Vectors:
     Raises:
         ArithmeticError: one is not finite, which no valid query should cause.
     """
-    # One sum of squares takes half the time of looking at each number; it may overflow, so look then.
+    # A sum of squares takes half the time of a check of each number. It may overflow; then each is checked.
     if not math.isfinite(np.vdot(vectors, vectors)) and not np.isfinite(vectors).all():
         raise ArithmeticError(NOT_FINITE)
     return vectors
@@ -332,8 +334,8 @@ class BlankQuery:
     """
 
     EQUAL = 1e-5  # tolerance as a part of the largest coordinate: rounding of float32
-    # The same in a batch, where int8 layers may take their scales from the whole batch. This wide bound was
-    # chosen, not measured: a query within it is encoded again alone, and EQUAL decides.
+    # Tolerance in a batch, where int8 layers may take their scales from the whole batch. This wide bound was
+    # chosen, not measured: a query within it is encoded again alone, and compared by EQUAL.
     NEAR = 0.25
 
     def __init__(self, vector: Vectors) -> None:
@@ -382,7 +384,7 @@ class KnownLetters:
     def __init__(self, letters: str, names: Sequence[str]) -> None:
         self._names = names
         self._end = max(map(ord, letters)) + 1
-        self._known = np.zeros(self._end + 1, bool)  # the last one stands for all beyond
+        self._known = np.zeros(self._end + 1, bool)  # the last element is for all higher code points
         self._known[[ord(each) for each in letters]] = True
 
     def places_without(self, arrays: Arrays) -> list[int]:
@@ -392,7 +394,7 @@ class KnownLetters:
             arrays: the inputs of the query tower, (B, ...) each.
         """
         first = arrays[self._names[0]]
-        if len(first) == 1 and self._known.item(min(first.item(0), self._end)):  # as of most
+        if len(first) == 1 and self._known.item(min(first.item(0), self._end)):  # true of most single queries
             return []
         found = np.zeros(len(first), bool)
         for name in self._names:
@@ -401,7 +403,7 @@ class KnownLetters:
 
 
 def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
-    """What the answer to each query of a batch can rest on, by the inputs of the tower.
+    """The basis of the answer to each query of a batch, by the inputs that the tower knows.
 
     Args:
         features: of the query tower.
@@ -409,12 +411,12 @@ def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
     """
     known = {name: _is_known(spec, arrays[name]) for name, spec in features.items()}
     anything = np.logical_or.reduce(list(known.values()))  # (B,)
-    if text_is_required(features):  # so each query has one, even if empty
+    if text_is_required(features):  # `BlankQuery` and `KnownLetters` find texts that the tower does not know
         return [Basis.QUERY] * len(anything)
     histories = [known[name] for name, spec in features.items() if isinstance(spec, HistoryFeature)]
     if histories and any(isinstance(spec, TimeFeature) for spec in features.values()):
-        # The figures of the export rank queries without a history by the tower, too. One that holds recent
-        # popularity ranks by what was popular at the time.
+        # The figures of the export rank queries without a history by the tower, too: a tower that holds
+        # recent popularity ranks by what was popular at the query's time.
         anything = np.ones_like(anything)
     enough = np.logical_or.reduce(histories) if histories else anything  # (B,)
     return [
@@ -425,7 +427,7 @@ def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
 
 def _is_known(spec: FeatureSpec, array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether each query has a value of the feature that the tower knows: bool (B,)."""
-    if spec.kind == "time":  # says nothing about the user
+    if spec.kind == "time":  # describes no user
         return np.zeros(len(array), bool)
     if spec.kind == "number":
         known = ~np.isnan(array)

@@ -1,9 +1,9 @@
-"""Reads an HNSW graph from its file, and checks every number before hnswlib sees it.
+"""Reads an HNSW graph from its file, and checks every number in it but the vectors' before hnswlib gets it.
 
-hnswlib's own `load_index` trusts the file, so a damaged file can crash the process. It also holds Python's
-global lock all the time, so the threads that answer requests stop. Here numpy checks the file on a memory
-map, in short steps, and hnswlib then takes the checked state. 65,441 items of D = 128 take 44 ms on two
-shared cores, and other threads stop for 27 ms of them (median), while hnswlib copies the elements; with
+hnswlib's own `load_index` does not check the file, so a damaged file can crash the process. It also holds
+Python's global lock all the time, so the threads that answer requests stop. Here numpy checks the file on a
+memory map, in short steps, and hnswlib then takes the checked state. 65,441 items of D = 128 take 44 ms on
+two shared cores, and other threads stop for 27 ms of them (median), while hnswlib copies the elements; with
 `load_index` both take 77 ms.
 
 The file, little-endian, as `save_index` of hnswlib 0.8 writes it for N items:
@@ -60,14 +60,14 @@ FIXED = (  # fields that follow from space, dimension, M and ef_construction
     "max_M0",
     "ef_construction",
 )
-DELETED = np.uint32(1 << 16)  # mark beside the number of links
+DELETED = np.uint32(1 << 16)  # bit beside the number of links: the element is marked as deleted
 STEP = 4096  # elements checked in one step, because numpy holds Python's global lock
 
 
 def read_graph(path: Path, space: str, dimension: int) -> hnswlib.Index:
     """The graph that `hnswlib.Index.save_index` has written, as `load_index` would load it.
 
-    All that a search follows has been checked: each link leads to an element of the link's level, and the
+    All numbers that direct a search are checked: each link leads to an element of the link's level, and the
     labels are the rows 0 to N - 1. The vectors are not checked.
 
     Args:
@@ -81,27 +81,27 @@ def read_graph(path: Path, space: str, dimension: int) -> hnswlib.Index:
     try:
         content = _mapped(path)
         header = _header(content)
-        empty = _empty(header, space, dimension)
+        empty = _empty_state(header, space, dimension)
         _check_header(header, empty, len(content))
-        labels, marked = _lowest(content, header)
-        levels, rows = _upper(content, header, empty["size_links_per_element"])
-        _check_upper(header, levels, rows)
+        labels, has_deletions = _read_lowest_level(content, header)
+        levels, rows = _read_upper_levels(content, header, empty["size_links_per_element"])
+        _check_upper_links(header, levels, rows)
     except OSError as error:
         raise BundleDamaged(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise BundleDamaged(f"{path}: {error}") from None
     size = header["cur_element_count"] * header["size_data_per_element"]
-    whole = {
+    rest = {
         "mult": empty["mult"],  # computed on this machine; hnswlib accepts no other value
         "ep_added": True,
-        "has_deletions": marked,
+        "has_deletions": has_deletions,
         "label_lookup_external": labels,
         "label_lookup_internal": np.arange(len(labels), dtype=np.uint32),
         "element_levels": levels,
         "data_level0": np.frombuffer(content, np.int8, size, HEADER.size),
         "link_lists": rows.view(np.int8).ravel(),
     }
-    return hnswlib.Index(params={**empty, **header, **whole})
+    return hnswlib.Index(params={**empty, **header, **rest})
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -115,7 +115,7 @@ def _header(content: mmap.mmap) -> State:
     return dict(zip(FIELDS, HEADER.unpack_from(content), strict=True))
 
 
-def _empty(header: State, space: str, dimension: int) -> State:
+def _empty_state(header: State, space: str, dimension: int) -> State:
     """The state of an empty graph of hnswlib with the same parameters."""
     _expect_within("M", header["M"], 2, MOST_LINKS)
     graph = hnswlib.Index(space=space, dim=dimension)
@@ -136,17 +136,17 @@ def _check_header(header: State, empty: State, length: int) -> None:
     _expect_within("enterpoint_node", header["enterpoint_node"], 0, count - 1)
 
 
-def _lowest(content: mmap.mmap, header: State) -> tuple[npt.NDArray[np.uint64], bool]:
-    """The labels (N,) of the elements, and whether an element is marked as deleted."""
+def _read_lowest_level(content: mmap.mmap, header: State) -> tuple[npt.NDArray[np.uint64], bool]:
+    """Check the lowest level; returns the labels (N,), and whether an element is marked as deleted."""
     count, room, each = header["cur_element_count"], header["max_M0"], header["size_data_per_element"]
     elements = np.frombuffer(content, np.uint8, count * each, HEADER.size).reshape(count, each)
     labels = np.empty(count, np.uint64)
     seen = np.zeros(count, np.bool_)
-    marked = False
+    has_deletions = False
     for part in _steps(count):
         words = elements[part, : header["offset_data"]].view(np.uint32)  # (STEP, 1 + 2 M)
         numbers = words[:, 0]
-        marked |= bool((numbers & DELETED).any())
+        has_deletions |= bool((numbers & DELETED).any())
         _expect_within("number of links", int((numbers & ~DELETED).max()), 0, room)
         # Unused space holds zeros, or links that were removed.
         _expect_within("link", int(words[:, 1:].max()), 0, count - 1)
@@ -155,10 +155,10 @@ def _lowest(content: mmap.mmap, header: State) -> tuple[npt.NDArray[np.uint64], 
         seen[labels[part]] = True
     if not seen.all():
         raise ValueError(f"no element has the label {seen.argmin()}, so another label comes twice")
-    return labels, marked
+    return labels, has_deletions
 
 
-def _upper(content: mmap.mmap, header: State, size: int) -> tuple[Levels, Words]:
+def _read_upper_levels(content: mmap.mmap, header: State, size: int) -> tuple[Levels, Words]:
     """The level of each element (N,), and a row (1 + M,) for each of its levels above the lowest."""
     count = header["cur_element_count"]
     start = HEADER.size + count * header["size_data_per_element"]
@@ -179,7 +179,7 @@ def _upper(content: mmap.mmap, header: State, size: int) -> tuple[Levels, Words]
     return levels, np.frombuffer(b"".join(rows), np.uint32).reshape(-1, size // 4)
 
 
-def _check_upper(header: State, levels: Levels, rows: Words) -> None:
+def _check_upper_links(header: State, levels: Levels, rows: Words) -> None:
     """Check that links above the lowest level lead to elements that are on the same level."""
     top, entry = header["max_level"], header["enterpoint_node"]
     _expect("max_level", top, int(levels.max()))

@@ -1,5 +1,6 @@
 """Search in the HNSW graph of a bundle, and exactly where the graph does not help."""
 
+import threading
 from pathlib import Path
 from typing import Self
 
@@ -35,7 +36,7 @@ class HnswIndex(ExactIndex):
         super().__init__(folder, manifest)
         self._ef = manifest.index.ef_search
         self._graph = self._load_graph(folder / INDEX, manifest.index.space, manifest.dimension)
-        self._widths: dict[int, int | None] = {}  # k -> items to ask the graph for; None: search exactly
+        self._widths: dict[int, int | None] = {}  # k -> what `_width` returns for it
 
     @classmethod
     def of(
@@ -55,7 +56,8 @@ class HnswIndex(ExactIndex):
         """
         index = cls.__new__(cls)
         index._count, index._vectors, index._has_padding_dim = len(vectors), vectors, has_padding_dim
-        index._ef, index._widths, index._scan = ef_search, {}, None
+        index._local, index._scan = threading.local(), None
+        index._ef, index._widths = ef_search, {}
         index._graph = index._checked(graph, path)
         return index
 
@@ -80,7 +82,8 @@ class HnswIndex(ExactIndex):
     def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
         """As `search`, of one query (1, D), in lists.
 
-        It avoids numpy's functions: after a search their code is in no cache, and each takes microseconds.
+        It calls no function of numpy: after a search their code is no longer in the processor's caches, and
+        each takes microseconds.
         """
         k = min(k, self._count)
         width = self._widths[k] if k in self._widths else self._width(k)
@@ -94,7 +97,7 @@ class HnswIndex(ExactIndex):
         return best.tolist()[0], scores.tolist()[0]
 
     def _width(self, k: int) -> int | None:
-        """How many items to ask the graph for; None where exact search is as fast."""
+        """The number of items to request from the graph for its best `k`; None if exact search is as fast."""
         if k not in self._widths:
             self._widths[k] = graph_width(k, self._ef, self._count)
         return self._widths[k]
@@ -133,8 +136,8 @@ class HnswIndex(ExactIndex):
             raise BundleDamaged(
                 f"{path}: {graph.get_current_count()} items, but the manifest counts {self._count}"
             )
-        # A graph can be whole, and yet belong to another bundle. Its vectors have the same bits on every
-        # processor (`protos/vectors.py`), except for the padding coordinate.
+        # A valid graph can belong to another bundle. Vectors have the same bits on every processor
+        # (`protos/vectors.py`), except for the padding coordinate.
         sample = np.unique(np.linspace(0, self._count // 2, 8).astype(np.int64))
         try:
             held, end = graph.get_items(sample, return_type="numpy"), -1 if self._has_padding_dim else None

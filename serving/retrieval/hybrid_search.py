@@ -1,7 +1,7 @@
 """Queries with a text, answered by BM25 beside the vectors (`protos/hybrid/`).
 
-The dense search runs as it does without a lexical index, for at least `Hybrid.dense_candidates` items. One
-score ranks what it finds and what the postings find. Other queries, such as histories, are not changed.
+The dense search runs as it does without a lexical index, for at least `Hybrid.dense_candidates` items. Its
+items and those of the postings are ranked by one score. Queries without known terms are not fused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from serving.retrieval.query import (
 from serving.retrieval.vector_index import VectorIndex, Vectors
 
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
-Current = Callable[[frozenset[int]], frozenset[int]]
+Current = Callable[[frozenset[int]], frozenset[int]]  # `Catalogue.current`
 NO_ROWS: frozenset[int] = frozenset()
 
 
@@ -46,7 +46,7 @@ class HybridSearch:
 
     @classmethod
     def load(cls, folder: Path, manifest: Manifest, index: VectorIndex) -> "HybridSearch | None":
-        """The lexical side of a verified bundle; None if it has none.
+        """The hybrid search of a verified bundle; None if it has no lexical index.
 
         Raises:
             BundleDamaged: its files do not fit the manifest.
@@ -55,7 +55,7 @@ class HybridSearch:
         return None if lexical is None else cls(manifest, Fusion(lexical, index.vectors(slice(None))))
 
     def terms(self, prepared: Sequence[PreparedQuery]) -> tuple[list[int], ...]:
-        """The known terms of each query, as far as the tower reads its text; none of an item."""
+        """The known terms of each query's text, cut where the tower cuts it; no terms of an `item_id`."""
         return tuple([[] if each.values is None else self._terms(each.values) for each in prepared])
 
     def _terms(self, values: Mapping[str, Any]) -> list[int]:
@@ -97,8 +97,8 @@ class HybridSearch:
                 found[n] = SearchResult([], [], found[n].context, found[n].plan, fusion=FusionMode.LEXICAL)
             else:
                 rows, scores, context, plan, *_ = found[n]
-                nothing = [0.0] * len(rows)
-                found[n] = SearchResult(rows, scores, context, plan, scores, nothing, FusionMode.DENSE)
+                lexical = [0.0] * len(rows)
+                found[n] = SearchResult(rows, scores, context, plan, scores, lexical, FusionMode.DENSE)
         return found
 
     def _fused(
@@ -109,6 +109,7 @@ class HybridSearch:
         options: SearchOptions,
         current: Current,
     ) -> SearchResult:
+        """The result of one query whose dense search has found `dense`; its exclusions are applied here."""
         context, k = dense.context, options.k
         excluded = NO_ROWS
         if options.exclude or context is not PLAIN:
@@ -150,6 +151,7 @@ def check_fusion(hybrid: HybridSearch | None, fusion: FusionMode) -> None:
 
 
 def _is_fused(context: QueryContext, options: SearchOptions) -> bool:
+    """Whether a query that has terms is ranked by the lexical scores, too."""
     return (
         options.k > 0
         and options.fusion is not FusionMode.DENSE

@@ -1,4 +1,4 @@
-"""Exact search among many items, of which most is done on int8 copies of the vectors.
+"""Exact search among many items, done for the most part on int8 copies of the vectors.
 
 To compare a query with N vectors takes as long as reading them, and int8 takes a quarter of the bytes of
 float32. So the inner products with all copies come first, in int8 arithmetic (SimSIMD). With x' for the copy
@@ -22,7 +22,7 @@ from protos.vectors import BLOCK, HIGHEST, Int8Rows, int8_rows
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-GATHER = 1024  # vectors that are copied at once: a query of zeros makes all items candidates
+GATHER = 1024  # most vectors that are copied at once, since all items may be candidates
 ROUNDING = 1e-5  # of float32 arithmetic, as a part of the largest product that is possible
 
 
@@ -47,7 +47,7 @@ class Int8Scan:
             self._max_norm = max(self._max_norm, _longest(restored))
 
     def subset(self, rows: Rows) -> "Int8Scan":
-        """A scan of some vectors only, ascending (R,), with copies of its own side by side."""
+        """A scan of the vectors of ascending rows (R,), with int8 copies of its own side by side."""
         subset = Int8Scan.__new__(Int8Scan)
         subset._vectors, subset._rows = self._vectors, rows
         subset._copies, subset._scales = self._copies[rows], self._scales[rows]
@@ -76,7 +76,7 @@ class Int8Scan:
         return best, products
 
     def _candidates(self, query: Vectors, k: int, rows: Rows | None) -> Rows:
-        """Ascending rows, among them the `k` best."""
+        """Ascending rows that include the `k` best for a query (D,)."""
         scale = float(np.abs(query).max()) / HIGHEST
         copy = np.rint(query / scale).astype(np.int8) if scale else np.zeros(len(query), np.int8)
         # Without `out=`: there SimSIMD 6.5 returns None without counting the reference to it, and Python 3.11

@@ -1,4 +1,4 @@
-"""Search for queries of several vectors: each vector is searched, and what they find becomes one answer."""
+"""Search for queries of several vectors: each vector is searched, and the results become one answer."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -22,7 +22,8 @@ def find_interests(
 ) -> list[SearchResult]:
     """For each query the rows of its best items, by the largest score of its vectors.
 
-    An item as a query is searched by its one vector; a query that needs no search is passed on once.
+    An item as a query is searched by its one vector. A query that needs no search, such as one on the basis
+    POPULAR, is passed to `find` once.
 
     Args:
         find: searches for queries of one vector, among the items that their options allow.
@@ -51,14 +52,15 @@ def find_interests(
 
 
 def merged(index: VectorIndex, query: Vectors, found: Sequence[SearchResult], k: int) -> SearchResult:
-    """What the vectors of one query have found, as one result; its plan is that of the first.
+    """The results of the vectors of one query as one result, with the plan of the first.
 
-    The scores are computed again, because a graph may have found an item for another vector than the nearest.
+    Scores are computed again, because a graph may have found an item only for a vector that is not the
+    nearest to it.
 
     Args:
         index: of the items.
         query: (K * D,).
-        found: by each vector, or the only result.
+        found: the result of each vector, or the only result.
         k: items wanted.
     """
     rows = np.array([row for each in found for row in each.rows], np.int64)

@@ -1,9 +1,9 @@
-"""One collection on a Milvus server, searched within a time, and not while the server is down.
+"""Searches of one collection on a Milvus server, with a time limit and a circuit breaker.
 
 gRPC repeats a search that finds no server, a few times within the search's own time
 (`protos/vector_databases/milvus.py`).
-After `FAILURES` searches in a row that failed, a circuit breaker refuses all others for `REST_SECONDS`
-without asking; then the next searches are let through, and the first answer closes it.
+After `FAILURES` failed searches in a row, the circuit breaker opens: for `REST_SECONDS` all searches are
+refused without asking the server. Then searches are sent again, and the first answer closes the breaker.
 """
 
 import subprocess
@@ -35,22 +35,27 @@ from serving.retrieval.remote_search import Best, ExpressionRefused, OutOfTime, 
 
 FAILURES = 5
 REST_SECONDS = 1
-FAIR_SECONDS = 1.0  # a server that does not answer in less is not at fault
-CHECK_SECONDS = 1200.0
-_REFUSED = ("cannot parse expression", "failed to create query plan")  # in an error of the server
+FAIR_SECONDS = 1.0  # a search that had less time and got no answer does not count as failed
+CHECK_SECONDS = 1200.0  # in which the check of a collection in a process of its own has to end
+_REFUSED = ("cannot parse expression", "failed to create query plan")  # in errors that refuse an expression
 
 
 class _ServerFailed(Exception):
-    """A search failed, and the server is at fault."""
+    """A search failed in a way that counts for the circuit breaker."""
 
 
 class MilvusCollection:
     """The collection of one bundle; safe to call from several threads.
 
-    A client is made after the fork of a process, because its threads would not survive it.
+    The client is made by the first search and so after a fork, which its threads would not survive.
 
     Args:
         manifest: of the bundle.
+
+    Attributes:
+        name: of the collection.
+        server: the server's address and credentials.
+        fields: names of the fields of the collection; None until a client has connected.
 
     Raises:
         ConfigError: the environment does not name the server.
@@ -65,13 +70,14 @@ class MilvusCollection:
         self._lock = threading.Lock()
         self._client: Any = None
         self._consistency: dict[str, Any] = {}
-        self.fields: frozenset[str] | None = None  # of the collection, once it has been connected to
+        self.fields: frozenset[str] | None = None
 
     def connected(self, seconds: float) -> Any:
-        """The client of this process.
+        """The client of this process; connects it if it is not connected yet.
 
         Args:
-            seconds: to wait for one of the three: another thread that connects, the connection, its answers.
+            seconds: limit on each of three waits: for another thread that connects, for the connection, and
+                for the description of the collection.
 
         Raises:
             OutOfTime: another thread still connects.
@@ -84,8 +90,8 @@ class MilvusCollection:
                 if self._client is None:
                     client = self.server.connect(seconds)
                     with server_errors():
-                        said = client.describe_collection(self.name, timeout=seconds)
-                    self.fields = frozenset(each["name"] for each in said["fields"])
+                        described = client.describe_collection(self.name, timeout=seconds)
+                    self.fields = frozenset(each["name"] for each in described["fields"])
                     self._consistency = (
                         {"consistency_level": "Strong"} if self.server.is_file else _consistency(client)
                     )
@@ -102,14 +108,14 @@ class MilvusCollection:
             ExpressionRefused: the server does not take the expression.
             OutOfTime: it does not answer in `seconds`, which are fewer than `FAIR_SECONDS`, or another search
                 still connects.
-            Unavailable: it does not answer in `seconds`, or cannot, or has not answered before.
+            Unavailable: it does not answer in `seconds`, or cannot, or the circuit breaker is open.
         """
         if not np.isfinite(vectors).all():
             raise ArithmeticError(NOT_FINITE)
         if self._breaker.opened:
             text = f"{self._where}, which has not answered the last searches; it is tried again soon"
             raise Unavailable(text)
-        # Not within `with self._breaker`, because after `OutOfTime` it would close, too.
+        # `_ask` is not called within `with self._breaker`, which `OutOfTime` would close, too.
         try:
             found = self._ask(vectors, k, expression, seconds)
         except _ServerFailed as error:
@@ -144,7 +150,7 @@ class MilvusCollection:
             )
             return [_best(hits) for hits in future.result()]
         except Unavailable as error:
-            if seconds < FAIR_SECONDS and time.monotonic() - began > seconds / 4:  # it was slow
+            if seconds < FAIR_SECONDS and time.monotonic() - began > seconds / 4:  # slow, but maybe not down
                 raise OutOfTime(str(error)) from None
             raise _ServerFailed(str(error)) from None
         except (MilvusException, grpc.RpcError) as error:
@@ -182,16 +188,16 @@ def check_apart(folder: Path) -> None:
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{folder}: its collection was not checked in {CHECK_SECONDS:.0f} s") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"the check ended with {done.returncode}"]
-        kind, _, text = said[-1].partition(": ")
+        lines = done.stderr.strip().splitlines() or [f"the check ended with {done.returncode}"]
+        kind, _, text = lines[-1].partition(": ")
         raise (BundleDamaged if kind == BundleDamaged.__name__ else Unavailable)(text or kind)
 
 
 def _consistency(client: Any) -> dict[str, Any]:
-    """What makes a search see all that was written before now: a timestamp of the server, if it gives one."""
+    """Arguments with which a search sees all earlier writes: a timestamp of the server, or "Strong"."""
     try:
         now = client._get_connection().alloc_timestamp(timeout=FAIR_SECONDS)
-    except Exception:  # of servers without timestamps, and of other versions of pymilvus
+    except Exception:  # a server without timestamps, or another version of pymilvus
         now = 0
     return (
         {"consistency_level": "Customized", "guarantee_timestamp": now}
@@ -201,6 +207,7 @@ def _consistency(client: Any) -> dict[str, Any]:
 
 
 def _best(hits: Any) -> Best:
+    """Rows and scores of pymilvus's hits of one query."""
     rows = np.fromiter((each[ID] for each in hits), np.int64, len(hits))
     scores = np.fromiter((each["distance"] for each in hits), np.float32, len(hits))
     return rows, scores

@@ -13,8 +13,8 @@ from typing import Any
 
 from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range, Time
 
-LONGEST = 32_768  # characters of an expression; a larger filter is evaluated here
-NEVER, ALWAYS = "id < 0", "id >= 0"
+LONGEST = 32_768  # characters of an expression; a filter with a longer one is evaluated by the service
+NEVER = "id < 0"  # an expression that no item passes
 _READ_BY_ALL = "\t\n\r"  # control characters whose escapes all servers read
 _OPERATORS = {"at_least": ">=", "above": ">", "at_most": "<=", "below": "<"}
 
@@ -31,24 +31,25 @@ def milvus_expression(node: Filter, kinds: Mapping[str, str], held: Collection[s
         kinds: filter field -> type, of the bundle.
         held: names of the fields of the collection.
     """
-    places = {name: n for n, name in enumerate(sorted(kinds))}
+    numbers = {name: n for n, name in enumerate(sorted(kinds))}
     try:
-        text = _expression(node, kinds, places, held)
+        text = _expression(node, kinds, numbers, held)
     except _NotPushed:
         return None
     return text if len(text) <= LONGEST else None
 
 
 def _expression(
-    node: Filter, kinds: Mapping[str, str], places: Mapping[str, int], held: Collection[str]
+    node: Filter, kinds: Mapping[str, str], numbers: Mapping[str, int], held: Collection[str]
 ) -> str:
+    """As `milvus_expression`; `numbers` gives the number of each field in the collection."""
     if isinstance(node, Not):
-        return f"not ({_expression(node.filter, kinds, places, held)})"
+        return f"not ({_expression(node.filter, kinds, numbers, held)})"
     if isinstance(node, AllOf | AnyOf):
         word = " and " if isinstance(node, AllOf) else " or "
-        return word.join(f"({_expression(each, kinds, places, held)})" for each in node.filters)
+        return word.join(f"({_expression(each, kinds, numbers, held)})" for each in node.filters)
     assert isinstance(node, Equals | In | Range | Present)
-    n, kind = places[node.field], kinds[node.field]
+    n, kind = numbers[node.field], kinds[node.field]
     if f"f{n}" not in held:
         raise _NotPushed
     present = f"has{n} == true"

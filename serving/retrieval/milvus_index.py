@@ -39,7 +39,7 @@ from serving.retrieval.vector_index import (
 
 log = logging.getLogger(__name__)
 
-SECONDS = 5.0  # of a search that has no deadline
+SECONDS = 5.0  # time limit of a search that has no deadline
 
 
 class MilvusIndex(ExactIndex):
@@ -120,7 +120,7 @@ class MilvusIndex(ExactIndex):
         return [Neighbours(*each) for each in best]
 
     def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
-        """As `ExactIndex.exact`; when the event loop asks, another thread compares."""
+        """As `ExactIndex.exact`; on the event loop's thread, the comparison is left to another thread."""
         rows = None if allowed is None else allowed_rows(allowed, self._count)
 
         def compare(some: Vectors, width: int) -> Neighbours:
@@ -136,7 +136,7 @@ class MilvusIndex(ExactIndex):
         return _LazySubset(self, rows)
 
     def _best(self, vectors: Vectors, k: int, expression: str) -> list[Best] | None:
-        """The best items of each query by the server; None if it must not be asked."""
+        """The best items of each query by the server; None within `local_only`."""
         answers = remote_search.answers_of_thread()
         if answers is not None:
             return answers.best(self.collection, vectors, k, expression)
@@ -167,5 +167,5 @@ class _LazySubset(Subset):
 
 
 def _digest(rows: Rows) -> str:
-    """A text that is equal for equal rows only."""
+    """A hash of rows, as a text."""
     return hashlib.blake2b(rows.tobytes(), digest_size=32).hexdigest()

@@ -1,4 +1,4 @@
-"""A query, and the records of its way to the result.
+"""The records that a query becomes on its way to the result.
 
 Query -> PreparedQuery -> EncodedQueries (vectors and a QueryContext each) + SearchOptions -> SearchResult
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # clients have no library of bitmaps
     from serving.filters.compiled import CompiledFilter
 
 Value = str | float | Sequence[str]
-RawValue = Value | Sequence[tuple[str, float | None]]  # of a feature; a history may have times
+RawValue = Value | Sequence[tuple[str, float | None]]  # the second: a history of item ids with their times
 Vectors = npt.NDArray[np.float32]
 
 
@@ -34,8 +34,8 @@ class Query:
         features: values of the query tower's features, by name; a feature without a value is absent.
         item_id: "more like this": the item's own vector is the query; no other field may be given.
         history_times: seconds since 1970 of the history's events, one for each item, for a query tower that
-            reads them; NaN for one that is not known. Empty if none is. A query whose features have no time
-            is then asked now, by the clock of the service.
+            reads them; NaN for one that is not known, and empty if none is. If it is given and the features
+            have no time, the query's time is that of the service's clock.
 
     Raises:
         TypeError: the history is one string, whose characters would count as ids.
@@ -53,7 +53,7 @@ class Query:
 
 
 def refuse_lone_string(value: object, name: str, expected: str) -> None:
-    """Refuse one string in place of several values: a sequence of characters is never meant.
+    """Refuse one string in place of several values, because it would be read as a sequence of characters.
 
     Args:
         name: of the value in the error.
@@ -102,7 +102,7 @@ class SearchOptions(NamedTuple):
         exclude: rows to leave out.
         exclude_history: leave out the items of the query's own history, too, and of its negative history.
         filter: leave out the items that do not pass.
-        fusion: which scores rank them.
+        fusion: which scores rank the items.
     """
 
     k: int
@@ -121,7 +121,7 @@ class SearchOptions(NamedTuple):
         return None if self.exclude else self.filter
 
 
-NO_SEARCH = SearchOptions(0)  # of a query that is only encoded
+NO_SEARCH = SearchOptions(0)  # the options of a query that is only encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,9 @@ class QueryContext:
 
     Args:
         own_row: the row of the `item_id`; None for other queries.
-        history_rows: rows of the history's items, as far as the catalogue holds them.
-        unknown_history: number of the history's items that the tower does not know.
-        basis: what the answer rests on.
+        history_rows: rows of the items of its history and negative history that the catalogue holds.
+        unknown_history: number of items in these histories that the tower does not know.
+        basis: the part of the query by which items are found.
     """
 
     own_row: int | None = None
@@ -141,12 +141,12 @@ class QueryContext:
     basis: Basis = Basis.QUERY
 
     def excluded(self, options: SearchOptions) -> frozenset[int]:
-        """The rows to leave out: those of the options, the query's own item, and its history if asked for."""
+        """The rows to leave out: the options' rows, the query's own item, and its history if they say so."""
         rows = options.exclude if self.own_row is None else options.exclude | {self.own_row}
         return rows | self.history_rows if options.exclude_history else rows
 
 
-PLAIN = QueryContext()  # of a query without item or history, the usual one
+PLAIN = QueryContext()  # the context of most queries: without `item_id` and history
 
 
 class EncodedQueries(NamedTuple):
@@ -157,7 +157,7 @@ class EncodedQueries(NamedTuple):
             several vectors (B, K * D): the vectors of a query side by side (`protos/search.py`).
         contexts: of each query.
         encode_us: microseconds that encoding took.
-        terms: known terms of each query's text; empty if the bundle has no lexical index.
+        terms: numbers of the known terms of each query's text; empty if the bundle has no lexical index.
     """
 
     vectors: Vectors
@@ -173,9 +173,9 @@ class SearchResult(NamedTuple):
         rows: of the items, best first.
         scores: of each.
         context: of the query.
-        plan: that found them.
+        plan: how the items that pass the filter were searched.
         dense: inner product of each; empty if the bundle has no lexical index.
-        lexical: lexical score of each, 0 to 1; empty likewise.
+        lexical: lexical score of each, 0 to 1; empty if the bundle has no lexical index.
         fusion: which scores ranked them; DEFAULT if the bundle has no lexical index.
     """
 

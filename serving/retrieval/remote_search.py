@@ -1,4 +1,4 @@
-"""Searches that another server answers, and how a thread that must not wait gets their answers.
+"""Searches that another server answers, also for a thread that must not wait for the answers.
 
 An index on another server is searched in one of three ways:
 
@@ -10,7 +10,7 @@ An index on another server is searched in one of three ways:
                          is made again from its start
 
 A search is a function of its queries, of the live items and of the answers. So a search that is made again
-sees one state of the live items, and no code between here and the event loop has to know of the other server.
+sees one state of the live items, and no code between this module and the event loop depends on the server.
 
 Exact comparisons with the items of such an index are made by threads of this process, which the event loop
 asks as it asks the other server (`compared`).
@@ -31,9 +31,9 @@ Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Best = tuple[Rows, Vectors]  # rows and scores of one query, best first
 
-PIECE_SECONDS = 0.25  # of a long comparison; then the comparison of another search has its turn
+PIECE_SECONDS = 0.25  # after which a long comparison is interrupted for that of another search
 COMPARED = "compared: "  # begins the "expression" of a comparison; no other expression begins so
-LEAST = 16  # items that a question asks for at least; more than are wanted answer the next, wider question
+LEAST = 16  # fewest items that a question asks for, so that a wider search rarely has to ask again
 
 
 class ExpressionRefused(Exception):
@@ -41,7 +41,7 @@ class ExpressionRefused(Exception):
 
 
 class OutOfTime(Exception):
-    """The server did not answer in a time that was short, so it may be well."""
+    """The server did not answer in a time that was too short to tell that it is down."""
 
 
 class RemoteIndex(Protocol):
@@ -70,7 +70,10 @@ class Comparison:
         self.count = count
 
     def ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
-        """As `RemoteIndex.ask`; of the first queries alone if all take longer than `PIECE_SECONDS`."""
+        """As `RemoteIndex.ask`, without its errors.
+
+        If the comparison takes longer than `PIECE_SECONDS`, only the first queries are answered.
+        """
         until = time.monotonic() + min(seconds, PIECE_SECONDS)
         found: list[Best] = []
         for start in range(0, len(vectors), BLOCK):
@@ -84,7 +87,7 @@ class Question(NamedTuple):
     """What a search asks another server, or a thread that compares.
 
     Args:
-        remote: that is asked.
+        remote: the index to ask.
         vectors: of the queries, float32 (B, D).
         k: items wanted.
         expression: filter that the items must pass, empty for all items; of a comparison, a text that is
@@ -106,7 +109,7 @@ class SearchPending(Exception):
 
 
 class Answers:
-    """What another server has answered to the questions of one batch of queries.
+    """The answers of another server to the questions of one batch of queries.
 
     Args:
         batch: vectors of all its queries, float32 (B, D): a question without a filter is asked for all of
@@ -119,10 +122,11 @@ class Answers:
         self._refused: set[str] = set()
 
     def best(self, index: RemoteIndex | Comparison, vectors: Vectors, k: int, expression: str) -> list[Best]:
-        """As `RemoteIndex.ask`.
+        """As `RemoteIndex.ask`, from the answers that have been added.
 
         Raises:
-            SearchPending: an answer is missing.
+            ExpressionRefused: the server does not take the expression.
+            SearchPending: an answer is missing; the error has the question to ask.
         """
         if expression in self._refused:
             raise ExpressionRefused
@@ -143,12 +147,12 @@ class Answers:
 
     def add(self, question: Question, found: list[Best]) -> None:
         """Keep the answer to a question; a comparison may have answered its first queries alone."""
-        is_whole = not isinstance(question.remote, Comparison)
-        for vector, best in zip(question.vectors, found, strict=is_whole):
+        answers_all = not isinstance(question.remote, Comparison)
+        for vector, best in zip(question.vectors, found, strict=answers_all):
             self._known[question.expression, vector.tobytes()] = question.k, best
 
     def refuse(self, question: Question) -> None:
-        """The server does not take the expression of a question."""
+        """Note that the server does not take the expression of a question."""
         self._refused.add(question.expression)
 
 
@@ -174,7 +178,7 @@ def is_local_only() -> bool:
 
 @contextmanager
 def answered_by(answers: Answers) -> Iterator[None]:
-    """Search with these answers, and do not wait for others; for this thread, within the block."""
+    """Let searches of this thread within the block use these answers, and wait for no others."""
     _local.answers = answers
     try:
         yield
@@ -191,10 +195,10 @@ def answers_of_thread() -> Answers | None:
 def compared(
     exact: Callable[[Vectors, int], tuple[Rows, Vectors]], vectors: Vectors, k: int, count: int, items: str
 ) -> tuple[Rows, Vectors]:
-    """Rows and scores (B, min(k, R)) of the nearest of R items; for the event loop a thread compares them.
+    """Rows and scores (B, min(k, R)) of the nearest of R items; on the event loop, another thread compares.
 
     Args:
-        exact: compares; for any thread.
+        exact: gives rows and scores of the nearest `k` items to some queries; for any thread.
         vectors: of the queries, float32 (B, D).
         k: items wanted.
         count: R.

@@ -33,7 +33,7 @@ def _tag(message: str, field: str, wire_type: int) -> bytes:
 HITS = _tag("SearchResponse", "hits", LENGTH_DELIMITED)  # the same as in HitList
 SCORE = _tag("Hit", "score", FIXED_32)
 VERSION = _tag("SearchResponse", "bundle_version", LENGTH_DELIMITED)  # the same as in SearchBatchResponse
-TIMING = _tag("SearchResponse", "timing", LENGTH_DELIMITED)  # so is this
+TIMING = _tag("SearchResponse", "timing", LENGTH_DELIMITED)  # likewise
 QUEUE, ENCODE, SEARCH = [_tag("Timing", name, VARINT) for name in Timing._fields]
 SEQUENCE = _tag("SearchResponse", "sequence", VARINT)
 BATCH_SEQUENCE = _tag("SearchBatchResponse", "sequence", VARINT)
@@ -41,8 +41,8 @@ RESULTS = _tag("SearchBatchResponse", "results", LENGTH_DELIMITED)
 DENSE, LEXICAL = [_tag("Hit", name, FIXED_32) for name in ("dense", "lexical")]
 FUSION = _tag("SearchResponse", "fusion", VARINT)
 BATCH_FUSION = _tag("HitList", "fusion", VARINT)
-SCORE_BYTES = 4  # after an item's own bytes
-PARTS_BYTES = 14  # of a bundle with a lexical index: the score, and the two parts with their tags
+SCORE_BYTES = 4  # bytes of a hit after the item's own: the score
+PARTS_BYTES = 14  # the same in a bundle with a lexical index: the score, and the two parts with their tags
 BASES: dict[Basis, Any] = {Basis[name.removeprefix("BASIS_")]: number for name, number in wire.Basis.items()}
 pack_score = struct.Struct("<f").pack
 _pack_parts = struct.Struct("<fcfcf").pack
@@ -62,8 +62,10 @@ class PackedCatalogue:
         has_parts: whether a hit has `dense` and `lexical`, as of a bundle with a lexical index.
 
     Attributes:
+        content: the parts of all items, one after the other, each without its scores.
+        ends: where each part ends in `content` (N + 1), with a 0 before them.
         average: mean of the bytes of an item in an answer, score included, rounded up.
-        score_bytes: of them, those after the item's own.
+        score_bytes: bytes of a hit after the item's own part: its scores.
     """
 
     def __init__(self, catalogue: Catalogue, has_parts: bool = False) -> None:
@@ -110,7 +112,7 @@ class PackedCatalogue:
         if found.fusion is not UNFUSED:
             answer += FUSION + FUSIONS[found.fusion]
         context = found.context
-        if context is not PLAIN or found.plan is not UNFILTERED:  # or all fields have their defaults
+        if context is not PLAIN or found.plan is not UNFILTERED:  # otherwise all these fields have defaults
             rest = wire.SearchResponse(
                 unknown_history=context.unknown_history,
                 basis=BASES[context.basis],
@@ -126,7 +128,7 @@ class PackedCatalogue:
         parts: list[bytes] = []
         for each in found:
             result = self._hits(each)
-            if each.context is not PLAIN or each.plan is not UNFILTERED:  # as above
+            if each.context is not PLAIN or each.plan is not UNFILTERED:  # as in `response`
                 context = each.context
                 rest = wire.HitList(
                     unknown_history=context.unknown_history,

@@ -62,7 +62,7 @@ from serving.retrieval.vector_index import (
 
 ONE_PLAIN = (PLAIN,)
 UNFILTERED = Plan.UNFILTERED
-NO_PARTS = PLAIN, UNFILTERED, (), (), FusionMode.DEFAULT  # the rest of a `SearchResult` without them
+NO_PARTS = PLAIN, UNFILTERED, (), (), FusionMode.DEFAULT  # fields of a plain `SearchResult` after `scores`
 _tuple = tuple.__new__  # makes a NamedTuple in little more than half the time
 
 
@@ -70,10 +70,12 @@ class Retriever:
     """Answers queries from one bundle; safe to call from several threads. `load` makes one.
 
     Attributes:
+        manifest: of the bundle.
         index: the vectors of the items.
         catalogue: the items, in the order of the vectors.
-        hybrid: the lexical side; None if the bundle has none.
-        interests: vectors of a query, each of which is searched.
+        filters: evaluates filters on the items.
+        hybrid: the lexical search; None if the bundle has no lexical index.
+        interests: K, the number of vectors of a query, each of which is searched.
     """
 
     def __init__(
@@ -101,8 +103,9 @@ class Retriever:
         self._has_graph = manifest.index.kind != EXACT
         # Asking the graph for up to half of `ef_search` items takes no longer than asking for one.
         self._free_width = manifest.index.ef_search // 2
-        self._no_basis = Basis.POPULAR if catalogue.knows_popular else Basis.NONE
-        self._unknown_text = QueryContext(basis=self._no_basis)
+        # Basis and context of a query of which the tower knows nothing.
+        self._unknown_basis = Basis.POPULAR if catalogue.knows_popular else Basis.NONE
+        self._unknown_context = QueryContext(basis=self._unknown_basis)
         self._blank: BlankQuery | None = None
         self._blank_vector = self._encode_blank()
         if any(isinstance(spec, TextFeature) for spec in self._form.features.values()):
@@ -110,7 +113,7 @@ class Retriever:
         texts = {n: spec for n, spec in self._form.features.items() if isinstance(spec, TextFeature)}
         self._texts = frozenset(texts)
         times = {n for n, spec in self._form.features.items() if isinstance(spec, TimeFeature)}
-        self._no_others = self._texts | times  # a time tells nothing of the user
+        self._texts_and_times = self._texts | times
         hashed = [name for name, spec in texts.items() if spec.input == CODE_POINTS]
         is_checked = bool(manifest.letters and hashed) and len(hashed) == len(texts)
         self._letters = KnownLetters(manifest.letters, hashed) if is_checked else None
@@ -213,6 +216,7 @@ class Retriever:
             InvalidInput: a query does not fit the bundle; the field begins with its name.
             UnknownItem: an `item_id` that the catalogue does not hold.
             ArithmeticError: a vector is not finite.
+            ValueError: there are not as many names as queries.
         """
         if names and len(names) != len(queries):
             raise ValueError(f"names: expected {len(queries)}, one for each query, got {len(names)}")
@@ -267,7 +271,7 @@ class Retriever:
         filter: Filter | None = None,
         fusion: FusionMode = FusionMode.DEFAULT,
     ) -> list[Answer]:
-        """The second half of `search`."""
+        """As `search`, of queries that `encode` has encoded; an ArithmeticError if a vector is not finite."""
         started = time.perf_counter_ns()
         compiled = None if filter is None else self.filters.compile(filter)
         options = self.search_options(k, exclude, exclude_history, compiled, fusion)
@@ -316,10 +320,10 @@ class Retriever:
         return SearchOptions(k, rows, exclude_history, compiled, fusion)
 
     def expected_cost(self, options: SearchOptions) -> int:
-        """Items that the search of one query looks for beside `k` and the excluded ones, as far as known.
+        """The expected work of searching for one query, in items, beyond `k` and the excluded ones.
 
-        Those that a filter makes it look for at first, and those of the searches for the other vectors of a
-        query that has several.
+        It consists of the items that a filter makes the first search ask for, and of the searches for the
+        further vectors of a query that has several.
         """
         if options.filter is None:
             return (self.interests - 1) * (options.k + len(options.exclude))
@@ -328,7 +332,7 @@ class Retriever:
         return repeated + self.interests * expected_cost(options.k, options.filter, free_width)
 
     def extra_cost(self, options: SearchOptions) -> int:
-        """The part of `expected_cost` that the same search would not cost without its filter."""
+        """The part of `expected_cost` that is due to the filter."""
         if not self._has_graph:
             return 0
         return max(0, self.expected_cost(options) - self.interests * max(options.k, self._free_width))
@@ -338,7 +342,7 @@ class Retriever:
 
         Args:
             encoded: the queries.
-            options: of each; `NO_SEARCH` finds nothing and costs nothing.
+            options: of each; with `NO_SEARCH` a query is not searched, and its result is empty.
 
         Raises:
             ArithmeticError: a query's vector is not finite.
@@ -377,8 +381,8 @@ class Retriever:
         Args:
             vector: float32 (D,), of the query tower; of a query of several vectors (K * D,).
             item_ids: of the catalogue as it is now, live items and deletes included.
-            basis: of the query; of one of which the tower knows nothing, `POPULAR` or `NONE`, the scores are
-                those of the blank query.
+            basis: of the query; on the bases `POPULAR` and `NONE` the tower knows nothing of the query, and
+                the scores are those of the blank query.
 
         Raises:
             ArithmeticError: the vector is not finite.
@@ -393,7 +397,7 @@ class Retriever:
         return [None if row is None else next(shown) for row in rows]
 
     def _find_one(self, vector: Vectors, k: int) -> SearchResult:
-        """As `find`, of one query with nothing but a text."""
+        """As `find`, of one query (1, D) that has the context `PLAIN`, no filter and no exclusions."""
         rows, products = self.index.search_one(vector, k)
         if not products:  # there are no items
             require_finite(vector)
@@ -412,7 +416,7 @@ class Retriever:
         return own if self.interests == 1 else np.tile(own, self.interests)
 
     def _find_each(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
-        """As `find`, of queries that differ in options or context."""
+        """As `find`, of any queries of one vector each, which may differ in options and context."""
         pairs = zip(encoded.contexts, options, strict=True)
         excluded = [self.catalogue.current(context.excluded(each)) for context, each in pairs]
         found: list[SearchResult | None] = [None] * len(options)
@@ -424,7 +428,7 @@ class Retriever:
                 found[n] = SearchResult([], [], context, UNFILTERED if passing is None else Plan.EMPTY)
             elif context.basis is Basis.POPULAR:
                 found[n] = self._find_popular(excluded[n], options[n], context)
-            else:  # the other queries of the batch must not change how wide this one is searched
+            else:  # searched only with queries of the same width, so that others do not change its result
                 approximate = context.own_row is None or not self._searches_items_exactly
                 width = options[n].k + (passing.count_of(excluded[n]) if passing else len(excluded[n]))
                 groups.setdefault((width, approximate, passing), []).append(n)
@@ -474,10 +478,9 @@ class Retriever:
             self._encoder.raise_for_bad_row(values, [each.name for each in raw])
             raise
         vectors = self._encoder.unchecked(arrays)
-        contexts = [PLAIN] * len(raw) if self._form.needs_text else self._asked(values, arrays)
-        if self._blank is not None and self._blank.may_be_in(
-            vectors
-        ):  # takes 0.3 us; the rest takes 7 us and is rare
+        contexts = [PLAIN] * len(raw) if self._form.needs_text else self._contexts(values, arrays)
+        # The first comparison takes 0.3 us. The other ones take 7 us, and are rarely needed.
+        if self._blank is not None and self._blank.may_be_in(vectors):
             self._note_blank(self._blank, vectors, values, contexts)
         if self._letters is not None:
             for place in self._letters.places_without(arrays):
@@ -486,13 +489,14 @@ class Retriever:
         return vectors, contexts
 
     def _has_only_text(self, values: Mapping[str, Any]) -> bool:
-        others = (value for name, value in values.items() if name not in self._no_others)
+        """Whether all features but texts are absent; a time does not count, because it describes no user."""
+        others = (value for name, value in values.items() if name not in self._texts_and_times)
         return all(value is None or value in ("", (), []) for value in others)
 
     def _note_unknown(self, contexts: list[QueryContext], place: int) -> None:
-        """Note that the tower knows nothing of a query."""
-        known = contexts[place]
-        contexts[place] = self._unknown_text if known is PLAIN else replace(known, basis=self._no_basis)
+        """Set the basis in `contexts` of a query of which the tower knows nothing."""
+        context, basis = contexts[place], self._unknown_basis
+        contexts[place] = self._unknown_context if context is PLAIN else replace(context, basis=basis)
 
     def _note_blank(
         self,
@@ -501,7 +505,7 @@ class Retriever:
         values: Sequence[Mapping[str, Any]],
         contexts: list[QueryContext],
     ) -> None:
-        """Note in `contexts` that the tower knows nothing of these queries."""
+        """Set the bases in `contexts` of the queries that are equal to the blank query."""
 
         def alone(place: int) -> Vectors:
             return self._encoder.unchecked(self._encoder.arrays(values[place : place + 1]))
@@ -509,14 +513,14 @@ class Retriever:
         for place in blank.places(vectors, alone):
             self._note_unknown(contexts, place)
 
-    def _asked(self, values: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[QueryContext]:
-        """The contexts of queries that need no text."""
+    def _contexts(self, values: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[QueryContext]:
+        """The contexts of queries to a tower that does not require a text: histories and bases."""
         contexts = []
         for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
             histories = [(name, item_ids(each[name] or ())) for name in self._histories]
             rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
             unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
-            basis = self._no_basis if basis is Basis.POPULAR else basis
+            basis = self._unknown_basis if basis is Basis.POPULAR else basis
             contexts.append(QueryContext(None, frozenset(rows), unknown, basis))
         return contexts
 
@@ -563,7 +567,7 @@ class Retriever:
             answers = self.search_encoded(EncodedQueries(self._encode_blank(), (PLAIN,), 0), k=10)
             if examples:  # with histories: a small catalogue may be all in an example's history
                 answers += self.search(examples, k=10, exclude_history=False)
-        except Unavailable:  # the server of the index, and not the bundle, is at fault
+        except Unavailable:  # a fault of the index's server, not of the bundle
             raise
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error

@@ -1,4 +1,4 @@
-"""A catalogue in files that all workers map into memory, instead of each building its own.
+"""A catalogue in files that all workers map into memory, so that no worker has to build its own.
 
     ready.json     version of the bundle and of the format; sha256 and size of the others; written last
     items.bin      each item's part of an answer, one after the other (`response_bytes.py`)
@@ -147,6 +147,7 @@ class _Rows:
 
 
 def _code(item_id: str) -> int:
+    """The CRC-32 of an id."""
     return zlib.crc32(item_id.encode("utf-8", "surrogatepass"))  # an id in a query may hold a lone surrogate
 
 

@@ -30,10 +30,9 @@ KINDS = {
     "hnsw": ("serving.retrieval.hnsw_index", "HnswIndex"),
     "milvus": ("serving.retrieval.milvus_index", "MilvusIndex"),
 }
-REMOTE_KINDS = frozenset({"milvus"})  # whose searches another server answers (`remote_search.py`)
+REMOTE_KINDS = frozenset({"milvus"})  # kinds that are searched by another server (`remote_search.py`)
 SCAN_SHARE = 4  # all items are compared in int8 if more than 1/4 of them are allowed
-FEW = 4096  # items of a subset, up to which it holds float32 vectors: int8 would save less than it costs
-DEFAULT_KIND = "hnsw"  # of manifests without `index.kind`
+FEW = 4096  # most items of a subset with float32 vectors; int8 copies of so few cost more time than they save
 GATHER = 1024  # vectors of allowed items that are copied at once, so that they stay in the processor's cache
 
 
@@ -53,7 +52,7 @@ class Subset(Protocol):
     """Some items of an index, prepared to be searched exactly again and again."""
 
     def exact(self, vectors: Vectors, k: int) -> Neighbours:
-        """The `k` nearest of them, fewer if there are fewer, for any vectors (B, D)."""
+        """The `k` nearest of them, fewer if there are fewer, to any vectors, float32 (B, D)."""
 
 
 class VectorIndex(Protocol):
@@ -98,11 +97,11 @@ class VectorIndex(Protocol):
         """The vectors of items, float32 (R, D)."""
 
     def after_fork(self) -> None:
-        """A process that was forked after the index had been opened begins to search it."""
+        """Prepare an index that was opened before a fork; called once in each forked process."""
         return
 
     def subset_bytes(self, count: int) -> int:
-        """The memory of a subset of this many items."""
+        """The bytes of memory that a subset of `count` items takes."""
         return 0
 
     def subset(self, rows: Rows) -> Subset:
@@ -176,7 +175,7 @@ class ExactIndex(VectorIndex):
     def _exact_among(self, vectors: Vectors, k: int, rows: Rows) -> Neighbours:
         """As `exact`, among ascending rows; a copy of all their vectors at once takes five times as long."""
         best, values = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k), np.float32)
-        buffer = self._gathered()
+        buffer = self._gather_buffer()
         for start in range(0, len(vectors), BLOCK):
             queries = vectors[start : start + BLOCK]
             scores = np.empty((len(queries), len(rows)), np.float32)
@@ -189,8 +188,8 @@ class ExactIndex(VectorIndex):
             values[start : start + BLOCK] = np.take_along_axis(scores, places, axis=1)
         return Neighbours(best, values)
 
-    def _gathered(self) -> Vectors:
-        """This thread's buffer (GATHER, D): new memory takes longer than filling it."""
+    def _gather_buffer(self) -> Vectors:
+        """This thread's buffer (GATHER, D), kept because to allocate it takes longer than to fill it."""
         buffer: Vectors | None = getattr(self._local, "buffer", None)
         if buffer is None:
             buffer = self._local.buffer = np.empty((GATHER, self._vectors.shape[1]), np.float32)
@@ -249,9 +248,7 @@ def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
         BundleTooNew: this program has no such kind of index.
         PackageMissing: the kind needs a package that is not installed.
     """
-    kind = getattr(manifest.index, "kind", "") or DEFAULT_KIND
-    if kind == DEFAULT_KIND and manifest.index.exact:  # the graph is not searched, so it stays on the disk
-        kind = "exact"
+    kind = manifest.index.kind
     if kind not in KINDS:
         raise BundleTooNew(f"{folder}: index of kind {kind!r}, expected one of {', '.join(sorted(KINDS))}")
     module, name = KINDS[kind]

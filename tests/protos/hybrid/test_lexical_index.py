@@ -53,7 +53,7 @@ def test_a_process_does_not_remember_every_word(folder: Path, monkeypatch: pytes
     before = index.terms("read csv")
     for n in range(50):
         index.terms(f"x{n}")
-        assert index._known.cache_info().currsize <= 3
+        assert index._cached_terms.cache_info().currsize <= 3
     assert index.terms("read csv") == before
 
 

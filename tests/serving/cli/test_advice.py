@@ -151,6 +151,7 @@ def test_a_token_file_that_is_not_there(capsys: Capture, tmp_path: Path) -> None
         ("https://ann:secret@a.example:443/x", "expected a.example:443, got the URL"),
         ("https://a.example", "expected a.example:PORT, got the URL 'https://a.example'; --tls encrypts"),
         ("grpc://[::1]:5", "expected [::1]:5, got the URL"),
+        ("grpc://[::1:5", "expected HOST:PORT, got the URL"),
         ("localhost", "expected host:port, such as 127.0.0.1:50051, got 'localhost'"),
         ("50051", "expected host:port, such as 127.0.0.1:50051, got '50051'"),
     ],

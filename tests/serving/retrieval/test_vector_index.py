@@ -266,16 +266,10 @@ class Remote(ExactIndex):
 
 
 def test_the_manifest_names_the_kind_of_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def of_kind(kind: str, exact: bool = False) -> Manifest:
-        index = replace(PARAMETERS, exact=exact)
-        object.__setattr__(index, "kind", kind)
-        return manifest(index=index)
-
-    assert type(open_index(folder, manifest())) is HnswIndex  # of bundles without a kind
-    assert type(open_index(folder, of_kind("hnsw"))) is HnswIndex
-    assert type(open_index(folder, of_kind("hnsw", exact=True))) is ExactIndex
-    assert type(open_index(folder, of_kind("exact"))) is ExactIndex
+    assert type(open_index(folder, manifest())) is HnswIndex
+    assert type(open_index(folder, manifest(index=replace(PARAMETERS, exact=True)))) is ExactIndex
+    remote = manifest(index=replace(PARAMETERS, kind="remote"))
     with pytest.raises(BundleTooNew, match="index of kind 'remote', expected one of exact, hnsw, milvus"):
-        open_index(folder, of_kind("remote"))
+        open_index(folder, remote)
     monkeypatch.setitem(vector_index.KINDS, "remote", (__name__, "Remote"))
-    assert open_index(folder, of_kind("remote")).count == COUNT
+    assert open_index(folder, remote).count == COUNT
