@@ -62,6 +62,7 @@ def _allocate(values: Sequence[Sequence[str]], start: int, size: int) -> tuple[A
 
 
 def _allocate_all(sources: Sequence[Source], start: int) -> tuple[dict[Metric, Any], int]:
+    """Cells for all metrics of these sources, from `start`; and the first cell after them."""
     cells = {}
     for metric in METRICS:
         if metric.source in sources:
