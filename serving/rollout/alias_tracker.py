@@ -186,7 +186,7 @@ class AliasTracker:
         """Record an error, and log it if it differs from the last one.
 
         Args:
-            error: text of it.
+            error: the error's text.
             failures: in a row.
             cause: logged with its traceback, unless it is an error of Twinspire's own.
         """

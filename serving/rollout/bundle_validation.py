@@ -249,7 +249,7 @@ def _write_catalogue(served: "LoadedBundle", folder: Path) -> None:
 
     try:
         shared_catalogue.write(folder, served.manifest, served.retriever.catalogue, served.packed)
-    except OSError as error:  # then every worker builds its own
+    except OSError as error:  # then every worker builds a catalogue of its own
         sys.stderr.write(f"{WARNING}no catalogue is made ready in {folder}: {error.strerror or error}\n")
 
 

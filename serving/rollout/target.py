@@ -145,9 +145,9 @@ class Workers:
         group = -(-len(names) // GROUPS)
         try:
             for start in range(0, len(names), group):
-                who = names[: start + group]
-                self._shared_state.write(NEXT, {**after.entry(), "who": who})
-                self._wait("ready", serial, who[start:], FACTOR * load_s, RESTART_SECONDS)
+                named = names[: start + group]  # `names[:start]` have loaded it
+                self._shared_state.write(NEXT, {**after.entry(), "who": named})
+                self._wait("ready", serial, named[start:], FACTOR * load_s, RESTART_SECONDS)
             self._shared_state.write(TARGET, after.entry())
             self._wait("serial", serial, names, FACTOR * load_s, RESTART_SECONDS)
         except Unavailable:

@@ -265,7 +265,7 @@ class RemoteBatches:
     def _go_on(
         self, search: RemoteSearch, question: Question, future: "Future[list[Best]]", seconds: float
     ) -> None:
-        """Search again with the answer to a question, which was given so many `seconds` at most."""
+        """Search again with the answer to a question, which could take `seconds` at most."""
         try:
             search.answers.add(question, future.result())
         except ExpressionRefused:

@@ -52,7 +52,7 @@ class ConnectionFault(StrEnum):
     OTHER = "cannot connect"
 
 
-# How gRPC's text of a failed connection begins; the rest of it is the cause.
+# gRPC's text for a failed connection; its last part is the cause.
 _NO_CONNECTION = re.compile(
     r"failed to connect to all addresses; last error: \w+: (?:ipv4|ipv6|unix)\S+: (.*)"
 )
