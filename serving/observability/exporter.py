@@ -107,6 +107,8 @@ def check_port(host: str, port: int) -> None:
 
 
 class _ServiceCollector(Collector):
+    """Collects the metrics of a service at each scrape; arguments as of `serve_metrics`."""
+
     def __init__(
         self,
         shared: SharedMetrics,
@@ -230,4 +232,5 @@ def _family(metric: Metric, samples: metrics.Samples) -> Family:
 
 
 def _text(bound: float) -> str:
+    """A bucket's upper bound as the label `le` shows it."""
     return str(floatToGoString(bound))  # type: ignore[no-untyped-call]

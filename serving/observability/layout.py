@@ -18,7 +18,7 @@ from serving.observability.metrics import METRICS, Kind, Metric, Source
 
 CELL_BYTES = 8
 
-# A row begins with what its worker is; no metric is kept in these cells.
+# A row begins with the state of its worker; no metric is kept in these cells.
 PID = 0
 HEARTBEAT = 1  # turns of the worker's event loop; 0 until the loop has started
 SEEN_SEQUENCE = 2  # of the catalogue, up to which the worker's searches see changes
@@ -62,6 +62,7 @@ def _allocate(values: Sequence[Sequence[str]], start: int, size: int) -> tuple[A
 
 
 def _allocate_all(sources: Sequence[Source], start: int) -> tuple[dict[Metric, Any], int]:
+    """Cells for all metrics of these sources, from `start`; and the first cell after them."""
     cells = {}
     for metric in METRICS:
         if metric.source in sources:

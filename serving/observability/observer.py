@@ -23,7 +23,7 @@ NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Observer:
-    """The event loop calls it for every call.
+    """Records every call of a worker: the `CallObserver` of its event loop.
 
     Args:
         metrics: of this worker.
@@ -118,11 +118,13 @@ def _stages(call: Call) -> list[tuple[str, int, int]]:
 
 
 def _texts(job: Job) -> Sequence[str]:
+    """The texts of a job's queries, in the order of the queries."""
     values = [value for each in job.prepared for value in (each.values or {}).values()]
     return [value for value in values if isinstance(value, str)]
 
 
 def _reason(error: Exception | None) -> str:
+    """The reason among `metrics.REASONS` for which a call was refused."""
     if isinstance(error, ClientGone):
         return "deadline" if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else "cancelled"
     if isinstance(error, RateLimited):

@@ -1,9 +1,9 @@
 """Counting in the workers, at the cost of a few additions for each request.
 
     shared = SharedMetrics.create(workers=2)  # in the supervisor, before it forks
-    mine = shared.worker(slot)                # in each worker, after the fork
-    mine.began()
-    mine.finished("Search", "OK", seconds=0.0012)
+    metrics = shared.worker(slot)             # in each worker, after the fork
+    metrics.began()
+    metrics.finished("Search", "OK", seconds=0.0012)
     shared.snapshot()                         # in any process: totals over all workers
 
 The multiprocess mode of the official Prometheus client keeps values in files, a set of files for every
@@ -99,12 +99,12 @@ class WorkerMetrics:
         for name in named:
             start = self._versions.pop(name, None)
             if start is None:
-                start = self._room(named)
+                start = self._free_block(named)
                 self._cells[start : start + VERSION_WIDTH] = array("d", bytes(8 * VERSION_WIDTH))
                 self._cells[start] = name  # last: a reader must not take another version's counts for these
             self._versions[name] = start
 
-    def _room(self, needed: Sequence[float]) -> int:
+    def _free_block(self, needed: Sequence[float]) -> int:
         """The start of a free block, or of the block of the version that was not set for longest."""
         free = [start for start in layout.VERSION_STARTS if start not in self._versions.values()]
         if free:
@@ -221,7 +221,7 @@ class WorkerMetrics:
         self._cells[QUEUE_DEPTH] = depth
 
     def waited(self, queries: float, queue_us: int) -> None:
-        """Count queries that have left the queue, to be answered or because their client is gone.
+        """Count queries that have left the queue, also those whose client has gone.
 
         Args:
             queries: that left the queue together.

@@ -29,7 +29,7 @@ STATE: Mapping[str, Any] = {
     "last_swap": 0.0,
 }
 
-Validate = Callable[[Path], float]  # a bundle's folder -> seconds to load it; raises what refuses it
+Validate = Callable[[Path], float]  # a bundle's folder -> seconds to load it; an error refuses the bundle
 
 
 class Deployment(NamedTuple):
@@ -176,6 +176,7 @@ class AliasTracker:
         self._show("", "", "")
 
     def _remember(self, new: BundleRef) -> None:
+        """Record the bundle in the cache, so that the service can start with it without the registry."""
         try:
             self._cache.point(self.model, new.bundle_version, new.model_version)
         except Unavailable as error:
@@ -185,7 +186,7 @@ class AliasTracker:
         """Record an error, and log it if it differs from the last one.
 
         Args:
-            error: text of it.
+            error: the error's text.
             failures: in a row.
             cause: logged with its traceback, unless it is an error of Twinspire's own.
         """
@@ -198,11 +199,13 @@ class AliasTracker:
             log.warning("%s: %s%s", self.model, error, stays, exc_info=unforeseen)
         self._logged = error
         # Clients that may call `Info` must not learn the cache's path.
-        shown = error.replace(str(self._cache.folder), "the cache")
+        folder = self._cache.folder
+        shown = error.replace(str(folder.absolute()), "the cache").replace(str(folder), "the cache")
         self.state.update(last_error=shown[:LONGEST], failures=failures)
         self._changed()
 
     def _show(self, candidate: str, candidate_bundle: str, stage: str) -> None:
+        """Publish the version that is being deployed, its bundle, and how far it is; all empty for none."""
         self.state.update(candidate=candidate, candidate_bundle=candidate_bundle, candidate_stage=stage)
         self._changed()
 

@@ -213,7 +213,7 @@ class BundleCache:
         return final
 
     def _is_own(self, folder: Path) -> bool:
-        """Whether a folder is a download of a cache."""
+        """Whether a cache has downloaded the folder, so that it may be removed."""
         try:
             is_folder = stat.S_ISDIR(folder.lstat().st_mode)
             marked = (self._marks / folder.name).exists() or stat.S_ISREG((folder / FETCHED).lstat().st_mode)
@@ -222,6 +222,7 @@ class BundleCache:
         return is_folder and marked and folder.parent == self.folder and names.is_bundle_folder(folder.name)
 
     def _pointed(self) -> set[str]:
+        """The bundle versions that the pointers of all aliases name."""
         found = set()
         for path in self._notes.glob("*.json"):
             try:

@@ -93,26 +93,26 @@ def validate_bundle(
     command += ["--item-tower"] if item_tower else []
     command += ["--ready", str(ready)] if ready else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complaint:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=complaint, env=environment
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment
             )
         except OSError as error:
             raise Unavailable(f"{folder.name}: cannot be validated: {error.strerror}") from None
         code = _await(process, seconds, stop)
         if code in STOPPED and stop is not None and stop.wait(STOP_SECONDS):
             code = None  # the same signal stops the service: the bundle has not failed
-        said.seek(0)
-        complaint.seek(0)
-        text = complaint.read().decode(errors="replace").strip()
+        output.seek(0)
+        errors.seek(0)
+        text = errors.read().decode(errors="replace").strip()
         if code is None and stop is not None and stop.is_set():
             raise Unavailable(f"{folder.name}: the validation was stopped")
         if code == 0:
             for warning in _marked(text, WARNING):
                 log.warning("%s: %s", folder.name, warning)
             try:
-                return ValidationResult(**parse_json(said.read()))
+                return ValidationResult(**parse_json(output.read()))
             except (ValueError, TypeError):
                 raise BundleDamaged(f"{folder.name}: the validation printed no result") from None
     reason = f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}"
@@ -132,6 +132,7 @@ def _await(process: "subprocess.Popen[bytes]", seconds: float, stop: threading.E
 
 
 def _reason(code: int | None, text: str, seconds: float) -> str:
+    """Why the validation failed, from the exit code, the standard error and the timeout of its process."""
     if code is None:
         return f"the validation was not done after {seconds:.0f} s"
     if code < 0:
@@ -159,8 +160,8 @@ def main() -> int:
     arguments = parser.parse_args()
     os.nice(NICE)
     try:
-        tried = _try(arguments.folder, arguments.item_tower, arguments.ready)
-        sys.stdout.write(f"{json.dumps(tried._asdict())}\n")
+        result = _try(arguments.folder, arguments.item_tower, arguments.ready)
+        sys.stdout.write(f"{json.dumps(result._asdict())}\n")
     except TwinspireError as error:
         sys.stderr.write(f"{ERROR}{error}\n")
         return UNAVAILABLE if isinstance(error, Unavailable) else 1
@@ -189,7 +190,7 @@ def _try(folder: Path, item_tower: bool, ready: Path | None) -> ValidationResult
     except Exception as error:  # of the towers' runtime or the index, which share no other base
         raise BundleDamaged(f"{folder.name}: does not answer its own examples: {error!r}") from None
     if ready:
-        _make_ready(served, ready)
+        _write_catalogue(served, ready)
     manifest = served.manifest
     return ValidationResult(round(load_s, 3), taken, manifest.count, manifest.dimension)
 
@@ -212,22 +213,22 @@ def _ask(served: "LoadedBundle") -> None:
     """Search for the examples as a request does, and read the responses as a client does.
 
     Raises:
-        BundleDamaged: an answer is empty, has scores that are not finite, or the query tower gives only
-            zeros.
+        BundleDamaged: an answer is empty, has scores that are not finite or other items than were found; the
+            query tower gives only zeros; or no example has a known word or item.
     """
     from protos import retrieval_pb2 as wire
     from serving.retrieval.answer import Basis, Timing
     from serving.retrieval.query import example_query
 
     retriever, examples = served.retriever, [example_query(each) for each in served.manifest.examples]
-    silent = unknown = bool(examples)
+    all_zero = none_known = bool(examples)
     for start in range(0, len(examples), BATCH):
         encoded = retriever.encode(examples[start : start + BATCH])
-        silent = silent and not encoded.vectors.any()
+        all_zero = all_zero and not encoded.vectors.any()
         for found in retriever.find(
             encoded, [retriever.search_options(10, (), False)] * len(encoded.contexts)
         ):
-            unknown = unknown and not found.context.basis.is_searched
+            none_known = none_known and not found.context.basis.is_searched
             if found.context.basis is Basis.NONE:
                 continue
             if not found.rows or not all(map(math.isfinite, found.scores)):
@@ -237,19 +238,19 @@ def _ask(served: "LoadedBundle") -> None:
             hits = wire.SearchResponse.FromString(answer).hits
             if [hit.id for hit in hits] != [retriever.catalogue.ids[row] for row in found.rows]:
                 raise BundleDamaged("an answer that holds other items than were found")
-    if silent:
+    if all_zero:
         raise BundleDamaged("the query tower gives the zero vector for all of them")
-    if unknown:
+    if none_known:
         raise BundleDamaged("none of them has a known word or item")
 
 
-def _make_ready(served: "LoadedBundle", place: Path) -> None:
-    from serving.retrieval import shared_catalogue as ready
+def _write_catalogue(served: "LoadedBundle", folder: Path) -> None:
+    from serving.retrieval import shared_catalogue
 
     try:
-        ready.write(place, served.manifest, served.retriever.catalogue, served.packed)
-    except OSError as error:  # then every worker builds its own
-        sys.stderr.write(f"{WARNING}no catalogue is made ready in {place}: {error.strerror or error}\n")
+        shared_catalogue.write(folder, served.manifest, served.retriever.catalogue, served.packed)
+    except OSError as error:  # then every worker builds a catalogue of its own
+        sys.stderr.write(f"{WARNING}no catalogue is made ready in {folder}: {error.strerror or error}\n")
 
 
 def _encode_item(served: "LoadedBundle", folder: Path) -> None:

@@ -8,7 +8,7 @@ announced to the workers (`target.py`), each of which loads it beside the old on
 step fails, the champion stays: the version is refused, and tried again after a delay that doubles from the
 poll interval up to five minutes. Another version is tried at once. If the registry does not answer, the delay
 between polls doubles likewise, up to a minute or eight poll intervals. The entry `FOLLOWING` in shared memory
-shows all of this, with the same of the canary and the shadow under their names.
+has the state of the champion's alias, and under `canary` and `shadow` the state of their aliases.
 
 A canary and a shadow follow their own alias in the same way; while that fails there is none.
 
@@ -94,21 +94,26 @@ def follower(
         with RegistryProcess(stop) as registry:
             validate = validator(config, item_tower, stop)
             cache = BundleCache(config.cache, owns=True)
-            own = Follower(config, shared_state, cache, registry, validate, clock, workers)
-            own.begin()
+            following = Follower(config, shared_state, cache, registry, validate, clock, workers)
+            following.begin()
             while not stop.is_set():
-                clock.pause(own.step())
+                clock.pause(following.step())
             registry.hurry(STOP_SECONDS)
-            own.end()
+            following.end()
 
     return run
 
 
 def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> Callable[[Path, int], float]:
-    """How a bundle is validated for a number of processes: it must fit into memory and answer its examples.
+    """A function that validates a bundle: it must fit into memory and answer its own examples.
 
-    The result gives the seconds that the bundle took to load. A bundle that passes leaves its shared
-    catalogue in the cache. It is not validated again: going back to it takes no longer than loading it.
+    The function takes the bundle's folder and the number of processes that will load it, and returns the
+    seconds that the bundle took to load. It writes the shared catalogue of a valid bundle to the cache, and
+    does not validate that bundle again, so that a rollback takes no longer than loading.
+
+    Raises (the function):
+        Unavailable: there is not enough memory, or the validation was stopped or could not run.
+        BundleDamaged: the bundle cannot be used.
     """
     cache = BundleCache(config.cache)
     passed: dict[str, ValidationResult] = {}
@@ -136,11 +141,10 @@ class Follower:
         shared_state: as in `follower`.
         cache: of bundles.
         registry: to poll.
-        validate: validates a bundle for as many processes as the second argument says; raises what refuses
-            it.
+        validate: validates the bundle in a folder for a number of processes, as `validator` makes it.
         clock: to wait by.
         copies: number of workers.
-        workers: to tell what to serve, made from the shared state if not given.
+        workers: that the target is announced to; made from the shared state if not given.
     """
 
     def __init__(
@@ -272,7 +276,8 @@ class Follower:
         try:
             folder, model_version = last_served(self._cache, self._config.model)
             version = bundle.read_manifest(folder).bundle_version
-            self._workers.change(bundle_at(folder, version, model_version), self._workers.target.canary)
+            target = self._workers.target
+            self._workers.change(bundle_at(folder, version, model_version), target.canary, target.share)
         except Exception as error:
             log.error("%s: no way back to what was served before: %s", self._config.model, error)
 

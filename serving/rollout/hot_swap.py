@@ -48,13 +48,15 @@ def load_split(target: Mapping[str, Any], load: Load, current: TrafficSplit | No
     """
     loaded = {each.version: each for each in (current.all if current else ())}
 
-    def one(wanted: Mapping[str, Any]) -> LoadedBundle:
+    def find_or_load(wanted: Mapping[str, Any]) -> LoadedBundle:
         version = wanted["bundle_version"]
         return loaded.get(version) or load(Path(wanted["folder"]), wanted["model_version"])
 
     canary = target.get("canary")
-    champion = one(target["champion"])
-    return TrafficSplit(champion, one(canary), canary["share"]) if canary else TrafficSplit(champion)
+    champion = find_or_load(target["champion"])
+    if canary:
+        return TrafficSplit(champion, find_or_load(canary), canary["share"])
+    return TrafficSplit(champion)
 
 
 class HotSwapper:
@@ -108,17 +110,17 @@ class HotSwapper:
             except Exception as error:  # of any kind: the worker goes on with what it has
                 log.error("worker %d: its live items cannot be opened again: %s", os.getpid(), error)
 
-    def _prepare(self, coming: Mapping[str, Any]) -> None:
-        """Load the next bundles if this worker is named; drop them if the change was given up."""
-        serial = coming.get("serial", 0)
-        if not coming.get("champion"):
+    def _prepare(self, announced: Mapping[str, Any]) -> None:
+        """Load the announced bundles if this worker is named; drop the loaded ones if none are announced."""
+        serial = announced.get("serial", 0)
+        if not announced.get("champion"):
             if self._ready is not None:
                 self._ready = None
                 self._publish()
                 heap.trim()
-        elif self._name in coming["who"] and serial > max(self._serial, self._failed, self._ready_serial):
+        elif self._name in announced["who"] and serial > max(self._serial, self._failed, self._ready_serial):
             self._ready = None
-            self._load_next(coming)
+            self._load_next(announced)
 
     def _load_next(self, target: Mapping[str, Any]) -> None:
         try:
@@ -155,7 +157,11 @@ class HotSwapper:
         heap.trim()
 
     def _answer_from(self, split: TrafficSplit) -> bool:
-        """Make the server answer from bundles as soon as they have the live items of those before."""
+        """Make the server answer from a split, as soon as its bundles have the live items of those before.
+
+        Returns:
+            Whether the server answers from it; False if the worker stops, or after `SWAP_TIMEOUT_SECONDS`.
+        """
         swapped, until = threading.Event(), time.monotonic() + SWAP_TIMEOUT_SECONDS
         while not self._stopped.is_set() and time.monotonic() < until:
             self._swap(split, swapped.set)
@@ -170,7 +176,7 @@ class HotSwapper:
         """
         if any(each.live is not None and each.live.is_superseded for each in self._split.all):
             with _short_switch_interval():
-                split = _each(self._split, _reopened)
+                split = _with_each(self._split, _reopened)
             if self._answer_from(split):
                 self._split = split
         for each in self._split.all:
@@ -178,7 +184,7 @@ class HotSwapper:
                 each.live.follow_graph()
         if self._ready is not None and self._split.champion.live is not None:
             served = {each.version: each for each in self._split.all}
-            split = _each(self._ready[1], lambda each: served.get(each.version) or _updated(each))
+            split = _with_each(self._ready[1], lambda each: served.get(each.version) or _updated(each))
             self._ready = self._ready[0], split
 
     @property
@@ -197,8 +203,8 @@ class HotSwapper:
         self._shared_state.write(self._name, entry)
 
 
-def _each(split: TrafficSplit, change: Callable[[LoadedBundle], LoadedBundle]) -> TrafficSplit:
-    """A split with other bundles in the places of its own."""
+def _with_each(split: TrafficSplit, change: Callable[[LoadedBundle], LoadedBundle]) -> TrafficSplit:
+    """The split whose bundles are what `change` returns for the bundles of this one."""
     return replace(split, champion=change(split.champion), canary=split.canary and change(split.canary))
 
 

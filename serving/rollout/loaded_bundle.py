@@ -33,7 +33,7 @@ class LoadedBundle:
         packed: its catalogue as parts of responses.
         item_tower: encodes items, if it is offered.
         model_version: in the registry; empty if a folder is served.
-        live: its live items, if the service takes writes; `retriever` and `packed` are then theirs.
+        live: its live items, if the service takes writes; `retriever` and `packed` then include them.
     """
 
     retriever: Retriever

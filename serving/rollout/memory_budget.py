@@ -14,7 +14,7 @@ from protos.errors import Unavailable
 
 MIB = 1 << 20
 MARGIN = 64 * MIB  # for temporary memory of loading, and for other processes
-TIMES = {INDEX: 1.0, QUERY_TOWER: 1.5, ITEMS: 4.0}  # approximate bytes in memory for each byte of the file
+FACTORS = {INDEX: 1.0, QUERY_TOWER: 1.5, ITEMS: 4.0}  # approximate bytes in memory per byte of the file
 GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 # For both versions of control groups: folder of the controller; files of the limit and the use; and the
@@ -35,11 +35,11 @@ def estimate(manifest: Manifest, item_tower: bool = False) -> int:
         manifest: of the bundle.
         item_tower: the item tower is loaded too.
     """
-    times = {**TIMES, ITEM_TOWER: 1.5} if item_tower else dict(TIMES)
+    factors = {**FACTORS, ITEM_TOWER: 1.5} if item_tower else dict(FACTORS)
     if manifest.index.kind != "hnsw":
-        del times[INDEX]
-    own = 0 if manifest.precision.vectors == "fp32" else 4 * manifest.count * manifest.dimension
-    return own + int(sum(manifest.files[name].size * factor for name, factor in times.items()))
+        del factors[INDEX]
+    decoded = 0 if manifest.precision.vectors == "fp32" else 4 * manifest.count * manifest.dimension
+    return decoded + int(sum(manifest.files[name].size * factor for name, factor in factors.items()))
 
 
 def check_room(each: int, copies: int, memory: int = 0, free: int | None = None) -> None:
@@ -56,28 +56,28 @@ def check_room(each: int, copies: int, memory: int = 0, free: int | None = None)
     """
     needs = each * copies + MARGIN
     if memory:
-        room, where = memory, "--memory allows"
+        room, which = memory, "allowed by --memory"
     else:
-        room, where = available() if free is None else free, "are free:"
+        room, which = available() if free is None else free, "free"
     if needs > room:
         raise Unavailable(
             f"too large for the memory: {copies} times {each / MIB:,.0f} MiB and a margin are "
-            f"{needs / MIB:,.0f} MiB, {where} {room / MIB:,.0f} MiB"
+            f"{needs / MIB:,.0f} MiB, {room / MIB:,.0f} MiB are {which}"
         )
 
 
 def available(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
     """Bytes that this process and its children may still allocate, by machine and control group."""
     free = int(psutil.virtual_memory().available)
-    return min([free, *_left(groups, membership)])
+    return min([free, *_left_by_group(groups, membership)])
 
 
-def _left(groups: Path, membership: Path) -> Iterator[int]:
+def _left_by_group(groups: Path, membership: Path) -> Iterator[int]:
     """Bytes left in each control group of this process that has a limit."""
     for controller, limit, use, droppable in KINDS:
         top = groups / controller
-        for own in _own(membership, controller):
-            inner = top / own.strip("/")
+        for path in _group_paths(membership, controller):
+            inner = top / path.strip("/")
             for folder in (inner, *inner.parents):
                 if folder != top and top not in folder.parents:
                     break
@@ -92,8 +92,8 @@ def _left(groups: Path, membership: Path) -> Iterator[int]:
                 yield max(0, most - used + _number(statistics, droppable))
 
 
-def _own(membership: Path, controller: str) -> Iterator[str]:
-    """Paths of this process's group; in a container the first may not be visible."""
+def _group_paths(membership: Path, controller: str) -> Iterator[str]:
+    """The path of this process's control group, which a container may not see, and the top one."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:

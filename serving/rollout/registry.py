@@ -39,7 +39,7 @@ class Registered(NamedTuple):
     Args:
         name: of the model.
         version: its number.
-        bundle_version: of its bundle, by the version's tag, which may be any text; None if there is no tag.
+        bundle_version: of its bundle: the text of the version's tag, not checked; None if there is no tag.
     """
 
     name: str

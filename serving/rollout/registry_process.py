@@ -36,7 +36,7 @@ HTTP = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-MISSING = (0,)  # instead of a file's device and inode
+MISSING = (0,)  # result of `_store_identity` if there is no such file
 ERRORS = {error.__name__: error for error in (MissingStage, Unavailable)}
 
 
@@ -120,10 +120,11 @@ class RegistryProcess:
         return answer["result"]
 
     def _running(self) -> "subprocess.Popen[bytes]":
+        """The process, started anew if it has ended or if the registry's file has been replaced."""
         store = _store_identity()
         replaced = store not in (MISSING, self._store)
         if self._process and (replaced or self._process.poll() is not None):
-            self.close()  # it would go on reading a file that has been replaced
+            self.close()  # the process would go on reading a file that has been replaced
         if self._process is None:
             environment = {**HTTP, **os.environ}
             self._process = subprocess.Popen(
@@ -132,7 +133,7 @@ class RegistryProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
-                start_new_session=True,  # it ends after this process, even if a signal goes to the group
+                start_new_session=True,  # so that a signal to the group does not end it before the last call
             )
             self._store, self._fresh = store, True
         return self._process
@@ -162,7 +163,7 @@ class RegistryProcess:
 
 
 def _store_identity() -> tuple[int, ...]:
-    """Identifies the registry's file, if it is a file."""
+    """Device and inode of the registry's file; empty if the registry is not a file."""
     try:
         uri = store_uri()
         path = store_file(uri)

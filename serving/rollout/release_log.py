@@ -65,9 +65,10 @@ class ReleaseLog:
         self._write()
 
     def _is_moving(self, records: list[dict[str, Any]]) -> bool:
-        """Whether the newest release is under way, or seems to have been interrupted, which is read twice.
+        """Whether the outcome of the newest release may still change, so that the next poll reads it again.
 
-        Its run is read before its lock, and it may have ended in between.
+        That is so while it is under way. A release that seems to have been interrupted is read once more: its
+        run is read before its lock, and it may have ended in between.
         """
         newest = records[0] if records else {"outcome": "done", "run_id": ""}
         seen = newest["run_id"], newest["outcome"]
@@ -75,7 +76,7 @@ class ReleaseLog:
         return newest["outcome"] == "under way" or (newest["outcome"] != "done" and seen != known)
 
     def unanswered(self, error: str) -> None:
-        """The registry does not even tell the alias, so nothing is read."""
+        """Record that the registry could not resolve the alias; the records are not read."""
         self._due = 0.0  # to be read as soon as the registry answers
         error = line(error, TEXT)
         if error != self._known["last_error"]:

@@ -1,7 +1,7 @@
-"""Reads the newest records of a model's releases from MLflow, whatever the registry holds, within bounds.
+"""Reads the newest records of a model's releases from MLflow, and does not trust them.
 
-Anyone who may write to the registry may have written the texts. So each becomes one line without control
-characters, and is cut; a record that is none is left out.
+Anyone who may write to the registry may have written the texts. So each text becomes one line without control
+characters, cut to a bound; what cannot be parsed as a record is left out.
 """
 
 import math
@@ -28,7 +28,7 @@ RECORDS = 20  # the newest, which are shown
 SEARCHED = 200  # the newest, among which the promotion of a version is looked for
 PROMOTIONS = ("promote", "force")
 
-# Bounds in characters, which no record of this program exceeds, and in gates.
+# Bounds that no record of this program exceeds: of texts in characters, of gates, and of a record's number.
 ID, NAME, TEXT = 64, 128, 300
 GATES = 32
 HIGHEST = 2**32 - 1
@@ -46,17 +46,17 @@ def read_releases(client: Any, name: str, version: str, now: float) -> dict[str,
     Returns:
         `records`, and `promotion`, which is None where none was found; both ready for JSON.
     """
-    known = _known(client, name)
+    known = _read_records(client, name)
     records, statuses = [record for record, _ in known], [run.info.status for _, run in known]
     moves = moved_alias(records, statuses, _champion(client, name)) if known else []
     is_locked = bool(statuses) and statuses[-1] == RUNNING and _is_locked(client, name, now)
-    told = [
+    documents = [
         document(record, run.info.run_id, outcome, moved)
         for (record, run), outcome, moved in zip(known, outcomes(statuses, is_locked), moves, strict=True)
     ][::-1]
-    promoted = [each for each in told if each["moved"] and each["action"] in PROMOTIONS]
+    promoted = [each for each in documents if each["moved"] and each["action"] in PROMOTIONS]
     promotion = next((each for each in promoted if each["after"] == version), None)
-    return {"promotion": promotion, "records": told[:RECORDS]}
+    return {"promotion": promotion, "records": documents[:RECORDS]}
 
 
 def document(record: Record, run_id: str, outcome: str, moved: bool) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def line(text: str, most: int) -> str:
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
-def _known(client: Any, name: str) -> list[tuple[Record, Any]]:
-    """Records and their runs, oldest first."""
+def _read_records(client: Any, name: str) -> list[tuple[Record, Any]]:
+    """The newest records that can be parsed, with their runs, oldest first."""
     from mlflow.entities import ViewType
 
     experiment = client.get_experiment_by_name(name)
@@ -133,7 +133,9 @@ def _is_locked(client: Any, name: str, now: float) -> bool:
         if error.error_code in ABSENT:
             return False
         raise
-    return abs(now - float(lock.creation_timestamp) / 1000) < LOCK_STALE_S  # two clocks
+    return (
+        abs(now - float(lock.creation_timestamp) / 1000) < LOCK_STALE_S
+    )  # the lock's time is of another clock
 
 
 def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class ShadowLog:
         self._pending = entries[:-1]  # the last one is still in shared memory
 
     def _log(self, entry: Mapping[str, Any]) -> bool:
-        """Log one entry; returns whether nothing of it is left to be logged."""
+        """Log one entry; returns False if that failed, so that the entry is logged again later."""
         if not entry.get("queries") or not entry.get("champion"):
             return True
         pair = ShadowPair(self._name, entry["bundle_version"], entry["champion"], self._server)

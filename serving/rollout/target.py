@@ -1,4 +1,4 @@
-"""Which bundles all workers shall serve: how the follower tells the workers, and waits until they do."""
+"""Which bundles all workers shall serve: the follower announces them, and waits until all workers do."""
 
 import os
 import threading
@@ -145,9 +145,9 @@ class Workers:
         group = -(-len(names) // GROUPS)
         try:
             for start in range(0, len(names), group):
-                who = names[: start + group]
-                self._shared_state.write(NEXT, {**after.entry(), "who": who})
-                self._wait("ready", serial, who[start:], FACTOR * load_s, RESTART_SECONDS)
+                named = names[: start + group]  # `names[:start]` have loaded it
+                self._shared_state.write(NEXT, {**after.entry(), "who": named})
+                self._wait("ready", serial, named[start:], FACTOR * load_s, RESTART_SECONDS)
             self._shared_state.write(TARGET, after.entry())
             self._wait("serial", serial, names, FACTOR * load_s, RESTART_SECONDS)
         except Unavailable:
@@ -173,21 +173,25 @@ class Workers:
         self._wait("serial", self.target.serial, self._names, 0.0, TIMEOUT_SECONDS)
 
     def _living(self) -> list[str]:
+        """The names of the workers whose process exists."""
         entries = {name: self._shared_state.read(name) for name in self._names}
         return [name for name, entry in entries.items() if entry and self._alive(entry["pid"])]
 
-    def _wait(self, key: str, serial: int, names: list[str], longer: float, gone: float) -> None:
+    def _wait(self, key: str, serial: int, names: list[str], extra: float, missing: float) -> None:
         """Wait until workers' entries have this serial, or a later one, under `key` or `serial`.
 
         Args:
             key: `ready` or `serial`.
             serial: of the target.
             names: of the workers.
-            longer: seconds beside the usual timeouts.
-            gone: seconds that a worker's process may be missing.
+            extra: seconds beside the usual timeouts.
+            missing: seconds that a worker's process may be missing.
+
+        Raises:
+            Unavailable: a worker has failed, is missing, or takes too long; or the service stops.
         """
         begun = self._clock.monotonic()
-        until, gone_since = begun + TIMEOUT_SECONDS + longer, dict.fromkeys(names, begun)
+        until, missing_since = begun + TIMEOUT_SECONDS + extra, dict.fromkeys(names, begun)
         while True:
             waiting, now = False, self._clock.monotonic()
             for name in names:
@@ -198,8 +202,8 @@ class Workers:
                     continue
                 waiting = True
                 if entry and self._alive(entry["pid"]):
-                    gone_since[name] = now
-                elif now - gone_since[name] > gone + longer:
+                    missing_since[name] = now
+                elif now - missing_since[name] > missing + extra:
                     raise Unavailable(f"{name} died and did not come back with it")
             if not waiting:
                 return

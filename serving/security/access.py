@@ -1,4 +1,4 @@
-"""Who may call a server and how often, and the supervisor's watch over the files that say so.
+"""Who may call a server and how often; and the token and certificate files, which the supervisor watches.
 
 Workers read the files of tokens and certificates by themselves: when a call comes, and when the supervisor
 tells them to. The supervisor reads them too, because a worker that it starts later inherits their content. If
@@ -93,6 +93,7 @@ class AccessFiles:
         self.check()
 
     def _current(self) -> dict[str, Any]:
+        """The entry `ACCESS`: when certificates expire, by file, and which files cannot be used now."""
         ends, tls = {}, self._access.tls
         if tls:
             by_path = earliest_end(tls.content.certificates)

@@ -105,6 +105,11 @@ def caller(peer: Peer) -> str:
 
 
 def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
+    """The token that a client sent.
+
+    Raises:
+        NotAuthenticated: there is none, or the metadata has another form.
+    """
     given = [str(value) for key, value in metadata if key == "authorization"]
     if not given:
         raise NotAuthenticated("no token; expected the metadata 'authorization: Bearer TOKEN'")
@@ -116,5 +121,6 @@ def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _host(peer: str) -> str:
+    """The client behind an address without its port, as gRPC writes it."""
     kind, _, host = unquote(peer).partition(":")
     return client_of(host.strip("[]")) if kind in ("ipv4", "ipv6") else kind  # a Unix socket has no address

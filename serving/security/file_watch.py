@@ -110,6 +110,7 @@ class Reloaded(Generic[Content]):
         self._load()
 
     def _load(self) -> None:
+        """Read the files; if they cannot be used, keep the content, and log an error that is new."""
         before, self.error = self.error, ""
         try:
             self.content = self._read()

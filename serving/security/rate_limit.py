@@ -28,8 +28,8 @@ def tokens(queries: int, items: int) -> int:
     A search for 1,000 items takes 50 to 100 times as long as one for 10.
 
     Args:
-        queries: in the request.
-        items: wanted and excluded, over all queries, and as many as cost what a filter does.
+        queries: in the request, at least 1.
+        items: wanted and excluded over all queries, and the number that costs as much as the filters.
     """
     return queries * (1 + items // (ITEMS_PER_TOKEN * queries))
 
@@ -53,6 +53,9 @@ class RateLimit:
         burst: tokens that it may spend at once after a pause.
         table: float64, one value for each slot, all zero.
         clock: gives seconds, the same in all processes, as CLOCK_MONOTONIC does.
+
+    Raises:
+        ValueError: `per_second` is not a positive number, or `burst` is below 1.
     """
 
     def __init__(

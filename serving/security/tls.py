@@ -43,7 +43,7 @@ class TlsFiles:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All of them."""
+        """The files that are given."""
         given = (self.certificate, self.key, self.client_ca)
         return tuple(path for path in given if path is not None)
 
@@ -160,6 +160,8 @@ def _check_authorities(path: Path, pem: bytes) -> None:
 
 
 def _check_pair(certificate: Path, key: Path) -> None:
+    """Raise ConfigError unless the key is the certificate's, and has no password."""
+
     def refuse() -> str:
         raise ValueError("is encrypted; expected a key without a password")
 

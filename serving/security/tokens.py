@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from protos import toml_config
-from protos.errors import ConfigError, InvalidInput, NotAuthenticated
+from protos.errors import InvalidInput, NotAuthenticated
 from serving.security.file_watch import Reloaded
 
 RELOAD_SECONDS = 1.0  # between two checks of the file: a new or revoked token takes effect after that
 TOKEN_BYTES = 32
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # fit for a log line and for a metric's label
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Role(IntEnum):
@@ -82,14 +83,13 @@ class TokenEntry:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError(f"name: expected 1 to 64 of letters, digits, '.', '_', '-', got {self.name!r}")
-        if not re.fullmatch(
-            "[0-9a-f]{64}", self.sha256
-        ):  # not shown: it may be a token, put there by mistake
+        if not SHA256.fullmatch(self.sha256):
+            # The value is not shown, because it may be a token that was put there by mistake.
             raise ValueError("sha256: expected 64 hexadecimal digits in lower case")
         self.until()
 
     def until(self) -> float:
-        """The first moment at which the token no longer counts, in seconds since 1970.
+        """The first moment at which the token is not valid, in Unix seconds; infinite without `expires`.
 
         Raises:
             ValueError: `expires` is neither a date nor a date and time with its offset.
@@ -107,7 +107,7 @@ class TokenEntry:
 
 @dataclass(frozen=True)
 class TokenTable:
-    """The whole file. With `token = []` no token is valid."""
+    """A token file. With `token = []` no token is valid."""
 
     token: tuple[TokenEntry, ...]
     methods: dict[str, Literal["anyone", "reader", "writer", "admin"]] = field(default_factory=dict)
@@ -125,7 +125,14 @@ class TokenTable:
 
 @dataclass(frozen=True)
 class Token:
-    """A valid token, by its hash."""
+    """A token of the file.
+
+    Args:
+        name: of its user.
+        role: what its user may do.
+        digest: SHA-256 of the token, 32 bytes.
+        until: Unix seconds from which on the token is not valid.
+    """
 
     name: str
     role: Role
@@ -137,7 +144,7 @@ class Table(NamedTuple):
     """The content of a token file.
 
     Args:
-        tokens: that are valid.
+        tokens: of the file, also those that have expired.
         roles: path of a method -> the role that it requires.
     """
 
@@ -217,10 +224,7 @@ def new_token(name: str, role: str) -> tuple[str, str]:
 
 
 def _load(path: Path) -> Table:
-    try:
-        table = toml_config.read(path, TokenTable)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    table = toml_config.read(path, TokenTable)
     tokens = tuple(
         Token(entry.name, Role[entry.role.upper()], bytes.fromhex(entry.sha256), entry.until())
         for entry in table.token

@@ -127,7 +127,7 @@ class Channel:
         self._cells[0] = int(wanted)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until there is something to receive, at most so long; returns whether there is."""
+        """Wait up to `seconds` until there is something to receive; returns whether there is."""
         return bool(select.select([self._receiver], [], [], seconds)[0])
 
     def receive(self, most: int) -> list[Mirrored]:

@@ -101,6 +101,7 @@ class Shadow:
             self._publish()
 
     def _follow(self) -> None:
+        """Read the targets of champion and shadow if they have changed, and load another challenger."""
         versions = self._shared_state.version(SHADOW_TARGET), self._shared_state.version(TARGET)
         if versions == self._versions:
             return
@@ -128,6 +129,7 @@ class Shadow:
         self._channel.request_searches(self._retriever is not None)
 
     def _load(self, wanted: Mapping[str, Any]) -> None:
+        """Load the challenger's bundle, or set the error that the entry shows."""
         folder = Path(wanted["folder"])
         try:
             retriever = Retriever.load(folder)
@@ -149,7 +151,7 @@ class Shadow:
             log.info("the shadow is bundle %s", found[:12])
 
     def _follow_live(self) -> None:
-        """Apply what has become of the live items."""
+        """Apply the changes of live items that have been derived since the last call."""
         if self._live is not None:
             self._live = self._live.updated()
             self._retriever = self._live.retriever

@@ -49,7 +49,7 @@ FRESH = 0.05  # seconds that a call may have waited for its refusal and still be
 MAX_WAITING = 8192  # calls that may wait for their refusal
 
 # Idle clients.
-FEW = 16  # calls may be without their message for long, since they take little room
+FEW = 16  # calls whose message may be late without being passed over, since they take little room
 MESSAGE_SECONDS = 0.5  # after which a call without its message takes no room in the queue
 IDLE_STREAM_SECONDS = 5.0  # without a message, after which a stream is ended if another needs its room
 IDLE_SPARE_STREAM_SECONDS = 0.2  # the same for a client with more streams than others
@@ -59,7 +59,7 @@ class OverloadDetector:
     """Detects an overload from calls, batches and refusals. For one thread.
 
     Args:
-        long: queries in a queue that is too long without a backlog.
+        long: queued queries from which on the queue is too long, unless there is a backlog.
         clock: in seconds.
 
     Attributes:
@@ -75,9 +75,8 @@ class OverloadDetector:
         self._waiting = self._calls = 0  # queries waiting at the last call; calls since `_counted_at`
         self._rate = 0.0  # calls per second
         self._backlog = 0.0  # calls
-        self._silent_at = (
-            self._backlog_until
-        ) = -math.inf  # end of the last silence; end of the backlog that it left
+        # End of the last silence, and of the backlog that it left.
+        self._silent_at = self._backlog_until = -math.inf
 
     @property
     def is_on(self) -> bool:
@@ -253,14 +252,14 @@ class Admission:
             raise self._overloaded()
 
     def start_batch(self) -> None:
-        """A batch begins, so each connection may add its share of calls again."""
+        """Allow each connection its share of calls again, because a batch begins."""
         self._calls_of.clear()
 
     def refuse_waiting(self) -> None:
-        """No job waits: use the time for the calls that wait for their refusal.
+        """Refuse or accept the calls that wait for their refusal; called while no job is queued.
 
-        An accepted call whose message has not arrived takes room. When it has been answered, a call that is
-        still fresh can have that room.
+        An accepted call whose message has not arrived takes room. A call that is still fresh can have that
+        room when the accepted call has been answered.
         """
         if self.overload.is_on:
             self.refusals.reject(IDLE_SHARE)
@@ -320,13 +319,13 @@ class Admission:
         """Whether a connection may queue one more call before the next batch of an overload.
 
         An answer makes room for a call on the same connection. Without this bound the connections that have
-        just been answered would fill the queue again, and the others would wait in vain.
+        just been answered would fill the queue again, and the others would get no room.
         """
         count = self._calls_of[connection] = self._calls_of.get(connection, 0) + 1
         return count <= self._fair_share
 
     def _pass_over_late(self) -> None:
-        """Count no longer the calls whose message is late, and end the oldest of them if they are too many.
+        """Stop counting calls whose message is late, and end the oldest of these if there are too many.
 
         Otherwise a client that opens calls and sends no messages would keep all others out.
         """

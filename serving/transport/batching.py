@@ -34,7 +34,7 @@ from serving.retrieval.vector_index import REMOTE_KINDS
 from serving.transport.remote_batches import RemoteBatches, RemoteSearch
 from serving.transport.status import ClientGone
 
-Kind = tuple[int, int, int, bool, str]
+Kind = tuple[int, int, int, bool, str]  # what `kind` returns
 
 NO_VECTORS = np.empty((0, 0), np.float32)
 BATCH_COST = 1024  # items that the searches of one batch may look for in all
@@ -72,12 +72,13 @@ class Job:
         check: raises ClientGone if the client no longer waits; called with the name of the next stage.
         deadline: when the client stops waiting, in Unix seconds.
         done: called once, when the job has its results or its error.
-        held: whether an answer of another server is missing (`remote_batches.py`).
+        held: whether the job waits for an answer of another server (`remote_batches.py`).
         arrived: start of the wait, in `time.perf_counter_ns()`.
         batch: queries in the batch.
         sequence: all changes of live items up to it were applied before the search.
         encode_started, search_started: by the same clock.
-        used: processor seconds that a held job has taken; while it is worked on, less `time.thread_time()`.
+        used: processor seconds that a held job has taken; while it is worked on, minus the value of
+            `time.thread_time()` at which that work began.
     """
 
     __slots__ = (
@@ -122,7 +123,7 @@ class Job:
         return part
 
     def client_waits(self, stage: str) -> bool:
-        """Whether the client still waits before a stage; if not, the job has its error, and costs no more."""
+        """Whether the client still waits before a stage; if not, the job's error is `ClientGone`."""
         try:
             self.check(stage)
         except ClientGone as error:
@@ -200,7 +201,7 @@ class LongJobs:
 
     Attributes:
         queries: in the queue.
-        held: of the jobs that wait for another server's answer to a slice, without that slice.
+        held: queries of jobs of which a slice waits for another server, without those of that slice.
     """
 
     def __init__(self, batch: int, batch_cost: int) -> None:
@@ -235,10 +236,18 @@ class LongJobs:
         """Whether the next slice comes before the short jobs that wait."""
         return self._debt <= 0 and bool(self._jobs)
 
-    def worked(self, part: Job, seconds: float, used: float, waited: bool = False) -> None:
-        """Note the wall-clock and the processor time of a slice, in seconds, and whether it was held."""
+    def worked(self, part: Job, seconds: float, used: float, was_held: bool = False) -> None:
+        """Note the time that a slice took.
+
+        Args:
+            part: the slice.
+            seconds: wall-clock time.
+            used: processor time in seconds.
+            was_held: whether the slice waited for another server, so that only its processor time delayed
+                short jobs.
+        """
         queries = len(part.prepared)
-        self._debt = used if waited else seconds
+        self._debt = used if was_held else seconds
         self.seconds_per_query += (seconds / queries - self.seconds_per_query) / 8
         each, known = used / queries, self._known.get(key := kind(part), 0.0)
         self._known[key] = each if each > known else known + (each - known) / 4
@@ -322,11 +331,11 @@ class Batcher:
     def _answer_batch(self) -> None:
         batch = self._take()
         started = time.perf_counter()
-        due = [job for job in batch if self._is_due(job)]
-        if due:
-            for group in _by_retriever(due):
+        wanted = [job for job in batch if self._is_wanted(job)]
+        if wanted:
+            for group in _by_retriever(wanted):
                 self._answer(group)
-            spent = (time.perf_counter() - started) / sum(len(job.prepared) for job in due)
+            spent = (time.perf_counter() - started) / sum(len(job.prepared) for job in wanted)
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
             if not job.held:
@@ -345,7 +354,7 @@ class Batcher:
         started, used = time.perf_counter(), time.thread_time()
         part.used = -used
         part.done = lambda part: self._held_slice_done(long, part, time.perf_counter() - started)
-        if self._is_due(part):
+        if self._is_wanted(part):
             self._answer((part,))
         if part.held:
             part.used += time.thread_time()
@@ -359,13 +368,14 @@ class Batcher:
         """A slice that was held is done, after `seconds`: another server has worked on it."""
         self.queries += long.queries
         self.long.held -= long.queries
-        self._slice_done(long, part, seconds, part.used + time.thread_time(), waited=True)
+        self._slice_done(long, part, seconds, part.used + time.thread_time(), was_held=True)
 
     def _slice_done(
-        self, long: LongJob, part: Job, seconds: float, used: float, waited: bool = False
+        self, long: LongJob, part: Job, seconds: float, used: float, was_held: bool = False
     ) -> None:
+        """Take over the results of a slice, and end its job or queue it again; arguments as of `worked`."""
         if part.error is None:
-            self.long.worked(part, seconds, used, waited)
+            self.long.worked(part, seconds, used, was_held)
         if long.merge(part, used):
             self.queries -= long.queries  # of a failed job
             long.job.done(long.job)
@@ -397,18 +407,20 @@ class Batcher:
         self.short_queries -= queries
         return batch
 
-    def _is_due(self, job: Job) -> bool:
+    def _is_wanted(self, job: Job) -> bool:
+        """Set the job's time in the queue, and return whether its client still waits."""
         job.queue_us = (time.perf_counter_ns() - job.arrived) // 1000
         return job.client_waits("encode")
 
     def _answer(self, batch: Sequence[Job]) -> None:
+        """Encode and search; a job that makes the batch fail gets the error, the others their results."""
         try:
             self._work(batch)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].error = error
                 return
-            half = len(batch) // 2  # only the job at fault gets the error
+            half = len(batch) // 2
             self._answer(batch[:half])
             self._answer(batch[half:])
 
@@ -445,7 +457,7 @@ class Batcher:
             batch: of one retriever.
             encoded: their queries.
             found: of each query.
-            was_held: whether another server was waited for.
+            was_held: whether the jobs waited for another server.
         """
         retriever, (encode_started, search_started) = batch[0].retriever, times
         sequence = retriever.sequence  # changes are applied between batches
@@ -467,7 +479,7 @@ class Batcher:
 
 
 def _options(batch: Sequence[Job]) -> list[SearchOptions]:
-    """The options of each query; of jobs whose client has gone, those that cost nothing."""
+    """The options of each query; `NO_SEARCH` for jobs whose client has gone."""
     return [
         each
         for job in batch

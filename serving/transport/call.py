@@ -2,9 +2,9 @@
 
 A method is a function of a request and its call. It returns the answer's message, or its bytes, or a `Job`
 whose answer is made when the job has been worked on, or a `Deferred` that becomes one of these later. If it
-raises, the call ends with the status that `status.py` gives to the error. A stream of requests is answered in
-order, each request so. All of it runs on the thread of the event loop, which calls know only as a
-`Transport`.
+raises, the call ends with the status that `status.py` gives to the error. The requests of a stream are
+answered like this one by one, in order. Everything here runs on the event loop's thread; a call reaches the
+event loop only by its `Transport`.
 """
 
 import logging
@@ -155,10 +155,6 @@ class Call(ABC):
         """Whether the client waits for the answer."""
         return not (self._cancelled or self._ended)
 
-    def invocation_metadata(self) -> Metadata:
-        """The metadata that the client sent."""
-        return self.metadata
-
     def peer(self) -> str:
         """The client's address, as gRPC writes it."""
         return self._core.connection.decode()
@@ -183,7 +179,7 @@ class Call(ABC):
         self._core.cancel(reason)
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Call a function when the call is over."""
+        """Call a function when the call is over; returns True, as `grpc.ServicerContext` does."""
         self._on_close.append(callback)
         return True
 
@@ -234,9 +230,11 @@ class Call(ABC):
         elif isinstance(outcome, Deferred):
             self._defer(outcome, place)
             return
-        self._outcome(outcome, place)
+        self._respond(outcome, place)
 
     def _defer(self, deferred: Deferred, place: "_Answer | None", soon: bool = True) -> None:
+        """Answer a request when its outcome comes; `soon` makes the event loop poll more often until then."""
+
         def finish(outcome: Callable[[], Any]) -> None:
             self._deferred = tuple(each for each in self._deferred if each is not deferred)
             self._transport.waited_for(deferred)
@@ -264,21 +262,22 @@ class Call(ABC):
             raise InvalidInput("request", f"cannot be read as a request of {self.method.name}") from None
 
     def _place(self) -> "_Answer | None":
-        """The place of the last request's answer in a stream."""
+        """Where the answer to the last request of a stream is kept; None if the call is no stream."""
         return None
 
     @abstractmethod
-    def _outcome(self, outcome: Any, place: "_Answer | None") -> None:
-        """This answers a request."""
+    def _respond(self, outcome: Any, place: "_Answer | None") -> None:
+        """Answer a request with what its method has returned: a job, a message, or the bytes of one."""
 
     def _failed(self, error: Exception, place: "_Answer | None") -> None:
+        """End the call, because the method or a deferred outcome has raised an error."""
         self.fail(error)
 
     def _message(self, job: Job) -> bytes:
-        """The answer of a finished job.
+        """The serialised answer of a finished job.
 
         Raises:
-            Exception: the job's error.
+            Exception: the job's error, or what making the answer raised.
         """
         if job.error is not None:
             raise job.error
@@ -344,7 +343,7 @@ class UnaryCall(Call):
         if not self._ended:
             self._answer(None)
 
-    def _outcome(self, outcome: Any, place: "_Answer | None") -> None:
+    def _respond(self, outcome: Any, place: "_Answer | None") -> None:
         if isinstance(outcome, Job):
             outcome.done = self._done
         else:
@@ -417,7 +416,7 @@ class StreamCall(Call):
     def _place(self) -> "_Answer":
         return self._answers[-1]
 
-    def _outcome(self, outcome: Any, place: "_Answer | None") -> None:
+    def _respond(self, outcome: Any, place: "_Answer | None") -> None:
         assert place is not None, "each request of a stream has the place of its answer"
         if isinstance(outcome, Job):
             outcome.done = lambda job: self._done(place, job)
@@ -479,10 +478,10 @@ class StreamCall(Call):
 
 
 class WatchCall(StreamCall):
-    """One request, and answers whenever there are some, until the client goes.
+    """One request, and any number of answers at any time, until the client ends the call.
 
-    It takes no room of other streams; the method that answers limits the number of these calls. A method with
-    many answers sends the next one when `is_clear`; `on_clear` is called then.
+    It does not count among the open streams; the method limits the number of these calls itself. A method
+    with many answers sends the next one while `is_clear`, or when `on_clear` is called.
 
     Attributes:
         on_clear: called when the last answer has been sent.
@@ -504,7 +503,7 @@ class WatchCall(StreamCall):
         """
         self._defer(deferred, None, soon)
 
-    def _outcome(self, outcome: Any, place: "_Answer | None") -> None:
+    def _respond(self, outcome: Any, place: "_Answer | None") -> None:
         if outcome is not None:
             self._push(outcome)
 
@@ -538,7 +537,7 @@ class WatchCall(StreamCall):
 
 
 class _Answer:
-    """An answer's place in a stream."""
+    """The answer to one request of a stream: made, expected, or replaced by an error."""
 
     __slots__ = ("error", "message", "size")
 

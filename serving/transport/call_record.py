@@ -15,7 +15,7 @@ LONGEST_ID = 128
 _INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _INFERENCE_METHODS = frozenset(method.name for method in _INFERENCE.methods)
 
-_FOREIGN = re.compile(r"[^A-Za-z0-9._:/+=@-]")
+_NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._:/+=@-]")
 
 
 @dataclass
@@ -52,7 +52,7 @@ class CallRecord:
 
     @property
     def arrived(self) -> int:
-        """When it arrived, or its first stage began if that was earlier, in `time.perf_counter_ns()`."""
+        """The earlier of `started` and the start of the first stage, in `time.perf_counter_ns()`."""
         return min([self.started, *(start for _, start, _ in self.stages)])
 
     @property
@@ -68,6 +68,6 @@ class CallRecord:
         Only letters, digits and `._:/+=@-` are kept, and at most 128 characters.
         """
         given = next((value for key, value in self.metadata if key == REQUEST_ID), "")
-        if isinstance(given, str) and (clean := _FOREIGN.sub("", given[: 4 * LONGEST_ID])[:LONGEST_ID]):
+        if isinstance(given, str) and (clean := _NOT_IN_IDS.sub("", given[: 4 * LONGEST_ID])[:LONGEST_ID]):
             return clean
         return uuid.uuid4().hex

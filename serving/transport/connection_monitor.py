@@ -51,7 +51,7 @@ FIRST_BYTES = 64 << 10  # that a client may send before its first call: handshak
 NEARLY_FULL = 3 / 4  # of the connections that a worker accepts
 QUIET_SECONDS = 1.0  # without a call, after which a connection may be closed to make room
 FORGET_SECONDS = 5.0  # after which the calls of closed connections are deleted
-UNKNOWN = -1
+UNKNOWN = -1  # `Connection.read_at_call` until the bytes have been read
 LOG_SECONDS = 1.0  # between log lines about closed connections
 DRAIN_BYTES = 1 << 20  # unread bytes that one system call discards
 DRAINS = 64  # such system calls for one connection, at most
@@ -127,7 +127,7 @@ class _Stall:
     """What was read during one poll of the event loop that lasts long.
 
     Args:
-        beat: of the poll.
+        beat: value of the heartbeat during the poll.
         first: bytes read from each connection, by inode, when the poll was found to last long.
         last: the same at the last check.
     """
@@ -165,7 +165,7 @@ class ConnectionMonitor:
         self._message_bytes = max_message_bytes
         # Since the last call: the messages of as many calls as a connection may have may still be arriving.
         self._quiet_bytes = (bounds.calls + 1) * max_message_bytes
-        self._connections: dict[int, Connection | None] = {}  # by inode; None is a socket of something else
+        self._connections: dict[int, Connection | None] = {}  # by inode; None if it is no client's
         self._stall = _Stall(-1.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-monitor", daemon=True)
@@ -214,12 +214,16 @@ class ConnectionMonitor:
         now = time.perf_counter()
         connections = self._update(now)
         called = self._called_at(connections, now)
-        remaining = [each for each in connections if not self._breaks_rule(each, called, now)]
+        remaining = [each for each in connections if not self._closed_by_rule(each, called, now)]
         remaining.sort(key=lambda each: called.get(each.peer, each.opened))
         self._make_room(remaining, called, now)
 
-    def _breaks_rule(self, connection: Connection, called: Mapping[Endpoint, float], now: float) -> bool:
-        """Close a connection that has been without a call for too long, or has sent too much without one."""
+    def _closed_by_rule(self, connection: Connection, called: Mapping[Endpoint, float], now: float) -> bool:
+        """Close a connection that has made no first call in time, or has sent too much without a call.
+
+        Returns:
+            Whether the connection was closed.
+        """
         last = called.get(connection.peer)
         if last is None:
             if now - connection.opened > self._bounds.first_call_seconds:
@@ -235,7 +239,7 @@ class ConnectionMonitor:
         return read - connection.read_at_call > self._quiet_bytes and self._close(connection, "flood")
 
     def _make_room(self, remaining: list[Connection], called: Mapping[Endpoint, float], now: float) -> None:
-        """Close the connections whose last call was longest ago, by address and in all; they come first."""
+        """Close connections beyond the bounds, in the order of `remaining`: least used ones first."""
         of_client = Counter(each.client for each in remaining)
         room = max(1, int(self._bounds.connections * NEARLY_FULL))
         left = len(remaining)
@@ -259,7 +263,8 @@ class ConnectionMonitor:
         complete, which on a busy processor takes long; so a connection may read as many bytes as one has.
 
         Args:
-            beat: of the poll; each call of the same poll compares with the calls before.
+            beat: value of the heartbeat; while it stays the same, the bytes read are compared with those at
+                the calls before.
         """
         connections = self._update(time.perf_counter())
         if beat != self._stall.beat:
@@ -285,9 +290,8 @@ class ConnectionMonitor:
                     connection.descriptor = descriptor
                 found[inode] = connection
                 continue
-            with suppress(
-                OSError
-            ):  # no descriptor is free, or it was closed meanwhile: the next sweep tries again
+            # No descriptor is free, or the socket was closed meanwhile: the next sweep tries again.
+            with suppress(OSError):
                 peer = _accepted_from(descriptor, self._port)
                 found[inode] = None if peer is None else Connection(inode, descriptor, peer, now)
         self._connections = found

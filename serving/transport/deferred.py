@@ -47,13 +47,13 @@ class Deferred:
             finish(outcome)
 
     def abandon(self) -> None:
-        """The call is over; called by the call."""
+        """End the wait, because the call is over; only `Call` calls this."""
         abandoned, self._abandoned, self._finish = self._abandoned, None, None
         if abandoned is not None:
             abandoned()
 
     def when_resolved(self, finish: Callable[[Callable[[], Any]], None]) -> None:
-        """Pass the outcome on as soon as it is there; called by the call."""
+        """Call `finish` with the outcome, now or when it comes; only `Call` calls this."""
         if self._outcome is not None:
             outcome, self._outcome = self._outcome, None
             finish(outcome)

@@ -120,7 +120,8 @@ class CallDispatcher:
         self.last_calls: dict[bytes, int] = {}  # connection -> its last call or message, perf_counter_ns
         self.deferred: set[Deferred] = set()  # outcomes that calls wait for
         self.wait_for, self.waited_for = self.deferred.add, self.deferred.discard
-        self.refuses_since = 0.0  # when the loop has begun to stop, or last refused a call since, monotonic
+        # Monotonic time at which the loop began to stop or last refused a call; 0 while it accepts calls.
+        self.refused_at = 0.0
         self._methods = methods
         self._batcher, self._admission = batcher, admission
         self._observer, self._authorizer = observer, authorizer
@@ -128,7 +129,7 @@ class CallDispatcher:
     def dispatch(self, core: CoreCall) -> None:
         """Begin a call that has arrived, or refuse it now or later."""
         method = self._methods.get(core.path)
-        if self.refuses_since:
+        if self.refused_at:
             self.refuse_new_calls()
             name = UNKNOWN_METHOD if method is None else method.name
             self._observer.turned_away(name, grpc.StatusCode.UNAVAILABLE, STOPPING)
@@ -157,7 +158,7 @@ class CallDispatcher:
 
     def refuse_new_calls(self) -> None:
         """Refuse each call that arrives from now on, so that its client tries another server."""
-        self.refuses_since = time.monotonic()
+        self.refused_at = time.monotonic()
 
     def submit(self, call: Call, job: Job) -> None:
         """Queue the job of a call.
@@ -313,7 +314,7 @@ class EventLoop:
         """
         began = 0.0
         while (now := time.monotonic()) < until and self._thread.is_alive():
-            if refused := self._dispatcher.refuses_since:
+            if refused := self._dispatcher.refused_at:
                 began = began or now
                 if now - refused > QUIET_SECONDS or now - began > REFUSE_SECONDS:
                     return
@@ -349,9 +350,9 @@ class EventLoop:
                     self._extra += 1
                     if self._extra > READ_ON:
                         self._answer()
-                elif deferred and self._soon:  # otherwise a stream of such calls would delay their outcomes
+                elif deferred and self._soon:  # otherwise new calls would delay the outcomes
                     self._run_soon()
-            event = None  # frees what it holds before the next poll
+            event = None  # frees what the event holds before the next poll
         self._remote.stop()
 
     def _answer(self) -> None:
@@ -382,6 +383,7 @@ class EventLoop:
             log.exception("an event could not be handled")
 
     def _run_soon(self) -> None:
+        """Do the work between batches, and call the functions that were passed to `call_soon`."""
         more = self._between is not None and self._work_between(self._between)
         while self._soon:
             try:
@@ -399,6 +401,7 @@ class EventLoop:
             return False
 
     def _call_arrived(self, event: Any) -> None:
+        """Begin the call of an event, and ask the core for the next one."""
         if event.success:  # otherwise the server is being shut down
             self._core.await_call(self._call_arrived)
             self._dispatcher.dispatch(CoreCall(self._core, event))

@@ -62,13 +62,13 @@ class _NoLimits(NamedTuple):
 def compile_filter(
     message: wire.Filter, filters: "ItemFilters", limits: FilterLimits, work: "Work | None" = None
 ) -> "CompiledFilter":
-    """A filter of a request, evaluated on a bundle; it is kept there under its bytes.
+    """A request's filter, compiled for a bundle, which keeps it under its serialised bytes.
 
     Args:
         message: the filter.
         filters: of the bundle.
         limits: bounds of the filter.
-        work: counts the work of evaluating it, if it is not kept.
+        work: counts the work of evaluating the filter, if the bundle has not kept it.
 
     Raises:
         InvalidInput: it is beyond a bound, or does not fit the bundle's filter fields.
@@ -89,7 +89,7 @@ def filter_from_wire(message: wire.Filter, limits: FilterLimits | None = None) -
 
 
 class _Reader:
-    """Reads one filter, and counts what its bounds are on."""
+    """Reads one filter, and counts its conditions and values against the bounds."""
 
     def __init__(self, limits: FilterLimits) -> None:
         self._limits = limits

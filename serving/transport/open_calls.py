@@ -15,11 +15,11 @@ class OpenCalls:
     Args:
         method: its name, for errors.
         per_connection: calls that one connection may have open.
-        in_all: calls that the worker may have open.
+        per_worker: calls that the worker may have open.
     """
 
-    def __init__(self, method: str, per_connection: int, in_all: float = math.inf) -> None:
-        self._method, self._per_connection, self._in_all = method, per_connection, in_all
+    def __init__(self, method: str, per_connection: int, per_worker: float = math.inf) -> None:
+        self._method, self._per_connection, self._per_worker = method, per_connection, per_worker
         self._of_connection: Counter[str] = Counter()
         self._open = 0
 
@@ -27,13 +27,13 @@ class OpenCalls:
         """Count a call until it is over.
 
         Raises:
-            Overloaded: its connection, or the worker, has as many open as it may have.
+            Overloaded: its connection, or the worker, has as many calls open as are allowed.
         """
         connection = call.peer()
         if self._of_connection[connection] >= self._per_connection:
             raise self._refusal("connection", self._per_connection)
-        if self._open >= self._in_all:
-            raise self._refusal("worker", self._in_all)
+        if self._open >= self._per_worker:
+            raise self._refusal("worker", self._per_worker)
         self._of_connection[connection] += 1
         self._open += 1
         call.add_callback(lambda: self._leave(connection))
@@ -44,5 +44,5 @@ class OpenCalls:
         if not self._of_connection[connection]:
             del self._of_connection[connection]
 
-    def _refusal(self, whose: str, most: float) -> Overloaded:
-        return Overloaded(f"a {whose} may have {most} calls of {self._method} open", RETRY_SECONDS)
+    def _refusal(self, owner: str, most: float) -> Overloaded:
+        return Overloaded(f"a {owner} may have {most} calls of {self._method} open", RETRY_SECONDS)

@@ -4,8 +4,9 @@ A batch is encoded, and its search begins, on the event loop's thread. Where the
 another server, the batch is held, a thread asks, and the loop goes on. When the answer has come, the loop
 searches again with it (`serving/retrieval/remote_search.py`) and sends the answers of the batch.
 
-A question may take until shortly before the first deadline of the batch, so that a client learns what is down
-instead of waiting in vain. The calls that have more time are then asked for again, without the others.
+A question may take until shortly before the first deadline of the batch, so that its client gets an error
+that names the server, and not DEADLINE_EXCEEDED. The question is then repeated for the calls with later
+deadlines.
 
 The jobs of a batch are held by filter, because each filter is a question of its own, and those that search
 for nothing are not held. If a question fails, only the jobs that need its answer fail.
@@ -47,13 +48,13 @@ MOST_COUNTED = 64  # queries of one question that count in `MOST_COMPARED`: long
 MOST_QUERIES = 4096  # held at once; more are refused
 MOST_ROUNDS = 8  # questions of the searches with one filter, after each other
 SECONDS = 5.0  # of a question, at most
-MARGIN = 0.9  # of the time until the first deadline is the question's
-PATIENCE = 0.5  # a call that has this part of a question's time left afterwards is asked for again
+MARGIN = 0.9  # of the time until the first deadline, which a question may take
+PATIENCE = 0.5  # of a question's time, which a call must have left for the question to be repeated
 RETRY_SECONDS = 0.1
 
 
 class HeldJob(Protocol):
-    """What is needed of a `serving.transport.batching.Job`."""
+    """The attributes of a `serving.transport.batching.Job` that are used here."""
 
     retriever: Retriever
     prepared: Sequence[PreparedQuery]
@@ -74,10 +75,10 @@ class RemoteSearch:
         encoded: their queries.
         options: gives the options of each query.
         deliver: hands the results to the jobs.
-        answers: that have come.
+        answers: that the other server has given so far.
         rounds: questions so far.
-        comparisons: number of questions that a thread of this process was asked.
-        failure: the answers that are missing will not come, for this reason.
+        comparisons: how many of these questions were exact comparisons in this process.
+        failure: why the missing answers will not come; None while they may.
     """
 
     jobs: Sequence[HeldJob]
@@ -109,7 +110,7 @@ class RemoteSearch:
         return part
 
     def apart(self, jobs: Sequence[HeldJob]) -> "RemoteSearch":
-        """The search for some of the jobs, whose questions are not those of the others."""
+        """The same search for some of the jobs, with answers that the other jobs do not share."""
         part = self.of(jobs)
         part.answers = Answers(part.encoded.vectors)
         return part
@@ -150,7 +151,7 @@ class RemoteBatches:
         return found
 
     def begin(self, search: RemoteSearch) -> None:
-        """Search, or hold the jobs until their answers are there; an error is that of its job."""
+        """Search, or hold the jobs until the other server has answered; a job that fails gets its error."""
         groups: dict[tuple[bool, int], list[HeldJob]] = {}
         for job in search.jobs:
             groups.setdefault((job.options.k > 0, id(job.options.filter)), []).append(job)
@@ -210,7 +211,7 @@ class RemoteBatches:
             if len(late) < len(search.jobs):
                 self._search(search.of([job for job in search.jobs if job not in late]))
             return
-        # A call whose client has gone waits for nothing.
+        # The clients of jobs with an error no longer wait.
         first = min([job.deadline for job in search.jobs if job.error is None], default=math.inf)
         seconds = MARGIN * (first - now)
         if not pairs:
@@ -230,26 +231,26 @@ class RemoteBatches:
         count = len(search.encoded.contexts)
         self.queries += count
         self._compared += pairs
-        waits = Deferred()
-        self._wait_for(waits)
+        pending = Deferred()  # makes the loop poll often until the answer has come
+        self._wait_for(pending)
 
-        def came(future: "Future[list[Best]]") -> None:
+        def resume(future: "Future[list[Best]]") -> None:
             self.queries -= count
             self._compared -= pairs
-            self._waited_for(waits)
+            self._waited_for(pending)
             began = time.thread_time()
             for job in search.jobs:
                 job.used -= began
             try:
-                self._came(search, question, future, seconds)
-            except Exception as error:  # the clients would wait in vain
+                self._go_on(search, question, future, seconds)
+            except Exception as error:  # otherwise the clients would wait until their deadlines
                 log.exception("a held search could not go on")
                 self._fail([job for job in search.jobs if job.held], error)
             ended = time.thread_time()
             for job in search.jobs:
                 job.used += ended
 
-        future.add_done_callback(lambda done: self._call_soon(lambda: came(done)))
+        future.add_done_callback(lambda done: self._call_soon(lambda: resume(done)))
 
     def _threads(self, compare: bool) -> ThreadPoolExecutor:
         """The threads that compare, or the threads that ask the other server."""
@@ -261,14 +262,15 @@ class RemoteBatches:
             self._pool = ThreadPoolExecutor(THREADS, "remote-search")
         return self._pool
 
-    def _came(
+    def _go_on(
         self, search: RemoteSearch, question: Question, future: "Future[list[Best]]", seconds: float
     ) -> None:
+        """Search again with the answer to a question, which could take `seconds` at most."""
         try:
             search.answers.add(question, future.result())
         except ExpressionRefused:
             search.answers.refuse(question)
-        except OutOfTime as error:  # because one call of the batch had little
+        except OutOfTime as error:  # one call of the batch may have had little time
             now = time.time()
             patient = [job for job in search.jobs if job.deadline - now > PATIENCE * seconds]
             if search.rounds - search.comparisons >= MOST_ROUNDS:

@@ -52,7 +52,7 @@ class ConnectionFault(StrEnum):
     OTHER = "cannot connect"
 
 
-# How gRPC's text of a failed connection begins; the rest of it is the cause.
+# gRPC's text for a failed connection; its last part is the cause.
 _NO_CONNECTION = re.compile(
     r"failed to connect to all addresses; last error: \w+: (?:ipv4|ipv6|unix)\S+: (.*)"
 )
@@ -112,7 +112,7 @@ def status(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 
 def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
-    """A failed call as one of our errors; for the client.
+    """A failed call as an error of `protos.errors`; for the client.
 
     Args:
         failure: that gRPC raised.
@@ -139,7 +139,7 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
 
 
 def _no_connection(text: str, address: str) -> errors.ConnectionFailed | None:
-    """The error of a call that found no connection, by gRPC's text; None if that is another error."""
+    """The error of a call that found no connection, from gRPC's text; None if the call failed otherwise."""
     if text.startswith("errors resolving "):
         fault = ConnectionFault.UNKNOWN_HOST
         return errors.ConnectionFailed(f"{address}: {fault}", fault)

@@ -60,10 +60,10 @@ class UnsentBytes:
             Overloaded: the connection, or all connections, have too many unread bytes.
         """
         connection = call.peer()
-        mine = self._connections.get(connection, 0)
-        if mine and mine + size > self._connection_bound:
+        held = self._connections.get(connection, 0)
+        if held and held + size > self._connection_bound:
             raise Overloaded(
-                f"answers of {mine} bytes are unread or being made on this connection, at most "
+                f"answers of {held} bytes are unread or being made on this connection, at most "
                 f"{self._connection_bound} may be; read them before you ask for {size} bytes more",
                 RETRY_SECONDS,
             )

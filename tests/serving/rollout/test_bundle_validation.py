@@ -212,10 +212,10 @@ def test_what_is_too_large_is_told_with_both_figures(plain: Path) -> None:
     )  # a graph that is not loaded
     memory_budget.check_room(100 * MIB, 2, memory=264 * MIB)
     with pytest.raises(
-        Unavailable, match="2 times 100 MiB and a margin are 264 MiB, --memory allows 263 MiB"
+        Unavailable, match="2 times 100 MiB and a margin are 264 MiB, 263 MiB are allowed by --memory"
     ):
         memory_budget.check_room(100 * MIB, 2, memory=263 * MIB)
-    with pytest.raises(Unavailable, match="are free: 200 MiB"):
+    with pytest.raises(Unavailable, match="200 MiB are free"):
         memory_budget.check_room(100 * MIB, 2, free=200 * MIB)
     with pytest.raises(Unavailable, match="too large for the memory"):
         memory_budget.check_room(1 << 60, 1)

@@ -199,6 +199,20 @@ def test_a_worker_that_hangs_is_not_waited_for_forever(scene: Scene) -> None:
     assert "not every worker had it" in scene.note["last_error"]
 
 
+def test_an_error_does_not_show_where_the_cache_is(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    absolute = scene.cache.folder
+    monkeypatch.chdir(absolute.parent)
+    scene.cache.folder = Path(absolute.name)  # as `.cache/bundles`; workers get absolute paths
+    for folder in (absolute, scene.cache.folder):
+        scene.crew.cannot = {scene.version("2"): f"{folder}/3f2a/index.bin: damaged"}
+        scene.shelf.aliases[CHAMPION] = "2"
+        scene.step()
+        error = "version 2 is refused: worker 1 could not take it: the cache/3f2a/index.bin: damaged"
+        assert scene.note["last_error"] == error
+        scene.shelf.aliases[CHAMPION] = "1"
+        scene.step()
+
+
 def test_a_follower_that_is_started_again_goes_on_from_the_board(scene: Scene) -> None:
     scene.shelf.aliases[CHAMPION] = "2"
     scene.step()
