@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 FREE = 2**64 - 1  # an empty slot; no row is that high
 ROW = 2**32 - 1  # the bits of a slot that are the row
 FORMAT = 1
+MOST_CACHED = 65_536  # rows that a worker keeps by id, about 120 bytes each; beyond it, the cache is emptied
 WIRE = hashlib.sha256(wire.DESCRIPTOR.serialized_pb).hexdigest()  # schema of the messages in items.bin
 CONTENTS, ITEMS, ENDS, SLOTS, RANKING, SHARES = (
     "ready.json",
@@ -121,19 +122,21 @@ class _Ids(IdsByRow):
 
 
 class _Rows:
-    """Rows by id; each id found is cached in a dictionary."""
+    """Rows by id; up to `MOST_CACHED` ids that were found are kept in a dictionary."""
 
     def __init__(self, ids: Sequence[str], slots: Sequence[int]) -> None:
         self._ids, self._slots = ids, slots
         self._mask = len(slots) - 1
-        self._known: dict[str, int] = {}
+        self._cached: dict[str, int] = {}
 
     def get(self, item_id: str, /) -> int | None:
-        row = self._known.get(item_id)
+        row = self._cached.get(item_id)
         if row is None:
             row = self._find(item_id)
             if row is not None:
-                self._known[item_id] = row
+                if len(self._cached) >= MOST_CACHED:
+                    self._cached.clear()
+                self._cached[item_id] = row
         return row
 
     def _find(self, item_id: str) -> int | None:

@@ -77,6 +77,17 @@ def test_it_answers_as_one_that_is_built(
         assert told[0] == told[1]
 
 
+def test_few_rows_are_kept_by_id(plain: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_catalogue, "MOST_CACHED", 3)
+    built, mapped = Catalogue(plain, bundle.read(plain)), opened(place, plain)
+    rows: Any = mapped._rows
+    for _ in range(2):
+        for row, item_id in enumerate(built.ids):
+            assert rows.get(item_id) == row
+            assert 0 < len(rows._cached) <= 3
+    assert rows.get("nothing") is None
+
+
 def test_none_is_said_and_built(plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LOGGER):
         served = LoadedBundle.load(plain, ready=tmp_path / "nothing")
