@@ -59,7 +59,7 @@ def show_answer(console: Console, answer: Answer) -> None:
         table.add_column(name, justify="right", width=PART_WIDTH)
     taken = 8 + score_width + (len(PARTS) * (PART_WIDTH + 2) if has_parts else 0)
     for name, width in _widths(rows, console.width - taken).items():
-        table.add_column(name, overflow="ellipsis", no_wrap=True, width=width)
+        table.add_column(Text(name), overflow="ellipsis", no_wrap=True, width=width)
     for rank, (score, part, row) in enumerate(zip(scores, parts, rows, strict=True), 1):
         table.add_row(str(rank), score, *(part if has_parts else ()), *map(Text, row.values()))
     console.print(table)

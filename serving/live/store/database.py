@@ -36,7 +36,7 @@ def parsed_url(url: str) -> URL:
     name, _, driver = parsed.drivername.partition("+")
     if name not in DRIVERS:
         raise ConfigError(f"catalogue: expected a URL of sqlite or postgresql, got one of {name}")
-    if name == "sqlite" and not parsed.database:
+    if name == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError(
             "catalogue: expected a file, such as sqlite:///items.db; a database in memory is lost"
         )
