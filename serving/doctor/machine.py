@@ -50,7 +50,12 @@ def compiler() -> Finding:
         if importlib.util.find_spec(COMPILED):  # nothing is left to compile
             return warning("compiler", f"{lacking}; {COMPILED} is built already", INSTALL_COMPILER)
         return problem("compiler", f"{lacking}; {COMPILED} is compiled here", INSTALL_COMPILER)
-    tried = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    try:
+        tried = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:  # such as a program for another processor
+        return problem("compiler", f"{path} fails: {error.strerror}", INSTALL_COMPILER)
     if tried.returncode:
         return problem("compiler", f"{path} fails: {tried.stderr.strip()[:200]}", INSTALL_COMPILER)
     return ok("compiler", tried.stdout.partition("\n")[0] or path)
