@@ -301,7 +301,7 @@ def batch(arguments: Namespace) -> Result:
 
 @contextmanager
 def connect(arguments: Namespace) -> Iterator[RetrievalClient]:
-    """A client by the arguments of `add_server`; errors of the connection get a note that says what to do.
+    """A client by the arguments of `add_server`; advice is added to errors of the connection as a note.
 
     Raises:
         DataError: a file cannot be read.

@@ -1,10 +1,11 @@
 """`python -m serving filtertest`: searches with filters, by the share of the items that pass.
 
 First the time of a query is compared with that of the same query without a filter, in process and on one
-thread. The queries are generated, so that they are many and new. Filters are used several times, as those of
-an application are; the first use of a filter is timed besides. Then the answers to the bundle's examples are
-compared with exact search among the items that pass. The test fails if a bucket's whole interval of recall is
-too small, an answer has too few hits, or a hit does not pass; times only show their bounds.
+thread. The queries are generated, so that there are many and none is repeated. Filters are used several
+times, as those of an application are; the first use of a filter is timed separately. Then the answers to
+the bundle's examples are compared with exact search among the items that pass. The test fails if a bucket's
+whole interval of recall is too small, an answer has too few hits, or a hit does not pass; times only show
+their bounds.
 """
 
 from argparse import Namespace
@@ -71,7 +72,7 @@ def measure(
     Returns:
         `buckets`, and over all of them: `filter_recall_min`; `filter_p50_ratio_max`, the largest ratio of a
         query with a filter to the same without, at the median; `filter_incomplete` answers, and
-        `filter_wrong` hits. `failed` says which bucket misses what; `left_out` names the buckets without
+        `filter_wrong` hits. `failed` lists the faults of each bucket; `left_out` names the buckets without
         such filters.
 
     Raises:
@@ -131,7 +132,7 @@ def measure(
 
 
 def failures(found: Sequence[Mapping[str, Any]], recall: float) -> list[str]:
-    """What each bucket misses, in words; empty if the test has passed."""
+    """The faults of each bucket in words; empty if the test has passed."""
     texts = []
     for each in found:
         missed = []

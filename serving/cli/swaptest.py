@@ -41,7 +41,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class _Test:
-    """What all steps of the test share."""
+    """The parameters that all steps of the test share."""
 
     folders: Sequence[Path]
     names: Sequence[str]  # versions of the bundles
@@ -101,7 +101,7 @@ def pair(path: Path, other: Path | None) -> tuple[Path, Path]:
 
     Args:
         path: a bundle, or a folder whose newest is taken.
-        other: likewise; if not given, the newest other bundle of the same model beside the first.
+        other: likewise; if not given, the newest other bundle of the same model in the first one's folder.
 
     Raises:
         UsageError: both are the same.

@@ -15,7 +15,7 @@ from serving.doctor import machine, settings
 from serving.doctor.finding import Finding, State
 from serving.transport.limits import WorkerLimits
 
-OTHER_FILES = 256  # that a worker has open besides
+OTHER_FILES = 256  # descriptors of a worker that are not those of connections
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
 
 

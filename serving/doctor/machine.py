@@ -112,7 +112,7 @@ def descriptors(needed: int) -> Finding:
     """The limit on open files of a process.
 
     Args:
-        needed: by a worker: its connections, and what it opens besides.
+        needed: descriptors that a worker may need, for its connections and other files.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

@@ -28,8 +28,8 @@ SIDE_BY_SIDE = 256
 SCATTERED = 20
 GRAPH_SHARE = 2  # the graph, which may not suffice, is searched if it takes at most 1/2 of an exact search
 DEVIATIONS = 3.0  # of the number of items that pass, by which a search is wider than the mean needs
-MARGIN = 2.0  # for recall: the graph misses more of the items that are last among those asked for
-MOST_GROWTH = 8  # times as many items are asked for after a search in which no item passed
+MARGIN = 2.0  # for recall: of the nearest items, the graph misses the farthest most often
+MOST_GROWTH = 8  # factor of the number of items after a search in which none passed
 
 
 class Index(SubsetIndex, Protocol):
@@ -79,7 +79,7 @@ def first_width(k: int, compiled: CompiledFilter, free_width: int = 0) -> int | 
 
 
 def is_worth_pushing(k: int, compiled: CompiledFilter) -> bool:
-    """Whether an index that evaluates filters is asked for `k` items, instead of comparing all that pass."""
+    """Whether an index that can filter is to search for `k` items, instead of comparing all that pass."""
     return GRAPH_SHARE * k < exact_steps(compiled)
 
 

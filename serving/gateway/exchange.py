@@ -122,10 +122,10 @@ async def body(request: Request, most: int, seconds: float, pending: PendingByte
 
 
 async def lines(receive: Receive, most: int, pending: PendingBytes) -> AsyncIterator[bytes]:
-    """The lines of a body that goes on for as long as the client wants; empty ones are skipped.
+    """The lines of a body of any length; empty lines are skipped.
 
-    No more is read than the caller asks for, so that a client cannot send faster than it is answered. Each
-    byte is looked at once, however many parts a line comes in.
+    A part of the body is read only when the caller takes the next line, so that a client cannot send faster
+    than it is answered. Each byte is scanned once, also where a line arrives in many parts.
 
     Args:
         receive: of the request.

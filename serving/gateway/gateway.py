@@ -130,12 +130,12 @@ class Gateway:
             except grpc.RpcError as error:
                 raise failure_of(error, f"{name}: ") from None
 
-        asked = {"champion": self._service, "challenger": challenger}
-        tasks = [asyncio.create_task(ask(name, service)) for name, service in asked.items()]
+        services = {"champion": self._service, "challenger": challenger}
+        tasks = [asyncio.create_task(ask(name, service)) for name, service in services.items()]
         both = asyncio.gather(*tasks)
         watch = DisconnectWatcher(request.receive, both)
         try:
-            return json_response(encode(dict(zip(asked, await both, strict=True))))
+            return json_response(encode(dict(zip(services, await both, strict=True))))
         except asyncio.CancelledError:
             raise self.cancellation_error(watch.is_gone) from None
         finally:

@@ -124,11 +124,11 @@ def complete(document: Document, operations: tuple[Operation, ...]) -> Document:
     methods = [
         method for each in operations for method in (each.method, each.request_of) if method is not None
     ]
-    asked = [method.descriptor.input_type for method in methods]
-    answered = [method.descriptor.output_type for method in methods]
+    inputs = [method.descriptor.input_type for method in methods]
+    outputs = [method.descriptor.output_type for method in methods]
     document["info"]["description"] = ABOUT
     document["components"] = {
-        "schemas": {**schemas(asked, answered), **OWN_SCHEMAS},
+        "schemas": {**schemas(inputs, outputs), **OWN_SCHEMAS},
         "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
     }
     return document

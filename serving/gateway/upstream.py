@@ -46,7 +46,7 @@ class Upstream:
 
     A connection belongs to one worker of the service and carries 16 calls at once (`serve --calls`), so there
     are several. A call goes by the one with the fewest calls open, and the first of those: a lone client uses
-    one connection. The gateway does not retry calls: its answer tells the client when to try again.
+    one connection. The gateway does not retry calls; its response has `Retry-After` instead.
 
     Args:
         address: of the service.

@@ -231,7 +231,7 @@ class RecordWriter:
             progress: called after each `CHUNK` bytes.
 
         Raises:
-            OSError: the disk is full, or fails; this writer goes on.
+            OSError: the disk is full, or fails; this writer can still be used.
         """
         records = (self._record(*place) for place in sorted(self.latest.values()))
         kept = (
@@ -259,7 +259,7 @@ class RecordWriter:
             progress: called after each `CHUNK` bytes.
 
         Raises:
-            OSError: the disk is full, or fails; this writer goes on.
+            OSError: the disk is full, or fails; this writer can still be used.
         """
         whole = PAGE + sum(map(len, _with_progress(self._content(self.length), progress)))
         kept = _with_progress(self._content(whole), progress) if whole < self.length else ()

@@ -1,8 +1,8 @@
 """Derives a bundle's records from the changes of a store: the bundle's own item tower encodes each item once.
 
-An item whose id the towers have not learned is placed by its content, as the tower's graph does. What the
-tower cannot encode becomes a record of its own with the reason, so that it neither stays visible in an
-earlier version nor keeps other items waiting.
+An item whose id the towers have not learned is placed by its content, as the tower's graph does. For an
+item that the tower cannot encode there is a record with the reason, so that searches do not find its earlier
+version, and other items need not wait.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The requests that wait in the catalogue's process: bounded, and removed when their caller has given up."""
+"""A bounded queue of requests in the catalogue's process; requests whose caller has gone are removed."""
 
 import threading
 from collections import deque

@@ -27,7 +27,7 @@ STALL_SECONDS = 60.0  # without progress of the process that derives, after whic
 
 
 class StoreState(NamedTuple):
-    """A store, as the process that derives announces it: its id, and the highest sequence that it knows."""
+    """The state of a store that the process that derives has published: id, and highest known sequence."""
 
     store_id: str
     sequence: int
@@ -47,7 +47,7 @@ class LivePlace:
 
 
 class LiveItems:
-    """What a process searches of one bundle: its own items and the live ones.
+    """One bundle with its live items, as one process searches it.
 
     All methods but `follow_graph`, `is_superseded` and `reopened` are for the thread that searches.
 

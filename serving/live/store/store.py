@@ -227,7 +227,7 @@ class Store:
     def snapshot(self, after: int = 0) -> Iterator[tuple[int, Iterator[Change]]]:
         """One state of the store: its sequence, and the changes after another one, lowest first.
 
-        Writes go on beside it, and are not in it.
+        Writes meanwhile are possible, and are not in it.
 
         Raises:
             Unavailable: the store cannot be read now.
