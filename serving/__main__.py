@@ -13,13 +13,13 @@ from argparse import ArgumentParser
 
 from protos.cli import Command, add_command, command_line, execute
 from serving.cli import arguments, commands, gateway, tables
-from serving.cli.benchmark_arguments import add_arguments as add_load
 from serving.cli.benchmark_arguments import (
     add_filter_arguments,
+    add_gateway_test_arguments,
     add_live_arguments,
+    add_load_arguments,
     add_swap_arguments,
 )
-from serving.cli.benchmark_arguments import add_gateway_arguments as add_gateway_test_arguments
 from serving.cli.client_commands import add_commands
 from serving.cli.gateway import add_arguments as add_gateway
 from serving.doctor.command import add_doctor
@@ -51,7 +51,7 @@ def _parser() -> ArgumentParser:
     add_commands(subparsers)
     add_gateway(add("gateway", "Answer over HTTP and JSON for a service.", gateway.run))
     demo = add(
-        "demo", "Serve, search for the bundle's first examples, summarise, and stop.", commands.show_all
+        "demo", "Serve, search for the bundle's first examples, summarise, and stop.", commands.run_demo
     )
     arguments.add_source(demo)
     token = add("token", "Make a bearer token, and its entry for the token file.", commands.token)
@@ -59,7 +59,7 @@ def _parser() -> ArgumentParser:
     roles = [role.name.lower() for role in Role if role is not Role.ANYONE]
     token.add_argument("--role", choices=roles, default="reader", help="role of the token (%(default)s)")
     add_doctor(subparsers)
-    add_load(add("loadtest", "Measure a bundle's service under load.", commands.load))
+    add_load_arguments(add("loadtest", "Measure a bundle's service under load.", commands.load_test))
     add_swap_arguments(
         add("swaptest", "Swap two bundles under load, and check every answer.", commands.swap_test)
     )

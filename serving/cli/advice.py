@@ -14,7 +14,7 @@ PROBE_SECONDS = 2.0
 
 
 def advice_on(error: TwinspireError, address: str, security: Security) -> str:
-    """What to do about an error of a client; empty if the error says it itself.
+    """What to do about an error of a client; empty if there is no advice beyond the error's own text.
 
     Args:
         address: of the server, `host:port`. Where the server has closed a connection without TLS, this
@@ -57,7 +57,7 @@ def _on_closed(address: str, security: Security) -> str:
 
 
 def _speaks_tls(address: str) -> bool:
-    """Whether the server at an address begins a TLS handshake; its certificate is not looked at."""
+    """Whether the server at an address begins a TLS handshake; its certificate is not checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     host, _, port = address.rpartition(":")

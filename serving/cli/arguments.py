@@ -20,7 +20,7 @@ from serving.security.tls import TlsFiles
 from serving.transport.converters import RequestLimits
 from serving.transport.limits import WorkerLimits
 
-# Flags that need an alias that is followed -> fields of `FollowConfig`.
+# Flags that take effect only while an alias is followed -> fields of `FollowConfig`.
 FOLLOWING = {
     "poll": "poll_seconds",
     "canary": "canary",
@@ -29,7 +29,7 @@ FOLLOWING = {
     "shadow_share": "shadow_share",
     "memory": "memory_mib",
 }
-# Flags without an effect -> the flag that they need.
+# Flags that have no effect without another flag -> that other flag.
 PARTNERS = {
     "client_ca": "tls_certificate",
     "burst": "rate",
@@ -84,8 +84,8 @@ def add_serve(parser: ArgumentParser) -> None:
     _add_catalogue(parser.add_argument_group("live items"))
     _add_access(parser.add_argument_group("access"))
     _add_observability(parser.add_argument_group("observability"))
-    _add_fields(parser.add_argument_group("limits of a request"), RequestLimits)
-    _add_fields(parser.add_argument_group("limits of a worker"), WorkerLimits)
+    _add_bounds(parser.add_argument_group("limits of a request"), RequestLimits)
+    _add_bounds(parser.add_argument_group("limits of a worker"), WorkerLimits)
 
 
 def service_config(arguments: Namespace) -> ServiceConfig:
@@ -105,23 +105,24 @@ def service_config(arguments: Namespace) -> ServiceConfig:
     if arguments.tls_certificate:
         tls = TlsFiles(arguments.tls_certificate, arguments.tls_key, arguments.client_ca)
     try:
-        limits, bounds = _fields(arguments, RequestLimits), _fields(arguments, WorkerLimits)
+        limits, bounds = _from_flags(arguments, RequestLimits), _from_flags(arguments, WorkerLimits)
     except ValueError as error:
         raise UsageError(str(error)) from None
     follow = _follow(arguments)
     if follow:
         first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower)
     else:
-        first, model_version = folder(arguments), _number(arguments.model)
-    direct = "host port port_file workers threads grace worker_timeout tokens insecure rate burst"
-    direct += " metrics_host metrics_port trace_endpoint trace_ratio item_tower"
-    chosen = {name: value for name in direct.split() if (value := getattr(arguments, name)) is not None}
+        first, model_version = folder(arguments), _registered_version(arguments.model)
+    # Flags whose names are those of fields of `ServiceConfig`; those that are not given keep its defaults.
+    same_names = "host port port_file workers threads grace worker_timeout tokens insecure rate burst"
+    same_names += " metrics_host metrics_port trace_endpoint trace_ratio item_tower"
+    chosen = {name: value for name in same_names.split() if (value := getattr(arguments, name)) is not None}
     return ServiceConfig(
         first,
         limits=limits,
         bounds=bounds,
         tls=tls,
-        sinks=tuple(_fields(arguments, options) for options in SINKS),
+        sinks=tuple(_from_flags(arguments, options) for options in SINKS),
         model_version=model_version,
         follow=follow,
         catalogue=_catalogue(arguments),
@@ -147,8 +148,8 @@ def _follow(arguments: Namespace) -> FollowConfig | None:
     if arguments.no_follow and not is_alias:
         raise UsageError(f"--no-follow goes with {AN_ALIAS}")
     if is_alias and not arguments.no_follow:
-        fields = {FOLLOWING[name]: value for name, value in given.items()}
-        return FollowConfig(arguments.model, **fields)
+        chosen = {FOLLOWING[name]: value for name, value in given.items()}
+        return FollowConfig(arguments.model, **chosen)
     for name in given:
         raise UsageError(f"{_flag(name)} goes with {AN_ALIAS} that is followed")
     return None
@@ -167,32 +168,32 @@ def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
     given = {
         field.name: value
         for field in fields(CatalogueBounds)
-        if (value := getattr(arguments, _live(field.name))) is not None
+        if (value := getattr(arguments, _live_bound(field.name))) is not None
     }
     if arguments.catalogue is None:
         for name in given:
-            raise UsageError(f"--{_live(name).replace('_', '-')} goes with --catalogue")
+            raise UsageError(f"{_flag(_live_bound(name))} goes with --catalogue")
         return None
     return CatalogueConfig(arguments.catalogue or default_url(), bounds=given)
 
 
-def _live(name: str) -> str:
-    """The argument of a bound of live writes."""
+def _live_bound(name: str) -> str:
+    """The name of the argument for a bound of live writes."""
     return f"live_{name}"
 
 
-def _number(model: str | None) -> str:
-    """The version in `models:/pydocs/3`; empty if there is none."""
+def _registered_version(model: str | None) -> str:
+    """The version number in `models:/pydocs/3`; empty without a model, and for an alias."""
     return model.rpartition("/")[2] if model and "@" not in model else ""
 
 
 def _add_release(group: _ArgumentGroup) -> None:
     add = group.add_argument
-    usual = FollowConfig("")
+    defaults = FollowConfig("")
     add(
         "--poll",
         type=flags.seconds,
-        help=f"seconds between two polls of the registry ({usual.poll_seconds:g})",
+        help=f"seconds between two polls of the registry ({defaults.poll_seconds:g})",
     )
     add(
         "--no-follow",
@@ -200,9 +201,17 @@ def _add_release(group: _ArgumentGroup) -> None:
         help="keep the version that the alias names now",
     )
     add("--canary", help="an alias, such as models:/pydocs@challenger, that answers a share of the requests")
-    add("--canary-share", type=_part(1), help=f"the canary's share of the requests ({usual.canary_share:g})")
+    add(
+        "--canary-share",
+        type=_number_up_to(1),
+        help=f"the canary's share of the requests ({defaults.canary_share:g})",
+    )
     add("--shadow", help="an alias that gets a copy of a share of the searches, and is compared")
-    add("--shadow-share", type=_part(1), help=f"the shadow's share of the searches ({usual.shadow_share:g})")
+    add(
+        "--shadow-share",
+        type=_number_up_to(1),
+        help=f"the shadow's share of the searches ({defaults.shadow_share:g})",
+    )
     add(
         "--memory",
         type=flags.count,
@@ -221,7 +230,7 @@ def _add_catalogue(group: _ArgumentGroup) -> None:
     )
     for field in fields(CatalogueBounds):
         group.add_argument(
-            f"--{_live(field.name).replace('_', '-')}",
+            _flag(_live_bound(field.name)),
             type=flags.count,
             help=f"{field.metadata['help']}; kept in the store, for all services ({field.default})",
         )
@@ -245,13 +254,13 @@ def _add_access(group: _ArgumentGroup) -> None:
     add("--insecure", action="store_true", help="listen beyond this machine without TLS")
     add(
         "--rate",
-        type=_part(1e9),
+        type=_number_up_to(1e9),
         default=0.0,
         help="tokens a second that a client may spend; 0: no limit. A query costs 1 token, and 1 more for "
         f"each {ITEMS_PER_TOKEN} items that it asks for or excludes, or a filter's work that takes as long",
     )
-    most = ServiceConfig.burst
-    add("--burst", type=flags.count, help=f"tokens that a client may spend at once, with --rate ({most})")
+    default = ServiceConfig.burst
+    add("--burst", type=flags.count, help=f"tokens that a client may spend at once, with --rate ({default})")
 
 
 def _add_observability(group: _ArgumentGroup) -> None:
@@ -263,7 +272,7 @@ def _add_observability(group: _ArgumentGroup) -> None:
     add("--trace-endpoint", help="OTLP collector for OpenTelemetry traces, such as http://127.0.0.1:4317")
     add(
         "--trace-ratio",
-        type=_part(1),
+        type=_number_up_to(1),
         help=f"share of the requests to trace ({ServiceConfig.trace_ratio})",
     )
 
@@ -277,20 +286,26 @@ def _add_sink(group: _ArgumentGroup, options: type[SinkOptions]) -> None:
         elif field.default is None:
             group.add_argument(flag, type=Path, help=text)
         else:
-            group.add_argument(flag, type=_part(field.metadata["most"]), default=field.default, help=text)
+            group.add_argument(
+                flag, type=_number_up_to(field.metadata["most"]), default=field.default, help=text
+            )
 
 
-def _add_fields(group: _ArgumentGroup, bounds: type[Any]) -> None:
+def _add_bounds(group: _ArgumentGroup, bounds: type[Any]) -> None:
+    """A flag for each field of a dataclass of whole numbers."""
     for field in fields(bounds):
         text = f"{field.metadata['help']} (%(default)s)"
         group.add_argument(_flag(field.name), type=flags.count, default=field.default, help=text)
 
 
-def _fields(arguments: Namespace, bounds: type[Any]) -> Any:
-    return bounds(**{field.name: getattr(arguments, field.name) for field in fields(bounds)})
+def _from_flags(arguments: Namespace, kind: type[Any]) -> Any:
+    """A dataclass whose fields are all flags."""
+    return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})
 
 
-def _part(most: float) -> Any:
+def _number_up_to(most: float) -> Any:
+    """The type of a flag that takes a number from 0 to `most`."""
+
     def parse(text: str) -> float:
         try:
             value = float(text)

@@ -1,6 +1,6 @@
 """The options of `python -m serving loadtest`, `swaptest`, `filtertest`, `livetest` and `gatewaytest`.
 
-They are here so that parsing them does not import the tests.
+They are in a module of their own, so that parsing a command line does not import the tests.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError
@@ -20,15 +20,16 @@ MAX_QUERIES = 1000
 MAX_OPERATIONS, MAX_KILLS, MAX_SERVICES = 10_000_000, 1000, 4
 LivePart = Literal["history", "swap", "load", "filters"]
 LIVE_PARTS: tuple[LivePart, ...] = ("history", "swap", "load", "filters")
-# Options that need a running server, and options that need a bundle to start servers with.
+# Options of the load test that have an effect only with --address, and only with --bundle.
 WITH_ADDRESS = ("clients",)
 WITH_BUNDLE = ("rounds", "overload_seconds", "soak", "deadline", "only", "plot")
+PLOTS = BUNDLES.parent / "loadtest"  # folder of plots without --plot
 BUNDLE_HELP = f"a bundle, or a folder whose newest bundle is tested ({BUNDLES})"
 
 Name = TypeVar("Name", bound=str)
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_load_arguments(parser: ArgumentParser) -> None:
     """Add the options of the load test."""
     clients, rounds = flags.bounded_count(MAX_CLIENTS), flags.bounded_count(MAX_ROUNDS)
     seconds, soak = flags.bounded_seconds(MAX_SECONDS), flags.bounded_seconds(MAX_SOAK_SECONDS)
@@ -36,10 +37,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     source.add_argument("--bundle", type=Path, help=BUNDLE_HELP)
     source.add_argument("--address", help="only run a closed loop on this running server of this machine")
     add = parser.add_argument
-    add("--queries", type=Path, help="file with a query on each line (default: generated from examples)")
+    _add_query_file(parser)
     add("--seconds", type=seconds, help="of each measurement (2; 10 with --address)")
-    add("--k", type=flags.count, default=10, help="items in an answer (%(default)s)")
-    add("--seed", type=flags.count_or_none, default=0, help="of all random choices (%(default)s)")
+    _add_k(parser)
+    _add_seed(parser)
     add = parser.add_argument_group("with --address").add_argument
     add("--clients", type=clients, help="number of clients (4)")
     add = parser.add_argument_group("with --bundle").add_argument
@@ -53,15 +54,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="of a request in an open loop (1)",
     )
     add("--only", type=_parts, metavar="PARTS", help=f"some of {','.join(PARTS)}")
-    add("--plot", type=Path, metavar="PNG", help=f"file ({BUNDLES.parent}/loadtest/...png)")
+    add("--plot", type=Path, metavar="PNG", help=f"file ({PLOTS}/...png)")
 
 
 def add_swap_arguments(parser: ArgumentParser) -> None:
     """Add the options of the swap test."""
     clients, swaps = flags.bounded_count(MAX_CLIENTS), flags.bounded_count(MAX_SWAPS)
     add = parser.add_argument
-    add("--bundle", type=Path, help=BUNDLE_HELP)
-    add("--other", type=Path, help="another bundle (default: the newest of the same model beside the first)")
+    _add_pair(parser)
     add("--clients", type=clients, default=64, help="number of clients (%(default)s)")
     add(
         "--pause",
@@ -85,26 +85,26 @@ def add_swap_arguments(parser: ArgumentParser) -> None:
         help="in all before memory is compared; those beyond --swaps follow after the load, plus one where "
         "the service would end with the other bundle (%(default)s)",
     )
-    add("--plot", type=Path, metavar="PNG", help=f"file ({BUNDLES.parent}/loadtest/swap-...png)")
+    add("--plot", type=Path, metavar="PNG", help=f"file ({PLOTS}/swap-...png)")
 
 
-def add_gateway_arguments(parser: ArgumentParser) -> None:
-    """Add the options of the gateway's test."""
+def add_gateway_test_arguments(parser: ArgumentParser) -> None:
+    """Add the options of the gateway test."""
     add = parser.add_argument
-    add("--bundle", type=Path, help=BUNDLE_HELP)
-    add("--queries", type=Path, help="file with a query on each line (default: generated from examples)")
+    _add_bundle(parser)
+    _add_query_file(parser)
     add("--rounds", type=flags.bounded_count(MAX_ROUNDS), default=5, help="repetitions (%(default)s)")
     seconds = flags.bounded_seconds(MAX_SECONDS)
     add("--seconds", type=seconds, default=2.0, help="of each measurement (%(default)s)")
-    add("--k", type=flags.count, default=10, help="items in an answer (%(default)s)")
-    add("--seed", type=flags.count_or_none, default=0, help="of all random choices (%(default)s)")
+    _add_k(parser)
+    _add_seed(parser)
 
 
 def add_filter_arguments(parser: ArgumentParser) -> None:
     """Add the options of the filter test."""
     add = parser.add_argument
-    add("--bundle", type=Path, help=BUNDLE_HELP)
-    add("--k", type=flags.count, default=10, help="items in an answer (%(default)s)")
+    _add_bundle(parser)
+    _add_k(parser)
     count = flags.bounded_count(MAX_QUERIES)
     add("--queries", type=count, default=200, help="of each bucket at most (%(default)s)")
     add(
@@ -114,14 +114,13 @@ def add_filter_arguments(parser: ArgumentParser) -> None:
         help="smallest recall of a bucket; the test fails if a whole 95%% interval is below (%(default)s)",
     )
     add("--seed", type=int, default=0, help="of all random choices (%(default)s)")
-    add("--plot", type=Path, metavar="PNG", help=f"file ({BUNDLES.parent}/loadtest/filters-...png)")
+    add("--plot", type=Path, metavar="PNG", help=f"file ({PLOTS}/filters-...png)")
 
 
 def add_live_arguments(parser: ArgumentParser) -> None:
     """Add the options of the live test."""
     add = parser.add_argument
-    add("--bundle", type=Path, help=BUNDLE_HELP)
-    add("--other", type=Path, help="another bundle (default: the newest of the same model beside the first)")
+    _add_pair(parser)
     add(
         "--only",
         type=_live_parts,
@@ -130,7 +129,7 @@ def add_live_arguments(parser: ArgumentParser) -> None:
         "swap take two bundles",
     )
     seed = "of texts, queries and choices (%(default)s); threads and processes still run in any order"
-    add("--seed", type=flags.count_or_none, default=0, help=seed)
+    _add_seed(parser, seed)
     add = parser.add_argument_group("history").add_argument
     operations, kills = flags.bounded_count(MAX_OPERATIONS), flags.bounded_count(MAX_KILLS)
     add("--operations", type=operations, default=100_000, help="writes and searches (%(default)s)")
@@ -158,15 +157,41 @@ def add_live_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def _add_bundle(parser: ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, help=BUNDLE_HELP)
+
+
+def _add_pair(parser: ArgumentParser) -> None:
+    """Add the options that name two bundles."""
+    _add_bundle(parser)
+    parser.add_argument(
+        "--other", type=Path, help="another bundle (default: the newest of the same model beside the first)"
+    )
+
+
+def _add_query_file(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--queries", type=Path, help="file with a query on each line (default: generated from examples)"
+    )
+
+
+def _add_k(parser: ArgumentParser) -> None:
+    parser.add_argument("--k", type=flags.count, default=10, help="items in an answer (%(default)s)")
+
+
+def _add_seed(parser: ArgumentParser, help_text: str = "of all random choices (%(default)s)") -> None:
+    parser.add_argument("--seed", type=flags.count_or_none, default=0, help=help_text)
+
+
 def _parts(text: str) -> tuple[Part, ...]:
-    return _some(text, PARTS)
+    return _chosen(text, PARTS)
 
 
 def _live_parts(text: str) -> tuple[LivePart, ...]:
-    return _some(text, LIVE_PARTS)
+    return _chosen(text, LIVE_PARTS)
 
 
-def _some(text: str, parts: tuple[Name, ...]) -> tuple[Name, ...]:
+def _chosen(text: str, parts: tuple[Name, ...]) -> tuple[Name, ...]:
     """The parts of a test that a text names, in their order."""
     names = text.split(",")
     if unknown := [name for name in names if name not in parts]:

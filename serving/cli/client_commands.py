@@ -43,29 +43,33 @@ def add_commands(subparsers: Any) -> None:
         add_server(parser)
         return parser
 
-    searching = add("search", "Search for the items nearest to a query.", search)
-    searching.add_argument("text", nargs="?", metavar="QUERY", help="text of the query")
-    searching.add_argument("--item-id", help="search for items like this one")
-    searching.add_argument(
+    search_parser = add("search", "Search for the items nearest to a query.", search)
+    search_parser.add_argument("text", nargs="?", metavar="QUERY", help="text of the query")
+    search_parser.add_argument("--item-id", help="search for items like this one")
+    search_parser.add_argument(
         "--min-sequence",
         type=flags.sequence,
         default=0,
         help="wait until the server searches with this write of the catalogue",
     )
-    encoding = add("encode", "Compute the vectors of queries.", encode)
-    encoding.add_argument("texts", nargs="*", metavar="TEXT", help="text of a query; several are allowed")
-    scoring = add("score", "Compute the scores of given items for a query.", score)
-    scoring.add_argument("text", nargs="?", metavar="QUERY", help="text of the query")
-    scoring.add_argument(
+    encode_parser = add("encode", "Compute the vectors of queries.", encode)
+    encode_parser.add_argument(
+        "texts", nargs="*", metavar="TEXT", help="text of a query; several are allowed"
+    )
+    score_parser = add("score", "Compute the scores of given items for a query.", score)
+    score_parser.add_argument("text", nargs="?", metavar="QUERY", help="text of the query")
+    score_parser.add_argument(
         "--items", nargs="+", action="extend", required=True, metavar="ITEM", help="ids of the items to score"
     )
-    for each in (searching, encoding, scoring):
+    for each in (search_parser, encode_parser, score_parser):
         _add_features(each)
-    _add_hits(searching)
-    informing = add("info", "Show what a server serves, and its state.", info)
-    reporting = add("status", "Show which bundles answer, and how aliases are followed.", status)
-    telling = add("releases", "Show how what is served became the champion: gates and history.", releases)
-    for each in (searching, encoding, scoring, informing, reporting, telling):
+    _add_hits(search_parser)
+    info_parser = add("info", "Show what a server serves, and its state.", info)
+    status_parser = add("status", "Show which bundles answer, and how aliases are followed.", status)
+    releases_parser = add(
+        "releases", "Show how what is served became the champion: gates and history.", releases
+    )
+    for each in (search_parser, encode_parser, score_parser, info_parser, status_parser, releases_parser):
         each.add_argument(
             "--timeout",
             type=flags.seconds,
@@ -173,8 +177,7 @@ def _add_batch(parser: ArgumentParser) -> None:
         "--format",
         choices=("text", "jsonl"),
         help="format of FILE: texts, or JSON objects with any of text, history, history_times, features and "
-        "item_id "
-        "(jsonl where the name ends in .jsonl or .ndjson, otherwise text)",
+        "item_id (jsonl where the name ends in .jsonl or .ndjson, otherwise text)",
     )
     _add_hits(parser)
     parser.add_argument(
@@ -298,7 +301,7 @@ def batch(arguments: Namespace) -> Result:
 
 @contextmanager
 def connect(arguments: Namespace) -> Iterator[RetrievalClient]:
-    """A client by the arguments of `add_server`; errors of the connection get a note that says what to do.
+    """A client by the arguments of `add_server`; advice is added to errors of the connection as a note.
 
     Raises:
         DataError: a file cannot be read.

@@ -1,6 +1,8 @@
 """The commands of `python -m serving` that serve or measure; see also `client_commands.py`."""
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -30,15 +32,15 @@ def token(parsed: Namespace) -> Result:
     secret, entry = new_token(parsed.name, parsed.role)
 
     def show(console: Console) -> None:
-        told = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-        told.print("Add this to the file that --tokens names; the token itself is shown only now.\n")
-        told.print(entry)
+        stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        stderr.print("Add this to the file that --tokens names; the token itself is shown only now.\n")
+        stderr.print(entry)
         console.print(secret, markup=False, highlight=False, soft_wrap=True)
 
     return {"token": secret, "entry": entry}, show
 
 
-def show_all(parsed: Namespace) -> Result:
+def run_demo(parsed: Namespace) -> Result:
     """Serve, search for the first examples, summarise, and stop."""
     folder = arguments.folder(parsed)
     output = Console(stderr=True) if parsed.json else tables.console()
@@ -51,50 +53,49 @@ def show_all(parsed: Namespace) -> Result:
     return document, show
 
 
-def load(parsed: Namespace) -> Result:
+def load_test(parsed: Namespace) -> Result:
     """Measure a bundle's service under load, or load a running server of this machine."""
-    try:
+    with _needs_load("load test"):
         from serving.cli import loadtest
-    except ModuleNotFoundError as error:
-        raise _missing("load test", error) from None
     return loadtest.run(parsed)
 
 
 def swap_test(parsed: Namespace) -> Result:
     """Swap two bundles under load, and check every answer."""
-    try:
-        from serving.cli import swaptest as swap_test
-    except ModuleNotFoundError as error:
-        raise _missing("swap test", error) from None
-    return swap_test.run(parsed)
+    with _needs_load("swap test"):
+        from serving.cli import swaptest
+    return swaptest.run(parsed)
 
 
 def filter_test(parsed: Namespace) -> Result:
     """Measure searches with filters: recall, completeness, plans and times."""
-    try:
+    with _needs_load("filter test"):
         from serving.cli import filtertest
-    except ModuleNotFoundError as error:
-        raise _missing("filter test", error) from None
     return filtertest.run(parsed)
 
 
 def live_test(parsed: Namespace) -> Result:
     """Test live items: lost writes, wrong answers, swaps, throughput and times, filters."""
-    try:
+    with _needs_load("live test"):
         from serving.cli import livetest
-    except ModuleNotFoundError as error:
-        raise _missing("live test", error) from None
     return livetest.run(parsed)
 
 
 def gateway_test(parsed: Namespace) -> Result:
     """Measure the gateway beside FastAPI with the same search in process."""
-    try:
+    with _needs_load("gateway test"):
         from serving.cli import gatewaytest
-    except ModuleNotFoundError as error:
-        raise _missing("gateway test", error) from None
     return gatewaytest.run(parsed)
 
 
-def _missing(test: str, error: ModuleNotFoundError) -> MissingStage:
-    return MissingStage(f"the {test} needs {error.name}; install it with: pip install .[load]")
+@contextmanager
+def _needs_load(test: str) -> Iterator[None]:
+    """Import the modules of a test within the block; their libraries are in the extra `load`.
+
+    Raises:
+        MissingStage: a library is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingStage(f"the {test} needs {error.name}; install it with: pip install .[load]") from None

@@ -155,7 +155,11 @@ def _document(answer: Answer) -> dict[str, Any]:
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, str]:
-    """What the manifest says of a bundle, as names and lines."""
+    """A summary of a bundle for a table: name of the row -> text.
+
+    Args:
+        manifest: of the bundle, as JSON.
+    """
     data, quality, latency = manifest["dataset"], manifest["quality"], manifest["latency"]
     parts = ", ".join(
         f"{data['parts'][part]:,} {part}"
@@ -187,9 +191,11 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
 
 def _compared(quality: Mapping[str, Any], metric: str) -> str:
     """A metric of the service, then of the baselines."""
-    beside = {
+    baselines = {
         name: quality[f"{prefix}_{metric}"]
         for prefix, name in BASELINES.items()
         if f"{prefix}_{metric}" in quality
     }
-    return ", ".join(f"{value:.3f} {name}" for name, value in {"served": quality[metric], **beside}.items())
+    return ", ".join(
+        f"{value:.3f} {name}" for name, value in {"served": quality[metric], **baselines}.items()
+    )

@@ -1,10 +1,11 @@
 """`python -m serving filtertest`: searches with filters, by the share of the items that pass.
 
 First the time of a query is compared with that of the same query without a filter, in process and on one
-thread. The queries are generated, so that they are many and new. Filters are used several times, as those of
-an application are; the first use of a filter is timed besides. Then the answers to the bundle's examples are
-compared with exact search among the items that pass. The test fails if a bucket's whole interval of recall is
-too small, an answer has too few hits, or a hit does not pass; times only show their bounds.
+thread. The queries are generated, so that there are many and none is repeated. Filters are used several
+times, as those of an application are; the first use of a filter is timed separately. Then the answers to
+the bundle's examples are compared with exact search among the items that pass. The test fails if a bucket's
+whole interval of recall is too small, an answer has too few hits, or a hit does not pass; times only show
+their bounds.
 """
 
 from argparse import Namespace
@@ -16,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from protos.cli import Result, print_result
-from protos.errors import DataError, MissingStage
-from serving import bundles
+from protos.cli import Result
+from protos.errors import MissingStage
 from serving.benchmark import plots, query_generator
 from serving.benchmark import report as reports
 from serving.benchmark.filter_measurement import (
@@ -29,7 +29,7 @@ from serving.benchmark.filter_measurement import (
     measure_times,
 )
 from serving.benchmark.report import Report, machine_text, progress, table
-from serving.cli import tables
+from serving.cli.benchmark_results import passed, plot_file, tested_folder
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
 
@@ -48,15 +48,12 @@ def run(arguments: Namespace) -> Result:
         DataError: a bucket misses its recall, or an answer is incomplete or wrong; the report has been shown.
         MissingStage: there is no bundle, or it has no filter fields, or none that allow such filters.
     """
-    folder = bundles.newest(arguments.bundle or bundles.BUNDLES)
+    folder = tested_folder(arguments)
     report = measure(folder, arguments.k, arguments.queries, arguments.seed, arguments.recall)
-    path = arguments.plot or bundles.BUNDLES.parent / "loadtest" / f"filters-{report['name']}.png"
+    path = plot_file(arguments.plot, f"filters-{report['name']}.png")
     report["plot"] = str(plots.save_filters(report, path))
     result: Result = report, lambda console: show(console, report)
-    if report["failed"]:
-        print_result(result, arguments.json, tables.console)
-        raise DataError("; ".join(report["failed"]))
-    return result
+    return passed(result, arguments, "; ".join(report["failed"]))
 
 
 def measure(
@@ -75,7 +72,7 @@ def measure(
     Returns:
         `buckets`, and over all of them: `filter_recall_min`; `filter_p50_ratio_max`, the largest ratio of a
         query with a filter to the same without, at the median; `filter_incomplete` answers, and
-        `filter_wrong` hits. `failed` says which bucket misses what; `left_out` names the buckets without
+        `filter_wrong` hits. `failed` lists the faults of each bucket; `left_out` names the buckets without
         such filters.
 
     Raises:
@@ -91,19 +88,19 @@ def measure(
     found: list[dict[str, Any]] = []
     with progress(5.0 * len(plots.FILTER_KINDS) * len(SELECTIVITIES)) as (say, tick):
         for made in buckets(retriever, generated, seed, queries):
-            say(f"times: {_named(made.selectivity, made.kind)}")
+            say(f"times: {_bucket_name(made.selectivity, made.kind)}")
             times[made.selectivity, made.kind] = {
                 **measure_times(retriever, made, k),
                 "p50_ratio_bound": bound_of(made.selectivity),
             }
             tick()
         for made in buckets(retriever, examples, seed, queries):
-            say(f"recall: {_named(made.selectivity, made.kind)}")
+            say(f"recall: {_bucket_name(made.selectivity, made.kind)}")
             if (own := times.get((made.selectivity, made.kind))) is None:
                 continue  # no generated query has such a filter
             quality = measure_quality(retriever, made, k)
             values = np.array(quality.pop("recall"))
-            recalls = {"recall": float(values.mean()), "recall_high": _high(values)}
+            recalls = {"recall": float(values.mean()), "recall_high": _upper_bound(values)}
             found.append({**quality, "queries": len(values), **recalls, **own})
             tick()
     if not found:
@@ -125,7 +122,7 @@ def measure(
         "filter_wrong": sum(each["wrong"] for each in found),
         "failed": failures(found, recall),
         "left_out": [
-            _named(selectivity, kind)
+            _bucket_name(selectivity, kind)
             for selectivity in SELECTIVITIES
             for kind in plots.FILTER_KINDS
             if (selectivity, kind) not in {(each["selectivity"], each["kind"]) for each in found}
@@ -135,7 +132,7 @@ def measure(
 
 
 def failures(found: Sequence[Mapping[str, Any]], recall: float) -> list[str]:
-    """What each bucket misses, in words; empty if the test has passed."""
+    """The faults of each bucket in words; empty if the test has passed."""
     texts = []
     for each in found:
         missed = []
@@ -147,16 +144,16 @@ def failures(found: Sequence[Mapping[str, Any]], recall: float) -> list[str]:
         if each["wrong"]:
             missed.append(f"{each['wrong']} hits do not pass the filter")
         if missed:
-            texts.append(f"{_named(each['selectivity'], each['kind'])}: {', '.join(missed)}")
+            texts.append(f"{_bucket_name(each['selectivity'], each['kind'])}: {', '.join(missed)}")
     return texts
 
 
-def _high(values: npt.NDArray[np.float64]) -> float:
+def _upper_bound(values: npt.NDArray[np.float64]) -> float:
     """The upper end of the 95 % interval of a mean, by the normal distribution."""
     return min(1.0, float(values.mean() + DEVIATIONS * values.std() / len(values) ** 0.5))
 
 
-def _named(selectivity: float, kind: str) -> str:
+def _bucket_name(selectivity: float, kind: str) -> str:
     return f"{selectivity:.1%} {kind}"
 
 
@@ -164,7 +161,7 @@ def show(console: Console, report: Report) -> None:
     """Recall, completeness and times of each bucket, and which of them fail."""
     rows = [
         (
-            _named(each["selectivity"], each["kind"]),
+            _bucket_name(each["selectivity"], each["kind"]),
             f"{each['passing']:.2%}",
             f"{each['recall']:.4f}",
             str(each["incomplete"] + each["wrong"]),

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from protos.bundle import write_file
 from protos.cli import UsageError, print_result
 from protos.errors import InvalidInput, MissingStage
 from serving import flag_types as flags
@@ -105,18 +106,21 @@ def run(parsed: Namespace) -> None:
             "compare": options.compare_address,
         }
         if parsed.port_file is not None:
-            _write(parsed.port_file, f"{listening.port}\n")
+            write_file(parsed.port_file, f"{listening.port}\n".encode())
         print_result((document, lambda console: _show(console, document)), parsed.json, tables.console)
 
     process.serve(options, ready)
 
 
 def _show(console: Any, document: dict[str, Any]) -> None:
-    print_line = console.print
-    print_line(f"{document['url']}/ answers for {document['address']}", markup=False, highlight=False)
-    print_line(f"{document['url']}/docs lists the requests", markup=False, highlight=False)
+    lines = [
+        f"{document['url']}/ answers for {document['address']}",
+        f"{document['url']}/docs lists the requests",
+    ]
     if document["metrics_port"] is not None:
-        print_line(f"metrics are on port {document['metrics_port']}", markup=False, highlight=False)
+        lines.append(f"metrics are on port {document['metrics_port']}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
 
 
 def _options(parsed: Namespace) -> GatewayOptions:
@@ -152,9 +156,3 @@ def _options(parsed: Namespace) -> GatewayOptions:
         )
     except InvalidInput as error:
         raise UsageError(str(error)) from None
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)

@@ -3,14 +3,10 @@
 from argparse import Namespace
 
 from protos.cli import Result
-from serving import bundles
 from serving.benchmark import gateway_test
 from serving.benchmark.gateway_test import GatewayTest
 from serving.benchmark.plan import Plan
-from serving.benchmark.report import progress
-from serving.benchmark.rounds import workload_of
-from serving.benchmark.services import choose_cores, pinned
-from serving.cli.loadtest import refuse_different
+from serving.cli.benchmark_results import different_answers, passed, run_rounds, tested_folder
 from serving.retrieval.answer import FusionMode
 
 
@@ -22,15 +18,9 @@ def run(arguments: Namespace) -> Result:
         MissingStage: there is no bundle.
         Unavailable: a server does not start, or does not answer.
     """
-    folder = bundles.newest(arguments.bundle or bundles.BUNDLES)
     names = ("rounds", "seconds", "queries", "k", "seed")
-    plan = Plan(folder, **{name: getattr(arguments, name) for name in names})
-    manifest, workload = workload_of(plan, FusionMode.DEFAULT)
-    cores = choose_cores()
-    with progress(gateway_test.duration(plan)) as (say, tick), pinned(cores.load):
-        test = GatewayTest(plan, workload, cores, say, tick)
-        test.run()
+    plan = Plan(tested_folder(arguments), **{name: getattr(arguments, name) for name in names})
+    test, manifest = run_rounds(plan, GatewayTest, gateway_test.duration(plan), FusionMode.DEFAULT)
     document = test.report(manifest)
     result: Result = document, lambda console: gateway_test.show(console, document)
-    refuse_different(result, arguments.json)
-    return result
+    return passed(result, arguments, different_answers(document))

@@ -1,4 +1,4 @@
-"""`items upsert | delete | get | changes`: the catalogue of a service on the command line."""
+"""`items upsert | delete | get | changes`: write and read the live items of a service."""
 
 import json
 import sys
@@ -60,18 +60,18 @@ def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], con
         )
         return parser
 
-    writing = add("upsert", "Write the items of a table; each is found when this ends.", _upsert)
-    writing.add_argument("file", type=Path, metavar="FILE", help="table in CSV, TSV, JSONL or Parquet")
-    writing.add_argument(
+    upsert_parser = add("upsert", "Write the items of a table; each is found when this ends.", _upsert)
+    upsert_parser.add_argument("file", type=Path, metavar="FILE", help="table in CSV, TSV, JSONL or Parquet")
+    upsert_parser.add_argument(
         "--mode",
         choices=[*MODES],
         default="upsert",
         help="insert: only items that do not exist; update: only those that do (%(default)s)",
     )
-    deleting = add("delete", "Withdraw items, also those that came with the bundle.", _delete)
-    deleting.add_argument("ids", nargs="*", metavar="ID", help="ids of the items")
-    deleting.add_argument("--file", type=Path, metavar="FILE", help="a table whose ids are deleted")
-    for each in (writing, deleting):
+    delete_parser = add("delete", "Withdraw items, also those that came with the bundle.", _delete)
+    delete_parser.add_argument("ids", nargs="*", metavar="ID", help="ids of the items")
+    delete_parser.add_argument("--file", type=Path, metavar="FILE", help="a table whose ids are deleted")
+    for each in (upsert_parser, delete_parser):
         each.add_argument(
             "--batch", type=flags.count, default=0, help=f"items in one request ({BATCH}, or what is allowed)"
         )
@@ -86,13 +86,17 @@ def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], con
             metavar="OUT",
             help="file for refused items, as JSON lines; a run that goes on adds to it",
         )
-    getting = add("get", "Show items as they stand in the catalogue.", _get)
-    getting.add_argument("ids", nargs="+", metavar="ID", help="ids of the items")
-    changing = add("changes", "Print the changes after a sequence, one JSON document on each line.", _changes)
-    changing.add_argument(
+    get_parser = add("get", "Show items as they stand in the catalogue.", _get)
+    get_parser.add_argument("ids", nargs="+", metavar="ID", help="ids of the items")
+    changes_parser = add(
+        "changes", "Print the changes after a sequence, one JSON document on each line.", _changes
+    )
+    changes_parser.add_argument(
         "--after", type=flags.bounded_count(2**63 - 1, least=0), default=0, help="sequence (%(default)s)"
     )
-    changing.add_argument("--follow", action="store_true", help="go on with changes to come, until Ctrl-C")
+    changes_parser.add_argument(
+        "--follow", action="store_true", help="go on with changes to come, until Ctrl-C"
+    )
 
 
 def state_document(state: ItemState) -> dict[str, Any]:

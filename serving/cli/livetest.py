@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from protos import bundle
-from protos.cli import Result, UsageError, print_result
-from protos.errors import DataError, MissingStage
+from protos.cli import Result, UsageError
+from protos.errors import MissingStage
 from serving import bundles
 from serving.benchmark.live import history_run, load_run, report, swap_run
 from serving.benchmark.live.history_run import HistoryOptions
@@ -20,12 +20,14 @@ from serving.benchmark.live.items import ItemMaker
 from serving.benchmark.live.swap_run import SwapOptions
 from serving.benchmark.plan import Plan, missed
 from serving.benchmark.report import machine_text, progress
-from serving.cli import filtertest, tables
+from serving.cli import filtertest
 from serving.cli.benchmark_arguments import LIVE_PARTS, LivePart
+from serving.cli.benchmark_results import passed, tested_folder
 from serving.cli.swaptest import pair
 from serving.live.store.store import Store
 
-PER_OPERATION, PER_ROUND, SWAPS = 0.004, 25.0, 90.0  # usual seconds, for the progress bar
+# Usual durations, for the progress bar.
+OPERATION_SECONDS, ROUND_SECONDS, SWAP_SECONDS = 0.004, 25.0, 90.0
 
 
 def run(arguments: Namespace) -> Result:
@@ -39,18 +41,17 @@ def run(arguments: Namespace) -> Result:
     """
     if arguments.services > 1 and not (arguments.catalogue or "").startswith("postgresql"):
         raise UsageError("--services: several services need --catalogue with a PostgreSQL database")
-    path = arguments.bundle or bundles.BUNDLES
-    folders: Sequence[Path] = (bundles.newest(path),)
+    folders: Sequence[Path] = (tested_folder(arguments),)
     if {"history", "swap"} & set(arguments.only or LIVE_PARTS):
-        folders = pair(path, arguments.other)
+        folders = pair(arguments.bundle or bundles.BUNDLES, arguments.other)
     parts = _parts(arguments, folders[0])
     if "history" in parts and arguments.catalogue:
         _expect_empty(arguments.catalogue)
     found: dict[str, dict[str, Any]] = {}
     usual = {
-        "history": PER_OPERATION * arguments.operations,
-        "swap": SWAPS,
-        "load": (PER_ROUND + 5 * arguments.seconds) * arguments.rounds,
+        "history": OPERATION_SECONDS * arguments.operations,
+        "swap": SWAP_SECONDS,
+        "load": (ROUND_SECONDS + 5 * arguments.seconds) * arguments.rounds,
     }
     with (
         progress(sum(usual.get(part, 0.0) for part in parts)) as (say, tick),
@@ -66,13 +67,13 @@ def run(arguments: Namespace) -> Result:
                 config=arguments.config,
                 seed=arguments.seed,
             )
-            found["history"] = history_run.run(folders, options, _made(place / "history"), say)
+            found["history"] = history_run.run(folders, options, _new_folder(place / "history"), say)
         if "swap" in parts:
             swaps = SwapOptions(seed=arguments.seed)
-            found["swap"] = swap_run.run(folders, swaps, _made(place / "swap"), say, tick)
+            found["swap"] = swap_run.run(folders, swaps, _new_folder(place / "swap"), say, tick)
         if "load" in parts:
             plan = Plan(folders[0], arguments.rounds, arguments.seconds, seed=arguments.seed)
-            found["load"] = load_run.of_plan(plan, say, tick).run(_made(place / "load"))
+            found["load"] = load_run.of_plan(plan, say, tick).run(_new_folder(place / "load"))
     if "filters" in parts:
         found["filters"] = filtertest.measure(folders[0], seed=arguments.seed)
     made = report.joined(found)
@@ -80,10 +81,7 @@ def run(arguments: Namespace) -> Result:
     made["machine"] = machine_text()
     made["targets_missed"] = missed(report.TARGETS, made)
     result: Result = made, lambda console: report.show(console, made)
-    if text := report.faults(made):
-        print_result(result, arguments.json, tables.console)
-        raise DataError(text)
-    return result
+    return passed(result, arguments, report.faults(made))
 
 
 def _parts(arguments: Namespace, folder: Path) -> Sequence[LivePart]:
@@ -117,6 +115,6 @@ def _expect_empty(url: str) -> None:
         store.close()
 
 
-def _made(place: Path) -> Path:
-    place.mkdir()
-    return place
+def _new_folder(path: Path) -> Path:
+    path.mkdir()
+    return path

@@ -5,25 +5,24 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from protos.cli import Result, UsageError, print_result
-from protos.errors import DataError, MissingStage, Unavailable
+from protos.cli import Result, UsageError
+from protos.errors import MissingStage, Unavailable
 from protos.system.timing import p99_remark
-from serving import bundles
 from serving.address import host_of, is_loopback
 from serving.benchmark import load_test, query_generator
 from serving.benchmark.load import closed_loop
 from serving.benchmark.load_test import LoadTest, duration
 from serving.benchmark.plan import LoadPlan
 from serving.benchmark.report import progress
-from serving.benchmark.rounds import workload_of
-from serving.benchmark.services import choose_cores, pinned
 from serving.benchmark.workload import Workload, queries_from_file
 from serving.cli import benchmark_arguments, tables
+from serving.cli.benchmark_arguments import PLOTS
+from serving.cli.benchmark_results import different_answers, passed, run_rounds, tested_folder
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 
 NOTE = "closed loop; clients and server share one machine"
-DRAWN = {"closed", "open"}  # parts with a plot
+DRAWN = {"closed", "open"}  # parts that the plot shows
 
 
 def run(arguments: Namespace) -> Result:
@@ -76,11 +75,7 @@ def _test_server(arguments: Namespace) -> Result:
 def _test_bundle(arguments: Namespace) -> Result:
     plan = _plan(arguments)
     plot = _plot(arguments, plan)
-    manifest, workload = workload_of(plan)
-    cores = choose_cores()
-    with progress(duration(plan)) as (say, tick), pinned(cores.load):
-        test = LoadTest(plan, workload, cores, say, tick)
-        test.run()
+    test, manifest = run_rounds(plan, LoadTest, duration(plan))
     document = test.report(manifest)
     if plot is not None:
         from serving.benchmark import plots
@@ -88,23 +83,7 @@ def _test_bundle(arguments: Namespace) -> Result:
         path = plot / f"{manifest.name}-{manifest.bundle_version[:12]}.png" if plot.is_dir() else plot
         document["plot"] = str(plots.save_load(document, path))
     result: Result = document, lambda console: load_test.show(console, document)
-    refuse_different(result, arguments.json)
-    return result
-
-
-def refuse_different(result: Result, as_json: bool) -> None:
-    """Show a report whose answers are not the bundle's own.
-
-    Raises:
-        DataError: they are not.
-    """
-    document, _ = result
-    if document["content_different"]:
-        print_result(result, as_json, tables.console)
-        raise DataError(
-            f"{document['content_different']} of {document['content_checked']} answers differ from the "
-            f"bundle's own; {document['content_first_difference']}"
-        )
+    return passed(result, arguments, different_answers(document))
 
 
 def _plan(arguments: Namespace) -> LoadPlan:
@@ -118,8 +97,7 @@ def _plan(arguments: Namespace) -> LoadPlan:
         "queries": arguments.queries,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    folder = bundles.newest(arguments.bundle or bundles.BUNDLES)
-    plan = LoadPlan(folder, k=arguments.k, seed=arguments.seed, **chosen)
+    plan = LoadPlan(tested_folder(arguments), k=arguments.k, seed=arguments.seed, **chosen)
     if plan.soak_seconds and "overload" not in plan.parts:
         raise UsageError("--soak: follows the overload, which --only leaves out")
     return plan
@@ -135,9 +113,8 @@ def _plot(arguments: Namespace, plan: LoadPlan) -> Path | None:
         raise MissingStage("the plot needs matplotlib; install it with: pip install .[load]")
     if arguments.plot:
         return Path(arguments.plot)
-    folder = bundles.BUNDLES.parent / "loadtest"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    return PLOTS
 
 
 def _queries_of_server(address: str, seed: int) -> list[Query]:

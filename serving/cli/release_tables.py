@@ -1,4 +1,4 @@
-"""How what is served became the champion, as tables: gates, promotions and rollbacks."""
+"""Tables of a release: the gates of the champion, and the promotions and rollbacks of its model."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,25 +24,25 @@ def show_releases(console: Console, found: Releases, now: float) -> None:
         now: Unix time.
     """
     version = f"version {found.model_version}, " if found.model_version else ""
-    _say(console, f"champion: {version}bundle {found.bundle_version[:12]}")
+    _print_line(console, f"champion: {version}bundle {found.bundle_version[:12]}")
     if not found.model:
         what = "a fixed version" if found.model_version else "a folder"
-        _say(console, f"served from {what}, so no alias is followed: no promotions to show")
+        _print_line(console, f"served from {what}, so no alias is followed: no promotions to show")
         return
     if found.promotion:
-        _say(console, promoted(found.promotion))
+        _print_line(console, promoted(found.promotion))
         if found.promotion["gates"]:
             console.print(_gates(found.promotion))
         for gate in found.promotion["gates"]:
             if gate["warning"]:
-                _say(console, f"{gate['title'] or gate['name']}: {gate['warning']}", "yellow")
+                _print_line(console, f"{gate['title'] or gate['name']}: {gate['warning']}", "yellow")
     elif found.read_at:
-        _say(console, "no record of its promotion was found, and so no gates")
+        _print_line(console, "no record of its promotion was found, and so no gates")
     if found.records:
         console.print(_records(found))
     elif found.read_at:
-        _say(console, f"{found.model}: no record of a move of the champion was found")
-    _say(
+        _print_line(console, f"{found.model}: no record of a move of the champion was found")
+    _print_line(
         console,
         f"read {duration(max(0.0, now - found.read_at))} ago"
         if found.read_at
@@ -50,7 +50,7 @@ def show_releases(console: Console, found: Releases, now: float) -> None:
         "dim",
     )
     if found.last_error:
-        _say(console, f"last error: {found.last_error}", "yellow")
+        _print_line(console, f"last error: {found.last_error}", "yellow")
 
 
 def promoted(promotion: Mapping[str, Any]) -> str:
@@ -114,5 +114,5 @@ def _time(at: str) -> str:
         return at
 
 
-def _say(console: Console, text: str, style: str = "") -> None:
+def _print_line(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from protos import bundle
-from protos.cli import Result, UsageError, print_result
+from protos.cli import Result, UsageError
 from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
 from protos.scores import Hits, difference, is_bounded
 from serving import bundles
@@ -25,7 +25,7 @@ from serving.benchmark.report import machine_text, progress
 from serving.benchmark.services import Service
 from serving.benchmark.swap_test import WARM_UP, Schedule, SwapClients, SwapRun, Versions, expecting
 from serving.benchmark.workload import Workload, expected_answers
-from serving.cli import tables
+from serving.cli.benchmark_results import passed, plot_file
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
@@ -41,7 +41,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class _Test:
-    """What all steps of the test share."""
+    """The parameters that all steps of the test share."""
 
     folders: Sequence[Path]
     names: Sequence[str]  # versions of the bundles
@@ -86,16 +86,14 @@ def run(arguments: Namespace) -> Result:
     with progress(arguments.seconds + 3 * WARM_UP + LIGHT_SWAP_SECONDS * light) as (say, tick):
         report, done = _measure(_Test(folders, names, requests, versions, arguments, say, tick))
     report["distinct_queries"], report["telling_queries"] = len(queries), telling
-    path = arguments.plot or bundles.BUNDLES.parent / "loadtest" / f"swap-{manifests[0].name}.png"
+    path = plot_file(arguments.plot, f"swap-{manifests[0].name}.png")
     windows = [(swap.started - done.start, swap.done - done.start) for swap in done.swaps]
     report["plot"] = str(plots.save_swaps(report, swap_test.series(done), windows, path))
     result: Result = report, lambda console: swap_test.show(console, report)
+    fault = ""
     if report["failed"] or report["mixed"]:
-        print_result(result, arguments.json, tables.console)
-        raise DataError(
-            f"{report['failed']} requests failed, and {report['mixed']} answers mixed two bundles"
-        )
-    return result
+        fault = f"{report['failed']} requests failed, and {report['mixed']} answers mixed two bundles"
+    return passed(result, arguments, fault)
 
 
 def pair(path: Path, other: Path | None) -> tuple[Path, Path]:
@@ -103,7 +101,7 @@ def pair(path: Path, other: Path | None) -> tuple[Path, Path]:
 
     Args:
         path: a bundle, or a folder whose newest is taken.
-        other: likewise; if not given, the newest other bundle of the same model beside the first.
+        other: likewise; if not given, the newest other bundle of the same model in the first one's folder.
 
     Raises:
         UsageError: both are the same.

@@ -35,7 +35,7 @@ PART_WIDTH = 7
 
 
 def _shown_parts(hit: Hit) -> list[str]:
-    """What towers and text gave to the score of a hit."""
+    """The dense and the lexical part of a hit's score; empty texts where there is none."""
     return ["" if part is None else f"{part:.4f}" for part in (hit.dense, hit.lexical)]
 
 
@@ -59,7 +59,7 @@ def show_answer(console: Console, answer: Answer) -> None:
         table.add_column(name, justify="right", width=PART_WIDTH)
     taken = 8 + score_width + (len(PARTS) * (PART_WIDTH + 2) if has_parts else 0)
     for name, width in _widths(rows, console.width - taken).items():
-        table.add_column(name, overflow="ellipsis", no_wrap=True, width=width)
+        table.add_column(Text(name), overflow="ellipsis", no_wrap=True, width=width)
     for rank, (score, part, row) in enumerate(zip(scores, parts, rows, strict=True), 1):
         table.add_row(str(rank), score, *(part if has_parts else ()), *map(Text, row.values()))
     console.print(table)
@@ -75,7 +75,7 @@ def show_answer(console: Console, answer: Answer) -> None:
 
 
 def _remarks(answer: Answer | Scores, of_basis: Mapping[Basis, str]) -> list[str]:
-    """What is to be known of an answer beside its items."""
+    """Remarks on the basis of an answer, and on the items of its history that were skipped."""
     remarks = [of_basis[answer.basis]] if answer.basis in of_basis else []
     if answer.unknown_history:
         items = "1 item" if answer.unknown_history == 1 else f"{answer.unknown_history} items"
@@ -175,9 +175,14 @@ def show_pairs(console: Console, rows: Mapping[str, Any]) -> None:
 
 
 def _widths(rows: Sequence[Mapping[str, str]], room: int) -> dict[str, int]:
-    """The width of each field's column: of its widest value, but the widest columns are cut to fit."""
+    """The width of each field's column: its widest value, and less where all columns exceed `room`.
+
+    Args:
+        rows: of the table, all with the same fields.
+        room: characters for all columns.
+    """
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in (rows[0] if rows else {})}
-    while sum(widths.values()) + 2 * len(widths) > room and max(widths.values()) > 8:
+    while sum(widths.values()) + 2 * len(widths) > room and max(widths.values(), default=0) > 8:
         widest = max(widths, key=lambda name: widths[name])
         widths[widest] -= 1
     return widths

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +10,12 @@ from typing import Any
 
 from protos.cli import Console, UsageError, add_command, print_result
 from protos.errors import MissingStage
+from serving import flag_types as flags
 from serving.doctor import machine, settings
 from serving.doctor.finding import Finding, State
 from serving.transport.limits import WorkerLimits
 
-OTHER_FILES = 256  # that a worker has open besides
+OTHER_FILES = 256  # descriptors of a worker that are not those of connections
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
 
 
@@ -35,8 +36,8 @@ def add_doctor(commands: Any) -> ArgumentParser:
     command = add_command(commands, "doctor", "Check this machine, and say what to do.", doctor)
     add = command.add_argument
     add("--host", default="127.0.0.1", help="address that the service is to listen on (%(default)s)")
-    add("--port", type=_port, default=50051, help="port of the service (%(default)s)")
-    add("--metrics-port", type=_port, default=9464, help="port of /metrics (%(default)s)")
+    add("--port", type=flags.port, default=50051, help="port of the service (%(default)s)")
+    add("--metrics-port", type=flags.port, default=9464, help="port of /metrics (%(default)s)")
     add("--tls-certificate", type=Path, metavar="PEM", help="the server's certificates")
     add("--tls-key", type=Path, metavar="PEM", help="the key of the first of them")
     add("--client-ca", type=Path, metavar="PEM", help="authorities of the clients' certificates")
@@ -87,9 +88,3 @@ def _show(found: list[Finding], console: Console) -> None:
         console.print(f"{each.state:<8} {each.check:<{wide}}  {each.found}")
         if each.todo:
             console.print(f"{'':<8} {'':<{wide}}  -> {each.todo}")
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
-        raise ArgumentTypeError(f"expected a whole number from 0 to 65535, got {text!r}")
-    return int(text)

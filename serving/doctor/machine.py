@@ -50,7 +50,12 @@ def compiler() -> Finding:
         if importlib.util.find_spec(COMPILED):  # nothing is left to compile
             return warning("compiler", f"{lacking}; {COMPILED} is built already", INSTALL_COMPILER)
         return problem("compiler", f"{lacking}; {COMPILED} is compiled here", INSTALL_COMPILER)
-    tried = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    try:
+        tried = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:  # such as a program for another processor
+        return problem("compiler", f"{path} fails: {error.strerror}", INSTALL_COMPILER)
     if tried.returncode:
         return problem("compiler", f"{path} fails: {tried.stderr.strip()[:200]}", INSTALL_COMPILER)
     return ok("compiler", tried.stdout.partition("\n")[0] or path)
@@ -92,7 +97,7 @@ def disk(folder: Path) -> Finding:
 
 
 def huge_pages(setting: Path = HUGE_PAGES) -> Finding:
-    """Whether Linux gives huge pages on request, with which queries take 6 to 9 % less time."""
+    """Whether Linux gives programs huge pages; with them queries take 6 to 9 % less time."""
     try:
         chosen = re.findall(r"\[(\w+)\]", setting.read_text())
     except OSError:
@@ -107,7 +112,7 @@ def descriptors(needed: int) -> Finding:
     """The limit on open files of a process.
 
     Args:
-        needed: by a worker: its connections, and what it opens besides.
+        needed: descriptors that a worker may need, for its connections and other files.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

@@ -1,4 +1,4 @@
-"""Checks of what a service is given: ports, the registry, certificates, tokens."""
+"""Checks of the configuration of a service: ports, the registry, certificates, tokens."""
 
 import base64
 import http.client
@@ -28,8 +28,10 @@ def port(name: str, host: str, number: int, variable: str) -> Finding:
     """Whether a port is free.
 
     Args:
-        name: of what listens there.
-        variable: of make, that names another port.
+        name: of the program that is to listen there.
+        host: to listen on.
+        number: of the port.
+        variable: of make, by which another port is chosen.
     """
     check = f"port {number}"
     try:
@@ -89,7 +91,7 @@ def _registry_file(path: Path) -> Finding:
 
 
 def model(name: str) -> Finding:
-    """Whether the registry has a model, asked as the service asks: by MLflow, in a process of its own."""
+    """Whether the registry has a model; asked through MLflow in a process of its own, as the service does."""
     from serving.rollout.registry_process import RegistryProcess
 
     try:

@@ -5,7 +5,7 @@
     columns.evaluate(where.price < 50)                                            # a bitmap of rows
 
 Rows are Roaring bitmaps (Lemire et al. 2018, "Roaring Bitmaps: Implementation of an Optimized Software
-Library"). Values are held in the order of the values, so that a test reads only the rows that pass it.
+Library"). Values are kept sorted, so that a test reads only the rows that pass it.
 """
 
 import math
@@ -65,7 +65,12 @@ def bitmap(rows: npt.NDArray[np.uint32]) -> BitMap:
 
 
 class _Ordered:
-    """Evaluates tests of a number, boolean or time."""
+    """Evaluates tests of a number, boolean or time.
+
+    Args:
+        column: the values, ascending, and the row of each.
+        count: N.
+    """
 
     def __init__(self, column: OrderedColumn, count: int) -> None:
         self.values, self._rows, self._count = column.values, column.rows, count
@@ -110,9 +115,13 @@ _SIDES: dict[str, Any] = {"at_least": "left", "above": "right", "at_most": "righ
 
 
 class _Strings:
-    """Evaluates tests of one string or many."""
+    """Evaluates tests of one string or many.
 
-    def __init__(self, column: StringColumn, count: int) -> None:
+    Args:
+        column: the distinct strings, ascending, and the rows of each.
+    """
+
+    def __init__(self, column: StringColumn) -> None:
         self._text = column.text.data
         self._ends: Sequence[int] = column.ends.data
         self._starts: Sequence[int] = column.starts.data
@@ -179,7 +188,7 @@ class FilterColumns:
 
     @classmethod
     def from_values(cls, schema: FilterSchema, items: Sequence[Mapping[str, Any]]) -> "FilterColumns":
-        """The columns of other items, from their raw values by field; a missing value is absent.
+        """The columns of items that are given as raw values by field; a missing value is absent.
 
         Raises:
             InvalidInput: a value is of another type; `protos.filters.parse_value` says what fits.
@@ -196,7 +205,7 @@ class FilterColumns:
         cls, schema: FilterSchema, columns: Mapping[str, OrderedColumn | StringColumn], count: int
     ) -> "FilterColumns":
         made = {
-            field: _Ordered(column, count) if isinstance(column, OrderedColumn) else _Strings(column, count)
+            field: _Ordered(column, count) if isinstance(column, OrderedColumn) else _Strings(column)
             for field, column in columns.items()
         }
         return cls(dict(schema), count, made)
@@ -206,7 +215,7 @@ class FilterColumns:
 
         Args:
             expression: the filter.
-            work: counts the work, that before an error included.
+            work: to which the work is added, also that before an error.
 
         Raises:
             InvalidInput: the filter names an unknown field or has a value of another type; the error's field

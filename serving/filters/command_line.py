@@ -32,11 +32,11 @@ _BOUNDS = {"<": "below", "<=": "at_most", ">": "above", ">=": "at_least"}
 
 
 def parse_where(texts: Sequence[str], fields: Mapping[str, str]) -> Filter | None:
-    """The filter that all of some conditions make; None if there are none.
+    """The filter that passes where all conditions pass; None if there are no conditions.
 
     Args:
         texts: conditions as above.
-        fields: filter field -> type, as `Info` tells them.
+        fields: filter field -> type, as in `Info.filter_fields`.
 
     Raises:
         InvalidInput: a text is no condition, names an unknown field, or its value is of another type.
@@ -48,7 +48,7 @@ def parse_where(texts: Sequence[str], fields: Mapping[str, str]) -> Filter | Non
 
 
 def _condition(text: str, fields: Mapping[str, str]) -> Filter:
-    # A field's name may hold any character, so the longest name that a test follows counts.
+    # A field's name may hold any character, so the longest known name with a test behind it is taken.
     for field in sorted(fields, key=len, reverse=True):
         if not text.startswith(field):
             continue
@@ -87,7 +87,7 @@ def _parts(text: str, field: str) -> list[str]:
 
 
 def _value(text: str, kind: str, field: str) -> Value:
-    """A value of a field, read as those of the items are; a string as it stands."""
+    """A value of a field, parsed as the values of items are; strings are not changed."""
     if kind not in KINDS:
         raise InvalidInput(_place(field), f"is of a type that this client does not know: {kind}")
     if kind in ("string", "strings"):

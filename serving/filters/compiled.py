@@ -1,4 +1,4 @@
-"""Filters that have been evaluated on a bundle, kept for the requests that use them again."""
+"""Filters that have been evaluated on a bundle, and a cache of them for later requests."""
 
 import hashlib
 import threading
@@ -17,16 +17,16 @@ from serving.filters.columns import FilterColumns, Work
 from serving.filters.expression import FILTER_FIELD, MOST_DEPTH, Filter, is_deeper
 
 MOST_BYTES = 64 << 20  # of the filters that one bundle keeps
-MOST_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is hardly asked for again
+MOST_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is rarely used again
 CONTENT_BYTES = 12  # of memory for each byte of a filter: its tree of Python objects
 KEY_BYTES = 32  # of a digest, which no client can make equal for different filters
-ENTRY_BYTES = 1024  # of a filter besides its rows
+ENTRY_BYTES = 1024  # of memory of a filter, without its rows
 ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array
-SUBSET_FROM_USE = 2  # a filter that is used once does not pay for a subset
+SUBSET_FROM_USE = 2  # uses of a filter from which on a subset is worth its cost
 SUBSET_PART = 2  # a subset takes at most this part of the memory
 
 
-class Index(Protocol):
+class SubsetIndex(Protocol):
     """What a filter needs of `serving.retrieval.vector_index.VectorIndex`."""
 
     def subset_bytes(self, count: int) -> int:
@@ -40,10 +40,10 @@ class CompiledFilter:
     """A filter, and the rows of a bundle's items that pass it.
 
     Args:
-        expression: the filter; overlays of other items evaluate it again.
+        expression: the filter; overlays evaluate it on their own items.
         passing: rows that pass.
         item_count: N, of the bundle.
-        reserve: asks for the bytes of a subset of the index; none is made without it.
+        reserve: reserves the bytes of a subset of the index; without it no subset is made.
 
     Attributes:
         nbytes: of memory at most.
@@ -66,7 +66,7 @@ class CompiledFilter:
         self.may_have_subset = False
         self._reserve = reserve
         self._uses = 0
-        self._counts = True
+        self._counts_uses = True
         self._lock = threading.Lock()
         self._subset: Any = None
 
@@ -93,7 +93,7 @@ class CompiledFilter:
 
     def used(self) -> None:
         """Count a use; a filter that is used again may have a subset of the index."""
-        if not self._counts:
+        if not self._counts_uses:
             return
         with self._lock:
             self._uses += 1
@@ -102,15 +102,19 @@ class CompiledFilter:
 
     @contextmanager
     def counted(self, counts: bool) -> Iterator[None]:
-        """Whether a search within the block is a use, or repeats one that has been counted."""
-        self._counts = counts
+        """Count the uses within the block, or do not.
+
+        Args:
+            counts: False where the search repeats one that has been counted.
+        """
+        self._counts_uses = counts
         try:
             yield
         finally:
-            self._counts = True
+            self._counts_uses = True
 
-    def subset(self, index: Index) -> Any:
-        """The items that pass as a subset of their index; None if none shall be made."""
+    def subset(self, index: SubsetIndex) -> Any:
+        """The items that pass as a subset of their index; None if there is none, and none is to be made."""
         if self._subset is None and self.may_have_subset and self._reserve is not None:
             with self._lock:
                 if self._subset is not None:
@@ -127,7 +131,7 @@ class ItemFilters:
 
     Args:
         columns: of the items.
-        most_bytes: of the filters that are kept; the ones not used for longest are dropped.
+        most_bytes: of the filters that are kept; the least recently used are dropped.
     """
 
     def __init__(self, columns: FilterColumns, most_bytes: int = MOST_BYTES) -> None:
@@ -186,7 +190,7 @@ class ItemFilters:
             self._shrink()
 
     def reserve(self, compiled: CompiledFilter, size: int) -> bool:
-        """Count the bytes of a subset for a filter that is kept; whether there is room for it."""
+        """Reserve the bytes of a subset for a filter that is kept; returns whether there is room for it."""
         with self._lock:
             if size > self._most_bytes // SUBSET_PART or all(
                 each is not compiled for each in self._kept.values()
@@ -198,13 +202,13 @@ class ItemFilters:
         return True
 
     def _shrink(self) -> None:
-        """Drop the filters that were not used for longest, until the others fit."""
+        """Drop the least recently used filters until the others fit."""
         while self._bytes > self._most_bytes:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
 def content_of(expression: Filter) -> bytes:
-    """The expression as a text, which tells True from 1: Python holds them equal.
+    """The expression as bytes; other than `==`, its text distinguishes True from 1.
 
     Raises:
         InvalidInput: it has more than `MOST_DEPTH` filters inside each other.

@@ -158,7 +158,7 @@ def _inner(node: Filter) -> tuple[Filter, ...]:
 
 
 def _operands(one: Filter, other: Filter, kind: type[AllOf] | type[AnyOf]) -> tuple[Filter, ...]:
-    """Both, with the operands of nodes of the same kind in their place."""
+    """Two operands as a flat tuple: an operand of the same kind is replaced by its own operands."""
     for each in (one, other):
         if not isinstance(each, Filter):
             raise TypeError(f"expected a filter, got {type(each).__name__}; put comparisons in parentheses")
@@ -235,6 +235,11 @@ where = Where()
 
 
 def _value(value: Any) -> Value:
+    """A value as the tree holds it.
+
+    Raises:
+        TypeError: no filter can compare with it.
+    """
     if getattr(value, "shape", None) == () and not isinstance(value, str):  # a scalar of NumPy
         is_time = value.dtype.kind == "M"  # of nanoseconds, `item` would be an integer
         given, value = value, value.astype("datetime64[us]").item() if is_time else value.item()

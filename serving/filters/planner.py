@@ -2,9 +2,10 @@
 
 The items that pass are counted before anything is searched. Where they are few, all of them are compared with
 the query, which is exact. Where they are many, the index is searched for more items than are wanted, and
-those that do not pass are left out; if too few pass, the search is repeated, wider, by the share that passed
-near this query. As soon as the next search would take longer than comparing all items that pass, they are
-compared. So an answer never has fewer items than exist, however much filter and query contradict each other.
+those that do not pass are left out. If too few pass, the search is repeated for more items; their number
+follows from the share that passed in this query's last search. As soon as the next search would take longer
+than comparing all items that pass, they are compared. So an answer never has fewer items than exist, even
+where the filter excludes all that is near the query.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serving.filters.compiled import CompiledFilter
+from serving.filters.compiled import CompiledFilter, SubsetIndex
 from serving.filters.plan import Plan
 
 Vectors = npt.NDArray[np.float32]
@@ -27,11 +28,11 @@ SIDE_BY_SIDE = 256
 SCATTERED = 20
 GRAPH_SHARE = 2  # the graph, which may not suffice, is searched if it takes at most 1/2 of an exact search
 DEVIATIONS = 3.0  # of the number of items that pass, by which a search is wider than the mean needs
-MARGIN = 2.0  # for recall: the graph misses more of the items that are last among those asked for
-MOST_GROWTH = 8  # times as many items are asked for after a search in which no item passed
+MARGIN = 2.0  # for recall: of the nearest items, the graph misses the farthest most often
+MOST_GROWTH = 8  # factor of the number of items after a search in which none passed
 
 
-class Index(Protocol):
+class Index(SubsetIndex, Protocol):
     """What the planner needs of `serving.retrieval.vector_index.VectorIndex`."""
 
     @property
@@ -49,12 +50,6 @@ class Index(Protocol):
 
     def exact(self, vectors: Vectors, k: int, allowed: Any = None) -> Any:
         """Rows and scores of the nearest items among those allowed."""
-
-    def subset_bytes(self, count: int) -> int:
-        """The memory of a subset."""
-
-    def subset(self, rows: Any) -> Any:
-        """Some items, prepared to be searched exactly."""
 
 
 class Found(NamedTuple):
@@ -84,7 +79,7 @@ def first_width(k: int, compiled: CompiledFilter, free_width: int = 0) -> int | 
 
 
 def is_worth_pushing(k: int, compiled: CompiledFilter) -> bool:
-    """Whether an index that evaluates filters is asked for `k` items, instead of comparing all that pass."""
+    """Whether an index that can filter is to search for `k` items, instead of comparing all that pass."""
     return GRAPH_SHARE * k < exact_steps(compiled)
 
 
@@ -225,7 +220,15 @@ def _width_for(k: int, share: float) -> int:
 
 
 def _compare_all(index: Index, vectors: Vectors, k: int, compiled: CompiledFilter, plan: Plan) -> list[Found]:
-    """Compare all items that pass."""
+    """Compare all items that pass with the queries.
+
+    Args:
+        index: of N items.
+        vectors: of the queries, float32 (B, D).
+        k: items wanted, at most as many as pass.
+        compiled: the filter.
+        plan: to name in the results.
+    """
     subset = compiled.subset(index)
     if subset is None:
         rows, scores = index.exact(vectors, k, compiled.rows)

@@ -1,4 +1,4 @@
-"""The gateway as an application of ASGI: its routes, and what holds for every request."""
+"""The gateway as an ASGI application: its routes, and the checks and the count of every request."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ from starlette.routing import Route
 from protos import __version__
 from serving.gateway.exchange import JSON, ClientGone
 from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, Failure
-from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, failed
+from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, error_response
 from serving.gateway.messages import encode
 from serving.gateway.metrics import CLIENT_GONE, OTHER
 from serving.gateway.openapi import Operation, complete
@@ -58,8 +58,8 @@ OPERATIONS = (
         "/v1/compare",
         "search",
         summary="The answers of two services, `--address` and `--compare-address`, to one search.",
-        answer="Comparison",
-        asks=RETRIEVAL["Search"],
+        schema="Comparison",
+        request_of=RETRIEVAL["Search"],
         example=SEARCH_EXAMPLE,
     ),
     Operation(
@@ -83,13 +83,13 @@ OPERATIONS = (
     Operation("POST", "/v1/items:changes", "items", CATALOGUE["Changes"], example={"after": "0"}),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
     Operation("GET", "/v1/releases", "service", RETRIEVAL["Releases"]),
-    Operation("GET", "/v1/health", "service", summary="Whether the service answers.", answer="Health"),
+    Operation("GET", "/v1/health", "service", summary="Whether the service answers.", schema="Health"),
     Operation(
         "GET",
         "/v1/gateway",
         "service",
         summary="The gateway's version, and whether it can compare.",
-        answer="Gateway",
+        schema="Gateway",
         has_deadline=False,
     ),
 )
@@ -99,11 +99,11 @@ PATHS = frozenset(each.path for each in OPERATIONS)
 
 
 class RequestGuard:
-    """What holds for every request: it names this host, there is room for it, and it is counted.
+    """Checks that a request names this host and that there is room for it, and counts it.
 
     Args:
-        app: that answers.
-        gateway: behind it.
+        app: ASGI application that answers the requests that pass.
+        gateway: of that application.
 
     Attributes:
         in_progress: number of requests.
@@ -121,18 +121,19 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        response = _Response(send, self._gateway)
+        sender = _Sender(send, self._gateway)
         try:
-            await self._answer(scope, receive, response.send)
+            await self._answer(scope, receive, sender.send)
         finally:
             path = scope["path"] if scope["path"] in PATHS else OTHER
-            self._gateway.metrics.answered(path, response.status, time.perf_counter() - begun)
+            self._gateway.metrics.answered(path, sender.status, time.perf_counter() - begun)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         if self._names is not None and (host := _host(scope)) not in self._names:
-            # A name of an attacker may lead here, and would make a page of theirs one of this origin.
+            # DNS rebinding: an attacker's name may resolve to this address, and their page would then be of
+            # the same origin as the gateway.
             message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
-            await failed(Failure(grpc.StatusCode.PERMISSION_DENIED, message, MISDIRECTED))(
+            await error_response(Failure(grpc.StatusCode.PERMISSION_DENIED, message, MISDIRECTED))(
                 scope, receive, send
             )
             return
@@ -142,7 +143,7 @@ class RequestGuard:
                 f"the gateway has {self._most} requests in progress",
                 headers=RETRY,
             )
-            await failed(full)(scope, receive, send)
+            await error_response(full)(scope, receive, send)
             return
         self.in_progress += 1
         try:
@@ -151,10 +152,13 @@ class RequestGuard:
             self.in_progress -= 1
 
 
-class _Response:
-    """Sends a response, and knows its status.
+class _Sender:
+    """Sends the messages of a response, and records its status.
 
-    While the gateway stops, a response tells its client that the connection ends with it.
+    While the gateway stops, it adds the header that closes the connection after the response.
+
+    Attributes:
+        status: of the response; `CLIENT_GONE` until it begins.
     """
 
     def __init__(self, send: Any, gateway: Gateway) -> None:
@@ -202,7 +206,7 @@ def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
 
 
 def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
-    """What answers the requests of one operation."""
+    """The function that answers the requests of one operation."""
     method = operation.method
     if method is None:
         own: dict[str, Endpoint] = {
@@ -245,19 +249,19 @@ def _description() -> bytes:
 
 
 async def _failed(request: Request, failure: Any) -> Response:
-    return failed(failure)
+    return error_response(failure)
 
 
 async def _client_disconnected(request: Request, error: Exception) -> Response:
-    return failed(Failure(grpc.StatusCode.CANCELLED, "the client has gone"))
+    return error_response(Failure(grpc.StatusCode.CANCELLED, "the client has gone"))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """Answer an exception that no other handler takes; uvicorn logs its traceback."""
+    """Answer after an unexpected exception; uvicorn logs its traceback."""
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s: %s", incident, type(error).__name__)
     message = f"internal error; the gateway's log has it as incident {incident}"
-    return failed(Failure(grpc.StatusCode.INTERNAL, message))
+    return error_response(Failure(grpc.StatusCode.INTERNAL, message))
 
 
 async def _http_error(request: Request, error: Any) -> Response:
@@ -271,7 +275,7 @@ async def _http_error(request: Request, error: Any) -> Response:
         failure = Failure(grpc.StatusCode.NOT_FOUND, message)
     else:
         failure = Failure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)
-    return failed(failure)
+    return error_response(failure)
 
 
 def _host(scope: Any) -> str:

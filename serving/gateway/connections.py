@@ -1,4 +1,4 @@
-"""The gateway's connections: how many there are, and how long a client may take to send and to read."""
+"""The gateway's HTTP connections: bounds on their number, and on the time of a client to send and to read."""
 
 import asyncio
 import fcntl
@@ -17,10 +17,11 @@ CLOSE_CHECK_SECONDS = 0.2  # between checks whether all bytes have been sent
 
 
 class CoalescingTransport:
-    """A transport that sends what is written at once together: the head and the body of an answer.
+    """A transport that joins successive writes, such as the head and the body of an answer.
 
-    Uvicorn writes them one by one, and each would be a packet and wake the client. The connection is aborted
-    where something waits to be sent and the client has read nothing for `STALL_SECONDS`, also after `close`.
+    Uvicorn writes them one by one, and each would be a packet of its own and wake the client. The connection
+    is aborted when bytes wait to be sent and the client has read none for `STALL_SECONDS`, also after
+    `close`.
 
     Args:
         transport: The transport of the connection, which it wraps.
@@ -43,7 +44,7 @@ class CoalescingTransport:
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
 
     def write(self, data: bytes) -> None:
-        """Send bytes soon."""
+        """Send bytes, together with others that are written in the same pass of the event loop."""
         if not data:
             return
         if not self._parts:
@@ -58,7 +59,7 @@ class CoalescingTransport:
         if self.get_extra_info("ssl_object") is None or not self._buffered():
             self._transport.close()
             return
-        # asyncio would give up some time after TLS is closed, also where the client still reads.
+        # After TLS is closed, asyncio aborts at a fixed timeout, even while the client still reads.
         self._transport.pause_reading()
         self._close_later()
 
@@ -71,7 +72,7 @@ class CoalescingTransport:
         return self._buffered() + sum(map(len, self._parts))
 
     def stop(self) -> None:
-        """Watch the client no more; the connection has ended."""
+        """Cancel the timers; the connection has ended."""
         for each in (self._stall_timer, self._close_timer):
             if each is not None:
                 each.cancel()
@@ -180,7 +181,7 @@ class OpenConnections:
                 del self._of_client[connection.client_host]
 
     def mark(self, connection: "Protocol", is_idle: bool) -> None:
-        """Tell whether a connection waits for its next request."""
+        """Record whether a connection waits for its next request."""
         if not is_idle:
             self._idle.pop(connection, None)
         elif connection in self._open:
@@ -188,7 +189,7 @@ class OpenConnections:
 
 
 class Protocol(H11Protocol):
-    """Uvicorn's connection, which a client cannot keep for nothing.
+    """Uvicorn's connection, with bounds on how long a client may occupy it.
 
     It is closed where the head of a request does not arrive in time, and aborted where an answer is not read,
     or where others need its room while it is idle.
@@ -224,7 +225,7 @@ class Protocol(H11Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Read, and wait for the rest of a head that is not complete."""
+        """Read, and bound the time until a head is complete."""
         super().data_received(data)
         if self._has_request:
             self._open_connections.mark(self, is_idle=False)
@@ -239,7 +240,7 @@ class Protocol(H11Protocol):
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Cancel all timers, and make room for another connection."""
         self._open_connections.discard(self)
         super().connection_lost(exc)
         self.transport.stop()  # type: ignore[attr-defined]

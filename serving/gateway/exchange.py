@@ -1,4 +1,4 @@
-"""One HTTP request: its body and headers within their bounds, and whether its client is still there."""
+"""One HTTP request: its timeout and type, its body within bounds, and whether its client disconnects."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,8 @@ from starlette.requests import Request
 from serving.gateway.failures import TOO_LARGE, TOO_SLOW, WRONG_TYPE, Failure, invalid
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
-WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner costs no task that waits for its client to go
-CLOSE = {"connection": "close"}  # the rest of a body that was too large is not read
+WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner needs no task that waits for its client to disconnect
+CLOSE = {"connection": "close"}  # for responses before the end of the body, the rest of which is not read
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -23,7 +23,7 @@ class ClientGone(Exception):
 
 
 def deadline(request: Request, usual: float, longest: float) -> float:
-    """The seconds of a request: its header `Request-Timeout`, or the usual ones.
+    """The timeout of a request in seconds: its header `Request-Timeout`, or the usual one.
 
     Raises:
         Failure: the header is no number of seconds within the bound.
@@ -45,8 +45,8 @@ def deadline(request: Request, usual: float, longest: float) -> float:
 def check_type(request: Request, *types: str) -> None:
     """Refuse a body of another type.
 
-    Browsers send JSON to another origin only after that has agreed to it, which the gateway never does; other
-    types they send at once. So a page from elsewhere cannot write items here.
+    Browsers send JSON to another origin only after a preflight request (CORS), which the gateway never
+    permits; bodies of some other types they send at once. So a page of another origin cannot write items.
 
     Raises:
         Failure: the type is another one.
@@ -97,7 +97,7 @@ async def body(request: Request, most: int, seconds: float, pending: PendingByte
 
     Raises:
         Failure: it is too large, takes too long, or there is no room for it.
-        ClientGone: it does not come.
+        ClientGone: the client has closed the connection.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
@@ -122,10 +122,10 @@ async def body(request: Request, most: int, seconds: float, pending: PendingByte
 
 
 async def lines(receive: Receive, most: int, pending: PendingBytes) -> AsyncIterator[bytes]:
-    """The lines of a body that goes on for as long as the client wants; empty ones are skipped.
+    """The lines of a body of any length; empty lines are skipped.
 
-    No more is read than the caller asks for, so that a client cannot send faster than it is answered. Each
-    byte is looked at once, however many parts a line comes in.
+    A part of the body is read only when the caller takes the next line, so that a client cannot send faster
+    than it is answered. Each byte is scanned once, also where a line arrives in many parts.
 
     Args:
         receive: of the request.
@@ -162,21 +162,17 @@ async def lines(receive: Receive, most: int, pending: PendingBytes) -> AsyncIter
 
 
 def too_large(most: int, what: str = "body") -> Failure:
-    """The failure of a body that is too large."""
-    return invalid_size(f"{what}: expected at most {most} bytes (--max-body-bytes)")
-
-
-def invalid_size(message: str) -> Failure:
-    """A failure after which the rest of the body is not read."""
+    """The failure of a body, or a line, that is too large; the rest of the body is not read."""
+    message = f"{what}: expected at most {most} bytes (--max-body-bytes)"
     return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, TOO_LARGE, CLOSE)
 
 
 class DisconnectWatcher:
-    """Cancels a call when the client of its request goes.
+    """Cancels a call when the client of its request disconnects.
 
     Args:
         receive: of a request whose body has been read.
-        call: of gRPC.
+        call: of gRPC, or another object with `cancel`.
 
     Attributes:
         is_gone: whether the client has gone.
@@ -190,7 +186,7 @@ class DisconnectWatcher:
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()

@@ -1,4 +1,4 @@
-"""gRPC status to HTTP: the status code, the JSON body, and when to come back."""
+"""gRPC status to HTTP: the status code, the JSON body, and the header `Retry-After`."""
 
 import json
 import logging
@@ -56,7 +56,7 @@ class Failure(Exception):
         code: of gRPC.
         message: for the client.
         http: status; if not given, that of the code.
-        headers: more of the response.
+        headers: of the response, beside those that each has.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ def invalid(message: str, http: int | None = None) -> Failure:
 def failure_of(error: Any, prefix: str = "") -> Failure:
     """A failed call of gRPC.
 
-    What gRPC itself says of a connection has the address of the service, so it goes to the log alone.
+    gRPC's own texts about a connection hold the address of the service, so they are only logged.
 
     Args:
         error: a `grpc.aio.AioRpcError`.
@@ -112,7 +112,7 @@ def failure_of(error: Any, prefix: str = "") -> Failure:
 
 
 class _ConnectionLog:
-    """Logs why a service cannot be reached; at most once a second, for clients could fill the log."""
+    """Logs why a service cannot be reached, at most once a second, so that clients cannot fill the log."""
 
     def __init__(self) -> None:
         self._written_at = -math.inf
@@ -129,7 +129,7 @@ _connection_log = _ConnectionLog()
 
 
 def retry_after(trailers: Any) -> int | None:
-    """Whole seconds until the service wants to be asked again; None where it does not say, or says never."""
+    """Whole seconds after which a client may retry; None where the service does not say, or forbids it."""
     for name, value in trailers or ():
         if name == PUSHBACK and str(value) != NO_RETRY and str(value).isdecimal():
             return max(1, math.ceil(int(value) / 1000))

@@ -31,7 +31,7 @@ from serving.gateway.upstream import Metadata, Method, Upstream
 
 # HTTP headers that become metadata of the call.
 FORWARDED = ("authorization", "x-request-key", "traceparent", "tracestate")
-CANCEL_BEFORE_GRACE_END_SECONDS = 0.5  # of the grace, to tell streams that the gateway stops
+CANCEL_BEFORE_GRACE_END_SECONDS = 0.5  # for the last line of a stream, which says that the gateway stops
 
 
 def methods(service: ServiceDescriptor) -> dict[str, Method]:
@@ -51,7 +51,7 @@ class Gateway:
         options: of the gateway.
 
     Attributes:
-        is_stopping: whether it stops.
+        is_stopping: whether `stop` was called.
         pending: bytes of all bodies that have not ended.
         metrics: of the gateway.
     """
@@ -67,7 +67,7 @@ class Gateway:
         self.is_stopping = False
 
     async def open(self) -> None:
-        """Make the connections, which connect when they are first used.
+        """Create the channels to the services; each connects at its first call.
 
         Raises:
             DataError: a file of the connections' security cannot be read, or is invalid.
@@ -84,24 +84,24 @@ class Gateway:
                 await each.close()
 
     def stop(self) -> None:
-        """End what would not end by itself, and all else shortly before the grace is over."""
+        """End the streams that follow changes now, and all other calls shortly before the grace ends."""
         self.is_stopping = True
         for call in list(self._following):
             call.cancel()
         loop = asyncio.get_running_loop()
-        # A short grace is not used up by the announcement: at least half of it is for requests to finish.
+        # Where the grace is short, at least half of it is for requests to finish.
         grace = self.options.grace
         loop.call_later(max(grace / 2, grace - CANCEL_BEFORE_GRACE_END_SECONDS), self._cancel_all)
 
     async def unary(self, method: Method, request: Request) -> Response:
         """The response to one message."""
         seconds, message = await self._message(method, request)
-        return answer(to_json(await self._call(method, message, seconds, request)))
+        return json_response(to_json(await self._call(method, message, seconds, request)))
 
     async def info(self, method: Method, request: Request) -> Response:
         """The response to a method whose request has no fields."""
         seconds = self._seconds(request)
-        return answer(to_json(await self._call(method, method.request(), seconds, request)))
+        return json_response(to_json(await self._call(method, method.request(), seconds, request)))
 
     async def health(self, request: Request) -> Response:
         """Whether the service answers searches, and the gateway does not stop."""
@@ -110,8 +110,8 @@ class Gateway:
         except grpc.RpcError as error:
             raise failure_of(error) from None
         if serves and not self.is_stopping:
-            return answer(encode({"status": "SERVING"}))
-        return answer(encode({"status": "NOT_SERVING"}), 503)
+            return json_response(encode({"status": "SERVING"}))
+        return json_response(encode({"status": "NOT_SERVING"}), 503)
 
     async def compare(self, request: Request) -> Response:
         """The answers of both services to one search."""
@@ -130,14 +130,14 @@ class Gateway:
             except grpc.RpcError as error:
                 raise failure_of(error, f"{name}: ") from None
 
-        asked = {"champion": self._service, "challenger": challenger}
-        tasks = [asyncio.create_task(ask(name, service)) for name, service in asked.items()]
+        services = {"champion": self._service, "challenger": challenger}
+        tasks = [asyncio.create_task(ask(name, service)) for name, service in services.items()]
         both = asyncio.gather(*tasks)
         watch = DisconnectWatcher(request.receive, both)
         try:
-            return answer(encode(dict(zip(asked, await both, strict=True))))
+            return json_response(encode(dict(zip(services, await both, strict=True))))
         except asyncio.CancelledError:
-            raise self.why_cancelled(watch.is_gone) from None
+            raise self.cancellation_error(watch.is_gone) from None
         finally:
             watch.stop()
             for task in tasks:
@@ -145,7 +145,8 @@ class Gateway:
 
     async def describe(self, request: Request) -> Response:
         """The gateway's version, and whether it can compare; clients are not told where its services are."""
-        return answer(encode({"compare": self.options.compare_address is not None, "version": __version__}))
+        can_compare = self.options.compare_address is not None
+        return json_response(encode({"compare": can_compare, "version": __version__}))
 
     async def server_stream(self, method: Method, request: Request) -> Response:
         """The responses to one message, as lines."""
@@ -173,8 +174,8 @@ class Gateway:
             finally:
                 self._following.discard(call)
 
-    def why_cancelled(self, is_gone: bool) -> BaseException:
-        """What a cancelled call means.
+    def cancellation_error(self, is_gone: bool) -> BaseException:
+        """The exception to raise for a cancelled call.
 
         Args:
             is_gone: whether its client has gone.
@@ -210,7 +211,7 @@ class Gateway:
             try:
                 return await call
             except asyncio.CancelledError:
-                raise self.why_cancelled(watch.is_gone) from None
+                raise self.cancellation_error(watch.is_gone) from None
             except grpc.RpcError as error:
                 raise failure_of(error) from None
             finally:
@@ -254,14 +255,22 @@ class Gateway:
 
 
 class StreamResponse(Response):
-    """The lines of a stream; a failure after the first of them is the last line."""
+    """The lines of a stream; a failure after the first line is sent as the last one.
+
+    Args:
+        gateway: that makes the call.
+        method: with responses that are a stream.
+        message: the request; None for a method whose requests are the lines of the body.
+        seconds: until the call's deadline.
+        metadata: of the call.
+    """
 
     def __init__(
         self, gateway: Gateway, method: Method, message: Any, seconds: float, metadata: Metadata
     ) -> None:
         super().__init__()
         self._gateway, self._method, self._message = gateway, method, message
-        self._seconds, self._given = seconds, metadata
+        self._seconds, self._metadata = seconds, metadata
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer."""
@@ -270,7 +279,7 @@ class StreamResponse(Response):
             await self._relay(receive, lines)
         except Failure as failure:
             if not lines.has_begun:
-                await failed(failure)(scope, receive, send)
+                await error_response(failure)(scope, receive, send)
                 return
             await lines.write(failure.body)
         except ClientGone:
@@ -283,25 +292,25 @@ class StreamResponse(Response):
         if messages is None:
             most = gateway.options.bounds.max_body_bytes
             messages = requests = NdjsonRequests(receive, self._method, most, gateway.pending)
-        with gateway.streaming(self._method, messages, self._seconds, self._given) as call:
+        with gateway.streaming(self._method, messages, self._seconds, self._metadata) as call:
             watch: DisconnectWatcher | NdjsonRequests = requests or DisconnectWatcher(receive, call)
             if requests is not None:
                 requests.call = call
             try:
                 await relay(call, out, self._seconds)
             except asyncio.CancelledError:
-                raise gateway.why_cancelled(watch.is_gone) from None
+                raise gateway.cancellation_error(watch.is_gone) from None
             finally:
                 watch.stop()
         if requests is not None and requests.failure is not None:
             raise requests.failure
 
 
-def answer(content: bytes, status: int = 200) -> Response:
+def json_response(content: bytes, status: int = 200) -> Response:
     """A response of JSON."""
     return Response(content, status, media_type=JSON)
 
 
-def failed(failure: Failure) -> Response:
+def error_response(failure: Failure) -> Response:
     """The response to a request that failed."""
     return Response(failure.body, failure.http, failure.headers, JSON)

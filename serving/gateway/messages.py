@@ -62,10 +62,10 @@ def document(message: Message) -> dict[str, Any]:
 
 
 def parse(content: bytes | bytearray, kind: type[Message]) -> Any:
-    """A message of JSON.
+    """The message that JSON describes.
 
     Args:
-        content: the JSON; nothing stands for an empty message.
+        content: the JSON; an empty or blank text is an empty message.
         kind: of the message.
 
     Raises:
@@ -87,11 +87,17 @@ def parse(content: bytes | bytearray, kind: type[Message]) -> Any:
 
 
 def check_fields(given: Any, descriptor: Any, path: str = "", depth: int = 0) -> None:
-    """Check that what stands for a message is an object of its fields: protobuf takes an empty list too.
+    """Check that the JSON of a message is an object with known fields; protobuf would take an empty list too.
+
+    Args:
+        given: the decoded JSON.
+        descriptor: of the message.
+        path: of the message in the request, for errors.
+        depth: number of messages around it.
 
     Raises:
-        Failure: a field is unknown, which the message tells with the one that was probably meant; or a
-            message is no object.
+        Failure: a field is unknown, and the text names the one that was probably meant; a message is no
+            object; or there are more than `MAX_DEPTH` messages inside each other.
     """
     if descriptor.full_name.startswith(WELL_KNOWN):
         return
@@ -173,7 +179,7 @@ def _value_type(field: FieldDescriptor) -> Any:
 
 
 def _inner(field: FieldDescriptor, value: Any) -> list[tuple[str, Any]]:
-    """The messages in a field's value, with their places."""
+    """The messages in a field's value, with their places such as `[0]` or `.key`."""
     if is_map(field):
         return [(f".{key}", each) for key, each in value.items()] if isinstance(value, dict) else []
     if field.is_repeated:
@@ -183,22 +189,22 @@ def _inner(field: FieldDescriptor, value: Any) -> list[tuple[str, Any]]:
 
 @cache
 def _writer(descriptor: Any) -> Convert:
-    """What turns messages of a type into documents."""
+    """The function that converts messages of a type to documents."""
     if descriptor.full_name.startswith(WELL_KNOWN):
         return json_format.MessageToDict
-    # Name, whether it may be absent, and conversion; made later, because a type may hold itself.
+    # Name, whether it may be absent, and conversion; filled at the first message: a type may contain itself.
     plan: list[tuple[str, bool, Convert | None]] = []
 
     def write(message: Message) -> dict[str, Any]:
         found = {}
-        for name, may_be_absent, convert in plan or made():
+        for name, may_be_absent, convert in plan or filled():
             if may_be_absent and not message.HasField(name):
                 continue
             value = getattr(message, name)
             found[name] = value if convert is None else convert(value)
         return found
 
-    def made() -> list[tuple[str, bool, Convert | None]]:
+    def filled() -> list[tuple[str, bool, Convert | None]]:
         plan.extend((field.name, field.has_presence, _field(field)) for field in descriptor.fields)
         return plan
 
@@ -206,26 +212,26 @@ def _writer(descriptor: Any) -> Convert:
 
 
 def _field(field: FieldDescriptor) -> Convert | None:
-    """What turns a field's value into a document; None where nothing does."""
+    """The function that converts a field's value to a document; None where it stays as it is."""
     if is_map(field):
         kind: Any = field.message_type
         assert kind.fields_by_name["key"].type == FieldDescriptor.TYPE_STRING, "keys of maps are strings"
         convert = _value(kind.fields_by_name["value"])
         if convert is None:
             return dict
-        each = convert
-        return lambda values: {key: each(value) for key, value in values.items()}
+        convert_one = convert
+        return lambda values: {key: convert_one(value) for key, value in values.items()}
     convert = _value(field)
     if not field.is_repeated:
         return convert
     if convert is None:
         return list
-    one = convert
-    return lambda values: [one(value) for value in values]
+    convert_each = convert
+    return lambda values: [convert_each(value) for value in values]
 
 
 def _value(field: FieldDescriptor) -> Convert | None:
-    """What turns one value of a field into a document; None where nothing does."""
+    """The function that converts one value of a field; None where it stays as it is."""
     if field.message_type is not None:
         return _writer(field.message_type)
     if field.enum_type is not None:

@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 from protos.errors import Unavailable
 from serving.address import join
 
-OTHER = "other"  # the path of a request that no operation has; a client could make up any number of them
-CLIENT_GONE = 499  # nginx's status where no answer was begun, most likely because the client had gone
+OTHER = "other"  # path of requests to unknown paths, of which clients could send any number
+CLIENT_GONE = 499  # as nginx counts a request without an answer, usually because the client has disconnected
 # Upper bounds of buckets in seconds: 1, 2, 5 in each decade from 100 us to 10 s.
 SECONDS = (*(float(f"{digit}e{power}") for power in range(-4, 1) for digit in (1, 2, 5)), 10.0)
 REQUESTS = "twinspire_gateway_requests"

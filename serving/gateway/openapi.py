@@ -1,11 +1,11 @@
-"""The description of the gateway's requests by OpenAPI: for each path what FastAPI cannot know of itself."""
+"""The OpenAPI description of the gateway: for each path, the parts that FastAPI cannot derive."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from serving.gateway.exchange import JSON, NDJSON
 from serving.gateway.failures import HTTP_STATUS
-from serving.gateway.schemas import comments, reference, schemas
+from serving.gateway.schemas import REFERENCE, comments, reference, schemas
 from serving.gateway.upstream import Method
 
 Document = dict[str, Any]
@@ -35,33 +35,34 @@ def _object(**properties: Document) -> Document:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-OWN: dict[str, Document] = {
+ERROR_REFERENCE = {"$ref": f"{REFERENCE}Error"}
+OWN_SCHEMAS: dict[str, Document] = {  # of messages that are in no .proto file
     "Error": _object(
         error=_object(code={**TEXT, "enum": sorted(code.name for code in HTTP_STATUS)}, message=TEXT)
     ),
     "Health": _object(status={**TEXT, "enum": ["SERVING", "NOT_SERVING"]}),
     "Gateway": _object(compare={"type": "boolean"}, version=TEXT),
     "Comparison": _object(
-        champion={"$ref": "#/components/schemas/SearchResponse"},
-        challenger={"$ref": "#/components/schemas/SearchResponse"},
+        champion={"$ref": f"{REFERENCE}SearchResponse"},
+        challenger={"$ref": f"{REFERENCE}SearchResponse"},
     ),
 }
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A request of the gateway.
+    """A path of the gateway, and what may be sent to it.
 
     Args:
-        verb: of HTTP.
+        verb: `GET` or `POST`.
         path: of the request.
         tag: under which it is listed.
-        method: of gRPC that it calls; None for the gateway's own.
-        summary: of what it does; that of the method if not given.
-        answer: name of the schema of its response, if it is none of a method.
-        asks: of whose requests its body is, where it calls several methods.
+        method: RPC that it calls; None where it calls none, or several.
+        summary: one sentence; the comment of the method if not given.
+        schema: name of the schema of its response, where there is no `method`.
+        request_of: RPC whose request is its body, where that is not `method`.
         example: of a body.
-        has_deadline: whether it waits for a service, for no longer than the header `Request-Timeout` says.
+        has_deadline: whether it calls a service, and so takes the header `Request-Timeout`.
     """
 
     verb: str
@@ -69,24 +70,24 @@ class Operation:
     tag: str
     method: Method | None = None
     summary: str = ""
-    answer: str = ""
-    asks: Method | None = None
+    schema: str = ""
+    request_of: Method | None = None
     example: Document | None = None
     has_deadline: bool = True
 
     @property
     def text(self) -> str:
-        """What it does."""
+        """The summary."""
         return self.summary or (comments().get(self.method.descriptor.full_name, "") if self.method else "")
 
     @property
     def name(self) -> str:
-        """Unique; for programs that make clients."""
-        return self.method.descriptor.name if self.method else self.answer
+        """The unique name of the operation, for programs that generate clients."""
+        return self.method.descriptor.name if self.method else self.schema
 
     def extra(self) -> Document:
-        """What OpenAPI says of it beside its path and its summary."""
-        body = self.asks or self.method
+        """Its description in OpenAPI, without path and summary."""
+        body = self.request_of or self.method
         sends, gives = JSON, JSON
         if self.method is not None:
             descriptor = self.method.descriptor
@@ -94,8 +95,8 @@ class Operation:
             gives = NDJSON if descriptor.server_streaming else JSON
             schema = reference(descriptor.output_type)
         else:
-            schema = {"$ref": f"#/components/schemas/{self.answer}"}
-        error = {"description": "An error", "content": {JSON: {"schema": OWN_REFERENCE}}}
+            schema = {"$ref": f"{REFERENCE}{self.schema}"}
+        error = {"description": "An error", "content": {JSON: {"schema": ERROR_REFERENCE}}}
         found: Document = {
             "parameters": [
                 *([TIMEOUT] if self.has_deadline else []),
@@ -118,17 +119,16 @@ class Operation:
         return found
 
 
-OWN_REFERENCE = {"$ref": "#/components/schemas/Error"}
-
-
 def complete(document: Document, operations: tuple[Operation, ...]) -> Document:
-    """FastAPI's document with the schemas of all messages, and what the gateway is."""
-    methods = [method for each in operations for method in (each.method, each.asks) if method is not None]
-    asked = [method.descriptor.input_type for method in methods]
-    answered = [method.descriptor.output_type for method in methods]
+    """FastAPI's document, with the schemas of all messages and the description of the gateway."""
+    methods = [
+        method for each in operations for method in (each.method, each.request_of) if method is not None
+    ]
+    inputs = [method.descriptor.input_type for method in methods]
+    outputs = [method.descriptor.output_type for method in methods]
     document["info"]["description"] = ABOUT
     document["components"] = {
-        "schemas": {**schemas(asked, answered), **OWN},
+        "schemas": {**schemas(inputs, outputs), **OWN_SCHEMAS},
         "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
     }
     return document

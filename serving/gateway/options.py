@@ -1,4 +1,4 @@
-"""What the gateway listens on, which services it asks, and its bounds; each field is a flag."""
+"""The configuration of a gateway: addresses, timeouts, security and bounds; each field is a flag."""
 
 import re
 import ssl
@@ -137,7 +137,7 @@ class GatewayOptions:
         return frozenset(name.lower() for name in (*self.allowed_hosts, own, *LOOPBACK_NAMES))
 
     def tls(self) -> ssl.SSLContext | None:
-        """What HTTPS needs; None for HTTP.
+        """The TLS context of the gateway's own port; None for HTTP.
 
         Raises:
             DataError: a file cannot be read, or is invalid.

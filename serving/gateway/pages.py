@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 HERE = Path(__file__).parent
-# The system's own table of types may lack some of these, and browsers run no module of another type.
+# Not from the system's table of types, which may lack some; browsers run no module with a wrong type.
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -45,7 +45,7 @@ class Page:
     tag: str  # changes with the content
 
     async def answer(self, request: Request) -> Response:
-        """The file, or that the browser has it already."""
+        """The file, or status 304 where the browser's copy is the same."""
         headers = {**HEADERS, "etag": self.tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == self.tag:
             return Response(status_code=304, headers=headers)

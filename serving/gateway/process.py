@@ -1,4 +1,4 @@
-"""The process of a gateway: it listens, answers, and finishes what it has begun before it ends."""
+"""The process of a gateway: it listens, answers, and finishes the requests in progress before it ends."""
 
 import asyncio
 import contextlib
@@ -28,8 +28,8 @@ from serving.gateway.pages import COMMON_HEADERS
 
 log = logging.getLogger(__name__)
 
-SIGNAL_DEBOUNCE_SECONDS = 1.0  # a second signal that comes sooner is the same one, sent to a whole group
-DRAIN_SECONDS = 0.3  # in which requests that are on their way arrive
+SIGNAL_DEBOUNCE_SECONDS = 1.0  # a second signal within it is the same one, sent to a whole process group
+DRAIN_SECONDS = 0.3  # after the signal, for requests that clients have sent already
 HANDSHAKE_SECONDS = 10.0  # of TLS
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
 HEAD_BYTES = 16 << 10  # of a request, all its headers
@@ -47,7 +47,7 @@ class Listening:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which ends by itself instead of by the signal that stopped it.
+    """Uvicorn's server; after a signal `serve` returns, where uvicorn's own raises the signal again.
 
     Args:
         config: of uvicorn.
@@ -58,12 +58,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self.gateway, self._ready = gateway, ready
-        self._first = 0.0
+        self._stopped_at = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests from now on.
 
-        As uvicorn's own, which cannot bound the time of a handshake, nor tell connections of each other.
+        It replaces uvicorn's own, which cannot set the timeout of a handshake, nor pass an object that all
+        connections share.
         """
         await self.lifespan.startup()
         if self.lifespan.should_exit:
@@ -90,9 +91,9 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests in progress.
 
-        Each answer that begins after the signal tells its client that the connection ends with it. When the
-        drain is over, connections without a request are closed; they have been idle for all of it. A stream
-        that began before the signal could not say so, and its connection is closed when it ends.
+        Each answer that begins after the signal has the header that closes its connection. After
+        `DRAIN_SECONDS`, connections without a request are closed. The head of a stream that began before the
+        signal had no such header, and its connection is closed when the stream ends.
         """
         await asyncio.sleep(DRAIN_SECONDS)
         await super().shutdown(sockets)
@@ -102,15 +103,15 @@ class Server(uvicorn.Server):
         now = time.monotonic()
         if not self.should_exit:
             log.info("stopping: %d connections are open", len(self.server_state.connections))
-            self._first, self.should_exit = now, True
+            self._stopped_at, self.should_exit = now, True
             self.gateway.stop()
-        elif now - self._first >= SIGNAL_DEBOUNCE_SECONDS:
+        elif now - self._stopped_at >= SIGNAL_DEBOUNCE_SECONDS:
             log.warning("stopping at once: a second signal")
             self.force_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT, which the main thread alone may do."""
+        """Stop on SIGTERM and SIGINT; without effect outside the main thread, which alone gets signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -146,10 +147,10 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
 
 
 def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
-    """A server that has not begun; arguments and errors as of `serve`."""
+    """A server that has not been started; arguments and errors as of `serve`."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is no HTTP
     tls = options.tls()
-    # Their errors, before uvicorn would end the process with its own.
+    # Created once here for their errors: in `Gateway.open`, uvicorn would end the process with its own text.
     options.security.credentials()
     for address in filter(None, (options.address, options.compare_address)):
         protocol.Connection(address, options.timeout, options.security, retries=False)
@@ -193,7 +194,7 @@ def _listen(options: GatewayOptions) -> socket.socket:
             options.host, options.port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_PASSIVE
         )
         family, kind, protocol, _, address = found[0]
-        # asyncio turns Nagle's algorithm off for sockets that name TCP as their protocol alone.
+        # asyncio turns Nagle's algorithm off only for sockets whose protocol is TCP, not 0.
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -35,14 +35,14 @@ SIMPLE: dict[int, Schema] = {
 WELL_KNOWN: dict[str, Schema] = {"google.protobuf.Timestamp": {"type": "string", "format": "date-time"}}
 
 
-def schemas(asked: Iterable[Any], answered: Iterable[Any]) -> dict[str, Schema]:
+def schemas(inputs: Iterable[Any], outputs: Iterable[Any]) -> dict[str, Schema]:
     """The schemas of messages and of those in them, by name.
 
     Args:
-        asked: descriptors of requests: nothing in them is required, and nothing else is allowed.
-        answered: descriptors of responses: fields without presence are always there.
+        inputs: descriptors of requests: no field of them is required, and no others are allowed.
+        outputs: descriptors of responses: fields without presence are always there.
     """
-    requests, responses = _reachable(asked), _reachable(answered)
+    requests, responses = _reachable(inputs), _reachable(outputs)
     found = {}
     for name, descriptor in sorted({**requests, **responses}.items()):
         made = found[name] = _message(descriptor)

@@ -14,7 +14,7 @@ from serving.gateway.messages import parse, to_json
 from serving.gateway.upstream import Method
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-HEAD_AFTER_SECONDS = 1.0  # then the head of the response is sent, although there is no line yet
+HEAD_AFTER_SECONDS = 1.0  # after which the head of the response is sent, even if there is no line yet
 HEADERS = [(b"content-type", NDJSON.encode()), (b"x-accel-buffering", b"no"), (b"cache-control", b"no-store")]
 
 
@@ -54,7 +54,7 @@ class NdjsonWriter:
 
 
 class NdjsonRequests:
-    """The requests of a stream, from the lines of a body; the call of gRPC takes them at its own pace.
+    """The requests of a stream, from the lines of a body; gRPC reads them as fast as it can send them.
 
     Args:
         receive: of the request.
@@ -63,8 +63,8 @@ class NdjsonRequests:
         pending: bytes of all bodies.
 
     Attributes:
-        call: that takes them; it is cancelled when the client goes. Set it before it begins.
-        failure: why there are no more; None where the body has ended.
+        call: that reads them, to be set before it does; it is cancelled when the client disconnects.
+        failure: why a line could not be read; None if there was no such line.
     """
 
     _is_gone = False
@@ -98,7 +98,7 @@ class NdjsonRequests:
         return self._is_gone or (self._watch is not None and self._watch.is_gone)
 
     def stop(self) -> None:
-        """Watch the client no more."""
+        """Stop watching the client."""
         if self._watch is not None:
             self._watch.stop()
 

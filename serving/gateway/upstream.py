@@ -36,7 +36,7 @@ class Method:
 
     @property
     def kind(self) -> str:
-        """Of gRPC's four kinds, as channels name them."""
+        """The kind of the method, by the names of a channel's methods: `unary_unary` and so on."""
         first = "stream" if self.descriptor.client_streaming else "unary"
         return f"{first}_{'stream' if self.descriptor.server_streaming else 'unary'}"
 
@@ -46,7 +46,7 @@ class Upstream:
 
     A connection belongs to one worker of the service and carries 16 calls at once (`serve --calls`), so there
     are several. A call goes by the one with the fewest calls open, and the first of those: a lone client uses
-    one connection. The gateway does not retry calls: its answer tells the client when to try again.
+    one connection. The gateway does not retry calls; its response has `Retry-After` instead.
 
     Args:
         address: of the service.
@@ -97,7 +97,7 @@ class Upstream:
         """Whether the service's health is SERVING.
 
         Raises:
-            grpc.RpcError: it does not tell.
+            grpc.RpcError: the service does not answer the health check.
         """
         return protocol.serves(await self._health(protocol.HEALTH, timeout=seconds, metadata=metadata))
 

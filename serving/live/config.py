@@ -7,8 +7,8 @@ from pathlib import Path
 
 # Where live items are by default; `TWINSPIRE_CACHE` names another folder than `.cache`.
 LIVE = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "live"
-# Without a heartbeat of the catalogue's process, which shows none while it waits for its database. A database
-# that does not answer ends the wait earlier (`store.py`).
+# Shortest bound on the time between two heartbeats of the catalogue's process: there is none while it waits
+# for its database, whose own timeouts are shorter (`store/database.py`).
 PATIENCE_SECONDS = 15.0
 
 

@@ -5,14 +5,14 @@ its header announces, so they never see a part of a record. `record_format.py` d
 
 All changes of the store up to `sequence` are in the records before `length`. There may be later ones while
 many changes are derived at once; else the writer sets both under a sequence lock (the cell `version` is odd
-meanwhile), so a reader sees both of one moment. A process that is killed leaves bytes after `length` behind,
-which the next writer cuts off. The file holds nothing that cannot be derived again, so
-it is not synced to the disk. If a power failure or a fault of the disk has damaged it, the next writer keeps
-the records before the damage.
+meanwhile), so a reader gets two values that belong together. A process that is killed leaves bytes after
+`length` behind, which the next writer cuts off. The file holds nothing that cannot be derived again, so it is
+not synced to the disk. If a power failure or a fault of the disk has damaged it, the next writer keeps the
+records before the damage.
 
 A file that takes another's place, because it was damaged or because most of its records were outdated, is
 another generation. Readers see that the path leads to another file, and open it. A reader that finds damage
-tells the writer by the file VERSION.GENERATION.damaged.
+reports it to the writer: it creates the file VERSION.GENERATION.damaged.
 """
 
 import fcntl
@@ -52,7 +52,7 @@ KEPT_FAILURES = 10_000  # reasons why an item could not be encoded
 
 
 class RecordLock:
-    """The right to write the records of one bundle, until `close`.
+    """An exclusive lock on writing the records of one bundle, held until `close`.
 
     The lock is on a file of its own, because the file of records is replaced.
 
@@ -60,7 +60,7 @@ class RecordLock:
         path: of the records.
 
     Raises:
-        RecordsInUse: another process, or another thread, has it.
+        RecordsInUse: another process, or another thread, holds the lock.
         OSError: the folder cannot be written.
     """
 
@@ -81,7 +81,7 @@ class RecordLock:
                     os.close(descriptor)
 
     def close(self) -> None:
-        """Let another process write; may be called twice."""
+        """Release the lock; may be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -93,7 +93,7 @@ class RecordWriter:
     Attributes:
         origin: of the records.
         generation: of the file.
-        lock: that `close` gives back.
+        lock: that `close` releases.
         cursor: the sequence after which the changes of the store are missing.
         count: records in the file.
         last: item id and sequence of the last record; None if there is none.
@@ -132,9 +132,10 @@ class RecordWriter:
             origin: of the records; a file of another origin is replaced.
             most: sequence of the store; if records have a higher one, the store has been restored from a
                 backup, and all of them are derived again.
-            lock: of the records, given back by `close` or if this fails; taken here if it is not given.
-            holds: whether the store has made a change, given its item's id and sequence; asked of the last
-                record. If not, the store has been restored and written on, and all are derived again, too.
+            lock: of the records, released by `close` or if this fails; taken here if it is not given.
+            holds: whether the store has made the change with this item id and sequence; called with those of
+                the last record. If it has not, it was restored from a backup and written to since, and all
+                records are derived again, too.
 
         Raises:
             RecordsInUse: another process writes the file.
@@ -167,11 +168,11 @@ class RecordWriter:
             os.close(descriptor)
             raise
         try:
-            is_whole, is_past = writer._resume(), max(writer.cursor, writer.sequence) > most
-            is_past = is_past or (writer.last is not None and not holds(*writer.last))
-            if is_whole and not is_past:
+            is_whole, is_ahead = writer._resume(), max(writer.cursor, writer.sequence) > most
+            is_ahead = is_ahead or (writer.last is not None and not holds(*writer.last))
+            if is_whole and not is_ahead:
                 return writer
-            kept = () if is_past else writer._content(writer.length)
+            kept = () if is_ahead else writer._content(writer.length)
             new = cls._begin(path, origin, kept, origin.start, lock)
         except BaseException:
             writer._close_file()
@@ -204,7 +205,7 @@ class RecordWriter:
         start = self.length
         _write(self._descriptor, b"".join(parts), start)
         for record, part in zip(records, parts, strict=True):
-            self._note(record, start, len(part))
+            self._add_to_index(record, start, len(part))
             start += len(part)
         if sequence is None:
             self._cells[LENGTH] = start
@@ -216,7 +217,7 @@ class RecordWriter:
         self._cells[SEQUENCE] = max(self.cursor, self._cells[SEQUENCE])
         self._cells[VERSION] = version + 1
 
-    def searched(self, item_id: str) -> tuple[bytes, bytes]:
+    def vector_and_terms(self, item_id: str) -> tuple[bytes, bytes]:
         """The vector and the terms of an item's latest record; empty if there is none."""
         if item_id not in self.latest:
             return b"", b""
@@ -230,45 +231,45 @@ class RecordWriter:
             progress: called after each `CHUNK` bytes.
 
         Raises:
-            OSError: the disk is full, or fails; this writer goes on.
+            OSError: the disk is full, or fails; this writer can still be used.
         """
         records = (self._record(*place) for place in sorted(self.latest.values()))
         kept = (
             packed(each._replace(kind=RecordKind.ITEM) if each.kind is RecordKind.SAME else each)
             for each in records
         )
-        content = _noticed(kept, progress)
+        content = _with_progress(kept, progress)
         writer = self._begin(self.path, self.origin, content, self.sequence, self.lock)
         writer.cursor = self.cursor
         self._close_file()
         return writer
 
     @property
-    def is_reported(self) -> bool:
+    def has_damage_report(self) -> bool:
         """Whether a reader has reported damage of this generation."""
-        return _report(self.path, self.generation).exists()
+        return _damage_report(self.path, self.generation).exists()
 
     def repaired(self, progress: Callable[[], None] = lambda: None) -> "RecordWriter":
         """The writer of a new generation, after a report of damage; this writer is closed.
 
-        It has the records before the damage. If this process finds none, the reader cannot have meant the
-        file, but what it says; then no record is kept, and all are derived again.
+        It has the records before the damage. If this process finds no damaged record, it is the content of
+        a record that the reader could not apply; then no record is kept, and all are derived again.
 
         Args:
             progress: called after each `CHUNK` bytes.
 
         Raises:
-            OSError: the disk is full, or fails; this writer goes on.
+            OSError: the disk is full, or fails; this writer can still be used.
         """
-        whole = PAGE + sum(map(len, _noticed(self._content(self.length), progress)))
-        kept = _noticed(self._content(whole), progress) if whole < self.length else ()
+        whole = PAGE + sum(map(len, _with_progress(self._content(self.length), progress)))
+        kept = _with_progress(self._content(whole), progress) if whole < self.length else ()
         writer = self._begin(self.path, self.origin, kept, self.origin.start, self.lock)
-        _report(self.path, self.generation).unlink(missing_ok=True)
+        _damage_report(self.path, self.generation).unlink(missing_ok=True)
         self._close_file()
         return writer
 
     def close(self) -> None:
-        """Let another process write."""
+        """Release the lock, so that another process may write."""
         self._close_file()
         self.lock.close()
 
@@ -292,7 +293,7 @@ class RecordWriter:
             for part in content:
                 _write(descriptor, part, end)
                 for body, offset in bodies(part):
-                    writer._note(unpacked(body), end + offset, HEAD.size + len(body))
+                    writer._add_to_index(unpacked(body), end + offset, HEAD.size + len(body))
                 end += len(part)
             writer._cells[LENGTH], writer._cells[SEQUENCE] = end, sequence
             Path(temporary).chmod(0o644)
@@ -309,7 +310,7 @@ class RecordWriter:
         end = PAGE
         for part in self._content(min(size, length)):
             for body, offset in bodies(part):
-                self._note(unpacked(body), end + offset, HEAD.size + len(body))
+                self._add_to_index(unpacked(body), end + offset, HEAD.size + len(body))
             end += len(part)
         if end != length:
             return False
@@ -327,7 +328,8 @@ class RecordWriter:
     def _record(self, offset: int, size: int) -> Record:
         return unpacked(memoryview(os.pread(self._descriptor, size, offset))[HEAD.size :])
 
-    def _note(self, record: Record, offset: int, size: int) -> None:
+    def _add_to_index(self, record: Record, offset: int, size: int) -> None:
+        """Update the attributes for a record of the file, the last so far."""
         self.last = record.item_id, record.sequence
         self.latest[record.item_id] = offset, size
         if record.kind in (RecordKind.ITEM, RecordKind.SAME):
@@ -381,7 +383,7 @@ class RecordReader:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something that `read` would return now."""
+        """Whether `read` would return records, or a higher sequence, now."""
         if self._offset != self._target[0]:
             return True
         if self._cells[VERSION] % 2:  # the writer changes the cells, or was killed meanwhile
@@ -400,7 +402,7 @@ class RecordReader:
         """Ask the process that writes the records to begin another file."""
         if not self.is_superseded:
             try:
-                _report(self._path, self.generation).touch()
+                _damage_report(self._path, self.generation).touch()
             except OSError as error:
                 log.error("%s: the damage cannot be reported: %s", self._path, error)
 
@@ -432,7 +434,7 @@ class RecordReader:
         return records, sequence if self._offset == end else None
 
 
-def _report(path: Path, generation: int) -> Path:
+def _damage_report(path: Path, generation: int) -> Path:
     """The file by which readers report damage."""
     return path.with_name(f"{path.stem}.{generation:016x}{DAMAGED_SUFFIX}")
 
@@ -450,8 +452,8 @@ def note_failure(failures: dict[int, str], record: Record) -> None:
             del failures[next(iter(failures))]
 
 
-def _noticed(parts: Iterable[bytes], progress: Callable[[], None]) -> Iterator[bytes]:
-    """The same parts; calls a function after each `CHUNK` bytes."""
+def _with_progress(parts: Iterable[bytes], progress: Callable[[], None]) -> Iterator[bytes]:
+    """The same parts; calls `progress` after each `CHUNK` bytes."""
     size = 0
     for part in parts:
         yield part

@@ -1,11 +1,11 @@
 """The bundles whose records the catalogue's process keeps up to date: those that answer, and those to come.
 
-A bundle that comes anew may have much to derive, so that is done on a thread of its own, with a connection of
-its own. From then on the bundle is kept up to date after each commit, on the thread that commits, so that the
-answer to a write can say what could not be encoded.
+A new bundle may have much to derive. So a thread of its own, with a connection of its own, derives what the
+store has. From then on the thread that commits derives after each commit, so that the answer to a write can
+say which items could not be encoded.
 
-Where two services of a host share a folder, one of them derives a bundle's records. The other one takes over
-when it ends, and until then sees in the records what has been derived.
+Where two services of a host share a folder, one of them derives a bundle's records. The other one reads these
+records, and takes over when the first one ends.
 """
 
 import logging
@@ -43,10 +43,13 @@ UNUSED_SECONDS = 30 * 24 * 3600.0  # without a change, after which they are remo
 
 
 class KnownFeed:
-    """A feed whose sequence is known already, so a deriver does not ask the database for it.
+    """A feed with a cached sequence, so that derivers do not query the database for it.
 
     Args:
         feed: that gives the changes.
+
+    Attributes:
+        known: the highest sequence that this process knows of; the thread that commits sets it.
     """
 
     def __init__(self, feed: ChangeFeed) -> None:
@@ -56,7 +59,7 @@ class KnownFeed:
         self._before, self._last = 0, list[Change]()  # as of `Store.last_write`
 
     def sequence(self) -> int:
-        """As it was last set."""
+        """The known sequence."""
         return self.known
 
     def committed(self, before: int, changes: list[Change]) -> None:
@@ -70,11 +73,11 @@ class KnownFeed:
         self.known = max([self.known, before, *(each.sequence for each in changes[-1:])])
 
     def sequence_of(self, item_id: str) -> int:
-        """As of the feed."""
+        """As `ChangeFeed.sequence_of`."""
         return self._feed.sequence_of(item_id)
 
     def changes(self, after: int, limit: int) -> list[Change]:
-        """As of the feed, also those after the known sequence, which may have replaced earlier ones."""
+        """As `ChangeFeed.changes`; changes after the known sequence may be among them."""
         last = self._last
         if after == self._before and last and last[-1].sequence == self.known and len(last) < limit:
             return last
@@ -135,11 +138,11 @@ class _Derivation:
                 self._begin()
 
     def close(self) -> threading.Thread:
-        """Let another process derive the records; returns the thread that waits for what is being done."""
+        """Release the records; returns the thread that does so as soon as the current work has ended."""
         self._stop.set()
-        closing = threading.Thread(target=self._close, name="closing", daemon=True)
-        closing.start()
-        return closing
+        thread = threading.Thread(target=self._close, name="closing", daemon=True)
+        thread.start()
+        return thread
 
     def _close(self) -> None:
         if self._thread is not None:
@@ -155,8 +158,8 @@ class _Derivation:
         self._thread.start()
 
     def _catch_up(self) -> None:
-        """Begin, and derive what the store has; on a thread of its own."""
-        switch = _Switch(self._open_feed, self._feed)
+        """Open the records, and derive what the store has; on a thread of its own."""
+        switch = _SwitchingFeed(self._open_feed, self._feed)
         deriver: Deriver | None = None
         try:
             if self._origin is None:
@@ -227,7 +230,7 @@ class _Derivation:
             self._reader = None
 
     def _read(self, progress: Callable[[], None]) -> None:
-        """See what another process has derived; the next call goes on, so writes need not wait for all."""
+        """Read a part of what another process has derived; the next call reads on, so writes wait less."""
         try:
             if self._reader is not None and self._reader.is_superseded:
                 self._open_reader()
@@ -244,8 +247,8 @@ class _Derivation:
             self._reader = None
 
 
-class _Switch:
-    """A feed that first has a connection of its own, opened when it is used, and then is the shared one."""
+class _SwitchingFeed:
+    """A feed with a connection of its own, opened at its first use; after `to_shared`, the shared feed."""
 
     def __init__(self, open_feed: Callable[[], Store], shared: KnownFeed) -> None:
         self.store_id = shared.store_id
@@ -254,7 +257,7 @@ class _Switch:
         self._is_shared = False
 
     def to_shared(self) -> None:
-        """From now on it is the feed of the thread that commits."""
+        """From now on use the feed of the thread that commits; closes the own connection."""
         self._is_shared = True
         if self._own is not None:
             self._own.close()
@@ -262,18 +265,18 @@ class _Switch:
 
     def sequence(self) -> int:
         """As `ChangeFeed.sequence`."""
-        return self._now.sequence()
+        return self._current.sequence()
 
     def sequence_of(self, item_id: str) -> int:
         """As `ChangeFeed.sequence_of`."""
-        return self._now.sequence_of(item_id)
+        return self._current.sequence_of(item_id)
 
     def changes(self, after: int, limit: int) -> list[Change]:
         """As `ChangeFeed.changes`."""
-        return self._now.changes(after, limit)
+        return self._current.changes(after, limit)
 
     @property
-    def _now(self) -> ChangeFeed:
+    def _current(self) -> ChangeFeed:
         if self._is_shared:
             return self._shared
         if self._own is None:
@@ -318,10 +321,10 @@ class Derivations:
             each.run_once(self._progress)
 
     def close(self, seconds: float | None = None) -> None:
-        """Let other processes derive.
+        """Release all records, so that other processes may derive them.
 
         Args:
-            seconds: to wait for what is being done; if not given, until it is done.
+            seconds: to wait for the current work; if not given, until it has ended.
         """
         self._closing += [each.close() for each in self._all.values()]
         self._all, self._served = {}, []

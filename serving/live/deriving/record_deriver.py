@@ -1,8 +1,8 @@
 """Derives a bundle's records from the changes of a store: the bundle's own item tower encodes each item once.
 
-An item whose id the towers have not learned is placed by its content, as the tower's graph does. What the
-tower cannot encode becomes a record of its own with the reason, so that it neither stays visible in an
-earlier version nor keeps other items waiting.
+An item whose id the towers have not learned is placed by its content, as the tower's graph does. For an
+item that the tower cannot encode there is a record with the reason, so that searches do not find its earlier
+version, and other items need not wait.
 """
 
 import json
@@ -95,7 +95,7 @@ class Deriver:
             OSError: the records cannot be written; what was not written is derived at the next call.
         """
         count = 0
-        if self._writer.is_reported:
+        if self._writer.has_damage_report:
             log.error("%s: a worker has found damage, so the file is written anew", self._writer.path)
             self._writer = self._writer.repaired(progress)
             self.sequence = self._writer.sequence
@@ -115,12 +115,16 @@ class Deriver:
         return count
 
     def close(self) -> None:
-        """Let another process derive the records; a graph that is being built is given up."""
+        """Stop, and release the records, so that another process may derive them.
+
+        A graph that is being built is given up.
+        """
         self._stop.set()
         self._graphs.wait()
         self._writer.close()
 
     def _derived(self, changes: Sequence[Change]) -> list[Record]:
+        """A record for each change, in order."""
         items = [each for each in changes if not each.deleted]
         vectors = iter(self._encode(items))
         records = []
@@ -148,7 +152,7 @@ class Deriver:
         hit = packed_hit(change.item_id, fields, self.manifest.hybrid is not None)
         values = self._filter_values(change) if self.manifest.filters else b""
         terms = self._terms(change)
-        is_same = self._writer.searched(change.item_id) == (vector, terms)
+        is_same = self._writer.vector_and_terms(change.item_id) == (vector, terms)
         kind = RecordKind.SAME if is_same else RecordKind.ITEM
         return Record(change.sequence, change.item_id, kind, hit, values, vector, terms)
 
@@ -187,6 +191,7 @@ class Deriver:
         return json.dumps({name: value for name, value in found.items() if value is not None}).encode()
 
     def _values(self, change: Change) -> dict[str, object]:
+        """Feature of the item tower -> raw value, None where it is absent."""
         features = self._encoder.inputs.features.items()
         return {
             name: change.item_id if isinstance(spec, IdFeature) else change.features.get(name)
@@ -194,6 +199,7 @@ class Deriver:
         }
 
     def _reason(self, change: Change, error: Exception) -> InvalidInput:
+        """Why an item could not be encoded, as its writer may read it."""
         if isinstance(error, InvalidInput):
             return InvalidInput(f"features.{error.field.rpartition('.')[2]}", error.reason)
         if isinstance(error, ArithmeticError):

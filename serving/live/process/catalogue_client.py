@@ -1,4 +1,4 @@
-"""How the workers reach the catalogue's process, and what they say to one another.
+"""The connection of a worker to the catalogue's process, and the protocol between them.
 
 The ends of a socket pair are made before the fork, and the supervisor keeps them. Each worker makes a socket
 pair of its own when it starts, keeps one end, and passes the other over the first pair. So a worker or the
@@ -8,8 +8,8 @@ A worker whose connection breaks connects again. It repeats the requests that ma
 writes with a request id. The others get an error that says that their outcome is not known.
 
 A write carries its caller's deadline, after which it is not committed: a later write of the caller may have
-been. A request whose caller has gone counts against the worker's bounds until its frame has been taken back,
-or the process has replied.
+been committed before it. A request whose caller has gone counts against the worker's bounds until its frame
+has been withdrawn, or the process has replied.
 
 The protocol is our own because no library does this much and no more. A channel of gRPC runs threads in each
 worker, beside the event loop that should have the core to itself, and needs a path in the file system that
@@ -60,7 +60,7 @@ class FrameKind(IntEnum):
     CHANGES = 3  # JSON {after, limit, follow}; the reply is a ChangesResponse, not empty if it follows
     ANSWER = 4
     ERROR = 5  # `error_document`
-    FORGET = 6  # nothing: the caller of the request of this number has gone, so it need not be carried out
+    FORGET = 6  # no payload; the caller of the request of this number has gone, so it need not be carried out
 
 
 class Reply(NamedTuple):
@@ -86,7 +86,7 @@ class Channel:
 
     @classmethod
     def create(cls) -> "Channel":
-        """A channel."""
+        """Two connected datagram sockets, through which workers pass the sockets of their connections."""
         sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         sender.setblocking(False)
         receiver.setblocking(False)
@@ -191,7 +191,7 @@ class CatalogueClient:
         return number
 
     def forget(self, number: int) -> None:
-        """Drop a request whose caller no longer waits; a write that has been taken up is carried out."""
+        """Drop a request whose caller has gone; a write that the process has taken from its queue is done."""
         with self._lock:
             waiting = self._waiting.get(number)
             if waiting is None or waiting.answered is None:
@@ -223,7 +223,7 @@ class CatalogueClient:
             waiting.answered(Reply(frame.value, frame.payload))
 
     def _closed(self, peer: Peer) -> None:
-        """The catalogue's process has ended; its successor takes the new connection."""
+        """Connect to the successor of the catalogue's process, and repeat what may be repeated."""
         with self._lock:
             self._peer = None
             lost = [

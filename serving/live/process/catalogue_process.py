@@ -24,7 +24,7 @@ from serving.live.deriving.derived_bundles import Derivations, KnownFeed
 from serving.live.process import wire_items
 from serving.live.process.catalogue_client import Channel, FrameKind, error_document
 from serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
-from serving.live.process.request_queue import PendingRequest, RequestQueue, is_of
+from serving.live.process.request_queue import PendingRequest, RequestQueue, belongs_to
 from serving.live.store.database import detail, public_text
 from serving.live.store.store import RETRY_SECONDS, Store, StoreRolledBack, check_state
 from serving.live.store.write_rules import WriteError, WriteOutcome, WriteRequest
@@ -41,19 +41,21 @@ GROUP_ITEMS = 4096  # items of one transaction, if no request has more
 GATHER_SECONDS = 0.004  # a transaction waits as long for more writes while several clients write at once
 CROWDED_SECONDS = 0.1  # several clients count as writing for as long after a write that waited for another
 COUNT_SECONDS = 1.0  # between two counts of the items, at least
-COUNT_REST = 50  # times as long as a count takes, until the next
+COUNT_REST = 50  # the next count follows after 50 times the duration of the last, at least
 LONGEST_ERROR = 500  # characters of an error in shared memory
 PAGE_BYTES = 1 << 20  # of a page of changes, beyond which it ends
 
 
 class _Committed(NamedTuple):
-    asked: PendingRequest
+    """A write that is stored and has no reply yet; `until` is by `time.monotonic`."""
+
+    request: PendingRequest
     outcome: WriteOutcome
     until: float
 
 
 class CatalogueProcess:
-    """Owns the store; made in its process, which calls `run`.
+    """Owns the store; created in its own process, which calls `run`.
 
     Args:
         config: of the store.
@@ -61,7 +63,7 @@ class CatalogueProcess:
         shared_state: with the entries `TARGET` and `CATALOGUE`.
         grace: seconds for the workers to finish when the service stops.
         max_answer_bytes: of a read.
-        heartbeat: shows that the process works; between two beats a database may take `PATIENCE_SECONDS`.
+        heartbeat: of this process; a database may take up to `PATIENCE_SECONDS` between two beats.
     """
 
     def __init__(
@@ -74,11 +76,11 @@ class CatalogueProcess:
         heartbeat: Heartbeat,
     ) -> None:
         self._config, self._channel, self._shared_state, self._grace = config, channel, shared_state, grace
-        self._most_bytes, self._heartbeat = min(max_answer_bytes, LARGEST), heartbeat
+        self._max_answer_bytes, self._heartbeat = min(max_answer_bytes, LARGEST), heartbeat
         self._writes, self._reads = RequestQueue(MOST_BYTES), RequestQueue(MOST_BYTES)
         self._lock = threading.Lock()
         self._followers: list[PendingRequest] = []  # reads that wait for a change
-        self._seen = 0  # the sequence that they wait to be exceeded
+        self._seen = 0  # sequence of the store when they were last checked; they wait for a higher one
         self._committed: list[_Committed] = []  # in the order of their sequences, without a reply yet
         self._loop = FrameLoop("catalogue", self._received, self._closed)
         self._store: Store | None = None
@@ -88,8 +90,9 @@ class CatalogueProcess:
         self._due = self._count_due = 0.0
         self._counted: tuple[int, int | None] = (-1, 0)  # sequence and base for which `_counts` holds
         self._entry: dict[str, Any] = shared_state.read(CATALOGUE)
-        self._dropped: str = self._entry.get("dropped", "")  # why the store is used no more
-        self._began: tuple[str, int] = self._entry["store_id"], self._entry["sequence"]  # with this store
+        self._dropped: str = self._entry.get("dropped", "")  # why the store is no longer used; or empty
+        # Id and sequence of the store when the service, or the predecessor of this process, last used it.
+        self._began: tuple[str, int] = self._entry["store_id"], self._entry["sequence"]
         self._rolled_back: StoreRolledBack | None = None  # found by the reader, for `step`
         self._counts = (0, 0)
         self._commits = self._writes_done = 0
@@ -143,11 +146,11 @@ class CatalogueProcess:
         if group and len(self._writes):  # these came before the group has had its replies
             self._crowded_until = time.monotonic() + CROWDED_SECONDS
         until = time.monotonic() + REPLY_WAIT_SECONDS
-        for asked, outcome in zip(group, outcomes, strict=True):
+        for request, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, WriteOutcome):
-                self._committed.append(_Committed(asked, outcome, until))
+                self._committed.append(_Committed(request, outcome, until))
             else:
-                self._refuse(asked, outcome)
+                self._refuse(request, outcome)
         self._reply()
 
     # Writes.
@@ -159,18 +162,18 @@ class CatalogueProcess:
         item tower take about as long for two items as for one. A client that waits for each reply before its
         next write is not delayed, unless others have just written.
         """
-        asked = self._writes.take(seconds)
-        if asked is None:
+        request = self._writes.take(seconds)
+        if request is None:
             return []
-        group, size = [asked], asked.frame.value
+        group, size = [request], request.frame.value
         now = time.monotonic()
         until = now + GATHER_SECONDS if now < self._crowded_until else now
         while size < GROUP_ITEMS:
-            asked = self._writes.take(max(0.0, until - time.monotonic()), GROUP_ITEMS - size)
-            if asked is None:
+            request = self._writes.take(max(0.0, until - time.monotonic()), GROUP_ITEMS - size)
+            if request is None:
                 break
-            group.append(asked)
-            size += asked.frame.value
+            group.append(request)
+            size += request.frame.value
         return group
 
     def _commit(
@@ -220,17 +223,17 @@ class CatalogueProcess:
         return outcomes
 
     def _reply(self) -> None:
-        """Reply to the writes that have been derived; if that fails, to all, for they are stored."""
+        """Reply to the writes whose items are encoded; if encoding fails, to all, because they are stored."""
         derivations = self._derivations
         if not self._committed or derivations is None:
             return
         derived, now = derivations.sequence, time.monotonic()
         held = []
         for each in self._committed:
-            asked, outcome, until = each
+            request, outcome, until = each
             is_derived = derived is not None and derived >= outcome.sequence
             if is_derived or derivations.error or until <= now or not derivations.serves:
-                self._answer(asked, outcome.sequence, self._response(derivations, outcome))
+                self._answer(request, outcome.sequence, self._response(derivations, outcome))
             else:
                 held.append(each)
         self._committed = held
@@ -245,7 +248,7 @@ class CatalogueProcess:
         return response.SerializeToString()
 
     def _follow(self, store: Store, feed: KnownFeed) -> None:
-        """Find out what other hosts have written."""
+        """Read the store's sequence, which other hosts may have raised."""
         try:
             feed.known = store.check(feed.known)
             self._error = ""
@@ -258,68 +261,69 @@ class CatalogueProcess:
 
     def _read(self) -> None:
         store: Store | None = None
-        while (asked := self._reads.take()) is not None:
+        while (request := self._reads.take()) is not None:
             if self._dropped:
-                self._refuse(asked, Unavailable(self._dropped))
+                self._refuse(request, Unavailable(self._dropped))
                 continue
             try:
                 if store is None:
                     store = Store.open(self._config.url)
-                sequence, message = self._read_one(store, asked.frame)
-                self._answer(asked, sequence, message)
+                sequence, message = self._read_one(store, request.frame)
+                self._answer(request, sequence, message)
             except StoreRolledBack as error:
                 self._rolled_back = error
-                self._refuse(asked, Unavailable(public_text(error, self._config.url)))
+                self._refuse(request, Unavailable(public_text(error, self._config.url)))
             except InvalidInput as error:
-                self._refuse(asked, error)
+                self._refuse(request, error)
             except TwinspireError as error:
-                self._refuse(asked, Unavailable(public_text(error, self._config.url)))
+                self._refuse(request, Unavailable(public_text(error, self._config.url)))
             except Exception:  # of any kind: the next one may succeed
                 log.exception("a read of the catalogue has failed")
-                self._refuse(asked, Unavailable("the catalogue cannot be read now; the log says why"))
+                self._refuse(request, Unavailable("the catalogue cannot be read now; the log says why"))
         if store is not None:
             store.close()
 
     def _read_one(self, store: Store, frame: Frame) -> tuple[int, bytes]:
-        asked = json.loads(frame.payload)
+        arguments = json.loads(frame.payload)
         store_id, began = self._began
         sequence = store.check(max(self._seen, began))
         check_state(store.store_id, sequence, store_id, began)
         if frame.kind == FrameKind.GET:
-            found = wire_items.get_response(asked, store.get(asked), sequence)
-            if (size := found.ByteSize()) > self._most_bytes:
+            found = wire_items.get_response(arguments, store.get(arguments), sequence)
+            if (size := found.ByteSize()) > self._max_answer_bytes:
                 raise InvalidInput(
                     "ids",
-                    f"expected an answer of at most {self._most_bytes} bytes, got {size}; ask for fewer",
+                    f"expected an answer of at most {self._max_answer_bytes} bytes, got {size}; "
+                    "ask for fewer",
                 )
             return sequence, found.SerializeToString()
-        changes = store.stored(asked["after"], asked["limit"])
-        page_bytes = min(PAGE_BYTES, self._most_bytes)
+        changes = store.stored(arguments["after"], arguments["limit"])
+        page_bytes = min(PAGE_BYTES, self._max_answer_bytes)
         page = wire_items.changes_response(changes, sequence, store.store_id, page_bytes)
         return sequence, page.SerializeToString()
 
     def _release(self) -> None:
-        """Let the reads go on that wait for a change, if there was one."""
+        """Queue the reads that have waited for a change, if there was one."""
         if self._feed is None or self._feed.known == self._seen:
             return
         with self._lock:
             self._seen = self._feed.known
             released = [each for each in self._followers if not self._waits(each)]
             self._followers = [each for each in self._followers if self._waits(each)]
-            for asked in released:
-                self._queue(self._reads, asked)
+            for request in released:
+                self._queue(self._reads, request)
 
-    def _waits(self, asked: PendingRequest) -> bool:
-        """Whether a read waits for a change that has not come; none comes when the store is used no more."""
-        if self._dropped or asked.frame.kind != FrameKind.CHANGES:
+    def _waits(self, request: PendingRequest) -> bool:
+        """Whether a read waits for a change that has not come; not so when the store is no longer used."""
+        if self._dropped or request.frame.kind != FrameKind.CHANGES:
             return False
-        document = json.loads(asked.frame.payload)
+        document = json.loads(request.frame.payload)
         return bool(document["follow"]) and document["after"] >= self._seen
 
     # The store and the shared state.
 
     def _open(self) -> None:
-        """Open the store, or say why it cannot be opened; `step` tries again."""
+        """Open the store, or keep the reason why it cannot be opened; `step` tries again."""
         self._due = time.monotonic() + RETRY_SECONDS
         if self._dropped:
             self._error = self._dropped
@@ -344,7 +348,7 @@ class CatalogueProcess:
         )
 
     def _opened(self) -> Store:
-        """A connection for another thread.
+        """A connection of its own, for another thread.
 
         Raises:
             Unavailable: the store cannot be opened now.
@@ -363,19 +367,19 @@ class CatalogueProcess:
         check_state(feed.store_id, feed.known, *self._began)
 
     def _drop(self, error: StoreRolledBack) -> None:
-        """Use the store no more until the service is restarted, also if this process is started anew.
+        """Stop using the store until the service is restarted, also if this process is started anew.
 
-        The store may grow past the sequence of before, and then nothing would show that its changes are
-        others than those from which the records were derived.
+        The store may grow past its earlier sequence. Then nothing would show that its changes differ from
+        those that the records were derived from.
         """
         self._fail(error)
         with self._lock:  # so no read begins to wait after this
             self._dropped = self._error
             followers, self._followers = self._followers, []
-        for asked in followers:
-            self._refuse(asked, Unavailable(self._dropped))
+        for request in followers:
+            self._refuse(request, Unavailable(self._dropped))
         for each in self._committed:
-            self._refuse(each.asked, Unavailable(f"{self._error}; whether this was written is not known"))
+            self._refuse(each.request, Unavailable(f"{self._error}; whether this was written is not known"))
         self._committed = []
         if self._derivations is not None:
             self._derivations.close(0.0)
@@ -390,7 +394,7 @@ class CatalogueProcess:
         self._error = reason
 
     def _publish(self) -> None:
-        """Tell the other processes, if something has changed."""
+        """Write the shared entry `CATALOGUE`, if something in it has changed."""
         store, feed, derivations = self._store, self._feed, self._derivations
         entry = {**self._entry, "pid": os.getpid(), "last_error": self._error[:LONGEST_ERROR]}
         if store is not None and feed is not None and derivations is not None:
@@ -427,40 +431,40 @@ class CatalogueProcess:
             self._loop.add(connected)
 
     def _received(self, peer: Peer, frame: Frame) -> None:
-        asked = PendingRequest(peer, frame)
+        request = PendingRequest(peer, frame)
         if frame.kind == FrameKind.FORGET:
             for each in self._forget(peer, frame.number):
                 self._refuse(each, Unavailable("the caller has gone"))
         elif frame.kind == FrameKind.WRITE:
-            self._queue(self._writes, asked)
+            self._queue(self._writes, request)
         else:
             with self._lock:
-                if self._waits(asked):
-                    self._followers.append(asked)
+                if self._waits(request):
+                    self._followers.append(request)
                 else:
-                    self._queue(self._reads, asked)
+                    self._queue(self._reads, request)
 
-    def _queue(self, queue: RequestQueue, asked: PendingRequest) -> None:
-        if not queue.put(asked):
+    def _queue(self, queue: RequestQueue, request: PendingRequest) -> None:
+        if not queue.put(request):
             text = "too many requests wait for the catalogue already"
-            self._refuse(asked, Overloaded(text, RETRY_SECONDS))
+            self._refuse(request, Overloaded(text, RETRY_SECONDS))
 
     def _closed(self, peer: Peer) -> None:
         """Drop the requests of a worker that is gone; one that connects again repeats them."""
         self._forget(peer)
 
     def _forget(self, peer: Peer, number: int | None = None) -> list[PendingRequest]:
-        """Remove what has not been taken up: a request of a worker, or all if there is no number."""
+        """Remove a request of a worker that is still queued, or all of them if there is no number."""
         found = self._writes.remove(peer, number)
         with self._lock:  # so no read is on its way from the followers to the queue
             found += self._reads.remove(peer, number)
-            found += [each for each in self._followers if is_of(each, peer, number)]
-            self._followers = [each for each in self._followers if not is_of(each, peer, number)]
+            found += [each for each in self._followers if belongs_to(each, peer, number)]
+            self._followers = [each for each in self._followers if not belongs_to(each, peer, number)]
         return found
 
-    def _answer(self, asked: PendingRequest, sequence: int, message: bytes) -> None:
-        self._loop.send(asked.peer, Frame(FrameKind.ANSWER, asked.frame.number, sequence, message))
+    def _answer(self, request: PendingRequest, sequence: int, message: bytes) -> None:
+        self._loop.send(request.peer, Frame(FrameKind.ANSWER, request.frame.number, sequence, message))
 
-    def _refuse(self, asked: PendingRequest, error: Exception) -> None:
+    def _refuse(self, request: PendingRequest, error: Exception) -> None:
         content = json.dumps(error_document(error)).encode()
-        self._loop.send(asked.peer, Frame(FrameKind.ERROR, asked.frame.number, 0, content))
+        self._loop.send(request.peer, Frame(FrameKind.ERROR, request.frame.number, 0, content))

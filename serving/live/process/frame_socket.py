@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 HEAD = struct.Struct("<IQQB")  # bytes of the payload, number of the request, `Frame.value`, kind
 CHUNK = 256 << 10  # bytes that are read at once
 LARGEST = 64 << 20  # bytes of a payload; more can only be a fault
-PAUSE_SECONDS = 0.1  # after an error that may come again at once
+PAUSE_SECONDS = 0.1  # after an error in the loop, which may occur again at once
 
 
 class Frame(NamedTuple):
@@ -39,24 +39,24 @@ class Frame(NamedTuple):
     payload: bytes
 
     def to_bytes(self) -> bytes:
-        """As sent."""
+        """The frame as it is sent: its head, and then the payload."""
         return HEAD.pack(len(self.payload), self.number, self.value, self.kind) + self.payload
 
 
 class Peer:
-    """One socket and its queue of outgoing bytes. Only the thread of `FrameLoop` calls its methods."""
+    """One socket and its queue of outgoing frames. Only the thread of `FrameLoop` calls its methods."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self.socket = connected
-        self.waiting: deque[bytes] = deque()  # appended to by any thread
+        self.outgoing: deque[bytes] = deque()  # frames; any thread may append
         self._unsent = memoryview(b"")
         self._received = bytearray()
 
     @property
     def wants_to_write(self) -> bool:
-        """Whether something waits to be written."""
-        return bool(self._unsent or self.waiting)
+        """Whether there are bytes to write."""
+        return bool(self._unsent or self.outgoing)
 
     def write(self) -> None:
         """Write as much as the socket takes.
@@ -67,7 +67,7 @@ class Peer:
         while self.wants_to_write:
             if not self._unsent:
                 try:
-                    self._unsent = memoryview(self.waiting.popleft())
+                    self._unsent = memoryview(self.outgoing.popleft())
                 except IndexError:  # another thread has just withdrawn it
                     return
             try:
@@ -79,7 +79,7 @@ class Peer:
         """The frames that have arrived.
 
         Raises:
-            OSError: the other end is gone, or sends what is no frame.
+            OSError: the other end is gone, or has sent bytes that are no frame.
         """
         try:
             chunk = self.socket.recv(CHUNK)
@@ -136,7 +136,7 @@ class FrameLoop:
         self._selector.register(readable, selectors.EVENT_READ)
 
     def start(self) -> None:
-        """Move frames from now on."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -154,19 +154,19 @@ class FrameLoop:
 
     def send(self, peer: Peer, frame: Frame) -> None:
         """Send a frame, from any thread; without effect if the socket is closed."""
-        peer.waiting.append(frame.to_bytes())
+        peer.outgoing.append(frame.to_bytes())
         self._interrupt()
 
     def withdraw(self, peer: Peer, frame: Frame) -> bool:
         """Take back a frame, from any thread; returns False if a part of it has been sent already."""
         try:
-            peer.waiting.remove(frame.to_bytes())
+            peer.outgoing.remove(frame.to_bytes())
         except ValueError:
             return False
         return True
 
     def _interrupt(self) -> None:
-        with suppress(OSError):  # it is full, so the thread wakes anyway; or closed
+        with suppress(OSError):  # the socket is full, so the thread wakes anyway; or it is closed
             self._wake.send(b"\0")
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""The requests that wait in the catalogue's process: bounded, and removed when their caller has given up."""
+"""A bounded queue of requests in the catalogue's process; requests whose caller has gone are removed."""
 
 import threading
 from collections import deque
@@ -35,13 +35,13 @@ class RequestQueue:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def put(self, asked: PendingRequest) -> bool:
+    def put(self, request: PendingRequest) -> bool:
         """Add a request; returns whether there was room for it."""
-        size = len(asked.frame.payload)
+        size = len(request.frame.payload)
         with self._changed:
             if self._requests and self._bytes + size > self._most_bytes:
                 return False
-            self._requests.append(asked)
+            self._requests.append(request)
             self._bytes += size
             self._changed.notify()
         return True
@@ -62,26 +62,26 @@ class RequestQueue:
                 return None
             if most is not None and self._requests[0].frame.value > most:
                 return None
-            asked = self._requests.popleft()
-            self._bytes -= len(asked.frame.payload)
-            return asked
+            request = self._requests.popleft()
+            self._bytes -= len(request.frame.payload)
+            return request
 
     def remove(self, peer: Peer, number: int | None = None) -> list[PendingRequest]:
         """Remove requests of a worker: that of a number, or all if no number is given; returns them."""
         with self._changed:
-            removed = [each for each in self._requests if is_of(each, peer, number)]
+            removed = [each for each in self._requests if belongs_to(each, peer, number)]
             if removed:
-                self._requests = deque(each for each in self._requests if not is_of(each, peer, number))
+                self._requests = deque(each for each in self._requests if not belongs_to(each, peer, number))
                 self._bytes -= sum(len(each.frame.payload) for each in removed)
             return removed
 
     def close(self) -> None:
-        """End all waits; no request is taken any more."""
+        """End all waits; `take` returns None from now on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
-def is_of(asked: PendingRequest, peer: Peer, number: int | None) -> bool:
-    """Whether a request is that of a worker with a number; with any number if none is given."""
-    return asked.peer is peer and (number is None or asked.frame.number == number)
+def belongs_to(request: PendingRequest, peer: Peer, number: int | None) -> bool:
+    """Whether a request came from this worker, and has this number, if one is given."""
+    return request.peer is peer and (number is None or request.frame.number == number)

@@ -1,4 +1,4 @@
-"""Items between the wire and the store."""
+"""Converts stored items to messages of the wire."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -36,7 +36,7 @@ def changes_response(
 
 
 def _fill_state(state: wire.ItemState, stored: StoredItem) -> None:
-    """One item."""
+    """Fill a message with an item as the store holds it."""
     change = stored.change
     state.item.id = change.item_id
     state.sequence, state.written_at = change.sequence, stored.written_at

@@ -1,7 +1,7 @@
 """The rows of an overlay that each search compares with the query, side by side in memory.
 
-An overlay keeps the rows of outdated versions. If they were compared too, a search would take the longer, the
-more often items have been written; an item that is written each second would cost as much as thousands.
+An overlay keeps the rows of outdated versions. If they were compared too, the time of a search would grow
+with the number of writes: an item that is written each second would soon cost as much as thousands of items.
 """
 
 from typing import Protocol
@@ -17,7 +17,7 @@ OUTDATED, SHARE = 64, 4
 
 
 class OverlayRows(Protocol):
-    """What an overlay knows of its rows; see `Overlay`."""
+    """The attributes of `Overlay` that `ComparedRows` reads."""
 
     count: int
     dead_count: int
@@ -29,7 +29,7 @@ class OverlayRows(Protocol):
 
 
 class ComparedRows:
-    """The rows of an overlay from some row on, without most of the outdated ones.
+    """A contiguous copy of an overlay's rows from some row on, without most of the outdated ones.
 
     Args:
         overlay: whose rows they are; rows are only ever added to it, and become outdated.

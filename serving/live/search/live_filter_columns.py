@@ -19,8 +19,8 @@ FIRST_CAPACITY = 256  # rows
 class _Column(Protocol):
     """The values of one field; `FilterColumns` evaluates tests of the field by its other methods."""
 
-    def held(self, value: Any) -> Any:
-        """A value as `set` takes it; changes nothing.
+    def converted(self, value: Any) -> Any:
+        """A value as `set` takes it; does not change the column.
 
         Args:
             value: as `protos.filters.parse_value` gives it.
@@ -29,12 +29,12 @@ class _Column(Protocol):
             TypeError, ValueError, OverflowError: the column cannot hold it.
         """
 
-    def set(self, row: int, held: Any) -> None:
+    def set(self, row: int, value: Any) -> None:
         """Give a row its value; always succeeds.
 
         Args:
             row: one that has been set before, or the next: 0, then 1 and so on.
-            held: as `held` gives it.
+            value: as `converted` gives it.
         """
 
 
@@ -45,20 +45,20 @@ class _Ordered:
         self._values: npt.NDArray[Any] = np.zeros(FIRST_CAPACITY, dtype)
         self._has: Mask = np.zeros(FIRST_CAPACITY, np.bool_)
 
-    def held(self, value: Bound | None) -> Any:
+    def converted(self, value: Bound | None) -> Any:
         if value is None:
             return None
         found = np.zeros(1, self._values.dtype)
         found[0] = value
         return found[0]
 
-    def set(self, row: int, held: Any) -> None:
+    def set(self, row: int, value: Any) -> None:
         if row >= len(self._has):
             more = len(self._has)
             self._values = np.concatenate([self._values, np.zeros(more, self._values.dtype)])
             self._has = np.concatenate([self._has, np.zeros(more, np.bool_)])
-        self._has[row] = held is not None
-        self._values[row] = 0 if held is None else held
+        self._has[row] = value is not None
+        self._values[row] = 0 if value is None else value
 
     def equal(self, value: Bound) -> BitMap:
         return _rows(self._has & (self._values == value))
@@ -90,23 +90,23 @@ class _Strings:
         self._held: list[tuple[str, ...]] = []  # by row
         self.present = BitMap()
 
-    def held(self, value: str | list[str] | None) -> tuple[str, ...]:
+    def converted(self, value: str | list[str] | None) -> tuple[str, ...]:
         found = () if value is None else (value,) if isinstance(value, str) else tuple(value)
         if not all(isinstance(each, str) for each in found):
             raise TypeError("expected strings")
         return found
 
-    def set(self, row: int, held: tuple[str, ...]) -> None:
+    def set(self, row: int, value: tuple[str, ...]) -> None:
         if row < len(self._held):
             for each in self._held[row]:
                 self._rows[each].discard(row)
             self.present.discard(row)
-            self._held[row] = held
+            self._held[row] = value
         else:
-            self._held.append(held)
-        for each in held:
+            self._held.append(value)
+        for each in value:
             self._rows.setdefault(each, BitMap()).add(row)
-        if held:
+        if value:
             self.present.add(row)
 
     def equal(self, value: str) -> BitMap:
@@ -128,7 +128,7 @@ class GrowingColumns:
         }
 
     def set(self, row: int, values: bytes) -> None:
-        """Give a row its values, or other ones: all of them, or none if one cannot be set.
+        """Set or replace the values of a row: all of them, or none if one cannot be set.
 
         Args:
             row: the next one, or one that has values.
@@ -141,9 +141,9 @@ class GrowingColumns:
             given = json.loads(values) if values else {}
             if not isinstance(given, dict):
                 raise TypeError(f"expected an object of filter fields, got {type(given).__name__}")
-            held = {field: column.held(given.get(field)) for field, column in self._columns.items()}
+            converted = {field: column.converted(given.get(field)) for field, column in self._columns.items()}
             for field, column in self._columns.items():
-                column.set(row, held[field])
+                column.set(row, converted[field])
 
     def evaluate(self, expression: Filter, count: int) -> Mask:
         """Whether each of the first `count` rows passes: bool (count,); errors as of `FilterColumns`."""

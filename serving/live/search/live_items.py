@@ -22,12 +22,12 @@ from serving.retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.02  # between two looks at what has been derived
+POLL_SECONDS = 0.02  # between two checks for derived records
 STALL_SECONDS = 60.0  # without progress of the process that derives, after which a bundle cannot be opened
 
 
 class StoreState(NamedTuple):
-    """A store, as the process that derives announces it: its id, and the highest sequence that it knows."""
+    """The state of a store that the process that derives has published: id, and highest known sequence."""
 
     store_id: str
     sequence: int
@@ -47,7 +47,7 @@ class LivePlace:
 
 
 class LiveItems:
-    """What a process searches of one bundle: its own items and the live ones.
+    """One bundle with its live items, as one process searches it.
 
     All methods but `follow_graph`, `is_superseded` and `reopened` are for the thread that searches.
 
@@ -96,7 +96,7 @@ class LiveItems:
         stop = stop or threading.Event()
         wanted: StoreState | None = None
         live: LiveItems | None = None
-        reached, since = -1, time.monotonic()
+        last_length, progress_at = -1, time.monotonic()
         while True:
             wanted = wanted or place.store()
             if wanted is not None:
@@ -107,11 +107,11 @@ class LiveItems:
                 if live.sequence >= wanted.sequence:
                     live.follow_graph()
                     return live
-                if live.length != reached:
-                    reached, since = live.length, time.monotonic()
+                if live.length != last_length:
+                    last_length, progress_at = live.length, time.monotonic()
             if stop.wait(POLL_SECONDS):
                 raise Unavailable("the service stops")
-            if time.monotonic() - since > STALL_SECONDS:
+            if time.monotonic() - progress_at > STALL_SECONDS:
                 version = retriever.manifest.bundle_version[:12]
                 raise Unavailable(
                     f"bundle {version}: its live items were not derived in time; nothing was for "
@@ -120,6 +120,7 @@ class LiveItems:
 
     @classmethod
     def _opened(cls, retriever: Retriever, place: LivePlace, store: StoreState) -> "LiveItems | None":
+        """The live items of a bundle without applied changes; None if there are no usable records yet."""
         origin = origin_of(retriever.manifest, store.store_id)
         try:
             return cls(retriever, records_path(place.folder, origin), origin)
@@ -139,8 +140,8 @@ class LiveItems:
     def advance(self) -> bool:
         """Apply the next changes, some hundred at most; returns whether there are more.
 
-        Records that cannot be applied are the last: those after them would make a state that never was. The
-        process that writes them is told, and begins another file.
+        After records that cannot be applied no others are: the result would be a state that the store never
+        had. The damage is reported to the process that writes the records, and it begins another file.
         """
         if self._is_damaged or not self._reader.has_more:
             return False
@@ -162,7 +163,7 @@ class LiveItems:
             pass
 
     def follow_graph(self) -> None:
-        """Open the graph over the overlay's first rows if there is one, or a larger one; from any thread."""
+        """Open the graph over the overlay's first rows if its file is new or has changed; from any thread."""
         path = graph_path(self._path, self._reader.generation)
         try:
             found = path.stat()
@@ -186,7 +187,7 @@ class LiveItems:
         return self._reader.is_superseded
 
     def reopened(self) -> "LiveItems":
-        """The same bundle with the records that are in their place now, all of them applied.
+        """The same bundle with the current generation of records, all of them applied.
 
         Raises:
             FileNotFoundError, RecordsDamaged: as the class.

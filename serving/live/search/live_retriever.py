@@ -23,8 +23,8 @@ COPIED_SHARE = 4  # the vectors of at most 1/4 of the overlay's rows are copied;
 class LiveFilter(CompiledFilter):
     """A filter on the items of a bundle and of an overlay.
 
-    `slots`, `gone`, `count_of` and `row_mask` take the overlay into account. The other attributes, such as
-    `rows` and `count`, are of the bundle's items alone, hidden ones included.
+    `overlay_mask`, `hidden_count`, `count_of` and `row_mask` take the overlay into account. The other
+    attributes, such as `rows` and `count`, are of the bundle's items alone, hidden ones included.
 
     Args:
         base: the filter on the bundle's items.
@@ -34,38 +34,38 @@ class LiveFilter(CompiledFilter):
     def __init__(self, base: CompiledFilter, filters: "LiveFilters") -> None:
         super().__init__(base.expression, base.passing, base.item_count, filters.reserve)
         self._live = filters.live
-        self._changes = -1  # of the overlay, for which `_slots` and `_gone` hold
-        self._slots: Mask = np.empty(0, np.bool_)
-        self._gone = 0
+        self._changes = -1  # of the overlay, when the next two were computed
+        self._overlay_mask: Mask = np.empty(0, np.bool_)
+        self._hidden_count = 0
 
     @property
-    def slots(self) -> Mask:
-        """Which of the overlay's rows pass and are current: bool (M,)."""
+    def overlay_mask(self) -> Mask:
+        """Whether each row of the overlay passes and is current: bool (M,)."""
         self._refresh()
-        return self._slots
+        return self._overlay_mask
 
     @property
-    def gone(self) -> int:
+    def hidden_count(self) -> int:
         """How many of the bundle's items that pass are hidden."""
         self._refresh()
-        return self._gone
+        return self._hidden_count
 
     def _refresh(self) -> None:
         live = self._live
         if self._changes != live.changes:
-            self._slots = live.columns.evaluate(self.expression, live.count) & live.alive[: live.count]
-            self._gone = int(np.count_nonzero(live.hidden[self.rows])) if live.hidden_count else 0
+            self._overlay_mask = live.columns.evaluate(self.expression, live.count) & live.alive[: live.count]
+            self._hidden_count = int(np.count_nonzero(live.hidden[self.rows])) if live.hidden_count else 0
             self._changes = live.changes
 
     def count_of(self, rows: Iterable[int]) -> int:
         """As `CompiledFilter.count_of`, rows of the overlay included."""
-        slots, first = self.slots, self._live.first_row
-        return sum(bool(slots[row - first]) if row >= first else row in self.passing for row in rows)
+        mask, first = self.overlay_mask, self._live.first_row
+        return sum(bool(mask[row - first]) if row >= first else row in self.passing for row in rows)
 
     @property
     def row_mask(self) -> Mask:
         """As `CompiledFilter.row_mask`: bool (N + M,)."""
-        return np.concatenate([self.mask & ~self._live.hidden, self.slots])
+        return np.concatenate([self.mask & ~self._live.hidden, self.overlay_mask])
 
 
 class LiveFilters(ItemFilters):
@@ -85,14 +85,17 @@ class LiveFilters(ItemFilters):
         return LiveFilter(super().evaluated(expression, work), self)
 
 
-def nearest_slots(items: Vectors, vectors: Vectors, k: int, passing: Mask) -> Neighbours:
+def nearest_overlay_rows(items: Vectors, vectors: Vectors, k: int, passing: Mask) -> Neighbours:
     """The `k` nearest of an overlay's rows that pass, fewer if there are fewer.
 
     Args:
         items: vectors of the overlay's rows, float32 (M, D).
         vectors: of the queries, float32 (B, D).
         k: items wanted.
-        passing: whether each row passes (M,).
+        passing: whether each row passes, bool (M,).
+
+    Returns:
+        Rows of the overlay, from 0 on, and their inner products, (B, min(k, number that pass)) each.
     """
     slots = np.flatnonzero(passing)
     if not len(slots):
@@ -138,7 +141,7 @@ class LiveRetriever(Retriever):
         """As `Retriever._nearest`."""
         if passing is None:
             return super()._nearest(vectors, width, approximate, passing)
-        assert isinstance(passing, LiveFilter), "`filters` has compiled it"
+        assert isinstance(passing, LiveFilter), "`LiveFilters` makes no other filter"
         plans = [Plan.EMPTY] * len(vectors)
 
         def search(queries: Rows, k: int) -> Neighbours:
@@ -157,8 +160,8 @@ class LiveRetriever(Retriever):
             )
 
         hidden = self._live.hidden
-        best = remaining(search, np.arange(len(vectors)), width, hidden, passing.gone, passing.count)
-        own = nearest_slots(self._live.vectors, vectors, width, passing.slots)
+        best = remaining(search, np.arange(len(vectors)), width, hidden, passing.hidden_count, passing.count)
+        own = nearest_overlay_rows(self._live.vectors, vectors, width, passing.overlay_mask)
         if own.rows.shape[1]:
             best = merged(best, Neighbours(own.rows + self._live.first_row, own.scores), width)
             plans = [Plan.EXACT if each is Plan.EMPTY else each for each in plans]

@@ -1,4 +1,4 @@
-"""A worker's view of live items: which rows of a bundle are hidden, and what stands in their place.
+"""A worker's view of live items: the rows of a bundle that are hidden, and the rows of live items.
 
 An `Overlay` gives each version of an item that was written since the bundle was built a row of its own, after
 the bundle's rows 0 to N - 1; a version with the same vector and terms takes the row of the one before. Rows
@@ -38,10 +38,10 @@ from serving.retrieval.vector_index import (
 )
 
 FIRST_CAPACITY = 256  # overlay rows
-SPARE = 8  # items to ask for beside those that are expected to be hidden
-WIDER = 4  # factor by which a search asks for more items
-FEW = 8  # better rows of the overlay for each query, up to which Python merges them
-MANY = 4  # times k: better rows for one query, above which all compared rows are sorted
+SPARE = 8  # items to search for beyond those that are expected to be hidden
+WIDER = 4  # factor of the number of items in a repeated search
+FEW = 8  # up to this mean number of better overlay rows a query, they are merged in Python
+MANY = 4  # above MANY * k better overlay rows for one query, `search` takes the place of `search_one`
 
 Array = TypeVar("Array", Rows, Vectors)
 Mask = npt.NDArray[np.bool_]
@@ -62,12 +62,12 @@ class Overlay:
 
     Attributes:
         sequence: all changes up to it have been applied.
-        rows: item id -> its row; None if the item was deleted or cannot be encoded. Ids that have not changed
-            are not in it.
+        rows: item id -> its row; None if the item was deleted or cannot be encoded. Only of items that have
+            changed since the bundle was built.
         hidden: rows of the bundle that no search may find, bool (N,).
         count: M, rows of the overlay, those of outdated versions included.
-        alive: rows that are no outdated versions, bool (at least M,).
-        added: rows of items that the bundle does not hold, bool (at least M,).
+        alive: whether each row is the current version of its item, bool (at least M,).
+        added: whether each row is of an item that the bundle does not hold, bool (at least M,).
         hits: parts of answers by row - N (`response_bytes.packed_hit`).
         columns: filter fields by row - N.
         changes: how often changes have been applied.
@@ -139,7 +139,7 @@ class Overlay:
         self.count += 1
 
     def _refresh(self, record: Record) -> None:
-        """Replace what is shown of an item, in its row."""
+        """Replace the hit and the filter values of an item, in its row."""
         row = self.rows.get(record.item_id)
         if row is None:
             raise RecordsDamaged(f"item {record.item_id!r}: its earlier record is missing")
@@ -186,7 +186,7 @@ class Overlay:
 
 
 class OverlayGraph:
-    """The first rows of an overlay: most of them in a graph, and the others compared one by one.
+    """The first rows of an overlay: most of them in a graph; the others are compared one by one.
 
     Args:
         index: of G vectors.

@@ -39,7 +39,7 @@ M, EF_CONSTRUCTION = 12, 100
 NARROWEST = 32  # ef of a search in a small graph
 NICE = 10
 RETRY_SECONDS = 60.0  # after a graph could not be built
-CHUNK = 512  # rows between two looks whether to stop
+CHUNK = 512  # rows between two checks of `stop`
 SUFFIX = ".graph"
 
 
@@ -48,14 +48,18 @@ def graph_path(records: Path, generation: int) -> Path:
     return records.with_name(f"{records.stem}.{generation:016x}{SUFFIX}")
 
 
-class Copies:
-    """Tells which rows of an overlay its graph holds, row after row."""
+class CopyCounter:
+    """Counts equal vectors, to decide which rows of an overlay its graph holds."""
 
     def __init__(self) -> None:
         self._seen: Counter[bytes] = Counter()
 
-    def are_few(self, vector: bytes) -> bool:
-        """Whether fewer than `COPIES` rows before this one have its vector, so the graph holds it."""
+    def admits(self, vector: bytes) -> bool:
+        """Whether the graph holds a row: fewer than `COPIES` rows before it have its vector.
+
+        Args:
+            vector: of the row, float32 (D,) as bytes. Call this once for each row, in their order.
+        """
         digest = blake2b(vector, digest_size=16).digest()
         self._seen[digest] += 1
         return self._seen[digest] <= COPIES
@@ -87,13 +91,13 @@ def open_graph(path: Path, manifest: Manifest, vectors: Vectors) -> OverlayGraph
 
 def _rows(vectors: Vectors, count: int) -> tuple[Rows, Rows]:
     """The first `count` rows that a graph holds, fewer if there are fewer, and the others among them."""
-    copies = Copies()
+    copies = CopyCounter()
     held: list[int] = []
     others: list[int] = []
     for row, vector in enumerate(vectors):
         if len(held) == count:
             break
-        (held if copies.are_few(vector.tobytes()) else others).append(row)
+        (held if copies.admits(vector.tobytes()) else others).append(row)
     return np.array(held, np.int64), np.array(others, np.int64)
 
 
@@ -104,7 +108,7 @@ class GraphBuilder:
         path: of the records.
         origin: of the records.
         manifest: of the bundle.
-        stop: gives up what is being built.
+        stop: when it is set, a graph that is being built is given up.
     """
 
     def __init__(self, path: Path, origin: RecordOrigin, manifest: Manifest, stop: threading.Event) -> None:
@@ -142,7 +146,7 @@ class GraphBuilder:
         self._generation, self._read, self._rows = generation, 0, 0
         self._reader: RecordReader | None = None
         self._graph: hnswlib.Index | None = None
-        self._copies = Copies()
+        self._copies = CopyCounter()
 
     def _run(self) -> None:
         if sys.platform == "linux":  # elsewhere a thread has no priority of its own
@@ -157,28 +161,28 @@ class GraphBuilder:
     def _grow(self) -> None:
         if self._reader is None:
             self._reader = RecordReader(self._path, self._origin)
-        if self._reader.generation != self._generation:  # the next `check` names that one
+        if self._reader.generation != self._generation:  # the next `check` begins with the new generation
             return
         content: list[bytes] = []
         while self._reader.has_more and not self._stop.is_set():
             records, _ = self._reader.read()
             self._read += len(records)
             vectors = [each.vector for each in records if each.kind is RecordKind.ITEM]
-            content += filter(self._copies.are_few, vectors)
+            content += filter(self._copies.admits, vectors)
         if content:
             graph = self._added(np.frombuffer(b"".join(content), np.float32).reshape(len(content), -1))
             if self._rows >= LEAST and not self._stop.is_set():
                 self._write(graph)
 
     def _added(self, vectors: Vectors) -> hnswlib.Index:
-        """The graph with more rows. It has no room for others: `read_graph` expects that."""
+        """The graph with more rows, float32 (R, D); its capacity is its size, as `read_graph` expects."""
         end = self._rows + len(vectors)
         if self._graph is None:
             self._graph = hnswlib.Index(SPACE, self._origin.dimension)
             self._graph.init_index(end, M=M, ef_construction=EF_CONSTRUCTION, random_seed=0)
         else:
             self._graph.resize_index(end)
-        if self._has_padding_dim:  # which queries have not; the same as in the bundle's graph
+        if self._has_padding_dim:  # queries have 0 there; the bundle's graph is built in the same way
             vectors = vectors.copy()
             vectors[:, -1] = 0
         rows = np.arange(self._rows, end)

@@ -10,7 +10,7 @@ from serving.transport.call import Call
 from serving.transport.deferred import Deferred
 
 WAIT_SECONDS = 30.0  # longest wait; shorter if the call has an earlier deadline
-CHECK_SECONDS = 1.0  # between two looks for calls that have waited too long
+CHECK_SECONDS = 1.0  # between two checks for calls that have waited too long
 MOST_WAITS = 1024  # calls of one worker that wait before further searches are refused
 RETRY_SECONDS = 1.0  # after which a refused search may come again
 HIGHEST = 2**63 - 1  # no sequence of a store is higher
@@ -51,7 +51,11 @@ class SequenceWaits:
         return deferred
 
     def release(self, sequence: int) -> None:
-        """The worker has reached a sequence; called often."""
+        """Resolve the calls that wait for this sequence, or have waited too long; called often.
+
+        Args:
+            sequence: that the worker has reached.
+        """
         if not self._waits:
             return
         now = time.monotonic()
@@ -72,11 +76,11 @@ class SequenceWaits:
                 reason = f"sequence {each.sequence} was not reached in time: "
                 reason += f"this worker's searches see changes up to {sequence}"
                 reason += "; the write is stored, and will be found later" if each.is_stored else ""
-                deferred.resolve(partial(_fail, Unavailable(reason)))
+                deferred.resolve(partial(_raise, Unavailable(reason)))
 
     def _forget(self, deferred: Deferred) -> None:
         self._waits.pop(deferred, None)
 
 
-def _fail(error: Exception) -> Any:
+def _raise(error: Exception) -> Any:
     raise error

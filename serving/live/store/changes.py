@@ -1,4 +1,4 @@
-"""The changes of a store of items, as those that derive something from them read them."""
+"""The feed of changes of a store of items, from which records and bundles are derived."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -58,9 +58,9 @@ class ChangeFeed(Protocol):
 
 
 def holds(feed: ChangeFeed, item_id: str, sequence: int) -> bool:
-    """Whether a store has made a change; not so if it was restored to an earlier state, and written on.
+    """Whether a store has made a change; not so if it was restored to an earlier state and written to since.
 
-    A later change of the same item hides an earlier one. Then the store can tell only that no other item has
+    A later change of the same item hides an earlier one. Then the store shows only that no other item has
     that sequence.
 
     Args:

@@ -1,4 +1,4 @@
-"""The databases of a store of items: how they are opened, and what may be said of their errors."""
+"""The databases of a store of items: their URLs, engines, and the texts of their errors for clients."""
 
 import re
 import sqlite3
@@ -15,7 +15,7 @@ from protos.errors import ConfigError
 
 APPLICATION_ID = 0x5477696E  # of our SQLite files: "Twin"
 BUSY_SECONDS = 5.0  # to wait for another process that writes
-# Of PostgreSQL. A host that is gone, or that stands still in a transaction, must not stop the others.
+# Of PostgreSQL. A host that is gone, or that hangs in a transaction, must not block the others.
 CONNECT_SECONDS = 5
 LOCK_SECONDS = 5
 STATEMENT_SECONDS = 8
@@ -36,7 +36,7 @@ def parsed_url(url: str) -> URL:
     name, _, driver = parsed.drivername.partition("+")
     if name not in DRIVERS:
         raise ConfigError(f"catalogue: expected a URL of sqlite or postgresql, got one of {name}")
-    if name == "sqlite" and not parsed.database:
+    if name == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError(
             "catalogue: expected a file, such as sqlite:///items.db; a database in memory is lost"
         )
@@ -54,7 +54,11 @@ def is_missing(url: str) -> bool:
 
 
 def engine_of(url: URL) -> Engine:
-    """An engine; SQLite: no connection is shared between threads; PostgreSQL may drop idle ones."""
+    """The engine of a store. Of SQLite it makes the folder; of PostgreSQL it replaces broken connections.
+
+    Raises:
+        ConfigError: the folder cannot be made, or the driver of PostgreSQL is not installed.
+    """
     if url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
         try:
@@ -119,16 +123,20 @@ def _on_postgresql(connection: Any, record: Any) -> None:
 def check_file(engine: Engine, name: str, check: bool) -> None:
     """Refuse a file that another program made, or that is damaged, before anything is written to it.
 
+    Args:
+        engine: of SQLite.
+        name: of the store, for errors.
+        check: whether to look for damage, which reads the whole file.
+
     Raises:
-        ConfigError: it is not ours.
+        ConfigError: it is not a store's, or is damaged.
         DBAPIError: it is not a database, or cannot be read.
     """
     path = Path(engine.url.database or "")
     if not path.exists() or path.stat().st_size == 0:
         return
-    plain = sa.create_engine(
-        engine.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}
-    )  # sets nothing
+    # Without the listeners of `engine_of`, which would write to the file.
+    plain = sa.create_engine(engine.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
     with plain.connect() as connection:
         application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
         tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
@@ -175,7 +183,7 @@ def is_damage(error: SQLAlchemyError) -> bool:
 
 
 def detail(error: Exception) -> str:
-    """What the log should say of an error beside its text: the database's own words, if there are more."""
+    """The database's own words for an error, for the log; empty if the error's text has them already."""
     cause = error.__cause__
     if not isinstance(cause, SQLAlchemyError) or (reason := reason_of(cause)) in str(error):
         return ""

@@ -58,8 +58,8 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 PARTS = 500  # ids in one query
 KEEP_SECONDS = 24 * 3600.0  # for which the answer to a request id is kept
-KEEP_WRITES = 10_000  # later writes of items, before which none is forgotten, however old
-MOST_WRITES = 10_000_000  # later writes of items, after which it is forgotten, however young
+KEEP_WRITES = 10_000  # later writes of items, up to which it is kept, however old
+MOST_WRITES = 10_000_000  # later writes of items, after which it is forgotten, however new
 PRUNE_EVERY = 1000  # commits
 REFRESH = "make refresh builds a bundle that holds them"
 RETRY_SECONDS = 1.0
@@ -227,7 +227,7 @@ class Store:
     def snapshot(self, after: int = 0) -> Iterator[tuple[int, Iterator[Change]]]:
         """One state of the store: its sequence, and the changes after another one, lowest first.
 
-        Writes go on beside it, and are not in it.
+        Writes meanwhile are possible, and are not in it.
 
         Raises:
             Unavailable: the store cannot be read now.
@@ -341,8 +341,10 @@ class Store:
         # With the lock: all later commits, also of other hosts, come after this moment.
         if request.deadline <= time.monotonic():
             return Unavailable("the caller's deadline has passed, so nothing was written")
-        new = self._overlay.new(request.items, decisions.versions)
-        more = sum(is_new and _adds(item, decisions) for item, is_new in zip(request.items, new, strict=True))
+        new = self._overlay.adds_row(request.items, decisions.versions)
+        more = sum(
+            is_new and _is_bounded(item, decisions) for item, is_new in zip(request.items, new, strict=True)
+        )
         if more and self._overlay.count + more > self.bounds.max_overlay:
             return Overloaded(
                 f"the bundle was built without {self._overlay.count} changes of the catalogue, and may miss "
@@ -393,11 +395,12 @@ class Store:
                 yield connection
 
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def _errors(self, verb: str) -> Iterator[None]:
+        """Raise `Unavailable` for errors of the database; the verb, such as `read`, says what failed."""
         try:
             yield
         except SQLAlchemyError as error:
-            text = f"the catalogue's store cannot be {what} now: {public_reason(error)}"
+            text = f"the catalogue's store cannot be {verb} now: {public_reason(error)}"
             raise Unavailable(text) from error
 
     def _prepare(self, bounds: Mapping[str, int], check: bool) -> None:
@@ -414,6 +417,7 @@ class Store:
             raise kind(f"{self._name}: cannot be opened as a catalogue: {reason_of(error)}") from error
 
     def _make(self, connection: Connection, bounds: Mapping[str, int]) -> None:
+        """`_prepare`, within its transaction."""
         if connection.dialect.name == "postgresql":  # two services may begin at once
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(APPLICATION_ID)))
         if not sa.inspect(connection).has_table(_META.name):
@@ -449,13 +453,13 @@ class Store:
 
 
 def check_state(store_id: str, sequence: int, known_id: str, known: int) -> None:
-    """Refuse a store that is not the one of before: what was derived from that would be mixed up with it.
+    """Refuse another store than before, or an earlier state: records derived from both would be mixed.
 
     Args:
         store_id: of the store.
         sequence: of the store.
-        known_id: of the store as it was before.
-        known: its sequence then.
+        known_id: of the store that was used before.
+        known: a sequence that it has had.
 
     Raises:
         StoreRolledBack: it is another one, or ends earlier.
@@ -470,7 +474,7 @@ def check_state(store_id: str, sequence: int, known_id: str, known: int) -> None
 
 
 class _OverlayCount:
-    """Counts the rows after the champion's snapshot, by looking at each write instead of at each row."""
+    """Counts the rows after the champion's snapshot: once with a query, and from then on write by write."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -478,20 +482,20 @@ class _OverlayCount:
         self._sequence = -1
 
     def begin(self, connection: Connection, sequence: int, base: int | None) -> None:
-        """Call it in each transaction first; it counts again if another process has written since.
+        """Begin a transaction; rows are counted again if another process has written since the last one.
 
         Args:
             connection: of the transaction.
             sequence: of the store.
-            base: of the champion's snapshot; nothing is counted if it is not known.
+            base: sequence of the champion's snapshot; None if it is not known, and then nothing is counted.
         """
         if base is not None and (sequence, base) != (self._sequence, self._base):
             query = sa.select(sa.func.count()).where(_ITEMS.c.sequence > base)
             self.count = int(connection.execute(query).scalar_one())
         self._base, self._sequence = base, -1  # to be counted again, unless `commit` follows
 
-    def new(self, items: Sequence[ItemWrite], versions: Mapping[str, ItemVersion]) -> list[bool]:
-        """Whether each item would be one more in the overlay; False where that is not known."""
+    def adds_row(self, items: Sequence[ItemWrite], versions: Mapping[str, ItemVersion]) -> list[bool]:
+        """Whether each write would add a row to the count; False while the snapshot is not known."""
         if (base := self._base) is None:
             return [False] * len(items)
         return [(known := versions.get(each.item_id)) is None or known.sequence <= base for each in items]
@@ -530,8 +534,8 @@ def _prune(connection: Connection, now: float) -> int:
     return int(connection.execute(old).rowcount)
 
 
-def _adds(item: ItemWrite, decisions: Decisions) -> bool:
-    """Whether the bound may refuse this write; not where it deletes an item that bundle or store knows."""
+def _is_bounded(item: ItemWrite, decisions: Decisions) -> bool:
+    """Whether `max_overlay` applies to this write; not to a delete of an item that bundle or store knows."""
     version = decisions.versions.get(item.item_id)
     return not (item.deleted and (item.in_bundle or version is not None))
 

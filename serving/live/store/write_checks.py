@@ -1,4 +1,4 @@
-"""Checks writes before they reach the store: each value is taken, or refused with the name of its field."""
+"""Checks writes before they reach the store: a value that does not fit is refused with its field's name."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ def check_request_id(text: str) -> str:
 
 
 class WriteParser:
-    """Makes writes of messages, by the schema of the bundles that answer; made once for each set of bundles.
+    """Converts messages to writes, by the schemas of the bundles that answer.
 
     An item may have the features and filter fields that any of the bundles knows. As in a table of items,
     each text that the champion's item tower reads is required.
@@ -74,7 +74,7 @@ class WriteParser:
         self.features: dict[str, FeatureSpec] = {}
         self.filters: dict[str, FilterKind] = {}
         self.fields: set[str] = set()
-        for manifest in reversed(manifests):  # the champion is the first, and has the last word
+        for manifest in reversed(manifests):  # the champion is the first, and overrides the others
             self.features |= {
                 name: spec
                 for name, spec in manifest.schema.item.items()
@@ -159,7 +159,7 @@ class WriteParser:
         if isinstance(spec, NumberFeature):
             if kind != "number":
                 raise InvalidInput(name, f"expected a number, got {_described(kind)}")
-            return _number(message.number, name)
+            return _within_float32(message.number, name)
         if kind == "strings" and _takes_strings(spec):
             return list(message.strings.values)
         if kind != "text" or isinstance(spec, HistoryFeature):
@@ -200,7 +200,7 @@ def _takes_strings(spec: FeatureSpec) -> bool:
     return isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
 
 
-def _number(value: float, name: str) -> float:
+def _within_float32(value: float, name: str) -> float:
     if abs(value) > LARGEST:
         raise InvalidInput(name, f"expected a number within float32, at most {LARGEST:.4g}, got {value:.4g}")
     return value

@@ -1,7 +1,7 @@
-"""Writes of items, and whether each may take place: the rules of the catalogue, without a database.
+"""Writes of items, and the rules by which each is carried out or refused, without a database.
 
-Several requests are decided together, in order, each seeing what those before it have written. An item whose
-condition does not hold is refused, and does not keep the others of its request from being written.
+Several requests are decided together, in order; each sees the writes of those before it. An item whose
+condition does not hold is refused, and the other items of its request are written.
 """
 
 import json
@@ -40,7 +40,7 @@ class ItemWrite(NamedTuple):
     Args:
         item_id: of the item.
         deleted: whether to delete it.
-        expected: sequence of the item's last change, 0 for none; None if it does not matter.
+        expected: sequence that the item's last change must have, 0 for none; None for any.
         in_bundle: whether the bundle that answers holds the item.
         features: JSON object, feature -> value.
         fields: JSON object, display field -> text.
@@ -60,7 +60,7 @@ class WriteRequest:
 
     Args:
         items: at least one, of different ids.
-        mode: whether they must exist already; of no meaning for deletes.
+        mode: whether they must exist already; ignored for deletes.
         request_id: a request that is repeated with its id is not carried out again; empty if it has none.
         digest: of the request's content, to recognise a different request that reuses the id.
         deadline: of the caller, after which nothing is written; by `time.monotonic`, which is one clock for
@@ -89,7 +89,7 @@ class WriteResult(NamedTuple):
 
     Args:
         sequence: of the write; of a refused one, that of the item's last change.
-        error: why it was not written, or is not found, if so.
+        error: why it was not written, or why searches do not find it; OK otherwise.
         text: the reason in English; empty if there is none.
     """
 
@@ -137,11 +137,11 @@ class ItemVersion(NamedTuple):
 
 @dataclass
 class Decisions:
-    """The writes of one transaction, as far as they have been decided.
+    """Decides the writes of one transaction, request by request.
 
     Args:
-        sequence: of the store before it.
-        versions: of the items that its requests name, as the store holds them, if it does.
+        sequence: of the store before the transaction; `decide` raises it with each write.
+        versions: of the items that its requests name, as the store holds them; `decide` updates them.
 
     Attributes:
         written: id -> its new sequence and content, the last where an item is written twice.
@@ -152,7 +152,7 @@ class Decisions:
     written: dict[str, tuple[int, ItemWrite]] = field(default_factory=dict)
 
     def decide(self, request: WriteRequest) -> WriteOutcome:
-        """Carry out one request."""
+        """The outcome of one request; its writes are added to `written`."""
         results = [self._write(item, request.mode) for item in request.items]
         done = [each.sequence for each in results if not each.error]
         return WriteOutcome(max(done, default=self.sequence), results)
@@ -175,6 +175,6 @@ class Decisions:
 
 
 def feature_values(text: str) -> Mapping[str, Any]:
-    """Features or fields as `ItemWrite` holds them."""
+    """The features or the display fields of an `ItemWrite`, from their JSON."""
     values: Mapping[str, Any] = json.loads(text)
     return values

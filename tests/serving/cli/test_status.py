@@ -13,6 +13,7 @@ from protos import retrieval_pb2 as wire
 from serving.cli import tables
 from serving.cli.tables import ages, duration, release_rows
 from serving.client.__main__ import main as client_main
+from serving.retrieval.answer import Answer, Hit, Timing
 from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle
 from serving.server import RetrievalServer
@@ -250,3 +251,16 @@ def test_the_table_is_as_wide_as_it_may_be(plain: Path) -> None:
     }
     tables.show_status(Console(file=output, width=120), "tiny", state)
     assert "1 of 2 up, 3 restarts" in output.getvalue()
+
+
+def test_names_of_display_fields_are_no_markup() -> None:
+    output = io.StringIO()
+    hit = Hit("a", 1.0, {"[/]": "left", "[red]": "right"})
+    tables.show_answer(Console(file=output, width=80), Answer((hit,), "v1", Timing(0, 0, 0)))
+    assert output.getvalue().splitlines()[0].split() == ["rank", "score", "[/]", "[red]", "id"]
+
+
+def test_an_answer_without_hits_fits_any_terminal() -> None:
+    output = io.StringIO()
+    tables.show_answer(Console(file=output, width=10), Answer((), "v1", Timing(0, 0, 0)))
+    assert "bundle v1" in output.getvalue()

@@ -108,7 +108,7 @@ def test_a_message_fits_its_schema(descriptor: Any, described: Any) -> None:
 
 def test_the_examples_are_requests(described: Any) -> None:
     for each in OPERATIONS:
-        method = each.asks or each.method
+        method = each.request_of or each.method
         if each.verb == "POST" and method is not None:
             assert each.example
             parse(json.dumps(each.example).encode(), method.request)

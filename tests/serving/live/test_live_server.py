@@ -365,7 +365,7 @@ def test_records_that_cannot_be_applied_are_not_skipped(
     client.search(ZOO, k=1, min_sequence=1)
     host.feed.put("other", {"text": ZOO})
     host.deriver._writer.append([record], 2)
-    wait_until(lambda: host.deriver._writer.is_reported)
+    wait_until(lambda: host.deriver._writer.has_damage_report)
     host.feed.put("third", {"text": ZOO})
     host.deriver._writer.append(host.deriver._derived(host.feed.changes(2, 10)), 3)
     for _ in range(5):
@@ -373,7 +373,7 @@ def test_records_that_cannot_be_applied_are_not_skipped(
         assert answer.sequence == 1
         assert not {"other", "third"} & {each.id for each in answer.hits}
     host.deriver.run_once()
-    assert not host.deriver._writer.is_reported
+    assert not host.deriver._writer.has_damage_report
     live = host.bundle.reopened().live
     assert live is not None
     assert live.sequence == 3

@@ -14,7 +14,7 @@ from serving.client import Item, where
 from serving.filters import planner
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
-from serving.live.search.live_retriever import LiveFilter, nearest_slots
+from serving.live.search.live_retriever import LiveFilter, nearest_overlay_rows
 from serving.retrieval.query import PreparedQuery, Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.filter_oracle import FILTERS, passes
@@ -157,7 +157,7 @@ def test_the_nearest_slots_are_those_of_the_passing_rows(
     items = random.standard_normal((rows, 4)).astype(np.float32)
     vectors = random.standard_normal((queries, 4)).astype(np.float32)
     passing = random.random(rows) < share
-    found = nearest_slots(items, vectors, k, passing)
+    found = nearest_overlay_rows(items, vectors, k, passing)
     scores = (vectors @ items.T)[:, passing]
     expected = -np.sort(-scores, axis=1)[:, :k]
     np.testing.assert_allclose(found.scores, expected, rtol=1e-5, atol=1e-6)
@@ -169,14 +169,14 @@ def test_hidden_rows_are_counted_once_for_each_state(shop: Shop) -> None:
     passing = shop.world.live.retriever.filters.compile(where.price < 10)
     assert isinstance(passing, LiveFilter)
     cheap = sorted(shop.passing(where.price < 10))
-    assert passing.gone == 0
+    assert passing.hidden_count == 0
     for n, item_id in enumerate(cheap[:3], 1):
         shop.delete(item_id)
         shop.world.sync()
-        assert passing.gone == n
+        assert passing.hidden_count == n
     hidden = shop.world.live.overlay.hidden
     hidden[:] = True  # without a change, nothing is counted again
-    assert passing.gone == 3
+    assert passing.hidden_count == 3
 
 
 def test_a_changed_price_counts_at_once_and_takes_no_row(shop: Shop) -> None:

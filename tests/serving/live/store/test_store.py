@@ -368,6 +368,7 @@ def test_a_table_of_the_same_name_that_is_not_ours_is_refused(url: str) -> None:
         ("nonsense", "expected a URL such as"),
         ("mysql://host/db", "expected a URL of sqlite or postgresql, got one of mysql"),
         ("sqlite://", "expected a file"),
+        ("sqlite:///:memory:", "expected a file"),
     ],
 )
 def test_a_url_that_names_no_store_is_refused(url: str, error: str) -> None:

@@ -1,0 +1,91 @@
+"""What the test commands share: the bundle, tests in rounds, the file of a plot, and reports that fail."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from protos.bundle import Manifest
+from protos.cli import Result, print_result
+from protos.errors import DataError
+from serving import bundles
+from serving.benchmark.plan import Plan
+from serving.benchmark.report import progress
+from serving.benchmark.rounds import workload_of
+from serving.benchmark.services import choose_cores, pinned
+from serving.cli import tables
+from serving.cli.benchmark_arguments import PLOTS
+from serving.retrieval.answer import FusionMode
+
+
+class _Runnable(Protocol):
+    """A test that needs nothing more to run."""
+
+    def run(self) -> None:
+        """Measure."""
+
+
+Test = TypeVar("Test", bound=_Runnable)
+
+
+def tested_folder(arguments: Namespace) -> Path:
+    """The bundle that `--bundle` names, or the newest.
+
+    Raises:
+        MissingStage: there is none.
+    """
+    return bundles.newest(arguments.bundle or bundles.BUNDLES)
+
+
+def run_rounds(
+    plan: Plan, make: Callable[..., Test], seconds: float, fusion: FusionMode | None = None
+) -> tuple[Test, Manifest]:
+    """Run a test in rounds, with a progress bar, on the cores that generate the load.
+
+    Args:
+        plan: of the test.
+        make: class of the test.
+        seconds: that the test takes, approximately.
+        fusion: as of `workload_of`.
+
+    Returns:
+        The test after its run, and the manifest of the bundle.
+    """
+    manifest, workload = workload_of(plan, fusion)
+    cores = choose_cores()
+    with progress(seconds) as (say, tick), pinned(cores.load):
+        test = make(plan, workload, cores, say, tick)
+        test.run()
+    return test, manifest
+
+
+def plot_file(given: Path | None, name: str) -> Path:
+    """The file that `--plot` names, or one of this name in the usual folder."""
+    return given or PLOTS / name
+
+
+def passed(result: Result, arguments: Namespace, fault: str) -> Result:
+    """The result of a test; if the test has failed, show the result and raise.
+
+    Args:
+        result: report, and the function that shows it.
+        arguments: with `--json`.
+        fault: why the test has failed; empty if it has not.
+
+    Raises:
+        DataError: the test has failed.
+    """
+    if fault:
+        print_result(result, arguments.json, tables.console)
+        raise DataError(fault)
+    return result
+
+
+def different_answers(report: dict[str, Any]) -> str:
+    """The fault of a report whose answers are not the bundle's own; empty if all are."""
+    if not report["content_different"]:
+        return ""
+    return (
+        f"{report['content_different']} of {report['content_checked']} answers differ from the "
+        f"bundle's own; {report['content_first_difference']}"
+    )
