@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -45,6 +45,7 @@ KILL_SECONDS = 5.0  # beyond the grace, after which a process that does not stop
 REPEAT_SECONDS = 1.0  # after the first signal to stop, in which another one is taken for a copy of it
 RESTART_SECONDS = 300.0  # least silence after which a process that has not started yet counts as hung
 TICK_SECONDS = 1.0  # between two checks of the heartbeats, at most
+POLL_SECONDS = 0.05  # between two looks at the pending signals, on a platform without sigtimedwait(2)
 
 
 class WorkerHandle:
@@ -255,12 +256,12 @@ class Supervisor:
         while True:
             due = [process.due for process in self._processes if process.pid == 0]
             wake = min([self._ticked + self._tick_seconds, *due])
-            caught = signal.sigtimedwait((*HANDLED, signal.SIGCHLD), max(0.0, wake - time.monotonic()))
-            if caught is not None and caught.si_signo in STOP:
+            caught = _wait_for_signal((*HANDLED, signal.SIGCHLD), wake - time.monotonic())
+            if caught in STOP:
                 log.info("stopping; requests in flight have %g s", self._grace)
                 _guarded(self._stopping)
                 return
-            if caught is not None and caught.si_signo == signal.SIGHUP:
+            if caught == signal.SIGHUP:
                 _guarded(self._reload)
                 self._tell_to_reload()
             self._reap()
@@ -330,10 +331,10 @@ class Supervisor:
         until = time.monotonic() + self._grace + KILL_SECONDS
         while living and time.monotonic() < until:
             living = [process for process in living if os.waitpid(process.pid, os.WNOHANG)[0] == 0]
-            caught = signal.sigtimedwait((*STOP, signal.SIGCHLD), 0.1) if living else None
-            if caught is None or caught.si_signo not in STOP:
+            caught = _wait_for_signal((*STOP, signal.SIGCHLD), 0.1) if living else None
+            if caught is None or caught not in STOP:
                 continue
-            name = signal.Signals(caught.si_signo).name
+            name = signal.Signals(caught).name
             if time.monotonic() >= repeats_count_from:
                 log.warning("%s again: requests in flight are broken off", name)
                 break
@@ -351,6 +352,25 @@ def _guarded(function: Callable[[], Result]) -> Result | None:
     except Exception:
         log.exception("the supervisor goes on after an error")
         return None
+
+
+def _wait_for_signal(signals: Collection[int], seconds: float) -> int | None:
+    """Take one of some signals, which must be blocked; returns its number, or None if none comes in time.
+
+    macOS lacks sigtimedwait(2); there the pending signals are polled. It may also discard a SIGCHLD for which
+    no handler is set: a caller must look for ended processes after the time, too.
+    """
+    timed_wait = getattr(signal, "sigtimedwait", None)
+    if timed_wait is not None:
+        caught = timed_wait(signals, max(0.0, seconds))
+        return None if caught is None else int(caught.si_signo)
+    until = time.monotonic() + seconds
+    while not (pending := signal.sigpending().intersection(signals)):
+        left = until - time.monotonic()
+        if left <= 0:
+            return None
+        time.sleep(min(POLL_SECONDS, left))
+    return signal.sigwait(pending)
 
 
 @contextmanager

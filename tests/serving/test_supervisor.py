@@ -145,6 +145,22 @@ def test_one_that_keeps_dying_is_given_pauses(tmp_path: Path) -> None:
     assert starts[4] - starts[0] >= (0.1 + 0.2 + 0.4 + 0.8) * 1e9  # between the first five
 
 
+def test_a_platform_without_sigtimedwait_restarts_reloads_and_stops(tmp_path: Path) -> None:
+    with supervised(tmp_path, without_timed_wait=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        (victim,) = _children(process)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "reloaded\n"
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "process died (SIGKILL)" in log
+    assert "Traceback" not in log
+
+
 def test_a_port_that_somebody_has_is_refused_even_if_they_would_share_it() -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,10 +1,11 @@
 """A supervisor of one process, as a program of its own.
 
-    python -m tests.helpers.serving.supervised FOLDER TIMEOUT HEARTBEAT CRASHES
+    python -m tests.helpers.serving.supervised FOLDER OPTIONS
 
 The test's process may hold gRPC's threads, and a fork of its fork may then be aborted by gRPC.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -12,46 +13,77 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from serving.supervisor import ProcessSpec, Supervisor, WorkerHandle
 
 ROOT = Path(__file__).parents[3]
 
 
+@dataclass
+class Options:
+    """What the program is told.
+
+    Args:
+        timeout: of the supervisor.
+        heartbeat: that the process shows, always the same.
+        crashes: whether the process kills itself as soon as it is ready.
+        without_timed_wait: whether `signal` lacks `sigtimedwait`, as on macOS.
+    """
+
+    timeout: float = 0.0
+    heartbeat: float = 0.0
+    crashes: bool = False
+    without_timed_wait: bool = False
+
+
 @contextmanager
-def supervised(
-    folder: Path, timeout: float = 0.0, heartbeat: float = 0.0, crashes: bool = False
-) -> Iterator[None]:
+def supervised(folder: Path, **options: Any) -> Iterator["subprocess.Popen[str]"]:
     """Keep a process running that leaves a file in a folder at each start, named by the clock in ns.
+
+    Gives the supervisor, which says `ready` on its standard output; the process says `reloaded` there.
 
     Args:
         folder: an empty one.
-        timeout: of the supervisor.
-        heartbeat: that the process shows, always the same.
-        crashes: whether it kills itself as soon as it is ready.
+        options: the fields of `Options`.
     """
-    arguments = (str(folder), str(timeout), str(heartbeat), str(int(crashes)))
-    process = subprocess.Popen([sys.executable, "-m", __name__, *arguments], cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(folder), json.dumps(asdict(Options(**options)))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     try:
-        yield
+        yield process
     finally:
-        process.terminate()
-        process.wait(30)
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=30)
 
 
-def main(folder: str, timeout: str, heartbeat: str, crashes: str) -> None:
+def main(folder: str, given: str) -> None:
     """Run the supervisor until SIGTERM."""
+    options = Options(**json.loads(given))
 
     def run(handle: WorkerHandle) -> None:
         (Path(folder) / str(time.monotonic_ns())).touch()
         handle.ready()
-        if int(crashes):
+        if options.crashes:
             os.kill(os.getpid(), signal.SIGKILL)
-        handle.wait()
+        handle.wait(lambda: _say("reloaded"))
 
-    process = ProcessSpec("process", run, heartbeat=lambda: float(heartbeat))
-    Supervisor([process], 1.0, timeout=float(timeout)).run(lambda: None)
+    if options.without_timed_wait:
+        vars(signal).pop("sigtimedwait", None)
+    process = ProcessSpec("process", run, heartbeat=lambda: options.heartbeat)
+    Supervisor([process], 1.0, timeout=options.timeout).run(lambda: _say("ready"))
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
