@@ -216,11 +216,26 @@ class Supervisor:
                 signal.signal(number, signal.SIG_IGN)
 
     def _fork(self, process: ProcessSpec) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        """Start a process.
+
+        Raises:
+            OSError: no process or no file descriptor is left.
+        """
+        # Otherwise the new process could write the buffered output once more.
+        for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+            try:
+                stream.flush()
+            except OSError as error:  # such as a pipe that nobody reads; it would fail again after any pause
+                log.warning("%s cannot be flushed: %s", name, error.strerror)
         process.started, process.beat, process.silent_seconds = time.monotonic(), 0.0, 0.0
         process.ready, ready = os.pipe()
-        process.pid = os.fork()
+        try:
+            process.pid = os.fork()
+        except OSError:
+            os.close(ready)
+            os.close(process.ready)
+            process.ready = -1
+            raise
         if process.pid == 0:
             code = CRASHED
             try:
@@ -269,7 +284,15 @@ class Supervisor:
                 self._on_tick()
             for process in self._processes:
                 if process.pid == 0 and process.due <= time.monotonic():
-                    self._fork(process)
+                    self._restart(process)
+
+    def _restart(self, process: ProcessSpec) -> None:
+        """Start a process that has died; if the system refuses, set the time of the next attempt."""
+        try:
+            self._fork(process)
+        except OSError as error:
+            _postpone(process)
+            log.error("%s cannot be started: %s; next attempt in %g s", process.name, error, process.pause)
 
     def _tell_to_reload(self) -> None:
         for process in self._processes:
@@ -304,15 +327,13 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Find processes that have died, and set the time of their restart."""
-        now = time.monotonic()
         for process in self._processes:
             if process.pid == 0:
                 continue
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
-                died_soon = now - process.started < SHORT_LIFE_SECONDS
-                process.pause = min(MAX_PAUSE_SECONDS, max(0.1, process.pause * 2)) if died_soon else 0.0
-                process.pid, process.due = 0, now + process.pause
+                process.pid = 0
+                _postpone(process)
                 os.close(process.ready)
                 process.ready = -1
                 self._died(process)
@@ -343,6 +364,14 @@ class Supervisor:
             log.error("%s does not stop; killed", process.name)
             os.kill(process.pid, signal.SIGKILL)
             os.waitpid(process.pid, 0)
+
+
+def _postpone(process: ProcessSpec) -> None:
+    """Set the time of a process's next start: now, or after a pause if it was started a short time ago."""
+    now = time.monotonic()
+    is_soon = now - process.started < SHORT_LIFE_SECONDS
+    process.pause = min(MAX_PAUSE_SECONDS, max(0.1, process.pause * 2)) if is_soon else 0.0
+    process.due = now + process.pause
 
 
 def _guarded(function: Callable[[], Result]) -> Result | None:

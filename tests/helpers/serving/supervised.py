@@ -5,6 +5,7 @@
 The test's process may hold gRPC's threads, and a fork of its fork may then be aborted by gRPC.
 """
 
+import errno
 import json
 import os
 import signal
@@ -30,12 +31,18 @@ class Options:
         timeout: of the supervisor.
         heartbeat: that the process shows, always the same.
         crashes: whether the process kills itself as soon as it is ready.
+        failing: name of a function of `os` that fails at its next calls once the process is ready.
+        failures: number of these calls.
+        unflushed: whether some output of the supervisor is in its buffer once the process is ready.
         without_timed_wait: whether `signal` lacks `sigtimedwait`, as on macOS.
     """
 
     timeout: float = 0.0
     heartbeat: float = 0.0
     crashes: bool = False
+    failing: str = ""
+    failures: int = 0
+    unflushed: bool = False
     without_timed_wait: bool = False
 
 
@@ -49,19 +56,20 @@ def supervised(folder: Path, **options: Any) -> Iterator["subprocess.Popen[str]"
         folder: an empty one.
         options: the fields of `Options`.
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", __name__, str(folder), json.dumps(asdict(Options(**options)))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.communicate(timeout=30)
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=30)
 
 
 def main(folder: str, given: str) -> None:
@@ -77,8 +85,29 @@ def main(folder: str, given: str) -> None:
 
     if options.without_timed_wait:
         vars(signal).pop("sigtimedwait", None)
+
+    def ready() -> None:
+        _say("ready")
+        if options.unflushed:
+            sys.stdout.write("more")
+        if options.failing:
+            _let_fail(options.failing, options.failures)
+
     process = ProcessSpec("process", run, heartbeat=lambda: options.heartbeat)
-    Supervisor([process], 1.0, timeout=options.timeout).run(lambda: _say("ready"))
+    Supervisor([process], 1.0, timeout=options.timeout).run(ready)
+
+
+def _let_fail(name: str, calls: int) -> None:
+    """Let a function of `os` fail at its next calls, as the system does when it has no process left."""
+    function = getattr(os, name)
+    outcomes = iter(range(calls))
+
+    def replacement() -> Any:
+        if next(outcomes, None) is None:
+            return function()
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    setattr(os, name, replacement)
 
 
 def _say(word: str) -> None:
