@@ -45,7 +45,7 @@ KILL_SECONDS = 5.0  # beyond the grace, after which a process that does not stop
 REPEAT_SECONDS = 1.0  # after the first signal to stop, in which another one is taken for a copy of it
 RESTART_SECONDS = 300.0  # least silence after which a process that has not started yet counts as hung
 TICK_SECONDS = 1.0  # between two checks of the heartbeats, at most
-POLL_SECONDS = 0.05  # between two looks at the pending signals, on a platform without sigtimedwait(2)
+POLL_SECONDS = 0.05  # between two looks at the pending signals, where nothing waits for them
 
 
 class WorkerHandle:
@@ -195,6 +195,8 @@ class Supervisor:
     def run(self, ready: Callable[[], None]) -> None:
         """Start all processes, call `ready` when all are ready, and return when all have stopped.
 
+        A signal to stop that comes before all are ready ends them, too, and `ready` is not called.
+
         From then on this process ignores the signals to stop, because it is expected to exit: a signal to a
         process group may arrive twice, and the second one must not turn the exit code into a failure.
 
@@ -207,9 +209,9 @@ class Supervisor:
             try:
                 for process in self._processes:
                     self._fork(process)
-                self._await_ready()
-                ready()
-                self._watch()
+                if self._await_ready():
+                    ready()
+                    self._watch()
             finally:
                 self._stop()
             for number in HANDLED:
@@ -254,16 +256,33 @@ class Supervisor:
                 os._exit(code)  # without the supervisor's own clean-up
         os.close(ready)
 
-    def _await_ready(self) -> None:
+    def _await_ready(self) -> bool:
+        """Wait until all processes are ready; returns False if a signal to stop comes before."""
         until = time.monotonic() + START_SECONDS
-        for process in self._processes:
-            left = max(0.0, until - time.monotonic())
-            if not select.select([process.ready], [], [], left)[0]:
-                raise Unavailable(f"{process.name}: not ready after {START_SECONDS:g} s")
+        for n, process in enumerate(self._processes):
+            while not _is_readable(process.ready, min(POLL_SECONDS, until - time.monotonic())):
+                if _wait_for_signal(STOP, 0.0) is not None:
+                    self._on_stop()
+                    self._kill_starting(self._processes[n:])
+                    return False
+                if time.monotonic() >= until:
+                    raise Unavailable(f"{process.name}: not ready after {START_SECONDS:g} s")
             line = os.read(process.ready, 1024).decode()
             if not line.endswith("\n"):
                 raise Unavailable(f"{process.name}: ended before it was ready; the log says why")
             process.report = line.strip()
+        return True
+
+    def _kill_starting(self, processes: Sequence[ProcessSpec]) -> None:
+        """Kill those that are not ready: they answer no request yet, and look for a stop only when ready."""
+        for process in processes:
+            if not _is_readable(process.ready, 0.0):
+                log.info("%s has not started yet; killed", process.name)
+                os.kill(process.pid, signal.SIGKILL)
+
+    def _on_stop(self) -> None:
+        log.info("stopping; requests in flight have %g s", self._grace)
+        _guarded(self._stopping)
 
     def _watch(self) -> None:
         """Restart processes that die or hang, until a signal to stop comes."""
@@ -273,8 +292,7 @@ class Supervisor:
             wake = min([self._ticked + self._tick_seconds, *due])
             caught = _wait_for_signal((*HANDLED, signal.SIGCHLD), wake - time.monotonic())
             if caught in STOP:
-                log.info("stopping; requests in flight have %g s", self._grace)
-                _guarded(self._stopping)
+                self._on_stop()
                 return
             if caught == signal.SIGHUP:
                 _guarded(self._reload)
@@ -381,6 +399,11 @@ def _guarded(function: Callable[[], Result]) -> Result | None:
     except Exception:
         log.exception("the supervisor goes on after an error")
         return None
+
+
+def _is_readable(descriptor: int, seconds: float) -> bool:
+    """Whether a pipe has data or has ended, at the latest after some seconds."""
+    return bool(select.select([descriptor], [], [], max(0.0, seconds))[0])
 
 
 def _wait_for_signal(signals: Collection[int], seconds: float) -> int | None:

@@ -34,6 +34,8 @@ class Options:
         failing: name of a function of `os` that fails at its next calls once the process is ready.
         failures: number of these calls.
         unflushed: whether some output of the supervisor is in its buffer once the process is ready.
+        slow_seconds: in which a second process starts, if not 0. Then the first one says `started` when it
+            is ready, and `stopped` at its end.
         without_timed_wait: whether `signal` lacks `sigtimedwait`, as on macOS.
     """
 
@@ -43,6 +45,7 @@ class Options:
     failing: str = ""
     failures: int = 0
     unflushed: bool = False
+    slow_seconds: float = 0.0
     without_timed_wait: bool = False
 
 
@@ -81,7 +84,16 @@ def main(folder: str, given: str) -> None:
         handle.ready()
         if options.crashes:
             os.kill(os.getpid(), signal.SIGKILL)
+        if options.slow_seconds:
+            _say("started")
         handle.wait(lambda: _say("reloaded"))
+        if options.slow_seconds:
+            _say("stopped")
+
+    def run_slow(handle: WorkerHandle) -> None:
+        time.sleep(options.slow_seconds)
+        handle.ready()
+        handle.wait()
 
     if options.without_timed_wait:
         vars(signal).pop("sigtimedwait", None)
@@ -93,8 +105,10 @@ def main(folder: str, given: str) -> None:
         if options.failing:
             _let_fail(options.failing, options.failures)
 
-    process = ProcessSpec("process", run, heartbeat=lambda: options.heartbeat)
-    Supervisor([process], 1.0, timeout=options.timeout).run(ready)
+    processes = [ProcessSpec("process", run, heartbeat=lambda: options.heartbeat)]
+    if options.slow_seconds:
+        processes.append(ProcessSpec("slow process", run_slow))
+    Supervisor(processes, 1.0, timeout=options.timeout).run(ready)
 
 
 def _let_fail(name: str, calls: int) -> None:
