@@ -92,6 +92,27 @@ def test_a_worker_that_is_killed_comes_back_and_the_others_do_not_notice(start_s
     assert sum(value for name, value in after.items() if name.startswith("twinspire_worker_up")) == 2
 
 
+def test_metrics_on_any_free_port_keep_it_when_their_process_is_restarted(start_server: Start) -> None:
+    process, _ = start_server("--workers", "1", "--metrics-port", "0", "--json")
+    assert process.stdout is not None
+    port = json.loads(process.stdout.readline())["metrics_port"]
+
+    (victim,) = (
+        child
+        for child in psutil.Process(process.pid).children()
+        if port in {each.laddr.port for each in child.net_connections("tcp")}
+    )
+    victim.kill()
+
+    def scraped() -> dict[str, float]:
+        try:
+            return scrape(port)
+        except OSError:
+            return {}
+
+    assert wait_until(scraped)["twinspire_worker_up['0']"] == 1
+
+
 def test_one_signal_stops_everybody(start_server: Start) -> None:
     process, address = start_server("--workers", "2", "--metrics-port", "0")
     everybody = psutil.Process(process.pid).children()
