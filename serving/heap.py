@@ -12,9 +12,8 @@ import threading
 import psutil
 
 CHECK_SECONDS = 10.0  # between checks of the size of the process
-GROWTH_BYTES = 8 << 20  # above the smallest size of the process; beyond it, the heap is trimmed
-LEAST_FREED = 1 << 20  # bytes; a trim that frees less is not repeated for `PAUSE_SECONDS`
-PAUSE_SECONDS = 60.0
+GROWTH_BYTES = 8 << 20  # since the last trim, or since the process was smallest; the heap is then trimmed
+AGAIN_SECONDS = 60.0  # after a trim that leaves the process grown, until one more trim
 M_ARENA_MAX = -8  # from malloc.h
 
 
@@ -58,18 +57,21 @@ class HeapTrimmer:
             self._thread.join()
 
     def _run(self) -> None:
-        least = self._resident()
-        pause = CHECK_SECONDS
-        while not self._stop.wait(pause):
-            pause = CHECK_SECONDS
-            before = self._resident()
-            if before > least + GROWTH_BYTES:
+        """Check the size now and then, and trim when it has grown since the last trim.
+
+        A trim that leaves the process grown is repeated once, because what was in use then, such as a large
+        answer, may be free later. What remains after that, such as a larger bundle, is the process's size.
+        """
+        basis = self._resident()
+        again = False
+        while not self._stop.wait(AGAIN_SECONDS if again else CHECK_SECONDS):
+            size = self._resident()
+            if again or size > basis + GROWTH_BYTES:
                 trim()
-                after = self._resident()
-                if before - after < LEAST_FREED:
-                    pause = PAUSE_SECONDS
-                before = after
-            least = min(least, before)
+                size = self._resident()
+                again = size > basis + GROWTH_BYTES
+                basis = size
+            basis = min(basis, size)
 
     def _resident(self) -> int:
         return int(self._process.memory_info().rss)

@@ -116,7 +116,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
             ProcessSpec(worker_name(n), service.worker(n), partial(service.shared.heartbeat, n))
             for n in range(config.workers)
         ]
-        metrics = ProcessSpec("metrics", service.metrics)
+        metrics = service.metrics_process()
         processes = [*workers, *service.optional_processes()]
         status = f"serving {service.manifest.name} at {join(config.host, port)}"
         if config.metrics_port is not None:
@@ -264,15 +264,24 @@ class _Service:
 
         return run
 
-    def metrics(self, handle: WorkerHandle) -> None:
-        """Run the process of `/metrics`: answer Prometheus's scrapes until it has to stop."""
+    def metrics_process(self) -> ProcessSpec:
+        """The process of `/metrics`, which answers Prometheus's scrapes.
+
+        If it is started again, it takes the port that it reported at the start of the service.
+        """
         config, status = self._config, self._status
-        status.champion_facts()  # reads and keeps them, because the bundle's folder may be removed later
-        with serve_metrics(
-            self.shared, config.metrics_host, config.metrics_port or 0, status.metrics, status.processes
-        ) as server:
-            handle.ready(str(server.port))
-            handle.wait()
+
+        def run(handle: WorkerHandle) -> None:
+            status.champion_facts()  # reads and keeps them, because the bundle's folder may be removed later
+            port = int(process.report or config.metrics_port or 0)
+            with serve_metrics(
+                self.shared, config.metrics_host, port, status.metrics, status.processes
+            ) as server:
+                handle.ready(str(server.port))
+                handle.wait()
+
+        process = ProcessSpec("metrics", run)
+        return process
 
     def _server(
         self,

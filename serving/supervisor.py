@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -45,6 +45,7 @@ KILL_SECONDS = 5.0  # beyond the grace, after which a process that does not stop
 REPEAT_SECONDS = 1.0  # after the first signal to stop, in which another one is taken for a copy of it
 RESTART_SECONDS = 300.0  # least silence after which a process that has not started yet counts as hung
 TICK_SECONDS = 1.0  # between two checks of the heartbeats, at most
+POLL_SECONDS = 0.05  # between two looks at the pending signals, where nothing waits for them
 
 
 class WorkerHandle:
@@ -194,6 +195,8 @@ class Supervisor:
     def run(self, ready: Callable[[], None]) -> None:
         """Start all processes, call `ready` when all are ready, and return when all have stopped.
 
+        A signal to stop that comes before all are ready ends them, too, and `ready` is not called.
+
         From then on this process ignores the signals to stop, because it is expected to exit: a signal to a
         process group may arrive twice, and the second one must not turn the exit code into a failure.
 
@@ -206,20 +209,35 @@ class Supervisor:
             try:
                 for process in self._processes:
                     self._fork(process)
-                self._await_ready()
-                ready()
-                self._watch()
+                if self._await_ready():
+                    ready()
+                    self._watch()
             finally:
                 self._stop()
             for number in HANDLED:
                 signal.signal(number, signal.SIG_IGN)
 
     def _fork(self, process: ProcessSpec) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        """Start a process.
+
+        Raises:
+            OSError: no process or no file descriptor is left.
+        """
+        # Otherwise the new process could write the buffered output once more.
+        for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+            try:
+                stream.flush()
+            except OSError as error:  # such as a pipe that nobody reads; it would fail again after any pause
+                log.warning("%s cannot be flushed: %s", name, error.strerror)
         process.started, process.beat, process.silent_seconds = time.monotonic(), 0.0, 0.0
         process.ready, ready = os.pipe()
-        process.pid = os.fork()
+        try:
+            process.pid = os.fork()
+        except OSError:
+            os.close(ready)
+            os.close(process.ready)
+            process.ready = -1
+            raise
         if process.pid == 0:
             code = CRASHED
             try:
@@ -238,16 +256,33 @@ class Supervisor:
                 os._exit(code)  # without the supervisor's own clean-up
         os.close(ready)
 
-    def _await_ready(self) -> None:
+    def _await_ready(self) -> bool:
+        """Wait until all processes are ready; returns False if a signal to stop comes before."""
         until = time.monotonic() + START_SECONDS
-        for process in self._processes:
-            left = max(0.0, until - time.monotonic())
-            if not select.select([process.ready], [], [], left)[0]:
-                raise Unavailable(f"{process.name}: not ready after {START_SECONDS:g} s")
+        for n, process in enumerate(self._processes):
+            while not _is_readable(process.ready, min(POLL_SECONDS, until - time.monotonic())):
+                if _wait_for_signal(STOP, 0.0) is not None:
+                    self._on_stop()
+                    self._kill_starting(self._processes[n:])
+                    return False
+                if time.monotonic() >= until:
+                    raise Unavailable(f"{process.name}: not ready after {START_SECONDS:g} s")
             line = os.read(process.ready, 1024).decode()
             if not line.endswith("\n"):
                 raise Unavailable(f"{process.name}: ended before it was ready; the log says why")
             process.report = line.strip()
+        return True
+
+    def _kill_starting(self, processes: Sequence[ProcessSpec]) -> None:
+        """Kill those that are not ready: they answer no request yet, and look for a stop only when ready."""
+        for process in processes:
+            if not _is_readable(process.ready, 0.0):
+                log.info("%s has not started yet; killed", process.name)
+                os.kill(process.pid, signal.SIGKILL)
+
+    def _on_stop(self) -> None:
+        log.info("stopping; requests in flight have %g s", self._grace)
+        _guarded(self._stopping)
 
     def _watch(self) -> None:
         """Restart processes that die or hang, until a signal to stop comes."""
@@ -255,12 +290,11 @@ class Supervisor:
         while True:
             due = [process.due for process in self._processes if process.pid == 0]
             wake = min([self._ticked + self._tick_seconds, *due])
-            caught = signal.sigtimedwait((*HANDLED, signal.SIGCHLD), max(0.0, wake - time.monotonic()))
-            if caught is not None and caught.si_signo in STOP:
-                log.info("stopping; requests in flight have %g s", self._grace)
-                _guarded(self._stopping)
+            caught = _wait_for_signal((*HANDLED, signal.SIGCHLD), wake - time.monotonic())
+            if caught in STOP:
+                self._on_stop()
                 return
-            if caught is not None and caught.si_signo == signal.SIGHUP:
+            if caught == signal.SIGHUP:
                 _guarded(self._reload)
                 self._tell_to_reload()
             self._reap()
@@ -268,7 +302,15 @@ class Supervisor:
                 self._on_tick()
             for process in self._processes:
                 if process.pid == 0 and process.due <= time.monotonic():
-                    self._fork(process)
+                    self._restart(process)
+
+    def _restart(self, process: ProcessSpec) -> None:
+        """Start a process that has died; if the system refuses, set the time of the next attempt."""
+        try:
+            self._fork(process)
+        except OSError as error:
+            _postpone(process)
+            log.error("%s cannot be started: %s; next attempt in %g s", process.name, error, process.pause)
 
     def _tell_to_reload(self) -> None:
         for process in self._processes:
@@ -303,15 +345,13 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Find processes that have died, and set the time of their restart."""
-        now = time.monotonic()
         for process in self._processes:
             if process.pid == 0:
                 continue
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
-                died_soon = now - process.started < SHORT_LIFE_SECONDS
-                process.pause = min(MAX_PAUSE_SECONDS, max(0.1, process.pause * 2)) if died_soon else 0.0
-                process.pid, process.due = 0, now + process.pause
+                process.pid = 0
+                _postpone(process)
                 os.close(process.ready)
                 process.ready = -1
                 self._died(process)
@@ -330,10 +370,10 @@ class Supervisor:
         until = time.monotonic() + self._grace + KILL_SECONDS
         while living and time.monotonic() < until:
             living = [process for process in living if os.waitpid(process.pid, os.WNOHANG)[0] == 0]
-            caught = signal.sigtimedwait((*STOP, signal.SIGCHLD), 0.1) if living else None
-            if caught is None or caught.si_signo not in STOP:
+            caught = _wait_for_signal((*STOP, signal.SIGCHLD), 0.1) if living else None
+            if caught is None or caught not in STOP:
                 continue
-            name = signal.Signals(caught.si_signo).name
+            name = signal.Signals(caught).name
             if time.monotonic() >= repeats_count_from:
                 log.warning("%s again: requests in flight are broken off", name)
                 break
@@ -344,6 +384,14 @@ class Supervisor:
             os.waitpid(process.pid, 0)
 
 
+def _postpone(process: ProcessSpec) -> None:
+    """Set the time of a process's next start: now, or after a pause if it was started a short time ago."""
+    now = time.monotonic()
+    is_soon = now - process.started < SHORT_LIFE_SECONDS
+    process.pause = min(MAX_PAUSE_SECONDS, max(0.1, process.pause * 2)) if is_soon else 0.0
+    process.due = now + process.pause
+
+
 def _guarded(function: Callable[[], Result]) -> Result | None:
     """Call a function; an error is logged and does not end the supervisor."""
     try:
@@ -351,6 +399,30 @@ def _guarded(function: Callable[[], Result]) -> Result | None:
     except Exception:
         log.exception("the supervisor goes on after an error")
         return None
+
+
+def _is_readable(descriptor: int, seconds: float) -> bool:
+    """Whether a pipe has data or has ended, at the latest after some seconds."""
+    return bool(select.select([descriptor], [], [], max(0.0, seconds))[0])
+
+
+def _wait_for_signal(signals: Collection[int], seconds: float) -> int | None:
+    """Take one of some signals, which must be blocked; returns its number, or None if none comes in time.
+
+    macOS lacks sigtimedwait(2); there the pending signals are polled. It may also discard a SIGCHLD for which
+    no handler is set: a caller must look for ended processes after the time, too.
+    """
+    timed_wait = getattr(signal, "sigtimedwait", None)
+    if timed_wait is not None:
+        caught = timed_wait(signals, max(0.0, seconds))
+        return None if caught is None else int(caught.si_signo)
+    until = time.monotonic() + seconds
+    while not (pending := signal.sigpending().intersection(signals)):
+        left = until - time.monotonic()
+        if left <= 0:
+            return None
+        time.sleep(min(POLL_SECONDS, left))
+    return signal.sigwait(pending)
 
 
 @contextmanager

@@ -3,13 +3,17 @@
 import itertools
 import platform
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from serving import heap
 from serving.client import RetrievalClient
 from tests.helpers.serving.operated import workers
+from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
 
 ARENA_BYTES = 64 << 20  # glibc's HEAP_MAX_SIZE on 64-bit machines; an arena starts at a multiple of it
@@ -24,6 +28,51 @@ def test_threads_of_a_worker_allocate_from_one_arena(start_server: Start) -> Non
     for pid in workers(process, address):
         assert psutil.Process(pid).num_threads() > 2
         assert not _arenas(pid)
+
+
+@pytest.fixture
+def trims(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """A trimmer at work that seldom has to wait; gives the times at which it has trimmed."""
+    times: list[float] = []
+    real = heap.trim
+
+    def trim() -> None:
+        real()
+        times.append(time.monotonic())
+
+    monkeypatch.setattr(heap, "trim", trim)
+    monkeypatch.setattr(heap, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(heap, "AGAIN_SECONDS", 0.5)
+    trimmer = heap.HeapTrimmer()
+    trimmer.start()
+    time.sleep(0.2)  # it takes the size of this process
+    yield times
+    trimmer.stop()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.alone
+def test_a_lasting_growth_is_trimmed_twice_and_then_no_more(trims: list[float]) -> None:
+    lasting = []
+    for count in (2, 4):
+        lasting.append(b"x" * (4 * heap.GROWTH_BYTES))
+        wait_until(lambda: len(trims) == 2 * len(lasting))
+        time.sleep(1.5)
+        assert len(trims) == count
+
+
+@pytest.mark.exhaustive
+@pytest.mark.alone
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc trims")
+def test_memory_that_was_in_use_at_a_trim_is_returned_later(trims: list[float]) -> None:
+    before = psutil.Process().memory_info().rss
+    blocks = [b"x" * 1000 + str(n).encode() for n in range(60_000)]  # larger than what Python pools itself
+    last = blocks[-1]  # glibc returns by itself only what lies above the last block in use
+    wait_until(lambda: len(trims) == 1)
+    assert psutil.Process().memory_info().rss > before + 5 * heap.GROWTH_BYTES
+    del blocks
+    wait_until(lambda: len(trims) == 2)
+    assert psutil.Process().memory_info().rss < before + 3 * heap.GROWTH_BYTES, last
 
 
 def _arenas(pid: int) -> list[str]:

@@ -18,6 +18,8 @@ from protos.errors import Unavailable
 from serving.client import RetrievalClient
 from tests.helpers.serving.operated import log_until
 from tests.helpers.serving.stopping import Made, made_service
+from tests.helpers.serving.supervised import supervised
+from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
@@ -185,6 +187,25 @@ def test_a_signal_more_than_a_second_after_the_first_ends_the_wait(start_server:
         ended.set()
     assert "SIGTERM again: requests in flight are broken off" in log
     assert "does not stop; killed" in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start_stops_what_is_ready_and_kills_the_rest(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with supervised(tmp_path, slow_seconds=120.0) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        supervisor = psutil.Process(process.pid)
+        wait_until(lambda: len(supervisor.children()) == 2)
+        children = supervisor.children()
+        process.send_signal(number)
+        said, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert said == "stopped\n"
+    assert "does not stop" not in log
+    assert "Traceback" not in log
+    assert not any(child.is_running() for child in children)
 
 
 def test_ctrl_c_ends_an_idle_server_at_once(start_server: Start) -> None:

@@ -1,5 +1,6 @@
 """Workers on one port: one dies and the others do not notice, one signal stops them all, none is left."""
 
+import errno
 import json
 import os
 import signal
@@ -91,6 +92,27 @@ def test_a_worker_that_is_killed_comes_back_and_the_others_do_not_notice(start_s
     assert sum(value for name, value in after.items() if name.startswith("twinspire_worker_up")) == 2
 
 
+def test_metrics_on_any_free_port_keep_it_when_their_process_is_restarted(start_server: Start) -> None:
+    process, _ = start_server("--workers", "1", "--metrics-port", "0", "--json")
+    assert process.stdout is not None
+    port = json.loads(process.stdout.readline())["metrics_port"]
+
+    (victim,) = (
+        child
+        for child in psutil.Process(process.pid).children()
+        if port in {each.laddr.port for each in child.net_connections("tcp")}
+    )
+    victim.kill()
+
+    def scraped() -> dict[str, float]:
+        try:
+            return scrape(port)
+        except OSError:
+            return {}
+
+    assert wait_until(scraped)["twinspire_worker_up['0']"] == 1
+
+
 def test_one_signal_stops_everybody(start_server: Start) -> None:
     process, address = start_server("--workers", "2", "--metrics-port", "0")
     everybody = psutil.Process(process.pid).children()
@@ -143,6 +165,59 @@ def test_one_that_keeps_dying_is_given_pauses(tmp_path: Path) -> None:
         wait_until(lambda: len([*tmp_path.iterdir()]) >= 5, 60)
     starts = sorted(int(each.name) for each in tmp_path.iterdir())
     assert starts[4] - starts[0] >= (0.1 + 0.2 + 0.4 + 0.8) * 1e9  # between the first five
+
+
+@pytest.mark.parametrize("function", ["fork", "pipe"])
+def test_a_restart_that_the_system_refuses_is_tried_again(tmp_path: Path, function: str) -> None:
+    with supervised(tmp_path, failing=function, failures=3) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        (victim,) = _children(process)
+        supervisor = psutil.Process(process.pid)
+        descriptors = supervisor.num_fds()
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic_ns()
+        wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
+        wait_until(lambda: supervisor.num_fds() == descriptors)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert log.count(f"process cannot be started: [Errno {errno.EAGAIN}]") == 3
+    restarted = max(int(each.name) for each in tmp_path.iterdir())
+    assert restarted - killed >= (0.1 + 0.2 + 0.4) * 1e9  # between the attempts
+    assert "Traceback" not in log
+
+
+def test_a_process_is_restarted_although_nobody_reads_the_output_of_the_supervisor(tmp_path: Path) -> None:
+    with supervised(tmp_path, unflushed=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.stdout.close()
+        (victim,) = _children(process)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        log = process.stderr.read()
+    assert "stdout cannot be flushed: Broken pipe" in log
+    assert "Traceback" not in log
+
+
+def test_a_platform_without_sigtimedwait_restarts_reloads_and_stops(tmp_path: Path) -> None:
+    with supervised(tmp_path, without_timed_wait=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        (victim,) = _children(process)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "reloaded\n"
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "process died (SIGKILL)" in log
+    assert "Traceback" not in log
 
 
 def test_a_port_that_somebody_has_is_refused_even_if_they_would_share_it() -> None:
