@@ -116,6 +116,7 @@ class AsyncRetrievalClient:
                     )
                     sent.count += 1
                     yield request
+                sent.ended = True
             except Exception as error:  # gRPC would cancel the call, without the cause
                 sent.error = error
 

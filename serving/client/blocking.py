@@ -150,6 +150,7 @@ class RetrievalClient:
                     )
                     sent.count += 1
                     yield request
+                sent.ended = True
             except Exception as error:  # gRPC would log it, and replace it by its own
                 sent.error = error
 

@@ -187,11 +187,13 @@ class SentQueries:
 
     Attributes:
         count: number of queries sent.
+        ended: whether there are no more queries to send.
         error: raised by the caller's iterator, or by a query that cannot be sent; None if there was none.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.ended = False
         self.error: Exception | None = None
 
     def require_answers(self, answers: int, address: str) -> None:
@@ -200,7 +202,7 @@ class SentQueries:
         While workers were killed under an attack, one stream in 900 ended with OK and an answer too few.
 
         Raises:
-            Unavailable: there are fewer answers than queries.
+            Unavailable: there are fewer answers than queries, or there were more queries to send.
             Exception: `error`, if it is set.
         """
         if self.error is not None:
@@ -209,6 +211,11 @@ class SentQueries:
             raise Unavailable(
                 f"{address}: the stream ended with {answers} answers to {self.count} queries; some of the "
                 "answers may belong to other queries; send all again"
+            )
+        if not self.ended:
+            raise Unavailable(
+                f"{address}: the stream ended with {answers} answers before all queries were sent; "
+                "send all again"
             )
 
 

@@ -20,7 +20,8 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
 
     A write is answered as done, and a read with the ids that were asked for.
 
-    The query `wait` is answered after its client has cancelled the call; `skip` gets no answer in a stream.
+    The query `wait` is answered after its client has cancelled the call; `skip` gets no answer in a stream,
+    and `end` ends the stream with OK after its answer.
 
     Args:
         codes: with which to refuse, a call each.
@@ -48,6 +49,8 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
         for request in requests:
             if request.query.text != "skip":
                 yield self._answer(request, context)
+            if request.query.text == "end":
+                return
 
     def Upsert(
         self, request: catalogue_pb2.UpsertRequest, context: grpc.ServicerContext

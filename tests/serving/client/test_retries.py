@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import repeat
 
 import grpc
@@ -153,6 +153,38 @@ def test_a_stream_that_ends_with_too_few_answers_is_an_error() -> None:
             list(client.search_stream(["a", "skip", "b"], timeout=10))
         with pytest.raises(errors.Unavailable, match=text):
             asyncio.run(run(address))
+
+
+def test_a_stream_that_ends_before_all_queries_are_sent_is_an_error() -> None:
+    ended = threading.Event()
+
+    def blocking() -> Iterator[str]:
+        yield from ["a", "b", "end"]
+        ended.wait(20)
+        yield from ["c"] * 7
+
+    async def asynchronous() -> AsyncIterator[str]:
+        for text in ["a", "b", "end"]:
+            yield text
+        await asyncio.sleep(20)
+        yield "c"
+
+    async def run(address: str) -> None:
+        async with AsyncRetrievalClient(address) as client:
+            async for answer in client.search_stream(asynchronous(), timeout=10):
+                found.append(answer.hits[0].id)  # noqa: PERF401 - which would lose them
+
+    found: list[str] = []
+    text = "the stream ended with 3 answers before all queries were sent"
+    with serving(Refusing()) as address:
+        with RetrievalClient(address) as client, pytest.raises(errors.Unavailable, match=text):
+            found.extend(answer.hits[0].id for answer in client.search_stream(blocking(), timeout=10))
+        ended.set()
+        assert found == ["a", "b", "end"]
+        found.clear()
+        with pytest.raises(errors.Unavailable, match=text):
+            asyncio.run(run(address))
+        assert found == ["a", "b", "end"]
 
 
 def test_retries_can_be_turned_off() -> None:
