@@ -127,6 +127,22 @@ class Connection:
             return api.insecure_channel(self.address, options=options)
         return api.secure_channel(self.address, credentials, options=options)
 
+    def begin(self, method: Any, request: Any, timeout: float | None, metadata: Any, **options: Any) -> Any:
+        """Call a method of a stub of `grpc` or of `grpc.aio`, and return what it returns.
+
+        Raises:
+            Unavailable: the client has been closed; as of a call that was open then.
+            grpc.RpcError: the call has failed.
+        """
+        try:
+            return method(request, timeout=timeout, metadata=metadata, **options)
+        except (ValueError, grpc.aio.UsageError) as error:  # both also have other causes
+            if not self.closed.is_set():
+                raise
+            closed = Unavailable(f"{self.address}: this client has been closed")
+            closed.request_id = getattr(request, "request_id", "")  # of a write
+            raise closed from error
+
     def seconds(self, timeout: float | None) -> float:
         """The timeout of a call: its own, or the client's default."""
         return self._timeout if timeout is None else timeout
