@@ -11,6 +11,7 @@ import pytest
 
 from protos import errors
 from serving.client import AsyncRetrievalClient, Item, RetrievalClient
+from serving.client.items import ItemResult, Refusal, Written
 from serving.client.protocol import RETRIES, THROTTLING
 from serving.retrieval.answer import Answer
 from tests.helpers.serving.refusing import Refusing, serving
@@ -356,6 +357,29 @@ def test_a_write_that_fails_tells_the_id_with_which_to_repeat_it(
                 asyncio.run(asynchronous(address)) if is_async else blocking(address)
             assert {caught.value.request_id} == {*refusing.request_ids}
             assert caught.value.request_id == (given or caught.value.request_id) != ""
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_error_code_of_a_newer_server_counts_as_a_refusal(is_async: bool) -> None:
+    def write(address: str, strict: bool) -> Written:
+        with RetrievalClient(address) as client:
+            return client.upsert([Item("a")], strict=strict)
+
+    async def write_async(address: str, strict: bool) -> Written:
+        async with AsyncRetrievalClient(address) as client:
+            return await client.delete(["a"], strict=strict)
+
+    def written(strict: bool) -> Written:
+        return asyncio.run(write_async(address, strict)) if is_async else write(address, strict)
+
+    with serving(newer := Refusing()) as address:
+        assert written(strict=True).results == (ItemResult("a", 1),)
+        newer.write_error = 77
+        with pytest.raises(errors.WriteRefused, match="1 of 1 items: 'a': error 77 of a newer server"):
+            written(strict=True)
+        (result,) = written(strict=False).results
+        assert result.refusal is Refusal.UNKNOWN
+        assert result.text.startswith("error 77 of a newer server")
 
 
 def test_an_error_of_a_read_has_no_request_id() -> None:
