@@ -17,7 +17,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from protos import catalogue_pb2
 from protos import retrieval_pb2 as wire
 from protos.errors import AccessDenied, InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.address import check_target, host_of, is_loopback
+from serving.address import check_target, is_local
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode, Scores
@@ -117,7 +117,7 @@ class Connection:
             chosen["grpc.enable_retries"] = 0
         if self._connect_seconds is not None:
             chosen["grpc.min_reconnect_backoff_ms"] = round(1000 * self._connect_seconds)
-        if is_loopback(host_of(self.address)):
+        if is_local(self.address):
             chosen["grpc.enable_http_proxy"] = 0  # a proxy would be another machine
         if self._security.server_name is not None:
             chosen["grpc.ssl_target_name_override"] = self._security.server_name

@@ -117,8 +117,12 @@ def serving(
     servicer: Refusing,
     credentials: grpc.ServerCredentials | None = None,
     watching: Watching | None = None,
+    socket: str | None = None,
 ) -> Iterator[str]:
-    """A server for as long as the block lasts; its address."""
+    """A server for as long as the block lasts; its address.
+
+    It also listens at `socket`, such as `unix:/path`.
+    """
     pool = ThreadPoolExecutor(4)
     server = grpc.server(pool)
     retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
@@ -128,6 +132,8 @@ def serving(
         port = server.add_secure_port("127.0.0.1:0", credentials)
     else:
         port = server.add_insecure_port("127.0.0.1:0")
+    if socket:
+        server.add_insecure_port(socket)
     server.start()
     try:
         yield f"127.0.0.1:{port}"
