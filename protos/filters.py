@@ -16,7 +16,7 @@ import itertools
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -89,7 +89,7 @@ def parse_value(kind: FilterKind, raw: Any, field: str) -> Parsed:
         A string, distinct strings, a finite number, 0 or 1, or microseconds since 1970.
 
     Raises:
-        InvalidInput: the value is of another type.
+        InvalidInput: the value is of another type, or a time outside of the years 1 to 9999 of UTC.
     """
     if (
         raw is None
@@ -118,7 +118,7 @@ def _strings(raw: Any, field: str) -> tuple[str, ...] | None:
         raw = raw.split(LIST_SEPARATOR)
     elif not isinstance(raw, Iterable):
         raw = [_string(raw, field)]
-    if not all(isinstance(each, str) for each in raw):
+    if isinstance(raw, Mapping | Iterator) or not all(isinstance(each, str) for each in raw):
         raise _wrong(field, "strings", raw)
     return tuple(dict.fromkeys(_unicode(each, field) for each in raw if each.strip())) or None
 
@@ -153,10 +153,12 @@ def _boolean(raw: Any, field: str) -> int:
 
 _NUMBER = re.compile(r"[+-]?(?P<whole>[0-9]+)(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _TIME = "an ISO date or seconds since 1970"
+_BETWEEN = "a time between the years 1 and 9999"
 DATE_DIGITS = 8  # of an ISO date without hyphens; seconds since 1970 have more since March 1973
 
 
 def _time(raw: Any, field: str) -> int:
+    given = raw
     if isinstance(raw, str):
         text = raw.strip()
         number = _NUMBER.fullmatch(text)
@@ -171,10 +173,13 @@ def _time(raw: Any, field: str) -> int:
         raw = raw if isinstance(raw, datetime) else datetime(raw.year, raw.month, raw.day)
         whole = raw if raw.tzinfo else raw.replace(tzinfo=UTC)
         since = whole - datetime(1970, 1, 1, tzinfo=UTC)
-        return int(since.days * 86_400 + since.seconds) * 1_000_000 + int(since.microseconds)
+        moment = int(since.days * 86_400 + since.seconds) * 1_000_000 + int(since.microseconds)
+        if not EARLIEST <= moment <= LATEST:  # its zone is not UTC
+            raise _wrong(field, _BETWEEN, given)
+        return moment
     seconds = _number(raw, field, _TIME)
     if seconds is None or not EARLIEST <= seconds * 1e6 <= LATEST:
-        raise _wrong(field, "a time between the years 1 and 9999", raw)
+        raise _wrong(field, _BETWEEN, raw)
     return round(seconds * 1e6)
 
 

@@ -1,11 +1,15 @@
 """Network addresses: `host:port`, the name under which an address is limited, and loopback."""
 
 import ipaddress
+import re
 from urllib.parse import urlsplit
 
 from protos.errors import InvalidInput
 
 GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")  # of URIs that gRPC resolves
+# What may follow `unix:`; not `//` and an authority, nor what ends the path of a URI or is escaped in it.
+_SOCKET = re.compile(r"(?!//(?!/))[A-Za-z0-9._~/+=@,-]+")
+_PLACE = re.compile(r"(?P<host>[A-Za-z0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]+")
 
 
 def join(host: str, port: int) -> str:
@@ -63,3 +67,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_local(target: str) -> bool:
+    """Whether a client of gRPC with this target connects to this machine alone; names are not resolved.
+
+    The target is `host:port`, or a URI with one of `GRPC_SCHEMES`. A URI that names the name server to ask is
+    not local, since that may be another machine.
+    """
+    scheme, _, rest = target.partition(":")
+    if scheme in ("unix", "unix-abstract"):
+        return _SOCKET.fullmatch(rest) is not None
+    if scheme not in ("dns", "ipv4", "ipv6"):
+        return is_loopback(host_of(target))
+    places = rest.removeprefix("///")
+    found = [_PLACE.fullmatch(each) for each in ([places] if scheme == "dns" else places.split(","))]
+    return all(each is not None and is_loopback(each["host"].strip("[]")) for each in found)

@@ -116,6 +116,7 @@ class AsyncRetrievalClient:
                     )
                     sent.count += 1
                     yield request
+                sent.ended = True
             except Exception as error:  # gRPC would cancel the call, without the cause
                 sent.error = error
 
@@ -219,8 +220,9 @@ class AsyncRetrievalClient:
         why = ""
         while (left := until - time.monotonic()) > 0:
             try:
-                health = await self._health(
-                    protocol.HEALTH, timeout=left, wait_for_ready=True, metadata=self._connection.metadata()
+                metadata = self._connection.metadata()
+                health = await self._connection.begin(
+                    self._health, protocol.HEALTH, left, metadata, wait_for_ready=True
                 )
                 if protocol.serves(health):
                     return
@@ -243,8 +245,8 @@ class AsyncRetrievalClient:
     async def _call(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         connection = self._connection
         try:
-            return await method(
-                request, timeout=connection.seconds(timeout), metadata=connection.metadata(metadata)
+            return await connection.begin(
+                method, request, connection.seconds(timeout), connection.metadata(metadata)
             )
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
@@ -258,7 +260,7 @@ class AsyncRetrievalClient:
         given = connection.metadata(metadata)
         while True:
             try:
-                return await method(request, timeout=attempts.seconds, metadata=given)
+                return await connection.begin(method, request, attempts.seconds, given)
             except grpc.RpcError as failure:
                 error = catalogue.failure(failure, self.address, request)
                 pause = attempts.pause(failure, error)
@@ -267,7 +269,7 @@ class AsyncRetrievalClient:
                 raise error
 
     async def _changes(self, request: Any, timeout: float | None, metadata: Any) -> AsyncIterator[ChangePage]:
-        responses = self._catalogue.Changes(request, timeout=timeout, metadata=metadata)
+        responses = self._connection.begin(self._catalogue.Changes, request, timeout, metadata)
         try:
             async for response in responses:
                 yield catalogue.page(response)
@@ -285,7 +287,7 @@ class AsyncRetrievalClient:
         metadata: Any,
         fusion: FusionMode,
     ) -> AsyncIterator[Answer]:
-        responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
+        responses = self._connection.begin(self._stub.SearchStream, requests, timeout, metadata)
         statuses: list[grpc.aio.AioRpcError] = []
         responses.add_done_callback(lambda call: statuses.append(final_status(call)))
         answers = 0

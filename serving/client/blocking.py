@@ -89,8 +89,8 @@ class RetrievalClient:
             Overloaded: the server is overloaded; retry after `retry_after`.
             DeadlineExceeded: the timeout has passed.
             ConnectionFailed: there is no connection; `fault` says why.
-            Unavailable: the server does not answer, or is too old to know filters or fusion; the three errors
-                before are of this kind too.
+            Unavailable: the server does not answer, or is too old to know filters or fusion, or this client
+                has been closed; the three errors before are of this kind too.
             TypeError: `exclude` is one string.
         """
         message = protocol.filter_message(filter)
@@ -150,6 +150,7 @@ class RetrievalClient:
                     )
                     sent.count += 1
                     yield request
+                sent.ended = True
             except Exception as error:  # gRPC would log it, and replace it by its own
                 sent.error = error
 
@@ -316,15 +317,17 @@ class RetrievalClient:
         """Wait until the service reports that it is serving.
 
         Raises:
-            Unavailable: the service does not report that within `timeout` seconds.
+            Unavailable: the service does not report that within `timeout` seconds, or this client has been
+                closed.
             AccessDenied: the service refuses this client.
         """
         until = time.monotonic() + timeout
         why = ""
         while (left := until - time.monotonic()) > 0:
             try:
-                health = self._health(
-                    protocol.HEALTH, timeout=left, wait_for_ready=True, metadata=self._connection.metadata()
+                metadata = self._connection.metadata()
+                health = self._connection.begin(
+                    self._health, protocol.HEALTH, left, metadata, wait_for_ready=True
                 )
                 if protocol.serves(health):
                     return
@@ -347,8 +350,8 @@ class RetrievalClient:
     def _call(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         connection = self._connection
         try:
-            return method(
-                request, timeout=connection.seconds(timeout), metadata=connection.metadata(metadata)
+            return connection.begin(
+                method, request, connection.seconds(timeout), connection.metadata(metadata)
             )
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
@@ -360,7 +363,7 @@ class RetrievalClient:
         given = connection.metadata(metadata)
         while True:
             try:
-                return method(request, timeout=attempts.seconds, metadata=given)
+                return connection.begin(method, request, attempts.seconds, given)
             except grpc.RpcError as failure:
                 error = catalogue.failure(failure, self.address, request)
                 pause = attempts.pause(failure, error)
@@ -368,7 +371,7 @@ class RetrievalClient:
                 raise error
 
     def _changes(self, request: Any, timeout: float | None, metadata: Any) -> Iterator[ChangePage]:
-        responses = self._catalogue.Changes(request, timeout=timeout, metadata=metadata)
+        responses = self._connection.begin(self._catalogue.Changes, request, timeout, metadata)
         try:
             for response in responses:
                 yield catalogue.page(response)
@@ -386,7 +389,7 @@ class RetrievalClient:
         metadata: Any,
         fusion: FusionMode,
     ) -> Iterator[Answer]:
-        responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
+        responses = self._connection.begin(self._stub.SearchStream, requests, timeout, metadata)
         answers = 0
         try:
             for response in responses:

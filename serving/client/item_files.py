@@ -1,9 +1,10 @@
 """Reads items from tables in CSV, TSV, JSONL and Parquet, row by row.
 
 A column feeds the features that read it in the bundle's schema, or that have its name, and the display field
-of its name. A cell of CSV is a text, and an empty one is absent; several strings are separated by "|". A row
-of JSONL may also be what `items get` and `items changes` print: an object with `id`, `features` and `fields`.
-The service checks whether the bundle takes the features and fields; its errors name them.
+of its name. Where a row has both columns of a feature, that of the schema feeds it, as in training. A cell of
+CSV is a text, and an empty one is absent; several strings are separated by "|". A row of JSONL may also be
+what `items get` and `items changes` print: an object with `id`, `features` and `fields`. The service checks
+whether the bundle takes the features and fields; its errors name them.
 """
 
 import csv
@@ -54,7 +55,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def id_of(row: Row) -> str:
     """The id in a row; empty if there is none."""
-    return next((str(row[each]) for each in ID_COLUMNS if not _is_absent(row.get(each))), "")
+    column = _id_column(row)
+    return str(row[column]) if column else ""
 
 
 @dataclass
@@ -65,6 +67,7 @@ class ItemColumns:
         path: of the table, for errors.
         readers: column -> the features that it feeds, each with the function that reads its values.
         fields: display fields.
+        sources: feature -> its column in the schema.
 
     Attributes:
         ignored: columns that nothing reads.
@@ -73,6 +76,7 @@ class ItemColumns:
     path: Path
     readers: Mapping[str, list[tuple[str, Callable[[Any], Value | None]]]]
     fields: frozenset[str]
+    sources: Mapping[str, str] = field(default_factory=dict)
     ignored: set[str] = field(default_factory=set)
 
     @classmethod
@@ -80,17 +84,19 @@ class ItemColumns:
         """The columns of a table for the schema of the bundle that a service serves."""
         schema: Any = served.manifest["schema"]
         readers: dict[str, list[tuple[str, Callable[[Any], Value | None]]]] = {}
+        sources: dict[str, str] = {}
         for name, spec in schema["item"].items():
             if spec["kind"] != "id":
                 read = _READERS["strings" if spec.get("multi") else spec["kind"]]
-                for column in {name, spec.get("catalogue_column") or spec.get("column") or name}:
+                sources[name] = spec.get("catalogue_column") or spec.get("column") or name
+                for column in {name, sources[name]}:
                     readers.setdefault(column, []).append((name, read))
         filters: Any = served.manifest.get("filters") or {}
         for name, kind in filters.items():
             fed = readers.setdefault(name, [])
             if all(feature != name for feature, _ in fed):  # the column may feed a feature of another name
                 fed.append((name, _READERS[kind]))
-        return cls(path, readers, frozenset(served.display_fields))
+        return cls(path, readers, frozenset(served.display_fields), sources)
 
     def item(self, row: Row, number: int) -> Item:
         """The item of a row, counted from 1.
@@ -103,12 +109,16 @@ class ItemColumns:
             return self._whole(item_id, row, number)
         features: dict[str, Value] = {}
         fields: dict[str, str] = {}
-        for column, cell in row.items():
-            if column in (*ID_COLUMNS, EXPECTED):
-                continue
-            if column not in self.readers and column not in self.fields:
+        cells = _values(row)
+        for column, cell in cells.items():
+            fed = [
+                (name, read)
+                for name, read in self.readers.get(column, ())
+                if (source := self.sources.get(name, column)) == column or source not in cells
+            ]
+            if not fed and column not in self.fields:
                 self.ignored.add(column)
-            for name, read in self.readers.get(column, ()):
+            for name, read in fed:
                 value = self._read(read, cell, number, column)
                 if value is not None:
                     features[name] = value
@@ -152,14 +162,13 @@ class ItemColumns:
         Raises:
             DataError: there is none, or it is neither a string nor a whole number.
         """
-        for column in ID_COLUMNS:
-            cell = row.get(column)
-            if _is_absent(cell):
-                continue
-            if isinstance(cell, bool) or not isinstance(cell, str | int):
-                raise self._error(number, column, f"expected a string, got {cell!r}")
-            return str(cell)
-        raise DataError(f"{self.path}: row {number}: expected an id in column {' or '.join(ID_COLUMNS)}")
+        column = _id_column(row)
+        if not column:
+            raise DataError(f"{self.path}: row {number}: expected an id in column {' or '.join(ID_COLUMNS)}")
+        cell = row[column]
+        if isinstance(cell, bool) or not isinstance(cell, str | int):
+            raise self._error(number, column, f"expected a string, got {cell!r}")
+        return str(cell)
 
     def expected(self, row: Row, number: int) -> int | None:
         """The expected sequence in a row, None if there is none.
@@ -176,6 +185,21 @@ class ItemColumns:
             return int(str(cell))
         except ValueError:
             raise self._error(number, EXPECTED, f"expected a whole number, got {cell!r}") from None
+
+
+def _id_column(row: Row) -> str:
+    """The column that holds the id of a row; empty if there is none."""
+    return next((each for each in ID_COLUMNS if not _is_absent(row.get(each))), "")
+
+
+def _values(row: Row) -> Row:
+    """The cells of a row without its id, its expected sequence, and another column of ids that is empty."""
+    used = (_id_column(row), EXPECTED)
+    return {
+        column: cell
+        for column, cell in row.items()
+        if column not in used and not (column in ID_COLUMNS and _is_absent(cell))
+    }
 
 
 def _delimited(path: Path, separator: str) -> Iterator[Row]:

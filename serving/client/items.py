@@ -47,13 +47,14 @@ class Refusal(StrEnum):
 
     EXISTS: it exists already, and was to be inserted. MISSING: it does not exist, and was to be updated.
     CONFLICT: its last change is another than expected. NOT_ENCODED: it was written, but the item tower cannot
-    encode it.
+    encode it. UNKNOWN: an error of a newer server that this client does not know; the text has its number.
     """
 
     EXISTS = "exists"
     MISSING = "missing"
     CONFLICT = "conflict"
     NOT_ENCODED = "not_encoded"
+    UNKNOWN = "unknown"
 
 
 class ItemResult(NamedTuple):
@@ -218,7 +219,7 @@ def written(response: wire.WriteResponse, ids: Sequence[str], strict: bool) -> W
         WriteRefused: an item was refused.
     """
     results = tuple(
-        ItemResult(item_id, each.sequence, _REFUSALS.get(each.error), each.error_text)
+        ItemResult(item_id, each.sequence, *_refusal(each))
         for item_id, each in zip(ids, response.results, strict=True)
     )
     found = Written(response.sequence, results, response.repeated_request)
@@ -253,6 +254,14 @@ def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireEr
     if isinstance(request, wire.UpsertRequest | wire.DeleteRequest):
         found.request_id = request.request_id
     return found
+
+
+def _refusal(result: wire.WriteResult) -> tuple[Refusal | None, str]:
+    """Why an item was not written, or is not found, with the reason in English."""
+    if result.error == wire.WRITE_OK or result.error in _REFUSALS:
+        return _REFUSALS.get(result.error), result.error_text
+    text = f"error {result.error} of a newer server, which this client does not know"
+    return Refusal.UNKNOWN, f"{text}: {result.error_text}" if result.error_text else text
 
 
 def _write(item: Item, name: str) -> wire.ItemWrite:

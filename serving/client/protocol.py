@@ -17,7 +17,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from protos import catalogue_pb2
 from protos import retrieval_pb2 as wire
 from protos.errors import AccessDenied, InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.address import check_target, host_of, is_loopback
+from serving.address import check_target, is_local
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode, Scores
@@ -117,7 +117,7 @@ class Connection:
             chosen["grpc.enable_retries"] = 0
         if self._connect_seconds is not None:
             chosen["grpc.min_reconnect_backoff_ms"] = round(1000 * self._connect_seconds)
-        if is_loopback(host_of(self.address)):
+        if is_local(self.address):
             chosen["grpc.enable_http_proxy"] = 0  # a proxy would be another machine
         if self._security.server_name is not None:
             chosen["grpc.ssl_target_name_override"] = self._security.server_name
@@ -126,6 +126,22 @@ class Connection:
         if credentials is None:
             return api.insecure_channel(self.address, options=options)
         return api.secure_channel(self.address, credentials, options=options)
+
+    def begin(self, method: Any, request: Any, timeout: float | None, metadata: Any, **options: Any) -> Any:
+        """Call a method of a stub of `grpc` or of `grpc.aio`, and return what it returns.
+
+        Raises:
+            Unavailable: the client has been closed; as of a call that was open then.
+            grpc.RpcError: the call has failed.
+        """
+        try:
+            return method(request, timeout=timeout, metadata=metadata, **options)
+        except (ValueError, grpc.aio.UsageError) as error:  # both also have other causes
+            if not self.closed.is_set():
+                raise
+            closed = Unavailable(f"{self.address}: this client has been closed")
+            closed.request_id = getattr(request, "request_id", "")  # of a write
+            raise closed from error
 
     def seconds(self, timeout: float | None) -> float:
         """The timeout of a call: its own, or the client's default."""
@@ -187,11 +203,13 @@ class SentQueries:
 
     Attributes:
         count: number of queries sent.
+        ended: whether there are no more queries to send.
         error: raised by the caller's iterator, or by a query that cannot be sent; None if there was none.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.ended = False
         self.error: Exception | None = None
 
     def require_answers(self, answers: int, address: str) -> None:
@@ -200,7 +218,7 @@ class SentQueries:
         While workers were killed under an attack, one stream in 900 ended with OK and an answer too few.
 
         Raises:
-            Unavailable: there are fewer answers than queries.
+            Unavailable: there are fewer answers than queries, or there were more queries to send.
             Exception: `error`, if it is set.
         """
         if self.error is not None:
@@ -209,6 +227,11 @@ class SentQueries:
             raise Unavailable(
                 f"{address}: the stream ended with {answers} answers to {self.count} queries; some of the "
                 "answers may belong to other queries; send all again"
+            )
+        if not self.ended:
+            raise Unavailable(
+                f"{address}: the stream ended with {answers} answers before all queries were sent; "
+                "send all again"
             )
 
 

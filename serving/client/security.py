@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 
 from protos.errors import DataError, InvalidInput
-from serving.address import host_of, is_loopback
+from serving.address import is_local
 
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 
@@ -62,7 +62,7 @@ class Security:
         """
         if self.token is None:
             return ()
-        if not self.encrypted and not is_loopback(host_of(address)):
+        if not self.encrypted and not is_local(address):
             raise InvalidInput("security.token", f"would go to {address} in the clear; use TLS")
         return (("authorization", f"Bearer {self.token}"),)
 

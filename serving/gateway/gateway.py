@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import __version__, catalogue_pb2, retrieval_pb2
-from serving.address import host_of, is_loopback
+from serving.address import is_local
 from serving.gateway.exchange import (
     JSON,
     NDJSON,
@@ -242,7 +242,7 @@ class Gateway:
     def _check_privacy(self) -> None:
         options = self.options
         for address in filter(None, (options.address, options.compare_address)):
-            if not options.security.encrypted and not is_loopback(host_of(address)):
+            if not options.security.encrypted and not is_local(address):
                 raise Failure(
                     grpc.StatusCode.FAILED_PRECONDITION,
                     "the token would go to another machine in the clear; start the gateway with --tls",

@@ -138,7 +138,7 @@ class HnswIndex(ExactIndex):
             )
         # A valid graph can belong to another bundle. Vectors have the same bits on every processor
         # (`protos/vectors.py`), except for the padding coordinate.
-        sample = np.unique(np.linspace(0, self._count // 2, 8).astype(np.int64))
+        sample = np.unique(np.linspace(0, self._count - 1, 8).astype(np.int64))
         try:
             held, end = graph.get_items(sample, return_type="numpy"), -1 if self._has_padding_dim else None
             same = np.array_equal(held[:, :end], self._vectors[sample, :end])

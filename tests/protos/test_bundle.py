@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -214,6 +215,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         bundle.write_file(path, None)  # type: ignore[arg-type]
     assert path.read_bytes() == b"2"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o022])
+def test_a_file_that_is_written_whole_has_the_mode_that_open_gives_it(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with bundle.whole_file(tmp_path / "whole") as file:
+            file.write(b"1")
+            (draft,) = tmp_path.iterdir()
+            assert stat.S_IMODE(draft.stat().st_mode) & mask == 0
+        (tmp_path / "plain").write_bytes(b"1")
+    finally:
+        os.umask(before)
+    found, expected = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("whole", "plain"))
+    assert found == expected == 0o666 & ~mask
 
 
 @pytest.fixture

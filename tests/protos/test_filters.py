@@ -2,6 +2,7 @@
 
 import dataclasses
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from protos import bundle
 from protos.bundle import FILTERS as FILE
 from protos.bundle import Manifest
-from protos.errors import BundleDamaged
+from protos.errors import BundleDamaged, InvalidInput
 from protos.filters import (
+    EARLIEST,
+    LATEST,
     StringColumn,
     build_column,
     build_columns,
@@ -128,3 +131,32 @@ def test_compressed_and_pickled_arrays_are_refused(tmp_path: Path) -> None:
         archive.writestr("0.rows.npy", b"short")
     with pytest.raises(BundleDamaged):
         read_filters(tmp_path, manifest(1, a="string"))
+
+
+@pytest.mark.parametrize("raw", [{"red": 3}, {}, iter(["red"]), (each for each in ("red", 3))])
+def test_a_mapping_or_an_iterator_is_no_list_of_strings(raw: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^tags: expected strings, got ") as caught:
+        parse_value("strings", raw, "tags")
+    assert caught.value.field == "tags"
+
+
+@pytest.mark.parametrize("raw", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_a_date_outside_of_the_years_1_to_9999_of_utc_is_refused(raw: str) -> None:
+    for each in (raw, datetime.fromisoformat(raw)):
+        with pytest.raises(InvalidInput, match=r"^released: expected a time between the years 1 and 9999"):
+            parse_value("time", each, "released")
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("0001-01-01", datetime(1, 1, 1, tzinfo=UTC)),
+        ("0001-01-01T05:00:00+05:00", datetime(1, 1, 1, tzinfo=UTC)),
+        ("9999-12-31T23:59:59.999999", datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)),
+    ],
+)
+def test_the_first_and_the_last_time_are_taken(raw: str, expected: datetime) -> None:
+    found = parse_value("time", raw, "released")
+    assert found == parse_value("time", expected, "released")
+    assert isinstance(found, int)
+    assert EARLIEST <= found <= LATEST

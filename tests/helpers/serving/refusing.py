@@ -18,9 +18,11 @@ from serving.transport.status import PUSHBACK
 class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.CatalogueServicer):
     """Refuses the first calls, then answers; every answer holds the query's text as its only hit.
 
-    A write is answered as done, and a read with the ids that were asked for.
+    A write is answered as done, or with the code `write_error` for each item if it is not 0; a read is
+    answered with the ids that were asked for.
 
-    The query `wait` is answered after its client has cancelled the call; `skip` gets no answer in a stream.
+    The query `wait` is answered after its client has cancelled the call; `skip` gets no answer in a stream,
+    and `end` ends the stream with OK after its answer.
 
     Args:
         codes: with which to refuse, a call each.
@@ -35,6 +37,7 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
         self.metadata: list[dict[str, str | bytes]] = []
         self.cancelled = threading.Event()
         self.request_ids: list[str] = []
+        self.write_error: Any = 0
 
     def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
         self._refuse(context)
@@ -48,6 +51,8 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
         for request in requests:
             if request.query.text != "skip":
                 yield self._answer(request, context)
+            if request.query.text == "end":
+                return
 
     def Upsert(
         self, request: catalogue_pb2.UpsertRequest, context: grpc.ServicerContext
@@ -72,7 +77,8 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
     ) -> catalogue_pb2.WriteResponse:
         self.request_ids.append(request.request_id)
         self._refuse(context)
-        return catalogue_pb2.WriteResponse(sequence=1, results=[{"sequence": 1}] * len(request.items))
+        results = [{"sequence": 1, "error": self.write_error}] * len(request.items)
+        return catalogue_pb2.WriteResponse(sequence=1, results=results)
 
     def _refuse(self, context: grpc.ServicerContext) -> None:
         self.attempts += 1
@@ -111,8 +117,12 @@ def serving(
     servicer: Refusing,
     credentials: grpc.ServerCredentials | None = None,
     watching: Watching | None = None,
+    socket: str | None = None,
 ) -> Iterator[str]:
-    """A server for as long as the block lasts; its address."""
+    """A server for as long as the block lasts; its address.
+
+    It also listens at `socket`, such as `unix:/path`.
+    """
     pool = ThreadPoolExecutor(4)
     server = grpc.server(pool)
     retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
@@ -122,6 +132,8 @@ def serving(
         port = server.add_secure_port("127.0.0.1:0", credentials)
     else:
         port = server.add_insecure_port("127.0.0.1:0")
+    if socket:
+        server.add_insecure_port(socket)
     server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -4,6 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from serving.client.item_files import ItemColumns
 
 
@@ -19,3 +21,61 @@ def test_a_filter_field_is_fed_beside_the_feature_of_another_name_that_reads_its
     expected = {"kind_of_item": "shoes", "section": "shoes", "price": 3.0, "sale": "true"}
     assert columns.item(row, 1).features == expected
     assert not columns.ignored
+
+
+def columns_of(item: dict[str, Any], *display_fields: str) -> ItemColumns:
+    served: Any = SimpleNamespace(manifest={"schema": {"item": item}}, display_fields=display_fields)
+    return ItemColumns.of(Path("items.csv"), served)
+
+
+ROW = {"item_id": "1", "text": "by its name", "description": "by the schema"}
+
+
+@pytest.mark.parametrize("row", [ROW, dict(reversed(ROW.items()))])
+def test_the_column_of_the_schema_feeds_a_feature_before_that_of_its_name(row: dict[str, str]) -> None:
+    columns = columns_of({"text": {"kind": "text", "column": "description"}})
+    assert columns.item(row, 1).features == {"text": "by the schema"}
+    assert columns.ignored == {"text"}
+
+
+def test_an_empty_cell_of_the_schemas_column_is_not_replaced() -> None:
+    columns = columns_of({"text": {"kind": "text", "column": "description"}})
+    assert columns.item({**ROW, "description": ""}, 1).features == {}
+
+
+def test_the_column_of_a_features_name_feeds_it_where_it_is_alone() -> None:
+    columns = columns_of({"text": {"kind": "text", "column": "description"}})
+    assert columns.item({"item_id": "1", "text": "by its name"}, 1).features == {"text": "by its name"}
+    assert not columns.ignored
+
+
+def test_a_column_that_no_longer_feeds_its_feature_still_feeds_others_and_a_display_field() -> None:
+    spec = {"kind": "text", "column": "description"}
+    columns = columns_of({"text": spec, "head": {"kind": "text", "column": "text"}}, "text")
+    item = columns.item(ROW, 1)
+    assert item.features == {"text": "by the schema", "head": "by its name"}
+    assert item.fields == {"text": "by its name"}
+    assert not columns.ignored
+
+
+@pytest.mark.parametrize(
+    ("row", "item_id", "fields", "ignored"),
+    [
+        ({"item_id": "1", "id": "A-7"}, "1", {"id": "A-7"}, set()),
+        ({"id": "A-7"}, "A-7", {}, set()),
+        ({"item_id": "", "id": "A-7"}, "A-7", {}, set()),
+        ({"item_id": "1", "id": ""}, "1", {}, set()),
+    ],
+)
+def test_a_column_id_beside_the_items_id_is_a_display_field(
+    row: dict[str, str], item_id: str, fields: dict[str, str], ignored: set[str]
+) -> None:
+    columns = columns_of({}, "id")
+    item = columns.item(row, 1)
+    assert (item.id, item.fields, columns.ignored) == (item_id, fields, ignored)
+
+
+def test_a_column_id_that_nothing_reads_is_ignored() -> None:
+    columns = columns_of({})
+    assert columns.item({"item_id": "1", "id": "A-7"}, 1).fields == {}
+    assert columns.ignored == {"id"}

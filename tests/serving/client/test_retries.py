@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import repeat
 
 import grpc
@@ -11,6 +11,7 @@ import pytest
 
 from protos import errors
 from serving.client import AsyncRetrievalClient, Item, RetrievalClient
+from serving.client.items import ItemResult, Refusal, Written
 from serving.client.protocol import RETRIES, THROTTLING
 from serving.retrieval.answer import Answer
 from tests.helpers.serving.refusing import Refusing, serving
@@ -153,6 +154,38 @@ def test_a_stream_that_ends_with_too_few_answers_is_an_error() -> None:
             list(client.search_stream(["a", "skip", "b"], timeout=10))
         with pytest.raises(errors.Unavailable, match=text):
             asyncio.run(run(address))
+
+
+def test_a_stream_that_ends_before_all_queries_are_sent_is_an_error() -> None:
+    ended = threading.Event()
+
+    def blocking() -> Iterator[str]:
+        yield from ["a", "b", "end"]
+        ended.wait(20)
+        yield from ["c"] * 7
+
+    async def asynchronous() -> AsyncIterator[str]:
+        for text in ["a", "b", "end"]:
+            yield text
+        await asyncio.sleep(20)
+        yield "c"
+
+    async def run(address: str) -> None:
+        async with AsyncRetrievalClient(address) as client:
+            async for answer in client.search_stream(asynchronous(), timeout=10):
+                found.append(answer.hits[0].id)  # noqa: PERF401 - which would lose them
+
+    found: list[str] = []
+    text = "the stream ended with 3 answers before all queries were sent"
+    with serving(Refusing()) as address:
+        with RetrievalClient(address) as client, pytest.raises(errors.Unavailable, match=text):
+            found.extend(answer.hits[0].id for answer in client.search_stream(blocking(), timeout=10))
+        ended.set()
+        assert found == ["a", "b", "end"]
+        found.clear()
+        with pytest.raises(errors.Unavailable, match=text):
+            asyncio.run(run(address))
+        assert found == ["a", "b", "end"]
 
 
 def test_retries_can_be_turned_off() -> None:
@@ -324,6 +357,29 @@ def test_a_write_that_fails_tells_the_id_with_which_to_repeat_it(
                 asyncio.run(asynchronous(address)) if is_async else blocking(address)
             assert {caught.value.request_id} == {*refusing.request_ids}
             assert caught.value.request_id == (given or caught.value.request_id) != ""
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_error_code_of_a_newer_server_counts_as_a_refusal(is_async: bool) -> None:
+    def write(address: str, strict: bool) -> Written:
+        with RetrievalClient(address) as client:
+            return client.upsert([Item("a")], strict=strict)
+
+    async def write_async(address: str, strict: bool) -> Written:
+        async with AsyncRetrievalClient(address) as client:
+            return await client.delete(["a"], strict=strict)
+
+    def written(strict: bool) -> Written:
+        return asyncio.run(write_async(address, strict)) if is_async else write(address, strict)
+
+    with serving(newer := Refusing()) as address:
+        assert written(strict=True).results == (ItemResult("a", 1),)
+        newer.write_error = 77
+        with pytest.raises(errors.WriteRefused, match="1 of 1 items: 'a': error 77 of a newer server"):
+            written(strict=True)
+        (result,) = written(strict=False).results
+        assert result.refusal is Refusal.UNKNOWN
+        assert result.text.startswith("error 77 of a newer server")
 
 
 def test_an_error_of_a_read_has_no_request_id() -> None:

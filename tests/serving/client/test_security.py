@@ -154,11 +154,63 @@ def test_a_token_goes_with_every_call() -> None:
 
 
 @pytest.mark.parametrize("make", [RetrievalClient, AsyncRetrievalClient])
-@pytest.mark.parametrize("address", ["192.0.2.1:50051", "example.org:443", "[2001:db8::1]:1", "0.0.0.0:1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "192.0.2.1:50051",
+        "example.org:443",
+        "[2001:db8::1]:1",
+        "0.0.0.0:1",
+        "dns:example.org:1",
+        "dns:///evil.example:1",
+        "dns:///evil.example",
+        "dns:///localhost.evil.example:1",
+        "dns:///evil.example,localhost:1",
+        "dns:///localhost:1?x=evil.example:1",
+        "dns:///localhost%2eevil.example:1",
+        "dns:localhost",
+        "dns://192.0.2.1/localhost:1",  # another machine would resolve the name
+        "dns://localhost/evil.example:1",
+        "ipv4:10.0.0.1:1,127.0.0.1:2",
+        "ipv4:127.0.0.1:1,10.0.0.1:2",
+        "ipv4:0.0.0.0:1",
+        "ipv4:127.0.0.1",
+        "ipv6:[2001:db8::1]:1",
+        "ipv6:::1:1",
+        "unix://evil.example/path",
+        "unix:",
+        "unix://",
+        "vsock:2:1",  # the host of a virtual machine
+        "xds:///localhost:1",
+    ],
+)
 def test_a_token_does_not_travel_in_the_clear(make: Any, address: str) -> None:
     with pytest.raises(InvalidInput, match="in the clear; use TLS") as caught:
         make(address, security=Security(token="secret"))
     assert "secret" not in str(caught.value)
+
+
+def test_a_token_goes_to_any_target_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:1")  # would be another machine
+    path = tmp_path / "a_server.sock"
+    with serving(asked := Refusing(), socket=f"unix:{path}") as address:
+        port = address.rpartition(":")[2]
+        targets = [f"{scheme}127.0.0.1:{port}" for scheme in ("", "dns:", "dns:///", "ipv4:")]
+        targets += [f"localhost:{port}", f"dns:///localhost:{port}", f"unix:{path}", f"unix://{path}"]
+        targets.append(f"ipv4:127.0.0.1:{port},127.0.0.2:{port}")
+        for n, target in enumerate(targets, 1):
+            ask(target, Security(token="secret"))
+            assert [each["authorization"] for each in asked.metadata] == ["Bearer secret"] * 2 * n
+    for target in (
+        "dns:///[::1]:1",
+        "ipv6:[::1]:1",
+        "ipv6:[::1]:1,[::1]:2",
+        "unix-abstract:name",
+        "unix:a/b",
+    ):
+        RetrievalClient(target, security=Security(token="secret")).close()
 
 
 def test_what_makes_no_sense_is_refused() -> None:

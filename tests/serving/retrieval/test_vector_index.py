@@ -150,7 +150,7 @@ def test_more_than_the_catalogue_gives_all_of_it(opened: Open) -> None:
 
 def test_what_the_graph_cannot_reach_is_found_exactly(tmp_path: Path) -> None:
     graph = build_index(VECTORS_2000)
-    kept = {*np.linspace(0, COUNT // 2, 8).astype(int).tolist(), *range(50)}
+    kept = {*np.linspace(0, COUNT - 1, 8).astype(int).tolist(), *range(50)}
     for row in sorted({*range(COUNT)} - kept):
         graph.mark_deleted(row)
     index = open_index(write(tmp_path, VECTORS_2000, graph), manifest())
@@ -160,6 +160,13 @@ def test_what_the_graph_cannot_reach_is_found_exactly(tmp_path: Path) -> None:
 
 def test_a_graph_of_other_vectors_is_refused(tmp_path: Path) -> None:
     other = build_index(unit_vectors(COUNT, seed=3))
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: holds other vectors than vectors\.npy"):
+        open_index(write(tmp_path, VECTORS_2000, other), manifest())
+
+
+def test_a_graph_that_differs_in_the_second_half_of_the_items_is_refused(tmp_path: Path) -> None:
+    half = COUNT // 2 + 1
+    other = build_index(np.concatenate([VECTORS_2000[:half], unit_vectors(COUNT - half, seed=3)]))
     with pytest.raises(BundleDamaged, match=r"index\.hnsw: holds other vectors than vectors\.npy"):
         open_index(write(tmp_path, VECTORS_2000, other), manifest())
 
