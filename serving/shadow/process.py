@@ -70,6 +70,7 @@ class Shadow:
         self._record = PairRecord({})
         self._failures: set[str] = set()  # kinds of unforeseen errors that have been logged
         self._is_published, self._published_at = False, 0.0
+        self._was_idle = False  # the last step found no search
 
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops, at the lowest priority."""
@@ -90,12 +91,18 @@ class Shadow:
         self._record = PairRecord(self._shared_state.read(SHADOW))
 
     def step(self, seconds: float = POLL_SECONDS) -> None:
-        """Read the shared state, then compare queued searches; wait up to `seconds` if there are none."""
+        """Read the shared state, then compare queued searches; wait up to `seconds` if there are none.
+
+        Times are compared only of a search before which the shadow has waited, in this step or the last one.
+        """
         self._follow()
         self._follow_live()
-        waiting = self._channel.wait(seconds)
+        waiting = self._channel.wait(0.0)
+        has_waited = self._was_idle or not waiting
+        waiting = waiting or self._channel.wait(seconds)
+        self._was_idle = not waiting
         for n, mirrored in enumerate(self._channel.receive(BATCH) if waiting else ()):
-            self._compare(mirrored, timed=n == 0 and mirrored.batch == 1)
+            self._compare(mirrored, timed=n == 0 and has_waited and mirrored.batch == 1)
         is_due = time.monotonic() - self._published_at >= PUBLISH_SECONDS
         if not self._is_published and (not waiting or is_due):
             self._publish()

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,26 @@ def test_times_are_compared_where_both_had_the_query_for_itself(
     assert scene.note()["sums"]["log_ratios"] == 1
     scene.offer(champion, *asked(*TEXTS[:1]))
     assert scene.note()["sums"]["log_ratios"] == 2
+    scene.offer(champion, *asked(*TEXTS, *TEXTS))  # of several batches of the shadow
+    assert scene.note()["sums"]["log_ratios"] == 3
+
+
+def test_a_time_is_compared_after_each_wait_for_a_search(
+    scene: Scene, champion: Champion, equal: Path
+) -> None:
+    scene.challenge(equal, version_of(equal))
+    scene.shadow.step(0)
+    scene.offer(champion, *asked(*TEXTS[:2]))
+    scene.shadow.step(0)
+    for _ in range(3):
+        later = threading.Timer(0.1, scene.offer, (champion, *asked(TEXTS[2])))
+        later.start()
+        scene.shadow.step(10)
+        later.join()
+    scene.offer(champion, *asked(TEXTS[3]))  # it waits already when the shadow has done the one before
+    scene.shadow.step(10)
+    sums = scene.note()["sums"]
+    assert (sums["queries"], sums["log_ratios"]) == (6, 4)
 
 
 def test_answers_of_two_champions_are_not_mixed(
