@@ -64,6 +64,7 @@ class Shadow:
         self._champion = ""  # current version
         self._place = place
         self._live: LiveItems | None = None  # of the challenger
+        self._live_error = ""  # of the last attempt to update them
         self._stopped = threading.Event()
         self._retriever: Retriever | None = None
         self._error = ""
@@ -158,10 +159,21 @@ class Shadow:
             log.info("the shadow is bundle %s", found[:12])
 
     def _follow_live(self) -> None:
-        """Apply the changes of live items that have been derived since the last call."""
-        if self._live is not None:
+        """Apply the changes of live items that have been derived since the last call.
+
+        If the records in their place cannot be opened, the shadow goes on with what it has, as a worker does,
+        and the next call tries again.
+        """
+        if self._live is None:
+            return
+        try:
             self._live = self._live.updated()
-            self._retriever = self._live.retriever
+        except Exception as error:
+            if str(error) != self._live_error:  # steps may follow each other quickly
+                log.error("the shadow's live items cannot be opened again: %s", error)
+            self._live_error = str(error)
+        else:
+            self._retriever, self._live_error = self._live.retriever, ""
 
     def _compare(self, mirrored: Mirrored, timed: bool) -> None:
         """Answer one search, and compare; count an error if the challenger cannot answer it."""
