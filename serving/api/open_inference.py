@@ -225,15 +225,17 @@ def queries_from_wire(
 def named_by_tensor(features: Mapping[str, FeatureSpec]) -> Iterator[None]:
     """Rename the field of errors: `queries[3].features.age` becomes `inputs.age[3]`.
 
-    Of a history with times, `queries[3].history_times[7]` becomes `inputs.<history>__times[3]`.
+    Of a history with times, `queries[3].history` becomes `inputs.<history>[3]`, and
+    `queries[3].history_times[7]` becomes `inputs.<history>__times[3]`.
     """
     dated = next((name for name, spec in features.items() if has_times(spec)), "")
     try:
         yield
     except InvalidInput as error:
         row, _, feature = error.field.partition(".features.")
-        if ".history_times" in error.field:
-            row, feature = error.field.partition(".history_times")[0], f"{dated}{TIMES}"
+        if not feature and dated:
+            row, found, part = error.field.partition(".history")
+            feature = found and f"{dated}{TIMES if part.startswith('_times') else ''}"
         if not feature:
             raise
         raise InvalidInput(f"inputs.{feature}{row.removeprefix('queries')}", error.reason) from None

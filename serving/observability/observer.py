@@ -79,7 +79,7 @@ class Observer:
         """Make the spans of a call if it is traced, and hand it to sinks."""
         job = call.job
         record = CallRecord(
-            call.method.name,
+            call.method.path,
             code,
             call.metadata,
             call.arrived,

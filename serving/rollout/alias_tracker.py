@@ -84,6 +84,8 @@ class AliasTracker:
         self._poll_seconds, self._changed = poll_seconds, changed
         self._refused: Registered | None = None
         self._refusals, self._retry_at = 0, 0.0
+        # The last version without a tag that was downloaded, and the version of its bundle.
+        self._untagged: tuple[Registered | None, str] = None, ""
         self._logged = ""  # the last error in the log
 
     def poll(self) -> None:
@@ -100,7 +102,7 @@ class AliasTracker:
             self._fail(_text(error), self.unanswered, error)
             return
         self.unanswered = 0
-        if self.deployment.optional and named.bundle_version == self.deployment.elsewhere():
+        if self.deployment.optional and self._bundle_version(named) == self.deployment.elsewhere():
             self._remove("")
         elif self._is_deployed(named):
             self._succeed()
@@ -122,6 +124,11 @@ class AliasTracker:
         else:
             self._succeed()
 
+    def _bundle_version(self, named: Registered) -> str | None:
+        """The version of a registered version's bundle; None if only a download can tell."""
+        registered, version = self._untagged
+        return version if named == registered else named.bundle_version
+
     def _is_deployed(self, named: Registered) -> bool:
         current = self.deployment.current()
         return (
@@ -137,6 +144,8 @@ class AliasTracker:
             self._show(named.version, named.bundle_version or "", DOWNLOADING)
             folder = self._cache.take(named, self._registry)
             version = bundle.read_manifest(folder).bundle_version
+            if named.bundle_version is None:
+                self._untagged = named, version
             if self.deployment.optional and version == self.deployment.elsewhere():
                 self._remove("")  # the registry has no tag that says so
                 return

@@ -198,7 +198,7 @@ def cleaned(text: str) -> str:
     if "No space left on device" in text:
         return "no space left on the disk"
     line = next((line.strip() for line in text.splitlines() if line.strip()), "it does not say why")
-    line = re.sub(r"://[^/\s@]*@", "://", line)
+    line = re.sub(r"://[^/\s]*@", "://", line)  # up to the last @, because a password may hold others
     line = re.sub(r"\?[^\s'\")]+", "", line)  # signed addresses hold a key there
     line = re.sub(r"<[^<>]* at 0x[0-9a-f]+>:? ?", "", line)
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 3]} ... {line[-LONGEST // 2 :]}"

@@ -103,7 +103,11 @@ class RegistryProcess:
         self._ask("log_shadow", run_id, dict(metrics), step, ended)
 
     def _ask(self, call: str, *arguments: Any, progress: Callable[[], int] = lambda: 0) -> Any:
-        process = self._running()
+        try:
+            process = self._running()
+        except OSError as error:
+            text = f"the registry's process cannot be started: {error.strerror or error}"
+            raise Unavailable(text) from None
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps([call, *arguments]).encode() + b"\n")
@@ -116,7 +120,7 @@ class RegistryProcess:
                 raise
             raise Unavailable(f"the registry's process ended (exit code {code})") from None
         if "error" in answer:
-            raise ERRORS[answer["error"]](answer["text"])
+            raise ERRORS.get(answer["error"], Unavailable)(answer["text"])
         return answer["result"]
 
     def _running(self) -> "subprocess.Popen[bytes]":

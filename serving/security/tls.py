@@ -151,8 +151,9 @@ def _validity(material: Material) -> str:
 def _check_authorities(path: Path, pem: bytes) -> None:
     """Raise ConfigError unless the file holds an authority's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    text = pem.decode("ascii", "backslashreplace")  # a comment beside a certificate may hold any characters
     try:
-        context.load_verify_locations(cadata=pem.decode("ascii"))
+        context.load_verify_locations(cadata=text)
     except (ValueError, ssl.SSLError):
         raise ConfigError(f"{path}: expected certificates as PEM") from None
     if not context.cert_store_stats()["x509_ca"]:

@@ -64,12 +64,14 @@ class Shadow:
         self._champion = ""  # current version
         self._place = place
         self._live: LiveItems | None = None  # of the challenger
+        self._live_error = ""  # of the last attempt to update them
         self._stopped = threading.Event()
         self._retriever: Retriever | None = None
         self._error = ""
         self._record = PairRecord({})
         self._failures: set[str] = set()  # kinds of unforeseen errors that have been logged
         self._is_published, self._published_at = False, 0.0
+        self._was_idle = False  # the last step found no search
 
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops, at the lowest priority."""
@@ -90,12 +92,18 @@ class Shadow:
         self._record = PairRecord(self._shared_state.read(SHADOW))
 
     def step(self, seconds: float = POLL_SECONDS) -> None:
-        """Read the shared state, then compare queued searches; wait up to `seconds` if there are none."""
+        """Read the shared state, then compare queued searches; wait up to `seconds` if there are none.
+
+        Times are compared only of a search before which the shadow has waited, in this step or the last one.
+        """
         self._follow()
         self._follow_live()
-        waiting = self._channel.wait(seconds)
+        waiting = self._channel.wait(0.0)
+        has_waited = self._was_idle or not waiting
+        waiting = waiting or self._channel.wait(seconds)
+        self._was_idle = not waiting
         for n, mirrored in enumerate(self._channel.receive(BATCH) if waiting else ()):
-            self._compare(mirrored, timed=n == 0 and mirrored.batch == 1)
+            self._compare(mirrored, timed=n == 0 and has_waited and mirrored.batch == 1)
         is_due = time.monotonic() - self._published_at >= PUBLISH_SECONDS
         if not self._is_published and (not waiting or is_due):
             self._publish()
@@ -151,10 +159,21 @@ class Shadow:
             log.info("the shadow is bundle %s", found[:12])
 
     def _follow_live(self) -> None:
-        """Apply the changes of live items that have been derived since the last call."""
-        if self._live is not None:
+        """Apply the changes of live items that have been derived since the last call.
+
+        If the records in their place cannot be opened, the shadow goes on with what it has, as a worker does,
+        and the next call tries again.
+        """
+        if self._live is None:
+            return
+        try:
             self._live = self._live.updated()
-            self._retriever = self._live.retriever
+        except Exception as error:
+            if str(error) != self._live_error:  # steps may follow each other quickly
+                log.error("the shadow's live items cannot be opened again: %s", error)
+            self._live_error = str(error)
+        else:
+            self._retriever, self._live_error = self._live.retriever, ""
 
     def _compare(self, mirrored: Mirrored, timed: bool) -> None:
         """Answer one search, and compare; count an error if the challenger cannot answer it."""

@@ -136,7 +136,7 @@ class RefusalQueue:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._waiting: deque[tuple[float, Callable[[], None], Callable[[], None]]] = deque()
-        self._saved = SAVED  # seconds in the bucket
+        self._saved = SAVED  # seconds in the bucket; below 0 after refusals for which there was no time
         self._since = clock()
 
     def __len__(self) -> int:
@@ -146,7 +146,8 @@ class RefusalQueue:
         """Refuse a call by calling `refuse`, now or later, or have it answered by calling `answer`."""
         self._refill()
         if (self._saved >= COST and not self._waiting) or len(self._waiting) >= MAX_WAITING:
-            self._saved -= COST
+            # Bounded, because otherwise a long flood of calls would delay refusals for long after its end.
+            self._saved = max(-SAVED, self._saved - COST)
             refuse()
         else:
             self._waiting.append((self._since, refuse, answer))

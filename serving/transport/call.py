@@ -286,8 +286,13 @@ class Call(ABC):
         self.serialised = started, time.perf_counter_ns()
         return message
 
-    def _end(self, code: int, details: bytes, message: bytes | None, metadata: Trailers = ()) -> None:
-        """Send the status, after a last message if there is one. Only the first end counts."""
+    def _end(
+        self, code: int, details: bytes, message: bytes | None, metadata: Trailers = (), tell: bool = True
+    ) -> None:
+        """Send the status, after a last message if there is one. Only the first end counts.
+
+        Observers are told of it at once, unless `tell` is False.
+        """
         if self._ended:
             return
         self._ended = True
@@ -304,7 +309,8 @@ class Call(ABC):
             self._transport.waited_for(deferred)
             deferred.abandon()
         self._deferred = ()
-        self._transport.ended(self, code)
+        if tell:
+            self._transport.ended(self, code)
 
     def _written(self, event: Any) -> None:
         """The whole answer has been written, or the call is over."""
@@ -314,11 +320,14 @@ class Call(ABC):
         """The client has gone, or has received the status."""
         if was_cancelled(event):
             self._cancelled = True
-            is_late = self._deadline <= time.time()  # then gRPC has ended the call at its deadline
-            self._end(DEADLINE_EXCEEDED if is_late else CANCELLED, b"", None)
+            self._end(self._cancellation(), b"", None)
         callbacks, self._on_close = self._on_close, []
         for callback in callbacks:
             callback()
+
+    def _cancellation(self) -> int:
+        """The status of a call that has just been cancelled; gRPC itself cancels it at its deadline."""
+        return DEADLINE_EXCEEDED if self._deadline <= time.time() else CANCELLED
 
 
 class UnaryCall(Call):
@@ -376,6 +385,7 @@ class StreamCall(Call):
         self._bytes = 0  # of the answers, expected or made, including the one that is being sent
         self._sending_bytes = 0
         self._is_sending = self._is_receiving = self._is_complete = False
+        self._awaits_close = False  # OK has been sent, and observers are told when the call is over
         self.active_at = self.arrived
         self.connection = self._core.connection
         self.caller = self._transport.caller(self)
@@ -456,7 +466,10 @@ class StreamCall(Call):
             return
         if not self._answers:
             if self._is_complete:
-                self._end(OK, b"", None)
+                # The client sends no more, or it has gone: gRPC reports both in the same way, and then, with
+                # the end of the call, which of them it was.
+                self._awaits_close = True
+                self._end(OK, b"", None, tell=False)
             return
         first = self._answers[0]
         if first.error is not None:
@@ -475,6 +488,11 @@ class StreamCall(Call):
         self._bytes -= self._sending_bytes
         self._send_on()
         self._read_on()
+
+    def _closed(self, event: Any) -> None:
+        if self._awaits_close:
+            self._transport.ended(self, self._cancellation() if was_cancelled(event) else OK)
+        super()._closed(event)
 
 
 class WatchCall(StreamCall):

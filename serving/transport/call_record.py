@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from protos import open_inference_pb2
 from serving.transport.grpc_core import Metadata
 
 REQUEST_ID = "x-request-id"
 LONGEST_ID = 128
-
-_INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-_INFERENCE_METHODS = frozenset(method.name for method in _INFERENCE.methods)
 
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._:/+=@-]")
 
@@ -23,7 +19,7 @@ class CallRecord:
     """A call that has ended. Made only for calls that are logged or traced, because it takes time.
 
     Args:
-        method: bare name, such as `Search`.
+        path: of the method, such as `/retrieval.v1.Retrieval/Search`.
         code: name of the gRPC status.
         metadata: that the client sent; names are in lower case.
         started: when the call arrived, in `time.perf_counter_ns()`.
@@ -37,7 +33,7 @@ class CallRecord:
         texts: of its queries; never traced, and logged only on request.
     """
 
-    method: str
+    path: str
     code: str
     metadata: Metadata = field(repr=False)  # may hold a token
     started: int
@@ -56,10 +52,14 @@ class CallRecord:
         return min([self.started, *(start for _, start, _ in self.stages)])
 
     @property
+    def method(self) -> str:
+        """The method's bare name, such as `Search`."""
+        return self.path.rpartition("/")[2]
+
+    @property
     def full_method(self) -> str:
         """The method with its service, as gRPC names it: `retrieval.v1.Retrieval/Search`."""
-        service = _INFERENCE.full_name if self.method in _INFERENCE_METHODS else "retrieval.v1.Retrieval"
-        return f"{service}/{self.method}"
+        return self.path.removeprefix("/")
 
     @cached_property
     def request_id(self) -> str:

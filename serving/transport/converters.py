@@ -80,12 +80,14 @@ class RequestLimits:
             )
 
     def check_exclude(self, exclude: Sequence[str]) -> None:
-        """Refuse too many excluded items.
+        """Refuse too many excluded items, or an id that is too long.
 
         Raises:
-            InvalidInput: there are more than `max_exclude`.
+            InvalidInput: there are more than `max_exclude`, or one is longer than `max_text_length`.
         """
         _check_count(len(exclude), self.max_exclude, "exclude", "items")
+        if exclude and max(map(len, exclude)) > self.max_text_length:
+            raise self._too_long(exclude, "exclude", "items")
 
     def check_batch(self, count: int) -> int:
         """Refuse a batch without queries, or with too many; returns `count`.
@@ -101,7 +103,8 @@ class RequestLimits:
         """Refuse a request to score too many items, or none; returns their number.
 
         Raises:
-            InvalidInput: a query or its items are missing, or there are more than `max_hits` items in all.
+            InvalidInput: a query or its items are missing, there are more than `max_hits` items in all, or an
+                id is longer than `max_text_length`.
         """
         self.check_batch(len(queries))
         count = 0
@@ -113,6 +116,8 @@ class RequestLimits:
                 raise InvalidInput(f"queries[{n}].query.item_id", text)
             if not each.item_ids:
                 raise InvalidInput(f"queries[{n}].item_ids", "expected at least one")
+            if max(map(len, each.item_ids)) > self.max_text_length:
+                raise self._too_long(each.item_ids, f"queries[{n}].item_ids", "items")
             count += len(each.item_ids)
         if count > self.max_hits:
             raise InvalidInput(
@@ -128,25 +133,36 @@ class RequestLimits:
             name: of the query in errors, such as `queries[3]`.
 
         Raises:
-            InvalidInput: a string or a list of strings is too long.
+            InvalidInput: a string, a string in a list, or a list is too long.
         """
         if query.text is not None:
             self._check_text(query.text, name, "text")
         if query.item_id is not None:
             self._check_text(query.item_id, name, "item_id")
         if query.history:
-            _check_count(len(query.history), self.max_values, f"{name}.history", "items")
+            self._check_strings(query.history, f"{name}.history", "items")
         if query.history_times:
             _check_count(len(query.history_times), self.max_values, f"{name}.history_times", "times")
         for feature, value in query.features.items():
             if isinstance(value, str):
                 self._check_text(value, name, f"features.{feature}")
             elif not isinstance(value, int | float):
-                _check_count(len(value), self.max_values, f"{name}.features.{feature}", "strings")
+                self._check_strings(value, f"{name}.features.{feature}", "strings")
 
     def _check_text(self, text: str, name: str, part: str) -> None:
         if len(text) > self.max_text_length:  # the name is made only for the error, because each query passes
             _check_count(len(text), self.max_text_length, f"{name}.{part}", "code points")
+
+    def _check_strings(self, strings: Sequence[str], field_name: str, unit: str) -> None:
+        _check_count(len(strings), self.max_values, field_name, unit)
+        if strings and max(map(len, strings)) > self.max_text_length:
+            raise self._too_long(strings, field_name, unit)
+
+    def _too_long(self, strings: Sequence[str], field_name: str, unit: str) -> InvalidInput:
+        """The error of a list in which a string is too long."""
+        longest = max(map(len, strings))
+        reason = f"expected at most {self.max_text_length} code points in each of the {unit}, got {longest}"
+        return InvalidInput(field_name, reason)
 
 
 def query_from_wire(message: wire.Query, name: str) -> Query:

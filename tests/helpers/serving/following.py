@@ -30,6 +30,7 @@ class Shelf:
         self.down = ""  # why it does not answer
         self.broken: Exception | None = None  # what every call raises
         self.asked = 0
+        self.downloaded: list[str] = []  # versions
         self.tags = True
         self.releases_asked: list[str] = []  # the versions that were asked about
         self.records: list[dict[str, Any]] = []  # newest first
@@ -51,6 +52,7 @@ class Shelf:
 
     def download(self, registered: Registered, draft: Path) -> None:
         self._answer()
+        self.downloaded.append(registered.version)
         shutil.copytree(self.folders[registered.version], draft / "bundle")
 
     def releases(self, name: str, version: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from protos import retrieval_pb2 as wire
+from serving.live.search.live_items import LivePlace
 from serving.retrieval.answer import Timing
 from serving.retrieval.query import Query
 from serving.retrieval.response_bytes import PackedCatalogue
@@ -39,7 +40,8 @@ class Champion:
 class Scene:
     """Shared state, a channel with one worker, and a shadow that works when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: LivePlace | None = None) -> None:
+        self._place = place
         self.channel = Channel.create(workers=1)
         self.mirror: TrafficMirror = self.channel.mirror(0, share=1.0)
         self.shared_state = SharedState.create(("target", "shadow target", "shadow"))
@@ -48,7 +50,8 @@ class Scene:
 
     def another(self) -> Shadow:
         """A shadow that begins, as its process does."""
-        shadow = Shadow(self.channel, self.shared_state, "models:/tiny@challenger", RequestLimits())
+        model = "models:/tiny@challenger"
+        shadow = Shadow(self.channel, self.shared_state, model, RequestLimits(), self._place)
         shadow.resume()
         return shadow
 

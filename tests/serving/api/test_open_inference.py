@@ -198,9 +198,10 @@ def test_histories_are_filled_up_with_empty_strings(watched: Path) -> None:
     ids = [["item-001", "item-002", "item-003"], ["", "item-005", ""], ["", "", ""]]
     country = ("country", "BYTES", ["de", "", "jp"])
     too_many = [["item-001"] * 6] * 3
-    calls = [{"inputs": [("history", "BYTES", each), country]} for each in (ids, too_many)]
+    too_long = [["item-001"], ["i" * 101], [""]]
+    calls = [{"inputs": [("history", "BYTES", each), country]} for each in (ids, too_many, too_long)]
     with serving(retriever) as address:
-        found, refused = triton(address, calls)["results"]
+        found, refused, long = triton(address, calls)["results"]
     expected = [
         Query(history=tuple(ids[0]), features={"country": "de"}),
         Query(history=("item-005",)),
@@ -208,6 +209,8 @@ def test_histories_are_filled_up_with_empty_strings(watched: Path) -> None:
     ]
     np.testing.assert_array_equal(np.float32(found["vectors"]), retriever.encode(expected).vectors)
     assert refused["text"] == "inputs.history: expected 0 to 5 columns, got 6"
+    expected_error = "inputs.history[1]: expected at most 100 code points in each of the strings, got 101"
+    assert long["text"] == expected_error
 
 
 def test_the_item_tower_is_a_model_too(plain: Path, retriever: Retriever) -> None:

@@ -106,6 +106,10 @@ def test_the_asynchronous_client_scores(server: RetrievalServer, client: Retriev
         ([("a", [])], r"queries\[0\].item_ids: expected at least one"),
         ([("a", ["x"]), (Query(item_id="item-001"), ["x"])], r"queries\[1\].query.item_id: expected a text"),
         ([("a", ["x"] * 400), ("a", ["x"] * 201)], "queries: expected at most 600 items in all, got 601"),
+        (
+            [("a", ["x"]), ("a", ["x", "x" * 10_001])],
+            r"queries\[1\].item_ids: expected at most 10000 code points in each of the items, got 10001",
+        ),
         ([(Query("a", features={"colour": "red"}), ["x"])], r"queries\[0\].query.features.colour: unknown"),
     ],
 )

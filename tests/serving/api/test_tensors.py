@@ -116,3 +116,17 @@ def test_any_request_is_read_or_refused(
     else:
         assert 1 <= len(queries) <= 2
         assert all({*query.features} <= {*features} for query in queries)
+
+
+def test_an_id_that_is_too_long_is_named_by_the_tensor_of_its_history() -> None:
+    inputs: list[dict[str, Any]] = [
+        {"name": "seen", "datatype": "BYTES", "contents": {"bytes_contents": [b"a", b"b", b"c", b"d" * 6]}},
+        {"name": "seen__times", "datatype": "FP64", "contents": {"fp64_contents": [1.0, 2.0, 3.0, 4.0]}},
+    ]
+    age = {"name": "age", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1.0, 2.0]}}
+    request = wire.ModelInferRequest(inputs=[age, *({**each, "shape": [2, 2]} for each in inputs)])
+    features = {name: EVERY_KIND[name] for name in ("age", "seen")}
+    with pytest.raises(InvalidInput) as caught:
+        queries_from_wire(request, features, RequestLimits(max_text_length=5))
+    assert caught.value.field == "inputs.seen[1]"
+    assert caught.value.reason == "expected at most 5 code points in each of the items, got 6"

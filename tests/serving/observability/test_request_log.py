@@ -22,6 +22,7 @@ from serving.transport.grpc_core import Metadata
 from tests.helpers.serving.guarded import Lines, code_of
 
 SECRET = "where I was last summer"
+SERVICE = "/retrieval.v1.Retrieval"
 
 
 def call(code: str = "OK", metadata: Metadata = (), **others: Any) -> CallRecord:
@@ -32,7 +33,9 @@ def call(code: str = "OK", metadata: Metadata = (), **others: Any) -> CallRecord
         ("search", 1_500_000, 3_500_000),
         ("serialise", 3_600_000, 3_650_000),
     )
-    return CallRecord("Search", code, metadata, 1_000_000, 4_000_000, stages, texts=(SECRET,), **others)
+    return CallRecord(
+        f"{SERVICE}/Search", code, metadata, 1_000_000, 4_000_000, stages, texts=(SECRET,), **others
+    )
 
 
 def written(log: RequestLog, stream: io.StringIO, *calls: CallRecord) -> list[dict[str, Any]]:
@@ -82,7 +85,7 @@ def test_a_line_holds_no_text_and_no_token() -> None:
 def test_texts_are_written_where_they_were_asked_for_and_bounded() -> None:
     stream = io.StringIO()
     log = RequestLog(rate=1.0, texts=True, stream=stream)
-    many = CallRecord("SearchBatch", "OK", (), 0, 1, texts=["x" * 10_000] * 256)
+    many = CallRecord(f"{SERVICE}/SearchBatch", "OK", (), 0, 1, texts=["x" * 10_000] * 256)
     first, second = written(log, stream, call(), many)
     assert first["texts"] == [SECRET]
     assert second["texts"] == ["x" * 500] * 16
@@ -90,7 +93,9 @@ def test_texts_are_written_where_they_were_asked_for_and_bounded() -> None:
 
 def test_a_request_without_stages_took_no_time_in_any() -> None:
     stream = io.StringIO()
-    (line,) = written(RequestLog(rate=1.0, stream=stream), stream, CallRecord("Info", "OK", (), 0, 2_000))
+    (line,) = written(
+        RequestLog(rate=1.0, stream=stream), stream, CallRecord(f"{SERVICE}/Info", "OK", (), 0, 2_000)
+    )
     assert (line["total_us"], line["queue_us"], line["search_us"]) == (2, 0, 0)
 
 
@@ -118,7 +123,9 @@ def test_what_a_client_sends_cannot_begin_a_line() -> None:
     stream = io.StringIO()
     log = RequestLog(rate=1.0, texts=True, stream=stream)
     forged = '\n{"method": "forged"}\u2028\r'
-    each = CallRecord("Search", "OK", (("x-request-id", forged),), 0, 1, caller=forged * 50, texts=(forged,))
+    each = CallRecord(
+        f"{SERVICE}/Search", "OK", (("x-request-id", forged),), 0, 1, caller=forged * 50, texts=(forged,)
+    )
     (line,) = written(log, stream, each)
     assert line["method"] == "Search"
     assert len(line["caller"]) == 128

@@ -10,12 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from protos import open_inference_pb2, open_inference_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
 from protos.errors import MissingStage
 from serving.observability import tracing
 from serving.observability.request_log import RequestLog
@@ -28,6 +29,7 @@ from serving.transport.grpc_core import Metadata
 from tests.helpers.serving.guarded import Lines
 
 SECRET = "where I was last summer"
+SEARCH = "/retrieval.v1.Retrieval/Search"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED: Metadata = (("traceparent", f"00-{TRACE}-{PARENT}-01"), ("tracestate", "vendor=1"))
 
@@ -71,7 +73,7 @@ def collector() -> Iterator[Collector]:
     collector.stop()
 
 
-def call(code: str = "OK", metadata: Metadata = (), method: str = "Search") -> CallRecord:
+def call(code: str = "OK", metadata: Metadata = (), path: str = SEARCH) -> CallRecord:
     """A search that has just ended, after 4 ms."""
     now = time.perf_counter_ns()
     start = now - 4_000_000
@@ -83,7 +85,7 @@ def call(code: str = "OK", metadata: Metadata = (), method: str = "Search") -> C
     )
     metadata = (*metadata, ("x-request-id", "job-7"), ("authorization", f"Bearer {SECRET}"))
     return CallRecord(
-        method, code, metadata, start + 1_000_000, now, stages, SECRET, 10, 1, 8, "3f2a", texts=(SECRET,)
+        path, code, metadata, start + 1_000_000, now, stages, SECRET, 10, 1, 8, "3f2a", texts=(SECRET,)
     )
 
 
@@ -185,6 +187,29 @@ def test_a_server_sends_the_spans_of_its_calls(retriever: Retriever, collector: 
     )
 
 
+def test_a_span_has_the_service_of_its_method(retriever: Retriever, collector: Collector) -> None:
+    made = Tracing(collector.endpoint, ratio=0.0)
+    lines = Lines()
+    log = RequestLog(rate=1.0, stream=lines)
+    with (
+        RetrievalServer(retriever, sinks=RequestSinks([log]), tracing=made) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        health.Check(health_pb2.HealthCheckRequest(), metadata=SAMPLED, timeout=5)
+        info = retrieval_pb2_grpc.RetrievalStub(channel).Info
+        info(wire.InfoRequest(), metadata=SAMPLED, timeout=5)
+        inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        inference.ServerLive(open_inference_pb2.ServerLiveRequest(), metadata=SAMPLED, timeout=5)
+        logged = [lines.next()["method"] for _ in range(3)]
+    made.stop()
+    names = ["grpc.health.v1.Health/Check", "retrieval.v1.Retrieval/Info"]
+    names.append("inference.GRPCInferenceService/ServerLive")
+    spans = collector.spans()
+    assert [span.name for span in spans] == [attributes(span)["rpc.method"] for span in spans] == names
+    assert logged == ["Check", "Info", "ServerLive"]
+
+
 @pytest.mark.parametrize("sent_parent", ["nonsense", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01"])
 def test_a_parent_that_cannot_be_read_begins_a_trace(collector: Collector, sent_parent: str) -> None:
     span, *_ = sent(collector, call(metadata=(("traceparent", sent_parent),)))
@@ -210,7 +235,7 @@ def test_only_what_the_server_answers_for_is_an_error(collector: Collector, code
 
 
 def test_the_towers_protocol_is_a_service_of_its_own(collector: Collector) -> None:
-    span, *_ = sent(collector, call(method="ModelInfer"))
+    span, *_ = sent(collector, call(path="/inference.GRPCInferenceService/ModelInfer"))
     assert span.name == "inference.GRPCInferenceService/ModelInfer"
 
 

@@ -191,6 +191,8 @@ def test_an_unknown_item_is_named(retriever: Retriever) -> None:
         (Query(history_times=(1.0,) * 4), "query.history_times"),
         (Query(features={"tags": ("a",) * 4}), "query.features.tags"),
         (Query(features={"country": "a" * 6}), "query.features.country"),
+        (Query(history=("a", "a" * 6)), "query.history"),
+        (Query(features={"tags": ("a" * 5, "a" * 6)}), "query.features.tags"),
     ],
 )
 def test_a_large_query_is_refused_by_name(query: Query, field: str) -> None:
@@ -200,7 +202,7 @@ def test_a_large_query_is_refused_by_name(query: Query, field: str) -> None:
 
 
 def test_a_query_may_be_as_large_as_the_limits() -> None:
-    query = Query("a" * 5, ("a",) * 3, {"tags": ("a",) * 3, "age": 1e9}, "a" * 5)
+    query = Query("a" * 5, ("a" * 5,) * 3, {"tags": ("a" * 5,) * 3, "none": (), "age": 1e9}, "a" * 5)
     RequestLimits(max_text_length=5, max_values=3).check_query(query, "query")
 
 

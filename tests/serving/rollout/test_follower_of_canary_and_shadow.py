@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from serving.rollout.registry import Registered
 from serving.rollout.shadow_log import LOG_SECONDS
 from serving.rollout.target import bundle_at
@@ -98,6 +100,33 @@ def test_a_shadow_gets_a_target_of_its_own(make: Any) -> None:
     scene.step()
     assert scene.shared_state.read("shadow target")["serial"] > first["serial"]
     assert scene.target["serial"] == 1
+
+
+@pytest.mark.parametrize("role", ["canary", "shadow"])
+def test_the_champions_version_is_downloaded_once_for_another_alias_that_names_it(
+    make: Any, role: str
+) -> None:
+    scene = make(**{role: CHALLENGER})
+    scene.shelf.tags = False
+    scene.shelf.aliases[CHALLENGER] = "1"
+    downloads = len(scene.shelf.downloaded)
+    for _ in range(5):
+        scene.step()
+    assert scene.shelf.downloaded[downloads:] == ["1"]
+    assert (scene.target["canary"], scene.shared_state.read("shadow target")) == (None, {})
+    assert scene.note[role]["last_error"] == ""
+    # When another version is the champion, the version is deployed.
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.step()
+    deployed = scene.target["canary"] if role == "canary" else scene.shared_state.read("shadow target")
+    assert (scene.champion, deployed["model_version"]) == ("2", "1")
+    # When it is the champion again, the role is empty again, without a download for the role.
+    scene.shelf.aliases[CHAMPION] = "1"
+    before = len(scene.shelf.downloaded)
+    for _ in range(3):
+        scene.step()
+    assert scene.shelf.downloaded[before:] == ["1"]
+    assert (scene.target["canary"], scene.shared_state.read("shadow target")) == (None, {})
 
 
 def shadow_note(scene: Scene, queries: int, **changed: Any) -> None:

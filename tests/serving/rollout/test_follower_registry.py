@@ -132,6 +132,9 @@ def test_errors_are_short_and_hold_no_secrets() -> None:
     text = "HTTPConnection(host='a')\n: more"
     assert cleaned(text) == "HTTPConnection(host='a')"
     assert cleaned("no postgresql://me:pw@db/x") == "no postgresql://db/x"
+    assert cleaned("no postgresql://me:p@ss@db/x") == "no postgresql://db/x"
+    assert cleaned("http://a:b@c/d at http://e:f@@g:1/h@i") == "http://c/d at http://g:1/h@i"
+    assert cleaned("http://c/models@e and https://a.b") == "http://c/models@e and https://a.b"
     assert cleaned("at https://s3/b?X-Amz-Signature=ab&c=d failed") == "at https://s3/b failed"
     one, other = (cleaned(f"(<urllib3.Connection object at 0x{n}>: refused)") for n in ("7f0", "7f1"))
     assert one == other == "(refused)"

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import pytest
 
 from protos import bundle
 from protos import retrieval_pb2 as wire
+from serving.live.record_format import records_path
+from serving.live.search.live_items import LivePlace, StoreState
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.shadow.process import NO_CHALLENGER
 from serving.shadow.report import shadow_state
 from serving.supervisor import ProcessSpec
 from serving.transport import converters
+from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.operated import supervised
 from tests.helpers.serving.shadowing import Champion, Scene, asked
 from tests.helpers.tiny import item_names, tiny_bundle, watched_bundle
@@ -146,6 +150,26 @@ def test_times_are_compared_where_both_had_the_query_for_itself(
     assert scene.note()["sums"]["log_ratios"] == 1
     scene.offer(champion, *asked(*TEXTS[:1]))
     assert scene.note()["sums"]["log_ratios"] == 2
+    scene.offer(champion, *asked(*TEXTS, *TEXTS))  # of several batches of the shadow
+    assert scene.note()["sums"]["log_ratios"] == 3
+
+
+def test_a_time_is_compared_after_each_wait_for_a_search(
+    scene: Scene, champion: Champion, equal: Path
+) -> None:
+    scene.challenge(equal, version_of(equal))
+    scene.shadow.step(0)
+    scene.offer(champion, *asked(*TEXTS[:2]))
+    scene.shadow.step(0)
+    for _ in range(3):
+        later = threading.Timer(0.1, scene.offer, (champion, *asked(TEXTS[2])))
+        later.start()
+        scene.shadow.step(10)
+        later.join()
+    scene.offer(champion, *asked(TEXTS[3]))  # it waits already when the shadow has done the one before
+    scene.shadow.step(10)
+    sums = scene.note()["sums"]
+    assert (sums["queries"], sums["log_ratios"]) == (6, 4)
 
 
 def test_answers_of_two_champions_are_not_mixed(
@@ -228,6 +252,37 @@ def test_a_target_is_the_bundle_that_it_says(scene: Scene, equal: Path) -> None:
     scene.challenge(equal, "f" * 64)
     assert "expected ffffffffffff" in scene.note()["last_error"]
     assert not scene.mirror.sample("Search")
+
+
+def test_live_items_that_cannot_be_opened_again_leave_the_shadow_with_what_it_has(
+    champion: Champion, equal: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = LiveWorld(equal, tmp_path / "live")
+    world.put("first", "bavuti")
+    world.sync()
+    path, kept = records_path(world.place, world.origin), tmp_path / "kept"
+    scene = Scene(LivePlace(world.place, lambda: StoreState(world.feed.store_id, world.feed.sequence())))
+    try:
+        scene.serve(champion.version)
+        scene.challenge(equal, version_of(equal))
+        scene.shadow.step(0)
+        path.rename(kept)
+        path.write_bytes(b"junk")
+        scene.offer(champion, *asked(*TEXTS))
+        assert scene.note()["queries"] == 40  # and the shadow has not ended
+        errors = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+        assert len(errors) == 1
+        assert errors[0].startswith("the shadow's live items cannot be opened again: ")
+        assert str(path) in errors[0]
+        kept.rename(path)
+        world.put("second", "kelimo")
+        world.sync()
+        scene.offer(champion, *asked(*TEXTS[:1]))
+        assert scene.note()["queries"] == 41
+        assert scene.shadow._live is not None
+        assert scene.shadow._live.sequence == 2
+    finally:
+        scene.channel.close()
 
 
 def test_without_a_target_nothing_is_asked(scene: Scene, champion: Champion, equal: Path) -> None:

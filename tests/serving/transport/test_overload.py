@@ -114,6 +114,21 @@ def test_only_so_many_wait_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls.refused == [*range(AT_ONCE), AT_ONCE + 10, AT_ONCE + 11]
 
 
+def test_a_long_flood_of_calls_does_not_delay_later_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MAX_WAITING", 10)
+    clock = Clock()
+    calls = Calls(clock)
+    for n in range(200_000):  # 20,000 calls a second for 10 s
+        clock.now += 1 / 20_000
+        calls.come(n)
+    assert len(calls.refusals) == 10
+    clock.now += (2 * SAVED + 20 * COST) / SHARE  # from the lower bound of the bucket to the upper one
+    calls.refusals.reject()
+    assert len(calls.refusals) == 0
+    calls.come("later")
+    assert calls.refused[-1] == "later"
+
+
 class Queue:
     """Calls that come to one server at even times, and are answered at even times but in its pauses."""
 

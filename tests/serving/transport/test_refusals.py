@@ -39,6 +39,21 @@ def stub(channel: grpc.Channel) -> Any:
             "exclude: expected at most 1000 items, got 1001",
         ),
         (
+            wire.SearchRequest(query={"text": "a"}, exclude=["item-001", "x" * 10_001]),
+            "INVALID_ARGUMENT",
+            "exclude: expected at most 10000 code points in each of the items, got 10001",
+        ),
+        (
+            wire.SearchRequest(query={"history": ["item-001", "x" * 3_000_000]}),
+            "INVALID_ARGUMENT",
+            "query.history: expected at most 10000 code points in each of the items, got 3000000",
+        ),
+        (
+            wire.SearchRequest(query={"features": {"tags": {"strings": {"values": ["x", "x" * 10_001]}}}}),
+            "INVALID_ARGUMENT",
+            "query.features.tags: expected at most 10000 code points in each of the strings, got 10001",
+        ),
+        (
             wire.SearchRequest(query={"text": "a" * 10_001}),
             "INVALID_ARGUMENT",
             "query.text: expected at most 10000 code points, got 10001",
