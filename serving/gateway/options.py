@@ -9,6 +9,7 @@ from typing import Any
 from protos.errors import DataError, InvalidInput
 from serving.address import is_loopback
 from serving.client.security import Security
+from serving.gateway.messages import MOST_FIELDS
 
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -24,6 +25,10 @@ class GatewayBounds:
 
     max_body_bytes: int = field(
         default=4 << 20, metadata={"help": "bytes of a request, or of one line of a streamed request"}
+    )
+    max_body_fields: int = field(
+        default=MOST_FIELDS,
+        metadata={"help": "objects and their fields in the JSON of a request, or of one line"},
     )
     pending_body_bytes: int = field(
         default=64 << 20,
