@@ -36,6 +36,9 @@ INTERRUPTED, TERMINATED = 130, 143  # as a shell reports them: 128 and the numbe
 INSTALLED = "twinspire-"  # how the names of installed programs begin
 UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
+# Control characters may command a terminal, or hide what was printed before. White space becomes a blank.
+CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "�") | dict.fromkeys(b"\t\n\v\f\r", " ")
+CONTROLS_IN_LINES = {code: shown for code, shown in CONTROLS.items() if code not in b"\t\n"}
 SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy passes on the text of SQLite
 
 
@@ -193,6 +196,11 @@ def document_command(
     return command
 
 
+def printable(text: str) -> str:
+    """A text of others on one line, as long as it was, without control characters."""
+    return text.translate(CONTROLS)
+
+
 def print_result(result: Result, as_json: bool, console: Callable[[], Console]) -> None:
     """Write a result to stdout, as one line of JSON or as a person reads it.
 
@@ -236,7 +244,7 @@ def execute(
     except TwinspireError as error:
         _print_error(str(error))
         for note in getattr(error, "__notes__", ()):
-            sys.stderr.write(f"  {note}\n")
+            sys.stderr.write(f"  {note.translate(CONTROLS_IN_LINES)}\n")
         return MISUSED if isinstance(error, usage_errors) else FAILED
     except KeyboardInterrupt as error:
         terminated = isinstance(error, Terminated)
@@ -257,7 +265,7 @@ def execute(
 
 def _print_error(text: str) -> None:
     red = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    line = f"error: {text}"
+    line = f"error: {text.translate(CONTROLS_IN_LINES)}"
     sys.stderr.write(f"\x1b[31m{line}\x1b[0m\n" if red else f"{line}\n")
 
 
