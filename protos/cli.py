@@ -17,6 +17,7 @@ import errno
 import gc
 import json
 import os
+import select
 import sys
 from argparse import Action, ArgumentError, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +33,8 @@ Result = tuple[Document, Callable[[Console], None]]
 Command = Callable[[Namespace], Result | None]
 
 FAILED, MISUSED = 1, 2  # exit codes; argparse exits with 2, too
-INTERRUPTED, TERMINATED = 130, 143  # as a shell reports them: 128 and the number of the signal
+# As a shell reports them: 128 and the number of the signal, which is SIGPIPE where nobody reads the output.
+INTERRUPTED, CLOSED, TERMINATED = 130, 141, 143
 INSTALLED = "twinspire-"  # how the names of installed programs begin
 UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
@@ -233,10 +235,26 @@ def execute(
 
     Returns:
         The exit code: 0 after success, 1 after a failure, 2 after a usage error, 130 after an interrupt,
-        143 after `Terminated`.
+        143 after `Terminated`, and 141 where nobody reads the output to its end, as with `| head -1`.
         Wrong arguments end the process with 2.
     """
     parsed = parser.parse_args(arguments)
+    try:
+        code = _run(parsed, console, folder, usage_errors)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_closed():  # another pipe or a connection
+            raise
+        return CLOSED
+    return code
+
+
+def _run(
+    parsed: Namespace,
+    console: Callable[[], Console],
+    folder: Path | None,
+    usage_errors: tuple[type[TwinspireError], ...],
+) -> int:
     try:
         result = parsed.run_command(parsed)
     except UsageError as error:
@@ -261,6 +279,21 @@ def execute(
     if result is not None:
         print_result(result, parsed.json, console)
     return 0
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads stdout; then what still waits to be written is dropped."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+        return False
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), descriptor)
+    return True
 
 
 def _print_error(text: str) -> None:
