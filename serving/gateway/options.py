@@ -149,9 +149,13 @@ class GatewayOptions:
         """
         if self.certificate is None:
             return None
+
+        def refuse() -> str:  # instead of waiting for a password on the terminal
+            raise DataError(f"{self.key}: is encrypted; expected a key without a password")
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(self.certificate, self.key)
+            context.load_cert_chain(self.certificate, self.key, password=refuse)
         except (OSError, ssl.SSLError) as error:
             raise DataError(f"{self.certificate}, {self.key}: cannot be used: {_reason(error)}") from None
         return context

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from protos.errors import DataError
 from serving.__main__ import main
 from serving.gateway import connections, process
 from serving.gateway.__main__ import main as gateway_main
@@ -65,6 +67,20 @@ def ask(port: int) -> int:
         return read(connection).status
     finally:
         connection.close()
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:
+    pair = Authority().server()
+    key = serialization.load_pem_private_key(pair.key, None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "cert.pem").write_bytes(pair.certificate)
+    (tmp_path / "key.pem").write_bytes(key)
+    options = GatewayOptions(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    with pytest.raises(DataError, match=r"key\.pem: is encrypted; expected a key without a password"):
+        options.tls()
 
 
 def test_a_signal_lets_requests_finish_and_ends_with_0(start: Callable[..., Started], tmp_path: Path) -> None:
