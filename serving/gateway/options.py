@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import DataError, InvalidInput
-from serving.address import is_loopback
+from serving.address import check_target, is_loopback
 from serving.client.security import Security
 from serving.gateway.messages import MOST_FIELDS
 
@@ -103,6 +103,8 @@ class GatewayOptions:
     bounds: GatewayBounds = GatewayBounds()
 
     def __post_init__(self) -> None:
+        for address in filter(None, (self.address, self.compare_address)):
+            check_target(address)
         if self.security.token is not None:
             raise InvalidInput("security.token", "each request to the gateway brings its own token")
         if (self.certificate is None) != (self.key is None):

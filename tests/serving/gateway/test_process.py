@@ -69,6 +69,20 @@ def ask(port: int) -> int:
         connection.close()
 
 
+@pytest.mark.parametrize("flag", ["--address", "--compare-address"])
+def test_an_address_without_a_port_is_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in (lambda *given: main(["gateway", *given]), lambda *given: gateway_main([*given])):
+        with pytest.raises(SystemExit) as ended:
+            run(flag, "localhost")
+        assert ended.value.code == 2
+        assert "expected host:port, such as 127.0.0.1:50051, got 'localhost'" in capsys.readouterr().err
+
+
+def test_a_host_that_is_no_name_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gateway", "--host", "..", "--insecure"]) == 1
+    assert capsys.readouterr().err == "error: ..:8080: cannot be listened on: not the name of a host\n"
+
+
 def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:
     pair = Authority().server()
     key = serialization.load_pem_private_key(pair.key, None).private_bytes(
