@@ -94,7 +94,7 @@ def parse(content: bytes | bytearray, kind: type[Message], most_fields: int = MO
     for path, values in lists:
         place: Any = message
         for step in path:
-            place = getattr(place, step) if isinstance(place, Message) else place[step]
+            place = getattr(place, str(step)) if isinstance(place, Message) else place[step]
         place.extend(values)
     return message
 
