@@ -71,9 +71,9 @@ def ask(port: int) -> int:
 
 @pytest.mark.parametrize("flag", ["--address", "--compare-address"])
 def test_an_address_without_a_port_is_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for run in (lambda *given: main(["gateway", *given]), lambda *given: gateway_main([*given])):
+    for run, given in ((main, ["gateway"]), (gateway_main, [])):
         with pytest.raises(SystemExit) as ended:
-            run(flag, "localhost")
+            run([*given, flag, "localhost"])
         assert ended.value.code == 2
         assert "expected host:port, such as 127.0.0.1:50051, got 'localhost'" in capsys.readouterr().err
 
