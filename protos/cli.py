@@ -17,6 +17,7 @@ import errno
 import gc
 import json
 import os
+import select
 import sys
 from argparse import Action, ArgumentError, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,10 +33,14 @@ Result = tuple[Document, Callable[[Console], None]]
 Command = Callable[[Namespace], Result | None]
 
 FAILED, MISUSED = 1, 2  # exit codes; argparse exits with 2, too
-INTERRUPTED, TERMINATED = 130, 143  # as a shell reports them: 128 and the number of the signal
+# As a shell reports them: 128 and the number of the signal, which is SIGPIPE where nobody reads the output.
+INTERRUPTED, CLOSED, TERMINATED = 130, 141, 143
 INSTALLED = "twinspire-"  # how the names of installed programs begin
 UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
+# Control characters may command a terminal, or hide what was printed before. White space becomes a blank.
+CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "�") | dict.fromkeys(b"\t\n\v\f\r", " ")
+CONTROLS_IN_LINES = {code: shown for code, shown in CONTROLS.items() if code not in b"\t\n"}
 SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy passes on the text of SQLite
 
 
@@ -193,6 +198,11 @@ def document_command(
     return command
 
 
+def printable(text: str) -> str:
+    """A text of others on one line, as long as it was, without control characters."""
+    return text.translate(CONTROLS)
+
+
 def print_result(result: Result, as_json: bool, console: Callable[[], Console]) -> None:
     """Write a result to stdout, as one line of JSON or as a person reads it.
 
@@ -225,10 +235,26 @@ def execute(
 
     Returns:
         The exit code: 0 after success, 1 after a failure, 2 after a usage error, 130 after an interrupt,
-        143 after `Terminated`.
+        143 after `Terminated`, and 141 where nobody reads the output to its end, as with `| head -1`.
         Wrong arguments end the process with 2.
     """
     parsed = parser.parse_args(arguments)
+    try:
+        code = _run(parsed, console, folder, usage_errors)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_closed():  # another pipe or a connection
+            raise
+        return CLOSED
+    return code
+
+
+def _run(
+    parsed: Namespace,
+    console: Callable[[], Console],
+    folder: Path | None,
+    usage_errors: tuple[type[TwinspireError], ...],
+) -> int:
     try:
         result = parsed.run_command(parsed)
     except UsageError as error:
@@ -236,7 +262,7 @@ def execute(
     except TwinspireError as error:
         _print_error(str(error))
         for note in getattr(error, "__notes__", ()):
-            sys.stderr.write(f"  {note}\n")
+            sys.stderr.write(f"  {note.translate(CONTROLS_IN_LINES)}\n")
         return MISUSED if isinstance(error, usage_errors) else FAILED
     except KeyboardInterrupt as error:
         terminated = isinstance(error, Terminated)
@@ -255,9 +281,24 @@ def execute(
     return 0
 
 
+def _output_is_closed() -> bool:
+    """Whether nobody reads stdout; then what still waits to be written is dropped."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+        return False
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), descriptor)
+    return True
+
+
 def _print_error(text: str) -> None:
     red = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    line = f"error: {text}"
+    line = f"error: {text.translate(CONTROLS_IN_LINES)}"
     sys.stderr.write(f"\x1b[31m{line}\x1b[0m\n" if red else f"{line}\n")
 
 

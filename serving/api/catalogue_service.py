@@ -78,9 +78,9 @@ class CatalogueServicer:
 
     def Get(self, request: wire.GetRequest, call: Call) -> Deferred:
         """Items as the store holds them."""
+        if not 1 <= len(request.ids) <= self.bounds.max_batch:  # first: there may be a million to check
+            raise InvalidInput("ids", f"expected 1 to {self.bounds.max_batch} ids, got {len(request.ids)}")
         ids = [check_id(each, f"ids[{n}]") for n, each in enumerate(request.ids)]
-        if not 1 <= len(ids) <= self.bounds.max_batch:
-            raise InvalidInput("ids", f"expected 1 to {self.bounds.max_batch} ids, got {len(ids)}")
         self._admit(call, len(ids))
         return self._ask(FrameKind.GET, json.dumps(ids).encode(), True, self._found)
 

@@ -1,5 +1,6 @@
 """What the test commands share: the bundle, tests in rounds, the file of a plot, and reports that fail."""
 
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -60,8 +61,30 @@ def run_rounds(
 
 
 def plot_file(given: Path | None, name: str) -> Path:
-    """The file that `--plot` names, or one of this name in the usual folder."""
-    return given or PLOTS / name
+    """The file that `--plot` names, or one of this name in the usual folder; before anything is measured.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = given or PLOTS / name
+    if path.is_dir():
+        raise DataError(f"{path}: the plot cannot be written: is a folder")
+    check_folder(path.parent)
+    return path
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder of a plot.
+
+    Raises:
+        DataError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: the plot cannot be written there: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{folder}: the plot cannot be written there: Permission denied")
 
 
 def passed(result: Result, arguments: Namespace, fault: str) -> Result:

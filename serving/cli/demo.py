@@ -18,6 +18,7 @@ from urllib.parse import quote
 from rich.console import Console
 
 from protos import bundle, entry_points
+from protos.cli import printable
 from protos.errors import Unavailable
 from protos.features import HistoryFeature, TextFeature
 from protos.inputs.events import item_ids
@@ -85,7 +86,7 @@ def run(folder: Path, console: Console) -> dict[str, Any]:
         for example in manifest.examples[:shown]:
             answer = client.search(example_query(example), hits)
             for line in _lines(example, manifest, catalogue):
-                console.print(line, style="bold", markup=False, highlight=False)
+                console.print(printable(line), style="bold", markup=False, highlight=False)
             tables.show_answer(console, answer)
             console.print()
             answered.append({"query": example, **_document(answer)})

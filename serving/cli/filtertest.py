@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from protos import bundle
 from protos.cli import Result
 from protos.errors import MissingStage
 from serving.benchmark import plots, query_generator
@@ -49,8 +50,8 @@ def run(arguments: Namespace) -> Result:
         MissingStage: there is no bundle, or it has no filter fields, or none that allow such filters.
     """
     folder = tested_folder(arguments)
+    path = plot_file(arguments.plot, f"filters-{bundle.read_manifest(folder).name}.png")
     report = measure(folder, arguments.k, arguments.queries, arguments.seed, arguments.recall)
-    path = plot_file(arguments.plot, f"filters-{report['name']}.png")
     report["plot"] = str(plots.save_filters(report, path))
     result: Result = report, lambda console: show(console, report)
     return passed(result, arguments, "; ".join(report["failed"]))

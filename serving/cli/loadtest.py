@@ -17,7 +17,7 @@ from serving.benchmark.report import progress
 from serving.benchmark.workload import Workload, queries_from_file
 from serving.cli import benchmark_arguments, tables
 from serving.cli.benchmark_arguments import PLOTS
-from serving.cli.benchmark_results import different_answers, passed, run_rounds, tested_folder
+from serving.cli.benchmark_results import check_folder, different_answers, passed, run_rounds, tested_folder
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 
@@ -112,8 +112,10 @@ def _plot(arguments: Namespace, plan: LoadPlan) -> Path | None:
     if importlib.util.find_spec("matplotlib") is None:  # reported before anything is measured
         raise MissingStage("the plot needs matplotlib; install it with: pip install .[load]")
     if arguments.plot:
-        return Path(arguments.plot)
-    PLOTS.mkdir(parents=True, exist_ok=True)
+        path = Path(arguments.plot)
+        check_folder(path if path.is_dir() else path.parent)
+        return path
+    check_folder(PLOTS)
     return PLOTS
 
 

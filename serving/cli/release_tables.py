@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from serving.cli.tables import duration
+from protos.cli import printable
+from serving.cli.tables import cell, duration
 from serving.transport.converters import Releases
 
 NONE = "–"
@@ -74,7 +75,7 @@ def _gates(promotion: Mapping[str, Any]) -> Table:
     table = Table("gate", figure, bound, "outcome", box=None, pad_edge=False)
     for gate in promotion["gates"]:
         outcome = Text("pass", "green") if gate["holds"] else Text("overridden", "bold red")
-        table.add_row(Text(gate["title"] or gate["name"]), *map(Text, shown(gate)), outcome)
+        table.add_row(cell(gate["title"] or gate["name"]), *map(cell, shown(gate)), outcome)
     return table
 
 
@@ -96,12 +97,12 @@ def _records(found: Releases) -> Table:
         reasons = [record["reason"], f"did not hold: {', '.join(failed)}" if failed else ""]
         table.add_row(
             str(record["number"]),
-            Text(_time(record["at"])),
-            Text(record["actor"]),
-            Text(record["action"] + ended),
-            Text(record["before"] or "none"),
-            Text(record["after"]),
-            Text("; ".join(filter(None, reasons))),
+            cell(_time(record["at"])),
+            cell(record["actor"]),
+            cell(record["action"] + ended),
+            cell(record["before"] or "none"),
+            cell(record["after"]),
+            cell("; ".join(filter(None, reasons))),
         )
     return table
 
@@ -115,4 +116,4 @@ def _time(at: str) -> str:
 
 
 def _print_line(console: Console, text: str, style: str = "") -> None:
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), style=style, highlight=False, markup=False, soft_wrap=True)

@@ -73,6 +73,7 @@ def run(arguments: Namespace) -> Result:
     """
     folders = pair(arguments.bundle or bundles.BUNDLES, arguments.other)
     manifests = [bundle.read(each) for each in folders]
+    path = plot_file(arguments.plot, f"swap-{manifests[0].name}.png")
     queries = query_generator.of_bundle(manifests[0], seed=0)
     names = [each.bundle_version for each in manifests]
     expected = _expected(folders, queries)
@@ -86,7 +87,6 @@ def run(arguments: Namespace) -> Result:
     with progress(arguments.seconds + 3 * WARM_UP + LIGHT_SWAP_SECONDS * light) as (say, tick):
         report, done = _measure(_Test(folders, names, requests, versions, arguments, say, tick))
     report["distinct_queries"], report["telling_queries"] = len(queries), telling
-    path = plot_file(arguments.plot, f"swap-{manifests[0].name}.png")
     windows = [(swap.started - done.start, swap.done - done.start) for swap in done.swaps]
     report["plot"] = str(plots.save_swaps(report, swap_test.series(done), windows, path))
     result: Result = report, lambda console: swap_test.show(console, report)

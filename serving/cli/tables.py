@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from protos.cli import printable
 from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores
 from serving.transport.converters import Info
 
@@ -34,6 +35,11 @@ PARTS = ("dense", "lexical")  # columns of a hybrid answer
 PART_WIDTH = 7
 
 
+def cell(value: object) -> Text:
+    """A cell of a table: a text of a service as one line, without control characters."""
+    return Text(printable(str(value)))
+
+
 def _shown_parts(hit: Hit) -> list[str]:
     """The dense and the lexical part of a hit's score; empty texts where there is none."""
     return ["" if part is None else f"{part:.4f}" for part in (hit.dense, hit.lexical)]
@@ -44,7 +50,10 @@ def show_answer(console: Console, answer: Answer) -> None:
     identified = all(hit.fields.get("name") == hit.id for hit in answer.hits)
     fields = _field_names(answer)
     rows = [
-        {**{name: hit.fields.get(name, "") for name in fields}, **({} if identified else {"id": hit.id})}
+        {
+            **{name: printable(hit.fields.get(name, "")) for name in fields},
+            **({} if identified else {"id": printable(hit.id)}),
+        }
         for hit in answer.hits
     ]
     popular = answer.basis is Basis.POPULAR
@@ -59,7 +68,7 @@ def show_answer(console: Console, answer: Answer) -> None:
         table.add_column(name, justify="right", width=PART_WIDTH)
     taken = 8 + score_width + (len(PARTS) * (PART_WIDTH + 2) if has_parts else 0)
     for name, width in _widths(rows, console.width - taken).items():
-        table.add_column(Text(name), overflow="ellipsis", no_wrap=True, width=width)
+        table.add_column(cell(name), overflow="ellipsis", no_wrap=True, width=width)
     for rank, (score, part, row) in enumerate(zip(scores, parts, rows, strict=True), 1):
         table.add_row(str(rank), score, *(part if has_parts else ()), *map(Text, row.values()))
     console.print(table)
@@ -67,7 +76,7 @@ def show_answer(console: Console, answer: Answer) -> None:
         console.print(remark, style="yellow", highlight=False)
     timing = answer.timing
     console.print(
-        f"bundle {answer.bundle_version[:12]}, queue {timing.queue_us} us, "
+        f"bundle {printable(answer.bundle_version[:12])}, queue {timing.queue_us} us, "
         f"encode {timing.encode_us} us, search {timing.search_us} us",
         style="dim",
         highlight=False,
@@ -96,7 +105,7 @@ def show_scores(console: Console, found: Scores) -> None:
     """Show the score of each item, in the order of the request."""
     table = Table("item", found.kind.replace("_", " "), box=None)
     for item_id, value in found.items:
-        table.add_row(Text(item_id), "not in the catalogue" if value is None else f"{value:.6f}")
+        table.add_row(cell(item_id), "not in the catalogue" if value is None else f"{value:.6f}")
     console.print(table)
     for remark in _remarks(found, SCORE_REMARKS):
         console.print(remark, style="yellow", highlight=False)
@@ -170,7 +179,7 @@ def show_pairs(console: Console, rows: Mapping[str, Any]) -> None:
     table.add_column(style="dim")
     table.add_column()
     for name, value in rows.items():
-        table.add_row(Text(name), Text(str(value)))
+        table.add_row(cell(name), cell(value))
     console.print(table)
 
 
@@ -188,10 +197,18 @@ def _widths(rows: Sequence[Mapping[str, str]], room: int) -> dict[str, int]:
     return widths
 
 
+class _Output(Console):
+    """A console that leaves a closed pipe to `protos.cli.execute`; rich would end the process itself."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled."""
+        raise  # noqa: PLE0704  # rich calls this in its handler of that error
+
+
 def console() -> Console:
     """Standard output, with a fixed width if it is a file or a pipe."""
-    output = Console()
-    return output if output.is_terminal else Console(width=WIDTH)
+    output = _Output()
+    return output if output.is_terminal else _Output(width=WIDTH)
 
 
 def _field_names(answer: Answer) -> list[str]:

@@ -1,6 +1,7 @@
 """Checks of the configuration of a service: ports, the registry, certificates, tokens."""
 
 import base64
+import errno
 import http.client
 import math
 import os
@@ -42,11 +43,14 @@ def port(name: str, host: str, number: int, variable: str) -> Finding:
         return problem(
             check, f"for {name}: not allowed", f"ports below 1024 need a privilege: {variable}=..."
         )
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name
+        if getattr(error, "errno", None) != errno.EADDRINUSE:
+            reason = getattr(error, "strerror", None) or error
+            return problem(check, f"for {name}: {host}: {reason}", "name an address of this machine: --host")
         todo = (
             f"right if your service runs; for another one: {variable}={number + 1 if number < 65535 else 0}"
         )
-        return warning(check, f"for {name}: {error.strerror}", todo)
+        return warning(check, f"for {name}: {os.strerror(errno.EADDRINUSE)}", todo)
     return ok(check, f"for {name}: free")
 
 

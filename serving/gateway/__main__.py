@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser = command_line("python -m serving.gateway", "Answer over HTTP and JSON for a service.")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run_command=gateway.run)
+    parser.set_defaults(run_command=gateway.run, command_parser=parser)
     gateway.add_arguments(parser)
     return execute(parser, arguments, console=tables.console)
 

@@ -154,7 +154,7 @@ class Gateway:
         seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
         bound = min(self.options.timeout, seconds)
         left, content = await self._body(request, bound)
-        message = parse(content, method.request)
+        message = parse(content, method.request, self.options.bounds.max_body_fields)
         return StreamResponse(self, method, message, seconds - bound + left, self._metadata(request))
 
     async def bidirectional_stream(self, method: Method, request: Request) -> Response:
@@ -196,7 +196,7 @@ class Gateway:
         """The seconds that are left for a request, and its message."""
         check_type(request, JSON)
         left, content = await self._body(request, self._seconds(request))
-        return left, parse(content, method.request)
+        return left, parse(content, method.request, self.options.bounds.max_body_fields)
 
     async def _body(self, request: Request, seconds: float) -> tuple[float, bytes | bytearray]:
         """The seconds that are left when the body has arrived, and the body."""
@@ -290,8 +290,10 @@ class StreamResponse(Response):
         gateway, requests = self._gateway, None
         messages = self._message
         if messages is None:
-            most = gateway.options.bounds.max_body_bytes
-            messages = requests = NdjsonRequests(receive, self._method, most, gateway.pending)
+            bounds = gateway.options.bounds
+            messages = requests = NdjsonRequests(
+                receive, self._method, bounds.max_body_bytes, bounds.max_body_fields, gateway.pending
+            )
         with gateway.streaming(self._method, messages, self._seconds, self._metadata) as call:
             watch: DisconnectWatcher | NdjsonRequests = requests or DisconnectWatcher(receive, call)
             if requests is not None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import DataError, InvalidInput
-from serving.address import is_loopback
+from serving.address import check_target, is_loopback
 from serving.client.security import Security
+from serving.gateway.messages import MOST_FIELDS
 
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -24,6 +25,10 @@ class GatewayBounds:
 
     max_body_bytes: int = field(
         default=4 << 20, metadata={"help": "bytes of a request, or of one line of a streamed request"}
+    )
+    max_body_fields: int = field(
+        default=MOST_FIELDS,
+        metadata={"help": "objects and their fields in the JSON of a request, or of one line"},
     )
     pending_body_bytes: int = field(
         default=64 << 20,
@@ -98,6 +103,8 @@ class GatewayOptions:
     bounds: GatewayBounds = GatewayBounds()
 
     def __post_init__(self) -> None:
+        for address in filter(None, (self.address, self.compare_address)):
+            check_target(address)
         if self.security.token is not None:
             raise InvalidInput("security.token", "each request to the gateway brings its own token")
         if (self.certificate is None) != (self.key is None):
@@ -144,9 +151,13 @@ class GatewayOptions:
         """
         if self.certificate is None:
             return None
+
+        def refuse() -> str:  # instead of waiting for a password on the terminal
+            raise DataError(f"{self.key}: is encrypted; expected a key without a password")
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(self.certificate, self.key)
+            context.load_cert_chain(self.certificate, self.key, password=refuse)
         except (OSError, ssl.SSLError) as error:
             raise DataError(f"{self.certificate}, {self.key}: cannot be used: {_reason(error)}") from None
         return context

@@ -203,8 +203,7 @@ def _listen(options: GatewayOptions) -> socket.socket:
         except BaseException:
             listener.close()
             raise
-    except OSError as error:
-        raise Unavailable(
-            f"{join(options.host, options.port)}: cannot be listened on: {error.strerror}"
-        ) from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name, such as ".."
+        reason = getattr(error, "strerror", None) or "not the name of a host"
+        raise Unavailable(f"{join(options.host, options.port)}: cannot be listened on: {reason}") from None
     return listener

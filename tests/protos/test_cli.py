@@ -3,6 +3,8 @@
 import errno
 import gc
 import json
+import os
+import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -151,3 +153,49 @@ def test_a_program_tells_its_version(capsys: Capture) -> None:
         command_line("python -m something", None).parse_args(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"Twinspire {__version__}\n"
+
+
+PROGRAM = """
+import sys
+from protos.cli import add_command, command_line, execute
+
+def run(arguments):
+    if arguments.command == "lines":
+        for number in range(300_000):
+            print(number)
+        return None
+    if arguments.command == "late":
+        print("one line, which is written when the program ends")
+        return None
+    if arguments.command == "socket":
+        raise BrokenPipeError(32, "a connection")
+    document = {"text": "x" * 300_000}
+    return document, lambda console: console.print(document["text"])
+
+def console():
+    from serving.cli import tables
+    return tables.console()
+
+parser = command_line("test", None)
+commands = parser.add_subparsers(dest="command")
+for name in ("lines", "late", "socket", "result"):
+    add_command(commands, name, None, run)
+sys.exit(execute(parser, console=console))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["lines"], ["late"], ["result"], ["result", "--json"]], ids=" ".join)
+def test_a_command_ends_quietly_where_nobody_reads_its_output(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments], stdout=closed, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_not_hidden() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, "socket"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("BrokenPipeError: [Errno 32] a connection\n")

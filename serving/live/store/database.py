@@ -47,10 +47,24 @@ def is_missing(url: str) -> bool:
     """Whether a URL names a file of SQLite that does not exist.
 
     Raises:
-        ConfigError: as `parsed_url`.
+        ConfigError: as `parsed_url`; or the folder cannot be entered.
     """
     parsed = parsed_url(url)
-    return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
+    return parsed.get_backend_name() == "sqlite" and _size(Path(parsed.database or "")) is None
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file of SQLite; None if there is none.
+
+    Raises:
+        ConfigError: this cannot be known, as where the folder may not be entered.
+    """
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no name of a file
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be opened as a catalogue: {error.strerror}") from None
 
 
 def engine_of(url: URL) -> Engine:
@@ -129,11 +143,10 @@ def check_file(engine: Engine, name: str, check: bool) -> None:
         check: whether to look for damage, which reads the whole file.
 
     Raises:
-        ConfigError: it is not a store's, or is damaged.
+        ConfigError: it is not a store's, is damaged, or is in a folder that cannot be entered.
         DBAPIError: it is not a database, or cannot be read.
     """
-    path = Path(engine.url.database or "")
-    if not path.exists() or path.stat().st_size == 0:
+    if not _size(Path(engine.url.database or "")):
         return
     # Without the listeners of `engine_of`, which would write to the file.
     plain = sa.create_engine(engine.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})

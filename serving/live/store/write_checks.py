@@ -131,7 +131,7 @@ class WriteParser:
                     f"unknown field; the bundle's display fields are {known}",
                 )
         features, fields = _json(values), _json(dict(item.fields))
-        size = len(item_id.encode()) + len(features) + len(fields)
+        size = len(item_id.encode()) + len(features.encode()) + len(fields.encode())
         if size > bounds.max_item_bytes:
             raise InvalidInput(
                 f"{name}.item", f"expected at most {bounds.max_item_bytes} bytes as JSON, got {size}"

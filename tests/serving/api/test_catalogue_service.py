@@ -172,3 +172,13 @@ def test_the_bundles_fields_count_as_a_part_of_the_answer(retriever: Retriever) 
     assert read(retriever, size, "item-004", "item-005").ByteSize() == size
     with pytest.raises(InvalidInput, match=f"at most {size - 1} bytes, got {size}; ask for fewer ids"):
         read(retriever, size - 1, "item-004", "item-005")
+
+
+def test_the_number_of_ids_is_checked_before_each_of_them(client: RetrievalClient) -> None:
+    """A message of 4 MiB holds a million ids; to check them all would hold up the worker."""
+    with pytest.raises(InvalidInput) as caught:
+        client.get([""] * 1001)
+    assert (caught.value.field, caught.value.reason) == ("ids", "expected 1 to 1000 ids, got 1001")
+    with pytest.raises(InvalidInput) as caught:
+        client.get(["a", ""])
+    assert caught.value.field == "ids[1]"

@@ -6,17 +6,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from rich.console import Console
 
 from protos import retrieval_pb2 as wire
 from serving.cli import tables
+from serving.cli.release_tables import show_releases
 from serving.cli.tables import ages, duration, release_rows
 from serving.client.__main__ import main as client_main
-from serving.retrieval.answer import Answer, Hit, Timing
+from serving.retrieval.answer import Answer, Hit, Scores, Timing
 from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle
 from serving.server import RetrievalServer
+from serving.transport.converters import Releases
+from tests.helpers.serving.gateways import decided
 from tests.helpers.serving.promotions import releases
 from tests.serving.cli.test_commands import Capture, document, failure
 
@@ -258,6 +262,36 @@ def test_names_of_display_fields_are_no_markup() -> None:
     hit = Hit("a", 1.0, {"[/]": "left", "[red]": "right"})
     tables.show_answer(Console(file=output, width=80), Answer((hit,), "v1", Timing(0, 0, 0)))
     assert output.getvalue().splitlines()[0].split() == ["rank", "score", "[/]", "[red]", "id"]
+
+
+CONTROLS = "a\x1b]0;title\x07\x1b[2J\x9b2J\x7f\tb\nc"
+SHOWN = "a�]0;title��[2J�2J� b c"
+
+
+def test_control_characters_of_a_service_do_not_reach_the_terminal(capsys: Capture) -> None:
+    with decided() as (_, address):
+        assert client_main(["search", CONTROLS, "--address", address]) == 0
+        assert SHOWN in capsys.readouterr().out
+        assert client_main(["search", CONTROLS, "--address", address, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["hits"][0]["id"] == CONTROLS
+    with decided(code=grpc.StatusCode.INVALID_ARGUMENT, text=CONTROLS) as (_, address):
+        assert client_main(["search", "a", "--address", address]) == 1
+        told = capsys.readouterr().err
+    assert not set(told) & {"\x1b", "\x07", "\x9b", "\x7f"}
+    assert "a�]0;title" in told
+
+
+def test_control_characters_of_items_scores_and_releases_are_replaced() -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=120)
+    hit = Hit("a", 1.0, {"name": CONTROLS, CONTROLS: "x"})
+    tables.show_answer(console, Answer((hit,), "v1", Timing(0, 0, 0)))
+    tables.show_pairs(console, {CONTROLS: CONTROLS})
+    tables.show_scores(console, Scores(((CONTROLS, 1.0),), "cosine", "v1", Timing(0, 0, 0)))
+    show_releases(console, Releases(CONTROLS, "", "", None, (), 1.0, CONTROLS), 2.0)
+    written = output.getvalue()
+    assert not set(written) & {"\x1b", "\x07", "\x9b", "\x7f", "\t"}
+    assert written.count(SHOWN) == 7
 
 
 def test_an_answer_without_hits_fits_any_terminal() -> None:

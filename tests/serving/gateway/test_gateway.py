@@ -24,7 +24,7 @@ from serving.security.access import Access
 from serving.security.tls import ServerTls, TlsFiles
 from serving.server import RetrievalServer
 from tests.helpers.serving.certificates import Authority
-from tests.helpers.serving.gateways import RunningGateway, decided, read
+from tests.helpers.serving.gateways import NDJSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.serving.promotions import releases
 from tests.helpers.waiting import wait_until
@@ -325,6 +325,20 @@ def test_bodies_are_bounded() -> None:
             connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n{parts}".encode())
             assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
         assert service.seen.empty()
+
+
+def test_the_objects_of_a_body_or_a_line_are_bounded() -> None:
+    queries = {"queries": [{"text": "a"}] * 8}  # 18 objects and fields
+    with (
+        decided() as (service, address),
+        run_gateway(address, bounds=GatewayBounds(max_body_fields=17)) as running,
+    ):
+        reason = "body: expected at most 17 objects and fields (--max-body-fields)"
+        assert running.ask("/v1/search:batch", queries).error == (413, "INVALID_ARGUMENT", reason)
+        assert service.seen.empty()
+        line = json.dumps({"filter": {"all": {"filters": [{}] * 17}}}).encode()
+        told = running.ask("/v1/search:stream", line, NDJSON)
+        assert told.error == (413, "INVALID_ARGUMENT", f"line 1: {reason}")
 
 
 def test_a_body_that_does_not_arrive_in_time_is_given_up(gateway: RunningGateway) -> None:

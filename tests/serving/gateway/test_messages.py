@@ -10,6 +10,7 @@ from google.protobuf import json_format
 
 from protos import catalogue_pb2
 from protos import retrieval_pb2 as wire
+from serving.gateway import messages
 from serving.gateway.failures import Failure
 from serving.gateway.messages import parse, to_json
 from tests.helpers.serving.random_messages import DESCRIPTORS, random_message
@@ -23,8 +24,12 @@ def reference(message: Any) -> Any:
     )
 
 
+@pytest.mark.parametrize("large_bytes", [messages.LARGE_BYTES, 0], ids=["small", "large"])
 @pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=lambda descriptor: descriptor.name)
-def test_a_message_is_written_and_read_as_protobuf_does(descriptor: Any) -> None:
+def test_a_message_is_written_and_read_as_protobuf_does(
+    descriptor: Any, large_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "LARGE_BYTES", large_bytes)
     draw = random.Random(descriptor.full_name)
     for _ in range(ROUNDS):
         message = random_message(descriptor, draw)
@@ -109,6 +114,58 @@ def test_a_name_that_is_given_twice_is_found_in_one_pass() -> None:
     with pytest.raises(Failure, match=r"body: expected JSON: '61a7f' is given twice"):
         parse(content, wire.SearchRequest)
     assert time.process_time() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "value"),
+    [
+        (wire.SearchBatchRequest, '{"queries": [%s]}', "{}"),
+        (wire.SearchRequest, '{"filter": {"all": {"filters": [%s]}}}', "{}"),
+        (wire.SearchRequest, '{"query": {"history_times": [%s]}}', '"1"'),
+        (wire.SearchRequest, '{"query": {"history": [1, %s]}}', '"a"'),
+        (wire.SearchRequest, '{"filter": {"condition": {"in": {"values": [%s]}}}}', '{"number": 1}'),
+    ],
+    ids=["queries", "filters", "texts of numbers", "a wrong element", "values"],
+)
+def test_a_body_of_more_values_than_a_service_takes_is_refused(kind: Any, body: str, value: str) -> None:
+    """Each value takes microseconds, in which no other request is answered."""
+    content = (body % ",".join([value] * (messages.MOST_FIELDS + 1))).encode()
+    with pytest.raises(Failure, match=r"body: expected at most 65536 objects and fields") as failure:
+        parse(content, kind)
+    assert failure.value.http == 413
+
+
+def test_the_longest_lists_that_a_service_takes_are_read() -> None:
+    query = {"history": ["é", "b"] * 500, "history_times": [1, 2.5, "NaN", 4] * 250}
+    features = {"tags": {"strings": {"values": ["new"] * 1000}}}
+    given = {"queries": [query | {"features": features} for _ in range(256)], "exclude": ["x"] * 1000}
+    content = json.dumps(given).encode()
+    read = parse(content, wire.SearchBatchRequest)
+    assert reference(read) == reference(json_format.ParseDict(given, wire.SearchBatchRequest()))
+    ids = {"ids": [str(n) for n in range(300_000)]}
+    assert list(parse(json.dumps(ids).encode(), catalogue_pb2.GetRequest).ids) == ids["ids"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a", 1], "query.history: expected string"),
+        (["a", None], "query.history: null is not allowed"),
+        (["a", "\ud800"], "query.history: unpaired surrogate"),
+    ],
+)
+def test_a_wrong_element_of_a_long_list_is_refused_as_in_a_short_one(
+    values: list[Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.dumps({"query": {"history": values}}).encode()
+    texts = []
+    for most in (messages.LARGE_BYTES, 0):
+        monkeypatch.setattr(messages, "LARGE_BYTES", most)
+        with pytest.raises(Failure) as failure:
+            parse(content, wire.SearchRequest)
+        texts.append(failure.value.message)
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(message)
 
 
 def test_a_wrong_name_of_an_enum_is_refused() -> None:

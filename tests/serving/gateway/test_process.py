@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from protos.errors import DataError
 from serving.__main__ import main
 from serving.gateway import connections, process
 from serving.gateway.__main__ import main as gateway_main
@@ -65,6 +67,34 @@ def ask(port: int) -> int:
         return read(connection).status
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize("flag", ["--address", "--compare-address"])
+def test_an_address_without_a_port_is_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for run, given in ((main, ["gateway"]), (gateway_main, [])):
+        with pytest.raises(SystemExit) as ended:
+            run([*given, flag, "localhost"])
+        assert ended.value.code == 2
+        assert "expected host:port, such as 127.0.0.1:50051, got 'localhost'" in capsys.readouterr().err
+
+
+def test_a_host_that_is_no_name_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gateway", "--host", "..", "--insecure"]) == 1
+    assert capsys.readouterr().err == "error: ..:8080: cannot be listened on: not the name of a host\n"
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:
+    pair = Authority().server()
+    key = serialization.load_pem_private_key(pair.key, None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "cert.pem").write_bytes(pair.certificate)
+    (tmp_path / "key.pem").write_bytes(key)
+    options = GatewayOptions(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    with pytest.raises(DataError, match=r"key\.pem: is encrypted; expected a key without a password"):
+        options.tls()
 
 
 def test_a_signal_lets_requests_finish_and_ends_with_0(start: Callable[..., Started], tmp_path: Path) -> None:

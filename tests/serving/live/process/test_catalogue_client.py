@@ -172,6 +172,22 @@ def test_more_than_may_wait_is_refused_until_the_process_has_replied(
         asking.reply()
 
 
+def test_a_request_above_the_bound_waits_alone_instead_of_being_refused_for_ever(
+    channel: Channel, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "MOST_BYTES", 100)
+    monkeypatch.setattr(channels, "LARGEST", 300)
+    asking.ask(b"x" * 200)
+    with pytest.raises(Overloaded):
+        asking.ask(b"x")
+    with pytest.raises(InvalidInput, match="expected at most 300 bytes as JSON, got 301"):
+        asking.ask(b"x" * 301)
+    with closing(Answering(channel, echo)):
+        assert asking.reply() == Reply(7, b"x" * 200)
+        asking.ask(b"x" * 300)
+        assert asking.reply() == Reply(7, b"x" * 300)
+
+
 def test_what_was_not_sent_before_its_caller_went_is_never_sent(
     channel: Channel, asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The store of live items, on files of SQLite and, where it is installed, on PostgreSQL."""
 
+import errno
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from protos.errors import ConfigError, InvalidInput, Overloaded, Unavailable
 from serving.live.store import database
 from serving.live.store import store as stores
 from serving.live.store.changes import holds
-from serving.live.store.database import public_text
+from serving.live.store.database import is_missing, public_text
 from serving.live.store.store import Store, StoreRolledBack
 from serving.live.store.write_rules import (
     ItemWrite,
@@ -556,6 +557,27 @@ def test_clients_learn_neither_where_a_store_is_nor_who_uses_it(tmp_path: Path) 
     assert public_text(caught.value, file) == (
         "the folder of the catalogue's store: cannot be made for the catalogue: File exists"
     )
+
+
+def test_a_folder_that_cannot_be_entered_is_an_error_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another error would end the catalogue's process, which would be started again and again."""
+    file = f"sqlite:///{tmp_path}/items.db"
+    stat = Path.stat
+
+    def refuse(path: Path, **given: Any) -> Any:  # as for a user other than root, in a folder of mode 000
+        if path.name == "items.db":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **given)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for use in (Store.open, is_missing):
+        with pytest.raises(ConfigError, match=r"items\.db: cannot be opened .*Permission denied") as caught:
+            use(file)
+        assert public_text(caught.value, file) == (
+            "the catalogue's store: cannot be opened as a catalogue: Permission denied"
+        )
 
 
 @pytest.mark.skipif(bool(without_postgres()), reason="there is no PostgreSQL")

@@ -108,6 +108,8 @@ def test_an_item_with_a_value_of_each_kind_is_taken() -> None:
         (upsert(price=1e39), "items[0].item.features.price", "expected a number within float32, at most"),
         (upsert("x", {"hue": "red"}, title="a"), "items[0].item.fields.hue", "display fields are name, url"),
         (upsert(title="x" * 2000), "items[0].item", "expected at most 2000 bytes as JSON, got 2016"),
+        (upsert(title="ä" * 1500), "items[0].item", "expected at most 2000 bytes as JSON, got 3016"),
+        (upsert("x", {"url": "ä" * 999}, title="a"), "items[0].item", "expected at most 2000 bytes as JSON"),
         (wire.UpsertRequest(), "items", "expected 1 to 5 items, got 0"),
         (wire.UpsertRequest(items=[wire.ItemWrite()]), "items[0].item", "required, but missing"),
     ],
