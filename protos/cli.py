@@ -38,7 +38,8 @@ INTERRUPTED, CLOSED, TERMINATED = 130, 141, 143
 INSTALLED = "twinspire-"  # how the names of installed programs begin
 UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
-# Control characters may command a terminal, or hide what was printed before. White space becomes a blank.
+# Control characters may command a terminal, or hide what was printed before. White space becomes a
+# blank; where lines and tabs may stay, they do.
 CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "�") | dict.fromkeys(b"\t\n\v\f\r", " ")
 CONTROLS_IN_LINES = {code: shown for code, shown in CONTROLS.items() if code not in b"\t\n"}
 SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy passes on the text of SQLite
@@ -199,7 +200,7 @@ def document_command(
 
 
 def printable(text: str) -> str:
-    """A text of others on one line, as long as it was, without control characters."""
+    """A text from elsewhere as one line of the same length: control characters are replaced."""
     return text.translate(CONTROLS)
 
 
@@ -235,7 +236,8 @@ def execute(
 
     Returns:
         The exit code: 0 after success, 1 after a failure, 2 after a usage error, 130 after an interrupt,
-        143 after `Terminated`, and 141 where nobody reads the output to its end, as with `| head -1`.
+        143 after `Terminated`, and 141 where nobody reads the output to its end, as with `| head -1` (1 if
+        it is a console of rich that finds out).
         Wrong arguments end the process with 2.
     """
     parsed = parser.parse_args(arguments)
@@ -282,7 +284,7 @@ def _run(
 
 
 def _output_is_closed() -> bool:
-    """Whether nobody reads stdout; then what still waits to be written is dropped."""
+    """Whether nobody reads stdout; if so, what is written from then on is dropped."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):  # not a file of the system

@@ -153,7 +153,7 @@ def _boolean(raw: Any, field: str) -> int:
 
 _NUMBER = re.compile(r"[+-]?(?P<whole>[0-9]+)(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _TIME = "an ISO date or seconds since 1970"
-_BETWEEN = "a time between the years 1 and 9999"
+_BETWEEN = "a time in the years 1 to 9999 of UTC"
 DATE_DIGITS = 8  # of an ISO date without hyphens; seconds since 1970 have more since March 1973
 
 

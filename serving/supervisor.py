@@ -45,7 +45,7 @@ KILL_SECONDS = 5.0  # beyond the grace, after which a process that does not stop
 REPEAT_SECONDS = 1.0  # after the first signal to stop, in which another one is taken for a copy of it
 RESTART_SECONDS = 300.0  # least silence after which a process that has not started yet counts as hung
 TICK_SECONDS = 1.0  # between two checks of the heartbeats, at most
-POLL_SECONDS = 0.05  # between two looks at the pending signals, where nothing waits for them
+POLL_SECONDS = 0.05  # between two looks at the pending signals, at the start and without sigtimedwait(2)
 
 
 class WorkerHandle:
@@ -274,7 +274,7 @@ class Supervisor:
         return True
 
     def _kill_starting(self, processes: Sequence[ProcessSpec]) -> None:
-        """Kill those that are not ready: they answer no request yet, and look for a stop only when ready."""
+        """Kill those that are not ready: they answer no request, and workers look for a stop when ready."""
         for process in processes:
             if not _is_readable(process.ready, 0.0):
                 log.info("%s has not started yet; killed", process.name)
@@ -462,7 +462,8 @@ def reserved(host: str, port: int) -> Iterator[int]:
         shared = socket.socket(family, socket.SOCK_STREAM)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         shared.bind((host, port))  # never listens, so it gets no connection
-    except OSError as error:
-        raise Unavailable(f"{address}: cannot listen there; is the port in use? ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name, such as ".."
+        reason = "not the name of a host" if isinstance(error, UnicodeError) else error.strerror
+        raise Unavailable(f"{address}: cannot listen there; is the port in use? ({reason})") from None
     with shared:
         yield port

@@ -61,16 +61,28 @@ def run_rounds(
 
 
 def plot_file(given: Path | None, name: str) -> Path:
-    """The file that `--plot` names, or one of this name in the usual folder; before anything is measured.
+    """The file of the plot: that of `--plot`, or one of this name in the usual folder.
+
+    Call it before the measurement, so that a wrong path is reported first.
 
     Raises:
         DataError: it cannot be written.
     """
     path = given or PLOTS / name
-    if path.is_dir():
+    if is_folder(path):
         raise DataError(f"{path}: the plot cannot be written: is a folder")
     check_folder(path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise DataError(f"{path}: the plot cannot be written: Permission denied")
     return path
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False also where the folder around it cannot be entered."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def check_folder(folder: Path) -> None:
@@ -83,7 +95,7 @@ def check_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: the plot cannot be written there: {error.strerror}") from None
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK | os.X_OK):
         raise DataError(f"{folder}: the plot cannot be written there: Permission denied")
 
 

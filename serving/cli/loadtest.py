@@ -17,7 +17,14 @@ from serving.benchmark.report import progress
 from serving.benchmark.workload import Workload, queries_from_file
 from serving.cli import benchmark_arguments, tables
 from serving.cli.benchmark_arguments import PLOTS
-from serving.cli.benchmark_results import check_folder, different_answers, passed, run_rounds, tested_folder
+from serving.cli.benchmark_results import (
+    check_folder,
+    different_answers,
+    is_folder,
+    passed,
+    run_rounds,
+    tested_folder,
+)
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 
@@ -113,7 +120,7 @@ def _plot(arguments: Namespace, plan: LoadPlan) -> Path | None:
         raise MissingStage("the plot needs matplotlib; install it with: pip install .[load]")
     if arguments.plot:
         path = Path(arguments.plot)
-        check_folder(path if path.is_dir() else path.parent)
+        check_folder(path if is_folder(path) else path.parent)
         return path
     check_folder(PLOTS)
     return PLOTS

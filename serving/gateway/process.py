@@ -204,6 +204,6 @@ def _listen(options: GatewayOptions) -> socket.socket:
             listener.close()
             raise
     except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name, such as ".."
-        reason = getattr(error, "strerror", None) or "not the name of a host"
+        reason = "not the name of a host" if isinstance(error, UnicodeError) else error.strerror or error
         raise Unavailable(f"{join(options.host, options.port)}: cannot be listened on: {reason}") from None
     return listener

@@ -99,9 +99,10 @@ def check_port(host: str, port: int) -> None:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server of the metrics does
             tried.bind((host, port))
             tried.listen()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name, such as ".."
+        reason = "not the name of a host" if isinstance(error, UnicodeError) else error.strerror
         raise Unavailable(
-            f"{join(host, port)}: cannot serve metrics there; does another service? ({error.strerror}) "
+            f"{join(host, port)}: cannot serve metrics there; does another service? ({reason}) "
             "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)"
         ) from None
 

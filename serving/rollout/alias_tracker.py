@@ -208,8 +208,9 @@ class AliasTracker:
             log.warning("%s: %s%s", self.model, error, stays, exc_info=unforeseen)
         self._logged = error
         # Clients that may call `Info` must not learn the cache's path.
-        folder = self._cache.folder
-        shown = error.replace(str(folder.absolute()), "the cache").replace(str(folder), "the cache")
+        folder, shown = self._cache.folder, error
+        for path in (folder.resolve(), folder.absolute(), folder):
+            shown = shown.replace(str(path), "the cache")
         self.state.update(last_error=shown[:LONGEST], failures=failures)
         self._changed()
 

@@ -143,7 +143,7 @@ def test_a_mapping_or_an_iterator_is_no_list_of_strings(raw: Any) -> None:
 @pytest.mark.parametrize("raw", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
 def test_a_date_outside_of_the_years_1_to_9999_of_utc_is_refused(raw: str) -> None:
     for each in (raw, datetime.fromisoformat(raw)):
-        with pytest.raises(InvalidInput, match=r"^released: expected a time between the years 1 and 9999"):
+        with pytest.raises(InvalidInput, match=r"^released: expected a time in the years 1 to 9999 of UTC"):
             parse_value("time", each, "released")
 
 

@@ -56,7 +56,7 @@ def test_a_lasting_growth_is_trimmed_twice_and_then_no_more(trims: list[float]) 
     lasting = []
     for count in (2, 4):
         lasting.append(b"x" * (4 * heap.GROWTH_BYTES))
-        wait_until(lambda: len(trims) == 2 * len(lasting))
+        wait_until(lambda: len(trims) >= 2 * len(lasting))
         time.sleep(1.5)
         assert len(trims) == count
 
@@ -68,7 +68,7 @@ def test_memory_that_was_in_use_at_a_trim_is_returned_later(trims: list[float]) 
     before = psutil.Process().memory_info().rss
     blocks = [b"x" * 1000 + str(n).encode() for n in range(60_000)]  # larger than what Python pools itself
     last = blocks[-1]  # glibc returns by itself only what lies above the last block in use
-    wait_until(lambda: len(trims) == 1)
+    wait_until(lambda: len(trims) >= 1)
     assert psutil.Process().memory_info().rss > before + 5 * heap.GROWTH_BYTES
     del blocks
     wait_until(lambda: len(trims) == 2)

@@ -331,6 +331,7 @@ class AttentionEncoder(nn.Module):
         is_item = (rows != 0)[..., None]
         table, rows = touched(self.table, rows)
         x = F.embedding(rows, table)
+        assert self.ages is None or dated is not None, "an encoder that reads ages needs times"
         if dated is not None and self.ages is not None:
             times, moments = self._drop(*dated)
             x = torch.where(is_item, x + F.embedding(age_rows(moments, times), self.ages), x)

@@ -72,7 +72,11 @@ def supervised(folder: Path, **options: Any) -> Iterator["subprocess.Popen[str]"
         finally:
             if process.poll() is None:
                 process.terminate()
-                process.communicate(timeout=30)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
 
 
 def main(folder: str, given: str) -> None:

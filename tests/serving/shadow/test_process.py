@@ -162,7 +162,7 @@ def test_a_time_is_compared_after_each_wait_for_a_search(
     scene.offer(champion, *asked(*TEXTS[:2]))
     scene.shadow.step(0)
     for _ in range(3):
-        later = threading.Timer(0.1, scene.offer, (champion, *asked(TEXTS[2])))
+        later = threading.Timer(1.0, scene.offer, (champion, *asked(TEXTS[2])))
         later.start()
         scene.shadow.step(10)
         later.join()
