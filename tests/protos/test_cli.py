@@ -169,8 +169,8 @@ def run(arguments):
         return None
     if arguments.command == "socket":
         raise BrokenPipeError(32, "a connection")
-    document = {"text": "x" * 300_000}
-    return document, lambda console: console.print(document["text"])
+    document = {"text": "a line\\n" * 40_000}
+    return document, lambda console: console.print(document["text"], highlight=False)
 
 def console():
     from serving.cli import tables
