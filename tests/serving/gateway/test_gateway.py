@@ -333,7 +333,8 @@ def test_the_objects_of_a_body_or_a_line_are_bounded() -> None:
         decided() as (service, address),
         run_gateway(address, bounds=GatewayBounds(max_body_fields=17)) as running,
     ):
-        reason = "body: expected at most 17 objects, fields, and elements of lists with mixed values "
+        what = "objects, fields, and elements of lists with mixed values"
+        reason = f"body: expected at most 17 {what} (--max-body-fields)"
         assert running.ask("/v1/search:batch", queries).error == (413, "INVALID_ARGUMENT", reason)
         assert service.seen.empty()
         line = json.dumps({"filter": {"all": {"filters": [{}] * 17}}}).encode()
