@@ -166,7 +166,7 @@ def test_a_download_that_is_killed(world: World) -> None:
             coming = world.other
             files = world.versions.files(coming) / VECTORS
             whole = files.read_bytes()
-            files.write_bytes(whole + bytes(64 << 20))  # it takes a while, and would be refused
+            files.write_bytes(whole + bytes(128 << 20))  # it takes a while, and would be refused
             world.versions.point(coming)
             wait_until(lambda: list(world.service.cache.glob(".download-*/**/*")))
             victim(world.service).kill()
