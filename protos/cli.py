@@ -33,7 +33,7 @@ Result = tuple[Document, Callable[[Console], None]]
 Command = Callable[[Namespace], Result | None]
 
 FAILED, MISUSED = 1, 2  # exit codes; argparse exits with 2, too
-# As a shell reports them: 128 and the number of the signal, which is SIGPIPE where nobody reads the output.
+# As a shell reports them: 128 and the number of the signal, of SIGPIPE if the reader of stdout has closed it.
 INTERRUPTED, CLOSED, TERMINATED = 130, 141, 143
 INSTALLED = "twinspire-"  # how the names of installed programs begin
 UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
@@ -215,7 +215,14 @@ def print_result(result: Result, as_json: bool, console: Callable[[], Console]) 
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
     else:
-        show(console())
+        output = console()
+        output.on_broken_pipe = _raise_again  # a console of rich would end the process by itself
+        show(output)
+
+
+def _raise_again() -> None:
+    """Raise the error that is being handled."""
+    raise  # noqa: PLE0704  # rich calls this in its handler of a BrokenPipeError
 
 
 def execute(
@@ -236,8 +243,7 @@ def execute(
 
     Returns:
         The exit code: 0 after success, 1 after a failure, 2 after a usage error, 130 after an interrupt,
-        143 after `Terminated`, and 141 where nobody reads the output to its end, as with `| head -1` (1 if
-        it is a console of rich that finds out).
+        143 after `Terminated`, and 141 if the reader of stdout has closed it, as `| head -1` does.
         Wrong arguments end the process with 2.
     """
     parsed = parser.parse_args(arguments)
@@ -245,7 +251,7 @@ def execute(
         code = _run(parsed, console, folder, usage_errors)
         sys.stdout.flush()
     except BrokenPipeError:
-        if not _output_is_closed():  # another pipe or a connection
+        if not _discard_closed_output():  # another pipe or a connection
             raise
         return CLOSED
     return code
@@ -283,8 +289,8 @@ def _run(
     return 0
 
 
-def _output_is_closed() -> bool:
-    """Whether nobody reads stdout; if so, what is written from then on is dropped."""
+def _discard_closed_output() -> bool:
+    """Send later output to the null device if the reader of stdout has closed it; returns whether it has."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):  # not a file of the system

@@ -227,7 +227,7 @@ class Supervisor:
         for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
             try:
                 stream.flush()
-            except OSError as error:  # such as a pipe that nobody reads; it would fail again after any pause
+            except OSError as error:  # such as a pipe that its reader has closed; a pause would not help
                 log.warning("%s cannot be flushed: %s", name, error.strerror)
         process.started, process.beat, process.silent_seconds = time.monotonic(), 0.0, 0.0
         process.ready, ready = os.pipe()

@@ -197,18 +197,10 @@ def _widths(rows: Sequence[Mapping[str, str]], room: int) -> dict[str, int]:
     return widths
 
 
-class _Output(Console):
-    """A console that leaves a closed pipe to `protos.cli.execute`; rich would end the process itself."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise the BrokenPipeError that is being handled."""
-        raise  # noqa: PLE0704  # rich calls this in its handler of that error
-
-
 def console() -> Console:
     """Standard output, with a fixed width if it is a file or a pipe."""
-    output = _Output()
-    return output if output.is_terminal else _Output(width=WIDTH)
+    output = Console()
+    return output if output.is_terminal else Console(width=WIDTH)
 
 
 def _field_names(answer: Answer) -> list[str]:

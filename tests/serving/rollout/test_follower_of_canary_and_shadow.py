@@ -109,24 +109,25 @@ def test_the_champions_version_is_downloaded_once_for_another_alias_that_names_i
     scene = make(**{role: CHALLENGER})
     scene.shelf.tags = False
     scene.shelf.aliases[CHALLENGER] = "1"
-    downloads = len(scene.shelf.downloaded)
-    for _ in range(5):
-        scene.step()
-    assert scene.shelf.downloaded[downloads:] == ["1"]
-    assert (scene.target["canary"], scene.shared_state.read("shadow target")) == (None, {})
+
+    def downloads(steps: int) -> list[str]:
+        before = len(scene.shelf.downloaded)
+        for _ in range(steps):
+            scene.step()
+        return list(scene.shelf.downloaded[before:])
+
+    def deployed() -> Any:
+        return scene.target["canary"] if role == "canary" else scene.shared_state.read("shadow target")
+
+    assert (downloads(5), bool(deployed())) == (["1"], False)
     assert scene.note[role]["last_error"] == ""
     # When another version is the champion, the version is deployed.
     scene.shelf.aliases[CHAMPION] = "2"
     scene.step()
-    deployed = scene.target["canary"] if role == "canary" else scene.shared_state.read("shadow target")
-    assert (scene.champion, deployed["model_version"]) == ("2", "1")
+    assert (scene.champion, deployed()["model_version"]) == ("2", "1")
     # When it is the champion again, the role is empty again, without a download for the role.
     scene.shelf.aliases[CHAMPION] = "1"
-    before = len(scene.shelf.downloaded)
-    for _ in range(3):
-        scene.step()
-    assert scene.shelf.downloaded[before:] == ["1"]
-    assert (scene.target["canary"], scene.shared_state.read("shadow target")) == (None, {})
+    assert (downloads(3), bool(deployed())) == (["1"], False)
 
 
 def shadow_note(scene: Scene, queries: int, **changed: Any) -> None:

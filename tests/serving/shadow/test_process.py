@@ -59,6 +59,12 @@ def version_of(folder: Path) -> str:
     return bundle.read(folder).bundle_version
 
 
+def begin(scene: Scene, folder: Path) -> None:
+    """Let the shadow load a bundle as its challenger."""
+    scene.challenge(folder, version_of(folder))
+    scene.shadow.step(0)
+
+
 def test_an_equal_bundle_finds_the_same(scene: Scene, champion: Champion, equal: Path) -> None:
     scene.challenge(equal, version_of(equal))
     assert not scene.mirror.sample("Search")
@@ -129,8 +135,7 @@ def test_a_query_that_the_challenger_cannot_take_harms_no_other(
 
 
 def test_an_answer_without_an_item_is_counted(scene: Scene, champion: Champion, equal: Path) -> None:
-    scene.challenge(equal, version_of(equal))
-    scene.shadow.step(0)
+    begin(scene, equal)
     everything = wire.SearchRequest(query=wire.Query(text="bavuti"), exclude=champion.retriever.catalogue.ids)
     scene.offer(champion, everything, *asked("bavuti"))
     note = scene.note()
@@ -141,8 +146,7 @@ def test_an_answer_without_an_item_is_counted(scene: Scene, champion: Champion, 
 def test_times_are_compared_where_both_had_the_query_for_itself(
     scene: Scene, champion: Champion, equal: Path
 ) -> None:
-    scene.challenge(equal, version_of(equal))
-    scene.shadow.step(0)
+    begin(scene, equal)
     for batch in (0, 8):
         scene.offer(champion, *asked(*TEXTS[:2]), batch=batch)
         assert scene.note()["sums"]["log_ratios"] == 0
@@ -157,8 +161,7 @@ def test_times_are_compared_where_both_had_the_query_for_itself(
 def test_a_time_is_compared_after_each_wait_for_a_search(
     scene: Scene, champion: Champion, equal: Path
 ) -> None:
-    scene.challenge(equal, version_of(equal))
-    scene.shadow.step(0)
+    begin(scene, equal)
     scene.offer(champion, *asked(*TEXTS[:2]))
     scene.shadow.step(0)
     for _ in range(3):
@@ -176,8 +179,7 @@ def test_answers_of_two_champions_are_not_mixed(
     scene: Scene, champion: Champion, equal: Path, smaller: Path
 ) -> None:
     after = Champion(smaller)
-    scene.challenge(equal, version_of(equal))
-    scene.shadow.step(0)
+    begin(scene, equal)
     scene.offer(champion, *asked(*TEXTS[:3]))
     scene.offer(after, *asked(*TEXTS[:2]))  # a canary's
     before = scene.note()
@@ -264,8 +266,7 @@ def test_live_items_that_cannot_be_opened_again_leave_the_shadow_with_what_it_ha
     scene = Scene(LivePlace(world.place, lambda: StoreState(world.feed.store_id, world.feed.sequence())))
     try:
         scene.serve(champion.version)
-        scene.challenge(equal, version_of(equal))
-        scene.shadow.step(0)
+        begin(scene, equal)
         path.rename(kept)
         path.write_bytes(b"junk")
         scene.offer(champion, *asked(*TEXTS))
@@ -288,8 +289,7 @@ def test_live_items_that_cannot_be_opened_again_leave_the_shadow_with_what_it_ha
 def test_without_a_target_nothing_is_asked(scene: Scene, champion: Champion, equal: Path) -> None:
     assert (scene.note()["bundle_version"], scene.note()["last_error"]) == ("", NO_CHALLENGER)
     assert not scene.mirror.sample("Search")
-    scene.challenge(equal, version_of(equal))
-    scene.shadow.step(0)
+    begin(scene, equal)
     scene.offer(champion, *asked("bavuti"))
     scene.shared_state.write("shadow target", {})
     note = scene.note()
@@ -300,8 +300,7 @@ def test_without_a_target_nothing_is_asked(scene: Scene, champion: Champion, equ
 def test_the_next_shadow_goes_on_where_the_one_before_ended(
     scene: Scene, champion: Champion, equal: Path
 ) -> None:
-    scene.challenge(equal, version_of(equal))
-    scene.shadow.step(0)
+    begin(scene, equal)
     scene.offer(champion, *asked(*TEXTS[:3]))
     first = scene.note()
     scene.offer(champion, *asked(*TEXTS[3:5]))  # which it has not come to
