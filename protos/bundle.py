@@ -28,7 +28,6 @@ import io
 import json
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema, Side
 from protos.files import atomic_directory
+from protos.files.draft_file import create_draft
 from protos.lexical import Analyzer
 from protos.toml_config import OPTIONAL, parse, to_table
 
@@ -554,10 +554,9 @@ def write_file(path: Path, content: bytes) -> None:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Write a file atomically: a temporary file that is synced and renamed when the block succeeds.
 
-    As with `open`, the process's umask says who may read it.
+    As with `open`, the process's umask decides who may read it.
     """
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor, temporary = create_draft(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -34,12 +34,12 @@ Command = Callable[[Namespace], Result | None]
 
 FAILED, MISUSED = 1, 2  # exit codes; argparse exits with 2, too
 # As a shell reports them: 128 and the number of the signal, of SIGPIPE if the reader of stdout has closed it.
-INTERRUPTED, CLOSED, TERMINATED = 130, 141, 143
+INTERRUPTED, OUTPUT_CLOSED, TERMINATED = 130, 141, 143
 INSTALLED = "twinspire-"  # how the names of installed programs begin
 UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
-# Control characters may command a terminal, or hide what was printed before. White space becomes a
-# blank; where lines and tabs may stay, they do.
+# Control characters may command a terminal, or hide what was printed before: they are shown as U+FFFD, and
+# white space as a blank. `CONTROLS_IN_LINES` keeps line breaks and tabs.
 CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "�") | dict.fromkeys(b"\t\n\v\f\r", " ")
 CONTROLS_IN_LINES = {code: shown for code, shown in CONTROLS.items() if code not in b"\t\n"}
 SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy passes on the text of SQLite
@@ -253,7 +253,7 @@ def execute(
     except BrokenPipeError:
         if not _discard_closed_output():  # another pipe or a connection
             raise
-        return CLOSED
+        return OUTPUT_CLOSED
     return code
 
 

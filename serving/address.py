@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from protos.errors import InvalidInput
 
 GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")  # of URIs that gRPC resolves
-# What may follow `unix:`; not `//` and an authority, nor what ends the path of a URI or is escaped in it.
+# The path of a Unix socket after `unix:`: no authority (`//host/`), and none of the characters `?`, `#` and
+# `%`, which end or escape the path of a URI.
 _SOCKET = re.compile(r"(?!//(?!/))[A-Za-z0-9._~/+=@,-]+")
 _PLACE = re.compile(r"(?P<host>[A-Za-z0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]+")
 
@@ -67,6 +68,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def listen_error(error: OSError | UnicodeError) -> str:
+    """Why an address cannot be listened on; sockets raise a UnicodeError for a host such as ".."."""
+    return "not the name of a host" if isinstance(error, UnicodeError) else error.strerror or str(error)
 
 
 def is_local(target: str) -> bool:

@@ -29,7 +29,8 @@ from types import FrameType
 from typing import TypeVar
 
 from protos.errors import TwinspireError, Unavailable
-from serving.address import join
+from protos.system.signals import signal_name
+from serving.address import join, listen_error
 
 log = logging.getLogger(__name__)
 
@@ -201,14 +202,14 @@ class Supervisor:
         process group may arrive twice, and the second one must not turn the exit code into a failure.
 
         Raises:
-            Unavailable: a process was not ready in time, or ended before it was.
+            Unavailable: a process could not be started, was not ready in time, or ended before it was.
         """
         gc.collect()
         gc.freeze()  # a collection must not write to the memory that is shared from here on
         with blocked((*HANDLED, signal.SIGCHLD)):
             try:
                 for process in self._processes:
-                    self._fork(process)
+                    self._start(process)
                 if self._await_ready():
                     ready()
                     self._watch()
@@ -216,6 +217,12 @@ class Supervisor:
                 self._stop()
             for number in HANDLED:
                 signal.signal(number, signal.SIG_IGN)
+
+    def _start(self, process: ProcessSpec) -> None:
+        try:
+            self._fork(process)
+        except OSError as error:
+            raise Unavailable(f"{process.name}: cannot be started: {error.strerror}") from None
 
     def _fork(self, process: ProcessSpec) -> None:
         """Start a process.
@@ -437,7 +444,7 @@ def blocked(signals: Sequence[int]) -> Iterator[None]:
 
 def _cause(status: int) -> str:
     if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
+        return signal_name(os.WTERMSIG(status))
     return f"exit code {os.WEXITSTATUS(status)}"
 
 
@@ -462,8 +469,7 @@ def reserved(host: str, port: int) -> Iterator[int]:
         shared = socket.socket(family, socket.SOCK_STREAM)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         shared.bind((host, port))  # never listens, so it gets no connection
-    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name, such as ".."
-        reason = "not the name of a host" if isinstance(error, UnicodeError) else error.strerror
-        raise Unavailable(f"{address}: cannot listen there; is the port in use? ({reason})") from None
+    except (OSError, UnicodeError) as error:
+        raise Unavailable(f"{address}: cannot listen there: {listen_error(error)}") from None
     with shared:
         yield port

@@ -6,7 +6,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from protos import entry_points
 from protos.documents import parse_json
 from protos.errors import BundleDamaged
+from protos.system.signals import signal_name
 from train.paths import ROOT
 
 PATIENCE = 1800.0  # longest run in seconds
@@ -55,7 +55,7 @@ def ask(
         return _failure(_last_step(stderr), f"the process did not end within {patience:g} seconds")
     at = _last_step(done.stderr)
     if done.returncode < 0:
-        return _failure(at, f"the process was killed by {_signal_name(-done.returncode)}")
+        return _failure(at, f"the process was killed by {signal_name(-done.returncode)}")
     try:
         document: dict[str, Any] = parse_json(done.stdout)
     except ValueError:
@@ -89,10 +89,3 @@ def _failure(at: Mapping[str, str], happened: str) -> Failure:
     words = re.sub(r"(?<!\S)/\S*/", "", " ".join(happened.split()))  # without folders of this machine
     cut = words if len(words) <= MAX_LENGTH else f"{words[: MAX_LENGTH - 1]}…"
     return Failure(at["bundle"], f"{at['step']}: {cut}")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -5,7 +5,7 @@ import ssl
 
 from protos.cli import as_typed
 from protos.errors import ConnectionFailed, NotAuthenticated, TwinspireError
-from serving.address import host_of, is_loopback
+from serving.address import is_local
 from serving.client.security import Security
 from serving.transport.status import ConnectionFault
 
@@ -26,7 +26,7 @@ def advice_on(error: TwinspireError, address: str, security: Security) -> str:
     if not isinstance(error, ConnectionFailed):
         return ""
     if error.fault == ConnectionFault.REFUSED:
-        here = is_loopback(host_of(address))
+        here = is_local(address)
         start = as_typed("make serve", "serving", "serve")
         return f"is the server running? `{start}` starts one" if here else "is the server running there?"
     if error.fault == ConnectionFault.CLOSED:

@@ -30,7 +30,7 @@ from serving.benchmark.filter_measurement import (
     measure_times,
 )
 from serving.benchmark.report import Report, machine_text, progress, table
-from serving.cli.benchmark_results import passed, plot_file, tested_folder
+from serving.cli.benchmark_commands import plot_file, result_or_failure, tested_folder
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
 
@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> Result:
     report = measure(folder, arguments.k, arguments.queries, arguments.seed, arguments.recall)
     report["plot"] = str(plots.save_filters(report, path))
     result: Result = report, lambda console: show(console, report)
-    return passed(result, arguments, "; ".join(report["failed"]))
+    return result_or_failure(result, arguments, "; ".join(report["failed"]))
 
 
 def measure(

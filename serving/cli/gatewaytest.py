@@ -6,7 +6,7 @@ from protos.cli import Result
 from serving.benchmark import gateway_test
 from serving.benchmark.gateway_test import GatewayTest
 from serving.benchmark.plan import Plan
-from serving.cli.benchmark_results import different_answers, passed, run_rounds, tested_folder
+from serving.cli.benchmark_commands import different_answers, result_or_failure, run_rounds, tested_folder
 from serving.retrieval.answer import FusionMode
 
 
@@ -23,4 +23,4 @@ def run(arguments: Namespace) -> Result:
     test, manifest = run_rounds(plan, GatewayTest, gateway_test.duration(plan), FusionMode.DEFAULT)
     document = test.report(manifest)
     result: Result = document, lambda console: gateway_test.show(console, document)
-    return passed(result, arguments, different_answers(document))
+    return result_or_failure(result, arguments, different_answers(document))

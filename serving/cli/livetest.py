@@ -22,7 +22,7 @@ from serving.benchmark.plan import Plan, missed
 from serving.benchmark.report import machine_text, progress
 from serving.cli import filtertest
 from serving.cli.benchmark_arguments import LIVE_PARTS, LivePart
-from serving.cli.benchmark_results import passed, tested_folder
+from serving.cli.benchmark_commands import result_or_failure, tested_folder
 from serving.cli.swaptest import pair
 from serving.live.store.store import Store
 
@@ -81,7 +81,7 @@ def run(arguments: Namespace) -> Result:
     made["machine"] = machine_text()
     made["targets_missed"] = missed(report.TARGETS, made)
     result: Result = made, lambda console: report.show(console, made)
-    return passed(result, arguments, report.faults(made))
+    return result_or_failure(result, arguments, report.faults(made))
 
 
 def _parts(arguments: Namespace, folder: Path) -> Sequence[LivePart]:

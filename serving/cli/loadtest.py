@@ -8,7 +8,7 @@ from typing import Any
 from protos.cli import Result, UsageError
 from protos.errors import MissingStage, Unavailable
 from protos.system.timing import p99_remark
-from serving.address import host_of, is_loopback
+from serving.address import is_local
 from serving.benchmark import load_test, query_generator
 from serving.benchmark.load import closed_loop
 from serving.benchmark.load_test import LoadTest, duration
@@ -17,11 +17,12 @@ from serving.benchmark.report import progress
 from serving.benchmark.workload import Workload, queries_from_file
 from serving.cli import benchmark_arguments, tables
 from serving.cli.benchmark_arguments import PLOTS
-from serving.cli.benchmark_results import (
+from serving.cli.benchmark_commands import (
     check_folder,
     different_answers,
     is_folder,
-    passed,
+    plot_file,
+    result_or_failure,
     run_rounds,
     tested_folder,
 )
@@ -52,7 +53,7 @@ def run(arguments: Namespace) -> Result:
 def _test_server(arguments: Namespace) -> Result:
     """A closed loop on a running server; answers are not compared."""
     address = arguments.address
-    if not is_loopback(host_of(address)):
+    if not is_local(address):
         raise UsageError(f"--address: {address} is not this machine; load stays on loopback")
     if arguments.queries:
         queries = queries_from_file(arguments.queries)
@@ -90,7 +91,7 @@ def _test_bundle(arguments: Namespace) -> Result:
         path = plot / f"{manifest.name}-{manifest.bundle_version[:12]}.png" if plot.is_dir() else plot
         document["plot"] = str(plots.save_load(document, path))
     result: Result = document, lambda console: load_test.show(console, document)
-    return passed(result, arguments, different_answers(document))
+    return result_or_failure(result, arguments, different_answers(document))
 
 
 def _plan(arguments: Namespace) -> LoadPlan:
@@ -120,7 +121,9 @@ def _plot(arguments: Namespace, plan: LoadPlan) -> Path | None:
         raise MissingStage("the plot needs matplotlib; install it with: pip install .[load]")
     if arguments.plot:
         path = Path(arguments.plot)
-        check_folder(path if is_folder(path) else path.parent)
+        if not is_folder(path):
+            return plot_file(path, "")
+        check_folder(path)
         return path
     check_folder(PLOTS)
     return PLOTS

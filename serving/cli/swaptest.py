@@ -25,7 +25,7 @@ from serving.benchmark.report import machine_text, progress
 from serving.benchmark.services import Service
 from serving.benchmark.swap_test import WARM_UP, Schedule, SwapClients, SwapRun, Versions, expecting
 from serving.benchmark.workload import Workload, expected_answers
-from serving.cli.benchmark_results import passed, plot_file
+from serving.cli.benchmark_commands import plot_file, result_or_failure
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
@@ -93,7 +93,7 @@ def run(arguments: Namespace) -> Result:
     fault = ""
     if report["failed"] or report["mixed"]:
         fault = f"{report['failed']} requests failed, and {report['mixed']} answers mixed two bundles"
-    return passed(result, arguments, fault)
+    return result_or_failure(result, arguments, fault)
 
 
 def pair(path: Path, other: Path | None) -> tuple[Path, Path]:

@@ -26,7 +26,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
 LIST_SEPARATOR = "|"
-LONGEST_LINE = 16 << 20  # most characters of a cell of CSV
+LONGEST_CELL = 16 << 20  # most characters of a cell of CSV
 PARQUET_ROWS = 1024  # rows that are read at once
 # Keys of a row that is an object with `features` and `fields`; some keys of a printed state are not read.
 WHOLE = frozenset(
@@ -203,7 +203,7 @@ def _values(row: Row) -> Row:
 
 
 def _delimited(path: Path, separator: str) -> Iterator[Row]:
-    csv.field_size_limit(LONGEST_LINE)
+    csv.field_size_limit(LONGEST_CELL)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=separator, strict=True)

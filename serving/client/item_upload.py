@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from protos.bundle import write_file
 from protos.documents import parse_json
 from protos.errors import DataError, InvalidInput, TwinspireError
 from serving.client.blocking import RetrievalClient
@@ -207,10 +208,8 @@ class _Progress:
             "refused_file": refused.name,
             "refused_bytes": refused.flush(),
         }
-        draft = self._path.with_name(f".{self._path.name}")
         try:
-            draft.write_text(json.dumps(self._document))
-            os.replace(draft, self._path)
+            write_file(self._path, json.dumps(self._document).encode())
         except OSError as error:
             raise DataError(f"{self._path}: cannot be written: {error.strerror}") from None
 

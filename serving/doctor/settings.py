@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from protos.errors import ConfigError, TwinspireError
-from serving.address import is_loopback
+from serving.address import is_loopback, listen_error
 from serving.doctor.finding import Finding, ok, problem, warning
 
 DAY = 86_400.0  # seconds
@@ -43,10 +43,10 @@ def port(name: str, host: str, number: int, variable: str) -> Finding:
         return problem(
             check, f"for {name}: not allowed", f"ports below 1024 need a privilege: {variable}=..."
         )
-    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name
+    except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) != errno.EADDRINUSE:
-            reason = getattr(error, "strerror", None) or error
-            return problem(check, f"for {name}: {host}: {reason}", "name an address of this machine: --host")
+            found = f"for {name}: {host}: {listen_error(error)}"
+            return problem(check, found, "name an address of this machine: --host")
         todo = (
             f"right if your service runs; for another one: {variable}={number + 1 if number < 65535 else 0}"
         )

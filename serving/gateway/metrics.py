@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from protos.errors import Unavailable
-from serving.address import join
+from serving.address import join, listen_error
 
 OTHER = "other"  # path of requests to unknown paths, of which clients could send any number
 CLIENT_GONE = 499  # as nginx counts a request without an answer, usually because the client has disconnected
@@ -102,8 +102,8 @@ def serve(metrics: GatewayMetrics, host: str, port: int) -> Iterator[int]:
     """
     try:
         server, thread = prometheus_client.start_http_server(port, host, metrics.registry)
-    except OSError as error:
-        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:
+        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {listen_error(error)}") from None
     try:
         yield int(server.server_port)
     finally:

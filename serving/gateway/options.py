@@ -28,7 +28,9 @@ class GatewayBounds:
     )
     max_body_fields: int = field(
         default=MOST_FIELDS,
-        metadata={"help": "objects and their fields in the JSON of a request, or of one line"},
+        metadata={
+            "help": "objects, fields, and elements of mixed lists in the JSON of a request, or of a line"
+        },
     )
     pending_body_bytes: int = field(
         default=64 << 20,

@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from protos.errors import Unavailable
-from serving.address import join
+from serving.address import join, listen_error
 from serving.client import protocol
 from serving.gateway import metrics
 from serving.gateway.app import application
@@ -203,7 +203,7 @@ def _listen(options: GatewayOptions) -> socket.socket:
         except BaseException:
             listener.close()
             raise
-    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name, such as ".."
-        reason = "not the name of a host" if isinstance(error, UnicodeError) else error.strerror or error
-        raise Unavailable(f"{join(options.host, options.port)}: cannot be listened on: {reason}") from None
+    except (OSError, UnicodeError) as error:
+        address = join(options.host, options.port)
+        raise Unavailable(f"{address}: cannot be listened on: {listen_error(error)}") from None
     return listener

@@ -20,10 +20,10 @@ import logging
 import mmap
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from protos.files.draft_file import create_draft
 from serving.live.record_format import (
     CHUNK,
     DAMAGED_SUFFIX,
@@ -283,7 +283,7 @@ class RecordWriter:
         cls, path: Path, origin: RecordOrigin, content: Iterable[bytes], sequence: int, lock: RecordLock
     ) -> "RecordWriter":
         """Begin a generation with packed records; it takes the place of an earlier one."""
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        descriptor, draft = create_draft(path)
         generation = secrets.randbits(63)
         try:
             os.ftruncate(descriptor, PAGE)
@@ -296,10 +296,9 @@ class RecordWriter:
                     writer._add_to_index(unpacked(body), end + offset, HEAD.size + len(body))
                 end += len(part)
             writer._cells[LENGTH], writer._cells[SEQUENCE] = end, sequence
-            Path(temporary).chmod(0o644)
-            os.rename(temporary, path)
+            os.rename(draft, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
             os.close(descriptor)
             raise
         return writer

@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from protos.errors import Unavailable
-from serving.address import join
+from serving.address import join, listen_error
 from serving.observability import layout, metrics
 from serving.observability.metrics import METRICS, Kind, Metric, Reading, Source
 from serving.observability.worker_metrics import SharedMetrics, sum_by_version
@@ -79,8 +79,8 @@ def serve_metrics(
     registry.register(_ServiceCollector(shared, collect, processes))
     try:
         return MetricsServer(*start_http_server(port, host, registry))
-    except OSError as error:
-        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:
+        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {listen_error(error)}") from None
 
 
 def check_port(host: str, port: int) -> None:
@@ -99,10 +99,9 @@ def check_port(host: str, port: int) -> None:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server of the metrics does
             tried.bind((host, port))
             tried.listen()
-    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that is no name, such as ".."
-        reason = "not the name of a host" if isinstance(error, UnicodeError) else error.strerror
+    except (OSError, UnicodeError) as error:
         raise Unavailable(
-            f"{join(host, port)}: cannot serve metrics there; does another service? ({reason}) "
+            f"{join(host, port)}: cannot serve metrics there; does another service? ({listen_error(error)}) "
             "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)"
         ) from None
 

@@ -34,6 +34,7 @@ import psutil
 from protos import bundle, entry_points
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
+from protos.system.signals import signal_name
 
 if TYPE_CHECKING:
     from serving.rollout.loaded_bundle import LoadedBundle
@@ -136,7 +137,7 @@ def _reason(code: int | None, text: str, seconds: float) -> str:
     if code is None:
         return f"the validation was not done after {seconds:.0f} s"
     if code < 0:
-        name = signal.Signals(-code).name
+        name = signal_name(-code)
         hint = ", most likely out of memory" if -code == signal.SIGKILL else ""
         return f"the validation was ended by {name}{hint}"
     last = _marked(text, ERROR) or text.splitlines()[-1:] or ["it does not say why"]

@@ -126,7 +126,7 @@ class Shadow:
         if self._retriever is None or self._retriever.manifest.bundle_version != version:
             self._channel.request_searches(False)
             self._retriever, self._error = None, LOADING if wanted else NO_CHALLENGER
-            self._live = None
+            self._live, self._live_error = None, ""
             gc.collect()  # memory may not hold two bundles at once
         self._failures.clear()
         self._record.set_challenger(version, self._channel.dropped)

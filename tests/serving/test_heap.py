@@ -3,6 +3,7 @@
 import itertools
 import platform
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,9 +44,18 @@ def trims(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     monkeypatch.setattr(heap, "trim", trim)
     monkeypatch.setattr(heap, "CHECK_SECONDS", 0.05)
     monkeypatch.setattr(heap, "AGAIN_SECONDS", 0.5)
+    measured = threading.Event()
+    resident = heap.HeapTrimmer._resident
+
+    def measure(trimmer: heap.HeapTrimmer) -> int:
+        size = resident(trimmer)
+        measured.set()
+        return size
+
+    monkeypatch.setattr(heap.HeapTrimmer, "_resident", measure)
     trimmer = heap.HeapTrimmer()
     trimmer.start()
-    time.sleep(0.2)  # it takes the size of this process
+    assert measured.wait(30)
     yield times
     trimmer.stop()
 

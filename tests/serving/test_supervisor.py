@@ -167,6 +167,32 @@ def test_one_that_keeps_dying_is_given_pauses(tmp_path: Path) -> None:
     assert starts[4] - starts[0] >= (0.1 + 0.2 + 0.4 + 0.8) * 1e9  # between the first five
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="the system has no real-time signals")
+def test_a_process_that_a_signal_without_a_name_ends_is_restarted(tmp_path: Path) -> None:
+    with supervised(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        (victim,) = _children(process)
+        os.kill(victim, signal.SIGRTMIN + 6)
+        wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    assert f"signal {signal.SIGRTMIN + 6}" in log
+
+
+@pytest.mark.parametrize("function", ["fork", "pipe"])
+def test_a_first_start_that_the_system_refuses_is_an_error_of_its_own(
+    function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, function, refuse)
+    supervisor = Supervisor([ProcessSpec("worker 0", lambda handle: None)], 1.0)
+    with pytest.raises(Unavailable, match=r"^worker 0: cannot be started: Resource temporarily unavailable"):
+        supervisor.run(lambda: pytest.fail("it is not ready"))
+
+
 @pytest.mark.parametrize("function", ["fork", "pipe"])
 def test_a_restart_that_the_system_refuses_is_tried_again(tmp_path: Path, function: str) -> None:
     with supervised(tmp_path, failing=function, failures=3) as process:
@@ -188,7 +214,7 @@ def test_a_restart_that_the_system_refuses_is_tried_again(tmp_path: Path, functi
     assert "Traceback" not in log
 
 
-def test_a_process_is_restarted_although_nobody_reads_the_output_of_the_supervisor(tmp_path: Path) -> None:
+def test_a_process_is_restarted_although_the_supervisors_output_is_closed(tmp_path: Path) -> None:
     with supervised(tmp_path, unflushed=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -228,6 +254,8 @@ def test_a_port_that_somebody_has_is_refused_even_if_they_would_share_it() -> No
         port = other.getsockname()[1]
         with pytest.raises(Unavailable, match="cannot listen there"), reserved("127.0.0.1", port):
             pass
+    with pytest.raises(Unavailable, match="not the name of a host"), reserved("..", 0):
+        pass
     with reserved("127.0.0.1", 0) as free:
         assert 0 < free < 65_536
 

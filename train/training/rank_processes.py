@@ -33,6 +33,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from protos.errors import Unavailable
 from protos.system.cores import thread_count
+from protos.system.signals import signal_name
 from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, memory_advice, prepare
 from train.training.ranks import (
     ROWS_FROM,
@@ -289,7 +290,7 @@ def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
     if process.exitcode < 0:
         number = -process.exitcode
         memory = ", which the system also sends where memory runs out" if number == signal.SIGKILL else ""
-        return f"{who} was ended by {signal.Signals(number).name}{memory}"
+        return f"{who} was ended by {signal_name(number)}{memory}"
     with suppress(OSError, EOFError):
         while connection.poll():
             told = connection.recv() or told

@@ -11,7 +11,6 @@ An interrupted run continues with the step that was interrupted.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -29,6 +28,7 @@ from protos.bundle import write_file
 from protos.errors import Unavailable
 from protos.files.file_lock import exclusive_lock
 from protos.system.machine import machine, versions
+from protos.system.signals import signal_name
 from train.fingerprint import code_fingerprint, fingerprint
 from train.paths import CACHE, ROOT
 from train.progress import PROGRESS
@@ -102,7 +102,7 @@ def run_step(step: str, folder: Path, items: int, seed: int) -> None:
         command, cwd=ROOT, env={**os.environ, **threads}, stdout=subprocess.DEVNULL, check=False
     )
     if code := done.returncode:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with {code}"
         raise Unavailable(
             f"scale: {step} of {items:,} items {how}; earlier results are kept, and the same command "
             "continues with this step"

@@ -54,7 +54,7 @@ class CopyCounter:
     def __init__(self) -> None:
         self._seen: Counter[bytes] = Counter()
 
-    def admits(self, vector: bytes) -> bool:
+    def count_and_admit(self, vector: bytes) -> bool:
         """Whether the graph holds a row: fewer than `COPIES` rows before it have its vector.
 
         Args:
@@ -97,7 +97,7 @@ def _rows(vectors: Vectors, count: int) -> tuple[Rows, Rows]:
     for row, vector in enumerate(vectors):
         if len(held) == count:
             break
-        (held if copies.admits(vector.tobytes()) else others).append(row)
+        (held if copies.count_and_admit(vector.tobytes()) else others).append(row)
     return np.array(held, np.int64), np.array(others, np.int64)
 
 
@@ -168,7 +168,7 @@ class GraphBuilder:
             records, _ = self._reader.read()
             self._read += len(records)
             vectors = [each.vector for each in records if each.kind is RecordKind.ITEM]
-            content += filter(self._copies.admits, vectors)
+            content += filter(self._copies.count_and_admit, vectors)
         if content:
             graph = self._added(np.frombuffer(b"".join(content), np.float32).reshape(len(content), -1))
             if self._rows >= LEAST and not self._stop.is_set():

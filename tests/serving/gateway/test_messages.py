@@ -3,6 +3,7 @@
 import json
 import random
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -130,9 +131,21 @@ def test_a_name_that_is_given_twice_is_found_in_one_pass() -> None:
 def test_a_body_of_more_values_than_a_service_takes_is_refused(kind: Any, body: str, value: str) -> None:
     """Each value takes microseconds, in which no other request is answered."""
     content = (body % ",".join([value] * (messages.MOST_FIELDS + 1))).encode()
-    with pytest.raises(Failure, match=r"body: expected at most 65536 objects, fields, ") as failure:
+    with pytest.raises(Failure, match=r"body: expected at most 131072 objects, fields, ") as failure:
         parse(content, kind)
     assert failure.value.http == 413
+
+
+def test_a_long_list_of_what_is_no_message_is_refused_by_its_first_element() -> None:
+    content = b'{"queries": [%s]}' % b",".join([b"0"] * 1_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Failure, match=r"^queries\[0\]: expected a JSON object"):
+            parse(content, wire.SearchBatchRequest)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 30_000_000  # the document itself; a tuple for each element would take 130 MB
 
 
 def test_the_longest_lists_that_a_service_takes_are_read() -> None:
@@ -142,6 +155,12 @@ def test_the_longest_lists_that_a_service_takes_are_read() -> None:
     content = json.dumps(given).encode()
     read = parse(content, wire.SearchBatchRequest)
     assert reference(read) == reference(json_format.ParseDict(given, wire.SearchBatchRequest()))
+    item = {
+        "features": {f"feature {n}": {"text": "x"} for n in range(18)},
+        "fields": {f"field {n}": "x" for n in range(4)},
+    }
+    items = {"items": [{"item": {"id": str(n), **item}} for n in range(1000)]}
+    assert len(parse(json.dumps(items).encode(), catalogue_pb2.UpsertRequest).items) == 1000
     ids = {"ids": [str(n) for n in range(300_000)]}
     assert list(parse(json.dumps(ids).encode(), catalogue_pb2.GetRequest).ids) == ids["ids"]
 

@@ -1,6 +1,7 @@
 """Records survive killed writers and damaged files, and readers see whole records alone."""
 
 import os
+import stat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -331,3 +332,13 @@ def test_progress_is_noticed_while_a_file_is_written_anew(
     seen.clear()
     writer.repaired(lambda: seen.append(1))  # it reads all of it, and finds no damage
     assert len(seen) >= 10
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022])
+def test_records_have_the_mode_that_the_umask_allows(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        RecordWriter.open(tmp_path / "records", ORIGIN, 0)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "records").stat().st_mode) == 0o666 & ~mask

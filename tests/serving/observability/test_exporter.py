@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from protos import bundle, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from protos.errors import Unavailable
-from serving.observability.exporter import serve_metrics
+from serving.observability.exporter import check_port, serve_metrics
 from serving.observability.worker_metrics import SharedMetrics
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
@@ -235,3 +236,9 @@ def test_a_port_in_use_is_said_and_a_stopped_one_is_free(shared: SharedMetrics) 
         serve_metrics(shared, port=first.port)
     with serve_metrics(shared, port=first.port) as second:
         assert Scrape(second.port)["batch_size_count"] == 0
+
+
+def test_a_host_that_is_no_name_is_refused() -> None:
+    for listen in (check_port, partial(serve_metrics, SharedMetrics.create(workers=1))):
+        with pytest.raises(Unavailable, match=r"cannot serve metrics there.*not the name of a host"):
+            listen("..", 0)

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,16 +158,22 @@ def test_times_are_compared_where_both_had_the_query_for_itself(
 
 
 def test_a_time_is_compared_after_each_wait_for_a_search(
-    scene: Scene, champion: Champion, equal: Path
+    scene: Scene, champion: Champion, equal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(scene, equal)
     scene.offer(champion, *asked(*TEXTS[:2]))
     scene.shadow.step(0)
-    for _ in range(3):
-        later = threading.Timer(1.0, scene.offer, (champion, *asked(TEXTS[2])))
-        later.start()
-        scene.shadow.step(10)
-        later.join()
+    wait = scene.channel.wait
+
+    def wait_for_one(seconds: float) -> bool:
+        if seconds:
+            scene.offer(champion, *asked(TEXTS[2]))
+        return wait(seconds)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.channel, "wait", wait_for_one)
+        for _ in range(3):
+            scene.shadow.step(10)
     scene.offer(champion, *asked(TEXTS[3]))  # it waits already when the shadow has done the one before
     scene.shadow.step(10)
     sums = scene.note()["sums"]

@@ -4,25 +4,40 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import pytest
 
 from protos import retrieval_pb2_grpc
+from serving.observability.request_log import RequestLog
+from serving.observability.sinks import RequestSinks
+from serving.observability.worker_metrics import SharedMetrics
 from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from tests.helpers.serving.guarded import REQUEST, Lines, guarded
+from serving.server import RetrievalServer
+from tests.helpers.serving.guarded import REQUEST, Lines
+from tests.helpers.waiting import wait_until
 
 ROUNDS = 10
 SOON = 0.045  # seconds; an idle event loop polls for longer if it is not told to hurry
 
 
+@dataclass(frozen=True)
+class Logged:
+    """A server: its address, its request log, and its figures."""
+
+    address: str
+    lines: Lines
+    metrics: SharedMetrics
+
+
 @pytest.fixture(scope="module")
-def logged(retriever: Retriever) -> Iterator[tuple[str, Lines]]:
-    """The address of a server, and its request log."""
-    with guarded(retriever, Access()) as (address, lines):
-        yield address, lines
+def logged(retriever: Retriever) -> Iterator[Logged]:
+    lines, metrics = Lines(), SharedMetrics.create(workers=1)
+    sinks = RequestSinks([RequestLog(1.0, stream=lines)])
+    with RetrievalServer(retriever, metrics=metrics, sinks=sinks) as server:
+        yield Logged(server.address, lines, metrics)
 
 
 class Opened:
@@ -54,43 +69,42 @@ def closed(stream: Opened) -> None:
 @pytest.mark.parametrize("end", [cancelled, closed])
 @pytest.mark.parametrize("requests", [0, 2])
 def test_a_stream_that_its_client_leaves_is_cancelled(
-    logged: tuple[str, Lines], end: Callable[[Opened], None], requests: int
+    logged: Logged, end: Callable[[Opened], None], requests: int
 ) -> None:
-    address, lines = logged
     codes = []
     for _ in range(ROUNDS):
-        stream = Opened(address, requests)
-        time.sleep(0.2)  # so that the server has seen the call
+        stream = Opened(logged.address, requests)
+        wait_until(lambda: logged.metrics.snapshot()["in_flight"] == 1)  # the server has the call
         end(stream)
-        codes.append(lines.next()["code"])
+        codes.append(logged.lines.next()["code"])
         stream.close()
     assert codes == ["CANCELLED"] * ROUNDS
 
 
 @pytest.mark.parametrize("requests", [0, 2])
-def test_a_stream_whose_deadline_passes_is_late(logged: tuple[str, Lines], requests: int) -> None:
-    address, lines = logged
+def test_a_stream_whose_deadline_passes_is_late(logged: Logged, requests: int) -> None:
     codes = []
     for _ in range(ROUNDS):
-        stream = Opened(address, requests, timeout=0.5)  # from a second on, gRPC rounds it up for the server
+        stream = Opened(
+            logged.address, requests, timeout=0.5
+        )  # from a second on, gRPC rounds it up for the server
         with suppress(grpc.RpcError):
             next(stream.call)
-        codes.append(lines.next()["code"])
+        codes.append(logged.lines.next()["code"])
         stream.close()
     # A client whose clock is ahead cancels the call a moment before the server's deadline.
     assert set(codes) <= {"DEADLINE_EXCEEDED", "CANCELLED"}
     assert "DEADLINE_EXCEEDED" in codes
 
 
-def test_a_stream_that_its_client_completes_is_ok_at_once(logged: tuple[str, Lines]) -> None:
-    address, lines = logged
+def test_a_stream_that_its_client_completes_is_ok_at_once(logged: Logged) -> None:
     seconds = []
     for _ in range(ROUNDS):
-        stream = Opened(address, 1)
+        stream = Opened(logged.address, 1)
         began = time.perf_counter()
         stream.requests.put(None)
         assert list(stream.call) == []
         seconds.append(time.perf_counter() - began)
-        assert lines.next()["code"] == "OK"
+        assert logged.lines.next()["code"] == "OK"
         stream.close()
     assert min(seconds) < SOON

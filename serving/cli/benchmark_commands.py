@@ -1,4 +1,4 @@
-"""What the test commands share: the bundle, tests in rounds, the file of a plot, and reports that fail."""
+"""Steps that the test commands share: find the bundle, run in rounds, check the plot's file, and fail."""
 
 import os
 from argparse import Namespace
@@ -99,7 +99,7 @@ def check_folder(folder: Path) -> None:
         raise DataError(f"{folder}: the plot cannot be written there: Permission denied")
 
 
-def passed(result: Result, arguments: Namespace, fault: str) -> Result:
+def result_or_failure(result: Result, arguments: Namespace, fault: str) -> Result:
     """The result of a test; if the test has failed, show the result and raise.
 
     Args:

@@ -1,0 +1,17 @@
+"""Files beside the one that they will replace."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def create_draft(path: Path) -> tuple[int, Path]:
+    """Create an empty hidden file in the folder of `path`, to be written and then renamed to it.
+
+    As with `open`, the process's umask decides who may read it.
+
+    Returns:
+        Its descriptor, for reading and writing, and its path.
+    """
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    return os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), draft
