@@ -191,7 +191,7 @@ class Supervisor:
         self._timeout = timeout
         self._tick_seconds = min(TICK_SECONDS, timeout / 4) if timeout else TICK_SECONDS
         self._ticked = 0.0
-        self._alive = os.pipe()  # never written to; closes when the supervisor dies
+        self._alive = (-1, -1)
 
     def run(self, ready: Callable[[], None]) -> None:
         """Start all processes, call `ready` when all are ready, and return when all have stopped.
@@ -208,8 +208,7 @@ class Supervisor:
         gc.freeze()  # a collection must not write to the memory that is shared from here on
         with blocked((*HANDLED, signal.SIGCHLD)):
             try:
-                for process in self._processes:
-                    self._start(process)
+                self._start_all()
                 if self._await_ready():
                     ready()
                     self._watch()
@@ -218,11 +217,14 @@ class Supervisor:
             for number in HANDLED:
                 signal.signal(number, signal.SIG_IGN)
 
-    def _start(self, process: ProcessSpec) -> None:
+    def _start_all(self) -> None:
         try:
-            self._fork(process)
+            self._alive = os.pipe()  # never written to; closes when the supervisor dies
+            for process in self._processes:
+                self._fork(process)
         except OSError as error:
-            raise Unavailable(f"{process.name}: cannot be started: {error.strerror}") from None
+            refused = next(process for process in self._processes if process.pid == 0)
+            raise Unavailable(f"{refused.name}: cannot be started: {error.strerror}") from None
 
     def _fork(self, process: ProcessSpec) -> None:
         """Start a process.
