@@ -1,4 +1,9 @@
-"""One alias of the registry: its version is resolved, downloaded, validated, and deployed or refused."""
+"""One alias of the registry: its version is resolved, downloaded, validated, and deployed or refused.
+
+A download and a validation may take minutes. Meanwhile the alias is resolved at every poll interval, and the
+champion's alias too; if one of them has moved, the step is broken off. So a promotion that is taken back
+during its download is not deployed, and a rollback of the champion does not wait for a canary.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,7 +13,7 @@ from typing import Any, NamedTuple
 from protos import bundle
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.rollout.bundle_cache import BundleCache
-from serving.rollout.registry import Registered, Registry
+from serving.rollout.registry import Meanwhile, Registered, Registry
 from serving.rollout.target import BundleRef, Clock, bundle_at
 
 log = logging.getLogger(__name__)
@@ -29,7 +34,12 @@ STATE: Mapping[str, Any] = {
     "last_swap": 0.0,
 }
 
-Validate = Callable[[Path], float]  # a bundle's folder -> seconds to load it; an error refuses the bundle
+# A bundle's folder, and what to call meanwhile -> seconds to load it; an error refuses the bundle.
+Validate = Callable[[Path, Meanwhile], float]
+
+
+class Superseded(Unavailable):
+    """An alias has moved while a bundle was downloaded or validated."""
 
 
 class Deployment(NamedTuple):
@@ -59,9 +69,11 @@ class AliasTracker:
         cache: of bundles.
         validate: validates a bundle.
         clock: to wait by.
-        poll_seconds: before a version that was refused is tried again, for the first time.
+        poll_seconds: between polls during a download or a validation, and before a version that was refused
+            is tried again, for the first time.
         before: the state that an earlier process left.
         changed: called when the state has changed.
+        champion: the tracker of the champion's alias; None if this is it.
     """
 
     def __init__(
@@ -75,6 +87,7 @@ class AliasTracker:
         poll_seconds: float,
         before: Mapping[str, Any],
         changed: Callable[[], None],
+        champion: "AliasTracker | None" = None,
     ) -> None:
         self.model = model
         self.deployment = deployment
@@ -82,32 +95,40 @@ class AliasTracker:
         self.unanswered = 0  # polls in a row that the registry did not answer
         self._registry, self._cache, self._validate, self._clock = registry, cache, validate, clock
         self._poll_seconds, self._changed = poll_seconds, changed
+        self._champion = champion
+        self._named: Registered | None = None  # by the alias, at the last poll
+        self._resolved_at = 0.0  # seconds of the clock: when the last deployment began, or polled again
         self._refused: Registered | None = None
         self._refusals, self._retry_at = 0, 0.0
         # The last version without a tag that was downloaded, and the version of its bundle.
         self._untagged: tuple[Registered | None, str] = None, ""
         self._logged = ""  # the last error in the log
 
-    def poll(self) -> None:
-        """Resolve the alias, and deploy its version if it is another one."""
+    def poll(self) -> bool:
+        """Resolve the alias, and deploy its version if it is another one.
+
+        Returns:
+            Whether the deployment was broken off because an alias has moved: the next poll must not wait.
+        """
         self.state["last_check"] = self._clock.time()
         try:
-            named = self._registry.resolve(self.model)
+            named = self._named = self._registry.resolve(self.model)
         except MissingStage as error:
             self.unanswered = 0 if self.deployment.optional else self.unanswered + 1
             self._remove(str(error))
-            return
+            return False
         except Exception as error:  # of any kind: the deployed bundle stays
             self.unanswered += 1
             self._fail(_text(error), self.unanswered, error)
-            return
+            return False
         self.unanswered = 0
         if self.deployment.optional and self._bundle_version(named) == self.deployment.elsewhere():
             self._remove("")
         elif self._is_deployed(named):
             self._succeed()
         elif named != self._refused or self._clock.monotonic() >= self._retry_at:
-            self._deploy(named)
+            return self._deploy(named)
+        return False
 
     def _remove(self, error: str) -> None:
         """The alias names no version, or one that is deployed elsewhere."""
@@ -137,32 +158,63 @@ class AliasTracker:
             and named.bundle_version in (None, current.bundle_version)
         )
 
-    def _deploy(self, named: Registered) -> None:
+    def _deploy(self, named: Registered) -> bool:
+        """Deploy a version, or refuse it; returns True if that was broken off because an alias has moved."""
+        self._resolved_at = self._clock.monotonic()
         self._show(named.version, "", DOWNLOADING)
         try:
             named.check()
             self._show(named.version, named.bundle_version or "", DOWNLOADING)
-            folder = self._cache.take(named, self._registry)
+            folder = self._cache.take(named, self._registry, self._check_aliases)
             version = bundle.read_manifest(folder).bundle_version
             if named.bundle_version is None:
                 self._untagged = named, version
             if self.deployment.optional and version == self.deployment.elsewhere():
                 self._remove("")  # the registry has no tag that says so
-                return
+                return False
             self._show(named.version, version, CHECKING)
-            load_s = self._validate(folder)
+            load_s = self._validate(folder, self._check_aliases)
             self._show(named.version, version, LOADING)
             new = bundle_at(folder, version, named.version)
             self.deployment.install(new, load_s)
+        except Superseded as moved:
+            log.info("%s: version %s is not deployed: %s", self.model, named.version, moved)
+            self._show("", "", "")
+            return True
         except Exception as error:  # of any kind: a damaged bundle may raise anything
             if not self._clock.stop.is_set():
                 self._refuse(named, error)
-            return
+            return False
         self.state["swaps"] += 1
         self.state["last_swap"] = self._clock.time()
         log.info("%s: now version %s, bundle %s", self.model, named.version, version[:12])
         self._succeed()
         self._remember(new)
+        return False
+
+    def _check_aliases(self) -> None:
+        """Resolve the aliases again, once per poll interval.
+
+        Raises:
+            Superseded: one of them has moved.
+        """
+        if self._clock.monotonic() < self._resolved_at + self._poll_seconds:
+            return
+        for tracker in (self, self._champion):
+            if tracker and tracker._has_moved():
+                raise Superseded(f"{tracker.model} has moved")
+        self._resolved_at = self._clock.monotonic()
+        self._changed()
+
+    def _has_moved(self) -> bool:
+        """Whether the alias names another version than at the last poll; False if that cannot be known."""
+        self.state["last_check"] = self._clock.time()
+        try:
+            return self._registry.resolve(self.model) != self._named
+        except MissingStage:
+            return self.deployment.optional
+        except Exception:  # of any kind: the next poll reports it
+            return False
 
     def _refuse(self, named: Registered, error: Exception) -> None:
         """Do not try this version again for a while."""

@@ -35,7 +35,7 @@ from protos import bundle, names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleError, Unavailable
 from protos.files import atomic_directory
-from serving.rollout.registry import Registered, Registry
+from serving.rollout.registry import Meanwhile, Registered, Registry, nothing
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,13 @@ class BundleCache:
         atomic_directory.remove(folder)
         return None
 
-    def take(self, registered: Registered, registry: Registry) -> Path:
+    def take(self, registered: Registered, registry: Registry, meanwhile: Meanwhile = nothing) -> Path:
         """The folder of a registered version's bundle, verified; downloads it if needed.
+
+        Args:
+            registered: the version.
+            registry: that has it.
+            meanwhile: called during a download; an error ends it.
 
         Raises:
             BundleError: the registry's bundle is damaged or of another schema, or its tag is not a bundle
@@ -116,7 +121,7 @@ class BundleCache:
             folder = self.find(registered.bundle_version) if registered.bundle_version else None
             if folder is None:
                 with atomic_directory.draft(self.folder) as draft:
-                    registry.download(registered, draft)
+                    registry.download(registered, draft, meanwhile)
                     folder = self._place(registered, draft)
             elif (mark := self._marks / folder.name).exists():
                 mark.touch()

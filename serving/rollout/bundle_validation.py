@@ -35,6 +35,7 @@ from protos import bundle, entry_points
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
 from protos.system.signals import signal_name
+from serving.rollout.registry import Meanwhile, nothing
 
 if TYPE_CHECKING:
     from serving.rollout.loaded_bundle import LoadedBundle
@@ -74,6 +75,7 @@ def validate_bundle(
     item_tower: bool = False,
     stop: threading.Event | None = None,
     ready: Path | None = None,
+    meanwhile: Meanwhile = nothing,
 ) -> ValidationResult:
     """Load a bundle in another process and search for its examples.
 
@@ -82,6 +84,7 @@ def validate_bundle(
         item_tower: load and try the item tower too.
         stop: ends the validation.
         ready: where its shared catalogue is written; if that fails, the bundle is valid all the same.
+        meanwhile: called during the validation; an error ends it.
 
     Raises:
         BundleDamaged: the bundle cannot be loaded, does not answer, or crashes the process.
@@ -101,7 +104,7 @@ def validate_bundle(
             )
         except OSError as error:
             raise Unavailable(f"{folder.name}: cannot be validated: {error.strerror}") from None
-        code = _await(process, seconds, stop)
+        code = _await(process, seconds, stop, meanwhile)
         if code in STOPPED and stop is not None and stop.wait(STOP_SECONDS):
             code = None  # the same signal stops the service: the bundle has not failed
         output.seek(0)
@@ -120,16 +123,24 @@ def validate_bundle(
     raise Unavailable(reason) if code == UNAVAILABLE else BundleDamaged(reason)
 
 
-def _await(process: "subprocess.Popen[bytes]", seconds: float, stop: threading.Event | None) -> int | None:
+def _await(
+    process: "subprocess.Popen[bytes]",
+    seconds: float,
+    stop: threading.Event | None,
+    meanwhile: Meanwhile = nothing,
+) -> int | None:
     """The exit code of a process; None if it had to be killed."""
     until = time.monotonic() + seconds
-    while process.poll() is None:
-        if time.monotonic() > until or (stop is not None and stop.is_set()):
-            process.kill()
-            process.wait()
-            return None
-        time.sleep(POLL_SECONDS)
-    return process.returncode
+    try:
+        while process.poll() is None:
+            if time.monotonic() > until or (stop is not None and stop.is_set()):
+                return None
+            meanwhile()
+            time.sleep(POLL_SECONDS)
+        return process.returncode
+    finally:
+        process.kill()  # does nothing to a process that has ended
+        process.wait()
 
 
 def _reason(code: int | None, text: str, seconds: float) -> str:

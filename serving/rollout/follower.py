@@ -30,7 +30,7 @@ from serving.rollout import memory_budget
 from serving.rollout.alias_tracker import AliasTracker, Deployment
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import ValidationResult, validate_bundle
-from serving.rollout.registry import Registry
+from serving.rollout.registry import Meanwhile, Registry, nothing
 from serving.rollout.registry_process import RegistryProcess
 from serving.rollout.release_log import ReleaseLog
 from serving.rollout.shadow_log import ShadowLog
@@ -39,6 +39,9 @@ from serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
 from serving.supervisor import WorkerHandle
 
 log = logging.getLogger(__name__)
+
+# A bundle's folder, processes that will load it, and what to call meanwhile -> seconds to load it.
+ValidateFor = Callable[[Path, int, Meanwhile], float]
 
 # The longest pause between polls of a registry that does not answer; the smaller of the two counts.
 MAX_BACKOFF_SECONDS = 60.0
@@ -104,12 +107,13 @@ def follower(
     return run
 
 
-def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> Callable[[Path, int], float]:
+def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> ValidateFor:
     """A function that validates a bundle: it must fit into memory and answer its own examples.
 
-    The function takes the bundle's folder and the number of processes that will load it, and returns the
-    seconds that the bundle took to load. It writes the shared catalogue of a valid bundle to the cache, and
-    does not validate that bundle again, so that a rollback takes no longer than loading.
+    The function takes the bundle's folder, the number of processes that will load it, and what it calls
+    meanwhile; it returns the seconds that the bundle took to load. It writes the shared catalogue of a valid
+    bundle to the cache, and does not validate that bundle again, so that a rollback takes no longer than
+    loading.
 
     Raises (the function):
         Unavailable: there is not enough memory, or the validation was stopped or could not run.
@@ -118,14 +122,14 @@ def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> 
     cache = BundleCache(config.cache)
     passed: dict[str, ValidationResult] = {}
 
-    def validate(folder: Path, copies: int) -> float:
+    def validate(folder: Path, copies: int, meanwhile: Meanwhile = nothing) -> float:
         manifest = bundle.read_manifest(folder)
         result = passed.get(manifest.bundle_version)
         if result is None:
             memory_budget.check_room(
                 memory_budget.estimate(manifest, item_tower), copies, config.memory_mib << 20
             )
-            result = validate_bundle(folder, item_tower, stop, cache.ready(folder))
+            result = validate_bundle(folder, item_tower, stop, cache.ready(folder), meanwhile)
             passed[manifest.bundle_version] = result
         memory_budget.check_room(result.resident_bytes, copies, config.memory_mib << 20)
         return result.load_s
@@ -141,7 +145,7 @@ class Follower:
         shared_state: as in `follower`.
         cache: of bundles.
         registry: to poll.
-        validate: validates the bundle in a folder for a number of processes, as `validator` makes it.
+        validate: validates the bundle in a folder for a number of processes; see `validator`.
         clock: to wait by.
         copies: number of workers.
         workers: that the target is announced to; made from the shared state if not given.
@@ -153,7 +157,7 @@ class Follower:
         shared_state: SharedState,
         cache: BundleCache,
         registry: Registry,
-        validate: Callable[[Path, int], float],
+        validate: ValidateFor,
         clock: Clock,
         copies: int,
         workers: Workers | None = None,
@@ -162,17 +166,24 @@ class Follower:
         self._workers = workers or Workers(shared_state, clock)
         before = shared_state.read(FOLLOWING)
 
-        def track(model: str, deployment: Deployment, processes: int, entry: dict[str, Any]) -> AliasTracker:
+        def track(
+            model: str,
+            deployment: Deployment,
+            processes: int,
+            entry: dict[str, Any],
+            champion: AliasTracker | None = None,
+        ) -> AliasTracker:
             return AliasTracker(
                 model,
                 deployment,
                 registry,
                 cache,
-                lambda folder: validate(folder, processes),
+                lambda folder, meanwhile: validate(folder, processes, meanwhile),
                 clock,
                 config.poll_seconds,
                 entry,
                 self._publish,
+                champion,
             )
 
         self._champion = track(config.model, self._champion_deployment(), copies, before)
@@ -182,11 +193,13 @@ class Follower:
         self._others: dict[str, AliasTracker] = {}
         if config.canary:
             canary = self._canary_deployment()
-            self._others["canary"] = track(config.canary, canary, copies, before.get("canary", {}))
+            self._others["canary"] = track(
+                config.canary, canary, copies, before.get("canary", {}), self._champion
+            )
         self._shadow_log: ShadowLog | None = None
         if config.shadow:
             shadow = self._shadow_deployment()
-            self._others["shadow"] = track(config.shadow, shadow, 1, before.get("shadow", {}))
+            self._others["shadow"] = track(config.shadow, shadow, 1, before.get("shadow", {}), self._champion)
             self._shadow_log = ShadowLog(config.model, shared_state, registry, clock)
 
     def begin(self) -> None:
@@ -211,13 +224,13 @@ class Follower:
 
     def step(self) -> float:
         """Poll the registry once; returns the seconds until the next poll."""
-        self._champion.poll()
+        broken_off = self._champion.poll()
         if self._champion.unanswered:
             self._releases.unanswered(self._champion.state["last_error"])
         else:
             self._releases.poll()  # before the others, whose downloads may take long
             for tracker in self._others.values():
-                tracker.poll()
+                broken_off = broken_off or tracker.poll()
         if self._shadow_log:
             self._shadow_log.poll()
         self._cache.prune([each.bundle_version for each in self._in_use()])
@@ -225,6 +238,8 @@ class Follower:
         longest = max(interval, min(MAX_BACKOFF_SECONDS, MAX_BACKOFF_POLLS * interval))
         delay = min(longest, interval * 2.0 ** min(self._champion.unanswered, 16))
         delay *= random.uniform(1 - JITTER, 1 + JITTER)
+        if broken_off:
+            delay = 0.0
         for tracker in (self._champion, *self._others.values()):
             tracker.state["next_check"] = self._clock.time() + delay
         self._publish()

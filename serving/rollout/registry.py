@@ -32,6 +32,12 @@ SERVER = "twinspire.server"  # tag of a shadow's run: the service that it belong
 SQLITE = "sqlite:///"
 LONGEST = 300  # characters of an error of MLflow
 
+Meanwhile = Callable[[], None]  # called several times a second during a long step; an error ends the step
+
+
+def nothing() -> None:
+    """For steps that need no `Meanwhile`."""
+
 
 class Registered(NamedTuple):
     """A version of a registered model.
@@ -90,8 +96,13 @@ class Registry(Protocol):
             MissingStage: there is none.
         """
 
-    def download(self, registered: Registered, draft: Path) -> None:
+    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = nothing) -> None:
         """Copy all files of a version into a folder.
+
+        Args:
+            registered: the version.
+            draft: the folder.
+            meanwhile: called during the download, if this registry can; it may call `resolve`.
 
         Raises:
             MissingStage: there is no such version.
@@ -132,7 +143,7 @@ class MlflowRegistry:
                 raise Unavailable(f"{model}: the registry answers with a version that is no number")
             return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION))
 
-    def download(self, registered: Registered, draft: Path) -> None:
+    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = nothing) -> None:
         """As `Registry` says."""
         with _asking(registered.uri, "it cannot be downloaded"):
             import mlflow

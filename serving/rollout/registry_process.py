@@ -6,7 +6,8 @@ service.
 
 MLflow waits for minutes if a server does not answer, and cannot be interrupted. So this process sends a line
 of JSON, waits for the answer, and kills the other process on a timeout; the next call starts another one. The
-other process ends by itself when this one has ended, even during a download.
+other process ends by itself when this one has ended, even during a download. A call during a download is
+answered by a second process, which ends with the download.
 """
 
 import json
@@ -22,7 +23,7 @@ from typing import Any, Self
 from protos import entry_points
 from protos.documents import parse_json
 from protos.errors import MissingStage, Unavailable
-from serving.rollout.registry import Registered, ShadowPair, store_file, store_uri
+from serving.rollout.registry import Meanwhile, Registered, ShadowPair, nothing, store_file, store_uri
 
 TIMEOUT_SECONDS = 30.0  # for an answer; MLflow waits 20 s for a locked database
 START_TIMEOUT_SECONDS = 60.0  # for the first answer, which includes the import of MLflow
@@ -61,6 +62,7 @@ class RegistryProcess:
         self._store: tuple[int, ...] = ()
         self._fresh = True
         self._read = b""
+        self._second: RegistryProcess | None = None  # during a download
 
     def __enter__(self) -> Self:
         return self
@@ -84,11 +86,16 @@ class RegistryProcess:
 
     def resolve(self, model: str) -> Registered:
         """As `Registry` says."""
-        return Registered(*self._ask("resolve", model))
+        return Registered(*(self._second or self)._ask("resolve", model))
 
-    def download(self, registered: Registered, draft: Path) -> None:
+    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = nothing) -> None:
         """As `Registry` says."""
-        self._ask("download", registered, str(draft.absolute()), progress=lambda: _size(draft))
+        with RegistryProcess(self._stop, self._timeout, self._start_timeout) as self._second:
+            try:
+                arguments = registered, str(draft.absolute())
+                self._ask("download", *arguments, progress=lambda: _size(draft), meanwhile=meanwhile)
+            finally:
+                self._second = None
 
     def releases(self, name: str, version: str) -> dict[str, Any]:
         """As `Registry` says."""
@@ -102,7 +109,13 @@ class RegistryProcess:
         """As `Registry` says."""
         self._ask("log_shadow", run_id, dict(metrics), step, ended)
 
-    def _ask(self, call: str, *arguments: Any, progress: Callable[[], int] = lambda: 0) -> Any:
+    def _ask(
+        self,
+        call: str,
+        *arguments: Any,
+        progress: Callable[[], int] = lambda: 0,
+        meanwhile: Meanwhile = nothing,
+    ) -> Any:
         try:
             process = self._running()
         except OSError as error:
@@ -112,7 +125,7 @@ class RegistryProcess:
         try:
             process.stdin.write(json.dumps([call, *arguments]).encode() + b"\n")
             process.stdin.flush()
-            answer = parse_json(self._line(process, progress))
+            answer = parse_json(self._line(process, progress, meanwhile))
         except (OSError, ValueError, Unavailable) as error:
             code = process.poll()
             self.close()
@@ -142,7 +155,9 @@ class RegistryProcess:
             self._store, self._fresh = store, True
         return self._process
 
-    def _line(self, process: "subprocess.Popen[bytes]", progress: Callable[[], int]) -> bytes:
+    def _line(
+        self, process: "subprocess.Popen[bytes]", progress: Callable[[], int], meanwhile: Meanwhile
+    ) -> bytes:
         """The next line that the process writes; empty if it has ended."""
         assert process.stdout is not None
         timeout = self._start_timeout if self._fresh else self._timeout
@@ -157,6 +172,9 @@ class RegistryProcess:
                 continue
             if self._stop is not None and self._stop.is_set():
                 raise Unavailable("the service stops")
+            began = time.monotonic()
+            meanwhile()
+            until += time.monotonic() - began
             if (now := progress()) != seen:
                 until, seen = time.monotonic() + timeout, now
             if time.monotonic() > until:

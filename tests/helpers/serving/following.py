@@ -13,7 +13,7 @@ from protos import bundle
 from protos.errors import BundleDamaged, MissingStage, Unavailable
 from serving.rollout.bundle_cache import BundleCache
 from serving.rollout.follower import FollowConfig, Follower
-from serving.rollout.registry import Registered, ShadowPair
+from serving.rollout.registry import Meanwhile, Registered, ShadowPair, nothing
 from serving.rollout.target import Clock, Workers, bundle_at
 from serving.shared_state import SharedState
 
@@ -32,6 +32,7 @@ class Shelf:
         self.asked = 0
         self.downloaded: list[str] = []  # versions
         self.tags = True
+        self.during_download: Callable[[Meanwhile], None] = lambda meanwhile: None
         self.releases_asked: list[str] = []  # the versions that were asked about
         self.records: list[dict[str, Any]] = []  # newest first
         self.records_lost: Exception | None = None  # what reading them raises
@@ -50,9 +51,10 @@ class Shelf:
         """Of the bundle in a version."""
         return bundle.read_manifest(self.folders[number]).bundle_version
 
-    def download(self, registered: Registered, draft: Path) -> None:
+    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = nothing) -> None:
         self._answer()
         self.downloaded.append(registered.version)
+        self.during_download(meanwhile)
         shutil.copytree(self.folders[registered.version], draft / "bundle")
 
     def releases(self, name: str, version: str) -> dict[str, Any]:
@@ -150,6 +152,7 @@ class Scene:
     bad: dict[str, str] = field(default_factory=dict)  # bundle version -> why its trial fails
     unforeseen: dict[str, Exception] = field(default_factory=dict)  # bundle version -> what its trial raises
     tried: list[tuple[str, int]] = field(default_factory=list)
+    during_validation: Callable[[Meanwhile], None] = lambda meanwhile: None
 
     def __post_init__(self) -> None:
         self.cache = BundleCache(self.folder, owns=True)
@@ -163,9 +166,10 @@ class Scene:
     def start(self) -> Follower:
         """Another process of the follower."""
 
-        def attempt(folder: Path, copies: int) -> float:
+        def attempt(folder: Path, copies: int, meanwhile: Meanwhile) -> float:
             version = bundle.read_manifest(folder).bundle_version
             self.tried.append((version, copies))
+            self.during_validation(meanwhile)
             if version in self.unforeseen:
                 raise self.unforeseen[version]
             if version in self.bad:

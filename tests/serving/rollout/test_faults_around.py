@@ -176,6 +176,30 @@ def test_a_download_that_is_killed(world: World) -> None:
         assert list(world.service.cache.glob(".download-*")) == []
 
 
+def test_a_promotion_that_is_taken_back_during_its_download(world: World) -> None:
+    """The process that downloads hangs; the rollback does not wait for it."""
+    service, champion, coming = world.service, world.service.served(), world.other
+    files, began, before = world.versions.files(coming) / VECTORS, len(service.log()), service.following()
+    whole = files.read_bytes()
+    files.write_bytes(whole + bytes(128 << 20))  # it takes a while, and would be refused
+    try:
+        world.versions.point(coming)
+        wait_until(lambda: list(service.cache.glob(".download-*/**/*")))
+        downloading = service.processes("serving.rollout.registry")
+        min(downloading, key=psutil.Process.create_time).suspend()
+        world.versions.point(champion)
+        wait_until(
+            lambda: f"version {coming} is not deployed" in service.log(began), 30, lambda: service.log(began)
+        )
+    finally:
+        put_back(files, whole)
+    wait_until(lambda: not service.following()["candidate"], 30)
+    assert (service.served(), service.following()["swaps"]) == (champion, before["swaps"])
+    assert service.following()["refused"] == before["refused"]
+    assert list(service.cache.glob(".download-*")) == []
+    assert world.asker.errors == []
+
+
 def test_a_damaged_copy_in_the_cache_is_fetched_again(world: World) -> None:
     coming, service = world.other, world.service
     copy = service.cache / world.bundles[coming].name

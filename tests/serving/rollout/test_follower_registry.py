@@ -20,7 +20,7 @@ from protos.errors import BundleDamaged, MissingStage, Unavailable
 from serving import bundles
 from serving.rollout.bundle_cache import BundleCache
 from serving.rollout.follower import FollowConfig, validator
-from serving.rollout.registry import Registered, ShadowPair, cleaned
+from serving.rollout.registry import Registered, ShadowPair, cleaned, nothing
 from serving.rollout.registry_process import RegistryProcess
 from tests.helpers.serving.following import newer_schema
 from tests.helpers.serving.library import NAME, Library, Service, library_of, service
@@ -81,6 +81,40 @@ def test_a_version_without_its_files_cannot_be_downloaded(
     finally:
         kept.with_name("moved").rename(kept)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_alias_is_resolved_during_a_download(library: Library, tmp_path: Path) -> None:
+    found: list[Registered] = []
+    before = registry_processes()
+    with RegistryProcess() as registry:  # its first call takes seconds, for the import of MLflow
+
+        def meanwhile() -> None:
+            if not found:
+                found.append(registry.resolve(CHAMPION))
+
+        wanted = Registered(NAME, "2", None)
+        folder = BundleCache(tmp_path).take(wanted, registry, meanwhile)
+        assert bundle.read(folder)
+        assert [each.version for each in found] == ["1"]
+        assert len(registry_processes()) == len(before) + 1
+    assert registry_processes() == before
+
+
+def test_a_download_is_broken_off_and_leaves_nothing(library: Library, tmp_path: Path) -> None:
+    def meanwhile() -> None:
+        raise Unavailable("the alias has moved")
+
+    before = registry_processes()
+    with RegistryProcess() as registry:
+        with pytest.raises(Unavailable, match="the alias has moved"):
+            BundleCache(tmp_path).take(Registered(NAME, "2", None), registry, meanwhile)
+        assert (list(tmp_path.iterdir()), registry_processes()) == ([], before)
+        assert registry.resolve(CHAMPION).version == "1"
+
+
+def registry_processes() -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [each for each in children if "serving.rollout.registry" in each.cmdline()]
 
 
 def newest_child() -> psutil.Process:
@@ -180,8 +214,17 @@ def test_figures_of_a_shadow_are_a_run(registry: RegistryProcess, library: Libra
 def test_a_bundle_that_is_too_large_is_not_even_tried(folders: list[Path]) -> None:
     attempt = validator(FollowConfig(CHAMPION, memory_mib=1), False, threading.Event())
     with pytest.raises(Unavailable, match="too large for the memory"):
-        attempt(folders[0], 2)
-    assert validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2) > 0
+        attempt(folders[0], 2, nothing)
+    assert validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2, nothing) > 0
+
+
+def test_a_validation_is_broken_off(folders: list[Path]) -> None:
+    def meanwhile() -> None:
+        raise Unavailable("the alias has moved")
+
+    with pytest.raises(Unavailable, match="the alias has moved"):
+        validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2, meanwhile)
+    assert not [each for each in psutil.Process().children() if str(folders[0]) in each.cmdline()]
 
 
 @pytest.fixture(scope="module")
