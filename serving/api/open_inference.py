@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,7 @@ from protos.features import (
 from protos.inputs.events import TIMES
 from serving.api.tensors import STRING, Tensor, received, refuse_parameters
 from serving.retrieval.query import Query, Value
+from serving.transport.batching import Job
 from serving.transport.call import Call
 from serving.transport.converters import RequestLimits
 
@@ -51,8 +53,10 @@ OUTPUT, OUTPUT_DATATYPE = "vector", "FP32"
 # Class of a feature -> datatype in the metadata, BYTES for others. FP32 is too coarse for seconds since 1970.
 DATATYPES: dict[type[FeatureSpec], str] = {NumberFeature: "FP32", TimeFeature: "FP64"}
 
-# Queries with features only, and the request's call -> vectors, float32 (B, D).
-Encode = Callable[[Sequence[Query], Call], npt.NDArray[np.float32]]
+Vectors = npt.NDArray[np.float32]  # (B, D)
+MakeResponse = Callable[[Vectors], wire.ModelInferResponse]
+# Queries with features only, the request's call, and what makes the response -> the response, or a job.
+Encode = Callable[[Sequence[Query], Call, MakeResponse], wire.ModelInferResponse | Job]
 
 
 class InferenceServicer:
@@ -60,7 +64,7 @@ class InferenceServicer:
 
     Args:
         manifest: returns the manifest of the champion bundle.
-        towers: side -> function that encodes; its errors call the n-th query `queries[n]`.
+        towers: side -> function that encodes now or in a job; its errors call the n-th query `queries[n]`.
         limits: of requests.
     """
 
@@ -109,7 +113,7 @@ class InferenceServicer:
             outputs=[output],
         )
 
-    def ModelInfer(self, request: wire.ModelInferRequest, call: Call) -> wire.ModelInferResponse:
+    def ModelInfer(self, request: wire.ModelInferRequest, call: Call) -> wire.ModelInferResponse | Job:
         """The vectors of a batch of queries or items."""
         manifest = self._manifest()
         side = self._side(request.model_name, request.model_version, manifest, "model_")
@@ -117,13 +121,20 @@ class InferenceServicer:
         check_outputs(request.outputs)
         features = getattr(manifest.schema, side)
         queries = queries_from_wire(request, features, self._limits)
-        with named_by_tensor(features):
-            vectors = self._towers[side](queries, call)
-        response = wire.ModelInferResponse(
-            model_name=request.model_name, model_version=version(manifest), id=request.id
-        )
-        add_vectors(response, vectors, raw=len(request.raw_input_contents) > 0)
-        return response
+
+        def respond(vectors: Vectors) -> wire.ModelInferResponse:
+            response = wire.ModelInferResponse(
+                model_name=request.model_name, model_version=version(manifest), id=request.id
+            )
+            add_vectors(response, vectors, raw=len(request.raw_input_contents) > 0)
+            return response
+
+        renaming = partial(named_by_tensor, features)
+        with renaming():
+            outcome = self._towers[side](queries, call, respond)
+        if isinstance(outcome, Job):
+            outcome.renaming = renaming
+        return outcome
 
     def _side(self, name: str, asked_version: str, manifest: Manifest, prefix: str) -> Side:
         if name not in self._sides:
@@ -153,7 +164,7 @@ def check_outputs(outputs: Sequence[wire.ModelInferRequest.InferRequestedOutputT
         raise InvalidInput(f"outputs.{OUTPUT}", f"asked for {len(outputs)} times")
 
 
-def add_vectors(response: wire.ModelInferResponse, vectors: npt.NDArray[np.float32], raw: bool) -> None:
+def add_vectors(response: wire.ModelInferResponse, vectors: Vectors, raw: bool) -> None:
     """Add vectors (B, D) to a response."""
     output = response.outputs.add(name=OUTPUT, datatype=OUTPUT_DATATYPE, shape=vectors.shape)
     if raw:

@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
-from protos.features import Side
+from protos.open_inference_pb2 import ModelInferResponse
+from serving.api.open_inference import MakeResponse
 from serving.filters.columns import Work
 from serving.live.search.sequence_waits import HIGHEST, SequenceWaits
 from serving.retrieval.answer import FusionMode
-from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, Vectors
+from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import caller
 from serving.security.rate_limit import RateLimit, tokens
@@ -196,30 +197,28 @@ class RetrievalServicer:
         champion = self.split.champion
         return wire.ReleasesResponse(model_version=champion.model_version, bundle_version=champion.version)
 
-    def encode(self, queries: Sequence[Query], call: Call) -> Vectors:
-        """The champion's vectors of queries, computed at once; for the Open Inference Protocol."""
-        self._admit_vectors("query", len(queries), call)
-        return self.split.champion.retriever.encode(queries).vectors
+    def encode(self, queries: Sequence[Query], call: Call, respond: MakeResponse) -> Job:
+        """A job for the champion's vectors of queries; for the Open Inference Protocol."""
+        bundle = call.bundle = self.split.champion
+        size = self._sizes.check_vectors(bundle.manifest.width("query"), len(queries))
+        self._admit(call, len(queries))
+        names = [f"queries[{n}]" for n in range(len(queries))]
+        return self._job(bundle, queries, names, NO_SEARCH, lambda job: respond(job.vectors), size)
 
-    def encode_items(self, items: Sequence[Query], call: Call) -> Vectors:
-        """The champion's vectors of items, computed at once; for the Open Inference Protocol."""
-        self._admit_vectors("item", len(items), call)
-        tower = self.split.champion.item_tower
-        assert tower is not None, "offered only if it has been loaded"
-        return tower(items)
-
-    def _admit_vectors(self, side: Side, count: int, call: Call) -> None:
-        """Check the size of the answer, charge the rate limit, and check that the client still waits.
+    def encode_items(self, items: Sequence[Query], call: Call, respond: MakeResponse) -> ModelInferResponse:
+        """The champion's vectors of items, computed at once; for the Open Inference Protocol.
 
         Raises:
             InvalidInput: the answer would be too large.
             RateLimited: the client sends too many requests.
             ClientGone: the client waits no longer.
         """
-        call.bundle = self.split.champion
-        call.reserve(self._sizes.check_vectors(self.split.champion.manifest.width(side), count))
-        self._admit(call, count)
+        bundle = call.bundle = self.split.champion
+        assert bundle.item_tower is not None, "offered only if it has been loaded"
+        call.reserve(self._sizes.check_vectors(bundle.manifest.width("item"), len(items)))
+        self._admit(call, len(items))
         call.check("encode")
+        return respond(bundle.item_tower(items))
 
     def _wait(self, bundle: LoadedBundle, sequence: int, call: Call, again: Callable[[], Any]) -> Deferred:
         """A search that is made by `again` when the bundles have applied the changes up to a sequence.

@@ -14,6 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -73,6 +74,7 @@ class Job:
         deadline: when the client stops waiting, in Unix seconds.
         done: called once, when the job has its results or its error.
         held: whether the job waits for an answer of another server (`remote_batches.py`).
+        renaming: makes the context in which the job's error is raised; it may rename the error's field.
         arrived: start of the wait, in `time.perf_counter_ns()`.
         batch: queries in the batch.
         sequence: all changes of live items up to it were applied before the search.
@@ -83,7 +85,7 @@ class Job:
 
     __slots__ = (
         "answer", "answer_bytes", "arrived", "batch", "check", "cost", "deadline", "done", "encode_started",
-        "encode_us", "error", "found", "held", "options", "prepared", "queue_us", "retriever",
+        "encode_us", "error", "found", "held", "options", "prepared", "queue_us", "renaming", "retriever",
         "search_started", "search_us", "sequence", "used", "vectors",
     )  # fmt: skip
 
@@ -104,6 +106,7 @@ class Job:
         self.found: list[SearchResult] = []
         self.vectors = NO_VECTORS
         self.error: Exception | None = None
+        self.renaming: Callable[[], AbstractContextManager[None]] = nullcontext
         self.held = False
         self.used = 0.0
         self.deadline = math.inf

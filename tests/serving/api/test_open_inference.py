@@ -33,9 +33,11 @@ LIMITS = RequestLimits(max_batch=8, max_values=5, max_text_length=100)
 
 
 @contextmanager
-def serving(retriever: Retriever, item_tower: ItemEncoder | None = None) -> Iterator[str]:
+def serving(
+    retriever: Retriever, item_tower: ItemEncoder | None = None, limits: RequestLimits = LIMITS
+) -> Iterator[str]:
     """A server of the retriever; gives its address."""
-    with RetrievalServer(LoadedBundle.of(retriever, item_tower), LIMITS) as server:
+    with RetrievalServer(LoadedBundle.of(retriever, item_tower), limits) as server:
         yield server.address
 
 
@@ -225,6 +227,31 @@ def test_the_item_tower_is_a_model_too(plain: Path, retriever: Retriever) -> Non
     (result,) = found["results"]
     assert found["described"]["model"]["name"] == "item_tower"
     np.testing.assert_array_equal(np.float32(result["vectors"]), tiny.encode(plain / ITEM_TOWER, names))
+
+
+def test_a_long_batch_of_queries_is_encoded_in_slices(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the searches of others do not wait for all of it."""
+    sizes: list[int] = []
+    encode = retriever.encode_prepared
+
+    def counted(prepared: Any, *more: Any) -> Any:
+        sizes.append(len(prepared))
+        return encode(prepared, *more)
+
+    monkeypatch.setattr(retriever, "encode_prepared", counted)
+    texts = [f"bake {n}" for n in range(200)]
+    inputs = [tensor(shape=[200, 1], contents={"bytes_contents": [each.encode() for each in texts]})]
+    request = wire.ModelInferRequest(model_name="query_tower", inputs=inputs)
+    with serving(retriever, limits=RequestLimits()) as address, grpc.insecure_channel(address) as channel:
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        (output,) = stub.ModelInfer(request, timeout=10).outputs
+    assert len(sizes) > 1
+    assert sum(sizes) == len(texts)
+    monkeypatch.undo()
+    found = np.array(output.contents.fp32_contents, np.float32).reshape(output.shape)
+    np.testing.assert_array_equal(found, retriever.encode([Query(each) for each in texts]).vectors)
 
 
 def tensor(**changed: Any) -> dict[str, Any]:
