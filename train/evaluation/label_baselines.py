@@ -8,9 +8,9 @@
 | `hashed_lr` | logistic regression over hashed features of query and item, with their ids     |
 | `fm`        | factorisation machine (Rendle 2010) over the same features                     |
 
-`user_item` reads the same histories as the towers, where these read positive and negative ones. `hashed_lr`
-and `fm` read the user's id and no history. To add a baseline, add a `LabelBaseline` to `LABEL_BASELINES`, and
-its name to `LABEL_BASELINE_NAMES` of `train/config/baselines.py`.
+`user_item` reads the histories of the towers, where these read positive and negative ones
+(`label_means.py`). `hashed_lr` and `fm` read the user's id and no history. To add a baseline, add a
+`LabelBaseline` to `LABEL_BASELINES`, and its name to `LABEL_BASELINE_NAMES` of `train/config/baselines.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,33 +19,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature
 from train.config import Experiment
-from train.data.training_data import Histories, Pairs, TrainingData
-from train.evaluation.labelled_metrics import pair_losses
+from train.data.training_data import Pairs, TrainingData
+from train.evaluation.label_means import (
+    FittedLabels,
+    Floats,
+    Predict,
+    best_on_validation,
+    both_histories,
+    item_means,
+    lowest_loss,
+    user_item_means,
+)
 
-Floats = npt.NDArray[np.float64]
-Predict = Callable[[Pairs], Floats]  # pairs (P,) -> probabilities (P,)
-
-SMOOTHINGS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # events
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # C of logistic regression, the inverse of the penalty
 DECAYS = (0.1, 0.3, 1.0)  # weight decay of the factorisation machine
 HASHED = 1 << 18  # columns
 QUANTILES = 10  # of a number, each one feature
 FACTORS, EPOCHS, BATCH, RATE = 8, 5, 512, 1e-2
-
-
-@dataclass(frozen=True)
-class FittedLabels:
-    """What a baseline predicts, and what was chosen for it."""
-
-    predict: Predict
-    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,80 +84,19 @@ def _base_rate(experiment: Experiment, data: TrainingData) -> FittedLabels:
     return FittedLabels(lambda pairs: np.full(len(pairs), share), {})
 
 
-def item_means(data: TrainingData) -> FittedLabels:
-    """Each item's share of positives, drawn to that of all pairs by a smoothing chosen on validation."""
-    return _best(data, {"smoothing": SMOOTHINGS}, lambda smoothing: _by_item(data, smoothing))
-
-
-def _by_item(data: TrainingData, smoothing: float) -> Predict:
-    shares = _item_shares(data, smoothing)
-    return lambda pairs: shares[pairs.item]
-
-
-def _item_shares(data: TrainingData, smoothing: float) -> Floats:
-    """(N,): each item's share of positives in training, drawn to that of all pairs."""
-    train = data.parts["train"]
-    labels = train.is_positive
-    positives = np.bincount(train.item, labels, data.item_count)
-    total = np.bincount(train.item, minlength=data.item_count)
-    return np.asarray((positives + smoothing * labels.mean()) / (total + smoothing))
-
-
 def _user_item(experiment: Experiment, data: TrainingData) -> FittedLabels:
-    """The items' smoothing is that of `item_means`; only then the users' smoothing and factor are chosen."""
-    smoothing = item_means(data).settings["smoothing"]
-    shares = _item_shares(data, smoothing)
-    total, count = _residuals(experiment, data, shares)
-    logits = scipy.special.logit(shares)
-
-    def fit(smoothing: float, factor: float) -> Predict:
-        def predict(pairs: Pairs) -> Floats:
-            user = total(pairs) / (count(pairs) + smoothing)
-            return np.asarray(scipy.special.expit(logits[pairs.item] + factor * user))
-
-        return predict
-
-    found = _best(data, {"smoothing": SMOOTHINGS, "factor": (3.0, 4.0, 5.0, 6.0)}, fit)
-    return FittedLabels(found.predict, {"item_smoothing": smoothing, **found.settings})
-
-
-def _residuals(
-    experiment: Experiment, data: TrainingData, shares: Floats
-) -> tuple[Callable[[Pairs], Floats], Callable[[Pairs], Floats]]:
-    """Sum and number of the residuals (label less the item's share) of the events known of a pair's user.
-
-    Where the towers read histories of both kinds, the events are those of the histories; else the user's
-    training pairs; without users none.
-    """
-    found: dict[str, Histories] = {}
-    for name, spec in experiment.query.items():
-        values = data.queries[name]
-        if isinstance(spec, HistoryFeature) and isinstance(values, Histories):
-            found[spec.kind] = values
-    if len(found) == 2:
-        sides = ((found["history"], 1 - shares), (found["negative_history"], -shares))
-
-        def total(pairs: Pairs) -> Floats:
-            return sum((_of_span(each, values, pairs) for each, values in sides), np.zeros(len(pairs)))
-
-        def count(pairs: Pairs) -> Floats:
-            lengths = sum((each.end - each.begin for each, _ in sides), np.zeros(data.query_count))
-            return np.asarray(lengths[pairs.query], np.float64)
-
-        return total, count
-    train = data.parts["train"]
-    if train.user is None:
-        return (lambda pairs: np.zeros(len(pairs)),) * 2
-    size = 1 + max(int(part.user.max(initial=0)) for part in data.parts.values() if part.user is not None)
-    sums = np.bincount(train.user, train.is_positive - shares[train.item], size)
-    counts = np.bincount(train.user, minlength=size)
-    return lambda pairs: sums[pairs.user], lambda pairs: np.asarray(counts[pairs.user], np.float64)
-
-
-def _of_span(histories: Histories, values: Floats, pairs: Pairs) -> Floats:
-    """The sum of the items' values over the history of each pair."""
-    sums = np.concatenate([[0], np.cumsum(values[histories.run])])
-    return np.asarray(sums[histories.end[pairs.query]] - sums[histories.begin[pairs.query]])
+    """With the events that the towers read, or with all that are known before a pair."""
+    found = []
+    for as_read in (True, False) if both_histories(experiment.query, data) else (False,):
+        means = user_item_means(experiment.query, data, as_read)
+        settings = {
+            "item_smoothing": means.item_smoothing,
+            "smoothing": means.smoothing,
+            "factor": means.factor,
+            "events": "as the towers" if as_read else "all",
+        }
+        found.append(FittedLabels(means.predict, settings))
+    return lowest_loss(data, found)
 
 
 def _hashed_lr(experiment: Experiment, data: TrainingData) -> FittedLabels:
@@ -171,11 +106,11 @@ def _hashed_lr(experiment: Experiment, data: TrainingData) -> FittedLabels:
     train = data.parts["train"]
     matrix, labels = features(train), train.is_positive
 
-    def fit(c: float) -> Predict:
-        model = LogisticRegression(C=c, max_iter=300).fit(matrix, labels)
+    def fit(C: float) -> Predict:
+        model = LogisticRegression(C=C, max_iter=300).fit(matrix, labels)
         return lambda pairs: np.asarray(model.predict_proba(features(pairs))[:, 1])
 
-    return _best(data, {"C": STRENGTHS}, fit)
+    return best_on_validation(data, {"C": STRENGTHS}, fit)
 
 
 class _HashedFeatures:
@@ -239,7 +174,7 @@ def _fm(experiment: Experiment, data: TrainingData) -> FittedLabels:
 
         return predict
 
-    return _best(data, {"weight_decay": DECAYS}, fit)
+    return best_on_validation(data, {"weight_decay": DECAYS}, fit)
 
 
 class _FactorisationMachine(nn.Module):
@@ -287,25 +222,6 @@ def _train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-
-
-def _best(
-    data: TrainingData, grid: Mapping[str, Sequence[float]], fit: Callable[..., Predict]
-) -> FittedLabels:
-    """The predictions of the values with the lowest log loss on validation."""
-    validation = data.parts["validation"]
-    labels = validation.is_positive
-    choices: list[dict[str, float]] = [{}]
-    for name, values in grid.items():
-        choices = [{**chosen, name: value} for chosen in choices for value in values]
-    best: tuple[float, Predict, dict[str, float]] | None = None
-    for chosen in choices:
-        predict = fit(*chosen.values())
-        loss = float(pair_losses(labels, predict(validation)).mean())
-        if best is None or loss < best[0]:
-            best = (loss, predict, chosen)
-    assert best is not None
-    return FittedLabels(best[1], best[2])
 
 
 LABEL_BASELINES = (

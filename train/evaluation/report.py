@@ -8,7 +8,7 @@ import scipy.special
 
 from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
-from train.evaluation.label_baselines import item_means
+from train.evaluation.label_means import item_means
 from train.evaluation.labelled_metrics import Auc, pair_losses
 from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, paired_difference, per_query
 from train.evaluation.ranking import Ranker, rank_by_scores

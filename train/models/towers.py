@@ -77,18 +77,28 @@ class Tower(nn.Module):
         parts = [factors(prepared[name]) for name, factors in self.factors.items()]
         parts.append(self.deep(encoded))
         joined = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        names: dict[Part, str] = {"recent": self.recent_name, "mixture": self.linear_name}
-        for part in reversed(PARTS):
-            mixture, name = getattr(self, part), names[part]
-            if mixture is not None:
-                joined = mixture(prepared[name], joined)
+        joined = self.with_parts(prepared, joined)
         if joined.dtype == torch.bfloat16:  # of a training in this precision
             joined = joined.float()
         vectors: Tensor = self.head(joined)
         return vectors
 
-    def remove(self, part: Part) -> None:
-        """Take the coordinates of a part away."""
+    def with_parts(self, inputs: Inputs, own: Tensor) -> Tensor:
+        """The coordinates (B, H) of the trained tower with those that training leaves out."""
+        names: dict[Part, str] = {"recent": self.recent_name, "mixture": self.linear_name}
+        for part in reversed(PARTS):
+            mixture, name = getattr(self, part), names[part]
+            if mixture is not None:
+                own = mixture(inputs[name], own)
+        return own
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Names of the parts that the end of a run may remove; an attribute has each, or None."""
+        return PARTS
+
+    def remove(self, part: str) -> None:
+        """Take a part away, one of `optional`."""
         setattr(self, part, None)
 
     def parts_before(self, part: Part) -> "list[Mixture]":

@@ -18,7 +18,6 @@ from protos.bundle import write_file
 from protos.errors import DataError
 from train.models.placement import moved
 from train.models.tower_factory import Towers
-from train.models.towers import PARTS
 from train.training.trainer import State, Trainer
 
 RUN_STATE = "run.pt"
@@ -90,7 +89,7 @@ def _towers_state(towers: Towers) -> dict[str, Any]:
 def _restore_towers(path: Path, content: dict[str, Any], towers: Towers) -> None:
     try:
         for side, tower in zip(("query", "item"), towers, strict=True):
-            for part in PARTS:
+            for part in tower.optional:
                 if not any(name.startswith(f"{part}.") for name in content[side]):
                     tower.remove(part)  # as the end of a run did before they were stored
             tower.load_state_dict(content[side])

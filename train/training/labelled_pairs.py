@@ -8,7 +8,8 @@ import scipy.special
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.evaluation.calibration import calibrate
-from train.evaluation.label_baselines import FittedLabels, label_baselines
+from train.evaluation.label_baselines import label_baselines
+from train.evaluation.label_means import FittedLabels
 from train.evaluation.labelled_metrics import (
     Auc,
     Bin,

@@ -9,7 +9,8 @@ import pytest
 from train.config import BaselinesConfig, Experiment, read_experiment
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.baselines import left_out
-from train.evaluation.label_baselines import LABEL_BASELINES, SMOOTHINGS, item_means, label_baselines
+from train.evaluation.label_baselines import LABEL_BASELINES, label_baselines
+from train.evaluation.label_means import SMOOTHINGS, item_means
 from train.paths import CONFIGS
 
 ITEMS = 30

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from protos.bundle import Score
 from tests.helpers.people import data_of_people
 from train.data.training_data import Judged, Pairs, TrainingData
-from train.evaluation.label_baselines import SMOOTHINGS
+from train.evaluation.label_means import SMOOTHINGS
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import (
     COMPARED,

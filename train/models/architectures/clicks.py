@@ -19,7 +19,9 @@ from train.models.clicks import (
     FeedbackEncoder,
     Gates,
     ItemCoordinates,
+    ItemMeans,
     QueryCoordinates,
+    UserMeans,
 )
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import Head, ItemDotHead, LogisticHead
@@ -87,7 +89,17 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             config.crosses,
             {name: IdDropout(config.id_dropout, known) for name in named if config.id_dropout},
             augmented,
+            self._means(schema, side),
         )
+
+    def _means(self, schema: Schema, side: Side) -> UserMeans | ItemMeans | None:
+        """Means of labels, where items have ids and queries have histories of both kinds."""
+        histories = [name for name, spec in schema.query.items() if isinstance(spec, HistoryFeature)]
+        name = next((name for name, spec in schema.item.items() if isinstance(spec, IdFeature)), "")
+        if not self.config.means or not name or len(histories) < 2:
+            return None
+        count = FIRST_KNOWN + len(schema.vocabularies["items"])
+        return UserMeans(histories, count) if side == "query" else ItemMeans(name, count)
 
     def _augmented(self, schema: Schema, side: Side, named: list[str]) -> tuple[str, AugmentedVector] | None:
         """The id of a side and its augmented vectors, if the side has any."""

@@ -1,0 +1,162 @@
+"""Means of labels beside trained click towers: what is mixed in, and how its weight is chosen."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from rich.console import Console
+
+from tests.helpers.click_logs import CLICKS_TOML, write_clicks
+from tests.helpers.stdlib import experiment_at
+from train.config import Experiment
+from train.config.towers import ClicksTower
+from train.data.training_data import Pairs, TrainingData, training_data_of
+from train.evaluation.label_means import UserItemMeans, user_item_means
+from train.models.heads import LogisticHead
+from train.training.checkpoint import load_towers, save_towers
+from train.training.label_means import DEFAULT_WEIGHT, WEIGHTS, add_label_means, choose_weight
+from train.training.trained_model import build_model, trainer_of
+from train.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, TrainingData]:
+    """A log whose towers read the five newest events of up to fifty."""
+    folder = tmp_path_factory.mktemp("clicks")
+    write_clicks(folder, users=60, items=40, events=2500)
+    toml = CLICKS_TOML.replace('kind = "history"', 'kind = "history"\nmax_length = 5')
+    toml = toml.replace('kind = "negative_history"', 'kind = "negative_history"\nmax_length = 5')
+    (folder / "clicks.toml").write_text(toml)
+    experiment, dataset = experiment_at(folder / "clicks.toml")
+    return experiment, training_data_of(dataset, experiment.query, experiment.item)
+
+
+def untrained(experiment: Experiment, data: TrainingData) -> Trainer:
+    """Towers with random weights, also in their heads."""
+    model, prepared = build_model(experiment, data)
+    head = model.towers[0].head
+    assert isinstance(head, LogisticHead)
+    with torch.no_grad():
+        head.weight.uniform_(0.5, 2.0)
+        head.bias.fill_(0.3)
+        for tower in model.towers:
+            for name, each in tower.named_parameters():
+                if "table" in name:
+                    each.normal_(0, 0.3)
+    return trainer_of(model, data, prepared)
+
+
+def logits(trainer: Trainer, part: str = "test") -> npt.NDArray[np.float64]:
+    products = trainer.inner_products(trainer.data.parts[part]).astype(np.float64)
+    return np.asarray(products + trainer.towers[0].head.score().bias)
+
+
+def by_hand(experiment: Experiment, data: TrainingData, means: UserItemMeans, pairs: Pairs) -> list[float]:
+    """The formula, event by event, over what the towers read."""
+    found = []
+    for query, item in zip(pairs.query, pairs.item, strict=True):
+        liked, skipped = (data.queries[name][query] for name in ("history", "skipped"))
+        shares = dict(zip(data.item_ids, means.shares, strict=True))
+        residuals = [1 - shares[each] for each in liked] + [-shares[each] for each in skipped]
+        share = means.shares[item]
+        user = means.factor * sum(residuals) / (len(residuals) + means.smoothing)
+        found.append(float(np.log(share / (1 - share)) + user))
+    return found
+
+
+def test_the_means_are_those_of_the_events_that_the_towers_read(
+    made: tuple[Experiment, TrainingData],
+) -> None:
+    experiment, data = made
+    pairs = data.parts["test"]
+    means = user_item_means(experiment.query, data, as_read=True)
+    np.testing.assert_allclose(means.logits(pairs), by_hand(experiment, data, means, pairs), atol=1e-9)
+    assert means.sums(pairs)[1].max() == 5
+    everything = user_item_means(experiment.query, data, as_read=False)
+    assert everything.sums(pairs)[1].max() > 5
+
+
+def test_the_logits_are_a_weighted_mean_of_both(made: tuple[Experiment, TrainingData]) -> None:
+    experiment, data = made
+    trainer = untrained(experiment, data)
+    own, on_validation = logits(trainer), logits(trainer, "validation")
+    found = add_label_means(trainer, experiment.query)
+    assert found is not None
+    assert found.weight > 0.3  # random towers say nothing
+    assert found.after < found.before
+    means = user_item_means(experiment.query, data, as_read=True)
+    expected = (1 - found.weight) * own + found.weight * means.logits(data.parts["test"])
+    np.testing.assert_allclose(logits(trainer), expected, atol=1e-4)
+    labels = data.parts["validation"].is_positive
+    loss = float(np.log1p(np.exp(np.where(labels, -1, 1) * on_validation)).mean())
+    assert found.before == pytest.approx(loss, abs=1e-5)
+
+
+def test_stored_towers_hold_the_means(made: tuple[Experiment, TrainingData], tmp_path: Path) -> None:
+    experiment, data = made
+    trainer, again = untrained(experiment, data), untrained(experiment, data)
+    add_label_means(trainer, experiment.query)
+    save_towers(tmp_path / "towers.pt", trainer.towers)
+    load_towers(tmp_path / "towers.pt", again.towers)
+    again.clear_cached_vectors()
+    np.testing.assert_allclose(logits(again), logits(trainer), atol=1e-6)
+
+
+def test_labels_that_are_too_few_add_nothing(made: tuple[Experiment, TrainingData], tmp_path: Path) -> None:
+    experiment, data = made
+    validation = data.parts["validation"]
+    assert validation.label is not None
+    alike = replace(validation, label=np.ones_like(validation.label))
+    trainer = untrained(experiment, replace(data, parts={**data.parts, "validation": alike}))
+    own = logits(trainer)
+    assert add_label_means(trainer, experiment.query) is None
+    np.testing.assert_array_equal(logits(trainer), own)
+    save_towers(tmp_path / "towers.pt", trainer.towers)
+    other = untrained(experiment, data)
+    load_towers(tmp_path / "towers.pt", other.towers)
+    other.clear_cached_vectors()
+    np.testing.assert_allclose(logits(other), own, atol=1e-6)
+
+
+def test_without_the_key_or_the_features_there_is_no_place_for_them(
+    made: tuple[Experiment, TrainingData],
+) -> None:
+    experiment, data = made
+    assert isinstance(experiment.tower, ClicksTower)
+    without = replace(experiment, tower=replace(experiment.tower, means=False))
+    assert add_label_means(untrained(without, data), without.query) is None
+    query = {name: spec for name, spec in experiment.query.items() if name != "skipped"}
+    one_kind = replace(experiment, query=query)
+    assert add_label_means(untrained(one_kind, data), query) is None
+
+
+def test_of_weights_that_are_as_good_the_one_nearest_to_the_default_is_taken() -> None:
+    random = np.random.default_rng(0)
+    users = np.repeat(np.arange(200), 5)
+    noise = random.normal(0, 0.1, len(users))
+    noise -= noise.mean()
+
+    def curve(top: float, steepness: float) -> dict[float, npt.NDArray[np.float64]]:
+        return {each: 0.6 + noise * (1 + each) + steepness * (each - top) ** 2 for each in WEIGHTS}
+
+    assert choose_weight(curve(0.2, 10.0), users) == pytest.approx(0.2)
+    assert choose_weight(curve(0.2, 0.0001), users) == DEFAULT_WEIGHT
+    assert choose_weight(curve(0.0, 10.0), None) == 0.0
+    assert choose_weight(curve(0.2, 10.0), users % 9) == DEFAULT_WEIGHT  # nine users say too little
+
+
+def test_a_run_says_what_was_chosen(made: tuple[Experiment, TrainingData]) -> None:
+    experiment, data = made
+    found = add_label_means(untrained(experiment, data), experiment.query)
+    assert found is not None
+    console = Console(file=io.StringIO(), width=200)
+    console.print(found.line(), highlight=False)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert f"user and item means of labels weigh {found.weight:g} of the logits" in shown
+    assert f"{found.after:.4f}, without them {found.before:.4f}" in shown
+    assert found.parameters()["weight"] == found.weight

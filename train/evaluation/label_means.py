@@ -1,0 +1,159 @@
+"""Means of labels by item and by user: a baseline of labelled pairs, and a part of click towers.
+
+    logit p = logit(s_i) + factor * sum_j (y_j - s_j) / (n + k)
+
+s_i is the share of positives among the item's training pairs, drawn to that of all pairs by a smoothing. The
+sum is over the n events j that are known of the user before the pair: each label y_j less the share of its
+item. So it tells a strict user from a mild one, whichever items they met; k draws it to zero.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from protos.features import FeatureSpec, HistoryFeature
+from train.data.training_data import Histories, Pairs, TrainingData
+from train.evaluation.labelled_metrics import pair_losses
+
+Floats = npt.NDArray[np.float64]
+Predict = Callable[[Pairs], Floats]  # pairs (P,) -> probabilities (P,)
+
+SMOOTHINGS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # events
+FACTORS = (3.0, 4.0, 5.0, 6.0)
+KINDS = ("history", "negative_history")
+
+
+@dataclass(frozen=True)
+class FittedLabels:
+    """What a baseline predicts, and what was chosen for it."""
+
+    predict: Predict
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class UserItemMeans:
+    """The fitted formula of this module.
+
+    Args:
+        shares: (N,), s_i of each item.
+        total: the share of positives of all training pairs.
+        sums: pairs (P,) -> the sum of each pair's user, (P,), and the number n of its events, (P,).
+        item_smoothing: of the shares.
+        smoothing: k, in events.
+        factor: of the formula.
+    """
+
+    shares: Floats
+    total: float
+    sums: Callable[[Pairs], tuple[Floats, Floats]]
+    item_smoothing: float
+    smoothing: float = SMOOTHINGS[0]
+    factor: float = FACTORS[0]
+
+    def logits(self, pairs: Pairs) -> Floats:
+        """(P,)."""
+        sums, counts = self.sums(pairs)
+        user = self.factor * sums / (counts + self.smoothing)
+        return np.asarray(scipy.special.logit(self.shares[pairs.item]) + user)
+
+    def predict(self, pairs: Pairs) -> Floats:
+        """(P,): probabilities."""
+        return np.asarray(scipy.special.expit(self.logits(pairs)))
+
+
+def best_on_validation(
+    data: TrainingData, grid: Mapping[str, Sequence[float]], fit: Callable[..., Predict]
+) -> FittedLabels:
+    """The predictions of the values with the lowest log loss on validation."""
+    choices: list[dict[str, float]] = [{}]
+    for name, values in grid.items():
+        choices = [{**chosen, name: value} for chosen in choices for value in values]
+    return lowest_loss(data, [FittedLabels(fit(**chosen), chosen) for chosen in choices])
+
+
+def lowest_loss(data: TrainingData, fitted: Sequence[FittedLabels]) -> FittedLabels:
+    """The predictions with the lowest log loss on validation; of equal ones the first."""
+    validation = data.parts["validation"]
+    labels = validation.is_positive
+    return min(fitted, key=lambda each: float(pair_losses(labels, each.predict(validation)).mean()))
+
+
+def item_means(data: TrainingData) -> FittedLabels:
+    """Each item's share of positives, drawn to that of all pairs by a smoothing chosen on validation."""
+
+    def fit(smoothing: float) -> Predict:
+        shares = _item_shares(data, smoothing)
+        return lambda pairs: shares[pairs.item]
+
+    return best_on_validation(data, {"smoothing": SMOOTHINGS}, fit)
+
+
+def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_read: bool) -> UserItemMeans:
+    """The items' smoothing is that of `item_means`; only then the users' smoothing and factor are chosen.
+
+    Where the towers read histories of both kinds, a pair's events are those of the histories; else the
+    user's training pairs; without users there are none.
+
+    Args:
+        query: features of the query tower.
+        as_read: of histories, count only the events that the towers read, `max_length` of them.
+    """
+    train = data.parts["train"]
+    smoothing = item_means(data).settings["smoothing"]
+    shares = _item_shares(data, smoothing)
+    histories = both_histories(query, data)
+    sums = _history_sums(histories, shares, as_read) if histories else _training_sums(data, shares)
+    means = UserItemMeans(shares, float(train.is_positive.mean()), sums, smoothing)
+    validation = data.parts["validation"]
+    labels = validation.is_positive
+    tried = [replace(means, smoothing=of_user, factor=factor) for of_user in SMOOTHINGS for factor in FACTORS]
+    return min(tried, key=lambda each: float(pair_losses(labels, each.predict(validation)).mean()))
+
+
+def both_histories(
+    query: Mapping[str, FeatureSpec], data: TrainingData
+) -> dict[str, tuple[HistoryFeature, Histories]]:
+    """Kind -> feature and values, where queries have histories of both kinds; else empty."""
+    found: dict[str, tuple[HistoryFeature, Histories]] = {}
+    for name, spec in query.items():
+        values = data.queries[name]
+        if isinstance(spec, HistoryFeature) and isinstance(values, Histories):
+            found[spec.kind] = (spec, values)
+    return found if set(found) == set(KINDS) else {}
+
+
+def _item_shares(data: TrainingData, smoothing: float) -> Floats:
+    """(N,): each item's share of positives in training, drawn to that of all pairs."""
+    train = data.parts["train"]
+    labels = train.is_positive
+    positives = np.bincount(train.item, labels, data.item_count)
+    total = np.bincount(train.item, minlength=data.item_count)
+    return np.asarray((positives + smoothing * labels.mean()) / (total + smoothing))
+
+
+def _history_sums(
+    histories: Mapping[str, tuple[HistoryFeature, Histories]], shares: Floats, as_read: bool
+) -> Callable[[Pairs], tuple[Floats, Floats]]:
+    sides: list[tuple[Floats, Floats]] = []
+    for kind, residuals in zip(KINDS, (1 - shares, -shares), strict=True):
+        spec, values = histories[kind]
+        begin = np.maximum(values.read_from, values.end - spec.longest) if as_read else values.begin
+        running = np.concatenate([[0.0], np.cumsum(residuals[values.run])])
+        sides.append((running[values.end] - running[begin], (values.end - begin).astype(np.float64)))
+    sums, counts = sides[0][0] + sides[1][0], sides[0][1] + sides[1][1]
+    return lambda pairs: (sums[pairs.query], counts[pairs.query])
+
+
+def _training_sums(data: TrainingData, shares: Floats) -> Callable[[Pairs], tuple[Floats, Floats]]:
+    train = data.parts["train"]
+    if train.user is None:
+        return lambda pairs: (np.zeros(len(pairs)), np.zeros(len(pairs)))
+    size = 1 + max(int(part.user.max(initial=0)) for part in data.parts.values() if part.user is not None)
+    sums = np.bincount(train.user, train.is_positive - shares[train.item], size).astype(np.float64)
+    counts = np.bincount(train.user, minlength=size).astype(np.float64)
+    return lambda pairs: (sums[pairs.user], counts[pairs.user])
