@@ -293,9 +293,9 @@ class ClicksTower(TowerSection):
         dropout: dropout on u.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
             content encoders learn to place an item.
-        means: after training, mix the logits with those of user and item means of labels, with a weight from
-            validation (`train/training/label_means.py`). It takes an id of the item, and histories of
-            positive and of negative items; without them there are no means.
+        additive: after training, mix the logits with those of an additive model, with a weight from
+            validation: user and item means of labels, or logistic regression over categories and ids
+            (`train/training/additive_model.py`).
         augment: weight of the mimic loss of dual augmented vectors (Yu et al. 2021), such as 0.02; with 0 the
             towers have none. A side then also reads a learned vector of its id (the item's feature of kind
             `id`, and `augment_query`), which imitates the other side's vectors in the id's positive pairs
@@ -316,7 +316,7 @@ class ClicksTower(TowerSection):
     hidden: int = 0
     dropout: float = 0.2
     id_dropout: float = 0.0
-    means: bool = True
+    additive: bool = True
     augment: float = 0.0
     augment_query: str = ""
     orders: tuple[int, ...] = (3,)

@@ -1,10 +1,10 @@
-"""Layers of towers that predict clicks: pooled feedback, augmented vectors, crosses, gates, means of labels.
+"""Layers of towers that predict clicks: pooled feedback, augmented vectors, crosses, gates, additive parts.
 
 A dot product of [u, b_u, 1] and [v, 1, b_v] is <u, v> + b_u + b_v. In this module W = D + 1 is the width of
 an encoded feature: D coordinates of its vector, and its bias.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -18,7 +18,7 @@ from train.models.sequence_encoders import IdEncoder
 from train.models.towers import Inputs, Tower
 
 USUAL_SHRINKAGE = 3.0  # start value, in items
-MEANS = "means"  # the part of a click tower that holds means of labels
+ADDITIVE = "additive"  # the part of a click tower that holds an additive model
 
 
 class FeedbackEncoder(nn.Module):
@@ -112,63 +112,53 @@ class Gates(nn.Module):
         return features * weights[:, :, None]
 
 
-class ItemMeans(nn.Module):
-    """Mixes the item's bias with its log-odds among the training pairs.
+class AdditivePart(nn.Module):
+    """One side of an additive model of labels, mixed with the bias of the trained tower.
 
-    `train/training/label_means.py` fits it after training: before, it changes nothing.
-
-    Args:
-        name: of the id feature.
-        count: V, rows of the id's table.
-    """
-
-    log_odds: Tensor
-    weights: Tensor
-
-    def __init__(self, name: str, count: int) -> None:
-        super().__init__()
-        self.name = name
-        self.register_buffer("log_odds", torch.zeros(count))  # 0 for unknown items: those of all pairs
-        self.register_buffer("weights", torch.tensor([1.0, 0.0]))  # of the tower's bias, and of the log-odds
-
-    def forward(self, inputs: Inputs, own: Tensor) -> Tensor:
-        """[v, 1, b_v] -> [v, 1, weights[0] * b_v + weights[1] * log_odds], (B, D + 2)."""
-        rows = cast(Tensor, inputs[self.name])[:, 0]
-        bias = own[:, -1:] * self.weights[0] + self.log_odds[rows][:, None] * self.weights[1]
-        return torch.cat([own[:, :-1], bias], dim=1)
-
-
-class UserMeans(nn.Module):
-    """Mixes the query's bias with the mean residual of its events (`train/evaluation/label_means.py`).
-
-    `train/training/label_means.py` fits it after training: before, it changes nothing.
+    The model adds up a number for each value of the side's categories and ids; of histories, a number for
+    each item is summed, and divided by their length plus a smoothing. `train/training/additive_model.py` sets
+    it after training: before, it changes nothing.
 
     Args:
-        names: of the history features.
-        count: V, rows of the items' tables.
+        sizes: name of a category or an id -> V, rows of its table.
+        histories: name of a history -> V, likewise.
+        width: D + 2.
+        place: of the side's bias among the coordinates.
     """
 
     smoothing: Tensor
-    weights: Tensor
+    own: Tensor
+    other: Tensor
 
-    def __init__(self, names: Sequence[str], count: int) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], histories: Mapping[str, int], width: int, place: int
+    ) -> None:
         super().__init__()
-        # The label of an event less the share of its item; 0 for unknown items.
-        residuals = {name: nn.Parameter(torch.zeros(count), requires_grad=False) for name in names}
-        self.residuals = nn.ParameterDict(residuals)
+        self.sums, self.means = _zeros(sizes), _zeros(histories)  # zero for padding and unknown values
+        self.place = place
         self.register_buffer("smoothing", torch.ones(()))
-        self.register_buffer("weights", torch.tensor([1.0, 1.0, 0.0]))  # of u, of b_u, and of the mean
+        self.register_buffer("own", torch.ones(width))  # factors of the tower's coordinates
+        self.register_buffer("other", torch.zeros(width))  # of the model: zero but at `place`
 
-    def forward(self, inputs: Inputs, own: Tensor) -> Tensor:
-        """[u, b_u, 1] -> [w_0 * u, w_1 * b_u + w_2 * mean, 1], (B, D + 2), with w = `weights`."""
-        total = count = torch.zeros_like(own[:, 0])
-        for name, residuals in self.residuals.items():
-            rows = cast(Tensor, inputs[name])  # (B, L)
-            total = total + residuals[rows].sum(dim=1)
-            count = count + (rows != 0).to(own.dtype).sum(dim=1)
-        mean = total / (count + self.smoothing)
-        vector, bias = own[:, :-2] * self.weights[0], own[:, -2:-1] * self.weights[1]
-        return torch.cat([vector, bias + mean[:, None] * self.weights[2], own[:, -1:]], dim=1)
+    def forward(self, inputs: Inputs, coordinates: Tensor) -> Tensor:
+        """(B, D + 2) -> (B, D + 2)."""
+        total = torch.zeros_like(coordinates[:, 0])
+        for name, table in self.sums.items():
+            total = total + table[cast(Tensor, inputs[name])].sum(dim=1)
+        if len(self.means):
+            summed = count = torch.zeros_like(total)
+            for name, table in self.means.items():
+                rows = cast(Tensor, inputs[name])  # (B, L)
+                summed = summed + table[rows].sum(dim=1)
+                count = count + (rows != 0).to(total.dtype).sum(dim=1)
+            total = total + summed / (count + self.smoothing)
+        return coordinates * self.own + total[:, None] * self.other
+
+
+def _zeros(sizes: Mapping[str, int]) -> nn.ParameterDict:
+    return nn.ParameterDict(
+        {name: nn.Parameter(torch.zeros(size), requires_grad=False) for name, size in sizes.items()}
+    )
 
 
 class ClickTower(Tower):
@@ -186,7 +176,7 @@ class ClickTower(Tower):
         crosses: add the products of features to the bias.
         prepare: layers that a feature passes before it is encoded, by name.
         augmented: name of the feature that is the side's id, and the augmented vectors of its ids, if any.
-        means: mixes the side's bias with means of labels, if it can; not in training.
+        additive: the side's part of an additive model, if it has one; it is left out in training.
     """
 
     def __init__(
@@ -199,7 +189,7 @@ class ClickTower(Tower):
         crosses: bool = False,
         prepare: Mapping[str, nn.Module] | None = None,
         augmented: tuple[str, AugmentedVector] | None = None,
-        means: UserMeans | ItemMeans | None = None,
+        additive: AdditivePart | None = None,
     ) -> None:
         super().__init__(encoders, deep, head, prepare=prepare)
         self.feedback = feedback
@@ -207,17 +197,17 @@ class ClickTower(Tower):
         self.crosses = crosses
         self.augmented_name = augmented[0] if augmented else ""
         self.augmented: AugmentedVector | None = augmented[1] if augmented else None
-        self.means: UserMeans | ItemMeans | None = means
+        self.additive: AdditivePart | None = additive
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """The means of labels."""
-        return (*super().optional, MEANS)
+        """Also the part of an additive model."""
+        return (*super().optional, ADDITIVE)
 
     def with_parts(self, inputs: Inputs, own: Tensor) -> Tensor:
-        """(B, D + 2): the coordinates with the means of labels in the bias."""
+        """(B, D + 2): the coordinates with the additive model in the bias."""
         own = super().with_parts(inputs, own)
-        return own if self.means is None or self.training else self.means(inputs, own)
+        return own if self.additive is None or self.training else self.additive(inputs, own)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Vectors (B, D + 3), or (B, D + 3 + W) in training with augmented vectors."""

@@ -46,10 +46,10 @@ from train.models.defaults import Chosen, from_data
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import architecture_of
 from train.paths import CACHE
+from train.training.additive_model import Additive, add_additive_model
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load_run, load_towers, save_towers
 from train.training.device import TrainingProcess, memory_advice, start_process
-from train.training.label_means import LabelMeans, add_label_means
 from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
 from train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
@@ -272,7 +272,7 @@ def _finish(
         changed = architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     labelled, state = LabelledPairs(trainer), trainer.state
     validated = _choose_on_validation(experiment, trainer, labelled, console)
-    calibrated, means = validated.calibrated, validated.means
+    calibrated, added = validated.calibrated, validated.added
     mixed, recent, rankers = validated.mixed, validated.recent, validated.rankers
     if experiment.training.refit:
         model, trainer = refit(folder, experiment, trainer, console, ranks, to_resume)
@@ -285,7 +285,7 @@ def _finish(
         judged = _JudgedQueries(model, trainer)
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
-    if changed or calibrated or any(part is not None for part in (means, mixed, recent)):
+    if changed or calibrated or any(part is not None for part in (added, mixed, recent)):
         # The towers of the best epoch stay: a run that is interrupted from here on begins with them again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
@@ -296,7 +296,7 @@ def _finish(
         on_judged = judged.metrics(rankers, start, console)
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
-    for name, part in (("mixture", mixed), ("recent_popularity", recent), ("label_means", means)):
+    for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):
         if part is not None:
             mlflow.log_params(flattened({name: part.parameters()}))
             mlflow.log_metrics(grouped("validation", part.metrics()))
@@ -321,7 +321,7 @@ class _Validated:
     """What validation has chosen for the towers of the best epoch, and how they do there.
 
     Args:
-        means: means of labels beside the towers, if they have a place for them.
+        added: an additive model of labels beside the towers, if they have a place for one.
         calibrated: what the calibration of predicted probabilities has chosen; empty if there is none.
         choices: of the linear model and the baselines, by name.
         mixed: the linear model beside the towers, if they have coordinates for one.
@@ -331,7 +331,7 @@ class _Validated:
         own: that of the towers; None if it is one of labels, or there is no baseline.
     """
 
-    means: LabelMeans | None
+    added: Additive | None
     calibrated: dict[str, Any]
     choices: dict[str, Any]
     mixed: Mixed | None
@@ -344,15 +344,15 @@ class _Validated:
 def _choose_on_validation(
     experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
 ) -> _Validated:
-    """Add means of labels, a linear model and recent popularity to the towers, and fit the baselines.
+    """Add models of labels or of histories and recent popularity to the towers, and fit the baselines.
 
     Validation chooses for all of them.
     """
-    with console.status("means of labels beside the towers, and calibration"):
-        means = add_label_means(trainer, experiment.query)
+    with console.status("an additive model beside the towers, and calibration"):
+        added = add_additive_model(trainer, experiment)
         calibrated = labelled.calibrate()
-    if means is not None:
-        _print(console, means.line())
+    if added is not None:
+        _print(console, added.line())
     fitting = Fitting(experiment, trainer.data)
     with console.status("a linear model beside the towers") as status:
         fitting.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
@@ -371,7 +371,7 @@ def _choose_on_validation(
         own = None
         if beside and selection not in OF_LABELS:
             own = trainer.evaluate("validation")[selection]
-    return _Validated(means, calibrated, fitting.choices, mixed, recent, rankers, beside, own)
+    return _Validated(added, calibrated, fitting.choices, mixed, recent, rankers, beside, own)
 
 
 class _JudgedQueries:

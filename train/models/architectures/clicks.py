@@ -5,6 +5,7 @@ from torch import nn
 
 from protos.features import (
     FIRST_KNOWN,
+    CategoryFeature,
     HistoryFeature,
     IdFeature,
     Schema,
@@ -14,14 +15,13 @@ from protos.features import (
 from train.config.towers import ClicksTower
 from train.data.training_data import TrainingData
 from train.models.clicks import (
+    AdditivePart,
     AugmentedVector,
     ClickTower,
     FeedbackEncoder,
     Gates,
     ItemCoordinates,
-    ItemMeans,
     QueryCoordinates,
-    UserMeans,
 )
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import Head, ItemDotHead, LogisticHead
@@ -89,17 +89,24 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             config.crosses,
             {name: IdDropout(config.id_dropout, known) for name in named if config.id_dropout},
             augmented,
-            self._means(schema, side),
+            self._additive(schema, side),
         )
 
-    def _means(self, schema: Schema, side: Side) -> UserMeans | ItemMeans | None:
-        """Means of labels, where items have ids and queries have histories of both kinds."""
-        histories = [name for name, spec in schema.query.items() if isinstance(spec, HistoryFeature)]
-        name = next((name for name, spec in schema.item.items() if isinstance(spec, IdFeature)), "")
-        if not self.config.means or not name or len(histories) < 2:
+    def _additive(self, schema: Schema, side: Side) -> AdditivePart | None:
+        """Tables of all categories and ids, and of histories if there are those of both kinds."""
+        features = getattr(schema, side)
+        rows = {
+            name: FIRST_KNOWN + len(schema.vocabularies[spec.vocabulary_key(side, name)])
+            for name, spec in features.items()
+            if isinstance(spec, CategoryFeature | IdFeature | HistoryFeature)
+        }
+        histories = {name: rows[name] for name in rows if isinstance(features[name], HistoryFeature)}
+        histories = histories if len(histories) == 2 else {}
+        sizes = {name: rows[name] for name in rows if not isinstance(features[name], HistoryFeature)}
+        if not self.config.additive:
             return None
-        count = FIRST_KNOWN + len(schema.vocabularies["items"])
-        return UserMeans(histories, count) if side == "query" else ItemMeans(name, count)
+        width = self.config.dimension + 2
+        return AdditivePart(sizes, histories, width, width - (2 if side == "query" else 1))
 
     def _augmented(self, schema: Schema, side: Side, named: list[str]) -> tuple[str, AugmentedVector] | None:
         """The id of a side and its augmented vectors, if the side has any."""

@@ -1,6 +1,5 @@
-"""Means of labels beside trained click towers: what is mixed in, and how its weight is chosen."""
+"""An additive model beside trained click towers: what is mixed in, and how its weight is chosen."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from rich.console import Console
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LogisticRegression
 
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import experiment_at
@@ -17,8 +17,8 @@ from train.config.towers import ClicksTower
 from train.data.training_data import Pairs, TrainingData, training_data_of
 from train.evaluation.label_means import UserItemMeans, user_item_means
 from train.models.heads import LogisticHead
+from train.training.additive_model import DEFAULT_WEIGHT, WEIGHTS, Additive, add_additive_model, choose_weight
 from train.training.checkpoint import load_towers, save_towers
-from train.training.label_means import DEFAULT_WEIGHT, WEIGHTS, add_label_means, choose_weight
 from train.training.trained_model import build_model, trainer_of
 from train.training.trainer import Trainer
 
@@ -80,13 +80,20 @@ def test_the_means_are_those_of_the_events_that_the_towers_read(
     assert everything.sums(pairs)[1].max() > 5
 
 
+def without(experiment: Experiment, *names: str) -> Experiment:
+    """Without some features of the query, and of the item all but its id."""
+    query = {name: spec for name, spec in experiment.query.items() if name not in names}
+    return replace(experiment, query=query, item={"id": experiment.item["id"]})
+
+
 def test_the_logits_are_a_weighted_mean_of_both(made: tuple[Experiment, TrainingData]) -> None:
     experiment, data = made
+    experiment = without(experiment, "user", "device")
     trainer = untrained(experiment, data)
     own, on_validation = logits(trainer), logits(trainer, "validation")
-    found = add_label_means(trainer, experiment.query)
+    found = add_additive_model(trainer, experiment)
     assert found is not None
-    assert found.weight > 0.3  # random towers say nothing
+    assert (found.kind, found.weight > 0.3) == ("means", True)  # random towers say nothing
     assert found.after < found.before
     means = user_item_means(experiment.query, data, as_read=True)
     expected = (1 - found.weight) * own + found.weight * means.logits(data.parts["test"])
@@ -96,10 +103,38 @@ def test_the_logits_are_a_weighted_mean_of_both(made: tuple[Experiment, Training
     assert found.before == pytest.approx(loss, abs=1e-5)
 
 
-def test_stored_towers_hold_the_means(made: tuple[Experiment, TrainingData], tmp_path: Path) -> None:
+def test_without_histories_it_is_a_logistic_regression(made: tuple[Experiment, TrainingData]) -> None:
+    """That of scikit-learn over indicators of user, device, item and shop."""
+    experiment, data = made
+    query = {name: spec for name, spec in experiment.query.items() if name in ("user", "device")}
+    experiment = replace(experiment, query=query)
+    trainer = untrained(experiment, data)
+    own = logits(trainer)
+    found = add_additive_model(trainer, experiment)
+    assert found is not None
+    assert (found.kind, found.weight > 0.3) == ("logistic", True)
+
+    def indicators(pairs: Pairs) -> list[dict[str, float]]:
+        return [
+            {
+                **{f"{name}={data.queries[name][q]}": 1.0 for name in query},
+                **{f"{name}={data.items[name][i]}": 1.0 for name in ("id", "shop")},
+            }
+            for q, i in zip(pairs.query, pairs.item, strict=True)
+        ]
+
+    vectorizer, train = DictVectorizer(), data.parts["train"]
+    given = vectorizer.fit_transform(indicators(train))
+    fitted = LogisticRegression(C=found.settings["C"], max_iter=300).fit(given, train.is_positive)
+    expected = fitted.decision_function(vectorizer.transform(indicators(data.parts["test"])))
+    expected = (1 - found.weight) * own + found.weight * expected
+    np.testing.assert_allclose(logits(trainer), expected, atol=0.01)  # the solver stops before the end
+
+
+def test_stored_towers_hold_the_model(made: tuple[Experiment, TrainingData], tmp_path: Path) -> None:
     experiment, data = made
     trainer, again = untrained(experiment, data), untrained(experiment, data)
-    add_label_means(trainer, experiment.query)
+    assert add_additive_model(trainer, experiment)
     save_towers(tmp_path / "towers.pt", trainer.towers)
     load_towers(tmp_path / "towers.pt", again.towers)
     again.clear_cached_vectors()
@@ -113,7 +148,7 @@ def test_labels_that_are_too_few_add_nothing(made: tuple[Experiment, TrainingDat
     alike = replace(validation, label=np.ones_like(validation.label))
     trainer = untrained(experiment, replace(data, parts={**data.parts, "validation": alike}))
     own = logits(trainer)
-    assert add_label_means(trainer, experiment.query) is None
+    assert add_additive_model(trainer, experiment) is None
     np.testing.assert_array_equal(logits(trainer), own)
     save_towers(tmp_path / "towers.pt", trainer.towers)
     other = untrained(experiment, data)
@@ -122,16 +157,16 @@ def test_labels_that_are_too_few_add_nothing(made: tuple[Experiment, TrainingDat
     np.testing.assert_allclose(logits(other), own, atol=1e-6)
 
 
-def test_without_the_key_or_the_features_there_is_no_place_for_them(
+def test_without_the_key_or_the_features_there_is_no_place_for_it(
     made: tuple[Experiment, TrainingData],
 ) -> None:
     experiment, data = made
     assert isinstance(experiment.tower, ClicksTower)
-    without = replace(experiment, tower=replace(experiment.tower, means=False))
-    assert add_label_means(untrained(without, data), without.query) is None
-    query = {name: spec for name, spec in experiment.query.items() if name != "skipped"}
-    one_kind = replace(experiment, query=query)
-    assert add_label_means(untrained(one_kind, data), query) is None
+    plain = replace(experiment, tower=replace(experiment.tower, additive=False))
+    assert add_additive_model(untrained(plain, data), plain) is None
+    query = {"history": experiment.query["history"]}  # of one kind
+    numbers = replace(experiment, query=query, item={"price": experiment.item["price"]})
+    assert add_additive_model(untrained(numbers, data), numbers) is None
 
 
 def test_of_weights_that_are_as_good_the_one_nearest_to_the_default_is_taken() -> None:
@@ -149,14 +184,14 @@ def test_of_weights_that_are_as_good_the_one_nearest_to_the_default_is_taken() -
     assert choose_weight(curve(0.2, 10.0), users % 9) == DEFAULT_WEIGHT  # nine users say too little
 
 
-def test_a_run_says_what_was_chosen(made: tuple[Experiment, TrainingData]) -> None:
-    experiment, data = made
-    found = add_label_means(untrained(experiment, data), experiment.query)
-    assert found is not None
-    console = Console(file=io.StringIO(), width=200)
-    console.print(found.line(), highlight=False)
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
-    assert f"user and item means of labels weigh {found.weight:g} of the logits" in shown
-    assert f"{found.after:.4f}, without them {found.before:.4f}" in shown
-    assert found.parameters()["weight"] == found.weight
+def test_a_run_says_what_was_chosen() -> None:
+    found = Additive("means", 0.65, {"smoothing": 5.0}, before=0.57, after=0.56)
+    assert found.line() == (
+        "user and item means of labels beside the towers: 0.65 of the logits; log loss on validation 0.5600, "
+        "without it 0.5700"
+    )
+    assert (
+        replace(found, weight=0.0).line().startswith("user and item means of labels beside the towers: left")
+    )
+    assert found.parameters() == {"kind": "means", "weight": 0.65, "smoothing": 5.0}
+    assert found.metrics() == {"additive_log_loss": 0.56}

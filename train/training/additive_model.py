@@ -1,0 +1,252 @@
+"""The end of a run of click towers: an additive model of labels beside them, with a weight from validation.
+
+    chosen = add_additive_model(trainer, experiment)      towers with `[tower] additive`
+
+The logits become (1 - w) * those of the towers + w * those of the model. In an additive model each value adds
+a number of its own to the logit, so the query's numbers and the item's are parts of the biases b_u and b_v,
+and the vectors stay as long as they are. There are two:
+
+    means      user and item means of labels (`train/evaluation/label_means.py`), if queries have histories of
+               both kinds and items have ids
+    logistic   logistic regression over the categories of both sides and the item's id
+
+The one with the lower log loss on validation is taken. Where events are few, it has learned more from them
+than the towers; where there are many, both together are better than either. Of the weights within a standard
+error of the best, the one nearest to `DEFAULT_WEIGHT` is taken, as `part_weights.py` says.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import scipy.special
+import torch
+
+from protos.features import FIRST_KNOWN, FeatureSpec, HistoryFeature, IdFeature
+from train.config import Experiment
+from train.data.training_data import Pairs
+from train.evaluation.calibration import FEWEST
+from train.evaluation.label_baselines import STRENGTHS
+from train.evaluation.label_means import Floats, both_histories, user_item_means
+from train.evaluation.labelled_metrics import pair_losses
+from train.evaluation.metrics import within_standard_error
+from train.models.clicks import ADDITIVE, AdditivePart, ClickTower
+from train.models.heads import LogisticHead
+from train.models.prepared_inputs import PreparedInputs
+from train.training.part_weights import LEAST_USERS
+from train.training.trainer import Trainer
+
+Rows = npt.NDArray[np.int64]
+
+WEIGHTS = tuple(n / 20 for n in range(21))
+DEFAULT_WEIGHT = 0.65  # with means, the best weight of eleven logs of 7,000 to 100,000 events is .6 to 1
+
+
+@dataclass(frozen=True)
+class Additive:
+    """What was chosen.
+
+    Args:
+        kind: `means` or `logistic`.
+        weight: of the model, 0 to 1; with 0 the towers stay as they were.
+        settings: of the model.
+        before: log loss on validation of the towers alone.
+        after: that with the model.
+    """
+
+    kind: str
+    weight: float
+    settings: Mapping[str, Any]
+    before: float
+    after: float
+
+    def line(self) -> str:
+        """The choice in words."""
+        name = {"means": "user and item means of labels", "logistic": "logistic regression"}[self.kind]
+        chosen = f"{self.weight:g} of the logits" if self.weight else "left out"
+        return (
+            f"{name} beside the towers: {chosen}; log loss on validation {self.after:.4f}, without it "
+            f"{self.before:.4f}"
+        )
+
+    def parameters(self) -> Mapping[str, Any]:
+        """What a run logs as parameters."""
+        return {"kind": self.kind, "weight": self.weight, **self.settings}
+
+    def metrics(self) -> dict[str, float]:
+        """What a run logs as metrics of validation."""
+        return {"additive_log_loss": self.after}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A fitted additive model.
+
+    Args:
+        validation: (P,), its logits of the validation pairs.
+        constant: of the logits.
+        tables: for each side, name of a feature -> (V,), the number of each value.
+        smoothing: of histories.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    validation: Floats
+    constant: float
+    tables: tuple[Mapping[str, Floats], Mapping[str, Floats]]
+    smoothing: float = 1.0
+
+
+def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | None:
+    """Mix the biases of the towers with an additive model, and choose model and weight on validation.
+
+    Args:
+        trainer: with the towers of the best epoch, not yet calibrated.
+        experiment: whose features the towers read.
+
+    Returns:
+        What was chosen; None if the towers have no place for a model, or one label is too rare.
+    """
+    parts = tuple(tower.additive for tower in trainer.towers if isinstance(tower, ClickTower))
+    query, item = parts if len(parts) == 2 else (None, None)
+    if query is None or item is None:
+        return None
+    pairs = trainer.data.parts["validation"]
+    labels = pairs.is_positive
+    models: list[_Model] = []
+    if min(labels.sum(), (~labels).sum()) >= FEWEST and trainer.data.parts["train"].has_both_labels:
+        models = [*_models(trainer, experiment, query, item)]
+    if not models:
+        _remove(trainer)
+        return None
+
+    def loss(logits: Floats) -> Floats:
+        return pair_losses(labels, scipy.special.expit(logits))
+
+    model = min(models, key=lambda each: float(loss(each.validation).mean()))
+    own = trainer.inner_products(pairs).astype(np.float64) + trainer.towers[0].head.score().bias
+    losses = {weight: loss((1 - weight) * own + weight * model.validation) for weight in WEIGHTS}
+    weight = choose_weight(losses, pairs.user)
+    before, after = float(losses[0.0].mean()), float(losses[weight].mean())
+    if weight:
+        _apply(trainer, model, weight, query, item)
+    else:
+        _remove(trainer)
+    return Additive(model.kind, weight, model.settings, before, after)
+
+
+def choose_weight(losses: Mapping[float, npt.NDArray[Any]], users: Rows | None) -> float:
+    """Of the weights that are within a standard error of the best, the one nearest to the default.
+
+    Args:
+        losses: weight -> the log loss of each pair.
+        users: number of each pair's user; None if they are not known, and each pair counts as one.
+    """
+    count = len(next(iter(losses.values())))
+    distinct, user = np.unique(np.arange(count) if users is None else users, return_inverse=True)
+    if len(distinct) < LEAST_USERS:
+        return DEFAULT_WEIGHT
+    share = len(distinct) / count  # so that the mean over users is that over pairs
+    curve = {weight: np.asarray(-share * np.bincount(user, each), float) for weight, each in losses.items()}
+    return min(within_standard_error(curve), key=lambda weight: abs(weight - DEFAULT_WEIGHT))
+
+
+def _models(
+    trainer: Trainer, experiment: Experiment, query: AdditivePart, item: AdditivePart
+) -> Iterator[_Model]:
+    """The models for which the towers have tables."""
+    ids = [name for name, spec in experiment.item.items() if isinstance(spec, IdFeature)]
+    if len(query.means) and ids and both_histories(experiment.query, trainer.data):
+        yield _means(trainer, experiment.query, ids[0], len(item.sums[ids[0]]))
+    if len(query.sums) or len(item.sums):
+        yield _logistic(trainer, query, item)
+
+
+def _means(trainer: Trainer, features: Mapping[str, FeatureSpec], id_name: str, size: int) -> _Model:
+    """User and item means; the residual of an event is multiplied by their factor already."""
+    means = user_item_means(features, trainer.data, as_read=True)
+    rows = trainer.items.arrays[id_name][:, 0].astype(np.int64)
+    known = rows >= FIRST_KNOWN
+    constant = float(scipy.special.logit(means.total))
+
+    def table(values: Floats) -> Floats:
+        of_rows = np.zeros(size)
+        of_rows[rows[known]] = values[known]
+        return of_rows
+
+    residuals = {
+        name: table(means.factor * (float(spec.kind == "history") - means.shares))
+        for name, spec in features.items()
+        if isinstance(spec, HistoryFeature)
+    }
+    log_odds = {id_name: table(scipy.special.logit(means.shares) - constant)}
+    settings = {name: getattr(means, name) for name in ("item_smoothing", "smoothing", "factor")}
+    validation = means.logits(trainer.data.parts["validation"])
+    return _Model("means", settings, validation, constant, (residuals, log_odds), means.smoothing)
+
+
+def _logistic(trainer: Trainer, query: AdditivePart, item: AdditivePart) -> _Model:
+    """Logistic regression with the L2 penalty that is best on validation."""
+    from sklearn.linear_model import LogisticRegression  # its import takes a second
+
+    of_query, of_item = _one_hot(trainer.queries, query), _one_hot(trainer.items, item)
+
+    def matrix(pairs: Pairs) -> Any:
+        return scipy.sparse.hstack([of_query[pairs.query], of_item[pairs.item]], format="csr")
+
+    train, validation = trainer.data.parts["train"], trainer.data.parts["validation"]
+    given, asked = matrix(train), matrix(validation)
+    tried = []
+    for strength in STRENGTHS:
+        fitted = LogisticRegression(C=strength, max_iter=300).fit(given, train.is_positive)
+        logits = np.asarray(fitted.decision_function(asked), np.float64)
+        loss = float(pair_losses(validation.is_positive, scipy.special.expit(logits)).mean())
+        tried.append((loss, strength, fitted, logits))
+    _, strength, fitted, logits = min(tried, key=lambda each: each[0])
+    left = fitted.coef_[0].astype(np.float64)
+    tables: list[dict[str, Floats]] = []
+    for part in (query, item):
+        tables.append({})
+        for name, table in part.sums.items():
+            tables[-1][name], left = left[: len(table)], left[len(table) :]
+    return _Model("logistic", {"C": strength}, logits, float(fitted.intercept_[0]), (tables[0], tables[1]))
+
+
+def _one_hot(records: PreparedInputs, part: AdditivePart) -> Any:
+    """(number of records, sum of V), CSR: how often a record has each known value of each feature."""
+    blocks = [scipy.sparse.csr_matrix((len(records), 0))]
+    for name, table in part.sums.items():
+        rows = records.arrays[name].astype(np.int64)
+        record, column = np.nonzero(rows >= FIRST_KNOWN)
+        cells = (np.ones(len(record)), (record, rows[record, column]))
+        blocks.append(scipy.sparse.csr_matrix(cells, shape=(len(records), len(table))))
+    return scipy.sparse.hstack(blocks, format="csr")
+
+
+def _apply(trainer: Trainer, model: _Model, weight: float, query: AdditivePart, item: AdditivePart) -> None:
+    """Set the parts of both towers, and the weight of the model."""
+    head = trainer.towers[0].head
+    assert isinstance(head, LogisticHead)
+    with torch.no_grad():
+        for part, tables in zip((query, item), model.tables, strict=True):
+            for name, values in tables.items():
+                table = (part.sums if name in part.sums else part.means)[name]
+                table.copy_(torch.from_numpy(values.astype(np.float32)))
+            part.other[part.place] = weight
+        query.smoothing.fill_(model.smoothing)
+        # The head multiplies b_u and b_v by learned numbers, which must not change the model.
+        of_query, of_item = head.weight[-2:].tolist()
+        head.weight[-2:] = 1.0
+        query.own[: query.place] = 1 - weight
+        query.own[query.place] = (1 - weight) * of_query
+        item.own[item.place] = (1 - weight) * of_item
+        head.bias.mul_(1 - weight).add_(weight * model.constant)
+    trainer.clear_cached_vectors()
+
+
+def _remove(trainer: Trainer) -> None:
+    for tower in trainer.towers:
+        tower.remove(ADDITIVE)
