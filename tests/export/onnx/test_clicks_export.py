@@ -1,4 +1,4 @@
-"""Click towers with augmented vectors as ONNX files."""
+"""Click towers with augmented vectors and an additive model as ONNX files."""
 
 import copy
 from collections.abc import Mapping
@@ -53,12 +53,16 @@ SIDES: tuple[Side, ...] = ("query", "item")
 
 
 def built() -> Towers:
-    """Towers away from their start, at which augmented vectors add nothing."""
+    """Towers away from their start, at which augmented vectors and the additive model add nothing."""
     torch.manual_seed(0)
     towers = build_towers(CONFIG, SCHEMA)
     with torch.no_grad():
         for parameter in {each for tower in towers for each in tower.parameters()}:
             parameter.add_(0.5 * torch.randn_like(parameter))
+        for tower in towers:
+            part: Any = tower.additive
+            part.own.fill_(0.8)
+            part.other[part.place] = 0.7
         towers[1].head.radius.fill_(6.0)  # type: ignore[operator]
     return towers
 

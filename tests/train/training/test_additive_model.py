@@ -128,7 +128,7 @@ def test_without_histories_it_is_a_logistic_regression(made: tuple[Experiment, T
     fitted = LogisticRegression(C=found.settings["C"], max_iter=300).fit(given, train.is_positive)
     expected = fitted.decision_function(vectorizer.transform(indicators(data.parts["test"])))
     expected = (1 - found.weight) * own + found.weight * expected
-    np.testing.assert_allclose(logits(trainer), expected, atol=0.01)  # the solver stops before the end
+    np.testing.assert_allclose(logits(trainer), expected, atol=0.05)  # the solver stops before the end
 
 
 def test_stored_towers_hold_the_model(made: tuple[Experiment, TrainingData], tmp_path: Path) -> None:
@@ -190,8 +190,6 @@ def test_a_run_says_what_was_chosen() -> None:
         "user and item means of labels beside the towers: 0.65 of the logits; log loss on validation 0.5600, "
         "without it 0.5700"
     )
-    assert (
-        replace(found, weight=0.0).line().startswith("user and item means of labels beside the towers: left")
-    )
+    assert "beside the towers: left out; log loss" in replace(found, weight=0.0).line()
     assert found.parameters() == {"kind": "means", "weight": 0.65, "smoothing": 5.0}
     assert found.metrics() == {"additive_log_loss": 0.56}
