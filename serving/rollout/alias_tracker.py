@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 DOWNLOADING, CHECKING, LOADING, REFUSED = "downloading", "checking", "loading", "refused"
 MAX_RETRY_SECONDS = 300.0  # before a version that was refused is tried again
 LONGEST = 500  # characters of an error in the state
+RECENT_SECONDS = 1.0  # before a bundle is loaded, the aliases must have been resolved so recently
 STATE: Mapping[str, Any] = {
     "last_check": 0.0,
     "next_check": 0.0,
@@ -174,6 +175,7 @@ class AliasTracker:
                 return False
             self._show(named.version, version, CHECKING)
             load_s = self._validate(folder, self._check_aliases)
+            self._check_aliases(RECENT_SECONDS)
             self._show(named.version, version, LOADING)
             new = bundle_at(folder, version, named.version)
             self.deployment.install(new, load_s)
@@ -192,29 +194,37 @@ class AliasTracker:
         self._remember(new)
         return False
 
-    def _check_aliases(self) -> None:
-        """Resolve the aliases again, once per poll interval.
+    def _check_aliases(self, recent: float | None = None) -> None:
+        """Resolve the aliases again, if that was not done in the last `recent` seconds, or poll interval.
 
         Raises:
             Superseded: one of them has moved.
         """
-        if self._clock.monotonic() < self._resolved_at + self._poll_seconds:
+        pause = self._poll_seconds if recent is None else min(recent, self._poll_seconds)
+        if self._clock.monotonic() < self._resolved_at + pause:
             return
-        for tracker in (self, self._champion):
-            if tracker and tracker._has_moved():
-                raise Superseded(f"{tracker.model} has moved")
+        if self._has_moved(is_deleted=True):
+            raise Superseded(f"{self.model} has moved")
+        if self._champion and self._champion._has_moved(is_deleted=False):
+            raise Superseded(f"{self._champion.model} has moved")
         self._resolved_at = self._clock.monotonic()
         self._changed()
 
-    def _has_moved(self) -> bool:
-        """Whether the alias names another version than at the last poll; False if that cannot be known."""
+    def _has_moved(self, is_deleted: bool) -> bool:
+        """Whether the alias names another version than at the last poll; False if that cannot be known.
+
+        Args:
+            is_deleted: the result if it names none.
+        """
         self.state["last_check"] = self._clock.time()
+        self.state["next_check"] = self._clock.time() + self._poll_seconds
         try:
-            return self._registry.resolve(self.model) != self._named
+            named = self._registry.resolve(self.model)
         except MissingStage:
-            return self.deployment.optional
+            return is_deleted
         except Exception:  # of any kind: the next poll reports it
             return False
+        return self._named is None or named.uri != self._named.uri  # a tag may change
 
     def _refuse(self, named: Registered, error: Exception) -> None:
         """Do not try this version again for a while."""

@@ -135,7 +135,9 @@ def _await(
         while process.poll() is None:
             if time.monotonic() > until or (stop is not None and stop.is_set()):
                 return None
+            began = time.monotonic()
             meanwhile()
+            until += time.monotonic() - began
             time.sleep(POLL_SECONDS)
         return process.returncode
     finally:

@@ -230,7 +230,7 @@ class Follower:
         else:
             self._releases.poll()  # before the others, whose downloads may take long
             for tracker in self._others.values():
-                broken_off = broken_off or tracker.poll()
+                broken_off = broken_off or tracker.poll()  # if one is broken off, the champion comes first
         if self._shadow_log:
             self._shadow_log.poll()
         self._cache.prune([each.bundle_version for each in self._in_use()])

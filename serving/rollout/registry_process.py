@@ -132,6 +132,9 @@ class RegistryProcess:
             if isinstance(error, Unavailable):
                 raise
             raise Unavailable(f"the registry's process ended (exit code {code})") from None
+        except BaseException:  # of `meanwhile`: the answer must not be taken for that of the next call
+            self.close()
+            raise
         if "error" in answer:
             raise ERRORS.get(answer["error"], Unavailable)(answer["text"])
         return answer["result"]

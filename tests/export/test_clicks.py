@@ -54,7 +54,7 @@ def clicks(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def made(folder: Path, toml: str, empty_store: Path) -> Made:
-    write_clicks(folder, users=60, items=40, events=2000)
+    write_clicks(folder, users=60, items=40, events=4000)
     toml = toml.replace("epochs = 6", "epochs = 3").replace("batch_size = 256", "batch_size = 64")
     (folder / "clicks.toml").write_text(toml)
     return make_of(folder / "clicks.toml", empty_store, folder)
@@ -62,6 +62,19 @@ def made(folder: Path, toml: str, empty_store: Path) -> Made:
 
 def test_the_served_score_is_that_of_torch(clicks: Made) -> None:
     served_as_by_torch(clicks)
+
+
+def test_the_run_says_which_additive_model_stands_beside_the_towers(clicks: Made) -> None:
+    with tracking_at(clicks.uri):
+        towers = load_model(clicks.run).towers
+    parameters = clicks.run.data.params
+    assert parameters["additive.kind"] in ("means", "logistic")
+    weight = float(parameters["additive.weight"])
+    assert weight > 0
+    for tower in towers:
+        part: Any = tower.additive
+        assert float(part.other.max()) == pytest.approx(weight)
+    assert clicks.run.data.metrics["validation/additive_log_loss"] > 0
 
 
 def test_the_served_score_holds_augmented_vectors(empty_store: Path, tmp_path: Path) -> None:

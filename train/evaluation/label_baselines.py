@@ -86,15 +86,16 @@ def _base_rate(experiment: Experiment, data: TrainingData) -> FittedLabels:
 
 def _user_item(experiment: Experiment, data: TrainingData) -> FittedLabels:
     """With the events that the towers read, or with all that are known before a pair."""
-    found = []
-    for as_read in (True, False) if both_histories(experiment.query, data) else (False,):
+    found, histories = [], both_histories(experiment.query, data)
+    for as_read in (True, False) if histories else (False,):
         means = user_item_means(experiment.query, data, as_read)
-        settings = {
+        settings: dict[str, Any] = {
             "item_smoothing": means.item_smoothing,
             "smoothing": means.smoothing,
             "factor": means.factor,
-            "events": "as the towers" if as_read else "all",
         }
+        if histories:
+            settings["events"] = "as the towers" if as_read else "all"
         found.append(FittedLabels(means.predict, settings))
     return lowest_loss(data, found)
 

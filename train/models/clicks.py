@@ -124,6 +124,11 @@ class AdditivePart(nn.Module):
         histories: name of a history -> V, likewise.
         width: D + 2.
         place: of the side's bias among the coordinates.
+
+    Attributes:
+        sums, means: tables (V,) by name of a feature: of categories and ids, and of histories.
+        own: (D + 2,), factors of the tower's coordinates.
+        other: (D + 2,), zero, but at `place` the weight of the model.
     """
 
     smoothing: Tensor
@@ -137,22 +142,27 @@ class AdditivePart(nn.Module):
         self.sums, self.means = _zeros(sizes), _zeros(histories)  # zero for padding and unknown values
         self.place = place
         self.register_buffer("smoothing", torch.ones(()))
-        self.register_buffer("own", torch.ones(width))  # factors of the tower's coordinates
-        self.register_buffer("other", torch.zeros(width))  # of the model: zero but at `place`
+        self.register_buffer("own", torch.ones(width))
+        self.register_buffer("other", torch.zeros(width))
 
     def forward(self, inputs: Inputs, coordinates: Tensor) -> Tensor:
         """(B, D + 2) -> (B, D + 2)."""
-        total = torch.zeros_like(coordinates[:, 0])
-        for name, table in self.sums.items():
-            total = total + table[cast(Tensor, inputs[name])].sum(dim=1)
+        return coordinates * self.own + self.logits(inputs)[:, None] * self.other
+
+    def logits(self, inputs: Inputs) -> Tensor:
+        """(B,): the side's part of the model's logits."""
+        parts = [table[cast(Tensor, inputs[name])].sum(dim=1) for name, table in self.sums.items()]
         if len(self.means):
-            summed = count = torch.zeros_like(total)
-            for name, table in self.means.items():
-                rows = cast(Tensor, inputs[name])  # (B, L)
-                summed = summed + table[rows].sum(dim=1)
-                count = count + (rows != 0).to(total.dtype).sum(dim=1)
-            total = total + summed / (count + self.smoothing)
-        return coordinates * self.own + total[:, None] * self.other
+            histories = [(table, cast(Tensor, inputs[name])) for name, table in self.means.items()]
+            total = _added([table[rows].sum(dim=1) for table, rows in histories])
+            count = _added([(rows != 0).to(total.dtype).sum(dim=1) for _, rows in histories])
+            parts.append(total / (count + self.smoothing))
+        return _added(parts) if parts else torch.zeros_like(self.own[:1])
+
+
+def _added(tensors: list[Tensor]) -> Tensor:
+    total: Tensor = sum(tensors[1:], start=tensors[0])
+    return total
 
 
 def _zeros(sizes: Mapping[str, int]) -> nn.ParameterDict:

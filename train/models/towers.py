@@ -94,7 +94,7 @@ class Tower(nn.Module):
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Names of the parts that the end of a run may remove; an attribute has each, or None."""
+        """Names of the attributes that hold parts which the end of a run may remove, and then are None."""
         return PARTS
 
     def remove(self, part: str) -> None:

@@ -4,15 +4,15 @@
 
 The logits become (1 - w) * those of the towers + w * those of the model. In an additive model each value adds
 a number of its own to the logit, so the query's numbers and the item's are parts of the biases b_u and b_v,
-and the vectors stay as long as they are. There are two:
+and vectors have no more coordinates. There are two:
 
     means      user and item means of labels (`train/evaluation/label_means.py`), if queries have histories of
                both kinds and items have ids
     logistic   logistic regression over the categories of both sides and the item's id
 
-The one with the lower log loss on validation is taken. Where events are few, it has learned more from them
-than the towers; where there are many, both together are better than either. Of the weights within a standard
-error of the best, the one nearest to `DEFAULT_WEIGHT` is taken, as `part_weights.py` says.
+The one with the lower log loss on validation is taken. On most logs both together are better than either
+(`train/README.md`). Of the weights within a standard error of the best, the one nearest to `DEFAULT_WEIGHT`
+is taken, for the reason that `part_weights.py` gives.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,8 +27,10 @@ import torch
 
 from protos.features import FIRST_KNOWN, FeatureSpec, HistoryFeature, IdFeature
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.training_data import Pairs
 from train.evaluation.calibration import FEWEST
+from train.evaluation.exact_search import blocks_of_like_length
 from train.evaluation.label_baselines import STRENGTHS
 from train.evaluation.label_means import Floats, both_histories, user_item_means
 from train.evaluation.labelled_metrics import pair_losses
@@ -41,8 +43,8 @@ from train.training.trainer import Trainer
 
 Rows = npt.NDArray[np.int64]
 
-WEIGHTS = tuple(n / 20 for n in range(21))
-DEFAULT_WEIGHT = 0.65  # with means, the best weight of eleven logs of 7,000 to 100,000 events is .6 to 1
+WEIGHTS = tuple(n / 20 for n in range(19))  # 1 would leave nothing of the vectors to rank by
+DEFAULT_WEIGHT = 0.65  # from .5 to .8, the mean log loss of eleven logs on test differs by .0005
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,13 @@ class _Model:
     """A fitted additive model.
 
     Args:
-        validation: (P,), its logits of the validation pairs.
-        constant: of the logits.
+        constant: that is added to all logits.
         tables: for each side, name of a feature -> (V,), the number of each value.
         smoothing: of histories.
     """
 
     kind: str
     settings: Mapping[str, Any]
-    validation: Floats
     constant: float
     tables: tuple[Mapping[str, Floats], Mapping[str, Floats]]
     smoothing: float = 1.0
@@ -108,7 +108,8 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
         experiment: whose features the towers read.
 
     Returns:
-        What was chosen; None if the towers have no place for a model, or one label is too rare.
+        What was chosen; None if the towers have no place for a model, one label is too rare, or the epochs
+        are not selected by a metric of labels.
     """
     parts = tuple(tower.additive for tower in trainer.towers if isinstance(tower, ClickTower))
     query, item = parts if len(parts) == 2 else (None, None)
@@ -117,7 +118,8 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
     pairs = trainer.data.parts["validation"]
     labels = pairs.is_positive
     models: list[_Model] = []
-    if min(labels.sum(), (~labels).sum()) >= FEWEST and trainer.data.parts["train"].has_both_labels:
+    is_wanted = trainer.config.selection in OF_LABELS and trainer.data.parts["train"].has_both_labels
+    if is_wanted and min(labels.sum(), (~labels).sum()) >= FEWEST:
         models = [*_models(trainer, experiment, query, item)]
     if not models:
         _remove(trainer)
@@ -126,9 +128,11 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
     def loss(logits: Floats) -> Floats:
         return pair_losses(labels, scipy.special.expit(logits))
 
-    model = min(models, key=lambda each: float(loss(each.validation).mean()))
+    # By the towers' own tables and inputs: they know fewer items than the data have.
+    found = [_logits(trainer, model, query, item, pairs) for model in models]
+    model, beside = min(zip(models, found, strict=True), key=lambda each: float(loss(each[1]).mean()))
     own = trainer.inner_products(pairs).astype(np.float64) + trainer.towers[0].head.score().bias
-    losses = {weight: loss((1 - weight) * own + weight * model.validation) for weight in WEIGHTS}
+    losses = {weight: loss((1 - weight) * own + weight * beside) for weight in WEIGHTS}
     weight = choose_weight(losses, pairs.user)
     before, after = float(losses[0.0].mean()), float(losses[weight].mean())
     if weight:
@@ -148,7 +152,7 @@ def choose_weight(losses: Mapping[float, npt.NDArray[Any]], users: Rows | None) 
     count = len(next(iter(losses.values())))
     distinct, user = np.unique(np.arange(count) if users is None else users, return_inverse=True)
     if len(distinct) < LEAST_USERS:
-        return DEFAULT_WEIGHT
+        return DEFAULT_WEIGHT if losses[DEFAULT_WEIGHT].mean() < losses[0.0].mean() else 0.0
     share = len(distinct) / count  # so that the mean over users is that over pairs
     curve = {weight: np.asarray(-share * np.bincount(user, each), float) for weight, each in losses.items()}
     return min(within_standard_error(curve), key=lambda weight: abs(weight - DEFAULT_WEIGHT))
@@ -184,8 +188,7 @@ def _means(trainer: Trainer, features: Mapping[str, FeatureSpec], id_name: str, 
     }
     log_odds = {id_name: table(scipy.special.logit(means.shares) - constant)}
     settings = {name: getattr(means, name) for name in ("item_smoothing", "smoothing", "factor")}
-    validation = means.logits(trainer.data.parts["validation"])
-    return _Model("means", settings, validation, constant, (residuals, log_odds), means.smoothing)
+    return _Model("means", settings, constant, (residuals, log_odds), means.smoothing)
 
 
 def _logistic(trainer: Trainer, query: AdditivePart, item: AdditivePart) -> _Model:
@@ -202,17 +205,16 @@ def _logistic(trainer: Trainer, query: AdditivePart, item: AdditivePart) -> _Mod
     tried = []
     for strength in STRENGTHS:
         fitted = LogisticRegression(C=strength, max_iter=300).fit(given, train.is_positive)
-        logits = np.asarray(fitted.decision_function(asked), np.float64)
-        loss = float(pair_losses(validation.is_positive, scipy.special.expit(logits)).mean())
-        tried.append((loss, strength, fitted, logits))
-    _, strength, fitted, logits = min(tried, key=lambda each: each[0])
+        loss = pair_losses(validation.is_positive, fitted.predict_proba(asked)[:, 1].astype(np.float64))
+        tried.append((float(loss.mean()), strength, fitted))
+    _, strength, fitted = min(tried, key=lambda each: each[0])
     left = fitted.coef_[0].astype(np.float64)
     tables: list[dict[str, Floats]] = []
     for part in (query, item):
         tables.append({})
         for name, table in part.sums.items():
             tables[-1][name], left = left[: len(table)], left[len(table) :]
-    return _Model("logistic", {"C": strength}, logits, float(fitted.intercept_[0]), (tables[0], tables[1]))
+    return _Model("logistic", {"C": strength}, float(fitted.intercept_[0]), (tables[0], tables[1]))
 
 
 def _one_hot(records: PreparedInputs, part: AdditivePart) -> Any:
@@ -230,13 +232,10 @@ def _apply(trainer: Trainer, model: _Model, weight: float, query: AdditivePart, 
     """Set the parts of both towers, and the weight of the model."""
     head = trainer.towers[0].head
     assert isinstance(head, LogisticHead)
+    _fill(model, query, item)
     with torch.no_grad():
-        for part, tables in zip((query, item), model.tables, strict=True):
-            for name, values in tables.items():
-                table = (part.sums if name in part.sums else part.means)[name]
-                table.copy_(torch.from_numpy(values.astype(np.float32)))
+        for part in (query, item):
             part.other[part.place] = weight
-        query.smoothing.fill_(model.smoothing)
         # The head multiplies b_u and b_v by learned numbers, which must not change the model.
         of_query, of_item = head.weight[-2:].tolist()
         head.weight[-2:] = 1.0
@@ -245,6 +244,31 @@ def _apply(trainer: Trainer, model: _Model, weight: float, query: AdditivePart, 
         item.own[item.place] = (1 - weight) * of_item
         head.bias.mul_(1 - weight).add_(weight * model.constant)
     trainer.clear_cached_vectors()
+
+
+def _fill(model: _Model, query: AdditivePart, item: AdditivePart) -> None:
+    """Set the tables of both parts; they have no weight yet."""
+    with torch.no_grad():
+        for part, tables in zip((query, item), model.tables, strict=True):
+            for name, table in (*part.sums.items(), *part.means.items()):
+                values = tables.get(name, np.zeros(len(table)))
+                table.copy_(torch.from_numpy(values.astype(np.float32)))
+        query.smoothing.fill_(model.smoothing)
+
+
+def _logits(trainer: Trainer, model: _Model, query: AdditivePart, item: AdditivePart, pairs: Pairs) -> Floats:
+    """(P,): the logits of a model, from what the towers read."""
+    _fill(model, query, item)
+    found = np.full(len(pairs), model.constant)
+    for part, records, rows in ((query, trainer.queries, pairs.query), (item, trainer.items, pairs.item)):
+        distinct, which = np.unique(rows, return_inverse=True)
+        values = np.zeros(len(distinct))
+        for block in blocks_of_like_length(records, distinct):
+            with torch.inference_mode():
+                inputs = trainer.process.place(records.batch(distinct[block]))
+                values[block] = part.logits(inputs).cpu().numpy()
+        found += values[which]
+    return found
 
 
 def _remove(trainer: Trainer) -> None:

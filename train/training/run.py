@@ -344,7 +344,8 @@ class _Validated:
 def _choose_on_validation(
     experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
 ) -> _Validated:
-    """Add models of labels or of histories and recent popularity to the towers, and fit the baselines.
+    """Add other models to the towers (`additive_model.py`, `mixture.py`, `recent_popularity.py`), calibrate
+    predicted probabilities, and fit the baselines.
 
     Validation chooses for all of them.
     """

@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 
-from protos.errors import MissingStage, Unavailable
+from protos.errors import Unavailable
 from tests.helpers.serving.following import CHALLENGER, CHAMPION, Scene
 
 STEPS = ["during_download", "during_validation"]
 
 
-def on(scene: Scene, step: str, act: Callable[[], None]) -> list[str]:
-    """Let a test act, once, during a long step; returns the versions whose step came to its end."""
+def on(scene: Scene, step: str, act: Callable[[], object]) -> list[str]:
+    """Let a test act during a long step; returns a list that gets an entry when the step comes to its end.
+
+    A step takes long only while the list is empty.
+    """
     ended: list[str] = []
 
     def long(meanwhile: Callable[[], None]) -> None:
@@ -82,12 +85,39 @@ def test_a_canary_whose_alias_is_deleted_is_not_downloaded_to_the_end(make: Any)
     assert (scene.target["canary"], ended, scene.note["canary"]["last_error"]) == (None, [], "")
 
 
-@pytest.mark.parametrize("error", [Unavailable("no answer"), MissingStage("gone"), RuntimeError("it broke")])
+@pytest.mark.parametrize("error", [Unavailable("no answer"), RuntimeError("it broke")])
 def test_a_registry_that_fails_meanwhile_ends_no_deployment(scene: Scene, error: Exception) -> None:
     scene.shelf.aliases[CHAMPION] = "2"
     ended = on(scene, "during_validation", lambda: setattr(scene.shelf, "broken", error))
     scene.step()
     assert (scene.champion, ended) == ("2", ["during_validation"])
+
+
+def test_a_version_whose_alias_is_deleted_meanwhile_is_not_deployed(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    ended = on(scene, "during_validation", lambda: scene.shelf.aliases.pop(CHAMPION))
+    assert scene.follower.step() == 0
+    scene.step()
+    assert (scene.champion, ended) == ("1", [])
+    assert "not in the registry" in scene.note["last_error"]
+
+
+def test_a_tag_that_changes_meanwhile_is_no_move(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    ended = on(scene, "during_download", lambda: setattr(scene.shelf, "tags", False))
+    scene.step()
+    assert (scene.champion, ended) == ("2", ["during_download"])
+
+
+def test_a_move_at_the_end_of_a_validation_is_seen_before_the_bundle_is_loaded(scene: Scene) -> None:
+    def late(meanwhile: Callable[[], None]) -> None:
+        scene.shelf.aliases[CHAMPION] = "1"
+        scene.clock.pause(1.5)  # less than a poll interval
+
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.during_validation = late
+    assert scene.follower.step() == 0
+    assert (scene.champion, scene.target["serial"]) == ("1", 1)
 
 
 def test_the_time_of_the_last_poll_goes_on_during_a_long_step(scene: Scene) -> None:
@@ -98,6 +128,7 @@ def test_the_time_of_the_last_poll_goes_on_during_a_long_step(scene: Scene) -> N
             scene.clock.pause(scene.follow.poll_seconds)
             meanwhile()
             seen.append(scene.note["last_check"] - scene.clock.time())
+            assert scene.note["next_check"] > scene.note["last_check"]
 
     scene.shelf.aliases[CHAMPION] = "2"
     scene.shelf.during_download = long

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import torch
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from protos.features import IdFeature
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import experiment_at
 from train.config import Experiment
@@ -98,9 +100,31 @@ def test_the_logits_are_a_weighted_mean_of_both(made: tuple[Experiment, Training
     means = user_item_means(experiment.query, data, as_read=True)
     expected = (1 - found.weight) * own + found.weight * means.logits(data.parts["test"])
     np.testing.assert_allclose(logits(trainer), expected, atol=1e-4)
+    assert found.before == pytest.approx(loss_on_validation(data, on_validation), abs=1e-5)
+    assert found.after == pytest.approx(loss_on_validation(data, logits(trainer, "validation")), abs=1e-5)
+
+
+def test_the_weight_is_chosen_by_what_is_served_where_items_are_unknown(
+    made: tuple[Experiment, TrainingData],
+) -> None:
+    """Unknown items are in no history that a tower reads."""
+    experiment, data = made
+    experiment = without(experiment, "user", "device")
+    counts = np.bincount(data.parts["train"].item)
+    common = IdFeature("id", min_count=int(np.median(counts)))
+    experiment = replace(experiment, item={"id": common})
+    trainer = untrained(experiment, data)
+    part: Any = trainer.towers[1].additive
+    assert len(part.sums["id"]) < 2 + len(counts)
+    found = add_additive_model(trainer, experiment)
+    assert found is not None
+    assert (found.kind, found.weight > 0) == ("means", True)
+    assert found.after == pytest.approx(loss_on_validation(data, logits(trainer, "validation")), abs=1e-5)
+
+
+def loss_on_validation(data: TrainingData, found: npt.NDArray[np.float64]) -> float:
     labels = data.parts["validation"].is_positive
-    loss = float(np.log1p(np.exp(np.where(labels, -1, 1) * on_validation)).mean())
-    assert found.before == pytest.approx(loss, abs=1e-5)
+    return float(np.log1p(np.exp(np.where(labels, -1, 1) * found)).mean())
 
 
 def test_without_histories_it_is_a_logistic_regression(made: tuple[Experiment, TrainingData]) -> None:
@@ -113,6 +137,7 @@ def test_without_histories_it_is_a_logistic_regression(made: tuple[Experiment, T
     found = add_additive_model(trainer, experiment)
     assert found is not None
     assert (found.kind, found.weight > 0.3) == ("logistic", True)
+    assert found.after == pytest.approx(loss_on_validation(data, logits(trainer, "validation")), abs=1e-5)
 
     def indicators(pairs: Pairs) -> list[dict[str, float]]:
         return [
@@ -134,7 +159,8 @@ def test_without_histories_it_is_a_logistic_regression(made: tuple[Experiment, T
 def test_stored_towers_hold_the_model(made: tuple[Experiment, TrainingData], tmp_path: Path) -> None:
     experiment, data = made
     trainer, again = untrained(experiment, data), untrained(experiment, data)
-    assert add_additive_model(trainer, experiment)
+    found = add_additive_model(trainer, experiment)
+    assert found and found.weight > 0
     save_towers(tmp_path / "towers.pt", trainer.towers)
     load_towers(tmp_path / "towers.pt", again.towers)
     again.clear_cached_vectors()
@@ -149,6 +175,7 @@ def test_labels_that_are_too_few_add_nothing(made: tuple[Experiment, TrainingDat
     trainer = untrained(experiment, replace(data, parts={**data.parts, "validation": alike}))
     own = logits(trainer)
     assert add_additive_model(trainer, experiment) is None
+    assert [tower.additive for tower in trainer.towers] == [None, None]
     np.testing.assert_array_equal(logits(trainer), own)
     save_towers(tmp_path / "towers.pt", trainer.towers)
     other = untrained(experiment, data)
@@ -181,7 +208,9 @@ def test_of_weights_that_are_as_good_the_one_nearest_to_the_default_is_taken() -
     assert choose_weight(curve(0.2, 10.0), users) == pytest.approx(0.2)
     assert choose_weight(curve(0.2, 0.0001), users) == DEFAULT_WEIGHT
     assert choose_weight(curve(0.0, 10.0), None) == 0.0
-    assert choose_weight(curve(0.2, 10.0), users % 9) == DEFAULT_WEIGHT  # nine users say too little
+    nine = users % 9  # users, who say too little
+    assert choose_weight(curve(0.2, 10.0), nine) == 0.0  # at the default weight the loss is higher than alone
+    assert choose_weight(curve(0.4, 10.0), nine) == DEFAULT_WEIGHT
 
 
 def test_a_run_says_what_was_chosen() -> None:

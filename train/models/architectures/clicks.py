@@ -101,7 +101,8 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             if isinstance(spec, CategoryFeature | IdFeature | HistoryFeature)
         }
         histories = {name: rows[name] for name in rows if isinstance(features[name], HistoryFeature)}
-        histories = histories if len(histories) == 2 else {}
+        kinds = {features[name].kind for name in histories}
+        histories = histories if len(kinds) == 2 else {}
         sizes = {name: rows[name] for name in rows if not isinstance(features[name], HistoryFeature)}
         if not self.config.additive:
             return None
