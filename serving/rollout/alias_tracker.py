@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 DOWNLOADING, CHECKING, LOADING, REFUSED = "downloading", "checking", "loading", "refused"
 MAX_RETRY_SECONDS = 300.0  # before a version that was refused is tried again
 LONGEST = 500  # characters of an error in the state
-RECENT_SECONDS = 1.0  # before a bundle is loaded, the aliases must have been resolved so recently
+MAX_AGE_SECONDS = 1.0  # of the last time that the aliases were resolved, when a bundle is loaded
 STATE: Mapping[str, Any] = {
     "last_check": 0.0,
     "next_check": 0.0,
@@ -175,7 +175,7 @@ class AliasTracker:
                 return False
             self._show(named.version, version, CHECKING)
             load_s = self._validate(folder, self._check_aliases)
-            self._check_aliases(RECENT_SECONDS)
+            self._check_aliases(MAX_AGE_SECONDS)
             self._show(named.version, version, LOADING)
             new = bundle_at(folder, version, named.version)
             self.deployment.install(new, load_s)
@@ -194,37 +194,41 @@ class AliasTracker:
         self._remember(new)
         return False
 
-    def _check_aliases(self, recent: float | None = None) -> None:
-        """Resolve the aliases again, if that was not done in the last `recent` seconds, or poll interval.
+    def _check_aliases(self, max_age: float | None = None) -> None:
+        """Resolve the aliases again, unless that was done a short time ago.
+
+        Args:
+            max_age: of the last time, in seconds; by default, and at most, the poll interval.
 
         Raises:
             Superseded: one of them has moved.
         """
-        pause = self._poll_seconds if recent is None else min(recent, self._poll_seconds)
+        pause = self._poll_seconds if max_age is None else min(max_age, self._poll_seconds)
         if self._clock.monotonic() < self._resolved_at + pause:
             return
-        if self._has_moved(is_deleted=True):
+        if self._has_moved(deleted_counts=True):
             raise Superseded(f"{self.model} has moved")
-        if self._champion and self._champion._has_moved(is_deleted=False):
+        # Without its alias the champion stays, and a canary may be deployed beside it.
+        if self._champion and self._champion._has_moved(deleted_counts=False):
             raise Superseded(f"{self._champion.model} has moved")
         self._resolved_at = self._clock.monotonic()
         self._changed()
 
-    def _has_moved(self, is_deleted: bool) -> bool:
-        """Whether the alias names another version than at the last poll; False if that cannot be known.
+    def _has_moved(self, deleted_counts: bool) -> bool:
+        """Whether the alias names another version than `poll` found; False if that cannot be known.
 
         Args:
-            is_deleted: the result if it names none.
+            deleted_counts: whether an alias that was deleted has moved.
         """
         self.state["last_check"] = self._clock.time()
         self.state["next_check"] = self._clock.time() + self._poll_seconds
         try:
             named = self._registry.resolve(self.model)
         except MissingStage:
-            return is_deleted
+            return deleted_counts
         except Exception:  # of any kind: the next poll reports it
             return False
-        return self._named is None or named.uri != self._named.uri  # a tag may change
+        return self._named is None or named.uri != self._named.uri  # a changed tag is no move
 
     def _refuse(self, named: Registered, error: Exception) -> None:
         """Do not try this version again for a while."""

@@ -35,7 +35,7 @@ from protos import bundle, entry_points
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
 from protos.system.signals import signal_name
-from serving.rollout.registry import Meanwhile, nothing
+from serving.rollout.registry import Meanwhile, do_nothing
 
 if TYPE_CHECKING:
     from serving.rollout.loaded_bundle import LoadedBundle
@@ -75,7 +75,7 @@ def validate_bundle(
     item_tower: bool = False,
     stop: threading.Event | None = None,
     ready: Path | None = None,
-    meanwhile: Meanwhile = nothing,
+    meanwhile: Meanwhile = do_nothing,
 ) -> ValidationResult:
     """Load a bundle in another process and search for its examples.
 
@@ -127,7 +127,7 @@ def _await(
     process: "subprocess.Popen[bytes]",
     seconds: float,
     stop: threading.Event | None,
-    meanwhile: Meanwhile = nothing,
+    meanwhile: Meanwhile = do_nothing,
 ) -> int | None:
     """The exit code of a process; None if it had to be killed."""
     until = time.monotonic() + seconds

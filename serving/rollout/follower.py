@@ -30,7 +30,7 @@ from serving.rollout import memory_budget
 from serving.rollout.alias_tracker import AliasTracker, Deployment
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import ValidationResult, validate_bundle
-from serving.rollout.registry import Meanwhile, Registry, nothing
+from serving.rollout.registry import Meanwhile, Registry, do_nothing
 from serving.rollout.registry_process import RegistryProcess
 from serving.rollout.release_log import ReleaseLog
 from serving.rollout.shadow_log import ShadowLog
@@ -122,7 +122,7 @@ def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> 
     cache = BundleCache(config.cache)
     passed: dict[str, ValidationResult] = {}
 
-    def validate(folder: Path, copies: int, meanwhile: Meanwhile = nothing) -> float:
+    def validate(folder: Path, copies: int, meanwhile: Meanwhile = do_nothing) -> float:
         manifest = bundle.read_manifest(folder)
         result = passed.get(manifest.bundle_version)
         if result is None:
@@ -230,7 +230,9 @@ class Follower:
         else:
             self._releases.poll()  # before the others, whose downloads may take long
             for tracker in self._others.values():
-                broken_off = broken_off or tracker.poll()  # if one is broken off, the champion comes first
+                if broken_off:  # the aliases are resolved anew, from the champion's on
+                    break
+                broken_off = tracker.poll()
         if self._shadow_log:
             self._shadow_log.poll()
         self._cache.prune([each.bundle_version for each in self._in_use()])

@@ -35,7 +35,7 @@ LONGEST = 300  # characters of an error of MLflow
 Meanwhile = Callable[[], None]  # called several times a second during a long step; an error ends the step
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """For steps that need no `Meanwhile`."""
 
 
@@ -96,7 +96,7 @@ class Registry(Protocol):
             MissingStage: there is none.
         """
 
-    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = nothing) -> None:
+    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
         """Copy all files of a version into a folder.
 
         Args:
@@ -143,7 +143,7 @@ class MlflowRegistry:
                 raise Unavailable(f"{model}: the registry answers with a version that is no number")
             return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION))
 
-    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = nothing) -> None:
+    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
         """As `Registry` says."""
         with _asking(registered.uri, "it cannot be downloaded"):
             import mlflow

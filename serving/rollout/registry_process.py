@@ -23,7 +23,7 @@ from typing import Any, Self
 from protos import entry_points
 from protos.documents import parse_json
 from protos.errors import MissingStage, Unavailable
-from serving.rollout.registry import Meanwhile, Registered, ShadowPair, nothing, store_file, store_uri
+from serving.rollout.registry import Meanwhile, Registered, ShadowPair, do_nothing, store_file, store_uri
 
 TIMEOUT_SECONDS = 30.0  # for an answer; MLflow waits 20 s for a locked database
 START_TIMEOUT_SECONDS = 60.0  # for the first answer, which includes the import of MLflow
@@ -88,7 +88,7 @@ class RegistryProcess:
         """As `Registry` says."""
         return Registered(*(self._second or self)._ask("resolve", model))
 
-    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = nothing) -> None:
+    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
         """As `Registry` says."""
         with RegistryProcess(self._stop, self._timeout, self._start_timeout) as self._second:
             try:
@@ -114,7 +114,7 @@ class RegistryProcess:
         call: str,
         *arguments: Any,
         progress: Callable[[], int] = lambda: 0,
-        meanwhile: Meanwhile = nothing,
+        meanwhile: Meanwhile = do_nothing,
     ) -> Any:
         try:
             process = self._running()

@@ -73,7 +73,7 @@ def test_the_run_says_which_additive_model_stands_beside_the_towers(clicks: Made
     assert weight > 0
     for tower in towers:
         part: Any = tower.additive
-        assert float(part.other.max()) == pytest.approx(weight)
+        assert float(part.model_factors.max()) == pytest.approx(weight)
     assert clicks.run.data.metrics["validation/additive_log_loss"] > 0
 
 

@@ -4,10 +4,10 @@
 
 s_i is the share of positives among the item's training pairs, drawn to that of all pairs by a smoothing. The
 sum is over the n events j that are known of the user before the pair: each label y_j less the share of its
-item. So it tells a strict user from a mild one, whichever items they met; k draws it to zero.
+item, so that users who met other items can be compared. k draws the mean to zero.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 Predict = Callable[[Pairs], Floats]  # pairs (P,) -> probabilities (P,)
 
 SMOOTHINGS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # events
-FACTORS = (3.0, 4.0, 5.0, 6.0)
+USER_FACTORS = (3.0, 4.0, 5.0, 6.0)
 KINDS = ("history", "negative_history")
 
 
@@ -41,23 +41,23 @@ class UserItemMeans:
 
     Args:
         shares: (N,), s_i of each item.
-        total: the share of positives of all training pairs.
-        sums: pairs (P,) -> the sum of each pair's user, (P,), and the number n of its events, (P,).
+        positive_rate: the share of positives of all training pairs.
+        residuals_of: pairs (P,) -> the sum of each pair's user, (P,), and the number n of its events, (P,).
         item_smoothing: of the shares.
         smoothing: k, in events.
         factor: of the formula.
     """
 
     shares: Floats
-    total: float
-    sums: Callable[[Pairs], tuple[Floats, Floats]]
+    positive_rate: float
+    residuals_of: Callable[[Pairs], tuple[Floats, Floats]]
     item_smoothing: float
     smoothing: float = SMOOTHINGS[0]
-    factor: float = FACTORS[0]
+    factor: float = USER_FACTORS[0]
 
     def logits(self, pairs: Pairs) -> Floats:
         """(P,)."""
-        sums, counts = self.sums(pairs)
+        sums, counts = self.residuals_of(pairs)
         user = self.factor * sums / (counts + self.smoothing)
         return np.asarray(scipy.special.logit(self.shares[pairs.item]) + user)
 
@@ -73,14 +73,17 @@ def best_on_validation(
     choices: list[dict[str, float]] = [{}]
     for name, values in grid.items():
         choices = [{**chosen, name: value} for chosen in choices for value in values]
-    return lowest_loss(data, [FittedLabels(fit(**chosen), chosen) for chosen in choices])
+    return lowest_loss(data, (FittedLabels(fit(**chosen), chosen) for chosen in choices))
 
 
-def lowest_loss(data: TrainingData, fitted: Sequence[FittedLabels]) -> FittedLabels:
+def lowest_loss(data: TrainingData, fitted: Iterable[FittedLabels]) -> FittedLabels:
     """The predictions with the lowest log loss on validation; of equal ones the first."""
+    return min(fitted, key=lambda each: _loss_on_validation(data, each.predict))
+
+
+def _loss_on_validation(data: TrainingData, predict: Predict) -> float:
     validation = data.parts["validation"]
-    labels = validation.is_positive
-    return min(fitted, key=lambda each: float(pair_losses(labels, each.predict(validation)).mean()))
+    return float(pair_losses(validation.is_positive, predict(validation)).mean())
 
 
 def item_means(data: TrainingData) -> FittedLabels:
@@ -101,7 +104,8 @@ def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_rea
 
     Args:
         query: features of the query tower.
-        as_read: of histories, count only the events that the towers read, `max_length` of them.
+        as_read: of histories, count only the newest events, `max_length` of them, as the towers do. Items
+            that are in no vocabulary count here, and not for the towers.
     """
     train = data.parts["train"]
     smoothing = item_means(data).settings["smoothing"]
@@ -109,10 +113,10 @@ def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_rea
     histories = both_histories(query, data)
     sums = _history_sums(histories, shares, as_read) if histories else _training_sums(data, shares)
     means = UserItemMeans(shares, float(train.is_positive.mean()), sums, smoothing)
-    validation = data.parts["validation"]
-    labels = validation.is_positive
-    tried = [replace(means, smoothing=of_user, factor=factor) for of_user in SMOOTHINGS for factor in FACTORS]
-    return min(tried, key=lambda each: float(pair_losses(labels, each.predict(validation)).mean()))
+    tried = [
+        replace(means, smoothing=of_user, factor=factor) for of_user in SMOOTHINGS for factor in USER_FACTORS
+    ]
+    return min(tried, key=lambda each: _loss_on_validation(data, each.predict))
 
 
 def both_histories(

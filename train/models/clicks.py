@@ -123,41 +123,42 @@ class AdditivePart(nn.Module):
         sizes: name of a category or an id -> V, rows of its table.
         histories: name of a history -> V, likewise.
         width: D + 2.
-        place: of the side's bias among the coordinates.
+        bias_index: of the side's bias among the coordinates.
 
     Attributes:
-        sums, means: tables (V,) by name of a feature: of categories and ids, and of histories.
-        own: (D + 2,), factors of the tower's coordinates.
-        other: (D + 2,), zero, but at `place` the weight of the model.
+        value_tables, history_tables: tables (V,) by name of a feature, of categories and ids and of
+            histories. They have zeros for padding and unknown values.
+        tower_factors: (D + 2,), factors of the tower's coordinates.
+        model_factors: (D + 2,), zero, but at `bias_index` the weight of the model.
     """
 
     smoothing: Tensor
-    own: Tensor
-    other: Tensor
+    tower_factors: Tensor
+    model_factors: Tensor
 
     def __init__(
-        self, sizes: Mapping[str, int], histories: Mapping[str, int], width: int, place: int
+        self, sizes: Mapping[str, int], histories: Mapping[str, int], width: int, bias_index: int
     ) -> None:
         super().__init__()
-        self.sums, self.means = _zeros(sizes), _zeros(histories)  # zero for padding and unknown values
-        self.place = place
+        self.value_tables, self.history_tables = _zeros(sizes), _zeros(histories)
+        self.bias_index = bias_index
         self.register_buffer("smoothing", torch.ones(()))
-        self.register_buffer("own", torch.ones(width))
-        self.register_buffer("other", torch.zeros(width))
+        self.register_buffer("tower_factors", torch.ones(width))
+        self.register_buffer("model_factors", torch.zeros(width))
 
     def forward(self, inputs: Inputs, coordinates: Tensor) -> Tensor:
         """(B, D + 2) -> (B, D + 2)."""
-        return coordinates * self.own + self.logits(inputs)[:, None] * self.other
+        return coordinates * self.tower_factors + self.logits(inputs)[:, None] * self.model_factors
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B,): the side's part of the model's logits."""
-        parts = [table[cast(Tensor, inputs[name])].sum(dim=1) for name, table in self.sums.items()]
-        if len(self.means):
-            histories = [(table, cast(Tensor, inputs[name])) for name, table in self.means.items()]
+        parts = [table[cast(Tensor, inputs[name])].sum(dim=1) for name, table in self.value_tables.items()]
+        if len(self.history_tables):
+            histories = [(table, cast(Tensor, inputs[name])) for name, table in self.history_tables.items()]
             total = _added([table[rows].sum(dim=1) for table, rows in histories])
             count = _added([(rows != 0).to(total.dtype).sum(dim=1) for _, rows in histories])
             parts.append(total / (count + self.smoothing))
-        return _added(parts) if parts else torch.zeros_like(self.own[:1])
+        return _added(parts) if parts else torch.zeros_like(self.tower_factors[:1])
 
 
 def _added(tensors: list[Tensor]) -> Tensor:

@@ -10,9 +10,9 @@ and vectors have no more coordinates. There are two:
                both kinds and items have ids
     logistic   logistic regression over the categories of both sides and the item's id
 
-The one with the lower log loss on validation is taken. On most logs both together are better than either
-(`train/README.md`). Of the weights within a standard error of the best, the one nearest to `DEFAULT_WEIGHT`
-is taken, for the reason that `part_weights.py` gives.
+The one with the lower log loss on validation, alone, is taken. On most logs both together are better than
+either (`train/README.md`). Of the weights within a standard error of the best, the one nearest to
+`DEFAULT_WEIGHT` is taken, for the reason that `part_weights.py` gives.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,7 +53,7 @@ class Additive:
 
     Args:
         kind: `means` or `logistic`.
-        weight: of the model, 0 to 1; with 0 the towers stay as they were.
+        weight: of the model, 0 to .9; with 0 the towers stay as they were.
         settings: of the model.
         before: log loss on validation of the towers alone.
         after: that with the model.
@@ -128,11 +128,11 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
     def loss(logits: Floats) -> Floats:
         return pair_losses(labels, scipy.special.expit(logits))
 
-    # By the towers' own tables and inputs: they know fewer items than the data have.
+    # Through the vocabularies of the towers, which may lack items: the loss is that of what is served.
     found = [_logits(trainer, model, query, item, pairs) for model in models]
-    model, beside = min(zip(models, found, strict=True), key=lambda each: float(loss(each[1]).mean()))
+    model, of_model = min(zip(models, found, strict=True), key=lambda each: float(loss(each[1]).mean()))
     own = trainer.inner_products(pairs).astype(np.float64) + trainer.towers[0].head.score().bias
-    losses = {weight: loss((1 - weight) * own + weight * beside) for weight in WEIGHTS}
+    losses = {weight: loss((1 - weight) * own + weight * of_model) for weight in WEIGHTS}
     weight = choose_weight(losses, pairs.user)
     before, after = float(losses[0.0].mean()), float(losses[weight].mean())
     if weight:
@@ -145,17 +145,22 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
 def choose_weight(losses: Mapping[float, npt.NDArray[Any]], users: Rows | None) -> float:
     """Of the weights that are within a standard error of the best, the one nearest to the default.
 
+    With fewer than `LEAST_USERS` users it is the default. No weight is taken at which the loss is higher than
+    at 0.
+
     Args:
         losses: weight -> the log loss of each pair.
         users: number of each pair's user; None if they are not known, and each pair counts as one.
     """
     count = len(next(iter(losses.values())))
     distinct, user = np.unique(np.arange(count) if users is None else users, return_inverse=True)
+    useful = {weight for weight, each in losses.items() if each.mean() <= losses[0.0].mean()}
     if len(distinct) < LEAST_USERS:
-        return DEFAULT_WEIGHT if losses[DEFAULT_WEIGHT].mean() < losses[0.0].mean() else 0.0
+        return DEFAULT_WEIGHT if DEFAULT_WEIGHT in useful else 0.0
     share = len(distinct) / count  # so that the mean over users is that over pairs
     curve = {weight: np.asarray(-share * np.bincount(user, each), float) for weight, each in losses.items()}
-    return min(within_standard_error(curve), key=lambda weight: abs(weight - DEFAULT_WEIGHT))
+    close = useful.intersection(within_standard_error(curve))
+    return min(close, key=lambda weight: abs(weight - DEFAULT_WEIGHT))
 
 
 def _models(
@@ -163,9 +168,9 @@ def _models(
 ) -> Iterator[_Model]:
     """The models for which the towers have tables."""
     ids = [name for name, spec in experiment.item.items() if isinstance(spec, IdFeature)]
-    if len(query.means) and ids and both_histories(experiment.query, trainer.data):
-        yield _means(trainer, experiment.query, ids[0], len(item.sums[ids[0]]))
-    if len(query.sums) or len(item.sums):
+    if len(query.history_tables) and ids and both_histories(experiment.query, trainer.data):
+        yield _means(trainer, experiment.query, ids[0], len(item.value_tables[ids[0]]))
+    if len(query.value_tables) or len(item.value_tables):
         yield _logistic(trainer, query, item)
 
 
@@ -174,7 +179,7 @@ def _means(trainer: Trainer, features: Mapping[str, FeatureSpec], id_name: str, 
     means = user_item_means(features, trainer.data, as_read=True)
     rows = trainer.items.arrays[id_name][:, 0].astype(np.int64)
     known = rows >= FIRST_KNOWN
-    constant = float(scipy.special.logit(means.total))
+    constant = float(scipy.special.logit(means.positive_rate))
 
     def table(values: Floats) -> Floats:
         of_rows = np.zeros(size)
@@ -212,7 +217,7 @@ def _logistic(trainer: Trainer, query: AdditivePart, item: AdditivePart) -> _Mod
     tables: list[dict[str, Floats]] = []
     for part in (query, item):
         tables.append({})
-        for name, table in part.sums.items():
+        for name, table in part.value_tables.items():
             tables[-1][name], left = left[: len(table)], left[len(table) :]
     return _Model("logistic", {"C": strength}, float(fitted.intercept_[0]), (tables[0], tables[1]))
 
@@ -220,7 +225,7 @@ def _logistic(trainer: Trainer, query: AdditivePart, item: AdditivePart) -> _Mod
 def _one_hot(records: PreparedInputs, part: AdditivePart) -> Any:
     """(number of records, sum of V), CSR: how often a record has each known value of each feature."""
     blocks = [scipy.sparse.csr_matrix((len(records), 0))]
-    for name, table in part.sums.items():
+    for name, table in part.value_tables.items():
         rows = records.arrays[name].astype(np.int64)
         record, column = np.nonzero(rows >= FIRST_KNOWN)
         cells = (np.ones(len(record)), (record, rows[record, column]))
@@ -235,22 +240,22 @@ def _apply(trainer: Trainer, model: _Model, weight: float, query: AdditivePart, 
     _fill(model, query, item)
     with torch.no_grad():
         for part in (query, item):
-            part.other[part.place] = weight
+            part.model_factors[part.bias_index] = weight
         # The head multiplies b_u and b_v by learned numbers, which must not change the model.
         of_query, of_item = head.weight[-2:].tolist()
         head.weight[-2:] = 1.0
-        query.own[: query.place] = 1 - weight
-        query.own[query.place] = (1 - weight) * of_query
-        item.own[item.place] = (1 - weight) * of_item
+        query.tower_factors[: query.bias_index] = 1 - weight
+        query.tower_factors[query.bias_index] = (1 - weight) * of_query
+        item.tower_factors[item.bias_index] = (1 - weight) * of_item
         head.bias.mul_(1 - weight).add_(weight * model.constant)
     trainer.clear_cached_vectors()
 
 
 def _fill(model: _Model, query: AdditivePart, item: AdditivePart) -> None:
-    """Set the tables of both parts; they have no weight yet."""
+    """Set tables and smoothing of both parts, and not the weight."""
     with torch.no_grad():
         for part, tables in zip((query, item), model.tables, strict=True):
-            for name, table in (*part.sums.items(), *part.means.items()):
+            for name, table in (*part.value_tables.items(), *part.history_tables.items()):
                 values = tables.get(name, np.zeros(len(table)))
                 table.copy_(torch.from_numpy(values.astype(np.float32)))
         query.smoothing.fill_(model.smoothing)

@@ -61,8 +61,8 @@ def built() -> Towers:
             parameter.add_(0.5 * torch.randn_like(parameter))
         for tower in towers:
             part: Any = tower.additive
-            part.own.fill_(0.8)
-            part.other[part.place] = 0.7
+            part.tower_factors.fill_(0.8)
+            part.model_factors[part.bias_index] = 0.7
         towers[1].head.radius.fill_(6.0)  # type: ignore[operator]
     return towers
 

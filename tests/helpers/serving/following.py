@@ -13,7 +13,7 @@ from protos import bundle
 from protos.errors import BundleDamaged, MissingStage, Unavailable
 from serving.rollout.bundle_cache import BundleCache
 from serving.rollout.follower import FollowConfig, Follower
-from serving.rollout.registry import Meanwhile, Registered, ShadowPair, nothing
+from serving.rollout.registry import Meanwhile, Registered, ShadowPair, do_nothing
 from serving.rollout.target import Clock, Workers, bundle_at
 from serving.shared_state import SharedState
 
@@ -51,7 +51,7 @@ class Shelf:
         """Of the bundle in a version."""
         return bundle.read_manifest(self.folders[number]).bundle_version
 
-    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = nothing) -> None:
+    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
         self._answer()
         self.downloaded.append(registered.version)
         self.during_download(meanwhile)

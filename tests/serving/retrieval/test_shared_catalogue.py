@@ -28,7 +28,7 @@ from serving.retrieval.shared_catalogue import CONTENTS, ENDS, ITEMS, RANKING, S
 from serving.rollout.bundle_cache import BundleCache
 from serving.rollout.follower import FollowConfig, validator
 from serving.rollout.loaded_bundle import LoadedBundle
-from serving.rollout.registry import nothing
+from serving.rollout.registry import do_nothing
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.conftest import ROOT
@@ -240,7 +240,7 @@ def test_a_disk_that_is_full_is_no_fault_of_the_bundle(plain: Path, tmp_path: Pa
 def test_the_follower_has_it_made_where_workers_look(plain: Path, tmp_path: Path) -> None:
     cache = BundleCache(tmp_path)
     attempt = validator(FollowConfig("models:/tiny@champion", cache=tmp_path), False, threading.Event())
-    assert attempt(plain, 1, nothing) > 0
+    assert attempt(plain, 1, do_nothing) > 0
     assert type(opened(cache.ready(plain), plain)) is MappedCatalogue
 
 

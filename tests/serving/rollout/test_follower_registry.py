@@ -20,7 +20,7 @@ from protos.errors import BundleDamaged, MissingStage, Unavailable
 from serving import bundles
 from serving.rollout.bundle_cache import BundleCache
 from serving.rollout.follower import FollowConfig, validator
-from serving.rollout.registry import Registered, ShadowPair, cleaned, nothing
+from serving.rollout.registry import Registered, ShadowPair, cleaned, do_nothing
 from serving.rollout.registry_process import RegistryProcess
 from tests.helpers.serving.following import newer_schema
 from tests.helpers.serving.library import NAME, Library, Service, library_of, service
@@ -214,8 +214,8 @@ def test_figures_of_a_shadow_are_a_run(registry: RegistryProcess, library: Libra
 def test_a_bundle_that_is_too_large_is_not_even_tried(folders: list[Path]) -> None:
     attempt = validator(FollowConfig(CHAMPION, memory_mib=1), False, threading.Event())
     with pytest.raises(Unavailable, match="too large for the memory"):
-        attempt(folders[0], 2, nothing)
-    assert validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2, nothing) > 0
+        attempt(folders[0], 2, do_nothing)
+    assert validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2, do_nothing) > 0
 
 
 def test_a_validation_is_broken_off(folders: list[Path]) -> None:

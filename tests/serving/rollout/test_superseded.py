@@ -85,6 +85,14 @@ def test_a_canary_whose_alias_is_deleted_is_not_downloaded_to_the_end(make: Any)
     assert (scene.target["canary"], ended, scene.note["canary"]["last_error"]) == (None, [], "")
 
 
+def test_a_canary_is_deployed_although_the_champions_alias_is_deleted_meanwhile(make: Any) -> None:
+    scene = make(canary=CHALLENGER)
+    scene.shelf.aliases[CHALLENGER] = "2"
+    ended = on(scene, "during_download", lambda: scene.shelf.aliases.pop(CHAMPION))
+    assert scene.follower.step() > 0
+    assert (scene.target["canary"]["model_version"], ended) == ("2", ["during_download"])
+
+
 @pytest.mark.parametrize("error", [Unavailable("no answer"), RuntimeError("it broke")])
 def test_a_registry_that_fails_meanwhile_ends_no_deployment(scene: Scene, error: Exception) -> None:
     scene.shelf.aliases[CHAMPION] = "2"

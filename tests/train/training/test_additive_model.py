@@ -77,9 +77,9 @@ def test_the_means_are_those_of_the_events_that_the_towers_read(
     pairs = data.parts["test"]
     means = user_item_means(experiment.query, data, as_read=True)
     np.testing.assert_allclose(means.logits(pairs), by_hand(experiment, data, means, pairs), atol=1e-9)
-    assert means.sums(pairs)[1].max() == 5
+    assert means.residuals_of(pairs)[1].max() == 5
     everything = user_item_means(experiment.query, data, as_read=False)
-    assert everything.sums(pairs)[1].max() > 5
+    assert everything.residuals_of(pairs)[1].max() > 5
 
 
 def without(experiment: Experiment, *names: str) -> Experiment:
@@ -115,7 +115,7 @@ def test_the_weight_is_chosen_by_what_is_served_where_items_are_unknown(
     experiment = replace(experiment, item={"id": common})
     trainer = untrained(experiment, data)
     part: Any = trainer.towers[1].additive
-    assert len(part.sums["id"]) < 2 + len(counts)
+    assert len(part.value_tables["id"]) < 2 + len(counts)
     found = add_additive_model(trainer, experiment)
     assert found is not None
     assert (found.kind, found.weight > 0) == ("means", True)
@@ -190,7 +190,9 @@ def test_without_the_key_or_the_features_there_is_no_place_for_it(
     experiment, data = made
     assert isinstance(experiment.tower, ClicksTower)
     plain = replace(experiment, tower=replace(experiment.tower, additive=False))
-    assert add_additive_model(untrained(plain, data), plain) is None
+    trainer = untrained(plain, data)
+    assert [tower.additive for tower in trainer.towers] == [None, None]
+    assert add_additive_model(trainer, plain) is None
     query = {"history": experiment.query["history"]}  # of one kind
     numbers = replace(experiment, query=query, item={"price": experiment.item["price"]})
     assert add_additive_model(untrained(numbers, data), numbers) is None
@@ -206,8 +208,9 @@ def test_of_weights_that_are_as_good_the_one_nearest_to_the_default_is_taken() -
         return {each: 0.6 + noise * (1 + each) + steepness * (each - top) ** 2 for each in WEIGHTS}
 
     assert choose_weight(curve(0.2, 10.0), users) == pytest.approx(0.2)
-    assert choose_weight(curve(0.2, 0.0001), users) == DEFAULT_WEIGHT
+    assert choose_weight(curve(0.4, 0.0001), users) == DEFAULT_WEIGHT
     assert choose_weight(curve(0.0, 10.0), None) == 0.0
+    assert choose_weight(curve(0.0, 0.0001), users) == 0.0  # .65 is within a standard error, but worse than 0
     nine = users % 9  # users, who say too little
     assert choose_weight(curve(0.2, 10.0), nine) == 0.0  # at the default weight the loss is higher than alone
     assert choose_weight(curve(0.4, 10.0), nine) == DEFAULT_WEIGHT
