@@ -1,6 +1,8 @@
 """A key changes with everything that a result follows from, and with nothing else."""
 
+import ast
 import dataclasses
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -93,6 +95,45 @@ def test_the_versions_of_imported_libraries_count(tree: Path, monkeypatch: pytes
             fingerprint, "_version", lambda name, it=changed: "0" if name == it else version(name)
         )
         assert (code_fingerprint("train.stage") == known) == same
+
+
+def test_all_names_in_a_file_are_found() -> None:
+    """The walk over a file finds what `ast.walk`, which visits every node, finds."""
+    for path in (ROOT / "train" / "training").glob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_bytes()))
+        expected = {name for node in nodes for name in fingerprint._names(node, "train.training")}
+        assert {*fingerprint._imported(path.read_bytes(), "train.training")} == expected, path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(a='train.named', *, b=0): pass",
+        "@f(name='train.named')\nasync def f(): pass",
+        "class A(metaclass=f('train.named')): pass",
+        "x: 'train.named'",
+        "f'{x:{y}}{g(\"train.named\")}'",
+        "{**x, 1: ['train.named']}",
+        "{'train.named': 1}",
+        "x = [y for y in z if y != 'train.named']",
+        "x = lambda y: y['train.named':]",
+        "match x:\n    case [A(b='train.named')]: pass",
+        "match x:\n    case _ if x: import train.named",
+        "try: pass\nexcept A: pass\nelse:\n    with f() as g: from train import named",
+        "while x: pass\nelse: import train.named",
+        "try: pass\nfinally:\n    async def f(): from train.named import x",
+    ],
+)
+def test_a_name_is_found_wherever_it_is_in_a_file(source: str) -> None:
+    assert "train.named" in fingerprint._imported(source.encode(), "train")
+
+
+def test_the_providers_of_libraries_are_those_of_importlib() -> None:
+    known = importlib.metadata.packages_distributions()
+    assert len(known) > 100
+    found = fingerprint._providers()
+    for name, distributions in known.items():
+        assert {*map(fingerprint._name, found[name])} == {*distributions}, name
 
 
 def test_an_installed_package_keeps_its_files_in_the_current_directory(tmp_path: Path) -> None:
