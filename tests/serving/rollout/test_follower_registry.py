@@ -122,6 +122,15 @@ def newest_child() -> psutil.Process:
     return max(psutil.Process().children(), key=psutil.Process.create_time)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell no files that a process has mapped")
+def test_the_process_loads_no_library_that_it_does_not_use(registry: RegistryProcess) -> None:
+    registry.resolve(CHAMPION)
+    (process,) = (each for each in registry_processes() if each == newest_child())
+    mapped = [each.path for each in process.memory_maps()]
+    assert [path for path in mapped if "/google/" in path]  # which MLflow's client uses
+    assert [path for path in mapped if "/pandas/" in path or "polars" in path] == []
+
+
 def test_a_process_that_was_killed_is_started_again(registry: RegistryProcess) -> None:
     registry.resolve(CHAMPION)
     child = newest_child()
