@@ -41,7 +41,7 @@ def per_query(
         Metric name -> (Q,): `recall_at_k`, `mrr_at_10`, `ndcg_at_10` (Järvelin and Kekäläinen 2002, with the
         gains as they are and the discount log2(1 + rank), as trec_eval computes it), `hr_at_10`, `hr_at_50`.
     """
-    hits = np.stack([np.isin(row, items) for row, items in zip(ranked, relevant, strict=True)])
+    hits = _hits(ranked, relevant)
     sizes = np.array([len(items) for items in relevant], np.float64)
     metrics = {f"recall_at_{k}": hits[:, :k].sum(axis=1) / sizes for k in CUTOFFS}
     ten = hits[:, :10]
@@ -61,11 +61,24 @@ def per_query(
 
 def ndcg(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> Floats:
     """(Q,): nDCG over all K places, of relevant items with equal gains; arguments as of `per_query`."""
-    hits = np.stack([np.isin(row, items) for row, items in zip(ranked, relevant, strict=True)])
+    hits = _hits(ranked, relevant)
     sizes = np.array([len(items) for items in relevant])
     discount = 1 / np.log2(np.arange(ranked.shape[1]) + 2)
     ideal = np.cumsum(discount)[np.minimum(sizes, ranked.shape[1]) - 1]
     return np.asarray((hits * discount).sum(axis=1) / ideal)
+
+
+def _hits(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+    """(Q, K): which of the ranked items are relevant; one search for all queries, not one for each."""
+    if len(ranked) != len(relevant):
+        raise ValueError(f"{len(ranked)} rankings of {len(relevant)} queries")
+    sizes, wanted = [len(items) for items in relevant], np.concatenate(relevant)
+    if max(sizes) == 1:
+        return np.asarray(ranked == wanted[:, None])
+    # A pair of a query and an item is one number; -1, where there is no item, becomes 0 of its query.
+    begins = np.arange(len(relevant)) * (max(ranked.max(), wanted.max()) + 2) + 1
+    pairs, known = ranked + begins[:, None], np.sort(wanted + np.repeat(begins, sizes))
+    return np.asarray(known[np.minimum(np.searchsorted(known, pairs), len(known) - 1)] == pairs)
 
 
 def _gains_of(ranked: Ranked, relevant: Ranked, gains: Ranked) -> Floats:

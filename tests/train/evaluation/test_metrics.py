@@ -50,6 +50,21 @@ def test_ndcg_reads_all_places_that_it_is_given() -> None:
     np.testing.assert_allclose(ndcg(many, some), per_query(many, some)["ndcg_at_10"])
 
 
+@pytest.mark.parametrize("most", [1, 7])
+def test_of_many_queries_each_is_measured_by_its_own_items(most: int) -> None:
+    random = np.random.default_rng(0)
+    ranked = np.stack([random.permutation(60)[:50] for _ in range(40)])
+    ranked[:, 45:] = -1  # no more items were found
+    relevant = [random.permutation(60)[: random.integers(1, most + 1)] for _ in range(40)]
+    found = [
+        len({*row[:10].tolist()} & {*items.tolist()}) / len(items)
+        for row, items in zip(ranked, relevant, strict=True)
+    ]
+    assert per_query(ranked, relevant)["recall_at_10"].tolist() == found
+    with pytest.raises(ValueError, match="40 rankings of 39 queries"):
+        per_query(ranked, relevant[1:])
+
+
 def test_gains_weigh_in_ndcg_alone() -> None:
     relevant = [np.array([3, 5]), np.array([0, 2, 3]), np.array([9])]
     gains = [np.array([4, 1]), np.array([1, 3, 2]), np.array([2])]
