@@ -1,8 +1,10 @@
-"""A linear model beside trained towers: what is added, how its weight is chosen, and that runs hold it."""
+"""A linear model beside trained towers: what is added, and how its weight is chosen.
+
+`test_refit.py` tests that a run holds it.
+"""
 
 import io
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,30 +15,24 @@ import torch
 from rich.console import Console
 
 from tests.helpers.people import data_of_people, random_people, schema_of_people
-from tests.helpers.stdlib import Sections, experiment_at, tracking_at
-from tests.helpers.watched import ATTENTION, write_toml
 from tests.train.evaluation.test_history_baselines import experiment_with
 from train.config.losses import FullSoftmax
 from train.config.towers import SequenceTower
 from train.config.training import TrainingConfig
-from train.data.training_data import TrainingData, training_data_of
+from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines, ease, ease_recency, slist
-from train.evaluation.exact_search import encode
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, rank_by, summed
 from train.models import collaborative
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.training import mixture, part_weights
-from train.training import run as training
 from train.training.checkpoint import load_towers, save_towers
 from train.training.mixture import drop_useless_coordinates, mix
 from train.training.part_weights import WeightCurves
-from train.training.trained_model import load_model
 from train.training.trainer import Trainer
 
 ITEMS = 40
-RECIPE: Sections = {**ATTENTION, "tower": {"kind": "history", "buckets": 512}}
 
 
 @pytest.fixture(scope="module")
@@ -199,33 +195,3 @@ def test_towers_that_are_better_alone_are_stored_without_coordinates_for_a_linea
     load_towers(tmp_path / "towers.pt", fresh.towers)
     fresh.clear_cached_vectors()
     torch.testing.assert_close(fresh.item_vectors(), trainer.item_vectors())
-
-
-def test_a_run_of_the_recipe_holds_its_mixture(films: Path, empty_store: Path, tmp_path: Path) -> None:
-    changed: Any = {"training": {"epochs": 2}, "baselines": {"run": ["slist", "ease_recency"]}}
-    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", sections=RECIPE, **changed))
-    console = Console(file=io.StringIO(), width=200)
-    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
-        run, _ = training.fit(experiment, dataset, console)
-        model = load_model(run)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "tower.linear = 120  (120 items" in shown
-    metrics, params = run.data.metrics, run.data.params
-    assert params["mixture.model"] in shown.split("mixture, in units of standard deviation: ")[1].split()[0]
-    assert f"{metrics['validation/mixture_ndcg_at_10']:.4f}" in shown
-    ends = [metrics[f"validation/mixture_{each}_ndcg_at_10"] for each in ("linear", "learned")]
-    assert metrics["validation/mixture_ndcg_at_10"] > max(ends) - 0.03
-    query, item = model.towers
-    assert query.mixture is not None
-    assert query.mixture.weights[0] > 0
-    data = training_data_of(dataset, experiment.query, experiment.item)
-    hashing = hashing_of(model.experiment.tower)
-    inputs = (
-        PreparedInputs(model.schema, "query", data.queries, hashing),
-        PreparedInputs(model.schema, "item", data.items, hashing),
-    )
-    lengths = encode(item, inputs[1]).norm(dim=1)  # by the radius that is stored
-    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
-    trainer = Trainer(model.towers, data, inputs, experiment.loss, model.experiment.training)
-    found = trainer.evaluate("test")["ndcg_at_10"]
-    assert found == pytest.approx(metrics["test/ndcg_at_10"], abs=1e-6)

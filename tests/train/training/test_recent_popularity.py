@@ -1,8 +1,8 @@
-"""Recent popularity beside trained towers: what is added, what validation chooses, and that runs hold it."""
+"""Recent popularity beside trained towers: what is added, and what validation chooses.
 
-import io
-import shutil
-from collections.abc import Iterator
+`test_refit.py` tests that a run holds it.
+"""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from protos.features import Schema, TimeFeature
 from tests.helpers.people import data_of_people, schema_of_people
-from tests.helpers.stdlib import Sections, experiment_at, tracking_at
-from tests.helpers.watched import ATTENTION, write_toml
 from train.config.losses import FullSoftmax
 from train.config.towers import SequenceTower
 from train.config.training import TrainingConfig
 from train.data.recency import DAY
-from train.data.training_data import TrainingData, training_data_of
+from train.data.training_data import TrainingData
 from train.models.prepared_inputs import PreparedInputs
 from train.models.recent_popularity import EventsByPeriod
 from train.models.tower_factory import build_towers, hashing_of
-from train.training import run as training
 from train.training.checkpoint import load_towers, save_towers
 from train.training.part_weights import LEAST_USERS
 from train.training.recent_popularity import (
@@ -34,15 +30,9 @@ from train.training.recent_popularity import (
     add_as_chosen,
     add_recent_popularity,
 )
-from train.training.trained_model import load_model
 from train.training.trainer import Trainer
 
 ITEMS, PEOPLE, EVENTS = 30, 200, 6
-RECIPE: Sections = {
-    **ATTENTION,
-    "query.time": {"kind": "time"},
-    "tower": {"kind": "history", "buckets": 512},
-}
 
 
 def timed(items_of: Any) -> TrainingData:
@@ -190,33 +180,3 @@ def test_without_coordinates_for_it_towers_stay_as_they_are(fashions: TrainingDa
         tower.remove("recent")
     assert add_recent_popularity(trainer, "ndcg_at_10") is None
     add_as_chosen(trainer, None)
-
-
-@pytest.fixture
-def finished(films: Path, empty_store: Path, tmp_path: Path) -> Iterator[tuple[Any, Any, str]]:
-    changed: Any = {"training": {"epochs": 2, "refit": True}, "baselines": {"run": ["ease_recency"]}}
-    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", sections=RECIPE, **changed))
-    console = Console(file=io.StringIO(), width=200)
-    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
-        run, _ = training.fit(experiment, dataset, console)
-        yield run, (load_model(run), dataset), console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_a_run_of_the_recipe_holds_it_after_a_refit(finished: tuple[Any, Any, str]) -> None:
-    run, (model, dataset), shown = finished
-    assert "tower.recent_popularity = 32  (queries have times)" in shown
-    assert "recent popularity weighs" in shown
-    assert float(run.data.params["recent_popularity.weight"]) > 0
-    assert "validation/mixture_recent_ndcg_at_10" in run.data.metrics
-    query, _ = model.towers
-    assert query.recent is not None and query.recent.weights[0] > 0
-    experiment = model.experiment
-    data = training_data_of(dataset, experiment.query, experiment.item)
-    hashing = hashing_of(experiment.tower)
-    inputs = (
-        PreparedInputs(model.schema, "query", data.queries, hashing),
-        PreparedInputs(model.schema, "item", data.items, hashing),
-    )
-    trainer = Trainer(model.towers, data, inputs, experiment.loss, experiment.training)
-    found = trainer.evaluate("test")["ndcg_at_10"]
-    assert found == pytest.approx(run.data.metrics["test/ndcg_at_10"], abs=1e-6)

@@ -22,7 +22,6 @@ from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import PLAIN, Sections, experiment_at, tracking_at, write_sections
 from tests.helpers.watched import ATTENTION, RATINGS, write_toml
 from tests.train.evaluation.test_history_baselines import experiment_with, timed
-from tests.train.training.test_mixture import RECIPE
 from train.config import Experiment, read_experiment
 from train.config.training import TrainingConfig
 from train.data.dataset import Dataset
@@ -40,6 +39,11 @@ from train.training.trained_model import Model, load_model
 from train.training.trainer import Trainer
 
 ITEMS = 30
+RECIPE: Sections = {
+    **ATTENTION,
+    "query.time": {"kind": "time"},
+    "tower": {"kind": "history", "buckets": 512},
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def test_baselines_keep_their_choices_and_learn_from_validation(
 
 @dataclass
 class Made:
-    """A run with `refit`, one without, and what both were trained on."""
+    """A run with `refit`, one without, what both were trained on, and the models of both."""
 
     experiment: Experiment
     dataset: Dataset
@@ -91,6 +95,7 @@ class Made:
     plain: Run
     shown: str
     model: Model
+    plain_model: Model
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,17 @@ def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
         refitted, _ = training.fit(experiment, dataset, console)
         without, _ = training.fit(plain, dataset, Console(file=io.StringIO()))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
-        yield Made(experiment, dataset, refitted, without, shown, load_model(refitted))
+        yield Made(experiment, dataset, refitted, without, shown, load_model(refitted), load_model(without))
+
+
+def read_by(model: Model, made: Made) -> tuple[TrainingData, tuple[PreparedInputs, PreparedInputs]]:
+    """The data, and both sides of it as the towers of a model read them."""
+    data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+    schema, hashing = model.schema, hashing_of(model.experiment.tower)
+    return data, (
+        PreparedInputs(schema, "query", data.queries, hashing),
+        PreparedInputs(schema, "item", data.items, hashing),
+    )
 
 
 def test_what_validation_says_is_that_of_towers_that_have_not_learned_from_it(made: Made) -> None:
@@ -118,12 +133,7 @@ def test_what_validation_says_is_that_of_towers_that_have_not_learned_from_it(ma
 
 
 def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(made: Made) -> None:
-    data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
-    hashing = hashing_of(made.model.experiment.tower)
-    inputs = (
-        PreparedInputs(made.model.schema, "query", data.queries, hashing),
-        PreparedInputs(made.model.schema, "item", data.items, hashing),
-    )
+    data, inputs = read_by(made.model, made)
     towers = copy.deepcopy(made.model.towers)  # evaluating them fits their radius
     trainer = Trainer(towers, data, inputs, made.experiment.loss, made.model.experiment.training)
     assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(
@@ -133,6 +143,34 @@ def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(ma
     assert trainer.evaluate("validation")["ndcg_at_10"] > own + 0.05  # it has seen the answers
     lengths = encode(made.model.towers[1], inputs[1]).norm(dim=1)  # by the radius that is stored
     torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
+
+
+def test_a_run_holds_its_mixture(made: Made) -> None:
+    """The run without `refit`."""
+    assert "tower.linear = 120  (120 items" in made.shown
+    metrics, params = made.plain.data.metrics, made.plain.data.params
+    chosen = made.shown.split("mixture, in units of standard deviation: ")[1].split()[0]
+    assert params["mixture.model"] in chosen
+    assert f"{metrics['validation/mixture_ndcg_at_10']:.4f}" in made.shown
+    ends = [metrics[f"validation/mixture_{each}_ndcg_at_10"] for each in ("linear", "learned")]
+    assert metrics["validation/mixture_ndcg_at_10"] > max(ends) - 0.03
+    query, item = towers = copy.deepcopy(made.plain_model.towers)  # evaluating them fits their radius
+    assert query.mixture is not None
+    assert query.mixture.weights[0] > 0
+    data, inputs = read_by(made.plain_model, made)
+    lengths = encode(item, inputs[1]).norm(dim=1)  # by the radius that is stored
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
+    trainer = Trainer(towers, data, inputs, made.experiment.loss, made.plain_model.experiment.training)
+    assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(metrics["test/ndcg_at_10"], abs=1e-6)
+
+
+def test_a_run_holds_recent_popularity_after_a_refit(made: Made) -> None:
+    assert "tower.recent_popularity = 32  (queries have times)" in made.shown
+    assert "recent popularity weighs" in made.shown
+    assert float(made.refitted.data.params["recent_popularity.weight"]) > 0
+    assert "validation/mixture_recent_ndcg_at_10" in made.refitted.data.metrics
+    query, _ = made.model.towers
+    assert query.recent is not None and query.recent.weights[0] > 0
 
 
 def test_items_without_a_linear_model_have_unit_vectors_too(
