@@ -1,6 +1,5 @@
 """The recipe for histories, from the log to a bundle: attention over events, and a sum over sessions."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,17 @@ from export.release.gates.quality import _evaluate
 from protos import bundle
 from protos.errors import InvalidInput
 from protos.features import HistoryFeature
+from serving.api.open_inference import inputs_metadata
+from serving.client import RetrievalClient
+from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
-from tests.helpers.stdlib import QUICK, Made, make_of
+from serving.server import RetrievalServer
+from tests.helpers.shared import shared_folder
+from tests.helpers.stdlib import QUICK, Made, make_of, pack, unpack
 from tests.helpers.watched import ATTENTION, write_toml
 from train.data.training_data import training_data_of
+from train.training.metric_groups import metrics_of
 
 pytestmark = pytest.mark.exhaustive
 
@@ -23,29 +28,35 @@ HISTORY = ("f041", "f042", "f043")
 TIMES = (1_086_400.0, 1_086_460.0, 1_086_520.0)
 
 
-@pytest.fixture
-def made(films: Path, empty_store: Path, tmp_path: Path) -> Callable[[str], Made]:
-    def make(split: str) -> Made:
-        sections = {
-            **{name: each for name, each in ATTENTION.items() if name != "loss"},
-            **QUICK,
-            "split": {"by": split},
-            "query.history": {"kind": "history", "max_length": 20, "times": True},
-            "query.time": {"kind": "time"},
-            "tower": {"kind": "history", "buckets": 512},
-            "training": {
-                "epochs": 2,
-                "average_epochs": 0.2,
-                "refit": True,
-                "learning_rate": 2e-3,
-                "selection": "ndcg_at_10",
-                "threads": 1,
-            },
-            "baselines": {"run": ["popularity"]},
-        }
-        return make_of(write_toml(films, tmp_path / "a.toml", "recipe", sections), empty_store, tmp_path)
+def made_of(split: str, films: Path, empty_store: Path, folder: Path) -> Made:
+    sections = {
+        **{name: each for name, each in ATTENTION.items() if name != "loss"},
+        **QUICK,
+        "split": {"by": split},
+        "query.history": {"kind": "history", "max_length": 20, "times": True},
+        "query.time": {"kind": "time"},
+        "tower": {"kind": "history", "buckets": 512},
+        "training": {
+            "epochs": 2,
+            "average_epochs": 0.2,
+            "refit": True,
+            "learning_rate": 2e-3,
+            "selection": "ndcg_at_10",
+            "threads": 1,
+        },
+        "baselines": {"run": ["popularity"]},
+    }
+    return make_of(write_toml(films, folder / "a.toml", "recipe", sections), empty_store, folder)
 
-    return make
+
+@pytest.fixture(scope="module")
+def of_events(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run whose towers attend to events, and its bundle."""
+
+    def make(folder: Path) -> None:
+        pack(made_of("last", films, empty_store, folder))
+
+    return unpack(shared_folder(tmp_path_factory, "recipe", make), tmp_path_factory.mktemp("recipe"))
 
 
 def reads_times(manifest: bundle.Manifest) -> bool:
@@ -54,8 +65,7 @@ def reads_times(manifest: bundle.Manifest) -> bool:
     return spec.times
 
 
-def test_attention_reads_the_times_of_histories(made: Callable[[str], Made]) -> None:
-    of_events = made("last")
+def test_attention_reads_the_times_of_histories(of_events: Made) -> None:
     manifest = bundle.read(of_events.folder)
     assert reads_times(manifest)
     retriever = Retriever.load(of_events.folder)
@@ -65,8 +75,46 @@ def test_attention_reads_the_times_of_histories(made: Callable[[str], Made]) -> 
     assert retriever.search([example_query(each) for each in manifest.examples], 5)
 
 
-def test_a_sum_over_sessions_is_made_served_and_measured_without_times(made: Callable[[str], Made]) -> None:
-    of_sessions = made("last_session")
+def test_a_query_has_a_time_and_without_one_is_asked_now(of_events: Made) -> None:
+    assert float(of_events.run.data.params["recent_popularity.weight"]) > 0
+    manifest = bundle.read(of_events.folder)
+    assert manifest.examples[0]["time"] > 1_000_000
+    assert manifest.quality["ndcg_at_10"] == pytest.approx(metrics_of(of_events.run)["ndcg_at_10"], abs=0.01)
+
+    def at(time: float) -> Query:
+        return Query(history=HISTORY, features={"time": time})
+
+    with (
+        RetrievalServer(Retriever.load(of_events.folder)) as server,
+        RetrievalClient(server.address) as client,
+    ):
+        now, later, early, before = (
+            client.search(each, 20).hits for each in (Query(history=HISTORY), at(1e9), at(1_300_000), at(0))
+        )
+        assert now == later
+        assert len({tuple(hit.score for hit in hits) for hits in (now, early, before)}) == 3
+        known = {"time": 1_300_000.0}
+        new, lost = (
+            client.search(Query(history=each, features=known), 20) for each in ((), ("no such film",))
+        )
+        for answer in (new, lost, client.search(Query())):  # not the popular items of all time
+            assert answer.basis is Basis.CONTEXT
+        assert new.hits == lost.hits
+        scores = client.score(Query(features=known), [hit.id for hit in new.hits])
+        assert [hit.score for hit in new.hits] == pytest.approx([score for _, score in scores.items])
+        assert new.hits != client.search(Query(), 20).hits  # which is asked now
+        with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
+            client.search(at(2e12))
+        with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
+            client.search(Query(history=HISTORY, features={"time": "2026-01-01"}))
+    (tensor,) = inputs_metadata("time", manifest.schema.query["time"])
+    assert (tensor.datatype, list(tensor.shape)) == ("FP64", [-1, 1])
+
+
+def test_a_sum_over_sessions_is_made_served_and_measured_without_times(
+    films: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    of_sessions = made_of("last_session", films, empty_store, tmp_path)
     manifest = bundle.read(of_sessions.folder)
     assert not reads_times(manifest)
     retriever = Retriever.load(of_sessions.folder)

@@ -11,15 +11,13 @@ import pytest
 
 from export.release import registry
 from protos import bundle
-from protos.errors import InvalidInput
-from serving.api.open_inference import inputs_metadata
 from serving.client import RetrievalClient
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
-from tests.helpers.watched import ASKED, ATTENTION, COLD, write_toml
+from tests.helpers.watched import ASKED, COLD, write_toml
 from train.training.metric_groups import metrics_of
 
 HISTORY = ("f001", "f002", "f003")
@@ -117,46 +115,6 @@ def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Pa
     (unknown,) = retriever.search([Query(history=(first, *HISTORY))], 120, exclude_history=True)
     assert unknown.unknown_history == len({first, *HISTORY} & cold)
     assert not {hit.id for hit in unknown.hits} & {first, *HISTORY}
-
-
-@pytest.mark.exhaustive
-def test_a_query_has_a_time_and_without_one_is_asked_now(
-    films: Path, empty_store: Path, tmp_path: Path
-) -> None:
-    changed: Any = {"training": {"epochs": 1}, "baselines": {"run": ["ease_recency"]}}
-    sections = {**ATTENTION, **QUICK, "query.time": {"kind": "time"}, "tower": {"kind": "history"}}
-    toml = write_toml(films, tmp_path / "a.toml", "timed", sections, **changed)
-    made = make_of(toml, empty_store, tmp_path)
-    assert float(made.run.data.params["recent_popularity.weight"]) > 0
-    manifest = bundle.read(made.folder)
-    assert manifest.examples[0]["time"] > 1_000_000
-    assert manifest.quality["ndcg_at_10"] == pytest.approx(metrics_of(made.run)["ndcg_at_10"], abs=0.01)
-
-    def at(time: float) -> Query:
-        return Query(history=HISTORY, features={"time": time})
-
-    with RetrievalServer(Retriever.load(made.folder)) as server, RetrievalClient(server.address) as client:
-        now, later, early, before = (
-            client.search(each, 20).hits for each in (Query(history=HISTORY), at(1e9), at(1_300_000), at(0))
-        )
-        assert now == later
-        assert len({tuple(hit.score for hit in hits) for hits in (now, early, before)}) == 3
-        known = {"time": 1_300_000.0}
-        new, lost = (
-            client.search(Query(history=each, features=known), 20) for each in ((), ("no such film",))
-        )
-        for answer in (new, lost, client.search(Query())):  # not the popular items of all time
-            assert answer.basis is Basis.CONTEXT
-        assert new.hits == lost.hits
-        scores = client.score(Query(features=known), [hit.id for hit in new.hits])
-        assert [hit.score for hit in new.hits] == pytest.approx([score for _, score in scores.items])
-        assert new.hits != client.search(Query(), 20).hits  # which is asked now
-        with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
-            client.search(at(2e12))
-        with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
-            client.search(Query(history=HISTORY, features={"time": "2026-01-01"}))
-    (tensor,) = inputs_metadata("time", manifest.schema.query["time"])
-    assert (tensor.datatype, list(tensor.shape)) == ("FP64", [-1, 1])
 
 
 @pytest.mark.exhaustive
