@@ -26,15 +26,16 @@ from protos import bundle
 from protos.errors import MissingStage
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import (
     FEATURES,
     QUICK,
     Made,
-    Sections,
     experiment_at,
     make,
-    tracking_at,
+    pack,
     tracking_copy,
+    unpack,
     write_toml,
 )
 from train.data.training_data import training_data_of
@@ -89,31 +90,6 @@ def test_a_tag_with_a_path_is_not_a_bundle(made: Made, tmp_path: Path, console: 
         assert bundle_of_tag(run, tag, console) is None
 
 
-@pytest.mark.exhaustive
-def test_a_bundle_is_built_once_and_again_if_damaged(
-    made_once: Made, tmp_path: Path, console: Console
-) -> None:
-    arguments = made_once.experiment, made_once.dataset, made_once.run, console
-    vectors = made_once.folder / bundle.VECTORS
-    content = vectors.read_bytes()
-    with tracking_copy(made_once, tmp_path):
-        assert build_bundle(*arguments) == (made_once.folder, True)
-        vectors.write_bytes(content[:-1])
-        for prefix in (".making-", ".bundle-"):  # of processes that were killed
-            (made_once.folder.parent / f"{prefix}0123456789ab" / "variants").mkdir(parents=True)
-            (made_once.folder.parent / f"{prefix}0123456789ab.lock").touch()
-        try:
-            folder, reused = build_bundle(*arguments)
-        finally:
-            vectors.write_bytes(content)
-        assert not reused
-        assert bundle.read(folder).run_id == made_once.run.info.run_id
-        run = mlflow.get_run(made_once.run.info.run_id)
-        assert build_bundle(made_once.experiment, made_once.dataset, run, console) == (folder, True)
-    left = [path.name for path in folder.parent.iterdir() if path.name.startswith((".making-", ".bundle-"))]
-    assert left == []  # other hidden files are those of services on the same bundles
-
-
 def test_a_second_process_waits_for_the_bundle_of_the_first(made_once: Made, tmp_path: Path) -> None:
     output = io.StringIO()
     arguments = made_once.experiment, made_once.dataset, made_once.run, Console(file=output)
@@ -148,25 +124,59 @@ def test_letters_are_those_of_whole_normalised_texts(made: Made) -> None:
     assert known_letters(made.experiment, changed) == "".join(sorted("한글éfi9"))
 
 
+@pytest.fixture(scope="module")
+def features(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run that reads features of every kind, and its bundle."""
+
+    def write(folder: Path) -> None:
+        short = {name: QUICK[name] for name in ("export", "precision", "baselines")}
+        pack(make(stdlib, empty_store, folder, "features", {**FEATURES, **short}))
+
+    return unpack(shared_folder(tmp_path_factory, "features", write), tmp_path_factory.mktemp("features"))
+
+
 @pytest.mark.exhaustive
-def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_path: Path) -> None:
-    short: Sections = {**FEATURES, "baselines": QUICK["baselines"], "export": QUICK["export"]}
-    made = make(stdlib, empty_store, tmp_path, "features", short)
-    manifest = bundle.read(made.folder)
+def test_a_bundle_is_built_once_and_again_if_damaged(
+    features: Made, tmp_path: Path, console: Console
+) -> None:
+    arguments = features.experiment, features.dataset, features.run, console
+    vectors = features.folder / bundle.VECTORS
+    content = vectors.read_bytes()
+    with tracking_copy(features, tmp_path):
+        assert build_bundle(*arguments) == (features.folder, True)
+        vectors.write_bytes(content[:-1])
+        for prefix in (".making-", ".bundle-"):  # of processes that were killed
+            (features.folder.parent / f"{prefix}0123456789ab" / "variants").mkdir(parents=True)
+            (features.folder.parent / f"{prefix}0123456789ab.lock").touch()
+        try:
+            folder, reused = build_bundle(*arguments)
+        finally:
+            vectors.write_bytes(content)
+        assert not reused
+        assert bundle.read(folder).run_id == features.run.info.run_id
+        run = mlflow.get_run(features.run.info.run_id)
+        assert build_bundle(features.experiment, features.dataset, run, console) == (folder, True)
+    left = [path.name for path in folder.parent.iterdir() if path.name.startswith((".making-", ".bundle-"))]
+    assert left == []  # other hidden files are those of services on the same bundles
+
+
+@pytest.mark.exhaustive
+def test_features_of_every_kind_are_served(features: Made, tmp_path: Path) -> None:
+    manifest = bundle.read(features.folder)
     assert {*manifest.examples[-1]} == {"text", "level", "terms", "words"}
     assert manifest.schema.vocabularies.keys() == {
         "query.level", "query.terms", "item.package", "item.parts"
     }  # fmt: skip
-    retriever = Retriever.load(made.folder)
-    features: dict[str, Any] = {"level": "long", "terms": ("configuration",), "words": 9.0}
+    retriever = Retriever.load(features.folder)
+    known: dict[str, Any] = {"level": "long", "terms": ("configuration",), "words": 9.0}
     text = "read a configuration file"
-    plain, full = retriever.search([Query(text), Query(text, features=features)], 10)
+    plain, full = retriever.search([Query(text), Query(text, features=known)], 10)
     assert len(plain.hits) == len(full.hits) == 10
     assert [hit.score for hit in plain.hits] != [hit.score for hit in full.hits]
-    with tracking_at(made.uri), warnings.catch_warnings(record=True):  # MLflow lifts every filter
-        version, _ = registry.register(made.folder)
+    with tracking_copy(features, tmp_path), warnings.catch_warnings(record=True):  # MLflow lifts every filter
+        version, _ = registry.register(features.folder)
         model = mlflow.pyfunc.load_model(f"models:/features/{version.version}")
-        record = {"text": text, **features, "terms": ["configuration"]}
+        record = {"text": text, **known, "terms": ["configuration"]}
         answers = model.predict([text, record], params={"k": 10})
     # Equal bits: both are one batch of two, in the same process.
     assert answers == [
