@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from protos import bundle
 from protos.scores import Hits
 from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.retriever import Retriever
 from serving.rollout.hot_swap import HotSwapper
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.server import RetrievalServer
@@ -63,7 +63,7 @@ class Swapping:
 
     def one(self, model_version: str) -> dict[str, str]:
         folder = self.bundles[model_version]
-        version = Retriever.load(folder).manifest.bundle_version if folder.is_dir() else "0" * 64
+        version = bundle.read_manifest(folder).bundle_version if folder.is_dir() else "0" * 64
         return {"folder": str(folder), "bundle_version": version, "model_version": model_version}
 
     def note(self, **expected: Any) -> dict[str, Any]:
