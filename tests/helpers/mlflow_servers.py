@@ -21,21 +21,41 @@ BIN = Path(sys.executable).parent
 START_S = 90.0  # a machine that does other things beside takes its time
 
 
+def server_of(backend: str, artefacts: Path) -> tuple[list[str], dict[str, str]]:
+    """The command line of an MLflow server without its address, and the variables that it reads.
+
+    These are what `mlflow server --backend-store-uri --serve-artifacts --artifacts-destination` starts after
+    seconds of processor time for its own imports. `tests/export/release/test_server.py` starts that.
+
+    Args:
+        backend: URI of the database.
+        artefacts: the folder for the artefacts, which the server gives out itself.
+    """
+    variables = {
+        "_MLFLOW_SERVER_FILE_STORE": backend,
+        "_MLFLOW_SERVER_REGISTRY_STORE": backend,
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(artefacts),
+        "_MLFLOW_SGI_NAME": "uvicorn",
+    }
+    return [sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--workers", "1"], variables
+
+
 @contextmanager
 def mlflow_server(folder: Path, backend: str) -> Iterator[str]:
     """An MLflow server that keeps artefacts in `folder` and gives them out itself; its URL."""
-    arguments = ["server", "--workers", "1", "--backend-store-uri", backend, "--serve-artifacts"]
-    with _serving(
-        folder, [*arguments, "--artifacts-destination", str(folder / "artifacts")], "/health"
-    ) as url:
+    command, variables = server_of(backend, folder / "artifacts")
+    with _serving(folder, command, "/health", **variables) as url:
         yield url
 
 
 @contextmanager
 def model_server(folder: Path, model: str, tracking_uri: str) -> Iterator[str]:
-    """A registered model behind `mlflow models serve`; its URL."""
-    arguments = ["models", "serve", "--model-uri", model, "--env-manager", "local"]
-    with _serving(folder, arguments, "/ping", MLFLOW_TRACKING_URI=tracking_uri) as url:
+    """A registered model behind `mlflow models serve`, which finds no code of this checkout; its URL."""
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model]
+    command += ["--env-manager", "local"]
+    with _serving(folder, command, "/ping", MLFLOW_TRACKING_URI=tracking_uri) as url:
         yield url
 
 
@@ -88,16 +108,17 @@ def _unprivileged() -> str | None:
 
 
 @contextmanager
-def _serving(folder: Path, arguments: list[str], path: str, **environment: str) -> Iterator[str]:
-    """A process of `mlflow`, and those that it starts, until the block ends."""
+def _serving(folder: Path, command: list[str], path: str, **environment: str) -> Iterator[str]:
+    """A process of MLflow, and those that it starts, until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = folder / f"{arguments[0]}.log"
+    log = folder / f"{path.removeprefix('/')}.log"
     variables = {**os.environ, **environment, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    variables.pop("PYTHONPATH", None)
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port)],
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
             env=variables,
             stdout=output,

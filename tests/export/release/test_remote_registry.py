@@ -22,7 +22,7 @@ from protos.errors import GateRefused
 from protos.release_records import CHAMPION
 from tests.helpers import releases
 from tests.helpers.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
-from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, answered_elsewhere, make_challenger
+from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
 from tests.helpers.warm import WarmPython
 
@@ -148,13 +148,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tm
     assert found["intact"]
 
 
-def test_the_champion_answers_in_a_fresh_process_elsewhere(clean: str, tmp_path: Path) -> None:
-    mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, "2")
-    hits, _ = answered_elsewhere("models:/tiny@champion", "bavuti xelike mopy", tmp_path)
-    assert len(hits) == 3
-
-
-def test_the_champion_answers_over_http(clean: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_champion_answers_over_http_from_a_fresh_process_elsewhere(clean: str, tmp_path: Path) -> None:
     mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, "2")
     asked = {"inputs": ["bavuti xelike mopy", "tovuba"], "params": {"k": 3}}
     with model_server(tmp_path, "models:/tiny@champion", clean) as url:

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protos import bundle
 from serving.client import RetrievalClient
+from tests.helpers.mlflow_servers import server_of
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
@@ -27,7 +28,7 @@ QUERY = "bavuti xelike"
 
 
 class RegistryServer:
-    """`mlflow server` with proxied artefacts, which can be stopped and started again on its port."""
+    """An MLflow server with proxied artefacts, which can be stopped and started again on its port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,12 +42,15 @@ class RegistryServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.database}", "--workers", "1"]
-        command += ["--serve-artifacts", "--artifacts-destination", str(self.artefacts)]
+        command, variables = server_of(f"sqlite:///{self.database}", self.artefacts)
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+                [*command, "--host", "127.0.0.1", "--port", str(self.port)],
+                env={**os.environ, **variables},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.folder,
             )
         wait_until(self._answers, 90, lambda: (self.folder / "server.log").read_text()[-2000:])
 
