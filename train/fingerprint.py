@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import functools
 import hashlib
-import importlib.machinery
 import importlib.metadata
 import json
 import platform
@@ -24,8 +23,6 @@ from train.paths import ROOT
 PACKAGES = ("protos", "train", "export", "serving")
 
 _NAMING = {ast.Import, ast.ImportFrom, ast.Constant}  # the kinds of nodes in which `_names` finds something
-
-_SUFFIXES = tuple(importlib.machinery.all_suffixes())  # of files that can be imported
 
 _MODULE = re.compile(rf"({'|'.join(PACKAGES)})(\.[A-Za-z_]\w*)+(\.\*)?")
 
@@ -155,41 +152,12 @@ def _names(node: ast.AST, package: str) -> Iterator[str]:
 
 def _versions(libraries: set[str]) -> Mapping[str, str]:
     """Distribution -> version, of all distributions that provide these import names."""
-    providers = {provider for name in libraries for provider in _providers().get(name, ())}
-    return {name: _version(name) for name in map(_name, providers)}
+    return {each: _version(each) for name in libraries for each in _providers().get(name, ())}
 
 
 @functools.cache
-def _providers() -> Mapping[str, list[importlib.metadata.Distribution]]:
-    """Import name -> the distributions that provide it.
-
-    `importlib.metadata.packages_distributions` takes eight times as long: it reads the name of each
-    distribution, and with it all its metadata.
-    """
-    providers: dict[str, list[importlib.metadata.Distribution]] = {}
-    for each in importlib.metadata.distributions():
-        for name in _provided(each):
-            providers.setdefault(name, []).append(each)
-    return providers
-
-
-def _provided(distribution: importlib.metadata.Distribution) -> set[str]:
-    """The import names of a distribution: those that it declares, or else those of its files."""
-    declared = (distribution.read_text("top_level.txt") or "").split()
-    if declared:
-        return set(declared)
-    record = distribution.read_text("RECORD")  # a path, a hash and a size in each line
-    files = (
-        [line.partition(",")[0] for line in record.splitlines()]
-        if record is not None
-        else map(str, distribution.files or ())
-    )
-    return {re.split(r"[/.]", file, maxsplit=1)[0] for file in files if file.endswith(_SUFFIXES)}
-
-
-@functools.cache
-def _name(distribution: importlib.metadata.Distribution) -> str:
-    return distribution.metadata["Name"]
+def _providers() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -126,14 +125,6 @@ def test_all_names_in_a_file_are_found() -> None:
 )
 def test_a_name_is_found_wherever_it_is_in_a_file(source: str) -> None:
     assert "train.named" in fingerprint._imported(source.encode(), "train")
-
-
-def test_the_providers_of_libraries_are_those_of_importlib() -> None:
-    known = importlib.metadata.packages_distributions()
-    assert len(known) > 100
-    found = fingerprint._providers()
-    for name, distributions in known.items():
-        assert {*map(fingerprint._name, found[name])} == {*distributions}, name
 
 
 def test_an_installed_package_keeps_its_files_in_the_current_directory(tmp_path: Path) -> None:
