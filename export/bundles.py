@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import Run
 from rich.console import Console
 
 from protos import bundle, names
@@ -12,6 +11,9 @@ from protos.errors import BundleDamaged, BundleError, MissingStage
 from train.config import Experiment
 from train.paths import CACHE
 from train.training.metric_groups import grouped
+
+if TYPE_CHECKING:  # finding a bundle needs no MLflow, whose import takes seconds
+    from mlflow.entities import Run
 
 BUNDLES = CACHE / "bundles"
 
@@ -45,7 +47,7 @@ def find_bundle(experiment: Experiment, path: Path | None) -> tuple[Path, bundle
     raise MissingStage(f"{experiment.name}: there is no bundle yet; `make export` comes first")
 
 
-def bundle_of_tag(run: Run, tag: str, console: Console) -> Path | None:
+def bundle_of_tag(run: "Run", tag: str, console: Console) -> Path | None:
     """The bundle whose folder a tag of a run names; None if there is no such bundle, or it is damaged.
 
     Args:

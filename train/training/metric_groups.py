@@ -11,8 +11,10 @@ Code and reports name a metric `bm25_recall_at_10`. A run names it `test/bm25/re
 
 from collections.abc import Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
-from mlflow.entities import Run
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 # Group -> prefix of its metrics' names in code and reports. What a group measures:
 GROUPS = {
@@ -42,7 +44,7 @@ def grouped(group: str, metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"{group}/{_in_subgroups(name)}": value for name, value in metrics.items()}
 
 
-def metrics_of(run: Run) -> dict[str, float]:
+def metrics_of(run: "Run") -> dict[str, float]:
     """The newest value of each metric of a run, by its name in code."""
     return {name_in_code(name): value for name, value in run.data.metrics.items()}
 

@@ -27,11 +27,11 @@ from export.encoding import (
     encode_once,
 )
 from export.encoding.command import encode, show_encoded
-from export.onnx.runtimes import onnx_encoder
 from protos import bundle
 from protos.errors import BundleDamaged, DataError, InvalidInput, Unavailable
 from protos.features import Arrays, IdFeature, TextFeature, TowerInputs
 from tests.export.encoding.test_windows import documents, write_table
+from tests.helpers.item_tower import tower_at
 from tests.helpers.stdlib import PLAIN as EXPERIMENT
 from tests.helpers.stdlib import write_sections
 from tests.helpers.tiny import tiny_bundle
@@ -47,7 +47,7 @@ from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
 from export.encoding import TableRecords, encode_into
-from tests.export.encoding.test_encoding import tower_at
+from tests.helpers.item_tower import tower_at
 
 table, tower, output = map(Path, sys.argv[1:])
 real, batches = tower_at(tower), 0
@@ -62,10 +62,6 @@ def until_killed(arrays):
 records = TableRecords.open(table, real.inputs.features)
 encode_into(output, replace(real, encode=until_killed), records, Console(stderr=True), "items")
 """
-
-
-def tower_at(path: Path) -> ItemTower:
-    return ItemTower(path, TowerInputs("item", PLAIN, {}), DIMENSION, onnx_encoder(path))
 
 
 @pytest.fixture

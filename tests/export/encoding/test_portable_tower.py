@@ -13,8 +13,8 @@ from export.encoding.ray_cluster import encode_on_node, portable
 from export.onnx.runtimes import onnx_encoder
 from protos.errors import Unavailable
 from protos.features import CategoryFeature, FeatureSpec, IdFeature, TextFeature, TowerInputs
-from tests.export.encoding.test_encoding import tower_at
 from tests.export.encoding.test_windows import documents
+from tests.helpers.item_tower import tower_at
 from tests.helpers.pretrained import needs_tokenizers, write_tokenizer
 from tests.helpers.tiny_towers import TinyTower, write_tower
 

@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from export.encoding import WINDOW, ColumnRecords, encode_into
-from tests.export.encoding.test_encoding import tower_at
 from tests.export.encoding.test_windows import documents, write_table
+from tests.helpers.item_tower import tower_at
 from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, needs_ray, ray_nodes
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower, write_tower
@@ -35,7 +35,7 @@ from rich.console import Console
 from export.encoding import TableRecords, encode_into
 from export.encoding.ray_cluster import windows_of
 from protos.errors import TwinspireError
-from tests.export.encoding.test_encoding import tower_at
+from tests.helpers.item_tower import tower_at
 
 address, table, tower, output = sys.argv[1], *map(Path, sys.argv[2:])
 out = sys.stdout

@@ -1,0 +1,13 @@
+"""A tiny tower as what encodes items, without the imports of the tests that use it."""
+
+from pathlib import Path
+
+from export.encoding import ItemTower
+from export.onnx.runtimes import onnx_encoder
+from protos.features import TowerInputs
+from tests.helpers.tiny_towers import DIMENSION, PLAIN
+
+
+def tower_at(path: Path) -> ItemTower:
+    """The item tower that `write_tower` has written."""
+    return ItemTower(path, TowerInputs("item", PLAIN, {}), DIMENSION, onnx_encoder(path))
