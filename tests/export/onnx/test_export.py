@@ -1,77 +1,58 @@
 """A tower as one ONNX file gives the vectors of torch, for all records and batches."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from export.onnx import parity
-from export.onnx.export import export_tower, frozen
+from export.onnx.export import frozen
 from export.onnx.optimize import optimize
 from export.onnx.runtimes import onnx_encoder, torch_encoder
 from protos.errors import GateRefused
-from protos.features import Side
-from tests.helpers.stdlib import CDSSM, DSSM, FEATURES, LSTM, PLAIN, Sections, started, write_toml
+from protos.features import SIDES
+from tests.helpers.exported import KINDS, SHORTEST, Exported, exported
 from train.paths import ROOT
 
 TEXTS = ("sort a list in place", "日本語 テキスト", "", "the the the the", "x" * 24)
 
 
-CHARACTERS: Sections = {**PLAIN, "tower": {**PLAIN["tower"], "characters": [1, 2]}}
-
-
-@pytest.fixture(params=["plain", "characters", "dssm", "cdssm", "lstm", "features"])
-def sections(request: pytest.FixtureRequest) -> Sections:
-    kinds: dict[str, Sections] = {
-        "plain": PLAIN,
-        "characters": CHARACTERS,
-        "dssm": DSSM,
-        "cdssm": {**CDSSM, "tower": {**CDSSM["tower"], "characters": [1, 2]}},
-        "lstm": {**LSTM, "tower": {**LSTM["tower"], "characters": [1, 2]}},
-        "features": FEATURES,
-    }
-    return kinds[request.param]
+@pytest.fixture(scope="module")
+def plain(stdlib: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported("plain", stdlib, tmp_path_factory)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("side", ["query", "item"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_torch_and_onnx_runtime_agree_on_real_and_hostile_records(
-    stdlib: Path, tmp_path: Path, sections: Sections, side: Side
+    stdlib: Path, tmp_path_factory: pytest.TempPathFactory, kind: str
 ) -> None:
-    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=sections))
-    tower, inputs = frozen(model.towers[side == "item"]), model.schema.side(side)
-    values = data.sample(side, "test", 40, seed=1)
-    two = {name: column[:2] for name, column in values.items()}
-    path = tmp_path / "tower.onnx"
-    export_tower(tower, inputs.features, inputs.to_arrays(two), path)
-    report = parity.check(side, inputs, onnx_encoder(path), torch_encoder(tower), values, 1e-5)
-    assert report["records"] == 3 * (40 + len(parity.HOSTILE_TEXTS))
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.toml", "tower.onnx"]
-    assert str(ROOT).encode() not in path.read_bytes()
+    both = exported(kind, stdlib, tmp_path_factory)
+    for side in SIDES:
+        inputs, path = both.model.schema.side(side), both.path(side)
+        values = both.data.sample(side, "test", 40, seed=1)
+        pair = onnx_encoder(path), torch_encoder(both.towers[side])
+        report = parity.check(side, inputs, *pair, values, 1e-5)
+        assert report["records"] == 3 * (40 + len(parity.HOSTILE_TEXTS))
+        assert str(ROOT).encode() not in path.read_bytes()
+    written = {"query.onnx", "item.onnx", "fat-query.onnx", "fat-item.onnx"}  # and no file of weights
+    assert {each.name for each in both.folder.iterdir()} == {"a.toml", "towers.pt", *written}
 
 
-def test_towers_that_differ_are_refused(stdlib: Path, tmp_path: Path) -> None:
-    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
-    inputs = model.schema.side("query")
-    values = data.sample("query", "test", 8, seed=1)
-    tower = frozen(model.towers[0])
-    export_tower(tower, inputs.features, inputs.to_arrays(values), tmp_path / "tower.onnx")
-    onnx_side = onnx_encoder(tmp_path / "tower.onnx")
+def test_towers_that_differ_are_refused(plain: Exported) -> None:
+    inputs = plain.model.schema.side("query")
+    values = plain.data.sample("query", "test", 8, seed=1)
+    tower, onnx_side = frozen(plain.towers["query"]), onnx_encoder(plain.path("query"))
     tower.encoders["text"].table.mul_(1.3).add_(0.01)  # type: ignore[operator]
     with pytest.raises(GateRefused, match=r"query tower: torch and ONNX Runtime differ by"):
         parity.check("query", inputs, onnx_side, torch_encoder(tower), values, 1e-5)
 
 
 @pytest.mark.exhaustive
-def test_a_vector_does_not_depend_on_its_batch(stdlib: Path, tmp_path: Path) -> None:
-    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
-    for side, tower in zip(("query", "item"), model.towers, strict=True):
-        inputs = model.schema.side(side)  # type: ignore[arg-type]
-        example = inputs.to_arrays(data.sample(side, "test", 2, seed=1))  # type: ignore[arg-type]
-        export_tower(frozen(tower), inputs.features, example, tmp_path / "tower.onnx")
-        encode = onnx_encoder(tmp_path / "tower.onnx")
+def test_a_vector_does_not_depend_on_its_batch(plain: Exported) -> None:
+    for side in SIDES:
+        inputs, encode = plain.model.schema.side(side), onnx_encoder(plain.path(side))
         together = encode(inputs.to_arrays({"text": TEXTS}))
         for n, text in enumerate(TEXTS):
             alone = encode(inputs.to_arrays({"text": [text]}))[0]
@@ -81,23 +62,19 @@ def test_a_vector_does_not_depend_on_its_batch(stdlib: Path, tmp_path: Path) -> 
 
 
 def test_rewrites_keep_vectors_and_remove_nodes(
-    stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
-    inputs = model.schema.side("item")
-    values = data.sample("item", "test", 30, seed=1)
-    with monkeypatch.context() as patch:
-        patch.setattr("export.onnx.export.optimize", lambda model: model)
-        arguments = frozen(model.towers[1]), inputs.features, inputs.to_arrays(values)
-        before = export_tower(*arguments, tmp_path / "fat.onnx")
-    slim = optimize(onnx.load(tmp_path / "fat.onnx"))
+    inputs, unchanged = plain.model.schema.side("item"), plain.fat("item")
+    values = plain.data.sample("item", "test", 30, seed=1)
+    slim = optimize(onnx.load(unchanged))
     onnx.save_model(slim, tmp_path / "lean.onnx")
-    assert len(slim.graph.node) < 0.9 * before
+    assert len(slim.graph.node) < 0.9 * len(onnx.load(unchanged).graph.node)
     with monkeypatch.context() as patch:
         patch.setattr("export.onnx.optimize._normalise", lambda graph: None)  # which alone rounds otherwise
-        onnx.save_model(optimize(onnx.load(tmp_path / "fat.onnx")), tmp_path / "exact.onnx")
+        onnx.save_model(optimize(onnx.load(unchanged)), tmp_path / "exact.onnx")
     hostile = {"text": [*values["text"], *parity.HOSTILE_TEXTS]}
-    fat, exact, thin = (onnx_encoder(tmp_path / f"{name}.onnx") for name in ("fat", "exact", "lean"))
+    paths = unchanged, tmp_path / "exact.onnx", tmp_path / "lean.onnx"
+    fat, exact, thin = (onnx_encoder(path) for path in paths)
     arrays = inputs.to_arrays(hostile)
     np.testing.assert_array_equal(
         fat(arrays), exact(arrays)
@@ -107,38 +84,30 @@ def test_rewrites_keep_vectors_and_remove_nodes(
 
 
 @pytest.mark.exhaustive
-def test_the_example_does_not_influence_the_graph(stdlib: Path, tmp_path: Path) -> None:
-    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
-    tower, inputs = frozen(model.towers[0]), model.schema.side("query")
-    shortest: dict[str, list[Any]] = {
-        "text": ["a", ""],
-        "level": [None, None],
-        "terms": [[], []],
-        "words": [None, None],
-    }
-    export_tower(tower, inputs.features, inputs.to_arrays(shortest), tmp_path / "tower.onnx")
-    graph = onnx.load(tmp_path / "tower.onnx").graph
+def test_the_example_does_not_influence_the_graph(
+    stdlib: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It was `SHORTEST`."""
+    both = exported("features", stdlib, tmp_path_factory)
+    tower, inputs, path = both.towers["query"], both.model.schema.side("query"), both.path("query")
+    graph = onnx.load(path).graph
     sizes = {each.name: [d.dim_param or d.dim_value for d in each.type.tensor_type.shape.dim]
              for each in graph.input}  # fmt: skip
-    assert {*inputs.features} == {*sizes}
+    assert {*inputs.features} == {*sizes} == {*SHORTEST}
     assert {dimensions[0] for dimensions in sizes.values()} == {"batch"}
     assert sizes["text"][1] == "text_length"
     assert sizes["words"][1] == 1
-    values = data.sample("query", "test", 33, seed=1)
+    values = both.data.sample("query", "test", 33, seed=1)
     arrays = inputs.to_arrays(values)
     assert arrays["terms"].shape[1] > 1
-    onnx_side, torch_side = onnx_encoder(tmp_path / "tower.onnx"), torch_encoder(tower)
-    np.testing.assert_allclose(onnx_side(arrays), torch_side(arrays), atol=1e-5)
+    np.testing.assert_allclose(onnx_encoder(path)(arrays), torch_encoder(tower)(arrays), atol=1e-5)
 
 
-def test_a_graph_holds_no_paths_of_the_machine(stdlib: Path, tmp_path: Path) -> None:
-    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
-    inputs = model.schema.side("query")
-    example = inputs.to_arrays(data.sample("query", "test", 2, seed=1))
-    export_tower(frozen(model.towers[0]), inputs.features, example, tmp_path / "tower.onnx")
-    content = (tmp_path / "tower.onnx").read_bytes()
+def test_a_graph_holds_no_paths_of_the_machine(plain: Exported) -> None:
+    path = plain.path("query")
+    content = path.read_bytes()
     for trace in (str(ROOT), "site-packages", ".py", str(Path.home())):
         assert trace.encode() not in content
-    graph = onnx.load(tmp_path / "tower.onnx").graph
+    graph = onnx.load(path).graph
     assert not any(node.doc_string or len(node.metadata_props) for node in graph.node)
     assert not any(each.external_data for each in graph.initializer)

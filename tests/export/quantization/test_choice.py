@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from rich.console import Console
 
 from export import quantization
 from export.onnx import parity
-from export.onnx.export import export_tower, frozen
+from export.onnx.export import frozen
 from export.onnx.runtimes import onnx_encoder, torch_encoder
 from export.quantization import ChosenVariant, ExportedTower, QualitySample
 from export.quantization.selection import Candidate, select
 from protos import toml_config
 from protos.errors import ConfigError
-from protos.features import Side
+from protos.features import SIDES, Side
 from protos.vectors import rounded_vectors
+from tests.helpers.exported import Exported, exported
 from tests.helpers.stdlib import PLAIN, started, write_toml
 from tests.helpers.watched import ATTENTION
 from tests.helpers.watched import write_toml as write_films
@@ -34,7 +37,6 @@ from train.models.towers import Tower
 pytestmark = pytest.mark.exhaustive
 
 EXPORT = ExportConfig(iterations=10)
-SIDES: tuple[Side, Side] = ("query", "item")
 METRICS = ("recall_at_10", "ndcg_at_10")
 
 
@@ -52,24 +54,22 @@ class World:
         return quantization.choose_tower(self.towers[side], self.sample, asked, EXPORT, folder, console)
 
 
-def world(data: TrainingData, model: Any, towers: tuple[Tower, Tower], folder: Path) -> World:
-    exported: dict[Side, ExportedTower] = {}
-    for side, tower in zip(SIDES, towers, strict=True):
-        inputs, path = model.schema.side(side), folder / f"{side}_tower.onnx"
-        example = inputs.to_arrays(data.sample(side, "test", 2, seed=0))
-        export_tower(tower, inputs.features, example, path)
-        exported[side] = ExportedTower(side, inputs, tower, path)
-    encoders = {side: (each.inputs, onnx_encoder(each.path)) for side, each in exported.items()}
+def world(data: TrainingData, model: Any, towers: Mapping[Side, Tower], paths: Mapping[Side, Path]) -> World:
+    pair = {side: ExportedTower(side, model.schema.side(side), towers[side], paths[side]) for side in SIDES}
+    encoders = {side: (each.inputs, onnx_encoder(each.path)) for side, each in pair.items()}
     console = Console(file=io.StringIO())
     sample = quantization.draw_sample(data, encoders, PrecisionConfig(), console)
-    return World(data, exported, sample)
+    return World(data, pair, sample)
 
 
 @pytest.fixture(scope="module")
-def texts(stdlib: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("texts")
-    model, data, _ = started(write_toml(stdlib, folder / "a.toml", sections=PLAIN))
-    return world(data, model, (frozen(model.towers[0]), frozen(model.towers[1])), folder)
+def plain(stdlib: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported("plain", stdlib, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def texts(plain: Exported) -> World:
+    return world(plain.data, plain.model, plain.towers, {side: plain.path(side) for side in SIDES})
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +120,19 @@ def test_every_variant_is_measured_or_the_report_has_the_reason(
             assert figures["nodes"] > plain["nodes"]
 
 
-def test_a_variant_with_a_loss_is_not_chosen(
-    stdlib: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
-) -> None:
+def test_a_variant_with_a_loss_is_not_chosen(plain: Exported, tmp_path: Path) -> None:
     """One large coordinate, which no item has, takes all the room of a row of int8 and none of float16."""
-    folder = tmp_path_factory.mktemp("lossy")
-    model, data, _ = started(write_toml(stdlib, folder / "a.toml", sections=PLAIN))
-    query, item = (frozen(tower) for tower in model.towers)
-    for tower, value in ((query, 200), (item, 0)):
-        text = tower.encoders["text"]
+    towers, paths = {side: frozen(plain.towers[side]) for side in SIDES}, {}
+    for side, value in zip(SIDES, (200, 0), strict=True):
+        text = towers[side].encoders["text"]
         assert isinstance(text, HashedTextEncoder)
         text.table[:, 0] = value
-    lossy = world(data, model, (query, item), folder)
+        model, table = onnx.load(plain.path(side)), text.table.numpy()
+        (constant,) = (each for each in model.graph.initializer if tuple(each.dims) == table.shape)
+        constant.CopyFrom(numpy_helper.from_array(table, constant.name))
+        paths[side] = tmp_path / f"{side}_tower.onnx"
+        onnx.save_model(model, paths[side])
+    lossy = world(plain.data, plain.model, towers, paths)
     for bound in (0.005, 0.0):
         found = lossy.choose("query", tmp_path, max_loss=bound)
         figures = found.report["variants"]["int8_tables"]
@@ -320,10 +321,12 @@ def test_a_section_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, "") == PrecisionConfig()
 
 
-def test_of_few_items_only_what_may_be_chosen_is_measured(stdlib: Path, tmp_path: Path) -> None:
+def test_of_few_items_only_what_may_be_chosen_is_measured(
+    stdlib: Path, plain: Exported, tmp_path: Path
+) -> None:
     few = write_toml(stdlib, tmp_path / "a.toml", sections=PLAIN, data={"max_items": 240})
     model, data, _ = started(few)
-    small = world(data, model, (frozen(model.towers[0]), frozen(model.towers[1])), tmp_path)
+    small = world(data, model, plain.towers, {side: plain.path(side) for side in SIDES})
     assert small.sample.is_small
     report = small.choose("item", tmp_path).report
     assert {*report["variants"]} == {"fp32", "fp16_tables", "int8_tables"}

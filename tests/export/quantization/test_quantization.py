@@ -22,27 +22,21 @@ from export.quantization.dense import dense_layers
 from export.quantization.tables import MIN_BYTES, rounded_table, tables_of, with_stored_tables
 from export.quantization.variants import NO_LAYERS, NO_TABLES, Variants, make_variants
 from protos.bundle import Variant
-from protos.features import Arrays, HistoryFeature, NumberFeature, Side, TextFeature, TowerInputs
+from protos.features import SIDES, Arrays, HistoryFeature, NumberFeature, Side, TextFeature, TowerInputs
 from serving.retrieval.encoder import BlankQuery
 from tests.helpers import watched
-from tests.helpers.stdlib import CDSSM, DSSM, FEATURES, LSTM, Sections, started
-from tests.helpers.stdlib import write_toml as write_texts
-from train.data.training_data import TrainingData
-from train.models.encoders import CategoryEncoder, HashedTextEncoder
+from tests.helpers.exported import Exported, exported, move_weights
+from tests.helpers.stdlib import Sections, started
 from train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
 
 WIDE = {"dimension": 160, "layers": 1, "item_hidden": 32}  # an id table of 78 KiB
-KINDS: Mapping[str, Sections] = {
-    "bag": FEATURES,
-    "dssm": DSSM,
-    "cdssm": CDSSM,
-    "lstm": LSTM,
+HISTORIES: Mapping[str, Sections] = {
     "attention": {**watched.ATTENTION, "tower": {**watched.ATTENTION["tower"], **WIDE}},
     "shared": {**watched.RATINGS, "tower": {**watched.RATINGS["tower"], "hidden": [160]}},
 }
-TEXTS = ("bag", "dssm", "cdssm", "lstm")  # kinds whose queries are texts
+TEXTS = ("features", "dssm", "cdssm", "lstm")  # kinds whose queries are texts
 TABLES: tuple[Variant, ...] = ("fp16_tables", "int8_tables")
 DENSE: tuple[Variant, ...] = ("int8_dynamic", "int8_static")
 
@@ -68,41 +62,35 @@ class Made:
         return self.variants.files[variant]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*TEXTS, *HISTORIES])
 def both(
     request: pytest.FixtureRequest, stdlib: Path, films: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Side, Made]:
-    folder = tmp_path_factory.mktemp(request.param)
-    write, source = (write_texts, stdlib) if request.param in TEXTS else (watched.write_toml, films)
-    model, data, _ = started(write(source, folder / "a.toml", sections=KINDS[request.param]))
-    with torch.no_grad():
-        # Each once, in their order: that of a set would draw other weights in each run.
-        for weights in dict.fromkeys(each for tower in model.towers for each in tower.parameters()):
-            weights.add_(0.1 * torch.randn_like(weights))
-        for part in (part for tower in model.towers for part in tower.modules()):
-            if isinstance(part, HashedTextEncoder):
-                part.table[0], part.weights[0] = 0, 0  # nothing here
-            elif isinstance(part, CategoryEncoder):
-                part.embedding.weight[0] = 0
-    sides: dict[Side, Tower] = {"query": model.towers[0], "item": model.towers[1]}
-    return {
-        side: _made(request.param, side, model.schema.side(side), frozen(tower), data, folder)
-        for side, tower in sides.items()
-    }
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    if kind in TEXTS:
+        found = exported(kind, stdlib, tmp_path_factory)
+    else:
+        model, data, _ = started(watched.write_toml(films, folder / "a.toml", sections=HISTORIES[kind]))
+        move_weights(model.towers)
+        towers = {side: frozen(tower) for side, tower in zip(SIDES, model.towers, strict=True)}
+        found = Exported(model, data, towers, folder)
+        for side in SIDES:
+            inputs, example = model.schema.side(side), data.sample(side, "test", 2, seed=1)
+            export_tower(towers[side], inputs.features, inputs.to_arrays(example), found.path(side))
+    return {side: _made(kind, side, found, folder) for side in SIDES}
 
 
-def _made(kind: str, side: Side, inputs: TowerInputs, tower: Tower, data: TrainingData, folder: Path) -> Made:
+def _made(kind: str, side: Side, of: Exported, folder: Path) -> Made:
+    inputs, data = of.model.schema.side(side), of.data
     values = data.sample(side, "test", 8, seed=1)
-    path = folder / f"{side}.onnx"
-    export_tower(tower, inputs.features, inputs.to_arrays({k: v[:2] for k, v in values.items()}), path)
 
     def calibration() -> Iterator[Arrays]:
         trained = data.sample(side, "train", 64, seed=0)
         for at in range(0, 64, 32):
             yield inputs.to_arrays({name: each[at : at + 32] for name, each in trained.items()})
 
-    made = make_variants(path, folder, calibration)
-    return Made(kind, side, inputs, tower, values, made)
+    made = make_variants(of.path(side), folder, calibration)
+    return Made(kind, side, inputs, of.towers[side], values, made)
 
 
 @pytest.fixture(params=["query", "item"])
@@ -192,7 +180,7 @@ def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
 
 def test_only_dense_layers_are_computed_in_int8(made: Made) -> None:
     if not made.variants.layers:
-        assert (made.kind, made.side) in (("bag", "query"), ("lstm", "query"), ("lstm", "item"))
+        assert (made.kind, made.side) in (("features", "query"), ("lstm", "query"), ("lstm", "item"))
         for each in DENSE:
             assert made.variants.skipped[each] == NO_LAYERS
         return

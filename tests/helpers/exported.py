@@ -1,0 +1,119 @@
+"""Towers on texts as ONNX files, which several modules of tests read: an export takes a second or two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from export.onnx.export import export_tower, frozen
+from export.onnx.optimize import optimize
+from protos.features import SIDES, Arrays, FeatureSpec, Side
+from tests.helpers.shared import shared_folder
+from tests.helpers.stdlib import CDSSM, DSSM, FEATURES, LSTM, PLAIN, Sections, started, write_toml
+from train.data.training_data import TrainingData
+from train.models.encoders import CategoryEncoder, HashedTextEncoder
+from train.models.towers import Tower
+from train.training.trained_model import Model
+
+CHARACTERS = {"characters": [1, 2]}
+KINDS: Mapping[str, Sections] = {
+    "plain": PLAIN,
+    "characters": {**PLAIN, "tower": {**PLAIN["tower"], **CHARACTERS}},
+    "dssm": DSSM,
+    "cdssm": {**CDSSM, "tower": {**CDSSM["tower"], **CHARACTERS}},
+    "lstm": {**LSTM, "tower": {**LSTM["tower"], **CHARACTERS}},
+    "features": FEATURES,
+}
+AT_START = ("plain", "characters")  # kinds whose weights are those that a training starts with
+TOWERS = "towers.pt"
+SHORTEST: Mapping[str, list[Any]] = {
+    "text": ["a", ""],
+    "level": [None, None],
+    "terms": [[], []],
+    "words": [None, None],
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Two towers in both forms.
+
+    Args:
+        towers: side -> a copy for inference.
+        folder: holds the files, and is shared between processes.
+    """
+
+    model: Model
+    data: TrainingData
+    towers: Mapping[Side, Tower]
+    folder: Path
+
+    def path(self, side: Side) -> Path:
+        """The file of a tower."""
+        return self.folder / f"{side}.onnx"
+
+    def fat(self, side: Side) -> Path:
+        """The file of a tower before its rewrites."""
+        return fat_path(self.path(side))
+
+
+def exported(kind: str, stdlib: Path, factory: pytest.TempPathFactory) -> Exported:
+    """The towers of one of `KINDS`.
+
+    The query tower of "features" is exported with an example of the shortest inputs, the others with records.
+    """
+
+    def make(folder: Path) -> None:
+        config = write_toml(stdlib, folder / "a.toml", sections=KINDS[kind])
+        model, data, _ = started(config)
+        if kind not in AT_START:
+            move_weights(model.towers)
+        towers = [frozen(tower) for tower in model.towers]
+        for side, tower in zip(SIDES, towers, strict=True):
+            inputs = model.schema.side(side)
+            example = data.sample(side, "test", 2, seed=1)
+            if (kind, side) == ("features", "query"):
+                example = dict(SHORTEST)
+            export_both(tower, inputs.features, inputs.to_arrays(example), folder / f"{side}.onnx")
+        torch.save([tower.state_dict() for tower in towers], folder / TOWERS)
+
+    folder = shared_folder(factory, f"exported-{kind}", make)
+    model, data, _ = started(folder / "a.toml")
+    towers = {side: frozen(tower) for side, tower in zip(SIDES, model.towers, strict=True)}
+    for tower, weights in zip(towers.values(), torch.load(folder / TOWERS), strict=True):
+        tower.load_state_dict(weights)
+    return Exported(model, data, towers, folder)
+
+
+def move_weights(towers: tuple[Tower, Tower]) -> None:
+    """Move the weights away from their start, where much is zero."""
+    with torch.no_grad():
+        # Each once, in their order: that of a set would draw other weights in each run.
+        for weights in dict.fromkeys(each for tower in towers for each in tower.parameters()):
+            weights.add_(0.1 * torch.randn_like(weights))
+        for part in (part for tower in towers for part in tower.modules()):
+            if isinstance(part, HashedTextEncoder):
+                part.table[0], part.weights[0] = 0, 0  # nothing here
+            elif isinstance(part, CategoryEncoder):
+                part.embedding.weight[0] = 0
+
+
+def fat_path(path: Path) -> Path:
+    """Where `export_both` writes the file without rewrites."""
+    return path.with_name(f"fat-{path.name}")
+
+
+def export_both(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays, path: Path) -> None:
+    """`export_tower`, which also writes the graph as it is before its rewrites, at `fat_path`."""
+
+    def kept(model: onnx.ModelProto) -> onnx.ModelProto:
+        onnx.save_model(model, fat_path(path))
+        return optimize(model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.onnx.export.optimize", kept)
+        export_tower(tower, features, example, path)
