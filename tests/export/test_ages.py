@@ -36,7 +36,8 @@ DAY = 86_400.0
 @pytest.fixture(scope="module")
 def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("ages")
-    sections = {**AGES, **QUICK, "training": {**AGES["training"], "epochs": 3}}
+    small = {"tower": {**AGES["tower"], "layers": 1}, "training": {**AGES["training"], "epochs": 3}}
+    sections = {**AGES, **QUICK, **small}
     return make_of(write_toml(films, folder / "a.toml", "ages", sections), empty_store, folder)
 
 

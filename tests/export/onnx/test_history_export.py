@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from export.onnx import parity
-from export.onnx.export import export_tower, frozen
+from export.onnx.export import frozen
 from export.onnx.optimize import optimize
 from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from protos.features import FeatureSpec, TowerInputs
+from tests.helpers.exported import export_both, fat_path
 from tests.helpers.stdlib import Sections, started
 from tests.helpers.watched import AGES, ASKED, ATTENTION, LATENT, MEAN, RATINGS, write_toml
 from train.evaluation import exact_search
@@ -25,13 +26,11 @@ from train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
 
-KINDS: Mapping[str, Sections] = {
-    "attention": ATTENTION,
+KINDS: Mapping[str, Sections] = {  # "ages", "gates" and "recent popularity" are of attention
     "ages": AGES,
     "gates": {**ATTENTION, "tower": {**ATTENTION["tower"], "gates": True}},
     "mean": MEAN,
-    "latent": LATENT,
-    "linear": {**LATENT, "tower": {**LATENT["tower"], "linear": 12}},
+    "latent and linear": {**LATENT, "tower": {**LATENT["tower"], "linear": 12}},
     "recent popularity": {
         **ATTENTION,
         "query.time": {"kind": "time"},
@@ -51,6 +50,7 @@ class Side:
     inputs: TowerInputs
     tower: Tower
     onnx: Encode
+    fat: Path  # the file before its rewrites
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def both(request: pytest.FixtureRequest, films: Path, tmp_path_factory: pytest.T
     def exported(side: Literal["query", "item"], trained: Tower) -> Side:
         tower, inputs, path = frozen(trained), model.schema.side(side), folder / f"{side}.onnx"
         two = {name: values[:2] for name, values in records(inputs.features, known).items()}
-        export_tower(tower, inputs.features, inputs.to_arrays(two), path)
-        return Side(side, inputs, tower, onnx_encoder(path))
+        export_both(tower, inputs.features, inputs.to_arrays(two), path)
+        return Side(side, inputs, tower, onnx_encoder(path), fat_path(path))
 
     query_tower, item_tower = model.towers
     return Both(exported("query", query_tower), exported("item", item_tower), data.items, known)
@@ -120,9 +120,13 @@ def records(features: Mapping[str, FeatureSpec], known: Sequence[str]) -> dict[s
     drawn = {name: [pool[n % len(pool)] for n in range(count)] for name, pool in pools.items()}
     if getattr(features.get("history"), "times", False):
         # Some histories have no times, and some queries are asked now.
-        drawn["time"] = [None if n % 7 == 3 else 2e6 for n in range(count)]
-        for n in range(0, count, 3):
-            histories[n] = [[item, 2e6 - 300.0 * at**3] for at, item in enumerate(histories[n] or ())][::-1]
+        asked = random.integers(1_500_000_000, 1_600_000_000, count).astype(float).tolist()
+        drawn["time"] = [None if n % 7 == 3 else asked[n] for n in range(count)]
+        for n in (n for n in range(count) if n % 3 != 2):
+            items = histories[n] or ()
+            ages = np.sort(60.0 * 2 ** random.integers(0, 22, len(items)))  # on the borders between buckets
+            pairs = zip(items, (asked[n] - ages[::-1]).tolist(), strict=True)
+            histories[n] = [[item, time] for item, time in pairs]
     return {name: ({"history": histories} | drawn)[name] for name in features}
 
 
@@ -177,15 +181,12 @@ def test_item_vectors_have_unit_length_for_every_score(both: Both) -> None:
     assert len(np.unique(vectors[:, 0])) > 100
 
 
-def test_rewrites_keep_vectors_and_remove_nodes(
-    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    of, fat = both.query, tmp_path / "fat.onnx"
-    inputs = of.inputs.features
-    values = of.inputs.to_arrays(records(inputs, both.known))
-    monkeypatch.setattr("export.onnx.export.optimize", lambda model: model)
-    before = export_tower(of.tower, of.inputs.features, values, fat)
-    slim = optimize(onnx.load(fat))
+def test_rewrites_keep_vectors_and_remove_nodes(both: Both, tmp_path: Path) -> None:
+    of = both.query
+    values = of.inputs.to_arrays(records(of.inputs.features, both.known))
+    fat = onnx.load(of.fat)
+    before = len(fat.graph.node)
+    slim = optimize(fat)
     onnx.checker.check_model(slim, full_check=True)
     assert len(slim.graph.node) <= before
     if "Softmax" in (node.op_type for node in slim.graph.node):  # attention, where there is most to save
@@ -197,4 +198,4 @@ def test_rewrites_keep_vectors_and_remove_nodes(
     onnx.save_model(slim, tmp_path / "slim.onnx")
     found = onnx_encoder(tmp_path / "slim.onnx")(values)
     size = max(1.0, float(np.abs(found).max()))
-    np.testing.assert_allclose(found, onnx_encoder(fat)(values), atol=1e-6 * size)
+    np.testing.assert_allclose(found, onnx_encoder(of.fat)(values), atol=1e-6 * size)

@@ -1,7 +1,6 @@
 """Attention that reads when events were: buckets, windows and rows, and what is not known."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.onnx import parity
-from export.onnx.export import export_tower, frozen
-from export.onnx.runtimes import onnx_encoder, torch_encoder
-from protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
 from protos.inputs.events import LATEST
 from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
 from tests.train.training.test_trainer import Watcher
@@ -205,32 +200,6 @@ def test_a_dropped_item_has_no_age() -> None:
     changed[0, 1] = 2100  # which the moment of the first position follows, in the same bucket
     with torch.no_grad():
         torch.testing.assert_close(encoder(rows, times, asked), encoder(rows, changed, asked))
-
-
-def test_torch_and_onnx_runtime_agree(tmp_path: Path) -> None:
-    known = tuple(f"i{n}" for n in range(ITEMS))
-    history = HistoryFeature("history", max_length=20, times=True)
-    schema = Schema(
-        {"history": history, "time": TimeFeature("time")}, {"id": IdFeature("id")}, {"items": known}
-    )
-    torch.manual_seed(0)
-    tower = build_towers(TOWER, schema)[0]
-    with torch.no_grad():
-        for each in tower.parameters():
-            each.add_(0.3 * torch.randn_like(each))
-    random, inputs, exact = np.random.default_rng(0), schema.side("query"), frozen(tower)
-    histories, asked = list[Any](), list[Any]()
-    for length in (0, 1, 2, 19, 20, 21, 30) * 6:
-        ages = 60 * 2 ** random.integers(0, 22, length)  # on the borders between buckets
-        asked.append(float(random.integers(1_500_000_000, 1_600_000_000)))
-        histories.append([[str(random.choice(known)), asked[-1] - float(age)] for age in sorted(ages)[::-1]])
-    values: dict[str, list[Any]] = {"history": histories, "time": [*asked[:-6], *[None] * 6]}
-    two = inputs.to_arrays({name: each[:2] for name, each in values.items()})
-    export_tower(exact, inputs.features, two, tmp_path / "query.onnx")
-    found = onnx_encoder(tmp_path / "query.onnx")
-    report = parity.check("query", inputs, found, torch_encoder(exact), values, 1e-5)
-    assert report["records"] == len(parity.BATCHES) * (len(histories) + len(parity.HOSTILE_TEXTS))
-    assert len(np.unique(found(inputs.to_arrays(values)).round(4), axis=0)) > 20
 
 
 def test_ages_above_all_in_training_count_as_the_highest_of_these() -> None:
