@@ -20,13 +20,15 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.stdlib import Made, tracking_copy
 from train.config import HybridConfig
+from train.config.precision import PrecisionConfig
 from train.data.training_data import training_data_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
 
 def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, console: Console) -> None:
-    experiment = replace(made_once.experiment, hybrid=HybridConfig(True))
+    plain = PrecisionConfig(query="fp32", item="fp32", vectors="fp32")  # no other form is made
+    experiment = replace(made_once.experiment, hybrid=HybridConfig(True), precision=plain)
     # Served by the text that is evaluated, so that both find the same.
     dataset = made_once.dataset
     dataset = replace(dataset, items=dataset.items.with_columns(full_text=pl.col("text")))
