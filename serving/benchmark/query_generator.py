@@ -5,6 +5,7 @@ processor's caches. Two hundred examples are too few to fill them, so each query
 example with the end of another.
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +21,13 @@ TRIES = 8  # draws per query; few short examples give fewer different queries
 
 
 def generate(
-    examples: Sequence[Mapping[str, Any]], histories: Sequence[str], texts: Sequence[str], seed: int
+    examples: Sequence[Mapping[str, Any]],
+    histories: Sequence[str],
+    texts: Sequence[str],
+    seed: int,
+    most: int = MAX_QUERIES,
 ) -> list[Query]:
-    """Up to `MAX_QUERIES` different queries in a random order; fewer if the examples do not give as many.
+    """Up to `most` different queries in a random order; fewer if the examples do not give as many.
 
     Args:
         examples: feature name -> raw value; each may lack some features.
@@ -37,17 +42,24 @@ def generate(
             "the bundle has no example queries to make others from; a load test takes them with --queries"
         )
     found: dict[str, Query] = {}
+    places = [len(usable)] * 2 + [2] * 2 * (len(texts) + len(histories))  # values of each number of a draw
+    drawn: set[tuple[int, ...]] = set()  # a draw that comes again gives the same query again
     for _ in range(TRIES * MAX_QUERIES):
-        first, second = rng.choice(usable), rng.choice(usable)
+        draw = tuple(map(rng.randrange, places))
+        if draw in drawn:
+            continue
+        drawn.add(draw)
+        first, second, odd = usable[draw[0]], usable[draw[1]], iter(draw[2:])
         values = dict(first)
         for name in texts:
             words = str(first.get(name) or "").split(), str(second.get(name) or "").split()
-            values[name] = " ".join(_joined(*words, rng))
+            values[name] = " ".join(_joined(*words, next(odd), next(odd)))
         for name in histories:
-            values[name] = _joined(list(first.get(name) or ()), list(second.get(name) or ()), rng)
-        if any(values.get(name) for name in required):
-            found.setdefault(repr(values), _query(values, histories, texts))
-        if len(found) == MAX_QUERIES:
+            events = list(first.get(name) or ()), list(second.get(name) or ())
+            values[name] = _joined(*events, next(odd), next(odd))
+        if any(values.get(name) for name in required) and (key := repr(values)) not in found:
+            found[key] = _query(values, histories, texts)
+        if len(found) == most or len(drawn) == math.prod(places):
             break
     return list(found.values())
 
@@ -61,16 +73,19 @@ def _query(values: dict[str, Any], histories: Sequence[str], texts: Sequence[str
     return replace(asked, text=text or None, features=features, history=asked.history or tuple(history))
 
 
-def of_bundle(manifest: Manifest, seed: int) -> list[Query]:
+def of_bundle(manifest: Manifest, seed: int, most: int = MAX_QUERIES) -> list[Query]:
     """As `generate`, from the examples of a bundle."""
     specs = manifest.schema.query
     histories = [name for name, spec in specs.items() if isinstance(spec, HistoryFeature)]
     texts = [name for name, spec in specs.items() if isinstance(spec, TextFeature)]
-    return generate(manifest.examples, histories, texts, seed)
+    return generate(manifest.examples, histories, texts, seed, most)
 
 
-def _joined(first: list[str], second: list[str], rng: random.Random) -> list[str]:
-    """The first half of the first and the second half of the second."""
-    begin = (len(first) + rng.randrange(2)) // 2
-    end = (len(second) + rng.randrange(2)) // 2
-    return first[:begin] + second[end:]
+def _joined(first: list[str], second: list[str], more: int, less: int) -> list[str]:
+    """The first half of the first and the second half of the second.
+
+    Args:
+        more: 1 if the half of the first has the item in the middle of an odd number, otherwise 0.
+        less: likewise 1 if the half of the second lacks it.
+    """
+    return first[: (len(first) + more) // 2] + second[(len(second) + less) // 2 :]

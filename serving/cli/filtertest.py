@@ -83,7 +83,7 @@ def measure(
     manifest = retriever.manifest
     if not manifest.filters:
         raise MissingStage(f"{folder}: has no filter fields; `[filter]` of the experiment names them")
-    generated = query_generator.of_bundle(manifest, seed)[: SPARE * queries]
+    generated = query_generator.of_bundle(manifest, seed, SPARE * queries)
     examples = [example_query(each) for each in manifest.examples]
     times: dict[Key, dict[str, Any]] = {}
     found: list[dict[str, Any]] = []
