@@ -145,8 +145,8 @@ def popularity(items: int) -> list[float]:
 
 def item_names(items: int) -> list[str]:
     """Three seeded pseudo-words each, which are also what the item tower reads."""
-    rng = np.random.default_rng(0)
-    return [" ".join("".join(rng.choice(SYLLABLES, 3)) for _ in range(3)) for _ in range(items)]
+    drawn = np.random.default_rng(0).integers(0, len(SYLLABLES), (items, 3, 3)).tolist()
+    return [" ".join("".join(SYLLABLES[n] for n in word) for word in name) for name in drawn]
 
 
 def sections(items: int) -> list[str | None]:

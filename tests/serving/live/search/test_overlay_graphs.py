@@ -28,8 +28,8 @@ def world(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def texts(count: int, seed: int) -> list[str]:
     """Different texts of some length, so that few items are alike."""
-    draw = np.random.default_rng(seed)
-    return ["".join(draw.choice(SYLLABLES, 12)) for _ in range(count)]
+    drawn = np.random.default_rng(seed).integers(0, len(SYLLABLES), (count, 12)).tolist()
+    return ["".join(SYLLABLES[n] for n in each) for each in drawn]
 
 
 def settled(world: LiveWorld) -> LiveItems:
