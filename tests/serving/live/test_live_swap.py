@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive, pyte
 CHALLENGER = f"models:/{NAME}@challenger"
 CHECKS = 300  # searches between two changes
 WRITES = 20  # likewise
+PAUSE = 0.01  # seconds after each search and write: other tests need the processor, too
 
 
 class Traffic:
@@ -84,6 +85,7 @@ class Traffic:
                     self._live[item_id] = text, written.sequence
                 self._busy.discard(item_id)
                 self.written += 1
+            time.sleep(PAUSE)
         client.close()
 
     def _read(self, seed: int) -> None:
@@ -92,6 +94,7 @@ class Traffic:
             with RetrievalClient(self._address, timeout=30) as client:  # some other worker each time
                 for _ in range(20):
                     self._check(client, draw)
+                    time.sleep(PAUSE)
 
     def _check(self, client: RetrievalClient, draw: random.Random) -> None:
         with self._lock:
@@ -194,7 +197,8 @@ def test_killed_processes_lose_no_write(scene: Scene) -> None:
 def test_a_restart_finds_ten_thousand_live_items(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "made")
     draw = np.random.default_rng(0)
-    texts = ["".join(draw.choice(SYLLABLES, 12)) for _ in range(10_000)]
+    syllables = draw.integers(0, len(SYLLABLES), (10_000, 12)).tolist()
+    texts = ["".join(SYLLABLES[n] for n in each) for each in syllables]
     with catalogue_service(folder, f"sqlite:///{tmp_path}/items.db", tmp_path / "service") as service:
         empty = _restart_seconds(service)
         with service.client() as client:
