@@ -1,6 +1,6 @@
 """The genuine Milvus server of the wheel `milvus`, in a network namespace of its own.
 
-    with milvus_server(folder) as server:
+    with milvus_server(tmp_path_factory) as server:
         server.uri          # http://127.0.0.1:<port>
         server.kill()       # SIGKILL
         server.start()      # again, with its data
@@ -8,7 +8,8 @@
 
 The server listens on every address, whatever its configuration says, and on ports that are its own. In a
 namespace with nothing but a loopback interface no other machine reaches it, and several run side by side. A
-process that stands in both worlds passes connections on.
+process that stands in both worlds passes connections on. The program is unpacked once for all servers: that
+takes seconds of processor time.
 """
 
 import contextlib
@@ -35,6 +36,7 @@ import pytest
 
 from protos.bundle import Manifest
 from protos.vector_databases.milvus import Server, write_collection
+from tests.helpers.shared import shared_folder
 from train.paths import ROOT
 
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000
@@ -109,9 +111,10 @@ class MilvusServer:
 
 
 @contextlib.contextmanager
-def milvus_server(folder: Path) -> Iterator[MilvusServer]:
-    """A server with its data in a folder, within the block."""
-    command = [sys.executable, "-m", __name__, str(folder)]
+def milvus_server(factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A server with its data in a folder of its own, within the block."""
+    program = shared_folder(factory, "milvus-program", _unpack)
+    command = [sys.executable, "-m", __name__, str(factory.mktemp("milvus-server")), str(program / "bin")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -129,6 +132,11 @@ def milvus_server(folder: Path) -> Iterator[MilvusServer]:
                 process.kill()
 
 
+def _unpack(folder: Path) -> None:
+    wheel: Any = importlib.import_module("milvus")
+    wheel._initialize_data_files(str(folder))
+
+
 def _leave_network() -> None:
     """Move this process into a new namespace with a loopback interface alone."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -141,16 +149,15 @@ def _leave_network() -> None:
 class _Milvus:
     """The process of the server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: Path) -> None:
         wheel: Any = importlib.import_module("milvus")
-        self._folder = folder.resolve()
+        self._folder, self._programs = folder.resolve(), programs.resolve()
         wheel.MilvusServerConfig(data_dir=str(self._folder)).resolve()  # writes the configuration
         path = self._folder / "configs" / "milvus.yaml"
         written = path.read_text()
         changed = written.replace("    ttl: 30 #", f"    ttl: {SESSION_SECONDS} #")
         assert changed != written, "milvus.yaml has no session.ttl of 30"
         path.write_text(changed)
-        wheel._initialize_data_files(str(self._folder))  # unpacks the program
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -159,11 +166,11 @@ class _Milvus:
             "DEPLOY_MODE": "STANDALONE",
             "METRICS_PORT": "9091",
             "MILVUS_RUN_DIR": str(self._folder / "run"),
-            "LD_LIBRARY_PATH": str(self._folder / "bin"),
+            "LD_LIBRARY_PATH": str(self._programs),
         }
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(self._folder / "bin" / "milvus"), "run", "standalone"],
+                [str(self._programs / "milvus"), "run", "standalone"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self._folder,
                 env=os.environ | variables,
             )  # fmt: skip
@@ -206,11 +213,10 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
 
 
 def _main() -> None:
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, programs = map(Path, sys.argv[1:])
     listening = socket.create_server(("127.0.0.1", 0))  # outside of the namespace
     _leave_network()
-    server = _Milvus(folder)
+    server = _Milvus(folder, programs)
     try:
         server.start()
         threading.Thread(target=_relay, args=(listening,), daemon=True).start()

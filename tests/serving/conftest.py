@@ -63,12 +63,15 @@ def server(retriever: Retriever) -> Iterator[RetrievalServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MilvusServer"]:
-    """The server of the wheel `milvus`; for tests that do not end it."""
+    """The server of the wheel `milvus`, for tests that do not end it.
+
+    Each module has one of its own: in a minute without work it takes as much processor time as to start.
+    """
     from tests.helpers.milvus import milvus_server
 
-    with milvus_server(tmp_path_factory.mktemp("milvus-server")) as server:
+    with milvus_server(tmp_path_factory) as server:
         yield server
 
 

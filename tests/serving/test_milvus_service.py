@@ -45,7 +45,7 @@ RECOVERY_SECONDS = 100.0  # a server that was killed loads its collections again
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
     """A server of this module alone, which is ended by tests."""
-    with milvus_server(tmp_path_factory.mktemp("milvus")) as made, pytest.MonkeyPatch.context() as patched:
+    with milvus_server(tmp_path_factory) as made, pytest.MonkeyPatch.context() as patched:
         patched.setenv(URI, made.uri)
         yield made
 
