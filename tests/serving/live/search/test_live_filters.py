@@ -53,7 +53,8 @@ class Shop:
     def check(self, texts: list[str], node: Filter, k: int, exclude: frozenset[str] = frozenset()) -> None:
         retriever, truth = self.world.live.retriever, self.world.truth
         encoded = retriever.encode([*map(Query, texts)])
-        expected = self.passing(node) - exclude
+        passing = self.passing(node)
+        expected = passing - exclude
         outside = frozenset(truth.keys() - expected)
         for answer, vector in zip(
             retriever.search_encoded(encoded, k, exclude, filter=node), encoded.vectors, strict=True
@@ -64,7 +65,7 @@ class Shop:
             found = [hit.score for hit in answer.hits]
             np.testing.assert_allclose(found, self.world.expected(vector, k, outside), atol=1e-5)
             assert answer.plan is not Plan.UNFILTERED
-            if self.passing(node):
+            if passing:
                 assert answer.plan is not Plan.EMPTY
             self.plans.add(answer.plan)
         (lone,) = retriever.search([Query(texts[0])], k, exclude, filter=node)
