@@ -66,11 +66,11 @@ HNSW = "hnsw"  # index kinds that are an hnswlib file
 EXACT = "exact"
 MILVUS = "milvus"  # a collection on a Milvus server (`milvus.py`)
 INDEX_KINDS = (HNSW, MILVUS)  # that an experiment may ask for; exact search comes with a graph
-MOST_LINKS = 10_000  # the largest M that hnswlib accepts
+MAX_LINKS = 10_000  # the largest M that hnswlib accepts
 LARGEST_MANIFEST = 64 << 20  # bytes; the ids of a million items take about 20 MB
 LARGEST = 2**31 - 1  # of counts and search widths: rows are int32 in places
 LARGEST_DIMENSION = 65_536
-MOST_INTERESTS = 64  # vectors of a query: each is a search
+MAX_INTERESTS = 64  # vectors of a query: each is a search
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class IndexParameters:
     def __post_init__(self) -> None:
         _expect_within("seed", self.seed, 0, 2**63 - 1)
         if self.kind in ("", HNSW, EXACT):
-            _expect_within("m", self.m, 2, MOST_LINKS)
+            _expect_within("m", self.m, 2, MAX_LINKS)
             _expect_within("ef_construction", self.ef_construction, 1, LARGEST)
             _expect_within("ef_search", self.ef_search, 1, LARGEST)
             object.__setattr__(self, "kind", EXACT if self.exact else HNSW)
@@ -148,8 +148,8 @@ Variant = Literal["fp32", "fp16_tables", "int8_tables", "int8_dynamic", "int8_st
 Precision = Literal["fp32", "fp16", "int8"]
 FusionMethod = Literal["convex", "reciprocal_ranks"]
 FilterKind = Literal["string", "strings", "number", "boolean", "time"]
-MOST_FILTER_FIELDS = 64
-MOST_CANDIDATES = 1 << 20  # of a hybrid search; its memory grows with them
+MAX_FILTER_FIELDS = 64
+MAX_CANDIDATES = 1 << 20  # of a hybrid search; its memory grows with them
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class Hybrid:
 
     def __post_init__(self) -> None:
         for key in ("dense_candidates", "lexical_candidates", "most_postings", "most_terms"):
-            _expect_within(key, getattr(self, key), 0, MOST_CANDIDATES)
+            _expect_within(key, getattr(self, key), 0, MAX_CANDIDATES)
         for key in ("b", "weight"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: expected 0 to 1, got {getattr(self, key)}")
@@ -325,8 +325,8 @@ class Manifest:
             _check_name("files", names.file_name, name)
         _expect_within("dimension", self.dimension, 1, LARGEST_DIMENSION)
         _expect_within("count", self.count, 1, LARGEST)
-        _expect_within("number of filters", len(self.filters), 0, MOST_FILTER_FIELDS)
-        _expect_within("interests", self.interests, 1, MOST_INTERESTS)
+        _expect_within("number of filters", len(self.filters), 0, MAX_FILTER_FIELDS)
+        _expect_within("interests", self.interests, 1, MAX_INTERESTS)
         if self.interests > 1:
             self._check_interests()
 

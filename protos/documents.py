@@ -12,9 +12,9 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
-MOST_LEVELS = 64  # of arrays and objects inside one another; a bundle's manifest has about 10
+MAX_LEVELS = 64  # of arrays and objects inside one another; a bundle's manifest has about 10
 _CONTAINERS = frozenset((dict, list))
-TOO_DEEP = f"arrays and objects are nested more than {MOST_LEVELS} levels deep"
+TOO_DEEP = f"arrays and objects are nested more than {MAX_LEVELS} levels deep"
 
 
 def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
@@ -25,7 +25,7 @@ def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = 
         parse_constant: converts `NaN`, `Infinity` and `-Infinity`, as in `json.loads`.
 
     Raises:
-        ValueError: it is not JSON, not Unicode, or nested more than `MOST_LEVELS` levels deep.
+        ValueError: it is not JSON, not Unicode, or nested more than `MAX_LEVELS` levels deep.
     """
     try:
         value = json.loads(text, parse_constant=parse_constant)
@@ -39,7 +39,7 @@ def parse_toml(content: bytes) -> dict[str, Any]:
     """Parse the content of a TOML file.
 
     Raises:
-        ValueError: it is not TOML, not UTF-8, or nested more than `MOST_LEVELS` levels deep.
+        ValueError: it is not TOML, not UTF-8, or nested more than `MAX_LEVELS` levels deep.
     """
     text = content.decode()
     try:
@@ -53,7 +53,7 @@ def parse_toml(content: bytes) -> dict[str, Any]:
 def _check_depth(value: Any, text: str | bytes) -> None:
     """Check the levels of a JSON value; skipped if its text has too few brackets to exceed the limit."""
     brackets = text.count("[") + text.count("{") if isinstance(text, str) else _brackets(text)
-    if brackets > MOST_LEVELS:
+    if brackets > MAX_LEVELS:
         _check_levels(value)
 
 
@@ -64,7 +64,7 @@ def _brackets(content: bytes) -> int:
 def _check_levels(value: Any) -> None:
     """Visit all containers level by level, without recursion."""
     level = [value] if type(value) in _CONTAINERS else []
-    for _ in range(MOST_LEVELS):
+    for _ in range(MAX_LEVELS):
         level = [inner for each in level for inner in _inner(each)]
         if not level:
             return

@@ -14,7 +14,7 @@ from train.evaluation.report import DIFFERENCE, JUDGED, JUDGED_METRICS
 METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
 
 
-MOST_COLUMNS = 6  # of rankings in a table
+MAX_COLUMNS = 6  # of rankings in a table
 RECALL_OF_HISTORIES = "recall_at_20"  # which papers on recommendation report
 OF_HISTORIES = "coverage_at_10"  # is measured only where queries have histories
 
@@ -53,7 +53,7 @@ def metric_table(title: str, metrics: Mapping[str, Any], names: Mapping[str, str
     """
     rows = metric_rows(metrics)
     values = {prefix: [f"{metrics[prefix + name]:.4f}" for name in rows] for prefix in names}
-    if len(names) <= MOST_COLUMNS:
+    if len(names) <= MAX_COLUMNS:
         table = Table(title, *names.values(), box=None)
         for name, row in zip(rows, zip(*values.values(), strict=True), strict=True):
             table.add_row(metric_label(name), *row)

@@ -38,7 +38,7 @@ EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a TensorProto
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 LONGEST_VARINT = 10  # bytes
 HIGHEST_TAG = 2**32 - 1
-MOST_LEVELS = 100  # of nested messages, the limit of protobuf itself
+MAX_LEVELS = 100  # of nested messages, the limit of protobuf itself
 
 Span = tuple[int, int]  # first byte, and the byte after the last
 
@@ -71,8 +71,8 @@ def _has_external_data(content: mmap.mmap) -> bool:
                 if number == EXTERNAL_DATA or (number == DATA_LOCATION and value != (0, 0)):
                     return True
             elif wire_type == LENGTH and number in FIELDS[message]:
-                if len(levels) == MOST_LEVELS:
-                    raise ValueError(f"messages are nested more than {MOST_LEVELS} levels deep")
+                if len(levels) == MAX_LEVELS:
+                    raise ValueError(f"messages are nested more than {MAX_LEVELS} levels deep")
                 levels.append((FIELDS[message][number], _fields(content, value)))
                 break
         else:

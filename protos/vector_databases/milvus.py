@@ -43,14 +43,14 @@ URI, TOKEN, DATABASE = "TWINSPIRE_MILVUS_URI", "TWINSPIRE_MILVUS_TOKEN", "TWINSP
 PREFIX = "twinspire_"
 DRAFT_DIGITS = 32  # of a bundle's version, in the name of a draft
 ID, VECTOR, ITEM_ID = "id", "vector", "item_id"
-MOST_BYTES = 65_535  # of a string in a collection
-MOST_STRINGS = 4096  # of one item in a field
-MOST_STRINGS_BYTES = 1 << 20  # of all strings of one item in a field
-MOST_FIELDS = 30  # filter fields that a collection holds; a collection has at most 64 fields
+MAX_BYTES = 65_535  # of a string in a collection
+MAX_STRINGS = 4096  # of one item in a field
+MAX_STRINGS_BYTES = 1 << 20  # of all strings of one item in a field
+MAX_FIELDS = 30  # filter fields that a collection holds; a collection has at most 64 fields
 HNSW_TYPE, FLAT_TYPE = "HNSW", "FLAT"
 INDEX_TYPES = (HNSW_TYPE, FLAT_TYPE)  # `index.options.type` of a manifest; FLAT compares all items
-MOST_K = 16_384  # items that one search returns at most
-# Of one insert. A server takes 64 MiB, and the last item of an insert may add MOST_FIELDS times 1 MiB.
+MAX_K = 16_384  # items that one search returns at most
+# Of one insert. A server takes 64 MiB, and the last item of an insert may add MAX_FIELDS times 1 MiB.
 INSERT_ROWS, INSERT_BYTES = 2000, 8 << 20
 SAMPLE = 16  # items whose vectors and ids are compared
 CONNECT_SECONDS, WRITE_SECONDS = 5.0, 600.0
@@ -244,7 +244,7 @@ class Fields:
         values: dict[str, Sequence[Any]] = {}
         for n, (name, column) in enumerate(sorted(read_filters(folder, manifest).items())):
             found = column_values(column, manifest.count)
-            if len(kinds) < MOST_FIELDS and (not isinstance(column, StringColumn) or _fits(found)):
+            if len(kinds) < MAX_FIELDS and (not isinstance(column, StringColumn) or _fits(found)):
                 kinds[f"{n}"], values[f"{n}"] = manifest.filters[name], found
         return cls(kinds, values)
 
@@ -271,9 +271,9 @@ _CAST: dict[str, Callable[[Any], Any]] = {
 def _fits(values: Sequence[Any]) -> bool:
     lists = ([value] if isinstance(value, str) else value or () for value in values)
     return all(
-        len(each) <= MOST_STRINGS
-        and sum(len(text.encode()) for text in each) <= MOST_STRINGS_BYTES
-        and all(len(text.encode()) <= MOST_BYTES for text in each)
+        len(each) <= MAX_STRINGS
+        and sum(len(text.encode()) for text in each) <= MAX_STRINGS_BYTES
+        and all(len(text.encode()) <= MAX_BYTES for text in each)
         for each in lists
     )
 
@@ -323,8 +323,8 @@ def write_collection(client: Any, folder: Path, manifest: Manifest) -> str:
     if not is_written:
         ids = parse_json((folder / ITEMS).read_bytes())["ids"]
         for row, item_id in enumerate(ids):
-            if len(item_id.encode()) > MOST_BYTES:
-                raise DataError(f"items, row {row}: expected an id of at most {MOST_BYTES} bytes for Milvus")
+            if len(item_id.encode()) > MAX_BYTES:
+                raise DataError(f"items, row {row}: expected an id of at most {MAX_BYTES} bytes for Milvus")
         stored = manifest.precision.vectors, manifest.count, manifest.dimension
         vectors = read_vectors(folder, *stored, manifest.score.has_padding_dim)
         with draft(client, manifest.bundle_version) as made:
@@ -386,16 +386,16 @@ def fill(
     schema.add_field(ID, DataType.INT64, is_primary=True)
     schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=vectors.shape[1])
     if ids:
-        schema.add_field(ITEM_ID, DataType.VARCHAR, max_length=MOST_BYTES)
+        schema.add_field(ITEM_ID, DataType.VARCHAR, max_length=MAX_BYTES)
     for n, kind in fields.kinds.items():
         schema.add_field(f"has{n}", DataType.BOOL)
         if kind == "strings":
             schema.add_field(
-                f"f{n}", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=MOST_STRINGS,
-                max_length=MOST_BYTES,
+                f"f{n}", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=MAX_STRINGS,
+                max_length=MAX_BYTES,
             )  # fmt: skip
         else:
-            long = {"max_length": MOST_BYTES} if kind == "string" else {}
+            long = {"max_length": MAX_BYTES} if kind == "string" else {}
             schema.add_field(f"f{n}", types[kind], **long)
     client.create_collection(name, schema=schema, consistency_level="Strong", timeout=WRITE_SECONDS)
     for part in _inserts(_rows(vectors, has_padding_dim, ids, fields)):

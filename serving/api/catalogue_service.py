@@ -23,7 +23,7 @@ from serving.transport.open_calls import OpenCalls
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
 PAGE = 500  # changes in one answer of a stream, at most
-MOST_STREAMS = 64  # calls of Changes that a worker has open at once
+MAX_STREAMS = 64  # calls of Changes that a worker has open at once
 
 # Sequence, call, outcome -> the outcome, or a Deferred of it if the worker has not applied the sequence yet.
 WaitFor = Callable[[int, Call, Callable[[], Any]], Any]
@@ -62,11 +62,11 @@ class CatalogueServicer:
     ) -> None:
         self._holder, self._client, self._shared_state, self._rate = holder, client, shared_state, rate
         self._call_soon, self._wait_for = call_soon, wait_for
-        self._most_bytes = max_answer_bytes
+        self._max_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
         self._parser: tuple[TrafficSplit, WriteParser] | None = None  # and the bundles that it is for
         self._streams: set[_ChangesStream] = set()
-        self._open = OpenCalls("Changes", streams_per_connection, MOST_STREAMS)
+        self._open = OpenCalls("Changes", streams_per_connection, MAX_STREAMS)
 
     def Upsert(self, request: wire.UpsertRequest, call: Call) -> Deferred:
         """Write items."""
@@ -150,10 +150,10 @@ class CatalogueServicer:
                 for row in catalogue.rows([each.item.id]):
                     each.origin = wire.ITEM_BUNDLE
                     each.item.fields.update(catalogue.fields(row))
-        if (size := response.ByteSize()) > self._most_bytes:
+        if (size := response.ByteSize()) > self._max_bytes:
             raise InvalidInput(
                 "ids",
-                f"expected an answer of at most {self._most_bytes} bytes, got {size}; ask for fewer ids",
+                f"expected an answer of at most {self._max_bytes} bytes, got {size}; ask for fewer ids",
             )
         return response
 

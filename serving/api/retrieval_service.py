@@ -337,7 +337,7 @@ class AnswerBytes:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._most_hit_bytes = most - ENVELOPE_BYTES  # an answer with no more bytes of hits is not too large
+        self._max_hit_bytes = most - ENVELOPE_BYTES  # an answer with no more bytes of hits is not too large
         # An answer with no more bytes of hits is neither too large nor counted by `UnsentBytes`.
         self.small = min(UNCOUNTED, most) - ENVELOPE_BYTES
 
@@ -392,8 +392,8 @@ class AnswerBytes:
             k: items for each query.
             answer: makes the answer of a finished job.
         """
-        most_hits = queries * min(k, len(bundle.packed))
-        if most_hits * bundle.packed.largest <= self._most_hit_bytes - queries * ENVELOPE_BYTES_EACH:
+        max_hits = queries * min(k, len(bundle.packed))
+        if max_hits * bundle.packed.largest <= self._max_hit_bytes - queries * ENVELOPE_BYTES_EACH:
             return answer
 
         def check(job: Job) -> bytes:

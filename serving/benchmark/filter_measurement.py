@@ -35,13 +35,13 @@ from serving.retrieval.vector_index import Allowed, Neighbours, VectorIndex, Vec
 
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
 RANDOM, ANTI_CORRELATED = "random", "anti_correlated"
-FEW = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
+SELECTIVE = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
 HALF = 0.5
 QUERIES = 100  # of each bucket
 TOLERANCE = 1.5  # a filter may pass this many times more or fewer items than the bucket's share
 NEAR = 100  # nearest items that an anti-correlated filter avoids
 ATTEMPTS = 20
-MOST_STRINGS = 500  # of a field, drawn at random where it has more
+MAX_STRINGS = 500  # of a field, drawn at random where it has more
 KEPT_BYTES = 8 << 30  # all filters of a bucket are kept; a service keeps those that it is asked for most
 WHOLE = Effort(iterations=400, fewest=200, seconds=10.0)  # calls of whole queries, and of searches alone
 PARTS = Effort(iterations=200, fewest=40, seconds=10.0)
@@ -59,7 +59,7 @@ class FilterWorkload:
         self._strings: dict[str, list[tuple[str, int]]] = {}  # field -> its values, with the items of each
         for name in columns.schema:
             if strings := columns.strings(name):
-                drawn = self._random.sample(strings, MOST_STRINGS) if len(strings) > MOST_STRINGS else strings
+                drawn = self._random.sample(strings, MAX_STRINGS) if len(strings) > MAX_STRINGS else strings
                 self._strings[name] = drawn
         self._rows = {
             (name, text): columns.evaluate(Equals(name, text))
@@ -312,4 +312,4 @@ def graph_only(index: VectorIndex, vectors: Vectors, k: int, compiled: CompiledF
 
 def bound_of(selectivity: float) -> float:
     """How many times as long a filtered search may take, at the median."""
-    return 2.0 if selectivity >= HALF or selectivity <= FEW else 4.0
+    return 2.0 if selectivity >= HALF or selectivity <= SELECTIVE else 4.0

@@ -21,7 +21,7 @@ MODES: dict[str, int] = {
     "insert": wire.WRITE_INSERT,
     "update": wire.WRITE_UPDATE,
 }
-MOST_SEQUENCE = 2**64 - 1
+MAX_SEQUENCE = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -281,8 +281,8 @@ def _state(message: wire.ItemState) -> ItemState:
 
 
 def _sequence(value: int, name: str) -> int:
-    if not 0 <= value <= MOST_SEQUENCE:
-        raise InvalidInput(name, f"expected 0 to {MOST_SEQUENCE}, got {value}")
+    if not 0 <= value <= MAX_SEQUENCE:
+        raise InvalidInput(name, f"expected 0 to {MAX_SEQUENCE}, got {value}")
     return value
 
 

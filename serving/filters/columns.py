@@ -33,7 +33,7 @@ from protos.filters import (
 )
 from serving.filters.expression import (
     FILTER_FIELD,
-    MOST_DEPTH,
+    MAX_DEPTH,
     AllOf,
     AnyOf,
     Condition,
@@ -221,11 +221,11 @@ class FilterColumns:
             InvalidInput: the filter names an unknown field or has a value of another type; the error's field
                 is its place in the tree, such as `filter.all[1].price`.
         """
-        return self._evaluate(expression, FILTER_FIELD, MOST_DEPTH, Work() if work is None else work)
+        return self._evaluate(expression, FILTER_FIELD, MAX_DEPTH, Work() if work is None else work)
 
     def _evaluate(self, node: Filter, path: str, depth: int, work: Work) -> BitMap:
         if depth == 0:
-            raise InvalidInput(path, f"expected at most {MOST_DEPTH} filters inside each other")
+            raise InvalidInput(path, f"expected at most {MAX_DEPTH} filters inside each other")
         if isinstance(node, Not):
             return self._evaluate(node.filter, f"{path}.not", depth - 1, work).flip(0, self.count)
         if isinstance(node, AllOf | AnyOf):

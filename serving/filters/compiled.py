@@ -14,10 +14,10 @@ from pyroaring import BitMap
 
 from protos.errors import InvalidInput
 from serving.filters.columns import FilterColumns, Work
-from serving.filters.expression import FILTER_FIELD, MOST_DEPTH, Filter, is_deeper
+from serving.filters.expression import FILTER_FIELD, MAX_DEPTH, Filter, is_deeper
 
-MOST_BYTES = 64 << 20  # of the filters that one bundle keeps
-MOST_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is rarely used again
+MAX_BYTES = 64 << 20  # of the filters that one bundle keeps
+MAX_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is rarely used again
 CONTENT_BYTES = 12  # of memory for each byte of a filter: its tree of Python objects
 KEY_BYTES = 32  # of a digest, which no client can make equal for different filters
 ENTRY_BYTES = 1024  # of memory of a filter, without its rows
@@ -131,12 +131,12 @@ class ItemFilters:
 
     Args:
         columns: of the items.
-        most_bytes: of the filters that are kept; the least recently used are dropped.
+        max_bytes: of the filters that are kept; the least recently used are dropped.
     """
 
-    def __init__(self, columns: FilterColumns, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, columns: FilterColumns, max_bytes: int = MAX_BYTES) -> None:
         self.columns = columns
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._kept: OrderedDict[bytes, CompiledFilter] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -168,7 +168,7 @@ class ItemFilters:
 
     def kept(self, content: bytes) -> CompiledFilter | None:
         """The filter with this content, if it is still kept."""
-        if len(content) > MOST_CONTENT:
+        if len(content) > MAX_CONTENT:
             return None
         key = _key(content)
         with self._lock:
@@ -178,12 +178,12 @@ class ItemFilters:
         return found
 
     def _keep(self, content: bytes, compiled: CompiledFilter) -> None:
-        if len(content) > MOST_CONTENT:
+        if len(content) > MAX_CONTENT:
             return
         key = _key(content)
         with self._lock:
             compiled.nbytes += CONTENT_BYTES * len(content)
-            if key in self._kept or compiled.nbytes > self._most_bytes:
+            if key in self._kept or compiled.nbytes > self._max_bytes:
                 return
             self._kept[key] = compiled
             self._bytes += compiled.nbytes
@@ -192,7 +192,7 @@ class ItemFilters:
     def reserve(self, compiled: CompiledFilter, size: int) -> bool:
         """Reserve the bytes of a subset for a filter that is kept; returns whether there is room for it."""
         with self._lock:
-            if size > self._most_bytes // SUBSET_PART or all(
+            if size > self._max_bytes // SUBSET_PART or all(
                 each is not compiled for each in self._kept.values()
             ):
                 return False
@@ -203,7 +203,7 @@ class ItemFilters:
 
     def _shrink(self) -> None:
         """Drop the least recently used filters until the others fit."""
-        while self._bytes > self._most_bytes:
+        while self._bytes > self._max_bytes:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
@@ -211,10 +211,10 @@ def content_of(expression: Filter) -> bytes:
     """The expression as bytes; other than `==`, its text distinguishes True from 1.
 
     Raises:
-        InvalidInput: it has more than `MOST_DEPTH` filters inside each other.
+        InvalidInput: it has more than `MAX_DEPTH` filters inside each other.
     """
-    if is_deeper(expression, MOST_DEPTH):
-        raise InvalidInput(FILTER_FIELD, f"expected at most {MOST_DEPTH} filters inside each other, got more")
+    if is_deeper(expression, MAX_DEPTH):
+        raise InvalidInput(FILTER_FIELD, f"expected at most {MAX_DEPTH} filters inside each other, got more")
     return repr(expression).encode("utf-8", "surrogatepass")
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime
 from typing import Any, NoReturn, final
 
 FILTER_FIELD = "filter"  # the field of a request, as errors name it
-MOST_DEPTH = 64  # filters inside each other that this program evaluates
+MAX_DEPTH = 64  # filters inside each other that this program evaluates
 LONGEST_NAME = 100  # code points of a field's name that an error shows
 
 

@@ -29,7 +29,7 @@ SCATTERED = 20
 GRAPH_SHARE = 2  # the graph, which may not suffice, is searched if it takes at most 1/2 of an exact search
 DEVIATIONS = 3.0  # of the number of items that pass, by which a search is wider than the mean needs
 MARGIN = 2.0  # for recall: of the nearest items, the graph misses the farthest most often
-MOST_GROWTH = 8  # factor of the number of items after a search in which none passed
+MAX_GROWTH = 8  # factor of the number of items after a search in which none passed
 
 
 class Index(SubsetIndex, Protocol):
@@ -210,7 +210,7 @@ def _wider(k: int, compiled: CompiledFilter, width: int, count: int) -> int | No
         width: items asked for before.
         count: of them that pass, fewer than `k`.
     """
-    wider = max(2 * width, _width_for(k, count / width) if count else MOST_GROWTH * width)
+    wider = max(2 * width, _width_for(k, count / width) if count else MAX_GROWTH * width)
     return wider if wider < min(exact_steps(compiled), compiled.item_count) else None
 
 

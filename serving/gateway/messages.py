@@ -42,7 +42,7 @@ JSON_TYPES = {
     bool: "a boolean",
 }
 LONGEST_REASON = 300
-MOST_FIELDS = 131_072  # objects in a body and the names in them; each takes up to 6 us
+MAX_FIELDS = 131_072  # objects in a body and the names in them; each takes up to 6 us
 LARGE_BYTES = 64 << 10  # of a body; `json_format` reads the lists of a smaller one in at most 20 ms
 
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
@@ -64,13 +64,13 @@ def document(message: Message) -> dict[str, Any]:
     return written
 
 
-def parse(content: bytes | bytearray, kind: type[Message], most_fields: int = MOST_FIELDS) -> Any:
+def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX_FIELDS) -> Any:
     """The message that JSON describes.
 
     Args:
         content: the JSON; an empty or blank text is an empty message.
         kind: of the message.
-        most_fields: bound on the number of objects and their fields; and, in a large body, on the number of
+        max_fields: bound on the number of objects and their fields; and, in a large body, on the number of
             elements in lists that `json_format` has to read one by one.
 
     Raises:
@@ -79,11 +79,11 @@ def parse(content: bytes | bytearray, kind: type[Message], most_fields: int = MO
     message = kind()
     if not content.strip():
         return message
-    given = _decode(content, most_fields)
+    given = _decode(content, max_fields)
     check_fields(given, message.DESCRIPTOR)
     lists: list[tuple[Path, list[Any]]] = []
     if len(content) > LARGE_BYTES:
-        _Lists(lists, most_fields).take(given, message.DESCRIPTOR)
+        _Lists(lists, max_fields).take(given, message.DESCRIPTOR)
     try:
         json_format.ParseDict(given, message)
     except json_format.ParseError as error:
@@ -184,15 +184,15 @@ def _plain(field: FieldDescriptor, values: list[Any]) -> list[Any] | None:
     return None
 
 
-def _decode(content: bytes | bytearray, most_fields: int) -> Any:
+def _decode(content: bytes | bytearray, max_fields: int) -> Any:
     count = 0
 
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal count
         found = _object(pairs)
         count += 1 + len(pairs)
-        if count > most_fields:
-            raise _too_many(most_fields)
+        if count > max_fields:
+            raise _too_many(max_fields)
         return found
 
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from protos.errors import DataError, InvalidInput
 from serving.address import check_target, is_loopback
 from serving.client.security import Security
-from serving.gateway.messages import MOST_FIELDS
+from serving.gateway.messages import MAX_FIELDS
 
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -27,7 +27,7 @@ class GatewayBounds:
         default=4 << 20, metadata={"help": "bytes of a request, or of one line of a streamed request"}
     )
     max_body_fields: int = field(
-        default=MOST_FIELDS,
+        default=MAX_FIELDS,
         metadata={
             "help": "objects, fields, and elements of mixed lists in the JSON of a request, or of a line"
         },

@@ -60,7 +60,7 @@ class NdjsonRequests:
         receive: of the request.
         method: whose requests they are.
         most: bytes of one line.
-        most_fields: of one line, as of `parse`.
+        max_fields: of one line, as of `parse`.
         pending: bytes of all bodies.
 
     Attributes:
@@ -73,10 +73,10 @@ class NdjsonRequests:
     call: Any = None
 
     def __init__(
-        self, receive: Receive, method: Method, most: int, most_fields: int, pending: PendingBytes
+        self, receive: Receive, method: Method, most: int, max_fields: int, pending: PendingBytes
     ) -> None:
         self._receive, self._method, self._pending = receive, method, pending
-        self._most, self._most_fields = most, most_fields
+        self._most, self._max_fields = most, max_fields
         self._watch: DisconnectWatcher | None = None
         self.failure: Failure | None = None
 
@@ -85,7 +85,7 @@ class NdjsonRequests:
         number = 1
         try:
             async for line in lines(self._receive, self._most, self._pending):
-                yield parse(line, self._method.request, self._most_fields)
+                yield parse(line, self._method.request, self._max_fields)
                 number += 1
         except Failure as failure:
             message = f"line {number}: {failure.message}"

@@ -18,7 +18,7 @@ from serving.transport.call_record import CallRecord
 
 # Status codes of the service's own faults, which are always logged.
 FAULTS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
-LONGEST_NAME, LONGEST_TEXT, MOST_TEXTS = 128, 500, 16
+LONGEST_NAME, LONGEST_TEXT, MAX_TEXTS = 128, 500, 16
 
 
 class RequestLog(RequestSink):
@@ -82,7 +82,7 @@ class RequestLog(RequestSink):
         if trace_id:
             line["trace_id"] = trace_id
         if self.needs_texts:
-            line["texts"] = [text[:LONGEST_TEXT] for text in call.texts[:MOST_TEXTS]]
+            line["texts"] = [text[:LONGEST_TEXT] for text in call.texts[:MAX_TEXTS]]
         return line
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXPORT_SECONDS = 3.0  # timeout of sending a batch
 DELAY_SECONDS = 1.0  # that a span waits for its batch to fill
 # Spans that are queued, and that are sent together; so `stop` sends two batches at most.
-MOST_SPANS, BATCH = 4096, 2048
+MAX_SPANS, BATCH = 4096, 2048
 
 MODULES = ("opentelemetry.sdk.trace.export", "opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
 
@@ -142,7 +142,7 @@ def _provider(endpoint: str, worker: int) -> "TracerProvider":
     exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS)
     processor = BatchSpanProcessor(
         exporter,
-        max_queue_size=MOST_SPANS,
+        max_queue_size=MAX_SPANS,
         max_export_batch_size=BATCH,
         schedule_delay_millis=DELAY_SECONDS * 1000,
     )

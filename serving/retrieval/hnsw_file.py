@@ -28,7 +28,7 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import MOST_LINKS
+from protos.bundle import MAX_LINKS
 from protos.errors import BundleDamaged
 
 State = dict[str, Any]  # with the names of `hnswlib.Index.__getstate__`
@@ -117,7 +117,7 @@ def _header(content: mmap.mmap) -> State:
 
 def _empty_state(header: State, space: str, dimension: int) -> State:
     """The state of an empty graph of hnswlib with the same parameters."""
-    _expect_within("M", header["M"], 2, MOST_LINKS)
+    _expect_within("M", header["M"], 2, MAX_LINKS)
     graph = hnswlib.Index(space=space, dim=dimension)
     graph.init_index(1, M=header["M"], ef_construction=header["ef_construction"])
     state: State = graph.__getstate__()[0]

@@ -13,7 +13,7 @@ from typing import Any
 
 from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range, Time
 
-LONGEST = 32_768  # characters of an expression; a filter with a longer one is evaluated by the service
+MAX_EXPRESSION_LENGTH = 32_768  # characters; a filter with a longer expression is evaluated by the service
 NEVER = "id < 0"  # an expression that no item passes
 _READ_BY_ALL = "\t\n\r"  # control characters whose escapes all servers read
 _OPERATORS = {"at_least": ">=", "above": ">", "at_most": "<=", "below": "<"}
@@ -36,7 +36,7 @@ def milvus_expression(node: Filter, kinds: Mapping[str, str], held: Collection[s
         text = _expression(node, kinds, numbers, held)
     except _NotPushed:
         return None
-    return text if len(text) <= LONGEST else None
+    return text if len(text) <= MAX_EXPRESSION_LENGTH else None
 
 
 def _expression(

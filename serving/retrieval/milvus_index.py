@@ -20,7 +20,7 @@ import numpy as np
 
 from protos.bundle import Manifest
 from protos.errors import Unavailable
-from protos.vector_databases.milvus import CONNECT_SECONDS, MOST_K, import_client
+from protos.vector_databases.milvus import CONNECT_SECONDS, MAX_K, import_client
 from protos.vectors import read_vectors
 from serving.filters.compiled import CompiledFilter
 from serving.retrieval import remote_search
@@ -84,7 +84,7 @@ class MilvusIndex(ExactIndex):
     def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
         """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
         k = min(k, self._count)
-        if allowed is not None or k > MOST_K:
+        if allowed is not None or k > MAX_K:
             return self.exact(vectors, k, allowed)
         best = self._best(vectors, k, "")
         if best is None:
@@ -100,7 +100,7 @@ class MilvusIndex(ExactIndex):
         """As `VectorIndex.search_filtered`: each answer is checked with the service's own filter columns."""
         k = min(k, compiled.count)
         held = self.collection.fields
-        if k > MOST_K or held is None:
+        if k > MAX_K or held is None:
             return None
         expression = milvus_expression(compiled.expression, self._filters, held)
         if expression is None:

@@ -33,7 +33,7 @@ Best = tuple[Rows, Vectors]  # rows and scores of one query, best first
 
 PIECE_SECONDS = 0.25  # after which a long comparison is interrupted for that of another search
 COMPARED = "compared: "  # begins the "expression" of a comparison; no other expression begins so
-LEAST = 16  # fewest items that a question asks for, so that a wider search rarely has to ask again
+MIN_WIDTH = 16  # fewest items that a question asks for, so that a wider search rarely has to ask again
 
 
 class ExpressionRefused(Exception):
@@ -142,7 +142,7 @@ class Answers:
         missing = [
             vector for vector in wanted if self._known.get((expression, vector.tobytes()), (0,))[0] < k
         ]
-        width = max(LEAST, 1 << (k - 1).bit_length())
+        width = max(MIN_WIDTH, 1 << (k - 1).bit_length())
         raise SearchPending(Question(index, np.stack(missing or [*vectors]), width, expression))
 
     def add(self, question: Question, found: list[Best]) -> None:

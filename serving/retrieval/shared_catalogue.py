@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 FREE = 2**64 - 1  # an empty slot; no row is that high
 ROW = 2**32 - 1  # the bits of a slot that are the row
 FORMAT = 1
-MOST_CACHED = 65_536  # rows that a worker keeps by id, about 120 bytes each; beyond it, the cache is emptied
+MAX_CACHED = 65_536  # rows that a worker keeps by id, about 120 bytes each; beyond it, the cache is emptied
 WIRE = hashlib.sha256(wire.DESCRIPTOR.serialized_pb).hexdigest()  # schema of the messages in items.bin
 CONTENTS, ITEMS, ENDS, SLOTS, RANKING, SHARES = (
     "ready.json",
@@ -122,7 +122,7 @@ class _Ids(IdsByRow):
 
 
 class _Rows:
-    """Rows by id; up to `MOST_CACHED` ids that were found are kept in a dictionary."""
+    """Rows by id; up to `MAX_CACHED` ids that were found are kept in a dictionary."""
 
     def __init__(self, ids: Sequence[str], slots: Sequence[int]) -> None:
         self._ids, self._slots = ids, slots
@@ -134,7 +134,7 @@ class _Rows:
         if row is None:
             row = self._find(item_id)
             if row is not None:
-                if len(self._cached) >= MOST_CACHED:
+                if len(self._cached) >= MAX_CACHED:
                     self._cached.clear()
                 self._cached[item_id] = row
         return row

@@ -32,7 +32,8 @@ KINDS = {
 }
 REMOTE_KINDS = frozenset({"milvus"})  # kinds that are searched by another server (`remote_search.py`)
 SCAN_SHARE = 4  # all items are compared in int8 if more than 1/4 of them are allowed
-FEW = 4096  # most items of a subset with float32 vectors; int8 copies of so few cost more time than they save
+# Items of a subset with float32 vectors; int8 copies of fewer cost more time than they save.
+MAX_FLOAT32_SUBSET = 4096
 GATHER = 1024  # vectors of allowed items that are copied at once, so that they stay in the processor's cache
 
 
@@ -203,11 +204,11 @@ class ExactIndex(VectorIndex):
     def subset_bytes(self, count: int) -> int:
         """As `VectorIndex.subset_bytes`."""
         dimension = int(self._vectors.shape[1])
-        return count * (4 * dimension if count <= FEW or self._scan is None else dimension + 4)
+        return count * (4 * dimension if count <= MAX_FLOAT32_SUBSET or self._scan is None else dimension + 4)
 
     def subset(self, rows: Rows) -> Subset:
         """Some items, ascending rows (R,), with copies of their vectors side by side."""
-        if len(rows) <= FEW or self._scan is None:
+        if len(rows) <= MAX_FLOAT32_SUBSET or self._scan is None:
             return _CopiedSubset(self._vectors[rows], rows)
         return _ScannedSubset(self, self._scan.subset(rows), rows)
 

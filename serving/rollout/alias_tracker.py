@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 DOWNLOADING, CHECKING, LOADING, REFUSED = "downloading", "checking", "loading", "refused"
 MAX_RETRY_SECONDS = 300.0  # before a version that was refused is tried again
-LONGEST = 500  # characters of an error in the state
+MAX_ERROR_LENGTH = 500  # characters of an error in the state
 MAX_AGE_SECONDS = 1.0  # of the last time that the aliases were resolved, when a bundle is loaded
 STATE: Mapping[str, Any] = {
     "last_check": 0.0,
@@ -277,7 +277,7 @@ class AliasTracker:
         folder, shown = self._cache.folder, error
         for path in (folder.resolve(), folder.absolute(), folder):
             shown = shown.replace(str(path), "the cache")
-        self.state.update(last_error=shown[:LONGEST], failures=failures)
+        self.state.update(last_error=shown[:MAX_ERROR_LENGTH], failures=failures)
         self._changed()
 
     def _show(self, candidate: str, candidate_bundle: str, stage: str) -> None:

@@ -51,7 +51,7 @@ STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the 
 STOP_SECONDS = 1.0  # in which such a signal reaches this process too
 BATCH = 32  # examples in one batch
 UNAVAILABLE = 75  # exit code (EX_TEMPFAIL): the server of the index does not answer
-LONGEST = 500  # characters of an error that are shown
+MAX_ERROR_LENGTH = 500  # characters of an error that are shown
 ERROR, WARNING = "error: ", "warning: "  # prefixes of lines that the process writes
 
 
@@ -154,12 +154,12 @@ def _reason(code: int | None, text: str, seconds: float) -> str:
         hint = ", most likely out of memory" if -code == signal.SIGKILL else ""
         return f"the validation was ended by {name}{hint}"
     last = _marked(text, ERROR) or text.splitlines()[-1:] or ["it does not say why"]
-    return f"the validation failed: {last[-1][:LONGEST]}"
+    return f"the validation failed: {last[-1][:MAX_ERROR_LENGTH]}"
 
 
 def _marked(text: str, mark: str) -> list[str]:
     """The rest of each line that begins with a mark."""
-    return [line.removeprefix(mark)[:LONGEST] for line in text.splitlines() if line.startswith(mark)]
+    return [line.removeprefix(mark)[:MAX_ERROR_LENGTH] for line in text.splitlines() if line.startswith(mark)]
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ POLL_SECONDS = 0.1
 SWAP_TIMEOUT_SECONDS = 30.0  # for the event loop to change the reference
 SWITCH_SECONDS = 0.0005  # that loading may delay a thread that answers; a tenth of Python's default
 
-LONGEST = 2000  # characters of an error in the worker's entry
+MAX_ERROR_LENGTH = 2000  # characters of an error in the worker's entry
 
 Load = Callable[[Path, str], LoadedBundle]  # folder, version in the registry
 
@@ -197,7 +197,7 @@ class HotSwapper:
             "serial": self._serial,
             "ready": self._ready_serial,
             "failed": self._failed,
-            "error": self._error[:LONGEST],
+            "error": self._error[:MAX_ERROR_LENGTH],
             "pid": os.getpid(),
         }
         self._shared_state.write(self._name, entry)

@@ -31,7 +31,7 @@ MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version
 NUMBER = re.compile(r"[0-9]{1,18}")
 SERVER = "twinspire.server"  # tag of a shadow's run: the service that it belongs to
 SQLITE = "sqlite:///"
-LONGEST = 300  # characters of an error of MLflow
+MAX_ERROR_LENGTH = 300  # characters of an error of MLflow
 UNUSED = ("pandas", "polars")  # MLflow imports them if they are installed; its client does not need them
 
 Meanwhile = Callable[[], None]  # called several times a second during a long step; an error ends the step
@@ -214,7 +214,9 @@ def cleaned(text: str) -> str:
     line = re.sub(r"://[^/\s]*@", "://", line)  # up to the last @, because a password may hold others
     line = re.sub(r"\?[^\s'\")]+", "", line)  # signed addresses hold a key there
     line = re.sub(r"<[^<>]* at 0x[0-9a-f]+>:? ?", "", line)
-    return line if len(line) <= LONGEST else f"{line[: LONGEST // 3]} ... {line[-LONGEST // 2 :]}"
+    if len(line) <= MAX_ERROR_LENGTH:
+        return line
+    return f"{line[: MAX_ERROR_LENGTH // 3]} ... {line[-MAX_ERROR_LENGTH // 2 :]}"
 
 
 @contextmanager

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2  # between two reads of the shared state
 PUBLISH_SECONDS = 1.0  # between two writes of the entry while there are searches
 BATCH = 32  # searches between two reads of the shared state
-LONGEST = 500  # characters of an error in the entry
+MAX_ERROR_LENGTH = 500  # characters of an error in the entry
 LOADING = "it is being loaded"
 NO_CHALLENGER = "the alias names no other bundle than the champion's"
 
@@ -149,7 +149,7 @@ class Shadow:
                 retriever = self._live.retriever
         except TwinspireError as error:
             # Clients that may call `Info` must not learn the bundle's path.
-            self._error = str(error).replace(f"{folder.parent}{os.sep}", "")[:LONGEST]
+            self._error = str(error).replace(f"{folder.parent}{os.sep}", "")[:MAX_ERROR_LENGTH]
             log.error("the shadow cannot load its bundle: %s", error)
         except Exception as error:
             self._error = f"cannot be loaded ({type(error).__name__}); the log says why"

@@ -43,10 +43,10 @@ log = logging.getLogger(__name__)
 
 THREADS = 16  # questions under way at once; others wait for one to end
 COMPARING_THREADS = 2  # comparisons at once
-MOST_COMPARED = 1 << 30  # pairs of a query and an item that wait to be compared; more are refused
-MOST_COUNTED = 64  # queries of one question that count in `MOST_COMPARED`: longer ones are answered in parts
-MOST_QUERIES = 4096  # held at once; more are refused
-MOST_ROUNDS = 8  # questions of the searches with one filter, after each other
+MAX_COMPARED = 1 << 30  # pairs of a query and an item that wait to be compared; more are refused
+MAX_COUNTED = 64  # queries of one question that count in `MAX_COMPARED`: longer ones are answered in parts
+MAX_QUERIES = 4096  # held at once; more are refused
+MAX_ROUNDS = 8  # questions of the searches with one filter, after each other
 SECONDS = 5.0  # of a question, at most
 MARGIN = 0.9  # of the time until the first deadline, which a question may take
 PATIENCE = 0.5  # of a question's time, which a call must have left for the question to be repeated
@@ -142,7 +142,7 @@ class RemoteBatches:
         found = []
         for job in jobs:
             count = len(job.prepared) if job.options.k else 0
-            if queries and count and queries + count > MOST_QUERIES:
+            if queries and count and queries + count > MAX_QUERIES:
                 text = "more searches wait for the server of the index than are allowed"
                 job.error = Overloaded(text, RETRY_SECONDS)
             else:
@@ -192,15 +192,15 @@ class RemoteBatches:
     def _ask(self, search: RemoteSearch, question: Question) -> None:
         """Ask the other server on a thread, or compare on one."""
         pairs = _pairs(question)
-        if pairs and not search.comparisons and self._compared and self._compared + pairs > MOST_COMPARED:
+        if pairs and not search.comparisons and self._compared and self._compared + pairs > MAX_COMPARED:
             what = "more exact comparisons wait than the service makes in time"
             error = Overloaded(f"{what}; try again, with fewer at once", RETRY_SECONDS)
             self._give_up(search, search.jobs, error)
             return
         search.comparisons += pairs > 0  # once a part is compared, the search is not refused
         search.rounds += 1
-        if search.rounds - search.comparisons > MOST_ROUNDS:
-            why = f"took more than {MOST_ROUNDS} questions"
+        if search.rounds - search.comparisons > MAX_ROUNDS:
+            why = f"took more than {MAX_ROUNDS} questions"
             self._give_up(search, search.jobs, Unavailable(f"the search on the server of the index {why}"))
             return
         now = time.time()
@@ -273,7 +273,7 @@ class RemoteBatches:
         except OutOfTime as error:  # one call of the batch may have had little time
             now = time.time()
             patient = [job for job in search.jobs if job.deadline - now > PATIENCE * seconds]
-            if search.rounds - search.comparisons >= MOST_ROUNDS:
+            if search.rounds - search.comparisons >= MAX_ROUNDS:
                 patient = []
             late = [job for job in search.jobs if job not in patient]
             self._give_up(search, late, Unavailable(str(error)))
@@ -309,7 +309,7 @@ def _pairs(question: Question) -> int:
     """The pairs of a query and an item to compare for a question; 0 if another server answers it."""
     if not isinstance(question.remote, Comparison):
         return 0
-    return min(len(question.vectors), MOST_COUNTED) * question.remote.count
+    return min(len(question.vectors), MAX_COUNTED) * question.remote.count
 
 
 def _finish(jobs: Sequence[HeldJob]) -> None:

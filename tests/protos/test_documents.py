@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from protos import toml_config
-from protos.documents import MOST_LEVELS, TOO_DEEP, parse_json, parse_toml
+from protos.documents import MAX_LEVELS, TOO_DEEP, parse_json, parse_toml
 from protos.errors import ConfigError
 from protos.features import TextFeature
 from tests.helpers.tampered import DEEP
@@ -27,7 +27,7 @@ def test_json_is_parsed_as_the_standard_library_does() -> None:
 @pytest.mark.parametrize("brackets", [("[", "]"), ('{"a": ', "}"), ('[{"a": ', "}]")])
 def test_json_may_nest_only_so_deep(brackets: tuple[str, str]) -> None:
     each = len(brackets[1])
-    whole = MOST_LEVELS // each
+    whole = MAX_LEVELS // each
     text = brackets[0] * whole + "1" + brackets[1] * whole
     assert parse_json(text)
     for deep in (f"[{text}]", nested(5000), nested(200_000), DEEP, DEEP.decode(), b'{"a":' * 200_000):
@@ -36,10 +36,10 @@ def test_json_may_nest_only_so_deep(brackets: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a = " + nested(MOST_LEVELS), "a = " + "[" * 200_000, "a" + ".a" * 5000 + " = 1"]
+    "text", ["a = " + nested(MAX_LEVELS), "a = " + "[" * 200_000, "a" + ".a" * 5000 + " = 1"]
 )
 def test_toml_may_nest_only_so_deep(text: str, tmp_path: Path) -> None:
-    assert parse_toml(f"a = {nested(MOST_LEVELS - 1)}".encode())
+    assert parse_toml(f"a = {nested(MAX_LEVELS - 1)}".encode())
     with pytest.raises(ValueError, match=TOO_DEEP):
         parse_toml(text.encode())
     path = tmp_path / "config.toml"

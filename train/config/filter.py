@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from protos.bundle import MOST_FILTER_FIELDS, FilterKind
+from protos.bundle import MAX_FILTER_FIELDS, FilterKind
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class FilterConfig:
     def __post_init__(self) -> None:
         if not all(self.fields) or len(set(self.fields)) < len(self.fields):
             raise ValueError(f"fields: expected distinct names of columns, got {list(self.fields)}")
-        if len(self.fields) > MOST_FILTER_FIELDS:
-            raise ValueError(f"fields: expected at most {MOST_FILTER_FIELDS}, got {len(self.fields)}")
+        if len(self.fields) > MAX_FILTER_FIELDS:
+            raise ValueError(f"fields: expected at most {MAX_FILTER_FIELDS}, got {len(self.fields)}")
         for name in self.types:
             if name not in self.fields:
                 raise ValueError(f"types.{name}: expected one of the fields {list(self.fields)}")

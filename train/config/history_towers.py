@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from protos.bundle import MOST_INTERESTS
+from protos.bundle import MAX_INTERESTS
 from protos.features import (
     FeatureSpec,
     HistoryFeature,
@@ -271,8 +271,8 @@ class ComirecTower(TowerSection):
 
     def __post_init__(self) -> None:
         at_least(2, self, "interests", "buckets")
-        if self.interests > MOST_INTERESTS:
-            raise ValueError(f"interests: expected at most {MOST_INTERESTS}, got {self.interests}")
+        if self.interests > MAX_INTERESTS:
+            raise ValueError(f"interests: expected at most {MAX_INTERESTS}, got {self.interests}")
         at_least(1, self, "dimension", "hidden", "heads")
         at_least(0, self, "layers", "item_hidden", "newcomers_alpha")
         above_zero(self, "newcomers_strength")

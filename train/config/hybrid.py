@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from protos.bundle import MOST_CANDIDATES
+from protos.bundle import MAX_CANDIDATES
 from train.config.checks import at_least, refuse_unused
 
 
@@ -37,7 +37,7 @@ class HybridConfig:
         at_least(0, self, "dense_candidates")
         at_least(1, self, "lexical_candidates", "most_postings", "queries")
         for key in ("dense_candidates", "lexical_candidates", "most_postings"):
-            if getattr(self, key) > MOST_CANDIDATES:
-                raise ValueError(f"{key}: expected at most {MOST_CANDIDATES:,}, got {getattr(self, key):,}")
+            if getattr(self, key) > MAX_CANDIDATES:
+                raise ValueError(f"{key}: expected at most {MAX_CANDIDATES:,}, got {getattr(self, key):,}")
         keys = ("dense_candidates", "lexical_candidates", "most_postings", "queries")
         refuse_unused(self, {'enabled = "auto" or true': (self.enabled is not False, keys)})

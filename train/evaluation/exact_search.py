@@ -17,7 +17,7 @@ Rows = npt.NDArray[np.int64]
 BLOCK = 512  # records encoded, and queries searched, at a time
 # Records that are encoded at a time, times the square of their longest history or text, are at most this:
 # attention keeps several arrays of that size.
-MOST_CELLS = 4_000_000
+MAX_CELLS = 4_000_000
 
 
 def encode(
@@ -45,7 +45,7 @@ def blocks_of_like_length(corpus: PreparedInputs, index: Rows) -> list[Rows]:
     """Parts of records that are encoded together, by the length of what attention reads.
 
     Each record of a part is padded to the longest one. A part has up to `BLOCK` records, and if it has more
-    than one, up to `MOST_CELLS`.
+    than one, up to `MAX_CELLS`.
 
     Args:
         index: int64 (B,), of the records.
@@ -59,7 +59,7 @@ def blocks_of_like_length(corpus: PreparedInputs, index: Rows) -> list[Rows]:
     begin = 0
     while begin < len(order) or not blocks:
         longest = np.maximum(1, lengths[order[begin : begin + BLOCK]])
-        count = np.count_nonzero(np.arange(1, len(longest) + 1) * longest**2 <= MOST_CELLS)
+        count = np.count_nonzero(np.arange(1, len(longest) + 1) * longest**2 <= MAX_CELLS)
         end = begin + max(1, int(count))
         blocks.append(order[begin:end])
         begin = end

@@ -204,7 +204,7 @@ class Baseline:
         can_read: whether the data hold what it reads.
         fit: returns the ranking.
         reads: what it reads, for the sentence that says why it does not apply.
-        most_items: the largest catalogue that it is fitted to; None for any.
+        max_items: the largest catalogue that it is fitted to; None for any.
     """
 
     name: str
@@ -212,7 +212,7 @@ class Baseline:
     can_read: Callable[[Experiment, TrainingData], bool]
     fit: Callable[[Fitting], FittedBaseline]
     reads: str
-    most_items: int | None = None
+    max_items: int | None = None
 
     def applies(self, experiment: Experiment, data: TrainingData) -> bool:
         """Whether it can be fitted to the data."""
@@ -220,12 +220,12 @@ class Baseline:
 
     def has_too_many_items(self, data: TrainingData) -> bool:
         """Whether the catalogue is larger than what the baseline is fitted to."""
-        return self.most_items is not None and data.item_count > self.most_items
+        return self.max_items is not None and data.item_count > self.max_items
 
     @property
     def needs(self) -> str:
         """What the data must have."""
-        return self.reads if self.most_items is None else f"{self.reads}, and up to {self.most_items:,} items"
+        return self.reads if self.max_items is None else f"{self.reads}, and up to {self.max_items:,} items"
 
 
 def selection_metric(experiment: Experiment) -> str:

@@ -73,9 +73,9 @@ FEW_ITEMS = 2048  # up to these a linear model has as many coordinates as items,
 SUM: Mapping[str, Any] = {"query_dropout": 0.5, "history_dropout": 0.8}
 SUM_LATENT, SUM_DECAY = 128, 0.02
 RECENT_POPULARITY = 32  # coordinates
-MOST_LINEAR_ITEMS = 20_000  # for more there is no linear model: its matrix grows with the square
+MAX_LINEAR_ITEMS = 20_000  # for more there is no linear model: its matrix grows with the square
 # Items up to which a step scores all of them; its time and memory grow with the items that it scores.
-MOST_SOFTMAX_ITEMS = 20_000
+MAX_SOFTMAX_ITEMS = 20_000
 UNIFORM_NEGATIVES = 1024
 SAMPLED = InBatchSoftmax(
     "in_batch_softmax", temperature=1.0, correction="logq", uniform_negatives=UNIFORM_NEGATIVES
@@ -244,10 +244,10 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candi
     items = data.item_count
     if items <= FEW_ITEMS:
         linear, size = items, f"at most {FEW_ITEMS:,}"
-    elif items <= MOST_LINEAR_ITEMS:
-        linear, size = LINEAR, f"more than {FEW_ITEMS:,} and at most {MOST_LINEAR_ITEMS:,}"
+    elif items <= MAX_LINEAR_ITEMS:
+        linear, size = LINEAR, f"more than {FEW_ITEMS:,} and at most {MAX_LINEAR_ITEMS:,}"
     else:
-        linear, size = 0, f"more than {MOST_LINEAR_ITEMS:,}"
+        linear, size = 0, f"more than {MAX_LINEAR_ITEMS:,}"
     chosen: Candidates = {"linear": (linear, f"{items:,} items, {size}")}
     if any(isinstance(spec, TimeFeature) for spec in query.values()):
         chosen["recent_popularity"] = (RECENT_POPULARITY, "queries have times")
@@ -259,7 +259,7 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candi
     chosen["history"] = ("sum", why)
     chosen |= {name: (value, why) for name, value in SUM.items()}
     if linear:
-        size = f"{items:,} items, at most {MOST_LINEAR_ITEMS:,}"
+        size = f"{items:,} items, at most {MAX_LINEAR_ITEMS:,}"
         chosen |= {"latent": (min(SUM_LATENT, items), size), "decay": (SUM_DECAY, why)}
     return chosen
 
@@ -267,10 +267,10 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candi
 def _loss_of_histories(data: TrainingData) -> tuple[LossConfig, str]:
     """The softmax over all items, or over a sample where they are many; and why."""
     items = data.item_count
-    if items <= MOST_SOFTMAX_ITEMS:
-        return FullSoftmax("full_softmax"), f"{items:,} items, at most {MOST_SOFTMAX_ITEMS:,}"
+    if items <= MAX_SOFTMAX_ITEMS:
+        return FullSoftmax("full_softmax"), f"{items:,} items, at most {MAX_SOFTMAX_ITEMS:,}"
     own = f"a step scores its own and {UNIFORM_NEGATIVES:,} others"
-    return SAMPLED, f"{items:,} items, more than {MOST_SOFTMAX_ITEMS:,}: {own}"
+    return SAMPLED, f"{items:,} items, more than {MAX_SOFTMAX_ITEMS:,}: {own}"
 
 
 def _buckets(

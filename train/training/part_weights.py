@@ -38,8 +38,8 @@ Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each us
 # measured only to be shown.
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
 LEAST_USERS = 10  # of validation; with fewer the default weight is taken
-# Validation queries that are read, drawn with a seed: as many as give MOST_SCORES scores, within bounds.
-LEAST_QUERIES, MOST_QUERIES, MOST_SCORES = 500, 5_000, 100_000_000
+# Validation queries that are read, drawn with a seed: as many as give MAX_SCORES scores, within bounds.
+LEAST_QUERIES, MAX_QUERIES, MAX_SCORES = 500, 5_000, 100_000_000
 _BLOCK = 512  # queries at a time
 
 
@@ -90,7 +90,7 @@ class PartWeighting:
         self._begin = sum(each.width for each in trainer.towers[0].parts_before(part))
         self._end = self._begin + part_of(trainer.towers[0], part).width
         queries, relevant = trainer.data.parts["validation"].by_query()
-        most = max(LEAST_QUERIES, min(MOST_QUERIES, MOST_SCORES // trainer.data.item_count))
+        most = max(LEAST_QUERIES, min(MAX_QUERIES, MAX_SCORES // trainer.data.item_count))
         drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:most])
         self.queries, self._relevant = queries[drawn], [relevant[n] for n in drawn]
         self._set((1.0, 1.0), (1.0, 1.0))

@@ -35,7 +35,7 @@ WARNINGS = "twinspire.warnings"  # tag of a run: a JSON list of sentences
 MODEL_TRAINING = "custom_model_development"  # its value for training runs; the UI's default is for agents
 SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000  # limit of MLflow
-MOST_RUNS = 1000  # of one key and status that are looked at
+MAX_RUNS = 1000  # of one key and status that are looked at
 RUN_ID_SHOWN = 4  # characters of a run's id in its name
 
 
@@ -151,7 +151,7 @@ def unfinished_runs(experiment: str, stage: str, fingerprint: str) -> list[Run]:
     return sorted(found, key=lambda run: run.info.start_time, reverse=True)
 
 
-def _runs(experiment: str, stage: str, fingerprint: str, status: str, most: int = MOST_RUNS) -> list[Run]:
+def _runs(experiment: str, stage: str, fingerprint: str, status: str, most: int = MAX_RUNS) -> list[Run]:
     """The newest runs of a stage and status, newest first."""
     found = mlflow.get_experiment_by_name(experiment)
     if found is None:

@@ -28,7 +28,7 @@ from protos.vector_databases.milvus import (
     FLAT_TYPE,
     HNSW_TYPE,
     ID,
-    MOST_K,
+    MAX_K,
     WRITE_SECONDS,
     Server,
     draft,
@@ -44,7 +44,7 @@ from train.evaluation.plots import MODEL_COLOUR, style_axes
 LINKS, CONSTRUCTION = 16, 200  # M and efConstruction where the experiment sets none
 QUERIES = 64  # in one search
 ROUNDS = 20  # single searches that are timed
-MOST_BESIDE = 1_000_000  # items, up to which a graph is built here to compare with
+MAX_BESIDE = 1_000_000  # items, up to which a graph is built here to compare with
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class MilvusIndex:
         count = len(self.vectors)
         longest = max((len(rows) for rows in seen), default=0)
         width = min(k + longest, count)
-        if index_type(self.parameters) == FLAT_TYPE or width > MOST_K:
+        if index_type(self.parameters) == FLAT_TYPE or width > MAX_K:
             return exact(queries, self.vectors, k, seen)
         found = self.collection.search(queries, width, self.parameters)
         best = np.full((len(queries), min(k, count)), -1, np.int64)
@@ -151,7 +151,7 @@ class MilvusKind(IndexKind):
         found = MilvusIndex(vectors, replace(widest, ef_search=choice.ef_search), score.has_padding_dim)
         found.__dict__["collection"] = index.collection  # the same vectors
         tuned = _tuned(found, choice, config, built)
-        if len(vectors) <= MOST_BESIDE:
+        if len(vectors) <= MAX_BESIDE:
             with console.status("a graph here, to compare"):
                 tuned.report.update(_beside(choice, vectors, queries, widest, config, score))
         return tuned

@@ -34,7 +34,7 @@ from serving.rollout.registry import store_file, store_uri
 
 # Share and maximum number of the bundle's items that are replaced and deleted: few, because a refresh is
 # judged by their new texts.
-BASE_SHARE, MOST_BASE = 0.1, 300
+BASE_SHARE, MAX_BASE = 0.1, 300
 WORKERS = 2  # of each service
 WRITES = 20  # acknowledged between two kills or swaps, at least
 
@@ -60,7 +60,7 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
     """
     manifest = bundle.read(folders[0])
     url = options.url or f"sqlite:///{place}/items.db"
-    base_ids = shared_ids(folders, MOST_BASE, BASE_SHARE)
+    base_ids = shared_ids(folders, MAX_BASE, BASE_SHARE)
     maker = ItemMaker(manifest, options.seed)
     name = manifest.name
     if options.config is not None:

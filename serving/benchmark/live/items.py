@@ -30,7 +30,7 @@ from serving.retrieval.catalogue import Catalogue
 
 WORDS = 12  # of a text, unless the towers read fewer characters
 TRIES = 1000  # draws of a text
-MOST_SHARE = 0.5  # of a bundle's items that are deleted at most
+MAX_SHARE = 0.5  # of a bundle's items that are deleted at most
 CALL_SECONDS = 60.0  # timeout of a call
 BATCH = 100  # items in a call of `fill`
 END: Any = object()  # after the last due time
@@ -91,7 +91,7 @@ class ItemMaker:
         return fields.get(self._field, "")
 
 
-def shared_ids(folders: Sequence[Path], most: int, share: float = MOST_SHARE) -> list[str]:
+def shared_ids(folders: Sequence[Path], most: int, share: float = MAX_SHARE) -> list[str]:
     """Ids of items that all bundles hold, evenly spread: up to `most`, and up to a share of them."""
     catalogues = [Catalogue(each, read_manifest(each)).ids for each in folders]
     both = sorted(set.intersection(*map(set, catalogues)))

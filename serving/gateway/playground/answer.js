@@ -8,7 +8,7 @@ import { onServer } from "./latency.js";
 import { isExact } from "./rail.js";
 import * as words from "./words.js";
 
-const MOST_EXAMPLES = 6;
+const MAX_EXAMPLES = 6;
 
 /**
  * An answer, or two side by side.
@@ -116,7 +116,7 @@ function requestView(request, body, both) {
 
 /** Before the first question: what can be asked. */
 export function emptyView(examples, items, choose) {
-  const shown = examples.slice(0, MOST_EXAMPLES);
+  const shown = examples.slice(0, MAX_EXAMPLES);
   return el(
     "div",
     { class: "blank" },

@@ -2,7 +2,7 @@
 
 import { el, icon } from "./dom.js";
 
-const MOST_SUGGESTIONS = 8;
+const MAX_SUGGESTIONS = 8;
 const PAUSE_MS = 120; // after a key, before suggestions are asked for
 
 let made = 0;
@@ -130,7 +130,7 @@ export function choiceField({
         ({ value }) => !multiple || !current.includes(value),
       );
       if (turn !== asked || document.activeElement !== input) return;
-      options = found.slice(0, MOST_SUGGESTIONS);
+      options = found.slice(0, MAX_SUGGESTIONS);
       if (!options.length) {
         close();
         return;

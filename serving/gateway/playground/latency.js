@@ -9,7 +9,7 @@ const STAGES = [
   ["search", "Search", "index and fields"],
   ["transport", "Transport", "gateway, network, browser"],
 ];
-const MOST_TRIPS = 30;
+const MAX_TRIPS = 30;
 
 /** Microseconds of each stage, from a `Timing` and the milliseconds of the round trip. */
 export function stagesOf(timing = {}, milliseconds) {
@@ -66,7 +66,7 @@ export function latencyPanel(stages, trips, both = false) {
 
 /** The last round trips as a line, with their median. */
 function tripLine(trips) {
-  const recent = trips.slice(-MOST_TRIPS);
+  const recent = trips.slice(-MAX_TRIPS);
   const most = Math.max(...recent);
   const width = 120;
   const height = 26;

@@ -36,7 +36,7 @@ from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # between two attempts to begin, or to go on after an error
-MOST_SECONDS = 30.0  # between two attempts to begin, after many have failed
+MAX_SECONDS = 30.0  # between two attempts to begin, after many have failed
 CHUNKS = 16  # of the records of another process that are read between two commits, each of `CHUNK` bytes
 KEPT = 8  # files of records of one store: those of bundles that may be served again
 UNUSED_SECONDS = 30 * 24 * 3600.0  # without a change, after which they are removed
@@ -218,7 +218,7 @@ class _Derivation:
         """As `_fail`, where each attempt takes long: the next one follows later each time."""
         self._fail(error)
         self._due = time.monotonic() + self._pause
-        self._pause = min(MOST_SECONDS, 2 * self._pause)
+        self._pause = min(MAX_SECONDS, 2 * self._pause)
 
     def _open_reader(self) -> None:
         if self._origin is None:

@@ -43,8 +43,8 @@ from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
 
 DATAGRAM_BYTES = 256  # received at once; a datagram that passes a socket has one byte
-MOST_BYTES = 32 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone
-MOST_REQUESTS = 4096  # the same in number
+MAX_BYTES = 32 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone
+MAX_REQUESTS = 4096  # the same in number
 RETRY_SECONDS = 0.1
 NOT_KNOWN = (
     "the catalogue's process ended before it answered, so whether this was written is not known; "
@@ -179,8 +179,8 @@ class CatalogueClient:
         if len(payload) > LARGEST:
             raise InvalidInput("request", f"expected at most {LARGEST} bytes as JSON, got {len(payload)}")
         with self._lock:
-            is_full = self._bytes > 0 and self._bytes + len(payload) > MOST_BYTES
-            if is_full or len(self._waiting) >= MOST_REQUESTS:
+            is_full = self._bytes > 0 and self._bytes + len(payload) > MAX_BYTES
+            if is_full or len(self._waiting) >= MAX_REQUESTS:
                 raise Overloaded(
                     f"{len(self._waiting)} requests of this worker wait for the catalogue already, "
                     "and no more may",

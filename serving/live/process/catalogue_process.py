@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.05  # seconds between polls for other hosts' changes, while nothing is written
 SHORT_SECONDS = 0.005  # the same while replies wait for what another thread or process derives
 REPLY_WAIT_SECONDS = 20.0  # for which a reply waits for that; the reasons of failed items are missing then
-MOST_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
+MAX_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
 GROUP_ITEMS = 4096  # items of one transaction, if no request has more
 GATHER_SECONDS = 0.004  # a transaction waits as long for more writes while several clients write at once
 CROWDED_SECONDS = 0.1  # several clients count as writing for as long after a write that waited for another
@@ -77,7 +77,7 @@ class CatalogueProcess:
     ) -> None:
         self._config, self._channel, self._shared_state, self._grace = config, channel, shared_state, grace
         self._max_answer_bytes, self._heartbeat = min(max_answer_bytes, LARGEST), heartbeat
-        self._writes, self._reads = RequestQueue(MOST_BYTES), RequestQueue(MOST_BYTES)
+        self._writes, self._reads = RequestQueue(MAX_BYTES), RequestQueue(MAX_BYTES)
         self._lock = threading.Lock()
         self._followers: list[PendingRequest] = []  # reads that wait for a change
         self._seen = 0  # sequence of the store when they were last checked; they wait for a higher one

@@ -23,11 +23,11 @@ class RequestQueue:
     """Requests in the order in which they came, for any thread.
 
     Args:
-        most_bytes: of their payloads together; one request is taken whatever its size.
+        max_bytes: of their payloads together; one request is taken whatever its size.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes, self._bytes = most_bytes, 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
         self._requests: deque[PendingRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -39,7 +39,7 @@ class RequestQueue:
         """Add a request; returns whether there was room for it."""
         size = len(request.frame.payload)
         with self._changed:
-            if self._requests and self._bytes + size > self._most_bytes:
+            if self._requests and self._bytes + size > self._max_bytes:
                 return False
             self._requests.append(request)
             self._bytes += size

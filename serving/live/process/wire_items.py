@@ -20,7 +20,7 @@ def get_response(ids: Sequence[str], found: Mapping[str, StoredItem], sequence: 
 
 
 def changes_response(
-    changes: Iterable[StoredItem], sequence: int, store_id: str, most_bytes: int
+    changes: Iterable[StoredItem], sequence: int, store_id: str, max_bytes: int
 ) -> wire.ChangesResponse:
     """A part of the feed: of these changes as many as fit, and at least one if there is one."""
     response = wire.ChangesResponse(sequence=sequence, store_id=store_id)
@@ -29,7 +29,7 @@ def changes_response(
         state = wire.ItemState()
         _fill_state(state, each)
         size += state.ByteSize()
-        if response.changes and size > most_bytes:
+        if response.changes and size > max_bytes:
             break
         response.changes.append(state)
     return response

@@ -40,7 +40,7 @@ from serving.retrieval.vector_index import (
 FIRST_CAPACITY = 256  # overlay rows
 SPARE = 8  # items to search for beyond those that are expected to be hidden
 WIDER = 4  # factor of the number of items in a repeated search
-FEW = 8  # up to this mean number of better overlay rows a query, they are merged in Python
+MAX_ROWS_IN_PYTHON = 8  # up to this mean number of better overlay rows a query, they are merged in Python
 MANY = 4  # above MANY * k better overlay rows for one query, `search` takes the place of `search_one`
 
 Array = TypeVar("Array", Rows, Vectors)
@@ -331,7 +331,7 @@ class LiveIndex(VectorIndex):
         places = above.ravel().nonzero()[0]
         if not len(places):
             return found
-        if enough and len(places) <= FEW * len(vectors):
+        if enough and len(places) <= MAX_ROWS_IN_PYTHON * len(vectors):
             return self._with_few(found, places, products, compared)
         products[~above] = -np.inf  # cut off below: each query has as many items as the others
         rows = top_k(products, min(k, products.shape[1]))

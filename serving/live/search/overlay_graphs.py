@@ -31,7 +31,7 @@ from serving.retrieval.vector_index import Rows, Vectors
 
 log = logging.getLogger(__name__)
 
-LEAST = 2048  # live items from which on a graph is built
+MIN_GRAPH_ITEMS = 2048  # live items from which on a graph is built
 # The graph grows when at least STEP rows, and 1/SHARE of its own rows, are not in it yet.
 STEP, SHARE = 512, 8
 COPIES = 16  # equal vectors that a graph holds
@@ -130,7 +130,7 @@ class GraphBuilder:
             return
         if generation != self._generation:
             self._begin(generation)
-        is_wanted = self._graph is not None or live_items >= LEAST
+        is_wanted = self._graph is not None or live_items >= MIN_GRAPH_ITEMS
         has_grown = records - self._read >= max(STEP, self._read // SHARE)
         if is_wanted and has_grown and time.monotonic() >= self._due:
             self._thread = threading.Thread(target=self._run, name="live-graph", daemon=True)
@@ -171,7 +171,7 @@ class GraphBuilder:
             content += filter(self._copies.count_and_admit, vectors)
         if content:
             graph = self._added(np.frombuffer(b"".join(content), np.float32).reshape(len(content), -1))
-            if self._rows >= LEAST and not self._stop.is_set():
+            if self._rows >= MIN_GRAPH_ITEMS and not self._stop.is_set():
                 self._write(graph)
 
     def _added(self, vectors: Vectors) -> hnswlib.Index:

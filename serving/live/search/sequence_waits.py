@@ -11,7 +11,7 @@ from serving.transport.deferred import Deferred
 
 WAIT_SECONDS = 30.0  # longest wait; shorter if the call has an earlier deadline
 CHECK_SECONDS = 1.0  # between two checks for calls that have waited too long
-MOST_WAITS = 1024  # calls of one worker that wait before further searches are refused
+MAX_WAITS = 1024  # calls of one worker that wait before further searches are refused
 RETRY_SECONDS = 1.0  # after which a refused search may come again
 HIGHEST = 2**63 - 1  # no sequence of a store is higher
 
@@ -40,10 +40,10 @@ class SequenceWaits:
             is_stored: the call is a write that is durable already, so it is too late to refuse it.
 
         Raises:
-            Overloaded: `MOST_WAITS` calls wait.
+            Overloaded: `MAX_WAITS` calls wait.
         """
-        if len(self._waits) >= MOST_WAITS and not is_stored:
-            text = f"{MOST_WAITS} calls of this worker wait for changes already, and no more may"
+        if len(self._waits) >= MAX_WAITS and not is_stored:
+            text = f"{MAX_WAITS} calls of this worker wait for changes already, and no more may"
             raise Overloaded(text, RETRY_SECONDS)
         deferred = Deferred(lambda: self._forget(deferred))
         until = min(call.deadline, time.time() + WAIT_SECONDS)

@@ -59,7 +59,7 @@ SCHEMA_VERSION = 1
 PARTS = 500  # ids in one query
 KEEP_SECONDS = 24 * 3600.0  # for which the answer to a request id is kept
 KEEP_WRITES = 10_000  # later writes of items, up to which it is kept, however old
-MOST_WRITES = 10_000_000  # later writes of items, after which it is forgotten, however new
+MAX_WRITES = 10_000_000  # later writes of items, after which it is forgotten, however new
 PRUNE_EVERY = 1000  # commits
 REFRESH = "make refresh builds a bundle that holds them"
 RETRY_SECONDS = 1.0
@@ -529,7 +529,7 @@ def _by_id(connection: Connection, query: Any, ids: Sequence[str]) -> Iterator[A
 def _prune(connection: Connection, now: float) -> int:
     """Forget request ids that are old, by the clock and by the number of later writes; returns how many."""
     last = connection.execute(sa.select(sa.func.max(_REQUESTS.c.sequence))).scalar() or 0
-    is_old = (_REQUESTS.c.written_at < now - KEEP_SECONDS) | (_REQUESTS.c.sequence < last - MOST_WRITES)
+    is_old = (_REQUESTS.c.written_at < now - KEEP_SECONDS) | (_REQUESTS.c.sequence < last - MAX_WRITES)
     old = sa.delete(_REQUESTS).where((_REQUESTS.c.sequence < last - KEEP_WRITES) & is_old)
     return int(connection.execute(old).rowcount)
 

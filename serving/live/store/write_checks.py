@@ -25,8 +25,8 @@ from serving.live.store.bounds import CatalogueBounds
 from serving.live.store.write_rules import ItemWrite, Mode, WriteRequest
 from serving.retrieval.query import Value
 
-MOST_ID_BYTES = 1024  # of an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,700
-MOST_REQUEST_ID = 128  # code points
+MAX_ID_BYTES = 1024  # of an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,700
+MAX_REQUEST_ID = 128  # code points
 SHOWN = 60  # code points of a refused value in an error
 
 
@@ -38,8 +38,8 @@ def check_id(text: str, name: str) -> str:
     """
     if not text or text.isspace():
         raise InvalidInput(name, "expected an id, got a blank text")
-    if len(text) > MOST_ID_BYTES or len(text.encode()) > MOST_ID_BYTES:
-        raise InvalidInput(name, f"expected at most {MOST_ID_BYTES} bytes in UTF-8, got {len(text.encode())}")
+    if len(text) > MAX_ID_BYTES or len(text.encode()) > MAX_ID_BYTES:
+        raise InvalidInput(name, f"expected at most {MAX_ID_BYTES} bytes in UTF-8, got {len(text.encode())}")
     if not text.isprintable() and (found := _control(text)):
         raise InvalidInput(name, f"expected no control characters, got {found}")
     return text
@@ -51,8 +51,8 @@ def check_request_id(text: str) -> str:
     Raises:
         InvalidInput: it is too long, or has control characters.
     """
-    if len(text) > MOST_REQUEST_ID:
-        raise InvalidInput("request_id", f"expected at most {MOST_REQUEST_ID} code points, got {len(text)}")
+    if len(text) > MAX_REQUEST_ID:
+        raise InvalidInput("request_id", f"expected at most {MAX_REQUEST_ID} code points, got {len(text)}")
     if not text.isprintable() and (found := _control(text)):
         raise InvalidInput("request_id", f"expected no control characters, got {found}")
     return text

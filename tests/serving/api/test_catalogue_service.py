@@ -140,7 +140,7 @@ def test_a_page_that_cannot_be_read_ends_the_stream_with_the_reason(
     assert sequences(client, 5) == [6, 7]
 
 
-def read(retriever: Retriever, most_bytes: int, *ids: str) -> wire.GetResponse:
+def read(retriever: Retriever, max_bytes: int, *ids: str) -> wire.GetResponse:
     """What is read of ids that the store does not hold; the overlay adds `new` and has lost `item-003`."""
     overlay = Overlay(retriever.catalogue, retriever.manifest.dimension)
     vector = bytes(4 * retriever.manifest.dimension)
@@ -154,7 +154,7 @@ def read(retriever: Retriever, most_bytes: int, *ids: str) -> wire.GetResponse:
     champion = SimpleNamespace(retriever=SimpleNamespace(catalogue=catalogue))
     holder: Any = SimpleNamespace(split=SimpleNamespace(champion=champion))
     unused = cast(Any, None)
-    servicer = CatalogueServicer(holder, unused, unused, None, unused, most_bytes, 1, unused)
+    servicer = CatalogueServicer(holder, unused, unused, None, unused, max_bytes, 1, unused)
     response = wire.GetResponse(items=[{"item": {"id": each}} for each in ids])
     return servicer._found(Reply(2, response.SerializeToString()))
 

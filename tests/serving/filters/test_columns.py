@@ -16,7 +16,7 @@ from pyroaring import BitMap
 from protos.errors import InvalidInput
 from protos.filters import parse_value
 from serving.filters.columns import FilterColumns, _Ordered
-from serving.filters.compiled import KEY_BYTES, MOST_CONTENT, ItemFilters, content_of
+from serving.filters.compiled import KEY_BYTES, MAX_CONTENT, ItemFilters, content_of
 from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, Time, where
 from tests.helpers.filter_oracle import FILTERS as NODES
 from tests.helpers.filter_oracle import passes
@@ -180,7 +180,7 @@ def test_a_filter_is_evaluated_once_while_it_is_kept() -> None:
 
 
 def test_the_filters_that_were_not_used_for_longest_are_dropped() -> None:
-    filters = ItemFilters(COLUMNS, most_bytes=10_000)
+    filters = ItemFilters(COLUMNS, max_bytes=10_000)
     nodes = [In("section", (f"section {n}",)) for n in range(30)]
     first = filters.compile(nodes[0])
     for node in nodes[1:]:
@@ -193,7 +193,7 @@ def test_the_filters_that_were_not_used_for_longest_are_dropped() -> None:
 
 def test_long_filters_take_no_more_memory_than_they_are_counted() -> None:
     """The rows of these filters are few; the memory is that of their strings."""
-    filters = ItemFilters(COLUMNS, most_bytes=1 << 20)
+    filters = ItemFilters(COLUMNS, max_bytes=1 << 20)
     tracemalloc.start()
     for n in range(80):
         filters.compile(In("section", tuple(f"{n} {place}" for place in range(1500))))
@@ -204,7 +204,7 @@ def test_long_filters_take_no_more_memory_than_they_are_counted() -> None:
 
 def test_a_filter_that_is_too_long_is_not_kept() -> None:
     filters = ItemFilters(COLUMNS)
-    for length, is_kept in ((MOST_CONTENT // 2, True), (MOST_CONTENT, False)):
+    for length, is_kept in ((MAX_CONTENT // 2, True), (MAX_CONTENT, False)):
         node = Equals("section", "x" * length)
         assert (filters.compile(node) is filters.compile(node)) is is_kept
 
@@ -257,7 +257,7 @@ class Subsets:
 
 
 def test_subsets_of_the_index_are_counted() -> None:
-    filters = ItemFilters(COLUMNS, most_bytes=40_000)
+    filters = ItemFilters(COLUMNS, max_bytes=40_000)
     compiled = filters.compile(where.price.is_present())
     before = compiled.nbytes
     compiled.used()

@@ -17,7 +17,7 @@ WINDOW = 2**31 - 1
 OPEN = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, WINDOW))
 SHUT = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0))
 CONNECT_SECONDS = 1.0
-MOST_UNSENT = 1 << 20  # bytes of one connection that wait to be sent
+MAX_UNSENT = 1 << 20  # bytes of one connection that wait to be sent
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Connection:
     @property
     def is_full(self) -> bool:
         """Whether too many bytes wait to be sent, or the connection is closed."""
-        return self.closed or len(self._unsent) > MOST_UNSENT
+        return self.closed or len(self._unsent) > MAX_UNSENT
 
     def flush(self) -> None:
         """Give the socket what it takes."""

@@ -130,7 +130,7 @@ def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
 def test_no_more_searches_wait_than_may_and_those_that_go_make_room(
     host: Host, client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "MOST_WAITS", 2)
+    monkeypatch.setattr(waiting, "MAX_WAITS", 2)
     waits = host.server._servicer.waits
     with grpc.insecure_channel(host.server.address) as channel:
         search: Any = retrieval_pb2_grpc.RetrievalStub(channel).Search
@@ -165,7 +165,7 @@ def test_a_wait_ends_before_a_deadline_that_is_far(
 def test_a_write_that_is_stored_waits_beyond_the_bound_and_its_error_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiting, "MOST_WAITS", 0)
+    monkeypatch.setattr(waiting, "MAX_WAITS", 0)
     monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.0)
     waits, call = waiting.SequenceWaits(), SimpleNamespace(deadline=math.inf)
     with pytest.raises(Overloaded):

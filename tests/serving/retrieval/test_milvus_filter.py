@@ -13,7 +13,7 @@ from protos.filters import build_columns, column_values
 from protos.vector_databases.milvus import Fields, Server, fill
 from serving.filters.columns import FilterColumns
 from serving.filters.expression import AllOf, Filter, Not, Time, where
-from serving.retrieval.milvus_filter import LONGEST, milvus_expression
+from serving.retrieval.milvus_filter import MAX_EXPRESSION_LENGTH, milvus_expression
 from tests.helpers.milvus import MilvusServer, needs_lite, needs_server
 
 KINDS: dict[str, Any] = {
@@ -120,7 +120,7 @@ def test_an_expression_finds_what_the_columns_find(client: Any) -> None:
         where[BRAND] == "lone \ud800",
         where.price < math.inf,
         ~(where.price >= -math.inf),
-        where[BRAND] == "x" * LONGEST,
+        where[BRAND] == "x" * MAX_EXPRESSION_LENGTH,
     ],
 )
 def test_what_has_no_safe_expression_is_left_to_the_service(each: Filter) -> None:

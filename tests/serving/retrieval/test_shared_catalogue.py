@@ -79,7 +79,7 @@ def test_it_answers_as_one_that_is_built(
 
 
 def test_few_rows_are_kept_by_id(plain: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_catalogue, "MOST_CACHED", 3)
+    monkeypatch.setattr(shared_catalogue, "MAX_CACHED", 3)
     built, mapped = Catalogue(plain, bundle.read(plain)), opened(place, plain)
     rows: Any = mapped._rows
     for _ in range(2):

@@ -222,7 +222,7 @@ def test_a_server_that_is_down_is_told(near: Retriever, index: FarIndex) -> None
 def test_more_searches_than_may_wait_are_refused(
     near: Retriever, index: FarIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_batches, "MOST_QUERIES", 4)
+    monkeypatch.setattr(remote_batches, "MAX_QUERIES", 4)
     index.allowed.clear()
     with serving(near, index) as (served, stub):
         waiting = []
@@ -313,7 +313,7 @@ def test_what_needs_no_search_is_answered_while_the_server_is_down(near: Retriev
 
 
 def test_many_filters_in_a_batch_are_answered(near: Retriever, index: FarIndex, pushes: None) -> None:
-    prices = [10.0 + n for n in range(2 * remote_batches.MOST_ROUNDS)]
+    prices = [10.0 + n for n in range(2 * remote_batches.MAX_ROUNDS)]
     with serving(near, index) as (served, stub):
         calls = batch_of(
             served,
@@ -433,7 +433,7 @@ def test_a_server_that_never_has_enough_time_is_told_in_the_end(asked: Asked, in
     index.fails = fails
     job = asked.submit(NAMES[0])
     asked.batcher.answer()
-    asked.go_on(remote_batches.MOST_ROUNDS)
+    asked.go_on(remote_batches.MAX_ROUNDS)
     assert (type(job.error), str(job.error)) == (Unavailable, "the far index is slow")
 
 
@@ -468,7 +468,7 @@ def test_calls_get_an_error_if_their_results_cannot_be_delivered(
 def test_searches_without_room_are_refused_before_they_are_encoded(
     asked: Asked, index: FarIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_batches, "MOST_QUERIES", 2)
+    monkeypatch.setattr(remote_batches, "MAX_QUERIES", 2)
     index.allowed.clear()
     encoded: list[int] = []
     encode = asked.far.encode_prepared
@@ -564,7 +564,7 @@ def test_a_comparison_goes_on_in_parts_so_that_others_take_turns(
     asked.go_on(19)
     assert asked.done == [short, long]
     assert index.compared == [2, 1, *[2] * 19]
-    assert remote_batches.MOST_ROUNDS < 20
+    assert remote_batches.MAX_ROUNDS < 20
     expected = near.search([Query(name) for name in NAMES[:40]], 3, filter=where.price < 30.0)
     ids = [[near.catalogue.ids[row] for row in found.rows] for found in long.found]
     assert ids == [[hit.id for hit in each.hits] for each in expected]
@@ -579,7 +579,7 @@ def test_more_comparisons_than_are_made_in_time_are_refused(
 ) -> None:
     options = cheap(asked)
     assert options.filter is not None and options.filter.count > 1
-    monkeypatch.setattr(remote_batches, "MOST_COMPARED", 2 * options.filter.count)
+    monkeypatch.setattr(remote_batches, "MAX_COMPARED", 2 * options.filter.count)
     index.allowed.clear()
     kept = [asked.submit(*NAMES[:5], options=options)]  # alone it may be larger
     asked.batcher.answer()

@@ -48,7 +48,7 @@ def test_records_of_like_length_are_encoded_together(monkeypatch: pytest.MonkeyP
     assert lengths.min() < 3
     assert lengths.max() > 20
     for most in (1, 2_000, 10**9):
-        monkeypatch.setattr("train.evaluation.exact_search.MOST_CELLS", most)
+        monkeypatch.setattr("train.evaluation.exact_search.MAX_CELLS", most)
         blocks = blocks_of_like_length(queries, index)
         assert sorted(np.concatenate(blocks).tolist()) == list(range(200))
         assert all(len(block) == 1 or len(block) * lengths[block].max() ** 2 <= most for block in blocks)

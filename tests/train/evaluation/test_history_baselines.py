@@ -124,7 +124,7 @@ def test_a_baseline_that_was_asked_for_and_does_not_apply_is_named(
 ) -> None:
     experiment = experiment_with(baselines=BaselinesConfig(run=("bm25", "ease_recent", "slist")))
     without = data_of_people(random_people(20, ITEMS), ITEMS)
-    monkeypatch.setattr(slist, "BASELINE", replace(slist.BASELINE, most_items=ITEMS - 1))
+    monkeypatch.setattr(slist, "BASELINE", replace(slist.BASELINE, max_items=ITEMS - 1))
     known = tuple(slist.BASELINE if each.name == "slist" else each for each in BASELINES)
     monkeypatch.setattr("train.evaluation.baselines.BASELINES", known)
     told = [

@@ -22,8 +22,8 @@ from train.models.defaults import (
     FEW_ITEMS,
     LINEAR,
     LONGEST,
-    MOST_LINEAR_ITEMS,
-    MOST_SOFTMAX_ITEMS,
+    MAX_LINEAR_ITEMS,
+    MAX_SOFTMAX_ITEMS,
     RECENT_POPULARITY,
     SAMPLED,
     SHORTEST,
@@ -239,8 +239,8 @@ def test_the_recipe_for_histories_becomes_the_tower_that_suits_them(sessions: bo
     [
         (FEW_ITEMS, FEW_ITEMS),
         (FEW_ITEMS + 1, LINEAR),
-        (MOST_LINEAR_ITEMS, LINEAR),
-        (MOST_LINEAR_ITEMS + 1, 0),
+        (MAX_LINEAR_ITEMS, LINEAR),
+        (MAX_LINEAR_ITEMS + 1, 0),
     ],
 )
 def test_the_recipe_has_a_linear_model_where_its_matrix_fits(items: int, linear: int, sessions: bool) -> None:
@@ -284,12 +284,12 @@ def test_another_tower_reads_the_usual_length_of_a_history() -> None:
 
 def test_the_recipe_scores_a_sample_of_the_items_where_they_are_many() -> None:
     at_most, more = (
-        from_data(history_experiment(), films_of(40, MOST_SOFTMAX_ITEMS + n)).experiment for n in (0, 1)
+        from_data(history_experiment(), films_of(40, MAX_SOFTMAX_ITEMS + n)).experiment for n in (0, 1)
     )
     assert at_most.loss == FullSoftmax("full_softmax")
     assert more.loss == SAMPLED
     own = dataclasses.replace(history_experiment(), loss=FullSoftmax("full_softmax"))
-    kept = from_data(own, films_of(40, MOST_SOFTMAX_ITEMS + 1))
+    kept = from_data(own, films_of(40, MAX_SOFTMAX_ITEMS + 1))
     assert kept.experiment.loss == own.loss
     assert "loss" not in kept.reasons
 

@@ -67,11 +67,11 @@ def left_out(experiment: Experiment, data: TrainingData) -> list[str]:
     too_slow: dict[int | None, list[str]] = {}
     for each in () if run else BASELINES:
         if each.can_read(experiment, data) and each.has_too_many_items(data):
-            too_slow.setdefault(each.most_items, []).append(each.label)
+            too_slow.setdefault(each.max_items, []).append(each.label)
     found += [
-        f"baselines: {', '.join(labels)}: not measured with more than {most_items:,} items, "
+        f"baselines: {', '.join(labels)}: not measured with more than {max_items:,} items, "
         f"and the data have {data.item_count:,}"
-        for most_items, labels in too_slow.items()
+        for max_items, labels in too_slow.items()
     ]
     return found
 

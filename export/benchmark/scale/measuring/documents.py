@@ -19,7 +19,7 @@ ITEMS_A_TOPIC = 500  # on average
 ZIPF = 0.7  # exponent of the topics' sizes; with 1 one topic would have a tenth of all items
 OWN_WORDS = 36  # of a topic
 COMMON_WORDS = 200
-SHORTEST, LONGEST = 4, 10  # words of a document, about 20 to 60 characters
+MIN_WORDS, MAX_WORDS = 4, 10  # words of a document, about 20 to 60 characters
 SLICE = 50_000  # documents
 ITEMS, QUERIES = 1, 2  # streams of random numbers, so that queries are not items
 
@@ -39,8 +39,8 @@ class Documents:
         """Texts and topics of slice `number` of a stream; early words of a list are more frequent."""
         rng = np.random.default_rng([self.seed, stream, number])
         topics = draw_topics(rng, self.topics, count)
-        lengths = rng.integers(SHORTEST, LONGEST + 1, count)
-        own = self.words[topics[:, None], _early(rng, count, OWN_WORDS)]  # (count, LONGEST)
+        lengths = rng.integers(MIN_WORDS, MAX_WORDS + 1, count)
+        own = self.words[topics[:, None], _early(rng, count, OWN_WORDS)]  # (count, MAX_WORDS)
         common = self.common[_early(rng, count, COMMON_WORDS)]
         texts = [
             " ".join([*mine[: length // 2 + 1], *shared[: length - length // 2 - 1]])
@@ -73,8 +73,8 @@ def draw_topics(rng: np.random.Generator, topics: int, count: int) -> npt.NDArra
 
 
 def _early(rng: np.random.Generator, count: int, among: int) -> npt.NDArray[np.int64]:
-    """Places in a list (count, LONGEST), early ones more often."""
-    return np.asarray(rng.random((count, LONGEST)) ** 2 * among, np.int64)
+    """Places in a list (count, MAX_WORDS), early ones more often."""
+    return np.asarray(rng.random((count, MAX_WORDS)) ** 2 * among, np.int64)
 
 
 def _words(rng: np.random.Generator, count: int, syllables: int) -> npt.NDArray[Any]:

@@ -141,8 +141,8 @@ def test_more_than_may_wait_is_refused_until_the_process_has_replied(
     channel: Channel, asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the process has been sent stays in its memory, also if the caller has gone."""
-    monkeypatch.setattr(channels, "MOST_REQUESTS", 3)
-    monkeypatch.setattr(channels, "MOST_BYTES", 100)
+    monkeypatch.setattr(channels, "MAX_REQUESTS", 3)
+    monkeypatch.setattr(channels, "MAX_BYTES", 100)
     answering = Answering(channel, lambda frame: None)
     numbers = [asking.ask(b"x" * 40) for _ in range(2)]
     with pytest.raises(Overloaded):
@@ -175,7 +175,7 @@ def test_more_than_may_wait_is_refused_until_the_process_has_replied(
 def test_a_request_above_the_bound_waits_alone_instead_of_being_refused_for_ever(
     channel: Channel, asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "MOST_BYTES", 100)
+    monkeypatch.setattr(channels, "MAX_BYTES", 100)
     monkeypatch.setattr(channels, "LARGEST", 300)
     asking.ask(b"x" * 200)
     with pytest.raises(Overloaded):
@@ -191,7 +191,7 @@ def test_a_request_above_the_bound_waits_alone_instead_of_being_refused_for_ever
 def test_what_was_not_sent_before_its_caller_went_is_never_sent(
     channel: Channel, asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "MOST_BYTES", 9_000_000)
+    monkeypatch.setattr(channels, "MAX_BYTES", 9_000_000)
     asking.ask(b"x" * 8_000_000)  # more than the socket takes while the process stands still
     time.sleep(0.1)
     late = asking.ask(b"late" * 200_000)

@@ -288,7 +288,7 @@ def test_writes_of_several_clients_share_a_transaction_and_one_alone_does_not_wa
 def test_the_writes_that_wait_are_bounded(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "MOST_BYTES", 1000)
+    monkeypatch.setattr(processes, "MAX_BYTES", 1000)
     with running(plain, tmp_path) as process:
         process.write("a", text="x" * 2000)  # no request is too large by itself
         with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:

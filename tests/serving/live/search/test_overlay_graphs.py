@@ -20,7 +20,7 @@ from tests.helpers.tiny import SYLLABLES
 
 @pytest.fixture
 def world(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveWorld]:
-    monkeypatch.setattr(graphs, "LEAST", 512)
+    monkeypatch.setattr(graphs, "MIN_GRAPH_ITEMS", 512)
     world = LiveWorld(plain, tmp_path)
     yield world
     world.deriver.close()

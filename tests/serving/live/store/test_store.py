@@ -201,7 +201,7 @@ def test_old_request_ids_are_forgotten_only_if_many_writes_came_since(
 
 def test_request_ids_are_bounded_even_within_a_day(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "KEEP_WRITES", 10)
-    monkeypatch.setattr(stores, "MOST_WRITES", 30)
+    monkeypatch.setattr(stores, "MAX_WRITES", 30)
     monkeypatch.setattr(stores, "PRUNE_EVERY", 2)
     with closing(Store.open(url)) as store:
         for n in range(50):
