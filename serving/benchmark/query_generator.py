@@ -25,9 +25,9 @@ def generate(
     histories: Sequence[str],
     texts: Sequence[str],
     seed: int,
-    most: int = MAX_QUERIES,
+    max_queries: int = MAX_QUERIES,
 ) -> list[Query]:
-    """Up to `most` different queries in a random order; fewer if the examples do not give as many.
+    """Up to `max_queries` different queries in a random order; fewer if the examples do not give as many.
 
     Args:
         examples: feature name -> raw value; each may lack some features.
@@ -42,24 +42,25 @@ def generate(
             "the bundle has no example queries to make others from; a load test takes them with --queries"
         )
     found: dict[str, Query] = {}
-    places = [len(usable)] * 2 + [2] * 2 * (len(texts) + len(histories))  # values of each number of a draw
-    drawn: set[tuple[int, ...]] = set()  # a draw that comes again gives the same query again
+    # A draw is the numbers of two examples, and two bits for each value that is joined of both.
+    ranges = [len(usable)] * 2 + [2] * 2 * (len(texts) + len(histories))
+    drawn: set[tuple[int, ...]] = set()  # equal draws give equal queries
     for _ in range(TRIES * MAX_QUERIES):
-        draw = tuple(map(rng.randrange, places))
+        draw = tuple(map(rng.randrange, ranges))
         if draw in drawn:
             continue
         drawn.add(draw)
-        first, second, odd = usable[draw[0]], usable[draw[1]], iter(draw[2:])
+        first, second, bits = usable[draw[0]], usable[draw[1]], iter(draw[2:])
         values = dict(first)
         for name in texts:
             words = str(first.get(name) or "").split(), str(second.get(name) or "").split()
-            values[name] = " ".join(_joined(*words, next(odd), next(odd)))
+            values[name] = " ".join(_joined(*words, next(bits), next(bits)))
         for name in histories:
             events = list(first.get(name) or ()), list(second.get(name) or ())
-            values[name] = _joined(*events, next(odd), next(odd))
+            values[name] = _joined(*events, next(bits), next(bits))
         if any(values.get(name) for name in required) and (key := repr(values)) not in found:
             found[key] = _query(values, histories, texts)
-        if len(found) == most or len(drawn) == math.prod(places):
+        if len(found) == max_queries or len(drawn) == math.prod(ranges):
             break
     return list(found.values())
 
@@ -73,19 +74,18 @@ def _query(values: dict[str, Any], histories: Sequence[str], texts: Sequence[str
     return replace(asked, text=text or None, features=features, history=asked.history or tuple(history))
 
 
-def of_bundle(manifest: Manifest, seed: int, most: int = MAX_QUERIES) -> list[Query]:
+def of_bundle(manifest: Manifest, seed: int, max_queries: int = MAX_QUERIES) -> list[Query]:
     """As `generate`, from the examples of a bundle."""
     specs = manifest.schema.query
     histories = [name for name, spec in specs.items() if isinstance(spec, HistoryFeature)]
     texts = [name for name, spec in specs.items() if isinstance(spec, TextFeature)]
-    return generate(manifest.examples, histories, texts, seed, most)
+    return generate(manifest.examples, histories, texts, seed, max_queries)
 
 
-def _joined(first: list[str], second: list[str], more: int, less: int) -> list[str]:
+def _joined(first: list[str], second: list[str], first_bit: int, second_bit: int) -> list[str]:
     """The first half of the first and the second half of the second.
 
     Args:
-        more: 1 if the half of the first has the item in the middle of an odd number, otherwise 0.
-        less: likewise 1 if the half of the second lacks it.
+        first_bit, second_bit: 1 rounds half an odd length up, 0 rounds it down.
     """
-    return first[: (len(first) + more) // 2] + second[(len(second) + less) // 2 :]
+    return first[: (len(first) + first_bit) // 2] + second[(len(second) + second_bit) // 2 :]

@@ -56,9 +56,9 @@ class Exported:
         """The file of a tower."""
         return self.folder / f"{side}.onnx"
 
-    def fat(self, side: Side) -> Path:
-        """The file of a tower before its rewrites."""
-        return fat_path(self.path(side))
+    def unoptimised(self, side: Side) -> Path:
+        """The file of a tower before `optimize`."""
+        return unoptimised_path(self.path(side))
 
 
 def exported(kind: str, stdlib: Path, factory: pytest.TempPathFactory) -> Exported:
@@ -102,16 +102,16 @@ def move_weights(towers: tuple[Tower, Tower]) -> None:
                 part.embedding.weight[0] = 0
 
 
-def fat_path(path: Path) -> Path:
-    """Where `export_both` writes the file without rewrites."""
-    return path.with_name(f"fat-{path.name}")
+def unoptimised_path(path: Path) -> Path:
+    """Where `export_both` writes the graph that is not optimised."""
+    return path.with_name(f"unoptimised-{path.name}")
 
 
 def export_both(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays, path: Path) -> None:
-    """`export_tower`, which also writes the graph as it is before its rewrites, at `fat_path`."""
+    """`export_tower`, which also writes the graph before `optimize`, at `unoptimised_path`."""
 
     def kept(model: onnx.ModelProto) -> onnx.ModelProto:
-        onnx.save_model(model, fat_path(path))
+        onnx.save_model(model, unoptimised_path(path))
         return optimize(model)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -36,7 +36,8 @@ def test_torch_and_onnx_runtime_agree_on_real_and_hostile_records(
         report = parity.check(side, inputs, *pair, values, 1e-5)
         assert report["records"] == 3 * (40 + len(parity.HOSTILE_TEXTS))
         assert str(ROOT).encode() not in path.read_bytes()
-    written = {"query.onnx", "item.onnx", "fat-query.onnx", "fat-item.onnx"}  # and no file of weights
+    # A graph holds its weights: there is no file of weights beside it.
+    written = {f"{name}.onnx" for side in SIDES for name in (side, f"unoptimised-{side}")}
     assert {each.name for each in both.folder.iterdir()} == {"a.toml", "towers.pt", *written}
 
 
@@ -64,7 +65,7 @@ def test_a_vector_does_not_depend_on_its_batch(plain: Exported) -> None:
 def test_rewrites_keep_vectors_and_remove_nodes(
     plain: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs, unchanged = plain.model.schema.side("item"), plain.fat("item")
+    inputs, unchanged = plain.model.schema.side("item"), plain.unoptimised("item")
     values = plain.data.sample("item", "test", 30, seed=1)
     slim = optimize(onnx.load(unchanged))
     onnx.save_model(slim, tmp_path / "lean.onnx")
@@ -74,20 +75,19 @@ def test_rewrites_keep_vectors_and_remove_nodes(
         onnx.save_model(optimize(onnx.load(unchanged)), tmp_path / "exact.onnx")
     hostile = {"text": [*values["text"], *parity.HOSTILE_TEXTS]}
     paths = unchanged, tmp_path / "exact.onnx", tmp_path / "lean.onnx"
-    fat, exact, thin = (onnx_encoder(path) for path in paths)
+    before, exact, after = (onnx_encoder(path) for path in paths)
     arrays = inputs.to_arrays(hostile)
-    np.testing.assert_array_equal(
-        fat(arrays), exact(arrays)
-    )  # equal bits: the same sums, in the same process
-    np.testing.assert_allclose(fat(arrays), thin(arrays), atol=2e-6)
-    assert (thin(arrays)[-len(parity.HOSTILE_TEXTS)] == 0).all()  # an empty text stays the zero vector
+    # Equal bits: the same sums, in the same process.
+    np.testing.assert_array_equal(before(arrays), exact(arrays))
+    np.testing.assert_allclose(before(arrays), after(arrays), atol=2e-6)
+    assert (after(arrays)[-len(parity.HOSTILE_TEXTS)] == 0).all()  # an empty text stays the zero vector
 
 
 @pytest.mark.exhaustive
 def test_the_example_does_not_influence_the_graph(
     stdlib: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """It was `SHORTEST`."""
+    """The query tower with features is exported with the example `SHORTEST`."""
     both = exported("features", stdlib, tmp_path_factory)
     tower, inputs, path = both.towers["query"], both.model.schema.side("query"), both.path("query")
     graph = onnx.load(path).graph

@@ -16,7 +16,7 @@ from export.onnx.export import frozen
 from export.onnx.optimize import optimize
 from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from protos.features import FeatureSpec, TowerInputs
-from tests.helpers.exported import export_both, fat_path
+from tests.helpers.exported import export_both, unoptimised_path
 from tests.helpers.stdlib import Sections, started
 from tests.helpers.watched import AGES, ASKED, ATTENTION, LATENT, MEAN, RATINGS, write_toml
 from train.evaluation import exact_search
@@ -50,7 +50,7 @@ class Side:
     inputs: TowerInputs
     tower: Tower
     onnx: Encode
-    fat: Path  # the file before its rewrites
+    unoptimised: Path  # the file before `optimize`
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def both(request: pytest.FixtureRequest, films: Path, tmp_path_factory: pytest.T
         tower, inputs, path = frozen(trained), model.schema.side(side), folder / f"{side}.onnx"
         two = {name: values[:2] for name, values in records(inputs.features, known).items()}
         export_both(tower, inputs.features, inputs.to_arrays(two), path)
-        return Side(side, inputs, tower, onnx_encoder(path), fat_path(path))
+        return Side(side, inputs, tower, onnx_encoder(path), unoptimised_path(path))
 
     query_tower, item_tower = model.towers
     return Both(exported("query", query_tower), exported("item", item_tower), data.items, known)
@@ -184,7 +184,7 @@ def test_item_vectors_have_unit_length_for_every_score(both: Both) -> None:
 def test_rewrites_keep_vectors_and_remove_nodes(both: Both, tmp_path: Path) -> None:
     of = both.query
     values = of.inputs.to_arrays(records(of.inputs.features, both.known))
-    fat = onnx.load(of.fat)
+    fat = onnx.load(of.unoptimised)
     before = len(fat.graph.node)
     slim = optimize(fat)
     onnx.checker.check_model(slim, full_check=True)
@@ -198,4 +198,4 @@ def test_rewrites_keep_vectors_and_remove_nodes(both: Both, tmp_path: Path) -> N
     onnx.save_model(slim, tmp_path / "slim.onnx")
     found = onnx_encoder(tmp_path / "slim.onnx")(values)
     size = max(1.0, float(np.abs(found).max()))
-    np.testing.assert_allclose(found, onnx_encoder(of.fat)(values), atol=1e-6 * size)
+    np.testing.assert_allclose(found, onnx_encoder(of.unoptimised)(values), atol=1e-6 * size)

@@ -30,7 +30,7 @@ def answers(folder: Path, threads: int = 1) -> Answers:
         threads: of the query tower.
     """
     retriever = Retriever.load(folder, threads)
-    queries = query_generator.of_bundle(retriever.manifest, seed=0, most=QUERIES)
+    queries = query_generator.of_bundle(retriever.manifest, seed=0, max_queries=QUERIES)
     found: Answers = {}
     for k in (K, retriever.manifest.count):  # for all items, each of them is compared with the query
         for size in BATCHES:

@@ -34,7 +34,7 @@ PAUSE = 0.03  # seconds that the slow server takes for each request, one after t
 
 @pytest.fixture(scope="module")
 def asked(retriever: Retriever) -> list[Query]:
-    return query_generator.of_bundle(retriever.manifest, seed=0, most=200)
+    return query_generator.of_bundle(retriever.manifest, seed=0, max_queries=200)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_score_that_is_off_by_more_than_the_tolerance_is_noticed(
 def test_the_naive_server_answers_as_ours(bundle: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(bundle)
     retriever = Retriever.load(folder)
-    asked = query_generator.of_bundle(retriever.manifest, seed=1, most=100)
+    asked = query_generator.of_bundle(retriever.manifest, seed=1, max_queries=100)
     compared = Workload(asked, K, expected_answers(retriever, asked, K))
     server, port = reference.start("naive", folder)
     measured = closed_loop(f"127.0.0.1:{port}", compared.searches(), 4, 0.4, 0.0)
