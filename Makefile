@@ -225,7 +225,8 @@ test-alone: setup ## the part of test-all that needs a quiet machine, one by one
 test-serving: ## client, service and gateway, each installed alone, without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
 	mkdir "$$bare/source" # what is built there is not beside other runs of tests
-	cp -R pyproject.toml README.md LICENSE protos train export serving "$$bare/source"
+	tar -cf - --exclude=__pycache__ --exclude="*.so*" pyproject.toml README.md LICENSE protos train export serving |
+	  tar -xf - -C "$$bare/source" # without files that another process may be writing
 	for extra in client serving http; do
 	  $(PYTHON) -m venv "$$bare/$$extra"
 	  "$$bare/$$extra/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt "$$bare/source[$$extra]"

@@ -14,7 +14,7 @@ from protos.cli import CommandParser
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import validate_bundle
-from serving.rollout.registry import MlflowRegistry, leave_out_unused
+from serving.rollout.registry import MlflowRegistry, hide_pandas_and_polars
 from serving.rollout.registry_process import RegistryProcess
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,6 @@ def main() -> None:
         "folder", type=Path, nargs="?", default=BUNDLES, help="that keeps bundles (%(default)s)"
     )
     arguments = parser.parse_args()
-    leave_out_unused()
     try:
         sys.stdout.write(f"{download(arguments.model, arguments.folder)}\n")
     except TwinspireError as error:
@@ -120,4 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    hide_pandas_and_polars()
     main()

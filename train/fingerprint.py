@@ -22,7 +22,7 @@ from train.paths import ROOT
 
 PACKAGES = ("protos", "train", "export", "serving")
 
-_NAMING = {ast.Import, ast.ImportFrom, ast.Constant}  # the kinds of nodes in which `_names` finds something
+_NODES_WITH_NAMES = {ast.Import, ast.ImportFrom, ast.Constant}  # all that `_names` reads
 
 _MODULE = re.compile(rf"({'|'.join(PACKAGES)})(\.[A-Za-z_]\w*)+(\.\*)?")
 
@@ -123,15 +123,17 @@ def _imported(source: bytes, package: str) -> tuple[str, ...]:
     """
     names: list[str] = []
     pending: list[Any] = [ast.parse(source)]
-    for node in pending:  # to which each node adds its parts; `ast.walk` takes more than twice as long
+    # The list grows while it is read. Most of a tree are names of variables and numbers of lines, without
+    # children; passing over them takes less than half of the time of `ast.walk`.
+    for node in pending:
         kind = type(node)
-        if kind in _NAMING:
+        if kind in _NODES_WITH_NAMES:
             names.extend(_names(node, package))
         elif kind is not ast.Name and isinstance(node, ast.AST):
             for part in vars(node).values():
                 if type(part) is list:
                     pending += part
-                elif type(part) is not int:  # the numbers of lines and columns
+                elif type(part) is not int:
                     pending.append(part)
     return tuple(names)
 

@@ -49,9 +49,7 @@ FRESH = 0.05  # seconds that a call may have waited for its refusal and still be
 MAX_WAITING = 8192  # calls that may wait for their refusal
 
 # Idle clients.
-LATE_CALLS_ALLOWED = (
-    16  # calls whose message may be late without being passed over, since they take little room
-)
+MAX_LATE_CALLS = 16  # whose message may be late without being passed over, since they take little room
 MESSAGE_SECONDS = 0.5  # after which a call without its message takes no room in the queue
 IDLE_STREAM_SECONDS = 5.0  # without a message, after which a stream is ended if another needs its room
 IDLE_SPARE_STREAM_SECONDS = 0.2  # the same for a client with more streams than others
@@ -209,7 +207,7 @@ class Admission:
         self._queue, self._max_streams = bounds.queue, bounds.streams
         self._room, self._overload_room = bounds.room, bounds.overload_queue
         self._fair_share = bounds.fair_share
-        self._few = min(LATE_CALLS_ALLOWED, bounds.overload_queue)
+        self._max_late_calls = min(MAX_LATE_CALLS, bounds.overload_queue)
         self._calls_of: dict[bytes, int] = {}  # connection -> calls since the last batch of an overload
         self._awaiting: dict[UnaryCall, None] = {}  # calls whose message has not arrived, oldest first
         self._late: dict[UnaryCall, None] = {}  # those that have waited for `MESSAGE_SECONDS`
@@ -221,7 +219,7 @@ class Admission:
         A call takes room from its arrival, because otherwise many calls would be read only to be refused.
         """
         awaiting = self._awaiting
-        if len(awaiting) >= self._few:
+        if len(awaiting) >= self._max_late_calls:
             self._pass_over_late()
         batcher, overload = self._batcher, self.overload
         waiting = batcher.short_queries + len(awaiting)

@@ -24,8 +24,8 @@ START_S = 90.0  # a machine that does other things beside takes its time
 def server_of(backend: str, artefacts: Path) -> tuple[list[str], dict[str, str]]:
     """The command line of an MLflow server without its address, and the variables that it reads.
 
-    These are what `mlflow server --backend-store-uri --serve-artifacts --artifacts-destination` starts after
-    seconds of processor time for its own imports. `tests/export/release/test_server.py` starts that.
+    The command `mlflow server` starts this same process, but imports for seconds first.
+    `tests/export/release/test_server.py` tests the command itself.
 
     Args:
         backend: URI of the database.

@@ -67,7 +67,8 @@ def server(retriever: Retriever) -> Iterator[RetrievalServer]:
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MilvusServer"]:
     """The server of the wheel `milvus`, for tests that do not end it.
 
-    Each module has one of its own: in a minute without work it takes as much processor time as to start.
+    Each module starts one and ends it: a server that idles for a minute costs as much processor time as a
+    start.
     """
     from tests.helpers.milvus import milvus_server
 

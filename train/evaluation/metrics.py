@@ -72,13 +72,18 @@ def _hits(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> npt.NDAr
     """(Q, K): which of the ranked items are relevant; one search for all queries, not one for each."""
     if len(ranked) != len(relevant):
         raise ValueError(f"{len(ranked)} rankings of {len(relevant)} queries")
-    sizes, wanted = [len(items) for items in relevant], np.concatenate(relevant)
+    sizes = [len(items) for items in relevant]
+    if not all(sizes):
+        raise ValueError(f"query {sizes.index(0)} has no relevant items")
+    items = np.concatenate(relevant)
     if max(sizes) == 1:
-        return np.asarray(ranked == wanted[:, None])
-    # A pair of a query and an item is one number; -1, where there is no item, becomes 0 of its query.
-    begins = np.arange(len(relevant)) * (max(ranked.max(), wanted.max()) + 2) + 1
-    pairs, known = ranked + begins[:, None], np.sort(wanted + np.repeat(begins, sizes))
-    return np.asarray(known[np.minimum(np.searchsorted(known, pairs), len(known) - 1)] == pairs)
+        return np.asarray(ranked == items[:, None])
+    # Item i of query q is coded as q * stride + i + 1, so the code of the filler -1 is that of no item.
+    stride = max(ranked.max(), items.max()) + 2
+    offsets = np.arange(len(relevant)) * stride + 1
+    ranked_codes, relevant_codes = ranked + offsets[:, None], np.sort(items + np.repeat(offsets, sizes))
+    places = np.minimum(np.searchsorted(relevant_codes, ranked_codes), len(relevant_codes) - 1)
+    return np.asarray(relevant_codes[places] == ranked_codes)
 
 
 def _gains_of(ranked: Ranked, relevant: Ranked, gains: Ranked) -> Floats:

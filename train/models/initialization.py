@@ -35,7 +35,7 @@ Values = Mapping[str, Sequence[Any]]
 Floats = npt.NDArray[np.float32]
 
 EXACT_UP_TO = 1_000  # items, of which all singular values are computed
-APPROXIMATED_SHARE = 1 / 8  # of the singular values; more are not approximated either
+MAX_APPROXIMATED_SHARE = 1 / 8  # a larger share of the singular values is computed exactly
 OVERSAMPLES = 10  # of a projection of texts, as scikit-learn has them by default
 _NOWHERE = torch.empty(0)  # asks where a matrix would be solved
 
@@ -251,7 +251,7 @@ def _factors(weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _is_solved_exactly(items: int, width: int) -> bool:
-    return items <= EXACT_UP_TO or width > APPROXIMATED_SHARE * items
+    return items <= EXACT_UP_TO or width > MAX_APPROXIMATED_SHARE * items
 
 
 def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Floats]:

@@ -40,7 +40,7 @@ from serving.retrieval.vector_index import (
 FIRST_CAPACITY = 256  # overlay rows
 SPARE = 8  # items to search for beyond those that are expected to be hidden
 WIDER = 4  # factor of the number of items in a repeated search
-MAX_ROWS_IN_PYTHON = 8  # up to this mean number of better overlay rows a query, they are merged in Python
+MAX_ROWS_IN_PYTHON = 8  # better overlay rows a query, on average; more are merged by NumPy, not in Python
 MANY = 4  # above MANY * k better overlay rows for one query, `search` takes the place of `search_one`
 
 Array = TypeVar("Array", Rows, Vectors)

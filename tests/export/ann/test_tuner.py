@@ -162,7 +162,7 @@ def test_configured_search_is_kept_whatever_is_measured(search: Any, console: Co
 def test_searches_are_exact_if_no_graph_reaches_the_target(
     console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.ann.timer.TIME_LIMIT", 0.2)  # seconds; the widest searches take all of it
+    monkeypatch.setattr("export.ann.timer.TIME_LIMIT", 0.2)  # seconds for each setting, not 2
     config = IndexConfig(m=4, ef_construction=6, recall_target=1.0, threads=1)
     made = HNSW.tune(ITEMS[:2500], ASKED, config, COSINE, console)
     assert made.index.parameters.exact

@@ -26,7 +26,8 @@ from train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
 
-KINDS: Mapping[str, Sections] = {  # "ages", "gates" and "recent popularity" are of attention
+KINDS: Mapping[str, Sections] = {
+    "attention": ATTENTION,
     "ages": AGES,
     "gates": {**ATTENTION, "tower": {**ATTENTION["tower"], "gates": True}},
     "mean": MEAN,
@@ -119,7 +120,7 @@ def records(features: Mapping[str, FeatureSpec], known: Sequence[str]) -> dict[s
     }
     drawn = {name: [pool[n % len(pool)] for n in range(count)] for name, pool in pools.items()}
     if getattr(features.get("history"), "times", False):
-        # Some histories have no times, and some queries are asked now.
+        # Every third history has no times, and every seventh query is asked now.
         asked = random.integers(1_500_000_000, 1_600_000_000, count).astype(float).tolist()
         drawn["time"] = [None if n % 7 == 3 else asked[n] for n in range(count)]
         for n in (n for n in range(count) if n % 3 != 2):

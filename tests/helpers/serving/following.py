@@ -26,7 +26,7 @@ class Shelf:
 
     def __init__(self, *folders: Path) -> None:
         self.folders = {str(n): folder for n, folder in enumerate(folders, 1)}
-        self._versions: dict[Path, str] = {}  # of bundles that were asked about; no test changes them
+        self._versions: dict[Path, str] = {}  # of bundles; no test changes one that was read
         self.aliases: dict[str, str] = {CHAMPION: "1"}
         self.down = ""  # why it does not answer
         self.broken: Exception | None = None  # what every call raises

@@ -53,16 +53,21 @@ def test_ndcg_reads_all_places_that_it_is_given() -> None:
 @pytest.mark.parametrize("most", [1, 7])
 def test_of_many_queries_each_is_measured_by_its_own_items(most: int) -> None:
     random = np.random.default_rng(0)
-    ranked = np.stack([random.permutation(60)[:50] for _ in range(40)])
-    ranked[:, 45:] = -1  # no more items were found
-    relevant = [random.permutation(60)[: random.integers(1, most + 1)] for _ in range(40)]
-    found = [
-        len({*row[:10].tolist()} & {*items.tolist()}) / len(items)
-        for row, items in zip(ranked, relevant, strict=True)
-    ]
-    assert per_query(ranked, relevant)["recall_at_10"].tolist() == found
+    ranked = np.stack([random.permutation(120)[:100] for _ in range(40)])
+    for query in range(0, 40, 3):
+        ranked[query, random.integers(1, 100) :] = -1  # no more items were found
+    relevant = [random.permutation(120)[: random.integers(1, most + 1)] for _ in range(40)]
+    found = per_query(ranked, relevant)
+    for k in CUTOFFS:
+        expected = [
+            len({*row[:k].tolist()} & {*items.tolist()}) / len(items)
+            for row, items in zip(ranked, relevant, strict=True)
+        ]
+        assert found[f"recall_at_{k}"].tolist() == expected
     with pytest.raises(ValueError, match="40 rankings of 39 queries"):
         per_query(ranked, relevant[1:])
+    with pytest.raises(ValueError, match="query 3 has no relevant items"):
+        per_query(ranked, [*relevant[:3], relevant[3][:0], *relevant[4:]])
 
 
 def test_gains_weigh_in_ndcg_alone() -> None:

@@ -304,7 +304,7 @@ def test_the_start_as_ease_is_computed_there(
 ) -> None:
     if not exactly:
         monkeypatch.setattr(initialization, "EXACT_UP_TO", 10)
-        monkeypatch.setattr(initialization, "APPROXIMATED_SHARE", 1.0)
+        monkeypatch.setattr(initialization, "MAX_APPROXIMATED_SHARE", 1.0)
     path = watched.write_toml(films, tmp_path / "a.toml", sections=watched.LATENT)
     here = factors_of(made_from(path)(SINGLE_PROCESS))
     with emulated_device():

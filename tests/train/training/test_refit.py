@@ -87,13 +87,14 @@ def test_baselines_keep_their_choices_and_learn_from_validation(
 
 @dataclass
 class Made:
-    """A run with `refit`, one without, what both were trained on, and the models of both."""
+    """A run with `refit`, one without, what both were trained on, what both showed, and their models."""
 
     experiment: Experiment
     dataset: Dataset
     refitted: Run
     plain: Run
     shown: str
+    plain_shown: str
     model: Model
     plain_model: Model
 
@@ -104,12 +105,13 @@ def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
     changed: Any = {"training": {"epochs": 2, "refit": True}, "baselines": {"run": ["slist", "ease_recency"]}}
     experiment, dataset = experiment_at(write_toml(films, folder / "a.toml", sections=RECIPE, **changed))
     plain = replace(experiment, training=replace(experiment.training, refit=False))
-    console = Console(file=io.StringIO(), width=200)
+    shown, plain_shown = io.StringIO(), io.StringIO()
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, folder)}"):
-        refitted, _ = training.fit(experiment, dataset, console)
-        without, _ = training.fit(plain, dataset, Console(file=io.StringIO()))
-        shown = console.file.getvalue()  # type: ignore[attr-defined]
-        yield Made(experiment, dataset, refitted, without, shown, load_model(refitted), load_model(without))
+        refitted, _ = training.fit(experiment, dataset, Console(file=shown, width=200))
+        without, _ = training.fit(plain, dataset, Console(file=plain_shown, width=200))
+        texts = shown.getvalue(), plain_shown.getvalue()
+        models = load_model(refitted), load_model(without)
+        yield Made(experiment, dataset, refitted, without, *texts, *models)
 
 
 def read_by(model: Model, made: Made) -> tuple[TrainingData, tuple[PreparedInputs, PreparedInputs]]:
@@ -147,11 +149,11 @@ def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(ma
 
 def test_a_run_holds_its_mixture(made: Made) -> None:
     """The run without `refit`."""
-    assert "tower.linear = 120  (120 items" in made.shown
+    assert "tower.linear = 120  (120 items" in made.plain_shown
     metrics, params = made.plain.data.metrics, made.plain.data.params
-    chosen = made.shown.split("mixture, in units of standard deviation: ")[1].split()[0]
+    chosen = made.plain_shown.split("mixture, in units of standard deviation: ")[1].split()[0]
     assert params["mixture.model"] in chosen
-    assert f"{metrics['validation/mixture_ndcg_at_10']:.4f}" in made.shown
+    assert f"{metrics['validation/mixture_ndcg_at_10']:.4f}" in made.plain_shown
     ends = [metrics[f"validation/mixture_{each}_ndcg_at_10"] for each in ("linear", "learned")]
     assert metrics["validation/mixture_ndcg_at_10"] > max(ends) - 0.03
     query, item = towers = copy.deepcopy(made.plain_model.towers)  # evaluating them fits their radius
