@@ -225,8 +225,10 @@ test-alone: setup ## the part of test-all that needs a quiet machine, one by one
 test-serving: ## client, service and gateway, each installed alone, without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
 	mkdir "$$bare/source" # what is built there is not beside other runs of tests
-	tar -cf - --exclude=__pycache__ --exclude="*.so*" pyproject.toml README.md LICENSE protos train export serving |
-	  tar -xf - -C "$$bare/source" # without files that another process may be writing
+	cp pyproject.toml README.md LICENSE "$$bare/source"
+	$(PYTHON) -c 'import shutil, sys # leaves out what another process may be writing
+	for name in sys.argv[2:]: shutil.copytree(name, sys.argv[1] + "/" + name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.so.part"))' \
+	  "$$bare/source" protos train export serving
 	for extra in client serving http; do
 	  $(PYTHON) -m venv "$$bare/$$extra"
 	  "$$bare/$$extra/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt "$$bare/source[$$extra]"

@@ -48,8 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests with two threads wait for a busy core
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
-    # Tests start hundreds of processes. Each of them would compile this project's modules for itself, and
-    # take up to twice as long to import them.
+    # Tests start hundreds of processes. With this variable each of them would compile this project's modules
+    # anew, and take up to twice as long to import them.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -47,7 +47,7 @@ Vectors = npt.NDArray[np.float32]
 Metrics = dict[str, npt.NDArray[np.float64]]
 WEIGHTS = tuple(n / 20 for n in range(1, 20))
 MAIN = ("recall_at_10", "mrr_at_10", "ndcg_at_10")  # none of them may be worse
-LEAST_QUERIES = 50  # fewer tell nothing
+MIN_QUERIES = 50  # fewer tell nothing
 LEAST_CANDIDATES = 32
 LEAST_GAIN = 0.01  # in the mean of a metric
 FEW_QUERIES = 1_000  # fewer cannot tell a difference of `LEAST_GAIN` from chance
@@ -94,9 +94,9 @@ def choose(
     """
     enabled = experiment.hybrid.enabled
     reason = _inapplicable(experiment, data, score)
-    has_few_queries = len(queries) < LEAST_QUERIES
+    has_few_queries = len(queries) < MIN_QUERIES
     if has_few_queries and enabled is not True:
-        reason = reason or f"{len(queries)} validation queries tell too little, expected {LEAST_QUERIES}"
+        reason = reason or f"{len(queries)} validation queries tell too little, expected {MIN_QUERIES}"
     if reason:
         if enabled is True:
             raise GateRefused(f"hybrid.enabled is true, but there can be no hybrid: {reason}")

@@ -1,6 +1,6 @@
 """Encoders that run a tower in ONNX Runtime, as the service does, or in torch, the reference.
 
-Torch is imported by the second only: what encodes by ONNX Runtime starts a second sooner without it.
+Only the second imports torch. A process that only runs ONNX Runtime starts a second sooner.
 """
 
 from collections.abc import Callable

@@ -44,8 +44,9 @@ def generate(
     found: dict[str, Query] = {}
     # A draw is the numbers of two examples, and two bits for each value that is joined of both.
     ranges = [len(usable)] * 2 + [2] * 2 * (len(texts) + len(histories))
+    possible = math.prod(ranges)
     drawn: set[tuple[int, ...]] = set()  # equal draws give equal queries
-    for _ in range(TRIES * MAX_QUERIES):
+    for _ in range(TRIES * max_queries):
         draw = tuple(map(rng.randrange, ranges))
         if draw in drawn:
             continue
@@ -60,7 +61,7 @@ def generate(
             values[name] = _joined(*events, next(bits), next(bits))
         if any(values.get(name) for name in required) and (key := repr(values)) not in found:
             found[key] = _query(values, histories, texts)
-        if len(found) == max_queries or len(drawn) == math.prod(ranges):
+        if len(found) == max_queries or len(drawn) == possible:
             break
     return list(found.values())
 

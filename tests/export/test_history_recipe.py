@@ -28,7 +28,8 @@ HISTORY = ("f041", "f042", "f043")
 TIMES = (1_086_400.0, 1_086_460.0, 1_086_520.0)
 
 
-def made_of(split: str, films: Path, empty_store: Path, folder: Path) -> Made:
+def run_of_recipe(split: str, films: Path, empty_store: Path, folder: Path) -> Made:
+    """A run of the recipe for histories with one kind of split, and its bundle."""
     sections = {
         **{name: each for name, each in ATTENTION.items() if name != "loss"},
         **QUICK,
@@ -54,7 +55,7 @@ def of_events(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathF
     """A run whose towers attend to events, and its bundle."""
 
     def make(folder: Path) -> None:
-        pack(made_of("last", films, empty_store, folder))
+        pack(run_of_recipe("last", films, empty_store, folder))
 
     return unpack(shared_folder(tmp_path_factory, "recipe", make), tmp_path_factory.mktemp("recipe"))
 
@@ -114,7 +115,7 @@ def test_a_query_has_a_time_and_without_one_is_asked_now(of_events: Made) -> Non
 def test_a_sum_over_sessions_is_made_served_and_measured_without_times(
     films: Path, empty_store: Path, tmp_path: Path
 ) -> None:
-    of_sessions = made_of("last_session", films, empty_store, tmp_path)
+    of_sessions = run_of_recipe("last_session", films, empty_store, tmp_path)
     manifest = bundle.read(of_sessions.folder)
     assert not reads_times(manifest)
     retriever = Retriever.load(of_sessions.folder)

@@ -36,6 +36,8 @@ SHORTEST: Mapping[str, list[Any]] = {
     "terms": [[], []],
     "words": [None, None],
 }
+# The other towers are exported with records as an example.
+EXAMPLES: Mapping[tuple[str, Side], Mapping[str, list[Any]]] = {("features", "query"): SHORTEST}
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,7 @@ class Exported:
 
 
 def exported(kind: str, stdlib: Path, factory: pytest.TempPathFactory) -> Exported:
-    """The towers of one of `KINDS`.
-
-    The query tower of "features" is exported with an example of the shortest inputs, the others with records.
-    """
+    """The towers of one of `KINDS`."""
 
     def make(folder: Path) -> None:
         config = write_toml(stdlib, folder / "a.toml", sections=KINDS[kind])
@@ -75,17 +74,15 @@ def exported(kind: str, stdlib: Path, factory: pytest.TempPathFactory) -> Export
         towers = [frozen(tower) for tower in model.towers]
         for side, tower in zip(SIDES, towers, strict=True):
             inputs = model.schema.side(side)
-            example = data.sample(side, "test", 2, seed=1)
-            if (kind, side) == ("features", "query"):
-                example = dict(SHORTEST)
+            example = dict(EXAMPLES.get((kind, side)) or data.sample(side, "test", 2, seed=1))
             export_both(tower, inputs.features, inputs.to_arrays(example), folder / f"{side}.onnx")
         torch.save([tower.state_dict() for tower in towers], folder / TOWERS)
 
     folder = shared_folder(factory, f"exported-{kind}", make)
     model, data, _ = started(folder / "a.toml")
-    towers = {side: frozen(tower) for side, tower in zip(SIDES, model.towers, strict=True)}
-    for tower, weights in zip(towers.values(), torch.load(folder / TOWERS), strict=True):
+    for tower, weights in zip(model.towers, torch.load(folder / TOWERS), strict=True):
         tower.load_state_dict(weights)
+    towers = {side: frozen(tower) for side, tower in zip(SIDES, model.towers, strict=True)}
     return Exported(model, data, towers, folder)
 
 

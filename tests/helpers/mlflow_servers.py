@@ -24,7 +24,8 @@ START_S = 90.0  # a machine that does other things beside takes its time
 def server_of(backend: str, artefacts: Path) -> tuple[list[str], dict[str, str]]:
     """The command line of an MLflow server without its address, and the variables that it reads.
 
-    The command `mlflow server` starts this same process, but imports for seconds first.
+    The command `mlflow server` starts this same process, but imports for seconds first. The variables are
+    private to MLflow: after an upgrade, compare them with `mlflow.server._run_server`.
     `tests/export/release/test_server.py` tests the command itself.
 
     Args:
@@ -115,7 +116,7 @@ def _serving(folder: Path, command: list[str], path: str, **environment: str) ->
         port = free.getsockname()[1]
     log = folder / f"{path.removeprefix('/')}.log"
     variables = {**os.environ, **environment, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    variables.pop("PYTHONPATH", None)
+    variables.pop("PYTHONPATH", None)  # a model server finds the code in the model, not in this checkout
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],

@@ -149,6 +149,12 @@ def item_names(items: int) -> list[str]:
     return [" ".join("".join(SYLLABLES[n] for n in word) for word in name) for name in drawn]
 
 
+def random_texts(count: int, seed: int) -> list[str]:
+    """Texts of twelve seeded syllables each, so that few items are alike."""
+    drawn = np.random.default_rng(seed).integers(0, len(SYLLABLES), (count, 12)).tolist()
+    return ["".join(SYLLABLES[n] for n in each) for each in drawn]
+
+
 def sections(items: int) -> list[str | None]:
     """A display field that every fifth item lacks."""
     return [None if n % 5 == 0 else f"section {n % 5}" for n in range(items)]

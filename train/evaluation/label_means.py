@@ -2,9 +2,9 @@
 
     logit p = logit(s_i) + factor * sum_j (y_j - s_j) / (n + k)
 
-s_i is the share of positives among the item's training pairs, drawn to that of all pairs by a smoothing. The
-sum is over the n events j that are known of the user before the pair: each label y_j less the share of its
-item, so that users who met other items can be compared. k draws the mean to zero.
+s_i is the share of positives among the item's training pairs, shrunk towards that of all pairs. The sum is
+over the n events j that are known of the user before the pair. The item's share s_j is subtracted from each
+label y_j, which makes users comparable whichever items they met. k shrinks the user's mean towards zero.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +42,8 @@ class UserItemMeans:
     Args:
         shares: (N,), s_i of each item.
         positive_rate: the share of positives of all training pairs.
-        residuals_of: pairs (P,) -> the sum of each pair's user, (P,), and the number n of its events, (P,).
+        user_residuals: pairs (P,) -> for each pair's user the sum of y_j - s_j, (P,), and the number n of
+            events, (P,).
         item_smoothing: of the shares.
         smoothing: k, in events.
         factor: of the formula.
@@ -50,14 +51,14 @@ class UserItemMeans:
 
     shares: Floats
     positive_rate: float
-    residuals_of: Callable[[Pairs], tuple[Floats, Floats]]
+    user_residuals: Callable[[Pairs], tuple[Floats, Floats]]
     item_smoothing: float
     smoothing: float = SMOOTHINGS[0]
     factor: float = USER_FACTORS[0]
 
     def logits(self, pairs: Pairs) -> Floats:
         """(P,)."""
-        sums, counts = self.residuals_of(pairs)
+        sums, counts = self.user_residuals(pairs)
         user = self.factor * sums / (counts + self.smoothing)
         return np.asarray(scipy.special.logit(self.shares[pairs.item]) + user)
 

@@ -69,7 +69,7 @@ def ndcg(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> Floats:
 
 
 def _hits(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
-    """(Q, K): which of the ranked items are relevant; one search for all queries, not one for each."""
+    """(Q, K): whether each ranked item is relevant to its query; one search for all queries."""
     if len(ranked) != len(relevant):
         raise ValueError(f"{len(ranked)} rankings of {len(relevant)} queries")
     sizes = [len(items) for items in relevant]
@@ -78,7 +78,8 @@ def _hits(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> npt.NDAr
     items = np.concatenate(relevant)
     if max(sizes) == 1:
         return np.asarray(ranked == items[:, None])
-    # Item i of query q is coded as q * stride + i + 1, so the code of the filler -1 is that of no item.
+    # The code of item i of query q is q * stride + i + 1. The filler -1 has q * stride, which no item has.
+    # np.isin would also sort the ranked codes, and take several times as long.
     stride = max(ranked.max(), items.max()) + 2
     offsets = np.arange(len(relevant)) * stride + 1
     ranked_codes, relevant_codes = ranked + offsets[:, None], np.sort(items + np.repeat(offsets, sizes))

@@ -126,8 +126,8 @@ class AdditivePart(nn.Module):
         bias_index: of the side's bias among the coordinates.
 
     Attributes:
-        value_tables, history_tables: tables (V,) by name of a feature, of categories and ids and of
-            histories. They have zeros for padding and unknown values.
+        value_tables: name of a category or an id -> table (V,), with zeros for padding and unknown values.
+        history_tables: name of a history -> table (V,), likewise.
         tower_factors: (D + 2,), factors of the tower's coordinates.
         model_factors: (D + 2,), zero, but at `bias_index` the weight of the model.
     """

@@ -10,9 +10,9 @@ and vectors have no more coordinates. There are two:
                both kinds and items have ids
     logistic   logistic regression over the categories of both sides and the item's id
 
-The one with the lower log loss on validation, alone, is taken. On most logs both together are better than
-either (`train/README.md`). Of the weights within a standard error of the best, the one nearest to
-`DEFAULT_WEIGHT` is taken, for the reason that `part_weights.py` gives.
+The one whose own log loss on validation is lower is taken. On most logs towers and model together are better
+than either (`train/README.md`). Of the weights within a standard error of the best, and no worse than 0, the
+one nearest to `DEFAULT_WEIGHT` is taken, for the reason that `part_weights.py` gives.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ from train.evaluation.metrics import within_standard_error
 from train.models.clicks import ADDITIVE, AdditivePart, ClickTower
 from train.models.heads import LogisticHead
 from train.models.prepared_inputs import PreparedInputs
-from train.training.part_weights import LEAST_USERS
+from train.training.part_weights import MIN_USERS
 from train.training.trainer import Trainer
 
 Rows = npt.NDArray[np.int64]
@@ -128,11 +128,11 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
     def loss(logits: Floats) -> Floats:
         return pair_losses(labels, scipy.special.expit(logits))
 
-    # Through the vocabularies of the towers, which may lack items: the loss is that of what is served.
-    found = [_logits(trainer, model, query, item, pairs) for model in models]
-    model, of_model = min(zip(models, found, strict=True), key=lambda each: float(loss(each[1]).mean()))
-    own = trainer.inner_products(pairs).astype(np.float64) + trainer.towers[0].head.score().bias
-    losses = {weight: loss((1 - weight) * own + weight * of_model) for weight in WEIGHTS}
+    # By the vocabularies of the towers, which may lack items, so that the loss is that of the served model.
+    all_logits = [_logits(trainer, model, query, item, pairs) for model in models]
+    model, of_model = min(zip(models, all_logits, strict=True), key=lambda each: float(loss(each[1]).mean()))
+    of_towers = trainer.inner_products(pairs).astype(np.float64) + trainer.towers[0].head.score().bias
+    losses = {weight: loss((1 - weight) * of_towers + weight * of_model) for weight in WEIGHTS}
     weight = choose_weight(losses, pairs.user)
     before, after = float(losses[0.0].mean()), float(losses[weight].mean())
     if weight:
@@ -145,7 +145,7 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
 def choose_weight(losses: Mapping[float, npt.NDArray[Any]], users: Rows | None) -> float:
     """Of the weights that are within a standard error of the best, the one nearest to the default.
 
-    With fewer than `LEAST_USERS` users it is the default. No weight is taken at which the loss is higher than
+    With fewer than `MIN_USERS` users it is the default. No weight is taken at which the loss is higher than
     at 0.
 
     Args:
@@ -155,7 +155,7 @@ def choose_weight(losses: Mapping[float, npt.NDArray[Any]], users: Rows | None) 
     count = len(next(iter(losses.values())))
     distinct, user = np.unique(np.arange(count) if users is None else users, return_inverse=True)
     useful = {weight for weight, each in losses.items() if each.mean() <= losses[0.0].mean()}
-    if len(distinct) < LEAST_USERS:
+    if len(distinct) < MIN_USERS:
         return DEFAULT_WEIGHT if DEFAULT_WEIGHT in useful else 0.0
     share = len(distinct) / count  # so that the mean over users is that over pairs
     curve = {weight: np.asarray(-share * np.bincount(user, each), float) for weight, each in losses.items()}

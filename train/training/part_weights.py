@@ -37,9 +37,9 @@ Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each us
 # Of a part's scores, once they and the others have the same standard deviation. Infinity, the part alone, is
 # measured only to be shown.
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
-LEAST_USERS = 10  # of validation; with fewer the default weight is taken
+MIN_USERS = 10  # of validation; with fewer the default weight is taken
 # Validation queries that are read, drawn with a seed: as many as give MAX_SCORES scores, within bounds.
-LEAST_QUERIES, MAX_QUERIES, MAX_SCORES = 500, 5_000, 100_000_000
+MIN_QUERIES, MAX_QUERIES, MAX_SCORES = 500, 5_000, 100_000_000
 _BLOCK = 512  # queries at a time
 
 
@@ -53,7 +53,7 @@ def choose_weight(curve: Curve, default: float = 1.0) -> float:
     Returns:
         The weight; 0 if none above 0 is within a standard error.
     """
-    if len(next(iter(curve.values()))) < LEAST_USERS:
+    if len(next(iter(curve.values()))) < MIN_USERS:
         return default
     close = [weight for weight in within_standard_error(curve) if weight]
     return min(close, key=lambda weight: abs(math.log(weight / default)), default=0.0)
@@ -90,7 +90,7 @@ class PartWeighting:
         self._begin = sum(each.width for each in trainer.towers[0].parts_before(part))
         self._end = self._begin + part_of(trainer.towers[0], part).width
         queries, relevant = trainer.data.parts["validation"].by_query()
-        most = max(LEAST_QUERIES, min(MAX_QUERIES, MAX_SCORES // trainer.data.item_count))
+        most = max(MIN_QUERIES, min(MAX_QUERIES, MAX_SCORES // trainer.data.item_count))
         drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:most])
         self.queries, self._relevant = queries[drawn], [relevant[n] for n in drawn]
         self._set((1.0, 1.0), (1.0, 1.0))

@@ -12,7 +12,7 @@ from export.onnx.optimize import optimize
 from export.onnx.runtimes import onnx_encoder, torch_encoder
 from protos.errors import GateRefused
 from protos.features import SIDES
-from tests.helpers.exported import KINDS, SHORTEST, Exported, exported
+from tests.helpers.exported import EXAMPLES, KINDS, SHORTEST, Exported, exported
 from train.paths import ROOT
 
 TEXTS = ("sort a list in place", "日本語 テキスト", "", "the the the the", "x" * 24)
@@ -87,7 +87,8 @@ def test_rewrites_keep_vectors_and_remove_nodes(
 def test_the_example_does_not_influence_the_graph(
     stdlib: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The query tower with features is exported with the example `SHORTEST`."""
+    """The query tower with features was exported with the example `SHORTEST`."""
+    assert EXAMPLES["features", "query"] is SHORTEST
     both = exported("features", stdlib, tmp_path_factory)
     tower, inputs, path = both.towers["query"], both.model.schema.side("query"), both.path("query")
     graph = onnx.load(path).graph

@@ -120,9 +120,9 @@ def records(features: Mapping[str, FeatureSpec], known: Sequence[str]) -> dict[s
     }
     drawn = {name: [pool[n % len(pool)] for n in range(count)] for name, pool in pools.items()}
     if getattr(features.get("history"), "times", False):
-        # Every third history has no times, and every seventh query is asked now.
+        # Every third history has no times, and every fifth query, of each of seven `LENGTHS`, is asked now.
         asked = random.integers(1_500_000_000, 1_600_000_000, count).astype(float).tolist()
-        drawn["time"] = [None if n % 7 == 3 else asked[n] for n in range(count)]
+        drawn["time"] = [None if n % 5 == 3 else asked[n] for n in range(count)]
         for n in (n for n in range(count) if n % 3 != 2):
             items = histories[n] or ()
             ages = np.sort(60.0 * 2 ** random.integers(0, 22, len(items)))  # on the borders between buckets

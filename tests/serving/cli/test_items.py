@@ -1,7 +1,6 @@
 """`items` on the command line: tables in four formats, progress, resumption, and errors that name the row."""
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -11,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from serving.client.__main__ import main as client_main
 from serving.client.item_files import _READERS, ItemColumns, read_rows
 from serving.client.item_upload import upload
 from serving.client.items import Written
+from tests.helpers.commands_here import run_here
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
 from tests.helpers.waiting import wait_until
 
@@ -41,15 +40,8 @@ def service(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 def run(
     service: CatalogueService, *arguments: str, main: Callable[[list[str]], int] = service_main
 ) -> "subprocess.CompletedProcess[str]":
-    """As `python -m serving items`, in this process: an import for each command would take longest."""
-    command = ["items", *arguments, "--address", service.address]
-    with redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
-        try:
-            code = main(command)
-        except SystemExit as ended:  # of wrong arguments
-            assert isinstance(ended.code, int), ended.code
-            code = ended.code
-    return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
+    """As `python -m serving items`, in this process."""
+    return run_here(main, "items", *arguments, "--address", service.address)
 
 
 def document(result: "subprocess.CompletedProcess[str]") -> dict[str, object]:

@@ -23,6 +23,7 @@ from serving.benchmark.live.swap_run import run as run_swap
 from serving.benchmark.plan import Plan
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
+from tests.helpers.commands_here import run_here
 from tests.helpers.mlflow_servers import postgres, without_postgres
 from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import tiny_bundle, watched_bundle
@@ -122,17 +123,12 @@ def test_wrong_answers_fail_the_test() -> None:
     assert report.faults({**found, "deleted_seen": 0, "swap_mixed": 0}) == ""
 
 
-def test_what_cannot_be_tested_is_refused(
-    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_tested_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     def misuse(*arguments: str) -> str:
         """The error of a live test that does not run."""
-        try:
-            code: object = main(["livetest", *arguments])
-        except SystemExit as ended:  # of wrong arguments
-            code = ended.code
-        assert code in (1, 2)
-        return capsys.readouterr().err
+        done = run_here(main, "livetest", *arguments)
+        assert done.returncode in (1, 2)
+        return done.stderr
 
     bundle = ("--bundle", str(folders[0]))
     two = (*bundle, "--other", str(folders[1]))

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
@@ -16,7 +15,7 @@ from serving.client import Item, RetrievalClient
 from tests.helpers import tables
 from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
 from tests.helpers.serving.faulty import NAME, TwoBundles
-from tests.helpers.tiny import SYLLABLES, tiny_bundle
+from tests.helpers.tiny import SYLLABLES, random_texts, tiny_bundle
 from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive, pytest.mark.timeout(300)]
@@ -196,9 +195,7 @@ def test_killed_processes_lose_no_write(scene: Scene) -> None:
 
 def test_a_restart_finds_ten_thousand_live_items(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "made")
-    draw = np.random.default_rng(0)
-    syllables = draw.integers(0, len(SYLLABLES), (10_000, 12)).tolist()
-    texts = ["".join(SYLLABLES[n] for n in each) for each in syllables]
+    texts = random_texts(10_000, seed=0)
     with catalogue_service(folder, f"sqlite:///{tmp_path}/items.db", tmp_path / "service") as service:
         empty = _restart_seconds(service)
         with service.client() as client:
@@ -206,7 +203,7 @@ def test_a_restart_finds_ten_thousand_live_items(tmp_path: Path) -> None:
                 client.upsert([Item(f"new-{n}", {"text": texts[n]}) for n in range(start, start + 500)])
         full = _restart_seconds(service)
         with service.client() as client:
-            found = client.search_batch(draw.choice(texts, 200).tolist(), k=1)
+            found = client.search_batch(random.Random(0).sample(texts, 200), k=1)
             # Texts with the same letters have the same vector.
             assert sum(each.hits[0].score > 0.99999 for each in found) >= 198
             assert found[0].sequence == 10_000

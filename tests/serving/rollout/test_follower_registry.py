@@ -123,13 +123,13 @@ def newest_child() -> psutil.Process:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems tell no files that a process has mapped")
-def test_the_process_loads_no_library_that_it_does_not_use(registry: RegistryProcess) -> None:
+def test_the_process_loads_neither_pandas_nor_polars(registry: RegistryProcess) -> None:
     registry.resolve(CHAMPION)
     process = newest_child()
     assert process in registry_processes()
     mapped = [each.path for each in process.memory_maps()]
-    assert [path for path in mapped if "/google/" in path]  # which MLflow's client uses
-    assert [path for path in mapped if "/pandas/" in path or "polars" in path] == []
+    assert [path for path in mapped if "/google/" in path]  # protobuf, which MLflow's client uses
+    assert [path for path in mapped if "/pandas/" in path or "/polars" in path] == []
 
 
 def test_a_process_that_was_killed_is_started_again(registry: RegistryProcess) -> None:

@@ -64,6 +64,11 @@ def test_of_many_queries_each_is_measured_by_its_own_items(most: int) -> None:
             for row, items in zip(ranked, relevant, strict=True)
         ]
         assert found[f"recall_at_{k}"].tolist() == expected
+    for n, (row, items) in enumerate(zip(ranked.tolist(), relevant, strict=True)):
+        places = [place for place, item in enumerate(row[:10], 1) if item in items]
+        ideal = sum(1 / log2(1 + place) for place in range(1, len(items) + 1))
+        assert found["mrr_at_10"][n] == pytest.approx(1 / places[0] if places else 0)
+        assert found["ndcg_at_10"][n] == pytest.approx(sum(1 / log2(1 + place) for place in places) / ideal)
     with pytest.raises(ValueError, match="40 rankings of 39 queries"):
         per_query(ranked, relevant[1:])
     with pytest.raises(ValueError, match="query 3 has no relevant items"):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.training.part_weights import LEAST_USERS, WEIGHTS, choose_weight
+from train.training.part_weights import MIN_USERS, WEIGHTS, choose_weight
 
 FINITE = [weight for weight in WEIGHTS if weight < math.inf]
 
@@ -24,7 +24,7 @@ def test_a_weight_that_is_clearly_best_is_taken(best: float) -> None:
 
 
 def test_where_all_weights_are_as_good_both_scores_weigh_alike() -> None:
-    common = np.random.default_rng(0).random(LEAST_USERS)
+    common = np.random.default_rng(0).random(MIN_USERS)
     assert choose_weight({weight: np.roll(common, n) for n, weight in enumerate(FINITE)}) == 1.0
 
 
@@ -48,6 +48,6 @@ def test_of_a_flat_part_of_the_curve_the_weight_nearest_to_the_default_is_taken(
 
 
 def test_few_users_choose_nothing() -> None:
-    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS - 1)) == 1.0
-    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS - 1), default=0.25) == 0.25
-    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS)) == 16.0
+    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, MIN_USERS - 1)) == 1.0
+    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, MIN_USERS - 1), default=0.25) == 0.25
+    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, MIN_USERS)) == 16.0

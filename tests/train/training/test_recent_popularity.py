@@ -22,7 +22,7 @@ from train.models.prepared_inputs import PreparedInputs
 from train.models.recent_popularity import EventsByPeriod
 from train.models.tower_factory import build_towers, hashing_of
 from train.training.checkpoint import load_towers, save_towers
-from train.training.part_weights import LEAST_USERS
+from train.training.part_weights import MIN_USERS
 from train.training.recent_popularity import (
     DEFAULT_WEIGHT,
     HALF_LIVES,
@@ -138,7 +138,7 @@ def test_its_weight_is_at_most_that_of_all_else_and_with_few_users_a_quarter(fas
     found = add_recent_popularity(untrained(fashions), "ndcg_at_10")
     assert found is not None
     assert found.weight <= MAX_WEIGHT == 1
-    few = fashions.parts["validation"].where(np.arange(len(fashions.parts["validation"])) < LEAST_USERS - 1)
+    few = fashions.parts["validation"].where(np.arange(len(fashions.parts["validation"])) < MIN_USERS - 1)
     of_few = replace(fashions, parts={**fashions.parts, "validation": few})
     alone = add_recent_popularity(untrained(of_few), "ndcg_at_10")
     assert alone is not None

@@ -15,7 +15,7 @@ from serving.live.search.live_items import LiveItems
 from serving.retrieval.hnsw_index import HnswIndex
 from serving.retrieval.query import PLAIN, EncodedQueries, Query
 from tests.helpers.serving.live import LiveWorld
-from tests.helpers.tiny import SYLLABLES
+from tests.helpers.tiny import random_texts
 
 
 @pytest.fixture
@@ -24,12 +24,6 @@ def world(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     world = LiveWorld(plain, tmp_path)
     yield world
     world.deriver.close()
-
-
-def texts(count: int, seed: int) -> list[str]:
-    """Different texts of some length, so that few items are alike."""
-    drawn = np.random.default_rng(seed).integers(0, len(SYLLABLES), (count, 12)).tolist()
-    return ["".join(SYLLABLES[n] for n in each) for each in drawn]
 
 
 def settled(world: LiveWorld) -> LiveItems:
@@ -52,19 +46,19 @@ def found_first(world: LiveWorld, ids: list[str]) -> float:
 
 
 def test_a_graph_covers_most_of_a_large_overlay(world: LiveWorld) -> None:
-    for n, text in enumerate(texts(1000, 0)):
+    for n, text in enumerate(random_texts(1000, 0)):
         world.put(f"new-{n}", text)
     live = settled(world)
     assert live.overlay.graph is not None
     assert live.overlay.graph.count == 1000
-    for n, text in enumerate(texts(100, 1)):  # not in the graph, and some replace items in it
+    for n, text in enumerate(random_texts(100, 1)):  # not in the graph, and some replace items in it
         world.put(f"new-{n * 7}", text)
     for n in range(0, 1000, 9):
         world.delete(f"new-{n}")
     live = settled(world)
     assert live.overlay.graph is not None
     assert live.overlay.graph.count == 1000
-    queries = world.base.encode([*map(Query, texts(64, 2))])
+    queries = world.base.encode([*map(Query, random_texts(64, 2))])
     for k in (1, 10, 300):
         answers = live.retriever.search_encoded(queries, k)
         for answer, vector in zip(answers, queries.vectors, strict=True):
@@ -80,7 +74,7 @@ def test_a_graph_covers_most_of_a_large_overlay(world: LiveWorld) -> None:
 
 
 def test_a_graph_as_large_as_the_bundles_is_searched_as_widely(world: LiveWorld) -> None:
-    for n, text in enumerate(texts(600, 0)):
+    for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
     live, manifest = settled(world), world.base.manifest
     (path,) = (world.place / world.origin.store_id).glob(f"*{graphs.SUFFIX}")
@@ -92,7 +86,7 @@ def test_a_graph_as_large_as_the_bundles_is_searched_as_widely(world: LiveWorld)
 
 
 def test_a_new_generation_of_records_gets_a_new_graph(world: LiveWorld) -> None:
-    for n, text in enumerate(texts(600, 0)):
+    for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
     settled(world)
     folder = world.place / world.origin.store_id
@@ -109,7 +103,7 @@ def test_a_new_generation_of_records_gets_a_new_graph(world: LiveWorld) -> None:
 
 
 def test_a_damaged_graph_is_not_used(world: LiveWorld) -> None:
-    for n, text in enumerate(texts(600, 0)):
+    for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
     settled(world)
     (path,) = (world.place / world.origin.store_id).glob(f"*{graphs.SUFFIX}")
@@ -126,7 +120,7 @@ def test_a_damaged_graph_is_not_used(world: LiveWorld) -> None:
 
 
 def test_a_graph_that_is_being_built_is_given_up(world: LiveWorld) -> None:
-    for n, text in enumerate(texts(600, 0)):
+    for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
     world.deriver.run_once()
     world.deriver._graphs.wait()
@@ -144,7 +138,7 @@ def test_a_graph_that_is_being_built_is_given_up(world: LiveWorld) -> None:
 def test_few_items_that_are_written_often_have_no_graph(world: LiveWorld) -> None:
     """Most rows of the overlay are outdated then, and a graph would hold them too."""
     for seed in range(4):
-        for n, text in enumerate(texts(300, seed)):
+        for n, text in enumerate(random_texts(300, seed)):
             world.put(f"new-{n}", text)
         assert settled(world).overlay.graph is None
     assert world.live.overlay.count == 1200
@@ -158,7 +152,7 @@ def test_many_equal_items_have_no_graph(world: LiveWorld) -> None:
 
 
 def test_some_equal_items_do_not_keep_the_others_from_having_a_graph(world: LiveWorld) -> None:
-    for n, text in enumerate(texts(700, 0)):
+    for n, text in enumerate(random_texts(700, 0)):
         world.put(f"new-{n}", text)
         if n % 10 == 0:
             world.put(f"same-{n}", "bavuti")
@@ -183,7 +177,7 @@ def test_some_equal_items_do_not_keep_the_others_from_having_a_graph(world: Live
 def test_a_graph_that_cannot_be_built_is_tried_again_later(
     world: LiveWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for n, text in enumerate(texts(600, 0)):
+    for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
     tried: list[int] = []
 
@@ -224,13 +218,13 @@ def test_churn_loses_no_item(plain: Path, tmp_path: Path) -> None:
     ids = [f"new-{n}" for n in range(4000)]
     shares, searched = [], 0
     for turn in range(10):
-        for item_id, text in zip(ids, texts(len(ids), 2 * turn), strict=True):
+        for item_id, text in zip(ids, random_texts(len(ids), 2 * turn), strict=True):
             world.put(item_id, text)
         settled(world)
         for item_id in draw.permutation(ids)[:2000]:
             world.delete(str(item_id))
         settled(world)
-        for item_id, text in zip(draw.permutation(ids)[:1200], texts(1200, 2 * turn + 1), strict=True):
+        for item_id, text in zip(draw.permutation(ids)[:1200], random_texts(1200, 2 * turn + 1), strict=True):
             world.put(str(item_id), text)
         live = settled(world)
         searched += live.overlay.graph is not None  # small overlays have none
