@@ -4,17 +4,18 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from protos.release_records import CHAMPION
+from tests.helpers.ports import held_port
 from tests.helpers.waiting import wait_until
 from train.paths import ROOT
 
@@ -244,11 +245,16 @@ def checkout(empty_store: Path, tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that is kept for the server of the test."""
+    with held_port() as number:
+        yield number
+
+
 @pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore::Warning:mlflow")
-def test_serve_mlflow_answers_from_a_fresh_shell(checkout: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def test_serve_mlflow_answers_from_a_fresh_shell(checkout: Path, port: int) -> None:
     command = ["make", "serve-mlflow", "CONFIG=tiny.toml", f"MODEL_PORT={port}"]
     fresh = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(checkout.parent), "LANG": "C.UTF-8"}
 

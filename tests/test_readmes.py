@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from tests.helpers.ports import held_port
+
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
@@ -146,25 +148,23 @@ def named(block: Block) -> str:
 @pytest.fixture(scope="module")
 def port(checkout: Path) -> Iterator[int]:
     """Where a server of that checkout, started by `make serve`, listens; it takes writes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = int(free.getsockname()[1])
-    log = checkout / "serve.log"
-    with log.open("wb") as file:
-        command = ["make", "serve", "FLAGS=--catalogue"]
-        server = subprocess.Popen(command, cwd=checkout, env=environment(number), stderr=file)
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", number)) == 0:
-                break
-        assert server.poll() is None, log.read_text()
-        time.sleep(0.1)
-    else:
-        pytest.fail(f"no server listens: {log.read_text()}")
-    yield number
-    server.send_signal(signal.SIGTERM)
-    server.wait(30)
+    with held_port() as number:
+        log = checkout / "serve.log"
+        with log.open("wb") as file:
+            command = ["make", "serve", "FLAGS=--catalogue"]
+            server = subprocess.Popen(command, cwd=checkout, env=environment(number), stderr=file)
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", number)) == 0:
+                    break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"no server listens: {log.read_text()}")
+        yield number
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
 
 
 @pytest.fixture(scope="module")

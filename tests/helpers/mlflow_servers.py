@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.helpers.ports import held_port
 
 BIN = Path(sys.executable).parent
 START_S = 90.0  # a machine that does other things beside takes its time
@@ -111,13 +112,10 @@ def _unprivileged() -> str | None:
 @contextmanager
 def _serving(folder: Path, command: list[str], path: str, **environment: str) -> Iterator[str]:
     """A process of MLflow, and those that it starts, until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = folder / f"{path.removeprefix('/')}.log"
     variables = {**os.environ, **environment, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     variables.pop("PYTHONPATH", None)  # a model server finds the code in the model, not in this checkout
-    with log.open("w") as output:
+    with held_port() as port, log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
@@ -126,12 +124,12 @@ def _serving(folder: Path, command: list[str], path: str, **environment: str) ->
             stderr=output,
             start_new_session=True,
         )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait(process, log, lambda: _answers(url + path))
-        yield url
-    finally:
-        _end(process)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait(process, log, lambda: _answers(url + path))
+            yield url
+        finally:
+            _end(process)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import export.__main__
 import train.__main__
 from protos import bundle
 from serving import bundles
+from tests.helpers.ports import held_port
 from tests.helpers.stdlib import FEW, PLAIN, QUICK, tracking_at, write_toml
 
 pytestmark = pytest.mark.exhaustive
@@ -32,25 +32,24 @@ Capture = pytest.CaptureFixture[str]
 def server(empty_store: Path, tmp_path: Path) -> Iterator[str]:
     """The address of a real MLflow server on a free port."""
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
-    options += ["--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", *options],
-            env={**os.environ, "MLFLOW_TRACKING_URI": ""},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{address}/health", process, tmp_path / "log")
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # with the workers it started
-        process.wait()
+    with held_port() as port:
+        options = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
+        options += ["--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(port)]
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", *options],
+                env={**os.environ, "MLFLOW_TRACKING_URI": ""},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        address = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(f"{address}/health", process, tmp_path / "log")
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # with the workers it started
+            process.wait()
 
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from protos import bundle
 from serving.client import RetrievalClient
 from tests.helpers.mlflow_servers import server_of
+from tests.helpers.ports import held_port
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
@@ -34,9 +35,8 @@ class RegistryServer:
         self.folder = folder
         self.database = folder / "mlflow.db"
         self.artefacts = folder / "artefacts"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self._held = ExitStack()
+        self.port = self._held.enter_context(held_port())
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -59,6 +59,11 @@ class RegistryServer:
         self.signal(signal.SIGKILL)
         if self.process:
             self.process.wait()
+
+    def close(self) -> None:
+        """Kill it, and give its port back."""
+        self.stop()
+        self._held.close()
 
     def signal(self, number: signal.Signals) -> None:
         """Send all of its processes a signal."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from protos.errors import Unavailable
 from serving.benchmark.services import ROOT
+from tests.helpers.ports import held_port
 
 CONFIG = ROOT / "serving" / "deploy" / "haproxy.cfg"
 PROGRAM = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or ""
@@ -47,10 +48,7 @@ def running(service: str, **settings: str) -> Iterator[str]:
     Raises:
         Unavailable: HAProxy did not start.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    with tempfile.NamedTemporaryFile(prefix="haproxy-", suffix=".log") as log:
+    with held_port() as port, tempfile.NamedTemporaryFile(prefix="haproxy-", suffix=".log") as log:
         process = subprocess.Popen(
             [PROGRAM, "-db", "-f", str(CONFIG)],
             stdout=log,

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -14,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from tests.helpers.ports import held_port
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
 
@@ -94,21 +94,24 @@ def scraping(folder: Path, ports: Mapping[str, int]) -> Iterator[Prometheus]:
         (target,) = job["static_configs"]
         target["targets"] = [f"127.0.0.1:{ports[job['job_name']]}"]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}"]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, f"--storage.tsdb.path={folder / 'data'}"], stdout=log, stderr=log, cwd=folder
-        )
-    try:
-        made = Prometheus(f"http://{address}")
-        wait_until(made.answers, 60, (folder / "prometheus.log").read_text)
-        yield made
-    finally:
-        process.terminate()
-        process.wait(30)
+    with held_port() as port:
+        address = f"127.0.0.1:{port}"
+        command = [
+            "prometheus",
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--web.listen-address={address}",
+        ]
+        with (folder / "prometheus.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, f"--storage.tsdb.path={folder / 'data'}"], stdout=log, stderr=log, cwd=folder
+            )
+        try:
+            made = Prometheus(f"http://{address}")
+            wait_until(made.answers, 60, (folder / "prometheus.log").read_text)
+            yield made
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def dashboard_queries() -> dict[str, str]:

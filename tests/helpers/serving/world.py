@@ -46,7 +46,7 @@ class World:
         self.asker.stop()
         self.service.stop()
         self.versions.close()
-        self.registry.stop()
+        self.registry.close()
         if self.disk:
             subprocess.run(["umount", str(self.disk)], check=True)
 

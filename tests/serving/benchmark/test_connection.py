@@ -17,6 +17,7 @@ from protos.errors import InvalidInput, Unavailable
 from serving.benchmark import http2
 from serving.benchmark.http2 import WINDOW, Call, Connection, ConnectionPool, Status
 from serving.benchmark.load import MessageReader, Requests, closed_loop, stream_loop
+from tests.helpers.ports import held_port
 
 PATH = "/test.Test/Call"
 ONE = Requests(PATH, [http2.message(b"a")])
@@ -163,9 +164,7 @@ def test_messages_are_whole_however_they_come() -> None:
 def test_load_stays_on_this_machine() -> None:
     with pytest.raises(InvalidInput, match="is not this machine"):
         ConnectionPool("192.0.2.1:50051", 1, lambda *each: None)
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    with pytest.raises(Unavailable, match="cannot connect"):
+    with held_port() as port, pytest.raises(Unavailable, match="cannot connect"):
         ConnectionPool(f"127.0.0.1:{port}", 1, lambda *each: None)
 
 

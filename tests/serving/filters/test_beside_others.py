@@ -1,6 +1,5 @@
 """Filters beside histories, popular answers, canaries, shadows and metrics."""
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.transport.filter_converters import filter_to_wire
 from tests.helpers.filter_oracle import passes
+from tests.helpers.ports import held_port
 from tests.helpers.serving.scraping import Scrape
 from tests.helpers.serving.shadowing import Champion, Scene, asked
 from tests.helpers.tiny import (
@@ -130,21 +130,19 @@ def test_a_shadow_without_the_field_counts_an_error(filtered: Path, plain: Path)
 
 
 def test_plans_are_counted(start_server: Callable[..., Any], filtered: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    _, address = start_server("--bundle", str(filtered), "--metrics-port", str(port), "--workers", "1")
-    with RetrievalClient(address) as client:
-        client.wait_ready()
-        client.search("bavuti")
-        client.search_batch(["bavuti", "kelimo"], filter=NODE)
-        client.search("bavuti", filter=where.price > 1000)
-        with pytest.raises(InvalidInput):
-            client.search("bavuti", filter=where.nothing > 1000)
-    scrape = Scrape(port)
-    assert scrape.get("filter_plans_total", plan="exact") == 2
-    assert scrape.get("filter_plans_total", plan="empty") == 1
-    assert scrape.get("filter_plans_total", plan="graph") == 0
+    with held_port() as port:
+        _, address = start_server("--bundle", str(filtered), "--metrics-port", str(port), "--workers", "1")
+        with RetrievalClient(address) as client:
+            client.wait_ready()
+            client.search("bavuti")
+            client.search_batch(["bavuti", "kelimo"], filter=NODE)
+            client.search("bavuti", filter=where.price > 1000)
+            with pytest.raises(InvalidInput):
+                client.search("bavuti", filter=where.nothing > 1000)
+        scrape = Scrape(port)
+        assert scrape.get("filter_plans_total", plan="exact") == 2
+        assert scrape.get("filter_plans_total", plan="empty") == 1
+        assert scrape.get("filter_plans_total", plan="graph") == 0
 
 
 def test_a_bundle_of_exact_search_compares_those_that_pass(tmp_path: Path) -> None:

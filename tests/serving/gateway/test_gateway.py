@@ -23,6 +23,7 @@ from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.tls import ServerTls, TlsFiles
 from serving.server import RetrievalServer
+from tests.helpers.ports import held_port
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import NDJSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -95,9 +96,7 @@ def test_health_is_that_of_the_service(gateway: RunningGateway) -> None:
 
 
 def test_a_service_that_is_not_there_is_unavailable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with run_gateway(address) as running:
+    with held_port() as port, run_gateway(f"127.0.0.1:{port}") as running:
         for answer in (running.ask("/v1/health"), running.ask("/v1/search", SEARCH)):
             assert answer.error[:2] == (503, "UNAVAILABLE")
 

@@ -1,7 +1,6 @@
 """A whole service that takes writes, as its clients and its operator see it: real processes, real stores."""
 
 import asyncio
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from serving.client import AsyncRetrievalClient, Item, RetrievalClient, Security
 from serving.client.items import ItemState, Origin, Refusal
 from serving.security.tokens import new_token
 from serving.server import RetrievalServer
+from tests.helpers.ports import held_port
 from tests.helpers.serving.cataloguing import FAR, ROOT, CatalogueService, catalogue_service, first, item
 from tests.helpers.serving.operated import scrape
 from tests.helpers.waiting import wait_until
@@ -269,10 +269,10 @@ def test_a_second_service_sees_what_the_first_writes_and_the_other_way_round(
 @pytest.mark.exhaustive
 def test_metrics_and_info_show_the_catalogue(plain: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/items.db"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with catalogue_service(plain, url, tmp_path / "s", "--metrics-port", str(port)) as service:
+    with (
+        held_port() as port,
+        catalogue_service(plain, url, tmp_path / "s", "--metrics-port", str(port)) as service,
+    ):
         with service.client() as client:
             client.upsert([item(f"n-{n}") for n in range(5)])
             client.delete(["item-001"])

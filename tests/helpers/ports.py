@@ -1,0 +1,20 @@
+"""Ports for servers that are told where to listen before they start."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that the kernel gives to no other process while the block lasts.
+
+    A socket is bound to it and never listens. A server that sets SO_REUSEADDR or SO_REUSEPORT can listen
+    there nevertheless, which most servers do; until then, connections are refused. A port that was only free
+    a moment ago may belong to a server of another test when this one's starts.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
