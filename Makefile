@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
-        test-together test-alone test-serving test-hostile lint protos clean help
+        test-together test-quiet test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -214,13 +214,13 @@ test: setup ## the tests that find most faults, offline; TESTS="tests/serving -x
 
 test-all: setup ## all tests: also fuzzing, fault injection, killed processes, and every command of the READMEs
 	@$(MAKE) --no-print-directory test-together
-	$(MAKE) --no-print-directory test-alone
+	$(MAKE) --no-print-directory test-quiet
 
 test-together: setup ## the part of test-all that runs in parallel
-	@$(PY) -m pytest -m "not alone" -n logical --dist worksteal
+	@$(PY) -m pytest -m "not quiet" -n logical --dist worksteal
 
-test-alone: setup ## the part of test-all that needs a quiet machine, one by one
-	@$(PY) -m pytest -m alone $$(grep -rl "mark\.alone" tests --include="test_*.py") # importing all takes longer
+test-quiet: setup ## the part of test-all that needs a quiet machine, two at a time
+	@$(PY) -m pytest -m quiet -n 2 --dist worksteal $$(grep -rl "mark\.quiet" tests --include="test_*.py") # importing all takes longer
 
 test-serving: ## client, service and gateway, each installed alone, without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT

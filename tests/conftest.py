@@ -71,8 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     A long module that begins last would keep one process busy while the others have no tests left.
     """
     for item in items:
-        if item.get_closest_marker("alone") and "mark.alone" not in item.path.read_text():
-            raise pytest.UsageError(f"{item.path}: `make test-alone` finds files by the words `mark.alone`")
+        if item.get_closest_marker("quiet") and "mark.quiet" not in item.path.read_text():
+            raise pytest.UsageError(f"{item.path}: `make test-quiet` finds files by the words `mark.quiet`")
     yield  # other hooks deselect tests here, by -m and -k
     modules: dict[Path, list[pytest.Item]] = {}
     for item in items:
@@ -114,13 +114,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Make timed calls without a warm-up, except in tests that run alone: the others check no times.
+    """Make timed calls without a warm-up, except in tests on a quiet machine: the others check no times.
 
     This saves two seconds for each bundle. A bundle that several tests share is timed as the first of them
     asks, so no test may compare the times in its manifest.
     """
-    is_alone = item.get_closest_marker("alone") is not None
-    timing.WARM_UP, timing.FIRST = (WARM_UP, FIRST) if is_alone else (0.0, 2)
+    is_quiet = item.get_closest_marker("quiet") is not None
+    timing.WARM_UP, timing.FIRST = (WARM_UP, FIRST) if is_quiet else (0.0, 2)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -30,7 +30,7 @@ def answers(address: str) -> bool:
         return False
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_a_stopped_worker_is_replaced_and_new_connections_are_answered_again(start_server: Start) -> None:
     process, address = start_server(
         "--workers", "2", "--worker-timeout", "4", "--metrics-port", "0", "--json"
@@ -77,7 +77,7 @@ def test_a_stopped_process_of_the_catalogue_is_replaced_and_the_write_that_waits
         assert client.info().state["catalogue"]["last_error"] == ""
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_a_pause_of_all_processes_kills_none(start_server: Start) -> None:
     process, address = start_server("--workers", "2", "--worker-timeout", "4")
     before = workers(process, address)
@@ -100,7 +100,7 @@ def test_a_pause_of_all_processes_kills_none(start_server: Start) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_a_process_that_has_not_started_yet_may_take_longer_than_the_timeout(tmp_path: Path) -> None:
     """Loading a large bundle shows no heartbeat."""
 
@@ -115,7 +115,7 @@ def test_a_process_that_has_not_started_yet_may_take_longer_than_the_timeout(tmp
         wait_until(lambda: starts() >= 4, 60)
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_a_timeout_of_0_replaces_no_process(tmp_path: Path) -> None:
     with supervised(tmp_path, timeout=0.0, heartbeat=1.0):
         wait_until(lambda: len(list(tmp_path.iterdir())) == 1, 60)

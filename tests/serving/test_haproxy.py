@@ -26,7 +26,7 @@ MISSING = haproxy.missing()
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING),
     pytest.mark.exhaustive,
-    pytest.mark.alone,
+    pytest.mark.quiet,
 ]
 
 Start = Callable[..., str]

@@ -12,7 +12,7 @@ from tests.serving.conftest import ROOT
 from tests.serving.hostile import report
 from tests.serving.hostile.run import GROUPS
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 GOOD: dict[str, Any] = {
     "good_share_one_connection": 0.99,

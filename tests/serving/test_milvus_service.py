@@ -105,7 +105,7 @@ def test_the_answers_are_those_of_exact_search_with_filters_and_live_items(
         np.testing.assert_allclose([hit.score for hit in found.hits], best, atol=1e-5)
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
     folder: Path, server: MilvusServer, tmp_path: Path
 ) -> None:
@@ -180,7 +180,7 @@ def test_items_that_are_written_and_deleted_are_found_and_gone_at_once(folder: P
         assert found[0].id == "new" and len({hit.id for hit in found}) == 5
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_a_server_that_hangs_or_dies_is_told_and_found_again(
     folder: Path, near: Retriever, server: MilvusServer, tmp_path: Path
 ) -> None:

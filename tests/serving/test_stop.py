@@ -22,7 +22,7 @@ from tests.helpers.serving.supervised import supervised
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.serving.stopping import Made, clients_under_load, made_service
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.helpers.serving.supervised import supervised
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 CLIENTS = 12
 

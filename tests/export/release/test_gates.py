@@ -24,7 +24,7 @@ from train.config import GatesConfig
 from train.data.training_data import TrainingData
 from train.training.run import fit
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]  # gates of latency measure
+pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]  # gates of latency measure
 
 ONE_STEP = {"training": {"epochs": 1, "batch_size": 4096}}
 # What refuses each challenger.

@@ -63,12 +63,12 @@ def check(found: dict[str, Any], operations: int, kills: int) -> None:
     assert f"history: {found['operations']:,} operations" in shown(report.show, found)
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_a_history_on_sqlite(folders: tuple[Path, Path]) -> None:
     check(livetest(folders, "--operations", "1500", "--kills", "4"), 1500, 4)
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 @pytest.mark.skipif(bool(without_postgres()), reason=without_postgres() or "it is there")
 def test_a_history_of_two_services_on_postgresql(folders: tuple[Path, Path]) -> None:
     with postgres() as url:
@@ -94,7 +94,7 @@ def run_load(folder: Path, place: Path) -> dict[str, Any]:
     return test.run(place, {"few": (100, 50), "many": (200, 100)})
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_a_swap_with_live_items(folders: tuple[Path, Path], tmp_path: Path) -> None:
     options = SwapOptions(live=300, deletes=50, clients=8, swaps=2, seconds=3.0, restarts=1)
     found = apart(run_swap, folders, options, tmp_path, quiet, quiet)
@@ -105,7 +105,7 @@ def test_a_swap_with_live_items(folders: tuple[Path, Path], tmp_path: Path) -> N
     assert 0 < found["start_s"] < 60
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_the_load_with_live_items(folders: tuple[Path, Path], tmp_path: Path) -> None:
     found = apart(run_load, folders[0], tmp_path)
     assert found["load_errors"] == 0

@@ -27,7 +27,7 @@ from tests.helpers.tiny import tiny_bundle
 from tests.serving.cli.test_commands import Capture, document, failure, misuse
 from tests.serving.conftest import ROOT
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 
 @pytest.fixture(scope="module")

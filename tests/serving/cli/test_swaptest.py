@@ -30,7 +30,7 @@ from tests.helpers.tiny import item_names, tiny_bundle
 from tests.serving.cli.test_commands import Capture, failure, misuse
 from tests.serving.conftest import ROOT
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 FIRST, SECOND = "a" * 64, "b" * 64
 EXPECTED: list[list[Hits]] = [

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING),
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.exhaustive,
-    pytest.mark.alone,
+    pytest.mark.quiet,
     pytest.mark.timeout(300),  # the shadow runs only while no other process wants the core
 ]
 

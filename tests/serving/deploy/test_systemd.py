@@ -79,7 +79,7 @@ def address(manager: systemd.Systemd) -> str:
 
 @real
 @pytest.mark.exhaustive
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_the_unit_runs_hardened_and_is_ready_when_systemd_says_so(plain: Path, tmp_path: Path) -> None:
     made, entry = new_token("frontend", "reader")
     flags = "--tokens /etc/twinspire/tokens.toml"
@@ -110,7 +110,7 @@ def test_the_unit_runs_hardened_and_is_ready_when_systemd_says_so(plain: Path, t
 @real
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.exhaustive
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_the_unit_follows_an_alias_of_a_registry(plain: Path, tmp_path: Path) -> None:
     """Hardening stops MLflow sooner than the service: it imports more than a hundred packages."""
     registry = tmp_path / "registry"
@@ -136,7 +136,7 @@ def test_the_unit_follows_an_alias_of_a_registry(plain: Path, tmp_path: Path) ->
 
 @real
 @pytest.mark.exhaustive
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_the_gateways_unit_answers_for_the_service(plain: Path, tmp_path: Path) -> None:
     grpc_port, http_port = free_ports(2)
     environment = {
@@ -188,7 +188,7 @@ def _answers(client: RetrievalClient) -> bool:
 
 @real
 @pytest.mark.exhaustive
-@pytest.mark.alone
+@pytest.mark.quiet
 @pytest.mark.parametrize("mode", ["mixed", "control-group"])
 def test_a_stop_by_systemd_loses_no_request_of_64_clients(plain: Path, tmp_path: Path, mode: str) -> None:
     """With `control-group` each process of the service gets SIGTERM from systemd, in any order."""
@@ -204,7 +204,7 @@ def test_a_stop_by_systemd_loses_no_request_of_64_clients(plain: Path, tmp_path:
 
 @real
 @pytest.mark.exhaustive
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_systemd_restarts_a_service_that_dies_or_hangs_and_not_one_with_wrong_flags(
     plain: Path, tmp_path: Path
 ) -> None:

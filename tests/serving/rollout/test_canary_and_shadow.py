@@ -43,7 +43,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         made.close()
 
 
-@pytest.mark.alone  # the service has little time to end the run of its shadow when it stops
+@pytest.mark.quiet  # the service has little time to end the run of its shadow when it stops
 def test_a_challenger_answers_a_part_and_is_asked_the_rest(scene: Scene) -> None:
     first, second = (folder.name for folder in scene.bundles)
     service = scene.service

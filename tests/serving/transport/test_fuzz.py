@@ -24,7 +24,7 @@ from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.serving.conftest import ROOT
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 ROUNDS = 3
 MESSAGES, FRAMES = 34_000, 3_400  # in each of them
