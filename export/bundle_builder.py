@@ -48,7 +48,7 @@ from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
 from train.paths import CACHE
 from train.training.metric_groups import metrics_of
-from train.training.tracking import log_metrics
+from train.training.tracking import choices_of, log_metrics
 from train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
@@ -225,7 +225,9 @@ class _BundleBuilder:
         with self.console.status("quality on the test split, baselines beside it"):
             model = quality.ServedModel(query.onnx, query.inputs, evaluated, index, served)
             rows, _ = self.data.parts["test"].by_query()
-            answers = quality.rankings(self.experiment, self.data, model, rows, self.console, tried)
+            answers = quality.rankings(
+                self.experiment, self.data, model, rows, self.console, tried, choices_of(self.run)
+            )
             beside = quality.of_label_baselines(metrics_of(self.run))
             metrics = quality.evaluate(
                 self.experiment, self.data, model, self.score, self.console, answers, beside
@@ -255,7 +257,8 @@ class _BundleBuilder:
             model = quality.ServedModel(query.onnx, query.inputs, catalogue, index, served)
             data = self.data.as_served()
             rows = self.data.judged.query
-            answers = quality.rankings(self.experiment, data, model, rows, self.console)
+            choices = choices_of(self.run)
+            answers = quality.rankings(self.experiment, data, model, rows, self.console, choices=choices)
         self.reports["quality"] |= quality.evaluate_judged_queries(data, answers)
 
     def _items(self, is_hybrid: bool) -> ItemColumns:

@@ -4,7 +4,6 @@ Each takes its arguments and returns one JSON document. `__main__.py` says where
 """
 
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from train.progress import PROGRESS
 from train.training.metric_groups import metrics_of
 from train.training.run import STAGE as FIT
 from train.training.run import finished_run
-from train.training.tracking import connect, find_run, get_run
+from train.training.tracking import choices_of, connect, find_run, get_run
 
 
 def make_bundle(arguments: Namespace) -> dict[str, Any]:
@@ -62,8 +61,10 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     model = served_model(folder, manifest, data.items, threads, PROGRESS)
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
-        answers = quality.rankings(experiment, data, model, queries, PROGRESS)
-        beside = quality.of_label_baselines(_metrics_of_run(manifest))
+        run = _run_of_bundle(manifest)
+        choices = None if run is None else choices_of(run)
+        answers = quality.rankings(experiment, data, model, queries, PROGRESS, choices=choices)
+        beside = quality.of_label_baselines(manifest.quality if run is None else metrics_of(run))
         metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers, beside)
     topics = [trec.split_topics(data, answers)]
     if data.judged is not None:
@@ -71,7 +72,9 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
         if data.serves_other_texts:
             model = served_model(folder, manifest, served.items, threads, PROGRESS)
         with PROGRESS.status("search, judged queries"):
-            answers = quality.rankings(experiment, served, model, data.judged.query, PROGRESS)
+            answers = quality.rankings(
+                experiment, served, model, data.judged.query, PROGRESS, choices=choices
+            )
             metrics |= quality.evaluate_judged_queries(served, answers)
         topics.append(trec.judged_topics(served, answers))
     written = {}
@@ -83,12 +86,12 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     return metrics | {"bundle": str(folder), **written}
 
 
-def _metrics_of_run(manifest: bundle.Manifest) -> Mapping[str, Any]:
-    """The metrics of the run that trained a bundle's towers, or, without the run, those in its manifest."""
+def _run_of_bundle(manifest: bundle.Manifest) -> Run | None:
+    """The run that trained a bundle's towers; None if MLflow does not know it."""
     try:
-        return metrics_of(get_run(manifest.run_id))
+        return get_run(manifest.run_id)
     except MissingStage:
-        return manifest.quality
+        return None
 
 
 def promote(arguments: Namespace) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.metrics import CUTOFFS, as_higher_is_better, mean, per_query
 from train.evaluation.plots import metric_label
+from train.evaluation.ranking import Fitting
 from train.evaluation.report import (
     JUDGED,
     evaluate_cold_items,
@@ -82,12 +83,14 @@ def rankings(
     rows: Rows,
     console: Console,
     tried: HybridRanking | None = None,
+    choices: Mapping[str, Any] | None = None,
 ) -> dict[str, Rows]:
     """What the service, exact search and the baselines answer to some queries: (Q, K) item rows, best first.
 
     Args:
         rows: of the queries.
         tried: a hybrid that is not served, to be measured beside the model.
+        choices: of the run that trained the model (`choices_of`), for the baselines.
 
     Returns:
         `""` -> as served, `exact` -> exact search over the same vectors, name -> of each baseline. Of a
@@ -95,7 +98,8 @@ def rankings(
         -> both and `lexical`.
     """
     vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
-    others = {name: rank(rows) for name, rank in baselines(experiment, data, console).items()}
+    fitting = Fitting(experiment, data, stored=choices)
+    others = {name: rank(rows) for name, rank in baselines(experiment, data, console, fitting).items()}
     exact = ann.exact(vectors, model.items, K, data.seen(rows))
     parts = _parts(data, model, tried, vectors, rows)
     return {"": _search(data, model, vectors, rows), EXACT: exact, **parts, **others}

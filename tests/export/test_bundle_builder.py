@@ -39,6 +39,8 @@ from tests.helpers.stdlib import (
     write_toml,
 )
 from train.data.training_data import training_data_of
+from train.evaluation.baselines import bm25
+from train.training.metric_groups import metrics_of
 
 
 def test_a_manifest_has_the_measurements(made: Made) -> None:
@@ -97,6 +99,7 @@ def test_a_second_process_waits_for_the_bundle_of_the_first(made_once: Made, tmp
     with tracking_copy(made_once, tmp_path), ThreadPoolExecutor(1) as pool:
         client, run_id = mlflow.MlflowClient(), made_once.run.info.run_id
         client.delete_tag(run_id, tag)  # as it is while the first makes its bundle
+        LOCKS.mkdir(parents=True, exist_ok=True)  # this process may have made no bundle yet
         with (LOCKS / f"{tag}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             second = pool.submit(build_bundle, *arguments)
@@ -137,9 +140,10 @@ def features(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.exhaustive
 def test_a_bundle_is_built_once_and_again_if_damaged(
-    features: Made, tmp_path: Path, console: Console
+    features: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = features.experiment, features.dataset, features.run, console
+    monkeypatch.setattr(bm25, "per_query", None)  # by which k1 and b are chosen, as the run has done
     vectors = features.folder / bundle.VECTORS
     content = vectors.read_bytes()
     with tracking_copy(features, tmp_path):
@@ -153,7 +157,9 @@ def test_a_bundle_is_built_once_and_again_if_damaged(
         finally:
             vectors.write_bytes(content)
         assert not reused
-        assert bundle.read(folder).run_id == features.run.info.run_id
+        manifest = bundle.read(folder)
+        assert manifest.run_id == features.run.info.run_id
+        assert manifest.quality["bm25_recall_at_10"] == metrics_of(features.run)["bm25_recall_at_10"]
         run = mlflow.get_run(features.run.info.run_id)
         assert build_bundle(features.experiment, features.dataset, run, console) == (folder, True)
     left = [path.name for path in folder.parent.iterdir() if path.name.startswith((".making-", ".bundle-"))]

@@ -6,8 +6,9 @@ A parameter is chosen on validation. Where the data are large, that is done with
 some of the validation queries (`Fitting.tuning`), so that a choice takes seconds; the fit reads all items.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 
+from protos.toml_config import parse, to_table
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData
@@ -146,6 +148,7 @@ class Fitting:
         data: the data set.
         say: is told what is being done.
         choices: made before on the same data set, by name; others are added.
+        stored: the same as JSON, of a run on the same data set (`choices_of`).
     """
 
     def __init__(
@@ -154,9 +157,11 @@ class Fitting:
         data: TrainingData,
         say: Callable[[str], None] = lambda _: None,
         choices: dict[str, Any] | None = None,
+        stored: Mapping[str, Any] | None = None,
     ) -> None:
         self.experiment, self.data, self.say = experiment, data, say
         self.choices: dict[str, Any] = {} if choices is None else choices
+        self._stored = stored or {}
         self._made: dict[str, Any] = {}
         self._chooser: Fitting | None = None  # to the data of before a refit, where choices are made
 
@@ -170,13 +175,17 @@ class Fitting:
         made: T = self._made[name]
         return made
 
-    def choose(self, name: str, make: "Callable[[Fitting], T]") -> T:
-        """What `make` chooses on validation, at the first call with this name.
+    def choose(self, name: str, kind: type[T], make: "Callable[[Fitting], T]") -> T:
+        """What `make` chooses on validation, at the first call with this name, unless it is stored.
 
         Args:
             name: of the choice.
+            kind: of what is chosen: a number or a dataclass. What is stored and is no such is chosen anew.
             make: gets a fitting to data whose training pairs hold none of validation.
         """
+        if name not in self.choices and name in self._stored:
+            with suppress(ValueError):
+                self.choices[name] = _parsed(self._stored[name], kind, name)
         if name not in self.choices:
             before = self.data.before_refit
             if self._chooser is None and before is not None:
@@ -192,6 +201,21 @@ class Fitting:
             return Tuning(self.experiment, _most_popular(self.data, items, queries), self._tell)
 
         return self.once(f"tuning on {items} and {queries}", make)
+
+
+def _parsed(stored: Any, kind: type[T], name: str) -> T:
+    """A stored choice: whole, and all of its numbers are finite and from 0.
+
+    Raises:
+        ValueError: it is not of this kind.
+    """
+    choice: T = parse(stored, kind, name)
+    if to_table(choice) != stored:
+        raise ValueError(f"{name}: expected all of {to_table(choice)}, got {stored}")
+    values: Iterable[Any] = vars(choice).values() if is_dataclass(choice) else [choice]
+    if not all(0 <= value < np.inf for value in values if not isinstance(value, str)):
+        raise ValueError(f"{name}: expected finite numbers from 0, got {stored}")
+    return choice
 
 
 @dataclass(frozen=True)

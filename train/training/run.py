@@ -57,7 +57,14 @@ from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
 from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from train.training.refit import REFIT, refit
-from train.training.tracking import find_run, flattened, log_warnings, tracked_run, unfinished_runs
+from train.training.tracking import (
+    find_run,
+    flattened,
+    log_choices,
+    log_warnings,
+    tracked_run,
+    unfinished_runs,
+)
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, trainer_of
 from train.training.trainer import Trainer
 
@@ -296,6 +303,7 @@ def _finish(
         on_judged = judged.metrics(rankers, start, console)
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
+    log_choices(validated.choices)
     for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):
         if part is not None:
             mlflow.log_params(flattened({name: part.parameters()}))

@@ -22,9 +22,11 @@ import mlflow
 from mlflow.entities import Metric, Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
+from protos.documents import parse_json
 from protos.errors import MissingStage, Unavailable
 from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import ABSENT, STAGE
+from protos.toml_config import to_table
 from train.interrupts import before_leaving
 from train.paths import IS_CHECKOUT, MLRUNS, ROOT
 
@@ -32,6 +34,7 @@ FINGERPRINT = "twinspire.fingerprint"
 DESCRIPTION = "mlflow.note.content"  # tag of a run or an experiment; the UI shows it as Markdown
 EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment: which of its views the UI opens
 WARNINGS = "twinspire.warnings"  # tag of a run: a JSON list of sentences
+CHOICES = "twinspire.choices"  # tag of a run: JSON, what validation has chosen for its baselines
 MODEL_TRAINING = "custom_model_development"  # its value for training runs; the UI's default is for agents
 SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000  # limit of MLflow
@@ -239,6 +242,27 @@ def log_warnings(warnings: Sequence[str]) -> None:
 def warnings_of(run: Run) -> list[str]:
     """The warnings of a run; none of a run that was trained before runs had warnings."""
     return [str(each) for each in json.loads(run.data.tags.get(WARNINGS, "[]"))]
+
+
+def log_choices(choices: Mapping[str, Any]) -> None:
+    """Keep what validation has chosen for baselines with the active run, so that nothing chooses it again.
+
+    Args:
+        choices: name -> number or dataclass, as `Fitting` has them.
+    """
+    mlflow.set_tag(CHOICES, json.dumps(to_table(choices)))
+
+
+def choices_of(run: Run) -> Mapping[str, Any]:
+    """What validation has chosen for the baselines of a run, as JSON; empty where the run's tag says nothing.
+
+    The tag may hold any text: `Fitting.choose` checks each value.
+    """
+    try:
+        found = parse_json(run.data.tags.get(CHOICES, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def chosen_settings(run: Run) -> dict[str, str]:

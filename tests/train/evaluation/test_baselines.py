@@ -17,8 +17,9 @@ from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import baselines
 from train.evaluation.baselines.bm25 import analyzer_of
+from train.evaluation.bm25 import Bm25
 from train.evaluation.metrics import CUTOFFS, mean, per_query
-from train.evaluation.ranking import FittedBaseline
+from train.evaluation.ranking import FittedBaseline, Fitting
 from train.evaluation.report import COMPARED, WITH_INTERVAL, evaluate_ranking
 from train.paths import ROOT
 
@@ -92,6 +93,23 @@ def test_parameters_are_chosen_without_the_texts_that_hold_the_validation_querie
     rank = baselines(model.experiment, served)["bm25"]
     found, relevant = data.parts["validation"].by_query()
     assert mean(per_query(rank(found), relevant))["recall_at_10"] > 0.95  # it ranks the texts as served
+
+
+def test_bm25_is_not_tuned_again_with_what_a_run_has_chosen(
+    stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
+    chosen = {"k1 and b of BM25": {"k1": 2.5, "b": 0.25}, "k1 and b of BM25, full texts": {"k1": 1.5, "b": 1}}
+    tuned: list[int] = []
+    monkeypatch.setattr(Bm25, "tune", lambda self, queries, quality: tuned.append(len(queries)))
+    found = baselines(model.experiment, data, fitting=Fitting(model.experiment, data, stored=chosen))
+    assert tuned == []
+    assert (found["bm25"].settings["k1"], found["bm25"].settings["b"]) == (2.5, 0.25)
+    assert (found["bm25_full"].settings["k1"], found["bm25_full"].settings["b"]) == (1.5, 1.0)
+    queries, _ = data.parts["test"].by_query()
+    best = found["bm25"](queries)
+    assert (best != baselines(model.experiment, data)["bm25"](queries)).any()
+    assert len(tuned) == 2
 
 
 def test_bm25_is_measured_as_the_model_is(stdlib: Path, tmp_path: Path) -> None:

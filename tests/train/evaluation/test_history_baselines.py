@@ -1,6 +1,7 @@
 """The baselines of histories against slower references, and how their parameters are chosen."""
 
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ import scipy.sparse
 from rich.console import Console
 
 from protos.errors import ConfigError
+from protos.toml_config import to_table
 from tests.helpers.people import data_of_people, random_people
 from train.config import BaselinesConfig, Experiment, read_experiment
 from train.config.baselines import LABEL_BASELINE_NAMES, baseline_names
@@ -100,6 +102,42 @@ def test_all_baselines_of_histories_run_and_progress_is_shown(data: TrainingData
     quality = {name: mean(per_query(rank(queries), relevant))["hr_at_10"] for name, rank in found.items()}
     assert quality["slist"] > quality["popularity"] + 0.1  # each item is mostly followed by the next
     assert quality["ease_recency"] > quality["ease"] > quality["popularity"]
+
+
+def test_what_a_run_has_chosen_is_not_chosen_again(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fitting(data)
+    expected = baselines(experiment_with(), data, fitting=first)
+    again = Fitting(experiment_with(), data, stored=json.loads(json.dumps(to_table(first.choices))))
+
+    def refuse(fitting: Fitting) -> Tuning:
+        raise AssertionError("a choice was made again")
+
+    monkeypatch.setattr(Fitting, "tuning", refuse)
+    found = baselines(experiment_with(), data, fitting=again)
+    queries, _ = data.parts["test"].by_query()
+    for name, each in found.items():
+        assert each.settings == expected[name].settings
+        np.testing.assert_array_equal(each(queries), expected[name](queries))
+    with pytest.raises(AssertionError, match="made again"):
+        baselines(experiment_with(), data, fitting=fitting(data))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"lambda of EASE": "1", "decay of EASE": True, "SLIST": 3.0, "VSKNN": None},
+        {"lambda of EASE": -1.0, "decay of EASE": math.inf, "SLIST": {"alpha": math.nan}, "VSKNN": {}},
+        {"lambda of EASE": [1.0], "SLIST": {"alpha": 0.4, "beta": 1.0}, "VSKNN": {"neighbours_are": "items"}},
+        {"VSKNN": {"neighbours_are": "users", "neighbours": 2.5, "decay": 0.9}},
+    ],
+    ids=["other types", "other numbers", "other names", "a part of a neighbour"],
+)
+def test_a_stored_choice_that_cannot_be_one_is_made_anew(data: TrainingData, stored: Any) -> None:
+    for module in (ease, ease_recency, slist, vsknn):
+        found = module.BASELINE.fit(Fitting(experiment_with(), data, stored=stored))
+        assert found.settings == module.BASELINE.fit(fitting(data)).settings
 
 
 def test_without_times_nothing_recent_is_measured() -> None:

@@ -1,6 +1,7 @@
 """BM25 over what the towers read: texts cut to their `max_length` (Robertson and Zaragoza 2009)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,22 @@ def analyzer_of(experiment: Experiment, data: TrainingData) -> Analyzer:
     return choose_analyzer(texts[row] for row in drawn)
 
 
-def tuned_bm25(experiment: Experiment, data: TrainingData, cut: bool) -> FittedBaseline:
+@dataclass(frozen=True)
+class Parameters:
+    """What is chosen on validation."""
+
+    k1: float
+    b: float
+
+
+def tuned_bm25(fitting: Fitting, cut: bool) -> FittedBaseline:
     """BM25 with the k1 and b that are best on validation.
 
     Args:
+        fitting: what it is fitted with.
         cut: over what the towers read, not over the whole texts.
     """
+    experiment, data = fitting.experiment, fitting.data
     analyzer = analyzer_of(experiment, data)
     folder = experiment.tower.features_folder
     queries = texts_of(data.queries, experiment.query, cut, folder)
@@ -55,22 +66,28 @@ def tuned_bm25(experiment: Experiment, data: TrainingData, cut: bool) -> FittedB
     def tokens(rows: Rows) -> list[list[str]]:
         return [*analyzer.analyze(queries[row] for row in rows)]
 
-    model = over(data.items if data.chosen_with is None else data.chosen_with)
-    rows, relevant = data.parts["validation"].by_query()
-    if len(rows):
-        drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
-        wanted, metric = [relevant[n] for n in drawn], selection_metric(experiment)
-        model.tune(tokens(rows[drawn]), lambda ranked: mean(per_query(ranked, wanted))[metric])
-    k1, b = model.k1, model.b
-    if data.chosen_with is not None:
-        model = over(data.items)
-        model.set(k1, b)
-    settings = {"k1": k1, "b": b, "analyzer": str(analyzer)}
+    models: dict[str, Bm25] = {}
+
+    def tune(_: Fitting) -> Parameters:  # it learns from no pairs, so a refit changes nothing
+        model = over(data.items if data.chosen_with is None else data.chosen_with)
+        rows, relevant = data.parts["validation"].by_query()
+        if len(rows):
+            drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
+            wanted, metric = [relevant[n] for n in drawn], selection_metric(experiment)
+            model.tune(tokens(rows[drawn]), lambda ranked: mean(per_query(ranked, wanted))[metric])
+        if data.chosen_with is None:
+            models["tuned"] = model
+        return Parameters(model.k1, model.b)
+
+    chosen = fitting.choose(f"k1 and b of BM25{'' if cut else ', full texts'}", Parameters, tune)
+    model = models.get("tuned") or over(data.items)
+    model.set(chosen.k1, chosen.b)
+    settings = {"k1": chosen.k1, "b": chosen.b, "analyzer": str(analyzer)}
     return FittedBaseline(lambda rows: model.rank(tokens(rows), max(CUTOFFS)), settings)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    return tuned_bm25(fitting.experiment, fitting.data, cut=True)
+    return tuned_bm25(fitting, cut=True)
 
 
 BASELINE = Baseline("bm25", "BM25", has_texts, _fit, "texts on both sides")

@@ -15,7 +15,7 @@ def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    return tuned_bm25(fitting.experiment, fitting.data, cut=False)
+    return tuned_bm25(fitting, cut=False)
 
 
 BASELINE = Baseline(

@@ -26,7 +26,7 @@ FINER = 3**0.5
 
 def strength(fitting: Fitting) -> float:
     """The lambda that is best on validation."""
-    return fitting.choose("lambda of EASE", _strength)
+    return fitting.choose("lambda of EASE", float, _strength)
 
 
 def _strength(fitting: Fitting) -> float:

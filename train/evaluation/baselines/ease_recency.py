@@ -6,7 +6,7 @@ from train.evaluation.ranking import DECAYS, Baseline, FittedBaseline, Fitting, 
 
 def decay(fitting: Fitting) -> float:
     """The factor that is best on validation."""
-    return fitting.choose("decay of EASE", _decay)
+    return fitting.choose("decay of EASE", float, _decay)
 
 
 def _decay(fitting: Fitting) -> float:

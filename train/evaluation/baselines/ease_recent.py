@@ -70,7 +70,7 @@ def scorer(data: TrainingData, weights: Floats, shares: RecentShares, settings: 
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    settings = fitting.choose("EASE x recent popularity", _choose)
+    settings = fitting.choose("EASE x recent popularity", Settings, _choose)
     shares = RecentShares(fitting.data)
     ranked = rank_by(fitting.data, scorer(fitting.data, ease.weights(fitting), shares, settings))
     named = {"lambda": ease.strength(fitting), "decay": settings.decay}

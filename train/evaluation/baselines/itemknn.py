@@ -8,7 +8,7 @@ NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    best = fitting.choose("neighbours of item-kNN", _choose)
+    best = fitting.choose("neighbours of item-kNN", int, _choose)
     weights = item_knn(interaction_matrix(fitting.data), best)
     return FittedBaseline(rank_by_scores(fitting.data, weights), {"neighbours": best})
 

@@ -18,7 +18,7 @@ def _scorer(data: TrainingData, days: float) -> Scorer:
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    days = fitting.choose("days of recent popularity", _choose)
+    days = fitting.choose("days of recent popularity", float, _choose)
     return FittedBaseline(rank_by(fitting.data, _scorer(fitting.data, days)), {"days": days or "all"})
 
 

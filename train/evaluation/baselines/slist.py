@@ -162,7 +162,7 @@ def weights(fitting: Fitting) -> tuple[Floats, Settings]:
     """(N, N): SLIST's weights over all items, and what was chosen for them."""
 
     def fit() -> tuple[Floats, Settings]:
-        settings = fitting.choose("SLIST", _choose)
+        settings = fitting.choose("SLIST", Settings, _choose)
         fitting.say("all items")
         inverse, target = Slist(fitting.data).solve(settings)
         return (inverse @ target).numpy(), settings

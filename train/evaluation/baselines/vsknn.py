@@ -8,6 +8,7 @@ where sessions are, the user's earlier sessions may be.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ class Settings:
         decay: factor on an event for each later step.
     """
 
-    neighbours_are: str = "users"
+    neighbours_are: Literal["users", "sessions"] = "users"
     neighbours: int = 100
     decay: float = 0.9
 
@@ -115,7 +116,7 @@ def scorer(data: TrainingData, neighbours_of: Stored, settings: Settings) -> Sco
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    data, settings = fitting.data, fitting.choose("VSKNN", _choose)
+    data, settings = fitting.data, fitting.choose("VSKNN", Settings, _choose)
     named = {
         "neighbours_are": settings.neighbours_are,
         "neighbours": settings.neighbours,
