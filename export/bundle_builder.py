@@ -48,7 +48,8 @@ from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
 from train.paths import CACHE
 from train.training.metric_groups import metrics_of
-from train.training.tracking import choices_of, log_metrics
+from train.training.run import choices_of
+from train.training.tracking import log_metrics
 from train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
@@ -130,6 +131,7 @@ class _BundleBuilder:
         self.console = console
         self.details = console if verbose else Console(quiet=True)
         self.windows = windows
+        self.choices = choices_of(run, experiment, dataset)
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
         self.data: TrainingData = data_of_kept_towers(dataset, self.experiment)
@@ -226,7 +228,7 @@ class _BundleBuilder:
             model = quality.ServedModel(query.onnx, query.inputs, evaluated, index, served)
             rows, _ = self.data.parts["test"].by_query()
             answers = quality.rankings(
-                self.experiment, self.data, model, rows, self.console, tried, choices_of(self.run)
+                self.experiment, self.data, model, rows, self.console, tried, self.choices
             )
             beside = quality.of_label_baselines(metrics_of(self.run))
             metrics = quality.evaluate(
@@ -257,8 +259,7 @@ class _BundleBuilder:
             model = quality.ServedModel(query.onnx, query.inputs, catalogue, index, served)
             data = self.data.as_served()
             rows = self.data.judged.query
-            choices = choices_of(self.run)
-            answers = quality.rankings(self.experiment, data, model, rows, self.console, choices=choices)
+            answers = quality.rankings(self.experiment, data, model, rows, self.console, choices=self.choices)
         self.reports["quality"] |= quality.evaluate_judged_queries(data, answers)
 
     def _items(self, is_hybrid: bool) -> ItemColumns:

@@ -26,8 +26,8 @@ from train.data.training_data import TrainingData, data_of_kept_towers
 from train.progress import PROGRESS
 from train.training.metric_groups import metrics_of
 from train.training.run import STAGE as FIT
-from train.training.run import finished_run
-from train.training.tracking import choices_of, connect, find_run, get_run
+from train.training.run import choices_of, finished_run
+from train.training.tracking import connect, find_run, get_run
 
 
 def make_bundle(arguments: Namespace) -> dict[str, Any]:
@@ -55,14 +55,14 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     dataset = _dataset(experiment, arguments)
     if why := why_not_comparable(manifest, dataset.split_hash, dataset.report):
         raise MissingStage(f"{folder}: does not fit the data set: {why}; `make export` makes a new one")
+    run = _run_of_bundle(manifest)
+    choices = None if run is None else choices_of(run, experiment, dataset)
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
     threads = experiment.index.threads
     model = served_model(folder, manifest, data.items, threads, PROGRESS)
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
-        run = _run_of_bundle(manifest)
-        choices = None if run is None else choices_of(run)
         answers = quality.rankings(experiment, data, model, queries, PROGRESS, choices=choices)
         beside = quality.of_label_baselines(manifest.quality if run is None else metrics_of(run))
         metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers, beside)

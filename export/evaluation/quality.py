@@ -90,7 +90,7 @@ def rankings(
     Args:
         rows: of the queries.
         tried: a hybrid that is not served, to be measured beside the model.
-        choices: of the run that trained the model (`choices_of`), for the baselines.
+        choices: what the run that trained the model has chosen for the baselines, see `choices_of`.
 
     Returns:
         `""` -> as served, `exact` -> exact search over the same vectors, name -> of each baseline. Of a

@@ -143,7 +143,7 @@ def test_a_bundle_is_built_once_and_again_if_damaged(
     features: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = features.experiment, features.dataset, features.run, console
-    monkeypatch.setattr(bm25, "per_query", None)  # by which k1 and b are chosen, as the run has done
+    monkeypatch.setattr(bm25, "per_query", None)  # choosing k1 and b would need it; the run has done that
     vectors = features.folder / bundle.VECTORS
     content = vectors.read_bytes()
     with tracking_copy(features, tmp_path):

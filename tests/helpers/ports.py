@@ -9,9 +9,9 @@ from contextlib import contextmanager
 def held_port() -> Iterator[int]:
     """A port of 127.0.0.1 that the kernel gives to no other process while the block lasts.
 
-    A socket is bound to it and never listens. A server that sets SO_REUSEADDR or SO_REUSEPORT can listen
-    there nevertheless, which most servers do; until then, connections are refused. A port that was only free
-    a moment ago may belong to a server of another test when this one's starts.
+    A socket is bound to it and never listens. A server that sets SO_REUSEADDR, or that sets SO_REUSEPORT and
+    runs as the same user, can listen there nevertheless; until then, connections are refused. Without such a
+    socket, the port may belong to a server of another test by the time this one's starts.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

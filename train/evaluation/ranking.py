@@ -148,7 +148,7 @@ class Fitting:
         data: the data set.
         say: is told what is being done.
         choices: made before on the same data set, by name; others are added.
-        stored: the same as JSON, of a run on the same data set (`choices_of`).
+        stored: choices that a run with the same settings, data and code has made, as JSON can hold them.
     """
 
     def __init__(
@@ -178,18 +178,20 @@ class Fitting:
     def choose(self, name: str, kind: type[T], make: "Callable[[Fitting], T]") -> T:
         """What `make` chooses on validation, at the first call with this name, unless it is stored.
 
+        A stored value that does not fit `kind` is ignored.
+
         Args:
             name: of the choice.
-            kind: of what is chosen: a number or a dataclass. What is stored and is no such is chosen anew.
+            kind: type of what is chosen: int, float, or a dataclass of these and texts.
             make: gets a fitting to data whose training pairs hold none of validation.
         """
         if name not in self.choices and name in self._stored:
-            with suppress(ValueError):
+            with suppress(ValueError, OverflowError):
                 self.choices[name] = _parsed(self._stored[name], kind, name)
         if name not in self.choices:
             before = self.data.before_refit
             if self._chooser is None and before is not None:
-                self._chooser = Fitting(self.experiment, before, self._tell, self.choices)
+                self._chooser = Fitting(self.experiment, before, self._tell, self.choices, self._stored)
             self.choices[name] = make(self._chooser or self)
         chosen: T = self.choices[name]
         return chosen
@@ -204,10 +206,11 @@ class Fitting:
 
 
 def _parsed(stored: Any, kind: type[T], name: str) -> T:
-    """A stored choice: whole, and all of its numbers are finite and from 0.
+    """A stored choice, of which no field may be missing and no number negative or infinite.
 
     Raises:
-        ValueError: it is not of this kind.
+        ValueError: it does not fit `kind`.
+        OverflowError: an integer is too large for a float.
     """
     choice: T = parse(stored, kind, name)
     if to_table(choice) != stored:

@@ -58,10 +58,12 @@ from train.training.rank_processes import ranks_of
 from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from train.training.refit import REFIT, refit
 from train.training.tracking import (
+    FINGERPRINT,
     find_run,
     flattened,
     log_choices,
     log_warnings,
+    stored_choices,
     tracked_run,
     unfinished_runs,
 )
@@ -149,6 +151,15 @@ def finished_run(experiment: Experiment, dataset: Dataset) -> Run | None:
         DataError: a file that a feature reads, such as a tokenizer's, cannot be read.
     """
     return find_run(experiment.name, STAGE, _fingerprint(experiment, dataset))
+
+
+def choices_of(run: Run, experiment: Experiment, dataset: Dataset) -> Mapping[str, Any]:
+    """What a run has chosen for its baselines, as `Fitting(stored=...)` takes it.
+
+    It is empty unless the run has the same settings, data and code, on which choices depend.
+    """
+    is_same = run.data.tags.get(FINGERPRINT) == _fingerprint(experiment, dataset)
+    return stored_choices(run) if is_same else {}
 
 
 def run_folder(run_id: str) -> Path:
@@ -300,10 +311,10 @@ def _finish(
     with console.status("test evaluation, baselines beside it"):
         metrics |= _test_metrics(experiment, trainer, rankers)
         metrics |= labelled.metrics(experiment)
-        on_judged = judged.metrics(rankers, start, console)
+        on_judged = judged.metrics(rankers, start, validated.choices, console)
+    log_choices(validated.choices)
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
-    log_choices(validated.choices)
     for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):
         if part is not None:
             mlflow.log_params(flattened({name: part.parameters()}))
@@ -406,20 +417,26 @@ class _JudgedQueries:
         return {"": lambda _: found}
 
     def metrics(
-        self, rankers: Mapping[str, FittedBaseline], start: Mapping[str, Ranker], console: Console
+        self,
+        rankers: Mapping[str, FittedBaseline],
+        start: Mapping[str, Ranker],
+        choices: dict[str, Any],
+        console: Console,
     ) -> dict[str, float]:
         """Metrics of the current towers, of their start, and of the baselines, without their prefix.
 
         Args:
             rankers: the baselines over the values of the items in training and evaluation.
             start: `answers` of the towers before the first step, empty if those do not rank.
+            choices: made for the baselines, by name; others are added.
             console: for progress.
         """
         if self._trainer.data.judged is None:
             return {}
         data = self._trainer.data.as_served()
         if data is not self._trainer.data:
-            rankers = baselines(self._experiment, data, console)
+            fitting = Fitting(self._experiment, data, choices=choices)
+            rankers = baselines(self._experiment, data, console, fitting)
         others: dict[str, Ranker] = {**rankers, **({"start": start[""]} if start else {})}
         found = evaluate_judged(data, self.answers()[""], others)
         return {name.removeprefix(JUDGED): value for name, value in found.items()}

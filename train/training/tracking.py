@@ -107,23 +107,32 @@ def experiment_id(name: str) -> str:
 
     It gets a kind and a description, unless it has them.
     """
+    tags = {EXPERIMENT_KIND: MODEL_TRAINING, DESCRIPTION: _description(name)}
     found = mlflow.get_experiment_by_name(name)
     if found is None:
-        number = _created(name)
-        found = mlflow.get_experiment(number)
+        found = mlflow.get_experiment(_created(name, tags))
     client = mlflow.MlflowClient()
-    for key, value in {EXPERIMENT_KIND: MODEL_TRAINING, DESCRIPTION: _description(name)}.items():
+    for key, value in tags.items():
         if not found.tags.get(key):
-            client.set_experiment_tag(found.experiment_id, key, value)
+            _set_tag(client, found.experiment_id, key, value)
     return str(found.experiment_id)
 
 
-def _created(name: str) -> str:
+def _set_tag(client: mlflow.MlflowClient, experiment: str, key: str, value: str) -> None:
+    """Set a tag that an experiment lacks, unless another process sets it at the same time."""
+    try:
+        client.set_experiment_tag(experiment, key, value)
+    except MlflowException:  # of two processes that insert a tag, MLflow's SQL store fails one
+        if not client.get_experiment(experiment).tags.get(key):
+            raise
+
+
+def _created(name: str, tags: dict[str, str]) -> str:
     """The id of a new experiment, or of the one that another process created meanwhile."""
     database = _database(mlflow.get_tracking_uri())
     artifacts = None if database is None else (database.absolute().parent / "artifacts" / name).as_uri()
     try:
-        return str(mlflow.create_experiment(name, artifacts))
+        return str(mlflow.create_experiment(name, artifacts, tags))
     except MlflowException:  # another process created it
         found = mlflow.get_experiment_by_name(name)
         if found is None:
@@ -245,18 +254,18 @@ def warnings_of(run: Run) -> list[str]:
 
 
 def log_choices(choices: Mapping[str, Any]) -> None:
-    """Keep what validation has chosen for baselines with the active run, so that nothing chooses it again.
+    """Keep what validation has chosen for baselines with the active run, for `stored_choices`.
 
     Args:
-        choices: name -> number or dataclass, as `Fitting` has them.
+        choices: name -> value, as `Fitting.choose` describes them.
     """
     mlflow.set_tag(CHOICES, json.dumps(to_table(choices)))
 
 
-def choices_of(run: Run) -> Mapping[str, Any]:
-    """What validation has chosen for the baselines of a run, as JSON; empty where the run's tag says nothing.
+def stored_choices(run: Run) -> Mapping[str, Any]:
+    """What `log_choices` has kept with a run, as JSON; empty if its tag is missing or cannot be read.
 
-    The tag may hold any text: `Fitting.choose` checks each value.
+    The values are not checked; `Fitting.choose` does that.
     """
     try:
         found = parse_json(run.data.tags.get(CHOICES, "{}"))

@@ -99,7 +99,8 @@ def test_bm25_is_not_tuned_again_with_what_a_run_has_chosen(
     stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
-    chosen = {"k1 and b of BM25": {"k1": 2.5, "b": 0.25}, "k1 and b of BM25, full texts": {"k1": 1.5, "b": 1}}
+    name = f"k1 and b of BM25, {analyzer_of(model.experiment, data)}"
+    chosen = {name: {"k1": 2.5, "b": 0.25}, f"{name}, full texts": {"k1": 1.5, "b": 1}}
     tuned: list[int] = []
     monkeypatch.setattr(Bm25, "tune", lambda self, queries, quality: tuned.append(len(queries)))
     found = baselines(model.experiment, data, fitting=Fitting(model.experiment, data, stored=chosen))
@@ -110,6 +111,9 @@ def test_bm25_is_not_tuned_again_with_what_a_run_has_chosen(
     best = found["bm25"](queries)
     assert (best != baselines(model.experiment, data)["bm25"](queries)).any()
     assert len(tuned) == 2
+    words = replace(model.experiment, baselines=BaselinesConfig("words"))
+    baselines(words, data, fitting=Fitting(words, data, stored=chosen))
+    assert len(tuned) == 4  # k1 and b were chosen with another analyser
 
 
 def test_bm25_is_measured_as_the_model_is(stdlib: Path, tmp_path: Path) -> None:

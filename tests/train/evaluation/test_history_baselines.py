@@ -41,6 +41,31 @@ from train.models.collaborative import history_matrix, interaction_matrix
 from train.paths import ROOT
 
 ITEMS = 25
+SLIST: dict[str, Any] = {
+    "alpha": 0.35,
+    "tau": 3.0,
+    "strength": 7.0,
+    "decay": 0.35,
+}  # values that no search tries
+VSKNN: dict[str, Any] = {"neighbours_are": "users", "neighbours": 7, "decay": 0.35}
+IMPOSSIBLE: dict[str, dict[str, Any]] = {  # what a run may have stored for each baseline
+    "other types": {"lambda of EASE": "1", "decay of EASE": True, "SLIST": 3.0, "VSKNN": None},
+    "impossible numbers": {
+        "lambda of EASE": -1.0,
+        "decay of EASE": math.inf,
+        "SLIST": {**SLIST, "alpha": math.nan},
+    },
+    "other names": {
+        "lambda of EASE": [1.0],
+        "SLIST": {**SLIST, "beta": 1.0},
+        "VSKNN": {**VSKNN, "neighbours_are": "x"},
+    },
+    "too large, missing, and a part of one": {
+        "lambda of EASE": 10**400,
+        "SLIST": {"alpha": 0.3},
+        "VSKNN": {**VSKNN, "neighbours": 2.5},
+    },
+}
 Floats = npt.NDArray[np.float64]
 
 
@@ -124,20 +149,15 @@ def test_what_a_run_has_chosen_is_not_chosen_again(
         baselines(experiment_with(), data, fitting=fitting(data))
 
 
-@pytest.mark.parametrize(
-    "stored",
-    [
-        {"lambda of EASE": "1", "decay of EASE": True, "SLIST": 3.0, "VSKNN": None},
-        {"lambda of EASE": -1.0, "decay of EASE": math.inf, "SLIST": {"alpha": math.nan}, "VSKNN": {}},
-        {"lambda of EASE": [1.0], "SLIST": {"alpha": 0.4, "beta": 1.0}, "VSKNN": {"neighbours_are": "items"}},
-        {"VSKNN": {"neighbours_are": "users", "neighbours": 2.5, "decay": 0.9}},
-    ],
-    ids=["other types", "other numbers", "other names", "a part of a neighbour"],
-)
-def test_a_stored_choice_that_cannot_be_one_is_made_anew(data: TrainingData, stored: Any) -> None:
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_stored_choice_that_cannot_be_one_is_made_anew(data: TrainingData, name: str) -> None:
+    whole = {"lambda of EASE": 1.5, "decay of EASE": 0.35, "SLIST": SLIST, "VSKNN": VSKNN}
     for module in (ease, ease_recency, slist, vsknn):
-        found = module.BASELINE.fit(Fitting(experiment_with(), data, stored=stored))
-        assert found.settings == module.BASELINE.fit(fitting(data)).settings
+        found, taken, expected = (
+            module.BASELINE.fit(Fitting(experiment_with(), data, stored=each)).settings
+            for each in (IMPOSSIBLE[name], whole, {})
+        )
+        assert found == expected != taken
 
 
 def test_without_times_nothing_recent_is_measured() -> None:

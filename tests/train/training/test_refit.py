@@ -71,7 +71,7 @@ def test_baselines_keep_their_choices_and_learn_from_validation(
     fitting = Fitting(experiment, data)
     before = baselines(experiment, data, console, fitting)
     both = data.with_validation()
-    again = baselines(experiment, both, console)  # as the exporter fits them
+    again = baselines(experiment, both, console)  # as the exporter fits them without the run's choices
     monkeypatch.setattr(Tuning, "quality", None)  # nothing is chosen again
     after = baselines(experiment, both, console, Fitting(experiment, both, choices=fitting.choices))
     assert {name: each.settings for name, each in before.items()} == {

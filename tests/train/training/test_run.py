@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from mlflow.entities import Run
+from mlflow.entities import Run, RunData, RunTag
 from rich.console import Console
 
 from export.bundle_builder import build_bundle
@@ -50,8 +50,8 @@ from train.paths import ROOT
 from train.training import run as training
 from train.training.checkpoint import RUN_STATE
 from train.training.device import start_process
-from train.training.run import fit
-from train.training.tracking import FINGERPRINT, chosen_settings, experiment_id, warnings_of
+from train.training.run import choices_of, fit
+from train.training.tracking import CHOICES, FINGERPRINT, chosen_settings, experiment_id, warnings_of
 from train.training.trained_model import ARTIFACTS, load_model
 
 SECTIONS = ("query", "item", "tower", "loss", "training")  # what the towers and their training read
@@ -90,6 +90,21 @@ def test_a_run_says_what_its_baselines_chose_and_what_is_weak_about_it(made: Mad
     told = warnings_of(run)
     assert [sum(each.startswith(start) for each in told) for start in (cut, few)] == [1, 1]
     assert all(f"- {each}" in run.data.tags["mlflow.note.content"] for each in told)
+
+
+def test_the_choices_of_a_run_are_those_of_its_settings_and_data(made: Made) -> None:
+    of_run = made.run, made.experiment, made.dataset
+    chosen, shown = choices_of(*of_run), chosen_settings(made.run)
+    values = [{name: str(value) for name, value in each.items()} for each in chosen.values()]
+    assert values == [
+        {name: shown[f"{each}.{name}"] for name in ("k1", "b")} for each in ("bm25", "bm25_full")
+    ]
+    others = dataclasses.replace(made.experiment, baselines=BaselinesConfig("words"))
+    assert choices_of(made.run, others, made.dataset) == {}
+    key = made.run.data.tags[FINGERPRINT]
+    for text in ("", "[1]", "{", "null"):
+        tags = [RunTag(FINGERPRINT, key), RunTag(CHOICES, text)]
+        assert choices_of(Run(made.run.info, RunData(tags=tags)), *of_run[1:]) == {}
 
 
 def test_the_start_has_a_row_of_its_own(made: Made) -> None:

@@ -23,13 +23,14 @@ from train.training.tracking import experiment_id, find_run, flattened, get_run,
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("named", [False, True], ids=["default", "named by the environment"])
-def test_two_processes_may_make_the_store_at_once(tmp_path: Path, named: bool) -> None:
+def test_two_processes_may_make_the_store_and_experiments_at_once(tmp_path: Path, named: bool) -> None:
     uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     code = (
         "import sys, mlflow\n"
         "from pathlib import Path\n"
         "from train.training.tracking import connect, experiment_id\n"
-        "print(connect(Path(sys.argv[1])), experiment_id('books'))\n"
+        "uri = connect(Path(sys.argv[1]))\n"
+        "print(uri, [experiment_id(f'books {n}') for n in range(20)])\n"
     )
     bare = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
     if named:
@@ -38,7 +39,7 @@ def test_two_processes_may_make_the_store_at_once(tmp_path: Path, named: bool) -
     outputs = [(process.communicate(timeout=100), process.returncode) for process in started]
     assert [code for _, code in outputs] == [0, 0], outputs
     first, second = (output for (output, _), _ in outputs)
-    assert first == second == f"{uri} 1\n"
+    assert first == second == f"{uri} {[str(n) for n in range(1, 21)]}\n"
     assert sorted(path.name for path in (tmp_path / "mlruns").iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 

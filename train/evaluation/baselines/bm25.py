@@ -68,7 +68,7 @@ def tuned_bm25(fitting: Fitting, cut: bool) -> FittedBaseline:
 
     models: dict[str, Bm25] = {}
 
-    def tune(_: Fitting) -> Parameters:  # it learns from no pairs, so a refit changes nothing
+    def tune(_: Fitting) -> Parameters:  # BM25 learns nothing from pairs, so a refit changes nothing
         model = over(data.items if data.chosen_with is None else data.chosen_with)
         rows, relevant = data.parts["validation"].by_query()
         if len(rows):
@@ -79,7 +79,8 @@ def tuned_bm25(fitting: Fitting, cut: bool) -> FittedBaseline:
             models["tuned"] = model
         return Parameters(model.k1, model.b)
 
-    chosen = fitting.choose(f"k1 and b of BM25{'' if cut else ', full texts'}", Parameters, tune)
+    name = f"k1 and b of BM25, {analyzer}{'' if cut else ', full texts'}"
+    chosen = fitting.choose(name, Parameters, tune)
     model = models.get("tuned") or over(data.items)
     model.set(chosen.k1, chosen.b)
     settings = {"k1": chosen.k1, "b": chosen.b, "analyzer": str(analyzer)}
