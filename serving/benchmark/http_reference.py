@@ -28,7 +28,7 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 
 
-class Asked(BaseModel):
+class QueryBody(BaseModel):
     """A query."""
 
     text: str | None = None
@@ -39,7 +39,7 @@ class Asked(BaseModel):
 class SearchRequest(BaseModel):
     """One query, and how many items to return."""
 
-    query: Asked
+    query: QueryBody
     k: int = 10
 
 
@@ -65,9 +65,9 @@ def application(retriever: Retriever) -> FastAPI:
 
     @app.post("/v1/search")
     async def search(request: SearchRequest) -> SearchResponse:
-        asked = request.query
-        times = tuple(asked.history_times)
-        query = Query(text=asked.text, history=tuple(asked.history), history_times=times)
+        given = request.query
+        times = tuple(given.history_times)
+        query = Query(text=given.text, history=tuple(given.history), history_times=times)
         (found,) = retriever.search([query], request.k, exclude_history=False)
         hits = [Found(id=hit.id, score=hit.score, fields=dict(hit.fields)) for hit in found.hits]
         return SearchResponse(hits=hits, bundle_version=version)
