@@ -39,6 +39,7 @@ from tests.helpers.stdlib import Made, make_of, pack, tracking_at, tracking_copy
 from tests.helpers.waiting import wait_until
 from train.models.prepared_inputs import TokenizedTexts
 from train.paths import ROOT
+from train.training.run import choices_of
 from train.training.trained_model import load_model
 
 pytestmark = [needs_tokenizers(), needs_transformers(), pytest.mark.exhaustive]
@@ -57,6 +58,15 @@ def made_of(factory: Factory, stdlib: Path, empty_store: Path, name: str, **towe
 def pretrained(tmp_path_factory: Factory, stdlib: Path, empty_store: Path) -> Made:
     """The encoder on both sides, frozen."""
     return made_of(tmp_path_factory, stdlib, empty_store, "pretrained-both")
+
+
+def test_without_the_folder_of_the_model_nothing_is_known_of_the_choices(
+    pretrained: Made, tmp_path: Path
+) -> None:
+    assert choices_of(pretrained.run, pretrained.experiment, pretrained.dataset)
+    tower = dataclasses.replace(pretrained.experiment.tower, model=str(tmp_path / "gone"))  # type: ignore[arg-type]
+    gone = dataclasses.replace(pretrained.experiment, tower=tower)
+    assert choices_of(pretrained.run, gone, pretrained.dataset) == {}
 
 
 @pytest.fixture(scope="module")

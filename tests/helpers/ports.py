@@ -11,7 +11,7 @@ def held_port() -> Iterator[int]:
 
     A socket is bound to it and never listens. A server that sets SO_REUSEADDR, or that sets SO_REUSEPORT and
     runs as the same user, can listen there nevertheless; until then, connections are refused. Without such a
-    socket, the port may belong to a server of another test by the time this one's starts.
+    socket, a server of another test may have taken the port by the time the server starts.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -147,7 +147,7 @@ class Fitting:
         experiment: of the run.
         data: the data set.
         say: is told what is being done.
-        choices: made before on the same data set, by name; others are added.
+        choices: made before on the same split, by name; others are added.
         stored: choices that a run with the same settings, data and code has made, as JSON can hold them.
     """
 
@@ -178,7 +178,8 @@ class Fitting:
     def choose(self, name: str, kind: type[T], make: "Callable[[Fitting], T]") -> T:
         """What `make` chooses on validation, at the first call with this name, unless it is stored.
 
-        A stored value that does not fit `kind` is ignored.
+        A stored value is ignored if it does not fit `kind`, or has a number that is negative or infinite. No
+        more is checked: the store that it comes from also holds the towers.
 
         Args:
             name: of the choice.

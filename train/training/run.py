@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from protos import names
-from protos.errors import DataError, MissingStage, Unavailable
+from protos.errors import ConfigError, DataError, MissingStage, Unavailable
 from protos.features import Schema
 from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import PRETRAINED_MODEL
@@ -156,10 +156,15 @@ def finished_run(experiment: Experiment, dataset: Dataset) -> Run | None:
 def choices_of(run: Run, experiment: Experiment, dataset: Dataset) -> Mapping[str, Any]:
     """What a run has chosen for its baselines, as `Fitting(stored=...)` takes it.
 
-    It is empty unless the run has the same settings, data and code, on which choices depend.
+    It is empty unless the run has the same settings, data and code, on which choices depend. So it is where
+    that cannot be told, because a file that training reads, such as a pretrained model, is no longer there.
     """
-    is_same = run.data.tags.get(FINGERPRINT) == _fingerprint(experiment, dataset)
-    return stored_choices(run) if is_same else {}
+    stored = stored_choices(run)
+    try:
+        is_same = bool(stored) and run.data.tags.get(FINGERPRINT) == _fingerprint(experiment, dataset)
+    except (ConfigError, DataError):
+        is_same = False
+    return stored if is_same else {}
 
 
 def run_folder(run_id: str) -> Path:

@@ -48,7 +48,7 @@ SLIST: dict[str, Any] = {
     "decay": 0.35,
 }  # values that no search tries
 VSKNN: dict[str, Any] = {"neighbours_are": "users", "neighbours": 7, "decay": 0.35}
-IMPOSSIBLE: dict[str, dict[str, Any]] = {  # what a run may have stored for each baseline
+IMPOSSIBLE: dict[str, dict[str, Any]] = {  # values that no baseline can have chosen
     "other types": {"lambda of EASE": "1", "decay of EASE": True, "SLIST": 3.0, "VSKNN": None},
     "impossible numbers": {
         "lambda of EASE": -1.0,
@@ -60,7 +60,7 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {  # what a run may have stored for each
         "SLIST": {**SLIST, "beta": 1.0},
         "VSKNN": {**VSKNN, "neighbours_are": "x"},
     },
-    "too large, missing, and a part of one": {
+    "too large, incomplete, and no whole number": {
         "lambda of EASE": 10**400,
         "SLIST": {"alpha": 0.3},
         "VSKNN": {**VSKNN, "neighbours": 2.5},

@@ -101,6 +101,8 @@ def test_the_choices_of_a_run_are_those_of_its_settings_and_data(made: Made) -> 
     ]
     others = dataclasses.replace(made.experiment, baselines=BaselinesConfig("words"))
     assert choices_of(made.run, others, made.dataset) == {}
+    report = {**made.dataset.report, "fingerprint": "0"}
+    assert choices_of(made.run, made.experiment, dataclasses.replace(made.dataset, report=report)) == {}
     key = made.run.data.tags[FINGERPRINT]
     for text in ("", "[1]", "{", "null"):
         tags = [RunTag(FINGERPRINT, key), RunTag(CHOICES, text)]

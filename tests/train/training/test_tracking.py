@@ -43,6 +43,25 @@ def test_two_processes_may_make_the_store_and_experiments_at_once(tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "mlruns").iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
+@pytest.mark.exhaustive
+def test_two_processes_may_tag_an_experiment_at_once(store: str) -> None:
+    made = [
+        mlflow.create_experiment(f"books {n}") for n in range(20)
+    ]  # without tags, as before these existed
+    code = (
+        "from train.training.tracking import connect, experiment_id\n"
+        "connect()\n"
+        "for n in range(20): experiment_id(f'books {n}')\n"
+    )
+    started = [WarmPython("-c", code) for _ in range(2)]
+    outputs = [(process.communicate(timeout=100), process.returncode) for process in started]
+    assert [code for _, code in outputs] == [0, 0], outputs
+    for each in made:
+        tags = mlflow.get_experiment(each).tags
+        assert tags[tracking.EXPERIMENT_KIND] == tracking.MODEL_TRAINING
+        assert "`fit`: training" in tags[tracking.DESCRIPTION]
+
+
 def test_a_store_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused = pytest.raises(Unavailable, match=r"mlflow\.db: the store cannot be made: ")

@@ -41,7 +41,7 @@ def analyzer_of(experiment: Experiment, data: TrainingData) -> Analyzer:
 
 
 @dataclass(frozen=True)
-class Parameters:
+class Settings:
     """What is chosen on validation."""
 
     k1: float
@@ -68,7 +68,7 @@ def tuned_bm25(fitting: Fitting, cut: bool) -> FittedBaseline:
 
     models: dict[str, Bm25] = {}
 
-    def tune(_: Fitting) -> Parameters:  # BM25 learns nothing from pairs, so a refit changes nothing
+    def tune(_: Fitting) -> Settings:  # BM25 learns nothing from pairs, so a refit changes nothing
         model = over(data.items if data.chosen_with is None else data.chosen_with)
         rows, relevant = data.parts["validation"].by_query()
         if len(rows):
@@ -77,12 +77,14 @@ def tuned_bm25(fitting: Fitting, cut: bool) -> FittedBaseline:
             model.tune(tokens(rows[drawn]), lambda ranked: mean(per_query(ranked, wanted))[metric])
         if data.chosen_with is None:
             models["tuned"] = model
-        return Parameters(model.k1, model.b)
+        return Settings(model.k1, model.b)
 
     name = f"k1 and b of BM25, {analyzer}{'' if cut else ', full texts'}"
-    chosen = fitting.choose(name, Parameters, tune)
-    model = models.get("tuned") or over(data.items)
-    model.set(chosen.k1, chosen.b)
+    chosen = fitting.choose(name, Settings, tune)
+    model = models.get("tuned")
+    if model is None:
+        model = over(data.items)
+        model.set(chosen.k1, chosen.b)
     settings = {"k1": chosen.k1, "b": chosen.b, "analyzer": str(analyzer)}
     return FittedBaseline(lambda rows: model.rank(tokens(rows), max(CUTOFFS)), settings)
 
