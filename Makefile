@@ -219,7 +219,7 @@ test-all: setup ## all tests: also fuzzing, fault injection, killed processes, a
 test-together: setup ## the part of test-all that runs in parallel
 	@$(PY) -m pytest -m "not quiet" -n logical --dist worksteal
 
-test-quiet: setup ## the part of test-all that fails on a busy machine, two tests at a time
+test-quiet: setup ## the tests of test-all that would fail on a busy machine, two at a time
 	@$(PY) -m pytest -m quiet -n 2 --dist worksteal $$(grep -rl "mark\.quiet" tests --include="test_*.py") # importing all takes longer
 
 test-serving: ## client, service and gateway, each installed alone, without torch and MLflow

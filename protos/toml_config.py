@@ -126,7 +126,10 @@ def parse(value: Any, schema: Any, key: str = "") -> Any:
             raise _mismatch(key, "a table", value)
         return {name: parse(each, arguments[1], _join(key, name)) for name, each in value.items()}
     if schema is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _mismatch(key, "a number that fits into 64 bits", value) from None
     if schema is Any or type(value) is schema:
         return value
     raise _mismatch(key, _TYPE_NAMES.get(schema, str(schema)), value)

@@ -14,7 +14,7 @@ from protos.cli import CommandParser
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import validate_bundle
-from serving.rollout.registry import MlflowRegistry, hide_what_is_not_needed
+from serving.rollout.registry import MlflowRegistry, block_unneeded_imports
 from serving.rollout.registry_process import RegistryProcess
 
 log = logging.getLogger(__name__)
@@ -119,5 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    hide_what_is_not_needed()
+    block_unneeded_imports()
     main()

@@ -114,7 +114,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Make timed calls without a warm-up, except in tests on a quiet machine: the others check no times.
+    """Make timed calls without a warm-up, except in tests marked `quiet`: the others check no times.
 
     This saves two seconds for each bundle. A bundle that several tests share is timed as the first of them
     asks, so no test may compare the times in its manifest.

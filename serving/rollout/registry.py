@@ -277,7 +277,7 @@ def _experiment(client: Any, name: str) -> str:
     return str(client.create_experiment(name, folder))
 
 
-def hide_what_is_not_needed() -> None:
+def block_unneeded_imports() -> None:
     """Make imports of `NOT_NEEDED` fail in this process until it ends.
 
     For a process that uses MLflow only as the registry's client: it then starts in two thirds of the time,
@@ -289,7 +289,7 @@ def hide_what_is_not_needed() -> None:
 
 def answer_calls() -> None:
     """Answer the calls of a `RegistryProcess` on standard input, one line of JSON each, until it ends."""
-    hide_what_is_not_needed()
+    block_unneeded_imports()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
     calls: queue.Queue[bytes] = queue.Queue()

@@ -1,4 +1,4 @@
-"""Commands in the tests' own process, because an import for each would take longest."""
+"""Runs commands in the process of the tests, because imports would take most of their time."""
 
 import io
 import subprocess

@@ -10,8 +10,8 @@ def held_port() -> Iterator[int]:
     """A port of 127.0.0.1 that the kernel gives to no other process while the block lasts.
 
     A socket is bound to it and never listens. A server that sets SO_REUSEADDR, or that sets SO_REUSEPORT and
-    runs as the same user, can listen there nevertheless; until then, connections are refused. Without such a
-    socket, a server of another test may have taken the port by the time the server starts.
+    runs as the same user, can listen there nevertheless; until then, connections are refused. If the
+    port were only looked up and released, a server of another test could take it first.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

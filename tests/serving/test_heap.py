@@ -32,19 +32,19 @@ def test_threads_of_a_worker_allocate_from_one_arena(start_server: Start) -> Non
 
 @pytest.mark.exhaustive
 def test_a_lasting_growth_is_trimmed_twice_and_then_no_more() -> None:
-    assert _trimmed("lasting") == [2, 4]
+    assert _trimmed("keep_blocks") == [2, 4]
 
 
 @pytest.mark.exhaustive
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc trims")
 def test_memory_that_was_in_use_at_a_trim_is_returned_later() -> None:
-    in_use, freed = _trimmed("freed")
+    in_use, freed = _trimmed("free_blocks")
     assert in_use > 5 * heap.GROWTH_BYTES
     assert freed < heap.GROWTH_BYTES
 
 
 def _trimmed(scenario: str) -> list[int]:
-    """What a process with a trimmer tells of a scenario."""
+    """Run a scenario of `trimmed_process` in a process of its own; returns the numbers that it prints."""
     command = [sys.executable, "-m", "tests.helpers.serving.trimmed_process", scenario]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

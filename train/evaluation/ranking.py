@@ -148,7 +148,7 @@ class Fitting:
         data: the data set.
         say: is told what is being done.
         choices: made before on the same split, by name; others are added.
-        stored: choices that a run with the same settings, data and code has made, as JSON can hold them.
+        stored: choices that a run with the same settings, data and code has made, as parsed from JSON.
     """
 
     def __init__(
@@ -178,8 +178,8 @@ class Fitting:
     def choose(self, name: str, kind: type[T], make: "Callable[[Fitting], T]") -> T:
         """What `make` chooses on validation, at the first call with this name, unless it is stored.
 
-        A stored value is ignored if it does not fit `kind`, or has a number that is negative or infinite. No
-        more is checked: the store that it comes from also holds the towers.
+        A stored value is ignored if it does not fit `kind`, or has a number that is negative or infinite. The
+        values are trusted otherwise, as are the towers, which come from the same store.
 
         Args:
             name: of the choice.
@@ -187,7 +187,7 @@ class Fitting:
             make: gets a fitting to data whose training pairs hold none of validation.
         """
         if name not in self.choices and name in self._stored:
-            with suppress(ValueError, OverflowError):
+            with suppress(ValueError):
                 self.choices[name] = _parsed(self._stored[name], kind, name)
         if name not in self.choices:
             before = self.data.before_refit
@@ -207,18 +207,17 @@ class Fitting:
 
 
 def _parsed(stored: Any, kind: type[T], name: str) -> T:
-    """A stored choice, of which no field may be missing and no number negative or infinite.
+    """Parse a stored choice. All fields must be present, and all numbers finite and at least 0.
 
     Raises:
         ValueError: it does not fit `kind`.
-        OverflowError: an integer is too large for a float.
     """
     choice: T = parse(stored, kind, name)
     if to_table(choice) != stored:
         raise ValueError(f"{name}: expected all of {to_table(choice)}, got {stored}")
     values: Iterable[Any] = vars(choice).values() if is_dataclass(choice) else [choice]
     if not all(0 <= value < np.inf for value in values if not isinstance(value, str)):
-        raise ValueError(f"{name}: expected finite numbers from 0, got {stored}")
+        raise ValueError(f"{name}: expected finite numbers of at least 0, got {stored}")
     return choice
 
 

@@ -156,8 +156,8 @@ def finished_run(experiment: Experiment, dataset: Dataset) -> Run | None:
 def choices_of(run: Run, experiment: Experiment, dataset: Dataset) -> Mapping[str, Any]:
     """What a run has chosen for its baselines, as `Fitting(stored=...)` takes it.
 
-    It is empty unless the run has the same settings, data and code, on which choices depend. So it is where
-    that cannot be told, because a file that training reads, such as a pretrained model, is no longer there.
+    It is empty unless the run has the same settings, data and code, on which choices depend. It is also empty
+    if a file that training reads, such as a pretrained model, is missing: the run's key needs its content.
     """
     stored = stored_choices(run)
     try:

@@ -185,9 +185,9 @@ def test_item_vectors_have_unit_length_for_every_score(both: Both) -> None:
 def test_rewrites_keep_vectors_and_remove_nodes(both: Both, tmp_path: Path) -> None:
     of = both.query
     values = of.inputs.to_arrays(records(of.inputs.features, both.known))
-    fat = onnx.load(of.unoptimised)
-    before = len(fat.graph.node)
-    slim = optimize(fat)
+    unoptimised = onnx.load(of.unoptimised)
+    before = len(unoptimised.graph.node)
+    slim = optimize(unoptimised)
     onnx.checker.check_model(slim, full_check=True)
     assert len(slim.graph.node) <= before
     if "Softmax" in (node.op_type for node in slim.graph.node):  # attention, where there is most to save

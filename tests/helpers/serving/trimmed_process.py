@@ -1,6 +1,6 @@
-"""A process with a `HeapTrimmer` that seldom waits; it grows, and prints what the trimmer did as JSON.
+"""A process with a `HeapTrimmer` of short waits; it grows, and prints what the trimmer did as JSON.
 
-    python -m tests.helpers.serving.trimmed_process lasting
+    python -m tests.helpers.serving.trimmed_process keep_blocks
 
 It is a process of its own because the trimmer looks at the size of its whole process.
 """
@@ -18,7 +18,7 @@ from tests.helpers.waiting import wait_until
 BLOCK = 4 * heap.GROWTH_BYTES
 
 
-def lasting(trims: list[float]) -> list[int]:
+def keep_blocks(trims: list[float]) -> list[int]:
     """The numbers of trims after one block of memory that stays in use, and after another."""
     blocks, counts = [], []
     for _ in range(2):
@@ -29,8 +29,8 @@ def lasting(trims: list[float]) -> list[int]:
     return counts
 
 
-def freed(trims: list[float]) -> list[int]:
-    """Growth of the process in bytes: after a trim while blocks are in use, and after one without them."""
+def free_blocks(trims: list[float]) -> list[int]:
+    """Growth in bytes since the start: after a trim with blocks in use, and after one with them freed."""
     heap.AGAIN_SECONDS = 2.0  # time to free the blocks between the two trims
     before = _resident()
     blocks = [b"x" * 1000 + str(n).encode() for n in range(60_000)]  # larger than what Python pools itself
@@ -48,8 +48,8 @@ def _resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-class _Noted(heap.HeapTrimmer):
-    """A trimmer that says when it has measured the process for the first time."""
+class _SignallingTrimmer(heap.HeapTrimmer):
+    """A trimmer that sets `measured` after its first measurement."""
 
     measured = threading.Event()
 
@@ -69,10 +69,10 @@ def _main() -> None:
 
     heap.trim = noted_trim
     heap.CHECK_SECONDS, heap.AGAIN_SECONDS = 0.05, 0.5
-    trimmer = _Noted()
+    trimmer = _SignallingTrimmer()
     trimmer.start()
-    assert trimmer.measured.wait(30)
-    json.dump({"lasting": lasting, "freed": freed}[sys.argv[1]](times), sys.stdout)
+    assert trimmer.measured.wait(30), "the trimmer has not measured the process"
+    json.dump({"keep_blocks": keep_blocks, "free_blocks": free_blocks}[sys.argv[1]](times), sys.stdout)
     trimmer.stop()
 
 

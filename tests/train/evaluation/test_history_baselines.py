@@ -28,6 +28,7 @@ from train.evaluation.baselines import (
     ease,
     ease_recency,
     ease_recent,
+    itemknn,
     left_out,
     slist,
     vsknn,
@@ -48,23 +49,21 @@ SLIST: dict[str, Any] = {
     "decay": 0.35,
 }  # values that no search tries
 VSKNN: dict[str, Any] = {"neighbours_are": "users", "neighbours": 7, "decay": 0.35}
-IMPOSSIBLE: dict[str, dict[str, Any]] = {  # values that no baseline can have chosen
-    "other types": {"lambda of EASE": "1", "decay of EASE": True, "SLIST": 3.0, "VSKNN": None},
-    "impossible numbers": {
-        "lambda of EASE": -1.0,
-        "decay of EASE": math.inf,
-        "SLIST": {**SLIST, "alpha": math.nan},
-    },
-    "other names": {
-        "lambda of EASE": [1.0],
-        "SLIST": {**SLIST, "beta": 1.0},
-        "VSKNN": {**VSKNN, "neighbours_are": "x"},
-    },
-    "too large, incomplete, and no whole number": {
-        "lambda of EASE": 10**400,
-        "SLIST": {"alpha": 0.3},
-        "VSKNN": {**VSKNN, "neighbours": 2.5},
-    },
+STORED: dict[
+    str, tuple[Any, Any]
+] = {  # choice -> its baseline, and a value that it takes when that is stored
+    "lambda of EASE": (ease, 1.5),
+    "decay of EASE": (ease_recency, 0.35),
+    "neighbours of item-kNN": (itemknn, 7),
+    "SLIST": (slist, SLIST),
+    "VSKNN": (vsknn, VSKNN),
+}
+IMPOSSIBLE: dict[str, list[Any]] = {  # values that cannot be that choice
+    "lambda of EASE": ["1", [1.0], -1.0, math.inf, math.nan, 10**400],
+    "decay of EASE": [True, {"decay": 0.9}],
+    "neighbours of item-kNN": [7.0, -7],
+    "SLIST": [3.0, {"alpha": 0.3}, {**SLIST, "alpha": math.nan}, {**SLIST, "beta": 1.0}],
+    "VSKNN": [None, {}, {**VSKNN, "neighbours_are": "x"}, {**VSKNN, "neighbours": 2.5}],
 }
 Floats = npt.NDArray[np.float64]
 
@@ -149,15 +148,17 @@ def test_what_a_run_has_chosen_is_not_chosen_again(
         baselines(experiment_with(), data, fitting=fitting(data))
 
 
-@pytest.mark.parametrize("name", IMPOSSIBLE)
+@pytest.mark.parametrize("name", STORED)
 def test_a_stored_choice_that_cannot_be_one_is_made_anew(data: TrainingData, name: str) -> None:
-    whole = {"lambda of EASE": 1.5, "decay of EASE": 0.35, "SLIST": SLIST, "VSKNN": VSKNN}
-    for module in (ease, ease_recency, slist, vsknn):
-        found, taken, expected = (
-            module.BASELINE.fit(Fitting(experiment_with(), data, stored=each)).settings
-            for each in (IMPOSSIBLE[name], whole, {})
-        )
-        assert found == expected != taken
+    module, possible = STORED[name]
+
+    def settings(**stored: Any) -> Any:
+        return module.BASELINE.fit(Fitting(experiment_with(), data, stored=stored)).settings
+
+    expected = settings()
+    assert settings(**{name: possible}) != expected
+    for value in IMPOSSIBLE[name]:
+        assert settings(**{name: value}) == expected, value
 
 
 def test_without_times_nothing_recent_is_measured() -> None:

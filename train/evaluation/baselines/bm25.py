@@ -66,25 +66,20 @@ def tuned_bm25(fitting: Fitting, cut: bool) -> FittedBaseline:
     def tokens(rows: Rows) -> list[list[str]]:
         return [*analyzer.analyze(queries[row] for row in rows)]
 
-    models: dict[str, Bm25] = {}
+    model = over(data.items)
 
     def tune(_: Fitting) -> Settings:  # BM25 learns nothing from pairs, so a refit changes nothing
-        model = over(data.items if data.chosen_with is None else data.chosen_with)
+        tuned = model if data.chosen_with is None else over(data.chosen_with)
         rows, relevant = data.parts["validation"].by_query()
         if len(rows):
             drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
             wanted, metric = [relevant[n] for n in drawn], selection_metric(experiment)
-            model.tune(tokens(rows[drawn]), lambda ranked: mean(per_query(ranked, wanted))[metric])
-        if data.chosen_with is None:
-            models["tuned"] = model
-        return Settings(model.k1, model.b)
+            tuned.tune(tokens(rows[drawn]), lambda ranked: mean(per_query(ranked, wanted))[metric])
+        return Settings(tuned.k1, tuned.b)
 
     name = f"k1 and b of BM25, {analyzer}{'' if cut else ', full texts'}"
     chosen = fitting.choose(name, Settings, tune)
-    model = models.get("tuned")
-    if model is None:
-        model = over(data.items)
-        model.set(chosen.k1, chosen.b)
+    model.set(chosen.k1, chosen.b)
     settings = {"k1": chosen.k1, "b": chosen.b, "analyzer": str(analyzer)}
     return FittedBaseline(lambda rows: model.rank(tokens(rows), max(CUTOFFS)), settings)
 
