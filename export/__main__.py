@@ -103,7 +103,7 @@ def parser() -> ArgumentParser:
 def find(name: str) -> Any:
     """The function that `module:function` names."""
     module, _, function = name.partition(":")
-    with gc_paused():
+    with gc_paused(freeze=True):
         return getattr(importlib.import_module(module), function)
 
 

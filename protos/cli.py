@@ -46,16 +46,23 @@ SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy p
 
 
 @contextlib.contextmanager
-def gc_paused() -> Iterator[None]:
+def gc_paused(freeze: bool = False) -> Iterator[None]:
     """Garbage collection is off while the block runs, for imports.
 
-    They make many objects that stay; to scan these takes a tenth of the time of `python -m export history`.
+    They make half a million objects that stay; to scan these takes a tenth of the time of
+    `python -m export history`.
+
+    Args:
+        freeze: leave the objects that exist after the block out of later collections, for good. A process
+            that enters such blocks again and again would keep its garbage.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if freeze:
+            gc.freeze()
         if was_enabled:
             gc.enable()
 

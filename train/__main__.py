@@ -29,7 +29,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, choose the best epoch on validation, and evaluate it and the baselines on test."""
     experiment = read_experiment(arguments.config)
     dataset = _dataset(experiment, arguments)
-    with gc_paused():
+    with gc_paused(freeze=True):
         from train.training import run as training
         from train.training.metric_groups import metrics_of
         from train.training.tracking import chosen_settings, connect, warnings_of

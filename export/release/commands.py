@@ -55,6 +55,6 @@ def prune(arguments: Namespace) -> dict[str, Any]:
 
 def history(arguments: Namespace) -> dict[str, Any]:
     """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
-    with gc_paused():  # MLflow imports its store when it is first asked
+    with gc_paused(freeze=True):  # MLflow imports its store when it is first asked
         connect()
         return history_of(read_experiment(arguments.config).name)

@@ -27,6 +27,14 @@ from protos.errors import ConfigError, DataError, TwinspireError
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_what_a_block_has_made_may_be_left_out_of_later_collections(freeze: bool) -> None:
+    with gc_paused(freeze):
+        made: list[object] = []
+    is_scanned = any(each is made for each in gc.get_objects())
+    assert is_scanned is not freeze
+
+
 def test_collection_is_paused_for_a_block_and_no_longer() -> None:
     assert gc.isenabled()
     with pytest.raises(KeyError), gc_paused():
