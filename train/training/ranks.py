@@ -94,7 +94,7 @@ class Rank(TrainingProcess):
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step: rank 0 as one process does, each other one differently."""
-        torch.manual_seed((seed + self.rank * 0x9E3779B97F4A7C15) % 2**63)
+        super().seed((seed + self.rank * 0x9E3779B97F4A7C15) % 2**63)
 
     def share(self, batch: Batch) -> tuple[Batch, Rows | None]:
         """This rank's share of a batch, and the places of its pairs in the batch."""

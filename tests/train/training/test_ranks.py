@@ -295,7 +295,7 @@ def test_dropout_of_each_rank_is_its_own_and_that_of_rank_0_as_in_one_process(tw
         torch.manual_seed(2**63 - 1)
         assert torch.equal(first, torch.rand(4))
         other = object.__new__(rank.Rank)
-        other.rank = 1
+        other.rank, other.device = 1, leader.device
         other.seed(2**63 - 1)
         assert not torch.equal(first, torch.rand(4))
 
