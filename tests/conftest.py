@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tests.helpers.stdlib import Made
 
 LONG_S = 300.0  # a test that is allowed more than this is one to begin with
+LAST_MODULE = pytest.StashKey[Path]()  # of the last test
 SHORT = (LONG_S, False)  # `_length` of a module without long and without exhaustive tests
 WARM_UP, FIRST = timing.WARM_UP, timing.FIRST  # as outside of tests; see `pytest_runtest_setup`
 
@@ -101,24 +102,34 @@ def _length(module: list[pytest.Item]) -> tuple[float, bool]:
 
 
 def pytest_collection_finish() -> None:
-    """Do once what takes long: read torch's operators, and collect what the imported modules hold.
-
-    Each later collection without torch in it saves half a second, and many tests and what they test collect.
-    """
+    """Read torch's operators once for all exports, and leave imported modules out of garbage collections."""
     if "export.onnx.export" in sys.modules:
         read_operators_once()
+    _freeze()
+    gc.enable()
+
+
+def _freeze() -> None:
+    """Leave what there is now out of later garbage collections.
+
+    With all that tests import and libraries keep, a full collection takes half a second. Many tests collect,
+    and so does what they test.
+    """
     gc.collect()
     gc.freeze()
-    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Make timed calls without a warm-up, except in tests marked `quiet`: the others check no times.
+    """Freeze what the tests of another module have left; time calls as the test needs.
 
-    This saves two seconds for each bundle. A bundle that several tests share is timed as the first of them
-    asks, so no test may compare the times in its manifest.
+    Calls are timed without a warm-up, except in tests marked `quiet`: the others check no times. This saves
+    two seconds for each bundle. A bundle that several tests share is timed as the first of them asks, so no
+    test may compare the times in its manifest.
     """
+    if item.path != item.session.stash.get(LAST_MODULE, None):
+        item.session.stash[LAST_MODULE] = item.path
+        _freeze()  # the fixtures of that module have ended, and those of this one have not begun
     is_quiet = item.get_closest_marker("quiet") is not None
     timing.WARM_UP, timing.FIRST = (WARM_UP, FIRST) if is_quiet else (0.0, 2)
 

@@ -7,6 +7,7 @@ before the fork, as modules of it read the environment when they are imported.
 
 import atexit
 import contextlib
+import gc
 import io
 import math
 import multiprocessing
@@ -142,6 +143,7 @@ def _main(
     said: "Connection[Any, Any]",
 ) -> None:
     """What the fork does: become a Python that was started with these arguments."""
+    gc.freeze()  # a full collection would copy the pages of all that is imported
     early = [
         name for name in sys.modules if name.partition(".")[0] in ("protos", "train", "export", "serving")
     ]
