@@ -99,11 +99,11 @@ def full_client(full_retriever: Retriever) -> Iterator[RetrievalClient]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator["World"]:
+def world(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator["World"]:
     """A service that follows an alias of a registry of its own, for faults to be injected."""
     from tests.helpers.serving.world import World  # which takes MLflow
 
-    made = World(tmp_path_factory.mktemp("faults"))
+    made = World(tmp_path_factory.mktemp("faults"), empty_store)
     try:
         yield made
     finally:

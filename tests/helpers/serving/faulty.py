@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,11 +30,16 @@ QUERY = "bavuti xelike"
 
 
 class RegistryServer:
-    """An MLflow server with proxied artefacts, which can be stopped and started again on its port."""
+    """An MLflow server with proxied artefacts, which can be stopped and started again on its port.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for its files.
+        empty_store: an MLflow database in which nothing is tracked yet, to copy.
+    """
+
+    def __init__(self, folder: Path, empty_store: Path) -> None:
         self.folder = folder
-        self.database = folder / "mlflow.db"
+        self.database = Path(shutil.copy(empty_store, folder / "mlflow.db"))
         self.artefacts = folder / "artefacts"
         self._held = ExitStack()
         self.port = self._held.enter_context(held_port())
@@ -242,11 +248,12 @@ class TwoBundles:
 
     Args:
         folder: an empty one, for all files.
+        empty_store: an MLflow database in which nothing is tracked yet, to copy.
         flags: of the service, besides.
     """
 
-    def __init__(self, folder: Path, *flags: str) -> None:
-        uri = f"sqlite:///{folder}/mlflow.db"
+    def __init__(self, folder: Path, empty_store: Path, *flags: str) -> None:
+        uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
         self.versions = Versions(uri, folder / "artefacts", direct=True)
         self.bundles = [tiny_bundle(folder / "made", items) for items in (300, 200)]
         for made in self.bundles:

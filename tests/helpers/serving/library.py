@@ -36,14 +36,15 @@ class Library:
 
     Args:
         folder: for its database and its artefacts.
+        empty_store: an MLflow database in which nothing is tracked yet, to copy.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, empty_store: Path) -> None:
         with warnings.catch_warnings(record=True):
             from mlflow import MlflowClient
 
             self.folder = folder
-            self.database = folder / "mlflow.db"
+            self.database = Path(shutil.copy(empty_store, folder / "mlflow.db"))
             self.uri = f"sqlite:///{self.database}"
             self.client: Any = MlflowClient(self.uri, self.uri)
             self.client.create_registered_model(NAME)
@@ -70,9 +71,9 @@ class Library:
 
 
 @contextmanager
-def library_of(folder: Path, folders: Sequence[Path]) -> Iterator[Library]:
+def library_of(folder: Path, empty_store: Path, folders: Sequence[Path]) -> Iterator[Library]:
     """A registry of some bundles, of which the first is champion; this process and its children use it."""
-    made = Library(folder)
+    made = Library(folder, empty_store)
     for each in folders:
         made.add(each)
     made.point("1")

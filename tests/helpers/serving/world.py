@@ -22,11 +22,16 @@ Heal = Callable[[], None]
 
 
 class World:
-    """The registry, the service, and two good bundles in turn."""
+    """The registry, the service, and two good bundles in turn.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for all files.
+        empty_store: an MLflow database in which nothing is tracked yet, to copy.
+    """
+
+    def __init__(self, folder: Path, empty_store: Path) -> None:
         self.made = folder / "made"
-        self.registry = RegistryServer(folder)
+        self.registry = RegistryServer(folder, empty_store)
         self.registry.start()
         self.versions = Versions(self.registry.uri, self.registry.artefacts)
         self.bundles = {}

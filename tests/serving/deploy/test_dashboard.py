@@ -1,6 +1,7 @@
 """A real Prometheus scrapes a service that has everything; the dashboard's queries have data under load."""
 
 import math
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -75,10 +76,10 @@ class Load(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def scraped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Prometheus]:
     """Prometheus, beside a gateway and a service with all that it may have, under load."""
     folder = tmp_path_factory.mktemp("scraped")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
     versions = Versions(uri, folder / "artefacts", direct=True)
     authority = Authority()
     ca = folder / "ca.pem"

@@ -111,11 +111,11 @@ def test_the_unit_runs_hardened_and_is_ready_when_systemd_says_so(plain: Path, t
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.exhaustive
 @pytest.mark.quiet
-def test_the_unit_follows_an_alias_of_a_registry(plain: Path, tmp_path: Path) -> None:
+def test_the_unit_follows_an_alias_of_a_registry(plain: Path, empty_store: Path, tmp_path: Path) -> None:
     """Hardening stops MLflow sooner than the service: it imports more than a hundred packages."""
     registry = tmp_path / "registry"
     registry.mkdir()
-    uri = f"sqlite:///{registry}/mlflow.db"
+    uri = f"sqlite:///{shutil.copy(empty_store, registry / 'mlflow.db')}"
     versions = Versions(uri, registry / "artefacts", direct=True)
     try:
         versions.add_bundle(plain)

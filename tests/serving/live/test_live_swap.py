@@ -129,8 +129,8 @@ class Traffic:
 class Scene(TwoBundles):
     """A registry, a service that takes writes, and its traffic."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "--catalogue", f"sqlite:///{folder}/items.db")
+    def __init__(self, folder: Path, empty_store: Path) -> None:
+        super().__init__(folder, empty_store, "--catalogue", f"sqlite:///{folder}/items.db")
         self.traffic = Traffic(self.service.told["address"])
 
     def goes_on(self, *versions: Path) -> None:
@@ -149,8 +149,8 @@ class Scene(TwoBundles):
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path)
+def scene(tmp_path: Path, empty_store: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path, empty_store)
     made.traffic.start()
     try:
         yield made

@@ -35,8 +35,8 @@ class Scene(TwoBundles):
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path)
+def scene(tmp_path: Path, empty_store: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path, empty_store)
     try:
         yield made
     finally:

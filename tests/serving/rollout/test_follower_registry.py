@@ -41,9 +41,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory, folders: list[Path]) -> Iterator[Library]:
+def library(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path, folders: list[Path]
+) -> Iterator[Library]:
     """Versions 1 to 5 of the bundles, of which the first is champion."""
-    with library_of(tmp_path_factory.mktemp("library"), folders) as made:
+    with library_of(tmp_path_factory.mktemp("library"), empty_store, folders) as made:
         yield made
 
 

@@ -34,9 +34,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory, folders: list[Path]) -> Iterator[Library]:
+def library(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path, folders: list[Path]
+) -> Iterator[Library]:
     """Versions 1 and 2, of which the first is champion."""
-    with library_of(tmp_path_factory.mktemp("library"), folders[:2]) as made:
+    with library_of(tmp_path_factory.mktemp("library"), empty_store, folders[:2]) as made:
         yield made
 
 

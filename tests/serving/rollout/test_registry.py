@@ -1,6 +1,7 @@
 """A bundle in MLflow's registry: served from there, and answering inside `mlflow.pyfunc`."""
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -44,14 +45,14 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def registry(
-    tmp_path_factory: pytest.TempPathFactory, full: Path, watched: Path, filtered: Path
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path, full: Path, watched: Path, filtered: Path
 ) -> Iterator[str]:
     """The URI of a real registry that holds the full bundle as `tiny@champion`, and two others."""
     with quiet():
         import mlflow.pyfunc
 
     folder = tmp_path_factory.mktemp("registry")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         patch.syspath_prepend(str(ROOT))

@@ -1,5 +1,6 @@
 """A whole service on a real registry tells promotions and rollbacks as `export history` does."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -28,9 +29,9 @@ FAILED = {"name": "quality", "figure": -0.05, "bound": -0.01, "holds": False, "w
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Versions]:
+def registry(tmp_path: Path, empty_store: Path) -> Iterator[Versions]:
     """A registry with two versions, of which the first was promoted."""
-    with tracking_at(f"sqlite:///{tmp_path}/mlflow.db") as uri:
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}") as uri:
         versions = Versions(uri, tmp_path / "artefacts", direct=True)
         for items in (60, 40):
             versions.add_bundle(tiny_bundle(tmp_path / "made", items))
