@@ -205,7 +205,8 @@ class TextFeature(Feature):
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Characters of each text, before normalisation."""
-        return [min(_length(value), self.longest) for value in values]
+        longest = self.longest
+        return [min(_length(value), longest) for value in values]
 
 
 @dataclass(frozen=True)
@@ -332,7 +333,8 @@ class HistoryFeature(Feature):
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Items of each history, unknown ones among them."""
-        return [min(_length(value), self.longest) for value in values]
+        longest = self.longest
+        return [min(_length(value), longest) for value in values]
 
 
 @dataclass(frozen=True)

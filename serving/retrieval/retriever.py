@@ -469,9 +469,20 @@ class Retriever:
 
     def _encode_values(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
         """Vectors (B, D) and contexts of queries that are not items."""
+        values = [each.values or {} for each in raw]
+        if len(raw) == 1 or len(parts := self._encoder.length_batches(values)) == 1:
+            return self._encode_batch(raw)
+        vectors = np.empty((len(raw), self._width), np.float32)
+        contexts = [PLAIN] * len(raw)
+        for places in parts:
+            vectors[places], some = self._encode_batch([raw[place] for place in places])
+            for place, each in zip(places, some, strict=True):
+                contexts[place] = each
+        return vectors, contexts
+
+    def _encode_batch(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
+        """As `_encode_values`, in one call of the tower."""
         values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
-        if len(raw) > 1 and len(parts := self._encoder.length_batches(values)) > 1:
-            return self._encode_parts(raw, parts)
         try:
             arrays = self._encoder.arrays(values)
         except InvalidInput:
@@ -523,18 +534,6 @@ class Retriever:
             basis = self._unknown_basis if basis is Basis.POPULAR else basis
             contexts.append(QueryContext(None, frozenset(rows), unknown, basis))
         return contexts
-
-    def _encode_parts(
-        self, raw: Sequence[PreparedQuery], parts: Sequence[Sequence[int]]
-    ) -> tuple[Vectors, list[QueryContext]]:
-        """As `_encode_values`, in batches of similar length."""
-        vectors = np.empty((len(raw), self._width), np.float32)
-        contexts = [PLAIN] * len(raw)
-        for places in parts:
-            vectors[places], some = self._encode_values([raw[place] for place in places])
-            for place, each in zip(places, some, strict=True):
-                contexts[place] = each
-        return vectors, contexts
 
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
         catalogue, ids = self.catalogue, self.catalogue.ids
