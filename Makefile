@@ -75,8 +75,9 @@ $(STAMP): requirements.txt
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on --no-compile -r requirements.txt
-	@# On all cores, where pip takes one; some files are templates. The rest is compiled when it is imported.
-	@$(PY) -m compileall -qq -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib || true
+	@# On all cores, where pip takes one. Others' tests and the models of transformers are compiled when they are
+	@# first imported. Some files are templates, so compileall fails.
+	@$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/|/transformers/models/' $(VENV)/lib || true
 	@touch $(STAMP)
 
 # The search of vectors and words together; `pip install` compiles it by pyproject.toml.
@@ -232,9 +233,9 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	  "$$bare/source" protos train export serving
 	for extra in client serving http; do
 	  $(PYTHON) -m venv "$$bare/$$extra"
-	  pip="$$bare/$$extra/bin/pip --disable-pip-version-check --quiet"
-	  [ -d "$$bare/wheel" ] || $$pip wheel --no-deps --wheel-dir "$$bare/wheel" "$$bare/source"
-	  $$pip install --no-compile -c requirements.txt "$$(echo "$$bare"/wheel/*.whl)[$$extra]"
+	  pip=("$$bare/$$extra/bin/pip" --disable-pip-version-check --quiet)
+	  [ -d "$$bare/wheel" ] || "$${pip[@]}" wheel --no-deps --wheel-dir "$$bare/wheel" "$$bare/source"
+	  "$${pip[@]}" install --no-compile -c requirements.txt "$$(echo "$$bare"/wheel/*.whl)[$$extra]"
 	done
 	cd "$$bare"
 	client/bin/pip list --format freeze | cut -d= -f1 | sort | tr '\n' ' '

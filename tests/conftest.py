@@ -110,10 +110,11 @@ def pytest_collection_finish() -> None:
 
 
 def _freeze() -> None:
-    """Leave what there is now out of later garbage collections.
+    """Exclude all objects that exist now from later garbage collections, after a last one.
 
-    With all that tests import and libraries keep, a full collection takes half a second. Many tests collect,
-    and so does what they test.
+    A full collection that scans all imported modules takes half a second, and many tests, and the code that
+    they test, collect. What the tests of one module leak in a cycle is found by that last collection, so
+    pytest reports it for the first test of the next module.
     """
     gc.collect()
     gc.freeze()
@@ -182,12 +183,16 @@ def console() -> "Console":
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database in which nothing was tracked yet: making one takes seconds, copying it none."""
-    from tests.helpers.stdlib import tracking_at
-    from train.training.tracking import connect
 
     def make(folder: Path) -> None:
-        with tracking_at(""):
+        import mlflow
+
+        from train.training.tracking import connect
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", "")
             connect(folder)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
     return shared_folder(tmp_path_factory, "empty-store", make) / "mlflow.db"
 

@@ -80,8 +80,10 @@ def test_commands_are_imported_without_garbage_collections(
 ) -> None:
     (tmp_path / "imported_command.py").write_text("import gc\nfound = gc.isenabled()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    before = gc.get_freeze_count()
     assert find("imported_command:found") is False
     assert gc.isenabled()
+    assert gc.get_freeze_count() > before  # later collections do not scan what was imported
 
 
 @pytest.mark.exhaustive

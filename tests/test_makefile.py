@@ -146,9 +146,10 @@ def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> No
     stand_ins = folder / "stand-ins"
     stand_ins.mkdir()
     (stand_ins / "python").write_text("#!/bin/bash\n")
-    # pip builds in the folder that it installs, its last argument.
+    # pip builds in the folder of which it makes a wheel, its last argument.
     (stand_ins / "pip").write_text(
-        '#!/bin/bash\nsource="${!#}"; [ "$1" != install ] || mkdir "${source%%[[]*}/build.$$"\n'
+        '#!/bin/bash\n[[ " $* " != *" wheel "* ]] || mkdir "${!#}/build.$$"\n'
+        f'echo "$*" >> "{folder}/pip.log"\n'
     )
     (folder / "python").write_text(f'#!/bin/bash\nmkdir -p "$3"; cp -R "{stand_ins}" "$3/bin"\n')
     for name in ("tmp", "protos", "train", "export", "serving"):
@@ -162,6 +163,7 @@ def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> No
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0  # after `cd`: what it has installed is a stand-in
     assert "twinspire-gateway: No such file" in done.stderr
+    assert " wheel " in (folder / "pip.log").read_text()
     assert "mkdir" not in done.stderr  # pip has built in a copy of the sources
     assert not list(folder.rglob("build.*"))
     assert list((folder / "tmp").iterdir()) == []

@@ -481,7 +481,7 @@ class Retriever:
         return vectors, contexts
 
     def _encode_batch(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
-        """As `_encode_values`, in one call of the tower."""
+        """As `_encode_values`, all in one batch."""
         values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
         try:
             arrays = self._encoder.arrays(values)

@@ -2,11 +2,13 @@
 
 import errno
 import gc
+import importlib
 import json
 import os
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from protos.cli import (
     document_command,
     execute,
     gc_paused,
+    importing,
     print_result,
 )
 from protos.errors import ConfigError, DataError, TwinspireError
@@ -27,12 +30,23 @@ from protos.errors import ConfigError, DataError, TwinspireError
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.mark.parametrize("freeze", [True, False])
-def test_what_a_block_has_made_may_be_left_out_of_later_collections(freeze: bool) -> None:
-    with gc_paused(freeze):
-        made: list[object] = []
-    is_scanned = any(each is made for each in gc.get_objects())
-    assert is_scanned is not freeze
+def test_only_the_first_import_of_a_module_excludes_objects_from_collections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_once.py").write_text("made = []\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def is_scanned(made: object) -> bool:
+        return any(each is made for each in gc.get_objects())
+
+    with importing("imported_once"):
+        assert not gc.isenabled()
+        made = importlib.import_module("imported_once").made
+    assert gc.isenabled()
+    assert not is_scanned(made)
+    with importing("imported_once"):
+        later: list[object] = []
+    assert is_scanned(later)
 
 
 def test_collection_is_paused_for_a_block_and_no_longer() -> None:
