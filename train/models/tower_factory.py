@@ -3,7 +3,7 @@
     architecture = architecture_of(experiment.tower)
     towers = architecture.build(schema)                                   before any data
     queries = architecture.prepare(schema, "query", data.queries)      once, before training
-    architecture.initialize(towers, schema, data, (queries, items), seed)
+    architecture.initialize(towers, StartData(schema, data, (queries, items), seed))
     architecture.fit_unseen(towers, items, data.counts())    after training
 
 Each `[tower] kind` is an `Architecture` in a module of `train/models/architectures/`: it says how a text, an
@@ -13,6 +13,7 @@ id or a history is encoded, what the two towers share, and how the two vectors a
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +49,25 @@ Report = Callable[[str], None]  # receives lines about what takes long
 
 def silent(line: str) -> None:
     """A `Report` that drops its lines."""
+
+
+@dataclass(frozen=True)
+class StartData:
+    """What the start values of towers are computed from.
+
+    Args:
+        schema: of the towers.
+        data: the data set.
+        prepared: all queries and all items, as `Architecture.prepare` returned them.
+        seed: of anything random.
+        report: receives lines about the progress where that takes long.
+    """
+
+    schema: Schema
+    data: TrainingData
+    prepared: Prepared
+    seed: int
+    report: Report = silent
 
 
 class Architecture(ABC, Generic[Config]):
@@ -111,24 +131,12 @@ class Architecture(ABC, Generic[Config]):
         """Whether the towers rank before the first step already; a run then measures the start as well."""
         return False
 
-    def initialize(
-        self,
-        towers: Towers,
-        schema: Schema,
-        data: TrainingData,
-        prepared: Prepared,
-        seed: int,
-        report: Report = silent,
-    ) -> None:
+    def initialize(self, towers: Towers, start: StartData) -> None:
         """Set start values from the training data, other than those of number encoders; by default none.
 
         Args:
             towers: what `build` returned.
-            schema: of the towers.
-            data: the data set.
-            prepared: all queries and all items, as `prepare` returned them.
-            seed: of anything random.
-            report: receives lines about the progress where that takes long.
+            start: what to compute them from.
         """
 
     def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:

@@ -23,7 +23,7 @@ from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
 from train.models.prepared_inputs import PreparedInputs
 from train.models.text_hashing import HASHING_VERSION
-from train.models.tower_factory import Report, Towers, architecture_of, build_towers, silent
+from train.models.tower_factory import Report, StartData, Towers, architecture_of, build_towers, silent
 from train.training.checkpoint import BEST_TOWERS, load_towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess
 from train.training.trainer import Trainer
@@ -79,7 +79,9 @@ def build_model(
     process.place_towers(towers)
     queries = architecture.prepare(schema, "query", data.queries, report, process.place)
     items = architecture.prepare(schema, "item", data.items, report, process.place)
-    architecture.initialize(towers, schema, data, (queries, items), experiment.training.seed, report)
+    architecture.initialize(
+        towers, StartData(schema, data, (queries, items), experiment.training.seed, report)
+    )
     for tower, side in zip(towers, ("query", "item"), strict=True):
         fit_number_encoders(tower, side, training)  # type: ignore[arg-type]
     return Model(experiment, schema, towers), (queries, items)

@@ -5,7 +5,6 @@ from torch import nn
 
 from protos.features import Schema, Side, TextFeature
 from train.config.towers import BagTower
-from train.data.training_data import TrainingData
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import CosineHead
 from train.models.initialization import initialize_tfidf
@@ -13,13 +12,11 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
-    Prepared,
-    Report,
+    StartData,
     Towers,
     averaged_ids,
     feature_encoders,
     shared_item_table,
-    silent,
 )
 from train.models.towers import Residual, Tower
 
@@ -56,14 +53,6 @@ class BagArchitecture(Architecture[BagTower]):
         """Yes, as TF-IDF."""
         return True
 
-    def initialize(
-        self,
-        towers: Towers,
-        schema: Schema,
-        data: TrainingData,
-        prepared: Prepared,
-        seed: int,
-        report: Report = silent,
-    ) -> None:
+    def initialize(self, towers: Towers, start: StartData) -> None:
         """Start as projected TF-IDF."""
-        initialize_tfidf(towers, prepared[1], self.config.latent, seed)
+        initialize_tfidf(towers, start.prepared[1], self.config.latent, start.seed)

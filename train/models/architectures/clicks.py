@@ -13,7 +13,6 @@ from protos.features import (
     TextFeature,
 )
 from train.config.towers import ClicksTower
-from train.data.training_data import TrainingData
 from train.models.clicks import (
     AdditivePart,
     AugmentedVector,
@@ -30,12 +29,10 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
-    Prepared,
-    Report,
+    StartData,
     Towers,
     feature_encoder,
     shared_item_table,
-    silent,
 )
 from train.models.towers import Bias, Residual
 
@@ -118,17 +115,9 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         known = schema.vocabularies["items" if side == "item" else f"query.{name}"]
         return name, AugmentedVector(item_table(len(known), config.dimension + 1, SCALE), config.augment)
 
-    def initialize(
-        self,
-        towers: Towers,
-        schema: Schema,
-        data: TrainingData,
-        prepared: Prepared,
-        seed: int,
-        report: Report = silent,
-    ) -> None:
+    def initialize(self, towers: Towers, start: StartData) -> None:
         """Start with the share of positives in training."""
-        pairs = data.parts["train"]
+        pairs = start.data.parts["train"]
         head = towers[0].head
         if pairs.label is not None and isinstance(head, LogisticHead):
             share = torch.tensor(float(pairs.is_positive.mean()))

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from protos.errors import DataError
 from protos.features import UNKNOWN, Schema, TextFeature
 from train.config.towers import MultiViewTower
-from train.data.training_data import TrainingData
 from train.models.architectures.dssm import DssmArchitecture
 from train.models.encoders import HashedTextEncoder, TextBags
 from train.models.heads import CosineHead
@@ -29,13 +28,11 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
-    Prepared,
-    Report,
+    StartData,
     Towers,
     averaged_ids,
     feature_encoder,
     shared_item_table,
-    silent,
 )
 from train.models.towers import Inputs, Tower
 
@@ -178,22 +175,14 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
         }
         return ViewTower(config.view, encoders, widths, count, IdDropout(config.view_dropout, known))
 
-    def initialize(
-        self,
-        towers: Towers,
-        schema: Schema,
-        data: TrainingData,
-        prepared: Prepared,
-        seed: int,
-        report: Report = silent,
-    ) -> None:
+    def initialize(self, towers: Towers, start: StartData) -> None:
         """Check that there are several views, and report how many items have a tower of their own view.
 
         Raises:
             DataError: there are fewer than two.
         """
         name, item = self.config.view, towers[1]
-        views = views_of(schema, name)
+        views = views_of(start.schema, name)
         if len(views) < 2:
             raise DataError(
                 f"item.{name}: expected at least two views among the items of training pairs, each of at "
@@ -201,8 +190,8 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
                 '[tower] kind = "dssm" has one tower for all items'
             )
         assert isinstance(item, ViewTower)
-        own = item.view_of(torch.from_numpy(prepared[1].arrays[name])) > 0
-        report(
+        own = item.view_of(torch.from_numpy(start.prepared[1].arrays[name])) > 0
+        start.report(
             f"item.{name}: {item.count - 1} of {len(views)} views have a tower of their own, with "
             f"{float(own.float().mean()):.1%} of the items; the others take that of unknown views"
         )

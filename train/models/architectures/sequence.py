@@ -11,7 +11,6 @@ from torch import nn
 from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema, TimeFeature
 from protos.inputs.events import TIMES
 from train.config.towers import SequenceTower
-from train.data.training_data import TrainingData
 from train.models.cold_start import fit_content_fallback
 from train.models.history_towers import content_fallback, heads_of, text_factory
 from train.models.initialization import initialize_ease, weight_id_dropout
@@ -29,14 +28,12 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
-    Prepared,
-    Report,
+    StartData,
     Towers,
     feature_encoder,
     feature_encoders,
     longest_window,
     shared_item_table,
-    silent,
 )
 from train.models.towers import Bias, Mixture, Residual, Tower
 
@@ -159,16 +156,9 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         """Attention encodes all positions of a window at little more cost than the last."""
         return self.config.history == "attention"
 
-    def initialize(
-        self,
-        towers: Towers,
-        schema: Schema,
-        data: TrainingData,
-        prepared: Prepared,
-        seed: int,
-        report: Report = silent,
-    ) -> None:
+    def initialize(self, towers: Towers, start: StartData) -> None:
         """Start as EASE, and drop ids by the items' interactions."""
+        schema, data = start.schema, start.data
         counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))
         weight_id_dropout(towers[1], schema, counts, self.config.id_dropout_alpha)
         if self.config.latent:
