@@ -75,8 +75,8 @@ $(STAMP): requirements.txt
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on --no-compile -r requirements.txt
-	@# On all cores, where pip takes one. Others' tests and the models of transformers are compiled when they are
-	@# first imported. Some files are templates, so compileall fails.
+	@# compileall uses all cores, pip only one. Tests of other packages and the models of transformers are compiled
+	@# when they are first imported. compileall fails on files that are templates.
 	@$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/|/transformers/models/' $(VENV)/lib || true
 	@touch $(STAMP)
 
@@ -234,6 +234,7 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	for extra in client serving http; do
 	  $(PYTHON) -m venv "$$bare/$$extra"
 	  pip=("$$bare/$$extra/bin/pip" --disable-pip-version-check --quiet)
+	  # The first environment builds the wheel for all.
 	  [ -d "$$bare/wheel" ] || "$${pip[@]}" wheel --no-deps --wheel-dir "$$bare/wheel" "$$bare/source"
 	  "$${pip[@]}" install --no-compile -c requirements.txt "$$(echo "$$bare"/wheel/*.whl)[$$extra]"
 	done

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from export.arguments import add_options
 from export.benchmark.scale.command import add_scale
-from protos.cli import Document, Result, UsageError, command_line, document_command, importing
+from protos.cli import Document, Result, UsageError, command_line, document_command, imports_frozen
 from train.cli import add_experiment_command, execute
 
 
@@ -103,7 +103,7 @@ def parser() -> ArgumentParser:
 def find(name: str) -> Any:
     """The function that `module:function` names."""
     module, _, function = name.partition(":")
-    with importing(module):
+    with imports_frozen():
         return getattr(importlib.import_module(module), function)
 
 

@@ -61,20 +61,18 @@ def gc_paused() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def importing(module: str) -> Iterator[None]:
-    """Garbage collection is off while the block imports a module, and does not scan later what it has made.
+def imports_frozen() -> Iterator[None]:
+    """As `gc_paused`, for a command that imports once: later collections leave out what was imported.
 
     Torch and MLflow make half a million objects that stay. Each full collection that scans them takes a third
-    of a second. If this process imports the module for the first time, all objects that exist after the
-    block, also older ones, are excluded from collections until it ends; garbage among them is never freed.
-
-    Args:
-        module: full name.
+    of a second. If the block has imported modules, all objects that exist after it, also older ones, are
+    excluded from collections until the process ends; garbage among them is never freed.
     """
-    is_first = module not in sys.modules
+    gc.collect()  # the garbage of before
+    imported = len(sys.modules)
     with gc_paused():
         yield
-    if is_first:
+    if len(sys.modules) > imported:
         gc.freeze()
 
 

@@ -129,7 +129,7 @@ def parse(value: Any, schema: Any, key: str = "") -> Any:
         try:
             return float(value)
         except OverflowError:
-            raise _mismatch(key, "a number that fits into 64 bits", value) from None
+            raise ValueError(f"{key}: expected a number from -1.8e308 to 1.8e308, got one outside") from None
     if schema is Any or type(value) is schema:
         return value
     raise _mismatch(key, _TYPE_NAMES.get(schema, str(schema)), value)

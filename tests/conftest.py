@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.helpers.stdlib import Made
 
 LONG_S = 300.0  # a test that is allowed more than this is one to begin with
-LAST_MODULE = pytest.StashKey[Path]()  # of the last test
+LAST_MODULE = pytest.StashKey[Path]()  # of the test that ran before
 SHORT = (LONG_S, False)  # `_length` of a module without long and without exhaustive tests
 WARM_UP, FIRST = timing.WARM_UP, timing.FIRST  # as outside of tests; see `pytest_runtest_setup`
 

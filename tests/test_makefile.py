@@ -148,7 +148,8 @@ def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> No
     (stand_ins / "python").write_text("#!/bin/bash\n")
     # pip builds in the folder of which it makes a wheel, its last argument.
     (stand_ins / "pip").write_text(
-        '#!/bin/bash\n[[ " $* " != *" wheel "* ]] || mkdir "${!#}/build.$$"\n'
+        '#!/bin/bash\n[[ " $* " != *" wheel "* ]] || mkdir "${!#}/build.$$" "${!#}/../wheel"\n'
+        '[[ " $* " != *" wheel "* ]] || touch "${!#}/../wheel/a.whl"\n'
         f'echo "$*" >> "{folder}/pip.log"\n'
     )
     (folder / "python").write_text(f'#!/bin/bash\nmkdir -p "$3"; cp -R "{stand_ins}" "$3/bin"\n')
@@ -163,7 +164,9 @@ def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> No
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0  # after `cd`: what it has installed is a stand-in
     assert "twinspire-gateway: No such file" in done.stderr
-    assert " wheel " in (folder / "pip.log").read_text()
+    pip = (folder / "pip.log").read_text()
+    assert pip.count(" wheel ") == 1
+    assert all(f"/a.whl[{extra}]\n" in pip for extra in ("client", "serving", "http"))
     assert "mkdir" not in done.stderr  # pip has built in a copy of the sources
     assert not list(folder.rglob("build.*"))
     assert list((folder / "tmp").iterdir()) == []

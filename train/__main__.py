@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from protos.cli import as_typed, command_line, importing
+from protos.cli import as_typed, command_line, imports_frozen
 from train.cli import add_experiment_command, execute
 from train.config import Experiment, read_experiment
 from train.progress import PROGRESS
@@ -29,7 +29,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, choose the best epoch on validation, and evaluate it and the baselines on test."""
     experiment = read_experiment(arguments.config)
     dataset = _dataset(experiment, arguments)
-    with importing("train.training.run"):
+    with imports_frozen():
         from train.training import run as training
         from train.training.metric_groups import metrics_of
         from train.training.tracking import chosen_settings, connect, warnings_of

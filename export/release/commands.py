@@ -11,7 +11,7 @@ from export.bundles import find_bundle
 from export.release import registry
 from export.release.history import history as history_of
 from export.release.rollback import rollback as roll_back
-from protos.cli import importing
+from protos.cli import imports_frozen
 from protos.release_records import CHAMPION
 from train.config import read_experiment
 from train.training.tracking import connect
@@ -55,6 +55,6 @@ def prune(arguments: Namespace) -> dict[str, Any]:
 
 def history(arguments: Namespace) -> dict[str, Any]:
     """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
-    with importing("mlflow"):  # which imports its store when it is first asked
+    with imports_frozen():  # MLflow imports its store when it is first asked
         connect()
         return history_of(read_experiment(arguments.config).name)

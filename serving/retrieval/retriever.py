@@ -469,8 +469,8 @@ class Retriever:
 
     def _encode_values(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
         """Vectors (B, D) and contexts of queries that are not items."""
-        values = [each.values or {} for each in raw]
-        if len(raw) == 1 or len(parts := self._encoder.length_batches(values)) == 1:
+        parts = [] if len(raw) == 1 else self._encoder.length_batches([each.values or {} for each in raw])
+        if len(parts) < 2:
             return self._encode_batch(raw)
         vectors = np.empty((len(raw), self._width), np.float32)
         contexts = [PLAIN] * len(raw)

@@ -49,7 +49,7 @@ FRESH = 0.05  # seconds that a call may have waited for its refusal and still be
 MAX_WAITING = 8192  # calls that may wait for their refusal
 
 # Idle clients.
-MAX_LATE_CALLS = 16  # calls whose message may be late without being passed over: they take little room
+MAX_LATE_CALLS = 16  # calls without a message, below which late ones are not looked for
 MESSAGE_SECONDS = 0.5  # after which a call without its message takes no room in the queue
 IDLE_STREAM_SECONDS = 5.0  # without a message, after which a stream is ended if another needs its room
 IDLE_SPARE_STREAM_SECONDS = 0.2  # the same for a client with more streams than others

@@ -143,7 +143,7 @@ def _main(
     said: "Connection[Any, Any]",
 ) -> None:
     """What the fork does: become a Python that was started with these arguments."""
-    gc.freeze()  # a full collection would copy the pages of all that is imported
+    gc.freeze()  # a full collection writes to all objects, so it would copy their pages
     early = [
         name for name in sys.modules if name.partition(".")[0] in ("protos", "train", "export", "serving")
     ]

@@ -22,7 +22,7 @@ from protos.cli import (
     document_command,
     execute,
     gc_paused,
-    importing,
+    imports_frozen,
     print_result,
 )
 from protos.errors import ConfigError, DataError, TwinspireError
@@ -35,18 +35,25 @@ def test_only_the_first_import_of_a_module_excludes_objects_from_collections(
 ) -> None:
     (tmp_path / "imported_once.py").write_text("made = []\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "imported_once", raising=False)  # also at the end
 
     def is_scanned(made: object) -> bool:
         return any(each is made for each in gc.get_objects())
 
-    with importing("imported_once"):
+    with imports_frozen():
         assert not gc.isenabled()
         made = importlib.import_module("imported_once").made
     assert gc.isenabled()
     assert not is_scanned(made)
-    with importing("imported_once"):
+    with imports_frozen():
+        importlib.import_module("imported_once")
         later: list[object] = []
     assert is_scanned(later)
+    with pytest.raises(ModuleNotFoundError), imports_frozen():
+        failed: list[object] = []
+        importlib.import_module("imported_never")
+    assert gc.isenabled()
+    assert is_scanned(failed)
 
 
 def test_collection_is_paused_for_a_block_and_no_longer() -> None:

@@ -77,6 +77,10 @@ def test_reads_a_file(tmp_path: Path) -> None:
         ('title = "a"\nshape = { kind = ["circle"] }', r"shape.kind: .* got \['circle'\]"),
         (VALID.replace("2", '"2"'), "shape.radius: expected a number, got '2'"),
         (VALID.replace("2", "0"), "shape.radius: expected above 0, got 0.0"),
+        (
+            VALID.replace("2", "1" + "0" * 400),
+            "shape.radius: expected a number from -1.8e308 to 1.8e308",
+        ),
         (VALID.replace("radius = 2", "radius = 2, side = 1"), "shape.side: unknown key"),
         (VALID + 'layers.top = { kind = "square", size = 1 }', "layers.top.size: unknown key"),
         ("title =", "not valid TOML"),

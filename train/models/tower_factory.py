@@ -3,7 +3,7 @@
     architecture = architecture_of(experiment.tower)
     towers = architecture.build(schema)                                   before any data
     queries = architecture.prepare(schema, "query", data.queries)      once, before training
-    architecture.initialize(towers, StartData(schema, data, (queries, items), seed))
+    architecture.initialize(towers, InitializationData(schema, data, (queries, items), seed))
     architecture.fit_unseen(towers, items, data.counts())    after training
 
 Each `[tower] kind` is an `Architecture` in a module of `train/models/architectures/`: it says how a text, an
@@ -52,14 +52,14 @@ def silent(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class StartData:
-    """What the start values of towers are computed from.
+class InitializationData:
+    """What `Architecture.initialize` computes the start values of towers from.
 
     Args:
         schema: of the towers.
         data: the data set.
         prepared: all queries and all items, as `Architecture.prepare` returned them.
-        seed: of anything random.
+        seed: of all random draws.
         report: receives lines about the progress where that takes long.
     """
 
@@ -131,12 +131,12 @@ class Architecture(ABC, Generic[Config]):
         """Whether the towers rank before the first step already; a run then measures the start as well."""
         return False
 
-    def initialize(self, towers: Towers, start: StartData) -> None:
+    def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Set start values from the training data, other than those of number encoders; by default none.
 
         Args:
             towers: what `build` returned.
-            start: what to compute them from.
+            given: what to compute them from.
         """
 
     def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:

@@ -4,7 +4,7 @@
 
 The logits become (1 - w) * those of the towers + w * those of the model. In an additive model each value adds
 a number of its own to the logit, so the query's numbers and the item's are parts of the biases b_u and b_v,
-and vectors have no more coordinates. There are two:
+and the vectors get no further coordinates. There are two such models:
 
     means      user and item means of labels (`train/evaluation/label_means.py`), if queries have histories of
                both kinds and items have ids

@@ -112,7 +112,7 @@ class TrainingProcess:
         """Seed torch's random numbers of a step, which dropout draws; below 2^63."""
         if self.device.type == "cpu":
             # `torch.manual_seed` also seeds devices that are not in use. For each that is not initialised,
-            # such as CUDA, it stores the call stack for a later error message: 0.1 to 1 ms a step.
+            # such as CUDA, it stores the call stack for a later error message: about 0.1 ms.
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)

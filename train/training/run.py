@@ -157,7 +157,7 @@ def choices_of(run: Run, experiment: Experiment, dataset: Dataset) -> Mapping[st
     """What a run has chosen for its baselines, as `Fitting(stored=...)` takes it.
 
     It is empty unless the run has the same settings, data and code, on which choices depend. It is also empty
-    if a file that training reads, such as a pretrained model, is missing: the run's key needs its content.
+    if a file that training reads, such as a pretrained model, is missing: the run's key covers its content.
     """
     stored = stored_choices(run)
     try:
@@ -317,7 +317,7 @@ def _finish(
         metrics |= _test_metrics(experiment, trainer, rankers)
         metrics |= labelled.metrics(experiment)
         on_judged = judged.metrics(rankers, start, validated.choices, console)
-    log_choices(validated.choices)
+    log_choices(validated.choices)  # after the judged queries, which may add some
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
     for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):

@@ -254,7 +254,7 @@ def warnings_of(run: Run) -> list[str]:
 
 
 def log_choices(choices: Mapping[str, Any]) -> None:
-    """Keep what validation has chosen for baselines and the linear model with the active run.
+    """Store what validation has chosen for baselines and the linear model, as a tag of the active run.
 
     Args:
         choices: name -> value, as `Fitting.choose` describes them.

@@ -23,7 +23,14 @@ from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
 from train.models.prepared_inputs import PreparedInputs
 from train.models.text_hashing import HASHING_VERSION
-from train.models.tower_factory import Report, StartData, Towers, architecture_of, build_towers, silent
+from train.models.tower_factory import (
+    InitializationData,
+    Report,
+    Towers,
+    architecture_of,
+    build_towers,
+    silent,
+)
 from train.training.checkpoint import BEST_TOWERS, load_towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess
 from train.training.trainer import Trainer
@@ -80,7 +87,7 @@ def build_model(
     queries = architecture.prepare(schema, "query", data.queries, report, process.place)
     items = architecture.prepare(schema, "item", data.items, report, process.place)
     architecture.initialize(
-        towers, StartData(schema, data, (queries, items), experiment.training.seed, report)
+        towers, InitializationData(schema, data, (queries, items), experiment.training.seed, report)
     )
     for tower, side in zip(towers, ("query", "item"), strict=True):
         fit_number_encoders(tower, side, training)  # type: ignore[arg-type]

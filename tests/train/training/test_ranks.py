@@ -25,6 +25,7 @@ from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.training import ranks as rank
+from train.training.device import TrainingProcess
 from train.training.rank_processes import Ranks
 from train.training.trainer import Trainer, _as_tensor
 
@@ -296,9 +297,12 @@ def test_dropout_of_each_rank_is_its_own_and_that_of_rank_0_as_in_one_process(
         first = torch.rand(4)
         torch.manual_seed(2**63 - 1)
         assert torch.equal(first, torch.rand(4))
-        monkeypatch.setattr(torch, "manual_seed", None)  # it seeds devices that are not in use, too
+        seeded: list[int] = []
+        monkeypatch.setattr(torch, "manual_seed", seeded.append)  # it seeds devices that are not in use, too
         leader.seed(2**63 - 1)
         assert torch.equal(first, torch.rand(4))
+        TrainingProcess(torch.device("meta")).seed(7)
+        assert seeded == [7]
         other = object.__new__(rank.Rank)
         other.rank, other.device = 1, leader.device
         other.seed(2**63 - 1)

@@ -62,6 +62,26 @@ def test_two_processes_may_tag_an_experiment_at_once(store: str) -> None:
         assert "`fit`: training" in tags[tracking.DESCRIPTION]
 
 
+@pytest.mark.parametrize("is_set", [True, False])
+def test_a_tag_that_fails_is_an_error_unless_another_process_has_set_it(
+    store: str, monkeypatch: pytest.MonkeyPatch, is_set: bool
+) -> None:
+    mlflow.create_experiment("books")
+    set_tag = mlflow.MlflowClient.set_experiment_tag
+
+    def failing(client: mlflow.MlflowClient, *arguments: str) -> None:
+        if is_set:
+            set_tag(client, *arguments)
+        raise MlflowException("UNIQUE constraint failed")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", failing)
+    if is_set:
+        assert tracking.experiment_id("books")
+    else:
+        with pytest.raises(MlflowException, match="UNIQUE"):
+            tracking.experiment_id("books")
+
+
 def test_a_store_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused = pytest.raises(Unavailable, match=r"mlflow\.db: the store cannot be made: ")

@@ -12,7 +12,7 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
-    StartData,
+    InitializationData,
     Towers,
     averaged_ids,
     feature_encoders,
@@ -53,6 +53,6 @@ class BagArchitecture(Architecture[BagTower]):
         """Yes, as TF-IDF."""
         return True
 
-    def initialize(self, towers: Towers, start: StartData) -> None:
+    def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Start as projected TF-IDF."""
-        initialize_tfidf(towers, start.prepared[1], self.config.latent, start.seed)
+        initialize_tfidf(towers, given.prepared[1], self.config.latent, given.seed)

@@ -29,7 +29,7 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
-    StartData,
+    InitializationData,
     Towers,
     feature_encoder,
     shared_item_table,
@@ -115,9 +115,9 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         known = schema.vocabularies["items" if side == "item" else f"query.{name}"]
         return name, AugmentedVector(item_table(len(known), config.dimension + 1, SCALE), config.augment)
 
-    def initialize(self, towers: Towers, start: StartData) -> None:
+    def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Start with the share of positives in training."""
-        pairs = start.data.parts["train"]
+        pairs = given.data.parts["train"]
         head = towers[0].head
         if pairs.label is not None and isinstance(head, LogisticHead):
             share = torch.tensor(float(pairs.is_positive.mean()))

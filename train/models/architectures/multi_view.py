@@ -28,7 +28,7 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
-    StartData,
+    InitializationData,
     Towers,
     averaged_ids,
     feature_encoder,
@@ -175,14 +175,14 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
         }
         return ViewTower(config.view, encoders, widths, count, IdDropout(config.view_dropout, known))
 
-    def initialize(self, towers: Towers, start: StartData) -> None:
+    def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Check that there are several views, and report how many items have a tower of their own view.
 
         Raises:
             DataError: there are fewer than two.
         """
         name, item = self.config.view, towers[1]
-        views = views_of(start.schema, name)
+        views = views_of(given.schema, name)
         if len(views) < 2:
             raise DataError(
                 f"item.{name}: expected at least two views among the items of training pairs, each of at "
@@ -190,8 +190,8 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
                 '[tower] kind = "dssm" has one tower for all items'
             )
         assert isinstance(item, ViewTower)
-        own = item.view_of(torch.from_numpy(start.prepared[1].arrays[name])) > 0
-        start.report(
+        own = item.view_of(torch.from_numpy(given.prepared[1].arrays[name])) > 0
+        given.report(
             f"item.{name}: {item.count - 1} of {len(views)} views have a tower of their own, with "
             f"{float(own.float().mean()):.1%} of the items; the others take that of unknown views"
         )

@@ -28,7 +28,7 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
-    StartData,
+    InitializationData,
     Towers,
     feature_encoder,
     feature_encoders,
@@ -156,9 +156,9 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         """Attention encodes all positions of a window at little more cost than the last."""
         return self.config.history == "attention"
 
-    def initialize(self, towers: Towers, start: StartData) -> None:
+    def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Start as EASE, and drop ids by the items' interactions."""
-        schema, data = start.schema, start.data
+        schema, data = given.schema, given.data
         counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))
         weight_id_dropout(towers[1], schema, counts, self.config.id_dropout_alpha)
         if self.config.latent:

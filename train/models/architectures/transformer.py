@@ -28,9 +28,9 @@ from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
+    InitializationData,
     Prepared,
     Report,
-    StartData,
     Towers,
     averaged_ids,
     feature_encoders,
@@ -142,7 +142,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         use = f"{frozen}, on the {sides}{beside}" if sides else "as the teacher of both sides"
         return f"{self.folder.describe()}; {use}"
 
-    def initialize(self, towers: Towers, start: StartData) -> None:
+    def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Align the hashed sides with the encoder's vectors of the training queries and of the items.
 
         A hashed query tower beside a pretrained item tower learns those of the items, too, read as queries:
@@ -151,7 +151,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         """
         if not self.config.is_hashed:
             return
-        schema, data, prepared = start.schema, start.data, start.prepared
+        schema, data, prepared = given.schema, given.data, given.prepared
         tasks = []
         catalogue = self._catalogue(schema, data, prepared)
         for side, tower, inputs in zip(SIDES, towers, prepared, strict=True):
@@ -163,17 +163,17 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             values = data.queries if side == "query" else data.items
             features = _texts(schema, side)
             taken = {name: [values[name][row] for row in rows] for name in features}
-            total = np.sum([*self._teacher_vectors(features, taken, start.report, place).values()], axis=0)
+            total = np.sum([*self._teacher_vectors(features, taken, given.report, place).values()], axis=0)
             tasks.append(AlignmentTask(tower, inputs, rows, _unit(total)))
             if side == "query" and "item" in self.config.sides:
                 known = prepared[1].arrays  # of a frozen encoder
                 for name, spec in _texts(schema, "item").items():
                     vectors = known.get(name)
                     if vectors is None:
-                        vectors = self._teacher_vectors({name: spec}, data.items, start.report, place)[name]
+                        vectors = self._teacher_vectors({name: spec}, data.items, given.report, place)[name]
                     tasks.append(_task_of_items(tower, schema, name, catalogue, vectors))
         if tasks:
-            align(tasks, self.config.align_epochs, start.seed, start.report)
+            align(tasks, self.config.align_epochs, given.seed, given.report)
 
     def _catalogue(self, schema: Schema, data: TrainingData, prepared: Prepared) -> PreparedInputs:
         """The hashed texts of the items, whatever the item tower reads."""

@@ -16,7 +16,7 @@ from train.models.architectures.dssm import DssmArchitecture
 from train.models.architectures.multi_view import ViewTexts, ViewTower
 from train.models.initialization import fit_number_encoders
 from train.models.row_gradients import mark
-from train.models.tower_factory import StartData, architecture_of, build_towers, shared_item_table
+from train.models.tower_factory import InitializationData, architecture_of, build_towers, shared_item_table
 from train.models.towers import Tower
 
 CONFIG = MultiViewTower("multi_view", "section", 6, buckets=128, hidden=(10, 8), max_views=3, characters=())
@@ -220,7 +220,7 @@ def started(schema: Schema, sections: list[Any]) -> list[str]:
     values = {"section": sections, "text": ["a file"] * len(sections)}
     prepared: Any = (None, architecture.prepare(schema, "item", values))
     nothing: Any = None
-    start = StartData(schema, nothing, prepared, 0, said.append)
+    start = InitializationData(schema, nothing, prepared, 0, said.append)
     architecture.initialize(architecture.build(schema), start)
     return said
 
