@@ -322,10 +322,12 @@ def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) 
         assert served.snapshot("refused")["no_room"] == 100 - len(answered)
 
 
-def test_who_still_waits_for_a_refusal_when_the_overload_is_over_is_answered_if_it_is_fresh(
+def test_a_fresh_call_that_waits_for_its_refusal_is_answered_if_room_comes_free(
     retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "FRESH", 30.0)
+    # With the usual onset a pause of the machine is an overload, which sheds the oldest jobs.
+    monkeypatch.setattr(admission, "ONSET_SECONDS", 30.0)
     with reacting(retriever, queue=6, batch=3) as served, _connection(served) as channel:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
         with served.held(channel):
@@ -344,6 +346,8 @@ def test_refused_calls_wait_for_the_room_of_calls_that_await_their_messages(
 ) -> None:
     monkeypatch.setattr(admission, "FRESH", 30.0)
     monkeypatch.setattr(admission, "MESSAGE_SECONDS", 30.0)
+    # With the usual onset a pause of the machine is an overload, in which fewer messages are accepted.
+    monkeypatch.setattr(admission, "ONSET_SECONDS", 30.0)
     with reacting(retriever, queue=8) as served, Raw(served.address) as raw:
         served.loop.admission.refusals._saved = -60.0
         accepted = [raw.begin(SEARCH) for _ in range(8)]
