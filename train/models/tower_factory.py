@@ -29,6 +29,7 @@ from protos.features import (
     IdFeature,
     Schema,
     Side,
+    TextFeature,
 )
 from train.config import TowerConfig
 from train.data.training_data import TrainingData
@@ -199,11 +200,20 @@ def feature_encoder(
     return NumberEncoder(width)
 
 
-def averaged_ids(schema: Schema, table: nn.Parameter) -> EncoderFactories:
-    """Encoders of item ids: a row of the table for an id, the mean of rows for a history."""
+def text_and_id_factories(
+    schema: Schema, text: Callable[[], nn.Module], ids: nn.Parameter
+) -> EncoderFactories:
+    """Factories of the encoders of texts, item ids and histories, by the class of the feature.
+
+    Args:
+        schema: gives the longest history.
+        text: makes the encoder of a text.
+        ids: a row for each item; an id is encoded as its row, a history as the mean of its rows.
+    """
     return {
-        IdFeature: partial(IdEncoder, table),
-        HistoryFeature: lambda: PoolingEncoder(table, longest_window(schema), mean=True),
+        TextFeature: text,
+        IdFeature: partial(IdEncoder, ids),
+        HistoryFeature: lambda: PoolingEncoder(ids, longest_window(schema), mean=True),
     }
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from protos.features import Schema, Side, TextFeature
+from protos.features import Schema, Side
 from train.config.towers import BagTower
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import CosineHead
@@ -11,12 +11,11 @@ from train.models.initialization import initialize_tfidf
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    EncoderFactories,
     InitializationData,
     Towers,
-    averaged_ids,
     feature_encoders,
     shared_item_table,
+    text_and_id_factories,
 )
 from train.models.towers import Residual, Tower
 
@@ -41,10 +40,7 @@ class BagArchitecture(Architecture[BagTower]):
             weights = nn.Parameter(torch.ones(config.buckets))
             return HashedTextEncoder(hashing, table, weights, side == "item", normalise=not is_only_part)
 
-        factories: EncoderFactories = {
-            TextFeature: text,
-            **averaged_ids(schema, ids),
-        }
+        factories = text_and_id_factories(schema, text, ids)
         deep = Residual(config.dimension, hidden) if hidden else nn.Identity()
         return Tower(feature_encoders(schema, side, config.dimension, factories), deep, CosineHead())
 

@@ -3,18 +3,17 @@
 import torch
 from torch import nn
 
-from protos.features import Schema, Side, TextFeature
+from protos.features import Schema, Side
 from train.config.towers import CdssmTower
 from train.models.heads import CosineHead
 from train.models.ordered_words import ConvolutionEncoder
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    EncoderFactories,
     Towers,
-    averaged_ids,
     feature_encoders,
     shared_item_table,
+    text_and_id_factories,
 )
 from train.models.towers import Tower
 
@@ -40,10 +39,7 @@ class CdssmArchitecture(Architecture[CdssmTower]):
             nn.init.xavier_uniform_(table)
             return ConvolutionEncoder(hashing, table, config.window)
 
-        factories: EncoderFactories = {
-            TextFeature: text,
-            **averaged_ids(schema, ids),
-        }
+        factories = text_and_id_factories(schema, text, ids)
         encoders = feature_encoders(schema, side, config.hidden, factories)
         semantic = nn.Linear(config.hidden, config.dimension, bias=False)
         nn.init.xavier_uniform_(semantic.weight)

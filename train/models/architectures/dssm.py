@@ -3,19 +3,18 @@
 import torch
 from torch import nn
 
-from protos.features import Schema, Side, TextFeature
+from protos.features import Schema, Side
 from train.config.towers import DssmTower
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import CosineHead
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    EncoderFactories,
     Towers,
-    averaged_ids,
     feature_encoders,
     shared_item_table,
     tanh_layers,
+    text_and_id_factories,
 )
 from train.models.towers import Bias, Tower
 
@@ -42,10 +41,7 @@ class DssmArchitecture(Architecture[DssmTower]):
             nn.init.xavier_uniform_(table)
             return HashedTextEncoder(hashing, table, torch.ones(config.buckets))
 
-        factories: EncoderFactories = {
-            TextFeature: text,
-            **averaged_ids(schema, ids),
-        }
+        factories = text_and_id_factories(schema, text, ids)
         encoders = feature_encoders(schema, side, widths[0], factories)
         deep = nn.Sequential(Bias(widths[0]), nn.Tanh(), *tanh_layers(widths))
         return Tower(encoders, deep, CosineHead())

@@ -3,18 +3,17 @@
 import torch
 from torch import nn
 
-from protos.features import Schema, Side, TextFeature
+from protos.features import Schema, Side
 from train.config.towers import LstmTower
 from train.models.heads import CosineHead
 from train.models.ordered_words import LstmEncoder
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    EncoderFactories,
     Towers,
-    averaged_ids,
     feature_encoders,
     shared_item_table,
+    text_and_id_factories,
 )
 from train.models.towers import Tower
 
@@ -40,9 +39,6 @@ class LstmArchitecture(Architecture[LstmTower]):
             table = nn.Parameter(torch.randn(config.buckets, width) / width**0.5)
             return LstmEncoder(hashing, table, config.dimension)
 
-        factories: EncoderFactories = {
-            TextFeature: text,
-            **averaged_ids(schema, ids),
-        }
+        factories = text_and_id_factories(schema, text, ids)
         encoders = feature_encoders(schema, side, config.dimension, factories)
         return Tower(encoders, nn.Identity(), CosineHead())

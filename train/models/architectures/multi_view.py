@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.errors import DataError
-from protos.features import UNKNOWN, Schema, TextFeature
+from protos.features import UNKNOWN, Schema
 from train.config.towers import MultiViewTower
 from train.models.architectures.dssm import DssmArchitecture
 from train.models.encoders import HashedTextEncoder, TextBags
@@ -27,12 +27,11 @@ from train.models.text_hashing import WordHashing
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    EncoderFactories,
     InitializationData,
     Towers,
-    averaged_ids,
     feature_encoder,
     shared_item_table,
+    text_and_id_factories,
 )
 from train.models.towers import Inputs, Tower
 
@@ -167,7 +166,7 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
             start_each(table, count)
             return ViewTexts(hashing, table, config.buckets)
 
-        factories: EncoderFactories = {TextFeature: text, **averaged_ids(schema, ids)}
+        factories = text_and_id_factories(schema, text, ids)
         encoders = {
             name: feature_encoder(schema, "item", name, count * widths[0], factories)
             for name in schema.item

@@ -3,19 +3,18 @@
 import torch
 from torch import nn
 
-from protos.features import Schema, TextFeature
+from protos.features import Schema
 from train.config.towers import SharedTower
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import ItemDotHead, LogisticHead
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    EncoderFactories,
     Towers,
-    averaged_ids,
     feature_encoders,
     shared_item_table,
     tanh_layers,
+    text_and_id_factories,
 )
 from train.models.towers import Bias, Tower
 
@@ -30,10 +29,9 @@ class SharedArchitecture(Architecture[SharedTower]):
         widths = (*config.hidden, config.dimension)
         ids = shared_item_table(schema, widths[0], 0.05)
         texts = nn.Parameter(torch.randn(config.buckets, widths[0]) * 0.05)
-        factories: EncoderFactories = {
-            TextFeature: lambda: HashedTextEncoder(hashing, texts, torch.ones(config.buckets)),
-            **averaged_ids(schema, ids),
-        }
+        factories = text_and_id_factories(
+            schema, lambda: HashedTextEncoder(hashing, texts, torch.ones(config.buckets)), ids
+        )
         deep = nn.Sequential(Bias(widths[0]), nn.Tanh(), *tanh_layers(widths)[:-1])
         radius = torch.ones(())
         query_head = LogisticHead(radius, config.dimension)

@@ -27,15 +27,14 @@ from train.models.pretrained.vectors import EncodedTexts
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    EncoderFactories,
     InitializationData,
     Prepared,
     Report,
     Towers,
-    averaged_ids,
     feature_encoders,
     shared_item_table,
     silent,
+    text_and_id_factories,
 )
 from train.models.towers import Residual, Tower
 
@@ -100,7 +99,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             return encoder
 
         text = pretrained if side in self.config.sides else hashed
-        factories: EncoderFactories = {TextFeature: text, **averaged_ids(schema, ids)}
+        factories = text_and_id_factories(schema, text, ids)
         deep = Residual(width, hidden) if hidden else nn.Identity()
         encoders = feature_encoders(schema, side, width, factories)
         beside = [name for name, spec in _texts(schema, side).items() if spec.input == BOTH]
