@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from train.evaluation.baselines import LABELS
-from train.evaluation.plots import metric_label
+from train.evaluation.metrics import metric_label
 from train.evaluation.report import DIFFERENCE, JUDGED, JUDGED_METRICS
 
 METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")

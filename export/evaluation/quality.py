@@ -25,8 +25,7 @@ from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.label_baselines import LABEL_BASELINES
-from train.evaluation.metrics import CUTOFFS, as_higher_is_better, mean, per_query
-from train.evaluation.plots import metric_label
+from train.evaluation.metrics import CUTOFFS, as_higher_is_better, mean, metric_label, per_query
 from train.evaluation.ranking import Fitting
 from train.evaluation.report import (
     JUDGED,

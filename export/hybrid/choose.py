@@ -39,8 +39,7 @@ from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines.bm25 import TUNED_ON, analyzer_of
 from train.evaluation.bm25 import Bm25
-from train.evaluation.metrics import mean, paired_difference, per_query, within_standard_error
-from train.evaluation.plots import metric_label
+from train.evaluation.metrics import mean, metric_label, paired_difference, per_query, within_standard_error
 from train.evaluation.ranking import selection_metric
 
 Vectors = npt.NDArray[np.float32]

@@ -13,7 +13,8 @@ from rich.table import Table
 from export.quantization.variants import VARIANTS
 from protos.bundle import Variant
 from protos.features import SIDES
-from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, metric_label, style_axes
+from train.evaluation.metrics import metric_label
+from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
 
 LABEL_BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 BAR_COLOUR = "#c3c8d0"  # of variants that were not chosen

@@ -13,7 +13,7 @@ from protos.bundle import EXACT, HNSW, Manifest
 from protos.inputs.events import is_dated, without_times
 from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from protos.system.timing import p99_remark
-from train.evaluation.plots import metric_label
+from train.evaluation.metrics import metric_label
 from train.terminal import baseline_columns, metric_rows
 
 REFRESHED_FROM = "refreshed_from"  # tag of a version that a refresh has made

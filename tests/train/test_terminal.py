@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from train.evaluation.plots import (
-    TrainingHistory,
-    baseline_comparison,
-    learning_curves,
-    metric_label,
-    save,
-)
+from train.evaluation.metrics import metric_label
+from train.evaluation.plots import TrainingHistory, baseline_comparison, learning_curves, save
 from train.terminal import METRICS, baseline_columns, show_fit
 
 MAIN = dict.fromkeys(METRICS, 0.25)
@@ -127,11 +122,6 @@ def test_what_was_chosen_for_a_baseline_and_the_warnings_are_told() -> None:
         "warning: test holds [3] queries",
         "warning: another",
     ]
-
-
-def test_metrics_are_spelt_as_people_do() -> None:
-    names = ["ndcg_at_10", "mrr_at_10", "hr_at_50", "recall_at_100", "auc"]
-    assert [metric_label(name) for name in names] == ["nDCG@10", "MRR@10", "HR@50", "recall@100", "AUC"]
 
 
 def test_bars_stand_for_the_model_and_every_baseline() -> None:

@@ -1,7 +1,7 @@
 """Ranking metrics over the whole catalogue, from ranked item rows.
 
 Every metric is a mean over queries. A query may have several relevant items; pairs with the same query
-are one query.
+are one query. `metric_label` also spells the metrics of labels (`labelled_metrics.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ Ranked = npt.NDArray[np.int64]
 
 CUTOFFS = (1, 10, 20, 50, 100)
 LOWER_IS_BETTER = ("log_loss", "ece")  # of all other metrics the higher value is the better one
+METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss", "ece": "ECE"}
 
 
 def as_higher_is_better(metric: str, value: float) -> float:
@@ -23,6 +24,12 @@ def as_higher_is_better(metric: str, value: float) -> float:
         metric: its name, without the name of a baseline before it.
     """
     return -value if metric in LOWER_IS_BETTER else value
+
+
+def metric_label(metric: str) -> str:
+    """The name of a metric in tables and plots: nDCG@10 for `ndcg_at_10`."""
+    name, _, k = metric.partition("_at_")
+    return f"{METRIC_NAMES.get(name, name)}@{k}" if k else METRIC_NAMES.get(name, name)
 
 
 def per_query(

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.labelled_metrics import Bin
-from train.evaluation.metrics import as_higher_is_better
+from train.evaluation.metrics import as_higher_is_better, metric_label
 
 matplotlib.use("Agg")
 
@@ -24,7 +24,6 @@ COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, *OTHER_COLOURS)
 FEW_BARS = 5  # side by side, whose figures fit above them
 FEW_STEPS = 40  # so many steps are drawn as points, too
 FULL_SHARE = 0.9  # of the pairs of the middle batch, from which on a batch counts as full
-METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss", "ece": "ECE"}
 
 
 @dataclass(frozen=True)
@@ -155,12 +154,6 @@ def _error_bar(metrics: Mapping[str, float], metric: str) -> tuple[float, float]
         value - metrics.get(f"{metric}_low", value),
         metrics.get(f"{metric}_high", value) - value,
     )
-
-
-def metric_label(metric: str) -> str:
-    """The name of a metric in tables and plots: nDCG@10 for `ndcg_at_10`."""
-    name, _, k = metric.partition("_at_")
-    return f"{METRIC_NAMES.get(name, name)}@{k}" if k else METRIC_NAMES.get(name, name)
 
 
 def save(figure: Figure, path: Path) -> Path:

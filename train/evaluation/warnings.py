@@ -8,7 +8,7 @@ from protos.inputs.texts import normalise
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import left_out
-from train.evaluation.plots import metric_label
+from train.evaluation.metrics import metric_label
 from train.evaluation.ranking import selection_metric
 
 FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side

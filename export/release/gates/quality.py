@@ -29,8 +29,8 @@ from protos.errors import DataError, TwinspireError
 from train.config import Experiment
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import LABELS
-from train.evaluation.metrics import bootstrap_interval, paired_difference
-from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, metric_label, style_axes
+from train.evaluation.metrics import bootstrap_interval, metric_label, paired_difference
+from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
 from train.evaluation.ranking import selection_metric
 from train.evaluation.report import WITH_INTERVAL
 

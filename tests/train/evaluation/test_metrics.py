@@ -10,6 +10,7 @@ from train.evaluation.metrics import (
     bootstrap_interval,
     catalogue_metrics,
     mean,
+    metric_label,
     ndcg,
     paired_difference,
     per_query,
@@ -186,3 +187,8 @@ def test_settings_within_a_standard_error_of_the_best_are_named() -> None:
         4.0: np.array([1.0, 1.0, 0.5, 0.0]),  # less by 1/8, with a standard error of .27
     }
     assert within_standard_error(curve) == [2.0, 4.0]
+
+
+def test_metrics_are_spelt_as_people_do() -> None:
+    names = ["ndcg_at_10", "mrr_at_10", "hr_at_50", "recall_at_100", "auc"]
+    assert [metric_label(name) for name in names] == ["nDCG@10", "MRR@10", "HR@50", "recall@100", "AUC"]
