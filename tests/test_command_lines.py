@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +19,9 @@ from protos.cli import add_command, as_typed, command_line
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.tiny import tiny_bundle
+
+if TYPE_CHECKING:  # imports torch and MLflow
+    from tests.helpers.stdlib import Made
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("train", "export", "serving", "serving.client")
@@ -98,6 +102,17 @@ def test_rollback_and_register_are_as_quick_to_import_as_history() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert HEAVY & {*re.findall(r"'(\w+)'", done.stdout)} <= MLFLOW, done.stderr
+
+
+@pytest.mark.exhaustive
+def test_registering_again_imports_nothing_that_trains_or_builds(made_once: "Made", tmp_path: Path) -> None:
+    from export.release import registry
+    from tests.helpers.stdlib import tracking_copy
+
+    with tracking_copy(made_once, tmp_path):
+        registry.register(made_once.folder)
+        known = ("--config", str(made_once.config), "--bundle", str(made_once.folder))
+        assert imported("export", "register", *known) <= MLFLOW
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -25,7 +25,7 @@ from export.bundles import BUNDLES, export_metrics
 from export.release import lock
 from export.release.lock_holder import actor
 from protos import bundle, entry_points
-from protos.bundle import MILVUS
+from protos.bundle import EXACT, HNSW, MILVUS
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.files.tokenizer import TOKENIZER
 from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
@@ -83,10 +83,8 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
         Unavailable: the registry does not answer, or a server of the index, or another process
             holds the lock of the collections.
     """
-    from export.bundle_files import publish  # imports all that builds an index
-
     manifest = bundle.read(folder)
-    publish(folder)
+    _publish(folder, manifest)
     with registry_errors():
         known = _version_of(manifest)
         registered = known is not None
@@ -101,9 +99,17 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
             try:
                 _make_challenger(manifest.name, str(known.version))
             except MissingStage:  # `prune` has dropped the collection since it was written
-                publish(folder)
+                _publish(folder, manifest)
                 _make_challenger(manifest.name, str(known.version))
     return known, registered
+
+
+def _publish(folder: Path, manifest: bundle.Manifest) -> None:
+    """Write what the index keeps outside of the bundle; arguments and errors are those of `publish`."""
+    if manifest.index.kind not in (HNSW, EXACT):  # these two keep nothing outside of the bundle
+        from export.bundle_files import publish  # imports torch, and all that builds an index
+
+        publish(folder)
 
 
 def _make_challenger(name: str, number: str) -> None:
