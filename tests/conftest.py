@@ -219,11 +219,9 @@ def stdlib(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def made_once(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> "Made":
     """A run and its bundle, made once; tests read them and change nothing."""
-    from tests.helpers.stdlib import make, pack, unpack
+    from tests.helpers.stdlib import make, shared_made
 
-    name = "made"
-    folder = shared_folder(tmp_path_factory, name, lambda folder: pack(make(stdlib, empty_store, folder)))
-    return unpack(folder, tmp_path_factory.mktemp(name))
+    return shared_made(tmp_path_factory, "made", lambda folder: make(stdlib, empty_store, folder))
 
 
 @pytest.fixture
@@ -246,11 +244,10 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def films_made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> "Made":
     """A run on what people watched in which order, and its bundle; tests read them and change nothing."""
-    from tests.helpers.stdlib import make_of, pack, unpack
+    from tests.helpers.stdlib import make_of, shared_made
     from tests.helpers.watched import write_toml
 
-    def make(folder: Path) -> None:
-        pack(make_of(write_toml(films, folder / "watched.toml"), empty_store, folder))
+    def make(folder: Path) -> "Made":
+        return make_of(write_toml(films, folder / "watched.toml"), empty_store, folder)
 
-    name = "films-made"
-    return unpack(shared_folder(tmp_path_factory, name, make), tmp_path_factory.mktemp(name))
+    return shared_made(tmp_path_factory, "films-made", make)

@@ -14,12 +14,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def films_client(films_made: "Made") -> Iterator["RetrievalClient"]:
     """A client of a server on the bundle of `films_made`."""
-    from serving.client import RetrievalClient
-    from serving.retrieval.retriever import Retriever
-    from serving.server import RetrievalServer
+    from tests.helpers.serving.loopback import client_of
 
-    server = RetrievalServer(Retriever.load(films_made.folder))
-    with server, RetrievalClient(server.address, timeout=30) as client:
+    with client_of(films_made.folder) as client:
         yield client
 
 

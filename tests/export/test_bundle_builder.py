@@ -26,16 +26,14 @@ from protos import bundle
 from protos.errors import MissingStage
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import (
     FEATURES,
     QUICK,
     Made,
     experiment_at,
     make,
-    pack,
+    shared_made,
     tracking_copy,
-    unpack,
     write_toml,
 )
 from train.data.training_data import training_data_of
@@ -131,11 +129,10 @@ def test_letters_are_those_of_whole_normalised_texts(made: Made) -> None:
 def features(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A run that reads features of every kind, and its bundle."""
 
-    def write(folder: Path) -> None:
-        short = {name: QUICK[name] for name in ("export", "precision", "baselines")}
-        pack(make(stdlib, empty_store, folder, "features", {**FEATURES, **short}))
-
-    return unpack(shared_folder(tmp_path_factory, "features", write), tmp_path_factory.mktemp("features"))
+    sections = {**FEATURES, **{name: QUICK[name] for name in ("export", "precision", "baselines")}}
+    return shared_made(
+        tmp_path_factory, "features", lambda folder: make(stdlib, empty_store, folder, "features", sections)
+    )
 
 
 @pytest.mark.exhaustive

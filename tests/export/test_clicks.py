@@ -10,13 +10,11 @@ import pytest
 
 from export import commands
 from protos import bundle
-from serving.client import Query, RetrievalClient
+from serving.client import Query
 from serving.retrieval.query import example_query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
-from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import Made, make_of, pack, tracking_at, unpack
+from tests.helpers.serving.loopback import client_of
+from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at
 from train.data.training_data import training_data_of
 from train.evaluation.exact_search import encode
 from train.evaluation.label_baselines import LABEL_BASELINES
@@ -47,10 +45,9 @@ AUGMENTED = 'dimension = 8\naugment = 0.5\naugment_query = "user"\n'
 
 @pytest.fixture(scope="module")
 def clicks(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    def make(folder: Path) -> None:
-        pack(made(folder, CLICKS_TOML + SMALL, empty_store))
-
-    return unpack(shared_folder(tmp_path_factory, "clicks", make), tmp_path_factory.mktemp("clicks"))
+    return shared_made(
+        tmp_path_factory, "clicks", lambda folder: made(folder, CLICKS_TOML + SMALL, empty_store)
+    )
 
 
 def made(folder: Path, toml: str, empty_store: Path) -> Made:
@@ -105,7 +102,7 @@ def served_as_by_torch(clicks: Made) -> None:
     people = [{name: values[row] for name, values in data.queries.items()} for row in asked]
     assert any(each["skipped"] and each["history"] for each in people)
     ids = list(data.item_ids)
-    with RetrievalServer(Retriever.load(clicks.folder)) as server, RetrievalClient(server.address) as client:
+    with client_of(clicks.folder) as client:
         scored = client.score_batch([(_query(each), ids) for each in people])
         found = client.search(_query(people[0]), k=len(ids))
     scores = np.array([[score for _, score in each.items] for each in scored])

@@ -18,8 +18,7 @@ from protos import bundle
 from protos.search import paired_products
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import QUICK, Made, make_of, pack, tracking_at, unpack
+from tests.helpers.stdlib import QUICK, Made, make_of, shared_made, tracking_at
 from tests.helpers.watched import COMIREC, write_toml
 from train.data.training_data import training_data_of
 from train.training.metric_groups import metrics_of
@@ -35,11 +34,10 @@ def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
     short = {**COMIREC["training"], "epochs": 5}
     sections = {**COMIREC, **QUICK, "training": short, "gates": {"iterations": 200}}
 
-    def make(folder: Path) -> None:
-        toml = write_toml(films, folder / "a.toml", "comirec", sections)
-        pack(make_of(toml, empty_store, folder))
+    def make(folder: Path) -> Made:
+        return make_of(write_toml(films, folder / "a.toml", "comirec", sections), empty_store, folder)
 
-    made = unpack(shared_folder(tmp_path_factory, "comirec", make), tmp_path_factory.mktemp("comirec"))
+    made = shared_made(tmp_path_factory, "comirec", make)
     with tracking_at(made.uri):
         yield made
 

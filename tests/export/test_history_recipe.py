@@ -11,13 +11,11 @@ from protos import bundle
 from protos.errors import InvalidInput
 from protos.features import HistoryFeature
 from serving.api.open_inference import inputs_metadata
-from serving.client import RetrievalClient
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
-from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import QUICK, Made, make_of, pack, unpack
+from tests.helpers.serving.loopback import client_of
+from tests.helpers.stdlib import QUICK, Made, make_of, shared_made
 from tests.helpers.watched import ATTENTION, write_toml
 from train.data.training_data import training_data_of
 from train.training.metric_groups import metrics_of
@@ -53,11 +51,9 @@ def run_of_recipe(split: str, films: Path, empty_store: Path, folder: Path) -> M
 @pytest.fixture(scope="module")
 def of_events(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A run whose towers attend to events, and its bundle."""
-
-    def make(folder: Path) -> None:
-        pack(run_of_recipe("last", films, empty_store, folder))
-
-    return unpack(shared_folder(tmp_path_factory, "recipe", make), tmp_path_factory.mktemp("recipe"))
+    return shared_made(
+        tmp_path_factory, "recipe", lambda folder: run_of_recipe("last", films, empty_store, folder)
+    )
 
 
 def reads_times(manifest: bundle.Manifest) -> bool:
@@ -85,10 +81,7 @@ def test_a_query_has_a_time_and_without_one_is_asked_now(of_events: Made) -> Non
     def at(time: float) -> Query:
         return Query(history=HISTORY, features={"time": time})
 
-    with (
-        RetrievalServer(Retriever.load(of_events.folder)) as server,
-        RetrievalClient(server.address) as client,
-    ):
+    with client_of(of_events.folder) as client:
         now, later, early, before = (
             client.search(each, 20).hits for each in (Query(history=HISTORY), at(1e9), at(1_300_000), at(0))
         )

@@ -15,12 +15,9 @@ from export.onnx.export import frozen
 from export.onnx.runtimes import torch_encoder
 from protos import bundle
 from protos.bundle import Score
-from serving.client import RetrievalClient
 from serving.retrieval.query import example_query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
-from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import QUICK, Made, make_of, pack, tracking_at, unpack
+from tests.helpers.serving.loopback import client_of
+from tests.helpers.stdlib import QUICK, Made, make_of, shared_made, tracking_at
 from tests.helpers.watched import RATINGS, write_toml
 from train.config import IndexConfig
 from train.data.training_data import training_data_of
@@ -37,10 +34,10 @@ ITEMS, USERS, DIMENSION = 5000, 300, 32
 def rated(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     quick = {**RATINGS, **QUICK, "baselines": {"run": []}}
 
-    def make(folder: Path) -> None:
-        pack(make_of(write_toml(films, folder / "a.toml", "rated", quick), empty_store, folder))
+    def make(folder: Path) -> Made:
+        return make_of(write_toml(films, folder / "a.toml", "rated", quick), empty_store, folder)
 
-    return unpack(shared_folder(tmp_path_factory, "rated", make), tmp_path_factory.mktemp("rated"))
+    return shared_made(tmp_path_factory, "rated", make)
 
 
 def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
@@ -62,7 +59,7 @@ def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
     expected = 1 / (1 + np.exp(-logits))
 
     questions = [example_query({name: values[n] for name, values in people.items()}) for n in range(len(q))]
-    with RetrievalServer(Retriever.load(rated.folder)) as server, RetrievalClient(server.address) as client:
+    with client_of(rated.folder) as client:
         parts = [
             questions[n : n + 100] for n in range(0, len(questions), 100)
         ]  # an answer has a bound on items

@@ -12,11 +12,9 @@ from protos import bundle
 from protos.features import SIDES
 from serving.client import Item, RetrievalClient
 from serving.retrieval.encoder import Encoder
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.serving.cataloguing import catalogue_service
-from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import MULTI_VIEW, Made, Sections, make_of, pack, tracking_at, unpack, write_toml
+from tests.helpers.serving.loopback import client_of
+from tests.helpers.stdlib import MULTI_VIEW, Made, Sections, make_of, shared_made, tracking_at, write_toml
 from train.models.architectures.multi_view import ViewTower
 from train.training.trained_model import load_model
 
@@ -36,19 +34,16 @@ SECTIONS: Sections = {
 
 @pytest.fixture(scope="module")
 def made(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    def fill(folder: Path) -> None:
+    def make(folder: Path) -> Made:
         config = write_toml(stdlib, folder / "views.toml", "views", SECTIONS, data={"max_items": 150})
-        pack(make_of(config, empty_store, folder))
+        return make_of(config, empty_store, folder)
 
-    return unpack(shared_folder(tmp_path_factory, "views", fill), tmp_path_factory.mktemp("views"))
+    return shared_made(tmp_path_factory, "views", make)
 
 
 @pytest.fixture(scope="module")
 def client(made: Made) -> Iterator[RetrievalClient]:
-    with (
-        RetrievalServer(Retriever.load(made.folder)) as server,
-        RetrievalClient(server.address, timeout=30) as client,
-    ):
+    with client_of(made.folder) as client:
         yield client
 
 

@@ -33,9 +33,9 @@ from tests.helpers.pretrained import (
     write_experiment,
 )
 from tests.helpers.serving.cataloguing import catalogue_service, first
+from tests.helpers.serving.loopback import client_of
 from tests.helpers.serving.swapping import Load, Swapping
-from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import Made, make_of, pack, tracking_at, tracking_copy, unpack
+from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
 from tests.helpers.waiting import wait_until
 from train.models.prepared_inputs import TokenizedTexts
 from train.paths import ROOT
@@ -48,10 +48,10 @@ Factory = pytest.TempPathFactory
 
 
 def made_of(factory: Factory, stdlib: Path, empty_store: Path, name: str, **tower: object) -> Made:
-    def make(folder: Path) -> None:
-        pack(make_of(write_experiment(folder, stdlib, name, **tower), empty_store, folder))
+    def make(folder: Path) -> Made:
+        return make_of(write_experiment(folder, stdlib, name, **tower), empty_store, folder)
 
-    return unpack(shared_folder(factory, name, make), factory.mktemp(name))
+    return shared_made(factory, name, make)
 
 
 @pytest.fixture(scope="module")
@@ -324,11 +324,9 @@ def test_a_hashed_query_side_reads_no_tokens_and_items_are_read_both_ways(
         np.testing.assert_allclose(encode([item])[0], vector, atol=1e-5)
     one, other = encode([Query(features={"text": f"read a file {word}"}) for word in ("zyzzyva", "qwertz")])
     assert np.abs(one - other).max() > 0.05
-    with RetrievalServer(Retriever.load(made.folder)) as server:
-        client = RetrievalClient(server.address, timeout=30)
-        with client:
-            assert len(client.search("read a file", k=3).hits) == 3
-            assert client.search("", k=3).hits == ()
+    with client_of(made.folder) as client:
+        assert len(client.search("read a file", k=3).hits) == 3
+        assert client.search("", k=3).hits == ()
 
 
 @pytest.mark.exhaustive

@@ -15,7 +15,7 @@ from serving.client import RetrievalClient
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
+from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
 from tests.helpers.watched import ASKED, COLD, write_toml
 from train.training.metric_groups import metrics_of
@@ -125,7 +125,7 @@ def test_text_and_history_work_together_and_alone(films: Path, empty_store: Path
     assert {*manifest.schema.query} == {"text", "history", "country"}
     assert manifest.quality["ndcg_at_10"] > manifest.quality["popularity_ndcg_at_10"] + 0.1
     text = "western"
-    with RetrievalServer(Retriever.load(made.folder)) as server, RetrievalClient(server.address) as client:
+    with client_of(made.folder) as client:
         both, words, watched, neither = client.search_batch(
             [Query(text, HISTORY), Query(text), Query(history=HISTORY), Query()]
         )

@@ -11,9 +11,7 @@ from protos import bundle
 from protos.features import SIDES
 from serving.client import RetrievalClient
 from serving.retrieval.encoder import Encoder
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
-from tests.helpers.shared import shared_folder
+from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import (
     CDSSM,
     FEW,
@@ -22,9 +20,8 @@ from tests.helpers.stdlib import (
     Made,
     Sections,
     make_of,
-    pack,
+    shared_made,
     tracking_at,
-    unpack,
     write_toml,
 )
 from train.training.trained_model import load_model
@@ -49,19 +46,16 @@ def made(
 ) -> Made:
     kind = request.param
 
-    def fill(folder: Path) -> None:
+    def make(folder: Path) -> Made:
         config = write_toml(stdlib, folder / f"{kind}.toml", kind, {**KINDS[kind], **SHORT}, data=FEW)
-        pack(make_of(config, empty_store, folder))
+        return make_of(config, empty_store, folder)
 
-    return unpack(shared_folder(tmp_path_factory, kind, fill), tmp_path_factory.mktemp(kind))
+    return shared_made(tmp_path_factory, kind, make)
 
 
 @pytest.fixture(scope="module")
 def client(made: Made) -> Iterator[RetrievalClient]:
-    with (
-        RetrievalServer(Retriever.load(made.folder)) as server,
-        RetrievalClient(server.address, timeout=30) as client,
-    ):
+    with client_of(made.folder) as client:
         yield client
 
 

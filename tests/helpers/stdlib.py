@@ -9,7 +9,7 @@ import io
 import json
 import shutil
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from rich.console import Console
 
 from export.bundle_builder import build_bundle
 from export.bundles import BUNDLES
+from tests.helpers.shared import shared_folder
 from train.config import Experiment, read_experiment
 from train.data.dataset import CACHE as DATA
 from train.data.dataset import Dataset, prepare
@@ -254,8 +255,19 @@ def make_of(config: Path, empty_store: Path, folder: Path) -> Made:
     return Made(config, uri, experiment, dataset, run, bundle)
 
 
-def pack(made: Made) -> None:
-    """Write what was made, beside its TOML, for `unpack` in any process."""
+def shared_made(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Made]) -> Made:
+    """A run and its bundle, made by the first of the processes that run the tests, for all of them.
+
+    Args:
+        name: of what is made, which no other test gives to anything else.
+        make: trains and exports in an empty folder, in which it also writes the experiment's TOML.
+    """
+    packed = shared_folder(factory, name, lambda folder: _pack(make(folder)))
+    return _unpack(packed, factory.mktemp(name))
+
+
+def _pack(made: Made) -> None:
+    """Write what was made, beside its TOML, for `_unpack` in any process."""
     folder = made.config.parent
     shutil.copytree(made.folder, folder / "bundles" / made.folder.name)
     shutil.copytree(made.dataset.folder, folder / "data" / made.dataset.folder.name)
@@ -263,7 +275,7 @@ def pack(made: Made) -> None:
     (folder / "made.json").write_text(json.dumps(what))
 
 
-def unpack(packed: Path, folder: Path) -> Made:
+def _unpack(packed: Path, folder: Path) -> Made:
     """What was packed, as if it had been made here: its store in `folder`, all else in this process's cache.
 
     The artifacts of the run stay where they are; nothing else is shared between processes.

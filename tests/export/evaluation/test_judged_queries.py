@@ -17,8 +17,7 @@ from export.__main__ import main
 from export.terminal import show_quality
 from protos import bundle
 from tests.helpers.beir import DOCUMENTS, QUESTIONS, write_papers
-from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import Made, make_of, pack, tracking_at, unpack
+from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at
 from train.data.training_data import training_data_of
 from train.evaluation.baselines import baselines
 from train.evaluation.metrics import mean, per_query
@@ -38,10 +37,9 @@ MEASURES = {
 
 @pytest.fixture(scope="module")
 def papers_once(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    def make(folder: Path) -> None:
-        pack(make_of(write_papers(folder), empty_store, folder))
-
-    return unpack(shared_folder(tmp_path_factory, "papers", make), tmp_path_factory.mktemp("papers"))
+    return shared_made(
+        tmp_path_factory, "papers", lambda folder: make_of(write_papers(folder), empty_store, folder)
+    )
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
 from serving.server import RetrievalServer
 from serving.transport.converters import RequestLimits
+from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
 
@@ -69,7 +70,7 @@ def test_an_unknown_item_has_no_score_and_the_others_have(client: RetrievalClien
 
 def test_scores_of_a_hybrid_bundle_are_those_of_the_towers(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path, is_hybrid=True)
-    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
+    with client_of(folder) as client:
         found = client.search(TEXTS[0], k=20, fusion=FusionMode.HYBRID)
         scores = client.score(TEXTS[0], [hit.id for hit in found.hits])
     assert found.fusion is FusionMode.HYBRID
@@ -82,7 +83,7 @@ def test_a_text_of_which_nothing_is_known_has_the_scores_of_an_empty_one(tmp_pat
     """The tower has weights for foreign letters, which it has learned of other texts."""
     folder = tiny_bundle(tmp_path, query_tower=TinyTower(bias=True), letters="abcdefghijklmnopqrstuvwxyz")
     ids = ["item-001", "item-002", "item-003"]
-    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
+    with client_of(folder) as client:
         blank, foreign, known = client.score_batch([("", ids), ("жук", ids), (TEXTS[0], ids)])
         alone = client.score("жук", ids)
     assert [each.basis for each in (blank, foreign, known)] == [Basis.POPULAR, Basis.POPULAR, Basis.QUERY]

@@ -16,10 +16,10 @@ from serving.filters.plan import Plan
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from serving.transport.filter_converters import filter_to_wire
 from tests.helpers.filter_oracle import passes
 from tests.helpers.ports import held_port
+from tests.helpers.serving.loopback import client_of
 from tests.helpers.serving.scraping import Scrape
 from tests.helpers.serving.shadowing import Champion, Scene, asked
 from tests.helpers.tiny import (
@@ -43,7 +43,7 @@ EXPECTED = {item for item, values in VALUES.items() if passes(NODE, values)}
 def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetrievalClient]:
     """A client of a server whose queries are histories."""
     folder = watched_bundle(tmp_path_factory.mktemp("watched"), ITEMS, filters=FILTERS)
-    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
+    with client_of(folder) as client:
         client.wait_ready()
         yield client
 

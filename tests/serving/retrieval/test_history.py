@@ -22,6 +22,7 @@ from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.transport.converters import RequestLimits
 from tests.helpers.answers import differences
+from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import RETIRED, item_ids, popularity, watched_bundle
 from tests.helpers.tiny_towers import HISTORY, TEXT
 
@@ -188,7 +189,7 @@ def test_a_batch_and_a_stream_answer_as_one_by_one(client: RetrievalClient, excl
 
 def test_a_sigmoid_is_shown_of_queries_and_not_of_items(tmp_path: Path, client: RetrievalClient) -> None:
     folder = watched_bundle(tmp_path, score=Score("sigmoid", bias=-1.5))
-    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as sigmoid:
+    with client_of(folder) as sigmoid:
         bare, shown = client.search_batch(QUERIES, k=9), sigmoid.search_batch(QUERIES, k=9)
     for query, before, after in zip(QUERIES, bare, shown, strict=True):
         assert ids(after) == ids(before)

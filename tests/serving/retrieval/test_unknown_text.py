@@ -2,31 +2,23 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from protos.features import FeatureSpec
-from serving.client import RetrievalClient
 from serving.client.__main__ import main
 from serving.retrieval.answer import Answer, Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
+from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import item_ids, popularity, tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import FULL, HISTORY, TEXT, TinyTower
 
 UNKNOWN = ("", "\0\0", " ", "\U0001f600", "\u2060" * 3)  # the tiny tower counts no code point of these
 TEXTS = ("bavuti xelike", *UNKNOWN, "kemolira", "")
 EVEN = [1 / 300] * 200 + [0.0] * 100  # each item that occurs at all occurs once
-
-
-@contextmanager
-def client_of(folder: Path) -> Iterator[RetrievalClient]:
-    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
-        yield client
 
 
 def told(answer: Answer) -> tuple[list[str], Basis]:
