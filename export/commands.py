@@ -56,7 +56,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     if why := why_not_comparable(manifest, dataset.split_hash, dataset.report):
         raise MissingStage(f"{folder}: does not fit the data set: {why}; `make export` makes a new one")
     run = _run_of_bundle(manifest)
-    choices = None if run is None else choices_of(run, experiment, dataset)
+    choices = None if run is None else choices_of(run, experiment, dataset, _note)
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
     threads = experiment.index.threads
@@ -128,14 +128,15 @@ def _run_of_settings(experiment: Experiment, dataset: Dataset, newest: Run) -> R
     same = finished_run(experiment, dataset)
     if same is not None:
         return same
-    PROGRESS.print(
+    _note(
         f"exporting {newest.info.run_name}, the newest run ({newest.info.run_id}), whose settings, "
-        "data or code differ from those of now; `make train` trains with these",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        "data or code differ from those of now; `make train` trains with these"
     )
     return newest
+
+
+def _note(text: str) -> None:
+    PROGRESS.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def test_without_the_folder_of_the_model_nothing_is_known_of_the_choices(
     assert choices_of(pretrained.run, pretrained.experiment, pretrained.dataset)
     tower = dataclasses.replace(pretrained.experiment.tower, model=str(tmp_path / "gone"))  # type: ignore[arg-type]
     gone = dataclasses.replace(pretrained.experiment, tower=tower)
-    assert choices_of(pretrained.run, gone, pretrained.dataset) == {}
+    printed: list[str] = []
+    assert choices_of(pretrained.run, gone, pretrained.dataset, printed.append) == {}
+    assert "is not used" in printed[0] and str(tmp_path / "gone") in printed[0]
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ from train.fingerprint import code_fingerprint, fingerprint
 from train.interrupts import before_leaving
 from train.models.defaults import Chosen, from_data
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
+from train.models.tower_factory import Report, architecture_of, silent
 from train.paths import CACHE
 from train.training.additive_model import Additive, add_additive_model
 from train.training.callbacks import RunCallbacks
@@ -153,17 +153,25 @@ def finished_run(experiment: Experiment, dataset: Dataset) -> Run | None:
     return find_run(experiment.name, STAGE, _fingerprint(experiment, dataset))
 
 
-def choices_of(run: Run, experiment: Experiment, dataset: Dataset) -> Mapping[str, Any]:
+def choices_of(
+    run: Run, experiment: Experiment, dataset: Dataset, report: Report = silent
+) -> Mapping[str, Any]:
     """What a run has chosen for its baselines, as `Fitting(stored=...)` takes it.
 
     It is empty unless the run has the same settings, data and code, on which choices depend. It is also empty
     if a file that training reads, such as a pretrained model, is missing: the run's key covers its content.
+
+    Args:
+        report: receives a line if the run has choices and they are not returned.
     """
     stored = stored_choices(run)
     try:
         is_same = bool(stored) and run.data.tags.get(FINGERPRINT) == _fingerprint(experiment, dataset)
-    except (ConfigError, DataError):
-        is_same = False
+        change = "settings, data or code have changed since"
+    except (ConfigError, DataError) as error:
+        is_same, change = False, str(error)
+    if stored and not is_same:
+        report(f"what run {run.info.run_id} has chosen for its baselines is not used: {change}")
     return stored if is_same else {}
 
 

@@ -94,13 +94,18 @@ def test_a_run_says_what_its_baselines_chose_and_what_is_weak_about_it(made: Mad
 
 def test_the_choices_of_a_run_are_those_of_its_settings_and_data(made: Made) -> None:
     of_run = made.run, made.experiment, made.dataset
-    chosen, shown = choices_of(*of_run), chosen_settings(made.run)
+    chosen, shown = choices_of(*of_run, pytest.fail), chosen_settings(made.run)
     values = [{name: str(value) for name, value in each.items()} for each in chosen.values()]
     assert values == [
         {name: shown[f"{each}.{name}"] for name in ("k1", "b")} for each in ("bm25", "bm25_full")
     ]
     others = dataclasses.replace(made.experiment, baselines=BaselinesConfig("words"))
-    assert choices_of(made.run, others, made.dataset) == {}
+    printed: list[str] = []
+    assert choices_of(made.run, others, made.dataset, printed.append) == {}
+    assert printed == [
+        f"what run {made.run.info.run_id} has chosen for its baselines is not used: "
+        "settings, data or code have changed since"
+    ]
     report = {**made.dataset.report, "fingerprint": "0"}
     assert choices_of(made.run, made.experiment, dataclasses.replace(made.dataset, report=report)) == {}
     key = made.run.data.tags[FINGERPRINT]
