@@ -343,6 +343,7 @@ class BlankQuery:
         self._first = float(vector[0, 0])
         largest = float(np.abs(vector).max())
         self._equal, self._near = self.EQUAL * largest, self.NEAR * largest
+        self._low, self._high = self._first - self._near, self._first + self._near
 
     def may_be_in(self, vectors: Vectors) -> bool:
         """Whether a batch may hold such a query; compares first coordinates only.
@@ -352,7 +353,9 @@ class BlankQuery:
         """
         if len(vectors) == 1:
             return bool(abs(vectors.item(0) - self._first) <= self._equal)
-        return bool((np.abs(vectors[:, 0] - self._first) <= self._near).any())
+        low, high = self._low, self._high
+        # For the few dozen queries of a batch this takes half the time of NumPy's operations.
+        return any(low <= first <= high for first in vectors[:, 0].tolist())
 
     def places(self, vectors: Vectors, encode_alone: Callable[[int], Vectors]) -> list[int]:
         """The places of such queries in a batch; the same as if each query were encoded alone.

@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from protos.features import FeatureSpec
 from serving.client.__main__ import main
 from serving.retrieval.answer import Answer, Basis
+from serving.retrieval.encoder import BlankQuery
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
@@ -40,6 +42,17 @@ def test_a_text_that_says_nothing_has_no_hits_alone_in_a_batch_and_in_a_stream(e
     assert alone == batch == stream
     for text, (ids, basis) in zip(TEXTS, alone, strict=True):
         assert (len(ids), basis) == ((0, Basis.NONE) if text in UNKNOWN else (5, Basis.QUERY)), text
+
+
+def test_a_batch_may_hold_a_blank_query_that_the_scales_of_the_batch_have_moved() -> None:
+    blank = BlankQuery(np.array([[0.5, -1.0]], np.float32))  # of a batch, 0.25 away at most; alone, 1e-5
+
+    def may_be_in(*first: float) -> bool:
+        return blank.may_be_in(np.array([[each, 0.0] for each in first], np.float32))
+
+    assert may_be_in(9.0, 0.26) and may_be_in(9.0, 0.74)
+    assert not any(may_be_in(9.0, each) for each in (0.24, 0.76, float("nan")))
+    assert may_be_in(0.5) and may_be_in(0.500005) and not may_be_in(0.6)
 
 
 def test_a_text_that_says_nothing_gets_popular_items_where_the_bundle_knows_them(plain: Path) -> None:
