@@ -75,7 +75,7 @@ $(STAMP): requirements.txt
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on --no-compile -r requirements.txt
-	@# compileall uses all cores, pip only one. Tests of other packages and the models of transformers are compiled
+	@# compileall uses all cores, pip only one. Folders named test or tests and the models of transformers are compiled
 	@# when they are first imported. compileall fails on files that are templates.
 	@$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/|/transformers/models/' $(VENV)/lib || true
 	@touch $(STAMP)

@@ -136,6 +136,7 @@ def _run_of_settings(experiment: Experiment, dataset: Dataset, newest: Run) -> R
 
 
 def _note(text: str) -> None:
+    """Print a line on the console of progress as it is, without markup and line breaks."""
     PROGRESS.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

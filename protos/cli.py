@@ -62,13 +62,13 @@ def gc_paused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def imports_frozen() -> Iterator[None]:
-    """As `gc_paused`, for a command that imports once: later collections leave out what was imported.
+    """As `gc_paused`, for the imports of a command: later collections leave out what was imported.
 
     Torch and MLflow make half a million objects that stay. Each full collection that scans them takes a third
     of a second. If the block has imported modules, all objects that exist after it, also older ones, are
     excluded from collections until the process ends; garbage among them is never freed.
     """
-    gc.collect()  # the garbage of before
+    gc.collect()  # garbage that is frozen would never be freed; before large imports this takes little time
     imported = len(sys.modules)
     with gc_paused():
         yield

@@ -191,8 +191,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", "")
-            connect(folder)
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+            try:
+                connect(folder)
+            finally:  # before the variable has its old value again, since MLflow removes it
+                mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
     return shared_folder(tmp_path_factory, "empty-store", make) / "mlflow.db"
 

@@ -84,6 +84,10 @@ def test_commands_are_imported_without_garbage_collections(
 ) -> None:
     (tmp_path / "imported_command.py").write_text("import gc\nfound = gc.isenabled()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(
+        sys.modules, "imported_command", sys
+    )  # so that the end of the test removes the module
+    monkeypatch.delitem(sys.modules, "imported_command")
     before = gc.get_freeze_count()
     assert find("imported_command:found") is False
     assert gc.isenabled()

@@ -1,6 +1,7 @@
 """The commands that move or show a registered model, and compute nothing: `register`, `rollback`, `history`.
 
-They are apart from `export/commands.py` because they import neither torch nor what measures a bundle.
+They are apart from `export/commands.py` because they import nothing that trains or measures. Only for a
+bundle that is new to the registry does `register` import torch, because the model card names the baselines.
 """
 
 from argparse import Namespace

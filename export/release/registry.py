@@ -105,7 +105,7 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
 
 
 def _publish(folder: Path, manifest: bundle.Manifest) -> None:
-    """Write what the index keeps outside of the bundle; arguments and errors are those of `publish`."""
+    """Write what the index keeps outside of the bundle, if anything; raises what `publish` raises."""
     if manifest.index.kind not in (HNSW, EXACT):  # these two keep nothing outside of the bundle
         from export.bundle_files import publish  # imports torch, and all that builds an index
 

@@ -65,9 +65,9 @@ def application(retriever: Retriever) -> FastAPI:
 
     @app.post("/v1/search")
     async def search(request: SearchRequest) -> SearchResponse:
-        body = request.query
-        times = tuple(body.history_times)
-        query = Query(text=body.text, history=tuple(body.history), history_times=times)
+        given = request.query
+        times = tuple(given.history_times)
+        query = Query(text=given.text, history=tuple(given.history), history_times=times)
         (found,) = retriever.search([query], request.k, exclude_history=False)
         hits = [Found(id=hit.id, score=hit.score, fields=dict(hit.fields)) for hit in found.hits]
         return SearchResponse(hits=hits, bundle_version=version)

@@ -173,6 +173,16 @@ def test_evaluate_gives_the_metrics_of_the_manifest(
         assert found[name] == expected[name]
 
 
+def test_evaluate_says_that_the_choices_of_a_run_with_other_settings_are_not_used(
+    run: Any, own: Made, stdlib: Path, tmp_path: Path
+) -> None:
+    changed: Any = {"baselines": {"analyzer": "words"}}
+    config = write_toml(stdlib, tmp_path / "a.toml", **changed)
+    code, _, said = run("evaluate", "--config", config, "--bundle", own.folder)
+    assert code == 0, said
+    assert f"what run {own.run.info.run_id} has chosen for its baselines is not used: settings, data" in said
+
+
 def test_from_bundle_to_champion_and_back(run: Any, document: Any, own: Made) -> None:
     config = ("--config", own.config)
     first = document("register", *config)

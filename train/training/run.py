@@ -164,10 +164,9 @@ def choices_of(
     Args:
         report: receives a line if the run has choices and they are not returned.
     """
-    stored = stored_choices(run)
+    stored, change = stored_choices(run), "settings, data or code have changed since"
     try:
         is_same = bool(stored) and run.data.tags.get(FINGERPRINT) == _fingerprint(experiment, dataset)
-        change = "settings, data or code have changed since"
     except (ConfigError, DataError) as error:
         is_same, change = False, str(error)
     if stored and not is_same:

@@ -44,8 +44,8 @@ def test_a_text_that_says_nothing_has_no_hits_alone_in_a_batch_and_in_a_stream(e
         assert (len(ids), basis) == ((0, Basis.NONE) if text in UNKNOWN else (5, Basis.QUERY)), text
 
 
-def test_a_batch_may_hold_a_blank_query_that_the_scales_of_the_batch_have_moved() -> None:
-    blank = BlankQuery(np.array([[0.5, -1.0]], np.float32))  # of a batch, 0.25 away at most; alone, 1e-5
+def test_blank_queries_are_compared_with_a_wider_tolerance_in_a_batch_than_alone() -> None:
+    blank = BlankQuery(np.array([[0.5, -1.0]], np.float32))  # the tolerance is 0.25 in a batch, 1e-5 alone
 
     def may_be_in(*first: float) -> bool:
         return blank.may_be_in(np.array([[each, 0.0] for each in first], np.float32))
