@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from export.onnx.optimize import optimize
-from export.onnx.translations import TRANSLATIONS
 from protos.features import Arrays, FeatureSpec
 from protos.inputs.events import TIMES
 from train.models.towers import Tower
@@ -73,7 +72,6 @@ def as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arra
             input_names=list(names),
             output_names=[OUTPUT],
             dynamic_shapes={"arrays": shapes},
-            custom_translation_table=TRANSLATIONS,
             dynamo=True,
             external_data=False,
             verbose=False,

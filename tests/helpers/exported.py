@@ -13,7 +13,7 @@ from export.onnx.export import export_tower, frozen
 from export.onnx.optimize import optimize
 from protos.features import SIDES, Arrays, FeatureSpec, Side
 from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import CDSSM, DSSM, FEATURES, LSTM, PLAIN, Sections, started, write_toml
+from tests.helpers.stdlib import DSSM, FEATURES, PLAIN, Sections, started, write_toml
 from train.data.training_data import TrainingData
 from train.models.encoders import CategoryEncoder, HashedTextEncoder
 from train.models.towers import Tower
@@ -24,8 +24,6 @@ KINDS: Mapping[str, Sections] = {
     "plain": PLAIN,
     "characters": {**PLAIN, "tower": {**PLAIN["tower"], **CHARACTERS}},
     "dssm": DSSM,
-    "cdssm": {**CDSSM, "tower": {**CDSSM["tower"], **CHARACTERS}},
-    "lstm": {**LSTM, "tower": {**LSTM["tower"], **CHARACTERS}},
     "features": FEATURES,
 }
 AT_START = ("plain", "characters")  # kinds whose weights are those that a training starts with

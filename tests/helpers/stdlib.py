@@ -60,14 +60,6 @@ DSSM: Sections = {
     "tower": {"kind": "dssm", "dimension": 16, "hidden": [24], "buckets": 2048},
     "loss": {"kind": "sampled_softmax"},
 }
-CDSSM: Sections = {
-    **DSSM,
-    "tower": {"kind": "cdssm", "dimension": 16, "hidden": 24, "buckets": 2048},
-}
-LSTM: Sections = {
-    **DSSM,
-    "tower": {"kind": "lstm", "dimension": 16, "word_dimension": 24, "buckets": 2048},
-}
 MULTI_VIEW: Sections = {
     **DSSM,
     "item.package": {"kind": "category", "column": "package"},

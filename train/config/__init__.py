@@ -38,6 +38,7 @@ from train.config.index import IndexConfig
 from train.config.judged import JudgedConfig
 from train.config.losses import LossConfig, SampledSoftmax
 from train.config.precision import PrecisionConfig
+from train.config.removed import refuse_removed
 from train.config.towers import ComirecTower, TowerConfig
 from train.config.training import TrainingConfig
 
@@ -248,15 +249,16 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: the file is missing, is not TOML, or does not fit; the text names file and key.
     """
-    experiment = read(path, Experiment, _with_sections_of_kind)
+    experiment = read(path, Experiment, _complete)
     return replace(experiment, tower=experiment.tower.in_folder(path.parent.absolute()))
 
 
-def _with_sections_of_kind(table: dict[str, Any]) -> dict[str, Any]:
-    """The table, with the sections that it lacks and its kind of data knows.
+def _complete(table: dict[str, Any]) -> dict[str, Any]:
+    """The table, with the sections that it lacks and its kind of data knows; removed names are refused.
 
     A loss belongs to the tower that the kind of data knows: a `[tower]` of the table keeps its usual loss.
     """
+    refuse_removed(table)
     data = table.get("data")
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind not in SOURCES.kinds():

@@ -31,7 +31,6 @@ class TowerSection:
     _for_english: ClassVar[Mapping[str, Any]] = {"characters": ()}
     usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
     predicts_probability: ClassVar[bool] = False  # whether the score of a query and an item is a sigmoid
-    reads_order: ClassVar[bool] = False  # whether hashed texts are sequences of words, not bags
 
     def with_english_defaults(self) -> Self:
         """The section with the values for a large set of English texts where a key is not set.

@@ -19,13 +19,11 @@ from train.config.tower_section import MAX_NGRAM, TowerSection, check_category, 
 __all__ = [
     "MAX_NGRAM",
     "BagTower",
-    "CdssmTower",
     "ClicksTower",
     "ComirecTower",
     "DssmTower",
     "EncodingPrecision",
     "HistoryTower",
-    "LstmTower",
     "MultiViewTower",
     "SequenceTower",
     "SharedTower",
@@ -112,74 +110,6 @@ class DssmTower(TowerSection):
             raise ValueError(
                 f"hidden: expected at least one number, each at least 1, got {list(self.hidden)}"
             )
-
-
-@dataclass(frozen=True)
-class CdssmTower(TowerSection):
-    """Shen et al. 2014: a convolution over windows of hashed words, max pooling and a tanh layer.
-
-    Without biases, as in the paper. Beyond the ends of a text stand zeros in a window, where the paper has a
-    padding word.
-
-    Args:
-        dimension: D, the size of a vector; 128 in the paper.
-        window: words of a window, an odd number; 3 in the paper.
-        hidden: outputs of the convolution; 300 in the paper.
-        orders: lengths of the letter n-grams of a word; 3 in the paper.
-        buckets: rows of the hashed table; each has `window` times `hidden` weights.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`; each character is then a
-            word.
-    """
-
-    kind: Literal["cdssm"]
-    dimension: int = 128
-    window: int = 3
-    hidden: int = 300
-    orders: tuple[int, ...] = (3,)
-    buckets: int = 32_768
-    characters: tuple[int, ...] = FROM_DATA
-
-    usual_loss: ClassVar[LossConfig] = SampledSoftmax("sampled_softmax")
-    reads_order: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "dimension", "window", "hidden")
-        at_least(2, self, "buckets")
-        if self.window % 2 == 0:
-            raise ValueError(f"window: expected an odd number of words, got {self.window}")
-        check_orders(self)
-
-
-@dataclass(frozen=True)
-class LstmTower(TowerSection):
-    """LSTM-DSSM (Palangi et al. 2016): an LSTM over hashed words; its state after the last is the vector.
-
-    Two things differ from the paper: the gates have no peephole connections, and they read the embedding of a
-    word, which is the sum of those of its n-grams, instead of the counts of its n-grams.
-
-    Args:
-        dimension: D, the size of a vector and of the LSTM's state.
-        word_dimension: size of the embedding of a word.
-        orders: lengths of the letter n-grams of a word; 3 in the paper.
-        buckets: rows of the hashed table.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`; each character is then a
-            word.
-    """
-
-    kind: Literal["lstm"]
-    dimension: int = 128
-    word_dimension: int = 128
-    orders: tuple[int, ...] = (3,)
-    buckets: int = 32_768
-    characters: tuple[int, ...] = FROM_DATA
-
-    usual_loss: ClassVar[LossConfig] = SampledSoftmax("sampled_softmax")
-    reads_order: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "dimension", "word_dimension")
-        at_least(2, self, "buckets")
-        check_orders(self)
 
 
 @dataclass(frozen=True)
@@ -360,8 +290,6 @@ class ClicksTower(TowerSection):
 TowerConfig = (
     BagTower
     | DssmTower
-    | CdssmTower
-    | LstmTower
     | MultiViewTower
     | SequenceTower
     | HistoryTower

@@ -34,7 +34,6 @@ from train.data.batches import Spans
 from train.data.ranges import concatenate_ranges, range_starts
 from train.data.training_data import Histories
 from train.models.encoders import TextBags
-from train.models.ordered_words import OrderedTexts, order_texts
 from train.models.sequence_encoders import Windows
 from train.models.text_hashing import WordHashing
 from train.models.towers import Inputs
@@ -221,13 +220,7 @@ class PreparedInputs:
         self.tokenized = {
             name: TokenizedTexts.of(values[name], spec, schema.folder) for name, spec in tokenized.items()
         }
-        self.texts: dict[str, HashedTexts] = {}
-        self.ordered: dict[str, OrderedTexts] = {}
-        for name, text in texts.items():
-            if hashing.ordered:
-                self.ordered[name] = order_texts(values[name], text.longest, hashing)
-            else:
-                self.texts[name] = hash_texts(values[name], text.longest, hashing)
+        self.texts = {name: hash_texts(values[name], text.longest, hashing) for name, text in texts.items()}
         for name, text in beside.items():
             self.texts[f"{name}{BESIDE}"] = hash_texts(values[name], text.longest, hashing)
         self.histories: dict[str, PreparedHistories] = {}
@@ -246,7 +239,7 @@ class PreparedInputs:
         """The same records with one of their hashed texts alone, under another name."""
         found = copy.copy(self)
         found.texts = {renamed: self.texts[name]}
-        found.ordered, found.tokenized, found.histories, found.arrays = {}, {}, {}, {}
+        found.tokenized, found.histories, found.arrays = {}, {}, {}
         return found
 
     def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -266,7 +259,6 @@ class PreparedInputs:
             spans: the windows, if the histories share windows.
         """
         inputs: dict[str, Any] = {name: corpus.bags(index) for name, corpus in self.texts.items()}
-        inputs |= {name: corpus.bags(index) for name, corpus in self.ordered.items()}
         inputs |= {name: corpus.batch(index) for name, corpus in self.tokenized.items()}
         for name, corpus in self.histories.items():
             inputs[name] = corpus.rows(index) if spans is None else corpus.windows(spans)

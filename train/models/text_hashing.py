@@ -50,7 +50,6 @@ class WordHashing(nn.Module):
         buckets: rows of the table, including row 0.
         characters: lengths of the n-grams of scripts without spaces, 1 to 4, whose characters are then no
             part of words and of other n-grams. If empty, all scripts are treated alike.
-        ordered: the towers read words in their order (`in_order`), not a text as one bag.
     """
 
     symbols: Tensor
@@ -64,10 +63,8 @@ class WordHashing(nn.Module):
         words: bool,
         buckets: int,
         characters: Sequence[int] = (),
-        ordered: bool = False,
     ) -> None:
         super().__init__()
-        self.ordered = ordered
         self.orders = tuple(sorted(set(orders)))
         self.words = words
         self.characters = tuple(sorted(set(characters)))
@@ -97,10 +94,6 @@ class WordHashing(nn.Module):
         slots = F.one_hot(torch.tensor(slot_of)).T.float()[:, :, None]
         self.register_buffer("slots", slots, persistent=False)  # (slots, kernels, 1)
         self._after = width - _BEFORE - 1
-        # Slots whose rows at a separator belong to the word after it: whole words, and bigrams such as `#a`.
-        ahead = {slot_of[place] for place, order in enumerate(self.orders) if order == 2}
-        ahead |= {*slot_of[len(self.orders) :][:MAX_WORD_LENGTH]} if words else set()
-        self._ahead = [slot in ahead for slot in range(len(self.slots))]
 
     def forward(self, code_points: Tensor) -> Tensor:
         """Rows of the hashed table.
@@ -112,40 +105,8 @@ class WordHashing(nn.Module):
             int32 (B, F), unordered; F = (L + 1) x (number of slots). Words and characters of scripts without
             spaces use positions that the other n-grams leave free, where there are some.
         """
-        return self._rows(self._letters(code_points))
-
-    def in_order(self, code_points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of the hashed table, and the word that each belongs to.
-
-        A character of a script without spaces is a word by itself if the hashing knows such characters; an
-        n-gram of several belongs to its first.
-
-        Args:
-            code_points: integers (B, L), 0 is padding.
-
-        Returns:
-            Rows, int32 (B, F), as of `forward`; for each row the number of its word in its text, int64
-            (B, F), from 1, and 0 where the row is padding; the number of words of each text, int64 (B, 1).
-            Some words may have no row.
-        """
-        letters = self._letters(code_points)
-        rows = self._rows(letters)
-        spaced = F.pad((letters[:, 0] > 0).long(), (1, 1))  # (B, L + 2)
-        begins = spaced[:, 1:] * (1 - spaced[:, :-1])  # (B, L + 1): a word begins after the position
-        every = begins
-        if self.characters:
-            every = begins + F.pad((letters[:, 2] > 0).long(), (0, 1))
-        before = every.cumsum(1) - every  # the words that have begun where the position is
-        by_slot = [before + begins if ahead else before for ahead in self._ahead]
-        numbers = torch.cat(by_slot, dim=1) if len(by_slot) > 1 else by_slot[0]
-        return rows, numbers * (rows > 0), every.sum(dim=1, keepdim=True)
-
-    def _letters(self, code_points: Tensor) -> Tensor:
-        """(B, numbers of a letter, L)."""
         known = code_points.clamp(max=LAST_LETTER + 1)
-        return F.embedding(known, self.symbols).transpose(1, 2)
-
-    def _rows(self, letters: Tensor) -> Tensor:
+        letters = F.embedding(known, self.symbols).transpose(1, 2)  # (B, numbers of a letter, L)
         marked = F.pad(letters, (_BEFORE + 1, self._after))  # # at both ends
         hashes = F.conv1d(marked, self.windows, self.bias).relu()  # (B, kernels, L + 1)
         if self.words or self.characters:

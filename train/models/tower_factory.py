@@ -88,9 +88,7 @@ class Architecture(ABC, Generic[Config]):
     def hashing(self) -> WordHashing:
         """The word hashing of both towers; whole words are hashed only if the section has a key for that."""
         words = getattr(self.config, "words", False)
-        return WordHashing(
-            self.config.orders, words, self.config.buckets, self.config.characters, self.config.reads_order
-        )
+        return WordHashing(self.config.orders, words, self.config.buckets, self.config.characters)
 
     def prepare(
         self,

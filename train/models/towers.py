@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from protos.features import UNKNOWN
 from train.models.encoders import TextBags
 from train.models.heads import Head
-from train.models.ordered_words import WordBags
 from train.models.sequence_encoders import Windows
 
 Part = Literal["recent", "mixture"]  # of a vector's coordinates, which `Mixture` adds
 # The parts as they stand in a vector, before the tower's own coordinates.
 PARTS: tuple[Part, Part] = ("mixture", "recent")
-Inputs = Mapping[str, Tensor | TextBags | WordBags | Windows]
+Inputs = Mapping[str, Tensor | TextBags | Windows]
 
 
 class Tower(nn.Module):

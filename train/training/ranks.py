@@ -35,7 +35,6 @@ from train.data.batches import Batch
 from train.evaluation.exact_search import encode
 from train.models.clicks import FeedbackEncoder
 from train.models.encoders import CategoryEncoder, HashedTextEncoder
-from train.models.ordered_words import WordEncoder
 from train.models.row_gradients import mark
 from train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from train.models.towers import Inputs, Tower
@@ -238,9 +237,7 @@ def _tables(towers: Iterable[Tower]) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     for module in (module for tower in towers for module in tower.modules()):
         tables: list[Tensor] = []
-        if isinstance(
-            module, HashedTextEncoder | WordEncoder | IdEncoder | PoolingEncoder | AttentionEncoder
-        ):
+        if isinstance(module, HashedTextEncoder | IdEncoder | PoolingEncoder | AttentionEncoder):
             tables = [module.table]
         elif isinstance(module, CategoryEncoder):
             tables = [module.embedding.weight]

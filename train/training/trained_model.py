@@ -18,6 +18,7 @@ from protos.features import Schema, TextFeature
 from protos.toml_config import parse
 from train.config import Experiment
 from train.config.losses import learns_from_negatives
+from train.config.removed import RemovedName, without_removed
 from train.data.training_data import TrainingData
 from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
@@ -116,7 +117,8 @@ def load_model(run: Run) -> Model:
     """The model that is stored with a run.
 
     Raises:
-        MissingStage: the run holds no model, or one that was trained with another hashing scheme.
+        MissingStage: the run holds no model, or one that was trained with another hashing scheme, or with
+            what was removed since.
         DataError: the stored files are damaged.
         Unavailable: the model cannot be downloaded, or MLflow cannot say whether there is one.
     """
@@ -127,9 +129,11 @@ def load_model(run: Run) -> Model:
         raise _download_error(run.info.run_id, error) from None
     try:
         content: dict[str, Any] = parse_json((folder / DESCRIPTION).read_bytes())
-        experiment = parse(content["experiment"], Experiment)
+        experiment = parse(without_removed(content["experiment"]), Experiment)
         schema = parse(content["schema"], Schema)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except RemovedName as error:
+        raise MissingStage(f"run {run.info.run_id}: {error}, and train again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / DESCRIPTION}: damaged: {error}") from None
     if _has_text(schema) and content.get("hashing") != HASHING_VERSION:
         raise MissingStage(

@@ -36,7 +36,7 @@ HISTORIES: Mapping[str, Sections] = {
     "attention": {**watched.ATTENTION, "tower": {**watched.ATTENTION["tower"], **WIDE}},
     "shared": {**watched.RATINGS, "tower": {**watched.RATINGS["tower"], "hidden": [160]}},
 }
-TEXTS = ("features", "dssm", "cdssm", "lstm")  # kinds whose queries are texts
+TEXTS = ("features", "dssm")  # kinds whose queries are texts
 TABLES: tuple[Variant, ...] = ("fp16_tables", "int8_tables")
 DENSE: tuple[Variant, ...] = ("int8_dynamic", "int8_static")
 
@@ -147,8 +147,6 @@ def test_weights_take_the_scales_where_the_same_rows_are_summed(made: Made) -> N
         return
     plain, stored = (onnx.load(made.path(each)).graph for each in ("fp32", "int8_tables"))
     texts = [name for name in made.variants.tables if "title" in name or "text" in name]
-    if made.kind in ("cdssm", "lstm"):  # rows are summed by word, without weights
-        texts = []
     others = len(made.variants.tables) - len(texts)
     shared = 1 if len(texts) > 1 else 0  # one weighting of two tables has become two
     assert len(stored.node) == len(plain.node) + len(texts) + shared + 3 * others
@@ -180,7 +178,7 @@ def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
 
 def test_only_dense_layers_are_computed_in_int8(made: Made) -> None:
     if not made.variants.layers:
-        assert (made.kind, made.side) in (("features", "query"), ("lstm", "query"), ("lstm", "item"))
+        assert (made.kind, made.side) == ("features", "query")
         for each in DENSE:
             assert made.variants.skipped[each] == NO_LAYERS
         return

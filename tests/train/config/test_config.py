@@ -34,12 +34,10 @@ from train.config.hybrid import HybridConfig
 from train.config.losses import InBatchSoftmax, SampledSoftmax
 from train.config.towers import (
     BagTower,
-    CdssmTower,
     ClicksTower,
     ComirecTower,
     DssmTower,
     HistoryTower,
-    LstmTower,
     MultiViewTower,
     SequenceTower,
     SharedTower,
@@ -76,7 +74,7 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith(("-dssm", "-multiview"))
     usual = TransformerTower if "-minilm" in path.stem else BagTower
-    of_papers = {"dssm": DssmTower, "cdssm": CdssmTower, "lstm": LstmTower, "multiview": MultiViewTower}
+    of_papers = {"dssm": DssmTower, "multiview": MultiViewTower}
     assert isinstance(experiment.tower, of_papers.get(path.stem.rpartition("-")[2], usual))
     assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
 

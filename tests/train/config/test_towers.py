@@ -22,8 +22,6 @@ def test_every_key_but_the_kind_has_a_default() -> None:
 
 SEQUENCE: dict[str, Any] = {"kind": "sequence"}
 SHARED: dict[str, Any] = {"kind": "shared"}
-CDSSM: dict[str, Any] = {"kind": "cdssm"}
-LSTM: dict[str, Any] = {"kind": "lstm"}
 MULTI_VIEW: dict[str, Any] = {"kind": "multi_view", "view": "section"}
 PRETRAINED: dict[str, Any] = {"kind": "transformer", "model": "mini"}
 COMIREC: dict[str, Any] = {"kind": "comirec"}
@@ -52,14 +50,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SHARED, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
     ({**SHARED, "hidden": [8, 0]}, r"tower.hidden: expected numbers of at least 1, got \[8, 0\]"),
     ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of 1 to 16, got"),
-    ({**CDSSM, "window": 2}, "tower.window: expected an odd number of words, got 2"),
-    ({**CDSSM, "window": -1}, "tower.window: expected at least 1, got -1"),
-    ({**CDSSM, "hidden": 0}, "tower.hidden: expected at least 1, got 0"),
-    ({**CDSSM, "orders": []}, "tower.orders: expected lengths of 1 to 16, got"),
-    ({**CDSSM, "words": True}, "tower.words: unknown key"),
-    ({**LSTM, "word_dimension": 0}, "tower.word_dimension: expected at least 1, got 0"),
-    ({**LSTM, "buckets": 1}, "tower.buckets: expected at least 2, got 1"),
-    ({**LSTM, "window": 3}, "tower.window: unknown key"),
     ({**COMIREC, "interests": 1}, "tower.interests: expected at least 2, got 1"),
     ({**COMIREC, "interests": 65}, "tower.interests: expected at most 64, got 65"),
     ({**COMIREC, "layers": 1, "heads": 3}, "tower.heads: expected a divisor of dimension = 64, got 3"),

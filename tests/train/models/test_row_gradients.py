@@ -7,7 +7,6 @@ from protos.features import SIDES
 from tests.train.models.test_tower_factory import KINDS, SCHEMAS, built, inputs
 from train.config.towers import ClicksTower
 from train.models.encoders import CategoryEncoder, HashedTextEncoder, TextBags
-from train.models.ordered_words import ConvolutionEncoder, WordBags
 from train.models.row_gradients import is_marked, mark, touched
 from train.models.text_hashing import WordHashing
 from train.models.tower_factory import build_towers
@@ -64,20 +63,6 @@ def test_bags_of_texts_touch_the_rows_that_they_hold() -> None:
     assert table.grad is not None and expected is not None
     assert table.grad.is_sparse
     assert table.grad.coalesce().indices().tolist() == [[5, 9]]
-    torch.testing.assert_close(table.grad.to_dense(), expected)
-
-
-def test_bags_of_words_touch_the_rows_that_they_hold() -> None:
-    table = torch.nn.Parameter(torch.randn(64, 6))
-    encoder = ConvolutionEncoder(WordHashing((3,), True, 64), table, 3)
-    rows, offsets = torch.tensor([[5, 9, 9], [0, 2, 3]], dtype=torch.int32)
-    bags = WordBags(rows, torch.ones(3), offsets[:2], torch.tensor([2]))
-    encoder(bags).square().sum().backward()
-    expected, table.grad = table.grad, None
-    mark(table)
-    encoder(bags).square().sum().backward()
-    assert table.grad is not None and expected is not None
-    assert table.grad.is_sparse
     torch.testing.assert_close(table.grad.to_dense(), expected)
 
 

@@ -20,10 +20,8 @@ from protos.features import (
 from train.config import TowerConfig
 from train.config.towers import (
     BagTower,
-    CdssmTower,
     ComirecTower,
     DssmTower,
-    LstmTower,
     MultiViewTower,
     SequenceTower,
     SharedTower,
@@ -58,8 +56,6 @@ KINDS: dict[str, TowerConfig] = {
     "bag": BagTower("bag", latent=0, item_hidden=4, **SMALL),
     "bag by characters": BagTower("bag", latent=0, item_hidden=4, characters=(1, 2), **SMALL),
     "dssm": DssmTower("dssm", hidden=(6,), **SMALL),
-    "cdssm": CdssmTower("cdssm", hidden=6, **SMALL),
-    "lstm": LstmTower("lstm", word_dimension=6, **SMALL),
     "multi_view": MultiViewTower("multi_view", "view", hidden=(6,), **SMALL),
     "attention": SequenceTower("sequence", **SMALL),
     "attention and latent": SequenceTower("sequence", latent=3, item_hidden=4, **SMALL),
@@ -138,10 +134,10 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     assert vectors.isfinite().all()
     assert len(vectors.detach().unique(dim=0)) > 1
     unit = torch.ones(4)
-    if "id" not in SCHEMAS[schema].item and kind in ("attention, cosine", "cdssm", "lstm"):
+    if "id" not in SCHEMAS[schema].item and kind == "attention, cosine":
         unit[1] = 0  # an empty text and no other feature
     torch.testing.assert_close(items.norm(dim=1), unit)
-    cosine = kind in ("bag", "bag by characters", "dssm", "cdssm", "lstm", "multi_view", "attention, cosine")
+    cosine = kind in ("bag", "bag by characters", "dssm", "multi_view", "attention, cosine")
     expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
     assert query.head.score().kind == expected
     total: Any = largest_products(vectors, items).sum()
@@ -152,7 +148,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["bag", "dssm", "cdssm", "lstm", "multi_view", "attention", "mean", "shared", "attention and latent"],
+    ["bag", "dssm", "multi_view", "attention", "mean", "shared", "attention and latent"],
 )
 def test_histories_and_ids_share_the_item_embeddings(kind: str) -> None:
     query, item = built(kind, "everything")
@@ -268,7 +264,7 @@ def test_texts_share_a_table_except_in_the_papers_networks() -> None:
     for kind in (each for each in KINDS if "comirec" not in each):  # whose queries have no texts
         query, item = built(kind, "texts")
         assert (query.encoders["text"].table is item.encoders["text"].table) == (
-            kind not in ("dssm", "cdssm", "lstm", "multi_view")
+            kind not in ("dssm", "multi_view")
         )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, Side, TextFeature
-from train.config.towers import BagTower, CdssmTower, DssmTower, LstmTower
+from train.config.towers import BagTower, DssmTower
 from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
@@ -21,8 +21,6 @@ from train.models.towers import Tower
 
 DSSM = DssmTower("dssm", dimension=6, buckets=512, hidden=(10, 8))
 BAG = BagTower("bag", dimension=16, latent=0, buckets=512, query_hidden=0, item_hidden=8)
-CDSSM = CdssmTower("cdssm", dimension=6, buckets=512, hidden=10, characters=(1, 2))
-LSTM = LstmTower("lstm", dimension=6, word_dimension=9, buckets=512)
 TEXT: dict[str, FeatureSpec] = {"text": TextFeature("text", "text", max_length=2000)}
 FULL: dict[str, FeatureSpec] = {
     **TEXT,
@@ -31,8 +29,8 @@ FULL: dict[str, FeatureSpec] = {
 }
 SCHEMA = Schema(TEXT, TEXT)
 FULL_SCHEMA = Schema(FULL, FULL, {"query.tags": ("new", "old"), "item.tags": ("big",)})
-Config = DssmTower | BagTower | CdssmTower | LstmTower
-CONFIGS = pytest.mark.parametrize("config", [DSSM, BAG, replace(BAG, query_hidden=8), CDSSM, LSTM], ids=str)
+Config = DssmTower | BagTower
+CONFIGS = pytest.mark.parametrize("config", [DSSM, BAG, replace(BAG, query_hidden=8)], ids=str)
 TEXTS = ["a", "read a file", "the file " * 40, "搜索 引擎", "listen", "x" * 500, "silent? no!"]
 
 

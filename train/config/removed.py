@@ -1,0 +1,58 @@
+"""Names that earlier versions took in an experiment, and what to use instead."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# (key, value) -> what to do; of a key that was removed itself the value is empty.
+REMOVED: Mapping[tuple[str, str], str] = {
+    ("tower.kind", "cdssm"): 'use "bag", or "dssm" for a network of the literature',
+    ("tower.kind", "lstm"): 'use "bag", or "dssm" for a network of the literature',
+}
+AFTER_TRAINING = ("baselines", "precision")  # sections that the towers of a run do not depend on
+
+
+class RemovedName(ValueError):
+    """An experiment uses what was removed; the text names the key and the replacement."""
+
+
+def refuse_removed(table: Mapping[str, Any]) -> None:
+    """Refuse the table of an experiment that uses a removed name.
+
+    Raises:
+        RemovedName: it does.
+    """
+    for section, keys in table.items():
+        for key, value in keys.items() if isinstance(keys, dict) else ():
+            for (name, removed), instead in _removed(section, key, value):
+                what = f'"{removed}" was' if removed else "was"
+                raise RemovedName(f"{name}: {what} removed; {instead}")
+
+
+def without_removed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored experiment of an earlier run, without removed keys that had no effect on its towers.
+
+    Such are keys that were off, and those of sections that are read after training.
+
+    Raises:
+        RemovedName: the towers were trained with what was removed.
+    """
+    kept: dict[str, Any] = {}
+    for section, keys in table.items():
+        kept[section] = keys
+        if isinstance(keys, dict):
+            kept[section] = {
+                key: value
+                for key, value in keys.items()
+                if not (any(_removed(section, key, value)) and (section in AFTER_TRAINING or not value))
+            }
+    refuse_removed(kept)
+    return kept
+
+
+def _removed(section: str, key: str, value: Any) -> Iterator[tuple[tuple[str, str], str]]:
+    """The entries of `REMOVED` for a key and for its values."""
+    values = value if isinstance(value, list) else [value]
+    for used in ("", *(each for each in values if isinstance(each, str) and each)):
+        entry = (f"{section}.{key}", used)
+        if entry in REMOVED:
+            yield entry, REMOVED[entry]
