@@ -60,19 +60,6 @@ DSSM: Sections = {
     "tower": {"kind": "dssm", "dimension": 16, "hidden": [24], "buckets": 2048},
     "loss": {"kind": "sampled_softmax"},
 }
-MULTI_VIEW: Sections = {
-    **DSSM,
-    "item.package": {"kind": "category", "column": "package"},
-    "item.length": {"kind": "number", "column": "length"},
-    "tower": {
-        "kind": "multi_view",
-        "view": "package",
-        "dimension": 16,
-        "hidden": [24],
-        "buckets": 1024,
-        "max_views": 3,
-    },
-}
 FEATURES: Sections = {
     **PLAIN,
     "query.level": {"kind": "category", "column": "level"},

@@ -81,9 +81,8 @@ class SampledSoftmax:
         gamma: smoothing factor of the paper: multiplies the scores.
         negatives: number of negatives of each pair, drawn from the items of the batch.
         within: name of a feature of the items, of kind `category`, with one value for each: the negatives of
-            a pair have the value of its own item, as far as the batch has such items. Multi-view DSSM
-            (Elkahky et al. 2015) draws them from the view of the item. Values are compared as they stand in
-            the data, those of the tower of unknown views, too. Empty draws from all items.
+            a pair have the value of its own item, as far as the batch has such items (Elkahky et al. 2015
+            draw them so). Values are compared as they stand in the data. Empty draws from all items.
     """
 
     kind: Literal["sampled_softmax"]

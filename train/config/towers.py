@@ -24,7 +24,6 @@ __all__ = [
     "DssmTower",
     "EncodingPrecision",
     "HistoryTower",
-    "MultiViewTower",
     "SequenceTower",
     "SharedTower",
     "TowerConfig",
@@ -110,64 +109,6 @@ class DssmTower(TowerSection):
             raise ValueError(
                 f"hidden: expected at least one number, each at least 1, got {list(self.hidden)}"
             )
-
-
-@dataclass(frozen=True)
-class MultiViewTower(TowerSection):
-    """Multi-view DSSM (Elkahky et al. 2015): one query tower, and an item tower for each view of the items.
-
-    All are the network of `dssm`, each with parameters of its own, and give vectors of one space. Each item
-    belongs to one view, such as the section of a catalogue: the value of a category of the item, which the
-    towers do not read otherwise. An item whose value has no tower of its own (it is absent, new, seen in
-    fewer than `min_count` training items, or not among the `max_views`) takes the tower of unknown views.
-    The paper has no such tower, and draws the negatives of a pair from the view of its item: `[loss] within`
-    does so. By default they are drawn from all views, because one index ranks the items of all.
-
-    Args:
-        view: name of the item's feature that is its view, of kind `category`, with one value for each item.
-        dimension: D, the size of a vector.
-        orders: lengths of the letter n-grams; 3 in DSSM.
-        buckets: rows of the hashed table of each tower.
-        hidden: widths of the layers before the last.
-        max_views: views with a tower of their own, the most frequent ones among the training items; each has
-            `buckets` times `hidden[0]` weights in its table.
-        view_dropout: share of the items whose view is replaced by "unknown" in a training step, so that the
-            tower of unknown views learns from all views.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
-    """
-
-    kind: Literal["multi_view"]
-    view: str
-    dimension: int = 128
-    orders: tuple[int, ...] = (3,)
-    buckets: int = 16_384
-    hidden: tuple[int, ...] = (300, 300)
-    max_views: int = 8
-    view_dropout: float = 0.1
-    characters: tuple[int, ...] = FROM_DATA
-
-    usual_loss: ClassVar[LossConfig] = SampledSoftmax("sampled_softmax")
-
-    def __post_init__(self) -> None:
-        at_least(2, self, "max_views")
-        if not 0 < self.view_dropout < 1:
-            raise ValueError(f"view_dropout: expected above 0 and below 1, got {self.view_dropout}")
-        self.query_section()  # whose keys have the same bounds
-
-    def query_section(self) -> DssmTower:
-        """The query tower, as a section."""
-        return DssmTower("dssm", self.dimension, self.orders, self.buckets, self.hidden, self.characters)
-
-    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """Check that the view is a category of the item, and not its only feature.
-
-        Raises:
-            ValueError: it is not; the text names the key.
-        """
-        super().check_features(query, item)
-        check_category("item", item, self.view, "view", "an item has one view")
-        if len(item) == 1:
-            raise ValueError(f"item: expected a feature beside the view {self.view}")
 
 
 @dataclass(frozen=True)
@@ -290,7 +231,6 @@ class ClicksTower(TowerSection):
 TowerConfig = (
     BagTower
     | DssmTower
-    | MultiViewTower
     | SequenceTower
     | HistoryTower
     | ComirecTower

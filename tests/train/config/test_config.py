@@ -17,7 +17,7 @@ from protos.features import (
     TextFeature,
     TimeFeature,
 )
-from tests.helpers.stdlib import DSSM, MULTI_VIEW, write_toml
+from tests.helpers.stdlib import DSSM, write_toml
 from train.config import (
     BenchConfig,
     Experiment,
@@ -38,7 +38,6 @@ from train.config.towers import (
     ComirecTower,
     DssmTower,
     HistoryTower,
-    MultiViewTower,
     SequenceTower,
     SharedTower,
     TransformerTower,
@@ -72,10 +71,9 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
         assert isinstance(experiment.tower, kinds.get(path.stem, SequenceTower))
         return
     assert len(experiment.examples) >= 5
-    paper = path.stem.endswith(("-dssm", "-multiview"))
+    paper = path.stem.endswith("-dssm")
     usual = TransformerTower if "-minilm" in path.stem else BagTower
-    of_papers = {"dssm": DssmTower, "multiview": MultiViewTower}
-    assert isinstance(experiment.tower, of_papers.get(path.stem.rpartition("-")[2], usual))
+    assert isinstance(experiment.tower, DssmTower if paper else usual)
     assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
 
 
@@ -165,7 +163,11 @@ def test_the_papers_sections_are_checked_too(
 
 @pytest.mark.parametrize("within", ["text", "parts", "section"])
 def test_negatives_within_need_a_category(stdlib: Path, tmp_path: Path, within: str) -> None:
-    sections = {**MULTI_VIEW, "item.parts": {"kind": "category", "column": "parts", "multi": True}}
+    sections = {
+        **DSSM,
+        "item.package": {"kind": "category", "column": "package"},
+        "item.parts": {"kind": "category", "column": "parts", "multi": True},
+    }
     said = (
         'loss.within: expected the name of an item feature of kind "category" with one value for each item, '
         f'got "{within}"'

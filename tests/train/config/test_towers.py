@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from protos.features import SIDES, CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import SIDES, HistoryFeature, IdFeature, TextFeature
 from protos.toml_config import FROM_DATA, parse, to_table
 from train.config import TowerConfig
 from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower, MultiViewTower, SequenceTower, SharedTower, TransformerTower
+from train.config.towers import BagTower, SequenceTower, SharedTower, TransformerTower
 
 
 def test_every_key_but_the_kind_has_a_default() -> None:
@@ -22,7 +22,6 @@ def test_every_key_but_the_kind_has_a_default() -> None:
 
 SEQUENCE: dict[str, Any] = {"kind": "sequence"}
 SHARED: dict[str, Any] = {"kind": "shared"}
-MULTI_VIEW: dict[str, Any] = {"kind": "multi_view", "view": "section"}
 PRETRAINED: dict[str, Any] = {"kind": "transformer", "model": "mini"}
 COMIREC: dict[str, Any] = {"kind": "comirec"}
 CLICKS: dict[str, Any] = {"kind": "clicks"}
@@ -60,12 +59,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**CLICKS, "augment": -0.5}, "tower.augment: expected a number of at least 0, got -0.5"),
     ({**CLICKS, "augment": float("inf")}, "tower.augment: expected a number of at least 0, got inf"),
     ({**CLICKS, "augment_query": "user"}, "tower.augment_query: goes with augment above 0; leave it out"),
-    ({"kind": "multi_view"}, "tower.view: required, but missing"),
-    ({**MULTI_VIEW, "max_views": 1}, "tower.max_views: expected at least 2, got 1"),
-    ({**MULTI_VIEW, "view_dropout": 0.0}, "tower.view_dropout: expected above 0 and below 1, got 0.0"),
-    ({**MULTI_VIEW, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
-    ({**MULTI_VIEW, "hidden": []}, r"tower.hidden: expected at least one number, each at least 1, got \[\]"),
-    ({**MULTI_VIEW, "orders": [17]}, r"tower.orders: expected lengths of 1 to 16, got \[17\]"),
 ]
 WRONG += [
     ({"kind": "transformer"}, "tower.model: required, but missing"),
@@ -209,35 +202,3 @@ def test_other_kinds_read_no_tokens() -> None:
     for tower in (BagTower("bag"), SequenceTower("sequence")):
         with pytest.raises(ValueError, match=r'item\.text\.input: "tokens" goes with \[tower\] kind'):
             tower.check_features({"text": TEXT}, {"text": tokens})
-
-
-SECTION = CategoryFeature("category", "section")
-VIEWS: list[tuple[dict[str, FeatureSpec], str]] = [
-    (
-        {"text": TEXT, "sektion": SECTION},
-        'tower.view: expected the name of an item feature of kind "category", got "section"; the item has '
-        "text, sektion",
-    ),
-    (
-        {"text": TEXT, "section": TEXT},
-        'tower.view: expected a feature of kind "category", but item.section is of kind "text"',
-    ),
-    (
-        {"text": TEXT, "section": IdFeature("id")},
-        'tower.view: expected a feature of kind "category", but item.section is of kind "id"',
-    ),
-    (
-        {"text": TEXT, "section": CategoryFeature("category", "section", multi=True)},
-        r"tower.view: an item has one view; item.section has several values \(multi = true\)",
-    ),
-    ({"section": SECTION}, "item: expected a feature beside the view section"),
-]
-
-
-@pytest.mark.parametrize(("item", "said"), VIEWS, ids=[said for _, said in VIEWS])
-def test_a_view_is_one_category_of_the_item(item: dict[str, FeatureSpec], said: str) -> None:
-    tower = MultiViewTower("multi_view", "section")
-    with pytest.raises(ValueError, match=said):
-        tower.check_features({"text": TEXT}, item)
-    tower.check_features({"text": TEXT}, {"text": TEXT, "section": SECTION})
-    assert parse(to_table(tower.with_english_defaults()), TowerConfig, "tower").view == "section"

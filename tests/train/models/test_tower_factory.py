@@ -22,7 +22,6 @@ from train.config.towers import (
     BagTower,
     ComirecTower,
     DssmTower,
-    MultiViewTower,
     SequenceTower,
     SharedTower,
 )
@@ -39,8 +38,6 @@ MORE: dict[str, FeatureSpec] = {
     "tags": CategoryFeature("category", "tags", multi=True),
     "price": NumberFeature("number", "price"),
 }
-VIEW: dict[str, FeatureSpec] = {"view": CategoryFeature("category", "view")}
-VIEWS = {"item.view": ("film", "book")}
 VOCABULARIES = {"items": ("a", "b", "c"), "query.tags": ("new", "old"), "item.tags": ("big",)}
 SCHEMAS = {
     "texts": Schema({"text": TEXT}, {"text": TEXT}),
@@ -56,7 +53,6 @@ KINDS: dict[str, TowerConfig] = {
     "bag": BagTower("bag", latent=0, item_hidden=4, **SMALL),
     "bag by characters": BagTower("bag", latent=0, item_hidden=4, characters=(1, 2), **SMALL),
     "dssm": DssmTower("dssm", hidden=(6,), **SMALL),
-    "multi_view": MultiViewTower("multi_view", "view", hidden=(6,), **SMALL),
     "attention": SequenceTower("sequence", **SMALL),
     "attention and latent": SequenceTower("sequence", latent=3, item_hidden=4, **SMALL),
     "attention and linear": SequenceTower("sequence", linear=3, **SMALL),
@@ -80,23 +76,14 @@ RECORDS: dict[Side, dict[str, list[Any]]] = {
         "text": ["a file", "", "引擎", "files"],
         "tags": [["big"], None, ["never"], []],
         "price": [1.0, None, 3.0, -5.0],
-        "view": ["film", "film", "book", None],
     },
 }
-
-
-def schema_of(kind: str, schema: str) -> Schema:
-    """A schema, whose items have a view where the towers ask for one."""
-    found = SCHEMAS[schema]
-    if kind != "multi_view":
-        return found
-    return Schema(found.query, {**found.item, **VIEW}, {**found.vocabularies, **VIEWS})
 
 
 def built(kind: str, schema: str) -> tuple[Tower, Tower]:
     """Towers in evaluation mode, with random numbers where they start with zeros."""
     torch.manual_seed(0)
-    towers = build_towers(KINDS[kind], schema_of(kind, schema))
+    towers = build_towers(KINDS[kind], SCHEMAS[schema])
     for tower in towers:
         for parameter in tower.parameters():
             if parameter.numel() and parameter.abs().max() == 0:
@@ -105,8 +92,8 @@ def built(kind: str, schema: str) -> tuple[Tower, Tower]:
     return towers
 
 
-def inputs(schema: str, side: Side, kind: str = "") -> Mapping[str, Tensor]:
-    arrays = schema_of(kind, schema).side(side).to_arrays(RECORDS[side])
+def inputs(schema: str, side: Side) -> Mapping[str, Tensor]:
+    arrays = SCHEMAS[schema].side(side).to_arrays(RECORDS[side])
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -123,7 +110,7 @@ TAKEN = [(kind, schema) for kind in KINDS for schema in SCHEMAS if takes(kind, s
 @pytest.mark.parametrize(("kind", "schema"), TAKEN)
 def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     query, item = built(kind, schema)
-    vectors, items = query(inputs(schema, "query")), item(inputs(schema, "item", kind))
+    vectors, items = query(inputs(schema, "query")), item(inputs(schema, "item"))
     if isinstance(item.head, ItemDotHead):
         items = item.head.fit_to_catalogue(items)
         vectors = query(inputs(schema, "query"))  # whose length follows the items'
@@ -137,7 +124,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     if "id" not in SCHEMAS[schema].item and kind == "attention, cosine":
         unit[1] = 0  # an empty text and no other feature
     torch.testing.assert_close(items.norm(dim=1), unit)
-    cosine = kind in ("bag", "bag by characters", "dssm", "multi_view", "attention, cosine")
+    cosine = kind in ("bag", "bag by characters", "dssm", "attention, cosine")
     expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
     assert query.head.score().kind == expected
     total: Any = largest_products(vectors, items).sum()
@@ -148,7 +135,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["bag", "dssm", "multi_view", "attention", "mean", "shared", "attention and latent"],
+    ["bag", "dssm", "attention", "mean", "shared", "attention and latent"],
 )
 def test_histories_and_ids_share_the_item_embeddings(kind: str) -> None:
     query, item = built(kind, "everything")
@@ -263,9 +250,7 @@ def test_both_heads_have_one_radius(kind: str) -> None:
 def test_texts_share_a_table_except_in_the_papers_networks() -> None:
     for kind in (each for each in KINDS if "comirec" not in each):  # whose queries have no texts
         query, item = built(kind, "texts")
-        assert (query.encoders["text"].table is item.encoders["text"].table) == (
-            kind not in ("dssm", "multi_view")
-        )
+        assert (query.encoders["text"].table is item.encoders["text"].table) == (kind != "dssm")
 
 
 def test_the_longest_window_holds_the_longest_history_and_the_empty_one() -> None:

@@ -29,10 +29,10 @@ from tests.train.losses.test_objective import (
 from tests.train.models.test_tower_factory import (
     KINDS,
     RECORDS,
+    SCHEMAS,
     TAKEN,
     built,
     inputs,
-    schema_of,
 )
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
 from train.config.losses import Bce
@@ -143,7 +143,7 @@ def test_a_tower_computes_on_the_device_of_its_inputs(kind: str, schema: str) ->
     towers = built(kind, schema)
     ELSEWHERE.place_towers(towers)
     for tower, side in zip(towers, SIDES, strict=True):
-        placed = ELSEWHERE.place(inputs(schema, side, kind if side == "item" else ""))
+        placed = ELSEWHERE.place(inputs(schema, side))
         for training in (False, True):
             tower.train(training)
             with OnOneDevice():
@@ -319,7 +319,7 @@ def test_in_bfloat16_towers_multiply_in_it_and_all_else_stays_float32() -> None:
 
 def prepared(kind: str, schema: str, side: Side) -> Inputs:
     """The records as training reads them: texts are hashed before, not by a network in bfloat16."""
-    whole = schema_of(kind if side == "item" else "", schema)
+    whole = SCHEMAS[schema]
     features = getattr(whole, side)
     values: dict[str, Any] = {name: RECORDS[side][name] for name in features if name != "history"}
     if not values:

@@ -49,7 +49,6 @@ HARD: Any = {"kind": "in_batch_softmax", "hard_negatives": 1, "drop_above": 0.9}
 OF_TEXTS: dict[str, Sections] = {
     "bag": {**stdlib_sections.FEATURES, "loss": HARD, "training": {**SHORT, "epochs": 2}},
     "dssm": {**stdlib_sections.DSSM, "training": SHORT},
-    "multi_view": {**stdlib_sections.MULTI_VIEW, "training": SHORT},
 }
 DROPOUT: Any = {"history_dropout": 0.3, "id_dropout": 0.3, "newcomers": "learned"}
 OF_FILMS: dict[str, Sections] = {

@@ -16,8 +16,8 @@ from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
 from tests.train.training.test_trainer import Watcher
 from train.config import LossConfig, TowerConfig, TrainingConfig
 from train.config.history_towers import ComirecTower
-from train.config.losses import Bce, FullSoftmax, SampledSoftmax
-from train.config.towers import BagTower, ClicksTower, MultiViewTower, SequenceTower, SharedTower
+from train.config.losses import Bce, FullSoftmax
+from train.config.towers import BagTower, ClicksTower, SequenceTower, SharedTower
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import BLOCK
 from train.losses.hard_negatives import mine_hard_negatives
@@ -50,7 +50,6 @@ Made = Callable[[], Trainer]
 
 BAG = BagTower("bag", 8, 0, buckets=256, item_hidden=4)
 SHARED = SharedTower("shared", dimension=8, hidden=(6,), buckets=256)
-VIEWS = MultiViewTower("multi_view", "kind", 8, buckets=256, hidden=(6,), view_dropout=1e-9)  # in effect none
 
 
 CLICKS = ClicksTower("clicks", dimension=6, dropout=0.0, augment=0.5, characters=())
@@ -64,7 +63,7 @@ def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) 
     """Pairs of texts and weights; a batch of the last pairs has fewer than the others."""
     words = "red green blue small large round flat old new".split()
     text = [f"{words[n % 9]} {words[n % 7]} thing number {n}" for n in range(ITEMS + 5)]
-    items = {"text": text[:ITEMS], "kind": ["odd" if n % 2 else "even" for n in range(ITEMS)]}
+    items = {"text": text[:ITEMS]}
     query, item = np.arange(38) % 20, np.arange(38) % ITEMS
     label = (np.arange(38) % 3 > 0).astype(np.float32) if loss is LABELS else None
     pairs = Pairs(query, item, np.linspace(0.5, 2, 38, dtype=np.float32), label)
@@ -166,13 +165,6 @@ def test_loss_and_gradients_of_two_ranks_are_those_of_one_for_every_loss(two: Ra
                 raise AssertionError(f"{name}, {made.__name__}: {error}") from error
     for config in (BAG, SHARED):
         an_epoch_is_the_same(two, lambda config=config: of_texts(LABELS, config), rows_from)  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
-def test_two_ranks_train_the_towers_of_several_views_as_one_does(two: Ranks, rows_from: int) -> None:
-    loss = SampledSoftmax("sampled_softmax", within="kind")
-    assert of_texts(loss, VIEWS).towers[1].count == 3  # of odd, even, and unknown
-    an_epoch_is_the_same(two, lambda: of_texts(loss, VIEWS), rows_from)
 
 
 @pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])

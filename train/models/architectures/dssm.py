@@ -29,10 +29,9 @@ class DssmArchitecture(Architecture[DssmTower]):
     def build(self, schema: Schema) -> Towers:
         """Query tower and item tower."""
         ids = shared_item_table(schema, self.config.hidden[0], 0.01)
-        return self.tower(schema, "query", ids), self.tower(schema, "item", ids)
+        return self._tower(schema, "query", ids), self._tower(schema, "item", ids)
 
-    def tower(self, schema: Schema, side: Side, ids: nn.Parameter) -> Tower:
-        """The tower of one side; `ids` are the embeddings that both share."""
+    def _tower(self, schema: Schema, side: Side, ids: nn.Parameter) -> Tower:
         config, hashing = self.config, self.hashing()
         widths = (*config.hidden, config.dimension)
 
