@@ -40,9 +40,6 @@ search = "exact"
 """
 
 
-AUGMENTED = 'dimension = 8\naugment = 0.5\naugment_query = "user"\n'
-
-
 @pytest.fixture(scope="module")
 def clicks(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return shared_made(
@@ -72,15 +69,6 @@ def test_the_run_says_which_additive_model_stands_beside_the_towers(clicks: Made
         part: Any = tower.additive
         assert float(part.model_factors.max()) == pytest.approx(weight)
     assert clicks.run.data.metrics["validation/additive_log_loss"] > 0
-
-
-def test_the_served_score_holds_augmented_vectors(empty_store: Path, tmp_path: Path) -> None:
-    toml = CLICKS_TOML.replace("dimension = 8\n", AUGMENTED) + SMALL + '[baselines]\nrun = ["base_rate"]\n'
-    augmented = made(tmp_path, toml, empty_store)
-    with tracking_at(augmented.uri):
-        towers = load_model(augmented.run).towers
-    assert all(tower.augmented.map.weight.abs().max() > 0.01 for tower in towers)  # type: ignore[union-attr, operator]
-    served_as_by_torch(augmented)
 
 
 def served_as_by_torch(clicks: Made) -> None:

@@ -8,6 +8,8 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("tower.kind", "cdssm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "lstm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "multi_view"): 'use "bag" or "dssm"; the feature of the key view is read as others are',
+    ("tower.augment", ""): "leave it out: the vectors that it added brought nothing",
+    ("tower.augment_query", ""): "leave it out: the vectors that it added brought nothing",
 }
 AFTER_TRAINING = ("baselines", "precision")  # sections that the towers of a run do not depend on
 

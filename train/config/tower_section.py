@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from protos.features import CategoryFeature, FeatureSpec, Side, TextFeature
+from protos.features import FeatureSpec, Side, TextFeature
 from protos.toml_config import FROM_DATA
 from train.config.losses import InBatchSoftmax, LossConfig
 
@@ -82,31 +82,3 @@ def check_orders(section: Any) -> None:
             raise ValueError(f"{name}: expected lengths of 1 to {longest}, got {list(lengths)}")
     if section.orders == () and getattr(section, "words", False) is False:
         raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got []")
-
-
-def check_category(side: Side, features: Mapping[str, FeatureSpec], name: str, key: str, why: str) -> None:
-    """Refuse a key of the section that does not name a category with one value for each record of a side.
-
-    Args:
-        side: of the features.
-        features: feature name -> feature.
-        name: the value of the key.
-        key: of the `[tower]` section.
-        why: the reason for one value.
-
-    Raises:
-        ValueError: it does not; the text names the key.
-    """
-    spec = features.get(name)
-    article = "an item" if side == "item" else "a query"
-    if spec is None:
-        raise ValueError(
-            f'tower.{key}: expected the name of {article} feature of kind "category", got "{name}"; '
-            f"the {side} has {', '.join(features)}"
-        )
-    if not isinstance(spec, CategoryFeature):
-        raise ValueError(
-            f'tower.{key}: expected a feature of kind "category", but {side}.{name} is of kind "{spec.kind}"'
-        )
-    if spec.multi:
-        raise ValueError(f"tower.{key}: {why}; {side}.{name} has several values (multi = true)")

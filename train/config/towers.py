@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from protos.features import FeatureSpec, IdFeature
+from protos.features import FeatureSpec
 from protos.toml_config import FROM_DATA
-from train.config.checks import at_least, refuse_unused
+from train.config.checks import at_least
 from train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
 from train.config.losses import Bce, LossConfig, SampledSoftmax
 from train.config.pretrained_tower import EncodingPrecision, TransformerTower
-from train.config.tower_section import MAX_NGRAM, TowerSection, check_category, check_orders, refuse_tokens
+from train.config.tower_section import MAX_NGRAM, TowerSection, check_orders, refuse_tokens
 
 __all__ = [
     "MAX_NGRAM",
@@ -167,13 +167,6 @@ class ClicksTower(TowerSection):
         additive: after training, mix the logits with those of an additive model, with a weight from
             validation: user and item means of labels, or logistic regression over categories and ids
             (`train/training/additive_model.py`).
-        augment: weight of the mimic loss of dual augmented vectors (Yu et al. 2021), such as 0.02; with 0 the
-            towers have none. A side then also reads a learned vector of its id (the item's feature of kind
-            `id`, and `augment_query`), which imitates the other side's vectors in the id's positive pairs
-            (`train/losses/mimic.py`). An unknown id has the zero vector. A side without an id has none, such
-            as a query of histories alone. The paper's category alignment loss is left out.
-        augment_query: name of the query's feature that is its id, such as the user's: of kind `category`, one
-            value for each query.
         orders: lengths of the letter n-grams of texts.
         words: also hash whole words of texts.
         buckets: rows of the hashed table of texts.
@@ -188,8 +181,6 @@ class ClicksTower(TowerSection):
     dropout: float = 0.2
     id_dropout: float = 0.0
     additive: bool = True
-    augment: float = 0.0
-    augment_query: str = ""
     orders: tuple[int, ...] = (3,)
     words: bool = True
     buckets: int = 8192
@@ -199,29 +190,17 @@ class ClicksTower(TowerSection):
     predicts_probability: ClassVar[bool] = True
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """Any features will do, but token ids; augmented vectors need an id.
+        """Any features will do, but token ids.
 
         Raises:
-            ValueError: a text is to be read as token ids, or there is no id; the text names the key.
+            ValueError: a text is to be read as token ids; the text names the key.
         """
         refuse_tokens(query, item)
-        if not self.augment:
-            return
-        if self.augment_query:
-            check_category("query", query, self.augment_query, "augment_query", "a query has one id")
-        elif not any(isinstance(spec, IdFeature) for spec in item.values()):
-            raise ValueError(
-                'tower.augment: expected an id: a feature of the item of kind "id", or tower.augment_query, '
-                f"the category of the query that is its id; the item has {', '.join(item)}"
-            )
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension")
         at_least(0, self, "hidden")
         at_least(2, self, "buckets")
-        if not 0 <= self.augment < float("inf"):
-            raise ValueError(f"augment: expected a number of at least 0, got {self.augment}")
-        refuse_unused(self, {"augment above 0": (self.augment > 0, ("augment_query",))})
         for name in ("dropout", "id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")

@@ -1,4 +1,4 @@
-"""Layers of towers that predict clicks: pooled feedback, augmented vectors, crosses, gates, additive parts.
+"""Layers of towers that predict clicks: pooled feedback, crosses, gates, additive parts.
 
 A dot product of [u, b_u, 1] and [v, 1, b_v] is <u, v> + b_u + b_v. In this module W = D + 1 is the width of
 an encoded feature: D coordinates of its vector, and its bias.
@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.features import UNKNOWN
 from train.models.heads import Head
 from train.models.row_gradients import touched
-from train.models.sequence_encoders import IdEncoder
 from train.models.towers import Inputs, Tower
 
 USUAL_SHRINKAGE = 3.0  # start value, in items
@@ -55,39 +53,6 @@ class FeedbackEncoder(nn.Module):
         assert total is not None and count is not None
         shrinkage = self.shrinkage.exp()
         return (total + shrinkage * self.none) / (count + shrinkage)
-
-
-class AugmentedVector(nn.Module):
-    """A vector for each id of one side that imitates the vectors of the other side, as one more feature.
-
-    DAT (Yu et al. 2021). `train/losses/mimic.py` draws the vector of an id to the other tower's vectors in
-    its positive pairs. The tower reads it through a matrix that starts at zero. An unknown id has the zero
-    vector.
-
-    Args:
-        table: (V, W), a vector [a, bias] for each id; rows 0 and 1, padding and unknown, do not count.
-        weight: of the mimic loss, above 0.
-    """
-
-    def __init__(self, table: nn.Parameter, weight: float) -> None:
-        super().__init__()
-        width = table.shape[1]
-        self.ids = IdEncoder(table)
-        self.map = nn.Linear(width, width, bias=False)
-        nn.init.zeros_(self.map.weight)
-        self.width = width
-        self.weight = weight
-
-    def vectors(self, rows: Tensor) -> Tensor:
-        """int64 (B, 1) -> (B, W), the augmented vectors."""
-        known = (rows[:, :1] > UNKNOWN).float()  # the exported graph of a category has any number of columns
-        found: Tensor = self.ids(rows) * known
-        return found
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """int64 (B, 1) -> (B, W), what the tower adds to its other features."""
-        mapped: Tensor = self.map(self.vectors(rows))
-        return mapped
 
 
 class Gates(nn.Module):
@@ -175,9 +140,6 @@ def _zeros(sizes: Mapping[str, int]) -> nn.ParameterDict:
 class ClickTower(Tower):
     """One side of a click model; its encoders may be few, and its histories are pooled together.
 
-    In training the rows of a tower with augmented vectors are wider: the augmented vector of each record, W
-    numbers, follows its vector.
-
     Args:
         encoders: an encoder of width W for each feature but the histories.
         deep: (B, W) -> the coordinates of the side.
@@ -186,7 +148,6 @@ class ClickTower(Tower):
         gates: weights of the features, if any.
         crosses: add the products of features to the bias.
         prepare: layers that a feature passes before it is encoded, by name.
-        augmented: name of the feature that is the side's id, and the augmented vectors of its ids, if any.
         additive: the side's part of an additive model, if it has one; it is left out in training.
     """
 
@@ -199,15 +160,12 @@ class ClickTower(Tower):
         gates: Gates | None = None,
         crosses: bool = False,
         prepare: Mapping[str, nn.Module] | None = None,
-        augmented: tuple[str, AugmentedVector] | None = None,
         additive: AdditivePart | None = None,
     ) -> None:
         super().__init__(encoders, deep, head, prepare=prepare)
         self.feedback = feedback
         self.gates = gates
         self.crosses = crosses
-        self.augmented_name = augmented[0] if augmented else ""
-        self.augmented: AugmentedVector | None = augmented[1] if augmented else None
         self.additive: AdditivePart | None = additive
 
     @property
@@ -220,21 +178,11 @@ class ClickTower(Tower):
         own = super().with_parts(inputs, own)
         return own if self.additive is None or self.training else self.additive(inputs, own)
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Vectors (B, D + 3), or (B, D + 3 + W) in training with augmented vectors."""
-        vectors = super().forward(inputs)
-        if self.augmented is None or not self.training:
-            return vectors
-        rows = cast(Tensor, inputs[self.augmented_name])
-        return torch.cat([vectors, self.augmented.vectors(rows)], dim=1)
-
     def encode_features(self, inputs: Inputs) -> Tensor:
         """(B, W): the sum of the features' vectors and biases, with the products of features in the bias."""
         parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
         if self.feedback is not None:
             parts.append(self.feedback(inputs))
-        if self.augmented is not None:
-            parts.append(self.augmented(inputs[self.augmented_name]))
         if self.gates is None and not self.crosses:
             total: Tensor = sum(parts[1:], start=parts[0])
             return total

@@ -28,7 +28,6 @@ from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import blocks_of_like_length, encode, search
 from train.evaluation.metrics import as_higher_is_better, mean, per_query
 from train.evaluation.report import evaluate_labels
-from train.losses.mimic import split_augmented
 from train.losses.objective import build_objective
 from train.models.interests import paired_products, route
 from train.models.prepared_inputs import PreparedInputs
@@ -297,16 +296,11 @@ class Trainer:
             )  # (B, D)
         items = process.encode(item_tower, given.items, self.items.batch, for_all=True)  # (N, D)
         candidates = process.place(given.of_pairs(pairs))
-        queries, items, mimic = split_augmented(self.towers, queries, items)
         if queries is not None and queries.shape[1] != items.shape[1]:  # several vectors, of which one counts
             query = process.place(torch.from_numpy(own.query))
             queries = route(queries, query, items[candidates.positive])  # (P, D)
         scores = query_tower.head.logits((items[:0] if queries is None else queries) @ items.T)
         losses = self.objective.losses(scores, own, candidates)  # (P,)
-        if mimic is not None:
-            is_positive = self.pairs.is_positive[own.pairs]
-            query, positive = (process.place(torch.from_numpy(each)) for each in (own.query, is_positive))
-            losses = losses + mimic.of_pairs(query, candidates.positive, positive)
         weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))  # of all pairs of the step
         own_weight = weight if pairs is None else weight[pairs]
         share = (losses * own_weight).sum() / weight.sum().clamp(min=1e-12)  # all weights may be 0

@@ -1,6 +1,5 @@
-"""Click towers with augmented vectors and an additive model as ONNX files."""
+"""Click towers with an additive model as ONNX files."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from train.config.towers import ClicksTower
 from train.models.tower_factory import Towers, build_towers
 from train.models.towers import Tower
 
-CONFIG = ClicksTower("clicks", dimension=5, crosses=True, augment=0.5, augment_query="user", characters=())
+CONFIG = ClicksTower("clicks", dimension=5, crosses=True, characters=())
 KNOWN = tuple(f"i{n}" for n in range(9))
 SCHEMA = Schema(
     {
@@ -53,7 +52,7 @@ SIDES: tuple[Side, ...] = ("query", "item")
 
 
 def built() -> Towers:
-    """Towers away from their start, at which augmented vectors and the additive model add nothing."""
+    """Towers away from their start, at which the additive model adds nothing."""
     torch.manual_seed(0)
     towers = build_towers(CONFIG, SCHEMA)
     with torch.no_grad():
@@ -92,18 +91,7 @@ def test_torch_and_onnx_runtime_agree(both: Exported) -> None:
     inputs, values = SCHEMA.side(both.side), COLUMNS[both.side]
     report = parity.check(both.side, inputs, both.onnx, torch_encoder(both.tower), values, 1e-5)
     assert report["records"] > 3 * len(next(iter(values.values())))
-    assert both.onnx(both.arrays).shape[1] == CONFIG.dimension + 3  # not the wider rows of training
-
-
-def test_an_unknown_id_has_no_augmented_vector(both: Exported) -> None:
-    """Such as that of a live item: its vector is that of a tower with zeros for all augmented vectors."""
-    without = copy.deepcopy(both.tower)
-    without.augmented.ids.table.zero_()  # type: ignore[union-attr, operator]
-    differs = np.abs(both.onnx(both.arrays) - torch_encoder(without)(both.arrays)).max(axis=1) > 1e-4
-    named = COLUMNS[both.side]["id" if both.side == "item" else "user"]
-    known = np.isin([str(each) for each in named], [*KNOWN, "ann", "ben"])
-    assert 0 < known.sum() < len(known)
-    np.testing.assert_array_equal(differs, known)
+    assert both.onnx(both.arrays).shape[1] == CONFIG.dimension + 3
 
 
 def test_tables_can_be_stored_in_int8(

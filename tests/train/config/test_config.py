@@ -10,7 +10,6 @@ import pytest
 
 from protos.errors import ConfigError
 from protos.features import (
-    CategoryFeature,
     FeatureSpec,
     HistoryFeature,
     IdFeature,
@@ -217,34 +216,6 @@ def test_both_sides_need_features_of_their_own(
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(experiment, **dict[str, Any]({side: features}))
     dataclasses.replace(experiment, query={"past": HISTORY}, item={"id": ID}, examples=())
-
-
-def test_augmented_vectors_need_an_id() -> None:
-    experiment = read_experiment(CONFIGS / "movielens-clicks.toml")
-    item_alone = dataclasses.replace(experiment, tower=ClicksTower("clicks", augment=0.5))
-    without: Any = {"item": {name: spec for name, spec in experiment.item.items() if name != "id"}}
-    with pytest.raises(
-        ValueError, match=r'tower\.augment: expected an id: a feature of the item of kind "id"'
-    ):
-        dataclasses.replace(item_alone, **without)
-    of_both = ClicksTower("clicks", augment=0.5, augment_query="gender")
-    dataclasses.replace(experiment, tower=of_both)
-    dataclasses.replace(experiment, tower=of_both, **without)
-    for name, said in (
-        (
-            "user",
-            'expected the name of a query feature of kind "category", got "user"; the query has history',
-        ),
-        ("age", r'expected a feature of kind "category", but query\.age is of kind "number"'),
-    ):
-        tower = dataclasses.replace(of_both, augment_query=name)
-        with pytest.raises(ValueError, match=rf"tower\.augment_query: {said}"):
-            dataclasses.replace(experiment, tower=tower)
-    several = CategoryFeature("category", "gender", multi=True)
-    with pytest.raises(
-        ValueError, match=r"tower\.augment_query: a query has one id; query\.gender has several"
-    ):
-        dataclasses.replace(experiment, tower=of_both, query={**experiment.query, "gender": several})
 
 
 def test_a_negative_history_needs_a_split_in_the_order_of_events() -> None:

@@ -56,9 +56,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**COMIREC, "input_dropout": 1.0}, "tower.input_dropout: expected 0 to below 1, got 1.0"),
     ({**COMIREC, "latent": 16}, "tower.latent: unknown key"),  # EASE is of one vector for each query
     ({**COMIREC, "linear": 16}, "tower.linear: unknown key"),
-    ({**CLICKS, "augment": -0.5}, "tower.augment: expected a number of at least 0, got -0.5"),
-    ({**CLICKS, "augment": float("inf")}, "tower.augment: expected a number of at least 0, got inf"),
-    ({**CLICKS, "augment_query": "user"}, "tower.augment_query: goes with augment above 0; leave it out"),
 ]
 WRONG += [
     ({"kind": "transformer"}, "tower.model: required, but missing"),

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from train.models.clicks import (
-    AugmentedVector,
     ClickTower,
     FeedbackEncoder,
     Gates,
@@ -83,59 +82,3 @@ def test_padding_in_front_changes_nothing(width: int) -> None:
     rows = torch.tensor([[2, 3]])
     padded = torch.cat([torch.zeros(1, width, dtype=torch.int64), rows], dim=1)
     assert np.allclose(encoder({"liked": rows}).detach(), encoder({"liked": padded}).detach())
-
-
-def augmented(weight: float = 0.5) -> AugmentedVector:
-    torch.manual_seed(0)
-    return AugmentedVector(nn.Parameter(torch.randn(6, 4)), weight)
-
-
-def test_only_known_ids_have_an_augmented_vector() -> None:
-    layer, rows = augmented(), torch.tensor([[0], [1], [2], [5]])
-    assert torch.equal(layer.vectors(rows)[:2], torch.zeros(2, 4))
-    assert torch.equal(layer.vectors(rows)[2:], layer.ids.table[[2, 5]])
-    assert not layer(rows).any()  # at the start it adds nothing to the features
-    nn.init.normal_(layer.map.weight)
-    assert torch.equal(layer(rows)[:2], torch.zeros(2, 4))
-    layer.vectors(rows).sum().backward()  # type: ignore[no-untyped-call]
-    assert layer.ids.table.grad is not None
-    assert layer.ids.table.grad.sum(dim=1).tolist() == [0, 0, 4, 0, 0, 4]
-
-
-@pytest.mark.parametrize("options", [{}, {"crosses": True}, {"gates": Gates(4), "crosses": True}])
-def test_an_augmented_vector_is_one_more_feature(options: dict[str, Any]) -> None:
-    inputs = {name: torch.randn(5, 4) for name in "abc"}
-    layer = augmented()
-    nn.init.normal_(layer.map.weight)
-    rows = torch.arange(1, 6)[:, None]
-    with_it = tower(nn.Identity(), augmented=("id", layer), **options)
-    expected = ClickTower(dict.fromkeys("abcd", Given()), nn.Identity(), CosineHead(), **options)
-    found = with_it.encode_features({**inputs, "id": rows})
-    assert torch.allclose(found, expected.encode_features({**inputs, "d": layer(rows)}), atol=1e-5)
-
-
-def test_augmented_vectors_stand_beside_the_vectors_in_training_alone() -> None:
-    inputs = {**{name: torch.randn(5, 4) for name in "abc"}, "id": torch.arange(1, 6)[:, None]}
-    layer = augmented()
-    each = tower(QueryCoordinates(0.0), augmented=("id", layer))
-    vectors = each(inputs)
-    assert vectors.shape == (5, 5)
-    assert torch.equal(each.train()(inputs), torch.cat([vectors, layer.vectors(inputs["id"])], dim=1))
-
-
-class Unknown(nn.Module):
-    """Replaces all ids by "unknown"."""
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(rows)
-
-
-def test_a_dropped_id_still_imitates() -> None:
-    """As `id_dropout` does: the features are those of an unknown item, and the loss reads the id."""
-    inputs = {**{name: torch.randn(3, 4) for name in "abc"}, "id": torch.tensor([[2], [3], [4]])}
-    layer = augmented()
-    nn.init.normal_(layer.map.weight)
-    dropped = tower(ItemCoordinates(), augmented=("id", layer), prepare={"id": Unknown()})
-    found = dropped.train()(inputs)
-    assert torch.allclose(found[:, :5], tower(ItemCoordinates())(inputs))
-    assert torch.equal(found[:, 5:], layer.vectors(inputs["id"]))

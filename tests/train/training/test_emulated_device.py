@@ -258,10 +258,9 @@ def test_a_run_of_histories_is_the_same_there(
 def test_a_run_of_clicks_is_the_same_there(
     empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With augmented vectors, and calibration."""
+    """With calibration."""
     write_clicks(tmp_path, users=30, items=20, events=600)
     toml = CLICKS_TOML.replace("epochs = 6", "epochs = 1").replace("batch_size = 256", "batch_size = 64")
-    toml = toml.replace("dimension = 8", 'dimension = 8\naugment = 0.5\naugment_query = "user"')
     (tmp_path / "clicks.toml").write_text(toml + '[baselines]\nrun = ["base_rate"]\n')
     here, there = run_there(tmp_path / "clicks.toml", tmp_path, empty_store, monkeypatch)
     assert comparable(there[0]) == comparable(here[0])

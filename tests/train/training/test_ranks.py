@@ -52,7 +52,7 @@ BAG = BagTower("bag", 8, 0, buckets=256, item_hidden=4)
 SHARED = SharedTower("shared", dimension=8, hidden=(6,), buckets=256)
 
 
-CLICKS = ClicksTower("clicks", dimension=6, dropout=0.0, augment=0.5, characters=())
+CLICKS = ClicksTower("clicks", dimension=6, dropout=0.0, characters=())
 INTERESTS = ComirecTower("comirec", interests=3, dimension=8, hidden=6, input_dropout=0.0, buckets=64)
 AGES = SequenceTower(
     "sequence", dimension=8, buckets=64, dropout=0.0, input_dropout=0.0, ages=True, age_dropout=0.0
@@ -183,8 +183,7 @@ def test_two_ranks_train_with_the_ages_of_events_as_one_does(two: Ranks, rows_fr
 
 
 @pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
-def test_two_ranks_train_augmented_vectors_as_one_does(two: Ranks, rows_from: int) -> None:
-    """Of items, whose vectors each rank encodes in part, and which imitate the queries of both."""
+def test_two_ranks_train_towers_of_clicks_as_one_does(two: Ranks, rows_from: int) -> None:
     for loss in (FullSoftmax("full_softmax"), Bce("bce", negatives=2)):
         an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=CLICKS), rows_from)  # type: ignore[misc]
 

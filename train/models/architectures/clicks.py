@@ -15,7 +15,6 @@ from protos.features import (
 from train.config.towers import ClicksTower
 from train.models.clicks import (
     AdditivePart,
-    AugmentedVector,
     ClickTower,
     FeedbackEncoder,
     Gates,
@@ -24,7 +23,7 @@ from train.models.clicks import (
 )
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import Head, ItemDotHead, LogisticHead
-from train.models.sequence_encoders import IdDropout, IdEncoder, item_table
+from train.models.sequence_encoders import IdDropout, IdEncoder
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
@@ -73,8 +72,7 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         tables = {name: _item_table(schema, width) for name in histories}
         feedback = FeedbackEncoder(tables) if tables else None
         known = len(schema.vocabularies.get("items", ()))
-        augmented = self._augmented(schema, side, named)
-        count = len(encoders) + (feedback is not None) + (augmented is not None)
+        count = len(encoders) + (feedback is not None)
         coordinates = QueryCoordinates(config.dropout) if side == "query" else ItemCoordinates()
         residual = [Residual(width, config.hidden)] if config.hidden else []
         return ClickTower(
@@ -85,7 +83,6 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             Gates(count) if config.gate else None,
             config.crosses,
             {name: IdDropout(config.id_dropout, known) for name in named if config.id_dropout},
-            augmented,
             self._additive(schema, side),
         )
 
@@ -105,15 +102,6 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             return None
         width = self.config.dimension + 2
         return AdditivePart(sizes, histories, width, width - (2 if side == "query" else 1))
-
-    def _augmented(self, schema: Schema, side: Side, named: list[str]) -> tuple[str, AugmentedVector] | None:
-        """The id of a side and its augmented vectors, if the side has any."""
-        config = self.config
-        name = next(iter(named), "") if side == "item" else config.augment_query
-        if not config.augment or not name:
-            return None
-        known = schema.vocabularies["items" if side == "item" else f"query.{name}"]
-        return name, AugmentedVector(item_table(len(known), config.dimension + 1, SCALE), config.augment)
 
     def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Start with the share of positives in training."""
