@@ -105,7 +105,7 @@ class TowerExporter:
         found: dict[str, Any] = {
             side: before[side] | {PLAIN: before[side]}  # the same file
             if each.precision == PLAIN
-            else self._parity(each, report[side]["parity_tolerance"]) | {PLAIN: before[side]}
+            else self._parity(each) | {PLAIN: before[side]}
             for side, each in served.items()
         }
         latency, figure = self._latency(plain, served)
@@ -136,7 +136,7 @@ class TowerExporter:
         onnx = onnx_encoder(path, self.experiment.export.threads)
         return ServedTower(side, self.model.schema.side(side), tower, path, onnx, variant)
 
-    def _parity(self, each: ServedTower, tolerance: float | None = None) -> dict[str, Any]:
+    def _parity(self, each: ServedTower) -> dict[str, Any]:
         with self.console.status(f"parity of the {each.side} tower"):
             return parity.check(
                 each.side,
@@ -144,7 +144,7 @@ class TowerExporter:
                 each.onnx,
                 torch_encoder(each.tower),
                 self.sample(each.side, self.records),
-                tolerance or self.experiment.export.parity_tolerance,
+                self.experiment.export.parity_tolerance,
             )
 
     def _choose(

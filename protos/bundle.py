@@ -144,7 +144,8 @@ class Score:
         return self.kind != "cosine"
 
 
-Variant = Literal["fp32", "fp16_tables", "int8_tables", "int8_dynamic", "int8_static"]
+TableVariant = Literal["fp32", "fp16_tables", "int8_tables"]
+Variant = Literal[TableVariant, "int8_dynamic", "int8_static"]
 Precision = Literal["fp32", "fp16", "int8"]
 FusionMethod = Literal["convex", "reciprocal_ranks"]
 FilterKind = Literal["string", "strings", "number", "boolean", "time"]
@@ -158,7 +159,8 @@ class Precisions:
 
     Args:
         query: the query tower's variant. `fp16_tables` stores the embedding tables in float16, `int8_tables`
-            as int8 rows with a scale each. `int8_dynamic` and `int8_static` also have int8 dense layers.
+            as int8 rows with a scale each. `int8_dynamic` and `int8_static`, of earlier versions, also have
+            int8 dense layers.
         item: the item tower's variant.
         vectors: precision of the item vectors on disk.
     """

@@ -16,8 +16,9 @@ An HNSW graph is searched approximately. Where several paths through it are tied
 an item is found at all, and `difference` then reports the item. This needs a catalogue full of ties and a
 search narrow enough to miss items.
 
-The dense layers of `int8_dynamic` and `int8_static` round their inputs to int8. A difference in the last bit
-of such an input can become a whole step of the int8 scale, so no tolerance of this size holds for them.
+The dense layers of `int8_dynamic` and `int8_static`, variants of bundles of earlier versions, round their
+inputs to int8. A difference in the last bit of such an input can become a whole step of the int8 scale, so no
+tolerance of this size holds for them.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,8 +185,7 @@ def tower_forms(bundle: MeasuredBundle, scratch: Path) -> dict[Side, TowerForms]
     Raises:
         MissingStage: the run that trained the towers is unknown, or has none.
     """
-    data, config = bundle.data(), bundle.experiment.precision
-    forms = {}
+    data, forms = bundle.data(), {}
     for side, trained in zip(SIDES, load_model(get_run(bundle.manifest.run_id)).towers, strict=True):
         inputs = bundle.manifest.schema.side(side)
         with on_huge_pages():  # as the ONNX files that it is compared with
@@ -198,8 +196,7 @@ def tower_forms(bundle: MeasuredBundle, scratch: Path) -> dict[Side, TowerForms]
         onnx.save_model(as_exported(tower, inputs.features, few), exported)
         export_tower(tower, inputs.features, few, plain)
         wanted = [name for name in quantization.VARIANTS if name != bundle.variant(side)]
-        training = partial(quantization.calibration, data, side, inputs, config)
-        made = quantization.make_variants(plain, scratch, training, wanted)
+        made = quantization.make_variants(plain, scratch, wanted)
         files: dict[str, Path] = {SERVED: bundle.folder / TOWERS[side], EXPORTED: exported}
         forms[side] = TowerForms(inputs, tower, files | dict(made.files.items()), values)
     return forms

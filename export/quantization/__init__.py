@@ -4,7 +4,7 @@
     query = choose_tower(exported, sample, config, export, folder, console)
     stored = choose_vectors(sample, query.vectors, item.vectors, has_padding_dim, config)
 
-variants.py   recipes of the variants; tables.py and dense.py rewrite the ONNX graph
+variants.py   the variants of a tower; tables.py rewrites the ONNX graph
 measure.py    quality, size and latency of each variant
 selection.py  the fastest within a bound on the loss; choose.py applies it to towers and vectors
 report.py     terminal tables and plot
@@ -14,7 +14,6 @@ from export.quantization.choose import (
     ChosenVariant,
     ExportedTower,
     StoredVectors,
-    calibration,
     choose_tower,
     choose_vectors,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "ExportedTower",
     "QualitySample",
     "StoredVectors",
-    "calibration",
     "choose_tower",
     "choose_vectors",
     "draw_sample",

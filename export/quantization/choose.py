@@ -1,20 +1,15 @@
 """Chooses the variant of a tower, and the precision of the stored item vectors."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from rich.console import Console
 
-from export.onnx import parity
-from export.onnx.runtimes import onnx_encoder, torch_encoder
 from export.quantization.measure import (
     METRICS,
-    RECORDS,
     MeasuredVariant,
     QualitySample,
     Vectors,
@@ -23,20 +18,16 @@ from export.quantization.measure import (
     measure,
 )
 from export.quantization.selection import Candidate, Selection, configured, select
-from export.quantization.variants import RECIPES, VARIANTS, Variants, make_variants, round_tables
-from protos.bundle import Precision, Variant
+from export.quantization.variants import VARIANTS, Variants, make_variants, round_tables
+from protos.bundle import Precision, TableVariant
 from protos.errors import ConfigError
-from protos.features import Arrays, Side, TowerInputs
+from protos.features import Side, TowerInputs
 from protos.vectors import rounded_vectors
 from train.config import ExportConfig
 from train.config.precision import PrecisionConfig
-from train.data.training_data import TrainingData
 from train.models.towers import Tower
 
 DECISIVE_BATCH: Mapping[Side, int] = {"query": 1, "item": 32}  # batch size at which the fastest is chosen
-CALIBRATION_BATCH = 32
-TOLERANCE_FACTOR = 2.0  # tolerance of int8 layers over the difference measured here; processors differ
-TOO_SMALL = "auto never takes it, and of so few items only what it may take is measured"
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
@@ -62,15 +53,13 @@ class ChosenVariant:
     Args:
         path: its ONNX file.
         tower: in torch, with the same rounded tables as the file.
-        tolerance: the largest allowed difference between torch and ONNX Runtime.
         vectors: of the sample's queries or items, by this variant.
         report: the measurements of all variants, and the reason for this one.
     """
 
-    variant: Variant
+    variant: TableVariant
     path: Path
     tower: Tower
-    tolerance: float
     vectors: Vectors
     report: dict[str, Any]
 
@@ -100,7 +89,7 @@ def choose_tower(
 
     Args:
         sample: for the quality of the variants.
-        export: threads and iterations for latency, and the tolerance of variants that compute in float32.
+        export: threads and iterations for latency.
         folder: receives the variants' files.
         console: for progress.
 
@@ -108,7 +97,7 @@ def choose_tower(
         ConfigError: the configured variant cannot be made of this tower.
     """
     side, setting = exported.side, getattr(config, exported.side)
-    made = _make(exported, sample, config, folder, console)
+    made = _make(exported, config, folder, console)
     measured = measure(
         side,
         exported.inputs,
@@ -122,20 +111,13 @@ def choose_tower(
     batch = DECISIVE_BATCH[side]
     candidates = [_candidate(name, each, batch) for name, each in measured.items()]
     if setting == "auto":
-        manual: dict[str, str] = {name: RECIPES[name].manual for name in measured if RECIPES[name].manual}
-        automatic = [each for each in candidates if each.name not in manual]
-        selected = select(automatic, config.max_loss, f"at batch {batch}")
-        selected.rejections.update(manual)
+        selected = select(candidates, config.max_loss, f"at batch {batch}")
     else:
         selected = configured(setting, candidates, config.max_loss, side)
     variant = next(name for name in measured if name == selected.name)
-    tower = round_tables(exported.tower, variant)
-    tolerance = export.parity_tolerance
-    if RECIPES[variant].dense:
-        tolerance = max(tolerance, _dense_tolerance(exported, made.files[variant], tower, sample))
     report = _report(made, measured, selected, batch, config, sample)
-    report["parity_tolerance"] = tolerance
-    return ChosenVariant(variant, made.files[variant], tower, tolerance, measured[variant].vectors, report)
+    tower = round_tables(exported.tower, variant)
+    return ChosenVariant(variant, made.files[variant], tower, measured[variant].vectors, report)
 
 
 def choose_vectors(
@@ -180,28 +162,12 @@ def choose_vectors(
     return StoredVectors(chosen, report)
 
 
-def calibration(
-    data: TrainingData, side: Side, inputs: TowerInputs, config: PrecisionConfig
-) -> Iterator[Arrays]:
-    """Batches of a tower's inputs from training records, for the range of its layers."""
-    values = data.sample(side, "train", config.calibration, config.seed)
-    total = len(next(iter(values.values())))
-    for at in range(0, total, CALIBRATION_BATCH):
-        yield inputs.to_arrays({name: each[at : at + CALIBRATION_BATCH] for name, each in values.items()})
-
-
-def _make(
-    exported: ExportedTower, sample: QualitySample, config: PrecisionConfig, folder: Path, console: Console
-) -> Variants:
+def _make(exported: ExportedTower, config: PrecisionConfig, folder: Path, console: Console) -> Variants:
     side = exported.side
     setting = getattr(config, side)
     wanted = [name for name in VARIANTS if setting in ("auto", name)]
     with console.status(f"variants of the {side} tower"):
-        batches = partial(calibration, sample.data, side, exported.inputs, config)
-        left_out: dict[Variant, str] = {}
-        if setting == "auto" and sample.is_small:
-            left_out = {name: TOO_SMALL for name in VARIANTS if RECIPES[name].manual}
-        made = make_variants(exported.path, folder, batches, wanted, left_out)
+        made = make_variants(exported.path, folder, wanted)
     if setting != "auto" and setting in made.skipped:
         raise ConfigError(
             f"precision.{side}: {setting} cannot be made of this tower: {made.skipped[setting]}"
@@ -215,26 +181,9 @@ def _candidate(name: str, measured: MeasuredVariant, batch: int) -> Candidate:
     return Candidate(name, figures["size_bytes"], deltas, figures["latency"][str(batch)]["p50_us"])
 
 
-def _dense_tolerance(exported: ExportedTower, path: Path, tower: Tower, sample: QualitySample) -> float:
-    """The tolerance of int8 layers against torch in float32, rounded up to one digit."""
-    values = sample.data.sample(exported.side, "test", RECORDS, seed=0)
-    found = parity.check(
-        exported.side, exported.inputs, onnx_encoder(path), torch_encoder(tower), values, math.inf
-    )
-    return _round_up(TOLERANCE_FACTOR * found["max_abs_diff"])
-
-
-def _round_up(value: float) -> float:
-    """The next number of one significant digit."""
-    if value <= 0:
-        return 0.0
-    power = math.floor(math.log10(value))
-    return float(f"{math.ceil(value / 10.0**power)}e{power}")
-
-
 def _report(
     made: Variants,
-    measured: Mapping[Variant, MeasuredVariant],
+    measured: Mapping[TableVariant, MeasuredVariant],
     selected: Selection,
     batch: int,
     config: PrecisionConfig,
@@ -249,7 +198,6 @@ def _report(
         "not_chosen": selected.rejections,
         "not_made": dict(made.skipped),
         "tables": list(made.tables),
-        "dense_layers": list(made.layers),
         "judged_on": sample.summary(),
     }
 

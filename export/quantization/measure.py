@@ -21,7 +21,7 @@ from export.latency.tower_latency import LatencyCase, latency_summary, time_towe
 from export.onnx import parity
 from export.onnx.runtimes import Encode, onnx_encoder
 from export.quantization.variants import node_count
-from protos.bundle import Variant
+from protos.bundle import TableVariant
 from protos.features import Side, TowerInputs
 from protos.system.timing import Effort
 from train.config.precision import PrecisionConfig
@@ -144,13 +144,13 @@ class MeasuredVariant:
 def measure(
     side: Side,
     inputs: TowerInputs,
-    files: Mapping[Variant, Path],
+    files: Mapping[TableVariant, Path],
     sample: QualitySample,
     threads: int,
     iterations: int,
     seed: int,
     console: Console,
-) -> dict[Variant, MeasuredVariant]:
+) -> dict[TableVariant, MeasuredVariant]:
     """Measure the variants of one tower, float32 included.
 
     Args:
@@ -245,10 +245,10 @@ def _metrics(queries: Vectors, items: Vectors, relevant: Sequence[Rows], seen: S
 
 
 def _latency(
-    inputs: TowerInputs, encoders: Mapping[Variant, Encode], values: Values, effort: Effort, seed: int
-) -> dict[Variant, dict[str, Any]]:
+    inputs: TowerInputs, encoders: Mapping[TableVariant, Encode], values: Values, effort: Effort, seed: int
+) -> dict[TableVariant, dict[str, Any]]:
     """Name -> batch size -> summary; all variants take short turns in one process."""
-    found: dict[Variant, dict[str, Any]] = {name: {} for name in encoders}
+    found: dict[TableVariant, dict[str, Any]] = {name: {} for name in encoders}
     contenders = {str(name): encode for name, encode in encoders.items()}
     for batch in BATCHES:
         case = LatencyCase(inputs.side, 1, batch, AS_IS)  # the encoders have their own number of threads

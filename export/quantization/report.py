@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.quantization.variants import VARIANTS
-from protos.bundle import Variant
+from protos.bundle import TableVariant
 from protos.features import SIDES
 from train.evaluation.metrics import metric_label
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
@@ -134,7 +134,7 @@ def size_latency_and_quality(report: Mapping[str, Any]) -> Figure:
 def _draw_tower(panels: Sequence[Axes], side: str, report: Mapping[str, Any]) -> None:
     """One row: size, latency and change of recall, a line for each variant, the chosen one in colour."""
     size, latency, recall = panels
-    measured: Mapping[Variant, Any] = report["variants"]
+    measured: Mapping[TableVariant, Any] = report["variants"]
     variants = {name: measured[name] for name in VARIANTS if name in measured}
     batch, chosen = str(report["batch"]), report["chosen"]
     places = range(len(variants))

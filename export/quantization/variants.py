@@ -1,20 +1,18 @@
-"""The variants of a tower in lower precision: recipes, ONNX files, and torch towers with the same tables.
+"""The variants of a tower in lower precision: ONNX files, and torch towers with the same tables.
 
-To add a variant, add its name to `protos.bundle.Variant` and its recipe to `RECIPES`.
+To add a variant, add its name to `protos.bundle.TableVariant`, and how its tables are stored to `STORED`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal
+from typing import get_args
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from export.onnx.export import frozen
-from export.quantization import dense
 from export.quantization.tables import (
     MIN_BYTES,
     Stored,
@@ -23,46 +21,21 @@ from export.quantization.tables import (
     tables_of,
     with_stored_tables,
 )
-from protos.bundle import Variant
-from protos.features import Arrays
+from protos.bundle import TableVariant, Variant
 from train.models.towers import Tower
 
 # Sentences about variants are part of a bundle's report: other words would make it another bundle.
 NO_TABLES = f"no table of at least {MIN_BYTES // 2**10} KiB is looked up"
-NO_LAYERS = f"no dense layer has at least {dense.MIN_SIZE} inputs and outputs"
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a variant is made.
-
-    Args:
-        tables: how embedding tables are stored; None in float32.
-        dense: how dense layers are computed in int8; None in float32.
-        manual: why `auto` never chooses it; empty if it may.
-    """
-
-    tables: Stored | None = None
-    dense: Literal["dynamic", "static"] | None = None
-    manual: str = ""
-
-
-RECIPES: Mapping[Variant, Recipe] = {
-    "fp32": Recipe(),
-    "fp16_tables": Recipe("fp16"),
-    "int8_tables": Recipe("int8"),
-    "int8_dynamic": Recipe(
-        "int8",
-        "dynamic",
-        "taken only where it is asked for: a vector depends on what else is in its batch",
-    ),
-    "int8_static": Recipe(
-        "int8",
-        "static",
-        "taken only where it is asked for: what calibration has not seen may come out far off",
-    ),
+STORED: Mapping[Variant, Stored | None] = {
+    "fp32": None,
+    "fp16_tables": "fp16",
+    "int8_tables": "int8",
+    "int8_dynamic": "int8",  # of bundles of earlier versions, as the next
+    "int8_static": "int8",
 }
-VARIANTS: tuple[Variant, ...] = tuple(RECIPES)
+"""Variant -> how its embedding tables are stored; None in float32."""
+VARIANTS: tuple[TableVariant, ...] = get_args(TableVariant)
 
 
 @dataclass(frozen=True)
@@ -72,53 +45,43 @@ class Variants:
     Args:
         files: name -> ONNX file, float32 included.
         skipped: name of a variant that was not made -> reason.
-        tables, layers: names of the tables and layers of lower precision.
+        tables: names of the tables of lower precision.
     """
 
-    files: dict[Variant, Path]
-    skipped: dict[Variant, str]
+    files: dict[TableVariant, Path]
+    skipped: dict[TableVariant, str]
     tables: tuple[str, ...]
-    layers: tuple[str, ...]
 
 
-def make_variants(
-    plain: Path,
-    folder: Path,
-    calibration: Callable[[], Iterable[Arrays]],
-    wanted: Sequence[Variant] = VARIANTS,
-    left_out: Mapping[Variant, str] = MappingProxyType({}),
-) -> Variants:
+def make_variants(plain: Path, folder: Path, wanted: Sequence[TableVariant] = VARIANTS) -> Variants:
     """Write the variants of a tower as `<its name>-<variant>.onnx`.
 
     Args:
         plain: the tower in float32; it is not changed.
         folder: receives the other variants.
-        calibration: returns batches of training records; called for static quantisation only.
-        left_out: variants that are not made although they could be -> the reason.
     """
     model = onnx.load(plain)
-    tables, layers = tables_of(model), dense.dense_layers(model)
-    made = Variants({"fp32": plain}, {}, tables, layers)
+    made = Variants({"fp32": plain}, {}, tables_of(model))
     for name in wanted:
-        recipe = RECIPES[name]
-        reason = _obstacle(recipe, tables, layers) or left_out.get(name, "")
-        if reason:
-            made.skipped[name] = reason
-        elif name != "fp32":
-            path = folder / f"{plain.stem}-{name}.onnx"
-            _make(recipe, model, path, calibration)
-            made.files[name] = path
+        stored = STORED[name]
+        if stored is None:
+            continue
+        if not made.tables:
+            made.skipped[name] = NO_TABLES
+            continue
+        made.files[name] = folder / f"{plain.stem}-{name}.onnx"
+        onnx.save_model(with_stored_tables(model, stored), made.files[name])
     return made
 
 
 def round_tables(tower: Tower, variant: Variant) -> Tower:
-    """A copy for inference whose tables are rounded as in a variant's file; dense layers are not changed.
+    """A copy for inference whose tables are rounded as in a variant's file.
 
     What rounding costs shows in the quality. With equal tables, torch and ONNX Runtime have to agree as they
     do in float32. A table that several encoders share stays shared.
     """
     copied = frozen(tower)
-    stored = RECIPES[variant].tables
+    stored = STORED[variant]
     if stored is not None:
         for table in _tables(copied):
             table.copy_(torch.from_numpy(rounded_table(table.numpy(), stored)))
@@ -128,25 +91,6 @@ def round_tables(tower: Tower, variant: Variant) -> Tower:
 def node_count(path: Path) -> int:
     """The number of nodes in an ONNX file."""
     return len(onnx.load(path).graph.node)
-
-
-def _obstacle(recipe: Recipe, tables: Sequence[str], layers: Sequence[str]) -> str:
-    """Why the variant cannot be made of a tower; empty if it can."""
-    if recipe.dense:
-        return "" if layers else NO_LAYERS
-    return NO_TABLES if recipe.tables and not tables else ""
-
-
-def _make(
-    recipe: Recipe, model: onnx.ModelProto, path: Path, calibration: Callable[[], Iterable[Arrays]]
-) -> None:
-    changed = model if recipe.tables is None else with_stored_tables(model, recipe.tables)
-    if recipe.dense == "dynamic":
-        dense.dynamic(changed, path)
-    elif recipe.dense == "static":
-        dense.static(changed, path, calibration())
-    else:
-        onnx.save_model(changed, path)
 
 
 def _tables(tower: Tower) -> list[Tensor]:

@@ -8,6 +8,11 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("tower.kind", "cdssm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "lstm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "multi_view"): 'use "bag" or "dssm"; the feature of the key view is read as others are',
+    ("precision.query", "int8_dynamic"): 'use "auto", which never took it, or "int8_tables"',
+    ("precision.query", "int8_static"): 'use "auto", which never took it, or "int8_tables"',
+    ("precision.item", "int8_dynamic"): 'use "auto", which never took it, or "int8_tables"',
+    ("precision.item", "int8_static"): 'use "auto", which never took it, or "int8_tables"',
+    ("precision.calibration", ""): 'leave it out: only "int8_static" read it, which was removed, too',
     ("tower.augment", ""): "leave it out: the vectors that it added brought nothing",
     ("tower.augment_query", ""): "leave it out: the vectors that it added brought nothing",
 }

@@ -24,7 +24,7 @@ from protos.errors import ConfigError
 from protos.features import SIDES, Side
 from protos.vectors import rounded_vectors
 from tests.helpers.exported import Exported, exported
-from tests.helpers.stdlib import PLAIN, started, write_toml
+from tests.helpers.stdlib import started
 from tests.helpers.watched import ATTENTION
 from tests.helpers.watched import write_toml as write_films
 from train.config import ExportConfig
@@ -88,7 +88,7 @@ def test_the_chosen_variant_is_within_the_bound_and_agrees_with_torch(
     assert found.path.stat().st_size == figures["size_bytes"]
     values = texts.data.sample(side, "test", 8, seed=3)
     pair = onnx_encoder(found.path), torch_encoder(found.tower)
-    parity.check(side, texts.towers[side].inputs, *pair, values, found.tolerance)
+    parity.check(side, texts.towers[side].inputs, *pair, values, EXPORT.parity_tolerance)
     assert found.vectors.shape == texts.sample.vectors[side].shape
 
 
@@ -98,11 +98,10 @@ def test_every_variant_is_measured_or_the_report_has_the_reason(
 ) -> None:
     report = chosen[side].report
     json.dumps(report, allow_nan=False)
-    assert {*report["variants"], *report["not_made"]} == {*quantization.VARIANTS}
+    assert {*report["variants"]} == {*quantization.VARIANTS}
+    assert not report["not_made"]
     assert {report["chosen"], *report["not_chosen"]} == {*report["variants"]}
     assert all(report["not_chosen"].values())
-    assert bool(report["not_made"]) == (side == "query")  # a bag's query tower has no dense layer
-    assert all("no dense layer" in why for why in report["not_made"].values())
     plain = report["variants"]["fp32"]
     assert plain["size_share"] == 1
     assert plain["max_abs_diff"] == plain["recall_at_10_delta"] == 0
@@ -147,10 +146,12 @@ def test_a_variant_with_a_loss_is_not_chosen(plain: Exported, tmp_path: Path) ->
     assert "set by precision.query, although" in forced.report["why"]
 
 
-def test_a_configured_variant_is_made_or_refused(texts: World, tmp_path: Path) -> None:
+def test_a_configured_variant_is_made_or_refused(
+    texts: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = texts.data.sample("item", "test", 8, seed=3)
     inputs, plain = texts.towers["item"].inputs, onnx_encoder(texts.towers["item"].path)
-    for name in ("fp32", "int8_static"):
+    for name in ("fp32", "int8_tables"):
         found = texts.choose("item", tmp_path, item=name)
         assert (found.variant, found.report["chosen"]) == (name, name)
         assert set(found.report["variants"]) == {"fp32", name}
@@ -158,10 +159,9 @@ def test_a_configured_variant_is_made_or_refused(texts: World, tmp_path: Path) -
             *(f(inputs.to_arrays(values)) for f in (onnx_encoder(found.path), plain))
         )
         assert (difference > 0) == (name != "fp32")
-        assert (found.tolerance > EXPORT.parity_tolerance) == (name != "fp32")
-        assert found.report["parity_tolerance"] == found.tolerance
-    with pytest.raises(ConfigError, match=r"precision\.query: int8_static cannot be made .* no dense layer"):
-        texts.choose("query", tmp_path, query="int8_static")
+    monkeypatch.setattr("export.quantization.tables.MIN_BYTES", 2**40)
+    with pytest.raises(ConfigError, match=r"precision\.query: int8_tables cannot be made .* no table of"):
+        texts.choose("query", tmp_path, query="int8_tables")
 
 
 def test_vectors_are_the_smallest_within_the_bound(texts: World, chosen: dict[Side, ChosenVariant]) -> None:
@@ -199,7 +199,6 @@ def test_report_table_and_plot_show_every_variant(
     for side in SIDES:
         assert report[side]["why"] in text
         assert f"{chosen[side].variant}, chosen" in text
-    assert "int8_static: not made, no dense layer" in text
     figure = quantization.size_latency_and_quality(report)
     for side, row in zip(SIDES, (figure.axes[:3], figure.axes[3:]), strict=True):
         size, latency, recall = row
@@ -307,7 +306,6 @@ def read(tmp_path: Path, text: str) -> PrecisionConfig:
         ("items = 0", "items: expected at least 1"),
         ("bits = 8", "bits"),
         ('query = "fp32"\nitem = "fp32"\nvectors = "int8"\nmax_loss = 0.1', "max_loss: .* change nothing"),
-        ('query = "fp32"\nitem = "int8_dynamic"\ncalibration = 9', "calibration: .* change nothing"),
     ],
 )
 def test_an_invalid_section_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -316,21 +314,6 @@ def test_an_invalid_section_is_refused(tmp_path: Path, text: str, says: str) -> 
 
 
 def test_a_section_is_read(tmp_path: Path) -> None:
-    found = read(tmp_path, 'query = "int8_static"\nitem = "fp32"\nvectors = "fp16"\ncalibration = 9')
-    assert (found.query, found.item, found.vectors, found.calibration) == ("int8_static", "fp32", "fp16", 9)
+    found = read(tmp_path, 'query = "int8_tables"\nitem = "fp32"\nvectors = "fp16"')
+    assert (found.query, found.item, found.vectors) == ("int8_tables", "fp32", "fp16")
     assert read(tmp_path, "") == PrecisionConfig()
-
-
-def test_of_few_items_only_what_may_be_chosen_is_measured(
-    stdlib: Path, plain: Exported, tmp_path: Path
-) -> None:
-    few = write_toml(stdlib, tmp_path / "a.toml", sections=PLAIN, data={"max_items": 240})
-    model, data, _ = started(few)
-    small = world(data, model, plain.towers, {side: plain.path(side) for side in SIDES})
-    assert small.sample.is_small
-    report = small.choose("item", tmp_path).report
-    assert {*report["variants"]} == {"fp32", "fp16_tables", "int8_tables"}
-    assert {*report["not_made"]} == {"int8_dynamic", "int8_static"}
-    assert all("so few items" in why for why in report["not_made"].values())
-    asked = small.choose("item", tmp_path, item="int8_static")  # by name it is made all the same
-    assert asked.variant == "int8_static"

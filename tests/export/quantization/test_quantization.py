@@ -1,8 +1,6 @@
 """Variants in lower precision: which parts are rounded, and agreement with torch with the same tables."""
 
-import functools
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ from export.onnx import parity
 from export.onnx.export import export_tower, frozen
 from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from export.quantization import VARIANTS, round_tables
-from export.quantization.dense import dense_layers
 from export.quantization.tables import MIN_BYTES, rounded_table, tables_of, with_stored_tables
-from export.quantization.variants import NO_LAYERS, NO_TABLES, Variants, make_variants
-from protos.bundle import Variant
-from protos.features import SIDES, Arrays, HistoryFeature, NumberFeature, Side, TextFeature, TowerInputs
+from export.quantization.variants import NO_TABLES, Variants, make_variants
+from protos.bundle import TableVariant
+from protos.features import SIDES, HistoryFeature, Side, TextFeature, TowerInputs
 from serving.retrieval.encoder import BlankQuery
 from tests.helpers import watched
 from tests.helpers.exported import Exported, exported, move_weights
@@ -37,8 +34,7 @@ HISTORIES: Mapping[str, Sections] = {
     "shared": {**watched.RATINGS, "tower": {**watched.RATINGS["tower"], "hidden": [160]}},
 }
 TEXTS = ("features", "dssm")  # kinds whose queries are texts
-TABLES: tuple[Variant, ...] = ("fp16_tables", "int8_tables")
-DENSE: tuple[Variant, ...] = ("int8_dynamic", "int8_static")
+TABLES: tuple[TableVariant, ...] = ("fp16_tables", "int8_tables")
 
 
 @dataclass(frozen=True)
@@ -52,13 +48,13 @@ class Made:
     values: dict[str, list[Any]]
     variants: Variants
 
-    def parity(self, variant: Variant, tower: Tower) -> float:
+    def parity(self, variant: TableVariant, tower: Tower) -> float:
         """By how much torch and ONNX Runtime differ, on real and on hostile records."""
         onnx_side, torch_side = onnx_encoder(self.path(variant)), torch_encoder(tower)
         found = parity.check(self.side, self.inputs, onnx_side, torch_side, self.values, np.inf)
         return float(found["max_abs_diff"])
 
-    def path(self, variant: Variant) -> Path:
+    def path(self, variant: TableVariant) -> Path:
         return self.variants.files[variant]
 
 
@@ -83,14 +79,7 @@ def both(
 def _made(kind: str, side: Side, of: Exported, folder: Path) -> Made:
     inputs, data = of.model.schema.side(side), of.data
     values = data.sample(side, "test", 8, seed=1)
-
-    def calibration() -> Iterator[Arrays]:
-        trained = data.sample(side, "train", 64, seed=0)
-        for at in range(0, 64, 32):
-            yield inputs.to_arrays({name: each[at : at + 32] for name, each in trained.items()})
-
-    made = make_variants(of.path(side), folder, calibration)
-    return Made(kind, side, inputs, of.towers[side], values, made)
+    return Made(kind, side, inputs, of.towers[side], values, make_variants(of.path(side), folder))
 
 
 @pytest.fixture(params=["query", "item"])
@@ -130,7 +119,7 @@ def test_the_right_tables_are_rounded_and_shrink(made: Made) -> None:
         return
     saved = sum(4 * int(np.prod(plain[name].dims)) for name in expected)
     sizes = {name: path.stat().st_size for name, path in made.variants.files.items()}
-    stored_as: tuple[tuple[Variant, float, int], ...]
+    stored_as: tuple[tuple[TableVariant, float, int], ...]
     stored_as = (("fp16_tables", 0.5, TensorProto.FLOAT16), ("int8_tables", 0.27, TensorProto.INT8))
     for variant, share, kind in stored_as:
         assert sizes[variant] < sizes["fp32"] - (1 - share) * saved + 8192
@@ -176,57 +165,21 @@ def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
     assert len(np.unique(rows["fp32"])) > 50
 
 
-def test_only_dense_layers_are_computed_in_int8(made: Made) -> None:
-    if not made.variants.layers:
-        assert (made.kind, made.side) == ("features", "query")
-        for each in DENSE:
-            assert made.variants.skipped[each] == NO_LAYERS
-        return
-    plain = onnx.load(made.path("fp32")).graph
-    exact = [node.op_type for node in plain.node if node.op_type in ("Conv", "LayerNormalization", "Softmax")]
-    arrays = made.inputs.to_arrays(made.values)
-    expected = onnx_encoder(made.path("fp32"))(arrays)
-    for variant in DENSE:
-        graph = onnx.load(made.path(variant)).graph
-        kinds = [node.op_type for node in graph.node]
-        assert [kind for kind in kinds if kind in exact] == exact
-        if variant == "int8_dynamic":
-            assert sum("Integer" in kind for kind in kinds) == len(made.variants.layers)
-        whole = [each.name for each in graph.initializer if each.data_type == TensorProto.INT8]
-        assert sum(name.endswith("_quantized") for name in whole) == len(made.variants.layers)
-        found = onnx_encoder(made.path(variant))(arrays)
-        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-        assert ((found * expected).sum(axis=1) / lengths).mean() > 0.99
-        assert np.abs(found - expected).max() > 1e-4
-        assert not onnx.load(made.path(variant)).metadata_props
-    numbers = [name for name, spec in made.inputs.features.items() if isinstance(spec, NumberFeature)]
-    for name in numbers:
-        for path in made.variants.files.values():
-            kept = {key: each for key, each in constants(path).items() if f".{name}.map.weight" in key}
-            assert {each.data_type for each in kept.values()} == {TensorProto.FLOAT}
-
-
 def test_a_vector_does_not_depend_on_its_batch(made: Made) -> None:
-    """Nor on the range of others' activations, where it was taken from training records."""
-    for variant, path in made.variants.files.items():
-        if variant == "int8_dynamic":  # whose layers take one scale for a whole batch
-            continue
+    for path in made.variants.files.values():
         encode = onnx_encoder(path)
         together = encode(made.inputs.to_arrays(made.values))
         size = max(1.0, float(np.linalg.norm(together, axis=1).max()))
-        step = 0.02 if variant == "int8_static" else 2e-6  # rounding may fall to the other side
         for n in range(0, len(together), 3):
             alone = encode(made.inputs.to_arrays({name: [each[n]] for name, each in made.values.items()}))[0]
-            np.testing.assert_allclose(together[n], alone, atol=step * size)
+            np.testing.assert_allclose(together[n], alone, atol=2e-6 * size)
 
 
 def test_one_variant_alone_is_the_same_file(made: Made, tmp_path: Path) -> None:
-    name = next(
-        (each for each in VARIANTS[1:] if each in made.variants.files and each != "int8_static"), None
-    )
+    name = next((each for each in VARIANTS[1:] if each in made.variants.files), None)
     if name is None:
         return
-    again = make_variants(made.path("fp32"), tmp_path, lambda: pytest.fail("not asked for"), [name])
+    again = make_variants(made.path("fp32"), tmp_path, [name])
     assert set(again.files) == {"fp32", name}
     assert again.files[name].read_bytes() == made.path(name).read_bytes()
     assert [each.name for each in tmp_path.iterdir()] == [again.files[name].name]
@@ -270,25 +223,6 @@ def test_a_table_with_other_readers_is_not_changed() -> None:
     rows = np.array([0, 7, 1023])
     # Equal bits on any processor: each value is one product of a whole number and a scale, rounded once.
     np.testing.assert_array_equal(session.run(None, {"rows": rows})[0], rounded_table(table, "int8")[rows])
-
-
-def test_dense_layers_are_those_with_constant_weights(made: Made) -> None:
-    graph = onnx.load(made.path("fp32")).graph
-    names = {each.name: each.dims for each in graph.initializer}
-    layers = set(dense_layers(onnx.load(made.path("fp32"))))
-    for node in graph.node:
-        dims: Any = names.get(node.input[1], []) if node.op_type in ("MatMul", "Gemm") else []
-        assert (node.name in layers) == (len(dims) == 2 and min(dims) >= 16)
-
-
-def test_the_quantiser_does_not_change_logging(
-    both: dict[Side, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    for made in both.values():
-        arrays = made.inputs.to_arrays(made.values)
-        make_variants(made.path("fp32"), tmp_path, functools.partial(list, (arrays,)), DENSE)
-    assert logging.getLogger().handlers == []
 
 
 def test_a_text_without_letters_counts_as_empty_in_all_variants(both: dict[Side, Made]) -> None:

@@ -1,11 +1,13 @@
 """Tables of encoders that export does not know are rounded, too."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from export.quantization import round_tables
 from export.quantization.tables import rounded_table
+from protos.bundle import Variant
 from train.models.heads import CosineHead
 from train.models.towers import Tower
 
@@ -25,11 +27,12 @@ class Tokens(nn.Module):
         return found
 
 
-def test_the_tables_of_any_encoder_are_rounded() -> None:
+@pytest.mark.parametrize("variant", ["int8_tables", "int8_dynamic"])  # the second is of earlier versions
+def test_the_tables_of_any_encoder_are_rounded(variant: Variant) -> None:
     torch.manual_seed(0)
     encoder = Tokens()
     tower = Tower({"text": encoder}, nn.Identity(), CosineHead())
-    rounded = round_tables(tower, "int8_tables").encoders["text"]
+    rounded = round_tables(tower, variant).encoders["text"]
     assert isinstance(rounded, Tokens)
     pairs = ((encoder.tokens.weight, rounded.tokens.weight), (encoder.table, rounded.table))
     for before, after in pairs:
