@@ -47,7 +47,6 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "popularity": "popularity",
     "recent_popularity": "recent popularity",
     "itemknn": "item-kNN",
-    "vsknn": "VSKNN",
     "slist": "SLIST",
     "ease": "EASE",
     "ease_recency": "EASE (recency weights)",

@@ -42,7 +42,7 @@ def test_each_baseline_that_was_measured_has_a_column() -> None:
 
 
 def test_many_rankings_have_a_row_each_that_fits_a_terminal() -> None:
-    names = ("popularity", "recent_popularity", "itemknn", "vsknn", "slist", "ease", "ease_recent")
+    names = ("popularity", "recent_popularity", "itemknn", "slist", "ease", "ease_recency", "ease_recent")
     metrics = MAIN | {f"{name}_{metric}": 0.125 for name in names for metric in METRICS}
     console = Console(file=io.StringIO(), width=80)
     show_fit({"run_id": "a", "reused": False, "metrics": metrics, "baselines": {}, "warnings": []}, console)

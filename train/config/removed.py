@@ -8,6 +8,7 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("tower.kind", "cdssm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "lstm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "multi_view"): 'use "bag" or "dssm"; the feature of the key view is read as others are',
+    ("baselines.run", "vsknn"): 'leave it out, or use "slist"',
     ("precision.query", "int8_dynamic"): 'use "auto", which never took it, or "int8_tables"',
     ("precision.query", "int8_static"): 'use "auto", which never took it, or "int8_tables"',
     ("precision.item", "int8_dynamic"): 'use "auto", which never took it, or "int8_tables"',

@@ -105,7 +105,7 @@ def test_the_lower_log_loss_and_calibration_error_are_the_better_ones(metric: st
 @pytest.mark.exhaustive
 def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: Made) -> None:
     of_texts = ("towers alone", "BM25 alone", "BM25", "BM25, full texts", "character TF-IDF")
-    of_histories = ["popularity", "recent popularity", "item-kNN", "VSKNN", "SLIST", "EASE"]
+    of_histories = ["popularity", "recent popularity", "item-kNN", "SLIST", "EASE"]
     of_histories += ["EASE, recency weights", "EASE x recent popularity"]
     for folder, labels in ((made.folder, of_texts), (films_made.folder, of_histories)):
         shown = Console(file=io.StringIO(), width=100)

@@ -31,7 +31,6 @@ from train.evaluation.baselines import (
     itemknn,
     left_out,
     slist,
-    vsknn,
 )
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.metrics import mean, per_query
@@ -48,7 +47,6 @@ SLIST: dict[str, Any] = {
     "strength": 7.0,
     "decay": 0.35,
 }  # values that no search tries
-VSKNN: dict[str, Any] = {"neighbours_are": "users", "neighbours": 7, "decay": 0.35}
 STORED: dict[
     str, tuple[Any, Any]
 ] = {  # choice -> its baseline, and a value that it takes when that is stored
@@ -56,14 +54,12 @@ STORED: dict[
     "decay of EASE": (ease_recency, 0.35),
     "neighbours of item-kNN": (itemknn, 7),
     "SLIST": (slist, SLIST),
-    "VSKNN": (vsknn, VSKNN),
 }
 IMPOSSIBLE: dict[str, list[Any]] = {  # values that cannot be that choice
     "lambda of EASE": ["1", [1.0], -1.0, math.inf, math.nan, 10**400],
     "decay of EASE": [True, {"decay": 0.9}],
     "neighbours of item-kNN": [7.0, -7],
-    "SLIST": [3.0, {"alpha": 0.3}, {**SLIST, "alpha": math.nan}, {**SLIST, "beta": 1.0}],
-    "VSKNN": [None, {}, {**VSKNN, "neighbours_are": "x"}, {**VSKNN, "neighbours": 2.5}],
+    "SLIST": [None, {}, 3.0, {"alpha": 0.3}, {**SLIST, "alpha": math.nan}, {**SLIST, "beta": 1.0}],
 }
 Floats = npt.NDArray[np.float64]
 
@@ -113,14 +109,13 @@ def test_all_baselines_of_histories_run_and_progress_is_shown(data: TrainingData
         "popularity",
         "recent_popularity",
         "itemknn",
-        "vsknn",
         "slist",
         "ease",
         "ease_recency",
         "ease_recent",
     ]
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "8/8" in shown
+    assert "7/7" in shown
     assert set(found["ease_recent"].settings) == {"lambda", "decay", "days", "power"}
     queries, relevant = data.parts["test"].by_query()
     quality = {name: mean(per_query(rank(queries), relevant))["hr_at_10"] for name, rank in found.items()}
@@ -163,7 +158,7 @@ def test_a_stored_choice_that_cannot_be_one_is_made_anew(data: TrainingData, nam
 
 def test_without_times_nothing_recent_is_measured() -> None:
     found = baselines(experiment_with(), data_of_people(random_people(20, ITEMS), ITEMS))
-    assert [*found] == ["popularity", "itemknn", "vsknn", "slist", "ease", "ease_recency"]
+    assert [*found] == ["popularity", "itemknn", "slist", "ease", "ease_recency"]
 
 
 def test_the_toml_says_which_baselines_run(data: TrainingData, tmp_path: Any) -> None:
@@ -329,20 +324,6 @@ def test_borders_of_slist_keep_their_distance_while_parameters_are_chosen() -> N
     np.testing.assert_allclose(future[:2].toarray()[0], [0, 1, math.exp(-1 / 2), 0], atol=1e-6)
 
 
-def test_while_tuning_steps_are_no_sessions(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    known = vsknn.stored
-
-    def stored(data: TrainingData, of: str) -> vsknn.Stored:
-        asked.append(of)
-        return known(data, of)
-
-    monkeypatch.setattr(vsknn, "stored", stored)
-    monkeypatch.setattr(ranking.Fitting.tuning, "__defaults__", (10, 2_000))
-    vsknn.BASELINE.fit(fitting(data))
-    assert set(asked) == {"users"}
-
-
 def test_queries_without_a_popular_item_are_not_drawn(data: TrainingData) -> None:
     popular = np.argsort(-data.counts(), kind="stable")[:10]
     validation = data.parts["validation"]
@@ -443,56 +424,6 @@ def test_without_times_borders_are_drawn_among_all_users(monkeypatch: pytest.Mon
     assert users.tolist() == again.tolist()
     assert slist.transitions(without, 1.0)[0].shape == (20, 40)
     assert users.min() < 10 and users.max() >= 30
-
-
-def test_vsknn_equals_a_loop_over_neighbours(data: TrainingData) -> None:
-    settings = vsknn.Settings(neighbours=7, decay=0.8)
-    queries, train = data.parts["test"].query, data.parts["train"]
-    assert data.histories is not None
-    owner = data.histories.begin[train.query]
-    users = np.unique(owner)
-    found = vsknn.scorer(data, vsknn.stored(data, "users"), settings)(queries)
-    compared = 0
-    for query, row in zip(queries, found, strict=True):
-        history = data.histories.rows(query).tolist()
-        weight = {item: 0.8 ** (len(history) - 1 - n) for n, item in enumerate(history)}
-        norm = math.sqrt(sum(each**2 for each in weight.values()))
-        neighbours = []
-        for user in users[users != data.histories.begin[query]]:
-            items = set(train.item[owner == user].tolist())
-            similar = sum(weight.get(item, 0) for item in items) / math.sqrt(len(items)) / norm
-            neighbours.append((similar, max(weight.get(item, 0) for item in items), items))
-        neighbours.sort(key=lambda each: -each[0])
-        if neighbours[6][0] - neighbours[7][0] < 1e-6:
-            continue  # either may be the seventh
-        expected = np.zeros(ITEMS)
-        for similar, recent, items in neighbours[:7]:
-            expected[[*items]] += similar * recent
-        np.testing.assert_allclose(row, expected, atol=1e-5)
-        compared += 1
-    assert compared > len(queries) / 2
-
-
-def test_vsknn_has_neighbours_among_sessions_where_there_are_some() -> None:
-    data = data_of_people([[0, 1, 2, 3, 4, 5], [6, 7, 8]], 9)
-    assert data.histories is not None
-    ends = np.where(np.arange(9) < 6, np.arange(9) // 2 * 2, np.arange(9))
-    train = Pairs(np.arange(9), np.arange(9), np.ones(9, np.float32))
-    histories = replace(data.histories, end=ends)
-    sessions = replace(data, histories=histories, parts={**data.parts, "train": train})
-    assert vsknn.stored(sessions, "users").matrix.toarray().sum(axis=1).tolist() == [6, 3]
-    assert vsknn.stored(sessions, "sessions").matrix.toarray().sum(axis=1).tolist() == [2, 2, 2, 1, 1, 1]
-
-
-def test_the_latest_histories_are_the_neighbours(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vsknn, "LARGEST", 5)
-    kept = vsknn.stored(data, "users").user
-    train = data.parts["train"]
-    assert data.histories is not None and train.time is not None
-    owner = data.histories.begin[train.query]
-    last = {int(user): train.time[owner == user].max() for user in np.unique(owner)}
-    assert {last[int(user)] for user in kept} <= set(sorted(last.values())[-6:])
-    assert len(kept) == 5
 
 
 def test_a_query_without_a_history_gets_what_is_popular_lately(data: TrainingData) -> None:

@@ -22,7 +22,6 @@ from train.evaluation.baselines import (
     recent_popularity,
     slist,
     tfidf,
-    vsknn,
 )
 from train.evaluation.label_baselines import LABEL_BASELINES, labels_needed
 from train.evaluation.ranking import FittedBaseline, Fitting
@@ -38,7 +37,6 @@ BASELINES = tuple(
         popularity,
         recent_popularity,
         itemknn,
-        vsknn,
         slist,
         ease,
         ease_recency,
