@@ -96,20 +96,20 @@ def choose_tower(
     Raises:
         ConfigError: the configured variant cannot be made of this tower.
     """
-    side, setting = exported.side, getattr(config, exported.side)
+    side, setting, batch = exported.side, getattr(config, exported.side), DECISIVE_BATCH[exported.side]
     made = _make(exported, config, folder, console)
     measured = measure(
         side,
         exported.inputs,
         made.files,
         sample,
+        batch,
         export.threads,
         export.iterations,
         config.seed,
         console,
     )
-    batch = DECISIVE_BATCH[side]
-    candidates = [_candidate(name, each, batch) for name, each in measured.items()]
+    candidates = [_candidate(name, each) for name, each in measured.items()]
     if setting == "auto":
         selected = select(candidates, config.max_loss, f"at batch {batch}")
     else:
@@ -175,10 +175,10 @@ def _make(exported: ExportedTower, config: PrecisionConfig, folder: Path, consol
     return made
 
 
-def _candidate(name: str, measured: MeasuredVariant, batch: int) -> Candidate:
+def _candidate(name: str, measured: MeasuredVariant) -> Candidate:
     figures = measured.figures
     deltas = {metric: figures[f"{metric}_delta"] for metric in METRICS}
-    return Candidate(name, figures["size_bytes"], deltas, figures["latency"][str(batch)]["p50_us"])
+    return Candidate(name, figures["size_bytes"], deltas, figures["latency"]["p50_us"])
 
 
 def _report(

@@ -35,8 +35,7 @@ PerQuery = dict[str, npt.NDArray[np.float64]]
 
 METRICS = ("recall_at_10", "ndcg_at_10")
 K = 10
-BATCHES = (1, 32)
-SECONDS = 5.0  # for a batch size, after which MIN_CALLS are enough
+SECONDS = 5.0  # after which MIN_CALLS are enough
 MIN_CALLS = 100
 RECORDS = 500  # test records for latency
 SMALL_CATALOGUE = 500  # items; so few are encoded on one thread sooner than another session is loaded
@@ -146,6 +145,7 @@ def measure(
     inputs: TowerInputs,
     files: Mapping[TableVariant, Path],
     sample: QualitySample,
+    batch: int,
     threads: int,
     iterations: int,
     seed: int,
@@ -154,19 +154,22 @@ def measure(
     """Measure the variants of one tower, float32 included.
 
     Args:
+        batch: records of a timed call.
         threads: of ONNX Runtime for latency; 0 takes all cores. Vectors are encoded on all cores.
-        iterations: timed calls of each variant at a batch size.
+        iterations: timed calls of each variant.
         seed: of the bootstraps.
 
     Returns:
         name -> figures: `size_bytes`, `size_share`, `nodes`, those of `differences` and `losses`, and
-        `latency`, batch size -> percentiles.
+        `latency`, the percentiles.
     """
     with console.status(f"latency of the {side} tower's variants"):
         encoders = {name: onnx_encoder(path, threads) for name, path in files.items()}
         values: Values = dict(sample.data.sample(side, "test", RECORDS, seed=0))
         effort = Effort(iterations, min(MIN_CALLS, iterations), SECONDS)
-        latency = _latency(inputs, encoders, values, effort, seed)
+        case = LatencyCase(side, 1, batch, AS_IS)  # the encoders have their own number of threads
+        contenders = {str(name): encode for name, encode in encoders.items()}
+        taken = time_tower(case, contenders, inputs, values, effort)
     plain = files["fp32"].stat().st_size
     found = {}
     for name, path in files.items():
@@ -178,9 +181,10 @@ def measure(
             vectors = sample.encode(side, encode, inputs, console, title)
             metrics = sample.metrics_of_side(side, vectors)
         size = path.stat().st_size
-        figures = {"size_bytes": size, "size_share": size / plain, "nodes": node_count(path)}
+        figures: dict[str, Any] = {"size_bytes": size, "size_share": size / plain, "nodes": node_count(path)}
         figures |= differences(vectors, sample.vectors[side]) | losses(metrics, sample.baseline, seed)
-        found[name] = MeasuredVariant({**figures, "latency": latency[name]}, vectors)
+        figures["latency"] = latency_summary(taken[name], batch, seed)
+        found[name] = MeasuredVariant(figures, vectors)
     return found
 
 
@@ -242,17 +246,3 @@ def _metrics(queries: Vectors, items: Vectors, relevant: Sequence[Rows], seen: S
     ranked = search(torch.from_numpy(queries), torch.from_numpy(items), K, seen)
     found = per_query(ranked, relevant)
     return {name: found[name] for name in METRICS}
-
-
-def _latency(
-    inputs: TowerInputs, encoders: Mapping[TableVariant, Encode], values: Values, effort: Effort, seed: int
-) -> dict[TableVariant, dict[str, Any]]:
-    """Name -> batch size -> summary; all variants take short turns in one process."""
-    found: dict[TableVariant, dict[str, Any]] = {name: {} for name in encoders}
-    contenders = {str(name): encode for name, encode in encoders.items()}
-    for batch in BATCHES:
-        case = LatencyCase(inputs.side, 1, batch, AS_IS)  # the encoders have their own number of threads
-        taken = time_tower(case, contenders, inputs, values, effort)
-        for name in encoders:
-            found[name][str(batch)] = latency_summary(taken[name], batch, seed)
-    return found

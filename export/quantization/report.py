@@ -45,7 +45,7 @@ def _show_tower(side: str, report: Mapping[str, Any], console: Console) -> None:
         box=None,
     )
     for name, found in report["variants"].items():
-        latency = found["latency"][str(batch)]
+        latency = found["latency"]
         table.add_row(
             _marked(name, report["chosen"]),
             f"{latency['p50_us']:,.1f}",
@@ -136,11 +136,11 @@ def _draw_tower(panels: Sequence[Axes], side: str, report: Mapping[str, Any]) ->
     size, latency, recall = panels
     measured: Mapping[TableVariant, Any] = report["variants"]
     variants = {name: measured[name] for name in VARIANTS if name in measured}
-    batch, chosen = str(report["batch"]), report["chosen"]
+    batch, chosen = report["batch"], report["chosen"]
     places = range(len(variants))
     colours = [MODEL_COLOUR if name == chosen else BAR_COLOUR for name in variants]
     sizes = [found["size_bytes"] / 2**20 for found in variants.values()]
-    times = [found["latency"][batch]["p50_us"] for found in variants.values()]
+    times = [found["latency"]["p50_us"] for found in variants.values()]
     shares = [found["size_share"] for found in variants.values()]
     bars = size.barh(places, sizes, color=colours, height=0.62)
     labels = [f"{mib:,.1f} ({share:.0%})" for mib, share in zip(sizes, shares, strict=True)]

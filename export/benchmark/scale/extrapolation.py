@@ -13,13 +13,8 @@ MACHINES = (16, 64, 256)  # GiB
 USABLE = 0.8  # share of a machine's memory; the rest is for the system and other processes
 WIDE = 512  # D of the default text towers
 FLOAT_BYTES = 4
-# The fitted figures by their names in the document, and where they are in the measurements of a size.
-POWER_LAWS = {
-    "build_s": "build.seconds",
-    "p50_us": "search.graph.p50_us",
-    "exact_p50_us": "search.exact.p50_us",
-}
-LINES = {"serving": "load.rss_bytes", "building": "build.peak_bytes", "load_s": "load.seconds"}
+# Where the fitted figures are in the measurements of a size.
+BUILDING, LOADING, SERVING = "build.seconds", "load.seconds", "load.rss_bytes"
 ENCODED = "encode.items_per_s"
 
 Document = Mapping[str, Any]
@@ -89,38 +84,32 @@ class Laws:
     """The fits of at least two sizes, of which the smallest comes first."""
 
     sizes: Sequence[Document]
-    power_laws: Mapping[str, PowerLaw]  # without `p50_us` where fewer than two sizes reach the target
-    lines: Mapping[str, Line]
-
-    def document(self) -> dict[str, Any]:
-        """The fits for JSON, with what else `rebuild_s` takes."""
-        fits: dict[str, PowerLaw | Line] = {**self.power_laws, **self.lines}
-        found = {name: fits[name]._asdict() if name in fits else None for name in (*POWER_LAWS, *LINES)}
-        largest = self.sizes[-1]
-        return {"largest": largest["items"], "items_per_s": value(largest, ENCODED), **found}
+    building: PowerLaw  # seconds
+    loading: Line  # seconds
+    serving: Line  # bytes
 
     def rebuild_s(self, items: float) -> float:
         """Seconds to encode, at the speed of the largest size, to build and to load."""
-        encoding, loading = items / value(self.sizes[-1], ENCODED), self.lines["load_s"].at(items)
-        return float(encoding + self.power_laws["build_s"].at(items) + max(0.0, loading))
+        encoding = items / value(self.sizes[-1], ENCODED)
+        return float(encoding + self.building.at(items) + max(0.0, self.loading.at(items)))
 
     def bytes_an_item(self, dimension: int) -> float:
         """Bytes of a serving process: graph (with a vector of its own), catalogue, and the mapped vector."""
-        return self.lines["serving"].each + FLOAT_BYTES * (2 * dimension - DIMENSION)
+        return self.serving.each + FLOAT_BYTES * (2 * dimension - DIMENSION)
 
     def items_in(self, gib: float, dimension: int) -> float:
         """The most items that a machine with this memory serves."""
-        room = USABLE * gib * 2**30 - max(0.0, self.lines["serving"].base)
+        room = USABLE * gib * 2**30 - max(0.0, self.serving.base)
         return max(0.0, room / self.bytes_an_item(dimension))
 
 
 def laws_of(sizes: Sequence[Document]) -> Laws | None:
     """The fits of measured sizes; None with fewer than two."""
-    if len(sizes) < 2:
+    building = power_law(*points(sizes, BUILDING))
+    loading, serving = line(*points(sizes, LOADING)), line(*points(sizes, SERVING))
+    if building is None or loading is None or serving is None:
         return None
-    powers = {name: law for name, path in POWER_LAWS.items() if (law := power_law(*points(sizes, path)))}
-    lines = {name: fit for name, path in LINES.items() if (fit := line(*points(sizes, path)))}
-    return Laws(sizes, powers, lines)
+    return Laws(sizes, building, loading, serving)
 
 
 def capacity(laws: Laws) -> dict[str, Any]:
@@ -128,7 +117,7 @@ def capacity(laws: Laws) -> dict[str, Any]:
     machines = []
     for gib in MACHINES:
         items = laws.items_in(gib, DIMENSION)
-        wide, build = laws.items_in(gib, WIDE), laws.power_laws["build_s"].at(items)
+        wide, build = laws.items_in(gib, WIDE), laws.building.at(items)
         counts = {"items": items, "items_beside_another": items / 2, "items_wide": wide}
         machines.append({"gib": gib, **counts, "build_s": build, "rebuild_s": laws.rebuild_s(items)})
-    return {"machines": machines}
+    return {"largest": laws.sizes[-1]["items"], "machines": machines}

@@ -81,11 +81,6 @@ QUERIES = (
     writer.Column("queries/s, 32 at a time", "search.exact_batch.queries_per_s", writer.whole),
     writer.Column("queries timed", "search.exact.calls", writer.whole),
 )
-FITS = (
-    writer.Column("fit", "name", alignment="c"),
-    writer.Column("", "formula"),
-    writer.Column("ten times the items", "exponent", lambda exponent: f"{10**exponent:.1f} times"),
-)
 INT8 = (
     writer.Column("threads", "threads"),
     writer.Column("one query, p50, ms", "one", milliseconds),
@@ -146,7 +141,6 @@ def document_of(
         "sizes": list(sizes),
         "vectors": vectors,
         "left_out": left_out,
-        "laws": None if laws is None else laws.document(),
         "capacity": None if laws is None else capacity(laws),
     }
 
@@ -184,28 +178,15 @@ def parts_of(document: Document) -> list[writer.Part]:
         writer.Lines([p99_remark(calls)]),
         writer.Lines([f"recall is not reached at {items:,} items, so no time is given" for items in missed]),
         writer.Picture("scale.png", "Time and memory by number of items", lambda: figure(document)),
-        f"## Fits\n\nLeast squares of relative errors, over {len(sizes)} sizes; one is too few. Bytes, "
-        "seconds (`_s`) or microseconds (`_us`) by the number N of items.",
-        writer.Table(FITS, _fits(document["laws"] or {})),
+        f"Dashed lines: fits by least squares of relative errors, over {len(sizes)} sizes; one is too few.",
         "## Exact search over int8 vectors",
         *_int8(document),
     ]
     if document["capacity"] is not None:  # by the fits of at least two sizes
-        extrapolated = f"By these fits; more than {document['laws']['largest']:,} items are extrapolated."
+        extrapolated = f"By these fits; more than {document['capacity']['largest']:,} items are extrapolated."
         machines = writer.Table(MACHINES, document["capacity"]["machines"], "capacity, extrapolated")
         parts += ["## Capacity", extrapolated, machines]
     return parts
-
-
-def _fits(laws: Document) -> list[Document]:
-    """Rows of the fits, in the units of the document."""
-    found: list[Document] = []
-    for name, law in laws.items():
-        if isinstance(law, dict):
-            power = "exponent" in law
-            formula = "{factor:.3g} N^{exponent:.2f}" if power else "{base:,.3g} + {each:,.4g} N"
-            found.append({"name": name, "formula": formula.format(**law), **law})
-    return found
 
 
 def _method(size: Document) -> str:

@@ -111,7 +111,7 @@ def test_every_variant_is_measured_or_the_report_has_the_reason(
             low, delta, high = (figures[f"{metric}_delta{end}"] for end in ("_low", "", "_high"))
             assert low <= delta <= high
             assert delta == pytest.approx(figures[metric] - plain[metric])
-        assert set(figures["latency"]) == {"1", "32"}
+        assert figures["latency"]["p50_us"] > 0
         if name != "fp32":
             assert 0 < figures["max_abs_diff"] < 0.05
             assert 0.99 < figures["mean_cosine"] < 1.0001
@@ -207,8 +207,7 @@ def test_report_table_and_plot_show_every_variant(
         assert names == [f"{each}, chosen" if each == report[side]["chosen"] else each for each in variants]
         mib = [each["size_bytes"] / 2**20 for each in variants.values()]
         assert _widths(size) == pytest.approx(mib)
-        batch = str(report[side]["batch"])
-        assert _widths(latency) == pytest.approx([v["latency"][batch]["p50_us"] for v in variants.values()])
+        assert _widths(latency) == pytest.approx([v["latency"]["p50_us"] for v in variants.values()])
         points = [line for line in recall.get_lines() if line.get_marker() == "o"]
         changes = [float(np.ravel(line.get_xdata())[0]) for line in points]
         assert changes == pytest.approx([100 * each["recall_at_10_delta"] for each in variants.values()])

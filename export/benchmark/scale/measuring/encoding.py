@@ -44,7 +44,6 @@ def encode(folder: Path, items: int, seed: int) -> dict[str, Any]:
         "seconds": items / streamed.items_per_s,
         "peak_bytes": memory.peak(),
         "peak_is_own": own_peak,
-        "topics": documents.topics,
         "characters": sum(map(len, sample)) / len(sample),
         "example": sample[0],
     }

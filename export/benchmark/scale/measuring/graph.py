@@ -34,7 +34,7 @@ FILES = (bundle.QUERY_TOWER, bundle.ITEM_TOWER, bundle.VECTORS, bundle.INDEX)
 def build(folder: Path, items: int, seed: int) -> dict[str, Any]:
     """Build the graph on all cores, and write it."""
     vectors, config = _mapped(folder), settings.index_config(seed)
-    before, own_peak = memory.resident(), memory.reset_peak()
+    own_peak = memory.reset_peak()
     with PROGRESS.status(f"a graph over {items:,} items"):
         begun = time.perf_counter()
         graph = ann.build(vectors, config)
@@ -46,11 +46,9 @@ def build(folder: Path, items: int, seed: int) -> dict[str, Any]:
         "threads": thread_count(config.threads),
         "m": config.m,
         "ef_construction": config.ef_construction,
-        "before_bytes": before,
         "peak_bytes": peak,
         "peak_is_own": own_peak,
         "file_bytes": (folder / bundle.INDEX).stat().st_size,
-        "vector_bytes": vectors.nbytes,
     }
 
 
@@ -72,9 +70,7 @@ def search(folder: Path, items: int, seed: int) -> dict[str, Any]:
         "ef_search": ef,
         "reached": tuned.reached,
         "recall": float(recalls.mean()),
-        "standard_error": float(recalls.std() / len(recalls) ** 0.5),
         "queries": len(measuring),
-        "curve": list(tuned.curve),
     }
     searches: dict[str, Callable[[Any], object]] = {
         "graph": partial(ann.approximate, graph, k=settings.K, ef=ef),
@@ -103,12 +99,11 @@ def load(folder: Path, items: int, seed: int) -> dict[str, Any]:
             found = ask_of_bundle(made, {"task": "load"})
             loads.append({"seconds": found.pop("load_s"), **found})
     medians: dict[str, float | None] = {}
-    for name in ("seconds", "rss_bytes", "pss_bytes", "peak_bytes", "before_bytes"):
+    for name in ("seconds", "rss_bytes", "pss_bytes"):
         known = [each[name] for each in loads if each[name] is not None]  # a system may not know a value
         medians[name] = statistics.median(known) if known else None
     return {
         **medians,
-        "bundle_bytes": sum(record.size for record in bundle.read_manifest(made).files.values()),
         "loads": loads,
     }
 
