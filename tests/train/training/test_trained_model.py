@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -13,7 +15,7 @@ from tests.helpers.stdlib import FEATURES, Made, started, tracking_at, write_tom
 from train.models.text_hashing import HASHING_VERSION
 from train.training.checkpoint import save_towers
 from train.training.tracking import tracked_run
-from train.training.trained_model import ARTIFACTS, DESCRIPTION, load_model
+from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, load_model
 
 
 def test_a_model_of_every_kind_of_feature_comes_back(store: str, stdlib: Path, tmp_path: Path) -> None:
@@ -70,6 +72,32 @@ def test_towers_that_know_texts_by_other_rows_are_refused(
     expected = rf"another text hashing scheme \({told}, now {HASHING_VERSION}\); train"
     with pytest.raises(MissingStage, match=expected):
         load_model(mlflow.get_run(run_id))
+
+
+def described(model: Model, towers: Path, **changed: Mapping[str, Any]) -> mlflow.entities.Run:
+    """A run that stores a model, some sections of whose experiment have further keys."""
+    description = json.loads(model.description())
+    for section, keys in changed.items():
+        description["experiment"][section] |= keys
+    with tracked_run("books", "fit", "a") as run_id:
+        mlflow.log_dict(description, f"{ARTIFACTS}/{DESCRIPTION}")
+        mlflow.log_artifact(str(towers), ARTIFACTS)
+    return mlflow.get_run(run_id)
+
+
+def test_a_model_of_an_earlier_version_comes_back_unless_it_needs_what_was_removed(
+    store: str, stdlib: Path, tmp_path: Path
+) -> None:
+    model, _, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
+    save_towers(tmp_path / "towers.pt", model.towers)
+    earlier = {"calibration": 512, "item": "int8_static"}
+    again = load_model(described(model, tmp_path / "towers.pt", precision=earlier, tower={"augment": 0.0}))
+    assert again.experiment == model.experiment
+    run = described(model, tmp_path / "towers.pt", tower={"kind": "cdssm"})
+    with pytest.raises(
+        MissingStage, match=rf'run {run.info.run_id}: tower.kind: "cdssm" was removed; .*again'
+    ):
+        load_model(run)
 
 
 @pytest.mark.parametrize("description", ["{", "{}", '{"experiment": {"name": 3}, "schema": {}}'])
