@@ -98,7 +98,8 @@ def fit(
         KeyboardInterrupt: SIGINT asked to stop; the run is marked as killed and can be resumed.
         Terminated: the same by SIGTERM.
         MissingStage: there is nothing to resume.
-        ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
+        ConfigError: this machine lacks the device, has fewer cards than there are ranks, or cannot train
+            the towers in the precision.
         Unavailable: one of several processes has ended, or there is too little memory.
     """
     key = _fingerprint(experiment, dataset)
@@ -265,6 +266,7 @@ def _train(
     for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     trainer = trainer_of(model, data, prepared, process)
+    trainer.check_precision()
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")

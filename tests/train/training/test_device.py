@@ -37,14 +37,14 @@ from tests.train.models.test_tower_factory import (
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
 from train.config.losses import Bce
 from train.config.towers import SequenceTower, SharedTower
-from train.config.training import Device, Precision
+from train.config.training import Device, Precision, TrainingConfig
 from train.data.batches import HistoryBatches
 from train.losses.objective import build_objective
 from train.models.encoders import TextBags
 from train.models.interests import largest_products
 from train.models.prepared_inputs import PreparedHistories, PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
-from train.models.towers import Inputs
+from train.models.towers import Inputs, Tower
 from train.paths import ROOT
 from train.training.device import (
     CPU,
@@ -55,6 +55,7 @@ from train.training.device import (
     start_process,
 )
 from train.training.run import _fingerprint, fit
+from train.training.trainer import Trainer
 
 ELSEWHERE = TrainingProcess(torch.device("meta"))  # a device that stores no values
 
@@ -273,6 +274,47 @@ def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="needs macOS 14"):
         check_precision(torch.device("mps"), "bfloat16")
     check_precision(torch.device("cpu"), "bfloat16")
+
+
+def test_towers_that_torch_cannot_train_in_a_precision_are_refused_before_training(
+    stdlib: Path, tmp_path: Path, store: str, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_features = Tower.encode_features
+
+    def lacking(tower: Tower, inputs: Any) -> Tensor:
+        """Through an operation that torch has in float32 only, on every processor."""
+        found = encode_features(tower, inputs)
+        return torch.special.bessel_j0(found.bfloat16()) if torch.is_autocast_enabled("cpu") else found
+
+    monkeypatch.setattr(Tower, "encode_features", lacking)
+    training = {"precision": "bfloat16"}
+    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", training=training))
+    with pytest.raises(ConfigError, match=r'training\.precision: "bfloat16".*bessel_j0.*; use "float32"$'):
+        fit(experiment, dataset, console)
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FAILED"
+    assert not [
+        name for name in run.data.metrics if not name.startswith("system/")
+    ]  # no epoch, not even the start
+
+
+def test_the_trial_of_a_precision_changes_nothing() -> None:
+    data = data_of_people(random_people(25, ITEMS), ITEMS)
+    schema = schema_of_people(ITEMS, max_length=10)
+    config = SequenceTower("sequence", dimension=8, buckets=64)
+    towers, hashing = build_towers(config, schema), hashing_of(config)
+    prepared = (
+        PreparedInputs(schema, "query", data.queries, hashing),
+        PreparedInputs(schema, "item", data.items, hashing),
+    )
+    trainer = Trainer(towers, data, prepared, IN_BATCH, TrainingConfig(batch_size=8), shared_windows=True)
+    trainer.process = TrainingProcess(CPU, "bfloat16")
+    before = [value.clone() for tower in towers for value in tower.state_dict().values()]
+    trainer.check_precision()
+    after = [value for tower in towers for value in tower.state_dict().values()]
+    assert all(map(torch.equal, after, before))
+    assert all(each.grad is None for tower in towers for each in tower.parameters())
+    assert (trainer.state.step, trainer.state.losses) == (0, [])
 
 
 class Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
