@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
-        test-together test-quiet test-serving test-hostile lint protos clean help
+        test-together test-quiet test-processors test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -21,6 +21,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 COMMA  := ,
+PROCESSOR_TESTS := tests/train/models tests/train/evaluation tests/train/training/test_device.py tests/export/encoding \
+                   tests/export/onnx tests/export/ann tests/serving/retrieval
 FUSION := $(patsubst %/fusion.c,%/_fusion.abi3.so,$(wildcard protos/hybrid/fusion.c))
 
 # With JSON=path the result goes there as one JSON document, whole or not at all.
@@ -223,6 +225,12 @@ test-together: setup ## the part of test-all that runs in parallel
 
 test-quiet: setup ## the tests of test-all that would fail on a busy machine, two at a time
 	@$(PY) -m pytest -m quiet -n 2 --dist worksteal $$(grep -rl "mark\.quiet" tests --include="test_*.py") # importing all takes longer
+
+# The libraries take the kernels of a processor with AVX2 and nothing newer. The plugin rounds vectors differently in
+# batches of different sizes, so a test that needs equal bits of two batches fails on every processor.
+test-processors: setup ## the tests of towers, encoders and searches as on another processor; x86-64 with AVX2
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
+	  $(PY) -m pytest -p tests.helpers.rounding -m "not exhaustive" -n logical --dist worksteal $(PROCESSOR_TESTS)
 
 test-serving: ## client, service and gateway, each installed alone, without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT

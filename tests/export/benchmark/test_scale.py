@@ -133,10 +133,10 @@ def test_int8_search_agrees_with_numpy(threads: int) -> None:
     queries[0] = rows[7] * scales[7]
     found, products = search_int8(rows, scales, queries, 10, threads)
     scores = queries @ (rows.astype(np.float32) * scales[:, None]).T
-    expected = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     assert found[0, 0] == 7
-    np.testing.assert_array_equal(found[1:], expected[1:])
+    assert all(len({*best}) == 10 for best in found.tolist())
     np.testing.assert_allclose(products, np.take_along_axis(scores, found, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(products, -np.sort(-scores, axis=1)[:, :10], rtol=1e-4)
     few, _ = search_int8(rows[:4], scales[:4], queries, 10, threads)
     assert (few[:, 4:] == -1).all() and (np.sort(few[:, :4], axis=1) == range(4)).all()
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from protos import bundle
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
+from protos.scores import difference
 from serving.client import RetrievalClient, where
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
@@ -17,6 +17,7 @@ from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.transport.filter_converters import filter_to_wire
+from tests.helpers.answers import hits_of
 from tests.helpers.filter_oracle import passes
 from tests.helpers.ports import held_port
 from tests.helpers.serving.loopback import client_of
@@ -96,8 +97,8 @@ def test_requests_with_different_filters_share_a_batch(filtered_retriever: Retri
     together = filtered_retriever.find(encoded, options)
     for text, node, found in zip(texts, nodes, together, strict=True):
         (alone,) = filtered_retriever.search([Query(text)], 9, filter=node)
-        assert [filtered_retriever.catalogue.ids[row] for row in found.rows] == [hit.id for hit in alone.hits]
-        np.testing.assert_allclose(found.scores, [hit.score for hit in alone.hits], atol=1e-6)
+        ids = [filtered_retriever.catalogue.ids[row] for row in found.rows]
+        assert difference(hits_of(alone), [*zip(ids, found.scores, strict=True)]) == ""
         assert found.plan is alone.plan
 
 
