@@ -5,7 +5,8 @@ workers load it. A graph covers the first rows of the overlay, and grows with th
 it, until the records are written anew.
 
 Many equal vectors would cut a graph into parts. So it holds the first `COPIES` of them, and the others are
-compared one by one. Its labels number the rows that it holds, which follow from the records alone.
+compared one by one. Vectors of one text from batches of different sizes may differ by rounding; they count
+as equal. Its labels number the rows that it holds, which follow from the records alone.
 """
 
 import logging
@@ -35,6 +36,7 @@ MIN_GRAPH_ITEMS = 2048  # live items from which on a graph is built
 # The graph grows when at least STEP rows, and 1/SHARE of its own rows, are not in it yet.
 STEP, SHARE = 512, 8
 COPIES = 16  # equal vectors that a graph holds
+CELLS = 4096.0  # to a unit of a coordinate; vectors in one cell are equal; a cell is wide against rounding
 M, EF_CONSTRUCTION = 12, 100
 NARROWEST = 32  # ef of a search in a small graph
 NICE = 10
@@ -60,7 +62,8 @@ class CopyCounter:
         Args:
             vector: of the row, float32 (D,) as bytes. Call this once for each row, in their order.
         """
-        digest = blake2b(vector, digest_size=16).digest()
+        cell = np.rint(np.frombuffer(vector, np.float32) * CELLS) + 0.0  # -0 is 0
+        digest = blake2b(cell.tobytes(), digest_size=16).digest()
         self._seen[digest] += 1
         return self._seen[digest] <= COPIES
 

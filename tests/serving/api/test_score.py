@@ -57,7 +57,10 @@ def test_scores_are_those_of_a_search(client: RetrievalClient) -> None:
 def test_each_query_of_a_batch_has_its_own_items(client: RetrievalClient) -> None:
     pairs = [(TEXTS[0], ["item-001", "item-002", "item-001"]), (TEXTS[1], ["item-003"])]
     both = client.score_batch(pairs)
-    assert [each.items for each in both] == [client.score(*pair).items for pair in pairs]
+    for pair, each in zip(pairs, both, strict=True):
+        alone = client.score(*pair).items
+        assert [name for name, _ in each.items] == [name for name, _ in alone]
+        assert [score for _, score in each.items] == pytest.approx([score for _, score in alone], abs=1e-6)
     assert both[0].items[0] == both[0].items[2]
 
 

@@ -566,8 +566,9 @@ def test_a_comparison_goes_on_in_parts_so_that_others_take_turns(
     assert index.compared == [2, 1, *[2] * 19]
     assert remote_batches.MAX_ROUNDS < 20
     expected = near.search([Query(name) for name in NAMES[:40]], 3, filter=where.price < 30.0)
-    ids = [[near.catalogue.ids[row] for row in found.rows] for found in long.found]
-    assert ids == [[hit.id for hit in each.hits] for each in expected]
+    for own, found in zip(expected, long.found, strict=True):
+        ids = [near.catalogue.ids[row] for row in found.rows]
+        assert difference(hits_of(own), [*zip(ids, found.scores, strict=True)]) == ""
 
 
 def sold(asked: Asked) -> CompiledFilter:

@@ -14,6 +14,7 @@ from serving.live.search import overlay_graphs as graphs
 from serving.live.search.live_items import LiveItems
 from serving.retrieval.hnsw_index import HnswIndex
 from serving.retrieval.query import PLAIN, EncodedQueries, Query
+from tests.helpers.rounding import factors
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import random_texts
 
@@ -149,6 +150,16 @@ def test_many_equal_items_have_no_graph(world: LiveWorld) -> None:
     for n in range(600):
         world.put(f"new-{n}", "bavuti")
     assert settled(world).overlay.graph is None
+
+
+def test_vectors_that_differ_by_rounding_are_copies_and_others_are_not() -> None:
+    vectors = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    copies = graphs.CopyCounter()
+    assert all(copies.count_and_admit(vector.tobytes()) for vector in vectors)
+    rounded = vectors[0] * factors(1000, 64)
+    assert len({vector.tobytes() for vector in rounded}) > 900
+    assert sum(copies.count_and_admit(vector.tobytes()) for vector in rounded) == graphs.COPIES - 1
 
 
 def test_some_equal_items_do_not_keep_the_others_from_having_a_graph(world: LiveWorld) -> None:
