@@ -102,12 +102,12 @@ def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str
         assert len(alone) <= MAX_TOKENS
 
 
-def test_a_bundle_reads_the_tokens_of_training_in_10_000_texts_of_many_scripts(tmp_path: Path) -> None:
+def test_a_bundle_reads_the_tokens_of_training_in_texts_of_many_scripts(tmp_path: Path) -> None:
     """Training reads the model's folder; a bundle its own copy, by features that its manifest describes."""
     from train.models.prepared_inputs import TokenizedTexts
 
-    texts = texts_of_many_scripts(10_000)
-    known = [text.encode("utf-8", "replace").decode() for text in texts[::20]]
+    texts = texts_of_many_scripts(2_000)
+    known = [text.encode("utf-8", "replace").decode() for text in texts[::4]]
     (tmp_path / "model").mkdir()
     (tmp_path / "bundle").mkdir()
     write_tokenizer(tmp_path / "model", known, 12_000)

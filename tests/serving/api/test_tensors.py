@@ -100,7 +100,7 @@ inputs = st.fixed_dictionaries(
 )
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=100)
 @given(st.lists(inputs, max_size=4), st.lists(st.binary(max_size=20), max_size=4), st.data())
 def test_any_request_is_read_or_refused(
     tensors: list[dict[str, Any]], raw: list[bytes], data: st.DataObject

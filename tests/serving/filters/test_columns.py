@@ -36,14 +36,14 @@ RAW = st.fixed_dictionaries(
 
 
 @given(node=NODES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_tree_passes_the_items_that_plain_python_says(node: Filter) -> None:
     expected = [row for row, item in enumerate(ITEMS) if passes(node, item)]
     assert [*COLUMNS.evaluate(node)] == expected
 
 
 @given(items=st.lists(RAW, min_size=1, max_size=30), node=NODES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_items_are_held_as_they_are(items: list[dict[str, Any]], node: Filter) -> None:
     given = [{k: v for k, v in item.items() if not isinstance(v, str) or v.strip()} for item in items]
     columns = FilterColumns.from_values(FILTERS, items)
@@ -195,7 +195,7 @@ def test_long_filters_take_no_more_memory_than_they_are_counted() -> None:
     """The rows of these filters are few; the memory is that of their strings."""
     filters = ItemFilters(COLUMNS, max_bytes=1 << 20)
     tracemalloc.start()
-    for n in range(80):
+    for n in range(25):
         filters.compile(In("section", tuple(f"{n} {place}" for place in range(1500))))
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
