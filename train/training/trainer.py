@@ -182,7 +182,7 @@ class Trainer:
         except RuntimeError as error:
             if memory_advice(error, process) is not None:
                 raise
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
             raise ConfigError(
                 f'training.precision: "{process.precision}", but torch cannot train these towers in it on '
                 f'{process.device} ({process.device_name}): {reason}; use "float32"'
