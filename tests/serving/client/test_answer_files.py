@@ -45,7 +45,8 @@ def test_parquet_holds_what_json_lines_hold(
             hit["fields"] = dict(hit["fields"])
     for row, line in zip(rows, expected, strict=True):  # two searches, maybe in batches of different sizes
         found, own = row.pop("hits"), line.pop("hits")
-        assert difference(*([(hit["id"], hit["score"]) for hit in hits] for hits in (own, found))) == ""
+        expected_hits, hits = ([(hit["id"], hit["score"]) for hit in each] for each in (own, found))
+        assert difference(expected_hits, hits) == ""
         assert [hit["rank"] for hit in found] == [hit["rank"] for hit in own] == [1, 2, 3]
         assert all(hit.keys() == found[0].keys() for hit in (*found, *own))
         fields = {hit["id"]: hit["fields"] for hit in own}
