@@ -14,6 +14,7 @@ from protos.cli import CommandParser
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import validate_bundle
+from serving.rollout.memory_budget import TrialBounds
 from serving.rollout.registry import MlflowRegistry, block_unneeded_imports
 from serving.rollout.registry_process import RegistryProcess
 
@@ -61,7 +62,9 @@ def download_isolated(model: str, folder: Path = BUNDLES) -> Path:
         return BundleCache(folder).take(registry.resolve(model), registry)
 
 
-def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple[Path, str]:
+def first(
+    model: str, folder: Path = BUNDLES, item_tower: bool = False, bounds: TrialBounds | None = None
+) -> tuple[Path, str]:
     """Find the bundle with which a service that follows an alias starts.
 
     If the registry does not answer, or the alias's bundle cannot be served, this is the bundle that was
@@ -71,6 +74,7 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
         model: such as `models:/pydocs@champion`.
         folder: the cache.
         item_tower: whether the item tower will be served too, and so is validated.
+        bounds: of the memory of the validation; by default what this machine has for one process.
 
     Returns:
         The folder of the bundle, and the version of the model.
@@ -85,7 +89,7 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
             found = cache.take(registered, registry)
         pointer = cache.pointer(model)
         if pointer is None or found.name != names.bundle_folder(pointer.bundle_version):
-            validate_bundle(found, item_tower, ready=cache.ready(found))
+            validate_bundle(found, item_tower, ready=cache.ready(found), bounds=bounds)
         return found, registered.version
     except Exception as error:  # of any kind: a damaged bundle may raise anything
         foreseen = isinstance(error, TwinspireError)

@@ -211,7 +211,9 @@ class _Service:
             run = partial(self._run_catalogue, config.catalogue, self._catalogue)
             yield ProcessSpec("catalogue", run, self._catalogue_heartbeat.count, PATIENCE_SECONDS)
         if config.follow:
-            follow = follower(config.follow, self.shared_state, config.workers, config.item_tower)
+            follow = follower(
+                config.follow, self.shared_state, config.workers, config.item_tower, config.bounds.batch
+            )
             yield ProcessSpec("follower", follow)
             if self._channel:
                 shadow = Shadow(

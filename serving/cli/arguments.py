@@ -28,6 +28,7 @@ FOLLOWING = {
     "shadow": "shadow",
     "shadow_share": "shadow_share",
     "memory": "memory_mib",
+    "encode_memory": "encode_memory_mib",
 }
 # Flags that have no effect without another flag -> that other flag.
 PARTNERS = {
@@ -110,7 +111,8 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         raise UsageError(str(error)) from None
     follow = _follow(arguments)
     if follow:
-        first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower)
+        trial = follow.trial_bounds(arguments.workers, bounds.batch)
+        first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower, trial)
     else:
         first, model_version = folder(arguments), _registered_version(arguments.model)
     # Flags whose names are those of fields of `ServiceConfig`; those that are not given keep its defaults.
@@ -216,6 +218,12 @@ def _add_release(group: _ArgumentGroup) -> None:
         "--memory",
         type=flags.count,
         help="MiB that a new bundle may take in all workers (what the machine has left)",
+    )
+    add(
+        "--encode-memory",
+        type=flags.count,
+        help="MiB that encoding a new bundle's largest batch may take in one worker (a quarter of what the "
+        "machine has left, divided by the workers)",
     )
 
 

@@ -288,12 +288,14 @@ def item_encoder(folder: Path, manifest: Manifest, threads: int = 1) -> ItemEnco
     def encode(items: Sequence[Query]) -> Vectors:
         names = [f"queries[{n}]" for n in range(len(items))]
         values = [{name: item.features.get(name) for name in encoder.inputs.features} for item in items]
+        vectors = np.empty((len(items), manifest.width("item")), np.float32)
         try:
-            arrays = encoder.arrays(values)
+            for places in encoder.length_batches(values):
+                vectors[places] = encoder.vectors(encoder.arrays([values[n] for n in places]))
         except InvalidInput:
             encoder.raise_for_bad_row(values, names)
             raise
-        return encoder.vectors(arrays)
+        return vectors
 
     return encode
 

@@ -3,9 +3,10 @@ service.
 
     python -m serving.rollout.bundle_validation .cache/bundles/3f2a9c0d1e5b   # prints JSON
 
-The process verifies the files, loads what a worker loads, and searches for the bundle's own examples. A
-damaged graph may crash the process that searches in it, and a large bundle may use up its memory; here both
-are errors like any other.
+The process verifies the files, encodes the largest batch that a worker makes, loads what a worker loads, and
+searches for the bundle's own examples. A damaged graph may crash the process that searches in it, and a large
+bundle or a tower with huge tensors may use up its memory; here all of them are errors like any other. The
+process bounds its own memory (`memory_budget.py`), so that the service keeps its own meanwhile.
 
 If the bundle is valid, the process also writes its shared catalogue for the workers
 (`retrieval/shared_catalogue.py`).
@@ -20,21 +21,30 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
 from protos import bundle, entry_points
+from protos.bundle import TOWERS, Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
+from protos.features import ITEM_VOCABULARY, CategoryFeature, HistoryFeature, Side, TextFeature, TowerInputs
 from protos.system.signals import signal_name
+from serving.rollout import memory_budget
+from serving.rollout.memory_budget import MARGIN, MIB, TrialBounds
 from serving.rollout.registry import Meanwhile, do_nothing
 
 if TYPE_CHECKING:
@@ -44,15 +54,21 @@ log = logging.getLogger(__name__)
 
 NICE = 10
 # Timeout: SECONDS + size of the bundle / BYTES_PER_SECOND.
-SECONDS = 120.0
+SECONDS = 300.0
 BYTES_PER_SECOND = 10_000_000
 POLL_SECONDS = 0.05  # between two checks whether the process has ended
 STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the process group
 STOP_SECONDS = 1.0  # in which such a signal reaches this process too
 BATCH = 32  # examples in one batch
+VALUES = 1000  # strings in a feature that takes several, as `--max-values` allows by default
+WEIGHTS = 3  # times a tower's file that its session takes while it is opened
 UNAVAILABLE = 75  # exit code (EX_TEMPFAIL): the server of the index does not answer
 MAX_ERROR_LENGTH = 500  # characters of an error that are shown
 ERROR, WARNING = "error: ", "warning: "  # prefixes of lines that the process writes
+# Errors of Python, NumPy, ONNX Runtime and hnswlib where an allocation has failed.
+OUT_OF_MEMORY = re.compile(
+    r"requested buffer of size (?P<bytes>\d+)|bad[ _]alloc|MemoryError|Unable to allocate|Not enough memory"
+)
 
 
 class ValidationResult(NamedTuple):
@@ -76,6 +92,7 @@ def validate_bundle(
     stop: threading.Event | None = None,
     ready: Path | None = None,
     meanwhile: Meanwhile = do_nothing,
+    bounds: TrialBounds | None = None,
 ) -> ValidationResult:
     """Load a bundle in another process and search for its examples.
 
@@ -85,17 +102,20 @@ def validate_bundle(
         stop: ends the validation.
         ready: where its shared catalogue is written; if that fails, the bundle is valid all the same.
         meanwhile: called during the validation; an error ends it.
+        bounds: of the memory that it may take; by default what this machine has for one process.
 
     Raises:
         BundleDamaged: the bundle cannot be loaded, does not answer, or crashes the process.
-        Unavailable: the validation was stopped, or could not be started; or the index is on a server that
-            does not answer.
+        Unavailable: the bundle takes more memory than its bounds, the validation was stopped, or could not be
+            started; or the index is on a server that does not answer.
     """
     size = sum(each.size for each in bundle.read_manifest(folder).files.values())
     seconds = SECONDS + size / BYTES_PER_SECOND
     command = entry_points.command(entry_points.BUNDLE_VALIDATION, str(folder))
     command += ["--item-tower"] if item_tower else []
     command += ["--ready", str(ready)] if ready else []
+    for name, bound in (bounds or memory_budget.trial_bounds())._asdict().items():
+        command += [f"--{name}", str(bound)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
@@ -171,10 +191,17 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder of the bundle")
     parser.add_argument("--item-tower", action="store_true", help="try the item tower too")
     parser.add_argument("--ready", type=Path, metavar="FOLDER", help="write its shared catalogue there")
+    bounds = memory_budget.trial_bounds()
+    add = partial(parser.add_argument, type=int)
+    add("--batch", default=bounds.batch, help="queries that are encoded together (%(default)s)")
+    add("--load", default=bounds.load, help="bytes to load the bundle (%(default)s)")
+    add("--encoding", default=bounds.encoding, help="bytes to encode a batch (%(default)s)")
     arguments = parser.parse_args()
     os.nice(NICE)
+    memory_budget.end_first()
+    bounds = TrialBounds(arguments.batch, arguments.load, arguments.encoding)
     try:
-        result = _try(arguments.folder, arguments.item_tower, arguments.ready)
+        result = _try(arguments.folder, arguments.item_tower, arguments.ready, bounds)
         sys.stdout.write(f"{json.dumps(result._asdict())}\n")
     except TwinspireError as error:
         sys.stderr.write(f"{ERROR}{error}\n")
@@ -182,13 +209,15 @@ def main() -> int:
     return 0
 
 
-def _try(folder: Path, item_tower: bool, ready: Path | None) -> ValidationResult:
+def _try(folder: Path, item_tower: bool, ready: Path | None, bounds: TrialBounds) -> ValidationResult:
     from serving.rollout.loaded_bundle import LoadedBundle
 
     logging.disable(logging.CRITICAL)
+    _encode_longest(folder, bundle.read(folder), item_tower, bounds)
     gc.collect()
     before, begun = _own_memory(), time.perf_counter()
-    served = LoadedBundle.load(folder, item_tower=item_tower)
+    with _within(bounds.load, "loading it", "that --memory or the machine leaves for a worker"):
+        served = LoadedBundle.load(folder, item_tower=item_tower)
     load_s = time.perf_counter() - begun
     gc.collect()
     taken = max(0, _own_memory() - before)
@@ -207,6 +236,68 @@ def _try(folder: Path, item_tower: bool, ready: Path | None) -> ValidationResult
         _write_catalogue(served, ready)
     manifest = served.manifest
     return ValidationResult(round(load_s, 3), taken, manifest.count, manifest.dimension)
+
+
+def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, bounds: TrialBounds) -> None:
+    """Encode the largest batch of a worker, with the longest texts and histories that the towers read.
+
+    Raises:
+        BundleDamaged: a tower cannot be opened, or does not encode them.
+        Unavailable: that takes more memory than `bounds.encoding`.
+    """
+    from serving.retrieval.encoder import MAX_QUERIES, Encoder
+
+    sides: tuple[Side, ...] = ("query", "item") if item_tower else ("query",)
+    for side in sides:
+        weights = WEIGHTS * manifest.files[TOWERS[side]].size + MARGIN
+        count = MAX_QUERIES if side == "item" else min(MAX_QUERIES, bounds.batch)
+        what = f"encoding {count} of the longest {'items' if side == 'item' else 'queries'}"
+        with _within(bounds.encoding, what, "that --encode-memory allows a worker", weights):
+            encoder = Encoder(folder, manifest, side=side)
+            row = _longest(encoder.inputs, manifest)
+            encoder.unchecked(encoder.arrays([row] * count))
+
+
+def _longest(inputs: TowerInputs, manifest: Manifest) -> dict[str, Any]:
+    """Feature name -> the longest value that a tower reads, of items that it knows."""
+    known = manifest.schema.vocabularies.get(ITEM_VOCABULARY, ())
+    row: dict[str, Any] = {}
+    for name, spec in inputs.features.items():
+        row[name] = None
+        if isinstance(spec, TextFeature):
+            row[name] = ("a " * spec.longest)[: spec.longest]
+        elif isinstance(spec, HistoryFeature):
+            row[name] = [*islice(cycle(known), spec.longest)]
+        elif isinstance(spec, CategoryFeature) and spec.multi:
+            row[name] = ["a"] * VALUES
+    return row
+
+
+@contextmanager
+def _within(most: int, what: str, which: str, more: int = 0) -> Iterator[None]:
+    """Bound what the block allocates.
+
+    Args:
+        most: bytes that the error names.
+        what: the block does, for the error.
+        which: bound it is, for the error.
+        more: bytes that it may allocate beside those.
+
+    Raises:
+        Unavailable: it needs more.
+        BundleDamaged: it raised another error that is not one of ours.
+    """
+    memory_budget.bound_own_data(most + more)
+    try:
+        yield
+    except Exception as error:  # of the towers' runtime or the index, which share no other base
+        failed = OUT_OF_MEMORY.search(repr(error))
+        if failed:
+            asked = f"; one allocation has {int(size) / MIB:,.0f} MiB" if (size := failed["bytes"]) else ""
+            raise Unavailable(f"{what} takes more than the {most / MIB:,.0f} MiB {which}{asked}") from None
+        if isinstance(error, TwinspireError):
+            raise
+        raise BundleDamaged(f"{what} failed: {error!r}") from None
 
 
 def _check_vectors(folder: Path, served: "LoadedBundle") -> None:

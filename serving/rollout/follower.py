@@ -30,6 +30,7 @@ from serving.rollout import memory_budget
 from serving.rollout.alias_tracker import AliasTracker, Deployment
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import ValidationResult, validate_bundle
+from serving.rollout.memory_budget import BATCH, TrialBounds
 from serving.rollout.registry import Meanwhile, Registry, do_nothing
 from serving.rollout.registry_process import RegistryProcess
 from serving.rollout.release_log import ReleaseLog
@@ -63,6 +64,8 @@ class FollowConfig:
         shadow: an alias whose bundle gets a copy of a share of the searches; none if empty.
         shadow_share: of the searches, 0 to 1.
         memory_mib: MiB that a new bundle may take in all workers; 0: what the machine has left.
+        encode_memory_mib: MiB that encoding the largest batch may take in one worker; 0: a quarter of what
+            the machine has left, divided by the workers.
         cache: folder that keeps the bundles.
     """
 
@@ -73,11 +76,20 @@ class FollowConfig:
     shadow: str = ""
     shadow_share: float = 0.1
     memory_mib: int = 0
+    encode_memory_mib: int = 0
     cache: Path = BUNDLES
+
+    def trial_bounds(self, copies: int, batch: int) -> TrialBounds:
+        """The memory that the validation of a bundle may take; arguments as of `memory_budget`."""
+        return memory_budget.trial_bounds(copies, batch, self.memory_mib << 20, self.encode_memory_mib << 20)
 
 
 def follower(
-    config: FollowConfig, shared_state: SharedState, workers: int, item_tower: bool = False
+    config: FollowConfig,
+    shared_state: SharedState,
+    workers: int,
+    item_tower: bool = False,
+    batch: int = BATCH,
 ) -> Callable[[WorkerHandle], None]:
     """What the follower's process runs, from start to stop.
 
@@ -87,6 +99,7 @@ def follower(
             `SHADOW_TARGET` and `SHADOW` if there is a shadow.
         workers: number of worker processes.
         item_tower: the item tower is offered.
+        batch: queries that a worker answers together.
     """
 
     def run(handle: WorkerHandle) -> None:
@@ -95,7 +108,7 @@ def follower(
         os.nice(NICE)
         clock = Clock(stop)
         with RegistryProcess(stop) as registry:
-            validate = validator(config, item_tower, stop)
+            validate = validator(config, item_tower, stop, batch)
             cache = BundleCache(config.cache, owns=True)
             following = Follower(config, shared_state, cache, registry, validate, clock, workers)
             following.begin()
@@ -107,7 +120,9 @@ def follower(
     return run
 
 
-def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> ValidateFor:
+def validator(
+    config: FollowConfig, item_tower: bool, stop: threading.Event, batch: int = BATCH
+) -> ValidateFor:
     """A function that validates a bundle: it must fit into memory and answer its own examples.
 
     The function takes the bundle's folder, the number of processes that will load it, and what it calls
@@ -129,7 +144,8 @@ def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> 
             memory_budget.check_room(
                 memory_budget.estimate(manifest, item_tower), copies, config.memory_mib << 20
             )
-            result = validate_bundle(folder, item_tower, stop, cache.ready(folder), meanwhile)
+            bounds = config.trial_bounds(copies, batch)
+            result = validate_bundle(folder, item_tower, stop, cache.ready(folder), meanwhile, bounds)
             passed[manifest.bundle_version] = result
         memory_budget.check_room(result.resident_bytes, copies, config.memory_mib << 20)
         return result.load_s

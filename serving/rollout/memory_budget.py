@@ -4,8 +4,11 @@ A new bundle is loaded while the old one still answers, and each worker loads it
 memory at once; the old bundle is freed later.
 """
 
+import resource
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -17,12 +20,66 @@ MARGIN = 64 * MIB  # for temporary memory of loading, and for other processes
 FACTORS = {INDEX: 1.0, QUERY_TOWER: 1.5, ITEMS: 4.0}  # approximate bytes in memory per byte of the file
 GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
+BATCH = 32  # queries in a worker's batch by default
+ENCODING_SHARE = 4  # by default the batches of all workers take at most this part of the free memory
 # For both versions of control groups: folder of the controller; files of the limit and the use; and the
 # statistic of memory that the kernel can reclaim.
 KINDS = (
     ("", "memory.max", "memory.current", "inactive_file"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+
+
+class TrialBounds(NamedTuple):
+    """The memory that the validation of a bundle may take.
+
+    Args:
+        batch: queries that a worker encodes together.
+        load: bytes to load the bundle in one process.
+        encoding: bytes to encode the largest batch in one process.
+    """
+
+    batch: int
+    load: int
+    encoding: int
+
+
+def trial_bounds(
+    copies: int = 1, batch: int = BATCH, memory: int = 0, encoding: int = 0, free: int | None = None
+) -> TrialBounds:
+    """The bounds of one validation.
+
+    Args:
+        copies: processes that will load the bundle.
+        batch: queries that each of them encodes together.
+        memory: bytes that all processes may take together; 0: what the machine has left.
+        encoding: bytes that encoding a batch may take in each process; 0: a quarter of what the machine has
+            left, divided by the processes.
+        free: bytes that the machine has left; measured if not given.
+    """
+    free = available() if free is None else free
+    return TrialBounds(
+        batch, (memory or free) // copies, encoding or max(MARGIN, free // ENCODING_SHARE // copies)
+    )
+
+
+def bound_own_data(more: int) -> None:
+    """Let this process allocate at most `more` bytes from now on; an allocation beyond fails.
+
+    It has no effect where the system does not count a process's private memory (other systems than Linux).
+    """
+    used = getattr(psutil.Process().memory_info(), "data", None)
+    if used is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = used + more if hard == resource.RLIM_INFINITY else min(hard, used + more)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def end_first() -> None:
+    """Let the kernel end this process before all others if the machine runs out of memory."""
+    with suppress(OSError):  # not Linux, or not permitted
+        OUT_OF_MEMORY_SCORE.write_text("1000")
 
 
 def estimate(manifest: Manifest, item_tower: bool = False) -> int:

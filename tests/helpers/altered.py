@@ -90,6 +90,29 @@ def slow_down(folder: Path, layers: int = 16, width: int = 2048) -> None:
     onnx.save(model, folder / bundle.QUERY_TOWER)
 
 
+def swell(folder: Path, size: int, name: str = bundle.QUERY_TOWER) -> None:
+    """Let a tower make a tensor of `size` bytes for each batch, which changes nothing of its output."""
+    model = onnx.load(folder / name)
+    graph = model.graph
+    (output,) = graph.output
+    for node in graph.node:
+        node.output[:] = ["before" if each == output.name else each for each in node.output]
+        node.input[:] = ["before" if each == output.name else each for each in node.input]
+    shape = np.array([size // 4096, 1024], np.int64)
+    graph.initializer.append(numpy_helper.from_array(shape, "huge_shape"))
+    graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "nothing"))
+    for operator, inputs, made in (
+        ("ReduceMax", ["before"], "largest"),
+        ("Expand", ["largest", "huge_shape"], "huge"),
+        ("ReduceMax", ["huge"], "again"),
+        ("Mul", ["again", "nothing"], "zero"),
+        ("Add", ["before", "zero"], output.name),
+    ):
+        options: dict[str, Any] = {"keepdims": 1} if operator == "ReduceMax" else {}
+        graph.node.append(helper.make_node(operator, inputs, [made], **options))
+    onnx.save(model, folder / name)
+
+
 def truncate(folder: Path, name: str = bundle.QUERY_TOWER) -> None:
     """Leave half of a file."""
     path = folder / name

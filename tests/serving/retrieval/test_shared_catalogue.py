@@ -215,9 +215,10 @@ def test_several_may_write_the_same(plain: Path, tmp_path: Path) -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from serving.rollout import bundle_validation
+from serving.rollout import bundle_validation, memory_budget
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
-print(bundle_validation._try(Path(sys.argv[1]), False, Path(sys.argv[2])).items)
+bounds = memory_budget.trial_bounds()
+print(bundle_validation._try(Path(sys.argv[1]), False, Path(sys.argv[2]), bounds).items)
 """
 
 

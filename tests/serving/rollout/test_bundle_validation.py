@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+from onnx import numpy_helper
 
 from protos import bundle
 from protos.errors import BundleDamaged, Unavailable
@@ -22,13 +23,16 @@ from protos.vector_databases.milvus import URI
 from serving.retrieval.retriever import Retriever
 from serving.retrieval.shared_catalogue import MappedCatalogue, open_catalogue
 from serving.rollout import bundle_validation, memory_budget
-from serving.rollout.memory_budget import MIB
+from serving.rollout.memory_budget import MIB, TrialBounds
+from tests.helpers.altered import altered, swell
 from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal
 from tests.helpers.tampered import tampered
 from tests.helpers.tiny import build_index, item_names, tiny_bundle
 from tests.helpers.tiny_towers import FULL, TinyTower
 from tests.serving.conftest import ROOT
+
+GIB = 1 << 30
 
 
 def test_a_good_bundle_tells_what_it_takes(watched: Path) -> None:
@@ -91,7 +95,7 @@ def test_a_server_of_the_index_that_fails_during_the_examples_is_no_fault_of_the
     with monkeypatch.context() as patched:
         patched.setattr(bundle_validation, "_ask", search)
         with pytest.raises(Unavailable, match=r"^the server of the index"):
-            bundle_validation._try(plain, item_tower=False, ready=None)
+            bundle_validation._try(plain, False, None, TrialBounds(32, 1 << 40, 1 << 40))
     monkeypatch.setattr(Retriever, "search", search)
     with pytest.raises(Unavailable, match=r"^the server of the index"):
         Retriever.load(plain)
@@ -195,6 +199,13 @@ def test_a_trial_that_a_signal_ends_together_with_the_service_is_no_fault_of_the
     with pytest.raises(Unavailable, match="the validation was stopped"):
         bundle_validation.validate_bundle(plain, stop=stop)
     sender.join()
+
+
+def test_the_bounds_of_a_validation_follow_from_the_machine() -> None:
+    free = 24 * GIB
+    assert memory_budget.trial_bounds(2, free=free) == TrialBounds(32, 12 * GIB, 3 * GIB)
+    assert memory_budget.trial_bounds(2, 8, 4 * GIB, GIB, free=free) == TrialBounds(8, 2 * GIB, GIB)
+    assert memory_budget.trial_bounds(8, free=GIB).encoding == memory_budget.MARGIN
 
 
 def test_what_is_too_large_is_told_with_both_figures(plain: Path) -> None:
@@ -305,3 +316,46 @@ def test_a_tower_with_weights_outside_its_file_is_refused(
     broken = reseal(plain, tmp_path / "made", move_out)
     with pytest.raises(BundleDamaged, match=f"{tower}: a tensor has external data"):
         bundle_validation.validate_bundle(broken, item_tower=True)
+
+
+def test_a_query_tower_that_takes_more_memory_than_its_bound_is_refused(plain: Path, tmp_path: Path) -> None:
+    greedy = altered(plain, tmp_path, lambda folder: swell(folder, 8 * GIB))
+    bounds = TrialBounds(32, 4 * GIB, GIB)
+    with pytest.raises(Unavailable) as caught:
+        bundle_validation.validate_bundle(greedy, bounds=bounds)
+    assert "takes more than the 1,024 MiB that --encode-memory allows" in str(caught.value)
+    assert "8,192 MiB" in str(caught.value)
+    assert bundle_validation.validate_bundle(plain, item_tower=True, bounds=bounds).items == 300
+
+
+def test_a_tower_that_grows_while_it_is_opened_is_refused(plain: Path, tmp_path: Path) -> None:
+    """ONNX Runtime computes what depends on no input when it opens a graph."""
+
+    def add_constant(folder: Path) -> None:
+        model = onnx.load(folder / bundle.QUERY_TOWER)
+        (output,) = model.graph.output
+        shape = numpy_helper.from_array(np.array([1 << 20, 1024], np.int64), "huge_shape")
+        model.graph.initializer.append(shape)
+        model.graph.node.append(onnx.helper.make_node("ConstantOfShape", ["huge_shape"], ["huge"]))
+        model.graph.node.append(onnx.helper.make_node("ReduceMax", ["huge"], ["zero"], keepdims=0))
+        for node in model.graph.node:
+            node.output[:] = ["before" if each == output.name else each for each in node.output]
+        model.graph.node.append(onnx.helper.make_node("Add", ["before", "zero"], [output.name]))
+        onnx.save(model, folder / bundle.QUERY_TOWER)
+
+    greedy = altered(plain, tmp_path, add_constant)
+    with pytest.raises(Unavailable, match=r"more than the 512 MiB that --encode-memory .*has 4,096 MiB"):
+        bundle_validation.validate_bundle(greedy, bounds=TrialBounds(32, 4 * GIB, GIB // 2))
+
+
+def test_an_item_tower_that_takes_more_memory_than_its_bound_is_refused(plain: Path, tmp_path: Path) -> None:
+    greedy = altered(plain, tmp_path, lambda folder: swell(folder, 4 * GIB, bundle.ITEM_TOWER))
+    bounds = TrialBounds(32, 4 * GIB, GIB // 2)
+    assert bundle_validation.validate_bundle(greedy, bounds=bounds).items == 300
+    with pytest.raises(Unavailable, match=r"of the longest items takes more than the 512 MiB"):
+        bundle_validation.validate_bundle(greedy, item_tower=True, bounds=bounds)
+
+
+def test_a_bundle_that_takes_more_memory_than_its_bound_to_load_is_refused(plain: Path) -> None:
+    with pytest.raises(Unavailable, match=r"loading it takes more than the 1 MiB that --memory"):
+        bundle_validation.validate_bundle(plain, bounds=TrialBounds(32, MIB, GIB))
