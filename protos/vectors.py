@@ -15,7 +15,6 @@ stay cosines. float16 changes a length by less than 0.0005, which is not correct
 cosines. It is often by far the largest coordinate, so int8 rounds only the others and recomputes it.
 """
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.bundle import SCALES, VECTORS, Precision, whole_file
-from protos.errors import BundleDamaged
+from protos.files.npy_file import map_array
 
 Vectors = npt.NDArray[np.float32]
 Int8Rows = npt.NDArray[np.int8]
@@ -100,8 +99,8 @@ def write_merged(
     Raises:
         BundleDamaged: the other bundle does not hold `count` vectors of this dimension and precision.
     """
-    stored = _read(source / VECTORS, _TYPES[precision], (count, fresh.shape[1]))
-    scales = _read(source / SCALES, _TYPES["fp32"], (count,)) if precision == "int8" else None
+    stored = map_array(source / VECTORS, _TYPES[precision], (count, fresh.shape[1]))
+    scales = map_array(source / SCALES, _TYPES["fp32"], (count,)) if precision == "int8" else None
     before = np.concatenate([[0], np.cumsum(origin < 0)])  # fresh vectors before each row
 
     def merged(rows: slice) -> tuple[Any, Any]:
@@ -141,11 +140,11 @@ def read_vectors(
     Raises:
         BundleDamaged: a file is missing, or does not hold N vectors of dimension D in this precision.
     """
-    stored = _read(folder / VECTORS, _TYPES[precision], (count, dimension))
+    stored = map_array(folder / VECTORS, _TYPES[precision], (count, dimension))
     if precision == "fp32":
         mapped: Vectors = stored
         return mapped
-    scales = _read(folder / SCALES, _TYPES["fp32"], (count,)) if precision == "int8" else None
+    scales = map_array(folder / SCALES, _TYPES["fp32"], (count,)) if precision == "int8" else None
     found = np.empty((count, dimension), np.float32)
     for rows in _blocks(count):
         if scales is None:
@@ -206,19 +205,3 @@ def _write(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Any
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
             file.write(np.ascontiguousarray(block).data)
-
-
-def _read(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
-    """Map an array from a file."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise BundleDamaged(f"{path}: missing") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleDamaged(f"{path}: {error}") from None
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise BundleDamaged(f"{path}: an archive of arrays, expected {dtype} {shape}")
-    if found.dtype != dtype or found.shape != shape:
-        raise BundleDamaged(f"{path}: {found.dtype} {found.shape}, expected {dtype} {shape}")
-    return np.asarray(found)

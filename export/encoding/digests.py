@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protos import bundle
-from protos.errors import BundleDamaged
 from protos.features import TextFeature, TowerInputs
+from protos.files.npy_file import map_array
 
 SIZE = 16  # bytes
 
@@ -67,11 +67,5 @@ def read_digests(folder: Path, manifest: bundle.Manifest) -> Digests | None:
     if bundle.DIGESTS not in manifest.files:
         return None
     path = folder / bundle.DIGESTS
-    try:
-        with bundle.open_file(folder, bundle.DIGESTS) as file:
-            found = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleDamaged(f"{path}: {error}") from None
-    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != (manifest.count, SIZE):
-        raise BundleDamaged(f"{path}: expected uint8 {(manifest.count, SIZE)}")
-    return found
+    with bundle.open_file(folder, bundle.DIGESTS) as file:
+        return map_array(path, np.uint8, (manifest.count, SIZE), file)

@@ -6,7 +6,6 @@ its values and of its relevant items, so two files are compared only on the quer
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,9 @@ def load(folder: Path) -> PerQuery | None:
         with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         queries = arrays.pop(QUERIES)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except BundleDamaged:
+        raise
+    except Exception as error:  # NumPy's and those of damaged archives share no other base
         raise BundleDamaged(f"{path}: not the metrics of queries: {error}") from None
     if queries.dtype != np.uint64 or queries.ndim != 1:
         raise BundleDamaged(f"{path}: {QUERIES}: expected uint64 (Q,), got {queries.dtype} {queries.shape}")

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from protos.bundle import LEXICAL_FILES, Hybrid, Manifest
 from protos.errors import BundleDamaged
+from protos.files.npy_file import map_array
 from protos.lexical import runs_of
 
 Floats = npt.NDArray[np.float32]
@@ -72,7 +73,9 @@ class Postings:
         Raises:
             BundleDamaged: they are not what `write` makes; the text names the file.
         """
-        arrays = {name: _mapped(folder / path, _DTYPES[name]) for name, path in LEXICAL_FILES.items()}
+        arrays = {
+            name: map_array(folder / path, _DTYPES[name], (None,)) for name, path in LEXICAL_FILES.items()
+        }
         found = cls(**arrays, count=count)
         for name, problem in found._problems():
             if problem:
@@ -181,13 +184,3 @@ def term_hash(token: str) -> int:
 
 def _positive(values: Floats) -> bool:
     return bool(np.isfinite(values).all() and (values > 0).all())
-
-
-def _mapped(path: Path, dtype: Any) -> npt.NDArray[Any]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleDamaged(f"{path}: not an array: {error}") from None
-    if array.dtype != dtype or array.ndim != 1:
-        raise BundleDamaged(f"{path}: {array.dtype} {array.shape}, expected one row of {np.dtype(dtype)}")
-    return np.asarray(array)

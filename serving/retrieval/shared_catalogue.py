@@ -38,6 +38,7 @@ from protos.bundle import FileRecord, Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged
 from protos.files import atomic_directory
+from protos.files.npy_file import map_array
 from protos.toml_config import parse
 from serving.retrieval.catalogue import Catalogue, IdsByRow
 from serving.retrieval.response_bytes import PackedCatalogue
@@ -246,7 +247,7 @@ def _map(place: Path, manifest: Manifest) -> MappedCatalogue:
     for name, record in contents.files.items():
         if (found := bundle.record(place / name)) != record:
             raise BundleDamaged(f"{place / name}: {found}, expected {record}")
-    arrays = {name: _array(place / name, *shape) for name, shape in shapes.items()}
+    arrays = {name: map_array(place / name, dtype, (length,)) for name, (dtype, length) in shapes.items()}
     with (place / ITEMS).open("rb") as file:
         items = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if len(items) != arrays[ENDS][-1]:
@@ -254,10 +255,3 @@ def _map(place: Path, manifest: Manifest) -> MappedCatalogue:
     views = {name: array.data for name, array in arrays.items()}
     packed = PackedCatalogue.of(items, views[ENDS], manifest.hybrid is not None)
     return MappedCatalogue(packed, manifest.display_fields, views[SLOTS], views[RANKING], views[SHARES])
-
-
-def _array(path: Path, dtype: Any, length: int) -> npt.NDArray[Any]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != dtype or array.shape != (length,):
-        raise BundleDamaged(f"{path}: {array.dtype} {array.shape}, expected {np.dtype(dtype)} {(length,)}")
-    return np.asarray(array)
