@@ -386,7 +386,8 @@ def _access(config: ServiceConfig) -> Access:
     Raises:
         ConfigError, ValueError: as `serve`.
     """
-    check_exposure(config.host, config.tls is not None, config.tokens is not None, config.insecure)
+    client_ca = config.tls is not None and config.tls.client_ca is not None
+    check_exposure(config.host, config.tls is not None, config.tokens is not None, config.insecure, client_ca)
     if config.metrics_port is not None and not is_loopback(config.metrics_host):
         log.warning("%s: any client that reaches this address can read the metrics", config.metrics_host)
     for options in config.sinks:

@@ -77,7 +77,7 @@ def findings(arguments: Namespace) -> Iterator[Finding]:
     if arguments.model:
         yield settings.model(arguments.model)
     yield from settings.certificates(arguments.tls_certificate, arguments.tls_key, arguments.client_ca)
-    yield settings.tokens(arguments.tokens, arguments.host)
+    yield settings.tokens(arguments.tokens, arguments.host, arguments.client_ca)
     yield machine.huge_pages()
     yield machine.descriptors(WorkerLimits.connections + OTHER_FILES)
 

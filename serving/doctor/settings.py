@@ -132,17 +132,22 @@ def certificates(certificate: Path | None, key: Path | None, client_ca: Path | N
     return found
 
 
-def tokens(path: Path | None, host: str) -> Finding:
+def tokens(path: Path | None, host: str, client_ca: Path | None = None) -> Finding:
     """Whether a token file can be used, and whether its tokens are valid for long.
 
     Args:
         path: of the file; None if callers need no token.
         host: that the service is to listen on.
+        client_ca: authorities of the clients' certificates; None if callers need none.
     """
+    if path is None and client_ca is not None:
+        return ok("tokens", f"none: callers need a certificate that {client_ca} has signed")
     if path is None:
         if is_loopback(host):
             return ok("tokens", "none: each program of this machine may call")
-        todo = "`python -m serving token --name NAME` makes one; name their file with --tokens"
+        todo = (
+            "`python -m serving token --name NAME` makes one; name their file with --tokens; or --client-ca"
+        )
         return warning("tokens", f"none: every client that can connect to {host} may call", todo)
     from serving.security.tokens import TokenFile
 

@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from protos.errors import Unavailable
-from serving.address import join, listen_error
+from serving.address import is_loopback, join, listen_error
 from serving.client import protocol
 from serving.gateway import metrics
 from serving.gateway.app import application
@@ -137,6 +137,12 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
         DataError: a certificate or a key cannot be used.
         Unavailable: the address cannot be listened on.
     """
+    if options.security.certificate is not None and not is_loopback(options.host):
+        log.warning(
+            "%s: any client that reaches this address calls with the gateway's --certificate; give the service "
+            "--tokens, too",
+            options.host,
+        )
     with contextlib.ExitStack() as stack:
         listener, where = stack.enter_context(listening(options))
         server = make_server(options, lambda: ready(where))

@@ -4,6 +4,7 @@ tls = ServerTls(TlsFiles(certificate, key, client_ca))  # before the fork; refus
 server.add_secure_port(address, credentials(tls))       # after the fork
 """
 
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from protos.files.regular_files import open_regular
 from serving.address import is_loopback
 from serving.security.certificate_expiry import Certificate, certificates, date
 from serving.security.file_watch import FileWatch, Reloaded
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,26 @@ def credentials(tls: ServerTls) -> grpc.ServerCredentials:
     )
 
 
-def check_exposure(host: str, tls: bool, tokens: bool, allow_insecure: bool) -> None:
-    """Refuse to serve a network without TLS, unless this is explicitly allowed.
+def check_exposure(host: str, tls: bool, tokens: bool, allow_insecure: bool, client_ca: bool = False) -> None:
+    """Refuse to serve a network without TLS, unless this is explicitly allowed; warn if all may call.
 
     Args:
         host: to listen on.
         tls: whether the port speaks TLS.
         tokens: whether callers need a token.
         allow_insecure: whether the operator allows it.
+        client_ca: whether callers need a certificate.
 
     Raises:
         ConfigError: other machines could call the service, or read its traffic.
     """
-    if tls or allow_insecure or is_loopback(host):
+    if is_loopback(host):
+        return
+    if tls or allow_insecure:
+        if not (tokens or client_ca):
+            log.warning(
+                "%s: any client that reaches this address may call; give --tokens or --client-ca", host
+            )
         return
     if tokens:
         reason = "tokens would cross the network unencrypted"

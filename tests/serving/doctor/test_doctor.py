@@ -223,6 +223,7 @@ def test_tokens(tmp_path: Path) -> None:
         "every client that can connect to 0.0.0.0",
         "python -m serving token",
     )
+    assert shown(settings.tokens(None, "0.0.0.0", tmp_path / "ca.pem"), "ok", "callers need a certificate")
     assert shown(settings.tokens(path, "0.0.0.0"), "problem", "there is no such file")
     path.write_text("token = []\n")
     assert shown(settings.tokens(path, "0.0.0.0"), "problem", "none of 0 is valid")

@@ -4,6 +4,7 @@ import logging
 import queue
 import ssl
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,10 +14,12 @@ from grpc import StatusCode
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.errors import ConfigError
+from serving.config import ServiceConfig
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.tls import ServerTls, TlsFiles, check_exposure
 from serving.security.tokens import TokenFile, new_token
+from serving.service import _access
 from tests.helpers.serving.certificates import Authority, Pair
 from tests.helpers.serving.guarded import REQUEST, Lines, code_of, guarded, name_of
 
@@ -218,3 +221,22 @@ def test_a_service_in_clear_stays_on_loopback_unless_told_otherwise() -> None:
             check_exposure(host, tls=False, tokens=True, allow_insecure=False)
         with pytest.raises(ConfigError, match=f"{host}: any client that reaches .* say --insecure"):
             check_exposure(host, tls=False, tokens=False, allow_insecure=False)
+
+
+def test_a_service_that_all_may_call_says_so_at_its_start(
+    files: TlsFiles, mutual: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text("token = []\n")
+
+    def warnings(**options: Any) -> list[str]:
+        caplog.clear()
+        _access(ServiceConfig(tmp_path, **options))
+        return [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+
+    said = ["0.0.0.0: any client that reaches this address may call; give --tokens or --client-ca"]
+    assert warnings(host="0.0.0.0", tls=files) == said
+    assert warnings(host="0.0.0.0", insecure=True) == said
+    assert warnings(host="0.0.0.0", tls=mutual) == []
+    assert warnings(host="0.0.0.0", tls=files, tokens=tokens) == []
+    assert warnings(host="127.0.0.1", tls=files) == warnings(host="127.0.0.1") == []
