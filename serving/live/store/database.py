@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from protos.errors import ConfigError
@@ -31,16 +31,24 @@ def parsed_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except SQLAlchemyError:
-        raise ConfigError("catalogue: expected a URL such as sqlite:///items.db") from None
+    except (SQLAlchemyError, ValueError):  # the second of a port that is no number
+        parsed = None
+    if parsed is None or not url.isprintable():  # no control characters, and no lone surrogates
+        raise ConfigError("catalogue: expected a URL such as sqlite:///items.db")
     name, _, driver = parsed.drivername.partition("+")
     if name not in DRIVERS:
         raise ConfigError(f"catalogue: expected a URL of sqlite or postgresql, got one of {name}")
+    if driver not in ("", DRIVERS[name]):
+        raise ConfigError(f"catalogue: expected a URL that begins with {name}://, got {name}+{driver}://")
+    if name == "sqlite" and (parsed.query or parsed.host):  # a parameter may keep the database in memory
+        raise ConfigError(
+            "catalogue: expected a file, such as sqlite:///items.db, without host and parameters"
+        )
     if name == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError(
             "catalogue: expected a file, such as sqlite:///items.db; a database in memory is lost"
         )
-    return parsed if driver else parsed.set(drivername=f"{name}+{DRIVERS[name]}")
+    return parsed.set(drivername=f"{name}+{DRIVERS[name]}")
 
 
 def is_missing(url: str) -> bool:
@@ -104,6 +112,8 @@ def engine_of(url: URL) -> Engine:
         raise ConfigError(
             f"catalogue: PostgreSQL needs {error.name}; install it with: pip install 'psycopg[binary]'"
         ) from None
+    except (ArgumentError, ValueError, TypeError) as error:  # of a parameter of the URL
+        raise ConfigError(f"catalogue: {error}") from None
     event.listen(engine, "connect", _on_postgresql)
     return engine
 

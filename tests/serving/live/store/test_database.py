@@ -61,6 +61,16 @@ def test_a_table_of_the_same_name_that_is_not_ours_is_refused(url: str) -> None:
         ("mysql://host/db", "expected a URL of sqlite or postgresql, got one of mysql"),
         ("sqlite://", "expected a file"),
         ("sqlite:///:memory:", "expected a file"),
+        ("sqlite:///file:items.db?uri=true&mode=memory", "expected a file.* without host and parameters"),
+        ("sqlite:///items.db?timeout=long", "expected a file.* without host and parameters"),
+        ("sqlite://host/items.db", "expected a file.* without host and parameters"),
+        ("sqlite:///a\0b", "expected a URL such as"),
+        ("sqlite:///\udcff.db", "expected a URL such as"),
+        ("sqlite+aiosqlite:///items.db", r"begins with sqlite://, got sqlite\+aiosqlite://"),
+        ("sqlite+nonsense:///items.db", r"begins with sqlite://, got sqlite\+nonsense://"),
+        ("postgresql+asyncpg://host/db", r"begins with postgresql://, got postgresql\+asyncpg://"),
+        ("postgresql://host:port/db", "expected a URL such as"),
+        ("postgresql:///db?host=/nowhere&port=x", "non-integer port"),
     ],
 )
 def test_a_url_that_names_no_store_is_refused(url: str, error: str) -> None:
