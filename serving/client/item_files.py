@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from protos.documents import parse_json
 from protos.errors import DataError
 from serving.client.items import Item
+from serving.client.lines import LONGEST_LINE, bounded_lines
 from serving.retrieval.query import Value
 from serving.transport.converters import Info
 
@@ -26,7 +27,6 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
 LIST_SEPARATOR = "|"
-LONGEST_CELL = 16 << 20  # most characters of a cell of CSV
 PARQUET_ROWS = 1024  # rows that are read at once
 # Keys of a row that is an object with `features` and `fields`; some keys of a printed state are not read.
 WHOLE = frozenset(
@@ -87,7 +87,7 @@ class ItemColumns:
         sources: dict[str, str] = {}
         for name, spec in schema["item"].items():
             if spec["kind"] != "id":
-                read = _READERS["strings" if spec.get("multi") else spec["kind"]]
+                read = _reader(name, "strings" if spec.get("multi") else spec["kind"])
                 sources[name] = spec.get("catalogue_column") or spec.get("column") or name
                 for column in {name, sources[name]}:
                     readers.setdefault(column, []).append((name, read))
@@ -95,7 +95,7 @@ class ItemColumns:
         for name, kind in filters.items():
             fed = readers.setdefault(name, [])
             if all(feature != name for feature, _ in fed):  # the column may feed a feature of another name
-                fed.append((name, _READERS[kind]))
+                fed.append((name, _reader(name, kind)))
         return cls(path, readers, frozenset(served.display_fields), sources)
 
     def item(self, row: Row, number: int) -> Item:
@@ -187,6 +187,13 @@ class ItemColumns:
             raise self._error(number, EXPECTED, f"expected a whole number, got {cell!r}") from None
 
 
+def _reader(name: str, kind: str) -> Callable[[Any], Value | None]:
+    """The function that reads the values of a feature, or of a filter field, of a kind."""
+    if kind not in _READERS:
+        raise DataError(f"the service's {name!r} is of kind {kind!r}, which this client does not know")
+    return _READERS[kind]
+
+
 def _id_column(row: Row) -> str:
     """The column that holds the id of a row; empty if there is none."""
     return next((each for each in ID_COLUMNS if not _is_absent(row.get(each))), "")
@@ -203,28 +210,62 @@ def _values(row: Row) -> Row:
 
 
 def _delimited(path: Path, separator: str) -> Iterator[Row]:
-    csv.field_size_limit(LONGEST_CELL)
+    csv.field_size_limit(LONGEST_LINE)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=separator, strict=True)
+            lines = _RowLines(file, path)
+            reader = csv.DictReader(lines, delimiter=separator, strict=True)
             columns = reader.fieldnames or []
             if len({*columns}) != len(columns):
                 raise DataError(f"{path}: two columns have the same name")
             for number, row in enumerate(reader, 1):
+                lines.begin_row()
                 if None in row or any(cell is None for cell in row.values()):
                     raise DataError(f"{path}: row {number}: expected {len(columns)} cells")
                 yield row
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
+    except csv.Error as error:
         raise DataError(f"{path}: {error}") from None
+
+
+class _RowLines:
+    """The lines of a table whose rows may have several lines, as quoted cells do.
+
+    Args:
+        file, path: as of `bounded_lines`.
+
+    Raises:
+        DataError: as `bounded_lines`; or the lines of one row have more than `LONGEST_LINE` characters.
+    """
+
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self._lines, self._path = bounded_lines(file, path), path
+        self._length = 0
+
+    def begin_row(self) -> None:
+        """The lines from now on belong to the next row."""
+        self._length = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self._lines)
+        self._length += len(line)
+        if self._length > LONGEST_LINE:
+            raise DataError(
+                f"{self._path}: line {number}: its row is longer than {LONGEST_LINE} characters, which a row "
+                "may have; is a quote not closed?"
+            )
+        return line
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             number = 0
-            for line in file:
+            for _, line in bounded_lines(file, path):
                 if not line.strip():
                     continue
                 number += 1
@@ -237,8 +278,6 @@ def _json_lines(path: Path) -> Iterator[Row]:
                 yield row
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:

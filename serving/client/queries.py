@@ -1,6 +1,5 @@
 """Reads queries from a file: on each line a text, or a JSON object with the fields of `Query`."""
 
-import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any, BinaryIO, Literal
 
 from protos.documents import parse_json
 from protos.errors import DataError
+from serving.client.lines import LONGEST_LINE, bounded_lines
 from serving.retrieval.query import Query, Value
 
 Format = Literal["text", "jsonl"]
 SUFFIXES = (".jsonl", ".ndjson")  # of files with JSON on each line
-LONGEST_LINE = 16 << 20  # most bytes of a line; by default servers accept much smaller requests only
 FIELDS = ("text", "history", "features", "item_id", "history_times")
 
 
@@ -32,16 +31,11 @@ def read_queries(file: BinaryIO, path: Path, form: Format) -> Iterator[tuple[int
     Raises:
         DataError: a line is not a query; the text names file and line.
     """
-    for number in itertools.count(1):
+    for number, line in bounded_lines(file, path):
         try:
-            line = file.readline(LONGEST_LINE + 1)
-            if not line:
-                return
-            if len(line) > LONGEST_LINE:
-                raise ValueError(f"longer than {LONGEST_LINE} bytes")
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             query = Query(text=text) if form == "text" or not text.strip() else _query(text)
-        except (OSError, ValueError) as error:  # JSON's and UTF-8's are ValueErrors
+        except ValueError as error:  # JSON's and UTF-8's are ValueErrors
             raise DataError(f"{path}: line {number}: {error}") from None
         if text.strip():
             yield number, query

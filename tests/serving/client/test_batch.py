@@ -16,7 +16,7 @@ from protos.errors import DataError, DeadlineExceeded, InvalidInput
 from serving.client import RetrievalClient
 from serving.client.__main__ import main
 from serving.client.batch import IN_FLIGHT, search_file
-from serving.client.queries import LONGEST_LINE
+from serving.client.lines import LONGEST_LINE
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
