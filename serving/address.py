@@ -27,8 +27,10 @@ def check_target(address: str) -> None:
     """Refuse what cannot be the address of a gRPC server.
 
     Raises:
-        InvalidInput: it is a URL, or a host without a port.
+        InvalidInput: it is a URL, a host without a port, or no text that can be printed.
     """
+    if not address.isprintable():  # control characters, and lone surrogates, which cannot be encoded
+        raise InvalidInput("address", f"expected host:port, such as 127.0.0.1:50051, got {address!r}")
     scheme, separator, _ = address.partition("://")
     if separator and scheme.lower() not in GRPC_SCHEMES:
         try:

@@ -1,6 +1,7 @@
 """The commands that query a server, for `python -m serving` and `python -m serving.client`."""
 
 import dataclasses
+import logging
 import os
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ArgumentGroup
@@ -307,6 +308,7 @@ def connect(arguments: Namespace) -> Iterator[RetrievalClient]:
         DataError: a file cannot be read.
         UsageError: the arguments contradict each other.
     """
+    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # it logs tracebacks of answers of others
     try:
         security = Security(
             ca=arguments.ca,

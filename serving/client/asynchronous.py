@@ -23,7 +23,7 @@ from protos import retrieval_pb2 as wire
 from serving.client import items as catalogue
 from serving.client import protocol
 from serving.client.items import ChangePage, Item, ItemState, Mode, Written
-from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
+from serving.client.protocol import MAX_ANSWER_BYTES, TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode, Scores
@@ -47,9 +47,12 @@ class AsyncRetrievalClient:
         timeout: float = TIMEOUT_SECONDS,
         security: Security | None = None,
         retries: bool = True,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.address = address
-        self._connection = Connection(address, timeout, security or Security(), retries)
+        self._connection = Connection(
+            address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
+        )
         self._channel = self._connection.open(grpc.aio)
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
         self._catalogue = catalogue_pb2_grpc.CatalogueStub(self._channel)
@@ -89,7 +92,7 @@ class AsyncRetrievalClient:
         message = protocol.filter_message(filter)
         request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message, fusion)
         response = await self._call(self._stub.SearchBatch, request, timeout, metadata)
-        return protocol.answers(response, filter, self.address, fusion)
+        return protocol.answers(response, filter, self.address, fusion, asked=len(request.queries))
 
     def search_stream(
         self,
@@ -127,7 +130,8 @@ class AsyncRetrievalClient:
     ) -> npt.NDArray[np.float32]:
         """As `RetrievalClient.encode`."""
         request = protocol.encode_request(queries)
-        return protocol.vectors(await self._call(self._stub.Encode, request, timeout, metadata))
+        response = await self._call(self._stub.Encode, request, timeout, metadata)
+        return protocol.vectors(response, len(request.queries), self.address)
 
     async def score(
         self,
@@ -149,7 +153,8 @@ class AsyncRetrievalClient:
     ) -> list[Scores]:
         """As `RetrievalClient.score_batch`."""
         request = protocol.score_request(pairs, min_sequence)
-        return protocol.scores(await self._call(self._stub.Score, request, timeout, metadata))
+        response = await self._call(self._stub.Score, request, timeout, metadata)
+        return protocol.scores(response, len(request.queries), self.address)
 
     async def upsert(
         self,
@@ -163,6 +168,7 @@ class AsyncRetrievalClient:
         """As `RetrievalClient.upsert`."""
         request = catalogue.upsert_request(items, mode, request_id)
         response = await self._call_catalogue(self._catalogue.Upsert, request, timeout, metadata)
+        protocol.check_count(len(response.results), len(request.items), self.address)
         return catalogue.written(response, [each.item.id for each in request.items], strict)
 
     async def delete(
@@ -177,6 +183,7 @@ class AsyncRetrievalClient:
         """As `RetrievalClient.delete`."""
         request = catalogue.delete_request(ids, request_id, expected or {})
         response = await self._call_catalogue(self._catalogue.Delete, request, timeout, metadata)
+        protocol.check_count(len(response.results), len(request.items), self.address)
         return catalogue.written(response, [each.id for each in request.items], strict)
 
     async def get(
@@ -184,7 +191,9 @@ class AsyncRetrievalClient:
     ) -> list[ItemState]:
         """As `RetrievalClient.get`."""
         request = catalogue.get_request(ids)
-        return catalogue.states(await self._call_catalogue(self._catalogue.Get, request, timeout, metadata))
+        response = await self._call_catalogue(self._catalogue.Get, request, timeout, metadata)
+        protocol.check_count(len(response.items), len(request.ids), self.address)
+        return catalogue.states(response)
 
     def changes(
         self,
@@ -245,9 +254,10 @@ class AsyncRetrievalClient:
     async def _call(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         connection = self._connection
         try:
-            return await connection.begin(
+            response = await connection.begin(
                 method, request, connection.seconds(timeout), connection.metadata(metadata)
             )
+            return protocol.received(response, self.address)
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
 
@@ -260,7 +270,8 @@ class AsyncRetrievalClient:
         given = connection.metadata(metadata)
         while True:
             try:
-                return await connection.begin(method, request, attempts.seconds, given)
+                response = await connection.begin(method, request, attempts.seconds, given)
+                return protocol.received(response, self.address)
             except grpc.RpcError as failure:
                 error = catalogue.failure(failure, self.address, request)
                 pause = attempts.pause(failure, error)
@@ -272,7 +283,7 @@ class AsyncRetrievalClient:
         responses = self._connection.begin(self._catalogue.Changes, request, timeout, metadata)
         try:
             async for response in responses:
-                yield catalogue.page(response)
+                yield catalogue.page(protocol.received(response, self.address))
         except grpc.RpcError as error:
             raise catalogue.failure(error, self.address, request) from error
         finally:
@@ -294,7 +305,7 @@ class AsyncRetrievalClient:
         try:
             async for response in responses:
                 answers += 1
-                yield protocol.answer(response, filter, self.address, fusion)
+                yield protocol.answer(protocol.received(response, self.address), filter, self.address, fusion)
         except grpc.RpcError as failure:
             first = statuses[0] if statuses else failure
             raise error_from(first, self.address) from failure

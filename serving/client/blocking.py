@@ -14,7 +14,7 @@ from protos import retrieval_pb2 as wire
 from serving.client import items as catalogue
 from serving.client import protocol
 from serving.client.items import ChangePage, Item, ItemState, Mode, Written
-from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
+from serving.client.protocol import MAX_ANSWER_BYTES, TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode, Scores
@@ -33,6 +33,7 @@ class RetrievalClient:
         security: TLS and token; without it the connection is neither encrypted nor authenticated.
         retries: whether calls that end in UNAVAILABLE or RESOURCE_EXHAUSTED are tried again: `upsert`,
             `delete` and `get` until the timeout, the others by gRPC, up to four times.
+        max_answer_bytes: of one answer; a larger one is an InvalidInput.
 
     Raises:
         DataError: a file of `security` cannot be read, or is invalid.
@@ -46,9 +47,12 @@ class RetrievalClient:
         timeout: float = TIMEOUT_SECONDS,
         security: Security | None = None,
         retries: bool = True,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.address = address
-        self._connection = Connection(address, timeout, security or Security(), retries)
+        self._connection = Connection(
+            address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
+        )
         self._channel = self._connection.open(grpc)
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
         self._catalogue = catalogue_pb2_grpc.CatalogueStub(self._channel)
@@ -114,7 +118,7 @@ class RetrievalClient:
         message = protocol.filter_message(filter)
         request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message, fusion)
         response = self._call(self._stub.SearchBatch, request, timeout, metadata)
-        return protocol.answers(response, filter, self.address, fusion)
+        return protocol.answers(response, filter, self.address, fusion, asked=len(request.queries))
 
     def search_stream(
         self,
@@ -166,7 +170,8 @@ class RetrievalClient:
         Arguments and errors are those of `search`.
         """
         request = protocol.encode_request(queries)
-        return protocol.vectors(self._call(self._stub.Encode, request, timeout, metadata))
+        response = self._call(self._stub.Encode, request, timeout, metadata)
+        return protocol.vectors(response, len(request.queries), self.address)
 
     def score(
         self,
@@ -199,7 +204,8 @@ class RetrievalClient:
     ) -> list[Scores]:
         """As `score`, of several queries with the items of each, in one call."""
         request = protocol.score_request(pairs, min_sequence)
-        return protocol.scores(self._call(self._stub.Score, request, timeout, metadata))
+        response = self._call(self._stub.Score, request, timeout, metadata)
+        return protocol.scores(response, len(request.queries), self.address)
 
     def upsert(
         self,
@@ -236,6 +242,7 @@ class RetrievalClient:
         """
         request = catalogue.upsert_request(items, mode, request_id)
         response = self._call_catalogue(self._catalogue.Upsert, request, timeout, metadata)
+        protocol.check_count(len(response.results), len(request.items), self.address)
         return catalogue.written(response, [each.item.id for each in request.items], strict)
 
     def delete(
@@ -256,6 +263,7 @@ class RetrievalClient:
         """
         request = catalogue.delete_request(ids, request_id, expected or {})
         response = self._call_catalogue(self._catalogue.Delete, request, timeout, metadata)
+        protocol.check_count(len(response.results), len(request.items), self.address)
         return catalogue.written(response, [each.id for each in request.items], strict)
 
     def get(
@@ -263,7 +271,9 @@ class RetrievalClient:
     ) -> list[ItemState]:
         """The states of items in the catalogue, one for each id, in order; errors as in `upsert`."""
         request = catalogue.get_request(ids)
-        return catalogue.states(self._call_catalogue(self._catalogue.Get, request, timeout, metadata))
+        response = self._call_catalogue(self._catalogue.Get, request, timeout, metadata)
+        protocol.check_count(len(response.items), len(request.ids), self.address)
+        return catalogue.states(response)
 
     def changes(
         self,

@@ -1,5 +1,6 @@
 """The records of items that both clients write and read, and their messages."""
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ MODES: dict[str, int] = {
     "update": wire.WRITE_UPDATE,
 }
 MAX_SEQUENCE = 2**64 - 1
+SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -287,5 +289,11 @@ def _sequence(value: int, name: str) -> int:
 
 
 def _request_id(given: str | None) -> str:
-    """The given id, or a new one; with an id, a request that is sent again is carried out once."""
+    """The given id, or a new one; with an id, a request that is sent again is carried out once.
+
+    Raises:
+        InvalidInput: it cannot be sent.
+    """
+    if given and SURROGATES.search(given):
+        raise InvalidInput("request_id", "expected Unicode, got a lone surrogate")
     return given or str(uuid.uuid4())

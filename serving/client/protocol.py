@@ -24,11 +24,14 @@ from serving.retrieval.answer import Answer, FusionMode, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.filter_converters import filter_to_wire
-from serving.transport.status import error_from
+from serving.transport.status import error_from, no_message
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"].full_name
 CATALOGUE = catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].full_name  # writes have request ids
 TIMEOUT_SECONDS = 5.0
+# More than any answer of a server with the usual bounds: `Info` has the bundle's manifest, of at most 64 MiB,
+# and others have 4 MB (`--max-answer-bytes` of the server).
+MAX_ANSWER_BYTES = 128 << 20
 
 # gRPC's own retries (gRFC A6), for all calls but those of `CatalogueRetries`. A call is tried up to four
 # times, with pauses of about 0.1, 0.2 and 0.4 s, or of the server's `grpc-retry-pushback-ms`. A call whose
@@ -54,7 +57,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # between attempts of `Ca
 JITTER = 0.2  # largest random change of a pause, as a part of it: spreads clients that failed together
 OPTIONS = (
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-    ("grpc.max_receive_message_length", -1),  # no limit: the caller chooses k
     ("grpc.use_local_subchannel_pool", 1),  # each client has its own connection, and so its own worker
     ("grpc.min_reconnect_backoff_ms", 100),  # also the time limit of an attempt to connect
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -81,12 +83,14 @@ class Connection:
         security: of the connection.
         retries: whether calls are retried.
         connect_seconds: time limit of an attempt to connect; 0.1 if not given, since calls are retried.
+        max_answer_bytes: of one answer; a larger one ends its call.
 
     Attributes:
         closed: set when the client has been closed.
 
     Raises:
-        InvalidInput: the address is not `host:port`, or a token would be sent to another machine without TLS.
+        InvalidInput: the address is not `host:port`, a token would be sent to another machine without TLS, or
+            a bound is out of its range.
     """
 
     def __init__(
@@ -96,8 +100,12 @@ class Connection:
         security: Security,
         retries: bool,
         connect_seconds: float | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         check_target(address)
+        if not 1 <= max_answer_bytes < 2**31:
+            raise InvalidInput("max_answer_bytes", f"expected 1 to {2**31 - 1}, got {max_answer_bytes}")
+        self._max_answer_bytes = max_answer_bytes
         self.address = address
         self._connect_seconds = connect_seconds
         self._timeout = timeout
@@ -113,6 +121,7 @@ class Connection:
             DataError: a file of `security` cannot be read, or is invalid.
         """
         chosen: dict[str, Any] = dict(OPTIONS)
+        chosen["grpc.max_receive_message_length"] = self._max_answer_bytes
         if not self.retries:
             chosen["grpc.enable_retries"] = 0
         if self._connect_seconds is not None:
@@ -148,8 +157,18 @@ class Connection:
         return self._timeout if timeout is None else timeout
 
     def metadata(self, given: Metadata = ()) -> tuple[tuple[str, str | bytes], ...]:
-        """The metadata of a call: the token, `given`, and the caller's trace unless `given` names one."""
+        """The metadata of a call: the token, `given`, and the caller's trace unless `given` names one.
+
+        Raises:
+            InvalidInput: a name or a text of `given` is not printable ASCII, or a name has capital letters.
+        """
         given = tuple(given)
+        for name, value in given:
+            texts = (name, value) if isinstance(value, str) else (name,)
+            if name != name.lower() or not all(text.isascii() and text.isprintable() for text in texts):
+                raise InvalidInput(
+                    "metadata", f"expected names in lower case and printable ASCII, got {texts}"
+                )
         traced = any(name == "traceparent" for name, _ in given)
         return (*self._authorization, *given, *(() if traced else _trace_context()))
 
@@ -329,8 +348,11 @@ def answers(
     filter: object,
     address: str,
     fusion: FusionMode = FusionMode.DEFAULT,
+    *,
+    asked: int,
 ) -> list[Answer]:
-    """The answers to a batch, in the order of its queries; arguments and errors as of `answer`."""
+    """The answers to a batch of `asked` queries, in their order; arguments and errors as of `answer`."""
+    check_count(len(response.results), asked, address)
     return [_answer(result, response, filter, address, fusion) for result in response.results]
 
 
@@ -348,14 +370,41 @@ def _answer(
     return converters.answer_from_wire(found, response.bundle_version, response.timing, response.sequence)
 
 
-def scores(response: wire.ScoreResponse) -> list[Scores]:
-    """The scores for each query."""
+def scores(response: wire.ScoreResponse, asked: int, address: str) -> list[Scores]:
+    """The scores for each of `asked` queries; errors as of `check_count`."""
+    check_count(len(response.results), asked, address)
     return converters.scores_from_wire(response)
 
 
-def vectors(response: wire.EncodeResponse) -> npt.NDArray[np.float32]:
-    """Vectors of queries, float32 (B, D)."""
+def vectors(response: wire.EncodeResponse, asked: int, address: str) -> npt.NDArray[np.float32]:
+    """Vectors of `asked` queries, float32 (B, D); errors as of `check_count`."""
+    check_count(len(response.vectors), asked, address)
+    if len({len(vector.values) for vector in response.vectors}) > 1:
+        raise Unavailable(f"{address}: gave vectors of different lengths")
     return np.array([vector.values for vector in response.vectors], np.float32)
+
+
+def received(response: Any, address: str) -> Any:
+    """A response of `grpc.aio`, which is None where the bytes are no message of the call.
+
+    Raises:
+        Unavailable: it is None.
+    """
+    if response is None:
+        raise Unavailable(no_message(address))
+    return response
+
+
+def check_count(found: int, asked: int, address: str) -> None:
+    """Refuse an answer that has not one part for each part of its request.
+
+    Raises:
+        Unavailable: it has fewer or more, as from a program that is no service of this kind.
+    """
+    if found != asked:
+        raise Unavailable(
+            f"{address}: gave {found} results where {asked} were asked for; is it this service?"
+        )
 
 
 def unary(stub: Any, method: str, request: Message) -> Any:

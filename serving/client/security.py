@@ -44,6 +44,8 @@ class Security:
             raise InvalidInput("security.certificate", "expected a certificate and its key, or neither")
         if self.server_name is not None and not self.encrypted:
             raise InvalidInput("security.server_name", "means nothing without TLS")
+        if self.server_name is not None and not self.server_name.isprintable():
+            raise InvalidInput("security.server_name", f"expected a name, got {self.server_name!r}")
         if self.token is not None and not TOKEN.fullmatch(self.token):
             raise InvalidInput(
                 "security.token", "expected letters, digits and -._~+/, with = at the end only"

@@ -139,8 +139,8 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
     """
     if options.security.certificate is not None and not is_loopback(options.host):
         log.warning(
-            "%s: any client that reaches this address calls with the gateway's --certificate; give the service "
-            "--tokens, too",
+            "%s: any client that reaches this address calls with the gateway's --certificate; give the "
+            "service --tokens, too",
             options.host,
         )
     with contextlib.ExitStack() as stack:

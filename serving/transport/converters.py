@@ -11,6 +11,7 @@ from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, InvalidInput
+from protos.features import SIDES
 from serving.filters.plan import Plan
 from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
 from serving.retrieval.query import Query, QueryContext, Value, Vectors
@@ -367,7 +368,7 @@ def info_from_wire(message: wire.InfoResponse) -> Info:
     """What a server serves, as the client returns it.
 
     Raises:
-        BundleDamaged: the answer's manifest is not JSON.
+        BundleDamaged: the answer's manifest is not JSON, or not that of a bundle.
     """
     limits = {
         field.name: getattr(message.limits, field.name) or NO_BOUND
@@ -438,10 +439,18 @@ def _record(message: wire.ReleaseRecord) -> dict[str, Any]:
 
 def _manifest(text: str) -> dict[str, object]:
     try:
-        manifest: dict[str, object] = parse_json(text)
+        manifest: Any = parse_json(text)
     except ValueError as error:
         raise BundleDamaged(f"manifest_json: not JSON: {error}") from None
-    return manifest
+    try:
+        kinds = [spec["kind"] for side in SIDES for spec in manifest["schema"][side].values()]
+    except (KeyError, TypeError, AttributeError, IndexError):
+        kinds = []
+    if not kinds:
+        raise BundleDamaged(
+            "manifest_json: expected a bundle's manifest, got one without the towers' features"
+        )
+    return dict(manifest)
 
 
 def _fields(message: Message) -> dict[str, Any]:
@@ -477,11 +486,18 @@ def value_from_wire(message: wire.FeatureValue, field_name: str) -> Value:
 
 
 def value_to_wire(value: Value) -> wire.FeatureValue:
-    """The value of a feature, as a message."""
+    """The value of a feature, as a message.
+
+    Raises:
+        InvalidInput: it is a whole number that no double can hold.
+    """
     if isinstance(value, str):
         return wire.FeatureValue(text=value)
     if isinstance(value, int | float):
-        return wire.FeatureValue(number=value)
+        try:
+            return wire.FeatureValue(number=value)
+        except OverflowError:
+            raise InvalidInput("features", "expected a number that a double can hold") from None
     return wire.FeatureValue(strings=wire.StringList(values=value))
 
 

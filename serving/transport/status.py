@@ -70,6 +70,9 @@ _FAULTS = (  # part of the cause -> fault
 PUSHBACK = "grpc-retry-pushback-ms"
 NO_RETRY = "-1"
 PATIENCE_SECONDS = 0.1  # to wait before a retry if an overloaded server does not say
+TOO_LARGE_FOR_CLIENT = "CLIENT: Received message"
+NO_MESSAGE = "Exception deserializing response"  # of gRPC's client
+IS_ANOTHER = "Is it the address of another service, or of an older version?"
 TOO_LARGE = "larger than max"  # in gRPC's own text for a message above its bound
 
 # Code points; gRPC drops a status whose text does not fit into 8 KiB of trailers.
@@ -124,6 +127,10 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
     if code is grpc.StatusCode.NOT_FOUND:
         return errors.UnknownItem(*_field_and_reason(text))
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if TOO_LARGE_FOR_CLIENT in text:
+            sizes = text.rpartition("(")[2].rstrip(")")
+            reason = f"larger than this client takes: {sizes} bytes; raise max_answer_bytes, or ask for less"
+            return errors.InvalidInput("answer", reason)
         if TOO_LARGE in text:
             return errors.InvalidInput("request", text)
         return errors.Overloaded(f"{address}: {text}", _retry_after(failure))
@@ -135,7 +142,16 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
         return _no_connection(text, address) or errors.Unavailable(f"{address}: {text}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"{address}: gave no answer before the deadline")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.TwinspireError(f"{address}: does not know this call: {text} {IS_ANOTHER}")
+    if NO_MESSAGE in text:
+        return errors.Unavailable(no_message(address))
     return errors.TwinspireError(f"{address}: {code.name}: {text}")
+
+
+def no_message(address: str) -> str:
+    """The text of the error for an answer that the client cannot parse."""
+    return f"{address}: its answer is no message of this service. {IS_ANOTHER}"
 
 
 def _no_connection(text: str, address: str) -> errors.ConnectionFailed | None:

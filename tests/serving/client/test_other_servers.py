@@ -1,0 +1,184 @@
+"""Answers of a server that is none of ours, or is too talkative: one clear error, and no traceback."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from protos import retrieval_pb2 as wire
+from protos.errors import InvalidInput, TwinspireError, Unavailable
+from serving.__main__ import main
+from serving.client import AsyncRetrievalClient, Item, RetrievalClient
+from serving.client.protocol import MAX_ANSWER_BYTES
+
+Capture = pytest.CaptureFixture[str]
+GARBAGE = b"\xff\xfe\x01garbage"
+
+
+class Constant(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # at runtime it takes none
+    """Gives the same bytes for each call."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        if details.method.endswith(("SearchStream", "Changes")):
+            return grpc.stream_stream_rpc_method_handler(lambda requests, _: iter([self._answer]))
+        return grpc.unary_unary_rpc_method_handler(lambda request, _: self._answer)
+
+
+class NoMethods(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Knows no call."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> None:
+        return None
+
+
+@contextlib.contextmanager
+def answering(answer: bytes, *handlers: Any) -> Iterator[str]:
+    """The address of a server of gRPC that gives the same bytes for each call."""
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads, [*handlers] or [Constant(answer)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+@contextlib.contextmanager
+def raw(answer: bytes) -> Iterator[str]:
+    """The address of a server that sends bytes to each connection, and closes it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(1)
+                    if answer:
+                        connection.recv(1 << 16)
+                    connection.sendall(answer)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def said(capsys: Capture, *arguments: str) -> str:
+    """The error of a command that fails, without its advice."""
+    assert main([*arguments]) == 1
+    output, error = capsys.readouterr()
+    assert output == ""
+    first, *advice = error.splitlines()
+    assert first.startswith("error: ")
+    assert len(advice) <= 1
+    return first
+
+
+@pytest.mark.parametrize("answer", [b"\x93" * 4000, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b""])
+def test_what_is_no_grpc(capsys: Capture, answer: bytes) -> None:
+    with raw(answer) as address:
+        assert said(capsys, "status", "--address", address).startswith(f"error: {address}: ")
+
+
+@pytest.mark.parametrize("command", [["status"], ["info"], ["search", "a"], ["items", "get", "a"]])
+def test_answers_that_are_no_messages(capsys: Capture, command: list[str]) -> None:
+    with answering(GARBAGE) as address:
+        error = said(capsys, *command, "--address", address)
+    assert "its answer is no message of this service" in error
+
+
+def test_answers_that_are_no_messages_for_asyncio() -> None:
+    async def search(address: str) -> None:
+        async with AsyncRetrievalClient(address) as client:
+            await client.search("a")
+
+    with answering(GARBAGE) as address, pytest.raises(Unavailable, match="is no message of this service"):
+        asyncio.run(search(address))
+
+
+@pytest.mark.parametrize("manifest", ["", "[1]", "{}", "7", '{"schema": 5}', '{"schema": {"query": [1]}}'])
+def test_a_manifest_that_is_none(capsys: Capture, manifest: str) -> None:
+    with answering(wire.InfoResponse(manifest_json=manifest).SerializeToString()) as address:
+        assert "manifest_json: " in said(capsys, "status", "--address", address)
+        assert "manifest_json: " in said(capsys, "search", "--feature", "a=1", "--address", address)
+
+
+def test_a_service_of_another_kind(capsys: Capture) -> None:
+    with answering(b"", NoMethods()) as address:
+        assert "Is it the address of another service" in said(capsys, "status", "--address", address)
+
+
+def test_an_answer_that_has_not_one_result_for_each_query() -> None:
+    calls: list[Callable[[RetrievalClient], object]] = [
+        lambda client: client.search_batch(["a", "b"]),
+        lambda client: client.encode(["a"]),
+        lambda client: client.score("a", ["b"]),
+        lambda client: client.upsert([Item("a")]),
+        lambda client: client.delete(["a"]),
+        lambda client: client.get(["a"]),
+    ]
+    with answering(b"") as address, RetrievalClient(address, retries=False) as client:
+        for call in calls:
+            with pytest.raises(Unavailable, match=r"gave 0 results where [12] were asked for"):
+                call(client)
+    vectors = [wire.Vector(values=[1.0]), wire.Vector(values=[1.0, 2.0])]
+    answer = wire.EncodeResponse(vectors=vectors).SerializeToString()
+    with (
+        answering(answer) as address,
+        RetrievalClient(address) as client,
+        pytest.raises(Unavailable, match="vectors of different lengths"),
+    ):
+        client.encode(["a", "b"])
+
+
+def test_an_answer_above_the_bound_names_the_option_that_raises_it() -> None:
+    hit = wire.Hit(id="a", fields={"text": "x" * (5 << 20)})
+    answer = wire.SearchResponse(hits=[hit]).SerializeToString()
+    match = rf"answer: larger than this client takes: {len(answer)} .* raise max_answer_bytes"
+    with answering(answer) as address:
+
+        async def other(most: int) -> str:
+            async with AsyncRetrievalClient(address, max_answer_bytes=most) as client:
+                return (await client.search("a")).hits[0].id
+
+        with RetrievalClient(address, max_answer_bytes=1 << 20) as client:
+            with pytest.raises(InvalidInput, match=match):
+                client.search("a")
+            with pytest.raises(InvalidInput, match=match):
+                [*client.search_stream(["a"])]
+        with pytest.raises(InvalidInput, match=match):
+            asyncio.run(other(1 << 20))
+        with RetrievalClient(address) as client:
+            assert client.search("a").hits[0].id == asyncio.run(other(MAX_ANSWER_BYTES)) == "a"
+        for most in (0, -1, 2**31):
+            with pytest.raises(InvalidInput, match="max_answer_bytes: expected 1 to"):
+                RetrievalClient(address, max_answer_bytes=most)
+
+
+def test_what_cannot_be_sent_is_named() -> None:
+    with RetrievalClient("127.0.0.1:1") as client:
+        with pytest.raises(InvalidInput, match="request_id: expected Unicode"):
+            client.upsert([Item("a")], request_id="\ud800")
+        with pytest.raises(InvalidInput, match="request_id: expected Unicode"):
+            client.delete(["a"], request_id="\ud800")
+        with pytest.raises(InvalidInput, match="features: expected a number that a double can hold"):
+            client.upsert([Item("a", {"price": 10**400})])
+        for pair in (("\ud800", "a"), ("a", "\ud800"), ("A", "a"), ("a", "b\nc"), ("a", "é")):
+            with pytest.raises(InvalidInput, match="metadata: expected names in lower case"):
+                client.search("a", metadata=[pair])
+    for address in ("\ud800:1", "a\x00b:1", "a\nb:1"):
+        with pytest.raises(TwinspireError, match="address: expected host:port"):
+            RetrievalClient(address)
