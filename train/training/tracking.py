@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
+import sqlalchemy
 from mlflow.entities import Metric, Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 
 from protos.documents import parse_json
 from protos.errors import MissingStage, Unavailable
@@ -49,16 +53,33 @@ def connect(folder: Path = MLRUNS) -> str:
         The tracking URI.
 
     Raises:
-        Unavailable: the store cannot be created.
+        Unavailable: the store cannot be created, or the URI of the store or of the registry cannot be used.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout belongs to results
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{folder / 'mlflow.db'}"
+    for each in (uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri):
+        _check(each)
     database = _database(uri)
     if database is not None:
         _create_store(database)
     mlflow.set_tracking_uri(uri)
     return uri
+
+
+def _check(uri: str) -> None:
+    """Refuse a URI of which MLflow would raise errors of other libraries; nothing connects.
+
+    Raises:
+        Unavailable: it is no URI, or the driver of its database is missing or for asyncio.
+    """
+    try:
+        kind = urlsplit(uri).scheme.partition("+")[0]
+        if kind in DATABASE_ENGINES and sqlalchemy.create_engine(uri).dialect.is_async:
+            raise ValueError(f"expected a URI that begins with {kind}://, as this driver is for asyncio")
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, TypeError) as error:
+        shown = re.sub(r"://[^/]*@", "://", uri)  # without a password
+        raise Unavailable(f"MLFLOW_TRACKING_URI: {shown}: cannot be used: {error}") from None
 
 
 def _database(uri: str) -> Path | None:

@@ -18,7 +18,7 @@ from tests.helpers.warm import WarmPython
 from train.paths import ROOT
 from train.training import tracking
 from train.training.run import fit
-from train.training.tracking import experiment_id, find_run, flattened, get_run, tracked_run
+from train.training.tracking import connect, experiment_id, find_run, flattened, get_run, tracked_run
 
 
 @pytest.mark.exhaustive
@@ -239,3 +239,25 @@ def test_an_experiment_has_a_description_and_opens_in_the_view_for_models(store:
     tags = client.get_experiment(older).tags
     assert tags["mlflow.note.content"] == "written by hand"
     assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("sqlite+aiosqlite:///x.db", "aiosqlite"),
+        ("sqlite+nonsense:///x.db", "sqlite.nonsense"),
+        ("postgresql+asyncpg://me:secret@host/db", "asyncpg"),
+        ("postgresql://127.0.0.1:port/db", "port"),
+        ("http://[::1", "IPv6"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
+def test_a_uri_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, uri: str, reason: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv(variable, uri)
+    with pytest.raises(Unavailable, match=rf"cannot be used: .*{reason}") as caught:
+        connect(tmp_path)
+    assert "secret" not in str(caught.value)
+    assert not [*tmp_path.iterdir()]
