@@ -2,6 +2,7 @@
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from pathlib import Path
 
 
 def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
@@ -51,6 +52,21 @@ def share(text: str) -> float:
     if not 0 < found <= 1:
         raise ArgumentTypeError(f"expected a number above 0 and at most 1, got {text!r}")
     return found
+
+
+def host(text: str) -> str:
+    """A name or an address to listen on; whether this machine has it is not checked."""
+    if not text.isprintable():
+        raise ArgumentTypeError(f"expected a name or an address of this machine, got {text!r}")
+    return text
+
+
+def output_file(text: str) -> Path:
+    """The path of a file that may be written, in a folder that exists."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
+    return path
 
 
 def pair(text: str) -> tuple[str, str]:

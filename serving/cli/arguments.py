@@ -58,9 +58,9 @@ def add_serve(parser: ArgumentParser) -> None:
     """All flags of `serve`."""
     add_source(parser)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add("--host", type=flags.host, default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=flags.port, default=50051, help="port to listen on, 0 for any free one (%(default)s)")
-    add("--port-file", type=Path, help="write the port here once requests are answered")
+    add("--port-file", type=flags.output_file, help="write the port here once requests are answered")
     add(
         "--workers",
         type=flags.count,

@@ -22,14 +22,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     add, usual = parser.add_argument, GatewayOptions()
     add("--address", default=ADDRESS, help="address of the service, host:port (%(default)s)")
     add("--compare-address", help="address of a second service, for /v1/compare (none)")
-    add("--host", default=usual.host, help="address to listen on (%(default)s)")
+    add("--host", type=flags.host, default=usual.host, help="address to listen on (%(default)s)")
     add(
         "--port",
         type=flags.port,
         default=usual.port,
         help="port to listen on, 0 for any free one (%(default)s)",
     )
-    add("--port-file", type=Path, help="write the port here once requests are answered")
+    add("--port-file", type=flags.output_file, help="write the port here once requests are answered")
     seconds: Any = {"type": flags.seconds, "metavar": "SECONDS"}
     add(
         "--timeout",

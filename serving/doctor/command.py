@@ -35,7 +35,12 @@ def add_doctor(commands: Any) -> ArgumentParser:
     """
     command = add_command(commands, "doctor", "Check this machine, and say what to do.", doctor)
     add = command.add_argument
-    add("--host", default="127.0.0.1", help="address that the service is to listen on (%(default)s)")
+    add(
+        "--host",
+        type=flags.host,
+        default="127.0.0.1",
+        help="address that the service is to listen on (%(default)s)",
+    )
     add("--port", type=flags.port, default=50051, help="port of the service (%(default)s)")
     add("--metrics-port", type=flags.port, default=9464, help="port of /metrics (%(default)s)")
     add("--tls-certificate", type=Path, metavar="PEM", help="the server's certificates")

@@ -105,8 +105,9 @@ class GatewayOptions:
     bounds: GatewayBounds = GatewayBounds()
 
     def __post_init__(self) -> None:
-        for address in filter(None, (self.address, self.compare_address)):
-            check_target(address)
+        check_target(self.address)
+        if self.compare_address is not None:
+            check_target(self.compare_address)
         if self.security.token is not None:
             raise InvalidInput("security.token", "each request to the gateway brings its own token")
         if (self.certificate is None) != (self.key is None):

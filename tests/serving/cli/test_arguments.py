@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.__main__ import main
 from serving.cli import arguments
 from serving.observability.sinks import RequestSink, SinkOptions
 
@@ -37,3 +38,26 @@ def test_each_field_of_a_sink_is_a_flag(plain: Path, monkeypatch: pytest.MonkeyP
     assert sinks() == (FileOptions(),)
     given = sinks("--to-file", "clicks.jsonl", "--share", "0.25", "--with-texts")
     assert given == (FileOptions(Path("clicks.jsonl"), 0.25, True),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["serve", "--host", "\udcff"], "--host: expected a name or an address"),
+        (["doctor", "--host", "\udcff"], "--host: expected a name or an address"),
+        (["gateway", "--host", "\udcff"], "--host: expected a name or an address"),
+        (["serve", "--port-file", "{folder}"], "--port-file: expected a file in a folder that exists"),
+        (["gateway", "--port-file", "{folder}/none/port"], "--port-file: expected a file in a folder that"),
+        (["gateway", "--address", ""], "address: expected host:port"),
+        (["gateway", "--compare-address", ""], "address: expected host:port"),
+        (["status", "--address", "\udcff:1"], "address: expected host:port"),
+        (["status", "--tls", "--server-name", "\udcff"], "security.server_name: expected a name"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([each.format(folder=tmp_path) for each in arguments])
+    assert caught.value.code == 2
+    assert expected in capsys.readouterr().err
