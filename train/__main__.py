@@ -32,7 +32,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     with imports_frozen():
         from train.training import run as training
         from train.training.metric_groups import metrics_of
-        from train.training.tracking import chosen_settings, connect, warnings_of
+        from train.training.tracking import chosen_settings, connect, drawn_of, warnings_of
 
         uri = connect()
     config = arguments.config
@@ -50,6 +50,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
         "tracking_uri": uri,
         "split_hash": dataset.split_hash,
         "metrics": metrics_of(run),
+        "drawn": drawn_of(run),
         "baselines": chosen_settings(run),
         "warnings": warnings_of(run),
     }

@@ -28,9 +28,10 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     rows = metric_rows(metrics)
     console.print(metric_table("test, exact search", metrics, names))
     if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in rows))):
-        console.print(f"two-tower, 95 % intervals: {intervals}", highlight=False, soft_wrap=True)
+        text = f"two-tower, 95 % intervals, {result['drawn']} drawn: {intervals}"
+        console.print(text, highlight=False, soft_wrap=True)
     if differences := ", ".join(filter(None, (_difference(metrics, name) for name in rows))):
-        text = f"difference to the best baseline, 95 % intervals: {differences}"
+        text = f"difference to the best baseline, 95 % intervals, {result['drawn']} drawn: {differences}"
         console.print(text, highlight=False, soft_wrap=True)
     for name, label in LABELS.items():
         prefix = f"{name}."
@@ -107,8 +108,10 @@ def _difference(metrics: Mapping[str, Any], name: str) -> str:
     difference = f"{best}{DIFFERENCE}{name}"
     if difference not in metrics:
         return ""
-    low, high = (f"{metrics[f'{difference}_{end}']:+.4f}" for end in ("low", "high"))
-    return f"{metric_label(name)} {metrics[difference]:+.4f} ({low} to {high}, {others[best]})"
+    low, high = (metrics[f"{difference}_{end}"] for end in ("low", "high"))
+    chance = "" if low > 0 or high < 0 else ": no difference beyond chance"
+    found = f"{metrics[difference]:+.4f} ({low:+.4f} to {high:+.4f}, {others[best]}{chance})"
+    return f"{metric_label(name)} {found}"
 
 
 def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:

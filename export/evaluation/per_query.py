@@ -1,7 +1,8 @@
 """Metrics of every test query, stored in the bundle.
 
 Gates compare two bundles query by query, for which means are not enough. A query is identified by a digest of
-its values and of its relevant items, so two files are compared only on the queries that both have.
+its values and of its relevant items, so two files are compared only on the queries that both have. With each
+query goes its cluster (`train/evaluation/intervals.py`), of which intervals draw.
 """
 
 import hashlib
@@ -17,9 +18,10 @@ from protos import bundle
 from protos.errors import BundleDamaged
 from train.data.training_data import TrainingData
 from train.evaluation import metrics
+from train.evaluation.intervals import Clusters, clusters_of
 
 FILE = "per_query.npz"
-QUERIES = "queries"
+QUERIES, CLUSTERS, UNIT = "queries", "clusters", "unit"
 
 Digests = npt.NDArray[np.uint64]
 Values = npt.NDArray[np.float32]
@@ -32,10 +34,17 @@ class PerQuery:
     Args:
         queries: uint64 (Q,), digests.
         metrics: metric name -> float32 (Q,).
+        clusters: of the queries; None in a bundle of before they were stored.
     """
 
     queries: Digests
     metrics: dict[str, Values]
+    clusters: Clusters | None = None
+
+    def of_queries(self, rows: npt.NDArray[np.int64]) -> "PerQuery":
+        """The metrics of some of the queries."""
+        metrics = {name: values[rows] for name, values in self.metrics.items()}
+        return PerQuery(self.queries[rows], metrics, None if self.clusters is None else self.clusters[rows])
 
 
 def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
@@ -50,17 +59,14 @@ def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
     )
     order = np.argsort(digests, kind="stable")
     found = metrics.per_query(ranked, relevant)
-    return PerQuery(digests[order], {name: each[order].astype(np.float32) for name, each in found.items()})
+    values = {name: each.astype(np.float32) for name, each in found.items()}
+    return PerQuery(digests, values, clusters_of(data, "test")).of_queries(order)
 
 
 def common(one: PerQuery, other: PerQuery) -> tuple[PerQuery, PerQuery]:
     """Both, of the queries alone that both have."""
-    shared, *rows = np.intersect1d(one.queries, other.queries, return_indices=True)
-    first, second = (
-        PerQuery(shared, {name: values[at] for name, values in each.metrics.items()})
-        for each, at in zip((one, other), rows, strict=True)
-    )
-    return first, second
+    _, *rows = np.intersect1d(one.queries, other.queries, return_indices=True)
+    return one.of_queries(rows[0]), other.of_queries(rows[1])
 
 
 def _digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> int:
@@ -73,6 +79,8 @@ def _digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> in
 def save(found: PerQuery, folder: Path) -> None:
     """Write the metrics into the reports of a bundle, without pickle."""
     arrays: dict[str, Any] = {QUERIES: found.queries, **found.metrics}
+    if found.clusters is not None:
+        arrays |= {CLUSTERS: found.clusters.of, UNIT: np.array(found.clusters.unit)}
     np.savez_compressed(folder / bundle.REPORTS / FILE, allow_pickle=False, **arrays)
 
 
@@ -89,7 +97,7 @@ def load(folder: Path) -> PerQuery | None:
     try:
         with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        queries = arrays.pop(QUERIES)
+        queries, of, unit = arrays.pop(QUERIES), arrays.pop(CLUSTERS, None), arrays.pop(UNIT, None)
     except BundleDamaged:
         raise
     except Exception as error:  # NumPy's and those of damaged archives share no other base
@@ -100,4 +108,10 @@ def load(folder: Path) -> PerQuery | None:
         if values.dtype != np.float32 or values.shape != queries.shape:
             expected = f"float32 {queries.shape}"
             raise BundleDamaged(f"{path}: {name}: expected {expected}, got {values.dtype} {values.shape}")
-    return PerQuery(queries, arrays)
+    if of is None:
+        return PerQuery(queries, arrays)
+    if of.dtype != np.int64 or of.shape != queries.shape or (of < 0).any() or unit is None or unit.shape:
+        raise BundleDamaged(
+            f"{path}: {CLUSTERS}: expected int64 {queries.shape} of at least 0, and their {UNIT}"
+        )
+    return PerQuery(queries, arrays, Clusters.by(of, len(of), str(unit)))

@@ -24,21 +24,26 @@ from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
+from train.evaluation.intervals import Interval, clusters_of
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.metrics import CUTOFFS, as_higher_is_better, mean, metric_label, per_query
 from train.evaluation.ranking import Fitting
 from train.evaluation.report import (
+    DIFFERENCE,
     JUDGED,
     evaluate_cold_items,
     evaluate_judged,
     evaluate_labels,
     evaluate_ranking,
+    judged_clusters_of,
 )
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 K = max(CUTOFFS)
 FIRST = 10  # items in a typical request
+DRAWN = "drawn"  # what the intervals of the test part draw, such as "214 modules"
+SINGLE = "single queries"  # what bundles of before that do not say what their intervals draw have drawn
 EXACT = "exact"  # search over the vectors of the bundle, without its index
 
 
@@ -141,18 +146,21 @@ def evaluate(
     metrics |= evaluate_cold_items(data, served)
     means = experiment.baselines.measures("itemmean")
     metrics |= evaluate_labels(data, "test", products, score, means)
-    return metrics | {"queries": len(queries), "verdict": verdict(metrics, experiment.training.selection)}
+    metrics |= {"queries": len(queries), DRAWN: str(clusters_of(data, "test"))}
+    return metrics | {"verdict": verdict(metrics, experiment.training.selection)}
 
 
 def of_label_baselines(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """AUC and log loss of the baselines that predict labels, as far as a run or a bundle has them.
+    """AUC and log loss of the baselines that predict labels, as far as a run or a bundle has them, and by how
+    much the towers of the run are better, with the ends of the interval.
 
     A run fits these baselines once. To fit them again for each evaluation would take minutes.
 
     Args:
         metrics: by their names in code, of the run that trained the towers, or of a bundle's manifest.
     """
-    names = [f"{each.name}_{metric}" for each in LABEL_BASELINES for metric in OF_LABELS]
+    ends = ("", "_gain", "_gain_low", "_gain_high")
+    names = [f"{each.name}_{metric}{end}" for each in LABEL_BASELINES for metric in OF_LABELS for end in ends]
     return {name: float(metrics[name]) for name in names if name in metrics}
 
 
@@ -165,6 +173,7 @@ def evaluate_judged_queries(data: TrainingData, answers: Mapping[str, Rows]) -> 
     """
     rankers = {name: _as_known(rows) for name, rows in answers.items()}
     metrics: dict[str, Any] = dict(evaluate_judged(data, rankers.pop(""), rankers))
+    metrics[f"{JUDGED}{DRAWN}"] = str(judged_clusters_of(data))
     own = {name.removeprefix(JUDGED): value for name, value in metrics.items()}
     queries = int(metrics[f"{JUDGED}queries"])
     return metrics | {f"{JUDGED}queries": queries, f"{JUDGED}verdict": verdict(own, "ndcg_at_10")}
@@ -223,32 +232,54 @@ def continued(first: Rows, more: Rows) -> Rows:
 
 
 def verdict(metrics: Mapping[str, Any], metric: str) -> str:
-    """A sentence on whether the model or the best baseline is better.
+    """A sentence on whether the model or the best baseline is better beyond chance.
 
     Args:
         metric: to compare by; nDCG@10 if the test split does not have it, as AUC without negatives.
     """
     metric = metric if metric in metrics else "ndcg_at_10"
-    best = _best_baseline(metrics, metric)
+    best, label = _best_baseline(metrics, metric), metric_label(metric)
     if not best:
-        return f"{metric_label(metric)} {metrics[metric]:.3f}, with no baseline to compare it with"
+        return f"{label} {metrics[metric]:.3f}, with no baseline to compare it with"
     model, baseline = metrics[metric], metrics[f"{best}_{metric}"]
-    if as_higher_is_better(metric, model) >= as_higher_is_better(metric, baseline):
-        return f"better than {LABELS[best]} at {metric_label(metric)}: {model:.3f} against {baseline:.3f}"
-    return f"{LABELS[best]} is better at {metric_label(metric)}: {baseline:.3f} against {model:.3f}"
+    lead = _lead(metrics, best, metric)
+    if lead is None:
+        return f"{label} {model:.3f}, {LABELS[best]} {baseline:.3f}, without an interval of the difference"
+    figures = lead.text(metrics.get(DRAWN, SINGLE))
+    if lead.low > 0:
+        return f"better than {LABELS[best]} at {label}: {model:.3f} against {baseline:.3f}, {figures}"
+    if lead.high < 0:
+        return f"{LABELS[best]} is better at {label}: {baseline:.3f} against {model:.3f}, {figures}"
+    return f"no difference beyond chance to {LABELS[best]} at {label}: {model:.3f}, {baseline:.3f}, {figures}"
 
 
 def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
-    """A sentence on the best baseline if it is better than the model by this metric; empty if none is."""
+    """A sentence on the best baseline if it is better than the model by this metric beyond chance.
+
+    Empty if none is. In a manifest without an interval of the difference the means decide, and the sentence
+    says so.
+    """
     best = _best_baseline(metrics, metric)
     model = metrics.get(metric)
     if not best or not isinstance(model, float):
         return ""
-    baseline = metrics[f"{best}_{metric}"]
-    if as_higher_is_better(metric, model) >= as_higher_is_better(metric, baseline):
+    baseline, lead = metrics[f"{best}_{metric}"], _lead(metrics, best, metric)
+    if lead is None:
+        is_better = as_higher_is_better(metric, model) < as_higher_is_better(metric, baseline)
+        figures = "without an interval of the difference"
+    else:
+        is_better, figures = lead.high < 0, lead.text(metrics.get(DRAWN, SINGLE))
+    if not is_better:
         return ""
-    figures = f"{baseline:.4f} against {model:.4f} as served"
+    figures = f"{baseline:.4f} against {model:.4f} as served, {figures}"
     return f"{LABELS[best]} is better on the test split: {metric_label(metric)} {figures}"
+
+
+def _lead(metrics: Mapping[str, Any], baseline: str, metric: str) -> Interval | None:
+    """By how much the model is better than a baseline; None if the interval is not known."""
+    name = f"{baseline}_{metric}_gain" if metric in OF_LABELS else f"{baseline}_{DIFFERENCE}{metric}"
+    found = [metrics.get(f"{name}{end}") for end in ("", "_low", "_high")]
+    return None if None in found else Interval(*(float(each) for each in found if each is not None))
 
 
 def _best_baseline(metrics: Mapping[str, Any], metric: str) -> str:

@@ -9,8 +9,9 @@ on 69 queries is .95, and the rule takes .5; on the questions that people have j
 .325 and .345.
 
 A hybrid is shipped if it is better than the towers alone by recall@10 or the metric of the selection, and
-worse by no main metric, where a difference counts if the 95 % interval of a paired bootstrap over the queries
-leaves out 0. Intervals of few queries hold 0 whatever is true. So with less than `FEW_QUERIES` it is enough
+worse by no main metric, where a difference counts if its 95 % interval leaves out 0. The intervals draw the
+clusters of the queries, such as modules (`train/evaluation/intervals.py`), and so does the standard error.
+Intervals of few queries hold 0 whatever is true. So with less than `FEW_QUERIES` it is enough
 that the mean is better by `LEAST_GAIN`, and that of no main metric is worse. k1, b and the weight are chosen
 on the same queries, so what is measured on them is a little too good; the test part tells.
 
@@ -19,7 +20,7 @@ reciprocal ranks, which need no weight, and BM25 has its usual parameters.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines.bm25 import TUNED_ON, analyzer_of
 from train.evaluation.bm25 import Bm25
-from train.evaluation.metrics import mean, metric_label, paired_difference, per_query, within_standard_error
+from train.evaluation.intervals import Clusters, Interval, clusters_of, interval, within_standard_error
+from train.evaluation.metrics import mean, metric_label, per_query
 from train.evaluation.ranking import selection_metric
 
 Vectors = npt.NDArray[np.float32]
@@ -166,7 +168,7 @@ class _Learned:
         drawn = np.random.default_rng(0).permutation(len(rows))[: experiment.hybrid.queries]
         texts = texts_of(data.queries, experiment.query, cut=True)
         self.texts, self.relevant = [texts[rows[n]] for n in drawn], [relevant[n] for n in drawn]
-        self.vectors = queries[drawn]
+        self.vectors, self.clusters = queries[drawn], clusters_of(data, "validation")[drawn]
         analyzer = analyzer_of(experiment, data)
         model = Bm25(analyzer.analyze(texts_of(data.items, experiment.item)))
         self._tune(model, [*analyzer.analyze(self.texts[:TUNED_ON])])
@@ -190,13 +192,14 @@ class _Learned:
         nothing = [np.empty(0, np.int64)] * len(self.vectors)
         dense = per_query(self.index.search(self.vectors, K, nothing), self.relevant)
         curve = {weight: measured[weight][self.metric] for weight in WEIGHTS}
-        best = _weight(curve)
+        best = _weight(curve, self.clusters)
         hybrid = replace(self.hybrid, weight=best)
         rows = {"dense": dense, "lexical": measured[BM25_ALONE], "hybrid": measured[best]}
         differences = {
-            name: paired_difference(measured[best][name], dense[name]) for name in _compared(self.metric)
+            name: interval(measured[best][name], self.clusters, dense[name])
+            for name in _compared(self.metric)
         }
-        wins, why = _verdict(differences, self.metric, len(self.texts))
+        wins, why = _verdict(differences, self.metric, self.clusters)
         shipped = wins or self.experiment.hybrid.enabled is True
         if shipped and not wins:
             why = f"hybrid.enabled is true, although {why}"
@@ -209,47 +212,47 @@ class _Learned:
             "b": hybrid.b,
             "analyzer": str(hybrid.analyzer),
             "validation_queries": len(self.texts),
+            "drawn": str(self.clusters),
             "validation": {
                 name: {each: float(row[each].mean()) for each in MAIN} for name, row in rows.items()
             },
-            "differences": differences,
+            "differences": {name: asdict(found) for name, found in differences.items()},
             "weights": {f"{weight:g}": float(values.mean()) for weight, values in curve.items()},
         }
         return Choice(hybrid, self._ranking(hybrid), shipped, report)
 
 
-def _weight(curve: Mapping[float, npt.NDArray[np.float64]]) -> float:
+def _weight(curve: Mapping[float, npt.NDArray[np.float64]], clusters: Clusters) -> float:
     """Of the weights that are within a standard error of the best, that closest to 1/2.
 
     Args:
         curve: weight -> a metric of each query.
+        clusters: of the queries.
     """
-    return min(within_standard_error(curve), key=lambda weight: abs(weight - 0.5))
+    return min(within_standard_error(curve, clusters), key=lambda weight: abs(weight - 0.5))
 
 
 def _compared(metric: str) -> Sequence[str]:
     return MAIN if metric in MAIN else (*MAIN, metric)
 
 
-def _verdict(differences: Mapping[str, Mapping[str, float]], metric: str, queries: int) -> tuple[bool, str]:
+def _verdict(differences: Mapping[str, Interval], metric: str, clusters: Clusters) -> tuple[bool, str]:
     """Whether a hybrid is shipped, and why, in words."""
 
     def shown(name: str) -> str:
-        found = differences[name]
-        interval = f"{found['low']:+.4f} to {found['high']:+.4f}"
-        return (
-            f"{metric_label(name)} {found['mean']:+.4f} ({interval}) on validation against the towers alone"
-        )
+        found = differences[name].text(clusters)
+        return f"{metric_label(name)} {found} on validation against the towers alone"
 
-    worse = [name for name, found in differences.items() if found["high"] < 0]
+    worse = [name for name, found in differences.items() if found.high < 0]
     if worse:
         return False, f"it is worse: {shown(worse[0])}"
     wanted = [*dict.fromkeys((metric, "recall_at_10"))]
-    better = [name for name in wanted if differences[name]["low"] > 0]
+    better = [name for name in wanted if differences[name].low > 0]
     if better:
         return True, shown(better[0])
-    if queries < FEW_QUERIES and min(found["mean"] for found in differences.values()) >= 0:
-        better = [name for name in wanted if differences[name]["mean"] >= LEAST_GAIN]
+    queries = len(clusters.of)
+    if queries < FEW_QUERIES and min(found.mean for found in differences.values()) >= 0:
+        better = [name for name in wanted if differences[name].mean >= LEAST_GAIN]
         if better:
             return True, f"{shown(better[0])}; on {queries:,} queries this is likely, not certain"
-    return False, f"it is no better: {shown(metric)}"
+    return False, f"there is no difference beyond chance: {shown(metric)}"

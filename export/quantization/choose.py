@@ -136,7 +136,7 @@ def choose_vectors(
         rounded = rounded_vectors(items, precision, has_padding_dim)
         metrics[precision] = plain if precision == "fp32" else sample.metrics(queries, rounded)
         size = _bytes_per_item(precision, items.shape[1])
-        lost = losses(metrics[precision], plain, config.seed)
+        lost = losses(metrics[precision], plain, sample.clusters, config.seed)
         figures[precision] = {
             "bytes_per_item": size,
             "size_share": size / _bytes_per_item("fp32", items.shape[1]),
@@ -157,7 +157,7 @@ def choose_vectors(
         "variants": figures,
         "not_chosen": selected.rejections,
         "judged_on": sample.summary(),
-        "together": losses(metrics[chosen], sample.baseline, config.seed),
+        "together": losses(metrics[chosen], sample.baseline, sample.clusters, config.seed),
     }
     return StoredVectors(chosen, report)
 

@@ -27,7 +27,8 @@ from protos.system.timing import Effort
 from train.config.precision import PrecisionConfig
 from train.data.training_data import TrainingData
 from train.evaluation.exact_search import search
-from train.evaluation.metrics import paired_difference, per_query
+from train.evaluation.intervals import Clusters, clusters_of, interval
+from train.evaluation.metrics import per_query
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -52,6 +53,7 @@ class QualitySample:
         seen: for each query the places in `items` that must not be returned.
         vectors: side -> float32 (Q, D) and (N, D), of the towers in float32.
         baseline: metric -> (Q,), with those vectors.
+        clusters: of the queries.
     """
 
     data: TrainingData
@@ -61,6 +63,7 @@ class QualitySample:
     seen: list[Rows]
     vectors: dict[Side, Vectors]
     baseline: PerQuery
+    clusters: Clusters
 
     def encode(
         self, side: Side, encode: Encode, inputs: TowerInputs, console: Console, title: str
@@ -92,6 +95,7 @@ class QualitySample:
         """For reports: sizes, and the metrics of float32."""
         return {
             "queries": len(self.queries),
+            "drawn": str(self.clusters),
             "items": len(self.items),
             "catalogue": self.data.item_count,
             **{f"fp32_{name}": float(self.baseline[name].mean()) for name in METRICS},
@@ -112,6 +116,7 @@ def draw_sample(
     random = np.random.default_rng(config.seed)
     queries, relevant = data.parts["validation"].by_query()
     kept = np.sort(random.permutation(len(queries))[: config.queries])
+    clusters = clusters_of(data, "validation")[kept]
     queries, relevant = queries[kept], [relevant[n] for n in kept]
     items = _draw_items(np.unique(np.concatenate(relevant)), data.item_count, config.items, random)
     places = np.full(data.item_count, -1, np.int64)
@@ -124,7 +129,7 @@ def draw_sample(
         title = "validation queries, fp32" if side == "query" else "items, fp32"
         vectors[side] = _encoded(data, side, rows[side], encode, inputs, console, title)
     baseline = _metrics(vectors["query"], vectors["item"], relevant, seen)
-    return QualitySample(data, queries, items, relevant, seen, vectors, baseline)
+    return QualitySample(data, queries, items, relevant, seen, vectors, baseline, clusters)
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,9 @@ def measure(
             metrics = sample.metrics_of_side(side, vectors)
         size = path.stat().st_size
         figures: dict[str, Any] = {"size_bytes": size, "size_share": size / plain, "nodes": node_count(path)}
-        figures |= differences(vectors, sample.vectors[side]) | losses(metrics, sample.baseline, seed)
+        figures |= differences(vectors, sample.vectors[side]) | losses(
+            metrics, sample.baseline, sample.clusters, seed
+        )
         figures["latency"] = latency_summary(taken[name], batch, seed)
         found[name] = MeasuredVariant(figures, vectors)
     return found
@@ -203,16 +210,16 @@ def differences(vectors: Vectors, plain: Vectors) -> dict[str, float]:
     }
 
 
-def losses(metrics: PerQuery, baseline: PerQuery, seed: int) -> dict[str, float]:
-    """Each metric and its difference from float32, with a 95 % interval of a paired bootstrap."""
+def losses(metrics: PerQuery, baseline: PerQuery, clusters: Clusters, seed: int) -> dict[str, float]:
+    """Each metric and its difference from float32 on the same queries, with a 95 % interval."""
     found: dict[str, float] = {}
     for name in METRICS:
-        delta = paired_difference(metrics[name], baseline[name], seed)
+        delta = interval(metrics[name], clusters, baseline[name], seed)
         found |= {
             name: float(metrics[name].mean()),
-            f"{name}_delta": delta["mean"],
-            f"{name}_delta_low": delta["low"],
-            f"{name}_delta_high": delta["high"],
+            f"{name}_delta": delta.mean,
+            f"{name}_delta_low": delta.low,
+            f"{name}_delta_high": delta.high,
         }
     return found
 

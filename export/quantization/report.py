@@ -74,7 +74,8 @@ def _show_vectors(report: Mapping[str, Any], console: Console) -> None:
         f"{metric_label(name)} {total[f'{name}_delta']:+.4f} {_between(total, name)}"
         for name in ("recall_at_10", "ndcg_at_10")
     )
-    console.print(f"all three together against fp32: {deltas}", highlight=False)
+    drawn = f"95 % intervals, {report['judged_on']['drawn']} drawn"
+    console.print(f"all three together against fp32: {deltas}; {drawn}", highlight=False, soft_wrap=True)
 
 
 def _marked(name: str, chosen: str) -> str:

@@ -40,6 +40,7 @@ from train.config import Experiment
 from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
+from train.evaluation.intervals import clusters_of
 from train.evaluation.metrics import mean
 from train.evaluation.metrics import per_query as metrics_of
 from train.evaluation.report import evaluate_ranking
@@ -135,6 +136,7 @@ class Evaluation:
             "queries": len(rows),
             "queries_left_out": gone,
             "evaluated_text": self.dataset.report["evaluated_text"],
+            quality.DRAWN: str(clusters_of(data, "test")),
             "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
         }
         return Measured(metrics, per_query.measure(data, answers))

@@ -22,12 +22,12 @@ FILMS: dict[str, float] = {
     **{f"itemknn_{name}": 0.15 for name in METRICS},
     **{f"ease_{name}": 0.2 for name in METRICS},
 }
+RESULT = {"run_id": "abc", "reused": False, "baselines": {}, "warnings": [], "drawn": "7 users"}
 
 
 def shown(metrics: dict[str, float], **more: Any) -> list[str]:
     console = Console(file=io.StringIO(), width=150)
-    result = {"run_id": "abc", "reused": False, "metrics": metrics, "baselines": {}, "warnings": []}
-    show_fit({**result, **more}, console)
+    show_fit({**RESULT, "metrics": metrics, **more}, console)
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -38,14 +38,14 @@ def test_each_baseline_that_was_measured_has_a_column() -> None:
     assert lines[1].split() == ["test,", "exact", "search", "two-tower", "popularity", "item-kNN", "EASE"]
     (line,) = (line for line in lines if line.split()[0] == "nDCG@10")
     assert line.split()[1:] == ["0.2500", "0.0500", "0.1500", "0.2000"]
-    assert lines[2 + len(METRICS) :] == ["two-tower, 95 % intervals: nDCG@10 0.1250 to 0.5000"]
+    assert lines[2 + len(METRICS) :] == ["two-tower, 95 % intervals, 7 users drawn: nDCG@10 0.1250 to 0.5000"]
 
 
 def test_many_rankings_have_a_row_each_that_fits_a_terminal() -> None:
     names = ("popularity", "recent_popularity", "itemknn", "slist", "ease", "ease_recency", "ease_recent")
     metrics = MAIN | {f"{name}_{metric}": 0.125 for name in names for metric in METRICS}
     console = Console(file=io.StringIO(), width=80)
-    show_fit({"run_id": "a", "reused": False, "metrics": metrics, "baselines": {}, "warnings": []}, console)
+    show_fit({**RESULT, "metrics": metrics}, console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     (row,) = (line for line in lines if line.split()[:1] == ["SLIST"])
     assert row.split() == ["SLIST", *["0.1250"] * len(METRICS)]
@@ -59,7 +59,8 @@ def test_recall_at_20_is_told_of_histories() -> None:
     lines = shown(FILMS | at_20 | interval | {"coverage_at_10": 0.5})
     assert [line.split()[0] for line in lines[3:6]] == ["recall@10", "recall@20", "recall@100"]
     assert lines[4].split()[1:] == ["0.3750"] * 4
-    assert lines[-1] == "two-tower, 95 % intervals: recall@20 0.2500 to 0.5000, nDCG@10 0.1250 to 0.5000"
+    found = "recall@20 0.2500 to 0.5000, nDCG@10 0.1250 to 0.5000"
+    assert lines[-1] == f"two-tower, 95 % intervals, 7 users drawn: {found}"
     assert "recall@20" not in "\n".join(shown(FILMS | at_20))
 
 
@@ -75,8 +76,9 @@ def test_the_difference_to_the_best_baseline_is_told_by_each_metric() -> None:
         "itemknn_difference_recall_at_10_high": -0.025,
     }
     assert shown(FILMS | differences)[-1] == (
-        "difference to the best baseline, 95 % intervals: recall@10 -0.0500 (-0.0750 to -0.0250, item-kNN), "
-        "nDCG@10 +0.0500 (-0.0100 to +0.1250, EASE)"
+        "difference to the best baseline, 95 % intervals, 7 users drawn: "
+        "recall@10 -0.0500 (-0.0750 to -0.0250, item-kNN), "
+        "nDCG@10 +0.0500 (-0.0100 to +0.1250, EASE: no difference beyond chance)"
     )
 
 

@@ -268,6 +268,7 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
         "items": tables.items.height,
         "pairs": pairs.height,
         "groups": pairs["group"].n_unique(),
+        "unit": tables.unit if tables.history is None else "users",
         "parts": {part: pairs.filter(pl.col("part") == part).height for part in splits.PARTS},
         "display": list(tables.display),
         "dropped": dict(sorted(tables.dropped.items())),

@@ -75,6 +75,7 @@ class Tables:
         history: of events, UInt32 rows of items: the items of each user in order, one user after another.
         order: of events, what defines their order.
         repeats: of events, `keep` if a user's history may hold an item several times, `first` if not.
+        unit: what a group of pairs is, in the plural; of events it is a user.
         share_of_repeats: of events, as `share_of_repeats` counts them before any is left out; None if it is
             not known.
     """
@@ -89,6 +90,7 @@ class Tables:
     order: str = ""
     repeats: str = "first"
     share_of_repeats: float | None = None
+    unit: str = "groups"
 
     @property
     def reserved(self) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class Pairs:
         label: float32 (P,), above 0 where the pair is positive; None if all are.
         user: int64 (P,), number of the user whose event the pair is; None if the pairs are no events.
         time: float64 (P,), seconds since 1970; None if the data have no times.
+        group: int64 (P,), number of the group of the split; None if the pairs are events, or it is not known.
     """
 
     query: Rows
@@ -45,6 +46,7 @@ class Pairs:
     label: Floats | None = None
     user: Rows | None = None
     time: Times | None = None
+    group: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.query)
@@ -59,6 +61,14 @@ class Pairs:
     def is_positive(self) -> npt.NDArray[np.bool_]:
         """(P,): which pairs are positive."""
         return np.ones(len(self), bool) if self.label is None else self.label > 0
+
+    @property
+    def clusters(self) -> Rows | None:
+        """(P,): the user of each event, or the group of each other pair; None if it is not known.
+
+        Pairs of one user, or of one group, depend on each other.
+        """
+        return self.group if self.user is None else self.user
 
     @property
     def has_both_labels(self) -> bool:
@@ -188,6 +198,7 @@ class TrainingData:
         before_refit: the data without validation pairs in training, if these have them; else None.
         moments: float64 (Q,), the time at which each query is asked: that of its earliest positive pair, in
             seconds since 1970; None if the data have no times.
+        unit: what a group of pairs that are no events is, in the plural.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
     """
 
@@ -204,6 +215,7 @@ class TrainingData:
     catalogue_lengths: Mapping[str, Rows] = field(default_factory=dict)
     moments: Times | None = None
     before_refit: "TrainingData | None" = None
+    unit: str = "groups"
 
     @property
     def serves_other_texts(self) -> bool:
@@ -298,8 +310,8 @@ def training_data_of(
     distinct = asked.unique("__query", keep="first").sort("__query")
     numbers = asked["__query"]
     keyed = dataset.pairs.with_columns(numbers.head(dataset.pairs.height))
-    if dataset.history is not None:
-        keyed = keyed.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1).alias("__user"))
+    who = "__group" if dataset.history is None else "__user"
+    keyed = keyed.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1).alias(who))
     parts = {}
     for part in PARTS:
         of_part = keyed.filter(pl.col("part") == part)
@@ -310,6 +322,7 @@ def training_data_of(
             of_part["label"].to_numpy(writable=True) if _has_negatives(keyed) else None,
             of_part["__user"].to_numpy(writable=True) if "__user" in of_part.columns else None,
             of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
+            of_part["__group"].to_numpy(writable=True) if "__group" in of_part.columns else None,
         )
     ids = dataset.items["item_id"].to_list()
     histories = _histories(dataset, dataset.history, distinct, ids, "")
@@ -341,6 +354,7 @@ def training_data_of(
         judged,
         catalogue_lengths=_catalogue_lengths(dataset, item),
         moments=moments,
+        unit=dataset.report["unit"],
     )
 
 

@@ -1,7 +1,7 @@
 """Metrics of predicted probabilities of labelled pairs: AUC, log loss, calibration error, with intervals.
 
-Intervals are 95 % bootstrap intervals over users, whose pairs depend on each other; over pairs where there
-are no users. All models are drawn together, so that differences between two models have intervals, too.
+Intervals draw clusters, such as users, whose pairs depend on each other (`intervals.py`). All models are
+drawn together, so that differences between two models have intervals, too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from train.evaluation.intervals import Clusters
+from train.evaluation.metrics import as_higher_is_better
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
@@ -81,8 +84,9 @@ class Auc:
 
 def compare(
     labels: Labels,
-    probabilities: Mapping[str, Floats],
-    users: npt.NDArray[np.int64] | None = None,
+    predicted: Mapping[str, Floats],
+    clusters: Clusters,
+    is_probability: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -90,8 +94,10 @@ def compare(
 
     Args:
         labels: true for positive pairs; both kinds occur.
-        probabilities: name -> (P,); "" is the model that the others are compared with.
-        users: number of each pair's user.
+        predicted: name -> (P,), probabilities; "" is the model that the others are compared with.
+        clusters: of the pairs.
+        is_probability: false if the model gives scores, which have an AUC alone.
+        draws: for the intervals; without any there are none.
 
     Returns:
         `<name>_auc`, `<name>_log_loss`, the ends of their intervals with `_low` and `_high`, and
@@ -99,49 +105,42 @@ def compare(
         much the model is better than the other one: its AUC is larger, its log loss is smaller.
     """
     found: dict[str, float] = {}
-    areas = {name: Auc(labels, probability) for name, probability in probabilities.items()}
-    losses = {name: pair_losses(labels, probability) for name, probability in probabilities.items()}
-    ones = np.ones(len(labels))
-    for name, probability in probabilities.items():
-        prefix = f"{name}_" if name else ""
-        found |= {f"{prefix}auc": areas[name](ones), f"{prefix}log_loss": float(losses[name].mean())}
-        found[f"{prefix}ece"] = calibration_error(labels, probability)
+    areas = {name: Auc(labels, each) for name, each in predicted.items()}
+    losses = {name: pair_losses(labels, each) for name, each in predicted.items() if name or is_probability}
+    figures = {(name, "auc"): area() for name, area in areas.items()}
+    figures |= {(name, "log_loss"): float(each.mean()) for name, each in losses.items()}
+    found |= {f"{name}_ece".lstrip("_"): calibration_error(labels, predicted[name]) for name in losses}
     # One draw at a time: all of them at once would be `draws` numbers for each pair.
     rows = [
-        [(areas[name](each), each @ losses[name] / each.sum()) for name in probabilities]
-        for each in _resampled(labels, users, draws, seed)
+        [
+            areas[name](each) if metric == "auc" else each @ losses[name] / each.sum()
+            for name, metric in figures
+        ]
+        for each in _resampled(labels, clusters, draws, seed)
     ]
-    drawn = np.array(rows, np.float64).reshape(len(rows), len(probabilities), 2)
-    of = {
-        (name, metric): drawn[:, n, m]
-        for n, name in enumerate(probabilities)
-        for m, metric in enumerate(("auc", "log_loss"))
-    }
-    for (name, metric), values in of.items():
-        found |= _ends(f"{name}_{metric}" if name else metric, values)
-    for name in probabilities:
-        if not name:
-            continue
-        for metric, sign in (("auc", 1), ("log_loss", -1)):
-            key = f"{name}_{metric}_gain"
-            found[key] = sign * (found[metric] - found[f"{name}_{metric}"])
-            found |= _ends(key, sign * (of["", metric] - of[name, metric]))
+    columns = np.array(rows, np.float64).reshape(len(rows), len(figures)).T
+    drawn = dict(zip(figures, columns, strict=True))
+    for (name, metric), value in figures.items():
+        key = f"{name}_{metric}".lstrip("_")
+        found |= _with_ends(key, value, drawn[name, metric], clusters)
+        if name and ("", metric) in figures:
+            sign = as_higher_is_better(metric, 1.0)
+            gain, of_draws = figures["", metric] - value, drawn["", metric] - drawn[name, metric]
+            found |= _with_ends(f"{key}_gain", sign * gain, sign * of_draws, clusters)
     return found
 
 
-def _resampled(
-    labels: Labels, users: npt.NDArray[np.int64] | None, draws: int, seed: int
-) -> Iterator[Floats]:
+def _resampled(labels: Labels, clusters: Clusters, draws: int, seed: int) -> Iterator[Floats]:
     """How often each pair is drawn, in each of the draws that hold pairs of both kinds."""
-    generator = np.random.default_rng(seed)
-    who = np.arange(len(labels)) if users is None else np.unique(users, return_inverse=True)[1]
-    count = int(who.max()) + 1
-    for _ in range(draws):
-        drawn = np.bincount(generator.integers(0, count, count), minlength=count)[who].astype(np.float64)
-        if 0 < (drawn * labels).sum() < drawn.sum():
-            yield drawn
+    for block in clusters.draws(draws, seed):
+        for rows in block:
+            drawn = np.bincount(rows, minlength=len(clusters))[clusters.of].astype(np.float64)
+            if 0 < (drawn * labels).sum() < drawn.sum():
+                yield drawn
 
 
-def _ends(name: str, values: Floats) -> dict[str, float]:
-    low, high = np.quantile(values, (0.025, 0.975)) if len(values) else (np.nan, np.nan)
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+def _with_ends(name: str, value: float, drawn: Floats, clusters: Clusters) -> dict[str, float]:
+    if not len(drawn):
+        return {name: value}
+    low, high = clusters.ends(drawn, value)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}

@@ -111,39 +111,6 @@ def mean(metrics: Mapping[str, Floats]) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in metrics.items()}
 
 
-def bootstrap_interval(values: Floats, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over queries (Efron 1979, percentile method)."""
-    generator = np.random.default_rng(seed)
-    block = max(1, 10_000_000 // max(1, len(values)))
-    means = [
-        values[generator.integers(0, len(values), (min(block, draws - at), len(values)))].mean(axis=1)
-        for at in range(0, draws, block)
-    ]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def paired_difference(one: Floats, other: Floats, seed: int = 0) -> dict[str, float]:
-    """`mean` of a metric of the same queries by one model less that by another, and `low` and `high`.
-
-    These are the ends of the 95 % interval of a paired bootstrap over the queries.
-    """
-    difference = one - other
-    low, high = bootstrap_interval(difference, seed=seed)
-    return {"mean": float(difference.mean()), "low": low, "high": high}
-
-
-def within_standard_error(curve: Mapping[float, Floats]) -> list[float]:
-    """The settings that are no more than a standard error of the difference below the best one.
-
-    Args:
-        curve: value of a setting -> a metric of each query, or of each user; higher is better.
-    """
-    best = max(curve.values(), key=np.mean)
-    lost = {value: best - each for value, each in curve.items()}
-    return [value for value, each in lost.items() if each.mean() <= each.std() / len(each) ** 0.5]
-
-
 def catalogue_metrics(ranked: Ranked, counts: npt.NDArray[np.int64], k: int = 10) -> dict[str, float]:
     """Coverage and popularity of all rankings together.
 

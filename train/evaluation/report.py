@@ -8,16 +8,16 @@ import scipy.special
 
 from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
+from train.evaluation.intervals import Clusters, Interval, clusters_of, interval, pair_clusters_of
 from train.evaluation.label_means import item_means
-from train.evaluation.labelled_metrics import Auc, pair_losses
-from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, paired_difference, per_query
+from train.evaluation.labelled_metrics import DRAWS, compare
+from train.evaluation.metrics import catalogue_metrics, mean, per_query
 from train.evaluation.ranking import Ranker, rank_by_scores
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
-COMPARED = ("recall_at_10", "recall_at_20", "ndcg_at_10")
 DIFFERENCE = "difference_"  # prefix of a metric of the model less that of a baseline
 JUDGED_METRICS = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "recall_at_100")
 JUDGED = "judged_"  # prefix of the metrics of judged queries
@@ -39,18 +39,19 @@ def evaluate_ranking(
         queries have histories. `cold_users_<metric>` covers the queries without a history,
         `cold_items_<metric>` the answers without a training interaction, where there are any.
         `<baseline>_difference_<metric>` is the metric of the model less that of a baseline, with the interval
-        of the mean over queries.
+        of the mean over queries. Intervals draw the clusters of the part (`clusters_of`).
     """
     queries, relevant = data.parts[part].by_query()
+    clusters = clusters_of(data, part)
     found: dict[str, float] = {"queries": float(len(queries))}
     own: Mapping[str, Floats] = {}
     for name, ranker in {"": rank, **(others or {})}.items():
         ranked = ranker(queries)
         by_query = per_query(ranked, relevant)
-        measured = _ranking_metrics(data, ranked, by_query)
+        measured = _ranking_metrics(data, ranked, by_query, clusters)
         measured |= _cold_metrics(data, queries, ranked, relevant)
         if name:
-            measured |= _differences(own, by_query)
+            measured |= _differences(own, by_query, clusters, WITH_INTERVAL)
         else:
             own = by_query
         prefix = f"{name}_" if name else ""
@@ -69,38 +70,54 @@ def evaluate_judged(
         others: rankings of the baselines; the names of their metrics go on with the baseline's name.
 
     Returns:
-        `judged_<metric>`, `judged_<metric>_low`, `judged_<metric>_high`, and `judged_<baseline>_<metric>`.
+        `judged_<metric>`, `judged_<metric>_low`, `judged_<metric>_high`, `judged_<baseline>_<metric>`, and
+        `judged_<baseline>_difference_<metric>` with its ends. Queries of the same text are drawn together.
     """
     judged = data.judged
     assert judged is not None
     found = {f"{JUDGED}queries": float(len(judged.query))}
+    clusters, own = judged_clusters_of(data), dict[str, Floats]()
     for name, ranker in {"": rank, **(others or {})}.items():
         by_query = per_query(ranker(judged.query), judged.relevant, judged.gains)
         prefix = f"{JUDGED}{name}_" if name else JUDGED
         for metric in JUDGED_METRICS:
-            values = by_query[metric]
-            found[prefix + metric] = float(values.mean())
-            found[f"{prefix}{metric}_low"], found[f"{prefix}{metric}_high"] = bootstrap_interval(values)
+            found |= _with_ends(prefix + metric, interval(by_query[metric], clusters))
+        if name:
+            differences = _differences(own, by_query, clusters, JUDGED_METRICS)
+            found |= {prefix + metric: value for metric, value in differences.items()}
+        else:
+            own = by_query
     return found
 
 
-def _ranking_metrics(data: TrainingData, ranked: Rows, by_query: Mapping[str, Floats]) -> dict[str, float]:
+def judged_clusters_of(data: TrainingData) -> Clusters:
+    """The clusters of the judged queries: topics of their own, apart from those of the same text."""
+    assert data.judged is not None
+    return Clusters(np.unique(data.judged.query, return_inverse=True)[1].astype(np.int64), "judged queries")
+
+
+def _with_ends(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _ranking_metrics(
+    data: TrainingData, ranked: Rows, by_query: Mapping[str, Floats], clusters: Clusters
+) -> dict[str, float]:
     found = mean(by_query)
     for name in WITH_INTERVAL:
-        found[f"{name}_low"], found[f"{name}_high"] = bootstrap_interval(by_query[name])
+        found |= _with_ends(name, interval(by_query[name], clusters))
     if data.histories is not None:
         found |= catalogue_metrics(ranked, data.counts())
     return found
 
 
-def _differences(own: Mapping[str, Floats], other: Mapping[str, Floats]) -> dict[str, float]:
-    """Metrics of the model less those of a baseline, with intervals of a paired bootstrap over queries."""
+def _differences(
+    own: Mapping[str, Floats], other: Mapping[str, Floats], clusters: Clusters, metrics: Sequence[str]
+) -> dict[str, float]:
+    """Metrics of the model less those of a baseline on the same queries, with their intervals."""
     found: dict[str, float] = {}
-    for metric in COMPARED:
-        difference = paired_difference(own[metric], other[metric])
-        name = DIFFERENCE + metric
-        found[name] = difference["mean"]
-        found |= {f"{name}_{end}": difference[end] for end in ("low", "high")}
+    for metric in metrics:
+        found |= _with_ends(DIFFERENCE + metric, interval(own[metric], clusters, other[metric]))
     return found
 
 
@@ -144,12 +161,12 @@ def evaluate_cold_items(data: TrainingData, rank: Ranker) -> dict[str, float]:
         "popularity_": rank_by_scores(data, np.asarray(counts + random / 2, np.float32)),
         "random_": rank_by_scores(data, random),
     }
-    found = {"cold_queries": float(len(queries))}
+    found, clusters = {"cold_queries": float(len(queries))}, clusters_of(data, "cold")
     for name, ranker in rankers.items():
         metrics = per_query(ranker(np.asarray(queries)), relevant)
         found |= {f"cold_{name}{metric}": float(metrics[metric].mean()) for metric in COLD_METRICS}
         if not name:
-            found["cold_hr_at_50_low"], found["cold_hr_at_50_high"] = bootstrap_interval(metrics["hr_at_50"])
+            found |= _with_ends("cold_hr_at_50", interval(metrics["hr_at_50"], clusters))
     return found
 
 
@@ -159,6 +176,7 @@ def evaluate_labels(
     inner_products: Callable[[Pairs], Vectors],
     score: Score,
     beside: bool = True,
+    draws: int = DRAWS,
 ) -> dict[str, float]:
     """How well positive and negative pairs are told apart, where the data has labels.
 
@@ -166,22 +184,20 @@ def evaluate_labels(
         inner_products: (P,), of some pairs by the model.
         score: how an inner product becomes a score; only a sigmoid is a probability.
         beside: also measure item means.
+        draws: as of `compare`.
 
     Returns:
-        `auc`, `log_loss` of a sigmoid, and the same of item means (`itemmean_`): each item's share of
-        positives in training, smoothed towards the overall share. Empty if the labels are all alike.
+        As of `compare`: `auc`, `log_loss` and `ece` of a sigmoid, and the same of item means
+        (`itemmean_`): each item's share of positives in training, smoothed towards the overall share.
+        Empty if the labels are all alike.
     """
     pairs = data.parts[part]
     if not pairs.has_both_labels:
         return {}
-    labels = pairs.is_positive
     products = inner_products(pairs).astype(np.float64)
-    found = {"auc": Auc(labels, products)(), "labelled_pairs": float(len(pairs))}
+    is_probability = score.kind == "sigmoid"
+    predicted = {"": scipy.special.expit(products + score.bias) if is_probability else products}
     if beside:
-        means = item_means(data).predict(pairs)
-        found["itemmean_auc"] = Auc(labels, means)()
-        found["itemmean_log_loss"] = float(pair_losses(labels, means).mean())
-    if score.kind == "sigmoid":
-        probability = scipy.special.expit(products + score.bias)
-        found["log_loss"] = float(pair_losses(labels, probability).mean())
-    return found
+        predicted["itemmean"] = item_means(data).predict(pairs)
+    found = compare(pairs.is_positive, predicted, pair_clusters_of(data, part), is_probability, draws)
+    return {"labelled_pairs": float(len(pairs)), **found}

@@ -8,6 +8,7 @@ from protos.inputs.texts import normalise
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import left_out
+from train.evaluation.intervals import Clusters, Interval
 from train.evaluation.metrics import metric_label
 from train.evaluation.ranking import selection_metric
 
@@ -41,17 +42,24 @@ def run_warnings(
     return [each for each in found if each]
 
 
-def worse_than_baselines(own: float | None, beside: Mapping[str, float], metric: str) -> list[str]:
-    """A sentence that names the best baseline, if it is better than the towers on validation.
+def worse_than_baselines(
+    leads: Mapping[str, Interval], beside: Mapping[str, float], metric: str, drawn: Clusters
+) -> list[str]:
+    """A sentence that names the best baseline, if the towers have a lower mean on validation.
 
     Args:
-        own: a metric of ranking of the towers on validation; None if it is not known.
+        leads: name of a baseline -> a metric of ranking of the towers less that of the baseline.
         beside: name of a baseline -> that metric.
+        drawn: the clusters of the validation queries.
     """
-    best = max(beside, key=beside.__getitem__, default="")
-    if own is None or not best or beside[best] <= own:
+    best = max(leads, key=beside.__getitem__, default="")
+    if not best or leads[best].mean >= 0:
         return []
-    return [f"{best} is better than the towers on validation: {metric} {beside[best]:.4f} against {own:.4f}"]
+    lead, value = leads[best], beside[best]
+    is_worse = lead.high < 0
+    which = f"{best} is better than the towers" if is_worse else f"no difference beyond chance to {best}"
+    figures = f"{metric} {value:.4f} against {value + lead.mean:.4f}, {lead.text(drawn)}"
+    return [f"{which} on validation: {figures}"]
 
 
 def _untrained(best_epoch: int, epochs: int) -> str:

@@ -31,10 +31,10 @@ from train.config.training import OF_LABELS
 from train.data.training_data import Pairs
 from train.evaluation.calibration import FEWEST
 from train.evaluation.exact_search import blocks_of_like_length
+from train.evaluation.intervals import Clusters, pair_clusters_of, within_standard_error
 from train.evaluation.label_baselines import STRENGTHS
 from train.evaluation.label_means import Floats, both_histories, user_item_means
 from train.evaluation.labelled_metrics import pair_losses
-from train.evaluation.metrics import within_standard_error
 from train.models.clicks import ADDITIVE, AdditivePart, ClickTower
 from train.models.heads import LogisticHead
 from train.models.prepared_inputs import PreparedInputs
@@ -133,7 +133,7 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
     model, of_model = min(zip(models, all_logits, strict=True), key=lambda each: float(loss(each[1]).mean()))
     of_towers = trainer.inner_products(pairs).astype(np.float64) + trainer.towers[0].head.score().bias
     losses = {weight: loss((1 - weight) * of_towers + weight * of_model) for weight in WEIGHTS}
-    weight = choose_weight(losses, pairs.user)
+    weight = choose_weight(losses, pair_clusters_of(trainer.data, "validation"))
     before, after = float(losses[0.0].mean()), float(losses[weight].mean())
     if weight:
         _apply(trainer, model, weight, query, item)
@@ -142,7 +142,7 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
     return Additive(model.kind, weight, model.settings, before, after)
 
 
-def choose_weight(losses: Mapping[float, npt.NDArray[Any]], users: Rows | None) -> float:
+def choose_weight(losses: Mapping[float, npt.NDArray[Any]], clusters: Clusters) -> float:
     """Of the weights that are within a standard error of the best, the one nearest to the default.
 
     With fewer than `MIN_USERS` users it is the default. No weight is taken at which the loss is higher than
@@ -150,16 +150,13 @@ def choose_weight(losses: Mapping[float, npt.NDArray[Any]], users: Rows | None) 
 
     Args:
         losses: weight -> the log loss of each pair.
-        users: number of each pair's user; None if they are not known, and each pair counts as one.
+        clusters: of the pairs: their users, where they are known.
     """
-    count = len(next(iter(losses.values())))
-    distinct, user = np.unique(np.arange(count) if users is None else users, return_inverse=True)
     useful = {weight for weight, each in losses.items() if each.mean() <= losses[0.0].mean()}
-    if len(distinct) < MIN_USERS:
+    if len(clusters) < MIN_USERS:
         return DEFAULT_WEIGHT if DEFAULT_WEIGHT in useful else 0.0
-    share = len(distinct) / count  # so that the mean over users is that over pairs
-    curve = {weight: np.asarray(-share * np.bincount(user, each), float) for weight, each in losses.items()}
-    close = useful.intersection(within_standard_error(curve))
+    curve = {weight: np.asarray(-each, np.float64) for weight, each in losses.items()}
+    close = useful.intersection(within_standard_error(curve, clusters))
     return min(close, key=lambda weight: abs(weight - DEFAULT_WEIGHT))
 
 

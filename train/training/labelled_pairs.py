@@ -8,6 +8,7 @@ import scipy.special
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.evaluation.calibration import calibrate
+from train.evaluation.intervals import pair_clusters_of
 from train.evaluation.label_baselines import label_baselines
 from train.evaluation.label_means import FittedLabels
 from train.evaluation.labelled_metrics import (
@@ -49,7 +50,7 @@ class LabelledPairs:
             return {}
         if parts["test"].has_both_labels:
             self._uncalibrated = self._probabilities("test")
-        found = calibrate(pairs.is_positive, self._logits("validation"), pairs.user)
+        found = calibrate(pairs.is_positive, self._logits("validation"), pairs.clusters)
         head.calibrate(found.scale, found.shift)
         return {"kind": found.kind, "scale": found.scale, "shift": found.shift}
 
@@ -61,7 +62,7 @@ class LabelledPairs:
             return {}
         labels, own = pairs.is_positive, self._probabilities("test")
         others = {name: each.predict(pairs) for name, each in self._baselines(experiment).items()}
-        found = compare(labels, {"": own, **others}, pairs.user)
+        found = compare(labels, {"": own, **others}, pair_clusters_of(trainer.data, "test"))
         self.reliability["two-tower"] = reliability(labels, own)
         if self._uncalibrated is not None:
             found["uncalibrated_ece"] = calibration_error(labels, self._uncalibrated)

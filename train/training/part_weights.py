@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from train.evaluation.exact_search import mask_seen
-from train.evaluation.metrics import CUTOFFS, ndcg, per_query, within_standard_error
+from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
+from train.evaluation.metrics import CUTOFFS, ndcg, per_query
 from train.models.towers import Mixture, Part, Tower
 from train.training.trainer import Trainer
 
@@ -53,9 +54,10 @@ def choose_weight(curve: Curve, default: float = 1.0) -> float:
     Returns:
         The weight; 0 if none above 0 is within a standard error.
     """
-    if len(next(iter(curve.values()))) < MIN_USERS:
+    users = Clusters.single(len(next(iter(curve.values()))), "users")
+    if len(users) < MIN_USERS:
         return default
-    close = [weight for weight in within_standard_error(curve) if weight]
+    close = [weight for weight in within_standard_error(curve, users) if weight]
     return min(close, key=lambda weight: abs(math.log(weight / default)), default=0.0)
 
 
@@ -93,6 +95,7 @@ class PartWeighting:
         most = max(MIN_QUERIES, min(MAX_QUERIES, MAX_SCORES // trainer.data.item_count))
         drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:most])
         self.queries, self._relevant = queries[drawn], [relevant[n] for n in drawn]
+        self._users = clusters_of(trainer.data, "validation")[drawn].of
         self._set((1.0, 1.0), (1.0, 1.0))
         items, vectors = trainer.item_vectors(), trainer.query_vectors(self.queries)
         self._items, self._vectors = self._divided(items), self._divided(vectors)
@@ -177,7 +180,7 @@ class WeightCurves(PartWeighting):
         """Set `unit`, `values` and `shown`."""
         self.unit = self._ratio()
         ranked = self._ranked(self._trainer.data.seen(self.queries))
-        users = _users(self._trainer, self.queries)
+        users = self._users
         self.values, self.shown = dict[float, Floats](), dict[float, float]()
         for weight, rows in ranked.items():
             figures = ndcg(rows, self._relevant), per_query(rows, self._relevant)[self._metric]
@@ -219,16 +222,6 @@ class WeightCurves(PartWeighting):
                 best = torch.topk(scores, k, dim=1)
                 blocks.append(best.indices.masked_fill(best.values.isneginf(), -1))
         return {weight: torch.cat(blocks).cpu().numpy() for weight, blocks in found.items()}
-
-
-def _users(trainer: Trainer, queries: Rows) -> Rows:
-    """The number of the user of each query (Q,) of validation, from 0 on; each its own if none is known."""
-    pairs = trainer.data.parts["validation"].positive()
-    if pairs.user is None:
-        return np.arange(len(queries))
-    _, first = np.unique(pairs.query, return_index=True)
-    at = first[np.searchsorted(np.unique(pairs.query), queries)]
-    return np.unique(pairs.user[at], return_inverse=True)[1]
 
 
 def _weights(weight: float) -> tuple[float, float]:

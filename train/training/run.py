@@ -29,8 +29,9 @@ from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
 from train.evaluation.baselines import baselines, left_out
+from train.evaluation.intervals import Interval, clusters_of, interval
 from train.evaluation.labelled_metrics import Bin
-from train.evaluation.metrics import mean, per_query
+from train.evaluation.metrics import per_query
 from train.evaluation.ranking import FittedBaseline, Fitting, Ranker, selection_metric
 from train.evaluation.report import (
     JUDGED,
@@ -58,6 +59,7 @@ from train.training.rank_processes import ranks_of
 from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from train.training.refit import REFIT, refit
 from train.training.tracking import (
+    DRAWN,
     FINGERPRINT,
     find_run,
     flattened,
@@ -328,7 +330,8 @@ def _finish(
         on_judged = judged.metrics(rankers, start, validated.choices, console)
     log_choices(validated.choices)  # after the judged queries, which may add some
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
-    mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
+    chosen = flattened({"baselines": settings}) | flattened({"calibration": calibrated})
+    mlflow.log_params(chosen | {DRAWN: str(clusters_of(data, "test"))})
     for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):
         if part is not None:
             mlflow.log_params(flattened({name: part.parameters()}))
@@ -339,8 +342,8 @@ def _finish(
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
     losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
-    warnings = run_warnings(experiment, data, metrics, best, losses)
-    log_warnings([*warnings, *worse_than_baselines(validated.own, beside, selection)])
+    doubts = worse_than_baselines(validated.leads, beside, selection, clusters_of(data, "validation"))
+    log_warnings([*run_warnings(experiment, data, metrics, best, losses), *doubts])
     history = plots.TrainingHistory(
         experiment.name, state.history, state.losses, state.pairs, selection, best, beside
     )
@@ -361,7 +364,7 @@ class _Validated:
         recent: recent popularity, likewise.
         rankers: the baselines.
         beside: the metric that selects the epoch, of each baseline.
-        own: that of the towers; None if it is one of labels, or there is no baseline.
+        leads: that of the towers less that of each baseline; empty if it is one of labels.
     """
 
     added: Additive | None
@@ -371,7 +374,7 @@ class _Validated:
     recent: RecentPopularity | None
     rankers: Mapping[str, FittedBaseline]
     beside: dict[str, float]
-    own: float | None
+    leads: dict[str, Interval]
 
 
 def _choose_on_validation(
@@ -400,12 +403,8 @@ def _choose_on_validation(
     rankers = baselines(experiment, trainer.data, console, fitting)
     with console.status("towers and baselines on validation"):
         on_labels = labelled.baselines_on_validation(experiment)
-        beside = _baselines_on_validation(experiment, trainer, rankers, on_labels)
-        selection = experiment.training.selection
-        own = None
-        if beside and selection not in OF_LABELS:
-            own = trainer.evaluate("validation")[selection]
-    return _Validated(added, calibrated, fitting.choices, mixed, recent, rankers, beside, own)
+        beside, leads = _baselines_on_validation(experiment, trainer, rankers, on_labels)
+    return _Validated(added, calibrated, fitting.choices, mixed, recent, rankers, beside, leads)
 
 
 class _JudgedQueries:
@@ -489,13 +488,20 @@ def _baselines_on_validation(
     trainer: Trainer,
     rankers: Mapping[str, FittedBaseline],
     labelled: dict[str, float],
-) -> dict[str, float]:
-    """Name -> the metric that selects the epoch, of each baseline; `labelled` if it is one of labels."""
-    selection = experiment.training.selection
-    if selection in OF_LABELS:
-        return labelled
-    queries, relevant = trainer.data.parts["validation"].by_query()
-    return {name: mean(per_query(rank(queries), relevant))[selection] for name, rank in rankers.items()}
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Of each baseline the metric that selects the epoch, and that of the towers less it.
+
+    If it is a metric of labels, these are `labelled` and nothing.
+    """
+    selection, data = experiment.training.selection, trainer.data
+    if selection in OF_LABELS or not rankers:
+        return labelled, {}
+    queries, relevant = data.parts["validation"].by_query()
+    own = per_query(trainer.rank(queries), relevant)[selection]
+    others = {name: per_query(rank(queries), relevant)[selection] for name, rank in rankers.items()}
+    clusters = clusters_of(data, "validation")
+    leads = {name: interval(own, clusters, other) for name, other in others.items()}
+    return {name: float(other.mean()) for name, other in others.items()}, leads
 
 
 def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:

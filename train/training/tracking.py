@@ -39,6 +39,7 @@ DESCRIPTION = "mlflow.note.content"  # tag of a run or an experiment; the UI sho
 EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment: which of its views the UI opens
 WARNINGS = "twinspire.warnings"  # tag of a run: a JSON list of sentences
 CHOICES = "twinspire.choices"  # tag of a run: JSON, what validation has chosen for its baselines
+DRAWN = "evaluation.drawn"  # parameter of a run: what the intervals of its test part draw
 MODEL_TRAINING = "custom_model_development"  # its value for training runs; the UI's default is for agents
 SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000  # limit of MLflow
@@ -293,6 +294,11 @@ def stored_choices(run: Run) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def drawn_of(run: Run) -> str:
+    """What the intervals of the test part draw, such as "214 modules"."""
+    return str(run.data.params.get(DRAWN, "single queries"))
 
 
 def chosen_settings(run: Run) -> dict[str, str]:

@@ -18,7 +18,7 @@ from matplotlib.ticker import PercentFormatter
 from export.benchmark.isolated_process import Failure
 from export.markdown import table
 from export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
-from train.evaluation.metrics import bootstrap_interval
+from train.evaluation.intervals import Clusters, interval
 from train.evaluation.plots import COLOURS, style_axes
 
 NAMES = {"random": "random", "anti_correlated": "anti-correlated with the query"}
@@ -52,8 +52,8 @@ def judge(comparison: Comparison) -> Judgement | None:
 
 def _bucket(found: Bucket, seed: int) -> dict[str, Any]:
     values = np.array(found["recall"])
-    low, high = bootstrap_interval(values, seed=seed)
-    figures = {"recall": float(values.mean()), "low": low, "high": high, "queries": len(values)}
+    reached = interval(values, Clusters.single(len(values), "examples"), seed=seed)
+    figures = {"recall": reached.mean, "low": reached.low, "high": reached.high, "queries": len(values)}
     return {**found, **figures}
 
 
@@ -82,8 +82,8 @@ def _text(decision: Decision) -> str:
     ]
     head = ["filters", "items that pass", "recall", "wrong answers", "queries by plan"]
     return (
-        "Recall against exact search among the items that pass, with the plans that the service chose.\n\n"
-        + table(head, rows, "lrrrl")
+        "Recall against exact search among the items that pass, with the plans that the service chose; "
+        "95 % intervals draw examples.\n\n" + table(head, rows, "lrrrl")
     )
 
 

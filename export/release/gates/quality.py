@@ -2,7 +2,9 @@
 
 Each bundle holds the metrics of every test query. If both are of the same queries and the same split, they
 are compared directly; otherwise both bundles are evaluated again on the challenger's data. The figure is
-the lower end of the 95 % interval of the mean paired difference, by a bootstrap over queries.
+the lower end of the 95 % interval of the mean paired difference. It draws the clusters of the queries, such
+as users, which one of the two bundles brings (`train/evaluation/intervals.py`). If neither does, single
+queries are drawn, and the result says so.
 
 A bundle that was refreshed has the champion's towers and other items. Its metrics leave out each query that
 asks for a deleted item, and so does the comparison. Where the split does not apply to its items any more, it
@@ -10,7 +12,7 @@ has no metrics, and this gate holds: the towers have learned nothing else.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -29,12 +31,14 @@ from protos.errors import DataError, TwinspireError
 from train.config import Experiment
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import LABELS
-from train.evaluation.metrics import bootstrap_interval, metric_label, paired_difference
+from train.evaluation.intervals import Clusters, Interval, interval
+from train.evaluation.metrics import metric_label
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
 from train.evaluation.ranking import selection_metric
 from train.evaluation.report import WITH_INTERVAL
 
 REFUSED_COLOUR = "#b3362d"
+UNKNOWN = "single queries (the bundles do not say which depend on each other)"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,13 @@ class Evaluated:
     champion: PerQuery | None
     evaluated_again: str
     left_out: str = ""
+
+    @property
+    def clusters(self) -> Clusters:
+        """Of the queries."""
+        sides = (self.challenger, self.champion)
+        known = (each.clusters for each in sides if each is not None and each.clusters is not None)
+        return next(known, Clusters.single(len(self.challenger.queries), UNKNOWN))
 
 
 def metric_of(experiment: Experiment) -> str:
@@ -170,16 +181,19 @@ def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
     """The result, and the metrics with their differences."""
     margin, seed = experiment.gates.quality_margin, experiment.gates.seed
     metric, bound = metric_of(experiment), -margin
-    sides = {"challenger": found.challenger, "champion": found.champion}
+    sides, clusters = {"challenger": found.challenger, "champion": found.champion}, found.clusters
     means = {name: _means(each) for name, each in sides.items() if each is not None}
     measured: dict[str, Any] = {
         "metric": metric,
         "margin": margin,
         "queries": len(found.challenger.queries),
+        "drawn": str(clusters),
         "evaluated_anew": found.evaluated_again,
         "left_out": found.left_out,
         "means": means,
-        "intervals": {name: _intervals(each, seed) for name, each in sides.items() if each is not None},
+        "intervals": {
+            name: _intervals(each, clusters, seed) for name, each in sides.items() if each is not None
+        },
     }
     own = means["challenger"].get(metric)
     if own is None:
@@ -189,18 +203,17 @@ def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
     if found.champion is None:
         text = f"{shown}; there is no champion to compare it with"
         return GateResult("quality", None, bound, True, text), measured  # the bound is one of a difference
-    differences = _differences(found.challenger, found.champion, metric, seed)
+    differences = _differences(found.challenger, found.champion, metric, clusters, seed)
     if metric not in differences:
         text = f"{shown}; the champion has no {metric_label(metric)} to compare it with"
         return GateResult("quality", None, bound, False, text), measured
-    low = differences[metric]["low"]
-    text = (
-        f"{shown} against {means['champion'][metric]:.4f}: {differences[metric]['mean']:+.4f} "
-        f"({low:+.4f} to {differences[metric]['high']:+.4f} at 95 %) over {measured['queries']:,} queries"
-    )
+    difference = differences[metric]
+    text = f"{shown} against {means['champion'][metric]:.4f}: {difference.text(clusters)}"
+    text += f" over {measured['queries']:,} queries"
     text += f"; both evaluated again, because {found.evaluated_again}" if found.evaluated_again else ""
     text += f"; {found.left_out}" if found.left_out else ""
-    return GateResult("quality", low, bound, low >= bound, text), {**measured, "differences": differences}
+    measured["differences"] = {name: asdict(each) for name, each in differences.items()}
+    return GateResult("quality", difference.low, bound, difference.low >= bound, text), measured
 
 
 def _not_evaluated(why: str, margin: float) -> Judgement:
@@ -213,25 +226,26 @@ def _means(found: PerQuery) -> dict[str, float]:
     return {name: float(values.mean(dtype=np.float64)) for name, values in finite.items() if len(values)}
 
 
-def _intervals(found: PerQuery, seed: int) -> dict[str, float]:
+def _intervals(found: PerQuery, clusters: Clusters, seed: int) -> dict[str, float]:
     """The ends of the 95 % intervals of the main means: `<metric>_low` and `<metric>_high`."""
     known = _means(found)
     ends: dict[str, float] = {}
     for name in WITH_INTERVAL:
         if name in known:
-            values = found.metrics[name].astype(np.float64)
-            ends[f"{name}_low"], ends[f"{name}_high"] = bootstrap_interval(values, seed=seed)
+            each = interval(found.metrics[name], clusters, seed=seed)
+            ends[f"{name}_low"], ends[f"{name}_high"] = each.low, each.high
     return ends
 
 
-def _differences(own: PerQuery, other: PerQuery, metric: str, seed: int) -> dict[str, dict[str, float]]:
-    """Mean and 95 % interval of the paired difference of `metric` and of the main metrics."""
-    found = {}
-    for name in dict.fromkeys((metric, *WITH_INTERVAL)):
-        if name in _means(own) and name in _means(other):
-            one, two = (each.metrics[name].astype(np.float64) for each in (own, other))
-            found[name] = paired_difference(one, two, seed)
-    return found
+def _differences(
+    own: PerQuery, other: PerQuery, metric: str, clusters: Clusters, seed: int
+) -> dict[str, Interval]:
+    """The paired difference of `metric` and of the main metrics."""
+    return {
+        name: interval(own.metrics[name], clusters, other.metrics[name], seed)
+        for name in dict.fromkeys((metric, *WITH_INTERVAL))
+        if name in _means(own) and name in _means(other)
+    }
 
 
 def _evaluate(version: CandidateVersion, data: TrainingData, threads: int, console: Console) -> PerQuery:
@@ -276,7 +290,8 @@ def _text(decision: Decision) -> str:
         row += [_with_interval(manifest, f"{name}_{metric}", manifest) for name in baselines]
         rows.append(row)
     heads = ["metric", *means, *(["difference (95 %)"] if differences else []), *baselines.values()]
-    text = f"Means over {measured['queries']:,} test queries, as served, with 95 % intervals."
+    text = f"Means over {measured['queries']:,} test queries, as served, with 95 % intervals: "
+    text += f"{measured['drawn']} drawn."
     if measured["evaluated_anew"]:
         text += f" Evaluated again on the challenger's data, because {plain(measured['evaluated_anew'])}."
     if measured.get("left_out"):
@@ -336,7 +351,7 @@ def _draw(decision: Decision) -> Figure | None:
     axes.set_ylim(len(names) - 0.4, -0.7)
     axes.margins(x=0.12)
     axes.set(
-        xlabel="challenger − champion: mean over queries, 95 % interval of a paired bootstrap",
+        xlabel=f"challenger − champion: mean over queries, 95 % interval, {measured['drawn']} drawn",
         title=f"Quality on {measured['queries']:,} test queries; {metric_label(deciding)} decides",
     )
     style_axes(axes)

@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 import hnswlib
 import numpy as np
@@ -25,6 +26,7 @@ from protos import bundle
 from tests.export.ann.test_index import CONFIG
 from tests.helpers.stdlib import Made
 from train.config import IndexConfig
+from train.config.training import OF_LABELS
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.metrics import mean, per_query
 from train.training.metric_groups import metrics_of
@@ -80,26 +82,54 @@ def test_bm25_is_that_of_the_run(made: Made) -> None:
         assert quality[f"bm25_{name}"] == pytest.approx(metrics_of(made.run)[f"bm25_{name}"])
 
 
-def test_the_verdict_names_the_better_one() -> None:
-    assert verdict({"recall_at_10": 0.5, "bm25_recall_at_10": 0.7}, "recall_at_10") == (
-        "BM25 is better at recall@10: 0.700 against 0.500"
+def compared(metric: str, model: float, other: float, low: float, high: float) -> dict[str, Any]:
+    """Metrics with the interval of the difference to item means, of which 214 modules were drawn."""
+    name = f"itemmean_{metric}_gain" if metric in OF_LABELS else f"itemmean_difference_{metric}"
+    ends = {name: (low + high) / 2, f"{name}_low": low, f"{name}_high": high}
+    return {metric: model, f"itemmean_{metric}": other, "drawn": "214 modules", **ends}
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "ahead"),
+    [("recall_at_10", "recall@10", 0.7), ("auc", "AUC", 0.7), ("log_loss", "log loss", 0.5)],
+)
+def test_the_verdict_names_the_better_one_where_the_interval_leaves_out_0(
+    metric: str, label: str, ahead: float
+) -> None:
+    better = compared(metric, ahead, 0.6, 0.05, 0.15)
+    worse = compared(metric, 1.2 - ahead, 0.6, -0.15, -0.05)
+    assert verdict(better, metric) == (
+        f"better than item means at {label}: {ahead:.3f} against 0.600, "
+        "+0.1000 (+0.0500 to +0.1500, 95 % interval, 214 modules drawn)"
     )
-    even = {"ndcg_at_10": 0.7, "popularity_ndcg_at_10": 0.1, "ease_ndcg_at_10": 0.7}
-    assert verdict(even, "ndcg_at_10") == "better than EASE at nDCG@10: 0.700 against 0.700"
-    assert verdict({"auc": 0.8, "itemmean_auc": 0.75}, "auc").startswith("better than item means at AUC")
+    lead = "-0.1000 (-0.1500 to -0.0500, 95 % interval, 214 modules drawn)"
+    assert verdict(worse, metric) == (
+        f"item means is better at {label}: 0.600 against {1.2 - ahead:.3f}, {lead}"
+    )
+    assert better_baseline(better, metric) == ""
+    assert better_baseline(worse, metric) == (
+        f"item means is better on the test split: {label} 0.6000 against {1.2 - ahead:.4f} as served, {lead}"
+    )
+
+
+@pytest.mark.parametrize("model", [0.5996, 0.6, 0.6004])
+def test_a_difference_that_may_be_chance_is_none(model: float) -> None:
+    even = compared("ndcg_at_10", model, 0.6, model - 0.62, model - 0.58)
+    assert verdict(even, "ndcg_at_10") == (
+        f"no difference beyond chance to item means at nDCG@10: 0.600, 0.600, {model - 0.6:+.4f} "
+        f"({model - 0.62:+.4f} to {model - 0.58:+.4f}, 95 % interval, 214 modules drawn)"
+    )
     assert verdict(even, "auc") == verdict(even, "ndcg_at_10")  # where the test part has no negatives
+    assert better_baseline(even, "ndcg_at_10") == ""
+
+
+def test_a_verdict_without_an_interval_names_nobody() -> None:
+    known = {"recall_at_10": 0.5, "bm25_recall_at_10": 0.7, "tfidf_recall_at_10": 0.6}
+    text = "recall@10 0.500, BM25 0.700, without an interval of the difference"
+    assert verdict(known, "recall_at_10") == text
     assert verdict({"hr_at_10": 0.5}, "hr_at_10") == "HR@10 0.500, with no baseline to compare it with"
-
-
-@pytest.mark.parametrize("metric", ["log_loss", "ece"])
-def test_the_lower_log_loss_and_calibration_error_are_the_better_ones(metric: str) -> None:
-    others = {f"itemmean_{metric}": 0.6, f"hashed_lr_{metric}": 0.7}
-    label = "log loss" if metric == "log_loss" else "ECE"
-    ahead, behind = {metric: 0.5, **others}, {metric: 0.65, **others}
-    assert verdict(ahead, metric) == f"better than item means at {label}: 0.500 against 0.600"
-    assert verdict(behind, metric) == f"item means is better at {label}: 0.600 against 0.650"
-    assert better_baseline(ahead, metric) == ""
-    assert better_baseline(behind, metric).startswith("item means is better on the test split")
+    assert "without an interval" in better_baseline(known, "recall_at_10")
+    assert better_baseline({**known, "recall_at_10": 0.8}, "recall_at_10") == ""
 
 
 @pytest.mark.exhaustive

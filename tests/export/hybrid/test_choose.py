@@ -20,6 +20,7 @@ from train.config import Experiment, HybridConfig, read_experiment
 from train.data.dataset import prepare
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.bm25 import Bm25
+from train.evaluation.intervals import Clusters, Interval
 
 ITEMS, DIMENSION = 150, 16
 COSINE = Score("cosine")
@@ -107,34 +108,38 @@ def test_words_that_find_what_vectors_miss_are_shipped(shop: tuple[Experiment, T
 def test_vectors_that_miss_nothing_stay_alone(shop: tuple[Experiment, TrainingData]) -> None:
     choice = chosen(shop, 50.0)
     assert not choice.shipped
-    assert choice.report["why"].startswith("it is no better: ")
+    assert choice.report["why"].startswith("there is no difference beyond chance: ")
     assert choice.ranking is not None  # its figures on test go into the report
 
 
 @pytest.mark.parametrize(
     ("recall", "mrr", "ships", "why"),
     [
-        ((0.01, 0.03), (0.01, 0.02), True, "Recall@10 +0.0200 (+0.0100 to +0.0300)"),
+        (
+            (0.01, 0.03),
+            (0.01, 0.02),
+            True,
+            "Recall@10 +0.0200 (+0.0100 to +0.0300, 95 % interval, 200 queries",
+        ),
         ((0.01, 0.03), (-0.01, 0.02), True, "Recall@10"),
         ((0.01, 0.03), (-0.03, -0.01), False, "it is worse: MRR@10 -0.0200"),
-        ((-0.01, 0.012), (-0.01, 0.02), False, "it is no better: Recall@10"),
-        ((-0.01, 0.012), (0.01, 0.02), False, "it is no better: Recall@10"),
+        ((-0.01, 0.012), (-0.01, 0.02), False, "there is no difference beyond chance: Recall@10"),
+        ((-0.01, 0.012), (0.01, 0.02), False, "there is no difference beyond chance: Recall@10"),
         ((-0.01, 0.04), (-0.01, 0.02), True, "Recall@10 +0.0150"),
-        ((-0.01, 0.06), (-0.03, 0.02), False, "it is no better: Recall@10"),
+        ((-0.01, 0.06), (-0.03, 0.02), False, "there is no difference beyond chance: Recall@10"),
     ],
 )
 def test_it_is_shipped_if_it_is_better_by_one_metric_and_worse_by_none(
     recall: tuple[float, float], mrr: tuple[float, float], ships: bool, why: str
 ) -> None:
     differences = {
-        name: {"mean": sum(ends) / 2, "low": ends[0], "high": ends[1]}
-        for name, ends in (("recall_at_10", recall), ("mrr_at_10", mrr))
+        name: Interval(sum(ends) / 2, *ends) for name, ends in (("recall_at_10", recall), ("mrr_at_10", mrr))
     }
-    decided, text = choosing._verdict(differences, "recall_at_10", 200)
+    decided, text = choosing._verdict(differences, "recall_at_10", Clusters.single(200))
     assert decided is ships
     assert text.lower().startswith(why.lower())
     surely = ships and (recall[0] > 0 or mrr[0] > 0)
-    assert choosing._verdict(differences, "recall_at_10", 2000)[0] is surely
+    assert choosing._verdict(differences, "recall_at_10", Clusters.single(2000))[0] is surely
 
 
 def test_a_weight_is_as_close_to_a_half_as_the_queries_allow() -> None:
@@ -143,14 +148,19 @@ def test_a_weight_is_as_close_to_a_half_as_the_queries_allow() -> None:
         0.9: np.array([1.0, 1, 1, 1, 1, 1, 1, 0, 0, 1]),  # .1 below the best, with a standard error of .17
         0.95: np.array([1.0, 1, 1, 1, 1, 1, 1, 1, 1, 0]),
     }
-    assert choosing._weight(few) == 0.9
-    assert choosing._weight({weight: np.tile(values, 100) for weight, values in few.items()}) == 0.95
+    many = {weight: np.tile(values, 100) for weight, values in few.items()}
+    users = Clusters(np.tile(np.arange(10), 100), "users")
+    assert choosing._weight(few, Clusters.single(10)) == 0.9
+    assert choosing._weight(many, Clusters.single(1000)) == 0.95
+    assert choosing._weight(many, users) == 0.9  # the queries of a user count as one
 
 
 def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, TrainingData]) -> None:
     asked = chosen(shop, 50.0, HybridConfig(True, dense_candidates=7, lexical_candidates=9, most_postings=11))
     assert asked.shipped
-    assert asked.report["why"].startswith("hybrid.enabled is true, although it is no better")
+    assert asked.report["why"].startswith(
+        "hybrid.enabled is true, although there is no difference beyond chance"
+    )
     assert asked.hybrid is not None
     assert (asked.hybrid.dense_candidates, asked.hybrid.lexical_candidates, asked.hybrid.most_postings) == (
         7,

@@ -20,7 +20,7 @@ from train.evaluation.baselines.bm25 import analyzer_of
 from train.evaluation.bm25 import Bm25
 from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.ranking import FittedBaseline, Fitting
-from train.evaluation.report import COMPARED, WITH_INTERVAL, evaluate_ranking
+from train.evaluation.report import WITH_INTERVAL, evaluate_ranking
 from train.paths import ROOT
 
 # A command's description and a query for it; no two lines share a run between spaces.
@@ -123,7 +123,7 @@ def test_bm25_is_measured_as_the_model_is(stdlib: Path, tmp_path: Path) -> None:
     found = evaluate_ranking(data, "test", rank["bm25"], rank)
     names = {f"recall_at_{k}" for k in CUTOFFS} | {"hr_at_10", "hr_at_50", "mrr_at_10", "ndcg_at_10"}
     names |= {f"{name}_{end}" for name in WITH_INTERVAL for end in ("low", "high")}
-    compared = {f"difference_{name}{end}" for name in COMPARED for end in ("", "_low", "_high")}
+    compared = {f"difference_{name}{end}" for name in WITH_INTERVAL for end in ("", "_low", "_high")}
     of_baselines = {f"{each}_{name}" for each in rank for name in names | compared}
     assert set(found) == names | of_baselines | {"queries"}
     assert all(found[name] == found[f"bm25_{name}"] for name in names)

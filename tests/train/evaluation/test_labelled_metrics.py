@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from train.evaluation.calibration import calibrate
+from train.evaluation.intervals import Clusters
 from train.evaluation.labelled_metrics import Auc, calibration_error, compare, reliability
 
 
@@ -17,6 +18,10 @@ def drawn(count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     return random.random(count) < 1 / (1 + np.exp(-logits)), logits
 
 
+def alone(labels: np.ndarray) -> Clusters:
+    return Clusters.single(len(labels), "pairs")
+
+
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-logits)))
 
@@ -24,7 +29,9 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 def test_auc_and_log_loss_are_those_of_scikit_learn() -> None:
     labels, logits = drawn()
     rounded = np.round(logits, 1)  # with ties
-    found = compare(labels, {"": sigmoid(rounded), "flat": np.full(len(labels), 0.3)}, draws=20)
+    found = compare(
+        labels, {"": sigmoid(rounded), "flat": np.full(len(labels), 0.3)}, alone(labels), draws=20
+    )
     assert found["auc"] == pytest.approx(roc_auc_score(labels, rounded))
     assert found["log_loss"] == pytest.approx(log_loss(labels, sigmoid(rounded)))
     assert found["flat_auc"] == 0.5
@@ -38,18 +45,27 @@ def test_auc_and_log_loss_are_those_of_scikit_learn() -> None:
 def test_intervals_over_users_are_wider_where_pairs_of_a_user_agree() -> None:
     labels, logits = drawn(400)
     labels, logits = np.repeat(labels, 10), np.repeat(logits, 10)  # ten equal pairs of each user
-    users = np.repeat(np.arange(400), 10)
+    users = Clusters(np.repeat(np.arange(400), 10), "users")
     widths = []
-    for who in (users, None):
+    for who in (users, alone(labels)):
         found = compare(labels, {"": sigmoid(logits)}, who, draws=300)
         assert found["auc_low"] < found["auc"] < found["auc_high"]
         widths.append(found["auc_high"] - found["auc_low"])
     assert widths[0] > 2 * widths[1]
 
 
+def test_scores_that_are_no_probabilities_have_an_area_alone() -> None:
+    labels, logits = drawn(300)
+    found = compare(labels, {"": logits, "flat": np.full(300, 0.3)}, alone(labels), False, draws=50)
+    assert found["auc_low"] < found["auc"] < found["auc_high"]
+    assert found["flat_auc_gain_low"] > 0
+    assert {"log_loss", "ece", "flat_log_loss_gain"}.isdisjoint(found)
+    assert found["flat_log_loss"] > 0
+
+
 def test_a_model_beside_itself_gains_nothing() -> None:
     labels, logits = drawn()
-    found = compare(labels, {"": sigmoid(logits), "same": sigmoid(logits)}, draws=50)
+    found = compare(labels, {"": sigmoid(logits), "same": sigmoid(logits)}, alone(labels), draws=50)
     gains = ("same_auc_gain", "same_auc_gain_low", "same_auc_gain_high", "same_log_loss_gain_low")
     assert [found[name] for name in gains] == [0, 0, 0, 0]
 
@@ -88,7 +104,7 @@ def test_the_draws_are_not_all_in_memory() -> None:
     labels, logits = drawn(20_000)
     tracemalloc.start()
     try:
-        compare(labels, {"": sigmoid(logits), "same": sigmoid(logits)}, draws=100)
+        compare(labels, {"": sigmoid(logits), "same": sigmoid(logits)}, alone(labels), draws=100)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -7,14 +7,11 @@ import pytest
 
 from train.evaluation.metrics import (
     CUTOFFS,
-    bootstrap_interval,
     catalogue_metrics,
     mean,
     metric_label,
     ndcg,
-    paired_difference,
     per_query,
-    within_standard_error,
 )
 
 RANKED = np.array([[7, 3, 5, 1, -1, -1], [2, 4, 6, 8, 0, 9], [1, 2, 3, 4, 5, 6]])
@@ -131,34 +128,6 @@ def test_the_mean_is_over_queries() -> None:
     assert found["mrr_at_10"] == pytest.approx((1 / 3 + 1 + 0) / 3)
 
 
-def test_the_interval_covers_the_mean_and_shrinks_with_more_queries() -> None:
-    values = np.random.default_rng(1).random(1600) ** 2
-    widths = []
-    for count in (100, 400, 1600):
-        low, high = bootstrap_interval(values[:count])
-        assert low < values[:count].mean() < high
-        widths.append(high - low)
-        expected = 2 * 1.96 * values[:count].std() / np.sqrt(count)  # by the central limit theorem
-        assert high - low == pytest.approx(expected, rel=0.1)
-    assert widths[0] > 1.6 * widths[1] > 2.5 * widths[2]
-    assert bootstrap_interval(np.full(50, 0.25)) == (0.25, 0.25)
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(2)
-    bounds = [bootstrap_interval(generator.random(200), draws=400, seed=n) for n in range(200)]
-    assert 0.9 <= np.mean([low < 0.5 < high for low, high in bounds]) <= 0.99
-
-
-def test_the_interval_is_seeded_and_drawn_in_blocks_where_queries_are_many() -> None:
-    few = np.random.default_rng(0).random(60)
-    assert bootstrap_interval(few) == bootstrap_interval(few)
-    assert bootstrap_interval(few) != bootstrap_interval(few, seed=1)
-    many = np.random.default_rng(0).random(40_000)  # more than fit in one block of draws
-    low, high = bootstrap_interval(many, draws=600)
-    assert low < many.mean() < high
-
-
 def test_coverage_and_popularity_by_hand() -> None:
     counts = np.array([9, 5, 5, 0, 1])  # more popular than 4, 2, 2, 0 and 1 of the other four
     ranked = np.array([[0, 1, 3], [2, 1, -1]])
@@ -168,25 +137,6 @@ def test_coverage_and_popularity_by_hand() -> None:
     first = catalogue_metrics(ranked, counts, k=1)
     assert first == {"coverage_at_1": pytest.approx(2 / 5), "popularity_at_1": pytest.approx(6 / 8)}
     assert catalogue_metrics(np.full((2, 3), -1), counts) == {"coverage_at_10": 0, "popularity_at_10": 0}
-
-
-def test_a_paired_difference_is_that_of_the_same_queries() -> None:
-    random = np.random.default_rng(0)
-    other = random.random(200)
-    one = other + random.normal(0.1, 0.01, 200)
-    found = paired_difference(one, other, seed=3)
-    assert found["mean"] == pytest.approx(one.mean() - other.mean())
-    assert (found["low"], found["high"]) == bootstrap_interval(one - other, seed=3)
-    assert 0.09 < found["low"] < found["mean"] < found["high"] < 0.11
-
-
-def test_settings_within_a_standard_error_of_the_best_are_named() -> None:
-    curve = {
-        1.0: np.array([0.0, 1.0, 0.0, 1.0]),  # less by 1/4, with a standard error of .22
-        2.0: np.array([1.0, 1.0, 0.0, 1.0]),
-        4.0: np.array([1.0, 1.0, 0.5, 0.0]),  # less by 1/8, with a standard error of .27
-    }
-    assert within_standard_error(curve) == [2.0, 4.0]
 
 
 def test_metrics_are_spelt_as_people_do() -> None:

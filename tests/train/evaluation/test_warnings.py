@@ -11,6 +11,7 @@ from tests.train.evaluation.test_report import pairs_of
 from train.config import BaselinesConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines
+from train.evaluation.intervals import Clusters, Interval
 from train.evaluation.report import evaluate_ranking
 from train.evaluation.warnings import run_warnings, worse_than_baselines
 
@@ -44,13 +45,23 @@ def test_the_untrained_start_that_was_kept() -> None:
 
 
 def test_a_baseline_that_is_better_than_the_towers() -> None:
-    beside = {"bm25": 0.64, "tfidf": 0.5}
-    assert worse_than_baselines(0.62, beside, "ndcg_at_10") == [
-        "bm25 is better than the towers on validation: ndcg_at_10 0.6400 against 0.6200"
+    beside, drawn = {"bm25": 0.64, "tfidf": 0.5}, Clusters.single(300, "modules")
+
+    def warned(*lead: float) -> list[str]:
+        leads = {"bm25": Interval(*lead), "tfidf": Interval(0.1, 0.05, 0.2)}
+        return worse_than_baselines(leads, beside, "ndcg_at_10", drawn)
+
+    figures = "ndcg_at_10 0.6400 against 0.6200, -0.0200"
+    assert warned(-0.02, -0.03, -0.01) == [
+        f"bm25 is better than the towers on validation: {figures} "
+        "(-0.0300 to -0.0100, 95 % interval, 300 modules drawn)"
     ]
-    assert worse_than_baselines(0.64, beside, "ndcg_at_10") == []
-    assert worse_than_baselines(None, beside, "ndcg_at_10") == []
-    assert worse_than_baselines(0.1, {}, "ndcg_at_10") == []
+    assert warned(-0.02, -0.05, 0.01) == [
+        f"no difference beyond chance to bm25 on validation: {figures} "
+        "(-0.0500 to +0.0100, 95 % interval, 300 modules drawn)"
+    ]
+    assert warned(0.0, -0.01, 0.01) == []
+    assert worse_than_baselines({}, {"itemmean": 0.7}, "auc", drawn) == []  # of labels
 
 
 def test_few_test_queries() -> None:

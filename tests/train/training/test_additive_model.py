@@ -17,6 +17,7 @@ from tests.helpers.stdlib import experiment_at
 from train.config import Experiment
 from train.config.towers import ClicksTower
 from train.data.training_data import Pairs, TrainingData, training_data_of
+from train.evaluation.intervals import Clusters
 from train.evaluation.label_means import UserItemMeans, user_item_means
 from train.models.heads import LogisticHead
 from train.training.additive_model import DEFAULT_WEIGHT, WEIGHTS, Additive, add_additive_model, choose_weight
@@ -200,8 +201,8 @@ def test_without_the_key_or_the_features_there_is_no_place_for_it(
 
 def test_of_weights_that_are_as_good_the_one_nearest_to_the_default_is_taken() -> None:
     random = np.random.default_rng(0)
-    users = np.repeat(np.arange(200), 5)
-    noise = random.normal(0, 0.1, len(users))
+    users = Clusters(np.repeat(np.arange(200), 5), "users")
+    noise = random.normal(0, 0.1, 1000)
     noise -= noise.mean()
 
     def curve(top: float, steepness: float) -> dict[float, npt.NDArray[np.float64]]:
@@ -209,10 +210,10 @@ def test_of_weights_that_are_as_good_the_one_nearest_to_the_default_is_taken() -
 
     assert choose_weight(curve(0.2, 10.0), users) == pytest.approx(0.2)
     assert choose_weight(curve(0.4, 0.0001), users) == DEFAULT_WEIGHT
-    assert choose_weight(curve(0.0, 10.0), None) == 0.0
+    assert choose_weight(curve(0.0, 10.0), Clusters.single(1000)) == 0.0
     # The default weight is within a standard error of the best, but its loss is higher than that of weight 0.
     assert choose_weight(curve(0.0, 0.0001), users) == 0.0
-    nine = users % 9  # users, who say too little
+    nine = Clusters(users.of % 9, "users")  # users, who say too little
     assert choose_weight(curve(0.2, 10.0), nine) == 0.0  # at the default weight the loss is higher than alone
     assert choose_weight(curve(0.4, 10.0), nine) == DEFAULT_WEIGHT
 

@@ -182,7 +182,8 @@ class BeirSource:
         )
         pairs, dropped = self._titles(items) if self.by_titles else self._judgements(items["item_id"])
         origin = {"folder": data.folder, "trained_on": "titles" if self.by_titles else "qrels"}
-        return Tables(items, pairs, data.display, dropped, origin=origin)
+        unit = "titles" if self.by_titles else "queries"
+        return Tables(items, pairs, data.display, dropped, origin=origin, unit=unit)
 
     def _documents(self) -> Columns:
         """The corpus, with the columns `MADE`, whose texts may be empty."""

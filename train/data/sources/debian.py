@@ -102,7 +102,8 @@ class AptLists:
         # In KiB (Debian policy, section 5.6.20).
         items = items.with_columns(pl.col("installed_size").cast(pl.Float64, strict=False))
         origin = {"licence": LICENCE, "apt_lists_sha256": self.sha256}
-        return Tables(items, pairs, ("name", "section"), dict(dropped), dict(changed), origin)
+        display = ("name", "section")
+        return Tables(items, pairs, display, dict(dropped), dict(changed), origin, unit="source families")
 
 
 def fetch_lists(folder: Path, console: Console, refresh: bool = False) -> AptLists:

@@ -128,7 +128,8 @@ class FilesSource:
             dropped = dict(Counter(dropped) + Counter(counts) + Counter(both))
         origin = {"items_file": data.items, "pairs_file": data.pairs}
         origin |= {"test_file": test_file} if test_file else {}
-        return Tables(items, pairs, data.display, dropped, origin=origin)
+        unit = "groups" if data.group else "items"
+        return Tables(items, pairs, data.display, dropped, origin=origin, unit=unit)
 
     def _pairs(self, file: str, item_ids: pl.Series, table: str) -> tuple[pl.DataFrame, dict[str, int]]:
         data, query = self.data, self.context.query

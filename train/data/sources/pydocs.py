@@ -96,7 +96,7 @@ def read(console: Console, folders: Sequence[Path]) -> Tables:
     items, pairs = one_query_each(_rows(modules, dropped, changed), _COLUMNS)
     origin = {"licence": LICENCE, "python": platform.python_version(), "files": len(modules)}
     display = ("name", "package", "summary")
-    return Tables(items, pairs, display, dict(dropped), dict(changed), origin)
+    return Tables(items, pairs, display, dict(dropped), dict(changed), origin, unit="modules")
 
 
 def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
