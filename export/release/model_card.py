@@ -144,6 +144,7 @@ def _quality(metrics: Mapping[str, Any]) -> str:
         f"## Quality on the test split, {int(metrics.get('queries', 0)):,} queries",
         aligned(["", *names.values()], cells, "l" + "r" * len(names)),
     ]
+    parts += [f"95 % intervals, {_plain(metrics['drawn'])} drawn."] if metrics.get("drawn") else []
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
     return "\n\n".join(parts)
 
