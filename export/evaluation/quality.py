@@ -43,7 +43,7 @@ Vectors = npt.NDArray[np.float32]
 K = max(CUTOFFS)
 FIRST = 10  # items in a typical request
 DRAWN = "drawn"  # what the intervals of the test part draw, such as "214 modules"
-SINGLE = "single queries"  # what bundles of before that do not say what their intervals draw have drawn
+SINGLE = "single queries"  # what the intervals of older bundles draw, which do not say it
 EXACT = "exact"  # search over the vectors of the bundle, without its index
 
 

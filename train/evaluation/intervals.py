@@ -33,7 +33,7 @@ Rows = npt.NDArray[np.int64]
 Values = npt.NDArray[np.floating[Any]]
 DRAWS = 2000
 NORMAL = 1.959964  # quantile .975 of the normal distribution
-_BLOCK = 10_000_000  # numbers that are drawn at a time
+_BLOCK = 2_000_000  # numbers that are drawn at a time
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,14 @@ class Clusters:
         freedom = max(1.0, effective - 1)
         return float(t.ppf(0.975, freedom) / NORMAL * math.sqrt(count / max(1, count - 1)))
 
-    def draws(self, draws: int = DRAWS, seed: int = 0) -> Iterator[Rows]:
-        """(B, G) clusters of some draws at a time, until there are `draws`."""
+    def draws(self, draws: int = DRAWS, seed: int = 0, most: int = _BLOCK) -> Iterator[Rows]:
+        """(B, G) clusters of some draws at a time, until there are `draws`.
+
+        Args:
+            most: numbers at a time; at least one draw is returned.
+        """
         generator, count = np.random.default_rng(seed), len(self)
-        block = max(1, _BLOCK // max(1, count))
+        block = max(1, most // max(1, count))
         for at in range(0, draws, block):
             yield generator.integers(0, count, (min(block, draws - at), count))
 

@@ -86,7 +86,7 @@ def compare(
     labels: Labels,
     predicted: Mapping[str, Floats],
     clusters: Clusters,
-    is_probability: bool = True,
+    scores: Floats | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -96,7 +96,8 @@ def compare(
         labels: true for positive pairs; both kinds occur.
         predicted: name -> (P,), probabilities; "" is the model that the others are compared with.
         clusters: of the pairs.
-        is_probability: false if the model gives scores, which have an AUC alone.
+        scores: (P,), of the model, by which its AUC is computed: the logits, which tell apart what rounds to
+            the same probability, or what it gives instead of probabilities; then `predicted` lacks it.
         draws: for the intervals; without any there are none.
 
     Returns:
@@ -105,8 +106,9 @@ def compare(
         much the model is better than the other one: its AUC is larger, its log loss is smaller.
     """
     found: dict[str, float] = {}
-    areas = {name: Auc(labels, each) for name, each in predicted.items()}
-    losses = {name: pair_losses(labels, each) for name, each in predicted.items() if name or is_probability}
+    ordered = predicted if scores is None else {**predicted, "": scores}
+    areas = {name: Auc(labels, each) for name, each in ordered.items()}
+    losses = {name: pair_losses(labels, each) for name, each in predicted.items()}
     figures = {(name, "auc"): area() for name, area in areas.items()}
     figures |= {(name, "log_loss"): float(each.mean()) for name, each in losses.items()}
     found |= {f"{name}_ece".lstrip("_"): calibration_error(labels, predicted[name]) for name in losses}
@@ -132,11 +134,10 @@ def compare(
 
 def _resampled(labels: Labels, clusters: Clusters, draws: int, seed: int) -> Iterator[Floats]:
     """How often each pair is drawn, in each of the draws that hold pairs of both kinds."""
-    for block in clusters.draws(draws, seed):
-        for rows in block:
-            drawn = np.bincount(rows, minlength=len(clusters))[clusters.of].astype(np.float64)
-            if 0 < (drawn * labels).sum() < drawn.sum():
-                yield drawn
+    for (rows,) in clusters.draws(draws, seed, most=1):
+        drawn = np.bincount(rows, minlength=len(clusters))[clusters.of].astype(np.float64)
+        if 0 < (drawn * labels).sum() < drawn.sum():
+            yield drawn
 
 
 def _with_ends(name: str, value: float, drawn: Floats, clusters: Clusters) -> dict[str, float]:

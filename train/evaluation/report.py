@@ -195,9 +195,8 @@ def evaluate_labels(
     if not pairs.has_both_labels:
         return {}
     products = inner_products(pairs).astype(np.float64)
-    is_probability = score.kind == "sigmoid"
-    predicted = {"": scipy.special.expit(products + score.bias) if is_probability else products}
+    predicted = {"": scipy.special.expit(products + score.bias)} if score.kind == "sigmoid" else {}
     if beside:
         predicted["itemmean"] = item_means(data).predict(pairs)
-    found = compare(pairs.is_positive, predicted, pair_clusters_of(data, part), is_probability, draws)
+    found = compare(pairs.is_positive, predicted, pair_clusters_of(data, part), products, draws)
     return {"labelled_pairs": float(len(pairs)), **found}

@@ -56,7 +56,7 @@ def test_intervals_over_users_are_wider_where_pairs_of_a_user_agree() -> None:
 
 def test_scores_that_are_no_probabilities_have_an_area_alone() -> None:
     labels, logits = drawn(300)
-    found = compare(labels, {"": logits, "flat": np.full(300, 0.3)}, alone(labels), False, draws=50)
+    found = compare(labels, {"flat": np.full(300, 0.3)}, alone(labels), logits, draws=50)
     assert found["auc_low"] < found["auc"] < found["auc_high"]
     assert found["flat_auc_gain_low"] > 0
     assert {"log_loss", "ece", "flat_log_loss_gain"}.isdisjoint(found)
