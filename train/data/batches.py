@@ -58,6 +58,11 @@ class Batch:
         """Pairs of the whole step."""
         return len(self.pairs) if self.step_pairs is None else self.step_pairs
 
+    @property
+    def window(self) -> Rows:
+        """int64 (P,): for each pair the number of its window; without `spans`, each query is a window."""
+        return self.query if self.spans is None else self.spans.window[self.query]
+
     def share(self, rank: int, count: int) -> "tuple[Batch, Rows]":
         """Every `count`-th query, or window of queries, from `rank` on, with its pairs.
 
@@ -122,6 +127,10 @@ class HistoryBatches:
 
     The cuts between a user's windows are drawn anew for each epoch, so that the model meets an item at every
     position of a window. Without sharing, each query has a window of its own with its whole history.
+
+    Given a query, the items of its own window are in its step with certainty, and they are no random draw:
+    its user takes most of them next. Losses that sample negatives from a step consider this
+    (`train/losses/sampling.py`).
 
     Args:
         pairs: training pairs.

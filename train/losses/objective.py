@@ -160,6 +160,32 @@ class Objective(ABC, Generic[Config]):
         seen = self._seen_mask(batch.queries, items)
         return None if seen is None else torch.from_numpy(seen)[torch.from_numpy(batch.query)]
 
+    def known_or_of_window(self, batch: Batch, items: Rows, others: Rows) -> Tensor:
+        """Bool (P, N): as `known_mask`, and true where only the pair's own window has brought the item.
+
+        Such an item is in every batch of the query, unlike a random item, and the user takes it next. Without
+        a correction it would be a negative too often. A pair without any other negative keeps those of its
+        window.
+
+        Args:
+            others: item rows of the step that do not come from its pairs.
+        """
+        known = self.known_mask(batch, items)
+        if batch.spans is None:  # the pairs of a window have one query, so `known` holds their items
+            return known
+        column, window = np.searchsorted(items, self.pairs.item[batch.pairs]), batch.window
+        counts = np.bincount(column, minlength=len(items))
+        counts += np.bincount(np.searchsorted(items, others), minlength=len(items))
+        own = np.zeros((window.max(initial=-1) + 1, len(items)), np.int64)
+        np.add.at(own, (window, column), 1)
+        masked = known | torch.from_numpy(own == counts)[torch.from_numpy(window)]
+        return torch.where(masked.all(dim=1, keepdim=True), known, masked)
+
+    def window_mask(self, batch: Batch, items: Rows) -> npt.NDArray[np.bool_]:
+        """Bool (W, N): is the item that of a pair of the window?"""
+        window = batch.window
+        return _mask(window.max(initial=-1) + 1, items, window, self.pairs.item[batch.pairs])
+
     def _seen_mask(self, queries: Rows, items: Rows) -> npt.NDArray[np.bool_] | None:
         if self.data.histories is None or not self.data.exclude_seen:
             return None

@@ -92,32 +92,39 @@ class NegativeSampler:
         return items, log_q.astype(np.float32)
 
 
-def mixed_log_q(share: Floats, batch: int, uniform: int) -> npt.NDArray[np.float32]:
-    """Log probability that an item other than the query's own is among the query's candidates.
+def mixed_log_q(share: Floats, drawn: npt.ArrayLike, uniform: int, catalogue: int) -> npt.NDArray[np.float32]:
+    """Log probability that an item of no pair of the query's own window is among the query's candidates.
 
     Candidates are the distinct items of a batch of pairs and of `uniform` uniform draws from the catalogue
     (Yang et al. 2020, "Mixed Negative Sampling"). The paper subtracts the log probability of one draw from
-    the mixture, batch / (batch + uniform) share + uniform / (batch + uniform) / N. Here an item drawn several
+    the mixture, drawn / (drawn + uniform) share + uniform / (drawn + uniform) / N. Here an item drawn several
     times is one column, so q is the probability that it is drawn at least once:
 
-        q_j = 1 - (1 - share_j)^(batch - 1) (1 - 1 / N)^uniform
+        q_j = 1 - (1 - share_j)^drawn (1 - 1 / N)^uniform
 
-    For small q this is the paper's probability times batch + uniform. The query's own pair is not drawn,
-    hence batch - 1. Division by q makes the expected sum over the candidates equal to the sum over the
-    catalogue (Horvitz and Thompson 1952).
+    For small q this is the paper's probability times drawn + uniform. Division by q makes the expected sum
+    over the candidates equal to the sum over the catalogue (importance sampling of the partition function:
+    Bengio and Senecal 2008, section IV; for distinct columns Horvitz and Thompson 1952; in-batch: Yi et al.
+    2019, "Sampling-Bias-Corrected Neural Modeling", equations 4 and 5).
+
+    The sum is that of one query, so q has to be the probability given this query. The pairs of its own
+    window (`Batch.window`), its own pair among them, are in its batch with certainty: they are not drawn,
+    their items have q_j = 1, also those that are drawn besides, and the other pairs of the batch are the
+    `drawn` ones. With the marginal probability, a user's next items would weigh 1 / q_j instead of 1.
 
     Args:
-        share: (N,), the probability that a pair of a batch has this item; sums to 1.
-        batch: pairs in a batch, including the query's own, at least 2.
-        uniform: draws from the N items, with replacement; 0 for none.
+        share: (M,), the probability that a pair of a batch has an item, of some items.
+        drawn: pairs of the batch outside of the query's window, at least 0: a number, or (G, 1) of G queries.
+        uniform: draws from the catalogue, with replacement; 0 for none.
+        catalogue: N, the number of items that the uniform draws are from.
 
     Returns:
-        float32 (N,), by item row; -inf where an item cannot be a candidate.
+        float32 (M,) or (G, M); -inf where an item cannot be a candidate.
     """
-    with np.errstate(divide="ignore"):  # an item of share 0 gets log 0
-        missed = (batch - 1) * np.log1p(-share)
+    with np.errstate(divide="ignore", invalid="ignore"):  # an item of share 0 gets log 0
+        missed = np.where(drawn, drawn * np.log1p(-share), 0.0)  # 0 draws miss an item of share 1, too
         if uniform:
-            missed = missed + uniform * np.log1p(-1 / len(share))
+            missed = missed + uniform * np.log1p(-1 / catalogue)
         log_q: npt.NDArray[np.float32] = np.log(-np.expm1(missed)).astype(np.float32)
     return log_q
 

@@ -14,6 +14,7 @@ from train.data.batches import Batch
 from train.data.training_data import TrainingData
 from train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
 from train.losses.sampling import mixed_log_q
+from train.models.placement import beside
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -86,10 +87,10 @@ def in_batch_softmax(
         known: bool (B, N), true where the item is a known positive of the query.
         temperature: divides the scores.
         correction: which of the above.
-        log_q: (N,) or (B, N), log of the expected number of a query's drawn columns that hold the item. For
-            distinct columns this is the log probability that the item is drawn (`sampling.mixed_log_q`); for
-            J columns drawn one by one, log J plus the log probability of one draw. "logq" needs it only up
-            to a constant.
+        log_q: (N,) or (B, N), log of the expected number of a query's columns that hold the item, given the
+            query. For distinct columns this is the log probability that there is one
+            (`sampling.mixed_log_q`), 0 for items that are always there; for J columns drawn one by one, log J
+            plus the log probability of one draw.
 
     Returns:
         (B,)
@@ -152,10 +153,6 @@ class FullSoftmaxObjective(Objective[FullSoftmax]):
 class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
     """`in_batch_softmax`, optionally with hard negatives and uniform negatives."""
 
-    def __init__(self, config: InBatchSoftmax, data: TrainingData) -> None:
-        super().__init__(config, data)
-        self._log_q: dict[int, Floats] = {}  # number of pairs in a batch -> (items of the catalogue,)
-
     @property
     def hard_negatives(self) -> tuple[int, int] | None:
         """Hard negatives of each pair, and the number of nearest items that they are drawn from."""
@@ -173,14 +170,18 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
         if self.config.uniform_negatives:
             parts.append(generator.choice(self.trained_items, self.config.uniform_negatives))
         items = np.unique(np.concatenate(parts))
-        return Candidates(items, columns_of(items, own), self.known_mask(batch, items))
+        if self.config.correction == "none":
+            known = self.known_or_of_window(batch, items, np.concatenate([own[:0], *parts[1:]]))
+        else:
+            known = self.known_mask(batch, items)
+        return Candidates(items, columns_of(items, own), known)
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """(P,) from scores (P, N)."""
         assert candidates.known is not None
         log_q = None
         if self.config.correction != "none":
-            log_q = torch.from_numpy(self._log_q_of(batch.size)[candidates.items]).to(scores.device)
+            log_q = self._log_q(batch, candidates, scores)
         return in_batch_softmax(
             scores,
             candidates.positive,
@@ -190,14 +191,24 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
             log_q,
         )
 
-    def _log_q_of(self, batch_size: int) -> Floats:
-        """By item row, the log probability that the item is a candidate in a batch of this size."""
-        if batch_size not in self._log_q:
-            share = self.item_share[self.trained_items]
-            log_q = np.full(len(self.item_share), -np.inf, np.float32)
-            log_q[self.trained_items] = mixed_log_q(share, batch_size, self.config.uniform_negatives)
-            self._log_q = {batch_size: log_q}
-        return self._log_q[batch_size]
+    def _log_q(self, batch: Batch, candidates: Candidates, scores: Tensor) -> Tensor:
+        """(P, N): log of the probability, given a pair, that the item is among the candidates of its step.
+
+        It is 0 in the columns of the pair's window, except in the own item's: "logq" corrects this one as if
+        it were drawn, too.
+
+        Args:
+            scores: on whose device the result is.
+        """
+        window, items = batch.window, candidates.items
+        sizes, size = np.unique(np.bincount(window), return_inverse=True)  # in pairs; (W,)
+        # At least one, as the own item's column needs a finite value; no other column is drawn then.
+        drawn, uniform = np.maximum(1, batch.size - sizes), self.config.uniform_negatives
+        by_size = mixed_log_q(self.item_share[items], drawn[:, None], uniform, len(self.trained_items))
+        arrays = by_size, self.window_mask(batch, items), size[window], window
+        log_q, certain, size_row, window_row = (beside(torch.from_numpy(each), scores) for each in arrays)
+        is_certain = certain[window_row].scatter(1, candidates.positive[:, None], False)
+        return log_q[size_row].masked_fill(is_certain, 0.0)
 
 
 @OBJECTIVES.register(SampledSoftmax)
@@ -215,8 +226,7 @@ class SampledSoftmaxObjective(Objective[SampledSoftmax]):
         """The items of the batch, and the negatives drawn from them for each pair."""
         own = self.pairs.item[batch.pairs]
         items = np.unique(own)
-        known = self.known_mask(batch, items)
-        excluded = known
+        known = excluded = self.known_or_of_window(batch, items, own[:0])
         if self._group is not None:
             other = torch.from_numpy(self._group[own][:, None] != self._group[items])
             alone = (known | other).all(dim=1, keepdim=True)  # then the negatives are of all values

@@ -52,22 +52,22 @@ def test_popular_items_are_drawn_in_proportion_to_share_to_the_power_of_alpha() 
 def test_corrections_follow_the_size_of_each_batch(uniform: int) -> None:
     data = data_of_people(random_people(60, ITEMS), ITEMS)
     corrected = replace(IN_BATCH, correction="logq", uniform_negatives=uniform)
-    objective, plain = build_objective(corrected, data), build_objective(IN_BATCH, data)
-    counts = data.counts()
-    share = counts / counts.sum()
-    trained = counts > 0
+    objective = build_objective(corrected, data)
+    share, trained = objective.item_share, len(objective.trained_items)
     sizes = set()
     for batch, candidates in batches_and_candidates(objective, data, size=20):
         sizes.add(len(batch.pairs))
-        scores = torch.zeros(len(batch.queries), len(candidates.items))
-        log_q = np.full(ITEMS, -np.inf)
-        log_q[trained] = mixed_log_q(share[trained], len(batch.pairs), uniform)
+        pairs = np.bincount(batch.window)[batch.window]
+        log_q = mixed_log_q(share[candidates.items], (len(batch.pairs) - pairs)[:, None], uniform, trained)
+        own = objective.pairs.item[batch.pairs]
+        for row, window, item in zip(log_q, batch.window, own, strict=True):
+            certain = {*own[batch.window == window].tolist()} - {item}
+            row[np.isin(candidates.items, [*certain])] = 0
         # The correction subtracts log q from the scaled scores, so these scores become zero.
-        raised = scores + IN_BATCH.temperature * torch.from_numpy(log_q[candidates.items]).float()
-        torch.testing.assert_close(
-            objective.losses(raised, batch, candidates),
-            plain.losses(scores, batch, candidates),
-        )
+        raised = (IN_BATCH.temperature * torch.from_numpy(log_q))[np.argsort(batch.query)]
+        found = objective.losses(raised, batch, candidates)
+        left = (~candidates.known).sum(dim=1)
+        torch.testing.assert_close(found, torch.log1p(left))
     assert len(sizes) > 1
 
 

@@ -55,7 +55,7 @@ def batch_errors(own: int, batch: int, uniform: int, known: tuple[int, ...] = ()
     seen[:, list(known)] = True
     same = torch.from_numpy(~present) | seen
     positive = torch.full((DRAWS,), own)
-    log_q = torch.from_numpy(mixed_log_q(SHARE, batch, uniform)).double()
+    log_q = torch.from_numpy(mixed_log_q(SHARE, batch - 1, uniform, ITEMS)).double()
 
     def loss(correction: Correction, scores: Tensor) -> Tensor:
         given = None if correction == "none" else log_q

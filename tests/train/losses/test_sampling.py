@@ -104,7 +104,7 @@ def test_mixed_log_q_is_the_frequency_of_an_item_among_the_candidates(batch: int
     np.put_along_axis(present, others, True, axis=1)
     if uniform:
         np.put_along_axis(present, generator.integers(0, len(SHARE), (rounds, uniform)), True, axis=1)
-    found = mixed_log_q(SHARE, batch, uniform)
+    found = mixed_log_q(SHARE, batch - 1, uniform, len(SHARE))
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.exp(found), present.mean(axis=0), atol=0.015)
 
@@ -112,9 +112,15 @@ def test_mixed_log_q_is_the_frequency_of_an_item_among_the_candidates(batch: int
 def test_mixed_log_q_nears_the_papers_mixture_where_items_are_rare() -> None:
     share = np.random.default_rng(0).dirichlet(np.ones(200_000))
     paper = np.log(share * 63 / 79 + 16 / 79 / 200_000)
-    np.testing.assert_allclose(mixed_log_q(share, 64, 16) - np.log(79), paper, atol=0.01)
+    np.testing.assert_allclose(mixed_log_q(share, 63, 16, len(share)) - np.log(79), paper, atol=0.01)
 
 
 def test_mixed_log_q_stays_exact_for_rare_and_for_certain_items() -> None:
-    assert mixed_log_q(np.array([1e-12, 1 - 1e-12]), 2, 0)[0] == pytest.approx(np.log(1e-12))
-    assert mixed_log_q(np.array([1.0, 0.0]), 3, 0).tolist() == [0.0, -np.inf]
+    assert mixed_log_q(np.array([1e-12, 1 - 1e-12]), 1, 0, 2)[0] == pytest.approx(np.log(1e-12))
+    assert mixed_log_q(np.array([1.0, 0.0]), 2, 0, 2).tolist() == [0.0, -np.inf]
+    assert mixed_log_q(np.array([1.0, 0.5]), 0, 0, 2).tolist() == [-np.inf, -np.inf]
+
+
+def test_mixed_log_q_is_of_each_number_of_drawn_pairs() -> None:
+    each = [mixed_log_q(SHARE, drawn, 3, len(SHARE)) for drawn in (0, 1, 60)]
+    assert np.array_equal(mixed_log_q(SHARE, np.array([[0], [1], [60]]), 3, len(SHARE)), each)
