@@ -93,7 +93,7 @@ def estimated(
         share, uniform = objective.item_share[item], objective.config.uniform_negatives
         trained = len(objective.trained_items)
         own = own - np.diag(mixed_log_q(share, (batch.size - pairs)[:, None], uniform, trained))
-    return np.exp(own) * np.expm1(losses.numpy()[rows])
+    return np.asarray(np.exp(own) * np.expm1(losses.numpy()[rows]))
 
 
 def batch_of_queries(batch: Batch) -> npt.NDArray[np.int64]:
@@ -108,23 +108,24 @@ def exact(log: Log, objective: Objective[InBatchSoftmax], pairs: npt.NDArray[np.
     untrained = np.setdiff1d(np.arange(ITEMS), objective.trained_items)
     for row, pair, seen in zip(weights, pairs, log.data.seen(objective.pairs.query[pairs]), strict=True):
         row[[*seen, objective.pairs.item[pair], *untrained]] = 0
-    return weights.sum(axis=1)
+    return np.asarray(weights.sum(axis=1))
 
 
-CASES = {  # log, pairs of a step, longest window, shared
-    "20 events": ((400, 20), {}, 1024, 100, True),
-    "60 events": ((150, 60), {}, 1024, 100, True),
-    "windows of 15 of 60 events": ((150, 60), {}, 512, 15, True),
-    "repeated items": ((300, 30), {"exclude_seen": False, "repeated": 0.3}, 1024, 100, True),
-    "a window for each query": ((400, 20), {}, 1024, 100, False),
+CASES: dict[str, tuple[tuple[int, int, bool, float], int, int, bool]] = {
+    # arguments of `made_log`, pairs of a step, longest window, shared
+    "20 events": ((400, 20, True, 0), 1024, 100, True),
+    "60 events": ((150, 60, True, 0), 1024, 100, True),
+    "windows of 15 of 60 events": ((150, 60, True, 0), 512, 15, True),
+    "repeated items": ((300, 30, False, 0.3), 1024, 100, True),
+    "a window for each query": ((400, 20, True, 0), 1024, 100, False),
 }
 
 
 @pytest.mark.parametrize("correction", ["logq", "khrylchenko"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_estimate_is_the_sum_over_the_catalogue(case: str, correction: Correction) -> None:
-    sizes, options, size, longest, shared = CASES[case]
-    log = made_log(*sizes, **options)
+    made, size, longest, shared = CASES[case]
+    log = made_log(*made)
     objective = build_objective(replace(SAMPLED, correction=correction), log.data)
     found, expected = [], []
     generator = np.random.default_rng(0)
