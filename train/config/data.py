@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+from protos.features import Side
 from train.config.checks import at_least
 
 VALIDATION = 0.05
@@ -33,6 +34,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         at_least(0, self, "max_items")
+
+    def answers(self, side: Side) -> Mapping[str, str]:
+        """Columns of a side's table that hold what is predicted -> the key that names each.
+
+        They are not known when a query is asked, so no feature of the side may read them.
+        """
+        return {}
 
 
 @dataclass(frozen=True)

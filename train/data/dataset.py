@@ -41,6 +41,7 @@ from train.data.filters import filter_kinds, with_filter_columns
 from train.data.judged import JUDGEMENT, JudgedTable, judged_files, read_judged
 from train.data.source import (
     BY_TIME,
+    LOG_ROW,
     POSITIVE,
     Source,
     SourceConfig,
@@ -138,9 +139,10 @@ def prepare(
             "run the command again"
         )
     _check_columns(experiment, tables)
+    pairs = splits.assign_parts(tables.pairs, experiment.split)
+    tables, pairs = _with_training_values(tables, pairs)
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
     tables = dataclasses.replace(tables, items=filtered)
-    pairs = splits.assign_parts(tables.pairs, experiment.split)
     events = {}
     if tables.history is not None:
         events[HISTORY] = splits.history_of(pairs, experiment.split).to_frame()
@@ -231,6 +233,16 @@ def _fingerprint(experiment: Experiment, judged: JudgedConfig | None, identity: 
     digest.update(json.dumps(sections, sort_keys=True).encode())
     digest.update(code_fingerprint(__name__, type(experiment.data).__module__).encode())
     return digest.hexdigest()
+
+
+def _with_training_values(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame]:
+    """The tables with items whose values come from training pairs alone, where events give them any."""
+    if tables.items_of_rows is None:
+        return tables, pairs
+    found, changed = tables.items_of_rows(pairs.filter(pl.col("part") == "train")[LOG_ROW])
+    items = tables.items.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
+    changed = {**tables.changed, **changed}
+    return dataclasses.replace(tables, items=items, changed=changed), pairs.drop(LOG_ROW)
 
 
 def _check_columns(experiment: Experiment, tables: Tables) -> None:

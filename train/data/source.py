@@ -25,7 +25,7 @@ Pairs that are no events may have a `label`, too.
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +49,9 @@ RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
 """Columns of `pairs` that the source and the split write; no query feature may read them."""
 SPANS = ("begin", "end", "negative_begin", "negative_end")
 """Columns of events that the split writes: the ranges of their history and of their negative history."""
-RESERVED_OF_EVENTS = (*RESERVED, "label", "position", "session", "user_start", *SPANS)
+LOG_ROW = "log_row"
+"""Column of events whose items are built from them: the event's number, by which `items_of_rows` knows it."""
+RESERVED_OF_EVENTS = (*RESERVED, "label", "position", "session", "user_start", LOG_ROW, *SPANS)
 """The same where pairs are events of users."""
 
 BY_TIME = "time"
@@ -78,6 +80,9 @@ class Tables:
         unit: what a group of pairs is, in the plural; of events it is a user.
         share_of_repeats: of events, as `share_of_repeats` counts them before any is left out; None if it is
             not known.
+        items_of_rows: where values of items are built from events: `LOG_ROW` of the training events -> items
+            (unique `item_id`, at least those of `items`) with values from these events alone, and reason ->
+            number of changes; None if `items` does not depend on events.
     """
 
     items: pl.DataFrame
@@ -91,6 +96,7 @@ class Tables:
     repeats: str = "first"
     share_of_repeats: float | None = None
     unit: str = "groups"
+    items_of_rows: Callable[[pl.Series], tuple[pl.DataFrame, dict[str, int]]] | None = None
 
     @property
     def reserved(self) -> tuple[str, ...]:

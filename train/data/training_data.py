@@ -196,7 +196,7 @@ class TrainingData:
             another one than in training.
         judged: queries that people have judged, if there are any; their values are among `queries`.
         before_refit: the data without validation pairs in training, if these have them; else None.
-        moments: float64 (Q,), the time at which each query is asked: that of its earliest positive pair, in
+        moments: float64 (Q,), the time at which each query is asked: that of its earliest pair, in
             seconds since 1970; None if the data have no times.
         unit: what a group of pairs that are no events is, in the plural.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
@@ -374,15 +374,13 @@ def _joined(first: Any, second: Any) -> Any:
 
 
 def _moments(parts: Mapping[str, Pairs], queries: int) -> Times | None:
-    """(Q,): the time of each query's earliest positive pair; of its earliest pair where none is positive."""
-    if any(pairs.time is None for pairs in parts.values()):
-        return None
-    earliest = np.full((2, queries), np.inf)
+    """(Q,): the time of each query's earliest pair. It is not chosen by labels, which it would reveal."""
+    earliest = np.full(queries, np.inf)
     for pairs in parts.values():
-        for row, each in zip(earliest, (pairs.positive(), pairs), strict=True):
-            assert each.time is not None
-            np.minimum.at(row, each.query, each.time)
-    return np.asarray(np.where(np.isinf(earliest[0]), earliest[1], earliest[0]))
+        if pairs.time is None:
+            return None
+        np.minimum.at(earliest, pairs.query, pairs.time)
+    return earliest
 
 
 def _catalogue_lengths(dataset: Dataset, item: Mapping[str, FeatureSpec]) -> dict[str, Rows]:

@@ -37,6 +37,8 @@ from train.evaluation.label_means import (
     user_item_means,
 )
 
+Rows = npt.NDArray[np.int64]
+
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # C of logistic regression, the inverse of the penalty
 DECAYS = (0.1, 0.3, 1.0)  # weight decay of the factorisation machine
 HASHED = 1 << 18  # columns
@@ -123,8 +125,9 @@ class _HashedFeatures:
         from sklearn.feature_extraction import FeatureHasher
 
         self._hasher = FeatureHasher(HASHED, input_type="string")
-        self._query = _tokens("query", experiment.query, data.queries, data.query_count)
-        self._item = _tokens("item", experiment.item, data.items, data.item_count)
+        train = data.parts["train"]
+        self._query = _tokens("query", experiment.query, data.queries, data.query_count, train.query)
+        self._item = _tokens("item", experiment.item, data.items, data.item_count, train.item)
         self._ids = data.item_ids
 
     def __call__(self, pairs: Pairs) -> Any:
@@ -138,16 +141,24 @@ class _HashedFeatures:
 
 
 def _tokens(
-    side: str, features: Mapping[str, FeatureSpec], values: Mapping[str, Sequence[Any]], count: int
+    side: str,
+    features: Mapping[str, FeatureSpec],
+    values: Mapping[str, Sequence[Any]],
+    count: int,
+    trained: Rows,
 ) -> list[list[str]]:
-    """For each record its features as strings; histories are left out."""
+    """For each record its features as strings; histories are left out.
+
+    Args:
+        trained: records of training pairs, whose numbers give the quantiles.
+    """
     rows: list[list[str]] = [[] for _ in range(count)]
     for name, spec in features.items():
         if isinstance(spec, HistoryFeature) or spec.kind == "id":
             continue
         column = values[name]
         if isinstance(spec, NumberFeature):
-            column = _quantiles(column)
+            column = _quantiles(column, np.unique(trained))
         for row, value in zip(rows, column, strict=True):
             several = value.lower().split() if isinstance(spec, TextFeature) else value
             listed = several if isinstance(several, list | tuple) else [several]
@@ -155,8 +166,8 @@ def _tokens(
     return rows
 
 
-def _quantiles(values: Sequence[Any]) -> list[int | None]:
-    known = np.array([each for each in values if each is not None], np.float64)
+def _quantiles(values: Sequence[Any], trained: Rows) -> list[int | None]:
+    known = np.array([values[row] for row in trained if values[row] is not None], np.float64)
     edges = np.quantile(known, np.linspace(0, 1, QUANTILES + 1)[1:-1]) if len(known) else np.empty(0)
     return [None if each is None else int(np.searchsorted(edges, each)) for each in values]
 

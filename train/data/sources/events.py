@@ -6,20 +6,28 @@
     time = "at"
     items = "items.csv"       # item_id,title; without it, items are built from the events
 
+Where items are built from the events, their values come from the training part alone, so no event of
+validation or test is in a feature; `EventsSource.items_of_rows` says what an item gets that has no training
+event. Give such items a table, `items`, if more is known about them.
+
 Events are positive unless `label` says otherwise. A user's earlier positive events are the history with
 which the next one is predicted. An invalid value (an unknown item, a rating that is no number, a time before
 1970) is an error that names file, row and column. Rows that the settings exclude are counted in the report:
 filtered events, repeats, users with few events.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from protos.errors import DataError
+from protos.features import Side, TextFeature
 from train.config.checks import at_least
 from train.data.cleaning import Cast, Derived, Filter, clean
 from train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
@@ -28,6 +36,7 @@ from train.data.layouts import Layout
 from train.data.source import (
     BY_FILE,
     BY_TIME,
+    LOG_ROW,
     POSITIVE,
     RESERVED_OF_EVENTS,
     Source,
@@ -69,7 +78,8 @@ class EventsData(SourceConfig):
         unknown_items: what becomes of an event whose item is not in the items table: `refuse` is an error,
             `drop` leaves the event out and counts it.
         item_id: the items table's column of unique ids.
-        item_columns: without an items table: column of events -> rule that gives an item's one value.
+        item_columns: without an items table: column of events -> rule that gives an item's one value, from
+            its training events.
         display: columns of the items that an answer shows beside an id.
         repeats: of a user's events with the same item, `keep` keeps all, and `first` those up to the first
             positive one. With `first`, items of the history are no answers in training and evaluation.
@@ -123,12 +133,24 @@ class EventsData(SourceConfig):
                 raise ValueError(f"display: without an items table, {name!r} must be one of item_columns")
         if "item_id" in self.item_columns:
             raise ValueError("item_columns.item_id: this is what the ids of items are called")
+        self._check_derived()
+
+    def _check_derived(self) -> None:
         for name in self.casts:
             if name in self.derive:
                 raise ValueError(f"casts.{name}: derived columns come after the casts")
         for name, derived in self.derive.items():
             if derived.of in self.derive:
                 raise ValueError(f"derive.{name}.of: expected a column of the events, got a derived one")
+            if derived.of == self.label:
+                raise ValueError(f"derive.{name}.of: expected another column than that of data.label")
+
+    def answers(self, side: Side) -> Mapping[str, str]:
+        """The label, also where the values of items are built from it, and of a query the event's item."""
+        label = {self.label: "data.label"} if self.label else {}
+        if side == "item":
+            return {} if self.items else label
+        return {**label, self.item: "data.item"}
 
     def open(self, context: SourceContext) -> Source:
         """The tables of the log."""
@@ -180,6 +202,8 @@ class EventsSource:
             logs.append(columns)
             dropped.update(counts)
         items, table = self._items(logs)
+        if data.item_columns:
+            logs = _numbered(logs)
         if data.unknown_items == "drop":
             logs, count = _of_known_items(logs, data.item, items["item_id"])
             dropped.update({"event of an unknown item": count} if count else {})
@@ -209,7 +233,42 @@ class EventsSource:
             order=order,
             repeats=repeats,
             share_of_repeats=share,
+            items_of_rows=partial(self.items_of_rows, logs) if data.item_columns else None,
         )
+
+    def items_of_rows(self, logs: list[Columns], rows: pl.Series) -> tuple[pl.DataFrame, dict[str, int]]:
+        """The items with values from some events alone, those of training; and reason -> number of changes.
+
+        Each item has one value in training and in the catalogue, so it cannot be that of the moment of each
+        event. An item without a value in these events has none if a category or number reads the column,
+        because that of a tested event would reveal it. A column that is only text, shown or filtered by is
+        taken to be known of the item, and has the value of its other events.
+
+        Args:
+            logs: all events.
+            rows: `LOG_ROW` of the events to use.
+        """
+        data, item = self.data, self.context.item
+        texts = {name: spec for name, spec in item.items() if isinstance(spec, TextFeature)}
+        others = {name: spec for name, spec in item.items() if name not in texts}
+        hidden = {*column_names(others)} - {*column_names(texts)}
+        built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
+        every = pl.concat([each.frame for each in built]).unique("item_id", keep="first", maintain_order=True)
+        kept = [log.keep(log.frame[LOG_ROW].is_in(rows.implode())) for log in logs]
+        given = pl.concat(
+            [build_items(log, data.item, data.item_columns, data.time, absent=True).frame for log in kept]
+        )
+        joined = every.select("item_id").join(given, on="item_id", how="left", maintain_order="left")
+        columns, changed = [joined["item_id"]], {}
+        for name in data.item_columns:
+            lacking = int(joined[name].is_null().sum())
+            source = "has none" if name in hidden else "has that of its other events"
+            changed[f"item without {name!r} in training events, which {source}"] = lacking
+            columns.append(joined[name] if name in hidden else joined[name].fill_null(every[name]))
+        frame = pl.DataFrame(columns)
+        table = Columns(logs[0].path, frame)
+        found = self.context.items_of(table, "item_id", data.display)
+        return found, {reason: count for reason, count in changed.items() if count}
 
     def _repeats(self, share: float) -> str:
         """`data.repeats`, or what takes the place of `auto`."""
@@ -273,6 +332,8 @@ class EventsSource:
         """The columns of one log that `train.data.source` describes, and those of query features."""
         data = self.data
         read = features_of(log, self.context.query)
+        if data.item_columns:
+            read[LOG_ROW] = log.frame[LOG_ROW]
         read["item_row"] = rows_of(log, data.item, items["item_id"], table)
         read["weight"] = weights_of(log, data.weight)
         read["label"] = labels_of(log, data.label, data.positive_from)
@@ -287,6 +348,15 @@ class EventsSource:
         return pl.DataFrame(read)
 
 
+def _numbered(logs: list[Columns]) -> list[Columns]:
+    """The same logs with `LOG_ROW`, which differs for all events."""
+    begins = np.cumsum([0, *(log.frame.height for log in logs)])
+    numbers = [
+        pl.int_range(a, b, dtype=pl.UInt32, eager=True) for a, b in itertools.pairwise(begins.tolist())
+    ]
+    return [log.with_columns(each.alias(LOG_ROW)) for log, each in zip(logs, numbers, strict=True)]
+
+
 def _of_known_items(logs: list[Columns], item: str, known: pl.Series) -> tuple[list[Columns], int]:
     """The events whose item is known, and the number of the others."""
     ids = known.to_list()
@@ -294,7 +364,9 @@ def _of_known_items(logs: list[Columns], item: str, known: pl.Series) -> tuple[l
     return kept, sum(log.frame.height for log in logs) - sum(log.frame.height for log in kept)
 
 
-def build_items(events: Columns, item: str, rules: Mapping[str, Rule], time: str = "") -> Columns:
+def build_items(
+    events: Columns, item: str, rules: Mapping[str, Rule], time: str = "", absent: bool = False
+) -> Columns:
     """One row for each item of a log, in the order of first appearance: `item_id`, and a value by each rule.
 
     Args:
@@ -302,9 +374,10 @@ def build_items(events: Columns, item: str, rules: Mapping[str, Rule], time: str
         item: column of item ids.
         rules: column -> rule that gives an item's one value; absent and blank values are ignored.
         time: column of times, which defines `first`, `last` and ties; if empty, the order of the file does.
+        absent: items may lack values, which are null.
 
     Raises:
-        DataError: a value is no number where the rule needs one, or an item has no value.
+        DataError: a value is no number where the rule needs one, or an item has no value and needs one.
     """
     ids = events.ids(item, "an item id")
     table = pl.DataFrame({"item_id": ids, "__row_number": events.row_numbers.cast(pl.Int64)})
@@ -319,7 +392,7 @@ def build_items(events: Columns, item: str, rules: Mapping[str, Rule], time: str
     for name, rule in rules.items():
         made = made.join(_one_each(table, name, rule), on="item_id", how="left", maintain_order="left")
         lacking = made[name].is_null()
-        if lacking.any():
+        if lacking.any() and not absent:
             found = made["item_id"][lacking.arg_max() or 0]
             raise DataError(
                 f"{events.path}: column {name!r}: item {found!r} has no value in any of its events; "

@@ -11,13 +11,14 @@ out and counted in the report. With `label` each row is an impression: negative 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
 
 from protos.errors import DataError
+from protos.features import Side
 from train.data.cleaning import Cast, cast_columns
 from train.data.columns import (
     column_names,
@@ -78,6 +79,14 @@ class FilesData(SourceConfig):
         super().__post_init__()
         if self.positive_from is not None and not self.label:
             raise ValueError("positive_from: goes with label, the column of numbers that it is held against")
+
+    def answers(self, side: Side) -> Mapping[str, str]:
+        """The label, and the item of a pair."""
+        if side == "item":
+            return {}
+        item = "pair_item_id" if self.pair_item_id else "item_id"
+        keys = [item, *(["label"] if self.label else [])]
+        return {getattr(self, key): f"data.{key}" for key in keys}
 
     def open(self, context: SourceContext) -> Source:
         """The two tables."""
