@@ -190,15 +190,18 @@ class Snapshot:
     Args:
         store: id of the store.
         sequence: all its changes up to this one are in the bundle.
+        mark: by which the store is told from a copy with other changes; 0 in older bundles.
     """
 
     store: str
     sequence: int
+    mark: int = field(default=0, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.store.encode()) <= 64:
             raise ValueError(f"store: expected an id of 1 to 64 bytes, got {self.store[:80]!r}")
         _expect_within("sequence", self.sequence, 0, 2**63 - 1)
+        _expect_within("mark", self.mark, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)

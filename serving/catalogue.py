@@ -1,10 +1,16 @@
-"""Snapshot and compaction of the store of live items, for use outside the service.
+"""Snapshot, copy and compaction of the store of live items, for use outside the service.
 
     python -m serving.catalogue snapshot changes.jsonl --catalogue sqlite:///items.db
+    python -m serving.catalogue backup copy.db
+    python -m serving.catalogue restore copy.db
     python -m serving.catalogue compact --keep 3f2a9c0d... --keep 77b1...
 
-A snapshot is one state of the store. The first line of its file is {"store", "sequence", "after"}, and the
-others are changes as `serving.live.store.changes.Change` has them, lowest sequence first.
+A snapshot is one state of the store. The first line of its file is {"store", "sequence", "mark",
+"after"}, and the others are changes as `serving.live.store.changes.Change` has them, lowest sequence first.
+
+A backup copies a store in SQLite while it is written to. A restore, with the service stopped, puts a copy in
+the place of the store and gives it a new id, so that everything is derived anew. PostgreSQL has tools of its
+own for both; after them `restore` without a file gives the id.
 
 Compaction removes what no bundle needs: the answers to requests that are too old to be repeated, SQLite's
 write-ahead log, and the records that bundles have derived on this host, other than those of the bundles to
@@ -23,15 +29,16 @@ from typing import Any
 
 from protos.bundle import whole_file
 from protos.cli import CommandParser
-from protos.errors import MissingStage, TwinspireError
+from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.live.config import LIVE, default_url
 from serving.live.deriving.derived_bundles import prune
 from serving.live.record_format import SUFFIX
-from serving.live.store.database import is_missing
+from serving.live.store.changes import Position
+from serving.live.store.database import LOGS, copy_file, file_of, is_missing
 from serving.live.store.store import Store
 
 
-def snapshot(url: str, output: Path, after: int = 0, store_id: str = "") -> dict[str, Any]:
+def snapshot(url: str, output: Path, after: int = 0, store_id: str = "", mark: int = 0) -> dict[str, Any]:
     """Write a snapshot of a store to a file; returns its first line.
 
     Args:
@@ -40,19 +47,68 @@ def snapshot(url: str, output: Path, after: int = 0, store_id: str = "") -> dict
         after: only changes after this sequence are written, provided that the store's id is `store_id`;
             otherwise all changes are.
         store_id: id of the store that `after` is a sequence of.
+        mark: of the store at that sequence; 0 if it is not known.
 
     Raises:
-        ConfigError, Unavailable: as `Store.open`.
+        ConfigError, Unavailable: as `Store.open`; or the store has never been at `after`.
         MissingStage: there is no store.
     """
     with closing(_open(url)) as store:
         first = after if store.store_id == store_id else 0
-        with store.snapshot(first) as (sequence, changes), whole_file(output) as file:
-            head = {"store": store.store_id, "sequence": sequence, "after": first}
+        if first and store.contradicts(Position(first, mark)):
+            raise Unavailable(
+                f"catalogue: sequence {first} is of another history of the store, which was restored from a "
+                "copy; start the service, which gives the store a new id, and read again"
+            )
+        with store.snapshot(first) as (position, changes), whole_file(output) as file:
+            head = {"store": store.store_id, **position._asdict(), "after": first}
             file.write(json.dumps(head).encode() + b"\n")
             for each in changes:
                 file.write(json.dumps(each._asdict()).encode() + b"\n")
     return head
+
+
+def backup(url: str, output: Path) -> dict[str, Any]:
+    """Copy a store in SQLite to a file, as it is now; it may be written to meanwhile.
+
+    Args:
+        url: of the store.
+        output: the file, written atomically.
+
+    Raises:
+        ConfigError, Unavailable: as `Store.open`; or the store is not in SQLite.
+        MissingStage: there is no store.
+    """
+    with closing(_open(url)):  # it is one
+        copy_file(file_of(url), output)
+    return _state(f"sqlite:///{output}")
+
+
+def restore(url: str, copy: Path | None) -> dict[str, Any]:
+    """Put a copy in the place of a store in SQLite, and give the store a new id.
+
+    Args:
+        url: of the store.
+        copy: as `backup` has made it; None if a tool of the database has restored it.
+
+    Raises:
+        ConfigError, Unavailable: as `Store.open`; or the store is not in SQLite; or the copy is damaged.
+        MissingStage: there is no copy, or no store.
+    """
+    if copy is None:
+        with closing(_open(url)) as store:
+            store.renew()
+        return _state(url)
+    path = file_of(url)
+    draft = path.with_name(f".{path.name}-restored")
+    with closing(_open(f"sqlite:///{copy}", check=True)):
+        copy_file(copy, draft)
+    with closing(Store.open(f"sqlite:///{draft}")) as store:
+        store.renew()
+    for suffix in LOGS:  # of the file before, which do not belong to the copy
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    draft.replace(path)
+    return _state(url)
 
 
 def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
@@ -79,10 +135,15 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
     return {"answers_forgotten": forgotten, "records_removed": len(before - after)}
 
 
-def _open(url: str) -> Store:
+def _open(url: str, check: bool = False) -> Store:
     if is_missing(url):
         raise MissingStage("catalogue: there is no store at this URL; a service with --catalogue makes one")
-    return Store.open(url)
+    return Store.open(url, check=check)
+
+
+def _state(url: str) -> dict[str, Any]:
+    with closing(_open(url)) as store:
+        return {"store": store.store_id, "sequence": store.sequence()}
 
 
 def _parser() -> ArgumentParser:
@@ -91,11 +152,16 @@ def _parser() -> ArgumentParser:
     reading = commands.add_parser("snapshot", help="write one state of the store to a file")
     reading.add_argument("output", type=Path, help="the file")
     reading.add_argument("--after", type=int, default=0, help="only changes after this sequence")
+    reading.add_argument("--mark", type=int, default=0, help="of the store at that sequence")
     reading.add_argument("--store", default="", help="id of the store of --after")
+    copying = commands.add_parser("backup", help="copy a store in SQLite to a file")
+    copying.add_argument("output", type=Path, help="the file")
+    restoring = commands.add_parser("restore", help="put a copy in the place of the store, with a new id")
+    restoring.add_argument("copy", type=Path, nargs="?", help="the copy; without it, only give the id")
     compacting = commands.add_parser("compact", help="remove what no bundle needs")
     compacting.add_argument("--keep", action="append", default=[], help="version of a bundle")
     compacting.add_argument("--place", type=Path, default=LIVE, help="folder of live items (%(default)s)")
-    for each in (reading, compacting):
+    for each in (reading, copying, restoring, compacting):
         each.add_argument("--catalogue", default="", metavar="URL", help="of the store (default: serve's)")
     return parser
 
@@ -104,7 +170,11 @@ def _run(arguments: Namespace) -> dict[str, Any]:
     url = arguments.catalogue or default_url()
     if arguments.command == "compact":
         return compact(url, arguments.place, arguments.keep)
-    return snapshot(url, arguments.output, arguments.after, arguments.store)
+    if arguments.command == "backup":
+        return backup(url, arguments.output)
+    if arguments.command == "restore":
+        return restore(url, arguments.copy)
+    return snapshot(url, arguments.output, arguments.after, arguments.store, arguments.mark)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,7 @@ class _Service:
         self._catalogue_heartbeat = Heartbeat()
         self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None
         if config.catalogue:
-            self.shared_state.write(CATALOGUE, _catalogue_entry(config.catalogue))
+            self.shared_state.write(CATALOGUE, _catalogue_entry(config.catalogue, self.manifest))
         self._status = ServiceStatus(self.shared_state, self.shared, self._channel)
 
     def optional_processes(self) -> Iterator[ProcessSpec]:
@@ -352,32 +352,19 @@ class _Service:
         return StoreState(entry["store_id"], entry["sequence"])
 
 
-def _catalogue_entry(config: CatalogueConfig) -> dict[str, Any]:
-    """The first entry `CATALOGUE`, read from the store before the catalogue's process has started.
-
-    The store is created if it does not exist.
+def _catalogue_entry(config: CatalogueConfig, manifest: Manifest) -> dict[str, Any]:
+    """As `first_entry`.
 
     Raises:
-        ConfigError: the store is not one, or is damaged.
         MissingStage: SQLAlchemy is not installed.
-        Unavailable: the store does not answer.
     """
     try:
-        from serving.live.store.store import Store
+        from serving.live.process.first_entry import first_entry
     except ModuleNotFoundError as error:
         raise MissingStage(
             f"--catalogue needs {error.name}; install it with: pip install .[catalogue]"
         ) from None
-    store = Store.open(config.url, config.bounds, check=True)
-    try:
-        return {
-            "store_id": store.store_id,
-            "sequence": store.sequence(),
-            "bounds": asdict(store.bounds),
-            "last_error": "",
-        }
-    finally:
-        store.close()
+    return first_entry(config, manifest.catalogue)
 
 
 def _access(config: ServiceConfig) -> Access:

@@ -78,7 +78,7 @@ def take_snapshot(url: str, output: Path, known: Snapshot | None) -> bool:
     """
     arguments = ["snapshot", str(output), "--catalogue", url]
     if known is not None:
-        arguments += ["--after", str(known.sequence), "--store", known.store]
+        arguments += ["--after", str(known.sequence), "--mark", str(known.mark), "--store", known.store]
     return _catalogue(*arguments) is not None
 
 
@@ -117,7 +117,7 @@ def read_snapshot(path: Path) -> StoreState:
     with path.open(encoding="utf-8") as file:
         head = json.loads(next(file))
         changes = [Change(**json.loads(line)) for line in file]
-    return StoreState(Snapshot(head["store"], head["sequence"]), changes)
+    return StoreState(Snapshot(head["store"], head["sequence"], head.get("mark", 0)), changes)
 
 
 def table_identity(path: Path) -> str:

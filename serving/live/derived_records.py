@@ -10,6 +10,10 @@ meanwhile), so a reader gets two values that belong together. A process that is 
 not synced to the disk. If a power failure or a fault of the disk has damaged it, the next writer keeps the
 records before the damage.
 
+The header also names a position in the history of the store that no record is beyond. If the store has not
+been there, it was restored from a copy, and the records may be of changes that it has never made. Then the
+next writer begins a file.
+
 A file that takes another's place, because it was damaged or because most of its records were outdated, is
 another generation. Readers see that the path leads to another file, and open it. A reader that finds damage
 reports it to the writer: it creates the file VERSION.GENERATION.damaged.
@@ -20,6 +24,7 @@ import logging
 import mmap
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,7 +35,9 @@ from serving.live.record_format import (
     HEAD,
     LENGTH,
     LOCK_SUFFIX,
+    MARK,
     PAGE,
+    POSITION,
     SEQUENCE,
     VERSION,
     Record,
@@ -41,14 +48,17 @@ from serving.live.record_format import (
     bodies,
     check_header,
     header,
+    is_header,
     packed,
     read_chunk,
     unpacked,
 )
+from serving.live.store.changes import START, Position
 
 log = logging.getLogger(__name__)
 
 KEPT_FAILURES = 10_000  # reasons why an item could not be encoded
+TRIES, TRY_SECONDS = 100, 0.001  # to read cells that a writer changes
 
 
 class RecordLock:
@@ -96,7 +106,6 @@ class RecordWriter:
         lock: that `close` releases.
         cursor: the sequence after which the changes of the store are missing.
         count: records in the file.
-        last: item id and sequence of the last record; None if there is none.
         latest: item id -> where its latest record is in the file: offset and length.
         live: ids of the items whose latest record has a vector.
         failures: sequence -> why the item of that change cannot be found; the last `KEPT_FAILURES` of them.
@@ -108,7 +117,6 @@ class RecordWriter:
     ) -> None:
         self.path, self.origin, self.generation, self.lock = path, origin, generation, lock
         self.cursor, self.count = origin.start, 0
-        self.last: tuple[str, int] | None = None
         self.latest: dict[str, tuple[int, int]] = {}
         self.live: set[str] = set()
         self.failures: dict[int, str] = {}
@@ -121,21 +129,17 @@ class RecordWriter:
         cls,
         path: Path,
         origin: RecordOrigin,
-        most: int,
+        has: Callable[[Position], bool] = lambda position: True,
         lock: RecordLock | None = None,
-        holds: Callable[[str, int], bool] = lambda item_id, sequence: True,
     ) -> "RecordWriter":
         """Go on with the records of an earlier process, or begin a file.
 
         Args:
             path: of the file.
             origin: of the records; a file of another origin is replaced.
-            most: sequence of the store; if records have a higher one, the store has been restored from a
-                backup, and all of them are derived again.
+            has: whether the store has been at a position; if not at that of the records, all of them are
+                derived again.
             lock: of the records, released by `close` or if this fails; taken here if it is not given.
-            holds: whether the store has made the change with this item id and sequence; called with those of
-                the last record. If it has not, it was restored from a backup and written to since, and all
-                records are derived again, too.
 
         Raises:
             RecordsInUse: another process writes the file.
@@ -145,35 +149,34 @@ class RecordWriter:
         try:
             for draft in path.parent.glob(f".{path.stem}.*"):  # of a process that was killed
                 draft.unlink(missing_ok=True)
-            return cls._open(path, origin, most, lock, holds)
+            return cls._open(path, origin, has, lock)
         except BaseException:
             lock.close()
             raise
 
     @classmethod
     def _open(
-        cls, path: Path, origin: RecordOrigin, most: int, lock: RecordLock, holds: Callable[[str, int], bool]
+        cls, path: Path, origin: RecordOrigin, has: Callable[[Position], bool], lock: RecordLock
     ) -> "RecordWriter":
         try:
             descriptor = os.open(path, os.O_RDWR)
         except FileNotFoundError:
-            return cls._begin(path, origin, (), origin.start, lock)
+            return cls._begin(path, origin, lock)
         try:
             generation = check_header(descriptor, path, origin)
             writer = cls(path, descriptor, origin, generation, lock)
         except RecordsDamaged:
             os.close(descriptor)
-            return cls._begin(path, origin, (), origin.start, lock)
+            return cls._begin(path, origin, lock)
         except BaseException:
             os.close(descriptor)
             raise
         try:
-            is_whole, is_ahead = writer._resume(), max(writer.cursor, writer.sequence) > most
-            is_ahead = is_ahead or (writer.last is not None and not holds(*writer.last))
-            if is_whole and not is_ahead:
+            is_known = has(writer.position)
+            if is_known and writer._resume():
                 return writer
-            kept = () if is_ahead else writer._content(writer.length)
-            new = cls._begin(path, origin, kept, origin.start, lock)
+            kept = writer._content(writer.length) if is_known else ()
+            new = cls._begin(path, origin, lock, kept, position=writer.position if is_known else START)
         except BaseException:
             writer._close_file()
             raise
@@ -189,6 +192,18 @@ class RecordWriter:
     def length(self) -> int:
         """Bytes of the file that readers may read."""
         return self._cells[LENGTH]
+
+    @property
+    def position(self) -> Position:
+        """A position of the store that no record is beyond."""
+        return Position(self._cells[POSITION], self._cells[MARK])
+
+    def expect(self, position: Position) -> None:
+        """Set the position up to which records will be appended next; call it before `append`."""
+        version = self._cells[VERSION] | 1
+        self._cells[VERSION] = version
+        self._cells[POSITION], self._cells[MARK] = position
+        self._cells[VERSION] = version + 1
 
     def append(self, records: Sequence[Record], sequence: int | None = None) -> None:
         """Append records, which readers may read from then on.
@@ -239,7 +254,7 @@ class RecordWriter:
             for each in records
         )
         content = _with_progress(kept, progress)
-        writer = self._begin(self.path, self.origin, content, self.sequence, self.lock)
+        writer = self._begin(self.path, self.origin, self.lock, content, self.sequence, self.position)
         writer.cursor = self.cursor
         self._close_file()
         return writer
@@ -263,7 +278,7 @@ class RecordWriter:
         """
         whole = PAGE + sum(map(len, _with_progress(self._content(self.length), progress)))
         kept = _with_progress(self._content(whole), progress) if whole < self.length else ()
-        writer = self._begin(self.path, self.origin, kept, self.origin.start, self.lock)
+        writer = self._begin(self.path, self.origin, self.lock, kept, position=self.position)
         _damage_report(self.path, self.generation).unlink(missing_ok=True)
         self._close_file()
         return writer
@@ -280,7 +295,13 @@ class RecordWriter:
 
     @classmethod
     def _begin(
-        cls, path: Path, origin: RecordOrigin, content: Iterable[bytes], sequence: int, lock: RecordLock
+        cls,
+        path: Path,
+        origin: RecordOrigin,
+        lock: RecordLock,
+        content: Iterable[bytes] = (),
+        sequence: int | None = None,
+        position: Position = START,
     ) -> "RecordWriter":
         """Begin a generation with packed records; it takes the place of an earlier one."""
         descriptor, draft = create_draft(path)
@@ -295,7 +316,9 @@ class RecordWriter:
                 for body, offset in bodies(part):
                     writer._add_to_index(unpacked(body), end + offset, HEAD.size + len(body))
                 end += len(part)
-            writer._cells[LENGTH], writer._cells[SEQUENCE] = end, sequence
+            writer._cells[LENGTH] = end
+            writer._cells[SEQUENCE] = origin.start if sequence is None else sequence
+            writer.expect(position)
             os.rename(draft, path)
         except BaseException:
             draft.unlink(missing_ok=True)
@@ -329,7 +352,6 @@ class RecordWriter:
 
     def _add_to_index(self, record: Record, offset: int, size: int) -> None:
         """Update the attributes for a record of the file, the last so far."""
-        self.last = record.item_id, record.sequence
         self.latest[record.item_id] = offset, size
         if record.kind in (RecordKind.ITEM, RecordKind.SAME):
             self.live.add(record.item_id)
@@ -431,6 +453,29 @@ class RecordReader:
             records = [unpacked(body) for body, _ in bodies(chunk)]
             self._offset += len(chunk)
         return records, sequence if self._offset == end else None
+
+
+def position_of(path: Path) -> Position | None:
+    """The position in a store's history that no record of a file is beyond; another process may write it.
+
+    Returns:
+        None if it is not a file of records, or of another format.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        for _ in range(TRIES):
+            cells = memoryview(page := os.pread(descriptor, PAGE, 0)).cast("Q")
+            if not is_header(page):
+                return None
+            if cells[VERSION] % 2 == 0 and page == os.pread(descriptor, PAGE, 0):
+                break
+            time.sleep(TRY_SECONDS)
+        return Position(cells[POSITION], cells[MARK])  # of a writer that was killed, if its version stays odd
+    finally:
+        os.close(descriptor)
 
 
 def _damage_report(path: Path, generation: int) -> Path:

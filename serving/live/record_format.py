@@ -1,8 +1,8 @@
 """The file format of derived records: what a record holds, and how it stands in a file.
 
-header    a page: what the file belongs to, with a CRC-32; then three cells of 8 bytes that the writer
-changes, `length` (bytes of the file that hold whole records), `sequence`, and `version`, which is odd while
-the writer changes the other two together
+header    a page: what the file belongs to, with a CRC-32; then five cells of 8 bytes that the writer changes:
+`length` (bytes of the file that hold whole records), `sequence`, `version`, which is odd while the writer
+changes others together, and the sequence and the mark of a position of the store, which no record is beyond
 records   each: length of its body and CRC-32 of its body (uint32 each), and its body
 """
 
@@ -19,12 +19,12 @@ from protos.bundle import Manifest
 from protos.errors import TwinspireError, Unavailable
 
 MAGIC = b"TWINLIVE"
-FORMAT = 2
+FORMAT = 3
 PAGE = 4096
 # Magic, format, dimension, sequence of the bundle's snapshot, generation, bundle version, store id.
 HEADER = struct.Struct("<8sIIQQ64s64s")
 CHECK = struct.Struct("<I")
-LENGTH, SEQUENCE, VERSION = 1024 // 8, 1032 // 8, 1040 // 8  # cells of the header's page
+LENGTH, SEQUENCE, VERSION, POSITION, MARK = range(1024 // 8, 1064 // 8)  # cells of the header's page
 HEAD = struct.Struct("<II")  # of a record: length and CRC-32 of its body
 # Of a body: sequence, kind, and bytes of the id, the packed hit, the values, the vector and the terms, which
 # follow.
@@ -163,6 +163,11 @@ def header(origin: RecordOrigin, generation: int) -> bytes:
     return content + CHECK.pack(zlib.crc32(content))
 
 
+def is_header(page: bytes) -> bool:
+    """Whether a file that begins with this page has records in the format of this module."""
+    return len(page) == PAGE and HEADER.unpack_from(page)[:2] == (MAGIC, FORMAT)
+
+
 def check_header(descriptor: int, path: Path, origin: RecordOrigin) -> int:
     """The generation of a file.
 
@@ -172,9 +177,9 @@ def check_header(descriptor: int, path: Path, origin: RecordOrigin) -> int:
     page = os.pread(descriptor, PAGE, 0)
     if len(page) < PAGE:
         raise RecordsDamaged(f"{path}: {len(page)} bytes, expected a header of {PAGE}")
-    magic, number, _, _, generation, *_ = HEADER.unpack_from(page)
-    if magic != MAGIC or number != FORMAT:
+    if not is_header(page):
         raise RecordsDamaged(f"{path}: expected records of live items in format {FORMAT}")
+    generation = HEADER.unpack_from(page)[4]
     if page[: HEADER.size + CHECK.size] != header(origin, generation):
         raise RecordsDamaged(f"{path}: belongs to another bundle or store, or its header is damaged")
     return int(generation)

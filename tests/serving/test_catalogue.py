@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import ConfigError, MissingStage
+from protos.errors import ConfigError, MissingStage, Unavailable
 from serving.catalogue import compact, snapshot
 from serving.live.derived_records import RecordWriter
 from serving.live.record_format import RecordOrigin, records_path
@@ -32,12 +32,18 @@ def write(url: str, *items: ItemWrite) -> str:
 
 def test_a_snapshot_has_its_state_first_and_then_the_changes(url: str, tmp_path: Path) -> None:
     store_id = write(url, ItemWrite("a", features='{"text": "x"}'), ItemWrite("b"), ItemWrite("a", True))
+    with closing(Store.open(url)) as store:
+        mark = store.position().mark
     head = snapshot(url, tmp_path / "changes.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "changes.jsonl").read_text().splitlines()]
-    assert lines[0] == head == {"store": store_id, "sequence": 3, "after": 0}
+    assert lines[0] == head == {"store": store_id, "sequence": 3, "mark": mark, "after": 0}
     assert [(each["sequence"], each["item_id"], each["deleted"]) for each in lines[1:]] == [
         (2, "b", False), (3, "a", True)
     ]  # fmt: skip
+    assert snapshot(url, tmp_path / "b", 3, store_id, mark)["after"] == 3
+    for wrong in ((3, store_id, mark + 1), (4, store_id)):
+        with pytest.raises(Unavailable, match="restored from a copy; start the service"):
+            snapshot(url, tmp_path / "b", *wrong)
     assert snapshot(url, tmp_path / "b", 2, store_id)["after"] == 2
     assert len((tmp_path / "b").read_text().splitlines()) == 2
     assert snapshot(url, tmp_path / "c", 2, "another store")["after"] == 0
@@ -58,7 +64,7 @@ def test_compaction_keeps_the_records_of_some_bundles_and_of_those_in_use(url: s
     for version in ("kept", "used", "old"):
         origin = RecordOrigin(version, store_id, 4)
         path = records_path(tmp_path, origin)
-        writers[version] = RecordWriter.open(path, origin, 10)
+        writers[version] = RecordWriter.open(path, origin)
         path.with_suffix(".1.graph").touch()
     for version in ("kept", "old"):
         writers[version].close()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from protos import bundle
+from protos.bundle import Snapshot
 from protos.errors import TwinspireError, Unavailable
 from serving.live.derived_records import RecordLock, RecordReader, note_failure
 from serving.live.deriving.record_deriver import Deriver
@@ -29,8 +30,8 @@ from serving.live.record_format import (
     origin_of,
     records_path,
 )
-from serving.live.store.changes import Change, ChangeFeed
-from serving.live.store.store import Store
+from serving.live.store.changes import START, Change, ChangeFeed, Position
+from serving.live.store.store import LastWrite, Store
 from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
 
 log = logging.getLogger(__name__)
@@ -43,44 +44,38 @@ UNUSED_SECONDS = 30 * 24 * 3600.0  # without a change, after which they are remo
 
 
 class KnownFeed:
-    """A feed with a cached sequence, so that derivers do not query the database for it.
+    """A feed with a cached position, so that derivers do not query the database for it.
 
     Args:
         feed: that gives the changes.
 
     Attributes:
-        known: the highest sequence that this process knows of; the thread that commits sets it.
+        known: where this process knows the history to end; the thread that commits sets it.
     """
 
     def __init__(self, feed: ChangeFeed) -> None:
         self.store_id = feed.store_id
-        self.known = feed.sequence()
+        self.known = feed.position()
         self._feed = feed
-        self._before, self._last = 0, list[Change]()  # as of `Store.last_write`
+        self._last = LastWrite(START, START, [])
 
-    def sequence(self) -> int:
-        """The known sequence."""
+    def position(self) -> Position:
+        """The known position."""
         return self.known
 
-    def committed(self, before: int, changes: list[Change]) -> None:
-        """Keep the changes that this process has written, so that derivers take them from memory.
+    def has(self, position: Position) -> bool:
+        """As `ChangeFeed.has`."""
+        return self._feed.has(position)
 
-        Args:
-            before: sequence of the store before that.
-            changes: all that followed, in order.
-        """
-        self._before, self._last = before, changes
-        self.known = max([self.known, before, *(each.sequence for each in changes[-1:])])
-
-    def sequence_of(self, item_id: str) -> int:
-        """As `ChangeFeed.sequence_of`."""
-        return self._feed.sequence_of(item_id)
+    def committed(self, last: LastWrite) -> None:
+        """Keep the changes that this process has written, so that derivers take them from memory."""
+        self._last, self.known = last, last.position
 
     def changes(self, after: int, limit: int) -> list[Change]:
-        """As `ChangeFeed.changes`; changes after the known sequence may be among them."""
+        """As `ChangeFeed.changes`; changes after the known position may be among them."""
         last = self._last
-        if after == self._before and last and last[-1].sequence == self.known and len(last) < limit:
-            return last
+        if after == last.before.sequence and last.position == self.known and len(last.changes) < limit:
+            return last.changes
         return self._feed.changes(after, limit)
 
 
@@ -163,7 +158,9 @@ class _Derivation:
         deriver: Deriver | None = None
         try:
             if self._origin is None:
-                self._origin = origin_of(bundle.read_manifest(self._folder), self._feed.store_id)
+                manifest = bundle.read_manifest(self._folder)
+                switch.check(manifest.catalogue)
+                self._origin = origin_of(manifest, self._feed.store_id)
             deriver = Deriver(self._folder, switch, self._place, stop=self._stop)
             self._beginning = deriver
             self._run(deriver)
@@ -263,13 +260,28 @@ class _SwitchingFeed:
             self._own.close()
             self._own = None
 
-    def sequence(self) -> int:
-        """As `ChangeFeed.sequence`."""
-        return self._current.sequence()
+    def check(self, snapshot: Snapshot | None) -> None:
+        """Refuse a bundle that claims to have changes which the store has never made.
 
-    def sequence_of(self, item_id: str) -> int:
-        """As `ChangeFeed.sequence_of`."""
-        return self._current.sequence_of(item_id)
+        Raises:
+            Unavailable: it does, or the store cannot be read now.
+        """
+        if snapshot is None or snapshot.store != self.store_id:
+            return
+        if self._opened().contradicts(Position(snapshot.sequence, snapshot.mark)):
+            raise Unavailable(
+                f"the bundle was built from sequence {snapshot.sequence} of another history of the store; if "
+                "the store was restored from a copy, restart the service with this bundle"
+            )
+
+    def position(self) -> Position:
+        """As `ChangeFeed.position`, of a store that has been where the shared feed is."""
+        known = self._shared.position()
+        return known if self._is_shared else self._opened().check(known, self.store_id)
+
+    def has(self, position: Position) -> bool:
+        """As `ChangeFeed.has`."""
+        return self._current.has(position)
 
     def changes(self, after: int, limit: int) -> list[Change]:
         """As `ChangeFeed.changes`."""
@@ -277,8 +289,9 @@ class _SwitchingFeed:
 
     @property
     def _current(self) -> ChangeFeed:
-        if self._is_shared:
-            return self._shared
+        return self._shared if self._is_shared else self._opened()
+
+    def _opened(self) -> Store:
         if self._own is None:
             self._own = self._open_feed()
         return self._own

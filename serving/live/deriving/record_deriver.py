@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from protos.hybrid.lexical_index import LexicalIndex
 from serving.live.derived_records import RecordLock, RecordWriter
 from serving.live.record_format import Record, RecordKind, origin_of, records_path
 from serving.live.search.overlay_graphs import GraphBuilder
-from serving.live.store.changes import Change, ChangeFeed, holds
+from serving.live.store.changes import Change, ChangeFeed
 from serving.retrieval.encoder import Encoder
 from serving.retrieval.response_bytes import packed_hit
 
@@ -66,11 +65,11 @@ class Deriver:
         # The lock first: another process may have it, and the rest takes long.
         with ExitStack() as undo:
             lock = undo.enter_context(closing(RecordLock(path)))
-            self._feed, sequence = feed, feed.sequence()
+            self._feed = feed
             self.manifest = bundle.read(folder)
             self._encoder = Encoder(folder, self.manifest, 1, "item")
             self._lexical = LexicalIndex.of(folder, self.manifest)
-            self._writer = RecordWriter.open(path, origin, sequence, lock, partial(holds, feed))
+            self._writer = RecordWriter.open(path, origin, feed.has, lock)
             undo.callback(self._writer.close)
             self._graphs = GraphBuilder(path, origin, self.manifest, self._stop)
             undo.pop_all()
@@ -99,12 +98,15 @@ class Deriver:
             log.error("%s: a worker has found damage, so the file is written anew", self._writer.path)
             self._writer = self._writer.repaired(progress)
             self.sequence = self._writer.sequence
-        while not self._stop.is_set() and (sequence := self._feed.sequence()) > self.sequence:
-            # Read after the sequence: so the last page holds all that the sequence covers.
-            changes = self._feed.changes(self._writer.cursor, PAGE)
+        while not self._stop.is_set() and (position := self._feed.position()).sequence > self.sequence:
+            # Read after the position: so the last page holds all that the position covers. What was committed
+            # meanwhile is left to the next turn, because no record may be beyond the position.
+            page = self._feed.changes(self._writer.cursor, PAGE)
+            changes = [each for each in page if each.sequence <= position.sequence]
+            self._writer.expect(position)
             records = self._derived(changes)
             is_last = len(changes) < PAGE
-            self._writer.append(records, sequence if is_last else None)
+            self._writer.append(records, position.sequence if is_last else None)
             count += len(records)
             if is_last:
                 self.sequence = self._writer.sequence

@@ -25,8 +25,10 @@ from serving.live.process import wire_items
 from serving.live.process.catalogue_client import Channel, FrameKind, error_document
 from serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
 from serving.live.process.request_queue import PendingRequest, RequestQueue, belongs_to
+from serving.live.store.changes import Position
 from serving.live.store.database import detail, public_text
-from serving.live.store.store import RETRY_SECONDS, Store, StoreRolledBack, check_state
+from serving.live.store.history import StoreRolledBack
+from serving.live.store.store import RETRY_SECONDS, Store
 from serving.live.store.write_rules import WriteError, WriteOutcome, WriteRequest
 from serving.shared_state import CATALOGUE, SharedState
 from serving.supervisor import Heartbeat, WorkerHandle
@@ -91,8 +93,9 @@ class CatalogueProcess:
         self._counted: tuple[int, int | None] = (-1, 0)  # sequence and base for which `_counts` holds
         self._entry: dict[str, Any] = shared_state.read(CATALOGUE)
         self._dropped: str = self._entry.get("dropped", "")  # why the store is no longer used; or empty
-        # Id and sequence of the store when the service, or the predecessor of this process, last used it.
-        self._began: tuple[str, int] = self._entry["store_id"], self._entry["sequence"]
+        # Id and position of the store when the service, or the predecessor of this process, last used it.
+        self._store_id: str = self._entry["store_id"]
+        self._began = Position(self._entry["sequence"], self._entry["mark"])
         self._rolled_back: StoreRolledBack | None = None  # found by the reader, for `step`
         self._counts = (0, 0)
         self._commits = self._writes_done = 0
@@ -184,7 +187,7 @@ class CatalogueProcess:
         So the one at fault is refused, and neither ends this process nor keeps the others from being written.
         """
         derived, most = derivations.sequence, store.bounds.max_lag
-        if derived is not None and (lag := feed.known - derived) > most:
+        if derived is not None and (lag := feed.known.sequence - derived) > most:
             text = (
                 f"encoding is at sequence {derived}, {lag} behind the store, at most {most}; "
                 "send the request again later"
@@ -214,7 +217,7 @@ class CatalogueProcess:
             return [TwinspireError("the write has failed, and nothing was written; the log says why")]
         self._error = ""
         done = [each for each in outcomes if isinstance(each, WriteOutcome)]
-        feed.committed(*store.last_write())
+        feed.committed(store.last_write())
         self._commits += 1
         self._writes_done += sum(
             not result.error for each in done if not each.repeated for result in each.results
@@ -285,9 +288,8 @@ class CatalogueProcess:
 
     def _read_one(self, store: Store, frame: Frame) -> tuple[int, bytes]:
         arguments = json.loads(frame.payload)
-        store_id, began = self._began
-        sequence = store.check(max(self._seen, began))
-        check_state(store.store_id, sequence, store_id, began)
+        feed = self._feed
+        sequence = store.check(self._began if feed is None else feed.known, self._store_id).sequence
         if frame.kind == FrameKind.GET:
             found = wire_items.get_response(arguments, store.get(arguments), sequence)
             if (size := found.ByteSize()) > self._max_answer_bytes:
@@ -304,10 +306,10 @@ class CatalogueProcess:
 
     def _release(self) -> None:
         """Queue the reads that have waited for a change, if there was one."""
-        if self._feed is None or self._feed.known == self._seen:
+        if self._feed is None or self._feed.known.sequence == self._seen:
             return
         with self._lock:
-            self._seen = self._feed.known
+            self._seen = self._feed.known.sequence
             released = [each for each in self._followers if not self._waits(each)]
             self._followers = [each for each in self._followers if self._waits(each)]
             for request in released:
@@ -331,8 +333,8 @@ class CatalogueProcess:
         try:
             store = Store.open(self._config.url)
             try:
+                store.check(self._began, self._store_id)
                 feed = KnownFeed(store)
-                self._check(feed)
             except TwinspireError:
                 store.close()
                 raise
@@ -357,14 +359,6 @@ class CatalogueProcess:
             return Store.open(self._config.url)
         except TwinspireError as error:
             raise Unavailable(public_text(error, self._config.url)) from error
-
-    def _check(self, feed: KnownFeed) -> None:
-        """Refuse a store that is not the one with which the service began; the bundles would mix up two.
-
-        Raises:
-            StoreRolledBack: it is another one, or an older copy.
-        """
-        check_state(feed.store_id, feed.known, *self._began)
 
     def _drop(self, error: StoreRolledBack) -> None:
         """Stop using the store until the service is restarted, also if this process is started anew.
@@ -400,7 +394,8 @@ class CatalogueProcess:
         if store is not None and feed is not None and derivations is not None:
             entry |= {
                 "store_id": store.store_id,
-                "sequence": feed.known,
+                "sequence": feed.known.sequence,
+                "mark": feed.known.mark,
                 "derived": derivations.sequence or 0,
                 "bounds": asdict(store.bounds),
                 "bundles": derivations.document(),
@@ -410,7 +405,7 @@ class CatalogueProcess:
                 "commit_seconds": round(self._commit_seconds, 3),
             }
             base = derivations.base
-            counted = feed.known, base
+            counted = feed.known.sequence, base
             if base is not None and counted != self._counted and time.monotonic() >= self._count_due:
                 started = time.monotonic()
                 with suppress(Unavailable):

@@ -24,6 +24,24 @@ class Change(NamedTuple):
     fields: Mapping[str, str]
 
 
+class Position(NamedTuple):
+    """A point in the history of a store.
+
+    Two copies of a store that both have been at a position have the same history up to it: the mark was drawn
+    in the commit that reached the sequence.
+
+    Args:
+        sequence: of the last change.
+        mark: a random number.
+    """
+
+    sequence: int
+    mark: int
+
+
+START = Position(0, 0)  # of each history
+
+
 class ChangeFeed(Protocol):
     """Gives the latest change of each item of a store, in the order of their sequences.
 
@@ -35,15 +53,15 @@ class ChangeFeed(Protocol):
     def store_id(self) -> str:
         """Identifies the store; a sequence means nothing in another store."""
 
-    def sequence(self) -> int:
-        """The highest sequence of the store, 0 if nothing was ever written.
+    def position(self) -> Position:
+        """Where the history of the store ends, `START` if nothing was ever written.
 
         Raises:
             Unavailable: the store cannot be read now.
         """
 
-    def sequence_of(self, item_id: str) -> int:
-        """The sequence of an item's last change, 0 if the store has none.
+    def has(self, position: Position) -> bool:
+        """Whether the store is known to have been at a position; of old positions this is not known.
 
         Raises:
             Unavailable: the store cannot be read now.
@@ -55,23 +73,3 @@ class ChangeFeed(Protocol):
         Raises:
             Unavailable: the store cannot be read now.
         """
-
-
-def holds(feed: ChangeFeed, item_id: str, sequence: int) -> bool:
-    """Whether a store has made a change; not so if it was restored to an earlier state and written to since.
-
-    A later change of the same item hides an earlier one. Then the store shows only that no other item has
-    that sequence.
-
-    Args:
-        feed: of the store.
-        item_id: of the change.
-        sequence: of the change.
-
-    Raises:
-        Unavailable: the store cannot be read now.
-    """
-    last = feed.sequence_of(item_id)
-    if last <= sequence:
-        return last == sequence
-    return all(each.sequence != sequence for each in feed.changes(sequence - 1, 1))

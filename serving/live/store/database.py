@@ -1,7 +1,9 @@
 """The databases of a store of items: their URLs, engines, and the texts of their errors for clients."""
 
 import re
+import secrets
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from protos.errors import ConfigError
+from protos.errors import ConfigError, Unavailable
 
+FILES = "twinspire_files"  # key of a connection's `info`: path -> device and number of the file
 APPLICATION_ID = 0x5477696E  # of our SQLite files: "Twin"
+LOGS = ("-wal", "-shm")  # ends of the names of the files that SQLite keeps beside a database
 BUSY_SECONDS = 5.0  # to wait for another process that writes
 # Of PostgreSQL. A host that is gone, or that hangs in a transaction, must not block the others.
 CONNECT_SECONDS = 5
@@ -61,6 +65,37 @@ def is_missing(url: str) -> bool:
     return parsed.get_backend_name() == "sqlite" and _size(Path(parsed.database or "")) is None
 
 
+def file_of(url: str) -> Path:
+    """The file of a store in SQLite.
+
+    Raises:
+        ConfigError: as `parsed_url`; or the store is in another database.
+    """
+    parsed = parsed_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        raise ConfigError(
+            f"catalogue: expected a file of SQLite, got {parsed.get_backend_name()}, which has its own tools"
+        )
+    return Path(parsed.database or "")
+
+
+def copy_file(source: Path, output: Path) -> None:
+    """Copy a file of SQLite, as it is now, with what its log holds; it may be written to meanwhile.
+
+    Raises:
+        ConfigError: it cannot be copied.
+    """
+    draft = output.with_name(f".{output.name}-{secrets.token_hex(4)}")
+    try:
+        with closing(sqlite3.connect(source)) as store, closing(sqlite3.connect(draft)) as copy:
+            store.backup(copy)
+        draft.replace(output)
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigError(f"{source}: cannot be copied to {output}: {error}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _size(path: Path) -> int | None:
     """Bytes of a file of SQLite; None if there is none.
 
@@ -88,7 +123,9 @@ def engine_of(url: URL) -> Engine:
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be made for the catalogue: {error.strerror}") from None
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-        event.listen(engine, "connect", _on_sqlite)
+        event.listen(
+            engine, "connect", lambda connection, record: _on_sqlite(connection, record, str(url.database))
+        )
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
@@ -118,10 +155,35 @@ def engine_of(url: URL) -> Engine:
     return engine
 
 
-def _on_sqlite(connection: Any, record: Any) -> None:
+def _on_sqlite(connection: Any, record: Any, name: str) -> None:
     connection.isolation_level = None  # the driver begins no transaction; `_begin_sqlite` does
     for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {int(BUSY_SECONDS * 1000)}"):
         connection.execute(f"PRAGMA {pragma}")
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+    record.info[FILES] = {path: found for each in ("", *LOGS) if (found := _file(path := name + each))}
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    """Which file a path leads to; None if there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_open_files(connection: Connection) -> None:
+    """Make sure that a connection to SQLite writes to the files which its URL leads to.
+
+    Raises:
+        Unavailable: a file was moved, removed or replaced since it was opened, so what is written is lost.
+    """
+    for path, known in connection.info.get(FILES, {}).items():
+        if _file(path) != known:
+            raise Unavailable(
+                f"{path} was moved, removed or replaced while it was in use, so a write to it would be lost; "
+                "put it back, or restart the service"
+            )
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -5,9 +5,10 @@
     store.changes(after=0, limit=100)
 
 A row holds the latest state of an item, and a delete stays as a row without content. So `changes` is a feed
-that is compact at all times. Each write gets the next number of the store's sequence. A transaction locks the
-row with the sequence first, so numbers are given in the order of the commits, whatever the number of hosts;
-a reader that sees a number sees all lower ones.
+that is compact at all times. Each write gets the next number of the store's sequence, and so does each
+remembered request that has written nothing. A transaction locks the row with the sequence first, so numbers
+are given in the order of the commits, whatever the number of hosts; a reader that sees a number sees all
+lower ones. Each commit also leaves a mark (`history.py`).
 
 A commit is durable: SQLite keeps a write-ahead log and flushes it in each commit (synchronous=FULL), and
 PostgreSQL commits synchronously whatever its default is. No clock decides which write is newer, so clocks may
@@ -32,11 +33,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
 from serving.live.store.bounds import CatalogueBounds
-from serving.live.store.changes import Change
+from serving.live.store.changes import START, Change, Position
 from serving.live.store.database import (
     APPLICATION_ID,
     BUSY_SECONDS,
     check_file,
+    check_open_files,
     engine_of,
     is_damage,
     parsed_url,
@@ -44,6 +46,14 @@ from serving.live.store.database import (
     reason_of,
     shown,
 )
+from serving.live.store.history import (
+    KEEP_MARKS,
+    advance,
+    checked,
+    has_position,
+    read_position,
+)
+from serving.live.store.tables import HISTORY, ITEMS, META, REQUESTS, SCHEMA_VERSION, TABLES
 from serving.live.store.write_rules import (
     Decisions,
     ItemVersion,
@@ -55,7 +65,6 @@ from serving.live.store.write_rules import (
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 PARTS = 500  # ids in one query
 KEEP_SECONDS = 24 * 3600.0  # for which the answer to a request id is kept
 KEEP_WRITES = 10_000  # later writes of items, up to which it is kept, however old
@@ -64,40 +73,7 @@ PRUNE_EVERY = 1000  # commits
 REFRESH = "make refresh builds a bundle that holds them"
 RETRY_SECONDS = 1.0
 
-_TABLES = sa.MetaData()
-_META = sa.Table(
-    "twinspire_meta",
-    _TABLES,
-    sa.Column("one", sa.Integer, primary_key=True),  # 1: there is one row
-    sa.Column("schema_version", sa.Integer, nullable=False),
-    sa.Column("store_id", sa.String(36), nullable=False),
-    sa.Column("sequence", sa.BigInteger, nullable=False),
-    sa.Column("bounds", sa.Text, nullable=False),
-)
-_ITEMS = sa.Table(
-    "twinspire_items",
-    _TABLES,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("sequence", sa.BigInteger, nullable=False, unique=True),
-    sa.Column("deleted", sa.Boolean, nullable=False),
-    sa.Column("features", sa.Text, nullable=False),
-    sa.Column("fields", sa.Text, nullable=False),
-    sa.Column("written_at", sa.Float(53), nullable=False),
-)
-_REQUESTS = sa.Table(
-    "twinspire_requests",
-    _TABLES,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("answer", sa.Text, nullable=False),
-    sa.Column("sequence", sa.BigInteger, nullable=False, index=True),
-    sa.Column("written_at", sa.Float(53), nullable=False),
-)
 _CONTENT = ("sequence", "deleted", "features", "fields", "written_at")
-
-
-class StoreRolledBack(Unavailable):
-    """The database holds another store than before, or an earlier state; what was written may be lost."""
 
 
 class StoredItem(NamedTuple):
@@ -110,6 +86,20 @@ class StoredItem(NamedTuple):
 
     change: Change
     written_at: float
+
+
+class LastWrite(NamedTuple):
+    """What the last transaction of a `Store` has made.
+
+    Args:
+        before: where the history ended before.
+        position: where it ended then.
+        changes: all between them, lowest sequence first.
+    """
+
+    before: Position
+    position: Position
+    changes: list[Change]
 
 
 class Store:
@@ -128,7 +118,7 @@ class Store:
         self._commits = 0
         self._overlay = _OverlayCount()
         self._upsert = _upsert(engine)
-        self._last: tuple[int, Sequence[tuple[int, ItemWrite]]] = 0, ()
+        self._last: tuple[Position, Position, Sequence[tuple[int, ItemWrite]]] = START, START, ()
         self.store_id = ""
         self.bounds = CatalogueBounds()
 
@@ -168,36 +158,76 @@ class Store:
         """Close all connections."""
         self._engine.dispose()
 
+    def position(self) -> Position:
+        """Where the history of the store ends, `START` if nothing was ever written.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        with self._reading() as connection:
+            return read_position(connection)
+
     def sequence(self) -> int:
-        """The highest sequence of the store, 0 if nothing was ever written.
+        """The highest sequence of the store, 0 if nothing was ever written; errors as of `position`."""
+        return self.position().sequence
+
+    def check(self, known: Position, store_id: str = "") -> Position:
+        """As `position`, of a store that was at a position before.
+
+        Args:
+            known: the position.
+            store_id: that the store had; by default that with which it was opened.
+
+        Raises:
+            StoreRolledBack: it is another store, or its history is another one.
+            Unavailable: the store cannot be read now.
+        """
+        with self._reading() as connection:
+            meta = connection.execute(sa.select(META)).one()
+            return checked(connection, meta, store_id or self.store_id, known)
+
+    def has(self, position: Position) -> bool:
+        """Whether the store is known to have been at a position; of old positions this is not known.
 
         Raises:
             Unavailable: the store cannot be read now.
         """
         with self._reading() as connection:
-            return int(connection.execute(sa.select(_META.c.sequence)).scalar_one())
+            return has_position(connection, position)
 
-    def check(self, known: int) -> int:
-        """As `sequence`, of a store that was at a sequence before.
+    def contradicts(self, position: Position) -> bool:
+        """Whether the store has certainly not been at a position: its history is another one, or ends before.
 
-        Raises:
-            StoreRolledBack: it is another store than the one that was opened, or ends earlier.
-            Unavailable: the store cannot be read now.
-        """
-        with self._reading() as connection:
-            meta = connection.execute(sa.select(_META)).one()
-        check_state(meta.store_id, meta.sequence, self.store_id, known)
-        return int(meta.sequence)
-
-    def sequence_of(self, item_id: str) -> int:
-        """The sequence of an item's last change, 0 if the store has none.
+        Args:
+            position: the position; if its mark is 0, that is not known, and only the sequence counts.
 
         Raises:
             Unavailable: the store cannot be read now.
         """
         with self._reading() as connection:
-            found = connection.execute(sa.select(_ITEMS.c.sequence).where(_ITEMS.c.id == item_id)).scalar()
-        return int(found or 0)
+            if position.sequence > read_position(connection).sequence:
+                return True
+            if position.mark == 0 or has_position(connection, position):
+                return False
+            first = connection.execute(sa.select(sa.func.min(HISTORY.c.sequence))).scalar()
+            return first is not None and position.sequence >= first
+
+    def renew(self) -> None:
+        """Give the store a new id, as it is due to one that was restored from a copy.
+
+        What was derived from it, or read of its changes, is of another store then. If another process has
+        done so since it was opened, the id is that one's.
+
+        Raises:
+            Unavailable: the store cannot be written now.
+        """
+        with self._writing() as connection:
+            meta = connection.execute(sa.select(META).with_for_update()).one()
+            if meta.store_id == self.store_id:
+                self.store_id = str(uuid.uuid4())
+                connection.execute(sa.update(META).values(store_id=self.store_id))
+            else:
+                self.store_id = meta.store_id
 
     def changes(self, after: int, limit: int) -> list[Change]:
         """The latest state of the items that changed after a sequence, lowest first, at most `limit`.
@@ -209,7 +239,7 @@ class Store:
 
     def stored(self, after: int, limit: int) -> list[StoredItem]:
         """As `changes`, with the times of the writes."""
-        query = sa.select(_ITEMS).where(_ITEMS.c.sequence > after).order_by(_ITEMS.c.sequence).limit(limit)
+        query = sa.select(ITEMS).where(ITEMS.c.sequence > after).order_by(ITEMS.c.sequence).limit(limit)
         with self._reading() as connection:
             return [*map(_stored, connection.execute(query))]
 
@@ -220,26 +250,26 @@ class Store:
             Unavailable: the store cannot be read now.
         """
         with self._reading() as connection:
-            rows = _by_id(connection, sa.select(_ITEMS), ids)
+            rows = _by_id(connection, sa.select(ITEMS), ids)
             return {row.id: _stored(row) for row in rows}
 
     @contextmanager
-    def snapshot(self, after: int = 0) -> Iterator[tuple[int, Iterator[Change]]]:
-        """One state of the store: its sequence, and the changes after another one, lowest first.
+    def snapshot(self, after: int = 0) -> Iterator[tuple[Position, Iterator[Change]]]:
+        """One state of the store: its position, and the changes after another one, lowest first.
 
         Writes meanwhile are possible, and are not in it.
 
         Raises:
             Unavailable: the store cannot be read now.
         """
-        query = sa.select(_ITEMS).where(_ITEMS.c.sequence > after).order_by(_ITEMS.c.sequence)
+        query = sa.select(ITEMS).where(ITEMS.c.sequence > after).order_by(ITEMS.c.sequence)
         with self._errors("read"), self._engine.connect() as connection:
             if connection.dialect.name == "postgresql":  # SQLite's transactions are snapshots
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
-                sequence = int(connection.execute(sa.select(_META.c.sequence)).scalar_one())
+                position = read_position(connection)
                 rows = connection.execution_options(yield_per=PARTS).execute(query)
-                yield sequence, (_stored(row).change for row in rows)
+                yield position, (_stored(row).change for row in rows)
 
     def compact(self) -> int:
         """Forget answers to old requests, and shorten SQLite's log; returns how many answers were forgotten.
@@ -268,16 +298,16 @@ class Store:
             Unavailable: the store cannot be read now.
         """
         query = (
-            sa.select(_ITEMS.c.deleted, sa.func.count())
-            .where(_ITEMS.c.sequence > after)
-            .group_by(_ITEMS.c.deleted)
+            sa.select(ITEMS.c.deleted, sa.func.count())
+            .where(ITEMS.c.sequence > after)
+            .group_by(ITEMS.c.deleted)
         )
         with self._reading() as connection:
             found = {bool(deleted): int(count) for deleted, count in connection.execute(query)}
         return found.get(False, 0), found.get(True, 0)
 
     def write(
-        self, requests: Sequence[WriteRequest], base: int | None = 0, known: int = 0
+        self, requests: Sequence[WriteRequest], base: int | None = 0, known: Position = START
     ) -> list[WriteOutcome | TwinspireError]:
         """Carry out requests in order, in one transaction; when this returns, it is durable.
 
@@ -285,21 +315,21 @@ class Store:
             requests: to carry out.
             base: sequence of the snapshot from which the champion was built; what changed since counts as its
                 overlay. None while that is not known: then the overlay may have any size.
-            known: a sequence that the store has had.
+            known: a position that the store has had.
 
         Returns:
             For each request its outcome, or the error for which nothing of it was written.
 
         Raises:
-            StoreRolledBack: it is another store than the one that was opened, or ends before `known`, because
-                it was restored from a copy, or another server has taken over; nothing was written.
+            StoreRolledBack: it is another store than the one that was opened, or was never at `known`: it was
+                restored from a copy, or another server has taken over; nothing was written.
             Unavailable: the store could not be written. Usually nothing is written then; if the connection
                 broke in the commit, that is not known.
         """
         now = self._clock()
         with self._writing() as connection:
-            meta = connection.execute(sa.select(_META).with_for_update()).one()
-            check_state(meta.store_id, meta.sequence, self.store_id, known)
+            meta = connection.execute(sa.select(META).with_for_update()).one()
+            before = position = checked(connection, meta, self.store_id, known)
             self.bounds = CatalogueBounds.of(json.loads(meta.bounds))
             decisions = Decisions(meta.sequence, _versions(connection, requests))
             answered = _known_requests(connection, requests)
@@ -307,28 +337,32 @@ class Store:
             outcomes: list[WriteOutcome | TwinspireError] = []
             new = {}
             for request in requests:
+                previous = decisions.sequence
                 outcome = self._outcome(request, decisions, answered)
                 outcomes.append(outcome)
                 if request.request_id and isinstance(outcome, WriteOutcome) and not outcome.repeated:
+                    if outcome.sequence == previous:  # so that this answer becomes old as the others do
+                        decisions.sequence += 1
                     answered[request.request_id] = request.digest, outcome.to_json()
                     new[request.request_id] = outcome, request.digest
             self._save(connection, decisions, new, now)
             if decisions.sequence != meta.sequence:
-                connection.execute(sa.update(_META).values(sequence=decisions.sequence))
+                position = advance(connection, decisions.sequence)
             self._commits += 1
             if self._commits % PRUNE_EVERY == 1:
                 _prune(connection, now)
         self._overlay.commit(decisions.sequence)
-        self._last = meta.sequence, sorted(decisions.written.values(), key=itemgetter(0))
+        self._last = before, position, sorted(decisions.written.values(), key=itemgetter(0))
         return outcomes
 
-    def last_write(self) -> tuple[int, list[Change]]:
-        """The sequence before the last transaction of this object, and all changes that it has made."""
-        before, written = self._last
-        return before, [
+    def last_write(self) -> LastWrite:
+        """The last transaction of this object."""
+        before, position, written = self._last
+        changes = [
             Change(n, each.item_id, each.deleted, feature_values(each.features), feature_values(each.fields))
             for n, each in written
         ]
+        return LastWrite(before, position, changes)
 
     def _outcome(
         self, request: WriteRequest, decisions: Decisions, known: Mapping[str, tuple[str, str]]
@@ -378,12 +412,13 @@ class Store:
                 }
                 for request_id, (outcome, digest) in new.items()
             ]
-            connection.execute(sa.insert(_REQUESTS), answers)
+            connection.execute(sa.insert(REQUESTS), answers)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """A connection whose statements see one state each."""
         with self._errors("read"), self._engine.connect() as connection:
+            check_open_files(connection)
             yield connection
 
     @contextmanager
@@ -392,7 +427,9 @@ class Store:
         with self._errors("written"), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
+                check_open_files(connection)
                 yield connection
+            check_open_files(connection)  # again: nothing may be acknowledged that went elsewhere
 
     @contextmanager
     def _errors(self, verb: str) -> Iterator[None]:
@@ -420,8 +457,8 @@ class Store:
         """`_prepare`, within its transaction."""
         if connection.dialect.name == "postgresql":  # two services may begin at once
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(APPLICATION_ID)))
-        if not sa.inspect(connection).has_table(_META.name):
-            _TABLES.create_all(connection)
+        if not sa.inspect(connection).has_table(META.name):
+            TABLES.create_all(connection)
             first = {
                 "one": 1,
                 "schema_version": SCHEMA_VERSION,
@@ -429,48 +466,33 @@ class Store:
                 "sequence": 0,
                 "bounds": json.dumps(asdict(CatalogueBounds())),
             }
-            connection.execute(sa.insert(_META), [first])
+            connection.execute(sa.insert(META), [first])
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        columns = {each["name"] for each in sa.inspect(connection).get_columns(_META.name)}
-        if not {each.name for each in _META.columns} <= columns:
+        columns = {each["name"] for each in sa.inspect(connection).get_columns(META.name)}
+        if not {each.name for each in META.columns} - {META.c.mark.name} <= columns:
             raise ConfigError(
-                f"{self._name}: {_META.name} is not the table of a catalogue; name another database"
+                f"{self._name}: {META.name} is not the table of a catalogue; name another database"
             )
-        meta = connection.execute(sa.select(_META).with_for_update()).one_or_none()
+        if META.c.mark.name not in columns:  # an earlier version has made the store
+            connection.exec_driver_sql(f"ALTER TABLE {META.name} ADD COLUMN mark BIGINT DEFAULT 0 NOT NULL")
+            HISTORY.create(connection)
+        meta = connection.execute(sa.select(META).with_for_update()).one_or_none()
         if meta is None:
-            raise ConfigError(f"{self._name}: {_META.name} is empty, so this is not a catalogue")
+            raise ConfigError(f"{self._name}: {META.name} is empty, so this is not a catalogue")
         if meta.schema_version != SCHEMA_VERSION:
             raise ConfigError(
                 f"{self._name}: is a catalogue of version {meta.schema_version}, this program expects "
                 f"{SCHEMA_VERSION}"
             )
+        if not has_position(connection, Position(meta.sequence, meta.mark)):  # an earlier version wrote last
+            connection.execute(sa.delete(HISTORY).where(HISTORY.c.sequence >= meta.sequence))
+            advance(connection, meta.sequence)
         self.store_id = meta.store_id
         held = CatalogueBounds.of(json.loads(meta.bounds))
         self.bounds = held.changed(bounds)
         if self.bounds != held:
-            connection.execute(sa.update(_META).values(bounds=json.dumps(asdict(self.bounds))))
-
-
-def check_state(store_id: str, sequence: int, known_id: str, known: int) -> None:
-    """Refuse another store than before, or an earlier state: records derived from both would be mixed.
-
-    Args:
-        store_id: of the store.
-        sequence: of the store.
-        known_id: of the store that was used before.
-        known: a sequence that it has had.
-
-    Raises:
-        StoreRolledBack: it is another one, or ends earlier.
-    """
-    if store_id != known_id:
-        raise StoreRolledBack("the catalogue's URL leads to another store than before; restart the service")
-    if sequence < known:
-        raise StoreRolledBack(
-            f"the catalogue's store ends at sequence {sequence}, and was at {known} before; if it was "
-            "restored from a copy, or another server has taken over, restart the service"
-        )
+            connection.execute(sa.update(META).values(bounds=json.dumps(asdict(self.bounds))))
 
 
 class _OverlayCount:
@@ -490,7 +512,7 @@ class _OverlayCount:
             base: sequence of the champion's snapshot; None if it is not known, and then nothing is counted.
         """
         if base is not None and (sequence, base) != (self._sequence, self._base):
-            query = sa.select(sa.func.count()).where(_ITEMS.c.sequence > base)
+            query = sa.select(sa.func.count()).where(ITEMS.c.sequence > base)
             self.count = int(connection.execute(query).scalar_one())
         self._base, self._sequence = base, -1  # to be counted again, unless `commit` follows
 
@@ -507,7 +529,7 @@ class _OverlayCount:
 
 def _versions(connection: Connection, requests: Sequence[WriteRequest]) -> dict[str, ItemVersion]:
     ids = {item.item_id for request in requests for item in request.items}
-    query = sa.select(_ITEMS.c.id, _ITEMS.c.sequence, _ITEMS.c.deleted)
+    query = sa.select(ITEMS.c.id, ITEMS.c.sequence, ITEMS.c.deleted)
     return {row.id: ItemVersion(row.sequence, row.deleted) for row in _by_id(connection, query, [*ids])}
 
 
@@ -516,21 +538,27 @@ def _known_requests(connection: Connection, requests: Sequence[WriteRequest]) ->
     ids = [request.request_id for request in requests if request.request_id]
     found: dict[str, tuple[str, str]] = {}
     for start in range(0, len(ids), PARTS):
-        query = sa.select(_REQUESTS).where(_REQUESTS.c.id.in_(ids[start : start + PARTS]))
+        query = sa.select(REQUESTS).where(REQUESTS.c.id.in_(ids[start : start + PARTS]))
         found.update({row.id: (row.digest, row.answer) for row in connection.execute(query)})
     return found
 
 
 def _by_id(connection: Connection, query: Any, ids: Sequence[str]) -> Iterator[Any]:
     for start in range(0, len(ids), PARTS):
-        yield from connection.execute(query.where(_ITEMS.c.id.in_(ids[start : start + PARTS])))
+        yield from connection.execute(query.where(ITEMS.c.id.in_(ids[start : start + PARTS])))
 
 
 def _prune(connection: Connection, now: float) -> int:
-    """Forget request ids that are old, by the clock and by the number of later writes; returns how many."""
-    last = connection.execute(sa.select(sa.func.max(_REQUESTS.c.sequence))).scalar() or 0
-    is_old = (_REQUESTS.c.written_at < now - KEEP_SECONDS) | (_REQUESTS.c.sequence < last - MAX_WRITES)
-    old = sa.delete(_REQUESTS).where((_REQUESTS.c.sequence < last - KEEP_WRITES) & is_old)
+    """Forget old marks, and request ids that are old by the clock and by the number of later writes.
+
+    Returns:
+        Number of forgotten request ids.
+    """
+    end = sa.select(META.c.sequence).scalar_subquery()
+    connection.execute(sa.delete(HISTORY).where(HISTORY.c.sequence < end - KEEP_MARKS))
+    last = connection.execute(sa.select(sa.func.max(REQUESTS.c.sequence))).scalar() or 0
+    is_old = (REQUESTS.c.written_at < now - KEEP_SECONDS) | (REQUESTS.c.sequence < last - MAX_WRITES)
+    old = sa.delete(REQUESTS).where((REQUESTS.c.sequence < last - KEEP_WRITES) & is_old)
     return int(connection.execute(old).rowcount)
 
 
@@ -542,7 +570,7 @@ def _is_bounded(item: ItemWrite, decisions: Decisions) -> bool:
 
 def _upsert(engine: Engine) -> sa.Insert:
     """The statement that writes rows of items; made once, because that takes 0.06 ms."""
-    statement = sqlite.insert(_ITEMS) if engine.dialect.name == "sqlite" else postgresql.insert(_ITEMS)
+    statement = sqlite.insert(ITEMS) if engine.dialect.name == "sqlite" else postgresql.insert(ITEMS)
     changed = {name: statement.excluded[name] for name in _CONTENT}
     return statement.on_conflict_do_update(index_elements=["id"], set_=changed)
 

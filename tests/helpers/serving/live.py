@@ -9,7 +9,7 @@ from protos import bundle
 from serving.live.deriving.record_deriver import Deriver
 from serving.live.record_format import origin_of, records_path
 from serving.live.search.live_items import LiveItems
-from serving.live.store.changes import Change
+from serving.live.store.changes import Change, Position
 from serving.retrieval.encoder import item_encoder
 from serving.retrieval.query import Query, Value, Vectors
 from serving.retrieval.retriever import Retriever
@@ -39,8 +39,11 @@ class MemoryFeed:
     def sequence(self) -> int:
         return self._last
 
-    def sequence_of(self, item_id: str) -> int:
-        return self._latest[item_id].sequence if item_id in self._latest else 0
+    def position(self) -> Position:
+        return Position(self._last, self._last)
+
+    def has(self, position: Position) -> bool:
+        return position.sequence <= self._last
 
     def changes(self, after: int, limit: int) -> list[Change]:
         return [each for each in self._latest.values() if each.sequence > after][:limit]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving import __main__ as commands
+from serving import catalogue
 from serving.observability.metrics import METRICS
 from serving.security.tokens import Role
 from tests.helpers.serving import prometheus, systemd
@@ -43,6 +44,8 @@ def test_each_command_exists(line: str) -> None:
         words = shlex.split(command)
         if words[:3] == ["/opt/twinspire/bin/python", "-m", "serving"]:
             commands._parser().parse_args(words[3:])
+        elif words[:3] == ["/opt/twinspire/bin/python", "-m", "serving.catalogue"]:
+            catalogue._parser().parse_args(words[3:])
         elif words[0] == "make":
             assert words[1] in TARGETS
             variables = {word.split("=")[0] for word in words[2:]}

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from protos.errors import Unavailable
 from serving.live import derived_records
 from serving.live import record_format as records
-from serving.live.derived_records import RecordReader, RecordWriter
+from serving.live.derived_records import RecordReader, RecordWriter, position_of
 from serving.live.deriving.derived_bundles import prune
 from serving.live.record_format import Record, RecordKind, RecordOrigin, RecordsDamaged
+from serving.live.store.changes import START, Position
 
 ORIGIN = RecordOrigin("a" * 64, "store", 2)
 VECTOR = b"12345678"
@@ -41,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writer(path: Path) -> RecordWriter:
-    return RecordWriter.open(path, ORIGIN, 0)
+    return RecordWriter.open(path, ORIGIN)
 
 
 def test_a_reader_gets_what_was_written(writer: RecordWriter, path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_reader_knows_no_sequence_before_all_of_it_was_read(writer: RecordWrit
 
 def append_one_by_one(path: Path, last: int) -> None:
     """Write items with the sequences up to the last, each announced by itself."""
-    writer = RecordWriter.open(path, ORIGIN, last)
+    writer = RecordWriter.open(path, ORIGIN)
     for n in range(ORIGIN.start + 1, last + 1):
         writer.append([item(n)], n)
 
@@ -109,7 +110,7 @@ def test_a_writer_that_is_killed_between_the_two_cells_holds_readers_until_the_n
     assert not reader.has_more
     assert reader.read() == ([], None)
     writer.close()
-    again = RecordWriter.open(path, ORIGIN, 9)
+    again = RecordWriter.open(path, ORIGIN)
     assert reader.read() == ([item(1), item(2)], 1)
     again.append([item(3)], 3)
     assert reader.read() == ([item(3)], 3)
@@ -120,7 +121,7 @@ def test_what_was_not_announced_is_cut_off(writer: RecordWriter, path: Path) -> 
     writer.close()
     with path.open("ab") as file:  # as of a writer that was killed
         file.write(records.packed(item(3))[:-3])
-    again = RecordWriter.open(path, ORIGIN, 2)
+    again = RecordWriter.open(path, ORIGIN)
     assert (again.cursor, again.sequence, again.count) == (2, 2, 2)
     again.append([item(4)], 4)
     assert all_of(path) == ([item(1), item(2), item(4)], 4)
@@ -130,7 +131,7 @@ def test_a_writer_that_is_killed_before_it_announces_derives_again(writer: Recor
     writer.append([item(1)], 1)
     writer.append([item(2), item(3)])
     writer.close()
-    again = RecordWriter.open(path, ORIGIN, 9)
+    again = RecordWriter.open(path, ORIGIN)
     assert (again.cursor, again.sequence) == (3, 1)
 
 
@@ -141,7 +142,7 @@ def test_damage_anywhere_is_found_and_what_stands_before_it_is_kept(
 ) -> None:
     path = tmp_path_factory.mktemp("damaged") / "bundle.records"
     written = [item(n) for n in range(1, 20)]
-    writer = RecordWriter.open(path, ORIGIN, 0)
+    writer = RecordWriter.open(path, ORIGIN)
     writer.append(written, 19)
     end, generation = writer.length, writer.generation
     writer.close()
@@ -154,7 +155,7 @@ def test_damage_anywhere_is_found_and_what_stands_before_it_is_kept(
             all_of(path)
             RecordReader(path, ORIGIN).read()
     reader = RecordReader(path, ORIGIN)
-    again = RecordWriter.open(path, ORIGIN, 19)
+    again = RecordWriter.open(path, ORIGIN)
     assert again.generation != generation
     assert reader.is_superseded
     assert again.sequence == 0  # unknown until the rest has been derived again
@@ -170,7 +171,7 @@ def test_a_file_without_a_header_is_replaced(path: Path, length: int) -> None:
     path.write_bytes(b"x" * length)
     with pytest.raises(RecordsDamaged):
         RecordReader(path, ORIGIN)
-    RecordWriter.open(path, ORIGIN, 0).append([], 0)
+    RecordWriter.open(path, ORIGIN).append([], 0)
     assert all_of(path) == ([], 0)
 
 
@@ -178,7 +179,7 @@ def test_a_length_beyond_the_file_is_not_believed(writer: RecordWriter, path: Pa
     writer.append([item(1), item(2)], 2)
     writer.close()
     os.truncate(path, path.stat().st_size - 1)  # as after a power failure
-    again = RecordWriter.open(path, ORIGIN, 2)
+    again = RecordWriter.open(path, ORIGIN)
     assert (again.count, again.cursor, again.sequence) == (1, 1, 0)
 
 
@@ -198,40 +199,53 @@ def test_records_of_another_origin_are_replaced(
     writer.close()
     with pytest.raises(RecordsDamaged, match="another bundle or store"):
         RecordReader(path, other)
-    assert RecordWriter.open(path, other, 9).count == 0
+    assert RecordWriter.open(path, other).count == 0
 
 
-def test_records_of_a_store_that_was_restored_from_a_backup_are_derived_again(
-    writer: RecordWriter, path: Path
-) -> None:
-    writer.append([item(1), item(2)], 2)
-    writer.close()
-    assert RecordWriter.open(path, ORIGIN, most=1).count == 0
-
-
+@pytest.mark.parametrize("is_whole", [True, False])
 def test_records_of_changes_that_the_store_has_not_made_are_derived_again(
-    writer: RecordWriter, path: Path
+    writer: RecordWriter, path: Path, is_whole: bool
 ) -> None:
-    writer.append([item(1, "a"), item(2, "b")], 2)
+    """Also those that were appended before all up to the position were."""
+    writer.expect(Position(3, 77))
+    writer.append([item(1, "a"), item(2, "b")], 3 if is_whole else None)
     writer.close()
-    asked: list[tuple[str, int]] = []
+    asked: list[Position] = []
 
-    def holds(item_id: str, sequence: int) -> bool:
-        asked.append((item_id, sequence))
+    def has(position: Position) -> bool:
+        asked.append(position)
         return len(asked) == 1
 
-    again = RecordWriter.open(path, ORIGIN, 9, holds=holds)
-    assert again.count == 2
+    again = RecordWriter.open(path, ORIGIN, has)
+    assert (again.count, again.sequence, again.position) == (2, 3 if is_whole else 0, (3, 77))
     again.close()
-    assert RecordWriter.open(path, ORIGIN, 9, holds=holds).count == 0
-    assert asked == [("b", 2)] * 2
+    new = RecordWriter.open(path, ORIGIN, has)
+    assert (new.count, new.sequence, new.position) == (0, 0, START)
+    assert asked == [(3, 77)] * 2
+
+
+def test_the_position_of_records_outlasts_another_generation(writer: RecordWriter, path: Path) -> None:
+    writer.expect(Position(2, 77))
+    writer.append([item(1, "a"), item(2, "a")], 2)
+    assert position_of(path) == (2, 77)
+    writer = writer.compacted()
+    assert position_of(path) == writer.position == (2, 77)
+    writer.close()
+    os.truncate(path, path.stat().st_size - 1)  # as after a power failure
+    writer = RecordWriter.open(path, ORIGIN)
+    assert (writer.count, writer.position) == (0, (2, 77))
+    writer = writer.repaired()
+    assert position_of(path) == writer.position == (2, 77)
+    path.write_bytes(b"x" * 5000)
+    assert position_of(path) is None
+    assert position_of(path.with_name("missing")) is None
 
 
 def test_there_is_one_writer(writer: RecordWriter, path: Path) -> None:
     with pytest.raises(Unavailable, match="another process writes this file"):
-        RecordWriter.open(path, ORIGIN, 0)
+        RecordWriter.open(path, ORIGIN)
     writer.close()
-    RecordWriter.open(path, ORIGIN, 0).close()
+    RecordWriter.open(path, ORIGIN).close()
 
 
 def test_there_is_one_writer_while_the_file_is_replaced(writer: RecordWriter, path: Path) -> None:
@@ -239,18 +253,18 @@ def test_there_is_one_writer_while_the_file_is_replaced(writer: RecordWriter, pa
     new = writer.compacted()
     path.rename(path.with_name("aside"))
     with pytest.raises(Unavailable, match="another process writes this file"):
-        RecordWriter.open(path, ORIGIN, 0)
+        RecordWriter.open(path, ORIGIN)
     assert not path.exists()
     new.close()
-    RecordWriter.open(path, ORIGIN, 0).close()
+    RecordWriter.open(path, ORIGIN).close()
 
 
 def test_a_writer_that_cannot_begin_leaves_the_records_to_others(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
-        RecordWriter.open(path, ORIGIN, 0)
+        RecordWriter.open(path, ORIGIN)
     path.rmdir()
-    RecordWriter.open(path, ORIGIN, 0).close()
+    RecordWriter.open(path, ORIGIN).close()
 
 
 def test_drafts_of_a_writer_that_was_killed_are_removed(path: Path) -> None:
@@ -259,14 +273,14 @@ def test_drafts_of_a_writer_that_was_killed_are_removed(path: Path) -> None:
     other = path.with_name(".another.records-x1")
     for each in (*drafts, other):
         each.touch()
-    RecordWriter.open(path, ORIGIN, 0).close()
+    RecordWriter.open(path, ORIGIN).close()
     assert [each.exists() for each in (*drafts, other)] == [False, False, True]
 
 
 def test_records_that_were_not_used_for_longest_are_removed(tmp_path: Path) -> None:
     origins = [RecordOrigin(str(n) * 64, "store", 2) for n in range(5)]
     paths = [records.records_path(tmp_path, origin) for origin in origins]
-    writers = [RecordWriter.open(*each, 0) for each in zip(paths, origins, strict=True)]
+    writers = [RecordWriter.open(*each) for each in zip(paths, origins, strict=True)]
     for n, path in enumerate(paths):
         os.utime(path, (n, n))
         path.with_name(f"{path.stem}.0123.graph").touch()
@@ -285,7 +299,7 @@ def test_records_that_were_not_used_for_longest_are_removed(tmp_path: Path) -> N
 
 
 def test_what_killed_processes_have_left_is_removed_when_it_is_old(path: Path) -> None:
-    RecordWriter.open(path, ORIGIN, 0).close()
+    RecordWriter.open(path, ORIGIN).close()
     folder = path.parent
     gone, kept = "c" * 64, "b" * 64
     names = [f".{gone}.records-xy", f"{gone}.01.graph", f".{gone}.01.graph-ab", f"{gone}.01.damaged"]
@@ -316,7 +330,7 @@ def test_a_compacted_file_has_the_latest_record_of_each_item(writer: RecordWrite
     new.append([item(41)], 41)
     assert all_of(path) == ([*expected, item(41)], 41)
     with pytest.raises(Unavailable):
-        RecordWriter.open(path, ORIGIN, 99)
+        RecordWriter.open(path, ORIGIN)
 
 
 def test_progress_is_noticed_while_a_file_is_written_anew(
@@ -338,7 +352,7 @@ def test_progress_is_noticed_while_a_file_is_written_anew(
 def test_records_have_the_mode_that_the_umask_allows(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        RecordWriter.open(tmp_path / "records", ORIGIN, 0)
+        RecordWriter.open(tmp_path / "records", ORIGIN)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "records").stat().st_mode) == 0o666 & ~mask

@@ -72,7 +72,7 @@ class Host:
     def step(self, derivations: Derivations | None = None) -> Derivations:
         """One turn of the thread that commits."""
         derivations = derivations or self.derivations
-        derivations._feed.known = self.store.sequence()
+        derivations._feed.known = self.store.position()
         derivations.run_once()
         return derivations
 
@@ -105,9 +105,9 @@ def test_an_error_while_a_bundle_catches_up_is_told_and_the_next_attempt_succeed
     wait_until(host.reaches(sequence + 1))
     wait_until(lambda: host.step().error == "")  # it goes soon after the last change has been derived
     with pytest.raises(Unavailable):
-        RecordWriter.open(host.path, host.origin, 9)
+        RecordWriter.open(host.path, host.origin)
     host.derivations.close()
-    RecordWriter.open(host.path, host.origin, 9).close()
+    RecordWriter.open(host.path, host.origin).close()
 
 
 def test_a_deriver_that_cannot_begin_leaves_the_records_to_others(
@@ -288,7 +288,7 @@ def test_a_bundle_that_is_gone_stops_nothing(
 def test_a_deriver_stops_between_two_pages(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(derivers, "PAGE", 2)
     host.put(*"abcdefg")
-    host.feed.known = 7
+    host.feed.known = host.store.position()
     stop, changes = threading.Event(), host.store.changes
 
     def two_pages(after: int, limit: int) -> list[Change]:
@@ -317,9 +317,9 @@ def test_what_this_process_has_written_is_not_read_again(host: Host, monkeypatch
 
     def write(*items: ItemWrite) -> None:
         host.store.write([WriteRequest([each]) for each in items])
-        feed.committed(*host.store.last_write())
+        feed.committed(host.store.last_write())
         host.derivations.run_once()
-        assert host.derivations.sequence == host.store.sequence() == feed.known
+        assert host.derivations.sequence == host.store.sequence() == feed.known.sequence
 
     text = json.dumps({"text": "bavuti"})
     write(ItemWrite("b", features=text), ItemWrite("c", features=text), ItemWrite("b", features=text))

@@ -20,6 +20,7 @@ from serving.live.deriving import record_deriver as derivers
 from serving.live.process import catalogue_process as processes
 from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply
 from serving.live.process.catalogue_process import CatalogueProcess
+from serving.live.process.first_entry import first_entry
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
@@ -47,15 +48,13 @@ class Running:
         self, folder: Path, place: Path, bounds: dict[str, int], entry: dict[str, Any] | None = None
     ) -> None:
         url = f"sqlite:///{place}/items.db"
-        store = Store.open(url, bounds)
+        config = CatalogueConfig(url, place, bounds)
         self.state = SharedState.create((TARGET, NEXT, CATALOGUE))
-        self.state.write(CATALOGUE, entry or {"store_id": store.store_id, "sequence": store.sequence()})
-        store.close()
+        self.state.write(CATALOGUE, entry or first_entry(config, None))
         version = bundle.read_manifest(folder).bundle_version
         self.state.write(TARGET, {"champion": {"folder": str(folder), "bundle_version": version}})
         self.channel, self.handle = Channel.create(), Handle()
         self.beats = Heartbeat()
-        config = CatalogueConfig(url, place)
         self.process = CatalogueProcess(config, self.channel, self.state, 5.0, 4_000_000, self.beats)
         self._thread = threading.Thread(target=self.process.run, args=[cast(WorkerHandle, self.handle)])
         self._thread.start()
@@ -360,7 +359,7 @@ def test_a_process_that_begins_with_a_store_of_another_state_never_takes_it_up(
 ) -> None:
     with running(plain, tmp_path) as process:
         process.write("a")
-        entry = {name: process.state.read(CATALOGUE)[name] for name in ("store_id", "sequence")}
+        entry = {name: process.state.read(CATALOGUE)[name] for name in ("store_id", "sequence", "mark")}
     if state == "an earlier state":
         entry["sequence"], error = 3, "the catalogue's store ends at sequence 1, and was at 3 before"
     else:

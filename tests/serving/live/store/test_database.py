@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing
@@ -13,9 +14,9 @@ import sqlalchemy as sa
 
 from protos.errors import ConfigError, Unavailable
 from serving.live.store import database
-from serving.live.store import store as stores
 from serving.live.store.database import is_missing, public_text
 from serving.live.store.store import Store
+from serving.live.store.tables import META
 from tests.helpers.mlflow_servers import without_postgres
 from tests.serving.live.store.test_store import one, upsert
 
@@ -141,7 +142,7 @@ def test_a_lock_that_another_process_keeps_ends_a_write_in_time(
     with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
         one(store, upsert("a"))
         with other._writing() as connection:
-            connection.execute(sa.select(stores._META).with_for_update())
+            connection.execute(sa.select(META).with_for_update())
             started = time.monotonic()
             with pytest.raises(Unavailable, match=r"cannot be written now: (lock not available|.*locked)"):
                 one(store, upsert("b"))
@@ -164,11 +165,11 @@ def test_a_statement_that_takes_long_and_a_transaction_that_stands_still_are_end
         ):
             connection.exec_driver_sql("SELECT pg_sleep(9)")
         with pytest.raises(Unavailable, match="cannot be written now"), store._writing() as connection:
-            connection.execute(sa.select(stores._META).with_for_update())
+            connection.execute(sa.select(META).with_for_update())
             with closing(Store.open(url)) as other:
                 time.sleep(1.5)  # as a process that is stopped
                 assert one(other, upsert("a")).sequence == 1
-            connection.execute(sa.select(stores._META))
+            connection.execute(sa.select(META))
         assert store.sequence() == 1
 
 
@@ -234,3 +235,47 @@ def test_clients_learn_no_user_of_postgresql(url: str) -> None:
             connection.exec_driver_sql("ALTER TABLE twinspire_items RENAME TO hidden")
         with pytest.raises(Unavailable, match=r"cannot be read now: undefined table$"):
             store.changes(0, 1)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
+def test_a_file_that_no_longer_is_where_it_was_takes_no_writes_until_it_is_back(
+    tmp_path: Path, suffix: str, how: str
+) -> None:
+    """SQLite would go on with the file that it has open, and everything would be gone with it."""
+    url, path = f"sqlite:///{tmp_path}/items.db", tmp_path / f"items.db{suffix}"
+    with closing(Store.open(url)) as store:
+        one(store, upsert("a"))
+        os.link(path, tmp_path / "kept")
+        path.unlink()
+        if how == "moved":
+            (tmp_path / "kept").rename(tmp_path / "moved")
+            (tmp_path / "kept").hardlink_to(tmp_path / "moved")
+        elif how == "replaced":
+            shutil.copy(tmp_path / "kept", path)
+        for call in (lambda: one(store, upsert("b")), store.position, lambda: store.get(["a"])):
+            with pytest.raises(
+                Unavailable, match=rf"items\.db{suffix} was moved, removed or replaced"
+            ) as caught:
+                call()
+            assert str(tmp_path) not in public_text(caught.value, url)
+        (tmp_path / "kept").replace(path)
+        assert one(store, upsert("b")).sequence == 2
+    with closing(Store.open(url)) as store:
+        assert store.get(["a", "b"]).keys() == {"a", "b"}
+
+
+def test_a_file_that_is_moved_during_a_commit_acknowledges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "items.db"
+    with closing(Store.open(f"sqlite:///{path}")) as store:
+        save = store._save
+
+        def moving(*arguments: Any) -> None:
+            save(*arguments)
+            path.rename(tmp_path / "aside")
+
+        monkeypatch.setattr(store, "_save", moving)
+        with pytest.raises(Unavailable, match="was moved, removed or replaced"):
+            one(store, upsert("a"))

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 
 from protos.errors import InvalidInput, Overloaded, Unavailable
 from serving.live.store import store as stores
-from serving.live.store.changes import holds
-from serving.live.store.store import Store, StoreRolledBack
+from serving.live.store.changes import START, Position
+from serving.live.store.history import StoreRolledBack
+from serving.live.store.store import Store
 from serving.live.store.write_rules import (
     ItemWrite,
     Mode,
@@ -80,28 +82,93 @@ def test_the_feed_has_the_latest_state_of_each_item_in_the_order_of_the_writes(
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ("sequence = 1", "store ends at sequence 1, and was at 2 before; if it was restored"),
+        ("sequence = 1", "store ends at sequence 1, and was at 3 before; if it was restored"),
+        ("mark = 7", "store has another history than before up to sequence 3; if it was restored"),
         ("store_id = 'another'", "leads to another store than before; restart the service"),
     ],
 )
 def test_a_store_that_is_not_that_of_before_takes_no_writes(store: Store, change: str, error: str) -> None:
     """As after a restore from a copy, or where a server that lags has taken over from another."""
     one(store, upsert("a", "b"))
-    assert (one(store, upsert("a"), known=2).sequence, store.check(3)) == (3, 3)
+    before = store.position()
+    assert one(store, upsert("a"), known=before).sequence == 3
+    known = store.position()
+    assert store.check(known) == store.check(before) == known
     with store._writing() as connection:
         connection.exec_driver_sql(f"UPDATE twinspire_meta SET {change}")
+        connection.exec_driver_sql("DELETE FROM twinspire_history WHERE sequence = 3")
     with pytest.raises(StoreRolledBack, match=error):
-        store.write([upsert("c")], known=2)
+        store.write([upsert("c")], known=known)
     with pytest.raises(StoreRolledBack, match=error):
-        store.check(2)
+        store.check(known)
     assert store.get(["c"]) == {}
 
 
-def test_a_store_holds_the_changes_that_it_has_made(store: Store) -> None:
-    one(store, upsert("a", "b"))
-    one(store, upsert("a"))
-    made = {(name, n) for name in ("a", "b", "c") for n in range(1, 5) if holds(store, name, n)}
-    assert made == {("a", 1), ("a", 3), ("b", 1), ("b", 2)}  # 1 is hidden: it may have been of each
+def test_a_copy_that_was_written_to_has_another_history_from_then_on(tmp_path: Path) -> None:
+    url, copy = f"sqlite:///{tmp_path}/items.db", tmp_path / "copy.db"
+    with closing(Store.open(url)) as store:
+        one(store, upsert("a"))
+        shared = store.position()
+    shutil.copy(tmp_path / "items.db", copy)
+    ends = []
+    for each in (url, f"sqlite:///{copy}"):
+        with closing(Store.open(each)) as store:
+            one(store, upsert("b"))
+            ends.append(store.position())
+    assert ends[0].sequence == ends[1].sequence == 2
+    with closing(Store.open(url)) as store:
+        assert [store.has(each) for each in (START, shared, *ends)] == [True, True, True, False]
+        assert [store.contradicts(each) for each in (START, shared, *ends)] == [False, False, False, True]
+        assert store.contradicts(Position(3, 0))
+        assert not store.contradicts(Position(2, 0))  # of a bundle that was built before there were marks
+
+
+def test_it_is_not_known_for_ever_where_a_store_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "KEEP_MARKS", 10)
+    monkeypatch.setattr(stores, "PRUNE_EVERY", 2)
+    with closing(Store.open(url)) as store:
+        positions = [store.position() for _ in range(50) if one(store, upsert("a"))]
+        assert not store.has(positions[0])
+        assert not store.contradicts(positions[0])
+        assert all(store.has(each) for each in positions[-10:])
+
+
+def test_a_store_of_an_earlier_version_is_taken_up_and_one_may_write_to_it_in_turn(url: str) -> None:
+    with closing(Store.open(url)) as store:
+        one(store, upsert("a"))
+        store_id = store.store_id
+        with store._writing() as connection:
+            connection.exec_driver_sql("ALTER TABLE twinspire_meta DROP COLUMN mark")
+            connection.exec_driver_sql("DROP TABLE twinspire_history")
+    with closing(Store.open(url)) as store:
+        first = store.position()
+        assert (store.store_id, first.sequence, store.has(first)) == (store_id, 1, True)
+        one(store, upsert("b"))
+        last = store.position()
+        with store._writing() as connection:  # as an earlier version does
+            connection.exec_driver_sql("UPDATE twinspire_meta SET sequence = 3")
+        assert store.check(last).sequence == 3
+        unmarked = store.position()
+        one(store, upsert("c"), known=last)
+        with pytest.raises(StoreRolledBack, match="or a service of an earlier version writes to it"):
+            store.check(unmarked)
+        with store._writing() as connection:
+            connection.exec_driver_sql("UPDATE twinspire_meta SET sequence = 5")
+    with closing(Store.open(url)) as store:
+        assert store.position().sequence == 5
+        assert all(store.has(each) for each in (first, last, store.position()))
+
+
+def test_a_store_gets_a_new_id_once_if_two_processes_want_it(url: str) -> None:
+    with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
+        one(store, upsert("a"))
+        before, position = store.store_id, store.position()
+        store.renew()
+        with pytest.raises(StoreRolledBack, match="leads to another store than before"):
+            other.check(position)
+        other.renew()
+        assert store.store_id == other.store_id != before
+        assert other.check(position) == position
 
 
 def test_modes_and_expected_sequences_decide_for_each_item(store: Store) -> None:
@@ -208,6 +275,30 @@ def test_request_ids_are_bounded_even_within_a_day(url: str, monkeypatch: pytest
             one(store, upsert("a", request_id=str(n), digest="1"))
         assert one(store, upsert("a", request_id="45", digest="1")).repeated
         assert not one(store, upsert("a", request_id="3", digest="1")).repeated
+
+
+def test_answers_of_requests_that_wrote_nothing_are_kept_as_long_as_others_and_then_forgotten(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "KEEP_WRITES", 10)
+    monkeypatch.setattr(stores, "MAX_WRITES", 30)
+    monkeypatch.setattr(stores, "PRUNE_EVERY", 2)
+    with closing(Store.open(url)) as store:
+        one(store, upsert("a"))
+        changes = store.changes(0, 10)
+
+        def refused(n: int) -> WriteOutcome:
+            return one(store, upsert("a", mode=Mode.INSERT, request_id=str(n), digest="1"))
+
+        for n in range(50):
+            assert refused(n).results[0].error == WriteError.EXISTS
+        assert refused(45).repeated
+        assert not refused(3).repeated
+        with store._reading() as connection:
+            query = "SELECT count(*) FROM twinspire_requests"
+            assert connection.exec_driver_sql(query).scalar_one() <= 32
+        assert store.changes(0, 10) == changes
+        assert one(store, upsert("b")).sequence == store.sequence()
 
 
 def test_answers_are_kept_as_they_were_given() -> None:
@@ -325,13 +416,13 @@ def test_a_write_that_has_waited_for_another_one_succeeds_whatever_the_default_l
 
 def test_a_snapshot_is_one_state_while_others_write(store: Store, url: str) -> None:
     one(store, upsert("a", "b", "c"))
-    with closing(Store.open(url)) as other, store.snapshot(after=1) as (sequence, changes):
+    with closing(Store.open(url)) as other, store.snapshot(after=1) as (position, changes):
         one(other, upsert("b", "d"))
         one(other, delete("c"))
         found = [(each.sequence, each.item_id, each.deleted) for each in changes]
-    assert (sequence, found) == (3, [(2, "b", False), (3, "c", False)])
-    with store.snapshot() as (sequence, changes):
-        assert (sequence, [each.item_id for each in changes]) == (6, ["a", "b", "d", "c"])
+    assert (position.sequence, found) == (3, [(2, "b", False), (3, "c", False)])
+    with store.snapshot() as (position, changes):
+        assert (position.sequence, [each.item_id for each in changes]) == (6, ["a", "b", "d", "c"])
 
 
 def test_compaction_forgets_old_answers_and_keeps_each_item_and_delete(
@@ -355,7 +446,7 @@ def test_compaction_forgets_old_answers_and_keeps_each_item_and_delete(
 
 WRITER = """
 import sys
-from serving.live.store.store import Store, StoreRolledBack
+from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 store = Store.open(sys.argv[1])
 for n in range(10**9):

@@ -1,0 +1,70 @@
+"""The history of a store: where it ends, and whether it is that of before.
+
+Each commit draws a random mark and keeps it with the last sequence that it has written. A copy of a store has
+the marks of the commits before it was made, and other ones of later commits. So a store that has a position
+(sequence and mark) has all of the history up to there, and one that was restored from a copy is recognised,
+even if it was written to until its sequence was the same again.
+"""
+
+import secrets
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from protos.errors import Unavailable
+from serving.live.store.changes import START, Position
+from serving.live.store.tables import HISTORY, META
+
+KEEP_MARKS = 1_000_000  # later changes, after which it is no longer known whether a store was at a position
+
+
+class StoreRolledBack(Unavailable):
+    """The database holds another store or history than before; what was written may be lost."""
+
+
+def read_position(connection: Connection) -> Position:
+    """Where the history of the store ends."""
+    return Position(*connection.execute(sa.select(META.c.sequence, META.c.mark)).one())
+
+
+def has_position(connection: Connection, position: Position) -> bool:
+    """Whether the store is known to have been at a position."""
+    query = sa.select(HISTORY.c.mark).where(HISTORY.c.sequence == position.sequence)
+    return position == START or connection.execute(query).scalar() == position.mark
+
+
+def advance(connection: Connection, sequence: int) -> Position:
+    """Raise the sequence of the store; returns the new position."""
+    position = Position(sequence, 1 + secrets.randbits(62))
+    connection.execute(sa.update(META).values(position._asdict()))
+    connection.execute(sa.insert(HISTORY), [position._asdict()])
+    return position
+
+
+def checked(connection: Connection, meta: Any, store_id: str, known: Position) -> Position:
+    """Where the history of the store ends.
+
+    Another store than before, or another history, is refused: records derived from both would be mixed.
+
+    Args:
+        meta: the row of `META`.
+        store_id: of the store that was used before.
+        known: a position that it has had.
+
+    Raises:
+        StoreRolledBack: it is another store, or has never been there.
+    """
+    if meta.store_id != store_id:
+        raise StoreRolledBack("the catalogue's URL leads to another store than before; restart the service")
+    position = Position(meta.sequence, meta.mark)
+    if position != known and not has_position(connection, known):
+        if position.sequence < known.sequence:
+            found = f"ends at sequence {position.sequence}, and was at {known.sequence} before"
+        else:
+            found = f"has another history than before up to sequence {known.sequence}"
+        raise StoreRolledBack(
+            f"the catalogue's store {found}; if it was restored from a copy, another server has taken over, "
+            "or a service of an earlier version writes to it, restart the service"
+        )
+    return position
