@@ -412,6 +412,13 @@ class RecordReader:
         return self._cells[LENGTH] != self._offset or self._cells[SEQUENCE] != self._target[1]
 
     @property
+    def position(self) -> Position | None:
+        """The position of the store that no record is beyond; None while the writer changes it."""
+        version = self._cells[VERSION]
+        position = Position(self._cells[POSITION], self._cells[MARK])
+        return None if version % 2 or self._cells[VERSION] != version else position
+
+    @property
     def is_superseded(self) -> bool:
         """Whether the path leads to another generation."""
         try:

@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0  # between two attempts to begin, or to go on after an error
 MAX_SECONDS = 30.0  # between two attempts to begin, after many have failed
 CHUNKS = 16  # of the records of another process that are read between two commits, each of `CHUNK` bytes
+OTHER_COPY = (
+    "another service of this host derives the records of the bundle from another copy of the store; restart "
+    "this service, which then gives its store an id of its own"
+)
 KEPT = 8  # files of records of one store: those of bundles that may be served again
 UNUSED_SECONDS = 30 * 24 * 3600.0  # without a change, after which they are removed
 
@@ -98,6 +102,7 @@ class _Derivation:
         self._beginning: Deriver | None = None  # that catches up on a thread of its own
         self._reader: RecordReader | None = None  # of records that another process derives
         self._read_to: int | None = None  # sequence that this reader has reached
+        self._checked: Position | None = None  # of these records: the store has it
         self._failures: dict[int, str] = {}  # that it has read
         self._due, self._pause = 0.0, RETRY_SECONDS
         self._thread: threading.Thread | None = None
@@ -232,6 +237,8 @@ class _Derivation:
             if self._reader is not None and self._reader.is_superseded:
                 self._open_reader()
             reader = self._reader
+            if reader is not None:
+                self._check(reader)
             for _ in range(CHUNKS):
                 if reader is None or not reader.has_more:
                     break
@@ -242,6 +249,21 @@ class _Derivation:
                     note_failure(self._failures, each)
         except (OSError, RecordsDamaged):
             self._reader = None
+        except Unavailable as error:
+            self._fail(error)
+
+    def _check(self, reader: RecordReader) -> None:
+        """Refuse records that another process derives from another copy of the store.
+
+        Raises:
+            Unavailable: it does, or the store cannot be read now.
+        """
+        position = reader.position
+        if position in (None, self._checked):
+            return
+        if not self._feed.has(position):
+            raise Unavailable(OTHER_COPY)
+        self._checked, self.error = position, ""
 
 
 class _SwitchingFeed:

@@ -66,11 +66,11 @@ class Deriver:
         with ExitStack() as undo:
             lock = undo.enter_context(closing(RecordLock(path)))
             self._feed = feed
+            self._writer = RecordWriter.open(path, origin, feed.has, lock)
+            undo.callback(self._writer.close)
             self.manifest = bundle.read(folder)
             self._encoder = Encoder(folder, self.manifest, 1, "item")
             self._lexical = LexicalIndex.of(folder, self.manifest)
-            self._writer = RecordWriter.open(path, origin, feed.has, lock)
-            undo.callback(self._writer.close)
             self._graphs = GraphBuilder(path, origin, self.manifest, self._stop)
             undo.pop_all()
         self.sequence = self._writer.sequence

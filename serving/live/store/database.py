@@ -1,5 +1,6 @@
 """The databases of a store of items: their URLs, engines, and the texts of their errors for clients."""
 
+import os
 import re
 import secrets
 import sqlite3
@@ -166,7 +167,7 @@ def _on_sqlite(connection: Any, record: Any, name: str) -> None:
 def _file(path: str) -> tuple[int, int] | None:
     """Which file a path leads to; None if there is none."""
     try:
-        found = Path(path).stat()
+        found = os.stat(path)  # noqa: PTH116 - twice as fast, and each commit does it six times
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -19,8 +19,19 @@ from serving.live.store.tables import HISTORY, META
 KEEP_MARKS = 1_000_000  # later changes, after which it is no longer known whether a store was at a position
 
 
+# Made once: making a statement takes longer than running it.
+_LOCK = sa.select(META).with_for_update()
+_ADVANCE = sa.update(META).values(sequence=sa.bindparam("to"), mark=sa.bindparam("with"))
+_MARK = sa.insert(HISTORY)
+
+
 class StoreRolledBack(Unavailable):
     """The database holds another store or history than before; what was written may be lost."""
+
+
+def locked_meta(connection: Connection) -> Any:
+    """The row of `META`; no other transaction writes until this one has ended."""
+    return connection.execute(_LOCK).one_or_none()
 
 
 def read_position(connection: Connection) -> Position:
@@ -37,8 +48,8 @@ def has_position(connection: Connection, position: Position) -> bool:
 def advance(connection: Connection, sequence: int) -> Position:
     """Raise the sequence of the store; returns the new position."""
     position = Position(sequence, 1 + secrets.randbits(62))
-    connection.execute(sa.update(META).values(position._asdict()))
-    connection.execute(sa.insert(HISTORY), [position._asdict()])
+    connection.execute(_ADVANCE, {"to": position.sequence, "with": position.mark})
+    connection.execute(_MARK, {"sequence": position.sequence, "mark": position.mark})
     return position
 
 

@@ -51,6 +51,7 @@ from serving.live.store.history import (
     advance,
     checked,
     has_position,
+    locked_meta,
     read_position,
 )
 from serving.live.store.tables import HISTORY, ITEMS, META, REQUESTS, SCHEMA_VERSION, TABLES
@@ -222,7 +223,7 @@ class Store:
             Unavailable: the store cannot be written now.
         """
         with self._writing() as connection:
-            meta = connection.execute(sa.select(META).with_for_update()).one()
+            meta = locked_meta(connection)
             if meta.store_id == self.store_id:
                 self.store_id = str(uuid.uuid4())
                 connection.execute(sa.update(META).values(store_id=self.store_id))
@@ -328,7 +329,7 @@ class Store:
         """
         now = self._clock()
         with self._writing() as connection:
-            meta = connection.execute(sa.select(META).with_for_update()).one()
+            meta = locked_meta(connection)
             before = position = checked(connection, meta, self.store_id, known)
             self.bounds = CatalogueBounds.of(json.loads(meta.bounds))
             decisions = Decisions(meta.sequence, _versions(connection, requests))
@@ -477,7 +478,7 @@ class Store:
         if META.c.mark.name not in columns:  # an earlier version has made the store
             connection.exec_driver_sql(f"ALTER TABLE {META.name} ADD COLUMN mark BIGINT DEFAULT 0 NOT NULL")
             HISTORY.create(connection)
-        meta = connection.execute(sa.select(META).with_for_update()).one_or_none()
+        meta = locked_meta(connection)
         if meta is None:
             raise ConfigError(f"{self._name}: {META.name} is empty, so this is not a catalogue")
         if meta.schema_version != SCHEMA_VERSION:

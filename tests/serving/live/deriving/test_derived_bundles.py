@@ -15,11 +15,13 @@ from protos import bundle
 from protos.bundle import Snapshot
 from protos.errors import BundleError, Unavailable
 from serving.live import record_format
+from serving.live.config import CatalogueConfig
 from serving.live.derived_records import RecordReader, RecordWriter
 from serving.live.deriving import derived_bundles as module
 from serving.live.deriving import record_deriver as derivers
 from serving.live.deriving.derived_bundles import Derivations, KnownFeed
 from serving.live.deriving.record_deriver import Deriver
+from serving.live.process.first_entry import first_entry
 from serving.live.record_format import RecordKind, RecordOrigin, RecordsInUse, origin_of, records_path
 from serving.live.store.changes import Change
 from serving.live.store.store import Store
@@ -175,6 +177,42 @@ def test_records_of_a_store_that_was_restored_and_written_on_are_derived_anew(ho
     while reader.has_more:
         found += [each.item_id for each in reader.read()[0]]
     assert found == ["a", "c", "d"]
+
+
+def test_the_records_of_a_service_of_another_copy_of_the_store_are_refused(host: Host) -> None:
+    """As long as both copies are equal, nobody can know; then writes to either must not be mixed."""
+    wait_until(host.reaches(host.put("a")))
+    copy = host.place / "copy.db"
+    with closing(sqlite3.connect(host.place / "items.db")) as store, closing(sqlite3.connect(copy)) as kept:
+        store.backup(kept)
+    with closing(Store.open(f"sqlite:///{copy}")) as other:
+        second = Derivations(
+            host.state, KnownFeed(other), lambda: Store.open(f"sqlite:///{copy}"), host.place
+        )
+        wait_until(lambda: second.run_once() or second.sequence == 1)
+        assert second.error == ""
+        wait_until(host.reaches(host.put("b")))
+        wait_until(lambda: second.run_once() or second.error == module.OTHER_COPY)
+        config = CatalogueConfig(f"sqlite:///{copy}", host.place)
+        assert first_entry(config, None)["store_id"] != host.store.store_id == other.store_id
+        second.close()
+    assert first_entry(CatalogueConfig(host.url, host.place), None)["store_id"] == host.store.store_id
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+def test_a_bundle_of_changes_that_the_store_never_made_is_refused_until_a_restart(
+    host: Host, plain: Path, tmp_path: Path, is_other: bool
+) -> None:
+    host.put("a", "b")
+    position = host.store.position()
+    snapshot = Snapshot(host.store.store_id, 2, position.mark + is_other)
+    host.name(copy_with_snapshot(plain, tmp_path / "bundles", snapshot))
+    if not is_other:
+        wait_until(host.reaches(2))
+    else:
+        wait_until(lambda: "built from sequence 2 of another history" in host.step().error)
+    entry = first_entry(CatalogueConfig(host.url, host.place), snapshot)
+    assert (entry["store_id"] != host.store.store_id) is is_other
 
 
 def test_the_records_of_another_process_are_read_in_parts(
