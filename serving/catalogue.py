@@ -93,21 +93,25 @@ def restore(url: str, copy: Path | None) -> dict[str, Any]:
 
     Raises:
         ConfigError, Unavailable: as `Store.open`; or the store is not in SQLite; or the copy is damaged.
-        MissingStage: there is no copy, or no store.
+        MissingStage: there is no copy; or, without one, no store.
     """
     if copy is None:
         with closing(_open(url)) as store:
             store.renew()
         return _state(url)
     path = file_of(url)
+    if not copy.is_file() or not copy.stat().st_size:
+        raise MissingStage(f"{copy}: there is no copy of a store here; `backup` makes one")
     draft = path.with_name(f".{path.name}-restored")
-    with closing(_open(f"sqlite:///{copy}", check=True)):
+    try:
         copy_file(copy, draft)
-    with closing(Store.open(f"sqlite:///{draft}")) as store:
-        store.renew()
-    for suffix in LOGS:  # of the file before, which do not belong to the copy
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    draft.replace(path)
+        with closing(Store.open(f"sqlite:///{draft}", check=True)) as store:
+            store.renew()
+        for suffix in LOGS:  # of the file before, which do not belong to the copy
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return _state(url)
 
 
@@ -135,10 +139,10 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
     return {"answers_forgotten": forgotten, "records_removed": len(before - after)}
 
 
-def _open(url: str, check: bool = False) -> Store:
+def _open(url: str) -> Store:
     if is_missing(url):
         raise MissingStage("catalogue: there is no store at this URL; a service with --catalogue makes one")
-    return Store.open(url, check=check)
+    return Store.open(url)
 
 
 def _state(url: str) -> dict[str, Any]:

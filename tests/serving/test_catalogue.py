@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from protos.errors import ConfigError, MissingStage, Unavailable
-from serving.catalogue import compact, snapshot
+from serving.catalogue import backup, compact, restore, snapshot
 from serving.live.derived_records import RecordWriter
 from serving.live.record_format import RecordOrigin, records_path
 from serving.live.store.store import Store
@@ -56,6 +57,65 @@ def test_a_store_that_is_missing_is_not_made(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a URL of sqlite or postgresql"):
         snapshot("mysql://host/items", tmp_path / "changes.jsonl")
     assert not (tmp_path / "items.db").exists()
+
+
+def test_a_backup_is_one_state_of_a_store_that_is_written_to(url: str, tmp_path: Path) -> None:
+    write(url, ItemWrite("a"))
+    stop = threading.Event()
+
+    def go_on() -> None:
+        with closing(Store.open(url)) as store:
+            while not stop.is_set():
+                store.write([WriteRequest([ItemWrite("b"), ItemWrite("c")])])
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        made = [backup(url, tmp_path / f"copy-{n}.db") for n in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    for n, each in enumerate(made):
+        with closing(Store.open(f"sqlite:///{tmp_path}/copy-{n}.db", check=True)) as copy:
+            assert copy.position().sequence == each["sequence"]
+            assert [found.sequence for found in copy.changes(1, 9)] in (
+                [],
+                [each["sequence"] - 1, each["sequence"]],
+            )
+    assert not [*tmp_path.glob(".*")]
+
+
+def test_a_restored_store_is_that_of_the_copy_with_a_new_id(url: str, tmp_path: Path) -> None:
+    store_id = write(url, ItemWrite("a"))
+    copy = tmp_path / "copy.db"
+    assert backup(url, copy) == {"store": store_id, "sequence": 1}
+    with closing(Store.open(url)) as store:  # as in a process that was killed, its log stays
+        store.write([WriteRequest([ItemWrite("b")])])
+        found = restore(url, copy)
+        with pytest.raises(Unavailable, match="was moved, removed or replaced"):
+            store.write([WriteRequest([ItemWrite("c")])])
+    assert found["sequence"] == 1
+    with closing(Store.open(url, check=True)) as store:
+        assert (store.store_id, store.get(["a", "b"]).keys()) == (found["store"], {"a"})
+        assert store.store_id != store_id
+    with closing(Store.open(f"sqlite:///{copy}")) as kept:
+        assert kept.store_id == store_id
+    again = restore(url, None)
+    assert again["store"] not in (store_id, found["store"])
+    assert not [*tmp_path.glob(".*")]
+
+
+def test_a_copy_that_is_none_takes_nothings_place(url: str, tmp_path: Path) -> None:
+    write(url, ItemWrite("a"))
+    before = (tmp_path / "items.db").read_bytes()
+    (tmp_path / "notes").write_text("these are my notes\n" * 100)
+    (tmp_path / "empty").touch()
+    for name in ("missing", "notes", "empty"):
+        with pytest.raises((MissingStage, ConfigError)):
+            restore(url, tmp_path / name)
+    with pytest.raises(ConfigError, match="expected a file of SQLite, got postgresql"):
+        restore("postgresql://host/items", tmp_path / "items.db")
+    assert (tmp_path / "items.db").read_bytes() == before
 
 
 def test_compaction_keeps_the_records_of_some_bundles_and_of_those_in_use(url: str, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def copy_file(source: Path, output: Path) -> None:
     try:
         with closing(sqlite3.connect(source)) as store, closing(sqlite3.connect(draft)) as copy:
             store.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # so that it can be read where no log can be written
         draft.replace(output)
     except (sqlite3.Error, OSError) as error:
         raise ConfigError(f"{source}: cannot be copied to {output}: {error}") from None

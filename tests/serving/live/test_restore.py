@@ -134,6 +134,11 @@ class Site:
             found += [f"get: {state}"] if found_here != wanted else []
         return found
 
+    def store_id(self) -> str:
+        """As the clients that follow its changes learn it."""
+        with self.service.client() as client:
+            return next(iter(client.changes(after=0))).store_id
+
     def new_writes(self) -> list[str]:
         """New writes that are not found, and deletes that are not seen, with the sequence of the answer."""
         found = []
@@ -193,7 +198,9 @@ def test_answers_are_those_of_the_store_after_each_restore(
             with site.writing():
                 site.run(BACK_UP)
             differences += [f"before restore {turn}: {each}" for each in site.differences()]
+            before = site.store_id()
             restore(site)
+            assert site.store_id() != before
             differences += [f"after restore {turn}: {each}" for each in site.differences()]
             differences += [f"restore {turn}: {each}" for each in site.new_writes()]
     text = "%s: %d restores, %d random writes, %d differences"

@@ -421,6 +421,35 @@ def test_a_reader_that_finds_an_earlier_store_ends_its_use(
         wait_until(lambda: error in process.state.read(CATALOGUE).get("dropped", ""))
 
 
+@pytest.mark.parametrize("finds_out", ["a write", "a read", "a look for changes"])
+def test_a_store_that_goes_back_and_is_written_to_elsewhere_is_not_used(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds_out: str
+) -> None:
+    """Its sequence is higher than before, and yet it lacks changes that this process has acknowledged."""
+    error = "the catalogue's store has another history than before up to sequence 3"
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        with restored(tmp_path) as restore, monkeypatch.context() as patch:
+            process.write("b", "c")
+            patch.setattr(CatalogueProcess, "_follow", lambda *arguments: None)
+            restore()
+            with closing(Store.open(f"sqlite:///{tmp_path}/items.db")) as other:  # another host
+                text = '{"text": "bavuti"}'
+                other.write([WriteRequest([ItemWrite(each, features=text) for each in "efgh"])])
+            if finds_out == "a read":
+                with pytest.raises(Unavailable, match=error):
+                    process.ask(FrameKind.GET, GET).reply()
+            elif finds_out == "a write":
+                with pytest.raises(Unavailable, match=error):
+                    process.write("d")
+        wait_until(lambda: error in process.state.read(CATALOGUE).get("dropped", ""))
+        with pytest.raises(Unavailable, match=error):
+            process.write("d")
+    with running(plain, tmp_path) as process:
+        wait_until(lambda: process.derived == 5)
+        assert process.write("d").sequence == 6
+
+
 def test_a_write_that_fails_is_refused_and_neither_stops_the_process_nor_other_writes(
     plain: Path, tmp_path: Path
 ) -> None:
