@@ -37,6 +37,8 @@ from serving.live.store.changes import Position
 from serving.live.store.database import LOGS, copy_file, file_of, is_missing
 from serving.live.store.store import Store
 
+NO_STORE = "catalogue: there is no store at this URL; a service with --catalogue makes one"
+
 
 def snapshot(url: str, output: Path, after: int = 0, store_id: str = "", mark: int = 0) -> dict[str, Any]:
     """Write a snapshot of a store to a file; returns its first line.
@@ -55,7 +57,7 @@ def snapshot(url: str, output: Path, after: int = 0, store_id: str = "", mark: i
     """
     with closing(_open(url)) as store:
         first = after if store.store_id == store_id else 0
-        if first and store.contradicts(Position(first, mark)):
+        if first and mark and store.contradicts(Position(first, mark)):
             raise Unavailable(
                 f"catalogue: sequence {first} is of another history of the store, which was restored from a "
                 "copy; start the service, which gives the store a new id, and read again"
@@ -76,12 +78,13 @@ def backup(url: str, output: Path) -> dict[str, Any]:
         output: the file, written atomically.
 
     Raises:
-        ConfigError, Unavailable: as `Store.open`; or the store is not in SQLite.
+        ConfigError: the store is not in SQLite, is none or is damaged, or cannot be copied.
         MissingStage: there is no store.
     """
-    with closing(_open(url)):  # it is one
-        copy_file(file_of(url), output)
-    return _state(f"sqlite:///{output}")
+    path = file_of(url)
+    if is_missing(url):
+        raise MissingStage(NO_STORE)
+    return dict(zip(("store", "sequence"), copy_file(path, output), strict=True))
 
 
 def restore(url: str, copy: Path | None) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def restore(url: str, copy: Path | None) -> dict[str, Any]:
             store.renew()
         return _state(url)
     path = file_of(url)
-    if not copy.is_file() or not copy.stat().st_size:
+    if not copy.is_file():
         raise MissingStage(f"{copy}: there is no copy of a store here; `backup` makes one")
     draft = path.with_name(f".{path.name}-restored")
     try:
@@ -141,7 +144,7 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
 
 def _open(url: str) -> Store:
     if is_missing(url):
-        raise MissingStage("catalogue: there is no store at this URL; a service with --catalogue makes one")
+        raise MissingStage(NO_STORE)
     return Store.open(url)
 
 

@@ -80,22 +80,30 @@ def file_of(url: str) -> Path:
     return Path(parsed.database or "")
 
 
-def copy_file(source: Path, output: Path) -> None:
-    """Copy a file of SQLite, as it is now, with what its log holds; it may be written to meanwhile.
+def copy_file(source: Path, output: Path) -> tuple[str, int]:
+    """Copy a store in SQLite, as it is now, with what its log holds; it may be written to meanwhile.
+
+    Returns:
+        Id and sequence of the copy.
 
     Raises:
-        ConfigError: it cannot be copied.
+        ConfigError: it is not a store, is damaged, or cannot be copied.
     """
     draft = output.with_name(f".{output.name}-{secrets.token_hex(4)}")
     try:
         with closing(sqlite3.connect(source)) as store, closing(sqlite3.connect(draft)) as copy:
             store.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # so that it can be read where no log can be written
+            copy.execute("PRAGMA journal_mode = DELETE")  # so it can be read where no log can be written
+            (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok" or copy.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+                raise ConfigError(f"{source}: is not a catalogue, or is damaged ({found})")
+            store_id, sequence = copy.execute("SELECT store_id, sequence FROM twinspire_meta").fetchone()
         draft.replace(output)
     except (sqlite3.Error, OSError) as error:
         raise ConfigError(f"{source}: cannot be copied to {output}: {error}") from None
     finally:
         draft.unlink(missing_ok=True)
+    return store_id, sequence
 
 
 def _size(path: Path) -> int | None:

@@ -22,7 +22,7 @@ from export.release import registry
 from export.release.history import history
 from export.release.rollback import rollback
 from protos import bundle
-from protos.errors import DataError, GateRefused, MissingStage, Unavailable
+from protos.errors import DataError, GateRefused, MissingStage, TwinspireError, Unavailable
 from protos.files.file_lock import exclusive_lock
 from protos.filters import column_values, read_filters
 from serving.live.store.store import Store
@@ -250,10 +250,19 @@ def test_what_a_refresh_cannot_start_with_is_an_error_that_says_what_to_do(
         world.refresh()
 
 
-def test_an_older_copy_of_the_store_is_refused(world: World) -> None:
+@pytest.mark.parametrize(
+    ("known", "error"),
+    [
+        ((5,), "ends at sequence 1, and the champion was built from sequence 5"),
+        ((1, 77), "sequence 1 is of another history of the store, which was restored from a copy"),
+    ],
+)
+def test_a_store_that_was_restored_from_a_copy_is_refused(
+    world: World, known: tuple[int, ...], error: str
+) -> None:
     world.write(item("lamp", "bavuti"))
     store = Store.open(world.url)
-    world.release(catalogue=bundle.Snapshot(store.store_id, 5))
+    world.release(catalogue=bundle.Snapshot(store.store_id, *known))
     store.close()
-    with pytest.raises(Unavailable, match="ends at sequence 1, and the champion was built from sequence 5"):
+    with pytest.raises(TwinspireError, match=error):
         world.refresh()
