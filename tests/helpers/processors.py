@@ -28,7 +28,7 @@ HASWELL = "OpenBLAS for Haswell, 2 threads"
 
 def environments() -> dict[str, dict[str, str]]:
     """What it stands for -> the environment of a process."""
-    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # none beyond the baseline
     kernels = {
         HASWELL: {"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "2"},
         "OpenBLAS for Nehalem, 1 thread, numpy without SIMD": {
