@@ -60,6 +60,7 @@ def test_a_node_has_the_vectors_of_any_number_of_threads_and_keeps_no_files(
     for threads in (0, 1):
         encode = onnx_encoder(tower.file, threads)
         expected = encode_window(encode, tower.inputs, values, 0, "items", lambda _: None)
+        assert not isinstance(found, tuple), found
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
