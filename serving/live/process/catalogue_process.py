@@ -270,7 +270,7 @@ class CatalogueProcess:
                 continue
             try:
                 if store is None:
-                    store = Store.open(self._config.url)
+                    store = Store.open(self._config.url, create=False)
                 sequence, message = self._read_one(store, request.frame)
                 self._answer(request, sequence, message)
             except StoreRolledBack as error:
@@ -331,7 +331,7 @@ class CatalogueProcess:
             self._error = self._dropped
             return
         try:
-            store = Store.open(self._config.url)
+            store = Store.open(self._config.url, create=False)
             try:
                 store.check(self._began, self._store_id)
                 feed = KnownFeed(store)
@@ -356,7 +356,7 @@ class CatalogueProcess:
             Unavailable: the store cannot be opened now.
         """
         try:
-            return Store.open(self._config.url)
+            return Store.open(self._config.url, create=False)
         except TwinspireError as error:
             raise Unavailable(public_text(error, self._config.url)) from error
 

@@ -41,6 +41,7 @@ from serving.live.store.database import (
     check_open_files,
     engine_of,
     is_damage,
+    is_missing,
     parsed_url,
     public_reason,
     reason_of,
@@ -130,8 +131,9 @@ class Store:
         bounds: Mapping[str, int] | None = None,
         check: bool = False,
         clock: Callable[[], float] = time.time,
+        create: bool = True,
     ) -> "Store":
-        """Open a store, and make it if there is none.
+        """Open a store.
 
         Args:
             url: `sqlite:///path` or `postgresql://user@host/database`.
@@ -139,14 +141,19 @@ class Store:
                 keep their values.
             check: whether to look for damage in a file of SQLite, which reads all of it.
             clock: gives Unix seconds.
+            create: whether to make a store if there is none.
 
         Raises:
             ConfigError: the URL is not one of these, the database is not a store or is damaged, or the driver
                 is not installed.
-            Unavailable: the database does not answer.
+            Unavailable: the database does not answer, or there is no store and none is to be made.
             ValueError: a bound is below 1.
         """
         parsed = parsed_url(url)
+        if not create and is_missing(url):
+            raise Unavailable(
+                f"{shown(parsed)}: is missing; put it back, or restart the service to begin anew"
+            )
         store = cls(engine_of(parsed), parsed, clock)
         try:
             store._prepare(bounds or {}, check)

@@ -450,6 +450,26 @@ def test_a_store_that_goes_back_and_is_written_to_elsewhere_is_not_used(
         assert process.write("d").sequence == 6
 
 
+def test_a_store_whose_file_was_moved_acknowledges_nothing_until_it_is_back(
+    plain: Path, tmp_path: Path
+) -> None:
+    path, aside = tmp_path / "items.db", tmp_path / "aside"
+    error = "the catalogue's store(: is missing| was moved, removed or replaced)"
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        path.rename(aside)
+        for asked in (process.send("b"), process.ask(FrameKind.GET, GET)):
+            with pytest.raises(Unavailable, match=error):
+                asked.reply()
+        wait_until(lambda: "was moved" in process.state.read(CATALOGUE)["last_error"])
+        assert not path.exists()
+        aside.rename(path)
+        wait_until(lambda: process.state.read(CATALOGUE)["last_error"] == "")
+        assert process.write("b").sequence == 2
+    with closing(Store.open(f"sqlite:///{path}")) as store:
+        assert store.get(["a", "b"]).keys() == {"a", "b"}
+
+
 def test_a_write_that_fails_is_refused_and_neither_stops_the_process_nor_other_writes(
     plain: Path, tmp_path: Path
 ) -> None:

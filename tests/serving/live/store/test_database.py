@@ -238,7 +238,7 @@ def test_clients_learn_no_user_of_postgresql(url: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
-@pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
+@pytest.mark.parametrize("how", ["moved", "replaced"])
 def test_a_file_that_no_longer_is_where_it_was_takes_no_writes_until_it_is_back(
     tmp_path: Path, suffix: str, how: str
 ) -> None:
@@ -246,12 +246,8 @@ def test_a_file_that_no_longer_is_where_it_was_takes_no_writes_until_it_is_back(
     url, path = f"sqlite:///{tmp_path}/items.db", tmp_path / f"items.db{suffix}"
     with closing(Store.open(url)) as store:
         one(store, upsert("a"))
-        os.link(path, tmp_path / "kept")
-        path.unlink()
-        if how == "moved":
-            (tmp_path / "kept").rename(tmp_path / "moved")
-            (tmp_path / "kept").hardlink_to(tmp_path / "moved")
-        elif how == "replaced":
+        path.rename(tmp_path / "kept")
+        if how == "replaced":
             shutil.copy(tmp_path / "kept", path)
         for call in (lambda: one(store, upsert("b")), store.position, lambda: store.get(["a"])):
             with pytest.raises(
