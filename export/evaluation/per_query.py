@@ -110,8 +110,7 @@ def load(folder: Path) -> PerQuery | None:
             raise BundleDamaged(f"{path}: {name}: expected {expected}, got {values.dtype} {values.shape}")
     if of is None:
         return PerQuery(queries, arrays)
-    if of.dtype != np.int64 or of.shape != queries.shape or (of < 0).any() or unit is None or unit.shape:
-        raise BundleDamaged(
-            f"{path}: {CLUSTERS}: expected int64 {queries.shape} of at least 0, and their {UNIT}"
-        )
+    if of.dtype != np.int64 or of.shape != queries.shape or unit is None or unit.dtype.kind != "U":
+        expected = f"int64 {queries.shape}, and a text {UNIT}"
+        raise BundleDamaged(f"{path}: {CLUSTERS}: expected {expected}, got {of.dtype} {of.shape}, {unit}")
     return PerQuery(queries, arrays, Clusters.by(of, len(of), str(unit)))

@@ -130,7 +130,7 @@ class Clusters:
         """
         if len(self) == 1:
             return -math.inf, math.inf
-        low, high = np.quantile(drawn, (0.025, 0.975))
+        low, high = (float(end) for end in np.quantile(drawn, (0.025, 0.975)))
         return centre + self.stretch * min(0.0, low - centre), centre + self.stretch * max(0.0, high - centre)
 
 
