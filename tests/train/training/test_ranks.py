@@ -63,7 +63,7 @@ def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) 
     """Pairs of texts and weights; a batch of the last pairs has fewer than the others."""
     words = "red green blue small large round flat old new".split()
     text = [f"{words[n % 9]} {words[n % 7]} thing number {n}" for n in range(ITEMS + 5)]
-    items = {"text": text[:ITEMS]}
+    items = {"text": text[:ITEMS], "kind": ["odd" if n % 2 else "even" for n in range(ITEMS)]}
     query, item = np.arange(38) % 20, np.arange(38) % ITEMS
     label = (np.arange(38) % 3 > 0).astype(np.float32) if loss is LABELS else None
     pairs = Pairs(query, item, np.linspace(0.5, 2, 38, dtype=np.float32), label)
