@@ -177,7 +177,7 @@ def by_copying_the_file_and_writing_elsewhere(site: Site) -> None:
     shutil.copy(site.copy, site.path)
     with closing(Store.open(site.service.url)) as store:
         while (sequence := store.sequence()) < last.sequence:
-            name = last.item_id if sequence + 1 == last.sequence else f"elsewhere-{sequence}"
+            name = last.item_id if sequence + 1 == last.sequence else f"elsewhere-{sequence % 30}"
             write = ItemWrite(name, features='{"text": "bavuti"}', fields='{"name": "elsewhere"}')
             store.write([WriteRequest([write])])
     site.service.start()
