@@ -8,9 +8,10 @@ from serving import environment  # noqa: F401  # before gRPC is imported
 # isort: split
 import gc
 import logging
+import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from protos.errors import MissingStage
 from serving import heap
 from serving.address import is_loopback, join
 from serving.config import ServiceConfig
+from serving.descriptors import raise_descriptor_limit
 from serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from serving.live.process.catalogue_client import CatalogueClient
 from serving.live.process.catalogue_client import Channel as CatalogueChannel
@@ -57,6 +59,7 @@ from serving.shared_state import (
     worker_name,
 )
 from serving.supervisor import Heartbeat, ProcessSpec, Supervisor, WorkerHandle, blocked, reserved
+from serving.transport.limits import OTHER_FILES, WorkerLimits
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +182,8 @@ class _Service:
     """The state that all processes share, and the functions that the processes run."""
 
     def __init__(self, config: ServiceConfig, access: Access, port: int) -> None:
-        self._config, self._access, self._port = config, access, port
+        self._config = replace(config, bounds=_bounds(config.bounds))
+        self._access, self._port = access, port
         # A bundle that never changes is loaded once, and the workers share its memory. If bundles can be
         # swapped, each worker loads its own, because a later bundle could not be shared either, except for
         # its catalogue.
@@ -365,6 +369,23 @@ def _catalogue_entry(config: CatalogueConfig, manifest: Manifest) -> dict[str, A
             f"--catalogue needs {error.name}; install it with: pip install .[catalogue]"
         ) from None
     return first_entry(config, manifest.catalogue)
+
+
+def _bounds(bounds: WorkerLimits) -> WorkerLimits:
+    """The bounds of each worker, with no more connections than it may open descriptors for."""
+    raise_descriptor_limit()
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = bounds if most == resource.RLIM_INFINITY else bounds.within(most)
+    if found != bounds:
+        log.warning(
+            "--connections is %d and not %d, because this process may open only %d descriptors; "
+            "raise the hard limit with `ulimit -Hn %d`, or LimitNOFILE in the service's unit",
+            found.connections,
+            bounds.connections,
+            most,
+            bounds.connections + OTHER_FILES,
+        )
+    return found
 
 
 def _access(config: ServiceConfig) -> Access:

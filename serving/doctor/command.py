@@ -13,9 +13,8 @@ from protos.errors import MissingStage
 from serving import flag_types as flags
 from serving.doctor import machine, settings
 from serving.doctor.finding import Finding, State
-from serving.transport.limits import WorkerLimits
+from serving.transport.limits import OTHER_FILES, WorkerLimits
 
-OTHER_FILES = 256  # descriptors of a worker that are not those of connections
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
 
 

@@ -109,18 +109,16 @@ def huge_pages(setting: Path = HUGE_PAGES) -> Finding:
 
 
 def descriptors(needed: int) -> Finding:
-    """The limit on open files of a process.
+    """The hard limit on open files of a process, to which the service raises its soft limit.
 
     Args:
         needed: descriptors that a worker may need, for its connections and other files.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return ok("descriptors", "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,} a process")
-    todo = f"ulimit -n {needed} before the service starts, or LimitNOFILE={needed} in its unit"
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        todo += f"; the hard limit is {hard:,}"
-    return warning("descriptors", f"{soft:,} a process; a worker may need {needed:,}", todo)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY or most >= needed:
+        return ok("descriptors", "no limit" if most == resource.RLIM_INFINITY else f"{most:,} a process")
+    todo = f"ulimit -Hn {needed} before the service starts, or LimitNOFILE={needed} in its unit"
+    return warning("descriptors", f"{most:,} a process; a worker may need {needed:,}", todo)
 
 
 def _version(name: str) -> str | None:

@@ -1,9 +1,10 @@
 """Bounds of a worker; each is a flag of `python -m serving serve`."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 LONGEST_SECONDS = (2**31 - 1) // 1000  # gRPC holds milliseconds in 32 bits: 24 days
+OTHER_FILES = 256  # descriptors of a worker besides its connections: libraries, models, logs, pipes, sockets
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,16 @@ class WorkerLimits:
         for name in ("first_call_seconds", "idle_seconds", "age_seconds", "keepalive_seconds"):
             if getattr(self, name) > LONGEST_SECONDS:
                 raise ValueError(f"{name}: expected at most {LONGEST_SECONDS}, got {getattr(self, name)}")
+
+    def within(self, descriptors: int) -> "WorkerLimits":
+        """These limits with so few connections that a process may open a descriptor for each.
+
+        At the limit of descriptors the C core could accept no connection, and would log each attempt.
+
+        Args:
+            descriptors: that the process may have open.
+        """
+        return replace(self, connections=min(self.connections, max(1, descriptors - OTHER_FILES)))
 
     @property
     def room(self) -> int:
