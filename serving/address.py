@@ -1,8 +1,9 @@
 """Network addresses: `host:port`, the name under which an address is limited, and loopback."""
 
+import functools
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from protos.errors import InvalidInput
 
@@ -62,6 +63,17 @@ def client_of(host: str) -> str:
     if address.ipv4_mapped:
         return str(address.ipv4_mapped)
     return str(address) if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def client_of_peer(peer: str) -> str:
+    """The client at an address that gRPC writes as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    return _client_of_place(peer.rpartition(":")[0])
+
+
+@functools.lru_cache(maxsize=4096)
+def _client_of_place(place: str) -> str:
+    kind, _, host = unquote(place).partition(":")
+    return client_of(host.strip("[]")) if kind in ("ipv4", "ipv6") else kind  # a Unix socket has no address
 
 
 def is_loopback(host: str) -> bool:

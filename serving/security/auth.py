@@ -5,15 +5,13 @@ guard.check("/retrieval.v1.Retrieval/Search", metadata)  # the token's name
 caller(call)
 """
 
-import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
-from urllib.parse import unquote
 
 from protos.errors import AccessDenied, NotAuthenticated, NotAuthorised
-from serving.address import client_of
+from serving.address import client_of_peer
 from serving.security.tokens import Role, TokenFile
 
 log = logging.getLogger(__name__)
@@ -101,7 +99,7 @@ def caller(peer: Peer) -> str:
     for key in SUBJECT:
         for value in filter(None, certificate.get(key, ())):  # the name in a subject may be empty
             return str(value.decode(errors="replace"))[:LONGEST_NAME]
-    return _host(peer.peer().rpartition(":")[0])
+    return client_of_peer(peer.peer())
 
 
 def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
@@ -117,10 +115,3 @@ def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     if len(given) > 1 or scheme.lower() != "bearer" or not token:
         raise NotAuthenticated("expected the metadata 'authorization' once, with 'Bearer TOKEN'")
     return token
-
-
-@functools.lru_cache(maxsize=4096)
-def _host(peer: str) -> str:
-    """The client behind an address without its port, as gRPC writes it."""
-    kind, _, host = unquote(peer).partition(":")
-    return client_of(host.strip("[]")) if kind in ("ipv4", "ipv6") else kind  # a Unix socket has no address

@@ -1,5 +1,10 @@
 """Which calls and jobs are accepted, and how soon the others are refused.
 
+A client that has less than its share of the queue is accepted, whatever others do (`fair_queue.py`). While
+several clients call, the calls of one that has used more time than the others wait until the event loop has
+nothing else to do, or has answered a batch. That also holds the client back: its streams stay open. The
+rest of this module is about clients that take more than their share, and clients without rivals.
+
 In an overload a long queue delays all clients and answers no more of them (Nichols and Jacobson, "Controlling
 Queue Delay", 2012), so little more than a batch may wait; the sooner the overload is detected, the fewer
 calls wait for long. But after a pause of the machine the queue is just as long, with the calls that would
@@ -23,6 +28,7 @@ from functools import partial
 from protos.errors import DeadlineExceeded, Overloaded
 from serving.transport.batching import BATCH_COST, Batcher, Job
 from serving.transport.call import StreamCall, UnaryCall
+from serving.transport.fair_queue import Client, FairQueue
 from serving.transport.limits import WorkerLimits
 from serving.transport.unsent import UnsentBytes
 
@@ -47,6 +53,10 @@ COST = 50e-6  # seconds to read a call and refuse it
 SAVED = 0.02  # seconds that a quiet service can save up for refusals
 FRESH = 0.05  # seconds that a call may have waited for its refusal and still be answered
 MAX_WAITING = 8192  # calls that may wait for their refusal
+
+# Several clients.
+AHEAD_SECONDS = 0.01  # of the event loop, which a client may use more than its rivals before its calls wait
+BEGUN = 32  # calls that wait for that and are begun together, at most
 
 # Idle clients.
 MAX_LATE_CALLS = 16  # calls without a message, below which late ones are not looked for
@@ -196,6 +206,9 @@ class Admission:
         bounds: of the worker.
         batcher: holds the queue of jobs.
         on_streams: called with the number of open streams whenever it changes.
+
+    Attributes:
+        arrived: functions that begin accepted calls which wait for that.
     """
 
     def __init__(self, bounds: WorkerLimits, batcher: Batcher, on_streams: Callable[[int], None]) -> None:
@@ -209,11 +222,13 @@ class Admission:
         self._fair_share = bounds.fair_share
         self._max_late_calls = min(MAX_LATE_CALLS, bounds.overload_queue)
         self._calls_of: dict[bytes, int] = {}  # connection -> calls since the last batch of an overload
+        self._clients = batcher.clients
+        self.arrived: FairQueue[Callable[[], None]] = FairQueue(self._clients)
         self._awaiting: dict[UnaryCall, None] = {}  # calls whose message has not arrived, oldest first
         self._late: dict[UnaryCall, None] = {}  # those that have waited for `MESSAGE_SECONDS`
         self._streams: dict[StreamCall, None] = {}  # in the order of their last messages
 
-    def check_call(self, connection: bytes) -> Overloaded | None:
+    def check_call(self, client: Client, connection: bytes) -> Overloaded | None:
         """Why to refuse a call that has arrived; None to accept it.
 
         A call takes room from its arrival, because otherwise many calls would be read only to be refused.
@@ -222,10 +237,13 @@ class Admission:
         if len(awaiting) >= self._max_late_calls:
             self._pass_over_late()
         batcher, overload = self._batcher, self.overload
-        waiting = batcher.short_queries + len(awaiting)
+        waiting = batcher.short_queries + len(awaiting) + len(self.arrived)
         overload.call_arrived(waiting)
         is_on = overload.is_on
-        if waiting >= (self._overload_room if is_on else self._room):
+        room = self._overload_room if is_on else self._room
+        if self._clients.is_below_share(client, room):
+            return None
+        if waiting >= room:
             error = self._overloaded()
             self._shed(error)
             return error
@@ -246,11 +264,38 @@ class Admission:
         if is_stream:
             self.overload.call_arrived(waiting)
         if job.cost > BATCH_COST or queries > batcher.most:  # long jobs have a queue of their own
-            waiting = batcher.long.queries + batcher.long.held
-            if waiting and waiting + queries > self._room:
+            if not batcher.long.has_room(job, self._room):
                 raise batcher.refusal(is_long=True)
-        elif waiting and waiting + queries > (self._overload_room if self.overload.is_on else self._room):
+            return
+        room = self._overload_room if self.overload.is_on else self._room
+        if (
+            waiting
+            and waiting + queries > room
+            and not self._clients.is_below_share(job.client, room, queries)
+        ):
             raise self._overloaded()
+
+    def begin(self, client: Client, begin: Callable[[], None]) -> None:
+        """Begin an accepted call, now or, if its client is ahead of others, by `begin_waiting`."""
+        if self.arrived.line(client) or self._clients.is_ahead(client, AHEAD_SECONDS):
+            self._clients.wait(client, 1)
+            self.arrived.add(client, begin)
+        else:
+            begin()
+
+    def begin_waiting(self) -> bool:
+        """Begin some of the calls that wait to be begun; returns whether there were any."""
+        arrived = self.arrived
+        if not arrived:
+            return False
+        for _ in range(min(BEGUN, len(arrived))):
+            client = arrived.first_client
+            begin = arrived.take()
+            self._clients.leave(client, 1)
+            started = time.thread_time()
+            begin()
+            client.used += time.thread_time() - started
+        return True
 
     def start_batch(self) -> None:
         """Allow each connection its share of calls again, because a batch begins."""
@@ -272,11 +317,14 @@ class Admission:
     def await_message(self, call: UnaryCall) -> None:
         """The call waits for its message, and takes room in the queue until it arrives."""
         self._awaiting[call] = None
+        self._clients.wait(call.client, 1)
 
     def message_arrived(self, call: UnaryCall) -> None:
         """The message of the call has arrived, or the call is over."""
         if self._awaiting.pop(call, call) is call:
             self._late.pop(call, None)
+        else:
+            self._clients.leave(call.client, 1)
 
     def enter_stream(self, call: StreamCall) -> bool:
         """Whether there is room for one more stream; if not, the call has failed."""
@@ -334,6 +382,7 @@ class Admission:
         awaiting, late = self._awaiting, self._late
         while awaiting and (oldest := next(iter(awaiting))).arrived < late_since:
             del awaiting[oldest]
+            self._clients.leave(oldest.client, 1)
             late[oldest] = None
         while len(late) > self._room:
             oldest = next(iter(late))

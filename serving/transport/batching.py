@@ -12,7 +12,6 @@ jobs take turns, one slice each. While short jobs wait, long jobs get about half
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -32,6 +31,7 @@ from serving.retrieval.query import (
 )
 from serving.retrieval.retriever import Retriever
 from serving.retrieval.vector_index import REMOTE_KINDS
+from serving.transport.fair_queue import NOBODY, Client, Clients, FairQueue
 from serving.transport.remote_batches import RemoteBatches, RemoteSearch
 from serving.transport.status import ClientGone
 
@@ -41,6 +41,8 @@ NO_VECTORS = np.empty((0, 0), np.float32)
 BATCH_COST = 1024  # items that the searches of one batch may look for in all
 SLICE_SECONDS = 0.02
 REST = 1.5  # a rest of at most this many slices becomes one slice, since each slice has a cost of its own
+SHORTER = 4  # times shorter are slices while several clients call
+PAUSE = 3.0  # times the length of a slice, for which others go before the next one while they want to
 GROWTH = 4  # a slice has at most this many times the queries of the slice before it
 
 
@@ -76,6 +78,7 @@ class Job:
         held: whether the job waits for an answer of another server (`remote_batches.py`).
         renaming: makes the context in which the job's error is raised; it may rename the error's field.
         arrived: start of the wait, in `time.perf_counter_ns()`.
+        client: whose call it is.
         batch: queries in the batch.
         sequence: all changes of live items up to it were applied before the search.
         encode_started, search_started: by the same clock.
@@ -84,9 +87,9 @@ class Job:
     """
 
     __slots__ = (
-        "answer", "answer_bytes", "arrived", "batch", "check", "cost", "deadline", "done", "encode_started",
-        "encode_us", "error", "found", "held", "options", "prepared", "queue_us", "renaming", "retriever",
-        "search_started", "search_us", "sequence", "used", "vectors",
+        "answer", "answer_bytes", "arrived", "batch", "check", "client", "cost", "deadline", "done",
+        "encode_started", "encode_us", "error", "found", "held", "options", "prepared", "queue_us",
+        "renaming", "retriever", "search_started", "search_us", "sequence", "used", "vectors",
     )  # fmt: skip
 
     check: Callable[[str], None]
@@ -102,6 +105,7 @@ class Job:
     ) -> None:
         self.retriever, self.prepared, self.options, self.answer = retriever, prepared, options, answer
         self.answer_bytes = answer_bytes
+        self.client: Client = NOBODY
         self.cost = len(prepared) * (options.k + len(options.exclude))
         self.found: list[SearchResult] = []
         self.vectors = NO_VECTORS
@@ -122,6 +126,7 @@ class Job:
         """The queries from `first` to before `last`, as a job of their own."""
         part = Job(self.retriever, self.prepared[first:last], self.options, self.answer)
         part.arrived, part.check, part.deadline = self.arrived, self.check, self.deadline
+        part.client = self.client
         part.cost = self.cost * len(part.prepared) // len(self.prepared)
         return part
 
@@ -154,9 +159,9 @@ class LongJob:
         """Queries that no slice has worked on yet."""
         return len(self.job.prepared) - self._next
 
-    def slice(self) -> Job:
-        """The next queries, as a job of their own."""
-        part = self.job.part(self._next, self._next + self._size)
+    def slice(self, shorter: int = 1) -> Job:
+        """The next queries, as a job of their own; `shorter` divides their number."""
+        part = self.job.part(self._next, self._next + max(1, self._size // shorter))
         self._next += len(part.prepared)
         return part
 
@@ -201,19 +206,21 @@ class LongJobs:
     Args:
         batch: queries in a batch.
         batch_cost: items that the searches of one batch may look for in all.
+        clients: of the worker.
 
     Attributes:
         queries: in the queue.
         held: queries of jobs of which a slice waits for another server, without those of that slice.
     """
 
-    def __init__(self, batch: int, batch_cost: int) -> None:
+    def __init__(self, batch: int, batch_cost: int, clients: Clients) -> None:
         self._batch, self._batch_cost = batch, batch_cost
         self._known: dict[Kind, float] = {}  # processor seconds per query
         self.queries = self.held = 0
         self.seconds_per_query = 0.0  # moving average
-        self._jobs: deque[LongJob] = deque()
+        self._jobs: FairQueue[LongJob] = FairQueue(clients)
         self._debt = 0.0  # seconds that short jobs must get before the next slice
+        self._paused_until = 0.0  # in `time.perf_counter()` seconds
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -224,20 +231,34 @@ class LongJobs:
         self.add(LongJob(job, self._known.get(kind(job), 0.0), first))
 
     def add(self, job: LongJob) -> None:
-        """Queue a job for its next slice, behind the others."""
-        self._jobs.append(job)
+        """Queue a job for its next slice, behind the others of its client."""
+        self._jobs.add(job.job.client, job)
         self.queries += job.queries
 
     def take(self) -> LongJob:
-        """Remove the job that has waited longest for a slice."""
-        job = self._jobs.popleft()
+        """Remove the job whose slice is next."""
+        job = self._jobs.take()
         self.queries -= job.queries
         return job
 
+    def is_due(self, rival: Client) -> bool:
+        """Whether the next slice comes before the short jobs, of which the next is that of `rival`."""
+        client = self._jobs.first_client
+        return self._debt <= 0 if client is rival else client.used < rival.used
+
     @property
-    def is_due(self) -> bool:
-        """Whether the next slice comes before the short jobs that wait."""
-        return self._debt <= 0 and bool(self._jobs)
+    def is_paused(self) -> bool:
+        """Whether the time after a slice lasts that others have before the next one."""
+        return time.perf_counter() < self._paused_until
+
+    def has_room(self, job: Job, room: int) -> bool:
+        """Whether a job is within `room` queries, or its client within a share of the room."""
+        waiting, queries = self.queries + self.held, len(job.prepared)
+        if not waiting or waiting + queries <= room:
+            return True
+        own = sum([each.queries for each in self._jobs.line(job.client)])
+        rivals = self._jobs.clients - (own > 0)
+        return rivals > 0 and (own + queries) * (rivals + 1) <= room
 
     def worked(self, part: Job, seconds: float, used: float, was_held: bool = False) -> None:
         """Note the time that a slice took.
@@ -251,6 +272,7 @@ class LongJobs:
         """
         queries = len(part.prepared)
         self._debt = used if was_held else seconds
+        self._paused_until = time.perf_counter() + PAUSE * self._debt
         self.seconds_per_query += (seconds / queries - self.seconds_per_query) / 8
         each, known = used / queries, self._known.get(key := kind(part), 0.0)
         self._known[key] = each if each > known else known + (each - known) / 4
@@ -273,17 +295,20 @@ class Batcher:
         seconds_per_query: moving average over batches.
         batch_answered: called after each batch of short jobs.
         remote: holds batches that another server answers; without it their searches wait.
+        clients: whose jobs they are, and what each has used.
     """
 
     def __init__(self, observer: BatchObserver | None = None, most: int = 64) -> None:
         self.most = most
         self.queries = self.short_queries = 0
-        self.long = LongJobs(most, BATCH_COST)
+        self.clients = Clients()
+        self.long = LongJobs(most, BATCH_COST, self.clients)
         self.seconds_per_query = 0.0
+        self._used_per_query = 0.0  # the same in processor seconds, which clients are charged
         self.batch_answered: Callable[[], None] = lambda: None
         self.remote: RemoteBatches | None = None
         self._observer = observer
-        self._jobs: deque[Job] = deque()
+        self._jobs: FairQueue[Job] = FairQueue(self.clients)
         self._worked: list[tuple[int, int, int, int]] = []  # arguments of `BatchObserver.batch`
 
     @property
@@ -301,8 +326,9 @@ class Batcher:
         if self.is_long(job):
             self.long.begin(job)
         else:
-            self._jobs.append(job)
+            self._jobs.add(job.client, job)
             self.short_queries += len(job.prepared)
+            self.clients.wait(job.client, len(job.prepared))
 
     def refusal(self, is_long: bool = False) -> Overloaded:
         """The error for one more job, with the time that the queued queries will take."""
@@ -315,30 +341,43 @@ class Batcher:
         return Overloaded("more queries are waiting than the service can answer in time", seconds)
 
     def shed(self, most: int) -> list[Job]:
-        """Remove the short jobs that have waited longest, until at most `most` of their queries wait."""
+        """Remove the oldest short jobs of the clients with most, until at most `most` queries wait in all."""
         jobs: list[Job] = []
         while self.short_queries > most:
-            jobs.append(self._jobs.popleft())
-            self.short_queries -= len(jobs[-1].prepared)
-            self.queries -= len(jobs[-1].prepared)
+            job = self._jobs.shed()
+            self.short_queries -= len(job.prepared)
+            self.queries -= len(job.prepared)
+            self.clients.leave(job.client, len(job.prepared))
+            jobs.append(job)
         return jobs
 
-    def answer(self) -> None:
-        """Answer one batch of short jobs, or work on one slice of a long one."""
-        if self.long.queries and (self.long.is_due or not self._jobs):
+    def answer(self, is_busy: bool = False) -> None:
+        """Answer one batch of short jobs, or work on one slice of a long one.
+
+        Args:
+            is_busy: other clients' events wait; so a slice is followed by a pause.
+        """
+        is_due = self.long.queries and (not self._jobs or self.long.is_due(self._jobs.first_client))
+        if is_due and not (is_busy and self.long.is_paused):
             self._answer_slice()
-        else:
+        elif self._jobs:
             self._answer_batch()
         self._worked.clear()
 
     def _answer_batch(self) -> None:
+        expected = self._used_per_query
         batch = self._take()
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         wanted = [job for job in batch if self._is_wanted(job)]
         if wanted:
             for group in _by_retriever(wanted):
                 self._answer(group)
-            spent = (time.perf_counter() - started) / sum(len(job.prepared) for job in wanted)
+            queries = sum(len(job.prepared) for job in wanted)
+            each = (time.thread_time() - used) / queries
+            self._used_per_query += (each - expected) / 8
+            for job in wanted:
+                job.client.used += (each - expected) * len(job.prepared)
+            spent = (time.perf_counter() - started) / queries
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
             if not job.held:
@@ -352,7 +391,7 @@ class Batcher:
     def _answer_slice(self) -> None:
         """Answer the next slice of the next long job; the job goes to the end of the queue of long jobs."""
         long = self.long.take()
-        part = long.slice()
+        part = long.slice(SHORTER if self.clients.have_rivals else 1)
         self.queries -= len(part.prepared)
         started, used = time.perf_counter(), time.thread_time()
         part.used = -used
@@ -377,6 +416,7 @@ class Batcher:
         self, long: LongJob, part: Job, seconds: float, used: float, was_held: bool = False
     ) -> None:
         """Take over the results of a slice, and end its job or queue it again; arguments as of `worked`."""
+        part.client.used += used
         if part.error is None:
             self.long.worked(part, seconds, used, was_held)
         if long.merge(part, used):
@@ -395,15 +435,19 @@ class Batcher:
             observer.batch(*worked)
 
     def _take(self) -> list[Job]:
-        """Remove the jobs of the next batch from the queue, in order."""
+        """Remove the jobs of the next batch from the queue, and charge their clients the expected time."""
         batch: list[Job] = []
         queries = cost = 0
-        jobs = self._jobs
-        while jobs and (
-            not batch or (queries + len(jobs[0].prepared) <= self.most and cost + jobs[0].cost <= BATCH_COST)
-        ):
-            job = jobs.popleft()
-            queries += len(job.prepared)
+        jobs, expected = self._jobs, self._used_per_query
+        while jobs:
+            job = jobs.take()
+            count = len(job.prepared)
+            if batch and (queries + count > self.most or cost + job.cost > BATCH_COST):
+                jobs.put_back(job.client, job)
+                break
+            job.client.used += expected * count
+            self.clients.leave(job.client, count)
+            queries += count
             cost += job.cost
             batch.append(job)
         self.queries -= queries

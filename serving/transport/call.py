@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from protos.errors import InvalidInput
 from serving.transport.batching import Job
 from serving.transport.deferred import Deferred
+from serving.transport.fair_queue import Client
 from serving.transport.grpc_core import (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -109,6 +110,7 @@ class Call(ABC):
         method: of the call.
         core: the call in gRPC's C core.
         token_name: of the token that the client sent.
+        client: that makes the call.
 
     Attributes:
         job: the last job of the call, for observers.
@@ -122,9 +124,9 @@ class Call(ABC):
     is_stream = False
 
     def __init__(
-        self, transport: Transport, method: "Method", core: CoreCall, token_name: str | None
+        self, transport: Transport, method: "Method", core: CoreCall, token_name: str | None, client: Client
     ) -> None:
-        self.method = method
+        self.method, self.client = method, client
         self.metadata: Metadata = core.metadata
         self.token_name = token_name
         self.arrived = time.perf_counter_ns()

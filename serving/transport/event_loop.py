@@ -15,10 +15,12 @@ an event does not mean that no call waits.
 """
 
 import logging
+import resource
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -28,6 +30,7 @@ from serving.transport.admission import Admission
 from serving.transport.batching import Batcher, Job
 from serving.transport.call import Call, Method, StreamCall
 from serving.transport.deferred import Deferred
+from serving.transport.fair_queue import NOBODY, Client
 from serving.transport.grpc_core import SHUTDOWN, TIMEOUT, UNIMPLEMENTED, CoreCall, Metadata, ServerCore
 from serving.transport.limits import WorkerLimits
 from serving.transport.remote_batches import RemoteBatches
@@ -39,6 +42,8 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 0.05  # longest poll, and so the longest delay of `call_soon`
 DEFERRED_SECONDS = 0.001  # the same while a call waits for a deferred outcome
 EMPTY = 2  # idle polls before the queue counts as empty; one poll may read only part of a call
+LONG_SECONDS = 0.002  # of a poll before a slice, while several clients call
+RIVAL_SECONDS = 0.01  # while several clients call, from one batch to the next although events wait, at most
 READ_ON = 1024  # events to read while a whole batch waits, so that excess calls are refused at once
 ALONE_NS = 50_000  # without work, after which an arriving call counts as lone
 ALONE = 16  # lone calls in a row, after which a call is answered without polling for others
@@ -122,8 +127,9 @@ class CallDispatcher:
         self.wait_for, self.waited_for = self.deferred.add, self.deferred.discard
         # Monotonic time at which the loop began to stop or last refused a call; 0 while it accepts calls.
         self.refused_at = 0.0
+        self.client = NOBODY  # of the last call that arrived
         self._methods = methods
-        self._batcher, self._admission = batcher, admission
+        self._batcher, self._admission, self._clients = batcher, admission, batcher.clients
         self._observer, self._authorizer = observer, authorizer
 
     def dispatch(self, core: CoreCall) -> None:
@@ -135,26 +141,30 @@ class CallDispatcher:
             self._observer.turned_away(name, grpc.StatusCode.UNAVAILABLE, STOPPING)
             core.reject(grpc.StatusCode.UNAVAILABLE.value[0], str(STOPPING).encode())
             return
-        if method is None:
-            self._observer.turned_away(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED, None)
-            core.reject(UNIMPLEMENTED, b"there is no such method")
-            return
-        token_name = None
-        if self._authorizer is not None:
+        connection, admission = core.connection, self._admission
+        token_name = denied = None
+        if method is not None and self._authorizer is not None:
             try:
                 token_name = self._authorizer.check(core.path, core.metadata)
-            except Exception as denied:
-                self._refuse(core, method, denied)
-                return
-        connection = core.connection
-        self.last_calls[connection] = time.perf_counter_ns()
-        error = None if method.always else self._admission.check_call(connection)
-        if error is None:
-            self._begin(core, method, token_name)
+            except Exception as error:
+                denied = error
+        client = self.client = self._clients.of(connection, token_name)
+        now = time.perf_counter_ns()
+        self._clients.called(client, now)
+        if method is None or denied is not None:
+            refuse = partial(self._refuse, core, method, denied)
+            admission.refusals.add(refuse, refuse)
+            return
+        self.last_calls[connection] = now
+        overloaded = None if method.always else admission.check_call(client, connection)
+        if overloaded is None and not (self._clients.have_rivals or admission.arrived):
+            self._begin(core, method, token_name, client)
+            return
+        begin = partial(self._begin, core, method, token_name, client)
+        if overloaded is None:
+            admission.begin(client, begin)
         else:
-            self._admission.refusals.add(
-                lambda: self._refuse(core, method, error), lambda: self._begin(core, method, token_name)
-            )
+            admission.refusals.add(partial(self._refuse, core, method, overloaded), begin)
 
     def refuse_new_calls(self) -> None:
         """Refuse each call that arrives from now on, so that its client tries another server."""
@@ -166,7 +176,7 @@ class CallDispatcher:
         Raises:
             Overloaded: the queue is full, or the client has too many answers to read.
         """
-        is_stream = call.is_stream
+        is_stream, job.client = call.is_stream, call.client
         is_queued = self._batcher.short_queries
         self._admission.check_job(job, is_stream)
         if job.answer_bytes > UNCOUNTED and not is_stream:
@@ -200,11 +210,15 @@ class CallDispatcher:
         if self._admission.touch_stream(call):
             self.last_calls[call.connection] = time.perf_counter_ns()
 
-    def _begin(self, core: CoreCall, method: Method, token_name: str | None) -> None:
+    def _begin(self, core: CoreCall, method: Method, token_name: str | None, client: Client) -> None:
         self._observer.began()
-        method.call_type(self, method, core, token_name)
+        method.call_type(self, method, core, token_name, client)
 
-    def _refuse(self, core: CoreCall, method: Method, error: Exception) -> None:
+    def _refuse(self, core: CoreCall, method: Method | None, error: Exception | None) -> None:
+        if method is None or error is None:
+            self._observer.turned_away(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED, None)
+            core.reject(UNIMPLEMENTED, b"there is no such method")
+            return
         code, text = status(error)
         self._observer.turned_away(method.name, code, error)
         core.reject(code.value[0], text.encode(), trailers(error))
@@ -239,7 +253,7 @@ class EventLoop:
         between: Callable[[], bool] | None = None,
     ) -> None:
         self.admission = Admission(bounds, batcher, observer.streams)
-        self._batcher = batcher
+        self._batcher, self._clients = batcher, batcher.clients
         self._dispatcher = CallDispatcher(
             methods, batcher, self.admission, observer, authorizer, caller, window, self.call_soon
         )
@@ -250,7 +264,8 @@ class EventLoop:
         self._soon: deque[Callable[[], None]] = deque()
         self._extra = 0  # events read while a whole batch waits
         self._empty = 0  # idle polls in a row
-        self._is_shut = False
+        self._answered = 0.0  # when the last batch was, in `time.perf_counter()` seconds
+        self._is_shut = self._has_slept = False
         self._core = ServerCore(options)
         self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
 
@@ -268,6 +283,13 @@ class EventLoop:
             Unavailable: the address cannot be used, most likely because another process listens there.
         """
         return self._core.listen(address, credentials)
+
+    def processor_seconds(self) -> float:
+        """Processor time of the loop's thread, in seconds; 0 where the system does not tell it."""
+        thread = self._thread.ident
+        if thread is None or not self._thread.is_alive() or not hasattr(time, "pthread_getcpuclockid"):
+            return 0.0
+        return time.clock_gettime(time.pthread_getcpuclockid(thread))
 
     def start(self) -> None:
         """Accept calls from now on."""
@@ -322,49 +344,84 @@ class EventLoop:
 
     # On the event loop's thread.
 
+    @property
+    def client(self) -> Client:
+        """The client of the last call that arrived."""
+        return self._dispatcher.client
+
     def _run(self) -> None:
         core, batcher, dispatcher = self._core, self._batcher, self._dispatcher
-        poll, refusals, deferred = core.poll, self.admission.refusals, dispatcher.deferred
+        poll, clients, deferred = core.poll, self._clients, dispatcher.deferred
+        refusals, arrived = self.admission.refusals, self.admission.arrived
         row, cell = self._heartbeat
         while not (self._is_shut and core.pending_ops == 0):
             row[cell] += 1.0
-            if batcher.queries or self._soon or refusals:
+            if batcher.short_queries or self._soon or refusals or arrived:
                 event = poll(0.0)
+            elif batcher.queries:
+                event = self._poll_before_slice() if clients.have_rivals else poll(0.0)
             else:
                 event = poll(time.time() + (DEFERRED_SECONDS if deferred else IDLE_SECONDS))
             if event.completion_type == TIMEOUT:
-                self._empty += 1
-                if batcher.queries and self._empty < EMPTY:
-                    continue
-                self._run_soon()
-                if batcher.queries:
-                    self._answer()
-                elif refusals:
-                    self._refuse_waiting()
+                self._nothing_arrived()
             else:
                 self._empty = 0
-                self._handle(event)
-                if dispatcher.lone_calls > ALONE and batcher.short_queries:
-                    self._answer()
-                elif batcher.short_queries >= batcher.most:  # a whole batch waits
-                    self._extra += 1
-                    if self._extra > READ_ON:
-                        self._answer()
-                elif deferred and self._soon:  # otherwise new calls would delay the outcomes
-                    self._run_soon()
+                self._arrived(self._handle(event))
             event = None  # frees what the event holds before the next poll
         self._remote.stop()
 
-    def _answer(self) -> None:
+    def _poll_before_slice(self) -> Any:
+        """Poll for a moment, and note whether the thread has slept, and so all connections have been read.
+
+        On a busy processor the time of the poll also passes while other processes run.
+        """
+        before = _sleeps()
+        event = self._core.poll(time.time() + LONG_SECONDS)
+        self._has_slept = _sleeps() > before
+        return event
+
+    def _nothing_arrived(self) -> None:
+        """A poll has found no event: work on what waits."""
+        self._empty += 1
+        if self._batcher.queries and self._empty < EMPTY:
+            return
+        self._run_soon()
+        if self._batcher.queries:
+            self._answer(is_busy=self._clients.have_rivals and not self._has_slept)
+        elif not self.admission.begin_waiting() and self.admission.refusals:
+            self._refuse_waiting()
+
+    def _arrived(self, now: float) -> None:
+        """An event has been handled: answer a batch if it should not wait for further events.
+
+        Args:
+            now: in `time.perf_counter()` seconds.
+        """
+        batcher = self._batcher
+        if self._dispatcher.lone_calls > ALONE and batcher.short_queries:
+            self._answer()
+        elif batcher.short_queries >= batcher.most:  # a whole batch waits
+            self._extra += 1
+            if self._extra > READ_ON:
+                self._answer()
+        elif self._dispatcher.deferred and self._soon:  # otherwise new calls would delay the outcomes
+            self._run_soon()
+        if batcher.queries and now > self._answered + RIVAL_SECONDS and self._clients.have_rivals:
+            self._answer(is_busy=True)
+
+    def _answer(self, is_busy: bool = False) -> None:
         self._extra = self._empty = 0
+        self._has_slept = False
         self._run_soon()  # otherwise these functions would wait until the queue is empty
         try:
             self.admission.start_batch()
-            self._batcher.answer()
+            self._batcher.answer(is_busy)
             self.admission.refusals.reject()
+            self.admission.begin_waiting()
         except Exception:
             log.exception("a batch could not be answered, or a call could not be refused")
         self._dispatcher.idle_since = time.perf_counter_ns()
+        self._answered = time.perf_counter()
 
     def _refuse_waiting(self) -> None:
         try:
@@ -372,15 +429,29 @@ class EventLoop:
         except Exception:
             log.exception("a call could not be refused")
 
-    def _handle(self, event: Any) -> None:
-        if event.tag is SHUTDOWN:
+    def _handle(self, event: Any) -> float:
+        """Handle an event, and charge its time to its client.
+
+        Returns:
+            When that was done, in `time.perf_counter()` seconds; 0 while only one client calls.
+        """
+        tag = event.tag
+        if tag is SHUTDOWN:
             self._is_shut = True
-            return
+            return 0.0
         self._core.pending_ops -= 1
+        # Not wall-clock time, because other processes must not make a client pay more.
+        started = time.thread_time() if self._clients.have_rivals else None
         try:
-            event.tag(event)
+            tag(event)
         except Exception:
             log.exception("an event could not be handled")
+        if started is None:
+            return 0.0
+        owner = getattr(tag, "__self__", None)  # a call, or this loop, whose client is that of the last call
+        if owner is not None:
+            owner.client.used += time.thread_time() - started
+        return time.perf_counter()
 
     def _run_soon(self) -> None:
         """Do the work between batches, and call the functions that were passed to `call_soon`."""
@@ -409,3 +480,10 @@ class EventLoop:
 
 def _nothing() -> None:
     """Keeps the loop from waiting for an event."""
+
+
+def _sleeps() -> int:
+    """How often this thread has slept; a number that grows anyway where the system has no count."""
+    if not hasattr(resource, "RUSAGE_THREAD"):
+        return time.perf_counter_ns()
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw

@@ -14,9 +14,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos import open_inference_pb2, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
+from serving.address import client_of_peer
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
-from serving.security.auth import _host
 from serving.security.tokens import METHODS, TokenFile
 from tests.helpers.serving.guarded import REQUEST, SERVICE, Lines, code_of, guarded, name_of
 from tests.helpers.serving.token_files import Metadata, Tokens, bearer
@@ -214,4 +214,4 @@ def test_each_call_is_its_own_callers(
     ],
 )
 def test_without_a_name_a_caller_is_its_address(peer: str, host: str) -> None:
-    assert _host(peer) == host
+    assert client_of_peer(f"{peer}:5000") == host

@@ -11,6 +11,7 @@ from grpc import StatusCode
 from protos.errors import InvalidInput, Overloaded
 from serving.transport.batching import Job
 from serving.transport.call import Call, Method, StreamCall, UnaryCall
+from serving.transport.fair_queue import NOBODY
 from serving.transport.unsent import UnsentBytes
 
 
@@ -91,7 +92,8 @@ def event(message: bytes | None = None, cancelled: bool = False) -> Any:
 
 
 def begun(kind: type[Call], core: Core, server: Server) -> Call:
-    return kind(server, Method("/test/Upper", "Upper", bytes, upper, kind), core, None)  # type: ignore[arg-type]
+    method = Method("/test/Upper", "Upper", bytes, upper, kind)
+    return kind(server, method, core, None, NOBODY)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

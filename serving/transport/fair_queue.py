@@ -1,0 +1,201 @@
+"""Clients, the time that each has used, and queues whose next item is of the client that has used least.
+
+Cost is counted in processor seconds of the event loop, so fairness does not depend on the processor. The
+order is that of start-time fair queueing (Goyal, Vin and Cheng, 1996): a client that had nothing in the queue
+starts at the time used by those that were served last. So it does not wait behind the backlog of others, and
+saves up no time while it is idle. All queues of a worker share its `Clients`.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from serving.address import client_of_peer
+
+T = TypeVar("T")
+
+RIVALS_NS = 1_000_000_000  # after a call of another client, in which clients count as rivals
+MAX_IDLE = 4096  # clients, and connections, that are remembered without work
+
+
+class Client:
+    """One client of a worker: the holder of a token, or without one an address.
+
+    Args:
+        name: of the token; or the address, of IPv6 its first 64 bits.
+
+    Attributes:
+        used: processor seconds of the event loop.
+        waiting: its calls and queries that wait.
+    """
+
+    __slots__ = ("name", "used", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.used = 0.0
+        self.waiting = 0
+
+
+NOBODY = Client("")  # of jobs without a call
+
+
+class Clients:
+    """The clients of one worker; for the event loop's thread.
+
+    Attributes:
+        active: number of clients for whom something waits.
+        served: the most seconds that a client had used when an item of its was taken from a queue.
+        have_rivals: whether several clients have called lately.
+    """
+
+    def __init__(self) -> None:
+        self.active = 0
+        self.served = 0.0
+        self.have_rivals = False
+        self._last, self._rivals_until = NOBODY, 0  # the client of the last call; nanoseconds
+        self._by_name: dict[str, Client] = {}
+        self._by_connection: dict[bytes, Client] = {}
+
+    def of(self, connection: bytes, token_name: str | None) -> Client:
+        """The client that makes a call.
+
+        Args:
+            connection: its address and port, as gRPC writes them.
+            token_name: of the token that it sent, if there is one.
+        """
+        if token_name is not None:
+            return self._by_name.get(token_name) or self._new(token_name)
+        client = self._by_connection.get(connection)
+        if client is None:
+            name = client_of_peer(connection.decode("ascii", "replace"))
+            client = self._by_name.get(name) or self._new(name)
+            if len(self._by_connection) >= MAX_IDLE:
+                self._by_connection.clear()
+            self._by_connection[connection] = client
+        return client
+
+    def wait(self, client: Client, count: int) -> None:
+        """Calls or queries of a client begin to wait; `leave` follows."""
+        if not client.waiting:
+            self.active += 1
+        client.waiting += count
+
+    def leave(self, client: Client, count: int) -> None:
+        """Calls or queries of a client wait no longer."""
+        client.waiting -= count
+        if not client.waiting:
+            self.active -= 1
+
+    def is_below_share(self, client: Client, room: int, count: int = 1) -> bool:
+        """Whether a client may have `count` more waiting, since others take more than their share of `room`.
+
+        It is False for a client without rivals, whose only bound is the room.
+        """
+        rivals = self.active - (client.waiting > 0)
+        return rivals > 0 and (client.waiting + count) * (rivals + 1) <= room
+
+    def called(self, client: Client, now: int) -> None:
+        """A call of a client has arrived, at a time in nanoseconds."""
+        if client is not self._last:
+            self.have_rivals = self._last is not NOBODY
+            self._last, self._rivals_until = client, now + RIVALS_NS
+        elif self.have_rivals and now > self._rivals_until:
+            self.have_rivals = False
+
+    def is_ahead(self, client: Client, seconds: float) -> bool:
+        """Whether a client has used more time than its rivals, by more than `seconds`."""
+        return self.have_rivals and client.used > self.served + seconds
+
+    def _new(self, name: str) -> Client:
+        if len(self._by_name) >= MAX_IDLE:  # those that have used more must not be forgotten
+            kept = {n: each for n, each in self._by_name.items() if each.waiting or each.used > self.served}
+            self._by_name = kept
+            self._by_connection.clear()
+        client = self._by_name[name] = Client(name)
+        return client
+
+
+class FairQueue(Generic[T]):
+    """A line of items for each client; the next item is of the client that has used least time.
+
+    Taking an item costs O(log n) of the n clients with items.
+
+    Args:
+        clients: of the worker.
+    """
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._size = 0
+        self._lines: dict[Client, deque[T]] = {}
+        self._order: list[tuple[float, int, Client]] = []  # a heap: time used at least, and a running number
+        self._number = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def clients(self) -> int:
+        """Number of clients that have items."""
+        return len(self._lines)
+
+    @property
+    def first_client(self) -> Client:
+        """The client of the next item; the queue must not be empty."""
+        if len(self._lines) == 1:
+            return next(iter(self._lines))
+        while True:
+            used, _, client = self._order[0]
+            if client not in self._lines:
+                heapq.heappop(self._order)
+            elif used < client.used:  # it has used more since
+                heapq.heapreplace(self._order, self._entry(client))
+            else:
+                return client
+
+    def line(self, client: Client) -> Sequence[T]:
+        """The items of a client, oldest first."""
+        return self._lines.get(client) or ()
+
+    def add(self, client: Client, item: T) -> None:
+        """Add an item to the line of its client."""
+        line = self._lines.get(client)
+        if line is None:
+            client.used = max(client.used, self._clients.served)
+            line = self._lines[client] = deque()
+            if len(self._order) > 2 * len(self._lines) + 8:  # clients whose lines have ended
+                self._order = [self._entry(each) for each in self._lines]
+                heapq.heapify(self._order)
+            else:
+                heapq.heappush(self._order, self._entry(client))
+        line.append(item)
+        self._size += 1
+
+    def take(self) -> T:
+        """Remove the next item."""
+        client = self.first_client
+        self._clients.served = max(self._clients.served, client.used)
+        return self._remove(client)
+
+    def put_back(self, client: Client, item: T) -> None:
+        """Put an item that has been taken before the others of its client."""
+        self.add(client, item)
+        self._lines[client].rotate()
+
+    def shed(self) -> T:
+        """Remove the oldest item of the client for whom most waits."""
+        return self._remove(max(self._lines, key=lambda each: each.waiting))
+
+    def _remove(self, client: Client) -> T:
+        line = self._lines[client]
+        item = line.popleft()
+        if not line:
+            del self._lines[client]
+        self._size -= 1
+        return item
+
+    def _entry(self, client: Client) -> tuple[float, int, Client]:
+        self._number += 1
+        return client.used, self._number, client

@@ -1,0 +1,53 @@
+"""A worker whose calls come from several addresses: none of them keeps the calls of another waiting."""
+
+from typing import Any
+
+import grpc
+import pytest
+
+from protos import retrieval_pb2_grpc
+from serving.retrieval.retriever import Retriever
+from serving.transport.limits import WorkerLimits
+from tests.helpers.serving.raw import Raw
+from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, reacting, soon
+
+FLOODING = "127.0.1.1"
+CALLS = 2000
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("/test/Sleep", b"2"), (SEARCH, ONE)], ids=["slow worker", "searches"]
+)
+def test_a_call_is_answered_though_another_address_has_thousands_queued(
+    retriever: Retriever, path: str, message: bytes
+) -> None:
+    with (
+        reacting(retriever, queue=4 * CALLS, batch=4) as served,
+        Raw(served.address, source=FLOODING) as flood,
+        grpc.insecure_channel(served.address) as channel,
+    ):
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        assert stub.Search(GOOD, timeout=30).hits  # the connection is open
+        with served.held(channel):
+            for _ in range(CALLS):
+                flood.ask(path, message, 600_000)
+            asked = stub.Search.future(GOOD, timeout=30)
+        assert asked.result().hits
+        assert served.snapshot("requests")["OK"] < CALLS / 2
+
+
+def test_a_call_has_room_in_an_overload_by_another_address(retriever: Retriever) -> None:
+    bounds = WorkerLimits(queue=64, batch=4)
+    with (
+        reacting(retriever, queue=bounds.queue, batch=bounds.batch) as served,
+        Raw(served.address, source=FLOODING) as flood,
+        grpc.insecure_channel(served.address) as channel,
+    ):
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        assert stub.Search(GOOD, timeout=30).hits
+        with served.held(channel):
+            waiting = [flood.begin(SEARCH, 600_000) for _ in range(2 * bounds.queue)]  # without messages
+        assert soon(lambda: served.snapshot("in_flight") >= bounds.overload_queue)
+        assert stub.Search(GOOD, timeout=30).hits
+        assert "OK" not in {status.code for status in flood.statuses.values()}
+        assert len(waiting) == 2 * bounds.queue
