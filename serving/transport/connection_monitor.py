@@ -47,12 +47,16 @@ SWEEP_SECONDS, ALERT_SWEEP_SECONDS = 1.0, 0.2  # between checks of all connectio
 ALERT_SECONDS = 30.0  # after a connection was closed, in which the checks are frequent
 SWEEP_SHARE = 0.05  # of the time for the checks of all connections, at most
 STALL_SECONDS = 0.1  # in one poll; a poll without events returns after 0.05 s
+# Processor time in one poll after which a connection that is still read sends many small frames, and no
+# message: reading that takes at most `BYTE_SECONDS` for each byte, even with TLS on a slow processor.
+POLL_SECONDS, BYTE_SECONDS = 0.01, 5e-9
+FRAME_BYTES = 128 << 10  # of small frames, at least, for which a connection is closed then
 FIRST_BYTES = 64 << 10  # that a client may send before its first call: handshake and one header block
 NEARLY_FULL = 3 / 4  # of the connections that a worker accepts
 QUIET_SECONDS = 1.0  # without a call, after which a connection may be closed to make room
 FORGET_SECONDS = 5.0  # after which the calls of closed connections are deleted
 UNKNOWN = -1  # `Connection.read_at_call` until the bytes have been read
-LOG_SECONDS = 1.0  # between log lines about closed connections
+LOG_SECONDS = 1.0  # between log lines about closed connections, and about failed checks
 DRAIN_BYTES = 1 << 20  # unread bytes that one system call discards
 DRAINS = 64  # such system calls for one connection, at most
 BYTES_RECEIVED = 128  # offset of tcpi_bytes_received in Linux's struct tcp_info, an unsigned 64-bit integer
@@ -149,6 +153,8 @@ class ConnectionMonitor:
             `time.perf_counter_ns()`. The event loop adds to it; the monitor removes closed connections.
         closed: called with the reason for each connection that is closed: `first_call`, `address`, `full` or
             `flood`.
+        used: processor seconds of the event loop's thread; if not given, time in a poll is only measured by
+            the clock.
     """
 
     def __init__(
@@ -159,9 +165,10 @@ class ConnectionMonitor:
         heartbeat: Callable[[], float],
         last_calls: MutableMapping[bytes, int],
         closed: Callable[[str], None] = lambda reason: None,
+        used: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._port, self._bounds, self._heartbeat = port, bounds, heartbeat
-        self._last_calls, self._closed = last_calls, closed
+        self._last_calls, self._closed, self._used = last_calls, closed, used
         self._message_bytes = max_message_bytes
         # Since the last call: the messages of as many calls as a connection may have may still be arriving.
         self._quiet_bytes = (bounds.calls + 1) * max_message_bytes
@@ -170,7 +177,7 @@ class ConnectionMonitor:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-monitor", daemon=True)
         self._alert_until = -ALERT_SECONDS
-        self._log_at = -LOG_SECONDS
+        self._log_at = self._failed_at = -LOG_SECONDS
         self._unlogged: Counter[str] = Counter()
         self._last_closed = ""
 
@@ -185,14 +192,14 @@ class ConnectionMonitor:
             self._thread.join()
 
     def _run(self) -> None:
-        beat, since, next_sweep = -1.0, 0.0, 0.0
+        beat, since, used, next_sweep = -1.0, 0.0, 0.0, 0.0
         while not self._stop.wait(self._tick_seconds()):
             now = time.perf_counter()
             try:
                 if beat != (beat := self._heartbeat()):
-                    since = now
-                elif now - since >= STALL_SECONDS:
-                    self._break_stall(beat)
+                    since, used = now, self._used()
+                elif now - since >= STALL_SECONDS or self._used() - used >= POLL_SECONDS:
+                    self._break_stall(beat, self._used() - used)
                 if now >= next_sweep:
                     next_sweep = now + SWEEP_SECONDS  # if the sweep fails
                     self.sweep()
@@ -201,7 +208,9 @@ class ConnectionMonitor:
                     next_sweep = ended + min(SWEEP_SECONDS, max(pause, (ended - now) / SWEEP_SHARE))
                 self._log_closed(now)
             except Exception:
-                log.exception("the connections could not be checked")
+                if now >= self._failed_at + LOG_SECONDS:  # most likely no descriptor is free, for long
+                    self._failed_at = now
+                    log.exception("the connections could not be checked")
 
     def _is_alert(self) -> bool:
         return time.perf_counter() < self._alert_until
@@ -255,7 +264,7 @@ class ConnectionMonitor:
                 of_client[each.client] -= 1
                 left -= 1
 
-    def _break_stall(self, beat: float) -> None:
+    def _break_stall(self, beat: float, used: float = 0.0) -> None:
         """Close the connections whose socket is being read, if the event loop is stuck reading.
 
         Only the event loop's thread reads. So while one poll lasts, the bytes read from the other connections
@@ -265,8 +274,13 @@ class ConnectionMonitor:
         Args:
             beat: value of the heartbeat; while it stays the same, the bytes read are compared with those at
                 the calls before.
+            used: processor seconds since that value was first seen.
         """
-        connections = self._update(time.perf_counter())
+        is_long = used > POLL_SECONDS + BYTE_SECONDS * self._message_bytes
+        bound = FRAME_BYTES if is_long else self._message_bytes
+        now = time.perf_counter()
+        connections = self._update(now)
+        called = self._called_at(connections, now) if used > POLL_SECONDS else {}
         if beat != self._stall.beat:
             self._stall = _Stall(beat)
         read = {each.inode: each.read_bytes() for each in connections}
@@ -274,10 +288,13 @@ class ConnectionMonitor:
             return
         for each in connections:
             least, most = read[each.inode]
+            if used > POLL_SECONDS and each.peer not in called and least > FIRST_BYTES:
+                self._close(each, "flood")
+                continue
             first = self._stall.first.setdefault(each.inode, most)
             last = self._stall.last.get(each.inode, most)
             self._stall.last[each.inode] = most
-            if least > last and least - first > self._message_bytes:
+            if least > last and least - first > bound:
                 self._close(each, "flood")
 
     def _update(self, now: float) -> list[Connection]:

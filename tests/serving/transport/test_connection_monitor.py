@@ -19,7 +19,7 @@ from serving.observability.worker_metrics import SharedMetrics
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.transport import admission
-from serving.transport.connection_monitor import ConnectionMonitor, _accepted_from, _duplicate
+from serving.transport.connection_monitor import FRAME_BYTES, ConnectionMonitor, _accepted_from, _duplicate
 from serving.transport.limits import WorkerLimits
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, soon
@@ -191,15 +191,23 @@ def test_large_messages_are_no_flood(serve: Serve) -> None:
     assert served.closed("flood") == 0
 
 
-def test_a_message_that_is_read_slowly_is_no_flood() -> None:
+@pytest.mark.parametrize(
+    ("used", "after"), [(0.0, 1 << 20), (10.0, FRAME_BYTES)], ids=["message", "small frames"]
+)
+def test_what_is_read_in_one_poll_is_a_flood_if_it_is_large_or_takes_much_processor_time(
+    used: float, after: int
+) -> None:
     """The event loop's thread gets so little time that one poll reads for as long as the test lasts."""
+    spent = iter([0.0] * 2)
     closed: list[str] = []
     most = 1 << 20
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client, listener.accept()[0] as server:
             calls = {b"ipv4:127.0.0.1:%d" % client.getsockname()[1]: time.perf_counter_ns()}
-            monitor = ConnectionMonitor(port, WorkerLimits(), most, lambda: 1.0, calls, closed.append)
+            monitor = ConnectionMonitor(
+                port, WorkerLimits(), most, lambda: 1.0, calls, closed.append, lambda: next(spent, used)
+            )
             monitor.start()
 
             def feed(size: int) -> None:
@@ -212,12 +220,12 @@ def test_a_message_that_is_read_slowly_is_no_flood() -> None:
 
             try:
                 for _ in range(100):
-                    feed(most // 200)
+                    feed(after // 200)
                     time.sleep(0.01)
                 assert closed == []
                 with pytest.raises(OSError):
                     for _ in range(500):
-                        feed(most // 20)
+                        feed(after // 20)
                         time.sleep(0.01)
                 assert closed == ["flood"]
             finally:
