@@ -33,7 +33,7 @@ from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.access import Access
 from serving.security.auth import Guard, caller
 from serving.security.tls import credentials
-from serving.shared_state import SharedState
+from serving.shared_state import CATALOGUE, SharedState
 from serving.transport.batching import Batcher
 from serving.transport.call import Call, Method
 from serving.transport.connection_monitor import ConnectionMonitor
@@ -116,7 +116,15 @@ class RetrievalServer:
             return {**metrics.snapshot(), **access.state(), **worker, **shown}
 
         sink = sinks if sinks is not None and sinks.takes_messages else None
-        self._servicer = RetrievalServicer(TrafficSplit(bundle), limits, access.rate, state, sink, releases)
+        self._servicer = RetrievalServicer(
+            TrafficSplit(bundle),
+            limits,
+            access.rate,
+            state,
+            sink,
+            releases,
+            None if shared_state is None else lambda: int(shared_state.read(CATALOGUE)["sequence"]),
+        )
         self._metrics.shows([bundle.version])
         self._shown_sequence = 0
         self._show_live(self._servicer.split)
@@ -155,6 +163,7 @@ class RetrievalServer:
             worker_metrics.heartbeat,
             self._event_loop.last_calls,
             worker_metrics.closed_connection,
+            self._event_loop.processor_seconds,
         )
         self._trimmer = HeapTrimmer()
 

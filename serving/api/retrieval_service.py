@@ -10,7 +10,7 @@ from protos.errors import InvalidInput
 from protos.open_inference_pb2 import ModelInferResponse
 from serving.api.open_inference import MakeResponse
 from serving.filters.columns import Work
-from serving.live.search.sequence_waits import HIGHEST, SequenceWaits
+from serving.live.search.sequence_waits import AHEAD, SequenceWaits
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
@@ -54,6 +54,8 @@ class RetrievalServicer:
         state: gives the fields of `ServiceState` for `Info`.
         sink: takes a share of the champion's searches, if there is one.
         releases: gives the answer to `Releases`; by default one with the champion's versions alone.
+        store_sequence: gives the last known sequence of the store of live items; by default that of the
+            champion's items.
 
     Attributes:
         waits: calls that wait until the bundles have applied a write; `advance` answers them.
@@ -67,6 +69,7 @@ class RetrievalServicer:
         state: Callable[[], dict[str, Any]],
         sink: MessageSink | None = None,
         releases: Callable[[], wire.ReleasesResponse] | None = None,
+        store_sequence: Callable[[], int] | None = None,
     ) -> None:
         self.split = split
         self.waits = SequenceWaits()
@@ -75,6 +78,7 @@ class RetrievalServicer:
         self._sizes = AnswerBytes(limits.max_answer_bytes)
         self._state = state
         self._releases = releases or self._no_releases
+        self._store_sequence = store_sequence or (lambda: self.split.sequence)
         self._sink = sink
         self._started = time.monotonic()
 
@@ -98,7 +102,7 @@ class RetrievalServicer:
         if not admitted:
             self._admit_search(call, bundle, queries, options)
         if request.min_sequence and request.min_sequence > bundle.sequence:
-            return self._wait(bundle, request.min_sequence, call, lambda: self.Search(request, call, True))
+            return self._wait(bundle, request, call, lambda: self.Search(request, call, True))
         options = self._filtered(bundle, request, options, queries, call)
 
         def answer(job: Job) -> bytes:
@@ -130,9 +134,7 @@ class RetrievalServicer:
         if not admitted:
             self._admit_search(call, bundle, queries, options)
         if request.min_sequence and request.min_sequence > bundle.sequence:
-            return self._wait(
-                bundle, request.min_sequence, call, lambda: self.SearchBatch(request, call, True)
-            )
+            return self._wait(bundle, request, call, lambda: self.SearchBatch(request, call, True))
         options = self._filtered(bundle, request, options, queries, call)
 
         def answer(job: Job) -> bytes:
@@ -166,7 +168,7 @@ class RetrievalServicer:
         if not admitted:
             self._admit(call, len(queries), items)
         if request.min_sequence and request.min_sequence > bundle.sequence:
-            return self._wait(bundle, request.min_sequence, call, lambda: self.Score(request, call, True))
+            return self._wait(bundle, request, call, lambda: self.Score(request, call, True))
 
         def answer(job: Job) -> wire.ScoreResponse:
             # The items are looked up here, so that no change of live items comes between two of them.
@@ -220,18 +222,29 @@ class RetrievalServicer:
         call.check("encode")
         return respond(bundle.item_tower(items))
 
-    def _wait(self, bundle: LoadedBundle, sequence: int, call: Call, again: Callable[[], Any]) -> Deferred:
+    def _wait(
+        self,
+        bundle: LoadedBundle,
+        request: wire.SearchRequest | wire.SearchBatchRequest | wire.ScoreRequest,
+        call: Call,
+        again: Callable[[], Any],
+    ) -> Deferred:
         """A search that is made by `again` when the bundles have applied the changes up to a sequence.
 
         Raises:
-            InvalidInput: the service takes no writes, or no store has so high a sequence.
+            InvalidInput: the service takes no writes, or the store cannot have given so high a sequence.
             Overloaded: too many calls wait.
         """
         if bundle.live is None:
             raise InvalidInput("min_sequence", "this service takes no writes, so there is none to wait for")
-        if sequence > HIGHEST:
-            raise InvalidInput("min_sequence", f"expected at most {HIGHEST}, got {sequence}")
-        return self.waits.add(sequence, call, again)
+        sequence = request.min_sequence
+        if sequence > bundle.sequence + AHEAD and sequence > (known := self._store_sequence()) + AHEAD:
+            raise InvalidInput(
+                "min_sequence",
+                f"expected a sequence that the store has given, of which the last known is {known}, "
+                f"got {sequence}; it may be of another store",
+            )
+        return self.waits.add(sequence, call, again, request.ByteSize())
 
     def _choose(self, call: Call, query: wire.Query) -> LoadedBundle:
         """The bundle that answers: chosen by the hash of the client's key, or of the query without a key."""

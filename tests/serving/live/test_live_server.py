@@ -131,14 +131,14 @@ def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
 def test_no_more_searches_wait_than_may_and_those_that_go_make_room(
     host: Host, client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "MAX_WAITS", 2)
+    monkeypatch.setattr(waiting, "ROOM_BYTES", 2 * waiting.CALL_BYTES + 1000)
     waits = host.server._servicer.waits
     with grpc.insecure_channel(host.server.address) as channel:
         search: Any = retrieval_pb2_grpc.RetrievalStub(channel).Search
         request = wire.SearchRequest(query={"text": "a"}, k=1, min_sequence=1)
         calls = [search.future(request, timeout=20) for _ in range(2)]
         wait_until(lambda: len(waits._waits) == 2)
-        with pytest.raises(grpc.RpcError, match="2 calls of this worker wait for changes already"):
+        with pytest.raises(grpc.RpcError, match="wait for changes fill their room"):
             search(request, timeout=5)
         assert client.search("a", k=1).hits  # one that need not wait
         calls[0].cancel()
@@ -159,20 +159,34 @@ def test_a_wait_ends_before_a_deadline_that_is_far(
     text = "sequence 5 was not reached in time: this worker's searches see changes up to 0$"
     with pytest.raises(Unavailable, match=text):
         client.search("a", min_sequence=5, timeout=60.0)
-    with pytest.raises(InvalidInput, match=r"min_sequence: expected at most 9223372036854775807, got 9223"):
-        client.search("a", min_sequence=2**63)
+
+
+@pytest.mark.parametrize("sequence", [200_000, 2**62, 2**64 - 1])
+def test_a_sequence_that_the_store_cannot_have_given_is_refused_at_once(
+    host: Host, client: RetrievalClient, sequence: int
+) -> None:
+    host.feed.put("new", {"text": ZOO})
+    host.deriver.run_once()
+    assert client.search("a", min_sequence=1).hits
+    text = f"min_sequence: expected a sequence that the store has given, .* known is 1, got {sequence}"
+    with pytest.raises(InvalidInput, match=text):
+        client.search("a", min_sequence=sequence, timeout=60.0)
+    with pytest.raises(InvalidInput, match=text):
+        client.search_batch(["a"], min_sequence=sequence, timeout=60.0)
 
 
 def test_a_write_that_is_stored_waits_beyond_the_bound_and_its_error_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiting, "MAX_WAITS", 0)
+    monkeypatch.setattr(waiting, "ROOM_BYTES", 1)
     monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.0)
-    waits, call = waiting.SequenceWaits(), SimpleNamespace(deadline=math.inf)
+    waits = waiting.SequenceWaits()
+    call: Any = SimpleNamespace(deadline=math.inf, client=SimpleNamespace(name="one"))
+    waits.add(3, call, lambda: None)  # one always may
     with pytest.raises(Overloaded):
-        waits.add(3, call, lambda: None)  # type: ignore[arg-type]
+        waits.add(3, call, lambda: None)
     found: list[Callable[[], Any]] = []
-    waits.add(3, call, lambda: None, is_stored=True).when_resolved(found.append)  # type: ignore[arg-type]
+    waits.add(3, call, lambda: None, is_stored=True).when_resolved(found.append)
     waits.release(2)
     with pytest.raises(Unavailable, match=r"up to 2; the write is stored, and will be found later$"):
         found[0]()
