@@ -34,6 +34,9 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
         (n, f"<= {b:g}") for n, b in MOST.items()
     ]:
         table.add_row(name, f"{figures[name]:g}", bound)
+    shares = ", ".join(f"{name} {share:g}" for name, share in figures["share_of_a_core"].items())
+    table.add_row("share of a core", shares, f"of {figures['cores']}")
+    table.add_row("searches a second before", f"{figures['calibration_searches_per_second']:g}", "")
     console.print(table)
     clients = Table("good calls", "calls", "answered", "p50 ms", "p99 ms", "longest gap s", "errors")
     for name in ("one_connection", "new_connections"):

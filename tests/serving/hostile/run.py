@@ -16,11 +16,14 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from protos.errors import Unavailable
+from serving.client import RetrievalClient
 from tests.helpers.serving import haproxy
 from tests.serving.hostile import attacks, good, idle
 from tests.serving.hostile.connection import Attack
-from tests.serving.hostile.service import Service, serving
+from tests.serving.hostile.service import Service, Used, serving
 
 GROUPS: dict[str, tuple[Callable[[Attack], None], ...]] = {
     "bombs": (attacks.large_batches, attacks.large_messages, attacks.broken_messages, attacks.broken_frames),
@@ -39,6 +42,7 @@ BEHIND_HAPROXY = (  # as serving/deploy/haproxy.cfg says
 NICE = 5  # of attackers
 WARM_UP = 5.0  # seconds of good calls before the figures from before are taken, at most
 SLICE = 0.25  # seconds between two looks at the service
+CALIBRATION = 2.0  # seconds of searches that measure the speed of the machine
 SETTLE = 1.0  # seconds for the service to see that connections have been closed
 PATIENCE = 30.0  # seconds for a child process to hand over its figures
 FORK = multiprocessing.get_context("fork")  # for attackers: imports are paid for once
@@ -110,6 +114,7 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     warm_up = min(WARM_UP, plan.seconds)
     _good_calls(plan, address, warm_up, lambda: None)
     time.sleep(SETTLE)
+    calibration = _searches_per_second(address)
     before, descriptors = service.resident(), service.descriptors()
     seen: dict[str, Any] = {}
     one, new = _good_calls(plan, address, plan.seconds, lambda: seen.update(_attack(plan, service, address)))
@@ -122,6 +127,7 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
         "rss_peak_ratio": round(peak / before, 3),
         "rss_after_ratio": round(after / before, 3),
         "descriptors_left": service.descriptors() - descriptors,
+        "calibration_searches_per_second": calibration,
         "seconds": plan.seconds,
         "rest_seconds": plan.rest,
         "behind_haproxy": plan.behind_haproxy,
@@ -134,6 +140,16 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
         "log_end": service.log_end(),
         "exit_code": service.exit_code(),
     }
+
+
+def _searches_per_second(address: str) -> float:
+    """Searches of one client, one after the other, before the attack: the speed of this machine."""
+    with RetrievalClient(address) as client:
+        count, until = 0, time.monotonic() + CALIBRATION
+        while time.monotonic() < until:
+            client.search(good.QUERIES[0], k=good.K)
+            count += 1
+    return round(count / CALIBRATION, 1)
 
 
 def _good_calls(
@@ -155,19 +171,26 @@ def _attack(plan: Plan, service: Service, address: str) -> dict[str, Any]:
         attack = Attack("127.0.0.1", port, f"127.0.1.{number + 1}", until, number)
         children[attacker.__name__] = _Child(FORK, _attacker, attacker, attack)
     rng = random.Random(0)
-    kills, peak, cpu = 0, 0, service.cpu_seconds()
+    attackers = [psutil.Process(child.pid) for child in children.values()]
+    kills, peak, used = 0, 0, Used({"service": service.processes, "attackers": lambda: attackers})
     while True:
         peak = max(peak, service.resident())
+        used.look()
         if plan.kills and time.monotonic() > kill_due:
             kill_due += plan.kill_every
             kills += service.kill_worker(rng)
         if time.monotonic() > until:
             break
         time.sleep(SLICE)
-    busy = service.cpu_seconds() - cpu  # without that of killed workers
     counts = {name: child.result(0) for name, child in children.items()}
     counts |= {"kills": {"workers killed": kills}} if plan.kills else {}
-    return {"resident_peak": peak, "service_cpu_seconds": round(busy, 1), "attacks": counts}
+    return {
+        "resident_peak": peak,
+        "service_cpu_seconds": round(used.seconds["service"], 1),
+        "share_of_a_core": {name: round(each / plan.seconds, 3) for name, each in used.seconds.items()},
+        "cores": len(os.sched_getaffinity(0)),
+        "attacks": counts,
+    }
 
 
 def _attacker(attacker: Callable[[Attack], None], attack: Attack) -> dict[str, int]:
@@ -184,6 +207,7 @@ class _Child:
         self._mine, others = context.Pipe(duplex=False)
         self._process = context.Process(target=_hand_over, args=(others, function, arguments), daemon=True)
         self._process.start()
+        self.pid = int(self._process.pid)
         others.close()
 
     def result(self, seconds: float) -> dict[str, Any]:

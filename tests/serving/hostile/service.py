@@ -1,12 +1,13 @@
 """The real service that is attacked, seen from outside: its memory, its descriptors and its workers."""
 
+import contextlib
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,12 @@ class Service:
         """Open descriptors of all its processes."""
         return int(self._sum(lambda process: process.num_fds()))
 
-    def cpu_seconds(self) -> float:
-        """CPU time of the processes that live now."""
-        return float(self._sum(lambda process: sum(process.cpu_times()[:2])))
+    def processes(self) -> list[psutil.Process]:
+        """All its processes."""
+        try:
+            return [self._root, *self._root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def kill_worker(self, rng: random.Random) -> bool:
         """Kill one worker with SIGKILL; False where none lives."""
@@ -67,11 +71,7 @@ class Service:
 
     def _sum(self, figure: Callable[[psutil.Process], Any]) -> Any:
         total = 0
-        try:
-            processes = [self._root, *self._root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return 0
-        for process in processes:
+        for process in self.processes():
             try:
                 total += figure(process)
             except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it was killed meanwhile
@@ -79,6 +79,31 @@ class Service:
             except psutil.AccessDenied:  # of a zombie's descriptors
                 continue
         return total
+
+
+class Used:
+    """Processor seconds of groups of processes since the first look; of one that ends, until the last look.
+
+    Args:
+        groups: name -> its processes now.
+    """
+
+    def __init__(self, groups: Mapping[str, Callable[[], list[psutil.Process]]]) -> None:
+        self._groups = groups
+        self._seen: dict[str, dict[psutil.Process, float]] = {name: {} for name in groups}
+        self.seconds = dict.fromkeys(groups, 0.0)
+        self.look()
+        self.seconds = dict.fromkeys(groups, 0.0)
+
+    def look(self) -> None:
+        """Add what has been used since the last look."""
+        for name, processes in self._groups.items():
+            seen = self._seen[name]
+            for process in processes():
+                with contextlib.suppress(psutil.Error):  # it has ended
+                    now = sum(process.cpu_times()[:2])
+                    self.seconds[name] += now - seen.get(process, 0.0)
+                    seen[process] = now
 
 
 @contextmanager
