@@ -19,6 +19,7 @@ overload is over, the calls that have not waited for long are answered as far as
 are refused.
 """
 
+import logging
 import math
 import time
 from collections import Counter, deque
@@ -31,6 +32,8 @@ from serving.transport.call import StreamCall, UnaryCall
 from serving.transport.fair_queue import Client, FairQueue
 from serving.transport.limits import WorkerLimits
 from serving.transport.unsent import UnsentBytes
+
+log = logging.getLogger(__name__)
 
 # Detection of an overload.
 ONSET_SECONDS = 0.03  # the queue must be too long for this time before calls are refused
@@ -293,7 +296,10 @@ class Admission:
             begin = arrived.take()
             self._clients.leave(client, 1)
             started = time.thread_time()
-            begin()
+            try:
+                begin()
+            except Exception:  # must not keep the others waiting
+                log.exception("a call could not be begun")
             client.used += time.thread_time() - started
         return True
 

@@ -12,7 +12,7 @@ from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, reacting, soon
 
 FLOODING = "127.0.1.1"
-CALLS = 2000
+CALLS = 1000
 
 
 @pytest.mark.parametrize(
