@@ -25,7 +25,7 @@ KINDS = {
 MEASUREMENTS = [
     Measurement(f"{kind}_c{clients}", "closed loop", kind, clients) for clients in CLIENTS for kind in KINDS
 ]
-PACKAGES = ("fastapi", "grpcio", "h11", "onnxruntime", "pydantic", "starlette", "uvicorn")
+PACKAGES = ("fastapi", "grpcio", "httptools", "onnxruntime", "pydantic", "starlette", "uvicorn")
 TARGETS = (
     Target("gateway_to_fastapi_c1", "throughput against FastAPI, 1 client"),
     *(

@@ -4,7 +4,7 @@
 
 It is what FastAPI's tutorial leads to: pydantic checks the request, an `async` function searches on the event
 loop (a pool of threads answers fewer requests on one core), and pydantic writes the answer. As the gateway it
-reads HTTP with h11 and runs asyncio's event loop, also where httptools or uvloop are installed, so that the
+reads HTTP with httptools and runs asyncio's event loop, also where uvloop is installed, so that the
 comparison does not depend on that. It writes a line of JSON with its port, and ends when its standard input
 does.
 """
@@ -77,7 +77,7 @@ def application(retriever: Retriever) -> FastAPI:
 
 def configuration(app: FastAPI) -> uvicorn.Config:
     """Uvicorn's settings, whose parser and event loop are those of the gateway."""
-    return uvicorn.Config(app, log_level="error", access_log=False, ws="none", http="h11", loop="asyncio")
+    return uvicorn.Config(app, log_level="error", access_log=False, ws="none", http="httptools", loop="asyncio")
 
 
 async def _serve(app: FastAPI, listener: socket.socket) -> None:

@@ -51,6 +51,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="longest duration of a stream (%(default)s)",
     )
     add(
+        "--stream-idle-timeout",
+        default=usual.stream_idle_timeout,
+        help="seconds that a stream may wait for its next line (%(default)s)",
+        **seconds,
+    )
+    add(
         "--grace",
         default=usual.grace,
         help="seconds for requests in progress to finish (%(default)s)",
@@ -143,6 +149,7 @@ def _options(parsed: Namespace) -> GatewayOptions:
             timeout=parsed.timeout,
             longest_timeout=parsed.longest_timeout,
             stream_timeout=parsed.stream_timeout,
+            stream_idle_timeout=parsed.stream_idle_timeout,
             grace=parsed.grace,
             metrics_host=parsed.metrics_host or GatewayOptions.metrics_host,
             metrics_port=parsed.metrics_port,

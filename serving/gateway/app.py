@@ -20,6 +20,7 @@ from starlette.routing import Route
 from protos import __version__
 from serving.gateway.exchange import JSON, ClientGone
 from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, Failure
+from serving.gateway.fairness import client_in
 from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, error_response
 from serving.gateway.messages import encode
 from serving.gateway.metrics import CLIENT_GONE, OTHER
@@ -29,7 +30,6 @@ from serving.gateway.pages import HERE, read_pages
 
 log = logging.getLogger(__name__)
 
-RETRY = {"retry-after": "1"}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 SEARCH_EXAMPLE: dict[str, Any] = {"query": {"text": "red shoes"}, "k": 5}
@@ -99,21 +99,16 @@ PATHS = frozenset(each.path for each in OPERATIONS)
 
 
 class RequestGuard:
-    """Checks that a request names this host and that there is room for it, and counts it.
+    """Checks that a request names this host and that its client may ask, and counts it.
 
     Args:
         app: ASGI application that answers the requests that pass.
         gateway: of that application.
-
-    Attributes:
-        in_progress: number of requests.
     """
 
     def __init__(self, app: Any, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
-        self._names, self._most = gateway.options.host_names, gateway.options.bounds.requests
-        self.in_progress = 0
-        gateway.metrics.gauges["twinspire_gateway_in_progress"] = lambda: self.in_progress
+        self._names = gateway.options.host_names
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -129,27 +124,27 @@ class RequestGuard:
             self._gateway.metrics.answered(path, sender.status, time.perf_counter() - begun)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        if self._names is not None and (host := _host(scope)) not in self._names:
-            # DNS rebinding: an attacker's name may resolve to this address, and their page would then be of
-            # the same origin as the gateway.
-            message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
-            await error_response(Failure(grpc.StatusCode.PERMISSION_DENIED, message, MISDIRECTED))(
-                scope, receive, send
-            )
-            return
-        if self.in_progress >= self._most:
-            full = Failure(
-                grpc.StatusCode.UNAVAILABLE,
-                f"the gateway has {self._most} requests in progress",
-                headers=RETRY,
-            )
-            await error_response(full)(scope, receive, send)
-            return
-        self.in_progress += 1
         try:
-            await self._app(scope, receive, send)
-        finally:
-            self.in_progress -= 1
+            self._gateway.refusals.check(client_in(scope))
+            self._check_host(scope)
+        except Failure as failure:
+            self._gateway.refuse(failure, Request(scope))
+            await error_response(failure)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check_host(self, scope: Any) -> None:
+        """Refuse the name of another host.
+
+        DNS rebinding: an attacker's name may resolve to this address, and their page would then be of the
+        same origin as the gateway.
+
+        Raises:
+            Failure: the header `Host` has another name.
+        """
+        if self._names is not None and (host := _host(scope)) not in self._names:
+            message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
+            raise Failure(grpc.StatusCode.PERMISSION_DENIED, message, MISDIRECTED)
 
 
 class _Sender:
@@ -195,9 +190,9 @@ def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
             *(Route(path, page.answer, methods=["GET"]) for path, page in pages.items()),
         ],
         exception_handlers={
-            Failure: _failed,
+            Failure: partial(_failed, gateway),
             ClientGone: _client_disconnected,
-            HTTPException: _http_error,
+            HTTPException: partial(_http_error, gateway),
             Exception: _unexpected,
         },
         lifespan=lifespan,
@@ -248,7 +243,8 @@ def _description() -> bytes:
     return encode(complete(get_openapi(title="Twinspire", version=__version__, routes=routes), OPERATIONS))
 
 
-async def _failed(request: Request, failure: Any) -> Response:
+async def _failed(gateway: Gateway, request: Request, failure: Any) -> Response:
+    gateway.refuse(failure, request)
     return error_response(failure)
 
 
@@ -264,7 +260,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return error_response(Failure(grpc.StatusCode.INTERNAL, message))
 
 
-async def _http_error(request: Request, error: Any) -> Response:
+async def _http_error(gateway: Gateway, request: Request, error: Any) -> Response:
     """Answer a request whose path or method the gateway does not have."""
     if error.status_code == NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
@@ -275,7 +271,7 @@ async def _http_error(request: Request, error: Any) -> Response:
         failure = Failure(grpc.StatusCode.NOT_FOUND, message)
     else:
         failure = Failure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)
-    return error_response(failure)
+    return await _failed(gateway, request, failure)
 
 
 def _host(scope: Any) -> str:

@@ -1,16 +1,12 @@
-"""The gateway's HTTP connections: bounds on their number, and on the time of a client to send and to read."""
+"""The gateway's connections: bounds on their number, and on the time of a client to read."""
 
 import asyncio
 import fcntl
 import struct
 import termios
 from collections import Counter
-from typing import Any
+from typing import Any, Protocol
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
-HEAD_SECONDS = 10.0  # for the head of a request
 STALL_SECONDS = 120.0  # without progress, after which a connection with unsent bytes is closed
 STALL_CHECKS = 8  # of the progress, within `STALL_SECONDS`
 CLOSE_CHECK_SECONDS = 0.2  # between checks whether all bytes have been sent
@@ -133,8 +129,33 @@ class CoalescingTransport:
         return unread
 
 
+class Connection(Protocol):
+    """What `OpenConnections` has to know of a connection."""
+
+    transport: Any
+
+    @property
+    def client_host(self) -> str:
+        """The client."""
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether something waits to be sent."""
+
+
+class _OfClient:
+    """The connections of one client: idle ones, and those with a request, each the oldest first."""
+
+    def __init__(self) -> None:
+        self.idle: dict[Connection, None] = {}
+        self.busy: dict[Connection, None] = {}
+
+    def __len__(self) -> int:
+        return len(self.idle) + len(self.busy)
+
+
 class OpenConnections:
-    """The connections that are open; a new one takes the room of an idle one when there are too many.
+    """The connections that are open; a new one takes the room of another when there are too many.
 
     Args:
         limit: The number of connections that may be open at once.
@@ -143,138 +164,63 @@ class OpenConnections:
 
     def __init__(self, limit: int, closed: Counter[str]) -> None:
         self._limit, self.closed = limit, closed
-        self._open: set[Protocol] = set()
-        self._of_client: Counter[str] = Counter()
-        self._idle: dict[Protocol, None] = {}  # the longest idle first
+        self._clients: dict[str, _OfClient] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._open)
+        return self._count
 
-    def add(self, connection: "Protocol") -> bool:
+    def add(self, connection: Connection) -> bool:
         """Add a connection without a request; returns whether there is room for it.
 
-        Where there is none, an idle connection is closed: of the client that has most of them, the one that
-        has been idle longest, and one whose last answer is still being sent only if there is no other.
+        Where there is none, another is closed. If another client has more than its fair share, it is one of
+        that client: the one that has been idle longest, or if none is idle the one that has had a request
+        longest. Otherwise it is an idle one, of the client with most connections that has any.
         """
-        if len(self._open) >= self._limit:
-            if not self._idle:
+        if self._count >= self._limit:
+            evicted = self._spare(connection.client_host)
+            if evicted is None:
                 self.closed["full"] += 1
                 return False
-            evicted = min(
-                self._idle, key=lambda each: (each.is_sending, -self._of_client[each.client_host])
-            )  # the first of several
             self.discard(evicted)
             self.closed["evicted"] += 1
             evicted.transport.abort()
-        self._open.add(connection)
-        self._of_client[connection.client_host] += 1
-        self._idle[connection] = None
+        self._clients.setdefault(connection.client_host, _OfClient()).idle[connection] = None
+        self._count += 1
         return True
 
-    def discard(self, connection: "Protocol") -> None:
+    def discard(self, connection: Connection) -> None:
         """Remove a connection, if it is there."""
-        if connection in self._open:
-            self._open.discard(connection)
-            self._idle.pop(connection, None)
-            self._of_client[connection.client_host] -= 1
-            if not self._of_client[connection.client_host]:
-                del self._of_client[connection.client_host]
+        client = self._clients.get(connection.client_host)
+        if client is None:
+            return
+        for each in (client.idle, client.busy):
+            if connection in each:
+                del each[connection]
+                self._count -= 1
+        if not client:
+            del self._clients[connection.client_host]
 
-    def mark(self, connection: "Protocol", is_idle: bool) -> None:
+    def mark(self, connection: Connection, is_idle: bool) -> None:
         """Record whether a connection waits for its next request."""
-        if not is_idle:
-            self._idle.pop(connection, None)
-        elif connection in self._open:
-            self._idle.setdefault(connection)
+        client = self._clients.get(connection.client_host)
+        if client is None:
+            return
+        before, after = (client.busy, client.idle) if is_idle else (client.idle, client.busy)
+        if connection in before:
+            del before[connection]
+            after[connection] = None
+
+    def _spare(self, newcomer: str) -> Connection | None:
+        """The connection to close for one of a newcomer; None if there is none."""
+        name = max(self._clients, key=lambda each: len(self._clients[each]))
+        largest = self._clients[name]
+        if name != newcomer and len(largest) * len(self._clients.keys() | {newcomer}) > self._limit:
+            return _longest_idle(largest) or next(iter(largest.busy))
+        with_idle = [each for each in self._clients.values() if each.idle]
+        return _longest_idle(max(with_idle, key=len)) if with_idle else None
 
 
-class Protocol(H11Protocol):
-    """Uvicorn's connection, with bounds on how long a client may occupy it.
-
-    It is closed where the head of a request does not arrive in time, and aborted where an answer is not read,
-    or where others need its room while it is idle.
-
-    Args:
-        open_connections: The open connections of the gateway, to which it adds itself.
-        given: The arguments of uvicorn's connection.
-    """
-
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def __init__(self, open_connections: OpenConnections, **given: Any) -> None:
-        super().__init__(**given)
-        self._open_connections = open_connections
-
-    @property
-    def client_host(self) -> str:
-        """The address of the client, without its port."""
-        return self.client[0] if self.client else ""
-
-    @property
-    def is_sending(self) -> bool:
-        """Whether something waits to be sent."""
-        return self.transport.get_write_buffer_size() > 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the head of the first request, or refuse the connection."""
-        coalescing = CoalescingTransport(transport, self.loop, self._open_connections.closed)
-        super().connection_made(coalescing)  # type: ignore[arg-type]
-        if self._open_connections.add(self):
-            self._watch_head()
-        else:
-            transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """Read, and bound the time until a head is complete."""
-        super().data_received(data)
-        if self._has_request:
-            self._open_connections.mark(self, is_idle=False)
-        elif self.cycle is not None and self.timeout_keep_alive_task is None:
-            self._keep_alive()
-        self._watch_head()
-
-    def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        super().on_response_complete()  # a request that was waiting may have begun
-        self._open_connections.mark(self, is_idle=not self._has_request)
-        self._watch_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel all timers, and make room for another connection."""
-        self._open_connections.discard(self)
-        super().connection_lost(exc)
-        self.transport.stop()  # type: ignore[attr-defined]
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-
-    @property
-    def _has_request(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def _keep_alive(self) -> None:
-        """Close the connection some time after the last data, which has begun no request.
-
-        It was the rest of a body that had been answered before it had arrived, or a part of a head. Uvicorn
-        cancels its timer for all data, and starts it again only after an answer.
-        """
-        if not self.transport.is_closing():
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-
-    def _head_is_late(self) -> None:
-        self._open_connections.closed["head"] += 1
-        self.transport.abort()
-
-    def _watch_head(self) -> None:
-        """Bound the time of a head: the first of the connection, or one that has arrived in part."""
-        is_expected = (
-            not self._has_request
-            and self.conn.their_state is h11.IDLE
-            and (self.cycle is None or bool(self.conn.trailing_data[0]))
-        )
-        if is_expected and self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
-        elif not is_expected and self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+def _longest_idle(client: _OfClient) -> Connection | None:
+    """A connection whose last answer is still being sent comes last."""
+    return min(client.idle, key=lambda each: each.is_sending, default=None)

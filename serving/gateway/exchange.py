@@ -3,19 +3,28 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 import grpc
 from starlette.requests import Request
 
-from serving.gateway.failures import TOO_LARGE, TOO_SLOW, WRONG_TYPE, Failure, invalid
+from serving.gateway.failures import CLOSE, TOO_LARGE, TOO_SLOW, WRONG_TYPE, Failure, invalid
+from serving.gateway.fairness import FairShare, client_in
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner needs no task that waits for its client to disconnect
-CLOSE = {"connection": "close"}  # for responses before the end of the body, the rest of which is not read
+AUTHORIZE_SECONDS = (
+    0.1  # after the head, without the whole body, after which the service is asked for the client
+)
+# A body has so many seconds, and one more for as many bytes as have arrived.
+BODY_SECONDS = 5.0
+BODY_RATE = 16 << 10
+RECEIVED = "twinspire.received"  # in a request's scope: bytes of its body that have arrived
+IDLE = "the stream was idle: no line came within its time (--stream-idle-timeout)"
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Authorize = Callable[[], Awaitable[None]]
 
 
 class ClientGone(Exception):
@@ -56,72 +65,75 @@ def check_type(request: Request, *types: str) -> None:
         raise invalid(f"Content-Type: expected {' or '.join(types)}, got {given[:100] or 'none'}", WRONG_TYPE)
 
 
-class PendingBytes:
-    """The bytes of all bodies that have begun to arrive and have not ended.
+class PendingBytes(FairShare):
+    """The bytes of all bodies and lines that have begun to arrive and have not been answered."""
 
-    Args:
-        most: bytes at once.
-
-    Attributes:
-        held: bytes now.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most, self.held = most, 0
-
-    @contextlib.contextmanager
-    def hold(self, count: int) -> Iterator[None]:
-        """Count bytes of a body while the rest is waited for.
+    def keep(self, client: str, count: int) -> contextlib.AbstractContextManager[None]:
+        """Count bytes of a client while the block lasts.
 
         Raises:
             Failure: there is no room for them.
         """
-        if count and self.held + count > self._most:
-            full = f"the gateway waits for the rest of bodies of {self._most} bytes (--pending-body-bytes)"
-            raise Failure(grpc.StatusCode.UNAVAILABLE, full, headers=CLOSE | {"retry-after": "1"})
-        self.held += count
-        try:
-            yield
-        finally:
-            self.held -= count
+        return self.hold(client, self._full, count)
+
+    def _full(self) -> Failure:
+        text = f"the gateway holds bodies of {self.held} bytes (--pending-body-bytes)"
+        return Failure(grpc.StatusCode.UNAVAILABLE, text, headers=CLOSE | {"retry-after": "1"})
 
 
-async def body(request: Request, most: int, seconds: float, pending: PendingBytes) -> bytes | bytearray:
+async def body(
+    request: Request, most: int, seconds: float, pending: PendingBytes, authorize: Authorize
+) -> bytes | bytearray:
     """The body of a request.
 
     Args:
         request: whose body has not been read.
         most: bytes.
-        seconds: that it may take to arrive.
+        seconds: that it may take to arrive; it has to arrive at `BODY_RATE`, too.
         pending: bytes of all bodies.
+        authorize: called if the body is not there yet; refuses a client whose body need not be waited for.
 
     Raises:
-        Failure: it is too large, takes too long, or there is no room for it.
+        Failure: it is too large, takes too long, there is no room for it, or its client is refused.
         ClientGone: the client has closed the connection.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
         raise too_large(most)
-    until = asyncio.get_running_loop().time() + seconds
-    message = await _received(request.receive, seconds)
-    if not message.get("more_body", False):
-        content: bytes = message.get("body", b"")
-        if len(content) > most:
+    client, clock = client_in(request.scope), asyncio.get_running_loop().time
+    begun = clock()
+    is_authorized = "expect" in request.headers  # for 100 (Continue), which `receive` sends
+    if is_authorized:
+        await authorize()
+    whole = bytearray()
+    while True:
+        until = begun + min(seconds, BODY_SECONDS + len(whole) / BODY_RATE)
+        with pending.keep(client, len(whole)):
+            message = None
+            if not is_authorized:
+                message = await _received(request.receive, begun + AUTHORIZE_SECONDS - clock())
+                if message is None:
+                    await authorize()
+                    is_authorized = True
+            if message is None:
+                message = await _received(request.receive, until - clock())
+        if message is None:
+            raise _slow()
+        part: bytes = message.get("body", b"")
+        is_whole = not message.get("more_body", False)
+        request.scope[RECEIVED] = len(whole) + len(part)
+        if len(whole) + len(part) > most:
             raise too_large(most)
-        return content
-    whole = bytearray(message.get("body", b""))
-    while message.get("more_body", False):
-        if len(whole) > most:
-            raise too_large(most)
-        with pending.hold(len(whole)):
-            message = await _received(request.receive, until - asyncio.get_running_loop().time())
-        whole += message.get("body", b"")
-    if len(whole) > most:
-        raise too_large(most)
-    return whole
+        if is_whole and not whole:
+            return part
+        whole += part
+        if is_whole:
+            return whole
 
 
-async def lines(receive: Receive, most: int, pending: PendingBytes) -> AsyncIterator[bytes]:
+async def lines(
+    receive: Receive, client: str, most: int, pending: PendingBytes, idle: Callable[[], float]
+) -> AsyncIterator[bytes]:
     """The lines of a body of any length; empty lines are skipped.
 
     A part of the body is read only when the caller takes the next line, so that a client cannot send faster
@@ -129,20 +141,24 @@ async def lines(receive: Receive, most: int, pending: PendingBytes) -> AsyncIter
 
     Args:
         receive: of the request.
+        client: that sends them.
         most: bytes of one line.
         pending: bytes of all bodies.
+        idle: seconds that the end of a line may still take.
 
     Raises:
-        Failure: a line is too long, or there is no room for it.
+        Failure: a line is too long, takes too long, or there is no room for it.
         ClientGone: the client has gone.
     """
     line = bytearray()
     more = True
     while more:
-        with pending.hold(len(line)):
-            message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
+        with pending.keep(client, len(line)):
+            message = None
+            while message is None and (seconds := idle()) > 0:
+                message = await _received(receive, seconds)
+        if message is None:
+            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, IDLE, TOO_SLOW, CLOSE)
         part: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         begin = 0
@@ -152,13 +168,15 @@ async def lines(receive: Receive, most: int, pending: PendingBytes) -> AsyncIter
             if len(line) > most:
                 raise too_large(most, "line")
             if line.strip():
-                yield bytes(line)
+                with pending.keep(client, len(line)):
+                    yield bytes(line)
             line.clear()
         line += part[begin:]
         if len(line) > most:
             raise too_large(most, "line")
     if line.strip():
-        yield bytes(line)
+        with pending.keep(client, len(line)):
+            yield bytes(line)
 
 
 def too_large(most: int, what: str = "body") -> Failure:
@@ -201,14 +219,24 @@ class DisconnectWatcher:
         self._call.cancel()
 
 
-async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any]:
-    # A body that is short has mostly arrived with its head: then nothing waits, and no timer is needed.
+async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any] | None:
+    """The next message of a body; None if it does not arrive in time.
+
+    Raises:
+        ClientGone: the client has closed the connection.
+    """
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             message = await receive()
     except TimeoutError:
-        slow = "the body did not arrive within the request's time"
-        raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, slow, TOO_SLOW, CLOSE) from None
+        return None
     if message["type"] == "http.disconnect":
         raise ClientGone
     return message
+
+
+def _slow() -> Failure:
+    text = (
+        f"the body did not arrive within the request's time, or came at less than {BODY_RATE} bytes a second"
+    )
+    return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE)

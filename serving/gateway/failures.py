@@ -46,7 +46,14 @@ ADDRESS = re.compile(
     r"failed to connect|errors resolving|resolution failed|\b(?:ipv[46]|unix|unix-abstract|dns|vsock|xds):",
     re.IGNORECASE,
 )
-TOO_LARGE, WRONG_TYPE, NOT_ALLOWED, TOO_SLOW, MISDIRECTED = 413, 415, 405, 408, 421
+TOO_LARGE, WRONG_TYPE, NOT_ALLOWED, TOO_SLOW, MISDIRECTED, HEAD_TOO_LARGE = 413, 415, 405, 408, 421, 431
+# Of requests that are at fault: not 409, 412 and the like, which a proper client meets as well.
+FAULTS = (400, 404, NOT_ALLOWED, TOO_SLOW, TOO_LARGE, WRONG_TYPE, MISDIRECTED, HEAD_TOO_LARGE)
+UNPAID = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)  # refused before they are counted
+CLOSE = {"connection": "close"}  # for responses before the end of the body, the rest of which is not read
 
 
 class Failure(Exception):
@@ -57,6 +64,7 @@ class Failure(Exception):
         message: for the client.
         http: status; if not given, that of the code.
         headers: of the response, beside those that each has.
+        is_counted: whether the service has counted the request for its rate limit.
     """
 
     def __init__(
@@ -65,13 +73,19 @@ class Failure(Exception):
         message: str,
         http: int | None = None,
         headers: dict[str, str] | None = None,
+        is_counted: bool = False,
     ) -> None:
         super().__init__(message)
-        self.code, self.message = code, message
+        self.code, self.message, self.is_counted = code, message, is_counted
         self.http = HTTP_STATUS[code] if http is None else http
         self.headers = dict(headers or {})
         if code is grpc.StatusCode.UNAUTHENTICATED:
             self.headers.setdefault("www-authenticate", "Bearer")
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the request was at fault, and has cost its client nothing of the service's rate limit."""
+        return self.code in UNPAID or (self.http in FAULTS and not self.is_counted)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -100,7 +114,7 @@ def failure_of(error: Any, prefix: str = "") -> Failure:
     """
     code, text = error.code(), error.details() or error.code().name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE_TEXT in text:
-        return Failure(code, f"{prefix}{text}", TOO_LARGE)
+        return Failure(code, f"{prefix}{text}", TOO_LARGE, is_counted=True)
     if code in CONNECTION_CODES and ADDRESS.search(text):
         _connection_log.write(f"{prefix}{text}")
         return Failure(code, f"{prefix}{UNREACHABLE}")
@@ -108,7 +122,7 @@ def failure_of(error: Any, prefix: str = "") -> Failure:
     seconds = retry_after(error.trailing_metadata())
     if seconds is not None:
         headers["retry-after"] = str(seconds)
-    return Failure(code, f"{prefix}{text}", headers=headers)
+    return Failure(code, f"{prefix}{text}", headers=headers, is_counted=True)
 
 
 class _ConnectionLog:

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -12,18 +13,23 @@ from starlette.responses import Response
 
 from protos import __version__, catalogue_pb2, retrieval_pb2
 from serving.address import is_local
+from serving.gateway.authorization import Authorization
 from serving.gateway.exchange import (
     JSON,
     NDJSON,
+    RECEIVED,
     ClientGone,
     DisconnectWatcher,
     PendingBytes,
+    Receive,
     body,
     check_type,
     deadline,
 )
 from serving.gateway.failures import Failure, failure_of
-from serving.gateway.messages import document, encode, parse, to_json
+from serving.gateway.fairness import FairShare, Refusals, client_in
+from serving.gateway.heavy_work import HeavyWork
+from serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, parse, to_json
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.options import GatewayOptions
 from serving.gateway.streams import NdjsonRequests, NdjsonWriter, relay
@@ -52,7 +58,10 @@ class Gateway:
 
     Attributes:
         is_stopping: whether `stop` was called.
-        pending: bytes of all bodies that have not ended.
+        requests: in progress, whose bodies have arrived.
+        streams: in progress, which are requests, too.
+        pending: bytes of all bodies.
+        refusals: of clients whose requests were at fault.
         metrics: of the gateway.
     """
 
@@ -61,8 +70,13 @@ class Gateway:
         self._champion: Upstream | None = None
         self._challenger: Upstream | None = None
         self._following: set[Any] = set()  # calls that end only when their clients go
-        self.pending = PendingBytes(options.bounds.pending_body_bytes)
+        self._authorization, self._work = Authorization(), HeavyWork()
+        bounds = options.bounds
+        self.requests, self.streams = FairShare(bounds.requests), FairShare(bounds.streams)
+        self.pending = PendingBytes(bounds.pending_body_bytes)
+        self.refusals = Refusals(bounds.refused_per_second)
         self.metrics = GatewayMetrics()
+        self.metrics.gauges["twinspire_gateway_in_progress"] = lambda: self.requests.held
         self.metrics.gauges["twinspire_gateway_pending_body_bytes"] = lambda: self.pending.held
         self.is_stopping = False
 
@@ -79,6 +93,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._work.close()
         for each in (self._champion, self._challenger):
             if each is not None:
                 await each.close()
@@ -95,20 +110,23 @@ class Gateway:
 
     async def unary(self, method: Method, request: Request) -> Response:
         """The response to one message."""
-        seconds, message = await self._message(method, request)
-        return json_response(to_json(await self._call(method, message, seconds, request)))
+        async with self._message(method, request) as (seconds, message):
+            return await self._answer(method, message, seconds, request)
 
     async def info(self, method: Method, request: Request) -> Response:
         """The response to a method whose request has no fields."""
-        seconds = self._seconds(request)
-        return json_response(to_json(await self._call(method, method.request(), seconds, request)))
+        with self._in_progress(request):
+            return await self._answer(method, method.request(), self._seconds(request), request)
 
     async def health(self, request: Request) -> Response:
         """Whether the service answers searches, and the gateway does not stop."""
-        try:
-            serves = await self._service.serves(self._seconds(request), self._metadata(request))
-        except grpc.RpcError as error:
-            raise failure_of(error) from None
+        service, metadata = self._service, self._metadata(request)
+        with self._in_progress(request):
+            async with self._place(service, client_in(request.scope), self._seconds(request)) as seconds:
+                try:
+                    serves = await service.serves(seconds, metadata)
+                except grpc.RpcError as error:
+                    raise failure_of(error) from None
         if serves and not self.is_stopping:
             return json_response(encode({"status": "SERVING"}))
         return json_response(encode({"status": "NOT_SERVING"}), 503)
@@ -121,27 +139,22 @@ class Gateway:
                 grpc.StatusCode.UNIMPLEMENTED,
                 "there is one service alone; start the gateway with --compare-address as well",
             )
-        seconds, message = await self._message(SEARCH, request)
-
-        async def ask(name: str, service: Upstream) -> Any:
+        async with self._message(SEARCH, request) as (seconds, message):
+            services = {"champion": self._service, "challenger": challenger}
+            tasks = [
+                asyncio.create_task(self._compared(name, service, message, seconds, request))
+                for name, service in services.items()
+            ]
+            both = asyncio.gather(*tasks)
+            watch = DisconnectWatcher(request.receive, both)
             try:
-                with service.call(SEARCH, message, seconds, self._metadata(request)) as call:
-                    return document(await call)
-            except grpc.RpcError as error:
-                raise failure_of(error, f"{name}: ") from None
-
-        services = {"champion": self._service, "challenger": challenger}
-        tasks = [asyncio.create_task(ask(name, service)) for name, service in services.items()]
-        both = asyncio.gather(*tasks)
-        watch = DisconnectWatcher(request.receive, both)
-        try:
-            return json_response(encode(dict(zip(services, await both, strict=True))))
-        except asyncio.CancelledError:
-            raise self.cancellation_error(watch.is_gone) from None
-        finally:
-            watch.stop()
-            for task in tasks:
-                task.cancel()
+                return json_response(encode(dict(zip(services, await both, strict=True))))
+            except asyncio.CancelledError:
+                raise self.cancellation_error(watch.is_gone) from None
+            finally:
+                watch.stop()
+                for task in tasks:
+                    task.cancel()
 
     async def describe(self, request: Request) -> Response:
         """The gateway's version, and whether it can compare; clients are not told where its services are."""
@@ -151,28 +164,80 @@ class Gateway:
     async def server_stream(self, method: Method, request: Request) -> Response:
         """The responses to one message, as lines."""
         check_type(request, JSON)
-        seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
-        bound = min(self.options.timeout, seconds)
-        left, content = await self._body(request, bound)
-        message = parse(content, method.request, self.options.bounds.max_body_fields)
-        return StreamResponse(self, method, message, seconds - bound + left, self._metadata(request))
+        longest = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
+        bound = min(self.options.timeout, longest)
+        async with self._message(method, request, bound) as (left, message):
+            pass
+        return StreamResponse(self, method, message, longest - bound + left, request)
 
     async def bidirectional_stream(self, method: Method, request: Request) -> Response:
         """The responses to the messages of a body's lines, as lines."""
         check_type(request, NDJSON, JSON)
         seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
-        return StreamResponse(self, method, None, seconds, self._metadata(request))
+        return StreamResponse(self, method, None, seconds, request)
 
-    @contextlib.contextmanager
-    def streaming(self, method: Method, messages: Any, seconds: float, metadata: Metadata) -> Iterator[Any]:
+    @contextlib.asynccontextmanager
+    async def streaming(
+        self, method: Method, messages: Any, seconds: float, request: Request
+    ) -> AsyncIterator[Any]:
         """A call whose responses are a stream, which the gateway ends when it stops."""
-        with self._service.call(method, messages, seconds, metadata) as call:
-            if getattr(messages, "follow", False):
-                self._following.add(call)
+        client = client_in(request.scope)
+        with self._in_progress(request), self.streams.hold(client, self._too_many_streams):
+            wait = min(self.options.timeout, seconds)
+            async with self._place(self._service, client, wait):
+                with self._service.call(method, messages, seconds, self._metadata(request)) as call:
+                    if getattr(messages, "follow", False):
+                        self._following.add(call)
+                    try:
+                        yield call
+                    finally:
+                        self._following.discard(call)
+
+    async def authorize(self, method: Method, request: Request) -> None:
+        """Refuse a client that may not call a method, before its body is waited for or takes long to read.
+
+        Raises:
+            Failure: the service does not allow it.
+        """
+        metadata = tuple(each for each in self._metadata(request) if each[0] == "authorization")
+
+        async def ask() -> tuple[grpc.StatusCode, str]:
+            service = self._service
             try:
-                yield call
-            finally:
-                self._following.discard(call)
+                async with self._place(service, client_in(request.scope), self.options.timeout) as seconds:
+                    return await service.status(method, seconds, metadata)
+            except Failure as failure:  # no place in time
+                return failure.code, failure.message
+
+        await self._authorization.check(method.path, " ".join(text for _, text in metadata), ask)
+
+    async def read(self, content: bytes | bytearray, method: Method, request: Request, seconds: float) -> Any:
+        """The message that JSON describes; a large one is read by a thread, if the client may make the call.
+
+        Raises:
+            Failure: as of `parse`, the client may not make the call, or it takes too long.
+        """
+        given = content, method.request, self.options.bounds.max_body_fields
+        if not is_heavy(content):
+            return parse(*given)
+        await self.authorize(method, request)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._work.run(client_in(request.scope), parse, *given)
+        except TimeoutError:
+            late = "other bodies of this client were still being read"
+            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
+
+    async def write(self, message: Any, client: str) -> bytes:
+        """A message as JSON; a large one is written by a thread."""
+        if message.ByteSize() <= LIGHT_MESSAGE_BYTES:
+            return to_json(message)
+        return await self._work.run(client, to_json, message)
+
+    def refuse(self, failure: Failure, request: Request) -> None:
+        """Count a failure for the bound on refused requests, if the request was at fault."""
+        if failure.is_refusal:
+            self.refusals.charge(client_in(request.scope), request.scope.get(RECEIVED, 0))
 
     def cancellation_error(self, is_gone: bool) -> BaseException:
         """The exception to raise for a cancelled call.
@@ -192,30 +257,99 @@ class Gateway:
         assert self._champion is not None, "open the gateway first"
         return self._champion
 
-    async def _message(self, method: Method, request: Request) -> tuple[float, Any]:
-        """The seconds that are left for a request, and its message."""
+    @contextlib.asynccontextmanager
+    async def _message(
+        self, method: Method, request: Request, seconds: float | None = None
+    ) -> AsyncIterator[tuple[float, Any]]:
+        """The seconds that are left for a request, and its message; in progress while the block lasts."""
         check_type(request, JSON)
-        left, content = await self._body(request, self._seconds(request))
-        return left, parse(content, method.request, self.options.bounds.max_body_fields)
+        clock = asyncio.get_running_loop().time
+        until = clock() + (self._seconds(request) if seconds is None else seconds)
+        authorize = partial(self.authorize, method, request)
+        most = self.options.bounds.max_body_bytes
+        content = await body(request, most, until - clock(), self.pending, authorize)
+        with self._in_progress(request), self.pending.keep(client_in(request.scope), len(content)):
+            message = await self.read(content, method, request, max(0.0, until - clock()))
+            yield max(0.0, until - clock()), message
 
-    async def _body(self, request: Request, seconds: float) -> tuple[float, bytes | bytearray]:
-        """The seconds that are left when the body has arrived, and the body."""
+    async def _answer(self, method: Method, message: Any, seconds: float, request: Request) -> Response:
+        client, service = client_in(request.scope), self._service
+        async with self._place(service, client, seconds, request.receive) as left:
+            with service.call(method, message, left, self._metadata(request)) as call:
+                watch = DisconnectWatcher(request.receive, call)
+                try:
+                    answer = await call
+                except asyncio.CancelledError:
+                    raise self.cancellation_error(watch.is_gone) from None
+                except grpc.RpcError as error:
+                    raise failure_of(error) from None
+                finally:
+                    watch.stop()
+        return json_response(await self.write(answer, client))
+
+    async def _compared(
+        self, name: str, service: Upstream, message: Any, seconds: float, request: Request
+    ) -> Any:
+        """The answer of one of two services, as a document."""
+        async with self._place(service, client_in(request.scope), seconds) as left:
+            try:
+                with service.call(SEARCH, message, left, self._metadata(request)) as call:
+                    return document(await call)
+            except grpc.RpcError as error:
+                raise failure_of(error, f"{name}: ") from None
+
+    @contextlib.asynccontextmanager
+    async def _place(
+        self, service: Upstream, client: str, seconds: float, receive: Receive | None = None
+    ) -> AsyncIterator[float]:
+        """A place for a call; gives the seconds that are left when the client has it.
+
+        Args:
+            service: to be called.
+            client: that calls.
+            seconds: in which the place has to be free.
+            receive: of the request, to see that the client goes while it waits.
+        """
+        place = service.places.take(client)
+        try:
+            if not place.done():
+                seconds = await self._waited(place, seconds, receive)
+            yield seconds
+        finally:
+            if not place.cancelled() and not place.cancel():
+                service.places.give_back(client)
+
+    async def _waited(self, place: "asyncio.Future[None]", seconds: float, receive: Receive | None) -> float:
+        """Wait for a place; returns the seconds that are left then."""
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
-        content = await body(request, self.options.bounds.max_body_bytes, seconds, self.pending)
-        return max(0.0, until - clock()), content
-
-    async def _call(self, method: Method, message: Any, seconds: float, request: Request) -> Any:
-        with self._service.call(method, message, seconds, self._metadata(request)) as call:
-            watch = DisconnectWatcher(request.receive, call)
-            try:
-                return await call
-            except asyncio.CancelledError:
-                raise self.cancellation_error(watch.is_gone) from None
-            except grpc.RpcError as error:
-                raise failure_of(error) from None
-            finally:
+        watch = None if receive is None else DisconnectWatcher(receive, place)
+        try:
+            async with asyncio.timeout(seconds):
+                await place
+        except TimeoutError:
+            late = "the service was busy with other calls of this client"
+            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
+        except asyncio.CancelledError:
+            raise self.cancellation_error(watch is not None and watch.is_gone) from None
+        finally:
+            if watch is not None:
                 watch.stop()
+        return max(0.0, until - clock())
+
+    def _in_progress(self, request: Request) -> contextlib.AbstractContextManager[None]:
+        """A request in progress.
+
+        Raises:
+            Failure: its client has too many, or all have.
+        """
+        return self.requests.hold(client_in(request.scope), self._too_many_requests)
+
+    def _too_many_requests(self) -> Failure:
+        return _full(f"the gateway has {self.requests.held} requests in progress (--requests)")
+
+    def _too_many_streams(self) -> Failure:
+        return _full(f"the gateway has {self.streams.held} streams in progress (--streams)")
 
     def _seconds(self, request: Request) -> float:
         return deadline(request, self.options.timeout, self.options.longest_timeout)
@@ -262,15 +396,15 @@ class StreamResponse(Response):
         method: with responses that are a stream.
         message: the request; None for a method whose requests are the lines of the body.
         seconds: until the call's deadline.
-        metadata: of the call.
+        request: of HTTP.
     """
 
     def __init__(
-        self, gateway: Gateway, method: Method, message: Any, seconds: float, metadata: Metadata
+        self, gateway: Gateway, method: Method, message: Any, seconds: float, request: Request
     ) -> None:
         super().__init__()
         self._gateway, self._method, self._message = gateway, method, message
-        self._seconds, self._metadata = seconds, metadata
+        self._seconds, self._request = seconds, request
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer."""
@@ -278,6 +412,7 @@ class StreamResponse(Response):
         try:
             await self._relay(receive, lines)
         except Failure as failure:
+            self._gateway.refuse(failure, self._request)
             if not lines.has_begun:
                 await error_response(failure)(scope, receive, send)
                 return
@@ -289,23 +424,34 @@ class StreamResponse(Response):
     async def _relay(self, receive: Any, out: NdjsonWriter) -> None:
         gateway, requests = self._gateway, None
         messages = self._message
+        client = client_in(self._request.scope)
         if messages is None:
-            bounds = gateway.options.bounds
-            messages = requests = NdjsonRequests(
-                receive, self._method, bounds.max_body_bytes, bounds.max_body_fields, gateway.pending
-            )
-        with gateway.streaming(self._method, messages, self._seconds, self._metadata) as call:
+            messages = requests = self._requests(receive)
+            await requests.begin(partial(gateway.authorize, self._method, self._request), out.begin)
+        async with gateway.streaming(self._method, messages, self._seconds, self._request) as call:
             watch: DisconnectWatcher | NdjsonRequests = requests or DisconnectWatcher(receive, call)
             if requests is not None:
                 requests.call = call
             try:
-                await relay(call, out, self._seconds)
+                answered = None if requests is None else requests.answered
+                await relay(call, out, self._seconds, partial(gateway.write, client=client), answered)
             except asyncio.CancelledError:
                 raise gateway.cancellation_error(watch.is_gone) from None
             finally:
                 watch.stop()
         if requests is not None and requests.failure is not None:
             raise requests.failure
+
+    def _requests(self, receive: Any) -> NdjsonRequests:
+        gateway = self._gateway
+        options = gateway.options
+
+        async def read(line: bytes) -> Any:
+            self._request.scope[RECEIVED] = len(line)
+            return await gateway.read(line, self._method, self._request, options.timeout)
+
+        client, most = client_in(self._request.scope), options.bounds.max_body_bytes
+        return NdjsonRequests(receive, client, most, gateway.pending, read, options.stream_idle_timeout)
 
 
 def json_response(content: bytes, status: int = 200) -> Response:
@@ -316,3 +462,7 @@ def json_response(content: bytes, status: int = 200) -> Response:
 def error_response(failure: Failure) -> Response:
     """The response to a request that failed."""
     return Response(failure.body, failure.http, failure.headers, JSON)
+
+
+def _full(message: str) -> Failure:
+    return Failure(grpc.StatusCode.UNAVAILABLE, message, headers={"retry-after": "1"})

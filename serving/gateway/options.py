@@ -35,22 +35,40 @@ class GatewayBounds:
     pending_body_bytes: int = field(
         default=64 << 20,
         metadata={
-            "help": "bytes of all bodies and lines whose rest has not arrived; more are answered with 503"
+            "help": "bytes of all bodies and lines that have not been answered; more are answered with 503"
         },
     )
     requests: int = field(
-        default=512, metadata={"help": "requests in progress at once; more are answered with 503"}
+        default=512,
+        metadata={
+            "help": "requests in progress at once, half of them of one client; more are answered with 503"
+        },
+    )
+    streams: int = field(
+        default=64,
+        metadata={
+            "help": "streams in progress at once, half of them of one client; more are answered with 503"
+        },
+    )
+    refused_per_second: int = field(
+        default=50,
+        metadata={
+            "help": "invalid requests of one client a second, each 64 KiB counting as one; with more, all "
+            "of its requests are answered with 429 for a while"
+        },
     )
     http_connections: int = field(
         default=1024,
         metadata={
-            "help": "HTTP connections open at once; a new one takes the place of an idle one, or is closed"
+            "help": "HTTP connections open at once; a new one takes the place of an idle one, or of one of a "
+            "client with more than its share"
         },
     )
     connections: int = field(
         default=8,
         metadata={
-            "help": "connections to a service; each is of one of its workers, and carries 16 calls at once"
+            "help": "connections to a service; each is of one of its workers, and carries 16 calls at once; "
+            "half of all are for one client"
         },
     )
 
@@ -73,6 +91,7 @@ class GatewayOptions:
         timeout: seconds of a request that names no `Request-Timeout`.
         longest_timeout: seconds that a `Request-Timeout` may name.
         stream_timeout: seconds of a stream; a `Request-Timeout` may name fewer.
+        stream_idle_timeout: seconds that a stream whose requests are lines may wait for the next one.
         grace: seconds for requests in progress to finish when the gateway stops.
         metrics_host: to listen on for scrapes of Prometheus.
         metrics_port: to listen on for them; 0 for any free one, None for none.
@@ -95,6 +114,7 @@ class GatewayOptions:
     timeout: float = 5.0
     longest_timeout: float = 60.0
     stream_timeout: float = 3600.0
+    stream_idle_timeout: float = 60.0
     grace: float = 10.0
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None

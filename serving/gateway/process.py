@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
+import math
 import signal
 import socket
 import sys
@@ -19,10 +21,13 @@ from uvicorn.config import STARTUP_FAILURE
 from protos.errors import Unavailable
 from serving.address import is_loopback, join, listen_error
 from serving.client import protocol
+from serving.descriptors import raise_descriptor_limit
 from serving.gateway import metrics
 from serving.gateway.app import application
-from serving.gateway.connections import OpenConnections, Protocol
+from serving.gateway.connections import OpenConnections
 from serving.gateway.gateway import Gateway
+from serving.gateway.heavy_work import SWITCH_SECONDS
+from serving.gateway.http1 import Protocol, Shared
 from serving.gateway.options import GatewayOptions
 from serving.gateway.pages import COMMON_HEADERS
 
@@ -32,8 +37,9 @@ SIGNAL_DEBOUNCE_SECONDS = 1.0  # a second signal within it is the same one, sent
 DRAIN_SECONDS = 0.3  # after the signal, for requests that clients have sent already
 HANDSHAKE_SECONDS = 10.0  # of TLS
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
-HEAD_BYTES = 16 << 10  # of a request, all its headers
 BACKLOG = 2048
+ACCEPTED = 64  # connections that are accepted in one go
+ACCEPT_LOG_SECONDS = 1.0  # between two lines about connections that cannot be accepted
 
 
 @dataclass(frozen=True)
@@ -70,21 +76,27 @@ class Server(uvicorn.Server):
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
         shown = self.gateway.metrics
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(AcceptErrors())
         connections = OpenConnections(self.gateway.options.bounds.http_connections, shown.closed)
         shown.gauges["twinspire_gateway_connections"] = connections.__len__
         make = partial(
             Protocol,
-            connections,
+            Shared(connections, self.gateway.refusals, loop),
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
         tls = self.config.ssl
-        loop, seconds = asyncio.get_running_loop(), None if tls is None else HANDSHAKE_SECONDS
+        seconds = None if tls is None else HANDSHAKE_SECONDS
         self.servers = [
-            await loop.create_server(make, sock=each, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=seconds)
+            await loop.create_server(
+                make, sock=each, ssl=tls, backlog=ACCEPTED, ssl_handshake_timeout=seconds
+            )
             for each in sockets or ()
         ]
+        for each in sockets or ():
+            each.listen(BACKLOG)  # asyncio has set it to the number of connections that it accepts in one go
         self.started = True
         self._ready()
 
@@ -126,6 +138,27 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(each)
 
 
+class AcceptErrors:
+    """Handles the exceptions of an event loop: one that comes again and again is logged once a second.
+
+    When the process has no descriptor left, asyncio reports each attempt to accept a connection.
+    """
+
+    def __init__(self) -> None:
+        self._logged_at, self._count = -math.inf, 0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what a callback of the loop has raised."""
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+            loop.default_exception_handler(context)
+            return
+        self._count += 1
+        if loop.time() - self._logged_at >= ACCEPT_LOG_SECONDS:
+            log.error("connections cannot be accepted: %s (%d times)", error.strerror, self._count)
+            self._logged_at, self._count = loop.time(), 0
+
+
 def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
     """Answer until SIGTERM or SIGINT.
 
@@ -143,6 +176,8 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
             "service --tokens, too",
             options.host,
         )
+    raise_descriptor_limit()
+    sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.ExitStack() as stack:
         listener, where = stack.enter_context(listening(options))
         server = make_server(options, lambda: ready(where))
@@ -173,7 +208,6 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
         proxy_headers=False,
         headers=list(COMMON_HEADERS),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        h11_max_incomplete_event_size=HEAD_BYTES,
     )
     config.load()
     config.ssl = tls

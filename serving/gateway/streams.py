@@ -8,10 +8,17 @@ import grpc
 from google.protobuf.message import Message
 
 from serving.client.asynchronous import final_status
-from serving.gateway.exchange import NDJSON, ClientGone, DisconnectWatcher, PendingBytes, Receive, lines
+from serving.gateway.exchange import (
+    AUTHORIZE_SECONDS,
+    NDJSON,
+    Authorize,
+    ClientGone,
+    DisconnectWatcher,
+    PendingBytes,
+    Receive,
+    lines,
+)
 from serving.gateway.failures import Failure, failure_of
-from serving.gateway.messages import parse, to_json
-from serving.gateway.upstream import Method
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 HEAD_AFTER_SECONDS = 1.0  # after which the head of the response is sent, even if there is no line yet
@@ -58,10 +65,11 @@ class NdjsonRequests:
 
     Args:
         receive: of the request.
-        method: whose requests they are.
+        client: that sends them.
         most: bytes of one line.
-        max_fields: of one line, as of `parse`.
         pending: bytes of all bodies.
+        read: gives the message of a line.
+        idle_seconds: without a line, and without an answer to come, after which the stream ends.
 
     Attributes:
         call: that reads them, to be set before it does; it is cancelled when the client disconnects.
@@ -73,28 +81,82 @@ class NdjsonRequests:
     call: Any = None
 
     def __init__(
-        self, receive: Receive, method: Method, most: int, max_fields: int, pending: PendingBytes
+        self,
+        receive: Receive,
+        client: str,
+        most: int,
+        pending: PendingBytes,
+        read: Callable[[bytes], Awaitable[Message]],
+        idle_seconds: float,
     ) -> None:
-        self._receive, self._method, self._pending = receive, method, pending
-        self._most, self._max_fields = most, max_fields
+        self._receive, self._read, self._idle_seconds = receive, read, idle_seconds
+        self._lines = lines(receive, client, most, pending, self._idle)
+        self._clock = asyncio.get_running_loop().time
+        self._active_at = self._clock()
+        self._number = 0
+        self._unanswered = 0
+        self._first: Message | None = None
         self._watch: DisconnectWatcher | None = None
         self.failure: Failure | None = None
 
+    async def begin(self, authorize: Authorize, send_head: Authorize) -> None:
+        """Wait for the first line.
+
+        Args:
+            authorize: called if it is not there yet.
+            send_head: called if it does not come for `HEAD_AFTER_SECONDS`.
+
+        Raises:
+            Failure: it cannot be read, does not come, or the client is refused.
+            ClientGone: the client has gone.
+        """
+        first = asyncio.ensure_future(self._next())
+        try:
+            for seconds, act in ((AUTHORIZE_SECONDS, authorize), (HEAD_AFTER_SECONDS, send_head)):
+                await asyncio.wait([first], timeout=seconds)
+                if not first.done():
+                    await act()
+            self._first = await first
+        finally:
+            first.cancel()
+
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Each request; after one that cannot be read there are no more."""
-        number = 1
         try:
-            async for line in lines(self._receive, self._most, self._pending):
-                yield parse(line, self._method.request, self._max_fields)
-                number += 1
+            message = self._first
+            while message is not None:
+                self._active_at = self._clock()
+                self._unanswered += 1
+                yield message
+                message = await self._next()
         except Failure as failure:
-            message = f"line {number}: {failure.message}"
-            self.failure = Failure(failure.code, message, failure.http, failure.headers)
+            self.failure = failure
         except ClientGone:
             self._is_gone = True
             self.call.cancel()
         else:
             self._watch = DisconnectWatcher(self._receive, self.call)
+
+    def answered(self) -> None:
+        """A request has been answered."""
+        self._active_at = self._clock()
+        self._unanswered -= 1
+
+    async def _next(self) -> Message | None:
+        """The message of the next line; None at the end."""
+        self._number += 1
+        try:
+            line = await anext(self._lines, None)
+            return None if line is None else await self._read(line)
+        except Failure as failure:
+            message = f"line {self._number}: {failure.message}"
+            raise Failure(failure.code, message, failure.http, failure.headers) from None
+
+    def _idle(self) -> float:
+        """Seconds that the next line may still take."""
+        if self._unanswered > 0:
+            return self._idle_seconds
+        return self._active_at + self._idle_seconds - self._clock()
 
     @property
     def is_gone(self) -> bool:
@@ -107,13 +169,21 @@ class NdjsonRequests:
             self._watch.stop()
 
 
-async def relay(call: Any, out: NdjsonWriter, seconds: float) -> None:
+async def relay(
+    call: Any,
+    out: NdjsonWriter,
+    seconds: float,
+    write: Callable[[Message], Awaitable[bytes]],
+    answered: Callable[[], None] | None = None,
+) -> None:
     """Send each response of a call as a line.
 
     Args:
         call: of gRPC, with responses that are a stream.
         out: the lines.
         seconds: for all of it; a client that reads too slowly is cut off then.
+        write: gives the line of a response.
+        answered: called after each line.
 
     Raises:
         Failure: the call has failed.
@@ -132,7 +202,9 @@ async def relay(call: Any, out: NdjsonWriter, seconds: float) -> None:
             finally:
                 first.cancel()
             while response is not None:
-                await out.write(to_json(response))
+                await out.write(await write(response))
+                if answered is not None:
+                    answered()
                 response = await anext(responses, None)
     except grpc.RpcError as error:
         raise failure_of(statuses[0] if statuses else error) from None

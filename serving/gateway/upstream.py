@@ -12,8 +12,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 from serving.client import protocol
 from serving.client.security import Security
+from serving.gateway.fairness import FairPlaces
 
 CONNECT_SECONDS = 5.0  # a busy machine may take long to accept; a closed port refuses at once
+CALLS = 16  # of one connection at once, as `serve --calls` has it
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -46,12 +48,16 @@ class Upstream:
 
     A connection belongs to one worker of the service and carries 16 calls at once (`serve --calls`), so there
     are several. A call goes by the one with the fewest calls open, and the first of those: a lone client uses
-    one connection. The gateway does not retry calls; its response has `Retry-After` instead.
+    one connection. The gateway does not retry calls; its response has `Retry-After` instead. Each call needs
+    one of `places`, so that none waits inside gRPC, where the calls of all clients stand in one line.
 
     Args:
         address: of the service.
         security: of the connections.
         connections: their number; each is opened when it is first used.
+
+    Attributes:
+        places: of calls, in fair shares of clients; to be taken before `call`.
 
     Raises:
         DataError: a file of `security` cannot be read, or is invalid.
@@ -59,6 +65,7 @@ class Upstream:
 
     def __init__(self, address: str, security: Security, connections: int) -> None:
         self.address = address
+        self.places = FairPlaces(CALLS * connections)
         options = protocol.Connection(
             address, protocol.TIMEOUT_SECONDS, security, retries=False, connect_seconds=CONNECT_SECONDS
         )
@@ -92,6 +99,20 @@ class Upstream:
                 call.cancel()  # nothing happens where it has ended
         finally:
             self._open[slot] -= 1
+
+    async def status(self, method: Method, seconds: float, metadata: Metadata) -> tuple[grpc.StatusCode, str]:
+        """The status of a call without a message, and its text: whether its client may make such a call.
+
+        A service checks that before it reads a message. The call costs it next to nothing.
+        """
+        channel: Any = self._channels[self._open.index(min(self._open))]
+        call = channel.stream_stream(method.path)(iter(()), timeout=seconds, metadata=metadata)
+        self._calls.add(call)
+        try:
+            return await call.code(), await call.details() or ""
+        finally:
+            self._calls.discard(call)
+            call.cancel()
 
     async def serves(self, seconds: float, metadata: Metadata) -> bool:
         """Whether the service's health is SERVING.

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from serving.gateway import connections, process
+from serving.gateway import connections, http1, process
 from serving.gateway.options import GatewayBounds
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, read
@@ -96,7 +96,23 @@ def test_the_client_with_most_connections_makes_room() -> None:
     for each in (given[0], given[3]):
         bound.mark(each, is_idle=False)  # type: ignore[arg-type]
     assert bound.add(Stub("d"))  # type: ignore[arg-type]
-    assert not given[1].is_aborted  # `c` was idle, and nothing waited to be sent
+    assert given[1].is_aborted  # `b` has more than a quarter of them
+
+
+def test_a_client_with_more_than_its_share_loses_a_connection_with_a_request() -> None:
+    bound = connections.OpenConnections(4, Counter())
+    given = [Stub("a") for _ in range(4)]
+    for each in given:
+        assert bound.add(each)  # type: ignore[arg-type]
+        bound.mark(each, is_idle=False)  # type: ignore[arg-type]
+    assert not bound.add(Stub("a"))  # type: ignore[arg-type]
+    for expected in (1, 2):
+        new = Stub("b")
+        assert bound.add(new)  # type: ignore[arg-type]
+        bound.mark(new, is_idle=False)  # type: ignore[arg-type]
+        assert sum(each.is_aborted for each in given) == expected
+    assert not bound.add(Stub("b"))  # type: ignore[arg-type]
+    assert len(bound) == 4
 
 
 LARGE = "a" * 1_000_000  # more than the buffers below hold
@@ -193,7 +209,7 @@ def receive_answer(connection: socket.socket) -> bytes:
 
 def test_a_body_that_was_answered_early_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
     with decided() as (_, address), run_gateway(address) as running, answered_early(running) as connection:
-        monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+        monkeypatch.setattr(http1, "HEAD_SECONDS", 0.2)
         connection.sendall(b"12345")
         time.sleep(0.5)  # longer than a head may take
         connection.sendall(b"67890")
@@ -205,7 +221,7 @@ def test_a_body_that_was_answered_early_is_no_head(monkeypatch: pytest.MonkeyPat
 def test_a_body_that_was_answered_early_and_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "KEEP_ALIVE_SECONDS", 0.5)
     with decided() as (_, address), run_gateway(address) as running, answered_early(running) as connection:
-        monkeypatch.setattr(connections, "HEAD_SECONDS", 3600.0)
+        monkeypatch.setattr(http1, "HEAD_SECONDS", 3600.0)
         connection.sendall(b"12345")
         assert is_ended(connection)
 
@@ -221,7 +237,7 @@ def test_a_head_that_came_in_part_with_another_request_has_the_time_of_a_head(
         service.released.clear()
         connection.sendall(REQUEST + b"POST /v1/sea")
         service.seen.get(timeout=30)
-        monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+        monkeypatch.setattr(http1, "HEAD_SECONDS", 0.2)
         service.released.set()
         assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
         assert is_ended(connection)

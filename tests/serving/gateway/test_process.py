@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 
 from protos.errors import DataError
 from serving.__main__ import main
-from serving.gateway import connections, process
+from serving.gateway import http1, process
 from serving.gateway.__main__ import main as gateway_main
 from serving.gateway.gateway import Gateway
 from serving.gateway.options import GatewayBounds, GatewayOptions
@@ -230,7 +230,7 @@ def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.Mon
     with decided() as (_, address), run_gateway(address) as running, running.connect() as asked:
         asked.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
         assert read(asked).status == 200
-        monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+        monkeypatch.setattr(http1, "HEAD_SECONDS", 0.3)
         for sent in (b"", b"POST /v1/search HTTP/1.1\r\nHost: "):
             with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
                 connection.sendall(sent)

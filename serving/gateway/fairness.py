@@ -1,0 +1,218 @@
+"""Fair shares for clients: of what can be held, of the time of something that does one thing at once, and
+of refusals. A client is an address, and of IPv6 the first 64 bits of one.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from serving.address import client_of
+from serving.gateway.failures import CLOSE, Failure
+
+REMEMBERED = 4096  # clients whose past a class below keeps, beside those that still have an effect
+REFUSED_SECONDS = 10.0  # of allowed refusals that a client can save up
+REFUSED_BYTES = 64 << 10  # of a refused body that count as one request
+
+Item = TypeVar("Item")
+cached_client_of = lru_cache(REMEMBERED)(client_of)
+
+
+def client_in(scope: Any) -> str:
+    """The client of a request of ASGI."""
+    client = scope.get("client")
+    return cached_client_of(client[0]) if client else ""
+
+
+class FairShare:
+    """Units that clients hold, such as requests or bytes, up to a number.
+
+    A client may hold as many units as are free, and no more (dynamic thresholds; Choudhury and Hahne,
+    "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998). So one client gets half of
+    them, n clients that want more get 1 / (n + 1) each, and as much is always free for the next one.
+
+    Args:
+        most: units at once.
+
+    Attributes:
+        held: units now.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+        self._of: Counter[str] = Counter()
+
+    def has_room(self, client: str, count: int = 1) -> bool:
+        """Whether a client may hold this many units more."""
+        return self._of[client] + count <= self.most - self.held
+
+    def of(self, client: str) -> int:
+        """Units that a client holds."""
+        return self._of[client]
+
+    def take(self, client: str, count: int = 1) -> None:
+        """Hold units, for which there is room."""
+        self.held += count
+        self._of[client] += count
+
+    def give_back(self, client: str, count: int = 1) -> None:
+        """Hold units no longer."""
+        self.held -= count
+        self._of[client] -= count
+        if not self._of[client]:
+            del self._of[client]
+
+    @contextmanager
+    def hold(self, client: str, full: Callable[[], Failure], count: int = 1) -> Iterator[None]:
+        """Hold units while the block lasts.
+
+        Raises:
+            Failure: there is no room for them; it is what `full` returns.
+        """
+        if not self.has_room(client, count):
+            raise full()
+        self.take(client, count)
+        try:
+            yield
+        finally:
+            self.give_back(client, count)
+
+
+class FairPlaces:
+    """Places that clients take for a while, in fair shares; those for whom there is none wait for one.
+
+    A place that is given back goes to the waiting client that has fewest, so a client with fewer places than
+    others waits for none of those that wait with it.
+
+    Args:
+        most: places.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._share = FairShare(most)
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    def take(self, client: str) -> asyncio.Future[None]:
+        """A future that is done when the client has a place; it may be cancelled before.
+
+        If it is done and not cancelled, `give_back` has to follow.
+        """
+        future = asyncio.get_running_loop().create_future()
+        if client not in self._waiting and self._share.has_room(client):
+            self._share.take(client)
+            future.set_result(None)
+        else:
+            self._waiting.setdefault(client, deque()).append(future)
+            future.add_done_callback(lambda ended: self._forget(client, ended) if ended.cancelled() else None)
+        return future
+
+    def give_back(self, client: str) -> None:
+        """A client has a place no longer."""
+        self._share.give_back(client)
+        while self._waiting:
+            first = min(self._waiting, key=self._share.of)
+            if not self._share.has_room(first):
+                return
+            waiting = self._waiting[first]
+            future = waiting.popleft()
+            if not waiting:
+                del self._waiting[first]
+            if not future.done():
+                self._share.take(first)
+                future.set_result(None)
+
+    def _forget(self, client: str, future: "asyncio.Future[None]") -> None:
+        """Let a future that was cancelled wait no longer."""
+        waiting = self._waiting.get(client)
+        if waiting is not None and future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._waiting[client]
+
+
+class FairQueue(Generic[Item]):
+    """Items that wait for their turn, by client: the next is of the client that has cost least.
+
+    Start-time fair queueing (Goyal, Vin and Cheng, 1996): a client that comes anew begins with the cost of
+    the one whose turn is now, so that neither its past nor its absence counts.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[Item]] = {}
+        self._cost: dict[str, float] = {}
+        self._now = 0.0  # cost of the client that had the last turn
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, client: str, item: Item) -> None:
+        """Let an item wait."""
+        self.charge(client, 0.0)
+        self._waiting.setdefault(client, deque()).append(item)
+
+    def pop(self) -> tuple[str, Item]:
+        """The next item, and its client; there must be one."""
+        client = min(self._waiting, key=self._cost.__getitem__)
+        self._now = self._cost[client]
+        waiting = self._waiting[client]
+        item = waiting.popleft()
+        if not waiting:
+            del self._waiting[client]
+        return client, item
+
+    def charge(self, client: str, cost: float) -> None:
+        """Count what a client's item has cost, in seconds."""
+        self._cost[client] = max(self._cost.get(client, 0.0), self._now) + cost
+        if len(self._cost) > REMEMBERED + len(self._waiting):
+            self._cost = {
+                name: each
+                for name, each in self._cost.items()
+                if each > self._now or name in self._waiting or name == client
+            }
+
+
+class Refusals:
+    """Bounds how many requests of a client the gateway refuses itself, which the service's rate limit misses.
+
+    The generic cell rate algorithm, as in `serving.security.rate_limit`.
+
+    Args:
+        per_second: refused requests of one client; each `REFUSED_BYTES` of a body count as one more.
+    """
+
+    def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second, self._clock = per_second, clock
+        self._paid: dict[str, float] = {}  # when all refused requests of a client will be paid for
+
+    def check(self, client: str) -> None:
+        """Refuse every request of a client with too many refused ones.
+
+        Raises:
+            Failure: it has had too many.
+        """
+        wait = self._paid.get(client, 0.0) - self._clock() - REFUSED_SECONDS
+        if wait > 0:
+            message = (
+                f"too many invalid requests of this client: expected at most {self._per_second} a second, of "
+                f"which each {REFUSED_BYTES >> 10} KiB count as one (--refused-per-second)"
+            )
+            headers = CLOSE | {"retry-after": str(int(wait) + 1)}
+            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, message, headers=headers)
+
+    def charge(self, client: str, size: int) -> None:
+        """Count a refused request.
+
+        Args:
+            client: whose request it was.
+            size: bytes that have arrived of it.
+        """
+        now = self._clock()
+        cost = (1 + size / REFUSED_BYTES) / self._per_second
+        self._paid[client] = max(self._paid.get(client, 0.0), now) + cost
+        if len(self._paid) > REMEMBERED:
+            self._paid = {name: paid for name, paid in self._paid.items() if paid > now}

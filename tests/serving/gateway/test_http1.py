@@ -1,0 +1,221 @@
+"""HTTP/1.1: what is refused and closed, and what a client cannot make the gateway do."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from serving.gateway import http1
+from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
+from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.waiting import wait_until
+
+BODY = json.dumps({"query": {"text": "bavuti"}}).encode()
+START = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+REQUEST = START + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+CHUNKED = START + b"Transfer-Encoding: chunked\r\n"
+GET = b"GET /v1/gateway HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@contextmanager
+def sent(running: RunningGateway, data: bytes, source: str = "127.0.0.1") -> Iterator[socket.socket]:
+    """A connection over which bytes have been sent."""
+    with socket.create_connection(("127.0.0.1", running.port), 30, (source, 0)) as connection:
+        connection.sendall(data)
+        yield connection
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that the gateway sends until it closes the connection."""
+    found = bytearray()
+    try:
+        while part := connection.recv(1 << 16):
+            found += part
+    except ConnectionResetError:  # it has not read all
+        pass
+    return bytes(found)
+
+
+def chunks(body: bytes, size: int) -> bytes:
+    """A body in chunks of a size."""
+    parts = [body[n : n + size] for n in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [*parts, b""])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CHUNKED + b"Content-Length: 4\r\n\r\n" + chunks(BODY, 100),
+        START + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(BODY, 100),
+        START + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + chunks(BODY, 100),
+        START + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(BODY, 100),
+        CHUNKED.replace(b"1.1", b"1.0") + b"\r\n" + chunks(BODY, 100),
+        START + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\n" + BODY,
+        GET + b"Host: localhost\r\n\r\n",
+        GET.replace(b"Host", b"Hosts") + b"\r\n",
+        GET.replace(b"1.1", b"2.0") + b"\r\n",
+        GET + b"Name: value\r\n folded\r\n\r\n",
+        GET + b"Name : value\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+    ids=[
+        "length after encoding",
+        "encoding after length",
+        "two encodings",
+        "encoding twice",
+        "encoding in 1.0",
+        "two lengths",
+        "two hosts",
+        "no host",
+        "2.0",
+        "folded",
+        "space before colon",
+        "0.9",
+        "connect",
+        "TLS",
+    ],
+)
+def test_what_is_ambiguous_is_refused_and_the_connection_closed(
+    gateway: RunningGateway, request_: bytes
+) -> None:
+    with sent(gateway, request_ + REQUEST) as connection:
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1  # the request after it is not answered
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        GET + b"Name: " + b"a" * (120 << 10) + b"\r\n\r\n",
+        GET + b"Name: " + b"a" * http1.HEAD_BYTES + b"\r\n\r\n",
+        GET + b"Name: a\r\n" * (http1.HEAD_BYTES // 8) + b"\r\n",
+        b"GET /" + b"a" * http1.HEAD_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        GET + b"Name: " + b"a" * (1 << 20),
+    ],
+    ids=["120 KB", "just above", "many", "target", "without an end"],
+)
+def test_a_head_is_bounded(gateway: RunningGateway, head: bytes) -> None:
+    with sent(gateway, head) as connection:
+        assert received(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_just_below_the_bound_is_answered(gateway: RunningGateway) -> None:
+    with sent(gateway, GET + b"Name: " + b"a" * (http1.HEAD_BYTES - 200) + b"\r\n\r\n") as connection:
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_trailers_do_not_become_headers() -> None:
+    with decided() as (service, address), run_gateway(address) as running:
+        data = CHUNKED + b"\r\n" + chunks(BODY, 10)[:-2] + b"Authorization: Bearer evil\r\n\r\n"
+        with sent(running, data) as connection:
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert "authorization" not in service.seen.get(timeout=30)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"1;" + b"a" * (1 << 20), chunks(b"a" * 100_000, 1), chunks(b"", 1)[:-2] + b"Name: " + b"a" * (1 << 20)],
+    ids=["extension", "one-byte chunks", "trailer"],
+)
+def test_what_costs_more_than_a_body_is_refused(gateway: RunningGateway, body: bytes) -> None:
+    with sent(gateway, CHUNKED + b"\r\n") as connection:
+        try:
+            connection.sendall(body)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        answer = received(connection)
+    assert answer[:13] in (b"HTTP/1.1 400 ", b"")
+
+
+def test_a_small_body_may_come_in_one_byte_chunks(gateway: RunningGateway) -> None:
+    with sent(gateway, CHUNKED + b"\r\n" + chunks(BODY, 1)) as connection:
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_one_byte_chunks_do_not_hold_the_gateway(gateway: RunningGateway) -> None:
+    """Before, four such connections held it for 45 s, also after they had left."""
+    data = CHUNKED + b"\r\n" + chunks(b"a" * 1_000_000, 1)
+    began = time.process_time()
+    for _ in range(4):
+        with sent(gateway, b"", "127.0.1.5") as connection:
+            connection.settimeout(5)
+            try:
+                connection.sendall(data)
+            except OSError:
+                continue
+    assert gateway.ask("/v1/search", json.loads(BODY)).status == 200
+    assert time.process_time() - began < 5
+
+
+def test_requests_of_a_pipeline_are_answered_in_their_order(gateway: RunningGateway) -> None:
+    names = [b"bavuti", b"xelike", b"xebara"] * 200
+    with sent(gateway, b"") as connection:
+        for name in names:
+            body = b'{"query": {"text": "%s"}, "k": 1}' % name
+            connection.sendall(START + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        connection.sendall(GET + b"Connection: close\r\n\r\n")
+        answer = received(connection)
+    hits = [
+        json.loads(each.partition(b"\r\n\r\n")[2])["hits"] for each in answer.split(b"HTTP/1.1 200 OK")[1:-1]
+    ]
+    assert hits == hits[:3] * 200
+    assert hits[0] != hits[1]
+
+
+def test_a_pipeline_holds_few_requests_at_once() -> None:
+    with decided() as (service, address), run_gateway(address) as running:
+        service.released.clear()
+        with sent(
+            running,
+            REQUEST + GET.replace(b"gateway", b"nowhere") * 0 + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 5000,
+        ):
+            service.seen.get(timeout=30)
+            (connection,) = running.server.server_state.connections
+            time.sleep(0.3)
+            assert len(connection.pipeline) < 300
+            service.released.set()
+
+
+def test_a_client_that_expects_100_is_asked_for_its_body(gateway: RunningGateway) -> None:
+    head = START + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    with sent(gateway, head) as connection:
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_offer_to_switch_the_protocol_is_not_taken(gateway: RunningGateway) -> None:
+    offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    with sent(gateway, START + offer + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)) as connection:
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(GET + offer + b"\r\n" + GET + b"Connection: close\r\n\r\n")
+        assert received(connection).count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_body_larger_than_a_read_arrives_whole(gateway: RunningGateway) -> None:
+    text = "bavuti " * 1000
+    answer = gateway.ask("/v1/search:batch", {"queries": [{"text": text}] * 200, "k": 1})
+    assert (answer.status, len(answer.document["results"])) == (200, 200)
+
+
+def test_what_a_client_left_behind_is_not_parsed(gateway: RunningGateway) -> None:
+    """The kernel still holds what it sent before it closed the connection."""
+    connections = gateway.server.server_state.connections
+    with sent(gateway, START + b"Content-Length: 4000000\r\n\r\n") as connection:
+        for _ in range(30):
+            connection.sendall(b"a" * 100_000)
+    wait_until(lambda: not connections)
+
+
+def test_a_connection_stays_open_for_the_next_request(gateway: RunningGateway) -> None:
+    with gateway.connect() as connection:
+        for _ in range(3):
+            connection.request("POST", "/v1/search", BODY, JSON)
+            assert read(connection).status == 200
