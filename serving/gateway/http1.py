@@ -182,6 +182,8 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_response_complete(self) -> None:
         """Answer the next request that has arrived already, or wait for it."""
+        if self._is_in_body and not self.pipeline and self._framing.startswith(b"transfer-encoding"):
+            self.transport.close()  # the rest of the body may have no end
         super().on_response_complete()  # a request that was waiting may have begun
         if self.pipeline:
             return

@@ -1,0 +1,348 @@
+"""Fair shares: a client with few requests is answered, whatever others hold, send or get wrong."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.gateway import exchange, fairness
+from serving.gateway.failures import Failure
+from serving.gateway.fairness import FairPlaces, FairQueue, FairShare, Refusals
+from serving.gateway.options import GatewayBounds
+from serving.retrieval.retriever import Retriever
+from serving.security.access import Access
+from serving.security.tokens import TokenFile, new_token
+from serving.server import RetrievalServer
+from tests.helpers.serving.gateways import JSON, NDJSON, RunningGateway, decided, is_ended
+from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.waiting import wait_until
+
+SEARCH = {"query": {"text": "bavuti"}, "k": 3}
+BODY = json.dumps(SEARCH).encode()
+OTHER = "127.0.1.1"  # another client's address
+HEAD = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\n{}\r\n"
+
+
+@contextmanager
+def opened(
+    running: RunningGateway, count: int, head: bytes, sources: Sequence[str] = (OTHER,)
+) -> Iterator[list[socket.socket]]:
+    """Connections of other clients over which bytes have been sent."""
+    with ExitStack() as stack:
+        found = []
+        for number in range(count):
+            source = sources[number % len(sources)], 0
+            each = socket.create_connection(("127.0.0.1", running.port), 30, source)
+            found.append(stack.enter_context(each))
+            each.sendall(head)
+        yield found
+
+
+def head(path: str, *headers: str, kind: str = JSON["content-type"]) -> bytes:
+    """The head of a request."""
+    return HEAD.format(path, kind, "".join(f"{each}\r\n" for each in headers)).encode()
+
+
+def whole(path: str, body: bytes, *headers: str) -> bytes:
+    """A request."""
+    return head(path, f"Content-Length: {len(body)}", *headers) + body
+
+
+# Shares, places, turns and refusals by themselves.
+
+
+def test_as_much_is_free_as_the_largest_client_holds() -> None:
+    share = FairShare(12)
+    for client, most in (("a", 6), ("b", 3), ("c", 2)):
+        for _ in range(most):
+            assert share.has_room(client)
+            share.take(client)
+        assert not share.has_room(client)
+    share.give_back("a", 6)
+    assert share.has_room("b")
+    assert FairShare(1).has_room("a")
+
+
+def test_a_place_goes_to_the_waiting_client_with_fewest() -> None:
+    async def given() -> list[str]:
+        places = FairPlaces(4)
+        order: list[str] = []
+        taken = [places.take("a") for _ in range(4)]
+        assert [each.done() for each in taken] == [True, True, False, False]
+        taken[2].cancel()
+        await asyncio.sleep(0)
+        assert places.take("b").done()  # `a` waits for itself
+        waiting = {name: places.take(name) for name in ("c", "b")}
+        for name, each in waiting.items():
+            each.add_done_callback(lambda _, name=name: order.append(name))
+        taken[3].add_done_callback(lambda _: order.append("a"))
+        for name in ("a", "a", "b", "c"):
+            places.give_back(name)
+            await asyncio.sleep(0)
+        return order
+
+    assert asyncio.run(given()) == ["c", "a", "b"]
+
+
+def test_turns_follow_what_each_client_has_cost() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number in range(6):
+        queue.add("a", number)
+    order = []
+    for step in range(6):
+        client, _ = queue.pop()
+        queue.charge(client, 1.0)
+        order.append(client)
+        if step == 1:
+            queue.add("b", 0)
+            queue.add("b", 1)
+    assert order == ["a", "a", "b", "a", "b", "a"]
+    assert [queue.pop() for _ in range(2)] == [("a", 4), ("a", 5)]
+    assert not queue
+
+
+def test_refusals_are_bounded_by_client_and_forgotten() -> None:
+    now = [0.0]
+    refusals = Refusals(10, lambda: now[0])
+    for _ in range(100):
+        refusals.check("a")
+        refusals.charge("a", 0)
+    refusals.charge("a", 0)
+    with pytest.raises(Failure) as refused:
+        refusals.check("a")
+    assert (refused.value.http, refused.value.headers["retry-after"]) == (429, "1")
+    refusals.check("b")
+    refusals.charge("b", 200 * fairness.REFUSED_BYTES)
+    with pytest.raises(Failure):
+        refusals.check("b")
+    now[0] += 1
+    refusals.check("a")
+
+
+# Bodies that do not come.
+
+
+def test_bodies_that_do_not_come_take_no_request_of_others() -> None:
+    """Before, as many connections as there are requests answered nobody else for a minute."""
+    waits = head("/v1/search", "Content-Length: 100", "Request-Timeout: 60")
+    with (
+        decided() as (_, address),
+        run_gateway(address, bounds=GatewayBounds(requests=8, http_connections=40)) as running,
+        opened(running, 60, waits),
+    ):
+        time.sleep(0.3)
+        for _ in range(10):
+            assert running.ask("/v1/search", SEARCH).status == 200
+
+
+def test_a_body_is_waited_for_only_from_a_client_that_may_ask(retriever: Retriever, tmp_path: Path) -> None:
+    secret, entry = new_token("page", "reader")
+    (tmp_path / "tokens.toml").write_text(f'{entry}[methods]\n"retrieval.v1.Retrieval/Encode" = "writer"\n')
+    with (
+        RetrievalServer(retriever, access=Access(tokens=TokenFile(tmp_path / "tokens.toml"))) as server,
+        run_gateway(server.address) as running,
+    ):
+        for path, token, expected in (
+            ("/v1/search", "", b"401"),
+            ("/v1/search", "Bearer wrong", b"401"),
+            ("/v1/encode", f"Bearer {secret}", b"403"),
+        ):
+            for more in ("", "Expect: 100-continue"):
+                given = [each for each in (f"Authorization: {token}" if token else "", more) if each]
+                with opened(running, 1, head(path, "Content-Length: 100", *given)) as (connection,):
+                    answer = connection.recv(1 << 16)
+                    assert answer.startswith(b"HTTP/1.1 %s " % expected)
+                    assert b"connection: close" in answer
+                    assert is_ended(connection)
+        with opened(
+            running, 1, head("/v1/search", f"Content-Length: {len(BODY)}", f"Authorization: Bearer {secret}")
+        ) as (connection,):
+            time.sleep(4 * exchange.AUTHORIZE_SECONDS)
+            connection.sendall(BODY)
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_stream_without_a_token_is_refused_before_its_first_line(
+    retriever: Retriever, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens.toml").write_text(new_token("page", "reader")[1])
+    with (
+        RetrievalServer(retriever, access=Access(tokens=TokenFile(tmp_path / "tokens.toml"))) as server,
+        run_gateway(server.address) as running,
+        opened(
+            running,
+            1,
+            head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"]),
+        ) as (connection,),
+    ):
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_body_has_a_deadline_and_a_smallest_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(exchange, "BODY_RATE", 100)
+    waits = head("/v1/search", "Content-Length: 1000", "Request-Timeout: 60")
+    with decided() as (_, address), run_gateway(address) as running:
+        with opened(running, 1, waits) as (connection,):
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+        with opened(running, 1, waits) as (connection,):
+            began = time.monotonic()
+            with pytest.raises(OSError, match=r"."):  # 20 bytes a second, until it is closed
+                while time.monotonic() < began + 30:
+                    connection.sendall(b"aaaa")
+                    time.sleep(0.2)
+            assert time.monotonic() < began + 10
+
+
+# Streams and calls that are parked.
+
+
+def test_a_stream_without_lines_makes_no_call_and_ends() -> None:
+    idle = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
+    line = BODY + b"\n"
+    chunk = b"%x\r\n%s\r\n" % (len(line), line)
+    with decided() as (service, address), run_gateway(address, stream_idle_timeout=1.0) as running:
+        with opened(running, 1, idle) as (connection,):
+            answer = b""
+            while part := connection.recv(1 << 16):
+                answer += part
+            assert b"DEADLINE_EXCEEDED" in answer
+            assert b"--stream-idle-timeout" in answer
+        assert service.ended.get(timeout=30) == "SearchStream"  # asked whether its client may
+        assert service.ended.empty()
+        with opened(running, 1, idle + chunk) as (connection,):
+            answer = b""
+            while part := connection.recv(1 << 16):
+                answer += part
+        assert b'"hits"' in answer
+        assert b"DEADLINE_EXCEEDED" in answer
+        assert service.ended.get(timeout=30) == "SearchStream"
+
+
+def test_a_stream_that_is_to_be_answered_is_not_idle() -> None:
+    line = BODY + b"\n"
+    start = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
+    with decided() as (service, address), run_gateway(address, stream_idle_timeout=0.3) as running:
+        service.released.clear()
+        with opened(running, 1, start + b"%x\r\n%s\r\n" % (len(line), line)):
+            wait_until(lambda: service.received)
+            time.sleep(1.0)
+            assert not service.ended.qsize()
+            service.released.set()
+            wait_until(service.ended.qsize)
+
+
+def test_parked_calls_of_one_client_leave_places_for_others() -> None:
+    parked = whole("/v1/search", BODY, "Request-Timeout: 60")
+    bounds = GatewayBounds(connections=1)
+    with decided() as (service, address), run_gateway(address, bounds=bounds) as running:
+        service.released.clear()
+        with opened(running, 40, parked):
+            for _ in range(8):  # half of 16
+                service.seen.get(timeout=30)
+            with running.connect("/v1/search", SEARCH) as connection:
+                service.seen.get(timeout=30)
+                service.released.set()
+                assert connection.getresponse().status == 200
+
+
+def test_a_client_that_leaves_while_it_waits_waits_no_more() -> None:
+    parked = whole("/v1/search", BODY, "Request-Timeout: 60")
+    bounds = GatewayBounds(connections=1)
+    with decided() as (service, address), run_gateway(address, bounds=bounds) as running:
+        service.released.clear()
+        with opened(running, 8, parked):
+            for _ in range(8):
+                service.seen.get(timeout=30)
+            with opened(running, 4, parked):
+                wait_until(lambda: running.server.gateway.requests.held == 12)
+            wait_until(lambda: running.server.gateway.requests.held == 8)
+        wait_until(lambda: running.server.gateway.requests.held == 0)
+        service.released.set()
+        assert running.ask("/v1/search", SEARCH).status == 200
+
+
+def test_streams_and_requests_of_one_client_are_half_of_all() -> None:
+    line = BODY + b"\n"
+    start = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
+    stream = start + b"%x\r\n%s\r\n" % (len(line), line)
+    with decided() as (service, address), run_gateway(address, bounds=GatewayBounds(streams=4)) as running:
+        service.released.clear()
+        with opened(running, 2, stream):
+            wait_until(lambda: running.server.gateway.streams.held == 2)
+            with opened(running, 1, stream) as (third,):
+                assert third.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
+            with opened(running, 1, stream, ["127.0.0.1"]):
+                wait_until(lambda: running.server.gateway.streams.held == 3)
+            service.released.set()
+
+
+# What the gateway has to read.
+
+
+def features(count: int) -> bytes:
+    return json.dumps({"query": {"features": {f"f{n}": {} for n in range(count)}}}).encode()
+
+
+def test_large_bodies_do_not_hold_the_event_loop(gateway: RunningGateway) -> None:
+    """43,000 empty features held it for half a second."""
+    delays: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            delays.append(time.perf_counter() - began)
+
+    request = whole("/v1/search", features(43_000), "Request-Timeout: 60")
+    task = asyncio.run_coroutine_threadsafe(tick(), gateway.loop)
+    try:
+        with opened(gateway, 2, request) as connections:
+            for each in connections:
+                assert each.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+    finally:
+        task.cancel()
+    assert max(delays) < 0.25
+    assert len(delays) > 20
+
+
+@pytest.mark.parametrize(
+    ("request_", "count"),
+    [
+        (whole("/v1/search", b"[" * 60_000), 25),
+        (whole("/nowhere", b""), 25),
+        (b"no request at all\r\n\r\n", 25),
+        (whole("/v1/search", b'"' + b"a" * (2 << 20)), 2),
+    ],
+    ids=["no JSON", "no path", "no HTTP", "2 MB"],
+)
+def test_invalid_requests_cost_their_client(request_: bytes, count: int) -> None:
+    with (
+        decided() as (_, address),
+        run_gateway(address, bounds=GatewayBounds(refused_per_second=2)) as running,
+    ):
+        for _ in range(count):
+            with opened(running, 1, request_) as (connection,):
+                connection.recv(1 << 16)
+        with opened(running, 1, whole("/v1/search", BODY)) as (connection,):
+            answer = connection.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"--refused-per-second" in answer
+        assert running.ask("/v1/search", SEARCH).status == 200
+
+
+def test_valid_requests_that_find_nothing_cost_nothing(gateway: RunningGateway) -> None:
+    missing: dict[str, Any] = {"query": {"item_id": "nobody"}}
+    with gateway.connect() as connection:
+        for _ in range(20):
+            connection.request("POST", "/v1/search", json.dumps(missing), JSON)
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 404
+    assert not gateway.server.gateway.refusals._paid
