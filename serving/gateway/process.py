@@ -5,6 +5,7 @@ import contextlib
 import errno
 import logging
 import math
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ HANDSHAKE_SECONDS = 10.0  # of TLS
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
 BACKLOG = 2048
 ACCEPTED = 64  # connections that are accepted in one go
+OTHER_DESCRIPTORS = 64  # of connections to services, of scrapes, and of the process itself
 ACCEPT_LOG_SECONDS = 1.0  # between two lines about connections that cannot be accepted
 
 
@@ -78,7 +80,7 @@ class Server(uvicorn.Server):
         shown = self.gateway.metrics
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(AcceptErrors())
-        connections = OpenConnections(self.gateway.options.bounds.http_connections, shown.closed)
+        connections = OpenConnections(_most_connections(self.gateway.options), shown.closed)
         shown.gauges["twinspire_gateway_connections"] = connections.__len__
         make = partial(
             Protocol,
@@ -213,6 +215,22 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
     config.ssl = tls
     config.timeout_graceful_shutdown = options.grace  # type: ignore[assignment] # for asyncio.wait_for
     return Server(config, gateway, ready)
+
+
+def _most_connections(options: GatewayOptions) -> int:
+    """HTTP connections that may be open, so that a descriptor is left for each."""
+    most = options.bounds.http_connections
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fitting = max(1, descriptors - OTHER_DESCRIPTORS - 2 * options.bounds.connections)
+    if fitting < most:
+        log.warning(
+            "at most %d HTTP connections are open at once instead of %d (--http-connections), because the "
+            "process may have %d descriptors; raise its hard limit",
+            fitting,
+            most,
+            descriptors,
+        )
+    return min(most, fitting)
 
 
 @contextlib.contextmanager

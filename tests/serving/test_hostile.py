@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 GOOD: dict[str, Any] = {
     "good_share_one_connection": 0.99,
     "good_share_new_connections": 0.97,
+    "good_share_http": 0.97,
     "rss_peak_ratio": 2.5,
     "rss_after_ratio": 1.2,
     "descriptors_left": 0,
@@ -42,7 +43,7 @@ def test_a_short_attack_gives_all_figures_and_names_what_missed_its_bound(
     attackers = {attacker.__name__ for group in GROUPS.values() for attacker in group}
     assert set(figures["attacks"]) == attackers | {"kills"}
     assert figures["attacks"]["kills"]["workers killed"] >= 1
-    for client, calls in (("one_connection", 100), ("new_connections", 40)):
+    for client, calls in (("one_connection", 100), ("new_connections", 40), ("over_http", 60)):
         assert figures[client]["calls"] == calls
         assert figures[client]["answered"] + sum(figures[client]["errors"].values()) == calls
     missed = [line.removeprefix("missed: ") for line in done.stderr.splitlines() if "missed: " in line]

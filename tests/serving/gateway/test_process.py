@@ -1,6 +1,7 @@
 """The process: its line when it is ready, its end by a signal, and its errors."""
 
 import asyncio
+import errno
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,41 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
         if each.poll() is None:
             os.kill(each.pid, signal.SIGKILL)
         each.communicate()
+
+
+@pytest.mark.parametrize("limit", ["-Sn 100", "-n 100"], ids=["soft", "hard"])
+def test_more_connections_than_descriptors_do_not_end_its_answers(limit: str) -> None:
+    """Before, 1,100 connections ended them at the usual soft limit, and wrote 25,000 lines of log."""
+    program = f"ulimit {limit}; exec {sys.executable} -m serving.gateway --json --port 0 --address"
+    with decided() as (_, address), ExitStack() as stack:
+        running = subprocess.Popen(
+            ["bash", "-c", f"{program} {address}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        )
+        try:
+            assert running.stdout is not None
+            port = json.loads(running.stdout.readline())["port"]
+            for _ in range(150):
+                each = socket.create_connection(("127.0.0.1", port), 30, ("127.0.1.1", 0))
+                stack.enter_context(each)
+            assert [ask(port) for _ in range(3)] == [200] * 3
+        finally:
+            running.terminate()
+            _, log = running.communicate(timeout=30)
+    assert log.count(b"\n") < 10, log[:2000].decode()
+    assert (b"raise its hard limit" in log) == (limit == "-n 100")
+
+
+def test_connections_that_cannot_be_accepted_are_logged_once_a_second(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = asyncio.new_event_loop()
+    handle = process.AcceptErrors()
+    for number in (errno.EMFILE, errno.ENFILE) * 1000:
+        handle(loop, {"message": "socket.accept()", "exception": OSError(number, os.strerror(number))})
+    assert len(caplog.records) in (1, 2, 3)
+    handle(loop, {"message": "another", "exception": ValueError("another")})
+    assert "another" in caplog.records[-1].message
+    loop.close()
 
 
 def ask(port: int) -> int:

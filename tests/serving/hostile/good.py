@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from serving.client import RetrievalClient
+from tests.serving.hostile.good_http import HttpClients
 
 DEADLINE = 2.0  # seconds, retries included
 SPARE = 5.0  # seconds beyond it, after which a call counts as one that does not end
@@ -84,6 +85,11 @@ def one_connection(address: str, rate: float, seconds: float) -> dict[str, Any]:
         return _ask(same, rate, seconds)
 
 
+def over_http(address: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Calls of the HTTP gateway."""
+    return _ask(HttpClients(address, DEADLINE), rate, seconds)
+
+
 def new_connections(address: str, rate: float, seconds: float) -> dict[str, Any]:
     """Each call on a connection of its own."""
     return _ask(lambda: RetrievalClient(address, timeout=DEADLINE), rate, seconds)
@@ -99,6 +105,10 @@ def _ask(connect: Any, rate: float, seconds: float) -> dict[str, Any]:
         try:
             with connect() as client:
                 error = _checked(client, number)
+                if (
+                    error is None and time.monotonic() - started > DEADLINE
+                ):  # HTTP's timeout is that of one read
+                    error = TimeoutError("the answer came after its deadline")
         except Exception as failure:  # every failure counts, whatever it is
             error = failure
         found.add(time.monotonic() - started, error)
@@ -116,7 +126,7 @@ def _ask(connect: Any, rate: float, seconds: float) -> dict[str, Any]:
     return found.document()
 
 
-def _checked(client: RetrievalClient, number: int) -> Exception | None:
+def _checked(client: Any, number: int) -> Exception | None:
     """One call, each tenth a stream of three queries; an answer of another size is an error, too.
 
     Raises:

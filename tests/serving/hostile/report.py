@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-LEAST = {"good_share_one_connection": 0.99, "good_share_new_connections": 0.97}
+LEAST = {"good_share_one_connection": 0.99, "good_share_new_connections": 0.97, "good_share_http": 0.97}
 MOST = {"rss_peak_ratio": 2.5, "rss_after_ratio": 1.2, "descriptors_left": 0}
 
 
@@ -39,7 +39,7 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
     table.add_row("searches a second before", f"{figures['calibration_searches_per_second']:g}", "")
     console.print(table)
     clients = Table("good calls", "calls", "answered", "p50 ms", "p99 ms", "longest gap s", "errors")
-    for name in ("one_connection", "new_connections"):
+    for name in ("one_connection", "new_connections", "over_http"):
         client = figures[name]
         errors = ", ".join(f"{kind} {count}" for kind, count in client["errors"].items())
         columns = ("calls", "answered", "p50_ms", "p99_ms", "longest_gap_seconds")

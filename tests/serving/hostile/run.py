@@ -21,7 +21,7 @@ import psutil
 from protos.errors import Unavailable
 from serving.client import RetrievalClient
 from tests.helpers.serving import haproxy
-from tests.serving.hostile import attacks, good, idle
+from tests.serving.hostile import attacks, gateway_attacks, good, idle
 from tests.serving.hostile.connection import Attack
 from tests.serving.hostile.service import Service, Used, serving
 
@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[Callable[[Attack], None], ...]] = {
     "unread": (attacks.unread_calls, attacks.unread_sockets),
     "watch": (attacks.watches, attacks.streams),
     "cancels": (attacks.cancels,),
+    "gateway": gateway_attacks.ALL,
     "kills": (),  # by this process itself
 }
 KILLS = "kills"
@@ -60,6 +61,7 @@ class Plan:
         only: groups or single attackers; all if empty.
         rate: calls a second of the good client on one connection.
         new_rate: calls a second of the good client that connects for each call.
+        http_rate: calls a second of the good client of the gateway.
         kill_every: seconds between two kills of a worker.
         workers: of the service.
         flags: further flags of the service.
@@ -72,6 +74,7 @@ class Plan:
     only: Sequence[str] = ()
     rate: float = 50.0
     new_rate: float = 20.0
+    http_rate: float = 30.0
     kill_every: float = 20.0
     workers: int = 2
     flags: Sequence[str] = ()
@@ -112,18 +115,22 @@ def run(plan: Plan) -> dict[str, Any]:
 
 def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     warm_up = min(WARM_UP, plan.seconds)
-    _good_calls(plan, address, warm_up, lambda: None)
+    _good_calls(plan, service, address, warm_up, lambda: None)
+    gateway_attacks.open_streams(service.http_address, 16, min(1.0, warm_up))
     time.sleep(SETTLE)
     calibration = _searches_per_second(address)
     before, descriptors = service.resident(), service.descriptors()
     seen: dict[str, Any] = {}
-    one, new = _good_calls(plan, address, plan.seconds, lambda: seen.update(_attack(plan, service, address)))
+    one, new, http = _good_calls(
+        plan, service, address, plan.seconds, lambda: seen.update(_attack(plan, service, address))
+    )
     peak = max(seen.pop("resident_peak"), service.resident())
     time.sleep(plan.rest)
     after = service.resident()
     return {
         "good_share_one_connection": one["share"],
         "good_share_new_connections": new["share"],
+        "good_share_http": http["share"],
         "rss_peak_ratio": round(peak / before, 3),
         "rss_after_ratio": round(after / before, 3),
         "descriptors_left": service.descriptors() - descriptors,
@@ -135,6 +142,7 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
         "descriptors_before": descriptors,
         "one_connection": one,
         "new_connections": new,
+        "over_http": http,
         **seen,
         "log_bytes": service.log_bytes(),
         "log_end": service.log_end(),
@@ -153,21 +161,24 @@ def _searches_per_second(address: str) -> float:
 
 
 def _good_calls(
-    plan: Plan, address: str, seconds: float, meanwhile: Callable[[], None]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The figures of both good clients."""
+    plan: Plan, service: Service, address: str, seconds: float, meanwhile: Callable[[], None]
+) -> tuple[dict[str, Any], ...]:
+    """The figures of the good clients."""
     one = _Child(SPAWN, good.one_connection, address, plan.rate, seconds)
     new = _Child(SPAWN, good.new_connections, address, plan.new_rate, seconds)
+    http = _Child(SPAWN, good.over_http, service.http_address, plan.http_rate, seconds)
     meanwhile()
-    return one.result(seconds), new.result(seconds)
+    return one.result(seconds), new.result(seconds), http.result(seconds)
 
 
 def _attack(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     """Start the attackers, kill workers, and watch the service until the attack is over."""
     now = time.monotonic()
     until, kill_due = now + plan.seconds, now + plan.kill_every / 2
-    children, port = {}, int(address.rpartition(":")[2])
+    children = {}
     for number, attacker in enumerate(plan.attackers()):
+        target = service.http_address if attacker in gateway_attacks.ALL else address
+        port = int(target.rpartition(":")[2])
         attack = Attack("127.0.0.1", port, f"127.0.1.{number + 1}", until, number)
         children[attacker.__name__] = _Child(FORK, _attacker, attacker, attack)
     rng = random.Random(0)

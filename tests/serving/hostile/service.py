@@ -1,6 +1,7 @@
 """The real service that is attacked, seen from outside: its memory, its descriptors and its workers."""
 
 import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,26 @@ START_SECONDS = 60.0
 
 
 class Service:
-    """A running `python -m serving serve`.
+    """A running `python -m serving serve`, and a gateway in front of it.
 
     Args:
         process: the supervisor.
+        gateway: the process of the gateway.
         port: that the workers listen on.
-        log: file that it logs into.
+        http_port: that the gateway listens on.
+        log: file that both log into.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-        self.port = port
-        self.address = f"127.0.0.1:{port}"
-        self._process, self._log = process, log
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        gateway: "subprocess.Popen[bytes]",
+        port: int,
+        http_port: int,
+        log: Path,
+    ) -> None:
+        self.address, self.http_address = f"127.0.0.1:{port}", f"127.0.0.1:{http_port}"
+        self._process, self._gateway, self._log = process, gateway, log
         self._root = psutil.Process(process.pid)
 
     def resident(self) -> int:
@@ -46,7 +55,8 @@ class Service:
     def processes(self) -> list[psutil.Process]:
         """All its processes."""
         try:
-            return [self._root, *self._root.children(recursive=True)]
+            gateway = psutil.Process(self._gateway.pid)
+            return [gateway, self._root, *self._root.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
 
@@ -58,8 +68,9 @@ class Service:
         return bool(workers)
 
     def exit_code(self) -> int | None:
-        """Exit code of the supervisor; None while it runs."""
-        return self._process.poll()
+        """Exit code of the supervisor or the gateway; None while both run."""
+        code = self._process.poll()
+        return self._gateway.poll() if code is None else code
 
     def log_bytes(self) -> int:
         """Size of the log."""
@@ -108,7 +119,7 @@ class Used:
 
 @contextmanager
 def serving(bundle: Path, workers: int, flags: Sequence[str] = ()) -> Iterator[Service]:
-    """Run the service for as long as the block lasts.
+    """Run the service, with live items, and a gateway, for as long as the block lasts.
 
     Args:
         bundle: that it serves.
@@ -119,19 +130,48 @@ def serving(bundle: Path, workers: int, flags: Sequence[str] = ()) -> Iterator[S
         Unavailable: it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="twinspire-hostile-") as folder:
-        port_file, log = Path(folder) / "port", Path(folder) / "log"
-        command = [sys.executable, "-m", "serving", "serve", "--bundle", str(bundle), "--port", "0"]
-        command += ["--port-file", str(port_file), "--workers", str(workers), *flags]
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file, cwd=ROOT
-            )
-        with ended(process):
-            until = time.monotonic() + START_SECONDS
-            while not port_file.is_file():
-                if process.poll() is not None or time.monotonic() > until:
-                    raise Unavailable(
-                        f"the service did not start:\n{log.read_text(errors='replace')[-2000:]}"
-                    )
-                time.sleep(0.02)
-            yield Service(process, int(port_file.read_text()), log)
+        log, catalogue = Path(folder) / "log", f"sqlite:///{folder}/items.db"
+        serve = (
+            "serve",
+            "--bundle",
+            str(bundle),
+            "--workers",
+            str(workers),
+            "--catalogue",
+            catalogue,
+            *flags,
+        )
+        with ExitStack() as stack:
+            process, port = stack.enter_context(_started(serve, log))
+            front = _started(("gateway", "--address", f"127.0.0.1:{port}"), log)
+            gateway, http_port = stack.enter_context(front)
+            yield Service(process, gateway, port, http_port, log)
+
+
+@contextmanager
+def _started(arguments: Sequence[str], log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A process of `python -m serving`, and the port that it listens on.
+
+    Raises:
+        Unavailable: it does not start.
+    """
+    port_file = log.with_name(f"{arguments[0]}-port")
+    command = [sys.executable, "-m", "serving", *arguments, "--port", "0", "--port-file", str(port_file)]
+    # This process has set the variable for itself, and a gateway needs another value.
+    variables = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            cwd=ROOT,
+            env=variables,
+        )
+    with ended(process):
+        until = time.monotonic() + START_SECONDS
+        while not port_file.is_file():
+            if process.poll() is not None or time.monotonic() > until:
+                raise Unavailable(f"it did not start:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+        yield process, int(port_file.read_text())
