@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ from serving.client import RetrievalClient
 from serving.client.security import Security
 from serving.server import RetrievalServer
 from tests.helpers.answers import differences
+from tests.helpers.ports import held_port
 from tests.helpers.serving import haproxy
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.fuzzed_messages import HEALTH, SEARCH
+from tests.helpers.serving.gateways import NDJSON, gateway
 from tests.helpers.serving.raw import Raw, head
+from tests.helpers.waiting import wait_until
 
 QUERY = "bavuti xelike mopy"
 FLOODER = "127.0.0.2"
@@ -48,7 +52,13 @@ def test_haproxy_accepts_the_configuration_without_a_warning(tmp_path: Path) -> 
     pair = Authority().server()
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes(pair.certificate + pair.key)
-    for settings in ({}, {"TWINSPIRE_CERTIFICATE": str(bundle)}):
+    http = {"TWINSPIRE_GATEWAY": "127.0.0.1:3"}
+    for settings in (
+        {},
+        http,
+        {"TWINSPIRE_CERTIFICATE": str(bundle)},
+        http | {"TWINSPIRE_CERTIFICATE": str(bundle)},
+    ):
         checked = subprocess.run(
             [haproxy.PROGRAM, "-c", "-dW", "-f", str(haproxy.CONFIG)],
             capture_output=True,
@@ -101,6 +111,33 @@ def test_an_address_with_too_many_calls_is_refused_and_another_is_served(start_h
         assert codes == ["OK"] * 20 + ["RESOURCE_EXHAUSTED"] * 10
     with RetrievalClient(address, timeout=20) as other:
         assert len(other.search(QUERY, k=5).hits) == 5
+
+
+def test_the_gateway_is_answered_through_haproxy_within_its_limits(server: RetrievalServer) -> None:
+    with gateway(server.address) as running, held_port() as port, ExitStack() as stack:
+        listens = f"127.0.0.1:{port}"
+        to = {"TWINSPIRE_GATEWAY": f"127.0.0.1:{running.port}", "TWINSPIRE_HTTP_LISTEN": listens}
+        stack.enter_context(haproxy.running(server.address, **to, TWINSPIRE_CALLS="20"))
+        through = replace(running, port=port)
+        wait_until(lambda: through.ask("/v1/health").status == 200)
+        assert len(through.ask("/v1/search", {"query": {"text": QUERY}, "k": 3}).document["hits"]) == 3
+        line = b'{"query": {"text": "bavuti"}, "k": 1}\n'
+        assert len(through.ask("/v1/search:stream", line * 3, NDJSON).lines) == 3
+        start = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        for more, expected in (
+            (b"Content-Length: 9000000\r\n\r\n", b"413"),
+            (b"Name: " + b"a" * (20 << 10) + b"\r\n\r\n", b"400"),
+            (b"Content-Length: 100\r\n\r\n", b"408"),
+        ):
+            with socket.create_connection(("127.0.0.1", port), 30, (FLOODER, 0)) as connection:
+                connection.sendall(start + more)
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 %s " % expected)
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", port), 30, (FLOODER, 0)) as connection:
+                connection.sendall(b"GET /v1/gateway HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                last = connection.recv(1 << 16)
+        assert last.startswith(b"HTTP/1.1 429 ")
+        assert through.ask("/v1/gateway").status == 200
 
 
 def test_health_is_answered_but_not_watched_through_haproxy(start_haproxy: Start) -> None:
