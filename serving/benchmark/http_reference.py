@@ -77,7 +77,9 @@ def application(retriever: Retriever) -> FastAPI:
 
 def configuration(app: FastAPI) -> uvicorn.Config:
     """Uvicorn's settings, whose parser and event loop are those of the gateway."""
-    return uvicorn.Config(app, log_level="error", access_log=False, ws="none", http="httptools", loop="asyncio")
+    return uvicorn.Config(
+        app, log_level="error", access_log=False, ws="none", http="httptools", loop="asyncio"
+    )
 
 
 async def _serve(app: FastAPI, listener: socket.socket) -> None:

@@ -42,7 +42,9 @@ JSON_TYPES = {
     bool: "a boolean",
 }
 LONGEST_REASON = 300
-MAX_FIELDS = 131_072  # objects in a body and the names in them; each takes up to 6 us
+MAX_FIELDS = 131_072  # objects in a body of items and the names in them; each takes up to 6 us
+QUERIES_SHARE, QUERY_SHARE = 4, 16  # so much fewer in a body of queries, and of one query
+ITEMS_FILE = "catalogue.proto"
 LARGE_BYTES = 64 << 10  # of a body; `json_format` reads the lists of a smaller one in at most 20 ms
 # Of a body that `parse` reads in at most 10 ms: bytes, and characters that begin an object, a value or an
 # element.
@@ -79,8 +81,9 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
     Args:
         content: the JSON; an empty or blank text is an empty message.
         kind: of the message.
-        max_fields: bound on the number of objects and their fields; and, in a large body, on the number of
-            elements in lists that `json_format` has to read one by one.
+        max_fields: bound on the number of objects and their fields in a request that holds items; and, in a
+            large body, on the number of elements in lists that `json_format` has to read one by one. Queries
+            have fewer: a quarter may be in a request with several, a sixteenth in one with one.
 
     Raises:
         Failure: it is no JSON, does not fit, or has too many fields; the message names the field.
@@ -88,6 +91,7 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
     message = kind()
     if not content.strip():
         return message
+    max_fields = _most_fields(message.DESCRIPTOR, max_fields)
     given = _decode(content, max_fields)
     check_fields(given, message.DESCRIPTOR)
     lists: list[tuple[Path, list[Any]]] = []
@@ -191,6 +195,15 @@ def _plain(field: FieldDescriptor, values: list[Any]) -> list[Any] | None:
     except (UnicodeEncodeError, OverflowError):  # a lone surrogate; an integer beyond all doubles
         pass
     return None
+
+
+@cache
+def _most_fields(descriptor: Descriptor, of_items: int) -> int:
+    """Bound on the objects and fields of a request, from that of a request with items."""
+    if descriptor.file.name.endswith(ITEMS_FILE):
+        return of_items
+    has_many = any(field.is_repeated and field.message_type is not None for field in descriptor.fields)
+    return max(1, of_items // (QUERIES_SHARE if has_many else QUERY_SHARE))
 
 
 def _decode(content: bytes | bytearray, max_fields: int) -> Any:

@@ -52,7 +52,7 @@ def test_haproxy_accepts_the_configuration_without_a_warning(tmp_path: Path) -> 
     pair = Authority().server()
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes(pair.certificate + pair.key)
-    http = {"TWINSPIRE_GATEWAY": "127.0.0.1:3"}
+    http = {"TWINSPIRE_HTTP_SERVICE": "127.0.0.1:3"}
     for settings in (
         {},
         http,
@@ -116,7 +116,7 @@ def test_an_address_with_too_many_calls_is_refused_and_another_is_served(start_h
 def test_the_gateway_is_answered_through_haproxy_within_its_limits(server: RetrievalServer) -> None:
     with gateway(server.address) as running, held_port() as port, ExitStack() as stack:
         listens = f"127.0.0.1:{port}"
-        to = {"TWINSPIRE_GATEWAY": f"127.0.0.1:{running.port}", "TWINSPIRE_HTTP_LISTEN": listens}
+        to = {"TWINSPIRE_HTTP_SERVICE": f"127.0.0.1:{running.port}", "TWINSPIRE_HTTP_LISTEN": listens}
         stack.enter_context(haproxy.running(server.address, **to, TWINSPIRE_CALLS="20"))
         through = replace(running, port=port)
         wait_until(lambda: through.ask("/v1/health").status == 200)

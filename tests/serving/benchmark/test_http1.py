@@ -1,14 +1,12 @@
 """The load over HTTP: what it counts, and that it looks at the answers."""
 
 import socket
-import sys
 import threading
-import types
 from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from protos.errors import Unavailable
 from serving.benchmark import http_reference
@@ -16,7 +14,7 @@ from serving.benchmark.http1 import HttpPool
 from serving.benchmark.http2 import Call, Connection, Status
 from serving.benchmark.load import Requests, closed_loop
 from serving.benchmark.workload import Workload, expected_answers
-from serving.gateway.connections import Protocol
+from serving.gateway.http1 import Protocol
 from serving.gateway.options import GatewayOptions
 from serving.gateway.process import make_server
 from serving.retrieval.query import Query
@@ -58,14 +56,10 @@ def test_an_error_is_no_answer(gateway: RunningGateway) -> None:
     assert "did you mean query?" in result.messages["HTTP 400"]
 
 
-def test_the_reference_has_the_parser_and_the_event_loop_of_the_gateway(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # As where it is installed: uvicorn would choose it by itself.
-    monkeypatch.setitem(sys.modules, "httptools", types.ModuleType("httptools"))
+def test_the_reference_has_the_parser_and_the_event_loop_of_the_gateway() -> None:
     config = http_reference.configuration(FastAPI())
     config.load()
-    assert config.http_protocol_class is H11Protocol
+    assert config.http_protocol_class is HttpToolsProtocol
     assert issubclass(Protocol, config.http_protocol_class)
     gateway = make_server(GatewayOptions(), lambda: None).config
     assert config.loop == gateway.loop == "asyncio"

@@ -91,11 +91,11 @@ def test_the_client_with_most_connections_makes_room() -> None:
     bound = connections.OpenConnections(4, Counter())
     given = [Stub("a"), Stub("b", is_sending=True), Stub("b"), Stub("b")]
     for each in [*given, Stub("c")]:
-        assert bound.add(each)  # type: ignore[arg-type]
+        assert bound.add(each)
     assert [each.is_aborted for each in given] == [False, False, True, False]
     for each in (given[0], given[3]):
-        bound.mark(each, is_idle=False)  # type: ignore[arg-type]
-    assert bound.add(Stub("d"))  # type: ignore[arg-type]
+        bound.mark(each, is_idle=False)
+    assert bound.add(Stub("d"))
     assert given[1].is_aborted  # `b` has more than a quarter of them
 
 
@@ -103,15 +103,15 @@ def test_a_client_with_more_than_its_share_loses_a_connection_with_a_request() -
     bound = connections.OpenConnections(4, Counter())
     given = [Stub("a") for _ in range(4)]
     for each in given:
-        assert bound.add(each)  # type: ignore[arg-type]
-        bound.mark(each, is_idle=False)  # type: ignore[arg-type]
-    assert not bound.add(Stub("a"))  # type: ignore[arg-type]
+        assert bound.add(each)
+        bound.mark(each, is_idle=False)
+    assert not bound.add(Stub("a"))
     for expected in (1, 2):
         new = Stub("b")
-        assert bound.add(new)  # type: ignore[arg-type]
-        bound.mark(new, is_idle=False)  # type: ignore[arg-type]
+        assert bound.add(new)
+        bound.mark(new, is_idle=False)
         assert sum(each.is_aborted for each in given) == expected
-    assert not bound.add(Stub("b"))  # type: ignore[arg-type]
+    assert not bound.add(Stub("b"))
     assert len(bound) == 4
 
 

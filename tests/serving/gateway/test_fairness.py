@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,9 @@ def test_a_place_goes_to_the_waiting_client_with_fewest() -> None:
         taken[2].cancel()
         await asyncio.sleep(0)
         assert places.take("b").done()  # `a` waits for itself
-        waiting = {name: places.take(name) for name in ("c", "b")}
+        waiting = {name: places.take(name) for name in ("c", "b")} | {"a": taken[3]}
         for name, each in waiting.items():
-            each.add_done_callback(lambda _, name=name: order.append(name))
-        taken[3].add_done_callback(lambda _: order.append("a"))
+            each.add_done_callback(partial(lambda name, _: order.append(name), name))
         for name in ("a", "a", "b", "c"):
             places.give_back(name)
             await asyncio.sleep(0)
@@ -286,12 +286,13 @@ def test_streams_and_requests_of_one_client_are_half_of_all() -> None:
 # What the gateway has to read.
 
 
-def features(count: int) -> bytes:
-    return json.dumps({"query": {"features": {f"f{n}": {} for n in range(count)}}}).encode()
+def query(count: int) -> dict[str, Any]:
+    """A query with empty features."""
+    return {"features": {f"f{n}": {} for n in range(count)}}
 
 
 def test_large_bodies_do_not_hold_the_event_loop(gateway: RunningGateway) -> None:
-    """43,000 empty features held it for half a second."""
+    """43,000 empty features held it for half a second; as many are not legal now, and these are."""
     delays: list[float] = []
 
     async def tick() -> None:
@@ -300,7 +301,8 @@ def test_large_bodies_do_not_hold_the_event_loop(gateway: RunningGateway) -> Non
             await asyncio.sleep(0.001)
             delays.append(time.perf_counter() - began)
 
-    request = whole("/v1/search", features(43_000), "Request-Timeout: 60")
+    legal = json.dumps({"queries": [query(60)] * 200}).encode()
+    request = whole("/v1/search:batch", legal, "Request-Timeout: 60")
     task = asyncio.run_coroutine_threadsafe(tick(), gateway.loop)
     try:
         with opened(gateway, 2, request) as connections:
@@ -310,6 +312,15 @@ def test_large_bodies_do_not_hold_the_event_loop(gateway: RunningGateway) -> Non
         task.cancel()
     assert max(delays) < 0.25
     assert len(delays) > 20
+
+
+def test_a_query_of_many_features_is_refused_before_it_is_read_whole(gateway: RunningGateway) -> None:
+    status, code, message = gateway.ask("/v1/search", {"query": query(43_000)}).error
+    assert (status, code) == (413, "INVALID_ARGUMENT")
+    assert message.startswith("body: expected at most 8192 objects, fields, and ")
+    assert (
+        gateway.ask("/v1/search", {"query": query(1000)}).error[0] == 400
+    )  # it is the service's to know them
 
 
 @pytest.mark.parametrize(
@@ -339,10 +350,11 @@ def test_invalid_requests_cost_their_client(request_: bytes, count: int) -> None
 
 def test_valid_requests_that_find_nothing_cost_nothing(gateway: RunningGateway) -> None:
     missing: dict[str, Any] = {"query": {"item_id": "nobody"}}
+    before = dict(gateway.server.gateway.refusals._paid)
     with gateway.connect() as connection:
         for _ in range(20):
             connection.request("POST", "/v1/search", json.dumps(missing), JSON)
             response = connection.getresponse()
             response.read()
             assert response.status == 404
-    assert not gateway.server.gateway.refusals._paid
+    assert gateway.server.gateway.refusals._paid == before

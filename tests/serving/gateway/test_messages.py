@@ -131,7 +131,7 @@ def test_a_name_that_is_given_twice_is_found_in_one_pass() -> None:
 def test_a_body_of_more_values_than_a_service_takes_is_refused(kind: Any, body: str, value: str) -> None:
     """Each value takes microseconds, in which no other request is answered."""
     content = (body % ",".join([value] * (messages.MAX_FIELDS + 1))).encode()
-    with pytest.raises(Failure, match=r"body: expected at most 131072 objects, fields, ") as failure:
+    with pytest.raises(Failure, match=r"body: expected at most \d+ objects, fields, ") as failure:
         parse(content, kind)
     assert failure.value.http == 413
 

@@ -112,7 +112,7 @@ def one_byte_chunks(attack: Attack) -> None:
 
 def empty_features(attack: Attack) -> None:
     """Requests of 426 KB with 43,000 empty features, on four connections."""
-    features = {f"{n:x}": {} for n in range(43_000)}
+    features: dict[str, dict[str, str]] = {f"{n:x}": {} for n in range(43_000)}
     whole = request(
         "/v1/search", json.dumps({"query": {"features": features}}, separators=(",", ":")).encode()
     )

@@ -30,7 +30,7 @@ class HttpClient:
         """The answer to a query, which has `hits`.
 
         Raises:
-            ValueError: it is no 200.
+            ValueError: it is no 200, or ends with an error.
         """
         return self._asked("/v1/search", json.dumps({"query": {"text": query}, "k": k}), JSON)[0]
 
@@ -56,7 +56,10 @@ class HttpClient:
         self._is_used = True
         if response.status != 200:
             raise ValueError(f"{response.status}: {content[:200]!r}")
-        return [SimpleNamespace(**json.loads(line)) for line in content.splitlines()]
+        documents = [json.loads(line) for line in content.splitlines()]
+        if documents and "error" in documents[-1]:
+            raise ValueError(str(documents[-1]))
+        return [SimpleNamespace(**document) for document in documents]
 
     def _response(self, path: str, body: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         self._connection.request("POST", path, body.encode(), headers)
