@@ -100,25 +100,14 @@ async def body(
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
         raise too_large(most)
-    client, clock = client_in(request.scope), asyncio.get_running_loop().time
-    begun = clock()
-    is_authorized = "expect" in request.headers  # for 100 (Continue), which `receive` sends
-    if is_authorized:
-        await authorize()
+    client = client_in(request.scope)
+    parts = _Parts(request.receive, seconds, authorize)
+    if "expect" in request.headers:  # 100 (Continue), which `receive` sends
+        await parts.authorize()
     whole = bytearray()
     while True:
-        until = begun + min(seconds, BODY_SECONDS + len(whole) / BODY_RATE)
         with pending.keep(client, len(whole)):
-            message = None
-            if not is_authorized:
-                message = await _received(request.receive, begun + AUTHORIZE_SECONDS - clock())
-                if message is None:
-                    await authorize()
-                    is_authorized = True
-            if message is None:
-                message = await _received(request.receive, until - clock())
-        if message is None:
-            raise _slow()
+            message = await parts.next(len(whole))
         part: bytes = message.get("body", b"")
         is_whole = not message.get("more_body", False)
         request.scope[RECEIVED] = len(whole) + len(part)
@@ -129,6 +118,42 @@ async def body(
         whole += part
         if is_whole:
             return whole
+
+
+class _Parts:
+    """The parts of a body, as they arrive; arguments as of `body`."""
+
+    def __init__(self, receive: Receive, seconds: float, authorize: Authorize) -> None:
+        self._receive, self._seconds, self._authorize = receive, seconds, authorize
+        self._clock = asyncio.get_running_loop().time
+        self._begun = self._clock()
+        self._is_authorized = False
+
+    async def authorize(self) -> None:
+        """Ask once whether the body is to be waited for."""
+        await self._authorize()
+        self._is_authorized = True
+
+    async def next(self, count: int) -> MutableMapping[str, Any]:
+        """The next part, after `count` bytes; errors as of `body`."""
+        message = None
+        if not self._is_authorized:
+            message = await self._within(AUTHORIZE_SECONDS)
+            if message is None:
+                await self.authorize()
+        if message is None:
+            message = await self._within(min(self._seconds, BODY_SECONDS + count / BODY_RATE))
+        if message is None:
+            text = (
+                "the body did not arrive within the request's time, or came at less than "
+                f"{BODY_RATE} bytes a second"
+            )
+            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE)
+        return message
+
+    async def _within(self, seconds: float) -> MutableMapping[str, Any] | None:
+        """The next part, if it arrives so soon after the head."""
+        return await _received(self._receive, self._begun + seconds - self._clock())
 
 
 async def lines(
@@ -154,11 +179,7 @@ async def lines(
     more = True
     while more:
         with pending.keep(client, len(line)):
-            message = None
-            while message is None and (seconds := idle()) > 0:
-                message = await _received(receive, seconds)
-        if message is None:
-            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, IDLE, TOO_SLOW, CLOSE)
+            message = await _line_part(receive, idle)
         part: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         begin = 0
@@ -219,6 +240,15 @@ class DisconnectWatcher:
         self._call.cancel()
 
 
+async def _line_part(receive: Receive, idle: Callable[[], float]) -> MutableMapping[str, Any]:
+    """The next part of a body of lines; arguments and errors as of `lines`."""
+    while (seconds := idle()) > 0:
+        message = await _received(receive, seconds)
+        if message is not None:
+            return message
+    raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, IDLE, TOO_SLOW, CLOSE)
+
+
 async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any] | None:
     """The next message of a body; None if it does not arrive in time.
 
@@ -233,10 +263,3 @@ async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any
     if message["type"] == "http.disconnect":
         raise ClientGone
     return message
-
-
-def _slow() -> Failure:
-    text = (
-        f"the body did not arrive within the request's time, or came at less than {BODY_RATE} bytes a second"
-    )
-    return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE)

@@ -47,8 +47,8 @@ ADDRESS = re.compile(
     re.IGNORECASE,
 )
 TOO_LARGE, WRONG_TYPE, NOT_ALLOWED, TOO_SLOW, MISDIRECTED, HEAD_TOO_LARGE = 413, 415, 405, 408, 421, 431
-# Of requests that are at fault: not 409, 412 and the like, which a proper client meets as well.
-FAULTS = (400, 404, NOT_ALLOWED, TOO_SLOW, TOO_LARGE, WRONG_TYPE, MISDIRECTED, HEAD_TOO_LARGE)
+# Of requests that are at fault: not 408, 409 and the like, which a proper client meets as well.
+FAULTS = (400, 404, NOT_ALLOWED, TOO_LARGE, WRONG_TYPE, MISDIRECTED, HEAD_TOO_LARGE)
 UNPAID = (
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.PERMISSION_DENIED,

@@ -29,8 +29,8 @@ class GatewayBounds:
     max_body_fields: int = field(
         default=MAX_FIELDS,
         metadata={
-            "help": "objects, fields, and elements of mixed lists in the JSON of a request with items; a quarter "
-            "in one with queries, and a sixteenth in one with a single query"
+            "help": "objects, fields, and elements of mixed lists in the JSON of a request with items; a "
+            "quarter in one with queries, and a sixteenth in one with a single query"
         },
     )
     pending_body_bytes: int = field(

@@ -221,6 +221,8 @@ def _most_connections(options: GatewayOptions) -> int:
     """HTTP connections that may be open, so that a descriptor is left for each."""
     most = options.bounds.http_connections
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return most
     fitting = max(1, descriptors - OTHER_DESCRIPTORS - 2 * options.bounds.connections)
     if fitting < most:
         log.warning(

@@ -193,14 +193,7 @@ async def relay(
     call.add_done_callback(lambda ended: statuses.append(final_status(ended)))
     try:
         async with asyncio.timeout(seconds):
-            first = asyncio.ensure_future(anext(responses, None))
-            try:
-                await asyncio.wait([first], timeout=HEAD_AFTER_SECONDS)
-                if not first.done():
-                    await out.begin()
-                response = await first
-            finally:
-                first.cancel()
+            response = await _first(responses, out)
             while response is not None:
                 await out.write(await write(response))
                 if answered is not None:
@@ -211,3 +204,15 @@ async def relay(
     except TimeoutError:
         late = "the stream was not read to its end within its time"
         raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
+
+
+async def _first(responses: AsyncIterator[Message], out: NdjsonWriter) -> Message | None:
+    """The first response, None if there is none; if it takes long, the head is sent before it."""
+    first = asyncio.ensure_future(anext(responses, None))
+    try:
+        await asyncio.wait([first], timeout=HEAD_AFTER_SECONDS)
+        if not first.done():
+            await out.begin()
+        return await first
+    finally:
+        first.cancel()
