@@ -222,5 +222,5 @@ class OpenConnections:
 
 
 def _longest_idle(client: _OfClient) -> Connection | None:
-    """A connection whose last answer is still being sent comes last."""
-    return min(client.idle, key=lambda each: each.is_sending, default=None)
+    """One whose last answer is still being sent only if there is no other."""
+    return next((each for each in client.idle if not each.is_sending), next(iter(client.idle), None))

@@ -225,7 +225,7 @@ class Gateway:
             async with asyncio.timeout(seconds):
                 return await self._work.run(client_in(request.scope), parse, *given)
         except TimeoutError:
-            late = "other bodies of this client were still being read"
+            late = "the body could not be read within the request's time"
             raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
 
     async def write(self, message: Any, client: str) -> bytes:

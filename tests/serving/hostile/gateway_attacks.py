@@ -90,9 +90,10 @@ def parked_searches(attack: Attack) -> None:
 
 def parked_streams(attack: Attack) -> None:
     """Six streams of searches of 4 MB that wait for a sequence."""
-    line = search(SOON, "k" * ((4 << 20) - 200))
+    history = ["k" * 9000] * 460  # within the bounds on strings and on a message
+    line = json.dumps({"query": {"history": history}, "min_sequence": str(SOON)}).encode()
     whole = stream(*[line] * 8)
-    _send(attack, 6, lambda number: whole)
+    _send(attack, 6, whole, is_stream=True)
 
 
 def idle_http(attack: Attack) -> None:
@@ -107,7 +108,7 @@ def one_byte_chunks(attack: Attack) -> None:
     """Four bodies in chunks of one byte, as fast as they are taken."""
     head = request("/v1/search", b"", JSON, "Transfer-Encoding: chunked")
     whole = head + b"1\r\na\r\n" * (1 << 20)
-    _send(attack, 4, lambda number: whole)
+    _send(attack, 4, whole)
 
 
 def empty_features(attack: Attack) -> None:
@@ -116,13 +117,13 @@ def empty_features(attack: Attack) -> None:
     whole = request(
         "/v1/search", json.dumps({"query": {"features": features}}, separators=(",", ":")).encode()
     )
-    _send(attack, 4, lambda number: whole)
+    _send(attack, 4, whole)
 
 
 def invalid_bodies(attack: Attack) -> None:
     """Bodies of 4 MB that are no JSON, on four connections."""
     whole = request("/v1/search", b'{"query": "' + b"\\n" * ((2 << 20) - 100))
-    _send(attack, 4, lambda number: whole)
+    _send(attack, 4, whole)
 
 
 ALL: tuple[Callable[[Attack], None], ...] = (
@@ -157,8 +158,15 @@ def _hold(attack: Attack, most: int, sent: Callable[[int], bytes]) -> None:
         attack.counts["held at once, most"] = max(attack.counts["held at once, most"], len(held))
 
 
-def _send(attack: Attack, count: int, whole: Callable[[int], bytes]) -> None:
-    """Send a request on each of some connections as fast as it is taken, and the next when it is answered."""
+def _send(attack: Attack, count: int, whole: bytes, is_stream: bool = False) -> None:
+    """Send a request on each of some connections as fast as it is taken, and again when it is answered.
+
+    Args:
+        attack: that sends.
+        count: connections.
+        whole: the request.
+        is_stream: the answer may begin before the request has ended.
+    """
     connections: list[HttpConnection | None] = [None] * count
     sent = [0] * count
     for _ in attack.ticks(0.002):
@@ -166,17 +174,16 @@ def _send(attack: Attack, count: int, whole: Callable[[int], bytes]) -> None:
             connection = connections[n]
             if connection is not None:
                 connection.drain()
-            if connection is None or connection.closed or connection.is_answered:
+            if connection is None or connection.closed or (connection.is_answered and not is_stream):
                 if connection is not None:
                     connection.close()
                 connection, sent[n] = HttpConnection(attack), 0
                 connections[n] = connection
-            data = whole(n)
             if connection.is_blocked:
                 connection.flush()
-            elif sent[n] < len(data):
-                connection.send(data[sent[n] : sent[n] + PART])
+            elif sent[n] < len(whole):
+                connection.send(whole[sent[n] : sent[n] + PART])
                 sent[n] += PART
-                attack.counts["requests"] += sent[n] >= len(data)
-            elif time.monotonic() - connection.opened > LIFETIME:
+                attack.counts["requests"] += sent[n] >= len(whole)
+            if time.monotonic() - connection.opened > LIFETIME:
                 connection.close()
