@@ -210,7 +210,9 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
 def decided(**fields: Any) -> Iterator[tuple[Decided, str]]:
     """A service whose answers a test decides, and its address."""
     servicer = Decided(**fields)
-    server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+    # As many calls of a connection as of the service's own (`serve --calls`).
+    bounds = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 16)]
+    server = grpc.server(ThreadPoolExecutor(16), options=bounds)
     retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
     catalogue_pb2_grpc.add_CatalogueServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
