@@ -19,6 +19,7 @@ from serving.gateway.failures import HEAD_TOO_LARGE, Failure, invalid
 from serving.gateway.fairness import FairQueue, Refusals, cached_client_of
 
 HEAD_SECONDS = 10.0  # for the head of a request
+REST_SECONDS = 10.0  # for the rest of a body that has been answered before it had arrived
 HEAD_BYTES = 16 << 10  # of a request: its target and all its headers
 READ_BYTES = 32 << 10  # that are read from a connection in one go
 PARSED_BYTES = 4 << 10  # that are parsed in one go, so that few requests of a pipeline exist at once
@@ -134,6 +135,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     flow: Flow
     client_host = ""
     _head_timer: asyncio.TimerHandle | None = None
+    _rest_timer: asyncio.TimerHandle | None = None
 
     def __init__(self, shared: Shared, **given: Any) -> None:
         super().__init__(**given)
@@ -182,8 +184,8 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_response_complete(self) -> None:
         """Answer the next request that has arrived already, or wait for it."""
-        if self._is_in_body and not self.pipeline and self._framing.startswith(b"transfer-encoding"):
-            self.transport.close()  # the rest of the body may have no end
+        if self._is_in_body and not self.pipeline and self._rest_timer is None:
+            self._rest_timer = self.loop.call_later(REST_SECONDS, self.transport.close)
         super().on_response_complete()  # a request that was waiting may have begun
         if self.pipeline:
             return
@@ -200,8 +202,9 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._rest = b""
         super().connection_lost(exc)
         self.transport.stop()  # type: ignore[attr-defined]
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        for each in (self._head_timer, self._rest_timer):
+            if each is not None:
+                each.cancel()
 
     def take_turn(self) -> bool:
         """Read on, if the connection is still there."""
@@ -258,6 +261,9 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self._framing and self.parser.should_upgrade():
             return
         self._is_in_body = False
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
         super().on_message_complete()
 
     # The rest is of this class alone.
@@ -341,8 +347,8 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def _refuse(self, failure: Failure) -> None:
         """Answer what is no request, and close; requests before it that are in progress get no answer."""
         self._shared.refusals.charge(self.client_host, self._size)
-        is_its_turn = not self._has_request or (self._is_in_body and not self.cycle.response_started)
-        if is_its_turn and not self.pipeline:
+        is_own = not self.cycle.response_started if self._is_in_body else not self._has_request
+        if is_own and not self.pipeline:
             body = failure.body
             head = [STATUS_LINE[failure.http]]
             for name, value in self.server_state.default_headers:

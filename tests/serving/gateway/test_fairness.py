@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.gateway import exchange, fairness
+from serving.gateway import exchange, fairness, http1
 from serving.gateway.failures import Failure
 from serving.gateway.fairness import FairPlaces, FairQueue, FairShare, Refusals
 from serving.gateway.options import GatewayBounds
@@ -203,7 +203,8 @@ def test_a_body_has_a_deadline_and_a_smallest_rate(monkeypatch: pytest.MonkeyPat
 # Streams and calls that are parked.
 
 
-def test_a_stream_without_lines_makes_no_call_and_ends() -> None:
+def test_a_stream_without_lines_makes_no_call_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "REST_SECONDS", 0.2)
     idle = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
     line = BODY + b"\n"
     chunk = b"%x\r\n%s\r\n" % (len(line), line)

@@ -218,3 +218,15 @@ def test_a_connection_stays_open_for_the_next_request(gateway: RunningGateway) -
         for _ in range(3):
             connection.request("POST", "/v1/search", BODY, JSON)
             assert read(connection).status == 200
+
+
+def test_garbage_after_a_request_does_not_become_a_part_of_its_answer() -> None:
+    with decided() as (service, address), run_gateway(address) as running:
+        service.released.clear()
+        with sent(running, REQUEST + b"no request\r\n\r\n") as connection:
+            assert received(connection) == b""
+        early = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with sent(running, early) as connection:
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 404 ")
+            connection.sendall(b"no chunk\r\n")
+            assert received(connection) == b""
