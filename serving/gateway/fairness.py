@@ -16,7 +16,7 @@ from serving.address import client_of
 from serving.gateway.failures import CLOSE, Failure
 
 REMEMBERED = 4096  # clients whose past a class below keeps, beside those that still have an effect
-REFUSED_SECONDS = 10.0  # of allowed refusals that a client can save up
+SAVED_SECONDS = 10.0  # of an allowance
 REFUSED_BYTES = 64 << 10  # of a refused body that count as one request
 
 Item = TypeVar("Item")
@@ -176,18 +176,40 @@ class FairQueue(Generic[Item]):
             }
 
 
-class Refusals:
-    """Bounds how many requests of a client the gateway refuses itself, which the service's rate limit misses.
+class Allowance:
+    """What each client may spend a second, and has saved up for `SAVED_SECONDS`.
 
     The generic cell rate algorithm, as in `serving.security.rate_limit`.
+
+    Args:
+        per_second: units.
+    """
+
+    def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_second, self._clock = per_second, clock
+        self._paid: dict[str, float] = {}  # when all that a client has spent will be paid for
+
+    def wait(self, client: str) -> float:
+        """Seconds until a client may spend again, at most 0 if it may now."""
+        return self._paid.get(client, 0.0) - self._clock() - SAVED_SECONDS
+
+    def charge(self, client: str, units: float) -> None:
+        """Count what a client has spent."""
+        now = self._clock()
+        self._paid[client] = max(self._paid.get(client, 0.0), now) + units / self.per_second
+        if len(self._paid) > REMEMBERED:
+            self._paid = {name: paid for name, paid in self._paid.items() if paid > now}
+
+
+class Refusals:
+    """Bounds how many requests of a client the gateway refuses itself, which the service's rate limit misses.
 
     Args:
         per_second: refused requests of one client; each `REFUSED_BYTES` of a body count as one more.
     """
 
     def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second, self._clock = per_second, clock
-        self._paid: dict[str, float] = {}  # when all refused requests of a client will be paid for
+        self._allowance = Allowance(per_second, clock)
 
     def check(self, client: str) -> None:
         """Refuse every request of a client with too many refused ones.
@@ -195,11 +217,11 @@ class Refusals:
         Raises:
             Failure: it has had too many.
         """
-        wait = self._paid.get(client, 0.0) - self._clock() - REFUSED_SECONDS
+        wait = self._allowance.wait(client)
         if wait > 0:
             message = (
-                f"too many invalid requests of this client: expected at most {self._per_second} a second, of "
-                f"which each {REFUSED_BYTES >> 10} KiB count as one (--refused-per-second)"
+                f"too many invalid requests of this client: expected at most {self._allowance.per_second} a "
+                f"second, of which each {REFUSED_BYTES >> 10} KiB count as one (--refused-per-second)"
             )
             headers = CLOSE | {"retry-after": str(int(wait) + 1)}
             raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, message, headers=headers)
@@ -211,8 +233,4 @@ class Refusals:
             client: whose request it was.
             size: bytes that have arrived of it.
         """
-        now = self._clock()
-        cost = (1 + size / REFUSED_BYTES) / self._per_second
-        self._paid[client] = max(self._paid.get(client, 0.0), now) + cost
-        if len(self._paid) > REMEMBERED:
-            self._paid = {name: paid for name, paid in self._paid.items() if paid > now}
+        self._allowance.charge(client, 1 + size / REFUSED_BYTES)

@@ -65,6 +65,10 @@ class GatewayBounds:
             "client with more than its share"
         },
     )
+    connections_per_second: int = field(
+        default=50,
+        metadata={"help": "new HTTP connections of one client a second; more are closed at once"},
+    )
     connections: int = field(
         default=8,
         metadata={

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +27,7 @@ from serving.descriptors import raise_descriptor_limit
 from serving.gateway import metrics
 from serving.gateway.app import application
 from serving.gateway.connections import OpenConnections
+from serving.gateway.fairness import Allowance, cached_client_of
 from serving.gateway.gateway import Gateway
 from serving.gateway.heavy_work import SWITCH_SECONDS
 from serving.gateway.http1 import Protocol, Shared
@@ -39,8 +41,9 @@ DRAIN_SECONDS = 0.3  # after the signal, for requests that clients have sent alr
 HANDSHAKE_SECONDS = 10.0  # of TLS
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
 BACKLOG = 2048
-ACCEPTED = 64  # connections that are accepted in one go
+ACCEPTED = 8  # connections that are accepted in one go, so that a pass of the event loop stays short
 OTHER_DESCRIPTORS = 64  # of connections to services, of scrapes, and of the process itself
+CLOSED = 256  # the same that are closed at once
 ACCEPT_LOG_SECONDS = 1.0  # between two lines about connections that cannot be accepted
 
 
@@ -80,6 +83,7 @@ class Server(uvicorn.Server):
         shown = self.gateway.metrics
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(AcceptErrors())
+        bounds = self.gateway.options.bounds
         connections = OpenConnections(_most_connections(self.gateway.options), shown.closed)
         shown.gauges["twinspire_gateway_connections"] = connections.__len__
         make = partial(
@@ -98,6 +102,8 @@ class Server(uvicorn.Server):
             for each in sockets or ()
         ]
         for each in sockets or ():
+            if isinstance(each, Listener):
+                each.allowance, each.closed = Allowance(bounds.connections_per_second), shown.closed
             each.listen(BACKLOG)  # asyncio has set it to the number of connections that it accepts in one go
         self.started = True
         self._ready()
@@ -138,6 +144,37 @@ class Server(uvicorn.Server):
         finally:
             for each in signals:
                 loop.remove_signal_handler(each)
+
+
+class Listener(socket.socket):
+    """Closes connections of a client that opens too many, before they cost more than their end.
+
+    Connections are accepted in the order in which they came, so those of one client would delay all others.
+
+    Attributes:
+        allowance: of each client, connections a second; None for any number.
+        closed: counts connections that the gateway closes, by reason.
+    """
+
+    allowance: Allowance | None = None
+    closed: Counter[str]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """A connection that has arrived, and the address of its client.
+
+        Raises:
+            BlockingIOError: there is none, or many were closed, and others have their turn.
+        """
+        for _ in range(CLOSED):
+            connection, address = super().accept()
+            client = cached_client_of(address[0])
+            if self.allowance is None or self.allowance.wait(client) <= 0:
+                if self.allowance is not None:
+                    self.allowance.charge(client, 1)
+                return connection, address
+            self.closed["full"] += 1
+            connection.close()
+        raise BlockingIOError
 
 
 class AcceptErrors:
@@ -255,7 +292,7 @@ def _listen(options: GatewayOptions) -> socket.socket:
         )
         family, kind, protocol, _, address = found[0]
         # asyncio turns Nagle's algorithm off only for sockets whose protocol is TCP, not 0.
-        listener = socket.socket(family, kind, protocol)
+        listener = Listener(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)

@@ -351,11 +351,21 @@ def test_invalid_requests_cost_their_client(request_: bytes, count: int) -> None
 
 def test_valid_requests_that_find_nothing_cost_nothing(gateway: RunningGateway) -> None:
     missing: dict[str, Any] = {"query": {"item_id": "nobody"}}
-    before = dict(gateway.server.gateway.refusals._paid)
+    before = dict(gateway.server.gateway.refusals._allowance._paid)
     with gateway.connect() as connection:
         for _ in range(20):
             connection.request("POST", "/v1/search", json.dumps(missing), JSON)
             response = connection.getresponse()
             response.read()
             assert response.status == 404
-    assert gateway.server.gateway.refusals._paid == before
+    assert gateway.server.gateway.refusals._allowance._paid == before
+
+
+def test_a_client_that_connects_too_often_delays_nobody() -> None:
+    bounds = GatewayBounds(connections_per_second=2)
+    with decided() as (_, address), run_gateway(address, bounds=bounds) as running:
+        with opened(running, 100, b"") as connections:
+            assert running.ask("/v1/search", SEARCH).status == 200
+            assert len(running.server.server_state.connections) <= 30
+            assert is_ended(connections[-1])
+        assert running.server.gateway.metrics.closed["full"] >= 70
