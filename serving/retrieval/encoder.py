@@ -455,7 +455,7 @@ def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
         with on_huge_pages():
             return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no other base
-        raise BundleDamaged(f"{path}: ONNX Runtime cannot load it: {error}") from None
+        raise BundleDamaged(f"{path}: ONNX Runtime cannot load it: {str(error) or repr(error)}") from None
 
 
 def _check(

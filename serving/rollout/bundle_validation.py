@@ -40,7 +40,7 @@ import psutil
 from protos import bundle, entry_points
 from protos.bundle import TOWERS, Manifest
 from protos.documents import parse_json
-from protos.errors import BundleDamaged, TwinspireError, Unavailable
+from protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
 from protos.features import ITEM_VOCABULARY, CategoryFeature, HistoryFeature, Side, TextFeature, TowerInputs
 from protos.system.signals import signal_name
 from serving.rollout import memory_budget
@@ -62,6 +62,8 @@ STOP_SECONDS = 1.0  # in which such a signal reaches this process too
 BATCH = 32  # examples in one batch
 VALUES = 1000  # strings in a feature that takes several, as `--max-values` allows by default
 WEIGHTS = 3  # times a tower's file that its session takes while it is opened
+LOAD = "that --memory or the machine leaves for a worker"
+ENCODING = "that --encode-memory allows a worker"
 UNAVAILABLE = 75  # exit code (EX_TEMPFAIL): the server of the index does not answer
 MAX_ERROR_LENGTH = 500  # characters of an error that are shown
 ERROR, WARNING = "error: ", "warning: "  # prefixes of lines that the process writes
@@ -216,22 +218,14 @@ def _try(folder: Path, item_tower: bool, ready: Path | None, bounds: TrialBounds
     _encode_longest(folder, bundle.read(folder), item_tower, bounds)
     gc.collect()
     before, begun = _own_memory(), time.perf_counter()
-    with _within(bounds.load, "loading it", "that --memory or the machine leaves for a worker"):
+    with _within(bounds.load, "loading it", LOAD):
         served = LoadedBundle.load(folder, item_tower=item_tower)
     load_s = time.perf_counter() - begun
     gc.collect()
     taken = max(0, _own_memory() - before)
     _check_vectors(folder, served)
-    try:
+    with _within(bounds.encoding, "answering its own examples", ENCODING, MARGIN):
         _ask(served)
-        if item_tower:
-            _encode_item(served, folder)
-    except Unavailable:  # the server of the index, and not the bundle, is at fault
-        raise
-    except TwinspireError as error:
-        raise BundleDamaged(f"{folder.name}: does not answer its own examples: {error}") from None
-    except Exception as error:  # of the towers' runtime or the index, which share no other base
-        raise BundleDamaged(f"{folder.name}: does not answer its own examples: {error!r}") from None
     if ready:
         _write_catalogue(served, ready)
     manifest = served.manifest
@@ -239,23 +233,25 @@ def _try(folder: Path, item_tower: bool, ready: Path | None, bounds: TrialBounds
 
 
 def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, bounds: TrialBounds) -> None:
-    """Encode the largest batch of a worker, with the longest texts and histories that the towers read.
+    """Encode the largest batch of a worker, with the longest values that the towers read, and a blank item.
 
     Raises:
         BundleDamaged: a tower cannot be opened, or does not encode them.
         Unavailable: that takes more memory than `bounds.encoding`.
     """
-    from serving.retrieval.encoder import MAX_QUERIES, Encoder
+    from serving.retrieval.encoder import MAX_QUERIES, Encoder, QueryForm
 
     sides: tuple[Side, ...] = ("query", "item") if item_tower else ("query",)
     for side in sides:
         weights = WEIGHTS * manifest.files[TOWERS[side]].size + MARGIN
         count = MAX_QUERIES if side == "item" else min(MAX_QUERIES, bounds.batch)
         what = f"encoding {count} of the longest {'items' if side == 'item' else 'queries'}"
-        with _within(bounds.encoding, what, "that --encode-memory allows a worker", weights):
+        with _within(bounds.encoding, what, ENCODING, weights):
             encoder = Encoder(folder, manifest, side=side)
             row = _longest(encoder.inputs, manifest)
             encoder.unchecked(encoder.arrays([row] * count))
+            if side == "item":
+                encoder.vectors(encoder.arrays([QueryForm(encoder.inputs.features).blank]))
 
 
 def _longest(inputs: TowerInputs, manifest: Manifest) -> dict[str, Any]:
@@ -284,18 +280,18 @@ def _within(most: int, what: str, which: str, more: int = 0) -> Iterator[None]:
         more: bytes that it may allocate beside those.
 
     Raises:
-        Unavailable: it needs more.
-        BundleDamaged: it raised another error that is not one of ours.
+        Unavailable: it needs more, or a server that it calls does not answer.
+        BundleError: it raised another error.
     """
-    memory_budget.bound_own_data(most + more)
     try:
-        yield
+        with memory_budget.limit_private_memory(most + more):
+            yield
     except Exception as error:  # of the towers' runtime or the index, which share no other base
         failed = OUT_OF_MEMORY.search(repr(error))
         if failed:
             asked = f"; one allocation has {int(size) / MIB:,.0f} MiB" if (size := failed["bytes"]) else ""
             raise Unavailable(f"{what} takes more than the {most / MIB:,.0f} MiB {which}{asked}") from None
-        if isinstance(error, TwinspireError):
+        if isinstance(error, BundleError | Unavailable):
             raise
         raise BundleDamaged(f"{what} failed: {error!r}") from None
 
@@ -337,16 +333,16 @@ def _ask(served: "LoadedBundle") -> None:
             if found.context.basis is Basis.NONE:
                 continue
             if not found.rows or not all(map(math.isfinite, found.scores)):
-                raise BundleDamaged("an answer without items, or with scores that are no numbers")
+                raise BundleDamaged("an example has an answer without items, or scores that are not finite")
             answer = served.packed.response(found, served.version, Timing(0, 0, 0))
             # The ids must be equal: it is the same answer, packed and parsed.
             hits = wire.SearchResponse.FromString(answer).hits
             if [hit.id for hit in hits] != [retriever.catalogue.ids[row] for row in found.rows]:
-                raise BundleDamaged("an answer that holds other items than were found")
+                raise BundleDamaged("the answer to an example holds other items than were found")
     if all_zero:
-        raise BundleDamaged("the query tower gives the zero vector for all of them")
+        raise BundleDamaged("the query tower gives the zero vector for all examples")
     if none_known:
-        raise BundleDamaged("none of them has a known word or item")
+        raise BundleDamaged("no example has a known word or item")
 
 
 def _write_catalogue(served: "LoadedBundle", folder: Path) -> None:
@@ -356,14 +352,6 @@ def _write_catalogue(served: "LoadedBundle", folder: Path) -> None:
         shared_catalogue.write(folder, served.manifest, served.retriever.catalogue, served.packed)
     except OSError as error:  # then every worker builds a catalogue of its own
         sys.stderr.write(f"{WARNING}no catalogue is made ready in {folder}: {error.strerror or error}\n")
-
-
-def _encode_item(served: "LoadedBundle", folder: Path) -> None:
-    from serving.retrieval.encoder import Encoder, QueryForm
-
-    encoder = Encoder(folder, served.manifest, side="item")
-    blank = QueryForm(encoder.inputs.features).blank
-    encoder.vectors(encoder.arrays([blank]))
 
 
 def _own_memory() -> int:

@@ -6,7 +6,7 @@ memory at once; the old bundle is freed later.
 
 import resource
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,16 +64,21 @@ def trial_bounds(
     )
 
 
-def bound_own_data(more: int) -> None:
-    """Let this process allocate at most `more` bytes from now on; an allocation beyond fails.
+@contextmanager
+def limit_private_memory(more: int) -> Iterator[None]:
+    """Let this process allocate at most `more` bytes within the block; an allocation beyond fails.
 
     It has no effect where the system does not count a process's private memory (other systems than Linux).
     """
     used = getattr(psutil.Process().memory_info(), "data", None)
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if used is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = used + more if hard == resource.RLIM_INFINITY else min(hard, used + more)
+        most = min(each for each in (soft, hard, used + more) if each != resource.RLIM_INFINITY)
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def end_first() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import resource
 import subprocess
 import sys
 import threading
@@ -135,7 +136,7 @@ def test_an_item_tower_is_tried_where_it_is_offered(plain: Path, tmp_path: Path)
 def test_examples_beyond_those_of_the_warm_up_are_asked_too(tmp_path: Path) -> None:
     good = [{"text": name} for name in item_names(10)]
     bad = tiny_bundle(tmp_path, examples=(*good, {"colour": "red"}))
-    with pytest.raises(BundleDamaged, match=r"does not answer its own examples.*unknown feature"):
+    with pytest.raises(BundleDamaged, match=r"answering its own examples failed: .*unknown feature"):
         bundle_validation.validate_bundle(bad)
 
 
@@ -283,7 +284,7 @@ def test_vectors_that_are_zero_or_not_of_unit_length_are_refused(
 @pytest.mark.exhaustive
 def test_a_query_tower_that_gives_only_zeros_is_refused(plain: Path, tmp_path: Path) -> None:
     silent = reseal(plain, tmp_path, lambda folder: None, examples=({"text": ""}, {"text": " "}))
-    with pytest.raises(BundleDamaged, match="the query tower gives the zero vector for all of them"):
+    with pytest.raises(BundleDamaged, match="the query tower gives the zero vector for all examples"):
         bundle_validation.validate_bundle(silent)
     half = reseal(plain, tmp_path, lambda folder: None, examples=({"text": ""}, {"text": "xelike"}))
     assert bundle_validation.validate_bundle(half).items == 300
@@ -359,3 +360,12 @@ def test_an_item_tower_that_takes_more_memory_than_its_bound_is_refused(plain: P
 def test_a_bundle_that_takes_more_memory_than_its_bound_to_load_is_refused(plain: Path) -> None:
     with pytest.raises(Unavailable, match=r"loading it takes more than the 1 MiB that --memory"):
         bundle_validation.validate_bundle(plain, bounds=TrialBounds(32, MIB, GIB))
+
+
+def test_the_examples_have_a_bound_of_their_own(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "disable", lambda level: None)
+    monkeypatch.setattr(bundle_validation, "_ask", lambda served: bytearray(GIB))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(Unavailable, match="examples takes more than the 1 MiB that --encode-memory allows"):
+        bundle_validation._try(plain, False, None, TrialBounds(32, GIB, MIB))
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
