@@ -14,7 +14,7 @@ from protos.cli import CommandParser
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import validate_bundle
-from serving.rollout.memory_budget import TrialBounds
+from serving.rollout.memory_budget import ValidationBounds
 from serving.rollout.registry import MlflowRegistry, block_unneeded_imports
 from serving.rollout.registry_process import RegistryProcess
 
@@ -63,7 +63,7 @@ def download_isolated(model: str, folder: Path = BUNDLES) -> Path:
 
 
 def first(
-    model: str, folder: Path = BUNDLES, item_tower: bool = False, bounds: TrialBounds | None = None
+    model: str, folder: Path = BUNDLES, item_tower: bool = False, bounds: ValidationBounds | None = None
 ) -> tuple[Path, str]:
     """Find the bundle with which a service that follows an alias starts.
 

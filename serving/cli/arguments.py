@@ -111,8 +111,8 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         raise UsageError(str(error)) from None
     follow = _follow(arguments)
     if follow:
-        trial = follow.trial_bounds(arguments.workers, bounds.batch)
-        first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower, trial)
+        validation = follow.validation_bounds(arguments.workers, bounds.batch)
+        first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower, validation)
     else:
         first, model_version = folder(arguments), _registered_version(arguments.model)
     # Flags whose names are those of fields of `ServiceConfig`; those that are not given keep its defaults.

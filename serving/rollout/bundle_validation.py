@@ -44,7 +44,7 @@ from protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailabl
 from protos.features import ITEM_VOCABULARY, CategoryFeature, HistoryFeature, Side, TextFeature, TowerInputs
 from protos.system.signals import signal_name
 from serving.rollout import memory_budget
-from serving.rollout.memory_budget import MARGIN, MIB, TrialBounds
+from serving.rollout.memory_budget import MARGIN, MIB, ValidationBounds
 from serving.rollout.registry import Meanwhile, do_nothing
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def validate_bundle(
     stop: threading.Event | None = None,
     ready: Path | None = None,
     meanwhile: Meanwhile = do_nothing,
-    bounds: TrialBounds | None = None,
+    bounds: ValidationBounds | None = None,
 ) -> ValidationResult:
     """Load a bundle in another process and search for its examples.
 
@@ -116,7 +116,7 @@ def validate_bundle(
     command = entry_points.command(entry_points.BUNDLE_VALIDATION, str(folder))
     command += ["--item-tower"] if item_tower else []
     command += ["--ready", str(ready)] if ready else []
-    for name, bound in (bounds or memory_budget.trial_bounds())._asdict().items():
+    for name, bound in (bounds or memory_budget.validation_bounds())._asdict().items():
         command += [f"--{name}", str(bound)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
@@ -193,15 +193,15 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder of the bundle")
     parser.add_argument("--item-tower", action="store_true", help="try the item tower too")
     parser.add_argument("--ready", type=Path, metavar="FOLDER", help="write its shared catalogue there")
-    bounds = memory_budget.trial_bounds()
+    bounds = memory_budget.validation_bounds()
     add = partial(parser.add_argument, type=int)
     add("--batch", default=bounds.batch, help="queries that are encoded together (%(default)s)")
     add("--load", default=bounds.load, help="bytes to load the bundle (%(default)s)")
     add("--encoding", default=bounds.encoding, help="bytes to encode a batch (%(default)s)")
     arguments = parser.parse_args()
     os.nice(NICE)
-    memory_budget.end_first()
-    bounds = TrialBounds(arguments.batch, arguments.load, arguments.encoding)
+    memory_budget.prefer_for_oom_kill()
+    bounds = ValidationBounds(arguments.batch, arguments.load, arguments.encoding)
     try:
         result = _try(arguments.folder, arguments.item_tower, arguments.ready, bounds)
         sys.stdout.write(f"{json.dumps(result._asdict())}\n")
@@ -211,7 +211,7 @@ def main() -> int:
     return 0
 
 
-def _try(folder: Path, item_tower: bool, ready: Path | None, bounds: TrialBounds) -> ValidationResult:
+def _try(folder: Path, item_tower: bool, ready: Path | None, bounds: ValidationBounds) -> ValidationResult:
     from serving.rollout.loaded_bundle import LoadedBundle
 
     logging.disable(logging.CRITICAL)
@@ -232,7 +232,7 @@ def _try(folder: Path, item_tower: bool, ready: Path | None, bounds: TrialBounds
     return ValidationResult(round(load_s, 3), taken, manifest.count, manifest.dimension)
 
 
-def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, bounds: TrialBounds) -> None:
+def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, bounds: ValidationBounds) -> None:
     """Encode the largest batch of a worker, with the longest values that the towers read, and a blank item.
 
     Raises:

@@ -30,7 +30,7 @@ from serving.rollout import memory_budget
 from serving.rollout.alias_tracker import AliasTracker, Deployment
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import ValidationResult, validate_bundle
-from serving.rollout.memory_budget import BATCH, TrialBounds
+from serving.rollout.memory_budget import BATCH, ValidationBounds
 from serving.rollout.registry import Meanwhile, Registry, do_nothing
 from serving.rollout.registry_process import RegistryProcess
 from serving.rollout.release_log import ReleaseLog
@@ -79,9 +79,11 @@ class FollowConfig:
     encode_memory_mib: int = 0
     cache: Path = BUNDLES
 
-    def trial_bounds(self, copies: int, batch: int) -> TrialBounds:
+    def validation_bounds(self, copies: int, batch: int) -> ValidationBounds:
         """The memory that the validation of a bundle may take; arguments as of `memory_budget`."""
-        return memory_budget.trial_bounds(copies, batch, self.memory_mib << 20, self.encode_memory_mib << 20)
+        return memory_budget.validation_bounds(
+            copies, batch, self.memory_mib << 20, self.encode_memory_mib << 20
+        )
 
 
 def follower(
@@ -144,7 +146,7 @@ def validator(
             memory_budget.check_room(
                 memory_budget.estimate(manifest, item_tower), copies, config.memory_mib << 20
             )
-            bounds = config.trial_bounds(copies, batch)
+            bounds = config.validation_bounds(copies, batch)
             result = validate_bundle(folder, item_tower, stop, cache.ready(folder), meanwhile, bounds)
             passed[manifest.bundle_version] = result
         memory_budget.check_room(result.resident_bytes, copies, config.memory_mib << 20)

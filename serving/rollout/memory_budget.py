@@ -31,7 +31,7 @@ KINDS = (
 )
 
 
-class TrialBounds(NamedTuple):
+class ValidationBounds(NamedTuple):
     """The memory that the validation of a bundle may take.
 
     Args:
@@ -45,9 +45,9 @@ class TrialBounds(NamedTuple):
     encoding: int
 
 
-def trial_bounds(
+def validation_bounds(
     copies: int = 1, batch: int = BATCH, memory: int = 0, encoding: int = 0, free: int | None = None
-) -> TrialBounds:
+) -> ValidationBounds:
     """The bounds of one validation.
 
     Args:
@@ -59,7 +59,7 @@ def trial_bounds(
         free: bytes that the machine has left; measured if not given.
     """
     free = available() if free is None else free
-    return TrialBounds(
+    return ValidationBounds(
         batch, (memory or free) // copies, encoding or max(MARGIN, free // ENCODING_SHARE // copies)
     )
 
@@ -81,7 +81,7 @@ def limit_private_memory(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def end_first() -> None:
+def prefer_for_oom_kill() -> None:
     """Let the kernel end this process before all others if the machine runs out of memory."""
     with suppress(OSError):  # not Linux, or not permitted
         OUT_OF_MEMORY_SCORE.write_text("1000")

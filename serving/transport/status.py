@@ -71,8 +71,8 @@ PUSHBACK = "grpc-retry-pushback-ms"
 NO_RETRY = "-1"
 PATIENCE_SECONDS = 0.1  # to wait before a retry if an overloaded server does not say
 TOO_LARGE_FOR_CLIENT = "CLIENT: Received message"
-NO_MESSAGE = "Exception deserializing response"  # of gRPC's client
-IS_ANOTHER = "Is it the address of another service, or of an older version?"
+DESERIALIZE_FAILED = "Exception deserializing response"  # of gRPC's client
+WRONG_ADDRESS_HINT = "Is it the address of another service, or of an older version?"
 TOO_LARGE = "larger than max"  # in gRPC's own text for a message above its bound
 
 # Code points; gRPC drops a status whose text does not fit into 8 KiB of trailers.
@@ -143,15 +143,15 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"{address}: gave no answer before the deadline")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return errors.TwinspireError(f"{address}: does not know this call: {text} {IS_ANOTHER}")
-    if NO_MESSAGE in text:
+        return errors.TwinspireError(f"{address}: does not know this call: {text} {WRONG_ADDRESS_HINT}")
+    if DESERIALIZE_FAILED in text:
         return errors.Unavailable(no_message(address))
     return errors.TwinspireError(f"{address}: {code.name}: {text}")
 
 
 def no_message(address: str) -> str:
     """The text of the error for an answer that the client cannot parse."""
-    return f"{address}: its answer is no message of this service. {IS_ANOTHER}"
+    return f"{address}: the response is not a message of this service. {WRONG_ADDRESS_HINT}"
 
 
 def _no_connection(text: str, address: str) -> errors.ConnectionFailed | None:

@@ -97,7 +97,7 @@ def test_what_is_no_grpc(capsys: Capture, answer: bytes) -> None:
 def test_answers_that_are_no_messages(capsys: Capture, command: list[str]) -> None:
     with answering(GARBAGE) as address:
         error = said(capsys, *command, "--address", address)
-    assert "its answer is no message of this service" in error
+    assert "the response is not a message of this service" in error
 
 
 def test_answers_that_are_no_messages_for_asyncio() -> None:
@@ -105,7 +105,7 @@ def test_answers_that_are_no_messages_for_asyncio() -> None:
         async with AsyncRetrievalClient(address) as client:
             await client.search("a")
 
-    with answering(GARBAGE) as address, pytest.raises(Unavailable, match="is no message of this service"):
+    with answering(GARBAGE) as address, pytest.raises(Unavailable, match="is not a message of this service"):
         asyncio.run(search(address))
 
 

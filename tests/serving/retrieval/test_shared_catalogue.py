@@ -217,7 +217,7 @@ import resource, sys
 from pathlib import Path
 from serving.rollout import bundle_validation, memory_budget
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
-bounds = memory_budget.trial_bounds()
+bounds = memory_budget.validation_bounds()
 print(bundle_validation._try(Path(sys.argv[1]), False, Path(sys.argv[2]), bounds).items)
 """
 
