@@ -216,7 +216,12 @@ class _Service:
             yield ProcessSpec("catalogue", run, self._catalogue_heartbeat.count, PATIENCE_SECONDS)
         if config.follow:
             follow = follower(
-                config.follow, self.shared_state, config.workers, config.item_tower, config.bounds.batch
+                config.follow,
+                self.shared_state,
+                config.workers,
+                config.item_tower,
+                config.bounds.batch,
+                config.limits.max_values,
             )
             yield ProcessSpec("follower", follow)
             if self._channel:

@@ -111,7 +111,7 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         raise UsageError(str(error)) from None
     follow = _follow(arguments)
     if follow:
-        validation = follow.validation_bounds(arguments.workers, bounds.batch)
+        validation = follow.validation_bounds(arguments.workers, bounds.batch, limits.max_values)
         first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower, validation)
     else:
         first, model_version = folder(arguments), _registered_version(arguments.model)

@@ -60,7 +60,6 @@ POLL_SECONDS = 0.05  # between two checks whether the process has ended
 STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the process group
 STOP_SECONDS = 1.0  # in which such a signal reaches this process too
 BATCH = 32  # examples in one batch
-VALUES = 1000  # strings in a feature that takes several, as `--max-values` allows by default
 WEIGHTS = 3  # times a tower's file that its session takes while it is opened
 LOAD = "that --memory or the machine leaves for a worker"
 ENCODING = "that --encode-memory allows a worker"
@@ -196,12 +195,13 @@ def main() -> int:
     bounds = memory_budget.validation_bounds()
     add = partial(parser.add_argument, type=int)
     add("--batch", default=bounds.batch, help="queries that are encoded together (%(default)s)")
+    add("--values", default=bounds.values, help="strings in a feature that takes several (%(default)s)")
     add("--load", default=bounds.load, help="bytes to load the bundle (%(default)s)")
     add("--encoding", default=bounds.encoding, help="bytes to encode a batch (%(default)s)")
     arguments = parser.parse_args()
     os.nice(NICE)
     memory_budget.prefer_for_oom_kill()
-    bounds = ValidationBounds(arguments.batch, arguments.load, arguments.encoding)
+    bounds = ValidationBounds(arguments.batch, arguments.values, arguments.load, arguments.encoding)
     try:
         result = _try(arguments.folder, arguments.item_tower, arguments.ready, bounds)
         sys.stdout.write(f"{json.dumps(result._asdict())}\n")
@@ -248,14 +248,14 @@ def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, bounds: 
         what = f"encoding {count} of the longest {'items' if side == 'item' else 'queries'}"
         with _within(bounds.encoding, what, ENCODING, weights):
             encoder = Encoder(folder, manifest, side=side)
-            row = _longest(encoder.inputs, manifest)
+            row = _longest(encoder.inputs, manifest, bounds.values)
             encoder.unchecked(encoder.arrays([row] * count))
             if side == "item":
                 encoder.vectors(encoder.arrays([QueryForm(encoder.inputs.features).blank]))
 
 
-def _longest(inputs: TowerInputs, manifest: Manifest) -> dict[str, Any]:
-    """Feature name -> the longest value that a tower reads, of items that it knows."""
+def _longest(inputs: TowerInputs, manifest: Manifest, values: int) -> dict[str, Any]:
+    """Feature name -> the longest value that a worker encodes, of items that the tower knows."""
     known = manifest.schema.vocabularies.get(ITEM_VOCABULARY, ())
     row: dict[str, Any] = {}
     for name, spec in inputs.features.items():
@@ -265,7 +265,7 @@ def _longest(inputs: TowerInputs, manifest: Manifest) -> dict[str, Any]:
         elif isinstance(spec, HistoryFeature):
             row[name] = [*islice(cycle(known), spec.longest)]
         elif isinstance(spec, CategoryFeature) and spec.multi:
-            row[name] = ["a"] * VALUES
+            row[name] = ["a"] * values
     return row
 
 

@@ -30,7 +30,7 @@ from serving.rollout import memory_budget
 from serving.rollout.alias_tracker import AliasTracker, Deployment
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import ValidationResult, validate_bundle
-from serving.rollout.memory_budget import BATCH, ValidationBounds
+from serving.rollout.memory_budget import BATCH, VALUES, ValidationBounds
 from serving.rollout.registry import Meanwhile, Registry, do_nothing
 from serving.rollout.registry_process import RegistryProcess
 from serving.rollout.release_log import ReleaseLog
@@ -79,10 +79,10 @@ class FollowConfig:
     encode_memory_mib: int = 0
     cache: Path = BUNDLES
 
-    def validation_bounds(self, copies: int, batch: int) -> ValidationBounds:
+    def validation_bounds(self, copies: int, batch: int, values: int) -> ValidationBounds:
         """The memory that the validation of a bundle may take; arguments as of `memory_budget`."""
         return memory_budget.validation_bounds(
-            copies, batch, self.memory_mib << 20, self.encode_memory_mib << 20
+            copies, batch, values, self.memory_mib << 20, self.encode_memory_mib << 20
         )
 
 
@@ -92,6 +92,7 @@ def follower(
     workers: int,
     item_tower: bool = False,
     batch: int = BATCH,
+    values: int = VALUES,
 ) -> Callable[[WorkerHandle], None]:
     """What the follower's process runs, from start to stop.
 
@@ -102,6 +103,7 @@ def follower(
         workers: number of worker processes.
         item_tower: the item tower is offered.
         batch: queries that a worker answers together.
+        values: strings in a feature that takes several.
     """
 
     def run(handle: WorkerHandle) -> None:
@@ -110,7 +112,7 @@ def follower(
         os.nice(NICE)
         clock = Clock(stop)
         with RegistryProcess(stop) as registry:
-            validate = validator(config, item_tower, stop, batch)
+            validate = validator(config, item_tower, stop, batch, values)
             cache = BundleCache(config.cache, owns=True)
             following = Follower(config, shared_state, cache, registry, validate, clock, workers)
             following.begin()
@@ -123,7 +125,7 @@ def follower(
 
 
 def validator(
-    config: FollowConfig, item_tower: bool, stop: threading.Event, batch: int = BATCH
+    config: FollowConfig, item_tower: bool, stop: threading.Event, batch: int = BATCH, values: int = VALUES
 ) -> ValidateFor:
     """A function that validates a bundle: it must fit into memory and answer its own examples.
 
@@ -146,7 +148,7 @@ def validator(
             memory_budget.check_room(
                 memory_budget.estimate(manifest, item_tower), copies, config.memory_mib << 20
             )
-            bounds = config.validation_bounds(copies, batch)
+            bounds = config.validation_bounds(copies, batch, values)
             result = validate_bundle(folder, item_tower, stop, cache.ready(folder), meanwhile, bounds)
             passed[manifest.bundle_version] = result
         memory_budget.check_room(result.resident_bytes, copies, config.memory_mib << 20)

@@ -21,7 +21,7 @@ FACTORS = {INDEX: 1.0, QUERY_TOWER: 1.5, ITEMS: 4.0}  # approximate bytes in mem
 GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
-BATCH = 32  # queries in a worker's batch by default
+BATCH, VALUES = 32, 1000  # by default: queries in a worker's batch, strings in a feature that takes several
 ENCODING_SHARE = 4  # by default the batches of all workers take at most this part of the free memory
 # For both versions of control groups: folder of the controller; files of the limit and the use; and the
 # statistic of memory that the kernel can reclaim.
@@ -36,23 +36,31 @@ class ValidationBounds(NamedTuple):
 
     Args:
         batch: queries that a worker encodes together.
+        values: strings in a feature that takes several.
         load: bytes to load the bundle in one process.
         encoding: bytes to encode the largest batch in one process.
     """
 
     batch: int
+    values: int
     load: int
     encoding: int
 
 
 def validation_bounds(
-    copies: int = 1, batch: int = BATCH, memory: int = 0, encoding: int = 0, free: int | None = None
+    copies: int = 1,
+    batch: int = BATCH,
+    values: int = VALUES,
+    memory: int = 0,
+    encoding: int = 0,
+    free: int | None = None,
 ) -> ValidationBounds:
     """The bounds of one validation.
 
     Args:
         copies: processes that will load the bundle.
         batch: queries that each of them encodes together.
+        values: strings in a feature that takes several.
         memory: bytes that all processes may take together; 0: what the machine has left.
         encoding: bytes that encoding a batch may take in each process; 0: a quarter of what the machine has
             left, divided by the processes.
@@ -60,7 +68,7 @@ def validation_bounds(
     """
     free = available() if free is None else free
     return ValidationBounds(
-        batch, (memory or free) // copies, encoding or max(MARGIN, free // ENCODING_SHARE // copies)
+        batch, values, (memory or free) // copies, encoding or max(MARGIN, free // ENCODING_SHARE // copies)
     )
 
 

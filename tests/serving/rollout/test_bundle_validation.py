@@ -24,7 +24,9 @@ from protos.vector_databases.milvus import URI
 from serving.retrieval.retriever import Retriever
 from serving.retrieval.shared_catalogue import MappedCatalogue, open_catalogue
 from serving.rollout import bundle_validation, memory_budget
+from serving.rollout.follower import FollowConfig, validator
 from serving.rollout.memory_budget import MIB, ValidationBounds
+from serving.rollout.registry import do_nothing
 from tests.helpers.altered import altered, swell
 from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal
@@ -96,7 +98,7 @@ def test_a_server_of_the_index_that_fails_during_the_examples_is_no_fault_of_the
     with monkeypatch.context() as patched:
         patched.setattr(bundle_validation, "_ask", search)
         with pytest.raises(Unavailable, match=r"^the server of the index"):
-            bundle_validation._try(plain, False, None, ValidationBounds(32, 1 << 40, 1 << 40))
+            bundle_validation._try(plain, False, None, ValidationBounds(32, 1000, 1 << 40, 1 << 40))
     monkeypatch.setattr(Retriever, "search", search)
     with pytest.raises(Unavailable, match=r"^the server of the index"):
         Retriever.load(plain)
@@ -204,8 +206,9 @@ def test_a_trial_that_a_signal_ends_together_with_the_service_is_no_fault_of_the
 
 def test_the_bounds_of_a_validation_follow_from_the_machine() -> None:
     free = 24 * GIB
-    assert memory_budget.validation_bounds(2, free=free) == ValidationBounds(32, 12 * GIB, 3 * GIB)
-    assert memory_budget.validation_bounds(2, 8, 4 * GIB, GIB, free=free) == ValidationBounds(8, 2 * GIB, GIB)
+    assert memory_budget.validation_bounds(2, free=free) == ValidationBounds(32, 1000, 12 * GIB, 3 * GIB)
+    given = memory_budget.validation_bounds(2, 8, 5, 4 * GIB, GIB, free=free)
+    assert given == ValidationBounds(8, 5, 2 * GIB, GIB)
     assert memory_budget.validation_bounds(8, free=GIB).encoding == memory_budget.MARGIN
 
 
@@ -321,7 +324,7 @@ def test_a_tower_with_weights_outside_its_file_is_refused(
 
 def test_a_query_tower_that_takes_more_memory_than_its_bound_is_refused(plain: Path, tmp_path: Path) -> None:
     greedy = altered(plain, tmp_path, lambda folder: swell(folder, 8 * GIB))
-    bounds = ValidationBounds(32, 4 * GIB, GIB)
+    bounds = ValidationBounds(32, 1000, 4 * GIB, GIB)
     with pytest.raises(Unavailable) as caught:
         bundle_validation.validate_bundle(greedy, bounds=bounds)
     assert "takes more than the 1,024 MiB that --encode-memory allows" in str(caught.value)
@@ -346,12 +349,12 @@ def test_a_tower_that_grows_while_it_is_opened_is_refused(plain: Path, tmp_path:
 
     greedy = altered(plain, tmp_path, add_constant)
     with pytest.raises(Unavailable, match=r"more than the 512 MiB that --encode-memory .*has 4,096 MiB"):
-        bundle_validation.validate_bundle(greedy, bounds=ValidationBounds(32, 4 * GIB, GIB // 2))
+        bundle_validation.validate_bundle(greedy, bounds=ValidationBounds(32, 1000, 4 * GIB, GIB // 2))
 
 
 def test_an_item_tower_that_takes_more_memory_than_its_bound_is_refused(plain: Path, tmp_path: Path) -> None:
     greedy = altered(plain, tmp_path, lambda folder: swell(folder, 4 * GIB, bundle.ITEM_TOWER))
-    bounds = ValidationBounds(32, 4 * GIB, GIB // 2)
+    bounds = ValidationBounds(32, 1000, 4 * GIB, GIB // 2)
     assert bundle_validation.validate_bundle(greedy, bounds=bounds).items == 300
     with pytest.raises(Unavailable, match=r"of the longest items takes more than the 512 MiB"):
         bundle_validation.validate_bundle(greedy, item_tower=True, bounds=bounds)
@@ -359,7 +362,7 @@ def test_an_item_tower_that_takes_more_memory_than_its_bound_is_refused(plain: P
 
 def test_a_bundle_that_takes_more_memory_than_its_bound_to_load_is_refused(plain: Path) -> None:
     with pytest.raises(Unavailable, match=r"loading it takes more than the 1 MiB that --memory"):
-        bundle_validation.validate_bundle(plain, bounds=ValidationBounds(32, MIB, GIB))
+        bundle_validation.validate_bundle(plain, bounds=ValidationBounds(32, 1000, MIB, GIB))
 
 
 def test_the_examples_have_a_bound_of_their_own(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,5 +370,12 @@ def test_the_examples_have_a_bound_of_their_own(plain: Path, monkeypatch: pytest
     monkeypatch.setattr(bundle_validation, "_ask", lambda served: bytearray(GIB))
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(Unavailable, match="examples takes more than the 1 MiB that --encode-memory allows"):
-        bundle_validation._try(plain, False, None, ValidationBounds(32, GIB, MIB))
+        bundle_validation._try(plain, False, None, ValidationBounds(32, 1000, GIB, MIB))
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_as_many_strings_are_encoded_as_the_service_takes(full: Path, tmp_path: Path) -> None:
+    follow, stop = FollowConfig("", encode_memory_mib=256, cache=tmp_path), threading.Event()
+    with pytest.raises(Unavailable, match="the longest queries takes more than the 256 MiB"):
+        validator(follow, False, stop, values=100_000)(full, 1, do_nothing)
+    assert validator(follow, False, stop)(full, 1, do_nothing) > 0
