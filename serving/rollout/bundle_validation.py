@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 NICE = 10
 # Timeout: SECONDS + size of the bundle / BYTES_PER_SECOND.
-SECONDS = 300.0
+SECONDS = 120.0
 BYTES_PER_SECOND = 10_000_000
 POLL_SECONDS = 0.05  # between two checks whether the process has ended
 STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the process group
