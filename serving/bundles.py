@@ -92,17 +92,26 @@ def first(
             validate_bundle(found, item_tower, ready=cache.ready(found), bounds=bounds)
         return found, registered.version
     except Exception as error:  # of any kind: a damaged bundle may raise anything
-        foreseen = isinstance(error, TwinspireError)
-        text = str(error) if foreseen else f"{model}: {type(error).__name__}: {error}"
-        try:
-            found, version = last_served(cache, model)
-        except TwinspireError:
-            if foreseen:
-                raise error from None
-            raise Unavailable(text) from error
-        cause = None if foreseen else error
-        log.warning("%s; starting with version %s, which was served last", text, version, exc_info=cause)
-        return found, version
+        return _served_last(cache, model, error)
+
+
+def _served_last(cache: BundleCache, model: str, error: Exception) -> tuple[Path, str]:
+    """As `first`, after an error.
+
+    Raises:
+        BundleError, MissingStage, Unavailable: the error, if no bundle was served before.
+    """
+    foreseen = isinstance(error, TwinspireError)
+    text = str(error) if foreseen else f"{model}: {type(error).__name__}: {error}"
+    try:
+        found, version = last_served(cache, model)
+    except TwinspireError:
+        if foreseen:
+            raise error from None
+        raise Unavailable(text) from error
+    cause = None if foreseen else error
+    log.warning("%s; starting with version %s, which was served last", text, version, exc_info=cause)
+    return found, version
 
 
 def main() -> None:

@@ -112,11 +112,7 @@ def validate_bundle(
     """
     size = sum(each.size for each in bundle.read_manifest(folder).files.values())
     seconds = SECONDS + size / BYTES_PER_SECOND
-    command = entry_points.command(entry_points.BUNDLE_VALIDATION, str(folder))
-    command += ["--item-tower"] if item_tower else []
-    command += ["--ready", str(ready)] if ready else []
-    for name, bound in (bounds or memory_budget.validation_bounds())._asdict().items():
-        command += [f"--{name}", str(bound)]
+    command = _command(folder, item_tower, ready, bounds or memory_budget.validation_bounds())
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
@@ -130,18 +126,25 @@ def validate_bundle(
             code = None  # the same signal stops the service: the bundle has not failed
         output.seek(0)
         errors.seek(0)
-        text = errors.read().decode(errors="replace").strip()
-        if code is None and stop is not None and stop.is_set():
-            raise Unavailable(f"{folder.name}: the validation was stopped")
-        if code == 0:
-            for warning in _marked(text, WARNING):
-                log.warning("%s: %s", folder.name, warning)
-            try:
-                return ValidationResult(**parse_json(output.read()))
-            except (ValueError, TypeError):
-                raise BundleDamaged(f"{folder.name}: the validation printed no result") from None
+        result, text = output.read(), errors.read().decode(errors="replace").strip()
+    if code is None and stop is not None and stop.is_set():
+        raise Unavailable(f"{folder.name}: the validation was stopped")
+    if code == 0:
+        for warning in _marked(text, WARNING):
+            log.warning("%s: %s", folder.name, warning)
+        try:
+            return ValidationResult(**parse_json(result))
+        except (ValueError, TypeError):
+            raise BundleDamaged(f"{folder.name}: the validation printed no result") from None
     reason = f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}"
     raise Unavailable(reason) if code == UNAVAILABLE else BundleDamaged(reason)
+
+
+def _command(folder: Path, item_tower: bool, ready: Path | None, bounds: ValidationBounds) -> list[str]:
+    command = entry_points.command(entry_points.BUNDLE_VALIDATION, str(folder))
+    command += ["--item-tower"] if item_tower else []
+    command += ["--ready", str(ready)] if ready else []
+    return command + [f"--{name}={bound}" for name, bound in bounds._asdict().items()]
 
 
 def _await(
