@@ -62,10 +62,11 @@ def host(text: str) -> str:
 
 
 def output_file(text: str) -> Path:
-    """The path of a file that may be written, in a folder that exists."""
+    """The path of a file that may be written; folders above it may be missing."""
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
+    above = next((each for each in path.parents if each.exists()), path)
+    if path.is_dir() or not above.is_dir():
+        raise ArgumentTypeError(f"expected a file in a folder, got {text!r}")
     return path
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from serving.__main__ import main
 from serving.cli import arguments
+from serving.flag_types import output_file
 from serving.observability.sinks import RequestSink, SinkOptions
 
 
@@ -46,8 +47,8 @@ def test_each_field_of_a_sink_is_a_flag(plain: Path, monkeypatch: pytest.MonkeyP
         (["serve", "--host", "\udcff"], "--host: expected a name or an address"),
         (["doctor", "--host", "\udcff"], "--host: expected a name or an address"),
         (["gateway", "--host", "\udcff"], "--host: expected a name or an address"),
-        (["serve", "--port-file", "{folder}"], "--port-file: expected a file in a folder that exists"),
-        (["gateway", "--port-file", "{folder}/none/port"], "--port-file: expected a file in a folder that"),
+        (["serve", "--port-file", "{folder}"], "--port-file: expected a file in a folder, got"),
+        (["gateway", "--port-file", "{folder}/file/none/port"], "--port-file: expected a file in a folder,"),
         (["gateway", "--address", ""], "address: expected host:port"),
         (["gateway", "--compare-address", ""], "address: expected host:port"),
         (["status", "--address", "\udcff:1"], "address: expected host:port"),
@@ -57,7 +58,12 @@ def test_each_field_of_a_sink_is_a_flag(plain: Path, monkeypatch: pytest.MonkeyP
 def test_an_argument_that_cannot_be_used_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
 ) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as caught:
         main([each.format(folder=tmp_path) for each in arguments])
     assert caught.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_file_in_a_folder_that_is_missing_is_accepted(tmp_path: Path) -> None:
+    assert output_file(f"{tmp_path}/none/none/port") == tmp_path / "none/none/port"
