@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -59,8 +58,8 @@ def connect(folder: Path = MLRUNS) -> str:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout belongs to results
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{folder / 'mlflow.db'}"
-    for each in (uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri):
-        _check(each)
+    refuse_unusable_uri("MLFLOW_TRACKING_URI", uri)
+    refuse_unusable_uri("MLFLOW_REGISTRY_URI", os.environ.get("MLFLOW_REGISTRY_URI") or uri)
     database = _database(uri)
     if database is not None:
         _create_store(database)
@@ -68,8 +67,12 @@ def connect(folder: Path = MLRUNS) -> str:
     return uri
 
 
-def _check(uri: str) -> None:
+def refuse_unusable_uri(variable: str, uri: str) -> None:
     """Refuse a URI of which MLflow would raise errors of other libraries; nothing connects.
+
+    Args:
+        variable: that sets it, for the error.
+        uri: of a store or a registry.
 
     Raises:
         Unavailable: it is no URI, or the driver of its database is missing or for asyncio.
@@ -79,8 +82,9 @@ def _check(uri: str) -> None:
         if kind in DATABASE_ENGINES and sqlalchemy.create_engine(uri).dialect.is_async:
             raise ValueError(f"expected a URI that begins with {kind}://, as this driver is for asyncio")
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, TypeError) as error:
-        shown = re.sub(r"://[^/]*@", "://", uri)  # without a password
-        raise Unavailable(f"MLFLOW_TRACKING_URI: {shown}: cannot be used: {error}") from None
+        account = uri.rpartition("@")[0].partition("://")[2] + "@"  # with a password
+        shown, reason = (text.replace(account, "") for text in (uri, str(error)))
+        raise Unavailable(f"{variable}: {shown}: cannot be used: {reason}") from None
 
 
 def _database(uri: str) -> Path | None:
