@@ -36,7 +36,8 @@ MIN_GRAPH_ITEMS = 2048  # live items from which on a graph is built
 # The graph grows when at least STEP rows, and 1/SHARE of its own rows, are not in it yet.
 STEP, SHARE = 512, 8
 COPIES = 16  # equal vectors that a graph holds
-CELLS = 4096.0  # to a unit of a coordinate; vectors in one cell are equal; a cell is wide against rounding
+# Vectors in one cell are equal; a cell is 2**-10 to 2**-11 of the largest coordinate, wide against rounding.
+CELL_BITS = 11
 M, EF_CONSTRUCTION = 12, 100
 NARROWEST = 32  # ef of a search in a small graph
 NICE = 10
@@ -62,8 +63,10 @@ class CopyCounter:
         Args:
             vector: of the row, float32 (D,) as bytes. Call this once for each row, in their order.
         """
-        cell = np.rint(np.frombuffer(vector, np.float32) * CELLS) + 0.0  # -0 is 0
-        digest = blake2b(cell.tobytes(), digest_size=16).digest()
+        values = np.frombuffer(vector, np.float32)
+        exponent = np.frexp(np.abs(values).max())[1]
+        cell = np.rint(np.ldexp(values, CELL_BITS - exponent)) + 0.0  # -0 is 0
+        digest = blake2b(cell.tobytes() + exponent.tobytes(), digest_size=16).digest()
         self._seen[digest] += 1
         return self._seen[digest] <= COPIES
 

@@ -152,9 +152,11 @@ def test_many_equal_items_have_no_graph(world: LiveWorld) -> None:
     assert settled(world).overlay.graph is None
 
 
-def test_vectors_that_differ_by_rounding_are_copies_and_others_are_not() -> None:
+@pytest.mark.parametrize("length", [1.0, 1e-5, 1e5])
+def test_vectors_that_differ_by_rounding_are_copies_and_others_are_not(length: float) -> None:
     vectors = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors *= length / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = np.concatenate([vectors, 2 * vectors])
     copies = graphs.CopyCounter()
     assert all(copies.count_and_admit(vector.tobytes()) for vector in vectors)
     rounded = vectors[0] * factors(1000, 64)
