@@ -2,15 +2,26 @@
 
 from pathlib import Path
 
-from protos.bundle import Precisions
+import onnx
+from onnxruntime.quantization import quantize_dynamic
+
+from protos.bundle import QUERY_TOWER, Precisions
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.serving.following import reseal
+from tests.helpers.tiny import item_names
 
 
-def test_a_bundle_whose_towers_are_of_variants_that_are_no_longer_made_is_served(tmp_path: Path) -> None:
+def test_a_bundle_whose_towers_are_of_variants_that_are_no_longer_made_is_served(
+    plain: Path, tmp_path: Path
+) -> None:
+    def quantise(folder: Path) -> None:
+        tower = folder / QUERY_TOWER
+        quantize_dynamic(tower, tower, op_types_to_quantize=["Gather"])
+        assert "DequantizeLinear" in {node.op_type for node in onnx.load(tower).graph.node}
+
     earlier = Precisions(query="int8_dynamic", item="int8_static")
-    retriever = Retriever.load(tiny_bundle(tmp_path, precision=earlier))
+    retriever = Retriever.load(reseal(plain, tmp_path, quantise, precision=earlier))
     assert retriever.manifest.precision == earlier
     (answer,) = retriever.search([Query(item_names(300)[7])], k=1)
     assert answer.hits[0].id == "item-007"
