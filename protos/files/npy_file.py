@@ -1,7 +1,7 @@
 """Maps arrays from `.npy` files whose header is checked first.
 
-NumPy's own reader computes with whatever a header says. A negative shape raises errors of other kinds than a
-damaged file, and a type of no bytes divides by zero, which ends the process.
+NumPy's own reader computes with whatever a header says. A negative length raises errors of several kinds. If
+the type has no bytes, too, mapping the file ends the process by SIGFPE (NumPy 2.4).
 """
 
 import math
