@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             kill_every=parsed.kill_every,
             flags=shlex.split(parsed.flags),
             behind_haproxy=parsed.haproxy,
+            one_core=parsed.one_core,
         )
         try:
             figures = run(plan)
@@ -67,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--bundle", type=Path, help="serve this one instead; its queries must be texts")
     add("--flags", default="", help="further flags of `python -m serving serve`")
     add("--haproxy", action="store_true", help="put serving/deploy/haproxy.cfg in front of the service")
+    add(
+        "--one-core",
+        action="store_true",
+        help="service and attackers on one core, good clients on the others",
+    )
     add("--json", type=Path, help="write the figures here as one JSON document")
     return parser
 

@@ -1,10 +1,11 @@
 """The well-behaved clients: calls at a steady rate, with a deadline of two seconds and the usual retries."""
 
 import math
+import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +73,20 @@ class Answered:
             "errors": dict(self.errors),
             "error_texts": self.texts,
         }
+
+
+def on_cores(others: bool, client: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """The figures of a client in a process of its own.
+
+    Args:
+        others: whether the process leaves the core on which it was started, and takes all others.
+        client: one of those below.
+        arguments: of the client.
+    """
+    if others:
+        started = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, set(range(os.cpu_count() or 1)) - started)
+    return client(*arguments)
 
 
 def one_connection(address: str, rate: float, seconds: float) -> dict[str, Any]:

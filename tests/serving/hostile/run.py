@@ -9,8 +9,8 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from protos.errors import Unavailable
+from protos.errors import InvalidInput, Unavailable
 from serving.client import RetrievalClient
 from tests.helpers.serving import haproxy
 from tests.serving.hostile import attacks, gateway_attacks, good, idle
@@ -66,6 +66,8 @@ class Plan:
         workers: of the service.
         flags: further flags of the service.
         behind_haproxy: whether everything reaches the service through HAProxy.
+        one_core: whether the service, the gateway and the attackers share one core; the good clients have the
+            others, as clients have machines of their own.
     """
 
     bundle: Path
@@ -79,6 +81,7 @@ class Plan:
     workers: int = 2
     flags: Sequence[str] = ()
     behind_haproxy: bool = False
+    one_core: bool = False
 
     def attackers(self) -> list[Callable[[Attack], None]]:
         """The attackers to start."""
@@ -104,8 +107,30 @@ def run(plan: Plan) -> dict[str, Any]:
     """Attack, and give the figures.
 
     Raises:
+        InvalidInput: the machine has one core alone, and none for the good clients.
         Unavailable: the service or HAProxy did not start.
     """
+    with _first_core(plan.one_core):
+        return _serve_and_attack(plan)
+
+
+@contextmanager
+def _first_core(one_core: bool) -> Iterator[None]:
+    """Let this process, and those that it starts, run on one core, if that is wanted."""
+    cores = os.sched_getaffinity(0)
+    if one_core:
+        if len(cores) < 2:
+            raise InvalidInput(
+                "one_core", "expected a second core, for the good clients; this machine has one"
+            )
+        os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def _serve_and_attack(plan: Plan) -> dict[str, Any]:
     flags = [*(BEHIND_HAPROXY if plan.behind_haproxy else ()), *plan.flags]
     with serving(plan.bundle, plan.workers, flags) as service:
         front = haproxy.running(service.address) if plan.behind_haproxy else nullcontext(service.address)
@@ -138,6 +163,7 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
         "seconds": plan.seconds,
         "rest_seconds": plan.rest,
         "behind_haproxy": plan.behind_haproxy,
+        "one_core": plan.one_core,
         "resident_mib": {"before": before >> 20, "peak": peak >> 20, "after": after >> 20},
         "descriptors_before": descriptors,
         "one_connection": one,
@@ -164,9 +190,15 @@ def _good_calls(
     plan: Plan, service: Service, address: str, seconds: float, meanwhile: Callable[[], None]
 ) -> tuple[dict[str, Any], ...]:
     """The figures of the good clients."""
-    one = _Child(SPAWN, good.one_connection, address, plan.rate, seconds)
-    new = _Child(SPAWN, good.new_connections, address, plan.new_rate, seconds)
-    http = _Child(SPAWN, good.over_http, service.http_address, plan.http_rate, seconds)
+    clients = (
+        (good.one_connection, address, plan.rate),
+        (good.new_connections, address, plan.new_rate),
+        (good.over_http, service.http_address, plan.http_rate),
+    )
+    one, new, http = (
+        _Child(SPAWN, good.on_cores, plan.one_core, client, where, rate, seconds)
+        for client, where, rate in clients
+    )
     meanwhile()
     return one.result(seconds), new.result(seconds), http.result(seconds)
 
