@@ -68,7 +68,7 @@ class Clusters:
 
     @classmethod
     def by(cls, groups: Rows | None, count: int, unit: str, single: str = "queries") -> "Clusters":
-        """Values of some groups. Where these are not known, or there is one alone, each value is a cluster.
+        """Values of some groups. Where these are not known, each value is a cluster.
 
         Args:
             groups: (Q,), any numbers.
@@ -78,10 +78,7 @@ class Clusters:
         """
         if groups is None:
             return cls.single(count, single)
-        distinct, of = np.unique(groups, return_inverse=True)
-        if len(distinct) == 1 < count:
-            return cls.single(count, f"{single} of one group")
-        return cls(of.astype(np.int64), unit)
+        return cls(np.unique(groups, return_inverse=True)[1].astype(np.int64), unit)
 
     def __len__(self) -> int:
         return int(self.of.max(initial=-1)) + 1
@@ -185,6 +182,8 @@ def within_standard_error(curve: Mapping[float, Floats], clusters: Clusters) -> 
 
 
 def _standard_error(values: Floats, clusters: Clusters) -> float:
-    """Of the mean, as a ratio of two sums over clusters (Cochran 1977, equation 6.13)."""
+    """Of the mean, as a ratio of two sums over clusters (Cochran 1977, equation 6.13); infinite for one."""
+    if len(clusters) == 1:
+        return math.inf
     residuals = np.bincount(clusters.of, values) - values.mean() * clusters.sizes
     return float((residuals**2).sum() ** 0.5 / len(values))

@@ -93,7 +93,11 @@ def test_one_cluster_says_nothing_and_two_say_little() -> None:
     found = interval(values, Clusters(np.array([0, 0, 1]), "modules"))
     assert (found.low, found.high) == (0.0, 1.0)
     one_module = Clusters.by(np.array([7, 7, 7]), 3, "modules")
-    assert str(one_module) == "3 queries of one group"  # which are all that can be drawn
+    assert str(one_module) == "1 modules"
+    found = interval(values, one_module)
+    assert (found.low, found.high) == (0.0, 1.0)
+    curve = {0.3: values, 0.5: values - 0.2}
+    assert within_standard_error(curve, one_module) == [0.3, 0.5]
 
 
 def test_some_of_the_queries_keep_their_clusters() -> None:

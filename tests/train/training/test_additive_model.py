@@ -213,9 +213,10 @@ def test_of_weights_that_are_as_good_the_one_nearest_to_the_default_is_taken() -
     assert choose_weight(curve(0.0, 10.0), Clusters.single(1000)) == 0.0
     # The default weight is within a standard error of the best, but its loss is higher than that of weight 0.
     assert choose_weight(curve(0.0, 0.0001), users) == 0.0
-    nine = Clusters(users.of % 9, "users")  # users, who say too little
-    assert choose_weight(curve(0.2, 10.0), nine) == 0.0  # at the default weight the loss is higher than alone
-    assert choose_weight(curve(0.4, 10.0), nine) == DEFAULT_WEIGHT
+    for few in (1, 9):  # users, who say too little
+        some = Clusters.by(users.of % few, 1000, "users")
+        assert choose_weight(curve(0.2, 10.0), some) == 0.0  # at the default the loss is higher than at 0
+        assert choose_weight(curve(0.4, 10.0), some) == DEFAULT_WEIGHT
 
 
 def test_a_run_says_what_was_chosen() -> None:
