@@ -44,6 +44,10 @@ class Interval:
     low: float
     high: float
 
+    def named(self, name: str) -> dict[str, float]:
+        """`<name>`, `<name>_low` and `<name>_high`."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+
     def text(self, drawn: object) -> str:
         """A difference, its interval, and what was drawn for it, such as `Clusters`."""
         return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f}, 95 % interval, {drawn} drawn)"
@@ -96,7 +100,7 @@ class Clusters:
         return np.bincount(self.of).astype(np.float64)
 
     @cached_property
-    def stretch(self) -> float:
+    def small_sample_factor(self) -> float:
         """By which the ends of percentiles are moved away from the mean; about 1 for many clusters."""
         from scipy.stats import t  # its import takes a third of a second
 
@@ -115,20 +119,20 @@ class Clusters:
         for at in range(0, draws, block):
             yield generator.integers(0, count, (min(block, draws - at), count))
 
-    def ends(self, drawn: Floats, centre: float) -> tuple[float, float]:
-        """The ends of the interval of a figure.
+    def interval(self, figure: float, drawn: Floats, lowest: float, highest: float) -> Interval:
+        """A figure of all values with its interval, which is the whole range if there is one cluster alone.
 
         Args:
+            figure: of all values.
             drawn: the figure by each draw.
-            centre: the figure of all values.
-
-        Returns:
-            The ends; minus and plus infinity if there is one cluster alone.
+            lowest, highest: the range of the figure.
         """
         if len(self) == 1:
-            return -math.inf, math.inf
+            return Interval(figure, lowest, highest)
         low, high = (float(end) for end in np.quantile(drawn, (0.025, 0.975)))
-        return centre + self.stretch * min(0.0, low - centre), centre + self.stretch * max(0.0, high - centre)
+        low = figure + self.small_sample_factor * min(0.0, low - figure)
+        high = figure + self.small_sample_factor * max(0.0, high - figure)
+        return Interval(figure, max(low, lowest), min(high, highest))
 
 
 def clusters_of(data: TrainingData, part: str) -> Clusters:
@@ -165,8 +169,7 @@ def interval(values: Values, clusters: Clusters, other: Values | None = None, se
     values = values.astype(np.float64) - (0.0 if other is None else other.astype(np.float64))
     sums, sizes, mean = np.bincount(clusters.of, values), clusters.sizes, float(values.mean())
     means = [sums[rows].sum(axis=1) / sizes[rows].sum(axis=1) for rows in clusters.draws(seed=seed)]
-    low, high = clusters.ends(np.concatenate(means), mean)
-    return Interval(mean, max(low, 0.0 if other is None else -1.0), min(high, 1.0))
+    return clusters.interval(mean, np.concatenate(means), 0.0 if other is None else -1.0, 1.0)
 
 
 def within_standard_error(curve: Mapping[float, Floats], clusters: Clusters) -> list[float]:

@@ -4,8 +4,10 @@ Intervals draw clusters, such as users, whose pairs depend on each other (`inter
 drawn together, so that differences between two models have intervals, too.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 BINS = 10  # of about equal size, of the calibration error
 SMALLEST = float(np.finfo(np.float64).eps)  # probability, as in scikit-learn's log loss
+HIGHEST = {"auc": 1.0, "log_loss": -math.log(SMALLEST)}
 DRAWS = 1000
 
 
@@ -105,31 +108,30 @@ def compare(
         `<name>_ece`; without a prefix for the model. `<name>_auc_gain` and `<name>_log_loss_gain` say by how
         much the model is better than the other one: its AUC is larger, its log loss is smaller.
     """
-    found: dict[str, float] = {}
     ordered = predicted if scores is None else {**predicted, "": scores}
-    areas = {name: Auc(labels, each) for name, each in ordered.items()}
+    measures: dict[tuple[str, str], Callable[[Floats], float]] = {
+        (name, "auc"): Auc(labels, each) for name, each in ordered.items()
+    }
     losses = {name: pair_losses(labels, each) for name, each in predicted.items()}
-    figures = {(name, "auc"): area() for name, area in areas.items()}
-    figures |= {(name, "log_loss"): float(each.mean()) for name, each in losses.items()}
-    found |= {f"{name}_ece".lstrip("_"): calibration_error(labels, predicted[name]) for name in losses}
+    measures |= {(name, "log_loss"): partial(_weighted_mean, each) for name, each in losses.items()}
+    figures = {key: measure(np.ones(len(labels))) for key, measure in measures.items()}
     # One draw at a time: all of them at once would be `draws` numbers for each pair.
-    rows = [
-        [
-            areas[name](each) if metric == "auc" else each @ losses[name] / each.sum()
-            for name, metric in figures
-        ]
-        for each in _resampled(labels, clusters, draws, seed)
-    ]
-    columns = np.array(rows, np.float64).reshape(len(rows), len(figures)).T
-    drawn = dict(zip(figures, columns, strict=True))
+    resampled = _resampled(labels, clusters, draws, seed)
+    rows = [[measure(weights) for measure in measures.values()] for weights in resampled]
+    drawn = dict(zip(figures, np.array(rows, np.float64).reshape(-1, len(figures)).T, strict=True))
+    found = {f"{name}_ece".lstrip("_"): calibration_error(labels, predicted[name]) for name in losses}
     for (name, metric), value in figures.items():
-        key = f"{name}_{metric}".lstrip("_")
-        found |= _with_ends(key, value, drawn[name, metric], clusters)
+        key, highest = f"{name}_{metric}".lstrip("_"), HIGHEST[metric]
+        found |= _named(key, value, drawn[name, metric], clusters, 0.0, highest)
         if name and ("", metric) in figures:
             sign = as_higher_is_better(metric, 1.0)
             gain, of_draws = figures["", metric] - value, drawn["", metric] - drawn[name, metric]
-            found |= _with_ends(f"{key}_gain", sign * gain, sign * of_draws, clusters)
+            found |= _named(f"{key}_gain", sign * gain, sign * of_draws, clusters, -highest, highest)
     return found
+
+
+def _weighted_mean(values: Floats, weights: Floats) -> float:
+    return float(weights @ values / weights.sum())
 
 
 def _resampled(labels: Labels, clusters: Clusters, draws: int, seed: int) -> Iterator[Floats]:
@@ -140,8 +142,7 @@ def _resampled(labels: Labels, clusters: Clusters, draws: int, seed: int) -> Ite
             yield drawn
 
 
-def _with_ends(name: str, value: float, drawn: Floats, clusters: Clusters) -> dict[str, float]:
-    if not len(drawn):
-        return {name: value}
-    low, high = clusters.ends(drawn, value)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+def _named(
+    name: str, value: float, drawn: Floats, clusters: Clusters, lowest: float, highest: float
+) -> dict[str, float]:
+    return clusters.interval(value, drawn, lowest, highest).named(name) if len(drawn) else {name: value}

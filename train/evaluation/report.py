@@ -8,7 +8,7 @@ import scipy.special
 
 from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
-from train.evaluation.intervals import Clusters, Interval, clusters_of, interval, pair_clusters_of
+from train.evaluation.intervals import Clusters, clusters_of, interval, pair_clusters_of
 from train.evaluation.label_means import item_means
 from train.evaluation.labelled_metrics import DRAWS, compare
 from train.evaluation.metrics import catalogue_metrics, mean, per_query
@@ -81,7 +81,7 @@ def evaluate_judged(
         by_query = per_query(ranker(judged.query), judged.relevant, judged.gains)
         prefix = f"{JUDGED}{name}_" if name else JUDGED
         for metric in JUDGED_METRICS:
-            found |= _with_ends(prefix + metric, interval(by_query[metric], clusters))
+            found |= interval(by_query[metric], clusters).named(prefix + metric)
         if name:
             differences = _differences(own, by_query, clusters, JUDGED_METRICS)
             found |= {prefix + metric: value for metric, value in differences.items()}
@@ -96,16 +96,12 @@ def judged_clusters_of(data: TrainingData) -> Clusters:
     return Clusters(np.unique(data.judged.query, return_inverse=True)[1].astype(np.int64), "judged queries")
 
 
-def _with_ends(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
 def _ranking_metrics(
     data: TrainingData, ranked: Rows, by_query: Mapping[str, Floats], clusters: Clusters
 ) -> dict[str, float]:
     found = mean(by_query)
     for name in WITH_INTERVAL:
-        found |= _with_ends(name, interval(by_query[name], clusters))
+        found |= interval(by_query[name], clusters).named(name)
     if data.histories is not None:
         found |= catalogue_metrics(ranked, data.counts())
     return found
@@ -117,7 +113,7 @@ def _differences(
     """Metrics of the model less those of a baseline on the same queries, with their intervals."""
     found: dict[str, float] = {}
     for metric in metrics:
-        found |= _with_ends(DIFFERENCE + metric, interval(own[metric], clusters, other[metric]))
+        found |= interval(own[metric], clusters, other[metric]).named(DIFFERENCE + metric)
     return found
 
 
@@ -166,7 +162,7 @@ def evaluate_cold_items(data: TrainingData, rank: Ranker) -> dict[str, float]:
         metrics = per_query(ranker(np.asarray(queries)), relevant)
         found |= {f"cold_{name}{metric}": float(metrics[metric].mean()) for metric in COLD_METRICS}
         if not name:
-            found |= _with_ends("cold_hr_at_50", interval(metrics["hr_at_50"], clusters))
+            found |= interval(metrics["hr_at_50"], clusters).named("cold_hr_at_50")
     return found
 
 

@@ -54,6 +54,19 @@ def test_intervals_over_users_are_wider_where_pairs_of_a_user_agree() -> None:
     assert widths[0] > 2 * widths[1]
 
 
+def test_ends_are_within_the_range_of_the_figure() -> None:
+    labels, logits = drawn(8)
+    few, one = alone(labels), Clusters(np.zeros(8, np.int64), "users")
+    found = compare(labels, {"": sigmoid(9 * labels), "flat": sigmoid(logits)}, few, draws=300)
+    assert found["flat_auc_low"] >= 0 <= found["flat_log_loss_low"]
+    assert found["flat_auc_high"] <= 1 >= found["flat_auc_gain_high"]
+    nothing = compare(labels, {"": sigmoid(logits), "flat": np.full(8, 0.3)}, one, draws=300)
+    assert [nothing[f"auc_{end}"] for end in ("low", "high")] == [0, 1]
+    assert [nothing[f"flat_auc_gain_{end}"] for end in ("low", "high")] == [-1, 1]
+    assert nothing["log_loss_high"] == pytest.approx(36.04, abs=0.01)
+    assert nothing["flat_log_loss_gain_low"] == -nothing["log_loss_high"]
+
+
 def test_scores_that_are_no_probabilities_have_an_area_alone() -> None:
     labels, logits = drawn(300)
     found = compare(labels, {"flat": np.full(300, 0.3)}, alone(labels), logits, draws=50)
