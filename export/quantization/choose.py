@@ -98,16 +98,9 @@ def choose_tower(
     """
     side, setting, batch = exported.side, getattr(config, exported.side), DECISIVE_BATCH[exported.side]
     made = _make(exported, config, folder, console)
+    threads, iterations = export.threads, export.iterations
     measured = measure(
-        side,
-        exported.inputs,
-        made.files,
-        sample,
-        batch,
-        export.threads,
-        export.iterations,
-        config.seed,
-        console,
+        side, exported.inputs, made.files, sample, batch, threads, iterations, config.seed, console
     )
     candidates = [_candidate(name, each) for name, each in measured.items()]
     if setting == "auto":

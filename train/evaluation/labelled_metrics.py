@@ -108,18 +108,13 @@ def compare(
         `<name>_ece`; without a prefix for the model. `<name>_auc_gain` and `<name>_log_loss_gain` say by how
         much the model is better than the other one: its AUC is larger, its log loss is smaller.
     """
-    ordered = predicted if scores is None else {**predicted, "": scores}
-    measures: dict[tuple[str, str], Callable[[Floats], float]] = {
-        (name, "auc"): Auc(labels, each) for name, each in ordered.items()
-    }
-    losses = {name: pair_losses(labels, each) for name, each in predicted.items()}
-    measures |= {(name, "log_loss"): partial(_weighted_mean, each) for name, each in losses.items()}
+    measures = _measures(labels, predicted, scores)
     figures = {key: measure(np.ones(len(labels))) for key, measure in measures.items()}
     # One draw at a time: all of them at once would be `draws` numbers for each pair.
     resampled = _resampled(labels, clusters, draws, seed)
     rows = [[measure(weights) for measure in measures.values()] for weights in resampled]
     drawn = dict(zip(figures, np.array(rows, np.float64).reshape(-1, len(figures)).T, strict=True))
-    found = {f"{name}_ece".lstrip("_"): calibration_error(labels, predicted[name]) for name in losses}
+    found = {f"{name}_ece".lstrip("_"): calibration_error(labels, each) for name, each in predicted.items()}
     for (name, metric), value in figures.items():
         key, highest = f"{name}_{metric}".lstrip("_"), HIGHEST[metric]
         found |= _named(key, value, drawn[name, metric], clusters, 0.0, highest)
@@ -128,6 +123,19 @@ def compare(
             gain, of_draws = figures["", metric] - value, drawn["", metric] - drawn[name, metric]
             found |= _named(f"{key}_gain", sign * gain, sign * of_draws, clusters, -highest, highest)
     return found
+
+
+def _measures(
+    labels: Labels, predicted: Mapping[str, Floats], scores: Floats | None
+) -> dict[tuple[str, str], Callable[[Floats], float]]:
+    """(model, metric) -> the metric for weights (P,) of the pairs."""
+    ordered = predicted if scores is None else {**predicted, "": scores}
+    areas = {(name, "auc"): Auc(labels, each) for name, each in ordered.items()}
+    losses = {
+        (name, "log_loss"): partial(_weighted_mean, pair_losses(labels, each))
+        for name, each in predicted.items()
+    }
+    return {**areas, **losses}
 
 
 def _weighted_mean(values: Floats, weights: Floats) -> float:
