@@ -26,6 +26,7 @@ from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.intervals import Interval, clusters_of
 from train.evaluation.label_baselines import LABEL_BASELINES
+from train.evaluation.label_means import item_means
 from train.evaluation.metrics import CUTOFFS, as_higher_is_better, mean, metric_label, per_query
 from train.evaluation.ranking import Fitting
 from train.evaluation.report import (
@@ -144,7 +145,7 @@ def evaluate(
     metrics |= evaluate_ranking(data, "test", _as_known(own), others)
     metrics |= {f"{EXACT}_{k}": v for k, v in mean(per_query(exact, relevant)).items()}
     metrics |= evaluate_cold_items(data, served)
-    means = experiment.baselines.measures("itemmean")
+    means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
     metrics |= evaluate_labels(data, "test", products, score, means)
     metrics |= {"queries": len(queries), DRAWN: str(clusters_of(data, "test"))}
     return metrics | {"verdict": verdict(metrics, experiment.training.selection)}

@@ -62,16 +62,18 @@ class LabelBaseline:
 
 
 def label_baselines(experiment: Experiment, data: TrainingData) -> dict[str, FittedLabels]:
-    """Name -> predictions of each baseline that `[baselines] run` does not leave out."""
-    chosen = [each for each in LABEL_BASELINES if experiment.baselines.measures(each.name)]
-    return {each.name: each.fit(experiment, data) for each in chosen}
-
-
-def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
-    """Name -> what it needs, of each baseline that does not apply to these towers and data.
+    """Name -> predictions of each baseline that applies to the towers, and that `[baselines] run` allows.
 
     Item means stand beside every model of labelled pairs, the others beside a predicted probability.
     """
+    found = [each for each in LABEL_BASELINES if experiment.baselines.measures(each.name)]
+    if not experiment.tower.predicts_probability:
+        found = [each for each in found if each.name == "itemmean"]
+    return {each.name: each.fit(experiment, data) for each in found}
+
+
+def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
+    """Name -> what it needs, of each baseline that does not apply to these towers and data."""
     names = [each.name for each in LABEL_BASELINES]
     if not data.parts["test"].has_both_labels:
         return dict.fromkeys(names, "positive and negative pairs in the test part")

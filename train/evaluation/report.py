@@ -9,7 +9,7 @@ import scipy.special
 from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.intervals import Clusters, clusters_of, interval, pair_clusters_of
-from train.evaluation.label_means import item_means
+from train.evaluation.label_means import FittedLabels
 from train.evaluation.labelled_metrics import DRAWS, compare
 from train.evaluation.metrics import catalogue_metrics, mean, per_query
 from train.evaluation.ranking import Ranker, rank_by_scores
@@ -171,7 +171,7 @@ def evaluate_labels(
     part: str,
     inner_products: Callable[[Pairs], Vectors],
     score: Score,
-    beside: bool = True,
+    others: Mapping[str, FittedLabels] | None = None,
     draws: int = DRAWS,
 ) -> dict[str, float]:
     """How well positive and negative pairs are told apart, where the data has labels.
@@ -179,20 +179,19 @@ def evaluate_labels(
     Args:
         inner_products: (P,), of some pairs by the model.
         score: how an inner product becomes a score; only a sigmoid is a probability.
-        beside: also measure item means.
+        others: the baselines' predictions; the names of their metrics start with the baseline's name.
         draws: as of `compare`.
 
     Returns:
-        As of `compare`: `auc`, `log_loss` and `ece` of a sigmoid, and the same of item means
-        (`itemmean_`): each item's share of positives in training, smoothed towards the overall share.
-        Empty if the labels are all alike.
+        As of `compare`: `auc`, `log_loss` and `ece` of a sigmoid, and the same of the others. The AUC is by
+        inner products, which tell apart what rounds to the same probability. Empty if the labels are all
+        alike.
     """
     pairs = data.parts[part]
     if not pairs.has_both_labels:
         return {}
     products = inner_products(pairs).astype(np.float64)
     predicted = {"": scipy.special.expit(products + score.bias)} if score.kind == "sigmoid" else {}
-    if beside:
-        predicted["itemmean"] = item_means(data).predict(pairs)
+    predicted |= {name: each.predict(pairs) for name, each in (others or {}).items()}
     found = compare(pairs.is_positive, predicted, pair_clusters_of(data, part), products, draws)
     return {"labelled_pairs": float(len(pairs)), **found}

@@ -8,7 +8,6 @@ import scipy.special
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.evaluation.calibration import calibrate
-from train.evaluation.intervals import pair_clusters_of
 from train.evaluation.label_baselines import label_baselines
 from train.evaluation.label_means import FittedLabels
 from train.evaluation.labelled_metrics import (
@@ -16,10 +15,10 @@ from train.evaluation.labelled_metrics import (
     Bin,
     Floats,
     calibration_error,
-    compare,
     pair_losses,
     reliability,
 )
+from train.evaluation.report import evaluate_labels
 from train.models.heads import LogisticHead
 from train.training.trainer import Trainer
 
@@ -55,15 +54,16 @@ class LabelledPairs:
         return {"kind": found.kind, "scale": found.scale, "shift": found.shift}
 
     def metrics(self, experiment: Experiment) -> dict[str, float]:
-        """Metrics of towers that predict probabilities, and of the baselines, on the test part."""
-        trainer = self._trainer
+        """Metrics of the towers, and of the baselines that apply to them, on the test part."""
+        trainer, score = self._trainer, self._trainer.towers[0].head.score()
         pairs = trainer.data.parts["test"]
-        if trainer.towers[0].head.score().kind != "sigmoid" or not pairs.has_both_labels:
+        if not pairs.has_both_labels:
             return {}
-        labels, own = pairs.is_positive, self._probabilities("test")
-        others = {name: each.predict(pairs) for name, each in self._baselines(experiment).items()}
-        found = compare(labels, {"": own, **others}, pair_clusters_of(trainer.data, "test"))
-        self.reliability["two-tower"] = reliability(labels, own)
+        others = self._baselines(experiment)
+        found = evaluate_labels(trainer.data, "test", trainer.inner_products, score, others)
+        labels = pairs.is_positive
+        if score.kind == "sigmoid":
+            self.reliability["two-tower"] = reliability(labels, self._probabilities("test"))
         if self._uncalibrated is not None:
             found["uncalibrated_ece"] = calibration_error(labels, self._uncalibrated)
             found["uncalibrated_log_loss"] = float(pair_losses(labels, self._uncalibrated).mean())

@@ -37,7 +37,6 @@ from train.evaluation.report import (
     JUDGED,
     evaluate_cold_items,
     evaluate_judged,
-    evaluate_labels,
     evaluate_ranking,
 )
 from train.evaluation.warnings import run_warnings, worse_than_baselines
@@ -310,7 +309,7 @@ def _finish(
     mixed, recent, rankers = validated.mixed, validated.recent, validated.rankers
     if experiment.training.refit:
         model, trainer = refit(folder, experiment, trainer, console, ranks, to_resume)
-        changed, data = True, trainer.data
+        changed, data, labelled = True, trainer.data, LabelledPairs(trainer)
         fitting = Fitting(experiment, data, choices=validated.choices)
         with console.status("a linear model and recent popularity beside the new towers"):
             mix_as(trainer, fitting, mixed)
@@ -477,10 +476,7 @@ def _test_metrics(
     """The metrics of the towers and of the baselines on the test part, by exact search."""
     data = trainer.data
     found = evaluate_ranking(data, "test", trainer.rank, rankers)
-    found |= evaluate_cold_items(data, trainer.rank)
-    score = trainer.towers[0].head.score()
-    beside = experiment.baselines.measures("itemmean")
-    return found | evaluate_labels(data, "test", trainer.inner_products, score, beside)
+    return found | evaluate_cold_items(data, trainer.rank)
 
 
 def _baselines_on_validation(

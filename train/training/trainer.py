@@ -404,7 +404,7 @@ class Trainer:
         queries, relevant = self.data.parts[part].by_query()
         found = mean(per_query(self.rank(queries), relevant))
         score = self.towers[0].head.score()
-        return found | evaluate_labels(self.data, part, self.inner_products, score, beside=False, draws=0)
+        return found | evaluate_labels(self.data, part, self.inner_products, score, draws=0)
 
     def rank(self, queries: Rows) -> Rows:
         """The best items of some queries, (Q, K) item rows, -1 where fewer than K are left."""

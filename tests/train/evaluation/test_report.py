@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from protos.bundle import Score
 from tests.helpers.people import data_of_people
 from train.data.training_data import Judged, Pairs, TrainingData
-from train.evaluation.label_means import SMOOTHINGS
+from train.evaluation.label_means import SMOOTHINGS, item_means
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import (
     JUDGED_METRICS,
@@ -192,7 +192,9 @@ def products(pairs: Pairs) -> npt.NDArray[np.float32]:
 
 
 def test_labels_by_hand() -> None:
-    found = evaluate_labels(labelled(), "test", products, Score("sigmoid", bias=0.4))
+    found = evaluate_labels(
+        labelled(), "test", products, Score("sigmoid", bias=0.4), {"itemmean": item_means(labelled())}
+    )
     truth = [1, 0, 1, 0]
     given = np.arange(4) * 0.7 - 1.1
     probability = 1 / (1 + np.exp(-(given + 0.4)))

@@ -2,18 +2,45 @@
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
+from sklearn.metrics import roc_auc_score
 
+from protos.bundle import Score
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
+from tests.helpers.people import data_of_people
 from tests.helpers.stdlib import experiment_at, tracking_at
+from train.config import BaselinesConfig, read_experiment
+from train.data.training_data import Pairs
 from train.evaluation.calibration import Calibration
 from train.models.heads import LogisticHead
+from train.paths import CONFIGS
 from train.training import labelled_pairs
 from train.training import run as training
+from train.training.labelled_pairs import LabelledPairs
 from train.training.trained_model import load_model
+
+
+def test_the_area_of_a_run_is_that_of_its_logits() -> None:
+    data = data_of_people([[0, 1, 2, 3], [1, 0, 3, 2]], 8)
+    labels, logits = np.array([1.0, 0, 1, 0], np.float32), np.array([60, 50, 45, 40], np.float32)
+    ones, rows = np.ones(4, np.float32), np.arange(4)
+    pairs = Pairs(rows % 2, rows, ones, labels)
+    data = replace(data, parts=dict.fromkeys(("train", "validation", "test"), pairs))
+    tower = SimpleNamespace(head=SimpleNamespace(score=lambda: Score("sigmoid", bias=0.5)))
+    trainer: Any = SimpleNamespace(data=data, towers=[tower], inner_products=lambda pairs: logits)
+    experiment = replace(
+        read_experiment(CONFIGS / "movielens-clicks.toml"), baselines=BaselinesConfig(run=("itemmean",))
+    )
+    found = LabelledPairs(trainer).metrics(experiment)  # of these logits all probabilities are 1
+    assert found["auc"] == roc_auc_score(labels, logits) == 0.75
+    assert {"labelled_pairs", "log_loss", "ece", "itemmean_auc_gain_low"} <= {*found}
 
 
 def test_a_run_that_is_resumed_after_its_calibration_is_calibrated_once(
