@@ -77,10 +77,10 @@ def show_quality(metrics: dict[str, Any], console: Console) -> None:
     names = {"": "served", "exact_": "exact", **measured, **baseline_columns(metrics)}
     console.print(metric_table(f"test, {int(metrics['queries']):,} queries", metrics, names))
     show_cold_start(metrics, console)
-    console.print(metrics["verdict"], highlight=False)
+    console.print(metrics["verdict"], highlight=False, soft_wrap=True)
     show_judged(metrics, {"": "served", "exact_": "exact"}, console)
     if "judged_verdict" in metrics:
-        console.print(f"judged: {metrics['judged_verdict']}", highlight=False)
+        console.print(f"judged: {metrics['judged_verdict']}", highlight=False, soft_wrap=True)
     if "runs" in metrics:
         console.print(
             f"TREC run files and qrels: {metrics['runs']}", highlight=False, markup=False, soft_wrap=True

@@ -92,7 +92,8 @@ def shown(show: Any, result: dict[str, Any]) -> str:
 
 def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) -> None:
     metrics = metrics_of(papers.run)
-    result = {"run_id": "1", "reused": False, "metrics": metrics, "baselines": {}, "warnings": []}
+    result = {"run_id": "1", "reused": False, "drawn": "", "metrics": metrics}
+    result |= {"baselines": {}, "warnings": []}
     text = shown(show_fit, result)
     lines = text.splitlines()
     start = next(n for n, line in enumerate(lines) if f"judged, {QUESTIONS + 1} queries" in line)
