@@ -259,7 +259,8 @@ def features_of(
                     f"{columns.path}: column {column!r} is read by two features as "
                     f"{read[column].dtype} and as {values.dtype}"
                 )
-            read[column] = values
+            if column not in read or isinstance(spec, TextFeature):  # whose absent value is ""
+                read[column] = values
     return read
 
 

@@ -237,9 +237,9 @@ def _fingerprint(experiment: Experiment, judged: JudgedConfig | None, identity: 
 
 def _with_training_values(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame]:
     """The tables with items whose values come from training pairs alone, where events give them any."""
-    if tables.items_of_rows is None:
+    if tables.items_from_events is None:
         return tables, pairs
-    found, changed = tables.items_of_rows(pairs.filter(pl.col("part") == "train")[LOG_ROW])
+    found, changed = tables.items_from_events(pairs.filter(pl.col("part") == "train")[LOG_ROW])
     items = tables.items.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
     changed = {**tables.changed, **changed}
     return dataclasses.replace(tables, items=items, changed=changed), pairs.drop(LOG_ROW)

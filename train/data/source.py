@@ -50,7 +50,7 @@ RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
 SPANS = ("begin", "end", "negative_begin", "negative_end")
 """Columns of events that the split writes: the ranges of their history and of their negative history."""
 LOG_ROW = "log_row"
-"""Column of events whose items are built from them: the event's number, by which `items_of_rows` knows it."""
+"""Column of events whose items are built from them: the event's number, which `items_from_events` takes."""
 RESERVED_OF_EVENTS = (*RESERVED, "label", "position", "session", "user_start", LOG_ROW, *SPANS)
 """The same where pairs are events of users."""
 
@@ -80,9 +80,9 @@ class Tables:
         unit: what a group of pairs is, in the plural; of events it is a user.
         share_of_repeats: of events, as `share_of_repeats` counts them before any is left out; None if it is
             not known.
-        items_of_rows: where values of items are built from events: `LOG_ROW` of the training events -> items
-            (unique `item_id`, at least those of `items`) with values from these events alone, and reason ->
-            number of changes; None if `items` does not depend on events.
+        items_from_events: where values of items are built from events: `LOG_ROW` of the training events ->
+            items (unique `item_id`, at least those of `items`) with values from these events alone, and
+            reason -> number of changes; None if `items` does not depend on events.
     """
 
     items: pl.DataFrame
@@ -96,7 +96,7 @@ class Tables:
     repeats: str = "first"
     share_of_repeats: float | None = None
     unit: str = "groups"
-    items_of_rows: Callable[[pl.Series], tuple[pl.DataFrame, dict[str, int]]] | None = None
+    items_from_events: Callable[[pl.Series], tuple[pl.DataFrame, dict[str, int]]] | None = None
 
     @property
     def reserved(self) -> tuple[str, ...]:

@@ -57,6 +57,10 @@ kind = "id"
 kind = "KIND"
 column = "stars"
 
+[item.words]
+kind = "text"
+column = "verdict"
+
 [item.verdict]
 kind = "category"
 column = "verdict"
@@ -132,7 +136,7 @@ def test_values_of_items_are_those_of_their_training_events(tmp_path: Path) -> N
     for row, _, mean in means.iter_rows():
         assert dataset.items["stars"][row] == pytest.approx(mean)
     of_new = dataset.items.row(by_predicate=pl.col("item_id") == "new", named=True)
-    assert (of_new["stars"], of_new["verdict"], of_new["title"]) == (None, None, "new title")
+    assert (of_new["stars"], of_new["verdict"], of_new["title"]) == (None, "", "new title")
     changed = dataset.report["changed"]
     assert changed["item without 'stars' in training events, which has none"] == 1
     assert changed["item without 'title' in training events, which has that of its other events"] == 1

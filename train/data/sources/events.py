@@ -7,8 +7,8 @@
     items = "items.csv"       # item_id,title; without it, items are built from the events
 
 Where items are built from the events, their values come from the training part alone, so no event of
-validation or test is in a feature; `EventsSource.items_of_rows` says what an item gets that has no training
-event. Give such items a table, `items`, if more is known about them.
+validation or test is in a category or number; `EventsSource.items_from_events` says what an item gets that
+has no training event. Give such items a table, `items`, if more is known about them.
 
 Events are positive unless `label` says otherwise. A user's earlier positive events are the history with
 which the next one is predicted. An invalid value (an unknown item, a rating that is no number, a time before
@@ -233,25 +233,24 @@ class EventsSource:
             order=order,
             repeats=repeats,
             share_of_repeats=share,
-            items_of_rows=partial(self.items_of_rows, logs) if data.item_columns else None,
+            items_from_events=partial(self.items_from_events, logs) if data.item_columns else None,
         )
 
-    def items_of_rows(self, logs: list[Columns], rows: pl.Series) -> tuple[pl.DataFrame, dict[str, int]]:
+    def items_from_events(self, logs: list[Columns], rows: pl.Series) -> tuple[pl.DataFrame, dict[str, int]]:
         """The items with values from some events alone, those of training; and reason -> number of changes.
 
         Each item has one value in training and in the catalogue, so it cannot be that of the moment of each
         event. An item without a value in these events has none if a category or number reads the column,
-        because that of a tested event would reveal it. A column that is only text, shown or filtered by is
-        taken to be known of the item, and has the value of its other events.
+        because that of a tested event would reveal it; a text of that column is empty, too. A column that is
+        only text, shown or filtered by is taken to be known of the item, and has the value of its other
+        events: without it, items kept out of training would have no content to be found by.
 
         Args:
             logs: all events.
             rows: `LOG_ROW` of the events to use.
         """
         data, item = self.data, self.context.item
-        texts = {name: spec for name, spec in item.items() if isinstance(spec, TextFeature)}
-        others = {name: spec for name, spec in item.items() if name not in texts}
-        hidden = {*column_names(others)} - {*column_names(texts)}
+        hidden = column_names({k: spec for k, spec in item.items() if not isinstance(spec, TextFeature)})
         built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
         every = pl.concat([each.frame for each in built]).unique("item_id", keep="first", maintain_order=True)
         kept = [log.keep(log.frame[LOG_ROW].is_in(rows.implode())) for log in logs]
