@@ -92,7 +92,7 @@ class NegativeSampler:
         return items, log_q.astype(np.float32)
 
 
-def mixed_log_q(share: Floats, drawn: npt.ArrayLike, uniform: int, catalogue: int) -> npt.NDArray[np.float32]:
+def mixed_log_q(share: Floats, drawn: int | Rows, uniform: int, catalogue: int) -> npt.NDArray[np.float32]:
     """Log probability that an item of no pair of the query's own window is among the query's candidates.
 
     Candidates are the distinct items of a batch of pairs and of `uniform` uniform draws from the catalogue
@@ -114,15 +114,15 @@ def mixed_log_q(share: Floats, drawn: npt.ArrayLike, uniform: int, catalogue: in
 
     Args:
         share: (M,), the probability that a pair of a batch has an item, of some items.
-        drawn: pairs of the batch outside of the query's window, at least 0: a number, or (G, 1) of G queries.
+        drawn: pairs of the batch outside of the query's window, at least 1: a number, or (G, 1) of G queries.
         uniform: draws from the catalogue, with replacement; 0 for none.
         catalogue: N, the number of items that the uniform draws are from.
 
     Returns:
         float32 (M,) or (G, M); -inf where an item cannot be a candidate.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):  # an item of share 0 gets log 0
-        missed = np.where(drawn, drawn * np.log1p(-share), 0.0)  # 0 draws miss an item of share 1, too
+    with np.errstate(divide="ignore"):  # an item of share 0 gets log 0
+        missed = drawn * np.log1p(-share)
         if uniform:
             missed = missed + uniform * np.log1p(-1 / catalogue)
         log_q: npt.NDArray[np.float32] = np.log(-np.expm1(missed)).astype(np.float32)
