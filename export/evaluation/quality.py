@@ -250,7 +250,7 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
     if lead.low > 0:
         return f"better than {LABELS[best]} at {label}: {model:.3f} against {baseline:.3f}, {figures}"
     if lead.high < 0:
-        return f"{LABELS[best]} is better at {label}: {baseline:.3f} against {model:.3f}, {figures}"
+        return f"better baseline: {LABELS[best]}, {label} {baseline:.3f} against {model:.3f}, {figures}"
     return f"no difference beyond chance to {LABELS[best]} at {label}: {model:.3f}, {baseline:.3f}, {figures}"
 
 
@@ -273,7 +273,7 @@ def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
     if not is_better:
         return ""
     figures = f"{baseline:.4f} against {model:.4f} as served, {figures}"
-    return f"{LABELS[best]} is better on the test split: {metric_label(metric)} {figures}"
+    return f"better baseline on the test split: {LABELS[best]}, {metric_label(metric)} {figures}"
 
 
 def _lead(metrics: Mapping[str, Any], baseline: str, metric: str) -> Interval | None:

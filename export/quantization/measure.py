@@ -162,7 +162,7 @@ def measure(
         batch: records of a timed call.
         threads: of ONNX Runtime for latency; 0 takes all cores. Vectors are encoded on all cores.
         iterations: timed calls of each variant.
-        seed: of the bootstraps.
+        seed: of the draws.
 
     Returns:
         name -> figures: `size_bytes`, `size_share`, `nodes`, those of `differences` and `losses`, and

@@ -38,7 +38,6 @@ from train.evaluation.ranking import selection_metric
 from train.evaluation.report import WITH_INTERVAL
 
 REFUSED_COLOUR = "#b3362d"
-UNKNOWN = "single queries (the bundles do not say which depend on each other)"
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Evaluated:
         """Of the queries."""
         sides = (self.challenger, self.champion)
         known = (each.clusters for each in sides if each is not None and each.clusters is not None)
-        return next(known, Clusters.single(len(self.challenger.queries), UNKNOWN))
+        return next(known, Clusters.single(len(self.challenger.queries), quality.SINGLE))
 
 
 def metric_of(experiment: Experiment) -> str:
@@ -210,6 +209,7 @@ def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
     difference = differences[metric]
     text = f"{shown} against {means['champion'][metric]:.4f}: {difference.text(clusters)}"
     text += f" over {measured['queries']:,} queries"
+    text += "; the bundles hold no clusters" if clusters.unit == quality.SINGLE else ""
     text += f"; both evaluated again, because {found.evaluated_again}" if found.evaluated_again else ""
     text += f"; {found.left_out}" if found.left_out else ""
     measured["differences"] = {name: asdict(each) for name, each in differences.items()}

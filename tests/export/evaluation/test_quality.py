@@ -104,11 +104,12 @@ def test_the_verdict_names_the_better_one_where_the_interval_leaves_out_0(
     )
     lead = "-0.1000 (-0.1500 to -0.0500, 95 % interval, 214 modules drawn)"
     assert verdict(worse, metric) == (
-        f"item means is better at {label}: 0.600 against {1.2 - ahead:.3f}, {lead}"
+        f"better baseline: item means, {label} 0.600 against {1.2 - ahead:.3f}, {lead}"
     )
     assert better_baseline(better, metric) == ""
     assert better_baseline(worse, metric) == (
-        f"item means is better on the test split: {label} 0.6000 against {1.2 - ahead:.4f} as served, {lead}"
+        f"better baseline on the test split: item means, {label} 0.6000 against {1.2 - ahead:.4f} as served, "
+        f"{lead}"
     )
 
 

@@ -238,12 +238,14 @@ def test_a_challenger_that_became_champion_waits_no_longer(promote: Any, experim
 
 
 def test_a_warning_is_on_record_and_on_the_page(promote: Any) -> None:
-    warned = dataclasses.replace(HELD, warning="BM25 is better on the test split: nDCG@10 0.6 against 0.5")
+    warned = dataclasses.replace(
+        HELD, warning="better baseline on the test split: BM25, nDCG@10 0.6 against 0.5"
+    )
     done = promote(1, Decide((warned,)))
     assert done.record.action == "promote"
     assert [gate["warning"] for gate in history(NAME)["records"][-1]["gates"]] == [warned.warning]
     report = mlflow.artifacts.load_text(f"runs:/{done.run_id}/release/decision.html")
-    assert "<strong>Warning.</strong> BM25 is better on the test split" in report
+    assert "<strong>Warning.</strong> better baseline on the test split: BM25" in report
 
 
 def test_a_rollback_goes_back_one_champion_at_a_time(promote: Any) -> None:
