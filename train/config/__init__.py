@@ -107,7 +107,7 @@ class Experiment:
         for side in SIDES:
             object.__setattr__(self, side, self.tower.with_inputs(side, getattr(self, side)))
         _check_features(self.query, self.item)
-        _check_answers(self)
+        _refuse_target_columns(self)
         _check_time(self.query, self.tower)
         self.tower.check_features(self.query, self.item)
         _check_negative_history(self.query, self.split)
@@ -185,15 +185,15 @@ def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec])
         raise ValueError("item: expected at most one id")
 
 
-def _check_answers(experiment: Experiment) -> None:
+def _refuse_target_columns(experiment: Experiment) -> None:
     """Refuse a feature that reads what is predicted: the label, or of a query the item."""
     for side in SIDES:
-        answers = experiment.data.answers(side)
+        targets = experiment.data.target_columns(side)
         for name, spec in getattr(experiment, side).items():
             read = getattr(spec, "column", "")  # a history and a time have none
-            if read in answers:
+            if read in targets:
                 raise ValueError(
-                    f'{side}.{name}: reads column "{read}", which {answers[read]} names: that is what the '
+                    f'{side}.{name}: reads column "{read}", which {targets[read]} names: that is what the '
                     "towers predict, and nobody knows it when a query is asked; leave the feature out"
                 )
 

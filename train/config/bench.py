@@ -22,7 +22,7 @@ class BenchConfig:
         loads: fresh processes that load the bundle; the benchmark reports their median.
         build_items: largest number of items over which the index is built, next to plain hnswlib.
         build_rounds: builds of each.
-        seed: of the samples and of the bootstraps.
+        seed: of the samples and of the draws.
         budgets: name of a time or ratio in the JSON document -> its bound: a lower one for speed-ups
             (`torch_over_`, `exported_over_`), an upper one for all others, such as
             `query_tower_b1_p99_us = 200.0`.

@@ -35,7 +35,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         at_least(0, self, "max_items")
 
-    def answers(self, side: Side) -> Mapping[str, str]:
+    def target_columns(self, side: Side) -> Mapping[str, str]:
         """Columns of a side's table that hold what is predicted -> the key that names each.
 
         They are not known when a query is asked, so no feature of the side may read them.

@@ -12,7 +12,7 @@ class GatesConfig:
 
     Args:
         threads: of the query tower while recall and latency are measured; 0 takes all cores.
-        seed: of the bootstraps.
+        seed: of the draws.
         parity_tolerance: the largest absolute difference between torch and ONNX Runtime in any coordinate; by
             default the bundle's own.
         recall_target: the smallest recall@k against exact search; by default that of `[index]`.

@@ -20,7 +20,7 @@ class PrecisionConfig:
         max_loss: the largest mean fall of recall@10 and nDCG@10 over queries; 0.005 is half a point.
         queries: largest number of validation queries for measuring the fall.
         items: largest number of catalogue items to search: the relevant items, and a sample of the others.
-        seed: of the samples and of the bootstraps.
+        seed: of the samples and of the draws.
     """
 
     query: Literal["auto", TableVariant] = "auto"

@@ -48,9 +48,13 @@ class Interval:
         """`<name>`, `<name>_low` and `<name>_high`."""
         return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
 
-    def text(self, drawn: object) -> str:
-        """A difference, its interval, and what was drawn for it, such as `Clusters`."""
-        return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f}, 95 % interval, {drawn} drawn)"
+    def text(self, clusters: "Clusters | str") -> str:
+        """A difference and its interval.
+
+        Args:
+            clusters: that were drawn, or their text that a manifest holds.
+        """
+        return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f}, 95 % interval, {clusters} drawn)"
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,8 @@ class Objective(ABC, Generic[Config]):
         seen = self._seen_mask(batch.queries, items)
         return None if seen is None else torch.from_numpy(seen)[torch.from_numpy(batch.query)]
 
-    def known_or_of_window(self, batch: Batch, items: Rows, others: Rows) -> Tensor:
-        """Bool (P, N): as `known_mask`, and true where only the pair's own window has brought the item.
+    def known_or_only_from_window(self, batch: Batch, items: Rows, others: Rows) -> Tensor:
+        """Bool (P, N): `known_mask`, and items that are in the step only because of the query's own window.
 
         Such an item is in every batch of the query, unlike a random item, and the user takes it next. Without
         a correction it would be a negative too often. A pair without any other negative keeps those of its

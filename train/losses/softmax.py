@@ -171,7 +171,7 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
             parts.append(generator.choice(self.trained_items, self.config.uniform_negatives))
         items = np.unique(np.concatenate(parts))
         if self.config.correction == "none":
-            known = self.known_or_of_window(batch, items, np.concatenate([own[:0], *parts[1:]]))
+            known = self.known_or_only_from_window(batch, items, np.concatenate([own[:0], *parts[1:]]))
         else:
             known = self.known_mask(batch, items)
         return Candidates(items, columns_of(items, own), known)
@@ -226,7 +226,7 @@ class SampledSoftmaxObjective(Objective[SampledSoftmax]):
         """The items of the batch, and the negatives drawn from them for each pair."""
         own = self.pairs.item[batch.pairs]
         items = np.unique(own)
-        known = excluded = self.known_or_of_window(batch, items, own[:0])
+        known = excluded = self.known_or_only_from_window(batch, items, own[:0])
         if self._group is not None:
             other = torch.from_numpy(self._group[own][:, None] != self._group[items])
             alone = (known | other).all(dim=1, keepdim=True)  # then the negatives are of all values

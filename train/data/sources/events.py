@@ -145,7 +145,7 @@ class EventsData(SourceConfig):
             if derived.of == self.label:
                 raise ValueError(f"derive.{name}.of: expected another column than that of data.label")
 
-    def answers(self, side: Side) -> Mapping[str, str]:
+    def target_columns(self, side: Side) -> Mapping[str, str]:
         """The label, also where the values of items are built from it, and of a query the event's item."""
         label = {self.label: "data.label"} if self.label else {}
         if side == "item":

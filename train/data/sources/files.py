@@ -80,7 +80,7 @@ class FilesData(SourceConfig):
         if self.positive_from is not None and not self.label:
             raise ValueError("positive_from: goes with label, the column of numbers that it is held against")
 
-    def answers(self, side: Side) -> Mapping[str, str]:
+    def target_columns(self, side: Side) -> Mapping[str, str]:
         """The label, and the item of a pair."""
         if side == "item":
             return {}
