@@ -94,11 +94,13 @@ class Site:
 
         thread = threading.Thread(target=write)
         thread.start()
-        go_on()
-        yield
-        go_on()
-        stop.set()
-        thread.join()
+        try:
+            go_on()
+            yield
+            go_on()
+        finally:
+            stop.set()
+            thread.join()
         assert not failed
 
     def differences(self) -> list[str]:
