@@ -57,7 +57,7 @@ def snapshot(url: str, output: Path, after: int = 0, store_id: str = "", mark: i
     """
     with closing(_open(url)) as store:
         first = after if store.store_id == store_id else 0
-        if first and mark and store.contradicts(Position(first, mark)):
+        if first and store.was_at(Position(first, mark)) is False:
             raise Unavailable(
                 f"catalogue: sequence {first} is of another history of the store, which was restored from a "
                 "copy; start the service, which gives the store a new id, and read again"
@@ -100,7 +100,7 @@ def restore(url: str, copy: Path | None) -> dict[str, Any]:
     """
     if copy is None:
         with closing(_open(url)) as store:
-            store.renew()
+            store.assign_new_id()
         return _state(url)
     path = file_of(url)
     if not copy.is_file():
@@ -109,7 +109,7 @@ def restore(url: str, copy: Path | None) -> dict[str, Any]:
     try:
         copy_file(copy, draft)
         with closing(Store.open(f"sqlite:///{draft}", check=True)) as store:
-            store.renew()
+            store.assign_new_id()
         for suffix in LOGS:  # of the file before, which do not belong to the copy
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         draft.replace(path)
@@ -159,8 +159,13 @@ def _parser() -> ArgumentParser:
     reading = commands.add_parser("snapshot", help="write one state of the store to a file")
     reading.add_argument("output", type=Path, help="the file")
     reading.add_argument("--after", type=int, default=0, help="only changes after this sequence")
-    reading.add_argument("--mark", type=int, default=0, help="of the store at that sequence")
-    reading.add_argument("--store", default="", help="id of the store of --after")
+    reading.add_argument(
+        "--mark",
+        type=int,
+        default=0,
+        help="the mark beside that sequence in the earlier snapshot's first line",
+    )
+    reading.add_argument("--store", default="", help="id of the store that --after refers to")
     copying = commands.add_parser("backup", help="copy a store in SQLite to a file")
     copying.add_argument("output", type=Path, help="the file")
     restoring = commands.add_parser("restore", help="put a copy in the place of the store, with a new id")

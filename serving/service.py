@@ -18,7 +18,6 @@ from typing import Any
 
 from protos import bundle
 from protos.bundle import Manifest, write_file
-from protos.errors import MissingStage
 from serving import heap
 from serving.address import is_loopback, join
 from serving.config import ServiceConfig
@@ -205,7 +204,11 @@ class _Service:
         self._catalogue_heartbeat = Heartbeat()
         self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None
         if config.catalogue:
-            self.shared_state.write(CATALOGUE, _catalogue_entry(config.catalogue, self.manifest))
+            # Only here: it needs SQLAlchemy.
+            from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
+
+            entry = initial_catalogue_entry(config.catalogue, self.manifest.catalogue)
+            self.shared_state.write(CATALOGUE, entry)
         self._status = ServiceStatus(self.shared_state, self.shared, self._channel)
 
     def optional_processes(self) -> Iterator[ProcessSpec]:
@@ -359,21 +362,6 @@ class _Service:
         """Id and sequence of the store of live items, from the entry that the catalogue's process writes."""
         entry = self.shared_state.read(CATALOGUE)
         return StoreState(entry["store_id"], entry["sequence"])
-
-
-def _catalogue_entry(config: CatalogueConfig, manifest: Manifest) -> dict[str, Any]:
-    """As `first_entry`.
-
-    Raises:
-        MissingStage: SQLAlchemy is not installed.
-    """
-    try:
-        from serving.live.process.first_entry import first_entry
-    except ModuleNotFoundError as error:
-        raise MissingStage(
-            f"--catalogue needs {error.name}; install it with: pip install .[catalogue]"
-        ) from None
-    return first_entry(config, manifest.catalogue)
 
 
 def _bounds(bounds: WorkerLimits) -> WorkerLimits:

@@ -2,10 +2,12 @@
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from protos.cli import UsageError
+from protos.errors import MissingStage
 from protos.system.cores import usable_cores
 from serving import bundles
 from serving import flag_types as flags
@@ -166,6 +168,7 @@ def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
 
     Raises:
         UsageError: a bound is given without a store.
+        MissingStage: SQLAlchemy is not installed.
     """
     given = {
         field.name: value
@@ -176,6 +179,8 @@ def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
         for name in given:
             raise UsageError(f"{_flag(_live_bound(name))} goes with --catalogue")
         return None
+    if find_spec("sqlalchemy") is None:
+        raise MissingStage("--catalogue needs sqlalchemy; install it with: pip install .[catalogue]")
     return CatalogueConfig(arguments.catalogue or default_url(), bounds=given)
 
 

@@ -129,7 +129,7 @@ class RecordWriter:
         cls,
         path: Path,
         origin: RecordOrigin,
-        has: Callable[[Position], bool] = lambda position: True,
+        was_at: Callable[[Position], bool | None] = lambda position: True,
         lock: RecordLock | None = None,
     ) -> "RecordWriter":
         """Go on with the records of an earlier process, or begin a file.
@@ -137,8 +137,8 @@ class RecordWriter:
         Args:
             path: of the file.
             origin: of the records; a file of another origin is replaced.
-            has: whether the store has been at a position; if not at that of the records, all of them are
-                derived again.
+            was_at: whether the store has been at a position; unless it is known to have been at that of the
+                records, all of them are derived again.
             lock: of the records, released by `close` or if this fails; taken here if it is not given.
 
         Raises:
@@ -149,14 +149,14 @@ class RecordWriter:
         try:
             for draft in path.parent.glob(f".{path.stem}.*"):  # of a process that was killed
                 draft.unlink(missing_ok=True)
-            return cls._open(path, origin, has, lock)
+            return cls._open(path, origin, was_at, lock)
         except BaseException:
             lock.close()
             raise
 
     @classmethod
     def _open(
-        cls, path: Path, origin: RecordOrigin, has: Callable[[Position], bool], lock: RecordLock
+        cls, path: Path, origin: RecordOrigin, was_at: Callable[[Position], bool | None], lock: RecordLock
     ) -> "RecordWriter":
         try:
             descriptor = os.open(path, os.O_RDWR)
@@ -172,7 +172,7 @@ class RecordWriter:
             os.close(descriptor)
             raise
         try:
-            is_known = has(writer.position)
+            is_known = was_at(writer.position)
             if is_known and writer._resume():
                 return writer
             kept = writer._content(writer.length) if is_known else ()

@@ -44,6 +44,8 @@ def test_a_snapshot_has_its_state_first_and_then_the_changes(url: str, tmp_path:
     assert snapshot(url, tmp_path / "b", 3, store_id, mark)["after"] == 3
     with pytest.raises(Unavailable, match="restored from a copy; start the service"):
         snapshot(url, tmp_path / "b", 3, store_id, mark + 1)
+    with pytest.raises(Unavailable, match="sequence 50 is of another history"):  # of an older bundle
+        snapshot(url, tmp_path / "b", 50, store_id)
     assert snapshot(url, tmp_path / "b", 2, store_id)["after"] == 2
     assert len((tmp_path / "b").read_text().splitlines()) == 2
     assert snapshot(url, tmp_path / "c", 2, "another store")["after"] == 0

@@ -40,8 +40,8 @@ RETRY_SECONDS = 1.0  # between two attempts to begin, or to go on after an error
 MAX_SECONDS = 30.0  # between two attempts to begin, after many have failed
 CHUNKS = 16  # of the records of another process that are read between two commits, each of `CHUNK` bytes
 OTHER_COPY = (
-    "another service of this host derives the records of the bundle from another copy of the store; restart "
-    "this service, which then gives its store an id of its own"
+    "another service on this host uses a different copy of this store; restart this service to give its "
+    "store a new id"
 )
 KEPT = 8  # files of records of one store: those of bundles that may be served again
 UNUSED_SECONDS = 30 * 24 * 3600.0  # without a change, after which they are removed
@@ -67,9 +67,9 @@ class KnownFeed:
         """The known position."""
         return self.known
 
-    def has(self, position: Position) -> bool:
-        """As `ChangeFeed.has`."""
-        return self._feed.has(position)
+    def was_at(self, position: Position) -> bool | None:
+        """As `ChangeFeed.was_at`."""
+        return self._feed.was_at(position)
 
     def committed(self, last: LastWrite) -> None:
         """Keep the changes that this process has written, so that derivers take them from memory."""
@@ -261,7 +261,7 @@ class _Derivation:
         position = reader.position
         if position in (None, self._checked):
             return
-        if not self._feed.has(position):
+        if not self._feed.was_at(position):
             raise Unavailable(OTHER_COPY)
         self._checked, self.error = position, ""
 
@@ -290,7 +290,7 @@ class _SwitchingFeed:
         """
         if snapshot is None or snapshot.store != self.store_id:
             return
-        if self._opened().contradicts(Position(snapshot.sequence, snapshot.mark)):
+        if self._opened().was_at(Position(snapshot.sequence, snapshot.mark)) is False:
             raise Unavailable(
                 f"the bundle was built from sequence {snapshot.sequence} of another history of the store; if "
                 "the store was restored from a copy, restart the service with this bundle"
@@ -301,9 +301,9 @@ class _SwitchingFeed:
         known = self._shared.position()
         return known if self._is_shared else self._opened().check(known, self.store_id)
 
-    def has(self, position: Position) -> bool:
-        """As `ChangeFeed.has`."""
-        return self._current.has(position)
+    def was_at(self, position: Position) -> bool | None:
+        """As `ChangeFeed.was_at`."""
+        return self._current.was_at(position)
 
     def changes(self, after: int, limit: int) -> list[Change]:
         """As `ChangeFeed.changes`."""

@@ -66,7 +66,7 @@ class Deriver:
         with ExitStack() as undo:
             lock = undo.enter_context(closing(RecordLock(path)))
             self._feed = feed
-            self._writer = RecordWriter.open(path, origin, feed.has, lock)
+            self._writer = RecordWriter.open(path, origin, feed.was_at, lock)
             undo.callback(self._writer.close)
             self.manifest = bundle.read(folder)
             self._encoder = Encoder(folder, self.manifest, 1, "item")

@@ -186,18 +186,8 @@ class CatalogueProcess:
 
         So the one at fault is refused, and neither ends this process nor keeps the others from being written.
         """
-        derived, most = derivations.sequence, store.bounds.max_lag
-        if derived is not None and (lag := feed.known.sequence - derived) > most:
-            text = (
-                f"encoding is at sequence {derived}, {lag} behind the store, at most {most}; "
-                "send the request again later"
-            )
-            return [Overloaded(text, RETRY_SECONDS)] * len(group)
-        if derivations.error:
-            text = (
-                f"the items of a bundle cannot be encoded now, and nothing was written: {derivations.error}"
-            )
-            return [Unavailable(text)] * len(group)
+        if refusal := _refusal(store, feed, derivations):
+            return [refusal] * len(group)
         started = time.monotonic()
         try:
             requests = [WriteRequest.from_bytes(each.frame.payload) for each in group]
@@ -463,3 +453,15 @@ class CatalogueProcess:
     def _refuse(self, request: PendingRequest, error: Exception) -> None:
         content = json.dumps(error_document(error)).encode()
         self._loop.send(request.peer, Frame(FrameKind.ERROR, request.frame.number, 0, content))
+
+
+def _refusal(store: Store, feed: KnownFeed, derivations: Derivations) -> TwinspireError | None:
+    """Why no write may be carried out now; None if one may."""
+    derived, most = derivations.sequence, store.bounds.max_lag
+    if derived is not None and (lag := feed.known.sequence - derived) > most:
+        text = f"encoding is at sequence {derived}, {lag} behind the store, at most {most}"
+        return Overloaded(f"{text}; send the request again later", RETRY_SECONDS)
+    if derivations.error:
+        text = "the items of a bundle cannot be encoded now, and nothing was written"
+        return Unavailable(f"{text}: {derivations.error}")
+    return None

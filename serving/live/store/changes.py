@@ -60,8 +60,11 @@ class ChangeFeed(Protocol):
             Unavailable: the store cannot be read now.
         """
 
-    def has(self, position: Position) -> bool:
-        """Whether the store is known to have been at a position; of old positions this is not known.
+    def was_at(self, position: Position) -> bool | None:
+        """Whether the store has been at a position; None if that is not known, as of old positions.
+
+        Args:
+            position: if its mark is 0, that is not known, and only the sequence counts.
 
         Raises:
             Unavailable: the store cannot be read now.

@@ -51,7 +51,7 @@ def parsed_url(url: str) -> URL:
         )
     if name == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError(
-            "catalogue: expected a file, such as sqlite:///items.db; a database in memory is lost"
+            "catalogue: expected a file, such as sqlite:///items.db; in-memory databases are not durable"
         )
     return parsed.set(drivername=f"{name}+{DRIVERS[name]}")
 

@@ -39,10 +39,19 @@ def read_position(connection: Connection) -> Position:
     return Position(*connection.execute(sa.select(META.c.sequence, META.c.mark)).one())
 
 
-def has_position(connection: Connection, position: Position) -> bool:
-    """Whether the store is known to have been at a position."""
-    query = sa.select(HISTORY.c.mark).where(HISTORY.c.sequence == position.sequence)
-    return position == START or connection.execute(query).scalar() == position.mark
+def was_at(connection: Connection, position: Position) -> bool | None:
+    """Whether the store has been at a position; None if that is not known, as of old positions.
+
+    Args:
+        position: if its mark is 0, that is not known, and only the sequence counts.
+    """
+    if position.sequence > read_position(connection).sequence:
+        return False
+    mark = sa.select(HISTORY.c.mark).where(HISTORY.c.sequence == position.sequence)
+    if position == START or connection.execute(mark).scalar() == position.mark:
+        return True
+    first = connection.execute(sa.select(sa.func.min(HISTORY.c.sequence))).scalar()
+    return False if position.mark and first is not None and position.sequence >= first else None
 
 
 def advance(connection: Connection, sequence: int) -> Position:
@@ -53,15 +62,16 @@ def advance(connection: Connection, sequence: int) -> Position:
     return position
 
 
-def checked(connection: Connection, meta: Any, store_id: str, known: Position) -> Position:
-    """Where the history of the store ends.
-
-    Another store than before, or another history, is refused: records derived from both would be mixed.
+def require_same_history(connection: Connection, meta: Any, store_id: str, known: Position) -> Position:
+    """Refuse another store or history than before: records derived from both would be mixed.
 
     Args:
         meta: the row of `META`.
         store_id: of the store that was used before.
         known: a position that it has had.
+
+    Returns:
+        Where the history of the store ends.
 
     Raises:
         StoreRolledBack: it is another store, or has never been there.
@@ -69,7 +79,7 @@ def checked(connection: Connection, meta: Any, store_id: str, known: Position) -
     if meta.store_id != store_id:
         raise StoreRolledBack("the catalogue's URL leads to another store than before; restart the service")
     position = Position(meta.sequence, meta.mark)
-    if position != known and not has_position(connection, known):
+    if position != known and not was_at(connection, known):
         if position.sequence < known.sequence:
             found = f"ends at sequence {position.sequence}, and was at {known.sequence} before"
         else:

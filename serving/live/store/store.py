@@ -50,10 +50,10 @@ from serving.live.store.database import (
 from serving.live.store.history import (
     KEEP_MARKS,
     advance,
-    checked,
-    has_position,
     locked_meta,
     read_position,
+    require_same_history,
+    was_at,
 )
 from serving.live.store.tables import HISTORY, ITEMS, META, REQUESTS, SCHEMA_VERSION, TABLES
 from serving.live.store.write_rules import (
@@ -192,35 +192,14 @@ class Store:
         """
         with self._reading() as connection:
             meta = connection.execute(sa.select(META)).one()
-            return checked(connection, meta, store_id or self.store_id, known)
+            return require_same_history(connection, meta, store_id or self.store_id, known)
 
-    def has(self, position: Position) -> bool:
-        """Whether the store is known to have been at a position; of old positions this is not known.
-
-        Raises:
-            Unavailable: the store cannot be read now.
-        """
+    def was_at(self, position: Position) -> bool | None:
+        """As `ChangeFeed.was_at`."""
         with self._reading() as connection:
-            return has_position(connection, position)
+            return was_at(connection, position)
 
-    def contradicts(self, position: Position) -> bool:
-        """Whether the store has certainly not been at a position: its history is another one, or ends before.
-
-        Args:
-            position: the position; if its mark is 0, that is not known, and only the sequence counts.
-
-        Raises:
-            Unavailable: the store cannot be read now.
-        """
-        with self._reading() as connection:
-            if position.sequence > read_position(connection).sequence:
-                return True
-            if position.mark == 0 or has_position(connection, position):
-                return False
-            first = connection.execute(sa.select(sa.func.min(HISTORY.c.sequence))).scalar()
-            return first is not None and position.sequence >= first
-
-    def renew(self) -> None:
+    def assign_new_id(self) -> None:
         """Give the store a new id, as it is due to one that was restored from a copy.
 
         What was derived from it, or read of its changes, is of another store then. If another process has
@@ -337,22 +316,11 @@ class Store:
         now = self._clock()
         with self._writing() as connection:
             meta = locked_meta(connection)
-            before = position = checked(connection, meta, self.store_id, known)
+            before = position = require_same_history(connection, meta, self.store_id, known)
             self.bounds = CatalogueBounds.of(json.loads(meta.bounds))
             decisions = Decisions(meta.sequence, _versions(connection, requests))
-            answered = _known_requests(connection, requests)
             self._overlay.begin(connection, meta.sequence, base)
-            outcomes: list[WriteOutcome | TwinspireError] = []
-            new = {}
-            for request in requests:
-                previous = decisions.sequence
-                outcome = self._outcome(request, decisions, answered)
-                outcomes.append(outcome)
-                if request.request_id and isinstance(outcome, WriteOutcome) and not outcome.repeated:
-                    if outcome.sequence == previous:  # so that this answer becomes old as the others do
-                        decisions.sequence += 1
-                    answered[request.request_id] = request.digest, outcome.to_json()
-                    new[request.request_id] = outcome, request.digest
+            outcomes, new = self._outcomes(requests, decisions, _known_requests(connection, requests))
             self._save(connection, decisions, new, now)
             if decisions.sequence != meta.sequence:
                 position = advance(connection, decisions.sequence)
@@ -371,6 +339,23 @@ class Store:
             for n, each in written
         ]
         return LastWrite(before, position, changes)
+
+    def _outcomes(
+        self, requests: Sequence[WriteRequest], decisions: Decisions, answered: dict[str, tuple[str, str]]
+    ) -> tuple[list[WriteOutcome | TwinspireError], dict[str, tuple[WriteOutcome, str]]]:
+        """What becomes of each request; and by request id the outcomes to remember, with their digests."""
+        outcomes: list[WriteOutcome | TwinspireError] = []
+        new = {}
+        for request in requests:
+            previous = decisions.sequence
+            outcome = self._outcome(request, decisions, answered)
+            outcomes.append(outcome)
+            if request.request_id and isinstance(outcome, WriteOutcome) and not outcome.repeated:
+                if outcome.sequence == previous:  # so that this answer becomes old as the others do
+                    decisions.sequence += 1
+                answered[request.request_id] = request.digest, outcome.to_json()
+                new[request.request_id] = outcome, request.digest
+        return outcomes, new
 
     def _outcome(
         self, request: WriteRequest, decisions: Decisions, known: Mapping[str, tuple[str, str]]
@@ -493,7 +478,7 @@ class Store:
                 f"{self._name}: is a catalogue of version {meta.schema_version}, this program expects "
                 f"{SCHEMA_VERSION}"
             )
-        if not has_position(connection, Position(meta.sequence, meta.mark)):  # an earlier version wrote last
+        if not was_at(connection, Position(meta.sequence, meta.mark)):  # an earlier version wrote last
             connection.execute(sa.delete(HISTORY).where(HISTORY.c.sequence >= meta.sequence))
             advance(connection, meta.sequence)
         self.store_id = meta.store_id

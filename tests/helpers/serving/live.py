@@ -42,7 +42,7 @@ class MemoryFeed:
     def position(self) -> Position:
         return Position(self._last, self._last)
 
-    def has(self, position: Position) -> bool:
+    def was_at(self, position: Position) -> bool:
         return position.sequence <= self._last
 
     def changes(self, after: int, limit: int) -> list[Change]:

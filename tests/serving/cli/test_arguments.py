@@ -67,3 +67,11 @@ def test_an_argument_that_cannot_be_used_is_named(
 
 def test_a_file_in_a_folder_that_is_missing_is_accepted(tmp_path: Path) -> None:
     assert output_file(f"{tmp_path}/none/none/port") == tmp_path / "none/none/port"
+
+
+def test_a_service_that_takes_writes_needs_sqlalchemy(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    assert main(["serve", "--bundle", str(plain), "--catalogue"]) == 1
+    assert "--catalogue needs sqlalchemy; install it with: pip install .[catal" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from serving.live.deriving import derived_bundles as module
 from serving.live.deriving import record_deriver as derivers
 from serving.live.deriving.derived_bundles import Derivations, KnownFeed
 from serving.live.deriving.record_deriver import Deriver
-from serving.live.process.first_entry import first_entry
+from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
 from serving.live.record_format import RecordKind, RecordOrigin, RecordsInUse, origin_of, records_path
 from serving.live.store.changes import Change
 from serving.live.store.store import Store
@@ -199,9 +199,12 @@ def test_the_records_of_a_service_of_another_copy_of_the_store_are_refused(host:
         wait_until(host.reaches(host.put("b")))
         wait_until(lambda: turn().error == module.OTHER_COPY)
         config = CatalogueConfig(f"sqlite:///{copy}", host.place)
-        assert first_entry(config, None)["store_id"] != host.store.store_id == other.store_id
+        assert initial_catalogue_entry(config, None)["store_id"] != host.store.store_id == other.store_id
         second.close()
-    assert first_entry(CatalogueConfig(host.url, host.place), None)["store_id"] == host.store.store_id
+    assert (
+        initial_catalogue_entry(CatalogueConfig(host.url, host.place), None)["store_id"]
+        == host.store.store_id
+    )
 
 
 @pytest.mark.parametrize("is_other", [True, False])
@@ -216,7 +219,7 @@ def test_a_bundle_of_changes_that_the_store_never_made_is_refused_until_a_restar
         wait_until(host.reaches(2))
     else:
         wait_until(lambda: "built from sequence 2 of another history" in host.step().error)
-    entry = first_entry(CatalogueConfig(host.url, host.place), snapshot)
+    entry = initial_catalogue_entry(CatalogueConfig(host.url, host.place), snapshot)
     assert (entry["store_id"] != host.store.store_id) is is_other
 
 

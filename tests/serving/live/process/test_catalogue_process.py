@@ -20,7 +20,7 @@ from serving.live.deriving import record_deriver as derivers
 from serving.live.process import catalogue_process as processes
 from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply
 from serving.live.process.catalogue_process import CatalogueProcess
-from serving.live.process.first_entry import first_entry
+from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
@@ -50,7 +50,7 @@ class Running:
         url = f"sqlite:///{place}/items.db"
         config = CatalogueConfig(url, place, bounds)
         self.state = SharedState.create((TARGET, NEXT, CATALOGUE))
-        self.state.write(CATALOGUE, entry or first_entry(config, None))
+        self.state.write(CATALOGUE, entry or initial_catalogue_entry(config, None))
         version = bundle.read_manifest(folder).bundle_version
         self.state.write(TARGET, {"champion": {"folder": str(folder), "bundle_version": version}})
         self.channel, self.handle = Channel.create(), Handle()

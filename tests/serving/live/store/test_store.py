@@ -117,10 +117,9 @@ def test_a_copy_that_was_written_to_has_another_history_from_then_on(tmp_path: P
             ends.append(store.position())
     assert ends[0].sequence == ends[1].sequence == 2
     with closing(Store.open(url)) as store:
-        assert [store.has(each) for each in (START, shared, *ends)] == [True, True, True, False]
-        assert [store.contradicts(each) for each in (START, shared, *ends)] == [False, False, False, True]
-        assert store.contradicts(Position(3, 0))
-        assert not store.contradicts(Position(2, 0))  # of a bundle that was built before there were marks
+        assert [store.was_at(each) for each in (START, shared, *ends)] == [True, True, True, False]
+        assert store.was_at(Position(3, 0)) is False
+        assert store.was_at(Position(2, 0)) is None  # of a bundle that was built before there were marks
 
 
 def test_it_is_not_known_for_ever_where_a_store_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +127,8 @@ def test_it_is_not_known_for_ever_where_a_store_was(url: str, monkeypatch: pytes
     monkeypatch.setattr(stores, "PRUNE_EVERY", 2)
     with closing(Store.open(url)) as store:
         positions = [store.position() for _ in range(50) if one(store, upsert("a"))]
-        assert not store.has(positions[0])
-        assert not store.contradicts(positions[0])
-        assert all(store.has(each) for each in positions[-10:])
+        assert store.was_at(positions[0]) is None
+        assert all(store.was_at(each) for each in positions[-10:])
 
 
 def test_a_store_of_an_earlier_version_is_taken_up_and_one_may_write_to_it_in_turn(url: str) -> None:
@@ -142,7 +140,7 @@ def test_a_store_of_an_earlier_version_is_taken_up_and_one_may_write_to_it_in_tu
             connection.exec_driver_sql("DROP TABLE twinspire_history")
     with closing(Store.open(url)) as store:
         first = store.position()
-        assert (store.store_id, first.sequence, store.has(first)) == (store_id, 1, True)
+        assert (store.store_id, first.sequence, store.was_at(first)) == (store_id, 1, True)
         one(store, upsert("b"))
         last = store.position()
         with store._writing() as connection:  # as an earlier version does
@@ -156,17 +154,17 @@ def test_a_store_of_an_earlier_version_is_taken_up_and_one_may_write_to_it_in_tu
             connection.exec_driver_sql("UPDATE twinspire_meta SET sequence = 5")
     with closing(Store.open(url)) as store:
         assert store.position().sequence == 5
-        assert all(store.has(each) for each in (first, last, store.position()))
+        assert all(store.was_at(each) for each in (first, last, store.position()))
 
 
 def test_a_store_gets_a_new_id_once_if_two_processes_want_it(url: str) -> None:
     with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
         one(store, upsert("a"))
         before, position = store.store_id, store.position()
-        store.renew()
+        store.assign_new_id()
         with pytest.raises(StoreRolledBack, match="leads to another store than before"):
             other.check(position)
-        other.renew()
+        other.assign_new_id()
         assert store.store_id == other.store_id != before
         assert other.check(position) == position
 

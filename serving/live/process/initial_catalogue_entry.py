@@ -17,8 +17,8 @@ from serving.live.store.store import Store
 log = logging.getLogger(__name__)
 
 
-def first_entry(config: CatalogueConfig, snapshot: Snapshot | None) -> dict[str, Any]:
-    """The first entry `CATALOGUE`, read from the store before the processes of the service have started.
+def initial_catalogue_entry(config: CatalogueConfig, snapshot: Snapshot | None) -> dict[str, Any]:
+    """The initial entry `CATALOGUE`, read from the store before the processes of the service have started.
 
     The store is created if it does not exist. It gets another id if it was restored from a copy.
 
@@ -33,10 +33,10 @@ def first_entry(config: CatalogueConfig, snapshot: Snapshot | None) -> dict[str,
     with closing(Store.open(config.url, config.bounds, check=True)) as store:
         folder = config.place / store.store_id
         if _is_restored(store, folder, snapshot):
-            store.renew()
+            store.assign_new_id()
             log.warning(
-                "the catalogue's store was restored from a copy, or is one: its new id is %s, its items are "
-                "derived anew, and clients that follow its changes have to begin again",
+                "the store was restored from a backup, or is a copy of another store; it now has the id %s: "
+                "its items are derived anew, and clients that follow its changes have to begin again",
                 store.store_id,
             )
             prune(folder, most=0)
@@ -55,4 +55,4 @@ def _is_restored(store: Store, folder: Path, snapshot: Snapshot | None) -> bool:
     known = [position_of(path) for path in folder.glob(f"[!.]*{SUFFIX}")]
     if snapshot is not None and snapshot.store == store.store_id:
         known.append(Position(snapshot.sequence, snapshot.mark))
-    return any(each is not None and store.contradicts(each) for each in known)
+    return any(each is not None and store.was_at(each) is False for each in known)
