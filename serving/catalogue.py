@@ -8,8 +8,9 @@
 A snapshot is one state of the store. The first line of its file is {"store", "sequence", "mark",
 "after"}, and the others are changes as `serving.live.store.changes.Change` has them, lowest sequence first.
 
-A backup copies a store in SQLite while it is written to. A restore, with the service stopped, puts a copy in
-the place of the store and gives it a new id, so that everything is derived anew. PostgreSQL has tools of its
+A backup copies a store in SQLite while it is written to. A restore, with the services stopped, puts a copy in
+the place of the store and gives it a new id, so that everything is derived anew; the store before stays as
+<name>.before-restore. PostgreSQL has tools of its
 own for both; after them `restore` without a file gives the id.
 
 Compaction removes what no bundle needs: the answers to requests that are too old to be repeated, SQLite's
@@ -25,6 +26,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from protos.bundle import whole_file
@@ -34,7 +36,7 @@ from serving.live.config import LIVE, default_url
 from serving.live.deriving.derived_bundles import prune
 from serving.live.record_format import SUFFIX
 from serving.live.store.changes import Position
-from serving.live.store.database import LOGS, copy_file, file_of, is_missing
+from serving.live.store.database import copy_file, file_of, is_missing, replace_file
 from serving.live.store.store import Store
 
 NO_STORE = "catalogue: there is no store at this URL; a service with --catalogue makes one"
@@ -78,7 +80,8 @@ def backup(url: str, output: Path) -> dict[str, Any]:
         output: the file, written atomically.
 
     Raises:
-        ConfigError: the store is not in SQLite, is none or is damaged, or cannot be copied.
+        ConfigError: the store is not in SQLite, is none or is damaged, or cannot be copied; or the file is
+            the store's own.
         MissingStage: there is no store.
     """
     path = file_of(url)
@@ -90,12 +93,15 @@ def backup(url: str, output: Path) -> dict[str, Any]:
 def restore(url: str, copy: Path | None) -> dict[str, Any]:
     """Put a copy in the place of a store in SQLite, and give the store a new id.
 
+    The store before, if there is one, is kept beside it as `<name>.before-restore`.
+
     Args:
         url: of the store.
         copy: as `backup` has made it; None if a tool of the database has restored it.
 
     Raises:
-        ConfigError, Unavailable: as `Store.open`; or the store is not in SQLite; or the copy is damaged.
+        ConfigError, Unavailable: as `Store.open`; or the store is not in SQLite, or a service uses it; or
+            the copy is damaged.
         MissingStage: there is no copy; or, without one, no store.
     """
     if copy is None:
@@ -105,16 +111,13 @@ def restore(url: str, copy: Path | None) -> dict[str, Any]:
     path = file_of(url)
     if not copy.is_file():
         raise MissingStage(f"{copy}: there is no copy of a store here; `backup` makes one")
-    draft = path.with_name(f".{path.name}-restored")
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        draft = Path(folder) / path.name
         copy_file(copy, draft)
         with closing(Store.open(f"sqlite:///{draft}", check=True)) as store:
             store.assign_new_id()
-        for suffix in LOGS:  # of the file before, which do not belong to the copy
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        replace_file(path, draft)
     return _state(url)
 
 
@@ -190,10 +193,14 @@ def _run(arguments: Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run one command, and print its result as JSON; without a store at the default URL, print null."""
+    """Run one command, and print its result as JSON.
+
+    `snapshot` and `compact` print null if there is no store at the default URL: then there are no live items.
+    """
     arguments = _parser().parse_args()
+    is_optional = arguments.command in ("snapshot", "compact") and not arguments.catalogue
     try:
-        found = None if not arguments.catalogue and is_missing(default_url()) else _run(arguments)
+        found = None if is_optional and is_missing(default_url()) else _run(arguments)
     except (TwinspireError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"{json.dumps(found)}\n")

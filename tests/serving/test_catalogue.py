@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -86,16 +87,50 @@ def test_a_backup_is_one_state_of_a_store_that_is_written_to(url: str, tmp_path:
     assert not [*tmp_path.glob(".*")]
 
 
-def test_a_restored_store_is_that_of_the_copy_with_a_new_id(url: str, tmp_path: Path) -> None:
+def leave_log(url: str, folder: Path, name: str) -> str:
+    """Write an item to a store, and copy it as a service that is killed leaves it; returns the copy's URL."""
+    folder.mkdir()
+    with closing(Store.open(url)) as store:
+        store.write([WriteRequest([ItemWrite(name)])])
+        for path in folder.parent.glob("items.db*"):
+            shutil.copy(path, folder)
+    return f"sqlite:///{folder}/items.db"
+
+
+def fail_at_the_store(path: Path, target: Path) -> Path:
+    """As `Path.replace`, where the disk fails when the store is replaced."""
+    if target.name == "items.db" and not target.parent.name.startswith("."):
+        raise OSError("the disk fails")
+    path.rename(target)
+    return target
+
+
+def test_a_restored_store_is_that_of_the_copy_with_a_new_id(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store_id = write(url, ItemWrite("a"))
     copy = tmp_path / "copy.db"
     assert backup(url, copy) == {"store": store_id, "sequence": 1}
-    with closing(Store.open(url)) as store:  # as in a process that was killed, its log stays
+    with closing(Store.open(url)) as store:
         store.write([WriteRequest([ItemWrite("b")])])
-        found = restore(url, copy)
-        with pytest.raises(Unavailable, match="was moved, removed or replaced"):
-            store.write([WriteRequest([ItemWrite("c")])])
+        with pytest.raises(ConfigError, match="database is locked; stop the services that use it"):
+            restore(url, copy)
+    url = leave_log(url, tmp_path / "killed", "c")
+    (tmp_path / "killed" / "items.db").chmod(0o600)
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "killed" / "items.db")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fail_at_the_store)
+        with pytest.raises(OSError, match="the disk fails"):
+            restore(f"sqlite:///{link}", copy)
+    with closing(Store.open(url)) as store:
+        assert [*store.get(["a", "b", "c"])] == ["a", "b", "c"]
+    found = restore(f"sqlite:///{link}", copy)
     assert found["sequence"] == 1
+    assert link.is_symlink()
+    assert link.stat().st_mode & 0o777 == 0o600
+    with closing(Store.open(f"{url}.before-restore")) as before:
+        assert [*before.get(["a", "b", "c"])] == ["a", "b", "c"]
     with closing(Store.open(url, check=True)) as store:
         assert (store.store_id, [*store.get(["a", "b"])]) == (found["store"], ["a"])
         assert store.store_id != store_id
@@ -104,6 +139,34 @@ def test_a_restored_store_is_that_of_the_copy_with_a_new_id(url: str, tmp_path: 
     again = restore(url, None)
     assert again["store"] not in (store_id, found["store"])
     assert not [*tmp_path.glob(".*")]
+
+
+@pytest.mark.parametrize("damage", [b"x", b"\0"])
+def test_a_damaged_store_is_set_aside_with_its_log(url: str, tmp_path: Path, damage: bytes) -> None:
+    write(url, ItemWrite("a"))
+    copy = tmp_path / "copy.db"
+    backup(url, copy)
+    folder = tmp_path / "killed"
+    url = leave_log(url, folder, "b")
+    (folder / "items.db").write_bytes(damage * 5000)
+    log = (folder / "items.db-wal").read_bytes()
+    (folder / "items.db-wal").write_bytes(damage * len(log))
+    assert restore(url, copy)["sequence"] == 1
+    assert (folder / "items.db.before-restore").read_bytes() == damage * 5000
+    with closing(Store.open(url, check=True)) as store:
+        assert [*store.get(["a", "b"])] == ["a"]
+
+
+def test_a_backup_has_the_mode_of_the_store_and_does_not_replace_it(url: str, tmp_path: Path) -> None:
+    write(url, ItemWrite("a"))
+    path = tmp_path / "items.db"
+    path.chmod(0o600)
+    backup(url, tmp_path / "copy.db")
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "link.db").symlink_to(path)
+    for each in (path, tmp_path / "link.db"):
+        with pytest.raises(ConfigError, match="is the store itself; name another file"):
+            backup(url, each)
 
 
 def test_a_copy_that_is_none_takes_nothings_place(url: str, tmp_path: Path) -> None:
@@ -150,7 +213,18 @@ def test_the_command_prints_json_or_an_error(url: str, tmp_path: Path) -> None:
 
     done = run("snapshot", str(tmp_path / "a"), "--catalogue", url)
     assert (done.returncode, json.loads(done.stdout)["sequence"]) == (0, 1)
-    assert run("snapshot", str(tmp_path / "a")).stdout == "null\n"  # the service has made no store here
+    for arguments in (("snapshot", str(tmp_path / "a")), ("compact",)):
+        assert run(*arguments).stdout == "null\n"  # the service has made no store here
+    copy = str(tmp_path / "copy.db")
+    done = run("backup", copy)
+    assert (done.returncode, done.stderr.partition(";")[0]) == (
+        1,
+        "error: catalogue: there is no store at this URL",
+    )
+    assert run("backup", copy, "--catalogue", url).returncode == 0
+    for arguments in (("--catalogue", f"sqlite:///{tmp_path}/gone/items.db"), ()):
+        assert json.loads(run("restore", copy, *arguments).stdout)["sequence"] == 1
+    assert (tmp_path / "cache" / "live" / "items.db").exists()
     done = run("compact", "--catalogue", f"sqlite:///{tmp_path}/none.db")
     assert done.returncode == 1
     assert done.stderr.startswith("error: catalogue: there is no store at this URL")

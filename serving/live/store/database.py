@@ -2,10 +2,11 @@
 
 import os
 import re
-import secrets
+import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import sqlalchemy as sa
@@ -67,7 +68,7 @@ def is_missing(url: str) -> bool:
 
 
 def file_of(url: str) -> Path:
-    """The file of a store in SQLite.
+    """The file of a store in SQLite, without symbolic links.
 
     Raises:
         ConfigError: as `parsed_url`; or the store is in another database.
@@ -77,11 +78,13 @@ def file_of(url: str) -> Path:
         raise ConfigError(
             f"catalogue: expected a file of SQLite, got {parsed.get_backend_name()}, which has its own tools"
         )
-    return Path(parsed.database or "")
+    return Path(parsed.database or "").resolve()
 
 
 def copy_file(source: Path, output: Path) -> tuple[str, int]:
     """Copy a store in SQLite, as it is now, with what its log holds; it may be written to meanwhile.
+
+    The same users may read the copy.
 
     Returns:
         Id and sequence of the copy.
@@ -89,21 +92,51 @@ def copy_file(source: Path, output: Path) -> tuple[str, int]:
     Raises:
         ConfigError: it is not a store, is damaged, or cannot be copied.
     """
-    draft = output.with_name(f".{output.name}-{secrets.token_hex(4)}")
+    if output.exists() and output.samefile(source):
+        raise ConfigError(f"{output}: is the store itself; name another file for the copy")
     try:
-        with closing(sqlite3.connect(source)) as store, closing(sqlite3.connect(draft)) as copy:
-            store.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # so it can be read where no log can be written
-            (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok" or copy.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-                raise ConfigError(f"{source}: is not a catalogue, or is damaged ({found})")
-            store_id, sequence = copy.execute("SELECT store_id, sequence FROM twinspire_meta").fetchone()
-        draft.replace(output)
+        with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
+            draft = Path(folder) / output.name
+            with closing(sqlite3.connect(source)) as store, closing(sqlite3.connect(draft)) as copy:
+                store.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # so it can be read where no log can be written
+                (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+                if found != "ok" or copy.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+                    raise ConfigError(f"{source}: is not a catalogue, or is damaged ({found})")
+                store_id, sequence = copy.execute("SELECT store_id, sequence FROM twinspire_meta").fetchone()
+            shutil.copymode(source, draft)
+            draft.replace(output)
     except (sqlite3.Error, OSError) as error:
         raise ConfigError(f"{source}: cannot be copied to {output}: {error}") from None
-    finally:
-        draft.unlink(missing_ok=True)
     return store_id, sequence
+
+
+def replace_file(path: Path, draft: Path) -> None:
+    """Put a file in the place of a store in SQLite, which is kept as `<name>.before-restore`.
+
+    Raises:
+        ConfigError: a process uses the store, or its log cannot be read.
+        OSError: the disk does not take it; the store is as before.
+    """
+    try:
+        if path.exists():
+            with closing(sqlite3.connect(path)) as store:
+                store.execute("PRAGMA journal_mode = DELETE")  # writes what the log holds to the file
+            shutil.copymode(path, draft)
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise ConfigError(
+                f"{path}: cannot be replaced: {error}; stop the services that use it, and try again"
+            ) from None
+    kept = path.with_name(f"{path.name}.before-restore")
+    for suffix in ("", *LOGS):
+        kept.with_name(kept.name + suffix).unlink(missing_ok=True)
+    if path.exists():
+        kept.hardlink_to(path)  # so there is a store at each moment
+    for suffix in LOGS:  # of a damaged store
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
+    draft.replace(path)
 
 
 def _size(path: Path) -> int | None:
