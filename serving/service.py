@@ -23,6 +23,7 @@ from serving.address import is_loopback, join
 from serving.config import ServiceConfig
 from serving.descriptors import raise_descriptor_limit
 from serving.live.config import PATIENCE_SECONDS, CatalogueConfig
+from serving.live.derived_records import VerifiedEnd
 from serving.live.process.catalogue_client import CatalogueClient
 from serving.live.process.catalogue_client import Channel as CatalogueChannel
 from serving.live.search.live_items import LivePlace, StoreState
@@ -359,9 +360,11 @@ class _Service:
         return loaded.with_live(self._live) if self._live else loaded
 
     def _store_state(self) -> StoreState:
-        """Id and sequence of the store of live items, from the entry that the catalogue's process writes."""
+        """The state of the store of live items, from the entry that the catalogue's process writes."""
         entry = self.shared_state.read(CATALOGUE)
-        return StoreState(entry["store_id"], entry["sequence"])
+        bundles = entry.get("bundles", {}).items()
+        ends = {version: VerifiedEnd(*each["end"]) for version, each in bundles if each.get("end")}
+        return StoreState(entry["store_id"], entry["sequence"], ends)
 
 
 def _bounds(bounds: WorkerLimits) -> WorkerLimits:

@@ -27,6 +27,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from protos.files.draft_file import create_draft
 from serving.live.record_format import (
@@ -59,6 +60,20 @@ log = logging.getLogger(__name__)
 
 KEPT_FAILURES = 10_000  # reasons why an item could not be encoded
 TRIES, TRY_SECONDS = 100, 0.001  # to read cells that a writer changes
+
+
+class VerifiedEnd(NamedTuple):
+    """Up to where the records of another service are known to be of this service's store.
+
+    Args:
+        generation: of the file.
+        length: bytes of the file.
+        sequence: all changes up to this one are in them.
+    """
+
+    generation: int
+    length: int
+    sequence: int
 
 
 class RecordLock:
@@ -434,17 +449,30 @@ class RecordReader:
             except OSError as error:
                 log.error("%s: the damage cannot be reported: %s", self._path, error)
 
-    def read(self) -> tuple[list[Record], int | None]:
+    @property
+    def end(self) -> VerifiedEnd:
+        """What was last announced, to whose end `read` has come if it returned a sequence."""
+        return VerifiedEnd(self.generation, *self._target)
+
+    def read(self, stop: VerifiedEnd | None = None) -> tuple[list[Record], int | None]:
         """The next records, those of one chunk.
+
+        Args:
+            stop: where to stop; by default, where the records that are announced end.
 
         Returns:
             The records, and the sequence up to which all changes have been read with them; None where more
-            records are needed to know that. No records and None while the writer changes the cells.
+            records are needed to know that. No records and None while the writer changes the cells, and at
+            `stop`.
 
         Raises:
             RecordsDamaged: a record is not whole.
         """
-        if self._offset == self._target[0]:
+        if self._offset == self._target[0] and stop is not None:
+            if stop.generation != self.generation or (stop.length, stop.sequence) == self._target:
+                return [], None
+            self._target = max(stop.length, self._offset), max(stop.sequence, self._target[1])
+        elif self._offset == self._target[0]:
             version = self._cells[VERSION]
             sequence = self._cells[SEQUENCE]  # first: an older version of the writer sets it last, unlocked
             length = self._cells[LENGTH]

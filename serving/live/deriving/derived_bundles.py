@@ -19,7 +19,7 @@ from typing import Any
 from protos import bundle
 from protos.bundle import Snapshot
 from protos.errors import TwinspireError, Unavailable
-from serving.live.derived_records import RecordLock, RecordReader, note_failure
+from serving.live.derived_records import RecordLock, RecordReader, VerifiedEnd, note_failure
 from serving.live.deriving.record_deriver import Deriver
 from serving.live.record_format import (
     LOCK_SUFFIX,
@@ -101,7 +101,8 @@ class _Derivation:
         self._deriver: Deriver | None = None
         self._beginning: Deriver | None = None  # that catches up on a thread of its own
         self._reader: RecordReader | None = None  # of records that another process derives
-        self._read_to: int | None = None  # sequence that this reader has reached
+        self._reached: VerifiedEnd | None = None  # by this reader
+        self._verified: VerifiedEnd | None = None  # the same, once it is known to be of this store
         self._checked: Position | None = None  # of these records: the store has it
         self._failures: dict[int, str] = {}  # that it has read
         self._due, self._pause = 0.0, RETRY_SECONDS
@@ -117,7 +118,16 @@ class _Derivation:
     def sequence(self) -> int | None:
         """All changes up to this sequence have been derived; None until the records have been opened."""
         deriver = self._deriver or self._beginning
-        return self._read_to if deriver is None else deriver.sequence
+        if deriver is not None:
+            return deriver.sequence
+        return None if self._verified is None else self._verified.sequence
+
+    @property
+    def end(self) -> VerifiedEnd | None:
+        """Where workers have to stop, because another process derives these records; None if none does."""
+        if self._deriver or self._beginning or self._reader is None:
+            return None
+        return self._verified or VerifiedEnd(self._reader.generation, 0, 0)
 
     def failure(self, sequence: int) -> str:
         """Why the item of a change cannot be found; empty if it can."""
@@ -172,7 +182,7 @@ class _Derivation:
         except RecordsInUse as error:
             self._open_reader()
             if self._reader is not None:
-                self.error, self._pause = "", RETRY_SECONDS
+                self._pause, self._checked = RETRY_SECONDS, None  # `_verify` clears the error
             else:
                 self._fail(error)
         except Unavailable as error:  # the store does not answer
@@ -211,10 +221,14 @@ class _Derivation:
             self.seconds += time.monotonic() - started
 
     def _fail(self, error: Exception) -> None:
+        self._note(error)
+        self._due = time.monotonic() + RETRY_SECONDS
+
+    def _note(self, error: Exception) -> None:
         reason = _public_text(error)
         if reason != self.error:
             log.error("%s: its live items cannot be derived: %s", self._folder, error)
-        self.error, self._due = reason, time.monotonic() + RETRY_SECONDS
+        self.error = reason
 
     def _give_up(self, error: Exception) -> None:
         """As `_fail`, where each attempt takes long: the next one follows later each time."""
@@ -236,34 +250,40 @@ class _Derivation:
         try:
             if self._reader is not None and self._reader.is_superseded:
                 self._open_reader()
-            reader = self._reader
-            if reader is not None:
-                self._check(reader)
-            for _ in range(CHUNKS):
-                if reader is None or not reader.has_more:
-                    break
-                records, sequence = reader.read()
-                progress()
-                self._read_to = self._read_to if sequence is None else sequence
-                for each in records:
-                    note_failure(self._failures, each)
+            if self._reader is not None and self._verify(self._reader):
+                self._read_chunks(self._reader, progress)
+                self._verify(self._reader)
         except (OSError, RecordsDamaged):
             self._reader = None
         except Unavailable as error:
-            self._fail(error)
+            self._note(error)
 
-    def _check(self, reader: RecordReader) -> None:
-        """Refuse records that another process derives from another copy of the store.
+    def _read_chunks(self, reader: RecordReader, progress: Callable[[], None]) -> None:
+        for _ in range(CHUNKS):
+            if not reader.has_more:
+                break
+            records, sequence = reader.read()
+            progress()
+            if sequence is not None:
+                self._reached = reader.end
+            for each in records:
+                note_failure(self._failures, each)
+
+    def _verify(self, reader: RecordReader) -> bool:
+        """Whether all that was read is of this store; False while the writer changes the position.
 
         Raises:
-            Unavailable: it does, or the store cannot be read now.
+            Unavailable: it is of another copy, or the store cannot be read now.
         """
-        position = reader.position
-        if position in (None, self._checked):
-            return
-        if not self._feed.was_at(position):
-            raise Unavailable(OTHER_COPY)
-        self._checked, self.error = position, ""
+        position = reader.position  # now: no record that was read is beyond it
+        if position is None:
+            return False
+        if position != self._checked:
+            if not self._feed.was_at(position):
+                raise Unavailable(OTHER_COPY)
+            self._checked, self.error = position, ""
+        self._verified = self._reached
+        return True
 
 
 class _SwitchingFeed:
@@ -404,6 +424,7 @@ class Derivations:
                 "sequence": each.sequence or 0,
                 "seconds": round(each.seconds, 3),
                 "items": each.items,
+                "end": each.end,
             }
             for version, each in self._all.items()
         }

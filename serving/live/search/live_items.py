@@ -7,13 +7,14 @@ live.retriever.search([Query("read a CSV file")], k=10)
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from protos.errors import BundleDamaged, Unavailable
-from serving.live.derived_records import RecordReader
+from serving.live.derived_records import RecordReader, VerifiedEnd
 from serving.live.record_format import RecordOrigin, RecordsDamaged, origin_of, records_path
 from serving.live.search.live_retriever import LiveRetriever
 from serving.live.search.overlay import Overlay
@@ -27,10 +28,18 @@ STALL_SECONDS = 60.0  # without progress of the process that derives, after whic
 
 
 class StoreState(NamedTuple):
-    """The state of a store that the process that derives has published: id, and highest known sequence."""
+    """The state of a store, as the process that derives has published it.
+
+    Args:
+        store_id: id of the store.
+        sequence: the highest that is known.
+        ends: version of a bundle (12 digits) -> where workers stop to read its records, if a process of
+            another service writes them: the service may use another copy of the store.
+    """
 
     store_id: str
     sequence: int
+    ends: Mapping[str, VerifiedEnd] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,15 @@ class LivePlace:
     folder: Path
     store: Callable[[], StoreState | None]
 
+    def end_of(self, origin: RecordOrigin) -> Callable[[], VerifiedEnd | None]:
+        """Gives where to stop reading the records of an origin; None if at their end."""
+
+        def end() -> VerifiedEnd | None:
+            state = self.store()
+            return None if state is None else state.ends.get(origin.bundle_version[:12])
+
+        return end
+
 
 class LiveItems:
     """One bundle with its live items, as one process searches it.
@@ -55,6 +73,7 @@ class LiveItems:
         retriever: of the bundle alone.
         path: of the records.
         origin: of the records.
+        end: gives where to stop, of records that another service writes; None if there are no others.
 
     Attributes:
         retriever: with the live items.
@@ -65,8 +84,14 @@ class LiveItems:
         RecordsDamaged: the file belongs to something else.
     """
 
-    def __init__(self, retriever: Retriever, path: Path, origin: RecordOrigin) -> None:
-        self._base, self._path, self._origin = retriever, path, origin
+    def __init__(
+        self,
+        retriever: Retriever,
+        path: Path,
+        origin: RecordOrigin,
+        end: Callable[[], VerifiedEnd | None] = lambda: None,
+    ) -> None:
+        self._base, self._path, self._origin, self._end = retriever, path, origin, end
         self._reader = RecordReader(path, origin)
         self._graph_file: tuple[int, ...] = ()  # that was last opened
         self._is_damaged = False
@@ -123,7 +148,7 @@ class LiveItems:
         """The live items of a bundle without applied changes; None if there are no usable records yet."""
         origin = origin_of(retriever.manifest, store.store_id)
         try:
-            return cls(retriever, records_path(place.folder, origin), origin)
+            return cls(retriever, records_path(place.folder, origin), origin, place.end_of(origin))
         except (FileNotFoundError, RecordsDamaged):  # the process that derives will begin a file
             return None
 
@@ -146,7 +171,7 @@ class LiveItems:
         if self._is_damaged or not self._reader.has_more:
             return False
         try:
-            records, sequence = self._reader.read()
+            records, sequence = self._reader.read(self._end())
             self.overlay.apply(records)
         except Exception as error:  # of any kind: the worker answers from what it has
             self._is_damaged = True
@@ -155,7 +180,7 @@ class LiveItems:
             return False
         if sequence is not None:
             self.overlay.sequence = sequence
-        return self._reader.has_more
+        return bool(records) and self._reader.has_more
 
     def catch_up(self) -> None:
         """Apply all changes that have been derived."""
@@ -192,7 +217,7 @@ class LiveItems:
         Raises:
             FileNotFoundError, RecordsDamaged: as the class.
         """
-        live = LiveItems(self._base, self._path, self._origin)
+        live = LiveItems(self._base, self._path, self._origin, self._end)
         live.catch_up()
         live.follow_graph()
         return live

@@ -23,9 +23,13 @@ from serving.live.deriving.derived_bundles import Derivations, KnownFeed
 from serving.live.deriving.record_deriver import Deriver
 from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
 from serving.live.record_format import RecordKind, RecordOrigin, RecordsInUse, origin_of, records_path
+from serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from serving.live.store.changes import Change
+from serving.live.store.database import copy_file
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
 from serving.shared_state import NEXT, TARGET, SharedState
 from tests.helpers.serving.live import copy_with_snapshot
 from tests.helpers.waiting import wait_until
@@ -183,8 +187,7 @@ def test_the_records_of_a_service_of_another_copy_of_the_store_are_refused(host:
     """As long as both copies are equal, nobody can know; then writes to either must not be mixed."""
     wait_until(host.reaches(host.put("a")))
     copy = host.place / "copy.db"
-    with closing(sqlite3.connect(host.place / "items.db")) as store, closing(sqlite3.connect(copy)) as kept:
-        store.backup(kept)
+    copy_file(host.place / "items.db", copy)
     with closing(Store.open(f"sqlite:///{copy}")) as other:
         second = Derivations(
             host.state, KnownFeed(other), lambda: Store.open(f"sqlite:///{copy}"), host.place
@@ -194,17 +197,33 @@ def test_the_records_of_a_service_of_another_copy_of_the_store_are_refused(host:
             second.run_once()
             return second
 
+        def state() -> StoreState:
+            return StoreState(other.store_id, other.sequence(), {host.version[:12]: end} if end else {})
+
+        def found(live: LiveItems) -> list[str]:
+            (answer,) = live.retriever.search([Query("bavuti")], 1000)
+            return sorted({hit.id for hit in answer.hits} & {"a", "b", "c"})
+
         wait_until(lambda: turn().sequence == 1)
         assert second.error == ""
+        end = second.document()[host.version[:12]]["end"]
+        live = LiveItems.open(Retriever.load(host.folder), LivePlace(host.place, state))
+        assert found(live) == ["a"]
         wait_until(host.reaches(host.put("b")))
         wait_until(lambda: turn().error == module.OTHER_COPY)
-        config = CatalogueConfig(f"sqlite:///{copy}", host.place)
-        assert initial_catalogue_entry(config, None)["store_id"] != host.store.store_id == other.store_id
+        end = second.document()[host.version[:12]]["end"]
+        live.catch_up()
+        assert (found(live), second.sequence) == (["a"], 1)
+        copy_file(copy, host.place / "again.db")
+        for url, is_same in ((host.url, True), (f"sqlite:///{host.place}/again.db", False)):
+            entry = initial_catalogue_entry(CatalogueConfig(url, host.place), None)
+            assert (entry["store_id"] == host.store.store_id) is is_same
+        host.derivations.close()  # the other service takes over, with records of its own
+        other.write([WriteRequest([ItemWrite("c", features='{"text": "bavuti"}')])])
+        wait_until(lambda: (turn().error, turn().sequence) == ("", 2))
+        end = second.document()[host.version[:12]]["end"]
+        assert found(live.updated()) == ["a", "c"]
         second.close()
-    assert (
-        initial_catalogue_entry(CatalogueConfig(host.url, host.place), None)["store_id"]
-        == host.store.store_id
-    )
 
 
 @pytest.mark.parametrize("is_other", [True, False])
