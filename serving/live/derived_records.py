@@ -25,6 +25,7 @@ import mmap
 import os
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,7 @@ from serving.live.record_format import (
     MARK,
     PAGE,
     POSITION,
+    POSITION_CHECK,
     SEQUENCE,
     VERSION,
     Record,
@@ -187,11 +189,13 @@ class RecordWriter:
             os.close(descriptor)
             raise
         try:
-            is_known = was_at(writer.position)
-            if is_known and writer._resume():
+            position = writer.position
+            if position is None or not was_at(position):
+                new = cls._begin(path, origin, lock)
+            elif writer._resume():
                 return writer
-            kept = writer._content(writer.length) if is_known else ()
-            new = cls._begin(path, origin, lock, kept, position=writer.position if is_known else START)
+            else:
+                new = cls._begin(path, origin, lock, writer._content(writer.length), position=position)
         except BaseException:
             writer._close_file()
             raise
@@ -209,16 +213,14 @@ class RecordWriter:
         return self._cells[LENGTH]
 
     @property
-    def position(self) -> Position:
-        """A position of the store that no record is beyond."""
-        return Position(self._cells[POSITION], self._cells[MARK])
+    def position(self) -> Position | None:
+        """A position of the store that no record is beyond; None if it is damaged."""
+        return _position(self._cells)
 
     def expect(self, position: Position) -> None:
         """Set the position up to which records will be appended next; call it before `append`."""
-        version = self._cells[VERSION] | 1
-        self._cells[VERSION] = version
         self._cells[POSITION], self._cells[MARK] = position
-        self._cells[VERSION] = version + 1
+        self._cells[POSITION_CHECK] = _check(position)
 
     def append(self, records: Sequence[Record], sequence: int | None = None) -> None:
         """Append records, which readers may read from then on.
@@ -269,7 +271,9 @@ class RecordWriter:
             for each in records
         )
         content = _with_progress(kept, progress)
-        writer = self._begin(self.path, self.origin, self.lock, content, self.sequence, self.position)
+        writer = self._begin(
+            self.path, self.origin, self.lock, content, self.sequence, self.position or START
+        )
         writer.cursor = self.cursor
         self._close_file()
         return writer
@@ -316,7 +320,7 @@ class RecordWriter:
         lock: RecordLock,
         content: Iterable[bytes] = (),
         sequence: int | None = None,
-        position: Position = START,
+        position: Position | None = START,
     ) -> "RecordWriter":
         """Begin a generation with packed records; it takes the place of an earlier one."""
         descriptor, draft = create_draft(path)
@@ -333,7 +337,7 @@ class RecordWriter:
                 end += len(part)
             writer._cells[LENGTH] = end
             writer._cells[SEQUENCE] = origin.start if sequence is None else sequence
-            writer.expect(position)
+            writer.expect(position or START)
             os.rename(draft, path)
         except BaseException:
             draft.unlink(missing_ok=True)
@@ -428,10 +432,8 @@ class RecordReader:
 
     @property
     def position(self) -> Position | None:
-        """The position of the store that no record is beyond; None while the writer changes it."""
-        version = self._cells[VERSION]
-        position = Position(self._cells[POSITION], self._cells[MARK])
-        return None if version % 2 or self._cells[VERSION] != version else position
+        """The position of the store that no record is beyond; None while it changes, or if it is damaged."""
+        return _position(self._cells)
 
     @property
     def is_superseded(self) -> bool:
@@ -494,7 +496,7 @@ def position_of(path: Path) -> Position | None:
     """The position in a store's history that no record of a file is beyond; another process may write it.
 
     Returns:
-        None if it is not a file of records, or of another format.
+        None if it is damaged, or the file is not one of records, or of another format.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -502,15 +504,25 @@ def position_of(path: Path) -> Position | None:
         return None
     try:
         for _ in range(TRIES):
-            cells = memoryview(page := os.pread(descriptor, PAGE, 0)).cast("Q")
+            page = os.pread(descriptor, PAGE, 0)
             if not is_header(page):
                 return None
-            if cells[VERSION] % 2 == 0 and page == os.pread(descriptor, PAGE, 0):
-                break
+            if (position := _position(memoryview(page).cast("Q"))) is not None:
+                return position
             time.sleep(TRY_SECONDS)
-        return Position(cells[POSITION], cells[MARK])  # of a writer that was killed, if its version stays odd
+        return None
     finally:
         os.close(descriptor)
+
+
+def _position(cells: "memoryview[int]") -> Position | None:
+    """The position in a header; None while the writer changes it, or if it is damaged."""
+    position = Position(cells[POSITION], cells[MARK])
+    return position if cells[POSITION_CHECK] == _check(position) else None
+
+
+def _check(position: Position) -> int:
+    return zlib.crc32(b"%d %d" % position)
 
 
 def _damage_report(path: Path, generation: int) -> Path:

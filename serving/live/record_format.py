@@ -1,8 +1,9 @@
 """The file format of derived records: what a record holds, and how it stands in a file.
 
-header    a page: what the file belongs to, with a CRC-32; then five cells of 8 bytes that the writer changes:
+header    a page: what the file belongs to, with a CRC-32; then six cells of 8 bytes that the writer changes:
 `length` (bytes of the file that hold whole records), `sequence`, `version`, which is odd while the writer
-changes others together, and the sequence and the mark of a position of the store, which no record is beyond
+changes others together, and the sequence and the mark of a position of the store, which no record is beyond,
+with their CRC-32
 records   each: length of its body and CRC-32 of its body (uint32 each), and its body
 """
 
@@ -24,7 +25,8 @@ PAGE = 4096
 # Magic, format, dimension, sequence of the bundle's snapshot, generation, bundle version, store id.
 HEADER = struct.Struct("<8sIIQQ64s64s")
 CHECK = struct.Struct("<I")
-LENGTH, SEQUENCE, VERSION, POSITION, MARK = range(1024 // 8, 1064 // 8)  # cells of the header's page
+# Cells of the header's page.
+LENGTH, SEQUENCE, VERSION, POSITION, MARK, POSITION_CHECK = range(1024 // 8, 1072 // 8)
 HEAD = struct.Struct("<II")  # of a record: length and CRC-32 of its body
 # Of a body: sequence, kind, and bytes of the id, the packed hit, the values, the vector and the terms, which
 # follow.

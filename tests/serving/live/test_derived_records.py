@@ -14,7 +14,15 @@ from serving.live import derived_records
 from serving.live import record_format as records
 from serving.live.derived_records import RecordReader, RecordWriter, position_of
 from serving.live.deriving.derived_bundles import prune
-from serving.live.record_format import Record, RecordKind, RecordOrigin, RecordsDamaged
+from serving.live.record_format import (
+    MARK,
+    POSITION,
+    POSITION_CHECK,
+    Record,
+    RecordKind,
+    RecordOrigin,
+    RecordsDamaged,
+)
 from serving.live.store.changes import START, Position
 
 ORIGIN = RecordOrigin("a" * 64, "store", 2)
@@ -239,6 +247,22 @@ def test_the_position_of_records_outlasts_another_generation(writer: RecordWrite
     path.write_bytes(b"x" * 5000)
     assert position_of(path) is None
     assert position_of(path.with_name("missing")) is None
+
+
+@pytest.mark.parametrize("cell", [POSITION, MARK, POSITION_CHECK])
+def test_a_damaged_position_is_not_known(writer: RecordWriter, path: Path, cell: int) -> None:
+    """Else a store would get another id because of a fault on one host."""
+    writer.expect(Position(2, 77))
+    writer.append([item(1, "a"), item(2, "a")], 2)
+    reader = RecordReader(path, ORIGIN)
+    writer.close()
+    with path.open("r+b") as file:
+        file.seek(8 * cell)
+        file.write(b"\xff")
+    assert position_of(path) is reader.position is None
+    again = RecordWriter.open(path, ORIGIN)
+    assert (again.count, again.position) == (0, START)
+    again.close()
 
 
 def test_there_is_one_writer(writer: RecordWriter, path: Path) -> None:
