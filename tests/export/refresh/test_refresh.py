@@ -253,7 +253,7 @@ def test_what_a_refresh_cannot_start_with_is_an_error_that_says_what_to_do(
 @pytest.mark.parametrize(
     ("known", "error"),
     [
-        ((5,), "ends at sequence 1, and the champion was built from sequence 5"),
+        ((5,), "sequence 5 is of another history of the store, which was restored from a copy"),
         ((1, 77), "sequence 1 is of another history of the store, which was restored from a copy"),
     ],
 )
