@@ -347,7 +347,7 @@ def _options(limits: RequestLimits, bounds: WorkerLimits, share_port: bool) -> l
         ("grpc.keepalive_permit_without_calls", 1),
         # gRPC parses all that one read returns before it does anything else, 4 MiB by default.
         ("grpc.experimental.tcp_max_read_chunk_size", READ_CHUNK_BYTES),
-        # gRPC reads a connection until nothing is left. Linux would buffer up to 6 MiB of one, and others wait.
+        # gRPC reads a connection until nothing is left, of which Linux would buffer up to 6 MiB.
         ("grpc.tcp_receive_buffer_size", RECEIVE_BUFFER_BYTES),
         # Rejecting a ping takes gRPC 15 us, answering it 0.5 us. gRPC stops reading from a client that does
         # not read, and `connection_monitor.py` closes a connection that sends pings without end.
