@@ -222,8 +222,8 @@ def test_the_command_prints_json_or_an_error(url: str, tmp_path: Path) -> None:
         "error: catalogue: there is no store at this URL",
     )
     assert run("backup", copy, "--catalogue", url).returncode == 0
-    for arguments in (("--catalogue", f"sqlite:///{tmp_path}/gone/items.db"), ()):
-        assert json.loads(run("restore", copy, *arguments).stdout)["sequence"] == 1
+    for flags in (["--catalogue", f"sqlite:///{tmp_path}/gone/items.db"], []):
+        assert json.loads(run("restore", copy, *flags).stdout)["sequence"] == 1
     assert (tmp_path / "cache" / "live" / "items.db").exists()
     done = run("compact", "--catalogue", f"sqlite:///{tmp_path}/none.db")
     assert done.returncode == 1
