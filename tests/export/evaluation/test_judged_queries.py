@@ -102,7 +102,8 @@ def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) 
     figures = [metrics[f"judged_bm25_{name}"] for name in JUDGED_METRICS]
     assert lines[bm25].split()[1:] == [f"{value:.4f}" for value in figures]
     low, high = (metrics[f"judged_bm25_ndcg_at_10_{end}"] for end in ("low", "high"))
-    assert lines[bm25 + 1].split()[:3] == [f"{low:.3f}"[1:], "to", f"{high:.3f}"[1:]]
+    ends = [f"{each:.3f}".removeprefix("0") for each in (low, high)]
+    assert lines[bm25 + 1].split()[:3] == [ends[0], "to", ends[1]]
     assert max(map(len, lines[start:])) < 80
     quality = bundle.read(papers.folder).quality
     assert f"exact    {'':11}{quality['judged_exact_ndcg_at_10']:.4f}" in shown(show_quality, quality)

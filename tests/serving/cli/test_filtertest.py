@@ -94,7 +94,8 @@ def test_a_bucket_below_its_recall_fails_by_name(
 ) -> None:
     monkeypatch.setattr(planner, "SIDE_BY_SIDE", 8)  # so that the graph is searched, which misses some
     folder = sparse(filtered, tmp_path)
-    flags = ("--bundle", str(folder), "--queries", "10", "--plot", str(tmp_path / "filters.png"))
+    # The graph depends on the processor: of few queries the interval may reach the bound.
+    flags = ("--bundle", str(folder), "--queries", "60", "--plot", str(tmp_path / "filters.png"))
     assert main(["filtertest", *flags, "--json"]) == 1
     captured = capsys.readouterr()
     report = json.loads(captured.out)
