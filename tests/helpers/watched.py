@@ -80,11 +80,15 @@ AGES: Sections = {
     "query.time": {"kind": "time"},
     "tower": {**ATTENTION["tower"], "ages": True},
 }
-COLD: Sections = {**ATTENTION, "split": {"by": "last", "cold_items": 0.1}}
+COLD: Sections = {  # what is known of items without events is in a table of items
+    **{name: each for name, each in ATTENTION.items() if name != "data.item_columns"},
+    "data": {**DATA, "items": "films.csv"},
+    "split": {"by": "last", "cold_items": 0.1},
+}
 
 
 def write_log(folder: Path) -> Path:
-    """Write `log.csv` into a folder."""
+    """Write `log.csv`, and `films.csv` with all films of it, into a folder."""
     random = np.random.default_rng(0)
     names = [random.permutation(len(NOUNS) ** 2)[:SERIES] for _ in GENRES]
     quality = random.normal(size=(len(GENRES), SERIES))
@@ -92,8 +96,12 @@ def write_log(folder: Path) -> Path:
     with (folder / "log.csv").open("w", newline="") as file:
         log = csv.writer(file)
         log.writerow(COLUMNS)
-        for person in range(PEOPLE):
-            log.writerows(_watched_by(person, titles, quality, random))
+        rows = [row for person in range(PEOPLE) for row in _watched_by(person, titles, quality, random)]
+        log.writerows(rows)
+    with (folder / "films.csv").open("w", newline="") as file:
+        films = csv.writer(file)
+        films.writerow(("item_id", "title", "genre"))
+        films.writerows(dict.fromkeys(tuple(row[1:4]) for row in rows))
     return folder
 
 
@@ -130,4 +138,5 @@ def write_toml(
         changed: section -> keys of it that shall be something else.
     """
     data = {**sections["data"], "events": str(folder / "log.csv")}
+    data |= {"items": str(folder / data["items"])} if "items" in data else {}
     return write_sections(path, name, {**sections, "data": data}, changed)

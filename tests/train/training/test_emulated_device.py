@@ -243,6 +243,7 @@ def test_a_run_of_histories_is_the_same_there(
     """With a linear model beside the towers, and new items placed by their content."""
     lines = (films / "log.csv").read_text().splitlines()[:1500]
     (tmp_path / "log.csv").write_text("\n".join(lines))
+    shutil.copy(films / "films.csv", tmp_path)
     path = watched.write_toml(tmp_path, tmp_path / "a.toml", sections=RECIPE)
     here, there = run_there(path, tmp_path, empty_store, monkeypatch)
     assert comparable(there[0]) == comparable(here[0])
