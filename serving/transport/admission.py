@@ -50,7 +50,7 @@ RATE_SECONDS = 0.5  # over which calls are counted
 SHORT = 64  # queries in a queue that delays no client
 
 # Refusals.
-SHARE = 0.04  # of the processor time, at most
+SHARE = 0.04  # of the processor time for each of the two queues, at most
 IDLE_SHARE = 1.0  # the same while no job is queued
 COST = 50e-6  # seconds to read a call and refuse it
 SAVED = 0.02  # seconds that a quiet service can save up for refusals
@@ -211,12 +211,15 @@ class Admission:
         on_streams: called with the number of open streams whenever it changes.
 
     Attributes:
+        refusals: calls and jobs without room.
+        denials: calls without a valid token or an existing method. They have a queue of their own, because
+            anyone can send them: they must neither delay refusals nor make an overload last.
         arrived: functions that begin accepted calls which wait for that.
     """
 
     def __init__(self, bounds: WorkerLimits, batcher: Batcher, on_streams: Callable[[int], None]) -> None:
         self.overload = OverloadDetector(bounds.queue)
-        self.refusals = RefusalQueue()
+        self.refusals, self.denials = RefusalQueue(), RefusalQueue()
         self.unsent = UnsentBytes(bounds.connection_unsent_bytes, bounds.unsent_bytes)
         batcher.batch_answered = self.overload.batch_answered
         self._batcher, self._on_streams = batcher, on_streams
@@ -313,6 +316,7 @@ class Admission:
         An accepted call whose message has not arrived takes room. A call that is still fresh can have that
         room when the accepted call has been answered.
         """
+        self.denials.reject(IDLE_SHARE)
         if self.overload.is_on:
             self.refusals.reject(IDLE_SHARE)
         else:

@@ -153,7 +153,7 @@ class CallDispatcher:
         self._clients.called(client, now)
         if method is None or denied is not None:
             refuse = partial(self._refuse, core, method, denied)
-            admission.refusals.add(refuse, refuse)
+            admission.denials.add(refuse, refuse)
             return
         self.last_calls[connection] = now
         overloaded = None if method.always else admission.check_call(client, connection)
@@ -352,11 +352,12 @@ class EventLoop:
     def _run(self) -> None:
         core, batcher, dispatcher = self._core, self._batcher, self._dispatcher
         poll, clients, deferred = core.poll, self._clients, dispatcher.deferred
-        refusals, arrived = self.admission.refusals, self.admission.arrived
+        admission = self.admission
+        refusals, denials, arrived = admission.refusals, admission.denials, admission.arrived
         row, cell = self._heartbeat
         while not (self._is_shut and core.pending_ops == 0):
             row[cell] += 1.0
-            if batcher.short_queries or self._soon or refusals or arrived:
+            if batcher.short_queries or self._soon or refusals or denials or arrived:
                 event = poll(0.0)
             elif batcher.queries:
                 event = self._poll_before_slice() if clients.have_rivals else poll(0.0)
@@ -388,7 +389,7 @@ class EventLoop:
         self._run_soon()
         if self._batcher.queries:
             self._answer(is_busy=self._clients.have_rivals and not self._has_slept)
-        elif not self.admission.begin_waiting() and self.admission.refusals:
+        elif not self.admission.begin_waiting():
             self._refuse_waiting()
 
     def _arrived(self, now: float) -> None:
@@ -417,6 +418,7 @@ class EventLoop:
             self.admission.start_batch()
             self._batcher.answer(is_busy)
             self.admission.refusals.reject()
+            self.admission.denials.reject()
             self.admission.begin_waiting()
         except Exception:
             log.exception("a batch could not be answered, or a call could not be refused")

@@ -376,6 +376,46 @@ def test_the_poller_is_one_that_grpc_knows_and_the_variable_is_the_operators(giv
     assert "experiment" not in done.stderr
 
 
+class _Arriving:
+    """A call in gRPC's core, as far as a dispatcher uses one that it refuses; `code` is its status."""
+
+    metadata = ()
+    deadline = math.inf
+
+    def __init__(self, path: str) -> None:
+        self.path, self.connection = path, b"ipv4:192.0.2.1:5000"
+        self.code: int | None = None
+
+    def reject(self, code: int, *_: Any) -> None:
+        self.code = code
+
+
+def test_calls_without_a_method_or_a_token_delay_no_refusal_and_make_no_overload_last(
+    retriever: Retriever,
+) -> None:
+    """Anyone can send them, and they wait for their refusal as well."""
+    with reacting(retriever, queue=64) as served:
+        dispatcher, admission = served.loop._dispatcher, served.loop.admission
+        served.loop.stop(5.0)  # so that this thread is the only one
+        dispatcher.refused_at = 0.0
+        for _ in range(1000):
+            dispatcher.dispatch(_Arriving("/nothing"))  # type: ignore[arg-type]
+        assert admission.denials
+        until = admission.overload.until = time.monotonic() + 60.0
+        few = [_Arriving(SEARCH) for _ in range(5)]
+        admission._calls_of[few[0].connection] = 100  # more than its share, although nothing is queued
+        for each in few[1:]:
+            dispatcher.dispatch(each)  # type: ignore[arg-type]
+        assert admission.overload.until == until
+        served.loop._batcher.short_queries = 64
+        dispatcher.dispatch(few[0])  # type: ignore[arg-type]
+        assert {each.code for each in few} == {StatusCode.RESOURCE_EXHAUSTED.value[0]}
+        admission.overload.until = -math.inf
+        served.loop._batcher.short_queries = 0
+        while admission.denials:
+            admission.refuse_waiting()
+
+
 def _connection(served: Reacting) -> grpc.Channel:
     """A channel that shares its connection with no other."""
     return grpc.insecure_channel(served.address, [("grpc.use_local_subchannel_pool", 1)])
