@@ -45,13 +45,15 @@ log = logging.getLogger(__name__)
 TICK_SECONDS, ALERT_TICK_SECONDS = 0.1, 0.04  # between checks of the event loop
 SWEEP_SECONDS, ALERT_SWEEP_SECONDS = 1.0, 0.2  # between checks of all connections
 ALERT_SECONDS = 30.0  # after a connection was closed, in which the checks are frequent
-SWEEP_SHARE = 0.05  # of the time for the checks of all connections, at most
+SWEEP_SHARE = 0.05  # of the time for either kind of check of all connections, at most
 STALL_SECONDS = 0.1  # in one poll; a poll without events returns after 0.05 s
 # Processor time in one poll after which a connection that is still read sends many small frames, and no
 # message: reading that takes at most `BYTE_SECONDS` for each byte, even with TLS on a slow processor.
 POLL_SECONDS, BYTE_SECONDS = 0.01, 5e-9
 FRAME_BYTES = 128 << 10  # of small frames, at least, for which a connection is closed then
-FIRST_BYTES = 64 << 10  # that a client may send before its first call: handshake and one header block
+# That a client may send before its first call is seen: handshake, header block, and a message as large as
+# HTTP/2's first window, 64 KiB.
+FIRST_BYTES = 128 << 10
 NEARLY_FULL = 3 / 4  # of the connections that a worker accepts
 QUIET_SECONDS = 1.0  # without a call, after which a connection may be closed to make room
 FORGET_SECONDS = 5.0  # after which the calls of closed connections are deleted
@@ -192,20 +194,24 @@ class ConnectionMonitor:
             self._thread.join()
 
     def _run(self) -> None:
-        beat, since, used, next_sweep = -1.0, 0.0, 0.0, 0.0
+        beat, since, used, next_sweep, next_stall = -1.0, 0.0, 0.0, 0.0, 0.0
         while not self._stop.wait(self._tick_seconds()):
             now = time.perf_counter()
             try:
                 if beat != (beat := self._heartbeat()):
                     since, used = now, self._used()
-                elif now - since >= STALL_SECONDS or self._used() - used >= POLL_SECONDS:
+                elif now >= next_stall and (
+                    now - since >= STALL_SECONDS or self._used() - used >= POLL_SECONDS
+                ):
                     self._break_stall(beat, self._used() - used)
+                    next_stall = _next_check(now, 0.0)
                 if now >= next_sweep:
                     next_sweep = now + SWEEP_SECONDS  # if the sweep fails
+                    began = time.perf_counter()
                     self.sweep()
-                    ended = time.perf_counter()
-                    pause = ALERT_SWEEP_SECONDS if self._is_alert() else SWEEP_SECONDS
-                    next_sweep = ended + min(SWEEP_SECONDS, max(pause, (ended - now) / SWEEP_SHARE))
+                    next_sweep = _next_check(
+                        began, ALERT_SWEEP_SECONDS if self._is_alert() else SWEEP_SECONDS
+                    )
                 self._log_closed(now)
             except Exception:
                 if now >= self._failed_at + LOG_SECONDS:  # most likely no descriptor is free, for long
@@ -350,6 +356,12 @@ class ConnectionMonitor:
             log.warning("closed connections: %s; the last one from %s", counts, self._last_closed)
             self._unlogged.clear()
             self._log_at = now
+
+
+def _next_check(began: float, pause: float) -> float:
+    """When to check all connections again after a check that ends now; `pause` is the least until then."""
+    ended = time.perf_counter()
+    return ended + min(SWEEP_SECONDS, max(pause, (ended - began) / SWEEP_SHARE))
 
 
 def _sockets() -> Iterator[tuple[int, int]]:

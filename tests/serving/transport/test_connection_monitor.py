@@ -232,6 +232,45 @@ def test_what_is_read_in_one_poll_is_a_flood_if_it_is_large_or_takes_much_proces
                 monitor.stop()
 
 
+def test_a_first_request_that_has_been_read_and_not_yet_seen_is_no_flood() -> None:
+    """It may fill the first window of HTTP/2, 65,535 bytes, beside its header block."""
+    closed: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client, listener.accept()[0] as server:
+            monitor = ConnectionMonitor(port, WorkerLimits(), 4 << 20, lambda: 1.0, {}, closed.append)
+
+            def feed(size: int) -> None:
+                client.sendall(bytes(size))
+                while size:
+                    size -= len(server.recv(size))
+
+            feed(65_535 + (16 << 10))
+            monitor.sweep()
+            monitor._break_stall(1.0, 1.0)
+            assert closed == []
+            feed(FRAME_BYTES)
+            monitor._break_stall(1.0, 1.0)
+            assert closed == ["flood"]
+
+
+def test_checks_for_floods_take_a_bounded_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load one iteration of the event loop often uses so much that the connections are checked."""
+    monitor = ConnectionMonitor(1, WorkerLimits(), 1, lambda: 1.0, {}, used=time.perf_counter)
+    checks: list[float] = []
+
+    def check(beat: float, used: float) -> None:
+        checks.append(used)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(monitor, "_break_stall", check)
+    monitor.start()
+    began = time.monotonic()
+    time.sleep(1.0)
+    monitor.stop()
+    assert 1 <= len(checks) <= 1 + (time.monotonic() - began)  # one a second, since each takes so long
+
+
 def test_a_descriptor_that_has_become_a_file_is_left_alone(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
         before = len([*Path("/dev/fd").iterdir()])
