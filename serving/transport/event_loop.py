@@ -150,7 +150,8 @@ class CallDispatcher:
                 denied = error
         client = self.client = self._clients.of(connection, token_name)
         now = time.perf_counter_ns()
-        self._clients.called(client, now)
+        if method is None or not method.always:  # a health check is no rival
+            self._clients.called(client, now)
         if method is None or denied is not None:
             refuse = partial(self._refuse, core, method, denied)
             admission.denials.add(refuse, refuse)

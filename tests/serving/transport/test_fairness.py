@@ -1,5 +1,6 @@
 """A worker whose calls come from several addresses: none of them keeps the calls of another waiting."""
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -51,3 +52,19 @@ def test_a_call_has_room_in_an_overload_by_another_address(retriever: Retriever)
         assert stub.Search(GOOD, timeout=30).hits
         assert "OK" not in {status.code for status in flood.statuses.values()}
         assert len(waiting) == 2 * bounds.queue
+
+
+def test_a_health_check_is_no_rival(retriever: Retriever) -> None:
+    with (
+        reacting(retriever) as served,
+        Raw(served.address, source=FLOODING) as probe,
+        grpc.insecure_channel(served.address) as channel,
+    ):
+        methods: Any = served.loop._dispatcher._methods
+        methods["/test/Probe"] = replace(methods["/test/Sleep"], always=True)
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        for path, are_rivals in (("/test/Probe", False), ("/test/Sleep", True)):
+            assert stub.Search(GOOD, timeout=30).hits
+            assert probe.status(probe.ask(path, b"0")).code == "OK"
+            assert stub.Search(GOOD, timeout=30).hits
+            assert served.loop._clients.have_rivals is are_rivals
