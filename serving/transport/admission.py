@@ -303,7 +303,7 @@ class Admission:
                 begin()
             except Exception:  # must not keep the others waiting
                 log.exception("a call could not be begun")
-            client.used += time.thread_time() - started
+            self._clients.charge(client, time.thread_time() - started)
         return True
 
     def start_batch(self) -> None:

@@ -416,14 +416,15 @@ class Batcher:
         self, long: LongJob, part: Job, seconds: float, used: float, was_held: bool = False
     ) -> None:
         """Take over the results of a slice, and end its job or queue it again; arguments as of `worked`."""
-        part.client.used += used
         if part.error is None:
             self.long.worked(part, seconds, used, was_held)
-        if long.merge(part, used):
+        is_done = long.merge(part, used)
+        if not is_done:
+            self.long.add(long)
+        self.clients.charge(part.client, used)
+        if is_done:
             self.queries -= long.queries  # of a failed job
             long.job.done(long.job)
-        else:
-            self.long.add(long)
         if self._observer is not None:
             self._report(self._observer, (part,))
 
@@ -445,7 +446,7 @@ class Batcher:
             if batch and (queries + count > self.most or cost + job.cost > BATCH_COST):
                 jobs.put_back(job.client, job)
                 break
-            job.client.used += expected * count
+            self.clients.charge(job.client, expected * count)
             self.clients.leave(job.client, count)
             queries += count
             cost += job.cost

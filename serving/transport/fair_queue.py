@@ -3,7 +3,10 @@
 Cost is counted in processor seconds of the event loop, so fairness does not depend on the processor. The
 order is that of start-time fair queueing (Goyal, Vin and Cheng, 1996): a client that had nothing in the queue
 starts at the time used by those that were served last. So it does not wait behind the backlog of others, and
-saves up no time while it is idle. All queues of a worker share its `Clients`.
+saves up no time while it is idle. That alone would let clients that come anew, one after the other, keep
+those waiting that have used a little more: each would start at the same time. So this time also advances by
+the cost of clients that leave, divided by the number of clients, as in the fluid model of fair queueing
+(Parekh and Gallager, 1993). All queues of a worker share its `Clients`.
 """
 
 import heapq
@@ -28,14 +31,15 @@ class Client:
     Attributes:
         used: processor seconds of the event loop.
         waiting: its calls and queries that wait.
+        lines: queues with items of it.
     """
 
-    __slots__ = ("name", "used", "waiting")
+    __slots__ = ("lines", "name", "used", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.used = 0.0
-        self.waiting = 0
+        self.waiting = self.lines = 0
 
 
 NOBODY = Client("")  # of jobs without a call
@@ -46,16 +50,18 @@ class Clients:
 
     Attributes:
         active: number of clients for whom something waits.
-        served: the most seconds that a client had used when an item of its was taken from a queue.
+        queued: number of clients with items in queues.
+        served: seconds at which a client starts that has no items in queues.
         have_rivals: whether several clients have called lately.
     """
 
     def __init__(self) -> None:
-        self.active = 0
+        self.active = self.queued = 0
         self.served = 0.0
         self.have_rivals = False
         self._last, self._rivals_until = NOBODY, 0  # the client of the last call; nanoseconds
         self._by_name: dict[str, Client] = {}
+        self._most = MAX_IDLE  # names at which some are forgotten
         self._by_connection: dict[bytes, Client] = {}
 
     def of(self, connection: bytes, token_name: str | None) -> Client:
@@ -88,6 +94,12 @@ class Clients:
         if not client.waiting:
             self.active -= 1
 
+    def charge(self, client: Client, seconds: float) -> None:
+        """Count what an item that was taken from a queue has cost its client."""
+        client.used += seconds
+        if not client.lines:
+            self.served += seconds / (self.queued + 1)
+
     def is_below_share(self, client: Client, room: int, count: int = 1) -> bool:
         """Whether a client may have `count` more waiting, since others take more than their share of `room`.
 
@@ -109,9 +121,13 @@ class Clients:
         return self.have_rivals and client.used > self.served + seconds
 
     def _new(self, name: str) -> Client:
-        if len(self._by_name) >= MAX_IDLE:  # those that have used more must not be forgotten
-            kept = {n: each for n, each in self._by_name.items() if each.waiting or each.used > self.served}
-            self._by_name = kept
+        if len(self._by_name) >= self._most:  # those that have used more must not be forgotten
+            clients = self._by_name.values()
+            kept = [each for each in clients if each.waiting or each.lines]
+            idle = [each for each in clients if each.used > self.served and not (each.waiting or each.lines)]
+            kept += sorted(idle, key=lambda each: -each.used)[: MAX_IDLE // 2]
+            self._by_name = {each.name: each for each in kept}
+            self._most = max(MAX_IDLE, 2 * len(kept))  # copying is rare
             self._by_connection.clear()
         client = self._by_name[name] = Client(name)
         return client
@@ -165,6 +181,8 @@ class FairQueue(Generic[T]):
         if line is None:
             client.used = max(client.used, self._clients.served)
             line = self._lines[client] = deque()
+            client.lines += 1
+            self._clients.queued += client.lines == 1
             if len(self._order) > 2 * len(self._lines) + 8:  # clients whose lines have ended
                 self._order = [self._entry(each) for each in self._lines]
                 heapq.heapify(self._order)
@@ -193,6 +211,8 @@ class FairQueue(Generic[T]):
         item = line.popleft()
         if not line:
             del self._lines[client]
+            client.lines -= 1
+            self._clients.queued -= not client.lines
         self._size -= 1
         return item
 

@@ -1,5 +1,6 @@
 """Fair queues: a client below its share waits behind no backlog, whatever the others do, at any speed."""
 
+import itertools
 import random
 from collections import Counter
 
@@ -46,6 +47,56 @@ def test_a_client_saves_up_no_time_while_it_is_idle() -> None:
     assert 49 <= Counter(taken)["idle"] <= 51
 
 
+@pytest.mark.parametrize("queued", [1, 50])
+def test_clients_that_come_anew_keep_no_other_waiting(queued: int) -> None:
+    """A client whose items have cost a little more gets its share, however many others come once."""
+    clients = Clients()
+    queue: FairQueue[str] = FairQueue(clients)
+    known = Client("known")
+    for _ in range(200):
+        queue.add(known, "known")
+    known.used = 10.0
+    order, names = [], itertools.count()
+    for _ in range(20_000):
+        while len(queue.line(known)) + queued > len(queue):
+            queue.add(Client(str(next(names))), "fresh")
+        client = queue.first_client
+        order.append(queue.take())
+        clients.charge(client, 0.1)
+    first = order.index("known")
+    assert first <= 10.0 / 0.1 * (queued + 1) + queued
+    turns = Counter(order[first : first + 40 * (queued + 1)])["known"]
+    assert 20 <= turns <= 80  # its share is 40
+
+
+def test_a_client_with_a_line_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of long jobs are in a queue and not counted as waiting."""
+    monkeypatch.setattr(fair_queue, "MAX_IDLE", 8)
+    clients = Clients()
+    kept = clients.of(b"ipv4:192.0.2.1:1", None)
+    queue: FairQueue[str] = FairQueue(clients)
+    queue.add(kept, "slice")
+    for n in range(100):
+        clients.of(b"ipv4:198.51.100.%d:1" % n, None)
+        assert clients.of(b"ipv4:192.0.2.1:2", None) is kept
+    assert queue.take() == "slice"
+    for n in range(100):
+        clients.of(b"ipv4:198.51.100.%d:1" % n, None)
+    assert clients.of(b"ipv4:192.0.2.1:2", None) is not kept
+
+
+def test_clients_are_forgotten_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgetting copies the names, so it must not happen at each new one, whatever they have used."""
+    monkeypatch.setattr(fair_queue, "MAX_IDLE", 100)
+    clients, copies = Clients(), 0
+    for n in range(1000):
+        before = clients._by_name
+        clients.of(b"", str(n)).used = n + 1.0
+        copies += clients._by_name is not before
+    assert 1 <= copies <= 20
+    assert clients.of(b"", "999").used == 1000.0
+
+
 @settings(deadline=None)
 @given(
     costs=st.lists(st.floats(1e-5, 1.0), min_size=2, max_size=20),
@@ -76,28 +127,31 @@ def test_a_new_clients_item_waits_for_one_item_of_each_other_at_most(
 
 
 @given(
-    counts=st.lists(st.integers(0, 300), min_size=1, max_size=30),
+    asked=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 64)), max_size=300),
     room=st.integers(1, 2000),
-    asked=st.integers(1, 64),
+    greed=st.integers(0, 2000),
 )
-def test_those_below_their_share_always_get_in_and_fill_the_room_at_most_once(
-    counts: list[int], room: int, asked: int
+def test_those_below_their_share_always_get_in_and_fill_little_more_than_the_room(
+    asked: list[tuple[int, int]], room: int, greed: int
 ) -> None:
+    """One client has as much waiting as it likes; the others come one after the other, in any order."""
     clients = Clients()
-    others = [Client(str(n)) for n in range(len(counts))]
-    for client, count in zip(others, counts, strict=True):
-        clients.wait(client, count) if count else None
-    newcomer = Client("new")
-    active = sum(count > 0 for count in counts)
-    assert clients.active == active
-    may = clients.is_below_share(newcomer, room, asked)
-    assert may == (active > 0 and asked <= room / (active + 1))
-    inside = [c.waiting for c in others if c.waiting and clients.is_below_share(c, room, 0)]
-    assert sum(inside) <= room
+    greedy, others = Client("greedy"), [Client(str(n)) for n in range(31)]
+    clients.wait(greedy, greed) if greed else None
+    for number, count in asked:
+        client = others[number]
+        if clients.is_below_share(client, room, count):
+            clients.wait(client, count)
+        elif not client.waiting and clients.active:  # a newcomer's share is that of one more client
+            assert count > room / (clients.active + 1)
+    inside = [each.waiting for each in others if each.waiting]
+    assert clients.active == len(inside) + (greed > 0)
+    # The n-th of them has at most 1 / (n + 1) of the room.
+    assert sum(inside) <= room * sum(1 / (n + 2) for n in range(len(inside))) + 1e-6
     for client in others:
         if client.waiting:
             clients.leave(client, client.waiting)
-    assert clients.active == 0
+    assert clients.active == (greed > 0)
 
 
 def test_the_client_with_most_is_shed_first_and_its_oldest_item_first() -> None:
