@@ -1,5 +1,6 @@
-"""Fair shares for clients: of what can be held, of the time of something that does one thing at once, and
-of refusals. A client is an address, and of IPv6 the first 64 bits of one.
+"""Fair shares for clients: of what can be held, and of refusals (those of time: `serving/fair_queue.py`).
+
+A client is an address, and of IPv6 the first 64 bits of one.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import grpc
 
@@ -19,7 +20,6 @@ REMEMBERED = 4096  # clients whose past a class below keeps, beside those that s
 SAVED_SECONDS = 10.0  # of an allowance
 REFUSED_BYTES = 64 << 10  # of a refused body that count as one request
 
-Item = TypeVar("Item")
 cached_client_of = lru_cache(REMEMBERED)(client_of)
 
 
@@ -133,47 +133,6 @@ class FairPlaces:
             waiting.remove(future)
             if not waiting:
                 del self._waiting[client]
-
-
-class FairQueue(Generic[Item]):
-    """Items that wait for their turn, by client: the next is of the client that has cost least.
-
-    Start-time fair queueing (Goyal, Vin and Cheng, 1996): a client that comes anew begins with the cost of
-    the one whose turn is now, so that neither its past nor its absence counts.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, deque[Item]] = {}
-        self._cost: dict[str, float] = {}
-        self._now = 0.0  # cost of the client that had the last turn
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    def add(self, client: str, item: Item) -> None:
-        """Let an item wait."""
-        self.charge(client, 0.0)
-        self._waiting.setdefault(client, deque()).append(item)
-
-    def pop(self) -> tuple[str, Item]:
-        """The next item, and its client; there must be one."""
-        client = min(self._waiting, key=self._cost.__getitem__)
-        self._now = self._cost[client]
-        waiting = self._waiting[client]
-        item = waiting.popleft()
-        if not waiting:
-            del self._waiting[client]
-        return client, item
-
-    def charge(self, client: str, cost: float) -> None:
-        """Count what a client's item has cost, in seconds."""
-        self._cost[client] = max(self._cost.get(client, 0.0), self._now) + cost
-        if len(self._cost) > REMEMBERED + len(self._waiting):
-            self._cost = {
-                name: each
-                for name, each in self._cost.items()
-                if each > self._now or name in self._waiting or name == client
-            }
 
 
 class Allowance:

@@ -14,9 +14,10 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving.fair_queue import Clients, FairQueue
 from serving.gateway.connections import CoalescingTransport, OpenConnections
 from serving.gateway.failures import HEAD_TOO_LARGE, Failure, invalid
-from serving.gateway.fairness import FairQueue, Refusals, cached_client_of
+from serving.gateway.fairness import Refusals, cached_client_of
 
 HEAD_SECONDS = 10.0  # for the head of a request
 REST_SECONDS = 10.0  # for the rest of a body that has been answered before it had arrived
@@ -42,7 +43,8 @@ class ReadTurns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._queue: FairQueue[Protocol] = FairQueue()
+        self._clients = Clients()
+        self._queue: FairQueue[Protocol] = FairQueue(self._clients)
         self._is_due = False
 
     def wait(self, connection: "Protocol", seconds: float) -> None:
@@ -52,8 +54,9 @@ class ReadTurns:
             connection: that has stopped reading.
             seconds: that its last part has taken.
         """
-        self._queue.charge(connection.client_host, seconds)
-        self._queue.add(connection.client_host, connection)
+        client = self._clients.named(connection.client_host)
+        self._queue.add(client, connection)
+        self._clients.charge(client, seconds)
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._grant)
@@ -61,8 +64,7 @@ class ReadTurns:
     def _grant(self) -> None:
         self._is_due = False
         while self._queue:
-            _, connection = self._queue.pop()
-            if connection.take_turn():
+            if self._queue.take().take_turn():
                 break
         if self._queue:
             self._is_due = True

@@ -27,9 +27,9 @@ from collections.abc import Callable
 from functools import partial
 
 from protos.errors import DeadlineExceeded, Overloaded
+from serving.fair_queue import Client, FairQueue
 from serving.transport.batching import BATCH_COST, Batcher, Job
 from serving.transport.call import StreamCall, UnaryCall
-from serving.transport.fair_queue import Client, FairQueue
 from serving.transport.limits import WorkerLimits
 from serving.transport.unsent import UnsentBytes
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from protos.errors import Overloaded
+from serving.fair_queue import NOBODY, Client, Clients, FairQueue
 from serving.retrieval.answer import Timing
 from serving.retrieval.query import (
     NO_SEARCH,
@@ -31,7 +32,6 @@ from serving.retrieval.query import (
 )
 from serving.retrieval.retriever import Retriever
 from serving.retrieval.vector_index import REMOTE_KINDS
-from serving.transport.fair_queue import NOBODY, Client, Clients, FairQueue
 from serving.transport.remote_batches import RemoteBatches, RemoteSearch
 from serving.transport.status import ClientGone
 

@@ -19,9 +19,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from protos.errors import InvalidInput
+from serving.fair_queue import Client
 from serving.transport.batching import Job
 from serving.transport.deferred import Deferred
-from serving.transport.fair_queue import Client
 from serving.transport.grpc_core import (
     CANCELLED,
     DEADLINE_EXCEEDED,

@@ -26,11 +26,11 @@ from typing import Any, Protocol
 import grpc
 
 from protos.errors import Unavailable
+from serving.fair_queue import NOBODY, Client
 from serving.transport.admission import Admission
 from serving.transport.batching import Batcher, Job
 from serving.transport.call import Call, Method, StreamCall
 from serving.transport.deferred import Deferred
-from serving.transport.fair_queue import NOBODY, Client
 from serving.transport.grpc_core import SHUTDOWN, TIMEOUT, UNIMPLEMENTED, CoreCall, Metadata, ServerCore
 from serving.transport.limits import WorkerLimits
 from serving.transport.remote_batches import RemoteBatches

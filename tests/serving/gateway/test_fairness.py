@@ -14,7 +14,7 @@ import pytest
 
 from serving.gateway import exchange, fairness, http1
 from serving.gateway.failures import Failure
-from serving.gateway.fairness import FairPlaces, FairQueue, FairShare, Refusals
+from serving.gateway.fairness import FairPlaces, FairShare, Refusals
 from serving.gateway.options import GatewayBounds
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
@@ -88,23 +88,6 @@ def test_a_place_goes_to_the_waiting_client_with_fewest() -> None:
         return order
 
     assert asyncio.run(given()) == ["c", "a", "b"]
-
-
-def test_turns_follow_what_each_client_has_cost() -> None:
-    queue: FairQueue[int] = FairQueue()
-    for number in range(6):
-        queue.add("a", number)
-    order = []
-    for step in range(6):
-        client, _ = queue.pop()
-        queue.charge(client, 1.0)
-        order.append(client)
-        if step == 1:
-            queue.add("b", 0)
-            queue.add("b", 1)
-    assert order == ["a", "a", "b", "a", "b", "a"]
-    assert [queue.pop() for _ in range(2)] == [("a", 4), ("a", 5)]
-    assert not queue
 
 
 def test_refusals_are_bounded_by_client_and_forgotten() -> None:

@@ -9,9 +9,9 @@ import pytest
 from grpc import StatusCode
 
 from protos.errors import InvalidInput, Overloaded
+from serving.fair_queue import NOBODY
 from serving.transport.batching import Job
 from serving.transport.call import Call, Method, StreamCall, UnaryCall
-from serving.transport.fair_queue import NOBODY
 from serving.transport.unsent import UnsentBytes
 
 

@@ -1,12 +1,12 @@
 """Clients, the time that each has used, and queues whose next item is of the client that has used least.
 
-Cost is counted in processor seconds of the event loop, so fairness does not depend on the processor. The
+Cost is counted in processor seconds, so fairness does not depend on the processor. The
 order is that of start-time fair queueing (Goyal, Vin and Cheng, 1996): a client that had nothing in the queue
 starts at the time used by those that were served last. So it does not wait behind the backlog of others, and
 saves up no time while it is idle. That alone would let clients that come anew, one after the other, keep
 those waiting that have used a little more: each would start at the same time. So this time also advances by
 the cost of clients that leave, divided by the number of clients, as in the fluid model of fair queueing
-(Parekh and Gallager, 1993). All queues of a worker share its `Clients`.
+(Parekh and Gallager, 1993). All queues of an event loop may share its `Clients`.
 """
 
 import heapq
@@ -23,13 +23,13 @@ MAX_IDLE = 4096  # clients, and connections, that are remembered without work
 
 
 class Client:
-    """One client of a worker: the holder of a token, or without one an address.
+    """One client of a service: the holder of a token, or without one an address.
 
     Args:
         name: of the token; or the address, of IPv6 its first 64 bits.
 
     Attributes:
-        used: processor seconds of the event loop.
+        used: processor seconds.
         waiting: its calls and queries that wait.
         lines: queues with items of it.
     """
@@ -46,7 +46,7 @@ NOBODY = Client("")  # of jobs without a call
 
 
 class Clients:
-    """The clients of one worker; for the event loop's thread.
+    """The clients of one process; for the event loop's thread.
 
     Attributes:
         active: number of clients for whom something waits.
@@ -72,15 +72,19 @@ class Clients:
             token_name: of the token that it sent, if there is one.
         """
         if token_name is not None:
-            return self._by_name.get(token_name) or self._new(token_name)
+            return self.named(token_name)
         client = self._by_connection.get(connection)
         if client is None:
             name = client_of_peer(connection.decode("ascii", "replace"))
-            client = self._by_name.get(name) or self._new(name)
+            client = self.named(name)
             if len(self._by_connection) >= MAX_IDLE:
                 self._by_connection.clear()
             self._by_connection[connection] = client
         return client
+
+    def named(self, name: str) -> Client:
+        """The client with a name."""
+        return self._by_name.get(name) or self._new(name)
 
     def wait(self, client: Client, count: int) -> None:
         """Calls or queries of a client begin to wait; `leave` follows."""
@@ -139,7 +143,7 @@ class FairQueue(Generic[T]):
     Taking an item costs O(log n) of the n clients with items.
 
     Args:
-        clients: of the worker.
+        clients: of the process.
     """
 
     def __init__(self, clients: Clients) -> None:
