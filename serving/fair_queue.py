@@ -10,7 +10,7 @@ the cost of clients that leave, divided by the number of clients, as in the flui
 """
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -31,15 +31,14 @@ class Client:
     Attributes:
         used: processor seconds.
         waiting: its calls and queries that wait.
-        lines: queues with items of it.
     """
 
-    __slots__ = ("lines", "name", "used", "waiting")
+    __slots__ = ("name", "used", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.used = 0.0
-        self.waiting = self.lines = 0
+        self.waiting = 0
 
 
 NOBODY = Client("")  # of jobs without a call
@@ -50,13 +49,14 @@ class Clients:
 
     Attributes:
         active: number of clients for whom something waits.
-        queued: number of clients with items in queues.
+        lines: clients with items in queues, and the number of those queues.
         served: seconds at which a client starts that has no items in queues.
         have_rivals: whether several clients have called lately.
     """
 
     def __init__(self) -> None:
-        self.active = self.queued = 0
+        self.active = 0
+        self.lines: Counter[Client] = Counter()
         self.served = 0.0
         self.have_rivals = False
         self._last, self._rivals_until = NOBODY, 0  # the client of the last call; nanoseconds
@@ -101,8 +101,8 @@ class Clients:
     def charge(self, client: Client, seconds: float) -> None:
         """Count what an item that was taken from a queue has cost its client."""
         client.used += seconds
-        if not client.lines:
-            self.served += seconds / (self.queued + 1)
+        if client not in self.lines:
+            self.served += seconds / (len(self.lines) + 1)
 
     def is_below_share(self, client: Client, room: int, count: int = 1) -> bool:
         """Whether a client may have `count` more waiting, since others take more than their share of `room`.
@@ -126,9 +126,12 @@ class Clients:
 
     def _new(self, name: str) -> Client:
         if len(self._by_name) >= self._most:  # those that have used more must not be forgotten
-            clients = self._by_name.values()
-            kept = [each for each in clients if each.waiting or each.lines]
-            idle = [each for each in clients if each.used > self.served and not (each.waiting or each.lines)]
+            kept, idle = [], []
+            for each in self._by_name.values():
+                if each.waiting or each in self.lines:
+                    kept.append(each)
+                elif each.used > self.served:
+                    idle.append(each)
             kept += sorted(idle, key=lambda each: -each.used)[: MAX_IDLE // 2]
             self._by_name = {each.name: each for each in kept}
             self._most = max(MAX_IDLE, 2 * len(kept))  # copying is rare
@@ -185,8 +188,7 @@ class FairQueue(Generic[T]):
         if line is None:
             client.used = max(client.used, self._clients.served)
             line = self._lines[client] = deque()
-            client.lines += 1
-            self._clients.queued += client.lines == 1
+            self._clients.lines[client] += 1
             if len(self._order) > 2 * len(self._lines) + 8:  # clients whose lines have ended
                 self._order = [self._entry(each) for each in self._lines]
                 heapq.heapify(self._order)
@@ -215,8 +217,9 @@ class FairQueue(Generic[T]):
         item = line.popleft()
         if not line:
             del self._lines[client]
-            client.lines -= 1
-            self._clients.queued -= not client.lines
+            self._clients.lines[client] -= 1
+            if not self._clients.lines[client]:
+                del self._clients.lines[client]
         self._size -= 1
         return item
 

@@ -304,7 +304,7 @@ class Batcher:
         self.clients = Clients()
         self.long = LongJobs(most, BATCH_COST, self.clients)
         self.seconds_per_query = 0.0
-        self._used_per_query = 0.0  # the same in processor seconds, which clients are charged
+        self._used_per_batch = 0.0  # moving average of the processor seconds of a batch that is full
         self.batch_answered: Callable[[], None] = lambda: None
         self.remote: RemoteBatches | None = None
         self._observer = observer
@@ -365,7 +365,7 @@ class Batcher:
         self._worked.clear()
 
     def _answer_batch(self) -> None:
-        expected = self._used_per_query
+        expected = self._used_per_batch
         batch = self._take()
         started, used = time.perf_counter(), time.thread_time()
         wanted = [job for job in batch if self._is_wanted(job)]
@@ -373,10 +373,10 @@ class Batcher:
             for group in _by_retriever(wanted):
                 self._answer(group)
             queries = sum(len(job.prepared) for job in wanted)
-            each = (time.thread_time() - used) / queries
-            self._used_per_query += (each - expected) / 8
+            whole = (time.thread_time() - used) / sum(self._part_of_batch(job) for job in wanted)
+            self._used_per_batch += (whole - expected) / 8
             for job in wanted:
-                job.client.used += (each - expected) * len(job.prepared)
+                job.client.used += (whole - expected) * self._part_of_batch(job)
             spent = (time.perf_counter() - started) / queries
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
@@ -439,14 +439,14 @@ class Batcher:
         """Remove the jobs of the next batch from the queue, and charge their clients the expected time."""
         batch: list[Job] = []
         queries = cost = 0
-        jobs, expected = self._jobs, self._used_per_query
+        jobs, expected = self._jobs, self._used_per_batch
         while jobs:
             job = jobs.take()
             count = len(job.prepared)
             if batch and (queries + count > self.most or cost + job.cost > BATCH_COST):
                 jobs.put_back(job.client, job)
                 break
-            self.clients.charge(job.client, expected * count)
+            self.clients.charge(job.client, expected * self._part_of_batch(job))
             self.clients.leave(job.client, count)
             queries += count
             cost += job.cost
@@ -454,6 +454,10 @@ class Batcher:
         self.queries -= queries
         self.short_queries -= queries
         return batch
+
+    def _part_of_batch(self, job: Job) -> float:
+        """The part of a batch that a job fills, by its queries or by its items, and so pays for."""
+        return max(len(job.prepared) / self.most, job.cost / BATCH_COST)
 
     def _is_wanted(self, job: Job) -> bool:
         """Set the job's time in the queue, and return whether its client still waits."""

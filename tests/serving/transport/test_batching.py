@@ -10,6 +10,7 @@ import pytest
 
 from protos.errors import InvalidInput
 from protos.scores import Hits, difference
+from serving.fair_queue import Client
 from serving.retrieval.answer import Timing
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, SearchResult
 from serving.retrieval.retriever import Retriever
@@ -146,6 +147,17 @@ def test_a_batch_ends_where_its_searches_look_for_enough_items(waiting: Waiting)
     waiting.answer_all()
     assert waiting.done == jobs
     assert waiting.told.batches == [(3, 3), (2, 2)]
+
+
+def test_a_job_pays_for_the_part_of_a_batch_that_it_fills(retriever: Retriever) -> None:
+    batcher = Batcher()
+    few, many = Client("few"), Client("many")
+    for client, k in ((few, 10), (many, 900)):
+        job = Job(retriever, [retriever.prepare(Query("bavuti"))], SearchOptions(k), lambda job: job)
+        job.client, job.check, job.done = client, lambda stage: None, lambda job: None
+        batcher.submit(job)
+    batcher.answer()
+    assert many.used == pytest.approx(few.used * 64 * 900 / batching.BATCH_COST)
 
 
 def test_long_jobs_take_turns_and_a_short_job_waits_for_one_slice_at_most(waiting: Waiting) -> None:
