@@ -45,7 +45,6 @@ from serving.transport.open_calls import OpenCalls
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-UNBOUNDED = 2**31 - 1
 KEEPALIVE_TIMEOUT_SECONDS = 20  # for the answer to a ping, and for a client to read what is sent
 READ_CHUNK_BYTES = 16 << 10
 RECEIVE_BUFFER_BYTES = 256 << 10
@@ -352,7 +351,4 @@ def _options(limits: RequestLimits, bounds: WorkerLimits, share_port: bool) -> l
         # Rejecting a ping takes gRPC 15 us, answering it 0.5 us. gRPC stops reading from a client that does
         # not read, and `connection_monitor.py` closes a connection that sends pings without end.
         ("grpc.http2.max_ping_strikes", 0),
-        # gRPC would end the calls that it refuses with CANCELLED; the event loop says when to retry.
-        ("grpc.server.max_pending_requests", UNBOUNDED),
-        ("grpc.server.max_pending_requests_hard_limit", UNBOUNDED),
     ]

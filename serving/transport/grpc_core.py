@@ -25,6 +25,13 @@ CANCELLED: int = cygrpc.StatusCode.cancelled
 DEADLINE_EXCEEDED: int = cygrpc.StatusCode.deadline_exceeded
 UNIMPLEMENTED: int = cygrpc.StatusCode.unimplemented
 NO_FLAGS = 0
+UNBOUNDED = 2**31 - 1
+# Of calls that the event loop has not read. Beyond 1,000, gRPC would end some with CANCELLED, which clients
+# do not repeat; the event loop refuses calls and says when to retry.
+PENDING = (
+    ("grpc.server.max_pending_requests", UNBOUNDED),
+    ("grpc.server.max_pending_requests_hard_limit", UNBOUNDED),
+)
 MORE_FOLLOWS = cygrpc.WriteFlag.buffer_hint
 
 
@@ -41,7 +48,7 @@ class ServerCore:
 
     def __init__(self, options: Sequence[tuple[str, int]]) -> None:
         self._queue = cygrpc.CompletionQueue()
-        self._server = cygrpc.Server(tuple(options), False)
+        self._server = cygrpc.Server((*options, *PENDING), False)
         self._server.register_completion_queue(self._queue)
         self.poll: Callable[[float], Any] = self._queue.poll
         self.pending_ops = 0

@@ -37,6 +37,18 @@ def test_a_call_is_answered_though_another_address_has_thousands_queued(
         assert served.snapshot("requests")["OK"] < CALLS / 2
 
 
+def test_no_call_is_cancelled_however_many_have_not_been_read(retriever: Retriever) -> None:
+    """Without bounds of its own gRPC cancels calls of which more than 1,000 wait to be read."""
+    with (
+        reacting(retriever, queue=8 * CALLS) as served,
+        Raw(served.address, source=FLOODING) as flood,
+        grpc.insecure_channel(served.address) as channel,
+    ):
+        with served.held(channel):
+            streams = [flood.ask("/test/Sleep", b"0", 600_000) for _ in range(4 * CALLS)]
+        assert {flood.status(stream, 60).code for stream in streams} == {"OK"}
+
+
 def test_a_call_has_room_in_an_overload_by_another_address(retriever: Retriever) -> None:
     bounds = WorkerLimits(queue=64, batch=4)
     with (
