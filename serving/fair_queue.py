@@ -18,7 +18,7 @@ from serving.address import client_of_peer
 
 T = TypeVar("T")
 
-RIVALS_NS = 1_000_000_000  # after a call of another client, in which clients count as rivals
+RIVALS_NS = 1_000_000_000  # after the last change of calling client, how long there are rivals
 MAX_IDLE = 4096  # clients, and connections, that are remembered without work
 
 

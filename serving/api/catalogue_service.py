@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Overloaded, TwinspireError
 from serving.live.process.catalogue_client import CatalogueClient, FrameKind, Reply
-from serving.live.search.sequence_waits import HIGHEST
 from serving.live.store.bounds import CatalogueBounds
 from serving.live.store.write_checks import WriteParser, check_id
 from serving.live.store.write_rules import WriteRequest
@@ -23,6 +22,7 @@ from serving.transport.open_calls import OpenCalls
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
 PAGE = 500  # changes in one answer of a stream, at most
+HIGHEST = 2**63 - 1  # no sequence of a store is higher
 MAX_STREAMS = 64  # calls of Changes that a worker has open at once
 
 # Sequence, call, outcome -> the outcome, or a Deferred of it if the worker has not applied the sequence yet.

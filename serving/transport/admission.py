@@ -1,9 +1,10 @@
 """Which calls and jobs are accepted, and how soon the others are refused.
 
-A client that has less than its share of the queue is accepted, whatever others do (`fair_queue.py`). While
-several clients call, the calls of one that has used more time than the others wait until the event loop has
-nothing else to do, or has answered a batch. That also holds the client back: its streams stay open. The
-rest of this module is about clients that take more than their share, and clients without rivals.
+A client that has less than its share of the queue is accepted, whatever others do (`serving/fair_queue.py`).
+While several clients call, the calls of one that has used more time than the others wait until the event loop
+has nothing else to do, or has answered a batch. That also holds the client back: its HTTP/2 streams stay
+open, so it can send no more calls. The rest of this module is about clients that take more than their share,
+and clients without rivals.
 
 In an overload a long queue delays all clients and answers no more of them (Nichols and Jacobson, "Controlling
 Queue Delay", 2012), so little more than a batch may wait; the sooner the overload is detected, the fewer

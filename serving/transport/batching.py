@@ -42,7 +42,7 @@ BATCH_COST = 1024  # items that the searches of one batch may look for in all
 SLICE_SECONDS = 0.02
 REST = 1.5  # a rest of at most this many slices becomes one slice, since each slice has a cost of its own
 SHORTER = 4  # times shorter are slices while several clients call
-PAUSE = 3.0  # times the length of a slice, for which others go before the next one while they want to
+PAUSE = 3.0  # after a slice, other work goes first for this many times the slice's duration
 GROWTH = 4  # a slice has at most this many times the queries of the slice before it
 
 

@@ -20,10 +20,9 @@ CHECK_SECONDS = 1.0  # between two checks for calls that have waited too long
 ROOM_BYTES = 32 << 20  # of the waiting requests of one worker
 CALL_BYTES = 32 << 10  # that each of them counts besides its message, so that no more than 1,024 wait
 RETRY_SECONDS = 1.0  # after which a refused search may come again
-HIGHEST = 2**63 - 1  # no sequence of a store is higher
 # Writes that other hosts may have made since this host last read the store, at most.
 AHEAD = 100_000
-FULL = "the calls of this worker that wait for changes fill their room, and this client has most of them"
+FULL = "too many searches wait for changes in this worker, most of them from this client; retry later"
 
 
 class _Wait(NamedTuple):

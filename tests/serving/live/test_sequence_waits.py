@@ -43,7 +43,7 @@ def test_a_client_with_few_waits_gets_in_where_another_has_filled_the_room() -> 
     waiting = Waiting()
     for _ in range(MOST):
         waiting.add("flood")
-    with pytest.raises(Overloaded, match="this client has most of them"):
+    with pytest.raises(Overloaded, match="most of them from this client"):
         waiting.add("flood")
     for _ in range(10):
         waiting.add("good")
