@@ -248,9 +248,9 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self._is_repeated:
             return
         self._check_head()
+        super().on_headers_complete()  # may raise: then the head was no request, and `_refuse` answers it
         self._is_in_head, self._is_in_body = False, True
         self._size = self._content = self._parts = 0
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body has been read."""

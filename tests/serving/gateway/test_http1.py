@@ -91,6 +91,28 @@ def test_what_is_ambiguous_is_refused_and_the_connection_closed(
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize("before", ["nothing", "answered", "in progress"])
+def test_a_target_without_a_path_is_refused(before: str, caplog: pytest.LogCaptureFixture) -> None:
+    target = b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with decided() as (service, address), run_gateway(address) as running:
+        service.released.clear()
+        with sent(
+            running, {"nothing": b"", "answered": GET + b"\r\n", "in progress": REQUEST}[before]
+        ) as client:
+            if before == "answered":
+                assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            elif before == "in progress":
+                service.seen.get(timeout=30)
+            client.sendall(target)
+            answer = received(client)
+    if before == "in progress":
+        assert answer == b""  # not as the answer to the request before it
+    else:
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"INVALID_ARGUMENT" in answer
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
+
+
 @pytest.mark.parametrize(
     "head",
     [
