@@ -173,8 +173,9 @@ class OpenConnections:
     def add(self, connection: Connection) -> bool:
         """Add a connection without a request; returns whether there is room for it.
 
-        Where there is none, another is closed. If another client has more than its fair share, it is one of
-        that client: the one that has been idle longest, or if none is idle the one that has had a request
+        Where there is none, another is closed. If its client would have more than its fair share, it is the
+        one of its own that has been idle longest. If another client has more than its fair share, it is one
+        of that client: the one that has been idle longest, or if none is idle the one that has had a request
         longest. Otherwise it is an idle one, of the client with most connections that has any.
         """
         if self._count >= self._limit:
@@ -213,6 +214,9 @@ class OpenConnections:
 
     def _spare(self, newcomer: str) -> Connection | None:
         """The connection to close for one of a newcomer; None if there is none."""
+        own = self._clients.get(newcomer)
+        if own and (len(own) + 1) * len(self._clients) > self._limit:
+            return _longest_idle(own)
         name = max(self._clients, key=lambda each: len(self._clients[each]))
         largest = self._clients[name]
         if name != newcomer and len(largest) * len(self._clients.keys() | {newcomer}) > self._limit:

@@ -115,6 +115,19 @@ def test_a_client_with_more_than_its_share_loses_a_connection_with_a_request() -
     assert len(bound) == 4
 
 
+def test_a_client_above_its_share_takes_no_room_of_others() -> None:
+    bound = connections.OpenConnections(20, Counter())
+    good = [Stub(f"good {number}") for number in range(8)]
+    for each in good:
+        assert bound.add(each)
+    for _ in range(40):
+        flood = Stub("flood")
+        if bound.add(flood):
+            bound.mark(flood, is_idle=False)
+    assert not any(each.is_aborted for each in good)
+    assert len(bound) == 20
+
+
 LARGE = "a" * 1_000_000  # more than the buffers below hold
 
 

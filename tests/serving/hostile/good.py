@@ -101,8 +101,9 @@ def one_connection(address: str, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def over_http(address: str, rate: float, seconds: float) -> dict[str, Any]:
-    """Calls of the HTTP gateway."""
-    return _ask(HttpClients(address, DEADLINE), rate, seconds)
+    """Calls of the HTTP gateway; `repeats` of them were sent again, as it had closed their connection."""
+    clients = HttpClients(address, DEADLINE)
+    return {**_ask(clients, rate, seconds), "repeats": clients.repeats}
 
 
 def new_connections(address: str, rate: float, seconds: float) -> dict[str, Any]:

@@ -18,12 +18,13 @@ class HttpClient:
     Args:
         address: of the gateway.
         timeout: of each request in seconds.
+        repeated: gets an entry for each request that was repeated, as its connection had been closed.
     """
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, repeated: "queue.SimpleQueue[None]") -> None:
         host, _, port = address.partition(":")
         self._connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
-        self._timeout = timeout
+        self._timeout, self._repeated = timeout, repeated
         self._is_used = False
 
     def search(self, query: str, k: int) -> Any:
@@ -50,6 +51,7 @@ class HttpClient:
         except (ConnectionError, http.client.BadStatusLine):
             if not self._is_used:
                 raise
+            self._repeated.put(None)
             self._connection.close()  # the server has closed it meanwhile, as it may
             response = self._response(path, body, headers)
         content = response.read()
@@ -77,7 +79,13 @@ class HttpClients:
     def __init__(self, address: str, timeout: float) -> None:
         self._address, self._timeout = address, timeout
         self._kept: queue.SimpleQueue[HttpClient] = queue.SimpleQueue()
+        self._repeated: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._count = 0
+
+    @property
+    def repeats(self) -> int:
+        """Requests that were sent again, as the gateway had closed their connection."""
+        return self._repeated.qsize()
 
     @contextmanager
     def __call__(self) -> Iterator[HttpClient]:
@@ -89,7 +97,7 @@ class HttpClients:
                 raise queue.Empty
             client = self._kept.get_nowait()
         except queue.Empty:
-            client = HttpClient(self._address, self._timeout)
+            client = HttpClient(self._address, self._timeout, self._repeated)
         try:
             yield client
         except BaseException:

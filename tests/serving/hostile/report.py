@@ -38,12 +38,15 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
     table.add_row("share of a core", shares, f"of {figures['cores']}")
     table.add_row("searches a second before", f"{figures['calibration_searches_per_second']:g}", "")
     console.print(table)
-    clients = Table("good calls", "calls", "answered", "p50 ms", "p99 ms", "longest gap s", "errors")
+    clients = Table(
+        "good calls", "calls", "answered", "p50 ms", "p99 ms", "longest gap s", "repeats", "errors"
+    )
     for name in ("one_connection", "new_connections", "over_http"):
         client = figures[name]
         errors = ", ".join(f"{kind} {count}" for kind, count in client["errors"].items())
         columns = ("calls", "answered", "p50_ms", "p99_ms", "longest_gap_seconds")
-        clients.add_row(name, *(str(client[column]) for column in columns), errors)
+        repeats = str(client.get("repeats", ""))  # of calls over gRPC its client does not count them
+        clients.add_row(name, *(str(client[column]) for column in columns), repeats, errors)
     console.print(clients)
     attackers = Table("attack", "counts")
     for name, counts in figures["attacks"].items():
