@@ -18,7 +18,7 @@ MOST = 4096  # answers that are kept
 
 Answer = tuple[grpc.StatusCode, str]
 Ask = Callable[[], Awaitable[Answer]]
-Key = tuple[str, bytes]  # path of the method, and a digest of the token
+Key = tuple[str, str, bytes]  # client, for whose places its question waits; path; and a digest of the token
 
 
 class Authorization:
@@ -28,10 +28,11 @@ class Authorization:
         self._answers: OrderedDict[Key, tuple[float, Answer]] = OrderedDict()  # until when, and the answer
         self._asking: dict[Key, asyncio.Task[Answer]] = {}
 
-    async def check(self, path: str, token: str, ask: Ask) -> None:
+    async def check(self, client: str, path: str, token: str, ask: Ask) -> None:
         """Refuse a client that may not call a method.
 
         Args:
+            client: that asks.
             path: of the method.
             token: the client's header `Authorization`; empty without one.
             ask: the status and its text that the service gives to a call of this client without a message.
@@ -39,7 +40,7 @@ class Authorization:
         Raises:
             Failure: the service does not know the token, or does not allow the method to it.
         """
-        key = path, hashlib.sha256(token.encode()).digest()
+        key = client, path, hashlib.sha256(token.encode()).digest()
         until, answer = self._answers.get(key, (0.0, (grpc.StatusCode.OK, "")))
         if until <= asyncio.get_running_loop().time():
             task = self._asking.get(key)

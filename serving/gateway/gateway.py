@@ -200,16 +200,18 @@ class Gateway:
             Failure: the service does not allow it.
         """
         metadata = tuple(each for each in self._metadata(request) if each[0] == "authorization")
+        client = client_in(request.scope)
 
         async def ask() -> tuple[grpc.StatusCode, str]:
             service = self._service
             try:
-                async with self._place(service, client_in(request.scope), self.options.timeout) as seconds:
+                async with self._place(service, client, self.options.timeout) as seconds:
                     return await service.status(method, seconds, metadata)
             except Failure as failure:  # no place in time
                 return failure.code, failure.message
 
-        await self._authorization.check(method.path, " ".join(text for _, text in metadata), ask)
+        token = " ".join(text for _, text in metadata)
+        await self._authorization.check(client, method.path, token, ask)
 
     async def read(self, content: bytes | bytearray, method: Method, request: Request, seconds: float) -> Any:
         """The message that JSON describes; a large one is read by a thread, if the client may make the call.

@@ -236,6 +236,22 @@ def test_parked_calls_of_one_client_leave_places_for_others() -> None:
                 assert connection.getresponse().status == 200
 
 
+def test_a_client_that_waits_for_a_place_does_not_delay_the_authorization_of_others() -> None:
+    parked = whole("/v1/search", BODY, "Request-Timeout: 60")
+    idle = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
+    bounds = GatewayBounds(connections=1)
+    with decided() as (service, address), run_gateway(address, bounds=bounds, timeout=60.0) as running:
+        service.released.clear()
+        with opened(running, 8, parked):
+            for _ in range(8):
+                service.seen.get(timeout=30)
+            with opened(running, 1, idle):
+                time.sleep(5 * exchange.AUTHORIZE_SECONDS)
+                assert not service.ended.qsize()  # it waits for a place of its client
+                with opened(running, 1, idle, ("127.0.0.1",)):
+                    assert service.ended.get(timeout=30) == "SearchStream"
+
+
 def test_a_client_that_leaves_while_it_waits_waits_no_more() -> None:
     parked = whole("/v1/search", BODY, "Request-Timeout: 60")
     bounds = GatewayBounds(connections=1)
