@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--longest-timeout",
         default=usual.longest_timeout,
-        help="longest Request-Timeout (%(default)s)",
+        help="longest Request-Timeout, and time of a body (%(default)s)",
         **seconds,
     )
     add(

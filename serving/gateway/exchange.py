@@ -89,7 +89,7 @@ async def body(
     Args:
         request: whose body has not been read.
         most: bytes.
-        seconds: that it may take to arrive; it has to arrive at `BODY_RATE`, too.
+        seconds: that it may take to arrive at most; it has to arrive at `BODY_RATE`, too.
         pending: bytes of all bodies.
         authorize: called if the body is not there yet; refuses a client whose body need not be waited for.
 
@@ -145,8 +145,8 @@ class _Parts:
             message = await self._within(min(self._seconds, BODY_SECONDS + count / BODY_RATE))
         if message is None:
             text = (
-                "the body did not arrive within the request's time, or came at less than "
-                f"{BODY_RATE} bytes a second"
+                f"the body came at less than {BODY_RATE} bytes a second after its first {BODY_SECONDS:g} s, "
+                f"or took longer than {self._seconds:g} s (--longest-timeout)"
             )
             raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE)
         return message

@@ -263,15 +263,19 @@ class Gateway:
     async def _message(
         self, method: Method, request: Request, seconds: float | None = None
     ) -> AsyncIterator[tuple[float, Any]]:
-        """The seconds that are left for a request, and its message; in progress while the block lasts."""
+        """The seconds that are left for a request, and its message; in progress while the block lasts.
+
+        They are counted from the end of its body, which has a time of its own.
+        """
         check_type(request, JSON)
         clock = asyncio.get_running_loop().time
-        until = clock() + (self._seconds(request) if seconds is None else seconds)
+        seconds = self._seconds(request) if seconds is None else seconds
         authorize = partial(self.authorize, method, request)
-        most = self.options.bounds.max_body_bytes
-        content = await body(request, most, until - clock(), self.pending, authorize)
+        most, longest = self.options.bounds.max_body_bytes, self.options.longest_timeout
+        content = await body(request, most, longest, self.pending, authorize)
+        until = clock() + seconds
         with self._in_progress(request), self.pending.keep(client_in(request.scope), len(content)):
-            message = await self.read(content, method, request, max(0.0, until - clock()))
+            message = await self.read(content, method, request, seconds)
             yield max(0.0, until - clock()), message
 
     async def _answer(self, method: Method, message: Any, seconds: float, request: Request) -> Response:

@@ -94,7 +94,7 @@ class GatewayOptions:
         host: to listen on.
         port: to listen on; 0 for any free one.
         timeout: seconds of a request that names no `Request-Timeout`.
-        longest_timeout: seconds that a `Request-Timeout` may name.
+        longest_timeout: seconds that a `Request-Timeout` may name, and that a body may take to arrive.
         stream_timeout: seconds of a stream; a `Request-Timeout` may name fewer.
         stream_idle_timeout: seconds that a stream whose requests are lines may wait for the next one.
         grace: seconds for requests in progress to finish when the gateway stops.

@@ -75,18 +75,21 @@ def test_the_time_of_a_body_begins_before_its_first_part() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes"])
-def test_a_call_has_the_time_that_its_body_has_left(path: str) -> None:
+def test_the_time_of_a_call_begins_when_its_body_is_whole(path: str) -> None:
     content = b'{"query": {"text": "a"}}' if path == "/v1/search" else b'{"after": "0"}'
-    with decided() as (service, address), run_gateway(address) as running, running.connect() as connection:
+    with (
+        decided() as (service, address),
+        run_gateway(address, timeout=0.9) as running,
+        running.connect() as connection,
+    ):
         connection.putrequest("POST", path)
-        for name, value in (("Content-Type", "application/json"), ("Request-Timeout", "5")):
-            connection.putheader(name, value)
+        connection.putheader("Content-Type", "application/json")
         connection.putheader("Content-Length", str(len(content)))
         connection.endheaders(content[:5])
         wait_until(lambda: running.server.gateway.pending.held == 5)
-        time.sleep(1)
+        time.sleep(1.5)
         connection.send(content[5:])
-        assert service.seen.get(timeout=30)["seconds"] <= 4.0
+        assert service.seen.get(timeout=30)["seconds"] > 0
 
 
 def test_bodies_that_do_not_end_have_a_bound_together() -> None:
