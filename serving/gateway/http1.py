@@ -203,6 +203,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._shared.connections.discard(self)
         self._rest = b""
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn does so only without a reset
         self.transport.stop()  # type: ignore[attr-defined]
         for each in (self._head_timer, self._rest_timer):
             if each is not None:
@@ -313,6 +314,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def _repeat_head(self) -> None:
         """Let llhttp read the body of a request that offers another protocol, such as Java's clients send."""
         self._is_repeated = True
+        self.parser = httptools.HttpRequestParser(self)  # the one before may skip all data after a close
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n\r\n" % self._framing)
         self._is_repeated = False
 
@@ -333,7 +335,9 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         for name, value in self.headers:
             if name == b"host":
                 hosts += 1
-            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version != "1.1"):
+            elif name == b"transfer-encoding" and (
+                value.strip(b" \t").lower() != b"chunked" or version != "1.1"
+            ):
                 self._stop("Transfer-Encoding: expected chunked, in HTTP/1.1")
             if name in FRAMING:
                 self._framing = b"%s: %s" % (name, value)
@@ -357,6 +361,9 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
                 head += [name, b": ", value, b"\r\n"]
             head.append(b"content-type: application/json\r\nconnection: close\r\n")
             self.transport.write(b"".join([*head, b"content-length: %d\r\n\r\n" % len(body), body]))
+            if self._is_in_body:
+                self.cycle.disconnected = True  # so that the application waits no more, and sends nothing
+                self.cycle.message_event.set()
         self.transport.close()
 
     def _has_left(self) -> bool:

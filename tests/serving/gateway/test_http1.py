@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.gateway import http1
+from serving.gateway import connections, http1
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
@@ -157,6 +158,26 @@ def test_what_costs_more_than_a_body_is_refused(gateway: RunningGateway, body: b
     assert answer[:13] in (b"HTTP/1.1 400 ", b"")
 
 
+def test_a_request_whose_body_is_refused_ends_before_its_answer_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As with a client that does not read: the transport stays open until all has been sent.
+    monkeypatch.setattr(connections.CoalescingTransport, "close", connections.CoalescingTransport._flush)
+    with (
+        decided() as (_, address),
+        run_gateway(address) as running,
+        sent(running, CHUNKED + b"\r\n5\r\n") as connection,
+    ):
+        tasks = running.server.server_state.tasks
+        wait_until(lambda: tasks)
+        connection.sendall(b"no chunk\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+        wait_until(lambda: not tasks, 3)  # sooner than the body is given up
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)  # no second answer
+
+
 def test_a_small_body_may_come_in_one_byte_chunks(gateway: RunningGateway) -> None:
     with sent(gateway, CHUNKED + b"\r\n" + chunks(BODY, 1)) as connection:
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
@@ -220,6 +241,38 @@ def test_an_offer_to_switch_the_protocol_is_not_taken(gateway: RunningGateway) -
         assert received(connection).count(b"HTTP/1.1 200 ") == 2
 
 
+@pytest.mark.parametrize("kind", ["close", "HTTP/1.0"])
+def test_the_body_of_an_offer_arrives_where_the_connection_is_closed_after_it(
+    gateway: RunningGateway, kind: str
+) -> None:
+    start = START if kind == "close" else START.replace(b"HTTP/1.1", b"HTTP/1.0")
+    offer = (
+        b"Connection: Upgrade, close\r\nUpgrade: h2c\r\n"
+        if kind == "close"
+        else b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    )
+    with sent(gateway, start + offer + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)) as connection:
+        assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_spaces_after_an_encoding_are_no_part_of_it(gateway: RunningGateway) -> None:
+    head = START + b"Transfer-Encoding: chunked \r\nConnection: close\r\n\r\n"
+    with sent(gateway, head + chunks(BODY, 100)) as connection:
+        assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_connection_that_was_reset_has_no_timer() -> None:
+    with decided() as (_, address), run_gateway(address) as running:
+        with sent(running, GET + b"\r\n") as connection:
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            kept: Any
+            (kept,) = running.server.server_state.connections
+            wait_until(lambda: kept.timeout_keep_alive_task is not None)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_until(lambda: not running.server.server_state.connections)
+        wait_until(lambda: kept.timeout_keep_alive_task is None, 2)
+
+
 def test_a_body_larger_than_a_read_arrives_whole(gateway: RunningGateway) -> None:
     text = "bavuti " * 1000
     answer = gateway.ask("/v1/search:batch", {"queries": [{"text": text}] * 200, "k": 1})
@@ -228,11 +281,11 @@ def test_a_body_larger_than_a_read_arrives_whole(gateway: RunningGateway) -> Non
 
 def test_what_a_client_left_behind_is_not_parsed(gateway: RunningGateway) -> None:
     """The kernel still holds what it sent before it closed the connection."""
-    connections = gateway.server.server_state.connections
+    opened = gateway.server.server_state.connections
     with sent(gateway, START + b"Content-Length: 4000000\r\n\r\n") as connection:
         for _ in range(30):
             connection.sendall(b"a" * 100_000)
-    wait_until(lambda: not connections)
+    wait_until(lambda: not opened)
 
 
 def test_a_connection_stays_open_for_the_next_request(gateway: RunningGateway) -> None:
