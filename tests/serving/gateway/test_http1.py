@@ -148,14 +148,23 @@ def test_trailers_do_not_become_headers() -> None:
     [b"1;" + b"a" * (1 << 20), chunks(b"a" * 100_000, 1), chunks(b"", 1)[:-2] + b"Name: " + b"a" * (1 << 20)],
     ids=["extension", "one-byte chunks", "trailer"],
 )
-def test_what_costs_more_than_a_body_is_refused(gateway: RunningGateway, body: bytes) -> None:
+def test_what_costs_more_than_a_body_is_refused(
+    gateway: RunningGateway, body: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    charged: list[Any] = []
+    monkeypatch.setattr(gateway.server.gateway.refusals, "charge", lambda *given: charged.append(given))
+    answer = b""
     with sent(gateway, CHUNKED + b"\r\n") as connection:
         try:
             connection.sendall(body)
         except (BrokenPipeError, ConnectionResetError):
-            return
-        answer = received(connection)
+            pass
+        else:
+            answer = received(connection)
     assert answer[:13] in (b"HTTP/1.1 400 ", b"")
+    wait_until(lambda: charged)
+    assert len(charged) == 1
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
 
 
 def test_a_request_whose_body_is_refused_ends_before_its_answer_is_read(
