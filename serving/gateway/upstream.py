@@ -73,7 +73,7 @@ class Upstream:
         self._open = [0] * connections
         self._calls: set[Any] = set()
         self._methods: dict[str, list[Any]] = {}
-        self._health = protocol.health_call(self._channels[0])
+        self._health = [protocol.health_call(each) for each in self._channels]
 
     @contextmanager
     def call(
@@ -87,9 +87,7 @@ class Upstream:
             seconds: until its deadline.
             metadata: of the call.
         """
-        slot = self._open.index(min(self._open))
-        self._open[slot] += 1
-        try:
+        with self._slot() as slot:
             call = self._callables(method)[slot](request, timeout=seconds, metadata=metadata)
             self._calls.add(call)
             try:
@@ -97,22 +95,21 @@ class Upstream:
             finally:
                 self._calls.discard(call)
                 call.cancel()  # nothing happens where it has ended
-        finally:
-            self._open[slot] -= 1
 
     async def status(self, method: Method, seconds: float, metadata: Metadata) -> tuple[grpc.StatusCode, str]:
         """The status of a call without a message, and its text: whether its client may make such a call.
 
         A service checks that before it reads a message. The call costs it next to nothing.
         """
-        channel: Any = self._channels[self._open.index(min(self._open))]
-        call = channel.stream_stream(method.path)(iter(()), timeout=seconds, metadata=metadata)
-        self._calls.add(call)
-        try:
-            return await call.code(), await call.details() or ""
-        finally:
-            self._calls.discard(call)
-            call.cancel()
+        with self._slot() as slot:
+            channel: Any = self._channels[slot]
+            call = channel.stream_stream(method.path)(iter(()), timeout=seconds, metadata=metadata)
+            self._calls.add(call)
+            try:
+                return await call.code(), await call.details() or ""
+            finally:
+                self._calls.discard(call)
+                call.cancel()
 
     async def serves(self, seconds: float, metadata: Metadata) -> bool:
         """Whether the service's health is SERVING.
@@ -120,7 +117,9 @@ class Upstream:
         Raises:
             grpc.RpcError: the service does not answer the health check.
         """
-        return protocol.serves(await self._health(protocol.HEALTH, timeout=seconds, metadata=metadata))
+        with self._slot() as slot:
+            call = self._health[slot](protocol.HEALTH, timeout=seconds, metadata=metadata)
+            return protocol.serves(await call)
 
     def cancel(self) -> None:
         """Cancel all calls."""
@@ -131,6 +130,16 @@ class Upstream:
         """Close the connections, and end open calls."""
         for channel in self._channels:
             await channel.close()
+
+    @contextmanager
+    def _slot(self) -> Iterator[int]:
+        """The index of the connection for one more call, which lasts as long as the block."""
+        slot = self._open.index(min(self._open))
+        self._open[slot] += 1
+        try:
+            yield slot
+        finally:
+            self._open[slot] -= 1
 
     def _callables(self, method: Method) -> list[Any]:
         found = self._methods.get(method.path)
