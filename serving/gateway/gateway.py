@@ -122,7 +122,8 @@ class Gateway:
         """Whether the service answers searches, and the gateway does not stop."""
         service, metadata = self._service, self._metadata(request)
         with self._in_progress(request):
-            async with self._place(service, client_in(request.scope), self._seconds(request)) as seconds:
+            client, bound = client_in(request.scope), self._seconds(request)
+            async with self._place(service, client, bound, request.receive) as seconds:
                 try:
                     serves = await service.serves(seconds, metadata)
                 except grpc.RpcError as error:
@@ -184,7 +185,9 @@ class Gateway:
         client = client_in(request.scope)
         with self._in_progress(request), self.streams.hold(client, self._too_many_streams):
             wait = min(self.options.timeout, seconds)
-            async with self._place(self._service, client, wait):
+            # The lines of a body are left for the call: a watch would take them.
+            receive = None if isinstance(messages, NdjsonRequests) else request.receive
+            async with self._place(self._service, client, wait, receive):
                 with self._service.call(method, messages, seconds, self._metadata(request)) as call:
                     if getattr(messages, "follow", False):
                         self._following.add(call)

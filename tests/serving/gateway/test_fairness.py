@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from serving.client.security import Security
 from serving.gateway import exchange, fairness, http1
 from serving.gateway.failures import Failure
 from serving.gateway.fairness import FairPlaces, FairShare, Refusals
+from serving.gateway.gateway import SEARCH as SEARCH_METHOD
 from serving.gateway.options import GatewayBounds
+from serving.gateway.upstream import Upstream
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.tokens import TokenFile, new_token
@@ -252,20 +255,46 @@ def test_a_client_that_waits_for_a_place_does_not_delay_the_authorization_of_oth
                     assert service.ended.get(timeout=30) == "SearchStream"
 
 
-def test_a_client_that_leaves_while_it_waits_waits_no_more() -> None:
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes", "/v1/health"])
+def test_a_client_that_leaves_while_it_waits_waits_no_more(path: str) -> None:
     parked = whole("/v1/search", BODY, "Request-Timeout: 60")
+    later = {
+        "/v1/search": parked,
+        "/v1/items:changes": whole(path, b"{}"),
+        "/v1/health": b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\nRequest-Timeout: 60\r\n\r\n",
+    }[path]
     bounds = GatewayBounds(connections=1)
-    with decided() as (service, address), run_gateway(address, bounds=bounds) as running:
+    with decided() as (service, address), run_gateway(address, bounds=bounds, timeout=60.0) as running:
         service.released.clear()
         with opened(running, 8, parked):
             for _ in range(8):
                 service.seen.get(timeout=30)
-            with opened(running, 4, parked):
+            with opened(running, 4, later):
                 wait_until(lambda: running.server.gateway.requests.held == 12)
             wait_until(lambda: running.server.gateway.requests.held == 8)
         wait_until(lambda: running.server.gateway.requests.held == 0)
         service.released.set()
         assert running.ask("/v1/search", SEARCH).status == 200
+
+
+def test_questions_to_a_service_count_as_calls_of_a_connection() -> None:
+    async def counted(address: str) -> tuple[list[int], list[int]]:
+        upstream = Upstream(address, Security(), 2)
+        tasks = [
+            asyncio.create_task(upstream.status(SEARCH_METHOD, 30, ())),
+            asyncio.create_task(upstream.serves(30, ())),
+        ]
+        await asyncio.sleep(0.1)
+        during = list(upstream._open)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await upstream.close()
+        return during, upstream._open
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        found = asyncio.run(counted(f"127.0.0.1:{silent.getsockname()[1]}"))
+    assert found == ([1, 1], [0, 0])
 
 
 def test_streams_and_requests_of_one_client_are_half_of_all() -> None:
