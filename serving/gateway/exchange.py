@@ -76,8 +76,8 @@ class PendingBytes(FairShare):
         """
         return self.hold(client, self._full, count)
 
-    def _full(self) -> Failure:
-        text = f"the gateway holds bodies of {self.held} bytes (--pending-body-bytes)"
+    def _full(self, client: str) -> Failure:
+        text = self.describe(client, "bytes of bodies that have not been answered", "--pending-body-bytes")
         return Failure(grpc.StatusCode.UNAVAILABLE, text, headers=CLOSE | {"retry-after": "1"})
 
 

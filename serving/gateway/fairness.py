@@ -16,7 +16,7 @@ import grpc
 from serving.address import client_of
 from serving.gateway.failures import CLOSE, Failure
 
-REMEMBERED = 4096  # clients whose past a class below keeps, beside those that still have an effect
+REMEMBERED = 4096  # clients remembered; more only while they are in debt
 SAVED_SECONDS = 10.0  # of an allowance
 REFUSED_BYTES = 64 << 10  # of a refused body that count as one request
 
@@ -55,6 +55,16 @@ class FairShare:
         """Units that a client holds."""
         return self._of[client]
 
+    def describe(self, client: str, units: str, flag: str) -> str:
+        """Says that a client has its share, for a failure.
+
+        Args:
+            client: that wants more.
+            units: their name.
+            flag: that sets their number.
+        """
+        return f"this client has its share of the {units}: {self.of(client)} of {self.most} ({flag})"
+
     def take(self, client: str, count: int = 1) -> None:
         """Hold units, for which there is room."""
         self.held += count
@@ -68,14 +78,14 @@ class FairShare:
             del self._of[client]
 
     @contextmanager
-    def hold(self, client: str, full: Callable[[], Failure], count: int = 1) -> Iterator[None]:
+    def hold(self, client: str, full: Callable[[str], Failure], count: int = 1) -> Iterator[None]:
         """Hold units while the block lasts.
 
         Raises:
-            Failure: there is no room for them; it is what `full` returns.
+            Failure: there is no room for them; it is what `full` returns for the client.
         """
         if not self.has_room(client, count):
-            raise full()
+            raise full(client)
         self.take(client, count)
         try:
             yield
@@ -161,7 +171,7 @@ class Allowance:
 
 
 class Refusals:
-    """Bounds how many requests of a client the gateway refuses itself, which the service's rate limit misses.
+    """Answers 429 to a client that sends too many invalid requests, which the service's rate limit misses.
 
     Args:
         per_second: refused requests of one client; each `REFUSED_BYTES` of a body count as one more.

@@ -337,7 +337,7 @@ class Gateway:
             async with asyncio.timeout(seconds):
                 await place
         except TimeoutError:
-            late = "the service was busy with other calls of this client"
+            late = "no place among the calls to the service became free in time"
             raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
         except asyncio.CancelledError:
             raise self.cancellation_error(watch is not None and watch.is_gone) from None
@@ -354,11 +354,11 @@ class Gateway:
         """
         return self.requests.hold(client_in(request.scope), self._too_many_requests)
 
-    def _too_many_requests(self) -> Failure:
-        return _full(f"the gateway has {self.requests.held} requests in progress (--requests)")
+    def _too_many_requests(self, client: str) -> Failure:
+        return _full(self.requests.describe(client, "requests in progress", "--requests"))
 
-    def _too_many_streams(self) -> Failure:
-        return _full(f"the gateway has {self.streams.held} streams in progress (--streams)")
+    def _too_many_streams(self, client: str) -> Failure:
+        return _full(self.streams.describe(client, "streams in progress", "--streams"))
 
     def _seconds(self, request: Request) -> float:
         return deadline(request, self.options.timeout, self.options.longest_timeout)

@@ -25,8 +25,9 @@ HEAD_BYTES = 16 << 10  # of a request: its target and all its headers
 READ_BYTES = 32 << 10  # that are read from a connection in one go
 PARSED_BYTES = 4 << 10  # that are parsed in one go, so that few requests of a pipeline exist at once
 LIGHT_BYTES = 2 << 10  # of a body in one go, for which a connection does not wait for its turn
-# Of a body in chunks: bytes around its content, and chunks, that a client may send for nothing; and bytes
-# around it for each byte of content, and bytes of content for each further chunk. A one-byte chunk takes 6.
+# Bytes on the wire, and pieces, that are allowed in every body; and bytes more for each byte of content, and
+# bytes of content for each further piece: framing <= 64 KiB + 8 x content, pieces <= 4,096 + content / 16. A
+# one-byte chunk takes 6 bytes.
 FREE_FRAMING_BYTES, FRAMING_BYTES = 64 << 10, 8
 FREE_CHUNKS, CHUNK_BYTES = 4096, 16
 TCP_CLOSE_WAIT = 8  # the first byte of Linux's `struct tcp_info`, after the peer has sent its last byte

@@ -27,9 +27,9 @@ GAUGES = {
     "twinspire_gateway_connections": "Open HTTP connections.",
     "twinspire_gateway_pending_body_bytes": "Bytes of bodies whose rest has not arrived.",
 }
-# head: no whole head of a request came in time; stall: the client did not read an answer; evicted: an idle
-# connection made room for a new one; full: a new one found no room.
-REASONS = ("head", "stall", "evicted", "full")
+# head: no whole head of a request came in time; stall: the client did not read an answer; evicted: it made
+# room for a new one, idle or with a request; full: a new one found no room; rate: its client opened too many.
+REASONS = ("head", "stall", "evicted", "full", "rate")
 
 
 class GatewayMetrics(Collector):

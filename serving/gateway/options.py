@@ -36,7 +36,8 @@ class GatewayBounds:
     pending_body_bytes: int = field(
         default=64 << 20,
         metadata={
-            "help": "bytes of all bodies and lines that have not been answered; more are answered with 503"
+            "help": "bytes of all bodies and lines that have begun to arrive and have not been "
+            "answered, half of them of one client; more are answered with 503"
         },
     )
     requests: int = field(
@@ -67,7 +68,9 @@ class GatewayBounds:
     )
     connections_per_second: int = field(
         default=50,
-        metadata={"help": "new HTTP connections of one client a second; more are closed at once"},
+        metadata={
+            "help": "new HTTP connections of one client a second, saved up for 10 s; more are closed at once"
+        },
     )
     connections: int = field(
         default=8,

@@ -43,7 +43,7 @@ KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a conn
 BACKLOG = 2048
 ACCEPTED = 16  # connections that are accepted in one go, so that a pass of the event loop stays short
 OTHER_DESCRIPTORS = 64  # of connections to services, of scrapes, and of the process itself
-CLOSED = 256  # the same that are closed at once
+CLOSED = 256  # connections over the rate that are closed in one go
 ACCEPT_LOG_SECONDS = 1.0  # between two lines about connections that cannot be accepted
 
 
@@ -172,7 +172,7 @@ class Listener(socket.socket):
                 if self.allowance is not None:
                     self.allowance.charge(client, 1)
                 return connection, address
-            self.closed["full"] += 1
+            self.closed["rate"] += 1
             connection.close()
         raise BlockingIOError
 

@@ -115,7 +115,8 @@ def test_bodies_that_do_not_end_have_a_bound_together() -> None:
                 third.endheaders(begun)
                 refused = read(third)
             assert refused.error[:2] == (503, "UNAVAILABLE")
-            assert "--pending-body-bytes" in refused.error[2]
+            assert "has its share" in refused.error[2]
+            assert "800 of 1600 (--pending-body-bytes)" in refused.error[2]
             assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
             for each in (first, second):
                 each.send(SEARCH[400:])
