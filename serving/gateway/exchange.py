@@ -180,24 +180,21 @@ async def lines(
     while more:
         with pending.keep(client, len(line)):
             message = await _line_part(receive, idle)
-        part: bytes = message.get("body", b"")
         more = message.get("more_body", False)
-        begin = 0
-        while (end := part.find(b"\n", begin)) >= 0:
-            line += part[begin:end]
-            begin = end + 1
+        parts = message.get("body", b"").split(b"\n")
+        if not more:
+            parts.append(b"")  # the end of the body ends its last line
+        for part in parts[:-1]:
+            line += part
             if len(line) > most:
                 raise too_large(most, "line")
             if line.strip():
                 with pending.keep(client, len(line)):
                     yield bytes(line)
             line.clear()
-        line += part[begin:]
+        line += parts[-1]
         if len(line) > most:
             raise too_large(most, "line")
-    if line.strip():
-        with pending.keep(client, len(line)):
-            yield bytes(line)
 
 
 def too_large(most: int, what: str = "body") -> Failure:
