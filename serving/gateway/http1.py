@@ -45,10 +45,10 @@ class ReadTurns:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._clients = Clients()
-        self._queue: FairQueue[Protocol] = FairQueue(self._clients)
+        self._queue: FairQueue[HttpConnection] = FairQueue(self._clients)
         self._is_due = False
 
-    def wait(self, connection: "Protocol", seconds: float) -> None:
+    def wait(self, connection: "HttpConnection", seconds: float) -> None:
         """Let a connection read on when it is its turn.
 
         Args:
@@ -72,7 +72,7 @@ class ReadTurns:
             self._loop.call_soon(self._grant)
 
 
-class Shared:
+class GatewayState:
     """What the connections of one gateway share.
 
     Args:
@@ -121,7 +121,7 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+class HttpConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
     """Uvicorn's connection, with bounds on how long a client may occupy it.
 
     It is closed where the head of a request does not arrive in time, and aborted where an answer is not read,
@@ -140,7 +140,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _rest_timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, shared: Shared, **given: Any) -> None:
+    def __init__(self, shared: GatewayState, **given: Any) -> None:
         super().__init__(**given)
         self._shared = shared
         self._rest = b""  # was received, and waits until requests before it have been answered

@@ -30,7 +30,7 @@ from serving.gateway.connections import OpenConnections
 from serving.gateway.fairness import Allowance, cached_client_of
 from serving.gateway.gateway import Gateway
 from serving.gateway.heavy_work import SWITCH_SECONDS
-from serving.gateway.http1 import Protocol, Shared
+from serving.gateway.http1 import GatewayState, HttpConnection
 from serving.gateway.options import GatewayOptions
 from serving.gateway.pages import COMMON_HEADERS
 
@@ -87,8 +87,8 @@ class Server(uvicorn.Server):
         connections = OpenConnections(_most_connections(self.gateway.options), shown.closed)
         shown.gauges["twinspire_gateway_connections"] = connections.__len__
         make = partial(
-            Protocol,
-            Shared(connections, self.gateway.refusals, loop),
+            HttpConnection,
+            GatewayState(connections, self.gateway.refusals, loop),
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -237,7 +237,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
     app, gateway = application(options)
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=HttpConnection,
         log_config=None,
         access_log=False,
         server_header=False,
