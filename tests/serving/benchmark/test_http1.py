@@ -14,7 +14,7 @@ from serving.benchmark.http1 import HttpPool
 from serving.benchmark.http2 import Call, Connection, Status
 from serving.benchmark.load import Requests, closed_loop
 from serving.benchmark.workload import Workload, expected_answers
-from serving.gateway.http1 import Protocol
+from serving.gateway.http1 import HttpConnection
 from serving.gateway.options import GatewayOptions
 from serving.gateway.process import make_server
 from serving.retrieval.query import Query
@@ -60,7 +60,7 @@ def test_the_reference_has_the_parser_and_the_event_loop_of_the_gateway() -> Non
     config = http_reference.configuration(FastAPI())
     config.load()
     assert config.http_protocol_class is HttpToolsProtocol
-    assert issubclass(Protocol, config.http_protocol_class)
+    assert issubclass(HttpConnection, config.http_protocol_class)
     gateway = make_server(GatewayOptions(), lambda: None).config
     assert config.loop == gateway.loop == "asyncio"
 
