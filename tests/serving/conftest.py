@@ -139,14 +139,18 @@ Start = Callable[..., tuple["subprocess.Popen[str]", str]]
 
 @pytest.fixture
 def start_server(plain: Path, tmp_path: Path) -> Iterator[Start]:
-    """Start `python -m serving serve` on the plain bundle; gives the process and its address."""
+    """Start `python -m serving serve` on the plain bundle; gives the process and its address.
+
+    `descriptors` is the soft limit with which it starts.
+    """
     processes: list[subprocess.Popen[str]] = []
 
-    def start(*flags: str) -> tuple["subprocess.Popen[str]", str]:
+    def start(*flags: str, descriptors: int = 0) -> tuple["subprocess.Popen[str]", str]:
         port_file = tmp_path / f"port-{len(processes)}"
         arguments = ["--bundle", str(plain), "--port", "0", "--port-file", str(port_file), *flags]
+        limit = ["sh", "-c", f'ulimit -S -n {descriptors} && exec "$@"', "sh"] if descriptors else []
         process = subprocess.Popen(
-            [sys.executable, "-m", "serving", "serve", *arguments],
+            [*limit, sys.executable, "-m", "serving", "serve", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -45,19 +45,17 @@ def test_a_service_answers_beside_more_idle_connections_than_its_soft_limit(star
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
         pytest.skip(f"the hard limit of descriptors is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    try:
-        process, address = start_server("--connections-per-address", "1000", "--first-call-seconds", "600")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1024), hard))
+    flags = ("--connections-per-address", "1000", "--first-call-seconds", "600")
+    process, address = start_server(*flags, descriptors=256)
     host, _, port = address.rpartition(":")
     with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))  # of this process, for its ends
         for _ in range(500):
             stack.enter_context(socket.create_connection((host, int(port)), 10))
         with RetrievalClient(address) as client:
             for _ in range(5):
                 assert client.search("bavuti", timeout=60.0).hits
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=30)
     assert len(log.splitlines()) < 50

@@ -151,7 +151,8 @@ def test_info_tells_the_budget_and_an_older_server_has_none(server: RetrievalSer
     assert (found.limits.max_hits, found.limits.max_answer_bytes) == (16_384, 4_000_000)
     assert found.state["connection_unsent_bytes_bound"] == 16 << 20
     assert found.state["unsent_bytes_bound"] == 64 << 20
-    older = wire.InfoResponse(limits={"max_k": 1000, "default_k": 10}, manifest_json="{}")
+    manifest = json.dumps(found.manifest)
+    older = wire.InfoResponse(limits={"max_k": 1000, "default_k": 10}, manifest_json=manifest)
     assert converters.info_from_wire(older).limits.max_hits == converters.NO_BOUND
 
 
