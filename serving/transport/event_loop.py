@@ -147,7 +147,8 @@ class CallDispatcher:
             try:
                 token_name = self._authorizer.check(core.path, core.metadata)
             except Exception as error:
-                denied = error
+                # Its traceback would hold the call until the next garbage collection, and so the stream.
+                denied = error.with_traceback(None)
         client = self.client = self._clients.of(connection, token_name)
         now = time.perf_counter_ns()
         if method is None or not method.always:  # a health check is no rival

@@ -80,6 +80,12 @@ def test_without_a_token_nobody_gets_in(
     assert failure.value.code() is StatusCode.UNAUTHENTICATED
 
 
+def test_any_number_of_calls_on_one_connection_is_refused(stub: retrieval_pb2_grpc.RetrievalStub) -> None:
+    """gRPC resets a connection's calls if more than `--calls` earlier ones have not been freed."""
+    codes = {code_of(stub.Search, REQUEST)[0] for _ in range(50)}
+    assert codes == {StatusCode.UNAUTHENTICATED}
+
+
 def test_an_expired_token_is_refused_and_a_later_date_is_not(
     stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
 ) -> None:
