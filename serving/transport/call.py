@@ -456,6 +456,13 @@ class StreamCall(Call):
         self._send_on()
         if answer.error is None:
             self._transport.answered(self, job)
+        else:
+            self._free(answer)
+
+    def _free(self, answer: "_Answer") -> None:
+        """Free the frames of an error that is not sent; they would hold the call, as in `fail`."""
+        if answer.error is not None and not self.is_active():
+            answer.error.__traceback__ = answer.error.__context__ = None
 
     def _resize(self, answer: "_Answer") -> None:
         """Count the real size of an answer that has been made."""
@@ -496,6 +503,8 @@ class StreamCall(Call):
         if self._awaits_close:
             self._transport.ended(self, self._cancellation() if was_cancelled(event) else OK)
         super()._closed(event)
+        for answer in self._answers:
+            self._free(answer)
 
 
 class WatchCall(StreamCall):

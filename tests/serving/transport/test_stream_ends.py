@@ -1,5 +1,6 @@
 """How a stream without an open request ends: as its client sees it, so it is counted and logged."""
 
+import gc
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -108,3 +109,18 @@ def test_a_stream_that_its_client_completes_is_ok_at_once(logged: Logged) -> Non
         assert logged.lines.next()["code"] == "OK"
         stream.close()
     assert min(seconds) < SOON
+
+
+def test_any_number_of_streams_of_a_connection_may_be_cancelled(logged: Logged) -> None:
+    """gRPC resets a connection's calls if more than `--calls` earlier ones have not been freed."""
+    gc.disable()
+    try:
+        with grpc.insecure_channel(logged.address, options=[("grpc.enable_retries", 0)]) as channel:
+            stub = retrieval_pb2_grpc.RetrievalStub(channel)
+            for _ in range(60):
+                stream = stub.SearchStream(iter([REQUEST] * 50), timeout=10)
+                next(stream)
+                stream.cancel()
+            assert stub.Search(REQUEST, timeout=10).hits
+    finally:
+        gc.enable()
