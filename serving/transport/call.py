@@ -453,16 +453,11 @@ class StreamCall(Call):
             self._resize(answer)
         except Exception as error:
             answer.error = error
+            if not self.is_active():  # frames of an error that is not sent would hold the call
+                error.__traceback__ = error.__context__ = None
         self._send_on()
         if answer.error is None:
             self._transport.answered(self, job)
-        else:
-            self._free(answer)
-
-    def _free(self, answer: "_Answer") -> None:
-        """Free the frames of an error that is not sent; they would hold the call, as in `fail`."""
-        if answer.error is not None and not self.is_active():
-            answer.error.__traceback__ = answer.error.__context__ = None
 
     def _resize(self, answer: "_Answer") -> None:
         """Count the real size of an answer that has been made."""
@@ -503,8 +498,6 @@ class StreamCall(Call):
         if self._awaits_close:
             self._transport.ended(self, self._cancellation() if was_cancelled(event) else OK)
         super()._closed(event)
-        for answer in self._answers:
-            self._free(answer)
 
 
 class WatchCall(StreamCall):
