@@ -17,7 +17,7 @@ WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner needs no task that waits f
 AUTHORIZE_SECONDS = (
     0.1  # after the head, without the whole body, after which the service is asked for the client
 )
-# A body has so many seconds, and one more for as many bytes as have arrived.
+# A body may take `BODY_SECONDS`, and one second more for each `BODY_RATE` bytes that have arrived.
 BODY_SECONDS = 5.0
 BODY_RATE = 16 << 10
 RECEIVED = "twinspire.received"  # in a request's scope: bytes of its body that have arrived
