@@ -1,8 +1,8 @@
 """Calls that wait until a worker searches with a write: reads of one's own writes, and answers to writes.
 
 The waiting requests of a worker share `ROOM_BYTES`. Where they fill it, the next wait of the client that
-holds most is refused, and its youngest waits end to make room for those of others. So a client with less than its
-share of the room always waits as long as it asked for.
+holds most is refused, and its youngest waits end to make room for those of others. So a client with less than
+its share of the room always waits as long as it asked for.
 """
 
 import time
