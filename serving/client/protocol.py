@@ -16,7 +16,14 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from protos import catalogue_pb2
 from protos import retrieval_pb2 as wire
-from protos.errors import AccessDenied, InvalidInput, Overloaded, TwinspireError, Unavailable
+from protos.errors import (
+    AccessDenied,
+    DeadlineExceeded,
+    InvalidInput,
+    Overloaded,
+    TwinspireError,
+    Unavailable,
+)
 from serving.address import check_target, is_local
 from serving.client.security import Security
 from serving.filters.expression import Filter
@@ -188,6 +195,7 @@ class CatalogueRetries:
         self._connection = connection
         self._until = time.monotonic() + connection.seconds(timeout)
         self._pause = FIRST_PAUSE_SECONDS
+        self._last_error: TwinspireError | None = None
 
     @property
     def seconds(self) -> float:
@@ -202,9 +210,13 @@ class CatalogueRetries:
             error: the same as one of our errors.
 
         Raises:
-            TwinspireError: `error`, if another attempt is of no use, or would begin after the deadline.
+            TwinspireError: `error`, if another attempt is of no use, or would begin after the deadline. If
+                the deadline cut the attempt off, the error also names that of the attempt before it.
         """
         connection = self._connection
+        if isinstance(error, DeadlineExceeded) and self._last_error is not None:
+            raise DeadlineExceeded(f"{error}; the attempt before failed: {self._last_error}") from failure
+        self._last_error = error
         may_help = isinstance(error, Overloaded) or failure.code() is grpc.StatusCode.UNAVAILABLE
         if not may_help or not connection.retries or connection.closed.is_set():
             raise error from failure

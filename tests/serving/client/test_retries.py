@@ -275,23 +275,35 @@ def test_a_large_write_is_repeated() -> None:
         assert busy.attempts == 2
 
 
+def write_once(way: str, address: str, timeout: float) -> None:
+    async def write() -> None:
+        async with AsyncRetrievalClient(address) as client:
+            await client.upsert([Item("a")], timeout=timeout)
+
+    if way == "asyncio":
+        asyncio.run(write())
+    else:
+        with RetrievalClient(address) as client:
+            client.upsert([Item("a")], timeout=timeout)
+
+
 @pytest.mark.parametrize("way", ["blocking", "asyncio"])
 def test_a_write_is_repeated_until_its_deadline_and_fails_with_the_reason(way: str) -> None:
-    async def write(address: str) -> None:
-        async with AsyncRetrievalClient(address) as client:
-            await client.upsert([Item("a")], timeout=0.8)
-
     with serving(busy := Refusing([Code.UNAVAILABLE] * 500)) as address:
         began = time.monotonic()
-        with pytest.raises(errors.Unavailable, match="refused") as caught:
-            if way == "asyncio":
-                asyncio.run(write(address))
-            else:
-                with RetrievalClient(address) as client:
-                    client.upsert([Item("a")], timeout=0.8)
-        assert not isinstance(caught.value, errors.DeadlineExceeded)
+        with pytest.raises(errors.Unavailable, match="refused"):
+            write_once(way, address, timeout=0.8)
         assert time.monotonic() - began < 2
         assert 2 <= busy.attempts <= 4
+
+
+@pytest.mark.parametrize("way", ["blocking", "asyncio"])
+def test_a_write_whose_last_attempt_meets_the_deadline_names_the_error_before_it(way: str) -> None:
+    with serving(busy := Refusing([Code.UNAVAILABLE])) as address:
+        busy.write_seconds = 2
+        with pytest.raises(errors.DeadlineExceeded, match=r"; the attempt before failed: .*refused"):
+            write_once(way, address, timeout=1.5)
+        assert busy.attempts == 2
 
 
 @pytest.mark.parametrize(
