@@ -146,21 +146,31 @@ class FairPlaces:
 
 
 class Allowance:
-    """What each client may spend a second, and has saved up for `SAVED_SECONDS`.
+    """What each client may spend a second, and may save up.
 
     The generic cell rate algorithm, as in `serving.security.rate_limit`.
 
     Args:
         per_second: units.
+        clock: gives seconds.
+        saved_seconds: for which a client saves up what it has not spent.
+
+    Attributes:
+        per_second: units, which may be changed.
     """
 
-    def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.per_second, self._clock = per_second, clock
+    def __init__(
+        self,
+        per_second: float,
+        clock: Callable[[], float] = time.monotonic,
+        saved_seconds: float = SAVED_SECONDS,
+    ) -> None:
+        self.per_second, self._clock, self._saved = per_second, clock, saved_seconds
         self._paid: dict[str, float] = {}  # when all that a client has spent will be paid for
 
     def wait(self, client: str) -> float:
         """Seconds until a client may spend again, at most 0 if it may now."""
-        return self._paid.get(client, 0.0) - self._clock() - SAVED_SECONDS
+        return self._paid.get(client, 0.0) - self._clock() - self._saved
 
     def charge(self, client: str, units: float) -> None:
         """Count what a client has spent."""

@@ -69,7 +69,8 @@ class GatewayBounds:
     connections_per_second: int = field(
         default=50,
         metadata={
-            "help": "new HTTP connections of one client a second, saved up for 10 s; more are closed at once"
+            "help": "new HTTP connections of one client a second, saved up for 2 s; more are closed at once; "
+            "fewer, down to 10, while the gateway is busy"
         },
     )
     connections: int = field(

@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
-import math
 import resource
 import signal
 import socket
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,10 +24,10 @@ from serving.descriptors import raise_descriptor_limit
 from serving.gateway import metrics
 from serving.gateway.app import application
 from serving.gateway.connections import OpenConnections
-from serving.gateway.fairness import Allowance, cached_client_of
 from serving.gateway.gateway import Gateway
 from serving.gateway.heavy_work import SWITCH_SECONDS
 from serving.gateway.http1 import GatewayState, HttpConnection
+from serving.gateway.listener import AcceptErrors, ConnectionRate, Listener
 from serving.gateway.options import GatewayOptions
 from serving.gateway.pages import COMMON_HEADERS
 
@@ -43,8 +40,6 @@ KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a conn
 BACKLOG = 2048
 ACCEPTED = 16  # connections that are accepted in one go, so that a pass of the event loop stays short
 OTHER_DESCRIPTORS = 64  # of connections to services, of scrapes, and of the process itself
-CLOSED = 256  # connections over the rate that are closed in one go
-ACCEPT_LOG_SECONDS = 1.0  # between two lines about connections that cannot be accepted
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ class Server(uvicorn.Server):
         ]
         for each in sockets or ():
             if isinstance(each, Listener):
-                each.allowance, each.closed = Allowance(bounds.connections_per_second), shown.closed
+                each.limit(ConnectionRate(bounds.connections_per_second, loop), shown.closed)
             each.listen(BACKLOG)  # asyncio has set it to the number of connections that it accepts in one go
         self.started = True
         self._ready()
@@ -144,58 +139,6 @@ class Server(uvicorn.Server):
         finally:
             for each in signals:
                 loop.remove_signal_handler(each)
-
-
-class Listener(socket.socket):
-    """Closes connections of a client that opens too many, before they cost more than their end.
-
-    Connections are accepted in the order in which they came, so those of one client would delay all others.
-
-    Attributes:
-        allowance: of each client, connections a second; None for any number.
-        closed: counts connections that the gateway closes, by reason.
-    """
-
-    allowance: Allowance | None = None
-    closed: Counter[str]
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """A connection that has arrived, and the address of its client.
-
-        Raises:
-            BlockingIOError: there is none, or many were closed, and others have their turn.
-        """
-        for _ in range(CLOSED):
-            connection, address = super().accept()
-            client = cached_client_of(address[0])
-            if self.allowance is None or self.allowance.wait(client) <= 0:
-                if self.allowance is not None:
-                    self.allowance.charge(client, 1)
-                return connection, address
-            self.closed["rate"] += 1
-            connection.close()
-        raise BlockingIOError
-
-
-class AcceptErrors:
-    """Handles the exceptions of an event loop: one that comes again and again is logged once a second.
-
-    When the process has no descriptor left, asyncio reports each attempt to accept a connection.
-    """
-
-    def __init__(self) -> None:
-        self._logged_at, self._count = -math.inf, 0
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log what a callback of the loop has raised."""
-        error = context.get("exception")
-        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
-            loop.default_exception_handler(context)
-            return
-        self._count += 1
-        if loop.time() - self._logged_at >= ACCEPT_LOG_SECONDS:
-            log.error("connections cannot be accepted: %s (%d times)", error.strerror, self._count)
-            self._logged_at, self._count = loop.time(), 0
 
 
 def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
