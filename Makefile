@@ -264,9 +264,9 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	serving/bin/twinspire-serving serve --help >/dev/null
 	serving/bin/twinspire-client --help >/dev/null
 
-test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch HAPROXY=1 ONE_CORE=1 JSON=path
+test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch HAPROXY=1 ONE_CORE=1 AT_ONCE=1 JSON=path
 	@$(PY) -m tests.serving.hostile $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY)) \
-	  $(if $(HAPROXY),--haproxy) $(if $(ONE_CORE),--one-core) $(if $(FLAGS),"--flags=$(FLAGS)") $(if $(JSON),--json "$(JSON)")
+	  $(if $(HAPROXY),--haproxy) $(if $(ONE_CORE),--one-core) $(if $(AT_ONCE),--at-once) $(if $(FLAGS),"--flags=$(FLAGS)") $(if $(JSON),--json "$(JSON)")
 
 lint: setup ## ruff, mypy, import rules, and whether the generated stubs are fresh
 	@$(VENV)/bin/ruff check .

@@ -65,7 +65,7 @@ JITTER = 0.2  # largest random change of a pause, as a part of it: spreads clien
 OPTIONS = (
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.use_local_subchannel_pool", 1),  # each client has its own connection, and so its own worker
-    ("grpc.min_reconnect_backoff_ms", 100),  # also the time limit of an attempt to connect
+    ("grpc.min_reconnect_backoff_ms", 1000),  # the time limit of an attempt to connect
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
@@ -89,7 +89,7 @@ class Connection:
         timeout: default timeout of a call in seconds.
         security: of the connection.
         retries: whether calls are retried.
-        connect_seconds: time limit of an attempt to connect; 0.1 if not given, since calls are retried.
+        connect_seconds: time limit of an attempt to connect; 1 if not given, since calls are retried.
         max_answer_bytes: of one answer; a larger one ends its call.
 
     Attributes:

@@ -6,7 +6,8 @@ the server's sockets through the file descriptors of the process:
 
 - It closes a connection without a call for `first_call_seconds`. A call without a valid token does not count.
 - If one address has more than `connections_per_address`, or all together nearly reach `connections`, it
-  closes the connections whose last call was longest ago. nginx frees its idle connections in the same case.
+  closes the connections whose last call was longest ago, of addresses with more than their share. nginx
+  frees its idle connections in the same case.
 - It closes a connection that keeps sending without a call. HTTP/2's flow control holds only messages back.
   With other frames (PING, SETTINGS, PRIORITY, unknown ones) a client can keep gRPC's poller reading one
   socket, so that the event loop does not run. The monitor then closes the socket that is being read, as soon
@@ -254,15 +255,19 @@ class ConnectionMonitor:
         return read - connection.read_at_call > self._quiet_bytes and self._close(connection, "flood")
 
     def _make_room(self, remaining: list[Connection], called: Mapping[Endpoint, float], now: float) -> None:
-        """Close connections beyond the bounds, in the order of `remaining`: least used ones first."""
+        """Close connections beyond the bounds, in the order of `remaining`: least used ones first.
+
+        A client with no more than its share of the room loses none of them to others.
+        """
         of_client = Counter(each.client for each in remaining)
         room = max(1, int(self._bounds.connections * NEARLY_FULL))
+        share = room / max(1, len(of_client))
         left = len(remaining)
         for each in remaining:
             is_quiet = now - called.get(each.peer, each.opened) > QUIET_SECONDS
             if of_client[each.client] > self._bounds.connections_per_address:
                 reason = "address"
-            elif left > room and is_quiet:
+            elif left > room and is_quiet and of_client[each.client] > share:
                 reason = "full"
             else:
                 continue

@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
             flags=shlex.split(parsed.flags),
             behind_haproxy=parsed.haproxy,
             one_core=parsed.one_core,
+            at_once=parsed.at_once,
         )
         try:
             figures = run(plan)
@@ -72,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         "--one-core",
         action="store_true",
         help="service and attackers on one core, good clients on the others",
+    )
+    add(
+        "--at-once",
+        action="store_true",
+        help="all attackers from the beginning to the end; without it those of the service and those of the "
+        "gateway take turns, and with --one-core one group after the other",
     )
     add("--json", type=Path, help="write the figures here as one JSON document")
     return parser

@@ -37,6 +37,7 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
     shares = ", ".join(f"{name} {share:g}" for name, share in figures["share_of_a_core"].items())
     table.add_row("share of a core", shares, f"of {figures['cores']}")
     table.add_row("searches a second before", f"{figures['calibration_searches_per_second']:g}", "")
+    table.add_row("one after the other", ", ".join(figures["rounds"]), "")
     console.print(table)
     clients = Table(
         "good calls", "calls", "answered", "p50 ms", "p99 ms", "longest gap s", "repeats", "errors"

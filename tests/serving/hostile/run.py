@@ -35,7 +35,7 @@ GROUPS: dict[str, tuple[Callable[[Attack], None], ...]] = {
     "gateway": gateway_attacks.ALL,
     "kills": (),  # by this process itself
 }
-KILLS = "kills"
+KILLS, GATEWAY = "kills", "gateway"
 BEHIND_HAPROXY = (  # as serving/deploy/haproxy.cfg says
     *("--connections", "2048", "--connections-per-address", "2048"),
     *("--connection-unsent-bytes", "67108864"),
@@ -68,6 +68,8 @@ class Plan:
         behind_haproxy: whether everything reaches the service through HAProxy.
         one_core: whether the service, the gateway and the attackers share one core; the good clients have the
             others, as clients have machines of their own.
+        at_once: whether all attackers are there from the beginning to the end; otherwise those of the service
+            and those of the gateway take turns, and on one core one group after the other.
     """
 
     bundle: Path
@@ -82,15 +84,22 @@ class Plan:
     flags: Sequence[str] = ()
     behind_haproxy: bool = False
     one_core: bool = False
+    at_once: bool = False
 
-    def attackers(self) -> list[Callable[[Attack], None]]:
-        """The attackers to start."""
-        return [
-            attacker
-            for group, attackers in GROUPS.items()
-            for attacker in attackers
-            if not self.only or group in self.only or attacker.__name__ in self.only
-        ]
+    def rounds(self) -> dict[str, list[Callable[[Attack], None]]]:
+        """The attackers that are started together, by the name of their round."""
+        found: dict[str, list[Callable[[Attack], None]]] = {}
+        for group, attackers in GROUPS.items():
+            if self.at_once:
+                name = "all"
+            elif self.one_core:
+                name = group
+            else:
+                name = GATEWAY if group == GATEWAY else "service"
+            wanted = [each for each in attackers if not self.only or {group, each.__name__} & set(self.only)]
+            if wanted:
+                found.setdefault(name, []).extend(wanted)
+        return found or {KILLS: []}
 
     @property
     def kills(self) -> bool:
@@ -164,6 +173,7 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
         "rest_seconds": plan.rest,
         "behind_haproxy": plan.behind_haproxy,
         "one_core": plan.one_core,
+        "rounds": list(plan.rounds()),
         "resident_mib": {"before": before >> 20, "peak": peak >> 20, "after": after >> 20},
         "descriptors_before": descriptors,
         "one_connection": one,
@@ -204,29 +214,32 @@ def _good_calls(
 
 
 def _attack(plan: Plan, service: Service, address: str) -> dict[str, Any]:
-    """Start the attackers, kill workers, and watch the service until the attack is over."""
-    now = time.monotonic()
-    until, kill_due = now + plan.seconds, now + plan.kill_every / 2
-    children = {}
-    for number, attacker in enumerate(plan.attackers()):
-        target = service.http_address if attacker in gateway_attacks.ALL else address
-        port = int(target.rpartition(":")[2])
-        attack = Attack("127.0.0.1", port, f"127.0.1.{number + 1}", until, number)
-        children[attacker.__name__] = _Child(FORK, _attacker, attacker, attack)
+    """Start the attackers of each round, kill workers, and watch the service until the attack is over."""
+    rounds = plan.rounds()
+    kill_due = time.monotonic() + plan.kill_every / 2
     rng = random.Random(0)
-    attackers = [psutil.Process(child.pid) for child in children.values()]
+    attackers: list[psutil.Process] = []
     kills, peak, used = 0, 0, Used({"service": service.processes, "attackers": lambda: attackers})
-    while True:
-        peak = max(peak, service.resident())
-        used.look()
-        if plan.kills and time.monotonic() > kill_due:
-            kill_due += plan.kill_every
-            kills += service.kill_worker(rng)
-        if time.monotonic() > until:
-            break
-        time.sleep(SLICE)
-    counts = {name: child.result(0) for name, child in children.items()}
-    counts |= {"kills": {"workers killed": kills}} if plan.kills else {}
+    counts: dict[str, dict[str, int]] = {}
+    number = 0
+    for together in rounds.values():
+        until = time.monotonic() + plan.seconds / len(rounds)
+        children = {}
+        for attacker in together:
+            number += 1
+            target = service.http_address if attacker in gateway_attacks.ALL else address
+            attack = Attack("127.0.0.1", int(target.rpartition(":")[2]), f"127.0.1.{number}", until, number)
+            children[attacker.__name__] = _Child(FORK, _attacker, attacker, attack)
+        attackers = [psutil.Process(child.pid) for child in children.values()]
+        while time.monotonic() < until:
+            peak = max(peak, service.resident())
+            used.look()
+            if plan.kills and time.monotonic() > kill_due:
+                kill_due += plan.kill_every
+                kills += service.kill_worker(rng)
+            time.sleep(SLICE)
+        counts |= {name: child.result(0) for name, child in children.items()}
+    counts |= {KILLS: {"workers killed": kills}} if plan.kills else {}
     return {
         "resident_peak": peak,
         "service_cpu_seconds": round(used.seconds["service"], 1),

@@ -294,6 +294,19 @@ def test_quiet_connections_make_room_when_the_worker_is_nearly_full(serve: Serve
         assert client.search("bavuti").hits
 
 
+def test_a_client_with_many_connections_makes_room_before_a_quiet_one(serve: Serve) -> None:
+    served = serve(connections=16, first_call_seconds=60)
+    with Raw(served.address) as quiet:
+        stream = quiet.ask(SEARCH_STREAM, GOOD.SerializeToString(), 60_000)
+        assert soon(functools.partial(answered, quiet, [stream]))
+        time.sleep(1.2)
+        with connected(served.address, 13, "127.0.0.2") as many:
+            assert soon(lambda: served.closed("full") >= 2)
+            assert sum(map(is_closed, many)) == served.closed("full")
+        quiet.read(0.05)
+        assert not quiet.closed
+
+
 def test_watches_leave_streams_to_others(serve: Serve) -> None:
     served = serve(watches=4)
     request = health_pb2.HealthCheckRequest().SerializeToString()
