@@ -18,6 +18,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from protos.errors import Unavailable
+from serving import heap
 from serving.address import is_loopback, join, listen_error
 from serving.client import protocol
 from serving.descriptors import raise_descriptor_limit
@@ -159,6 +160,7 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
             options.host,
         )
     raise_descriptor_limit()
+    heap.use_one_arena()
     sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.ExitStack() as stack:
         listener, where = stack.enter_context(listening(options))
@@ -166,6 +168,9 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
         if options.metrics_port is not None:
             shown = metrics.serve(server.gateway.metrics, options.metrics_host, options.metrics_port)
             where = replace(where, metrics_port=stack.enter_context(shown))
+        trimmer = heap.HeapTrimmer()
+        trimmer.start()
+        stack.callback(trimmer.stop)
         asyncio.run(server.serve([listener]))
 
 
