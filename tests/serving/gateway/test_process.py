@@ -344,13 +344,13 @@ def test_without_its_libraries_it_says_which_to_install(
 
 
 def test_the_unit_starts_what_the_extra_http_installs() -> None:
-    """`[http]` lacks psutil and ONNX Runtime, which `python -m serving` needs for its other commands."""
+    """`[http]` lacks hnswlib and ONNX Runtime, which `python -m serving` needs for its other commands."""
     unit = (ROOT / "serving" / "deploy" / "systemd" / "twinspire-gateway.service").read_text()
     (program,) = re.findall(r"^ExecStart=\S+/python -m (.+) \$TWINSPIRE_GATEWAY$", unit, re.MULTILINE)
     module, *more = program.split()
     code = (
         "import runpy, sys\n"
-        "sys.modules.update(dict.fromkeys(('psutil', 'onnxruntime', 'mlflow')))\n"
+        "sys.modules.update(dict.fromkeys(('hnswlib', 'onnxruntime', 'mlflow')))\n"
         f"sys.argv[1:] = {[*more, '--https-certificate', 'nope.pem', '--https-key', 'nope.pem']}\n"
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
     )
