@@ -17,6 +17,7 @@ from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.errors import InvalidInput
 from serving.client.security import Security
+from serving.gateway import exchange
 from serving.gateway.failures import HTTP_STATUS
 from serving.gateway.options import GatewayBounds, GatewayOptions
 from serving.retrieval.retriever import Retriever
@@ -342,7 +343,10 @@ def test_the_objects_of_a_body_or_a_line_are_bounded() -> None:
         assert told.error == (413, "INVALID_ARGUMENT", reason)
 
 
-def test_a_body_that_does_not_arrive_in_time_is_given_up(gateway: RunningGateway) -> None:
+def test_a_body_that_does_not_arrive_in_time_is_given_up(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "BODY_SECONDS", 0.5)
     with socket.create_connection(("127.0.0.1", gateway.port), 30) as connection:
         head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Request-Timeout: 0.2\r\nContent-Length: 100\r\n\r\n{{".encode())
