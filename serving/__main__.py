@@ -1,7 +1,6 @@
 """`python -m serving COMMAND`; each command has --help.
 
-The commands are serve, gateway, search, encode, info, status, batch, items, token, demo, doctor, loadtest,
-swaptest, filtertest, livetest and gatewaytest.
+The commands are serve, gateway, search, encode, info, status, batch, items, token, demo and doctor.
 """
 
 from serving import environment  # noqa: F401  # before gRPC is imported
@@ -13,13 +12,6 @@ from argparse import ArgumentParser
 
 from protos.cli import Command, add_command, command_line, execute
 from serving.cli import arguments, commands, gateway, tables
-from serving.cli.benchmark_arguments import (
-    add_filter_arguments,
-    add_gateway_test_arguments,
-    add_live_arguments,
-    add_load_arguments,
-    add_swap_arguments,
-)
 from serving.cli.client_commands import add_commands
 from serving.cli.gateway import add_arguments as add_gateway
 from serving.doctor.command import add_doctor
@@ -59,17 +51,6 @@ def _parser() -> ArgumentParser:
     roles = [role.name.lower() for role in Role if role is not Role.ANYONE]
     token.add_argument("--role", choices=roles, default="reader", help="role of the token (%(default)s)")
     add_doctor(subparsers)
-    add_load_arguments(add("loadtest", "Measure a bundle's service under load.", commands.load_test))
-    add_swap_arguments(
-        add("swaptest", "Swap two bundles under load, and check every answer.", commands.swap_test)
-    )
-    add_filter_arguments(
-        add("filtertest", "Measure searches with filters by the share that passes.", commands.filter_test)
-    )
-    add_live_arguments(add("livetest", "Test live items under load, kills and swaps.", commands.live_test))
-    add_gateway_test_arguments(
-        add("gatewaytest", "Measure the gateway beside FastAPI with the same search.", commands.gateway_test)
-    )
     return parser
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from protos.errors import Unavailable
-from serving.benchmark import http2 as frames
 from serving.client import RetrievalClient
 from serving.client.security import Security
 from serving.server import RetrievalServer
@@ -23,6 +22,7 @@ from tests.helpers.serving.fuzzed_messages import HEALTH, SEARCH
 from tests.helpers.serving.gateways import NDJSON, gateway
 from tests.helpers.serving.raw import Raw, head
 from tests.helpers.waiting import wait_until
+from tests.load import http2 as frames
 
 QUERY = "bavuti xelike mopy"
 FLOODER = "127.0.0.2"

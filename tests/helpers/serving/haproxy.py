@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protos.errors import Unavailable
-from serving.benchmark.services import ROOT
 from tests.helpers.ports import held_port
+from tests.load.services import ROOT
 
 CONFIG = ROOT / "serving" / "deploy" / "haproxy.cfg"
 PROGRAM = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or ""

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from serving.server import RetrievalServer
 from tests.serving.conftest import ROOT, Start
 
 Capture = pytest.CaptureFixture[str]
+Main = Callable[[list[str]], int]
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +37,21 @@ def watched_address(watched: Path) -> Iterator[str]:
         yield server.address
 
 
-def document(capsys: Capture, *arguments: str) -> Any:
+def document(capsys: Capture, *arguments: str, main: Main = main) -> Any:
     assert main([*arguments, "--json"]) == 0
     output = capsys.readouterr().out
     assert output.count("\n") == 1
     return json.loads(output)
 
 
-def failure(capsys: Capture, *arguments: str) -> str:
+def failure(capsys: Capture, *arguments: str, main: Main = main) -> str:
     assert main(list(arguments)) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err
 
 
-def misuse(capsys: Capture, *arguments: str) -> str:
+def misuse(capsys: Capture, *arguments: str, main: Main = main) -> str:
     with pytest.raises(SystemExit) as caught:
         main(list(arguments))
     assert caught.value.code == 2
@@ -226,11 +227,7 @@ def test_encode_and_info(capsys: Capture, address: str) -> None:
         (["serve", "--workers", "0"], "expected a whole number from 1"),
         (["token"], "the following arguments are required: --name"),
         (["serve", "--max-k", "5"], "default_k: expected at most max_k = 5, got 10"),
-        (["loadtest", "--clients", "257"], "from 1 to 256, got '257'"),
-        (["loadtest", "--seconds", "301"], "at most 300, got '301'"),
         (["serve", "--worker-timeout", "-1"], "expected seconds, 0, or 1 or more and at most 3600, got '-1'"),
-        (["loadtest", "--address", "192.0.2.1:50051"], "is not this machine"),
-        (["loadtest", "--address", "example.org:50051"], "is not this machine"),
     ],
 )
 def test_misuse_is_told_apart(capsys: Capture, arguments: list[str], expected: str) -> None:

@@ -25,6 +25,7 @@ from serving.__main__ import main
 from serving.gateway import http1, process
 from serving.gateway.__main__ import main as gateway_main
 from serving.gateway.gateway import Gateway
+from serving.gateway.listener import AcceptErrors
 from serving.gateway.options import GatewayBounds, GatewayOptions
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, read
@@ -88,7 +89,7 @@ def test_connections_that_cannot_be_accepted_are_logged_once_a_second(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     loop = asyncio.new_event_loop()
-    handle = process.AcceptErrors()
+    handle = AcceptErrors()
     for number in (errno.EMFILE, errno.ENFILE) * 1000:
         handle(loop, {"message": "socket.accept()", "exception": OSError(number, os.strerror(number))})
     assert len(caplog.records) in (1, 2, 3)

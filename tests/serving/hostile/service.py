@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from protos.errors import Unavailable
-from serving.benchmark.services import ROOT, ended
+from tests.load.services import ROOT, ended
 
 START_SECONDS = 60.0
 

@@ -17,7 +17,6 @@ import pytest
 
 from protos import bundle
 from protos.files import atomic_directory
-from serving.benchmark import alias
 from serving.client import RetrievalClient
 from serving.retrieval import shared_catalogue
 from serving.retrieval.answer import Timing
@@ -31,6 +30,7 @@ from serving.rollout.loaded_bundle import LoadedBundle
 from serving.rollout.registry import do_nothing
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
+from tests.load import alias
 from tests.serving.conftest import ROOT
 
 FILES = (CONTENTS, ITEMS, ENDS, SLOTS, RANKING, SHARES)

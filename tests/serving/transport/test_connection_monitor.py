@@ -12,7 +12,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import retrieval_pb2_grpc as rpcs
-from serving.benchmark import http2 as frames
 from serving.client import RetrievalClient
 from serving.observability import layout
 from serving.observability.worker_metrics import SharedMetrics
@@ -23,6 +22,7 @@ from serving.transport.connection_monitor import FRAME_BYTES, ConnectionMonitor,
 from serving.transport.limits import WorkerLimits
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, soon
+from tests.load import http2 as frames
 
 WATCH = "/grpc.health.v1.Health/Watch"
 SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"

@@ -17,7 +17,6 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
-from serving.benchmark import http2 as frames
 from serving.retrieval.retriever import Retriever
 from serving.transport import event_loop
 from serving.transport.call import Call
@@ -27,6 +26,7 @@ from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, SEARCH_STREAM, Reacting, call, reacting, soon
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from tests.load import http2 as frames
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from grpc import StatusCode
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.errors import Overloaded
-from serving.benchmark import http2 as frames
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.transport import call as calls_of_loop
@@ -25,6 +24,7 @@ from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
+from tests.load import http2 as frames
 from tests.serving.conftest import Start
 
 CLOSED = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0))  # reads nothing of any answer

@@ -1,0 +1,66 @@
+"""`python -m tests.load COMMAND`: the service under load; each command has --help.
+
+The commands are loadtest, swaptest, filtertest, livetest and gatewaytest.
+"""
+
+from serving import environment  # noqa: F401  # before gRPC is imported
+
+# isort: split
+import importlib
+import logging
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from functools import partial
+
+from protos.cli import Result, add_command, command_line, execute
+from protos.errors import MissingStage
+from serving.cli import tables
+from tests.load.cli import options
+
+COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {
+    "loadtest": ("Measure a bundle's service under load.", options.add_load_arguments),
+    "swaptest": ("Swap two bundles under load, and check every answer.", options.add_swap_arguments),
+    "filtertest": ("Measure searches with filters by the share that passes.", options.add_filter_arguments),
+    "livetest": ("Test live items under load, kills and swaps.", options.add_live_arguments),
+    "gatewaytest": (
+        "Measure the gateway beside FastAPI with the same search.",
+        options.add_gateway_test_arguments,
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 on success, 1 on failure, 2 on wrong arguments.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    parser = command_line("python -m tests.load", "Measure the service under load.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (text, add_arguments) in COMMANDS.items():
+        add_arguments(add_command(subparsers, name, text, partial(_run, name)))
+    return execute(parser, argv, console=tables.console)
+
+
+def _run(name: str, parsed: Namespace) -> Result:
+    """Import the module of a command, and run it.
+
+    Raises:
+        MissingStage: a library is not installed.
+    """
+    try:
+        module = importlib.import_module(f"tests.load.cli.{name}")
+    except ModuleNotFoundError as error:
+        raise MissingStage(f"{name} needs {error.name}, which make setup installs") from None
+    result: Result = module.run(parsed)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

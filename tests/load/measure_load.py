@@ -1,0 +1,327 @@
+"""Runs a load test: the rounds of measurements, the overload, the recovery from it, and the soak."""
+
+import gc
+import itertools
+import math
+import time
+from array import array
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+
+from protos.bundle import Manifest
+from protos.errors import Unavailable
+from serving.retrieval.retriever import Retriever
+from tests.load import load, open_loop, report, rounds
+from tests.load.load import LoadResult, Requests
+from tests.load.open_loop import OfferedLoad, Segment
+from tests.load.plan import (
+    BATCHES,
+    CAPACITY_CLIENTS,
+    CLIENTS,
+    CONNECTIONS,
+    OFFERED,
+    RATIOS,
+    SERVERS,
+    TARGETS,
+    LoadPlan,
+    Measurement,
+)
+from tests.load.report import Figures, Report, Table, latencies
+from tests.load.rounds import RoundsTest
+from tests.load.services import Service, pinned, serve_bundle, serve_reference
+
+TIMES = 10  # load of the overload, as a multiple of the capacity
+NORMAL = 0.8  # normal load, as a share of the capacity
+ALLOWED = ("DEADLINE_EXCEEDED", "OK", "RESOURCE_EXHAUSTED")  # codes in the overload
+AROUND = 2.5  # normal load before and after, in seconds per `Plan.seconds`: percentiles need many calls
+RECOVERY_SECONDS = 1.0
+WARM_UP_BATCHES = 8  # of the searches in process
+FIRST = 0.1  # share of the time that memory may grow in
+SERVER_START = 4.0  # seconds, usually; for the progress bar
+MIB = 2**20
+PACKAGES = ("grpcio", "hnswlib", "onnxruntime", "numpy", "protobuf")
+
+
+def duration(plan: LoadPlan) -> float:
+    """Approximate seconds of a plan, for the progress bar."""
+    one = plan.seconds + plan.warm_up
+    workers = sum(each.kind == "workers" for each in plan.measurements)
+    rounds = plan.rounds * (one * len(plan.measurements) + SERVER_START * workers)
+    if "overload" not in plan.parts:
+        return rounds
+    around = 2 * (plan.rounds * one + AROUND * plan.seconds) + SERVER_START + RECOVERY_SECONDS
+    return rounds + around + plan.overload_seconds + plan.soak_seconds
+
+
+class LoadTest(RoundsTest):
+    """Measures what a plan names."""
+
+    plan: LoadPlan
+    _retriever: Retriever | None = None
+
+    def run(self) -> None:
+        """Run all parts of the plan."""
+        bundle, cores = self.plan.bundle, self.cores
+        first, swept, workers = list[Measurement](), list[Measurement](), list[Measurement]()
+        for each in self.plan.measurements:
+            {"open loop": swept, "workers": workers}.get(each.kind, first).append(each)
+        with ExitStack() as stack:
+            for name in sorted({each.server for each in first}):
+                self._say(f"starting {name}")
+                if name == "in-process":
+                    self._retriever = Retriever.load(bundle)
+                else:
+                    start = serve_bundle if name == "search" else partial(serve_reference, name)
+                    self.servers[name] = stack.enter_context(start(bundle, cores.servers))
+            stack.enter_context(pinned(cores.load))
+            self.measure(first)
+            self.measure(swept)  # its rates are shares of the capacities measured before
+        self._retriever = None  # it shares pages with the servers, whose memory would look smaller
+        gc.collect()
+        if "overload" in self.plan.parts:
+            with serve_bundle(bundle, cores.servers) as server, pinned(cores.load):
+                self.figures.add(**self._measure_overload(server))
+        self.measure(workers)
+        for ratio in RATIOS:
+            self.figures.divide(*ratio)
+
+    def report(self, manifest: Manifest) -> dict[str, Any]:
+        """The document of a test that has run."""
+        plan = self.plan
+        setting = {
+            "parts": list(plan.parts),
+            "deadline_seconds": plan.deadline,
+            "overload_seconds": plan.overload_seconds,
+            "connections": CONNECTIONS,
+        }
+        return self.document(manifest, PACKAGES, TARGETS, setting)
+
+    def once(self, each: Measurement, number: int) -> None:
+        """As `RoundsTest.once`."""
+        measures = {
+            "closed loop": self._closed_loop,
+            "batches": self._many_queries,
+            "stream": self._many_queries,
+            "in process": self._in_process,
+            "open loop": self._open_loop,
+            "workers": self._workers,
+        }
+        measures[each.kind](each, number)
+
+    def _closed_loop(self, each: Measurement, number: int) -> None:
+        """Clients that send their next search when the answer is there."""
+        self.add_calls(each, self._searches(self.servers[each.server], each.size, number))
+
+    def _many_queries(self, each: Measurement, number: int) -> None:
+        """Batches, or a stream of single queries."""
+        address, plan = self.servers[each.server].address, self.plan
+        if each.kind == "batches":
+            batches = self.workload.batches(each.size)
+            result = self.closed_loop(address, batches, BATCHES[each.size], number)
+        else:
+            timing = plan.seconds, plan.warm_up, plan.seed + number
+            result = load.stream_loop(address, self.workload.searches("SearchStream"), each.size, *timing)
+        self.figures.add(**{f"{each.key}_qps": result.qps})
+        self.add_errors(each.key, result)
+
+    def _in_process(self, each: Measurement, number: int) -> None:
+        """The same searches without a server, on the servers' core.
+
+        The paced ones sleep before each search, as a server does until the next request of a single client.
+        """
+        paced = each.key == "inprocess_paced"
+        pause = self.figures.median("noop_c1_p50_us") / 1e6 if paced else 0.0
+        if math.isnan(pause) or self._retriever is None:
+            return
+        retriever, workload, size, seconds = self._retriever, self.workload, each.size, self.plan.seconds
+        queries = itertools.cycle(workload.queries)
+        batches = [[*itertools.islice(queries, size)] for _ in range(-(-len(workload.queries) // size))]
+        following = itertools.cycle(batches)
+        answers_to = partial(retriever.search, k=workload.k, exclude_history=False, fusion=workload.fusion)
+
+        def search() -> None:
+            for answer in answers_to(next(following)):
+                for hit in answer.hits:
+                    len(hit.fields)  # display fields are looked up when they are read, as the service does
+
+        taken = array("d")
+        with pinned(self.cores.servers):
+            for _ in batches[:WARM_UP_BATCHES]:
+                search()
+            started = now = time.perf_counter()
+            while now - started < seconds:
+                if pause:
+                    time.sleep(pause)
+                    now = time.perf_counter()
+                before = now
+                search()
+                now = time.perf_counter()
+                taken.append(now - before)
+        if size == 1:
+            self.figures.add(**{f"{each.key}_us": load.percentile(taken, 50) * 1e6})
+        else:
+            self.figures.add(**{f"{each.key}_qps": len(taken) * size / (now - started)})
+
+    def _open_loop(self, each: Measurement, number: int) -> None:
+        """Latency against offered load, in percent of the server's capacity."""
+        plan, server = self.plan, self.servers[each.server]
+        rate = self._known(self.figures.median(f"{each.server}_c{CAPACITY_CLIENTS}_rps")) * each.size / 100
+        segments = (Segment(rate, plan.warm_up), Segment(rate, plan.seconds))
+        offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed + 1000 * number + each.size)
+        result = open_loop.open_loop(server.address, self._requests(server), offered)[1]
+        self.figures.add_calls(each.key, result)
+        values = {"offered_rps": result.offered / result.seconds, "answered_share": result.answered_share}
+        self.figures.add(**{f"{each.key}_{name}": value for name, value in values.items()})
+
+    def _workers(self, each: Measurement, number: int) -> None:
+        """Some workers, with the load on the same two cores.
+
+        They run one at a time: memory that two services share would be counted as half of each.
+        """
+        cores = self.cores.both
+        with serve_bundle(self.plan.bundle, cores, each.size) as server, pinned(cores):
+            result = self._searches(server, CONNECTIONS, number)
+            self.figures.add_calls(each.key, result)
+            errors, memory = sum(result.errors.values()), server.memory() / MIB
+            self.figures.add(**{f"{each.key}_pss_mib": memory, f"{each.key}_errors": errors})
+
+    def _known(self, capacity: float) -> float:
+        """The capacity, unless nothing was answered."""
+        if not capacity:
+            raise Unavailable(f"no request was answered within {self.plan.seconds:g} s")
+        return capacity
+
+    def _requests(self, server: Service) -> Requests:
+        return self.workload.searches(checked=server.name != "noop")
+
+    def _searches(self, server: Service, clients: int, number: int) -> LoadResult:
+        return self.closed_loop(server.address, self._requests(server), clients, number)
+
+    def _measure_overload(self, server: Service) -> dict[str, float]:
+        """The overload and the soak; the capacity is measured around, as a shared machine's speed drifts."""
+        probes = Figures()
+
+        def measure_capacity() -> None:
+            for number in range(self.plan.rounds):
+                self._say("capacity")
+                probes.add(rps=self._searches(server, CAPACITY_CLIENTS, number).rps)
+
+        measure_capacity()
+        capacity = self._known(probes.median("rps"))
+        found = self._overload(server, capacity)
+        measure_capacity()
+        swept = (self.figures.median(f"search_open{percent}_rps") for percent in (80, 90, 100, 110, 120))
+        peak = max(probes.median("rps"), *(0.0 if math.isnan(each) else each for each in swept))
+        found["overload_peak_rps"] = peak
+        found["overload_goodput_share"] = found["overload_goodput_rps"] / peak
+        return found | (self._soak(server, capacity) if self.plan.soak_seconds else {})
+
+    def _overload(self, server: Service, capacity: float) -> dict[str, float]:
+        plan, normal = self.plan, NORMAL * capacity
+        segments = (
+            Segment(normal, plan.warm_up),
+            Segment(normal, AROUND * plan.seconds),
+            # Clients leave at its end, or it would last for its deadline.
+            Segment(TIMES * capacity, plan.overload_seconds, leaves=True),
+            Segment(normal, RECOVERY_SECONDS),
+            Segment(normal, AROUND * plan.seconds),
+        )
+        self._say(f"{TIMES} times the capacity")
+        memory = [server.memory()]
+        due = time.perf_counter() + plan.warm_up + AROUND * plan.seconds + FIRST * plan.overload_seconds
+
+        def tick() -> None:
+            if len(memory) == 1 and time.perf_counter() >= due:
+                memory.append(server.memory())
+            self._tick()
+
+        offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed)
+        results = open_loop.open_loop(server.address, self.workload.searches(), offered, tick)
+        _, before, over, recovering, after = results
+        memory.append(server.memory())
+        found: dict[str, float] = {}
+        named = {"normal": before, "overload": over, "recovering": recovering, "recovered": after}
+        for name, result in named.items():
+            self.figures.count_calls(name, result)
+            found |= {f"{name}_p{percent}_us": result.percentile_us(percent) for percent in (50, 99)}
+        self.add_errors("80 %", before)
+        self.add_errors("overload", over, ALLOWED)
+        self.add_errors("after the overload", after)
+        return found | {
+            "overload_offered_rps": over.offered / over.seconds,
+            "overload_goodput_rps": over.rps,
+            "normal_errors": sum(before.errors.values()),
+            "overload_left_over": len(over.left_over),
+            "overload_given_up": over.given_up,
+            "overload_p99_ratio": found["overload_p99_us"] / found["normal_p99_us"],
+            **{f"overload_{code.lower()}_share": over.codes[code] / max(1, over.offered) for code in ALLOWED},
+            "overload_other_codes": sum(count for code, count in over.codes.items() if code not in ALLOWED),
+            "overload_generator_lag_p99_us": load.percentile(over.lags, 99) * 1e6,
+            "overload_memory_mib": memory[-1] / MIB,
+            "overload_memory_growth": memory[-1] / memory[-2] - 1,
+            "overload_memory_added_mib": (memory[-1] - memory[0]) / MIB,
+            "recovered_p99_ratio": found["recovered_p99_us"] / found["normal_p99_us"],
+            "recovered_errors": sum(after.errors.values()),
+        }
+
+    def _soak(self, server: Service, capacity: float) -> dict[str, float]:
+        plan, failed, memory = self.plan, 0, list[int]()
+        self._say("soak")
+        for number, share in enumerate((FIRST, 1 - FIRST)):
+            segment = Segment(NORMAL * capacity, plan.soak_seconds * share)
+            offered = OfferedLoad((segment,), plan.deadline, CONNECTIONS, plan.seed + 1 + number)
+            (result,) = open_loop.open_loop(server.address, self.workload.searches(), offered, self._tick)
+            failed += sum(result.errors.values())
+            self.add_errors("soak", result)
+            memory.append(server.memory())
+        first, end = memory
+        self.figures.count_calls("soak", result)
+        return {
+            "soak_seconds": plan.soak_seconds,
+            "soak_rps": result.rps,
+            "soak_p99_us": result.percentile_us(99),
+            "soak_errors": failed,
+            "soak_memory_mib": end / MIB,
+            "soak_memory_growth": end / first - 1,
+        }
+
+
+def show(console: Console, found: Report) -> None:
+    """Throughput, latency by offered load, the targets, and remarks."""
+    report.show(console, found, TABLES, TARGETS, rounds.about(found), title="targets")
+
+
+def _in_time(found: Report, prefix: str) -> str:
+    share = found[f"{prefix}_answered_share"]
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _latencies(server: str) -> Callable[[Report, str], str]:
+    return lambda found, row: f"[dim]{latencies(found, f'{server}_{row}')}[/]"
+
+
+TABLES = (
+    Table(
+        "closed loop",
+        [
+            "clients",
+            *(
+                head
+                for name in SERVERS.values()
+                for head in (f"{name} [dim]requests/s[/]", "[dim]p50 / p99 ms[/]")
+            ),
+        ],
+        {f"c{clients}": [str(clients)] for clients in CLIENTS},
+        [cell for server in SERVERS for cell in (f"{server}_{{}}_rps", _latencies(server))],
+    ),
+    Table(
+        "open loop",
+        ["load", "offered/s", "answered/s", "in time", "p50 / p99 ms of those answered in time"],
+        {f"search_open{percent}": [f"{percent} %"] for percent in OFFERED},
+        ["{}_offered_rps", "{}_rps", _in_time, latencies],
+    ),
+)

@@ -1,0 +1,135 @@
+"""The requests of a load test and their expected answers: what the same bundle finds in this process.
+
+A load generator that does not compare answers would count an error or an empty answer as a fast one.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.json_format import MessageToJson
+
+from protos import retrieval_pb2 as wire
+from protos.errors import DataError
+from protos.files.regular_files import open_regular
+from protos.scores import Hits, difference
+from serving.client.queries import read_queries
+from serving.retrieval.answer import FusionMode
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.transport.converters import fusion_to_wire, query_to_wire
+from tests.load.http1 import HttpPool
+from tests.load.http2 import PREFIX_BYTES, message
+from tests.load.load import Requests
+
+SERVICE = "/retrieval.v1.Retrieval/"
+BATCH = 64
+
+
+class Workload:
+    """Requests of some queries, and the comparison of the answers.
+
+    Args:
+        queries: to send.
+        k: items in an answer.
+        expected: the answer to each query, compared as `protos/scores.py` says; None compares nothing.
+        fusion: which scores rank; DENSE where a server beside it knows vectors alone.
+    """
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        k: int,
+        expected: Sequence[Hits] | None,
+        fusion: FusionMode = FusionMode.DEFAULT,
+    ) -> None:
+        self.checked = 0  # answers compared
+        self.different = 0  # of these, how many were not as expected
+        self.first = ""  # description of the first difference
+        self.queries, self.k, self.is_compared = queries, k, expected is not None
+        self._expected = expected or ()
+        self.fusion = fusion
+        self._queries = [query_to_wire(query) for query in queries]
+        self._options: dict[str, Any] = {"k": k, "exclude_history": False, "fusion": fusion_to_wire(fusion)}
+        self._searches = [wire.SearchRequest(query=each, **self._options) for each in self._queries]
+
+    def searches(self, method: str = "Search", checked: bool = True) -> Requests:
+        """A request for each query; `SearchStream` takes the same messages as `Search`."""
+
+        def check(number: int, body: bytes) -> None:
+            self._compare(number, hits_of(wire.SearchResponse.FromString(body[PREFIX_BYTES:])))
+
+        messages = [message(each.SerializeToString()) for each in self._searches]
+        return Requests(SERVICE + method, messages, 1, check if checked and self.is_compared else None)
+
+    def http_searches(self) -> Requests:
+        """The searches of `searches` as JSON, for the gateway's path."""
+
+        def check(number: int, body: bytes) -> None:
+            hits = json.loads(body)["hits"]
+            self._compare(number, [(hit["id"], hit["score"]) for hit in hits])
+
+        as_json = partial(MessageToJson, preserving_proto_field_name=True, indent=None)
+        bodies = [as_json(each).encode() for each in self._searches]
+        return Requests("/v1/search", bodies, 1, check if self.is_compared else None, HttpPool)
+
+    def batches(self, size: int) -> Requests:
+        """Batches of `size` queries; queries repeat where there are fewer."""
+        count = max(1, len(self._queries) // size)
+        places = [[(n * size + i) % len(self._queries) for i in range(size)] for n in range(count)]
+
+        def check(number: int, body: bytes) -> None:
+            answer = wire.SearchBatchResponse.FromString(body[PREFIX_BYTES:])
+            if len(answer.results) != size:
+                self._note(places[number][0], f"{len(answer.results)} answers to {size} queries")
+            for place, found in zip(places[number], answer.results, strict=False):
+                self._compare(place, hits_of(found))
+
+        messages = []
+        for batch in places:
+            queries = [self._queries[place] for place in batch]
+            request = wire.SearchBatchRequest(queries=queries, **self._options)
+            messages.append(message(request.SerializeToString()))
+        return Requests(SERVICE + "SearchBatch", messages, size, check if self.is_compared else None)
+
+    def _compare(self, number: int, hits: Hits) -> None:
+        self.checked += 1
+        if text := difference(self._expected[number], hits):
+            self._note(number, text)
+
+    def _note(self, number: int, text: str) -> None:
+        self.different += 1
+        self.first = self.first or f"query {number}: {text}"
+
+
+def hits_of(answer: wire.SearchResponse | wire.HitList) -> Hits:
+    """The item ids and scores of an answer."""
+    return [(hit.id, hit.score) for hit in answer.hits]
+
+
+def expected_answers(
+    retriever: Retriever, queries: Sequence[Query], k: int, fusion: FusionMode = FusionMode.DEFAULT
+) -> list[Hits]:
+    """The hits that a retriever finds for each query; items of its history may be among them."""
+    batches = (queries[start : start + BATCH] for start in range(0, len(queries), BATCH))
+    search = partial(retriever.search, k=k, exclude_history=False, fusion=fusion)
+    answers = (each for batch in batches for each in search(batch))
+    return [[(hit.id, hit.score) for hit in answer.hits] for answer in answers]
+
+
+def queries_from_file(path: Path) -> list[Query]:
+    """Text queries, one on each line; empty lines are skipped.
+
+    Raises:
+        DataError: the file cannot be read, or holds no query.
+    """
+    try:
+        with open_regular(path) as file:
+            queries = [query for _, query in read_queries(file, path, "text")]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if not queries:
+        raise DataError(f"{path}: expected a query on each line, found none")
+    return queries

@@ -1,0 +1,158 @@
+"""The filter test, from command to plot: it fails where a bucket misses its recall or has wrong answers."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+import pytest
+
+from protos import bundle
+from protos.bundle import IndexParameters
+from protos.system.machine import machine
+from protos.system.timing import Effort
+from serving.benchmark import filter_measurement
+from serving.benchmark.filter_measurement import SELECTIVITIES, graph_only
+from serving.filters import planner
+from serving.filters.expression import Equals
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from tests.helpers.serving.shown import shown
+from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
+from tests.load.__main__ import main
+from tests.load.cli import filtertest
+from tests.load.cli.filtertest import failures
+from tests.serving.cli.test_commands import Capture
+from tests.serving.load.commands import document, failure, misuse
+
+ITEMS = 8000  # enough for the planner to search the graph where half of them pass
+QUERIES = 20
+
+
+@pytest.fixture(scope="module")
+def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose fields allow filters of each selectivity."""
+    return tiny_bundle(tmp_path_factory.mktemp("filtertest"), ITEMS, filters=FILTERS)
+
+
+@pytest.fixture
+def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take times of fewer calls than `make filtertest`: what they are is not looked at here."""
+    monkeypatch.setattr(
+        filter_measurement, "WHOLE", Effort(iterations=2 * QUERIES, fewest=QUERIES, seconds=1.0)
+    )
+    monkeypatch.setattr(filter_measurement, "PARTS", Effort(iterations=QUERIES, fewest=10, seconds=1.0))
+
+
+@pytest.mark.exhaustive
+def test_recall_completeness_and_times_of_each_bucket(
+    capsys: Capture, filtered: Path, tmp_path: Path, few_calls: None
+) -> None:
+    plot = tmp_path / "filters.png"
+    flags = ("--bundle", str(filtered), "--queries", str(QUERIES), "--plot", str(plot))
+    report = document(capsys, "filtertest", *flags)
+    found = {(each["selectivity"], each["kind"]): each for each in report["buckets"]}
+    assert len(found) + len(report["left_out"]) == 2 * len(SELECTIVITIES)
+    assert {share for share, _ in found} == {*SELECTIVITIES}
+    assert (report["failed"], report["filter_incomplete"], report["filter_wrong"]) == ([], 0, 0)
+    assert report["filter_recall_min"] == min(each["recall"] for each in found.values()) >= 0.98
+    assert machine()["processor"] in report["machine"]
+    for each in found.values():
+        assert 5 < each["queries"] <= QUERIES
+        assert 5 < each["timed_queries"] <= QUERIES
+        times = [*each["p50_us"].values(), *each["search_p50_us"].values()]
+        assert np.isfinite(times).all() and min(times) > 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    text = shown(filtertest.show, {**report, "failed": ["a bucket missed its recall"]})
+    assert f"{report['items']:,} items" in text
+    assert text.endswith("a bucket missed its recall\n")
+    assert all(f"{each['p50_ratio']:.2f}" in text for each in report["buckets"])
+
+
+def sparse(folder: Path, parent: Path) -> Path:
+    """A copy of a bundle whose graph has too few links to find all items."""
+    index = IndexParameters(space="ip", m=2, ef_construction=1, ef_search=10, seed=0)
+
+    def fill(draft: Path) -> None:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+        (draft / bundle.MANIFEST).unlink()
+        vectors = np.load(draft / bundle.VECTORS)
+        graph = hnswlib.Index(space=index.space, dim=vectors.shape[1])
+        graph.init_index(
+            len(vectors), M=index.m, ef_construction=index.ef_construction, random_seed=index.seed
+        )
+        graph.add_items(vectors, np.arange(len(vectors)), num_threads=1)
+        graph.save_index(str(draft / bundle.INDEX))
+
+    return bundle.write(parent, dataclasses.replace(bundle.read(folder), index=index), fill)
+
+
+@pytest.mark.exhaustive
+def test_a_bucket_below_its_recall_fails_by_name(
+    capsys: Capture, filtered: Path, tmp_path: Path, few_calls: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "SIDE_BY_SIDE", 8)  # so that the graph is searched, which misses some
+    folder = sparse(filtered, tmp_path)
+    # The graph depends on the processor: of few queries the interval may reach the bound.
+    flags = ("--bundle", str(folder), "--queries", "60", "--plot", str(tmp_path / "filters.png"))
+    assert main(["filtertest", *flags, "--json"]) == 1
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    low = [each for each in report["buckets"] if each["recall_high"] < report["recall_bound"] == 0.98]
+    assert len(low) == len(report["failed"]) > 0
+    for each in low:
+        assert f"{each['selectivity']:.1%} {each['kind']}: recall {each['recall']:.4f}" in captured.err
+    assert captured.err.count(": recall ") == len(low)
+
+
+def test_a_search_of_the_graph_alone_widens_from_any_width(tmp_path: Path) -> None:
+    retriever = Retriever.load(tiny_bundle(tmp_path, filters=FILTERS))
+    compiled = retriever.filters.compile(Equals("sale", True))
+    (vector,) = retriever.encode([Query(text="bake")]).vectors
+    for width in (0, 1, 300):
+        rows, scores = graph_only(retriever.index, vector[None], 10, compiled, width)
+        assert len(rows) == len(scores) == 10
+        assert compiled.count_of(rows.tolist()) == 10
+
+
+def test_what_a_bucket_misses_is_said() -> None:
+    whole = {
+        "selectivity": 0.1,
+        "kind": "random",
+        "queries": 9,
+        "recall": 0.9,
+        "recall_high": 0.94,
+        "incomplete": 0,
+        "wrong": 0,
+    }
+    assert failures([whole], 0.9) == []
+    assert failures(
+        [whole, whole | {"incomplete": 2}, whole | {"wrong": 1, "kind": "anti_correlated"}], 0.9
+    ) == [
+        "10.0% random: 2 of 9 answers have too few hits",
+        "10.0% anti_correlated: 1 hits do not pass the filter",
+    ]
+    assert failures([whole], 0.94) == []
+    assert failures([whole], 0.95) == [
+        "10.0% random: recall 0.9000, 95 % interval up to 0.9400, expected 0.95"
+    ]
+
+
+def test_what_cannot_be_tested_is_said(capsys: Capture, plain: Path) -> None:
+    assert "has no filter fields" in failure(capsys, "filtertest", "--bundle", str(plain))
+    for recall in ("0", "1.1", "nan", "x"):
+        assert "--recall: expected a number above 0" in misuse(capsys, "filtertest", "--recall", recall)
+
+
+def test_items_of_histories_count_as_answers_in_recall_and_completeness(tmp_path: Path) -> None:
+    dataset = {"kind": "tiny", "items": 300, "repeats": "first"}
+    retriever = Retriever.load(watched_bundle(tmp_path, dataset=dataset, filters=FILTERS))
+    assert retriever.manifest.excludes_history
+    near = [hit.id for hit in retriever.search([Query(history=("item-001",))], k=50)[0].hits]
+    made = filter_measurement.buckets(retriever, [Query(history=tuple(near))])
+    found = [filter_measurement.measure_quality(retriever, bucket, 10) for bucket in made]
+    assert len(found) > 3
+    assert {min(each["recall"]) for each in found} == {1.0}
+    assert not any(each["incomplete"] or each["wrong"] for each in found)

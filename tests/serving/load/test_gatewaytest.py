@@ -1,0 +1,44 @@
+"""`python -m tests.load gatewaytest`: figures of all servers, and answers that are compared."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.serving.shown import shown
+from tests.load.__main__ import main
+from tests.load.measure_gateway import KINDS, show
+from tests.load.plan import CLIENTS
+
+pytestmark = pytest.mark.exhaustive
+
+
+def test_it_measures_all_servers(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Long enough for an answer by each server where other tests take the cores.
+    flags = ["--bundle", str(plain), "--rounds", "1", "--seconds", "1", "--k", "3"]
+    assert main(["gatewaytest", *flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for clients in CLIENTS:
+        for kind in KINDS:
+            assert found[f"{kind}_c{clients}_rps"] > 0
+            assert found[f"{kind}_c{clients}_cpu_us"] > 0
+        for ratio, above, below in (
+            ("fastapi", "gateway_c{}_rps", "fastapi_c{}_rps"),
+            ("grpc", "gateway_c{}_rps", "grpc_c{}_rps"),
+            ("fastapi_cpu", "fastapi_c{}_cpu_us", "gateway_c{}_cpu_us"),
+        ):
+            expected = found[above.format(clients)] / found[below.format(clients)]
+            assert found[f"gateway_to_{ratio}_c{clients}"] == pytest.approx(expected, rel=1e-3)
+    assert (found["errors"], found["content_different"]) == ({}, 0)
+    assert found["content_checked"] > 0
+    missed = {
+        f"gateway_to_fastapi_c{each}" for each in (16, 64) if found[f"gateway_to_fastapi_c{each}"] < 0.5
+    }
+    assert set(found["targets_missed"]) == missed
+    text = shown(show, found)
+    assert all(f"{found[f'{kind}_c1_rps']:,.0f}" in text for kind in KINDS)
+
+
+def test_a_bundle_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gatewaytest", "--bundle", str(tmp_path)]) == 1
+    assert "holds no bundle" in capsys.readouterr().err

@@ -1,0 +1,290 @@
+"""Closed and open loops on real servers: what they count, and from when."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
+from protos.scores import SCORE_TOLERANCE
+from serving.benchmark import query_generator
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.load import load, reference, rounds
+from tests.load.load import LoadResult, Requests, closed_loop, stream_loop
+from tests.load.measure_load import LoadTest
+from tests.load.open_loop import OfferedLoad, Segment, arrivals, open_loop
+from tests.load.plan import MEASUREMENTS, LoadPlan
+from tests.load.services import Cores, Service
+from tests.load.workload import Workload, expected_answers
+
+pytestmark = pytest.mark.exhaustive
+
+K = 5
+PAUSE = 0.03  # seconds that the slow server takes for each request, one after the other
+
+
+@pytest.fixture(scope="module")
+def asked(retriever: Retriever) -> list[Query]:
+    return query_generator.of_bundle(retriever.manifest, seed=0, max_queries=200)
+
+
+@pytest.fixture
+def expected(retriever: Retriever, asked: list[Query]) -> Workload:
+    return Workload(asked, K, expected_answers(retriever, asked, K))
+
+
+class Slow(retrieval_pb2_grpc.RetrievalServicer):
+    def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
+        time.sleep(PAUSE)
+        return wire.SearchResponse()
+
+
+@pytest.fixture
+def slow() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    retrieval_pb2_grpc.add_RetrievalServicer_to_server(Slow(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.mark.parametrize("clients", [1, 7])
+def test_a_closed_loop_counts_and_compares(server: RetrievalServer, expected: Workload, clients: int) -> None:
+    measured = closed_loop(server.address, expected.searches(), clients, 0.4, 0.1)
+    assert measured.errors == {}
+    assert measured.codes["OK"] == measured.offered == len(measured.latencies) > 0
+    assert measured.rps == pytest.approx(measured.offered / 0.4)
+    assert 0 < measured.percentile_us(50) <= measured.percentile_us(99)
+    assert expected.checked > 0
+    assert expected.different == 0
+
+
+def test_batches_and_streams_are_compared_too(server: RetrievalServer, expected: Workload) -> None:
+    measured = closed_loop(server.address, expected.batches(32), 2, 0.3, 0.0)
+    assert measured.errors == {}
+    assert measured.qps == pytest.approx(32 * measured.rps)
+    checked = expected.checked
+    assert checked >= 32
+    measured = stream_loop(server.address, expected.searches("SearchStream"), 16, 0.3, 0.0)
+    assert measured.errors == {}
+    assert measured.offered > 16
+    assert expected.checked > checked
+    assert (expected.different, expected.first) == (0, "")
+
+
+def test_another_answer_is_noticed(server: RetrievalServer, retriever: Retriever, asked: list[Query]) -> None:
+    hits = expected_answers(retriever, asked, K)
+    wrong = [[*each[:-1], ("item-unknown", each[-1][1] - 0.1)] for each in hits]
+    for requests, method in (("searches", "Search"), ("batches", 32)):
+        compared = Workload(asked, K, wrong)
+        closed_loop(server.address, getattr(compared, requests)(method), 1, 0.2, 0.0)
+        assert compared.different == compared.checked > 0
+        assert re.fullmatch(
+            r"query \d+: place 5: item-\d+ with score [\d.]+, expected item-unknown with .*", compared.first
+        )
+
+
+def test_a_score_that_is_off_by_more_than_the_tolerance_is_noticed(
+    server: RetrievalServer, retriever: Retriever, asked: list[Query]
+) -> None:
+    hits = expected_answers(retriever, asked, K)
+    for off, noticed in ((0.8, False), (1.2, True)):
+        shifted = [[(item, score + off * SCORE_TOLERANCE) for item, score in each] for each in hits]
+        compared = Workload(asked, K, shifted)
+        closed_loop(server.address, compared.searches(), 1, 0.1, 0.0)
+        assert (compared.different > 0) is noticed, compared.first
+        assert compared.checked > 0
+
+
+@pytest.mark.parametrize("bundle", ["plain", "watched"])
+def test_the_naive_server_answers_as_ours(bundle: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(bundle)
+    retriever = Retriever.load(folder)
+    asked = query_generator.of_bundle(retriever.manifest, seed=1, max_queries=100)
+    compared = Workload(asked, K, expected_answers(retriever, asked, K))
+    server, port = reference.start("naive", folder)
+    measured = closed_loop(f"127.0.0.1:{port}", compared.searches(), 4, 0.4, 0.0)
+    server.stop(None).wait()
+    assert measured.errors == {}
+    assert compared.checked > 4
+    assert (compared.different, compared.first) == (0, "")
+
+
+def test_the_noop_server_answers_as_much_as_ours(plain: Path, retriever: Retriever) -> None:
+    server, port = reference.start("noop", plain)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = wire.SearchRequest(query={"text": "a"})
+        answer = retrieval_pb2_grpc.RetrievalStub(channel).Search(request, timeout=10)
+    server.stop(None).wait()
+    assert len(answer.hits) == 10
+    assert answer.hits[0].fields
+    assert answer.bundle_version == retriever.manifest.bundle_version
+
+
+def test_arrivals_are_as_many_as_they_should_be_and_seeded() -> None:
+    segments = (Segment(1000, 2.0), Segment(5000, 1.0))
+    poisson = list(arrivals(OfferedLoad(segments), 10.0))
+    assert poisson == sorted(poisson)
+    assert 10.0 < poisson[0][0] <= poisson[-1][0] < 13.0
+    assert all((due < 12.0) is (number == 0) for due, number in poisson)
+    assert sum(number == 0 for _, number in poisson) == pytest.approx(2000, abs=5 * 45)
+    assert sum(number == 1 for _, number in poisson) == pytest.approx(5000, abs=5 * 71)
+    assert poisson == list(arrivals(OfferedLoad(segments), 10.0))
+    assert poisson != list(arrivals(OfferedLoad(segments, seed=1), 10.0))
+
+
+def test_an_open_loop_offers_what_it_should(server: RetrievalServer, expected: Workload) -> None:
+    offer = OfferedLoad((Segment(100, 0.2), Segment(300, 0.4)), deadline=20.0, connections=3)
+    first, second = open_loop(server.address, expected.searches(), offer)
+    due = Counter(number for _, number in arrivals(offer, 0.0))
+    assert (first.offered, second.offered) == (due[0], due[1])
+    assert (first.errors, second.errors) == ({}, {})
+    assert first.codes["OK"] + second.codes["OK"] == first.offered + second.offered
+    assert len(second.latencies) + len(second.left_over) == second.offered
+    assert len(second.lags) == second.offered
+    assert second.answered_share == len(second.latencies) / due[1] > 0.5
+    assert expected.checked > 0
+    assert expected.different == 0
+
+
+def test_what_clients_have_not_sent_when_they_leave_is_given_up(slow: str) -> None:
+    requests = Workload([Query(text="a")], K, None).searches()
+    segments = (Segment(1000, 0.3, leaves=True), Segment(10, 1.0))
+    flood, calm = open_loop(slow, requests, OfferedLoad(segments, 20.0, connections=1))
+    assert flood.given_up > 100
+    assert flood.codes.total() + flood.given_up == flood.offered
+    assert set(flood.codes) == {"OK"}  # what has been sent is answered
+    assert (calm.given_up, calm.codes.total()) == (0, calm.offered)
+
+
+def test_latency_counts_from_when_a_request_should_have_been_sent(slow: str) -> None:
+    requests = Workload([Query(text="a")], K, None).searches()
+    offer = OfferedLoad((Segment(150, 0.3),), deadline=20.0, connections=2)
+    (measured,) = open_loop(slow, requests, offer)
+    assert measured.errors == {}
+    # The server takes each PAUSE after the one before, so the last waits for them all.
+    expected = measured.offered * PAUSE - 0.3
+    assert max(measured.left_over) >= expected > 0.5
+    assert len(measured.latencies) < len(measured.left_over)  # most come after the time that is measured
+    assert 0 < measured.answered_share == len(measured.latencies) / measured.offered < 0.5
+    closed = closed_loop(slow, requests, 1, 0.5, 0.0)  # which never learns of that
+    assert min(closed.latencies) < 0.5
+
+
+def test_what_is_too_late_is_no_success(slow: str) -> None:
+    requests = Workload([Query(text="a")], K, None).searches()
+    offer = OfferedLoad((Segment(200, 0.5),), deadline=0.2, connections=2)
+    (measured,) = open_loop(slow, requests, offer)
+    assert measured.codes.total() == measured.offered
+    assert set(measured.errors) == {"DEADLINE_EXCEEDED"}
+    assert measured.codes["OK"] > 0
+    assert all(latency <= 0.2 for latency in measured.latencies)
+
+
+def test_a_request_waits_where_the_server_allows_no_more() -> None:
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_concurrent_streams", 1)])
+    retrieval_pb2_grpc.add_RetrievalServicer_to_server(Slow(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    requests = Workload([Query(text="a")], K, None).searches()
+    offer = OfferedLoad((Segment(100, 0.4),), deadline=0.5, connections=1)
+    (measured,) = open_loop(f"127.0.0.1:{port}", requests, offer)
+    server.stop(None).wait()
+    assert set(measured.codes) == {"OK", "DEADLINE_EXCEEDED"}
+    assert measured.codes.total() == measured.offered
+
+
+def test_each_open_loop_of_a_server_has_arrivals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def open_loop(address: str, requests: Requests, offered: OfferedLoad) -> list[LoadResult]:
+        seeds.append(offered.seed)
+        return [LoadResult(1.0), LoadResult(1.0)]
+
+    monkeypatch.setattr("tests.load.open_loop.open_loop", open_loop)
+    workload = Workload([Query(text="a")], K, None)
+    test = LoadTest(LoadPlan(Path("bundle")), workload, Cores(), lambda text: None, lambda: None)
+    test.servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
+    test.figures.add(search_c64_rps=1000.0)
+    measurements = [each for each in MEASUREMENTS if each.key.startswith("search_open")]
+    test.measure(measurements)
+    assert len(seeds) == len(set(seeds)) == len(measurements) * test.plan.rounds
+    assert test.figures.document()["search_open80_answered_share"] is None  # nothing was offered
+
+
+def test_the_two_parts_of_a_soak_have_arrivals_and_memory_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+    memory = iter((100, 110))  # after each part; a third reading would fail
+
+    def open_loop(
+        address: str, requests: Requests, offered: OfferedLoad, tick: load.Tick
+    ) -> list[LoadResult]:
+        seeds.append(offered.seed)
+        return [LoadResult(1.0)]
+
+    monkeypatch.setattr("tests.load.open_loop.open_loop", open_loop)
+    plan = LoadPlan(Path("bundle"), soak_seconds=10.0, seed=7)
+    test = LoadTest(plan, Workload([Query(text="a")], K, None), Cores(), lambda text: None, lambda: None)
+    found = test._soak(cast(Service, SimpleNamespace(address="none", memory=lambda: next(memory))), 100.0)
+    assert found["soak_memory_growth"] == pytest.approx(0.1)
+    assert len(set(seeds)) == len(seeds) == 2
+
+
+def test_closed_loops_follow_the_seed_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def closed_loop(*arguments: Any) -> LoadResult:
+        seeds.append(arguments[-1])
+        return LoadResult(1.0)
+
+    monkeypatch.setattr(rounds, "closed_loop", closed_loop)
+    for seed in (0, 7):
+        plan = LoadPlan(Path("bundle"), rounds=2, seed=seed)
+        test = LoadTest(plan, Workload([Query(text="a")], K, None), Cores(), lambda text: None, lambda: None)
+        test.servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
+        chosen = [each for each in MEASUREMENTS if each.key in ("search_c1", "search_batch32")]
+        test.measure(chosen)
+    assert seeds == [0, 0, 1, 1, 7, 7, 8, 8]
+
+
+def test_queries_are_many_and_different(retriever: Retriever, watched: Path) -> None:
+    made = query_generator.of_bundle(retriever.manifest, seed=0)
+    assert len(made) == len({query.text for query in made}) > 10 * len(retriever.manifest.examples)
+    assert made == query_generator.of_bundle(retriever.manifest, seed=0)
+    assert made != query_generator.of_bundle(retriever.manifest, seed=1)
+    histories = query_generator.of_bundle(Retriever.load(watched).manifest, seed=0)
+    assert all(query.history and query.text is None for query in histories)
+    assert len({(query.history, str(query.features)) for query in histories}) == len(histories) >= 4
+
+
+def test_examples_may_lack_features() -> None:
+    examples: list[dict[str, Any]] = [
+        {"text": "one two three four", "country": "A"},
+        {"history": ["a", "b", "c", "d"]},
+        {"country": "B"},  # neither text nor history
+    ]
+    made = query_generator.generate(examples, ["history"], ["text"], seed=0)
+    assert any(query.text for query in made) and any(query.history for query in made)
+    assert all(query.text or query.history for query in made)
+    assert {query.features.get("country") for query in made} == {None, "A"}
+    dated: list[dict[str, Any]] = [
+        {"history": [["a", 1.0], ["b", 2.0]], "time": 9.0},
+        {"history": [["c", None], ["d", 4.0]]},
+    ]
+    for query in query_generator.generate(dated, ["history"], [], seed=0):
+        assert "history" not in query.features and len(query.history_times) == len(query.history) > 0
+    plain = query_generator.generate([{"country": "A"}, {"age": 3}, {"country": "B"}], [], [], seed=0)
+    assert {str(query.features) for query in plain} == {"{'country': 'A'}", "{'age': 3}", "{'country': 'B'}"}
