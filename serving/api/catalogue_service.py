@@ -16,9 +16,10 @@ from serving.rollout.loaded_bundle import TrafficSplit
 from serving.security.auth import caller
 from serving.security.rate_limit import RateLimit, tokens
 from serving.shared_state import CATALOGUE, SharedState
-from serving.transport.call import Call, WatchCall
+from serving.transport.call import Call
 from serving.transport.deferred import Deferred
 from serving.transport.open_calls import OpenCalls
+from serving.transport.stream_call import WatchCall
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
 PAGE = 500  # changes in one answer of a stream, at most

@@ -30,8 +30,9 @@ from functools import partial
 from protos.errors import DeadlineExceeded, Overloaded
 from serving.fair_queue import Client, FairQueue
 from serving.transport.batching import BATCH_COST, Batcher, Job
-from serving.transport.call import StreamCall, UnaryCall
+from serving.transport.call import UnaryCall
 from serving.transport.limits import WorkerLimits
+from serving.transport.stream_call import StreamCall
 from serving.transport.unsent import UnsentBytes
 
 log = logging.getLogger(__name__)

@@ -29,12 +29,13 @@ from protos.errors import Unavailable
 from serving.fair_queue import NOBODY, Client
 from serving.transport.admission import Admission
 from serving.transport.batching import Batcher, Job
-from serving.transport.call import Call, Method, StreamCall
+from serving.transport.call import Call, Method
 from serving.transport.deferred import Deferred
 from serving.transport.grpc_core import SHUTDOWN, TIMEOUT, UNIMPLEMENTED, CoreCall, Metadata, ServerCore
 from serving.transport.limits import WorkerLimits
 from serving.transport.remote_batches import RemoteBatches
 from serving.transport.status import status, trailers
+from serving.transport.stream_call import StreamCall
 from serving.transport.unsent import UNCOUNTED
 
 log = logging.getLogger(__name__)

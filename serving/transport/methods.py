@@ -6,7 +6,8 @@ from typing import Any
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.transport.call import Call, Method, StreamCall, UnaryCall, WatchCall
+from serving.transport.call import Call, Method, UnaryCall
+from serving.transport.stream_call import StreamCall, WatchCall
 
 
 def methods(service: ServiceDescriptor, servicer: Any, always: bool = False) -> dict[str, Method]:

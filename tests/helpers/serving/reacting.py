@@ -21,11 +21,12 @@ from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import Guard, caller
 from serving.transport.batching import Batcher
-from serving.transport.call import Call, Method, StreamCall, UnaryCall
+from serving.transport.call import Call, Method, UnaryCall
 from serving.transport.converters import RequestLimits
 from serving.transport.event_loop import EventLoop
 from serving.transport.limits import WorkerLimits
 from serving.transport.methods import methods
+from serving.transport.stream_call import StreamCall
 
 SEARCH = "/retrieval.v1.Retrieval/Search"
 SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"

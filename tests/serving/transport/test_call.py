@@ -11,7 +11,8 @@ from grpc import StatusCode
 from protos.errors import InvalidInput, Overloaded
 from serving.fair_queue import NOBODY
 from serving.transport.batching import Job
-from serving.transport.call import Call, Method, StreamCall, UnaryCall
+from serving.transport.call import Call, Method, UnaryCall
+from serving.transport.stream_call import StreamCall
 from serving.transport.unsent import UnsentBytes
 
 

@@ -19,10 +19,11 @@ from serving.retrieval.retriever import Retriever
 from serving.security.auth import caller
 from serving.transport import event_loop
 from serving.transport.batching import Batcher, Job
-from serving.transport.call import Call, Method, StreamCall, UnaryCall
+from serving.transport.call import Call, Method, UnaryCall
 from serving.transport.deferred import Deferred
 from serving.transport.event_loop import EventLoop
 from serving.transport.limits import WorkerLimits
+from serving.transport.stream_call import StreamCall
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, call, reacting, soon
 

@@ -16,8 +16,7 @@ from protos import retrieval_pb2_grpc
 from protos.errors import Overloaded
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport import call as calls_of_loop
-from serving.transport import unsent
+from serving.transport import stream_call, unsent
 from serving.transport.limits import WorkerLimits
 from serving.transport.unsent import PATIENCE_SECONDS, UnsentBytes
 from tests.helpers.serving.guarded import code_of
@@ -180,7 +179,7 @@ def test_connections_that_read_nothing_keep_nobody_from_small_answers_and_lose_t
 def test_a_stream_that_reads_nothing_is_read_no_further_than_the_bytes_of_its_window(
     retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls_of_loop, "WINDOW_BYTES", 100_000)  # 5 answers of 300 items
+    monkeypatch.setattr(stream_call, "WINDOW_BYTES", 100_000)  # 5 answers of 300 items
     large = wire.SearchRequest(query={"text": "bavuti"}, k=300).SerializeToString()
     with RetrievalServer(retriever) as server, Raw(server.address, CLOSED) as raw:
         stream = raw.begin(STREAM)
