@@ -31,6 +31,9 @@ from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables, check_layouts
 
+MERGED = "pair merged with an equal one"
+SHOWN_SHARE = 0.05  # of the pairs that are merged, above which a warning says so
+
 
 @dataclass(frozen=True)
 class FilesData(SourceConfig):
@@ -123,14 +126,18 @@ class FilesSource:
         check_layouts(data.layouts, (data.items, data.pairs, test_file))
         items, table = self.context.read_items(data.item_table(), data.display)
         if not (data.group or data.time or test_file):
-            self.context.console.print(
-                f"{data.pairs}: neither data.group nor data.time is set, so a split holds out whole items: "
-                "test asks for items without training pairs",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+            self._warn(
+                "neither data.group nor data.time is set, so a split holds out whole items: test asks for "
+                'items without training pairs. Name the column of times, with split.by = "time", or a group'
             )
         pairs, dropped = self._pairs(data.pairs, items["item_id"], table)
+        merged = dropped.get(MERGED, 0)
+        share = merged / max(1, pairs.height + merged)
+        if share > SHOWN_SHARE and not data.time:
+            self._warn(
+                f"{share:.0%} of the pairs equal another one and are merged, so how often a query led to an "
+                "item is lost. Name the column of times (data.time), so that each counts"
+            )
         if test_file:
             tested, counts = self._pairs(test_file, items["item_id"], table)
             pairs, both = _with_test_file(pairs, tested, column_names(self.context.query))
@@ -139,6 +146,11 @@ class FilesSource:
         origin |= {"test_file": test_file} if test_file else {}
         unit = "groups" if data.group else "items"
         return Tables(items, pairs, data.display, dropped, origin=origin, unit=unit)
+
+    def _warn(self, text: str) -> None:
+        self.context.console.print(
+            f"warning: {self.data.pairs}: {text}", highlight=False, markup=False, soft_wrap=True
+        )
 
     def _pairs(self, file: str, item_ids: pl.Series, table: str) -> tuple[pl.DataFrame, dict[str, int]]:
         data, query = self.data, self.context.query
@@ -177,7 +189,7 @@ def _distinct(pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
     """The distinct pairs, and the number of dropped pairs by reason."""
     once = pairs.unique(maintain_order=True, keep="first")
     count = pairs.height - once.height
-    return once, {"pair merged with an equal one": count} if count else {}
+    return once, {MERGED: count} if count else {}
 
 
 def _with_test_file(

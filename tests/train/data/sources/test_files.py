@@ -55,7 +55,28 @@ def test_without_group_and_time_a_message_says_that_items_are_held_out(tmp_path:
     context = replace(source_context(tmp_path, QUERY, ITEM), console=console)
     FilesData(kind="files", items="items.csv", pairs="pairs.csv", **data).open(context).read()
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert said.startswith("pairs.csv: neither data.group nor data.time is set") == (not key)
+    assert said.startswith("warning: pairs.csv: neither data.group nor data.time is set") == (not key)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "key", "is_told"),
+    [
+        ("a,7,1\na,7,1\n", "group", True),
+        ("a,7,1\nb,7,1\n", "group", False),
+        ("a,7,1\na,7,2\n", "time", False),
+    ],
+)
+def test_a_warning_says_that_many_clicks_are_merged_without_times(
+    tmp_path: Path, pairs: str, key: str, is_told: bool
+) -> None:
+    (tmp_path / "items.csv").write_text(ITEMS_CSV)
+    (tmp_path / "pairs.csv").write_text("query,item_id,extra\n" + pairs)
+    console = Console(file=io.StringIO())
+    context = replace(source_context(tmp_path, QUERY, ITEM), console=console)
+    data: dict[str, Any] = {key: "extra"}
+    FilesData(kind="files", items="items.csv", pairs="pairs.csv", **data).open(context).read()
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("warning: pairs.csv: 50% of the pairs equal another one and are merged" in said) == is_told
 
 
 def test_all_formats_give_the_same_tables(tmp_path: Path) -> None:
