@@ -37,6 +37,7 @@ def run_warnings(
         _few_queries(int(metrics["queries"])),
         _known_queries(experiment, data),
         _cut_texts(experiment, data, metrics),
+        _unused_negatives(experiment, data),
         _file_order(experiment, data),
     ]
     return [each for each in found if each]
@@ -132,3 +133,15 @@ def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str,
         return text  # `[baselines] run` may name one of them, or none
     full, read_only = metrics[f"bm25_full_{metric}"], metrics[f"bm25_{metric}"]
     return f"{text}; on whole texts BM25 has {metric_label(metric)} {full:.3f}, on cut ones {read_only:.3f}"
+
+
+def _unused_negatives(experiment: Experiment, data: TrainingData) -> str:
+    """Whether the loss leaves out the negative pairs of the data."""
+    pairs, loss = data.parts["train"], experiment.loss
+    negatives = int((~pairs.is_positive).sum())
+    if not negatives or (loss.kind == "bce" and not loss.negatives):
+        return ""
+    return (
+        f"{negatives:,} of {len(pairs):,} training pairs are negative, and the loss {loss.kind} leaves them "
+        'out; kind = "bce" with negatives = 0 learns from them'
+    )

@@ -1,6 +1,7 @@
 """A run says what makes its figures weaker than they look."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tests.helpers.people import data_of_people
 from tests.train.evaluation.test_baselines import FILLER, data_of, experiment_with
 from tests.train.evaluation.test_report import pairs_of
 from train.config import BaselinesConfig
+from train.config.losses import Bce, SampledSoftmax
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines
 from train.evaluation.intervals import Clusters, Interval
@@ -132,3 +134,27 @@ def test_the_order_of_the_file_stands_for_time() -> None:
     assert "the last session of each user" in told("last_session")[0]
     assert told("random") == []
     assert told("last", replace(data, moments=np.zeros(data.query_count))) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "is_told"),
+    [
+        (SampledSoftmax(kind="sampled_softmax"), True),
+        (Bce(kind="bce", negatives=4), True),
+        (Bce(kind="bce", negatives=0), False),
+    ],
+    ids=["softmax", "sampled", "labels"],
+)
+def test_negatives_of_the_data_that_the_loss_leaves_out(loss: Any, is_told: bool) -> None:
+    data = many()
+    pairs = replace(pairs_of([200, 200, 200], [0, 1, 1]), label=np.array([1, 0, 0], np.float32))
+    data = replace(data, parts={**data.parts, "train": pairs})
+    experiment = replace(experiment_with(), loss=loss)
+    rank = baselines(experiment, many())
+    metrics = evaluate_ranking(data, "test", rank["bm25"], rank)
+    told = [each for each in run_warnings(experiment, data, metrics, 1, LOSSES) if "negative" in each]
+    expected = (
+        f"2 of 3 training pairs are negative, and the loss {loss.kind} leaves them out; "
+        'kind = "bce" with negatives = 0 learns from them'
+    )
+    assert told == [expected] * is_told
