@@ -30,7 +30,7 @@ from export.hybrid.choose import Choice, choose
 from export.hybrid.rebuild import over_texts
 from export.onnx.runtimes import onnx_encoder
 from export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
-from protos import bundle
+from protos import bundle, unicode_record
 from protos.errors import MissingStage
 from protos.features import HistoryFeature, Schema, TextFeature
 from protos.files.file_lock import exclusive_lock
@@ -169,6 +169,7 @@ class _BundleBuilder:
         self._judged(query, catalogue, index, served)
         self._items(served is not None).write(folder)
         self.model.schema.copy_files(folder)
+        unicode_record.write_record(folder)
         write_reports(self.reports, folder)
         hybrid = None if served is None else served.fusion.hybrid
         return self._manifest(towers, catalogue, index.parameters, hybrid)

@@ -1,7 +1,7 @@
 """A bundle: the unit of release, one folder with everything that is needed to answer queries.
 
     manifest.json         description, measurements, and the sha256 and size of every other file
-    query_tower.onnx      raw query arrays -> query vectors, preprocessing inside
+    query_tower.onnx      arrays of a query (`features.py`) -> query vectors
     item_tower.onnx       the same for items
     vectors.npy           item vectors (N, D), row n belongs to item n; with vector_scales.npy if they are
                           int8 (`vectors.py`)
@@ -9,6 +9,7 @@
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     filters.npz           values of the filter fields, if there are any (`filters.py`)
     lexical/*.npy         BM25 weights by term, if the bundle is hybrid (`hybrid/lexical_index.py`)
+    unicode.json          the Unicode version that texts were read with, if known (`unicode_record.py`)
     item_digests.npy      uint8 (N, 16): a hash of what the item tower has read of each item, if known
     reports/*             quality, parity, latency and recall in JSON, and their plots
     ...                   files of the features, such as a tokenizer's, and of other kinds of indexes
@@ -35,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from protos import names
+from protos import names, unicode_record
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema, Side
@@ -427,6 +428,8 @@ def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Pat
 def read(folder: Path) -> Manifest:
     """Verify every file of a bundle and return its manifest.
 
+    Logs a warning where texts may be read differently from training, because Unicode has another version.
+
     Raises:
         BundleDamaged: a file is missing, is not a regular file inside the folder, or differs from its record;
             the text names the file.
@@ -442,6 +445,9 @@ def read(folder: Path) -> Manifest:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != expected.sha256:
             raise BundleDamaged(f"{path}: sha256 is {sha256}, expected {expected.sha256}")
+    if unicode_record.RECORD in manifest.files and (manifest.schema.reads_characters or manifest.hybrid):
+        with open_file(folder, unicode_record.RECORD) as file:
+            unicode_record.warn_of_other_version(file, names.bundle_folder(manifest.bundle_version))
     return manifest
 
 

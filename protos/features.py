@@ -392,6 +392,12 @@ class Schema:
         specs = [*self.query.values(), *self.item.values()]
         return tuple(sorted({name for spec in specs for name in spec.files()}))
 
+    @property
+    def reads_characters(self) -> bool:
+        """Whether a tower reads a text as code points, which the running Python normalises."""
+        specs = [*self.query.values(), *self.item.values()]
+        return any(isinstance(spec, TextFeature) and spec.input != TOKENS for spec in specs)
+
     def in_folder(self, folder: Path) -> "Schema":
         """The same schema, whose features read their files from `folder`: that of a run or a bundle."""
         placed = copy.copy(self)

@@ -23,7 +23,7 @@ from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode, onnx_encoder
 from export.refresh.merge import FRESH, Champion, Merged
 from export.refresh.quality import Evaluation, NotMeasured
-from protos import bundle
+from protos import bundle, unicode_record
 from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
 from protos.errors import BundleError
 from protos.hybrid.lexical_index import LexicalIndex
@@ -134,11 +134,10 @@ class _Build:
         for name in bundle.TOWERS.values():
             shutil.copyfile(self.champion.folder / name, folder / name)
         self.manifest.schema.copy_files(folder)
-        for name in OF_TOWERS:
-            for suffix in (".json", ".png"):
-                path = f"{bundle.REPORTS}/{name}{suffix}"
-                if path in self.manifest.files:
-                    shutil.copyfile(self.champion.folder / path, folder / path)
+        reports = [f"{bundle.REPORTS}/{name}{suffix}" for name in OF_TOWERS for suffix in (".json", ".png")]
+        for path in (unicode_record.RECORD, *reports):
+            if path in self.manifest.files:
+                shutil.copyfile(self.champion.folder / path, folder / path)
 
     def _vectors(self, folder: Path) -> Any:
         """Write the vectors; returns them as the service reads them, (N, D)."""

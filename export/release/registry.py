@@ -211,7 +211,7 @@ def fetch(name: str, number: str) -> tuple[Path, bundle.Manifest]:
         reason = errors[-1].removeprefix("error: ")
         raise TwinspireError(f"{name}: version {number} cannot be downloaded: {reason}")
     folder = Path(done.stdout.splitlines()[-1])
-    return folder, bundle.read_manifest(folder)
+    return folder, bundle.read(folder)  # the other process has verified it, and its warnings are not shown
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Query or item to vector: an ONNX tower on ONNX Runtime, preprocessing inside the graph.
+"""Query or item to vector: `features.py` makes arrays of it, an ONNX tower on ONNX Runtime the vector.
 
 `QueryForm` fills the features of the tower, `Encoder` runs the tower, and `length_batches` divides queries
 into batches of like length. `bases`, `BlankQuery` and `KnownLetters` find queries of which the tower knows

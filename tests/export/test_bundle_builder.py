@@ -24,6 +24,7 @@ from export.bundles import bundle_of_tag
 from export.release import registry
 from protos import bundle
 from protos.errors import MissingStage
+from protos.unicode_record import RECORD
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.stdlib import (
@@ -49,6 +50,8 @@ def test_a_manifest_has_the_measurements(made: Made) -> None:
     assert manifest.quality["evaluated_text"] == ["text"]
     assert manifest.dataset["served_text"] == ["full_text"]
     assert manifest.ann["searched_text"] == ["full_text"]
+    assert RECORD in manifest.files
+    assert json.loads((made.folder / RECORD).read_text())["version"] == unicodedata.unidata_version
     for prefix in ("", "exact_", "bm25_"):
         assert 0 < manifest.quality[f"{prefix}recall_at_10"] <= 1
     trained = made.run.data.metrics["test/recall_at_10"]  # in float32; what is served may be rounded

@@ -20,6 +20,7 @@ from protos import bundle
 from protos.bundle import FilterKind, IndexParameters, Manifest, Score
 from protos.features import FeatureSpec, Schema
 from protos.filters import build_columns, write_filters
+from protos.unicode_record import RECORD
 from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.tiny_towers import DIMENSION, PLAIN, VOCABULARIES, WATCHED, TinyTower, write_tower
 
@@ -39,6 +40,7 @@ def tiny_bundle(
     shares: Sequence[float] = (),
     filters: Mapping[str, FilterKind] = MappingProxyType({}),
     is_hybrid: bool = False,
+    unicode: str = "",
     **manifest: Any,
 ) -> Path:
     """Write a tiny bundle into `parent`.
@@ -50,6 +52,7 @@ def tiny_bundle(
         shares: popularity of each item; `popularity` by default.
         filters: filter fields, whose values are those of `filter_values`.
         is_hybrid: it has a lexical index of the items' names.
+        unicode: content of `unicode.json`; empty for none.
         report: content of `reports/quality.json`, to make two bundles differ.
         manifest: fields of the manifest that shall be something else.
     """
@@ -69,6 +72,8 @@ def tiny_bundle(
             write_filters(folder, build_columns(filters, filter_values(items)))
         if is_hybrid:
             postings_of_texts(names, HYBRID).write(folder)
+        if unicode:
+            (folder / RECORD).write_text(unicode)
         (folder / bundle.REPORTS).mkdir()
         (folder / bundle.REPORTS / "quality.json").write_text(report)
 
