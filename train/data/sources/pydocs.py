@@ -10,7 +10,6 @@ imported, and nothing is downloaded.
 
 import gc
 import hashlib
-import importlib.metadata
 import multiprocessing
 import os
 import platform
@@ -69,10 +68,16 @@ class PydocsSource:
     console: Console
 
     def identity(self) -> str:
-        """sha256 of Python's version and of name and version of every installed distribution."""
-        installed = sorted(f"{each.name} {each.version}" for each in importlib.metadata.distributions())
-        lines = [platform.python_version(), *dict.fromkeys(installed)]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """sha256 of Python's version, and of module and content of every file that `read` reads."""
+        digest = hashlib.sha256(platform.python_version().encode())
+        with self.console.status("pydocs: hashing files"):
+            for path, module in _files(roots()):
+                try:
+                    content = hashlib.sha256(path.read_bytes()).hexdigest()
+                except OSError:  # `read` counts the file as one that it cannot parse
+                    content = ""
+                digest.update(f"\n{module} {path.name} {content}".encode())
+        return digest.hexdigest()
 
     def read(self) -> Tables:
         """Items and pairs."""

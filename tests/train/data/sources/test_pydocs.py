@@ -65,12 +65,16 @@ FILES = {
 }
 
 
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
+def write_files(folder: Path) -> None:
     for name, text in FILES.items():
-        path = tmp_path / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text))
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    write_files(tmp_path)
     return pydocs.read(Console(file=io.StringIO()), [tmp_path])
 
 
@@ -173,7 +177,21 @@ def test_where_the_first_sentence_ends(docstring: str, query: str, rest: str) ->
     assert split_docstring(docstring) == (query, rest)
 
 
-def test_the_identity_is_stable() -> None:
+def test_the_identity_is_that_of_the_files_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path)
+    monkeypatch.setattr(pydocs, "roots", lambda: (tmp_path,))
     source = PydocsSource(Console(file=io.StringIO()))
-    assert source.identity() == source.identity()
-    assert len(source.identity()) == 64
+    known = source.identity()
+    assert len(known) == 64
+    (tmp_path / "test_shapes.py").write_text("# no file that is read")
+    (tmp_path / "dangling.py").symlink_to("nowhere")
+    with_link = source.identity()
+    (tmp_path / "dangling.py").unlink()
+    assert source.identity() == known != with_link
+    path = tmp_path / "shapes/measure.py"
+    path.write_text(path.read_text().replace("Inner boundaries", "Outer boundaries"))
+    edited = source.identity()
+    path.rename(tmp_path / "shapes/size.py")
+    assert len({known, edited, source.identity()}) == 3
