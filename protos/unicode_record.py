@@ -106,10 +106,10 @@ def _warn_once(name: str, version: str, found: tuple[range, ...]) -> None:
     ]
     more = f" and {len(found) - SHOWN} more ranges" if len(found) > SHOWN else ""
     log.warning(
-        "%s: its towers were trained with Unicode %s, and this Python has Unicode %s. Only one of the two "
-        "assigns these %s characters: %s%s. Texts that hold them may be normalised, and split into words, "
+        "%s: its towers were trained with Unicode %s, and this Python has Unicode %s. Characters that only "
+        "one of the two assigns (%s): %s%s. Texts that hold them may be normalised, and split into words, "
         "differently from training; all others are normalised alike. Run a Python with Unicode %s, or train "
-        "with this one",
+        "and export with this one",
         name,
         version,
         unicodedata.unidata_version,
