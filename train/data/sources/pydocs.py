@@ -76,7 +76,7 @@ class PydocsSource:
                     content = hashlib.sha256(path.read_bytes()).hexdigest()
                 except OSError:  # `read` counts the file as one that it cannot parse
                     content = ""
-                digest.update(f"\n{module} {path.name} {content}".encode())
+                digest.update(os.fsencode(f"\n{module} {path.name} {content}"))
         return digest.hexdigest()
 
     def read(self) -> Tables:

@@ -1,6 +1,7 @@
 """Docstrings become items whose texts do not contain their queries."""
 
 import io
+import os
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -187,9 +188,11 @@ def test_the_identity_is_that_of_the_files_that_are_read(
     assert len(known) == 64
     (tmp_path / "test_shapes.py").write_text("# no file that is read")
     (tmp_path / "dangling.py").symlink_to("nowhere")
-    with_link = source.identity()
+    (tmp_path / os.fsdecode(b"latin-\xe9.py")).touch()
+    with_others = source.identity()
     (tmp_path / "dangling.py").unlink()
-    assert source.identity() == known != with_link
+    (tmp_path / os.fsdecode(b"latin-\xe9.py")).unlink()
+    assert source.identity() == known != with_others
     path = tmp_path / "shapes/measure.py"
     path.write_text(path.read_text().replace("Inner boundaries", "Outer boundaries"))
     edited = source.identity()
