@@ -89,7 +89,7 @@ class Connection:
         timeout: default timeout of a call in seconds.
         security: of the connection.
         retries: whether calls are retried.
-        connect_seconds: time limit of an attempt to connect; 1 if not given, since calls are retried.
+        connect_seconds: time limit of an attempt to connect; 1 if not given.
         max_answer_bytes: of one answer; a larger one ends its call.
 
     Attributes:
@@ -215,7 +215,9 @@ class CatalogueRetries:
         """
         connection = self._connection
         if isinstance(error, DeadlineExceeded) and self._last_error is not None:
-            raise DeadlineExceeded(f"{error}; the attempt before failed: {self._last_error}") from failure
+            late = DeadlineExceeded(f"{error}; the attempt before failed: {self._last_error}")
+            late.request_id = error.request_id
+            raise late from failure
         self._last_error = error
         may_help = isinstance(error, Overloaded) or failure.code() is grpc.StatusCode.UNAVAILABLE
         if not may_help or not connection.retries or connection.closed.is_set():

@@ -12,21 +12,20 @@ from serving.gateway.fairness import Allowance, cached_client_of
 
 log = logging.getLogger(__name__)
 
-CLOSED = 256  # connections over the rate that are closed in one go
-SAVED_SECONDS = 2.0  # of the rate
-TICK_SECONDS = 0.05  # between two looks at the event loop
-BEHIND_SECONDS = 0.02  # that the loop is late, from which on the rate falls
-FALL, RISE = 0.8, 1.05  # of the rate, each tick
-LEAST_PER_SECOND = 10.0  # that the rate does not fall below
+CLOSED = 256  # connections over the rate that one call of `accept` closes
+SAVED_SECONDS = 2.0  # a client may save up this many seconds of its rate
+TICK_SECONDS = 0.05  # between two changes of the rate
+BEHIND_SECONDS = 0.02  # a timer that is later than this means that the event loop is behind
+FALL, RISE = 0.8, 1.05  # factors on the rate, each tick
+LEAST_SHARE = 0.2  # of the highest rate; the rate never falls below it
 ACCEPT_LOG_SECONDS = 1.0  # between two lines about connections that cannot be accepted
 
 
 class ConnectionRate:
     """Connections a second that each client may open: fewer while the event loop is behind with its work.
 
-    The rate is the same for all clients, so a client that opens few is refused last: the shares are max-min
-    fair. It falls by a factor and rises slowly, as the windows of TCP do (Chiu and Jain, "Analysis of the
-    Increase and Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989).
+    The rate falls faster than it rises. It is the same for all clients, so those that open few connections
+    are refused last.
 
     Args:
         most: connections a second of one client.
@@ -36,7 +35,7 @@ class ConnectionRate:
     def __init__(self, most: float, loop: asyncio.AbstractEventLoop) -> None:
         self._most, self._loop = most, loop
         self._allowance = Allowance(most, loop.time, SAVED_SECONDS)
-        self._is_watching = False
+        self._has_timer = False
 
     @property
     def per_second(self) -> float:
@@ -45,29 +44,29 @@ class ConnectionRate:
 
     def take(self, client: str) -> bool:
         """Whether a client may open a connection, which is counted."""
-        if not self._is_watching:
-            self._is_watching = True
-            self._look_later()
+        if not self._has_timer:
+            self._has_timer = True
+            self._adjust_later()
         if self._allowance.wait(client) > 0:
             return False
         self._allowance.charge(client, 1)
         return True
 
-    def _look_later(self) -> None:
-        self._loop.call_later(TICK_SECONDS, self._look, self._loop.time() + TICK_SECONDS)
+    def _adjust_later(self) -> None:
+        self._loop.call_later(TICK_SECONDS, self._adjust, self._loop.time() + TICK_SECONDS)
 
-    def _look(self, due: float) -> None:
+    def _adjust(self, due: float) -> None:
         if self._loop.time() - due > BEHIND_SECONDS:
-            self._allowance.per_second = max(min(LEAST_PER_SECOND, self._most), self.per_second * FALL)
+            self._allowance.per_second = max(LEAST_SHARE * self._most, self.per_second * FALL)
         else:
             self._allowance.per_second = min(self._most, self.per_second * RISE)
-        self._is_watching = self.per_second < self._most
-        if self._is_watching:
-            self._look_later()
+        self._has_timer = self.per_second < self._most
+        if self._has_timer:
+            self._adjust_later()
 
 
 class Listener(socket.socket):
-    """Closes connections of a client that opens too many, before they cost more than their end.
+    """Closes connections of a client that opens too many, before they cost more than that.
 
     Connections are accepted in the order in which they came, so those of one client would delay all others.
     """

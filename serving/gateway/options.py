@@ -70,7 +70,7 @@ class GatewayBounds:
         default=50,
         metadata={
             "help": "new HTTP connections of one client a second, saved up for 2 s; more are closed at once; "
-            "fewer, down to 10, while the gateway is busy"
+            "while the gateway is busy fewer, down to a fifth"
         },
     )
     connections: int = field(

@@ -6,7 +6,7 @@ the server's sockets through the file descriptors of the process:
 
 - It closes a connection without a call for `first_call_seconds`. A call without a valid token does not count.
 - If one address has more than `connections_per_address`, or all together nearly reach `connections`, it
-  closes the connections whose last call was longest ago, of addresses with more than their share. nginx
+  closes, of addresses with more than their share, the connections whose last call was longest ago. nginx
   frees its idle connections in the same case.
 - It closes a connection that keeps sending without a call. HTTP/2's flow control holds only messages back.
   With other frames (PING, SETTINGS, PRIORITY, unknown ones) a client can keep gRPC's poller reading one
@@ -257,7 +257,7 @@ class ConnectionMonitor:
     def _make_room(self, remaining: list[Connection], called: Mapping[Endpoint, float], now: float) -> None:
         """Close connections beyond the bounds, in the order of `remaining`: least used ones first.
 
-        A client with no more than its share of the room loses none of them to others.
+        A client within its share keeps all its connections, however long they have been quiet.
         """
         of_client = Counter(each.client for each in remaining)
         room = max(1, int(self._bounds.connections * NEARLY_FULL))

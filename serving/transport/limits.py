@@ -31,7 +31,10 @@ class WorkerLimits:
     )
     connections: int = field(
         default=1024,
-        metadata={"help": "connections that may be open; from 3/4 of them on the least used ones are closed"},
+        metadata={
+            "help": "connections that may be open; from 3/4 of them on the least used ones of addresses with "
+            "more than their share are closed"
+        },
     )
     connections_per_address: int = field(
         default=128,

@@ -1,7 +1,6 @@
 """A small server of the service that refuses on demand, and remembers who asked what."""
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,7 +38,8 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
         self.cancelled = threading.Event()
         self.request_ids: list[str] = []
         self.write_error: Any = 0
-        self.write_seconds = 0.0  # that a write which is not refused takes
+        self.answers_writes = threading.Event()  # cleared, writes that are not refused wait for it
+        self.answers_writes.set()
 
     def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
         self._refuse(context)
@@ -79,7 +79,7 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
     ) -> catalogue_pb2.WriteResponse:
         self.request_ids.append(request.request_id)
         self._refuse(context)
-        time.sleep(self.write_seconds)
+        self.answers_writes.wait(20)
         results = [{"sequence": 1, "error": self.write_error}] * len(request.items)
         return catalogue_pb2.WriteResponse(sequence=1, results=results)
 

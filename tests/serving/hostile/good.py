@@ -27,46 +27,54 @@ QUERIES = ("bavuti xelike mopy", "nusora tivuxe", "zobake limonu")
 class Answered:
     """What became of the calls of one client; safe to add to from several threads.
 
+    Args:
+        rounds: rounds of the attack, of equal length.
+
     Attributes:
-        calls: that were made.
+        calls: that were made in each round.
+        answered: of them.
         seconds: of each that was answered.
         errors: kind of error to number of calls.
         texts: kind of error to the text of the first.
         longest_gap: seconds in which no call was answered.
     """
 
-    calls: int = 0
+    rounds: int
     seconds: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     texts: dict[str, str] = field(default_factory=dict)
     longest_gap: float = 0.0
 
     def __post_init__(self) -> None:
+        self.calls, self.answered = [0] * self.rounds, [0] * self.rounds
         self._lock = threading.Lock()
         self._last = time.monotonic()
 
-    def add(self, seconds: float, error: Exception | None) -> None:
-        """Note a call that is over."""
+    def add(self, number: int, seconds: float, error: Exception | None) -> None:
+        """Note a call that is over, and was begun in the round of this number."""
         with self._lock:
-            self.calls += 1
+            self.calls[number] += 1
             now = time.monotonic()
             if error is None:
                 self.longest_gap = max(self.longest_gap, now - self._last)
                 self._last = now
                 self.seconds.append(seconds)
+                self.answered[number] += 1
                 return
             kind = type(error).__name__
             self.errors[kind] += 1
             self.texts.setdefault(kind, str(error)[:300])
 
     def document(self) -> dict[str, Any]:
-        """The figures, for JSON; latencies are those of answered calls."""
+        """The figures, for JSON: latencies of answered calls, and as `share` that of the worst round."""
         gap = max(self.longest_gap, time.monotonic() - self._last)
         p50, p99 = np.percentile(self.seconds, (50, 99)) * 1000 if self.seconds else (None, None)
+        shares = [round(self.answered[n] / calls, 5) if calls else 0.0 for n, calls in enumerate(self.calls)]
         return {
-            "calls": self.calls,
+            "calls": sum(self.calls),
             "answered": len(self.seconds),
-            "share": round(len(self.seconds) / self.calls, 5) if self.calls else 0.0,
+            "share": min(shares),
+            "shares_by_round": shares,
             "p50_ms": None if p50 is None else round(float(p50), 2),
             "p99_ms": None if p99 is None else round(float(p99), 2),
             "longest_gap_seconds": round(gap, 2),
@@ -89,7 +97,7 @@ def on_cores(others: bool, client: Callable[..., dict[str, Any]], *arguments: An
     return client(*arguments)
 
 
-def one_connection(address: str, rate: float, seconds: float) -> dict[str, Any]:
+def one_connection(address: str, rate: float, seconds: float, rounds: int) -> dict[str, Any]:
     """Calls on one long-lived connection."""
     with RetrievalClient(address, timeout=DEADLINE) as client:
 
@@ -97,23 +105,23 @@ def one_connection(address: str, rate: float, seconds: float) -> dict[str, Any]:
         def same() -> Iterator[RetrievalClient]:
             yield client
 
-        return _ask(same, rate, seconds)
+        return _ask(same, rate, seconds, rounds)
 
 
-def over_http(address: str, rate: float, seconds: float) -> dict[str, Any]:
+def over_http(address: str, rate: float, seconds: float, rounds: int) -> dict[str, Any]:
     """Calls of the HTTP gateway; `repeats` of them were sent again, as it had closed their connection."""
     clients = HttpClients(address, DEADLINE)
-    return {**_ask(clients, rate, seconds), "repeats": clients.repeats}
+    return {**_ask(clients, rate, seconds, rounds), "repeats": clients.repeats}
 
 
-def new_connections(address: str, rate: float, seconds: float) -> dict[str, Any]:
+def new_connections(address: str, rate: float, seconds: float, rounds: int) -> dict[str, Any]:
     """Each call on a connection of its own."""
-    return _ask(lambda: RetrievalClient(address, timeout=DEADLINE), rate, seconds)
+    return _ask(lambda: RetrievalClient(address, timeout=DEADLINE), rate, seconds, rounds)
 
 
-def _ask(connect: Any, rate: float, seconds: float) -> dict[str, Any]:
+def _ask(connect: Any, rate: float, seconds: float, rounds: int) -> dict[str, Any]:
     """Begin `rate` calls a second, however long earlier ones take."""
-    found = Answered()
+    found, count = Answered(rounds), int(rate * seconds)
 
     def ask(number: int) -> None:
         started = time.monotonic()
@@ -127,17 +135,18 @@ def _ask(connect: Any, rate: float, seconds: float) -> dict[str, Any]:
                     error = TimeoutError("the answer came after its deadline")
         except Exception as failure:  # every failure counts, whatever it is
             error = failure
-        found.add(time.monotonic() - started, error)
+        found.add(number * rounds // count, time.monotonic() - started, error)
 
     start = time.monotonic()
     pool = ThreadPoolExecutor(math.ceil(rate * DEADLINE * 1.5))
-    calls = []
-    for number in range(int(rate * seconds)):
+    calls = {}
+    for number in range(count):
         time.sleep(max(0.0, start + number / rate - time.monotonic()))
-        calls.append(pool.submit(ask, number))
+        calls[pool.submit(ask, number)] = number
     # gRPC's client has been seen to wait without end for a stream that is long past its deadline.
-    for _ in wait(calls, timeout=DEADLINE + SPARE).not_done:
-        found.add(DEADLINE + SPARE, TimeoutError("the call did not end, though its deadline has passed"))
+    for each in wait(calls, timeout=DEADLINE + SPARE).not_done:
+        late = TimeoutError("the call did not end, though its deadline has passed")
+        found.add(calls[each] * rounds // count, DEADLINE + SPARE, late)
     pool.shutdown(wait=False, cancel_futures=True)
     return found.document()
 

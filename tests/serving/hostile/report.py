@@ -37,15 +37,23 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
     shares = ", ".join(f"{name} {share:g}" for name, share in figures["share_of_a_core"].items())
     table.add_row("share of a core", shares, f"of {figures['cores']}")
     table.add_row("searches a second before", f"{figures['calibration_searches_per_second']:g}", "")
-    table.add_row("one after the other", ", ".join(figures["rounds"]), "")
+    table.add_row("rounds", ", ".join(figures["rounds"]), "")
     console.print(table)
     clients = Table(
-        "good calls", "calls", "answered", "p50 ms", "p99 ms", "longest gap s", "repeats", "errors"
+        "good calls",
+        "calls",
+        "answered",
+        "worst round",
+        "p50 ms",
+        "p99 ms",
+        "longest gap s",
+        "repeats",
+        "errors",
     )
     for name in ("one_connection", "new_connections", "over_http"):
         client = figures[name]
         errors = ", ".join(f"{kind} {count}" for kind, count in client["errors"].items())
-        columns = ("calls", "answered", "p50_ms", "p99_ms", "longest_gap_seconds")
+        columns = ("calls", "answered", "share", "p50_ms", "p99_ms", "longest_gap_seconds")
         repeats = str(client.get("repeats", ""))  # of calls over gRPC its client does not count them
         clients.add_row(name, *(str(client[column]) for column in columns), repeats, errors)
     console.print(clients)

@@ -99,7 +99,7 @@ class Plan:
             wanted = [each for each in attackers if not self.only or {group, each.__name__} & set(self.only)]
             if wanted:
                 found.setdefault(name, []).extend(wanted)
-        return found or {KILLS: []}
+        return found or {KILLS: []}  # with `only` = kills there are no attackers
 
     @property
     def kills(self) -> bool:
@@ -149,14 +149,19 @@ def _serve_and_attack(plan: Plan) -> dict[str, Any]:
 
 def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     warm_up = min(WARM_UP, plan.seconds)
-    _good_calls(plan, service, address, warm_up, lambda: None)
+    _good_calls(plan, service, address, warm_up, 1, lambda: None)
     gateway_attacks.open_streams(service.http_address, 16, min(1.0, warm_up))
     time.sleep(SETTLE)
     calibration = _searches_per_second(address)
     before, descriptors = service.resident(), service.descriptors()
     seen: dict[str, Any] = {}
     one, new, http = _good_calls(
-        plan, service, address, plan.seconds, lambda: seen.update(_attack(plan, service, address))
+        plan,
+        service,
+        address,
+        plan.seconds,
+        len(plan.rounds()),
+        lambda: seen.update(_attack(plan, service, address)),
     )
     peak = max(seen.pop("resident_peak"), service.resident())
     time.sleep(plan.rest)
@@ -197,7 +202,7 @@ def _searches_per_second(address: str) -> float:
 
 
 def _good_calls(
-    plan: Plan, service: Service, address: str, seconds: float, meanwhile: Callable[[], None]
+    plan: Plan, service: Service, address: str, seconds: float, rounds: int, meanwhile: Callable[[], None]
 ) -> tuple[dict[str, Any], ...]:
     """The figures of the good clients."""
     clients = (
@@ -206,7 +211,7 @@ def _good_calls(
         (good.over_http, service.http_address, plan.http_rate),
     )
     one, new, http = (
-        _Child(SPAWN, good.on_cores, plan.one_core, client, where, rate, seconds)
+        _Child(SPAWN, good.on_cores, plan.one_core, client, where, rate, seconds, rounds)
         for client, where, rate in clients
     )
     meanwhile()
@@ -215,15 +220,15 @@ def _good_calls(
 
 def _attack(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     """Start the attackers of each round, kill workers, and watch the service until the attack is over."""
-    rounds = plan.rounds()
-    kill_due = time.monotonic() + plan.kill_every / 2
+    rounds, began = plan.rounds(), time.monotonic()
+    kill_due = began + plan.kill_every / 2
     rng = random.Random(0)
     attackers: list[psutil.Process] = []
     kills, peak, used = 0, 0, Used({"service": service.processes, "attackers": lambda: attackers})
     counts: dict[str, dict[str, int]] = {}
     number = 0
-    for together in rounds.values():
-        until = time.monotonic() + plan.seconds / len(rounds)
+    for ended, together in enumerate(rounds.values(), 1):
+        until = began + plan.seconds * ended / len(rounds)
         children = {}
         for attacker in together:
             number += 1

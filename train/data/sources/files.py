@@ -32,7 +32,7 @@ from train.data.layouts import Layout
 from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables, check_layouts
 
 MERGED = "pair merged with an equal one"
-SHOWN_SHARE = 0.05  # of the pairs that are merged, above which a warning says so
+WARN_MERGED_ABOVE = 0.05  # share of the pairs
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,19 @@ class FilesSource:
         if not (data.group or data.time or test_file):
             self._warn(
                 "neither data.group nor data.time is set, so a split holds out whole items: test asks for "
-                'items without training pairs. Name the column of times, with split.by = "time", or a group'
+                'items without training pairs. Set data.time and split.by = "time", or set data.group'
             )
         pairs, dropped = self._pairs(data.pairs, items["item_id"], table)
         merged = dropped.get(MERGED, 0)
         share = merged / max(1, pairs.height + merged)
-        if share > SHOWN_SHARE and not data.time:
+        if share > WARN_MERGED_ABOVE:
+            coarse, absent = (
+                f"the times in {data.time!r} are coarse",
+                "set data.time, and clicks at different times count",
+            )
             self._warn(
-                f"{share:.0%} of the pairs equal another one and are merged, so how often a query led to an "
-                "item is lost. Name the column of times (data.time), so that each counts"
+                f"{share:.0%} of the pairs repeat an earlier one and are dropped, so how often a query led "
+                f"to an item is partly lost: {coarse if data.time else absent}"
             )
         if test_file:
             tested, counts = self._pairs(test_file, items["item_id"], table)

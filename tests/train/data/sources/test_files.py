@@ -59,16 +59,15 @@ def test_without_group_and_time_a_message_says_that_items_are_held_out(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "key", "is_told"),
+    ("pairs", "key", "cure"),
     [
-        ("a,7,1\na,7,1\n", "group", True),
-        ("a,7,1\nb,7,1\n", "group", False),
-        ("a,7,1\na,7,2\n", "time", False),
+        ("a,7,1\na,7,1\n", "group", "set data.time, and clicks at different times count"),
+        ("a,7,1\nb,7,1\n", "group", ""),
+        ("a,7,1\na,7,2\n", "time", ""),
+        ("a,7,1\na,7,1\n", "time", "the times in 'extra' are coarse"),
     ],
 )
-def test_a_warning_says_that_many_clicks_are_merged_without_times(
-    tmp_path: Path, pairs: str, key: str, is_told: bool
-) -> None:
+def test_a_warning_says_that_many_clicks_are_dropped(tmp_path: Path, pairs: str, key: str, cure: str) -> None:
     (tmp_path / "items.csv").write_text(ITEMS_CSV)
     (tmp_path / "pairs.csv").write_text("query,item_id,extra\n" + pairs)
     console = Console(file=io.StringIO())
@@ -76,7 +75,10 @@ def test_a_warning_says_that_many_clicks_are_merged_without_times(
     data: dict[str, Any] = {key: "extra"}
     FilesData(kind="files", items="items.csv", pairs="pairs.csv", **data).open(context).read()
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert ("warning: pairs.csv: 50% of the pairs equal another one and are merged" in said) == is_told
+    assert ("warning: pairs.csv: 50% of the pairs repeat an earlier one and are dropped" in said) == bool(
+        cure
+    )
+    assert cure in said
 
 
 def test_all_formats_give_the_same_tables(tmp_path: Path) -> None:
