@@ -54,9 +54,7 @@ def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
         ranked: (Q, K) item rows for each test query, best first; -1 where there are no more.
     """
     rows, relevant = data.parts["test"].by_query()
-    digests = np.array(
-        [_digest(data, *each) for each in zip(rows.tolist(), relevant, strict=True)], np.uint64
-    )
+    digests = np.array([digest(data, *each) for each in zip(rows.tolist(), relevant, strict=True)], np.uint64)
     order = np.argsort(digests, kind="stable")
     found = metrics.per_query(ranked, relevant)
     values = {name: each.astype(np.float32) for name, each in found.items()}
@@ -69,7 +67,13 @@ def common(one: PerQuery, other: PerQuery) -> tuple[PerQuery, PerQuery]:
     return one.of_queries(rows[0]), other.of_queries(rows[1])
 
 
-def _digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> int:
+def digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> int:
+    """The digest of a query.
+
+    Args:
+        row: of the query.
+        relevant: rows of its relevant items.
+    """
     query = {name: values[row] for name, values in data.queries.items()}
     answers = sorted(str(data.item_ids[item]) for item in relevant)
     text = json.dumps([query, answers], sort_keys=True, default=str)

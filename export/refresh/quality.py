@@ -5,13 +5,17 @@ right answers, and deleted ones are gone. A test query that asks for a deleted i
 the comparison with the champion.
 
 An item is evaluated by the text that the split evaluates, as long as its content is that of the data set. An
-item that was written since has one text, and is evaluated by that.
+item that was edited since has one text, and is evaluated by that. Such a text may hold a test query that the
+split has taken out of the item: all words of the query, which the item's text in the split lacks. Finding the
+item by it would prove nothing, so the query is left out as well. A bundle holds no texts, so for an item that
+an earlier refresh has encoded, the queries are left out that the champion's figures leave out.
 """
 
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +25,7 @@ from rich.console import Console
 from export import ann
 from export.bundles import why_not_comparable
 from export.encoding import ColumnRecords, ItemTower, encode_once
-from export.encoding.digests import item_digests
+from export.encoding.digests import Digests, item_digests
 from export.evaluation import per_query, quality
 from export.evaluation.hybrid_ranking import HybridRanking
 from export.evaluation.per_query import PerQuery
@@ -40,6 +44,7 @@ from train.config import Experiment
 from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
+from train.evaluation.baselines.bm25 import analyzer_of
 from train.evaluation.intervals import clusters_of
 from train.evaluation.metrics import mean
 from train.evaluation.metrics import per_query as metrics_of
@@ -61,6 +66,24 @@ class Measured:
 
     metrics: dict[str, Any]
     queries: PerQuery
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of the test queries that are left out.
+
+    Args:
+        deleted: they ask for an item that the catalogue lacks.
+        held: of the others, those that the new text of an edited item holds which they ask for.
+    """
+
+    deleted: Rows
+    held: Rows
+
+    @property
+    def all(self) -> Rows:
+        """Both."""
+        return np.concatenate([self.deleted, self.held])
 
 
 @dataclass(frozen=True)
@@ -87,14 +110,31 @@ class Evaluation:
         dataset: of the split.
         data: the same in memory.
         tower: the champion's item tower.
-        manifest: of the champion.
+        champion: the bundle that is refreshed.
     """
 
     experiment: Experiment
     dataset: Dataset
     data: TrainingData
     tower: ItemTower
-    manifest: Manifest
+    champion: Champion
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the champion."""
+        return self.champion.manifest
+
+    def left_out(self, merged: Merged) -> LeftOut:
+        """The test queries that do not apply to a catalogue.
+
+        Raises:
+            BundleDamaged: the champion's metrics of single queries are damaged.
+        """
+        positive = self.data.parts["test"].positive()
+        place_of = self._place_of(merged)
+        deleted = np.unique(positive.query[place_of[positive.item] < 0])
+        held = self._held(merged, place_of) if self._has_texts else deleted
+        return LeftOut(deleted, np.setdiff1d(held, deleted))
 
     def measure(
         self,
@@ -115,7 +155,9 @@ class Evaluation:
             console: receives progress.
             lexical: the lexical index over the catalogue, if the bundle is hybrid.
         """
-        items, data, gone, columns = self._on(merged, vectors, console)
+        left_out = self.left_out(merged)
+        gone = len(left_out.all)
+        items, data, columns = self._on(merged, vectors, left_out, console)
         inputs, config = self.manifest.schema.side("query"), self.experiment.index
         with console.status("quality on the test split"):
             index = ann.rebuild(items, parameters, self.manifest.score, config.threads)
@@ -135,6 +177,7 @@ class Evaluation:
         metrics |= {
             "queries": len(rows),
             "queries_left_out": gone,
+            quality.HELD: len(left_out.held),
             "evaluated_text": self.dataset.report["evaluated_text"],
             quality.DRAWN: str(clusters_of(data, "test")),
             "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
@@ -148,16 +191,15 @@ class Evaluation:
         served = weights_of_rows(lexical.postings, columns.places)
         return LexicalIndex(interleaved(lexical.postings, own, served, columns.is_own), lexical.hybrid)
 
-    def _on(self, merged: Merged, vectors: Any, console: Console) -> tuple[Any, TrainingData, int, _Columns]:
-        """Vectors to evaluate on, the data with rows of these, the number of queries left out, and the items.
+    def _on(
+        self, merged: Merged, vectors: Any, left_out: LeftOut, console: Console
+    ) -> tuple[Any, TrainingData, _Columns]:
+        """Vectors to evaluate on, the data with rows of these, without the queries left out, and the items.
 
         The rows are those of the data set's items that are left, then the other items of the catalogue, then
         the deleted items, which have no vectors.
         """
-        ids = self.dataset.items["item_id"].to_list()
-        places = {item_id: place for place, item_id in enumerate(merged.items.ids)}
-        # The place in the catalogue of each item of the data set, -1 without one.
-        place_of = np.array([places.get(item_id, -1) for item_id in ids], np.int64)
+        ids, place_of = list(self.data.item_ids), self._place_of(merged)
         left, deleted = np.flatnonzero(place_of >= 0), np.flatnonzero(place_of < 0)
         others = np.setdiff1d(np.arange(len(merged.origin)), place_of[left])
         items = np.concatenate([vectors[place_of[left]], vectors[others]])
@@ -168,24 +210,80 @@ class Evaluation:
         rows[left] = np.arange(len(left))
         rows[deleted] = len(items) + np.arange(len(deleted))
         order = [ids[n] for n in left] + [merged.items.ids[n] for n in others] + [ids[n] for n in deleted]
-        data, gone = _with_rows(self.data, rows, order, len(items))
+        data = _with_rows(self.data, rows, order, left_out.all)
         is_own = np.concatenate([by_split[left], np.zeros(len(others), np.bool_)])
         all_places = np.concatenate([place_of[left], others])
         columns = _Columns(is_own, left[by_split[left]], all_places[~is_own])
-        return items, data, gone, columns
+        return items, data, columns
+
+    def _place_of(self, merged: Merged) -> Rows:
+        """The place in the catalogue of each item of the data set, -1 without one."""
+        places = {item_id: place for place, item_id in enumerate(merged.items.ids)}
+        return np.array([places.get(item_id, -1) for item_id in self.data.item_ids], np.int64)
 
     def _evaluated_by_split(self, merged: Merged, place_of: Rows) -> npt.NDArray[np.bool_]:
         """Of each item of the data set, whether it is evaluated by another text than it is served by."""
-        found = np.zeros(len(place_of), np.bool_)
-        features = self.manifest.schema.item
-        if not any(isinstance(spec, TextFeature) and spec.serves_other_text for spec in features.values()):
-            return found
-        values = values_of(self.dataset.items, features, catalogue=True)
-        own = item_digests(self.tower.inputs, values, self.manifest.hybrid is not None)
-        served, unknown = merged.items.digests[place_of], np.frombuffer(NO_DIGEST, np.uint8)
-        is_same = (served == own).all(axis=1) | (served == unknown).all(axis=1)
-        found[:] = (place_of >= 0) & is_same & (merged.origin[place_of] != FRESH)
+        features = self.manifest.schema.item.values()
+        if not any(isinstance(spec, TextFeature) and spec.serves_other_text for spec in features):
+            return np.zeros(len(place_of), np.bool_)
+        found: npt.NDArray[np.bool_] = (place_of >= 0) & ~self._edited(merged, place_of)
         return found
+
+    def _edited(self, merged: Merged, place_of: Rows) -> npt.NDArray[np.bool_]:
+        """Of each item of the data set, whether the catalogue has it with other content."""
+        served, unknown = merged.items.digests[place_of], np.frombuffer(NO_DIGEST, np.uint8)
+        is_same = (served == self._digests).all(axis=1) | (served == unknown).all(axis=1)
+        found: npt.NDArray[np.bool_] = (place_of >= 0) & ~is_same
+        return found
+
+    @cached_property
+    def _digests(self) -> Digests:
+        """Of the data set's items, as they are served."""
+        values = values_of(self.dataset.items, self.manifest.schema.item, catalogue=True)
+        return item_digests(self.tower.inputs, values, self.manifest.hybrid is not None)
+
+    @property
+    def _has_texts(self) -> bool:
+        sides = self.manifest.schema.query, self.manifest.schema.item
+        return all(any(isinstance(spec, TextFeature) for spec in side.values()) for side in sides)
+
+    def _held(self, merged: Merged, place_of: Rows) -> Rows:
+        """The test queries that the new text of an edited item holds which they ask for."""
+        data, schema = self.data, self.manifest.schema
+        edited, is_fresh = self._edited(merged, place_of), merged.origin == FRESH
+        queries = [
+            (row, items)
+            for row, items in zip(*data.parts["test"].by_query(), strict=True)
+            if any(edited[items])
+        ]
+        if not queries:
+            return np.empty(0, np.int64)
+        asked = {name: [data.queries[name][row] for row, _ in queries] for name in schema.query}
+        own, fresh = texts_of(data.items, schema.item), texts_of(merged.fresh, schema.item)
+        fresh_row, analyzer = np.cumsum(is_fresh) - 1, analyzer_of(self.experiment, data)
+        judged = self._judged_before()
+
+        def is_held(words: set[str], item: int) -> bool:
+            new = {*analyzer.tokens(fresh[fresh_row[place_of[item]]])}
+            return bool(words) and words <= new and not words <= {*analyzer.tokens(own[item])}
+
+        found = []
+        for (row, items), text in zip(queries, texts_of(asked, schema.query), strict=True):
+            words, places = {*analyzer.tokens(text)}, place_of[items]
+            written = items[edited[items] & (places >= 0) & is_fresh[places]]
+            is_known = len(written) == np.count_nonzero(edited[items])
+            was_held = not is_known and per_query.digest(data, int(row), items) not in judged
+            if was_held or any(is_held(words, int(item)) for item in written):
+                found.append(int(row))
+        return np.array(found, np.int64)
+
+    def _judged_before(self) -> set[int]:
+        """Digests of the queries that the champion's figures judge; none of figures of an older program."""
+        manifest = self.manifest
+        if manifest.refreshed_from is not None and quality.HELD not in manifest.quality:
+            return set()
+        found = per_query.load(self.champion.folder)
+        return set() if found is None else {*found.queries.tolist()}
 
     def _evaluated(self, console: Console) -> Any:
         """Vectors of the data set's items by the text of the split; encoded once for all refreshes."""
@@ -223,7 +321,7 @@ def evaluation(
         return NotMeasured(f"the data set is not that of the champion: {why}")
     experiment = experiment.with_features(schema)
     data = data_of_kept_towers(dataset, experiment)
-    return Evaluation(experiment, dataset, data, tower, champion.manifest)
+    return Evaluation(experiment, dataset, data, tower, champion)
 
 
 def _fits(
@@ -246,26 +344,23 @@ def _fits(
     )
 
 
-def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tuple[TrainingData, int]:
-    """A data set with other rows of items, without the test queries that ask for an item without a vector.
+def _with_rows(data: TrainingData, rows: Rows, ids: list[str], left_out: Rows) -> TrainingData:
+    """A data set with other rows of items, without some test queries.
 
     Args:
         rows: the new row of each item.
         ids: by new row.
-        count: of the items with vectors, whose rows come first.
+        left_out: rows of the test queries to leave out.
     """
     parts = {name: dataclasses.replace(each, item=rows[each.item]) for name, each in data.parts.items()}
-    test = parts["test"]
-    positive = test.positive()
-    gone = np.unique(positive.query[positive.item >= count])
-    parts["test"] = _without(test, gone)
+    parts["test"] = _without(parts["test"], left_out)
     histories, queries = data.histories, dict(data.queries)
     if histories is not None:
         histories = dataclasses.replace(histories, run=rows[histories.run], ids=ids)
         queries = {
             name: histories if isinstance(values, Histories) else values for name, values in queries.items()
         }
-    changed = dataclasses.replace(
+    return dataclasses.replace(
         data,
         queries=queries,
         items={},
@@ -275,7 +370,6 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tu
         histories=histories,
         judged=None,  # a refresh measures the test split alone
     )
-    return changed, len(gone)
 
 
 def _without(pairs: Pairs, queries: Rows) -> Pairs:
@@ -283,17 +377,16 @@ def _without(pairs: Pairs, queries: Rows) -> Pairs:
 
 
 def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:
-    """The evaluation; NotMeasured if each test query has a relevant item that the catalogue lacks."""
+    """The evaluation; NotMeasured if no test query is left.
+
+    Raises:
+        BundleDamaged: as of `Evaluation.left_out`.
+    """
     if isinstance(found, NotMeasured):
         return found
-    held = set(merged.items.ids)
-    test = found.data.parts["test"]
-    positive = test.positive()
+    positive = found.data.parts["test"].positive()
     if not len(positive):
         return NotMeasured("the test split has no queries")
-    ids = found.data.item_ids
-    lost = np.array([ids[item] not in held for item in positive.item], np.bool_)
-    gone = np.unique(positive.query[lost])
-    if np.isin(positive.query, gone).all():
-        return NotMeasured("each test query asks for an item that is deleted")
+    if np.isin(positive.query, found.left_out(merged).all).all():
+        return NotMeasured("each test query asks for an item that is deleted or whose edited text holds it")
     return found

@@ -8,7 +8,7 @@ A gate judges the challenger of a `Comparison`. The results of all gates make a 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class GateResult:
         holds: whether the challenger passes.
         text: one sentence: what was measured, and the outcome.
         warning: what a person should know although the gate holds; empty if there is nothing.
+        change: metric -> mean difference to the champion, which the record keeps for later promotions.
     """
 
     name: str
@@ -72,6 +73,7 @@ class GateResult:
     holds: bool
     text: str
     warning: str = ""
+    change: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ class Comparison:
 
     Attributes:
         towers_fail: the challenger's towers have failed to run; the gate `parity` sets it.
+        quality_change: metric -> mean difference to the champion; the gate `quality` sets it. None if it has
+            not compared the two.
     """
 
     def __init__(
@@ -165,6 +169,7 @@ class Comparison:
         self.scratch = scratch
         self.gates = experiment.gates
         self.towers_fail = False
+        self.quality_change: Mapping[str, float] | None = None
         self.conditions: dict[str, Any] = {}  # thread budget and machine of `served`
         self._request = request or {}
 

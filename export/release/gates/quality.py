@@ -7,8 +7,9 @@ as users, which one of the two bundles brings (`train/evaluation/intervals.py`).
 queries are drawn, and the result says so.
 
 A bundle that was refreshed has the champion's towers and other items. Its metrics leave out each query that
-asks for a deleted item, and so does the comparison. Where the split does not apply to its items any more, it
-has no metrics, and this gate holds: the towers have learned nothing else.
+asks for a deleted item, or for an item whose edited text holds it, and so does the comparison. Where the
+split does not apply to its items any more, it has no metrics, and this gate holds: the towers have learned
+nothing else.
 """
 
 from collections.abc import Mapping
@@ -91,6 +92,7 @@ def judge(comparison: Comparison) -> Judgement | None:
     try:
         why = refreshed_without_metrics(comparison.challenger, comparison.champion)
         if why:
+            comparison.quality_change = {metric_of(comparison.experiment): 0.0}
             text = f"not measured: {why}; the towers are those of the champion"
             return GateResult("quality", None, -comparison.gates.quality_margin, True, text), {"error": text}
         found = stored(comparison.challenger, comparison.champion)
@@ -103,6 +105,9 @@ def judge(comparison: Comparison) -> Judgement | None:
     except Exception as error:  # errors of ONNX Runtime share no other base class
         return _not_evaluated(f"cannot be evaluated again: {error}", comparison.gates.quality_margin)
     result, measured = judge_metrics(found, comparison.experiment)
+    if "differences" in measured:
+        found_differences = measured["differences"].items()
+        comparison.quality_change = {name: round(each["mean"], 6) for name, each in found_differences}
     own = comparison.challenger.manifest.quality
     beside = quality.better_baseline(own, metric_beside_baselines(comparison.experiment, own))
     return replace(result, warning=beside), measured
@@ -133,6 +138,8 @@ def stored(challenger: CandidateVersion, champion: CandidateVersion | None) -> E
             return "no test query is in both bundles"
         out = all_queries - len(own.queries)
         left_out = f"{out:,} queries are left out, because they ask for deleted items" if out else ""
+        if left_out and (held := challenger.manifest.quality.get(quality.HELD)):
+            left_out += f", or for items whose edited text holds them ({held:,} queries of the split)"
         return Evaluated(own, other, "", left_out)
     if not np.array_equal(own.queries, other.queries):  # hashes of texts, not vectors
         return "the towers do not read the same of each query"

@@ -19,15 +19,15 @@ from export.release import comparison, registry
 from export.release import promote as release
 from export.release.gate import Comparison
 from export.release.gates import GATES
-from export.release.gates.quality import refreshed_without_metrics
+from export.release.gates.quality import Evaluated, refreshed_without_metrics, stored
 from protos import bundle
 from protos.features import HistoryFeature, TextFeature
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
-from tests.helpers import releases
+from tests.helpers import altered, releases
 from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.stdlib import Made, tracking_copy
-from train.data.training_data import Pairs, training_data_of
+from train.data.training_data import Pairs, TrainingData, training_data_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -99,25 +99,59 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
     assert lost not in ids and kept in ids
 
 
+def digest_of(data: TrainingData, row: int, relevant: Any) -> np.uint64:
+    return np.uint64(per_query.digest(data, row, relevant))
+
+
 @pytest.mark.usefixtures("in_this_process")
-def test_an_item_that_was_written_is_evaluated_by_its_new_text(
+def test_an_edited_item_is_evaluated_by_its_new_text_unless_that_holds_the_query(
     released: Made, tmp_path: Path, console: Console
 ) -> None:
     made = released
     data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
     rows, relevant = data.parts["test"].by_query()
-    item_id = data.item_ids[int(relevant[0][0])]
-    query = data.queries["text"][int(rows[0])]
-    done = refreshed(made, tmp_path, console, ItemWrite(item_id, features=json.dumps({"text": query * 3})))
+    before = per_query.load(made.folder)
+    assert before is not None
+    digests = [digest_of(data, int(row), items) for row, items in zip(rows, relevant, strict=True)]
+    reached = dict(zip(before.queries.tolist(), before.metrics["mrr_at_10"].tolist(), strict=True))
+    # One query is found today and will not be by the new text; of two others the new texts hold the words.
+    lost = next(n for n, digest in enumerate(digests) if reached[int(digest)] > 0)
+    asked = data.item_ids[int(relevant[lost][0])]
+    held = [n for n in range(len(rows)) if not {*relevant[n].tolist()} & {*relevant[lost].tolist()}][:2]
+    texts = [data.queries["text"][int(rows[n])] for n in held]
+    shuffled = "Now: " + " ".join(reversed(texts[1].rstrip(".").split())).upper()
+    done = refreshed(
+        made,
+        tmp_path,
+        console,
+        ItemWrite(asked, features=json.dumps({"text": "qqq zzz"})),
+        ItemWrite(
+            data.item_ids[int(relevant[held[0]][0])], features=json.dumps({"text": texts[0] + " More."})
+        ),
+        ItemWrite(data.item_ids[int(relevant[held[1]][0])], features=json.dumps({"text": shuffled})),
+        compare=ACCEPT,
+    )
     assert done.folder is not None
-    own, before = per_query.load(done.folder), per_query.load(made.folder)
-    assert own is not None and before is not None
-    assert np.array_equal(own.queries, before.queries)
-    digest = np.uint64(per_query._digest(data, int(rows[0]), relevant[0]))
-    at = int(np.flatnonzero(own.queries == digest)[0])
-    assert own.metrics["mrr_at_10"][at] == 1.0  # its text is the query itself now
-    others = np.arange(len(own.queries)) != at
-    assert (own.metrics["recall_at_10"][others] == before.metrics["recall_at_10"][others]).mean() > 0.95
+    own, manifest = per_query.load(done.folder), bundle.read(done.folder)
+    assert own is not None
+    gone = {int(digests[n]) for n in held}
+    assert {*before.queries.tolist()} - {*own.queries.tolist()} == gone
+    assert manifest.quality["queries_in_edited_texts"] == manifest.quality["queries_left_out"] == 2
+    assert own.metrics["mrr_at_10"][np.flatnonzero(own.queries == digests[lost])] == 0  # a loss is seen
+    sides = altered.side("2", done.folder), altered.side("1", made.folder)
+    found = stored(*sides)
+    assert isinstance(found, Evaluated) and found.champion is not None
+    assert np.array_equal(found.challenger.queries, found.champion.queries)
+    assert found.left_out == (
+        "2 queries are left out, because they ask for deleted items, "
+        "or for items whose edited text holds them (2 queries of the split)"
+    )
+    # The next refresh does not have these texts, and leaves out the same queries.
+    again = refreshed(made, tmp_path, console, ItemWrite("shop.lamp", features='{"text": "A lamp."}'))
+    assert again.folder is not None
+    later = per_query.load(again.folder)
+    assert later is not None and np.array_equal(later.queries, own.queries)
+    assert bundle.read(again.folder).quality["queries_in_edited_texts"] == 2
 
 
 @pytest.mark.usefixtures("in_this_process")
