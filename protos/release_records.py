@@ -35,8 +35,8 @@ class Record:
         action: `refuse` leaves the champion as it is; the others move it.
         before: version that was champion; empty if there was none.
         after: version that becomes champion, or would have.
-        gates: name, figure, bound and `holds` of each gate, and its title, figure and bound for people;
-            empty if nothing was compared.
+        gates: name, figure, bound and `holds` of each gate, its title, figure and bound for people, and what
+            later promotions read (`change`); empty if nothing was compared.
         reason: the actor's reason; of a refusal without gates, what happened in between.
         previous: sha256 of the record before; empty in the first.
         broke: release locks that were broken for this record: the holder of each, since when, and why.

@@ -205,8 +205,9 @@ def _summary(result: GateResult) -> dict[str, object]:
             "shown_bound": gate.shown_bound(result.bound),
         }
     warning = {"warning": result.warning} if result.warning else {}
+    change = {"change": dict(result.change)} if result.change else {}
     figures = {"figure": result.figure, "bound": result.bound, "holds": result.holds}
-    return {"name": result.name, **figures, **shown, **warning}
+    return {"name": result.name, **figures, **shown, **warning, **change}
 
 
 def _champion_was_not_compared(compared: AliasState, decision: Decision) -> bool:

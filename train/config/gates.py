@@ -21,7 +21,8 @@ class GatesConfig:
         recall_k: the k of recall@k; by default that of `[index]`.
         quality_metric: that champion and challenger are compared by; `selection` is the metric of that name
             in `[training]`, or nDCG@10 if that is not a metric of a single query.
-        quality_margin: the challenger may be worse than the champion by this much, at 95 %.
+        quality_margin: the challenger may be worse than the champion by this much, at 95 %, and than the best
+            of the last ten champions by the means.
         query_tower_p99_ratio: the query tower's p99 latency may be this multiple of the champion's.
         retriever_p99_ratio: the same for encoding and searching together.
         iterations: timed calls of each bundle's query tower, and as many of its retriever.

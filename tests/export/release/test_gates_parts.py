@@ -97,6 +97,7 @@ def test_the_gates_are_found_in_their_folder() -> None:
         "index_recall",
         "filtered_recall",
         "quality",
+        "quality_history",
         "query_tower_latency",
         "retriever_latency",
         "bundle_size",
@@ -139,7 +140,7 @@ def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_pa
     assert refused.text.startswith("the champion failed while loading: BundleDamaged: index.hnsw: ")
     assert refused.text.endswith("nothing can be compared with it")
     assert {result.name for result in decision.results if result.holds} == {
-        "parity", "filtered_recall", "quality", "bundle_size", "shadow"
+        "parity", "filtered_recall", "quality", "quality_history", "bundle_size", "shadow"
     }  # fmt: skip
 
 

@@ -1,0 +1,112 @@
+"""Gate `quality_history`: not worse by more than the margin than the best of the last ten champions.
+
+The gate `quality` allows each challenger a small loss, and small losses add up. So the mean paired difference
+of each champion to the one before, which the record of its promotion holds, is summed from champion to
+champion. Each difference is of two bundles on the same queries, so the sum needs no split that all champions
+share. On one split, and on the same queries, it is the difference of the means.
+
+The figure is the mean, not the lower end of its interval: it bounds the measured loss of all promotions
+together. The best of several champions is partly the luckiest, so an interval would refuse equal bundles.
+
+A sum ends at a promotion whose record holds no difference by the metric, as those of older programs, and at a
+forced one: a person has accepted that loss. The text says where it ends.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from export.release import audit_log
+from export.release.audit_log import AuditLog
+from export.release.gate import Comparison, Gate, GateResult, Judgement
+from export.release.gates.quality import metric_of
+from protos.release_records import Record
+from train.evaluation.metrics import metric_label
+
+NAME = "quality_history"
+CHAMPIONS = 10  # the last ones, among them the one now
+
+
+def judge(comparison: Comparison) -> Judgement | None:
+    """The result, and the differences of the challenger to the champions before.
+
+    None if the challenger was not compared with the champion.
+
+    Raises:
+        MlflowException: the registry does not answer.
+    """
+    bound, metric = -comparison.gates.quality_margin, metric_of(comparison.experiment)
+    champion, change = comparison.champion, comparison.quality_change
+    if champion is None:
+        text = "there is no champion to compare it with"
+        return GateResult(NAME, None, bound, True, text), {}
+    if change is None or metric not in change:
+        return None
+    earlier, end = differences(audit_log.read(comparison.experiment.name), champion.version, metric)
+    levels = {version: change[metric] + level for version, level in earlier.items()}
+    measured: dict[str, Any] = {"metric": metric, "differences": levels, "end": end}
+    if not levels:
+        text = f"no champion before version {champion.version} to compare with{end}"
+        return GateResult(NAME, None, bound, True, text, change=change), measured
+    best = min(levels, key=lambda version: levels[version])
+    figure = levels[best]
+    text = (
+        f"{metric_label(metric)} {figure:+.4f} against version {best}, the best of {len(levels)} champions "
+        f"before version {champion.version}: {change[metric]:+.4f} against version {champion.version}, which "
+        f"has {earlier[best]:+.4f} against version {best}, as measured at each promotion{end}"
+    )
+    if figure < bound:
+        text += "; train a better one, or promote it with --force and a reason, which ends the sum"
+    return GateResult(NAME, figure, bound, figure >= bound, text, change=change), measured
+
+
+def differences(log: AuditLog, champion: str, metric: str) -> tuple[dict[str, float], str]:
+    """How much the champion differs from each of the last champions before it, as measured.
+
+    Args:
+        champion: the version that is champion now.
+
+    Returns:
+        version -> sum of the differences since, newest first; and why it has not more of them, empty if there
+        are no more.
+    """
+    promoted = {
+        entry.record.after: entry.record
+        for entry, moved in zip(log.entries, log.moved(champion), strict=True)
+        if moved and entry.record.action in ("promote", "force")
+    }
+    versions = audit_log.promoted_versions(log, champion)[::-1][:CHAMPIONS]
+    found: dict[str, float] = {}
+    level = 0.0
+    for version, before in pairwise(versions):
+        record = promoted.get(version)
+        if record is not None and record.action == "force":
+            return found, f"; version {version} was promoted by force, and none before it is compared"
+        change = None if record is None or record.before != before else _change(record, metric)
+        if change is None:
+            what = f"no {metric_label(metric)} of version {version} against version {before}"
+            return found, f"; the records hold {what}, and none before version {version} is compared"
+        level += change
+        found.setdefault(before, level)
+    return found, ""
+
+
+def _change(record: Record, metric: str) -> float | None:
+    """The recorded difference of a champion to the one before; None if there is none."""
+    for gate in record.gates:
+        change = gate.get("change")
+        value = change.get(metric) if gate.get("name") == NAME and isinstance(change, dict) else None
+        if isinstance(value, float | int):
+            return float(value)
+    return None
+
+
+GATES = (
+    Gate(
+        name=NAME,
+        title="quality against the last ten champions",
+        order=35,
+        judge=judge,
+        shown=lambda figure: f"{figure:+.4f}",
+        at_least=True,
+    ),
+)
