@@ -19,6 +19,7 @@ from export.release import audit_log
 from export.release.audit_log import AuditLog
 from export.release.gate import Comparison, Gate, GateResult, Judgement
 from export.release.gates.quality import metric_of
+from export.release.registry import registry_errors
 from protos.release_records import Record
 from train.evaluation.metrics import metric_label
 
@@ -32,7 +33,7 @@ def judge(comparison: Comparison) -> Judgement | None:
     None if the challenger was not compared with the champion.
 
     Raises:
-        MlflowException: the registry does not answer.
+        Unavailable: the registry does not answer.
     """
     bound, metric = -comparison.gates.quality_margin, metric_of(comparison.experiment)
     champion, change = comparison.champion, comparison.quality_change
@@ -41,7 +42,9 @@ def judge(comparison: Comparison) -> Judgement | None:
         return GateResult(NAME, None, bound, True, text), {}
     if change is None or metric not in change:
         return None
-    earlier, end = differences(audit_log.read(comparison.experiment.name), champion.version, metric)
+    with registry_errors():
+        log = audit_log.read(comparison.experiment.name)
+    earlier, end = differences(log, champion.version, metric)
     levels = {version: change[metric] + level for version, level in earlier.items()}
     measured: dict[str, Any] = {"metric": metric, "differences": levels, "end": end}
     if not levels:
