@@ -44,6 +44,7 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "bm25": "BM25",
     "bm25_full": "BM25 (full texts)",
     "tfidf": "character TF-IDF",
+    "query_popularity": "query popularity",
     "popularity": "popularity",
     "recent_popularity": "recent popularity",
     "itemknn": "item-kNN",

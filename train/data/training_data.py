@@ -13,7 +13,7 @@ import polars as pl
 
 from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, TimeFeature
 from protos.files.tokenizer import TOKENIZER, open_cut
-from protos.inputs.texts import cut_as_read
+from protos.inputs.texts import cut_as_read, normalise
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.ranges import concatenate_ranges, range_indices
@@ -495,6 +495,13 @@ def texts_of(
         if isinstance(spec, TextFeature)
     ]
     return ["\n".join(parts) for parts in zip(*columns, strict=True)]
+
+
+def text_numbers(values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec]) -> Rows:
+    """int64, of each record: a number of its text; texts that differ in case and spaces alone share one."""
+    numbers: dict[str, int] = {}
+    texts = (" ".join(normalise(text).split()) for text in texts_of(values, features))
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
 
 
 def _cut(spec: TextFeature, folder: Path | None) -> Callable[[str], str]:

@@ -98,7 +98,7 @@ class Bm25:
 
         def of(k1: float, b: float) -> float:
             self.set(k1, b)
-            return quality(self._ranked(matrix, 10))
+            return quality(best_columns(matrix, self._weights, 10))
 
         k1, b = DEFAULT_K1, DEFAULT_B
         by_b = {each: of(k1, each) for each in sorted(B, key=lambda each: each != b)}  # the default first
@@ -106,14 +106,17 @@ class Bm25:
         by_k1 = {k1: by_b[b]} | {each: of(each, b) for each in K1 if each != k1}
         self.set(max(by_k1, key=by_k1.__getitem__), b)
 
-    def rank(self, queries: Sequence[Sequence[str]], k: int) -> Rows:
+    def rank(self, queries: Sequence[Sequence[str]], k: int, first: Any = None) -> Rows:
         """The best documents of each query, which is given by its tokens.
+
+        Args:
+            first: as of `best_columns`.
 
         Returns:
             int64 (Q, min(k, N)) rows of documents, best first, of equal ones the first; -1 where no other
             document shares a token with the query.
         """
-        return self._ranked(self._matrix(queries), min(k, self._count))
+        return best_columns(self._matrix(queries), self._weights, min(k, self._count), first)
 
     def _matrix(self, queries: Sequence[Sequence[str]]) -> Any:
         """(Q, V): how often each query holds each known token."""
@@ -123,16 +126,15 @@ class Bm25:
         shape = (len(known), len(self._row_of))
         return scipy.sparse.csr_matrix((np.ones(len(columns), np.float32), columns, starts), shape=shape)
 
-    def _ranked(self, matrix: Any, k: int) -> Rows:
-        return best_columns(matrix, self._weights, k)
 
-
-def best_columns(queries: Any, weights: Any, k: int) -> Rows:
+def best_columns(queries: Any, weights: Any, k: int, first: Any = None) -> Rows:
     """The columns with the highest scores above 0 in each row of a product of sparse matrices.
 
     Args:
         queries: (Q, V), CSR.
-        weights: (V, N), CSR.
+        weights: (V, N), CSR; not negative.
+        first: (Q, N), CSR of whole numbers. Columns that have one come before all others, those with the
+            highest first, and equal ones by score.
 
     Returns:
         int64 (Q, k), best first, of equal ones the first; -1 where there is no other.
@@ -140,6 +142,8 @@ def best_columns(queries: Any, weights: Any, k: int) -> Rows:
     ranked = np.full((queries.shape[0], k), -1, np.int64)
     for at in range(0, len(ranked), _BLOCK):
         scores = queries[at : at + _BLOCK] @ weights
+        if first is not None:
+            scores = scores + first[at : at + _BLOCK] * (1.0 + scores.data.max(initial=0))
         for n in range(scores.shape[0]):
             row = slice(scores.indptr[n], scores.indptr[n + 1])
             values, columns = scores.data[row], scores.indices[row]

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from protos.inputs.texts import normalise
 from train.config import Experiment
-from train.data.training_data import TrainingData, texts_of
+from train.data.training_data import TrainingData, text_numbers, texts_of
 from train.evaluation.baselines import left_out
 from train.evaluation.intervals import Clusters, Interval
 from train.evaluation.metrics import metric_label
@@ -101,10 +100,11 @@ def _known_queries(experiment: Experiment, data: TrainingData) -> str:
     if data.histories is not None:
         return ""
     # Other features of a query, such as a category, may differ: a tower memorises the text.
-    texts = [" ".join(normalise(text).split()) for text in texts_of(data.queries, experiment.query)]
-    seen = {texts[row] for row in np.unique(data.parts["train"].positive().query)}
+    text = text_numbers(data.queries, experiment.query)
+    if not len(text):
+        return ""  # queries have no text
     tested, _ = data.parts["test"].by_query()
-    count = sum(texts[row] in seen for row in tested)
+    count = np.isin(text[tested], text[data.parts["train"].positive().query]).sum()
     if not count:
         return ""
     return (

@@ -42,7 +42,7 @@ def data() -> TrainingData:
 
 def pairs_of(query: list[int], item: list[int], label: list[float] | None = None) -> Pairs:
     labels = None if label is None else np.array(label, np.float32)
-    return Pairs(np.array(query), np.array(item), np.ones(len(query), np.float32), labels)
+    return Pairs(np.array(query, np.int64), np.array(item, np.int64), np.ones(len(query), np.float32), labels)
 
 
 def test_the_model_and_each_baseline_are_measured_alike() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protos.features import CategoryFeature
 from tests.helpers.people import data_of_people
 from tests.train.evaluation.test_baselines import FILLER, data_of, experiment_with
 from tests.train.evaluation.test_report import pairs_of
@@ -79,6 +80,13 @@ def test_test_queries_that_stand_in_train() -> None:
     same = pairs_of([*range(50)], [0] * 50)
     (told,) = warnings_of(replace(data, parts={**data.parts, "train": same}))
     assert told.startswith("50 of 200 test queries")
+
+
+def test_queries_without_a_text_are_no_repeated_texts() -> None:
+    data = replace(many(), queries={"page": ["a"] * 201})
+    page = CategoryFeature("category", column="page")
+    experiment = replace(experiment_with(), query={"page": page}, examples=())
+    assert run_warnings(experiment, data, {"queries": 200.0}, 1, LOSSES) == []
 
 
 def test_cut_texts_and_what_they_cost() -> None:

@@ -1,6 +1,7 @@
 """Baselines: rankings that a model is compared with, on the same split and by the same metrics.
 
-Which of them apply follows from the data: BM25 and TF-IDF read texts, the others histories.
+Which of them apply follows from the data: BM25, TF-IDF and query popularity read texts, the others
+histories.
 Their hyperparameters (k1 and b, neighbours, lambda) are chosen on validation, as the epoch of the model is.
 
 To add one, add a module that is named as the baseline and holds its `BASELINE`, and name it in `BASELINES`;
@@ -19,6 +20,7 @@ from train.evaluation.baselines import (
     ease_recent,
     itemknn,
     popularity,
+    query_popularity,
     recent_popularity,
     slist,
     tfidf,
@@ -34,6 +36,7 @@ BASELINES = tuple(
         bm25,
         bm25_full,
         tfidf,
+        query_popularity,
         popularity,
         recent_popularity,
         itemknn,

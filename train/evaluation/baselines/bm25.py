@@ -1,6 +1,6 @@
 """BM25 over what the towers read: texts cut to their `max_length` (Robertson and Zaragoza 2009)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +48,36 @@ class Settings:
     b: float
 
 
-def tuned_bm25(fitting: Fitting, cut: bool) -> FittedBaseline:
+@dataclass(frozen=True)
+class TunedBm25:
     """BM25 with the k1 and b that are best on validation.
+
+    Args:
+        model: over the items.
+        tokens: of the queries in some rows.
+        settings: what was chosen.
+    """
+
+    model: Bm25
+    tokens: Callable[[Rows], list[list[str]]]
+    settings: Mapping[str, Any]
+
+    def rank(self, queries: Rows, first: Any = None) -> Rows:
+        """Rank the items for query rows (Q,); `first` as of `best_columns`."""
+        return self.model.rank(self.tokens(queries), max(CUTOFFS), first)
+
+
+def tuned_bm25(fitting: Fitting, cut: bool) -> TunedBm25:
+    """BM25 for the baselines that are fitted together.
 
     Args:
         fitting: what it is fitted with.
         cut: over what the towers read, not over the whole texts.
     """
+    return fitting.once(f"BM25, cut {cut}", lambda: _tuned(fitting, cut))
+
+
+def _tuned(fitting: Fitting, cut: bool) -> TunedBm25:
     experiment, data = fitting.experiment, fitting.data
     analyzer = analyzer_of(experiment, data)
     folder = experiment.tower.features_folder
@@ -81,11 +104,12 @@ def tuned_bm25(fitting: Fitting, cut: bool) -> FittedBaseline:
     chosen = fitting.choose(name, Settings, tune)
     model.set(chosen.k1, chosen.b)
     settings = {"k1": chosen.k1, "b": chosen.b, "analyzer": str(analyzer)}
-    return FittedBaseline(lambda rows: model.rank(tokens(rows), max(CUTOFFS)), settings)
+    return TunedBm25(model, tokens, settings)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    return tuned_bm25(fitting, cut=True)
+    tuned = tuned_bm25(fitting, cut=True)
+    return FittedBaseline(tuned.rank, tuned.settings)
 
 
 BASELINE = Baseline("bm25", "BM25", has_texts, _fit, "texts on both sides")

@@ -15,7 +15,8 @@ def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    return tuned_bm25(fitting, cut=False)
+    tuned = tuned_bm25(fitting, cut=False)
+    return FittedBaseline(tuned.rank, tuned.settings)
 
 
 BASELINE = Baseline(

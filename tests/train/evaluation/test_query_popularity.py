@@ -1,0 +1,101 @@
+"""The most clicked items of the same query text, then BM25."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.helpers.shop_logs import write_shop
+from tests.train.evaluation.test_baselines import data_of, experiment_with
+from tests.train.evaluation.test_report import pairs_of
+from train.config import BaselinesConfig, read_experiment
+from train.data.dataset import prepare
+from train.data.training_data import TrainingData, training_data_of
+from train.evaluation.baselines import baselines, left_out
+from train.evaluation.intervals import clusters_of, interval
+from train.evaluation.metrics import per_query
+from train.evaluation.report import evaluate_ranking
+from train.evaluation.warnings import worse_than_baselines
+
+QUERY_POPULARITY = "query_popularity"
+ITEMS = ["red shoe", "shoe", "blue shoe of a long name", "sandal", "hat"]
+
+
+def clicked(*clicks: tuple[str, int]) -> TrainingData:
+    """Training clicks of query texts, and one query of validation and test, `shoe`."""
+    texts = [*(text for text, _ in clicks), "shoe"]
+    data = data_of(ITEMS, texts, [0] * len(texts))
+    last = pairs_of([len(clicks)], [0])
+    train = pairs_of([*range(len(clicks))], [item for _, item in clicks])
+    return replace(data, parts={**data.parts, "train": train, "validation": last, "test": last})
+
+
+def ranked(data: TrainingData) -> list[int]:
+    fitted = baselines(experiment_with(), data)[QUERY_POPULARITY]
+    return [row for row in fitted(np.array([data.query_count - 1]))[0].tolist() if row >= 0]
+
+
+def test_clicked_items_come_first_by_clicks_and_all_others_by_bm25() -> None:
+    data = clicked(("shoe", 3), ("shoe", 3), ("  SHOE ", 2), ("ｓｈｏｅ", 2), ("shoe", 2), ("hat", 4))
+    assert ranked(data) == [2, 3, 1, 0]  # the sandal shares no word, and the hat was another query's
+
+
+def test_equal_clicks_are_ranked_by_bm25() -> None:
+    data = clicked(("shoe", 4), ("shoe", 3), ("shoe", 2), ("shoe", 1))
+    assert ranked(data) == [1, 2, 3, 4, 0]
+
+
+def test_a_click_counts_by_its_weight() -> None:
+    data = clicked(("shoe", 3), ("shoe", 3), ("shoe", 4), ("shoe", 2))
+    weight = np.array([0.2, 0.2, 0.5, 0], np.float32)
+    train = replace(data.parts["train"], weight=weight)
+    assert ranked(replace(data, parts={**data.parts, "train": train})) == [4, 3, 1, 0, 2]
+
+
+def test_negative_impressions_are_no_clicks() -> None:
+    data = clicked(("shoe", 3), ("shoe", 4))
+    train = replace(data.parts["train"], label=np.array([0, 1], np.float32))
+    assert ranked(replace(data, parts={**data.parts, "train": train}))[:2] == [4, 1]
+
+
+def test_it_is_left_out_where_no_query_text_of_validation_or_test_was_in_training() -> None:
+    data = clicked(("shoes", 3), ("hat", 4))
+    assert QUERY_POPULARITY not in baselines(experiment_with(), data)
+    assert left_out(experiment_with(), data) == []
+    named = experiment_with(baselines=BaselinesConfig(run=(QUERY_POPULARITY,)))
+    assert left_out(named, data) == [
+        "baselines.run: query_popularity is not measured: it needs texts on both sides, and a query text of "
+        "validation or test that is in training, too"
+    ]
+    assert QUERY_POPULARITY not in baselines(experiment_with(), data.with_validation())  # by a refit
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingData]:
+    folder = tmp_path_factory.mktemp("shop")
+    path = write_shop(folder, items=500, clicks=6_000)
+    experiment = read_experiment(path)
+    dataset = prepare(experiment, folder, cache=folder / "cache", console=Console(quiet=True))
+    return path, training_data_of(dataset, experiment.query, experiment.item)
+
+
+def test_a_model_that_is_better_than_bm25_alone_is_told_to_be_worse(
+    shop: tuple[Path, TrainingData],
+) -> None:
+    """A model halfway between both: the verdict names the better baseline, beyond chance."""
+    path, data = shop
+    experiment = read_experiment(path)
+    rank = baselines(experiment, data)
+    queries, relevant = data.parts["validation"].by_query()
+    clusters = clusters_of(data, "validation")
+    values = {name: per_query(each(queries), relevant)["ndcg_at_10"] for name, each in rank.items()}
+    model = (values["bm25"] + values[QUERY_POPULARITY]) / 2
+    leads = {name: interval(model, clusters, each) for name, each in values.items()}
+    assert leads["bm25"].low > 0
+    beside = {name: float(each.mean()) for name, each in values.items()}
+    (verdict,) = worse_than_baselines(leads, beside, "ndcg_at_10", clusters)
+    assert verdict.startswith("query_popularity is better than the towers on validation: ndcg_at_10 ")
+    found = evaluate_ranking(data, "test", rank["bm25"], rank)
+    assert found["query_popularity_difference_ndcg_at_10_high"] < 0
