@@ -25,6 +25,7 @@ from train.data.training_data import Times
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+RANK_TOLERANCE = 1e-7  # of the largest singular value; those below are rounding errors
 PERIODS = 256  # that begin at or after the first training event; the last one is after all of them
 PRIOR = 0.05  # weight of an item's share in all events
 
@@ -95,11 +96,15 @@ class EventsByPeriod:
             half_life: days in which the weight of an event halves.
             width: K.
         """
-        left, values, right = np.linalg.svd(self.changes(half_life), full_matrices=False)
-        kept = min(width, len(values))
-        root = np.sqrt(values[:kept])
+        changes = self.changes(half_life)
+        # The eigenvectors of C C^T are the left singular vectors of C. An SVD of C takes longer, and it has
+        # been seen not to converge, although all values were finite.
+        squares, left = np.linalg.eigh(changes @ changes.T)
+        values = np.sqrt(np.maximum(squares[::-1], 0.0))
+        kept = min(width, int((values > RANK_TOLERANCE * values[0]).sum()))
+        left, root = left[:, ::-1][:, :kept], np.sqrt(values[:kept])
         factors = [np.zeros((rows, width)) for rows in self.counts.shape]
-        factors[0][:, :kept], factors[1][:, :kept] = left[:, :kept] * root, right[:kept].T * root
+        factors[0][:, :kept], factors[1][:, :kept] = left * root, changes.T @ left / root
         return factors[0], factors[1]
 
 
