@@ -207,8 +207,8 @@ def _check_time(query: dict[str, FeatureSpec], tower: TowerConfig) -> None:
         raise ValueError(f"query.{times[0]}: a time alone is no query; expected another feature beside it")
     if times and not tower.reads_time:
         raise ValueError(
-            f'query.{times[0]}: a feature of kind "time" needs tower.kind = "history", or "sequence" with '
-            f"tower.recent_popularity above 0 or tower.ages = true"
+            f'query.{times[0]}: a feature of kind "time" needs tower.kind = "history", or "sequence", '
+            "with tower.recent_popularity above 0 or tower.ages = true"
         )
     for name, spec in query.items():
         if not (isinstance(spec, HistoryFeature) and spec.times):

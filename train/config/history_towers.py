@@ -1,7 +1,7 @@
 """`[tower]` kinds whose query is a history: `sequence`, `history` and `comirec`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Any, ClassVar, Literal
 
 from protos.bundle import MAX_INTERESTS
@@ -15,6 +15,10 @@ from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least, refuse_unused
 from train.config.losses import FullSoftmax, LossConfig
 from train.config.tower_section import TowerSection, check_orders
+
+ATTENTION_KEYS = ("layers", "heads", "dropout", "input_dropout", "gates", "ages")  # no effect without it
+LATENT_KEYS = ("regularisation", "latent_scale")
+USUAL_LATENT = 128  # coordinates that start as EASE, where a key asks for some
 
 
 @dataclass(frozen=True)
@@ -132,10 +136,10 @@ class SequenceTower(TowerSection):
         conditions = {
             'history = "attention"': (
                 self.history == "attention",
-                ("layers", "heads", "dropout", "input_dropout", "gates", "ages"),
+                ATTENTION_KEYS,
             ),
             "ages = true": (self.ages, ("age_dropout",)),
-            "latent above 0": (self.latent > 0, ("regularisation", "latent_scale")),
+            "latent above 0": (self.latent > 0, LATENT_KEYS),
             "a sum over the history": (self.latent > 0 or self.history in ("mean", "sum"), ("decay",)),
             "id_dropout above 0": (self.id_dropout > 0, ("id_dropout_alpha",)),
             'newcomers = "fitted"': (
@@ -176,18 +180,23 @@ class SequenceTower(TowerSection):
         return self.ages
 
 
+_OpenKeys: Any = make_dataclass(
+    "_OpenKeys",
+    [
+        ("kind", Literal["history"]),
+        *((each.name, each.type, FROM_DATA) for each in fields(SequenceTower) if each.name != "kind"),
+    ],
+    frozen=True,
+)
+
+
 @dataclass(frozen=True)
-class HistoryTower(TowerSection):
+class HistoryTower(_OpenKeys, TowerSection):  # type: ignore[misc]
     """The user's history as the query, with nothing to tune: the `sequence` tower that suits the data.
 
-    Before training `train/models/defaults.py` puts a `SequenceTower` in its place. The keys are of its texts.
+    It has the keys of `sequence`. Those that are not set follow from those that are and from the data: before
+    training `train/models/defaults.py` puts a `SequenceTower` in its place.
     """
-
-    kind: Literal["history"]
-    buckets: int = 8192
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
-    characters: tuple[int, ...] = FROM_DATA
 
     usual_loss: ClassVar[LossConfig] = FROM_DATA
 
@@ -195,19 +204,58 @@ class HistoryTower(TowerSection):
         self.sequence()  # which checks the keys
 
     @property
+    def keys(self) -> dict[str, Any]:
+        """The keys that are set."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
+        return {name: value for name, value in own.items() if value is not FROM_DATA}
+
+    @property
+    def implied(self) -> dict[str, tuple[Any, str]]:
+        """Keys that are not set, but that a key which is set needs: name -> value, and why."""
+        own = self.keys
+        of_attention = [name for name in ATTENTION_KEYS if own.get(name, False) is not False]
+        of_latent = [name for name in LATENT_KEYS if name in own]
+        found: dict[str, tuple[Any, str]] = {}
+        if "age_dropout" in own:
+            found["ages"] = (True, "age_dropout is set")
+            of_attention.append("age_dropout")
+        if of_attention:
+            found["history"] = ("attention", f"{of_attention[0]} is set")
+        elif own.get("decay") and not (own.get("latent") or of_latent):
+            found["history"] = ("sum", "decay is set")
+        if own.get("history") == "latent" or of_latent:
+            found["latent"] = (USUAL_LATENT, f"{[*of_latent, 'history'][0]} is set")
+        if own.get("id_dropout"):
+            found["newcomers"] = ("learned", "id_dropout is set")
+        if own.get("similarity") == "cosine":
+            found |= dict.fromkeys(("linear", "recent_popularity"), (0, 'similarity = "cosine"'))
+        return {name: each for name, each in found.items() if name not in own}
+
+    @property
     def reads_time(self) -> bool:
-        """Always: a query with a time gets coordinates of recent popularity."""
-        return True
+        """Unless the keys leave out recent popularity and ages: a query with a time gets the former."""
+        keys = self._values()
+        has_ages = keys.get("ages", True) and keys.get("history", "attention") == "attention"
+        return bool(has_ages) or keys.get("recent_popularity") != 0
 
     @property
     def reads_ages(self) -> bool:
-        """Always; where the tower becomes a sum, `train/models/defaults.py` sets `times` to false."""
+        """Always; where the tower reads none, `train/models/defaults.py` sets `times` to false."""
         return True
 
-    def sequence(self, **keys: Any) -> SequenceTower:
-        """The `sequence` tower with these keys."""
-        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
-        return SequenceTower("sequence", **own, **keys)
+    def sequence(self, **chosen: Any) -> SequenceTower:
+        """The `sequence` tower with these values for keys that are not set."""
+        keys = self._values(**chosen)
+        if keys.get("history", "attention") == "attention":
+            dimension, heads = keys.get("dimension"), keys.get("heads")
+            if heads is None and dimension is not None and dimension % SequenceTower.heads:
+                keys["heads"] = 1
+            if dimension is None and heads is not None and heads > 0:
+                keys["dimension"] = -(-SequenceTower.dimension // heads) * heads
+        return SequenceTower("sequence", **keys)
+
+    def _values(self, **chosen: Any) -> dict[str, Any]:
+        return {**{name: value for name, (value, _) in self.implied.items()}, **chosen, **self.keys}
 
     def with_english_defaults(self) -> SequenceTower:  # type: ignore[override]
         """A `sequence` tower with its usual values."""
@@ -215,10 +263,10 @@ class HistoryTower(TowerSection):
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """Check that there are a history and an id, and no negative history; else a ValueError."""
-        super().check_features(query, item)
         for side, features, needed in (("query", query, "history"), ("item", item, "id")):
             if not any(spec.kind == needed for spec in features.values()):
                 raise ValueError(f'{side}: tower.kind = "history" needs a feature of kind "{needed}"')
+        self.sequence().check_features(query, item)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from protos.errors import ConfigError
 from protos.features import (
     LONGEST_TEXT,
     SIDES,
@@ -34,6 +36,7 @@ from protos.files.tokenizer import TOKENIZER, open_tokenizer
 from protos.lexical import unspaced_share
 from protos.toml_config import FROM_DATA
 from train.config import Experiment
+from train.config.history_towers import USUAL_LATENT
 from train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
 from train.config.towers import BagTower, HistoryTower, TransformerTower
 from train.data.training_data import TrainingData
@@ -71,7 +74,7 @@ LINEAR = 1024
 FEW_ITEMS = 2048  # up to these a linear model has as many coordinates as items, which loses nothing
 # A sum over histories, as in configs/online-retail.toml.
 SUM: Mapping[str, Any] = {"query_dropout": 0.5, "history_dropout": 0.8}
-SUM_LATENT, SUM_DECAY = 128, 0.02
+SUM_DECAY = 0.02
 RECENT_POPULARITY = 32  # coordinates
 MAX_LINEAR_ITEMS = 20_000  # for more there is no linear model: its matrix grows with the square
 # Items up to which a step scores all of them; its time and memory grow with the items that it scores.
@@ -132,13 +135,14 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
         experiment = dataclasses.replace(experiment, loss=loss)
     tower = experiment.tower
     if isinstance(tower, HistoryTower):
-        found = _of_histories(data, experiment.query)
+        found = _of_histories(data, experiment.query, tower)
         reasons |= {f"tower.{name}": {"value": v, "reason": why} for name, (v, why) in found.items()}
-        tower = tower.sequence(**{name: value for name, (value, _) in found.items()})
+        tower = _checked(experiment, tower.sequence, {name: value for name, (value, _) in found.items()})
         for name, spec in sides["query"].items():
             if isinstance(spec, HistoryFeature) and spec.times and not tower.ages:
                 sides["query"][name] = dataclasses.replace(spec, times=False)
-                reasons[f"query.{name}.times"] = {"value": False, "reason": "a sum reads no times"}
+                why = f'history = "{tower.history}", ages = false'
+                reasons[f"query.{name}.times"] = {"value": False, "reason": why}
     tower = complete("tower", tower, lambda: _hashing(data, sides))
     if isinstance(tower, BagTower):
         hashed = tower
@@ -147,10 +151,16 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
         students = tower
         tower = complete("tower", students, lambda: {"buckets": _buckets(students, data, sides["item"])})
     training = complete("training", experiment.training, lambda: _training(experiment, data))
-    resolved = dataclasses.replace(
-        experiment, query=sides["query"], item=sides["item"], tower=tower, training=training
-    )
-    return Chosen(resolved, reasons)
+    made = {"query": sides["query"], "item": sides["item"], "tower": tower, "training": training}
+    return Chosen(_checked(experiment, partial(dataclasses.replace, experiment), made), reasons)
+
+
+def _checked(experiment: Experiment, make: Callable[..., Any], chosen: Mapping[str, Any]) -> Any:
+    """What `make` returns for the chosen values; a ConfigError if keys that are set do not go with them."""
+    try:
+        return make(**chosen)
+    except ValueError as error:
+        raise ConfigError(f"{experiment.name}: {error}") from None
 
 
 def _max_length(experiment: Experiment, data: TrainingData, side: Side, name: str) -> tuple[int, str]:
@@ -239,9 +249,9 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
     }
 
 
-def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candidates:
-    """The keys of a `sequence` tower that suits the histories and the features of a query."""
-    items = data.item_count
+def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec], tower: HistoryTower) -> Candidates:
+    """The keys that a tower leaves open, as they suit those that are set, the histories and the query."""
+    items, own = data.item_count, tower.keys
     if items <= FEW_ITEMS:
         linear, size = items, f"at most {FEW_ITEMS:,}"
     elif items <= MAX_LINEAR_ITEMS:
@@ -252,16 +262,22 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candi
     if any(isinstance(spec, TimeFeature) for spec in query.values()):
         chosen["recent_popularity"] = (RECENT_POPULARITY, "queries have times")
     if data.histories is None or data.histories.steps is None:
-        if any(isinstance(spec, HistoryFeature) and spec.times for spec in query.values()):
-            chosen["ages"] = (True, "histories have times")
-        return {"history": ("attention", "one event follows another"), **chosen}
-    why = "a step is a session, and the items of one have no order"
-    chosen["history"] = ("sum", why)
-    chosen |= {name: (value, why) for name, value in SUM.items()}
-    if linear:
-        size = f"{items:,} items, at most {MAX_LINEAR_ITEMS:,}"
-        chosen |= {"latent": (min(SUM_LATENT, items), size), "decay": (SUM_DECAY, why)}
-    return chosen
+        chosen["history"] = ("attention", "one event follows another")
+    else:
+        chosen["history"] = ("sum", "a step is a session, and the items of one have no order")
+    chosen |= tower.implied
+    kind, why = chosen["history"]
+    if "history" in own:
+        kind, why = own["history"], "history is set"
+    if kind == "attention" and any(isinstance(e, HistoryFeature) and e.times for e in query.values()):
+        chosen["ages"] = (True, "histories have times")
+    if kind == "sum":
+        chosen |= {name: (value, why) for name, value in SUM.items()}
+    if (kind == "sum" or "latent" in chosen) and linear:
+        chosen["latent"] = (min(USUAL_LATENT, items), f"{items:,} items, at most {MAX_LINEAR_ITEMS:,}")
+    if kind == "sum" and linear:
+        chosen["decay"] = (SUM_DECAY, why)
+    return {name: each for name, each in chosen.items() if name not in own}
 
 
 def _loss_of_histories(data: TrainingData) -> tuple[LossConfig, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from protos.errors import ConfigError
 from protos.features import USUAL_HISTORY, HistoryFeature, TextFeature
 from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
@@ -231,6 +232,65 @@ def test_the_recipe_for_histories_becomes_the_tower_that_suits_them(sessions: bo
         assert re.fullmatch(r"[\w.]+ = .+  \(.{5,}\)", line)
     assert chosen.experiment.loss == FullSoftmax("full_softmax")
     assert from_data(chosen.experiment, data).experiment == chosen.experiment  # nothing is left open
+
+
+# Each key of the recipe alone, and what follows from it where it is not what the data suggest.
+ALONE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "history": ("sum", {"query_dropout": 0.5, "latent": 40, "decay": 0.02, "ages": False}),
+    "dimension": (33, {}),
+    "layers": (1, {"history": "attention", "ages": True}),
+    "heads": (3, {"history": "attention", "dimension": 66}),
+    "dropout": (0.0, {"history": "attention"}),
+    "input_dropout": (0.1, {"history": "attention"}),
+    "gates": (True, {"history": "attention"}),
+    "ages": (True, {"history": "attention"}),
+    "age_dropout": (0.2, {"history": "attention", "ages": True}),
+    "query_dropout": (0.3, {}),
+    "history_dropout": (0.3, {}),
+    "latent": (8, {}),
+    "regularisation": (100.0, {"latent": 40}),
+    "latent_scale": (6.0, {"latent": 40}),
+    "decay": (0.1, {"history": "sum"}),
+    "recent_popularity": (8, {}),
+    "linear": (0, {}),
+    "id_dropout": (0.1, {"newcomers": "learned"}),
+    "newcomers": ("learned", {}),
+    "newcomers_alpha": (0.5, {}),
+    "newcomers_strength": (5.0, {}),
+    "item_hidden": (16, {}),
+    "buckets": (512, {}),
+    "orders": ((4,), {}),
+    "words": (False, {}),
+    "similarity": ("cosine", {"linear": 0, "recent_popularity": 0}),
+    "characters": ((1,), {}),
+}
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["events", "sessions"])
+@pytest.mark.parametrize("key", [each.name for each in dataclasses.fields(SequenceTower)][1:])
+def test_each_key_of_the_recipe_can_be_set_alone(key: str, sessions: bool) -> None:
+    if key == "id_dropout_alpha":  # says nothing without a share; tests/train/config/test_towers.py
+        return
+    value, follows = ALONE[key]
+    recipe = dataclasses.replace(history_experiment(), tower=HistoryTower("history", **{key: value}))
+    data = with_sessions(films_of(40, 40)) if sessions else films_of(40, 40)
+    if (key, sessions) == ("similarity", True):  # then neither a sum nor recent popularity reads the time
+        with pytest.raises(ConfigError, match=r'history: query\.time: .* "time" needs tower\.kind'):
+            from_data(recipe, data)
+        return
+    chosen = from_data(recipe, data)
+    tower = chosen.experiment.tower
+    assert {name: getattr(tower, name) for name in (key, *follows)} == {key: value, **follows}
+    assert f"tower.{key}" not in chosen.reasons
+    assert {f"tower.{name}" for name in follows} - {"tower.ages", "tower.dimension"} <= {*chosen.reasons}
+
+
+def test_a_history_that_is_set_alone_is_that_of_any_data() -> None:
+    for kind, latent in (("attention", 0), ("mean", 0), ("latent", 40)):
+        recipe = dataclasses.replace(history_experiment(), tower=HistoryTower("history", history=kind))
+        for data in (films_of(40, 40), with_sessions(films_of(40, 40))):
+            tower: Any = from_data(recipe, data).experiment.tower
+            assert (tower.history, tower.latent, tower.ages) == (kind, latent, kind == "attention")
 
 
 @pytest.mark.parametrize("sessions", [False, True], ids=["events", "sessions"])
