@@ -139,7 +139,7 @@ class TableRecords:
     def _checked(self, columns: Columns, name: str) -> pl.Series:
         spec = self.features[name]
         if isinstance(spec, IdFeature):
-            return columns.ids(self.table.id_column)
+            return columns.required(self.table.id_column, "an id")
         has_id = any(isinstance(each, IdFeature) for each in self.features.values())
         return features_of(columns, {name: spec}, may_lack_texts=has_id)[self._column(name)]
 

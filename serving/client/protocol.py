@@ -28,7 +28,7 @@ from serving.address import check_target, is_local
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode, Scores
-from serving.retrieval.query import Query, refuse_lone_string
+from serving.retrieval.query import Query, check_item_ids, refuse_lone_string
 from serving.transport import converters
 from serving.transport.filter_converters import filter_to_wire
 from serving.transport.status import error_from, no_message
@@ -320,7 +320,7 @@ def score_request(
     """
     queries = []
     for n, (query, item_ids) in enumerate(pairs):
-        refuse_lone_string(item_ids, f"queries[{n}].item_ids", "item ids")
+        check_item_ids(item_ids, f"queries[{n}].item_ids")
         try:
             queries.append(wire.QueryItems(query=_query(query, f"queries[{n}].query"), item_ids=[*item_ids]))
         except UnicodeEncodeError:
@@ -512,7 +512,7 @@ def _query(query: Query | str, name: str) -> wire.Query:
 
 
 def _exclude(exclude: Collection[str]) -> Collection[str]:
-    refuse_lone_string(exclude, "exclude", "item ids")
+    check_item_ids(exclude, "exclude")
     try:
         "".join(exclude).encode()
     except UnicodeEncodeError:

@@ -4,13 +4,14 @@ Query -> PreparedQuery -> EncodedQueries (vectors and a QueryContext each) + Sea
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from protos.errors import InvalidInput
 from protos.inputs.events import is_dated, without_times
 from serving.filters.plan import Plan
 from serving.retrieval.answer import Basis, FusionMode
@@ -39,6 +40,7 @@ class Query:
 
     Raises:
         TypeError: the history is one string, whose characters would count as ids.
+        InvalidInput: an item id is no string, such as a number.
     """
 
     text: str | None = None
@@ -48,8 +50,13 @@ class Query:
     history_times: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.history.__class__ is not tuple:  # nearly every query has one
-            refuse_lone_string(self.history, "history", "item ids")
+        if self.history or self.history.__class__ is not tuple:  # most queries have an empty one
+            check_item_ids(self.history, "history")
+        if self.item_id is not None:
+            check_item_ids((self.item_id,), "item_id")
+        for name, value in self.features.items():
+            if not isinstance(value, str | float | int | None):
+                check_item_ids(value, f"features.{name}", "strings")
 
 
 def refuse_lone_string(value: object, name: str, expected: str) -> None:
@@ -64,6 +71,25 @@ def refuse_lone_string(value: object, name: str, expected: str) -> None:
     """
     if isinstance(value, str | bytes):
         raise TypeError(f"{name}: expected a sequence of {expected}, got one string: {value!r}")
+
+
+def check_item_ids(values: Iterable[Any], name: str, expected: str = "item ids as strings") -> None:
+    """Refuse ids that are no strings: the catalogue holds strings, so a number would be an unknown id.
+
+    Args:
+        name: of the value in the error.
+        expected: what the values are.
+
+    Raises:
+        TypeError: it is one string.
+        InvalidInput: an id is no string.
+    """
+    refuse_lone_string(values, name, "item ids")
+    for each in values:
+        if not isinstance(each, str):
+            is_number = isinstance(each, int | float | np.number) and math.isfinite(each)
+            cure = f'; write "{int(each) if each == int(each) else each}"' if is_number else ""
+            raise InvalidInput(name, f"expected {expected}, got {each}{cure}")
 
 
 def example_query(example: Mapping[str, Value | None]) -> Query:

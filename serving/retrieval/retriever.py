@@ -48,6 +48,7 @@ from serving.retrieval.query import (
     QueryContext,
     SearchOptions,
     SearchResult,
+    check_item_ids,
     example_query,
     refuse_lone_string,
 )
@@ -304,12 +305,13 @@ class Retriever:
         """The options that `find` takes, from item ids.
 
         Raises:
-            InvalidInput: k is below 1, or the fusion needs a lexical index and there is none.
+            InvalidInput: k is below 1, the fusion needs a lexical index and there is none, or an id of
+                `exclude` is no string.
             TypeError: `exclude` is one string.
         """
         if k < 1:
             raise InvalidInput("k", f"expected at least 1, got {k}")
-        refuse_lone_string(exclude, "exclude", "item ids")
+        check_item_ids(exclude, "exclude")
         if exclude_history is None:
             exclude_history = self._excludes_history
         if fusion is FusionMode.DEFAULT and compiled is None and not (exclude or exclude_history):

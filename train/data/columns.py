@@ -64,17 +64,17 @@ class Columns:
     def strings(self, column: str, expected: str = "a string") -> pl.Series:
         """Strings, unchanged; integers and booleans as strings; null where absent.
 
-        A `token_seq` of an atomic file is a text as well: its words.
+        A `token_seq` of an atomic file is a text as well: its words. An error says by which cast whole floats
+        are read as ids.
         """
-        return self._strings(column, expected, "")
-
-    def _strings(self, column: str, expected: str, hint: str) -> pl.Series:
-        """The same; `hint` ends the error text of a column of floats."""
         values = self.frame[column]
         if values.dtype == pl.List(pl.String) and self.path.suffix.lower() in ATOMIC:
             return values.list.join(" ")
         if values.dtype.is_float() and values.count():
             row = values.is_not_null().arg_max() or 0
+            key = f'{self.casts}.{json.dumps(column, ensure_ascii=False)} = "id"'
+            is_id = self.casts and values[row].is_integer()
+            hint = f'; {key} in [data] reads {values[row]!r} as "{values[row]:.0f}"' if is_id else ""
             raise self.refusal(column, row, f"expected {expected}, got {values[row]!r}{hint}")
         if values.dtype in _STRING_TYPES or values.dtype == pl.Boolean or values.dtype.is_integer():
             return values.cast(pl.String)
@@ -83,21 +83,13 @@ class Columns:
 
     def required(self, column: str, expected: str) -> pl.Series:
         """Strings; null and blank ones are refused."""
-        return self._required(column, expected, "")
-
-    def ids(self, column: str, expected: str = "an id") -> pl.Series:
-        """The same of ids: an error says by which cast floats are read as ids."""
-        key = f'{self.casts}.{json.dumps(column, ensure_ascii=False)} = "id"'
-        return self._required(column, expected, f'; {key} in [data] reads 1.0 as "1"' if self.casts else "")
-
-    def _required(self, column: str, expected: str, hint: str) -> pl.Series:
-        values = self._strings(column, expected, hint)
+        values = self.strings(column, expected)
         self.refuse(column, values.is_null() | (values.str.strip_chars() == ""), expected)
         return values
 
     def unique_ids(self, column: str) -> pl.Series:
         """Strings that are distinct, neither null nor blank."""
-        values = self.ids(column)
+        values = self.required(column, "an id")
         again = ~values.is_first_distinct()
         if again.any():
             first = values.index_of(values[again.arg_max() or 0])
@@ -272,7 +264,7 @@ def _values(columns: Columns, column: str, spec: FeatureSpec, may_lack_texts: bo
     if isinstance(spec, CategoryFeature):
         return columns.categories(column) if spec.multi else columns.strings(column)
     if isinstance(spec, IdFeature):
-        return columns.ids(column)
+        return columns.required(column, "an id")
     return columns.numbers(column)
 
 
@@ -342,7 +334,7 @@ def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> p
     Raises:
         DataError: an id is absent or unknown.
     """
-    ids = columns.ids(column, "an item id")
+    ids = columns.required(column, "an item id")
     rows = pl.DataFrame({"id": item_ids}).with_row_index("item_row")
     joined = pl.DataFrame({"id": ids}).join(rows, on="id", how="left", maintain_order="left")
     columns.refuse(column, joined["item_row"].is_null(), f"the id of an item in {table}")

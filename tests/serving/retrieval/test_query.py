@@ -4,10 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protos.errors import InvalidInput, UnknownItem
 from protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature, TimeFeature
+from serving.client.protocol import batch_request, score_request
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.encoder import QueryForm
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
@@ -218,6 +221,37 @@ def test_a_history_of_one_string_is_refused_not_taken_for_ids() -> None:
     with pytest.raises(TypeError, match=expected):
         Query(history="85048")  # type: ignore[arg-type]
     assert [*Query(history=["85048"]).history] == ["85048"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"history": (22041,)}, 'history: expected item ids as strings, got 22041; write "22041"'),
+        ({"history": ("1", 22041.0)}, 'history: expected item ids as strings, got 22041.0; write "22041"'),
+        ({"history": (np.int64(7),)}, 'history: expected item ids as strings, got 7; write "7"'),
+        ({"history": (math.nan,)}, "history: expected item ids as strings, got nan"),
+        ({"history": (None,)}, "history: expected item ids as strings, got None"),
+        ({"item_id": 22041}, 'item_id: expected item ids as strings, got 22041; write "22041"'),
+        ({"features": {"skipped": (5,)}}, 'features.skipped: expected strings, got 5; write "5"'),
+    ],
+)
+def test_an_id_that_is_no_string_is_refused_with_the_cure(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Query(**given)
+    assert str(caught.value) == said
+
+
+def test_excluded_and_scored_ids_that_are_no_strings_are_refused_too(retriever: Retriever) -> None:
+    for call in (
+        lambda: retriever.search([Query("ba ke")], 3, exclude=(22041,)),  # type: ignore[arg-type]
+        lambda: batch_request(["ba ke"], 3, (22041,), None, 0, None, FusionMode.DEFAULT),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InvalidInput, match='exclude: expected item ids as strings, got 22041; write "22'):
+            call()
+    with pytest.raises(
+        InvalidInput, match=r"queries\[0\]\.item_ids: expected item ids as strings, got 22041"
+    ):
+        score_request([("ba ke", [22041])])  # type: ignore[list-item]
 
 
 def test_the_retriever_refuses_one_string_in_place_of_several(retriever: Retriever) -> None:

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from protos.errors import DataError
-from protos.features import HistoryFeature, IdFeature
+from protos.features import CategoryFeature, HistoryFeature, IdFeature
 from protos.toml_config import parse
 from tests.helpers.sources import source_context
 from train.data.cleaning import cast_columns
-from train.data.columns import Columns
+from train.data.columns import Columns, features_of
 from train.data.source import Tables
 from train.data.sources.events import EventsData, EventsSource
 
@@ -86,10 +86,11 @@ def test_floats_as_ids_are_refused_with_the_key_of_their_casts(casts: str) -> No
     for kept in (read, read.keep(pl.Series([True])), read.with_columns(pl.Series("other", [1]))):
         with pytest.raises(DataError, match=f"{hint}$"):
             kept.unique_ids("at")
-    with pytest.raises(DataError, match=r"expected text, got 1\.0$"):
-        read.required("at", "text")
-    with pytest.raises(DataError, match=r"expected a string, got 1\.0$"):
-        read.strings("at")
+    said = re.escape(f'expected a string, got 2.0; {casts}."at" = "id" in [data] reads 2.0 as "2"')
+    with pytest.raises(DataError, match=f"{said}$"):  # as a category of a query, which may be its user's id
+        features_of(replace(columns([None, 2.0]), casts=casts), {"user": CategoryFeature("category", "at")})
+    with pytest.raises(DataError, match=r"expected a string, got 1\.5$"):
+        replace(columns([1.5]), casts=casts).strings("at")
     with pytest.raises(DataError, match=r"expected an id, got 1\.0$"):
         columns([1.0]).unique_ids("at")  # of a source without casts
 

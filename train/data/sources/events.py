@@ -336,12 +336,12 @@ class EventsSource:
         read["item_row"] = rows_of(log, data.item, items["item_id"], table)
         read["weight"] = weights_of(log, data.weight)
         read["label"] = labels_of(log, data.label, data.positive_from)
-        read["group"] = log.ids(data.user, "a user")
+        read["group"] = log.required(data.user, "a user")
         if data.time:
             read["time"] = log.times(data.time)
             log.refuse(data.time, read["time"] < 0, "a time of at least 0 (1970-01-01)")
         if data.session:
-            read["session"] = log.ids(data.session, "a session")
+            read["session"] = log.required(data.session, "a session")
         if self.context.test_file:
             read["in_test_file"] = pl.repeat(tested, log.frame.height, dtype=pl.Boolean, eager=True)
         return pl.DataFrame(read)
@@ -359,7 +359,7 @@ def _numbered(logs: list[Columns]) -> list[Columns]:
 def _of_known_items(logs: list[Columns], item: str, known: pl.Series) -> tuple[list[Columns], int]:
     """The events whose item is known, and the number of the others."""
     ids = known.to_list()
-    kept = [log.keep(log.ids(item, "an item id").is_in(ids)) for log in logs]
+    kept = [log.keep(log.required(item, "an item id").is_in(ids)) for log in logs]
     return kept, sum(log.frame.height for log in logs) - sum(log.frame.height for log in kept)
 
 
@@ -378,7 +378,7 @@ def build_items(
     Raises:
         DataError: a value is no number where the rule needs one, or an item has no value and needs one.
     """
-    ids = events.ids(item, "an item id")
+    ids = events.required(item, "an item id")
     table = pl.DataFrame({"item_id": ids, "__row_number": events.row_numbers.cast(pl.Int64)})
     for name, rule in rules.items():
         numeric = rule in ("mean", "median", "min", "max")

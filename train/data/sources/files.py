@@ -168,12 +168,12 @@ class FilesSource:
                 raise DataError(f"{columns.path}: a query feature cannot read {name!r}: rename it")
         read_rows = columns.frame.height
         if data.unknown_items == "drop":
-            columns = columns.keep(columns.ids(id_column, "an item id").is_in(item_ids.to_list()))
+            columns = columns.keep(columns.required(id_column, "an item id").is_in(item_ids.to_list()))
         unknown = read_rows - columns.frame.height
         read = features_of(columns, query)
         read["item_row"] = rows_of(columns, id_column, item_ids, table)
         read["weight"] = weights_of(columns, data.weight)
-        read["group"] = columns.ids(data.group or id_column, "a group" if data.group else "an item id")
+        read["group"] = columns.required(data.group or id_column, "a group" if data.group else "an item id")
         if data.time:
             read["time"] = columns.times(data.time)
         if data.label:
