@@ -17,6 +17,7 @@ METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_1
 MAX_COLUMNS = 6  # of rankings in a table
 RECALL_OF_HISTORIES = "recall_at_20"  # which papers on recommendation report
 OF_HISTORIES = "coverage_at_10"  # is measured only where queries have histories
+OF_PROBABILITIES = ("auc", "log_loss", "ece")  # what is asked of towers that predict a probability
 
 
 def show_fit(result: dict[str, Any], console: Console) -> None:
@@ -26,8 +27,10 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     metrics = result["metrics"]
     names = {"": "two-tower", **baseline_columns(metrics)}
     rows = metric_rows(metrics)
+    show_labels(metrics, console, is_first=True)
     console.print(metric_table("test, exact search", metrics, names))
-    if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in rows))):
+    with_labels = (*probability_rows(metrics), *rows)
+    if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in with_labels))):
         text = f"two-tower, 95 % intervals, {result['drawn']} drawn: {intervals}"
         console.print(text, highlight=False, soft_wrap=True)
     if differences := ", ".join(filter(None, (_difference(metrics, name) for name in rows))):
@@ -41,6 +44,7 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
         if chosen:
             console.print(f"{label}: {', '.join(chosen)}", highlight=False, soft_wrap=True)
     show_cold_start(metrics, console)
+    show_labels(metrics, console, is_first=False)
     show_judged(metrics, {"": "two-tower"}, console)
     for warning in result["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
@@ -96,6 +100,11 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[str]:
     return rows
 
 
+def probability_rows(metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics of labels with which a report of towers that predict a probability begins."""
+    return [name for name in OF_PROBABILITIES if "log_loss" in metrics and name in metrics]
+
+
 def _interval(metrics: Mapping[str, Any], name: str) -> str:
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
     return "" if low is None or high is None else f"{metric_label(name)} {low:.4f} to {high:.4f}"
@@ -120,7 +129,7 @@ def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def show_cold_start(metrics: Mapping[str, Any], console: Console) -> None:
-    """The metrics of new users, of new items and of labelled pairs, as far as they were measured."""
+    """The metrics of new users and of new items, as far as they were measured."""
     for name, label in (("cold_users", "without a history"), ("cold_items", "of items new to it")):
         if f"{name}_queries" in metrics:
             console.print(
@@ -139,15 +148,19 @@ def show_cold_start(metrics: Mapping[str, Any], console: Console) -> None:
             )
         )
         console.print(f"items kept out of training, HR@50: {by_ranking}", highlight=False, soft_wrap=True)
-    if "auc" in metrics:
-        _show_labelled(metrics, console)
 
 
-def _show_labelled(metrics: Mapping[str, Any], console: Console) -> None:
+def show_labels(metrics: Mapping[str, Any], console: Console, is_first: bool) -> None:
     """AUC, log loss and calibration error of model and baselines on labelled pairs, as far as measured.
 
     Beside a baseline stands by how much the model is better, with the ends of the 95 % interval.
+
+    Args:
+        is_first: whether the rankings follow. Nothing is shown if the table belongs at the other place: it is
+            first where the towers predict a probability, because their rankings then say little.
     """
+    if "auc" not in metrics or is_first != bool(probability_rows(metrics)):
+        return
     table = Table("labelled pairs", "AUC", "log loss", "ECE", "AUC gain", "log loss gain", box=None)
     names = {"": "two-tower", **LABELS}
     for name, label in names.items():

@@ -13,8 +13,9 @@ from protos.bundle import EXACT, HNSW, Manifest
 from protos.inputs.events import is_dated, without_times
 from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from protos.system.timing import p99_remark
+from train.evaluation.baselines import LABELS
 from train.evaluation.metrics import metric_label
-from train.terminal import baseline_columns, metric_rows
+from train.terminal import baseline_columns, metric_rows, probability_rows
 
 REFRESHED_FROM = "refreshed_from"  # tag of a version that a refresh has made
 LIMIT = 5000  # characters of the registry's column; PostgreSQL refuses more, SQLite does not check
@@ -90,7 +91,8 @@ def lineage(manifest: Manifest) -> dict[str, str]:
 
 def main_figures(manifest: Manifest) -> dict[str, float]:
     """The figures to compare versions by, as tags of a version."""
-    found = {name: manifest.quality[name] for name in MAIN if name in manifest.quality}
+    names = (*probability_rows(manifest.quality), *MAIN)
+    found = {name: manifest.quality[name] for name in names if name in manifest.quality}
     found |= {name: value for name, value in manifest.ann.items() if name.startswith("ann_recall")}
     differences = [report["max_abs_diff"] for report in manifest.parity.values() if isinstance(report, dict)]
     if differences:
@@ -139,14 +141,20 @@ def _quality(metrics: Mapping[str, Any]) -> str:
     rows = [name for name in metric_rows(metrics) if name in metrics]
     if not rows:
         return ""
-    cells = [[metric_label(name), *(_figure(metrics, prefix + name) for prefix in names)] for name in rows]
-    parts = [
-        f"## Quality on the test split, {int(metrics.get('queries', 0)):,} queries",
-        aligned(["", *names.values()], cells, "l" + "r" * len(names)),
-    ]
+    parts = [f"## Quality on the test split, {int(metrics.get('queries', 0)):,} queries"]
+    if labels := probability_rows(metrics):
+        of_labels = {f"{name}_": label for name, label in LABELS.items() if f"{name}_auc" in metrics}
+        parts.append(_figures(metrics, labels, {"": "served", **of_labels}))
+    parts.append(_figures(metrics, rows, names))
     parts += [f"95 % intervals, {_plain(metrics['drawn'])} drawn."] if metrics.get("drawn") else []
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
     return "\n\n".join(parts)
+
+
+def _figures(metrics: Mapping[str, Any], rows: list[str], names: Mapping[str, str]) -> str:
+    """A table of metrics, a column for each prefix in `names`."""
+    cells = [[metric_label(name), *(_figure(metrics, prefix + name) for prefix in names)] for name in rows]
+    return aligned(["", *names.values()], cells, "l" + "r" * len(names))
 
 
 def _figure(metrics: Mapping[str, Any], name: str) -> str:

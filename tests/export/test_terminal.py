@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from export import terminal
-from tests.helpers.releases import QUALITY
+from tests.helpers.releases import OF_LABELS, QUALITY
 from train.terminal import METRICS
 
 GATES = [
@@ -100,6 +100,17 @@ def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
         "torch 8.6 times as long",
         "item tower: fp32, 10.0 MiB, 9,494 µs at batch 32, torch 1.5 times as long; 3,371 items/s",
     ]
+
+
+def test_labels_come_before_rankings_where_clicks_are_predicted() -> None:
+    out = io.StringIO()
+    terminal.show_quality({**QUALITY, **OF_LABELS}, Console(file=out, width=120))
+    lines = out.getvalue().splitlines()
+    assert lines[0].split()[:5] == ["labelled", "pairs", "AUC", "log", "loss"]
+    assert lines[1].split() == ["two-tower", "0.7500", "0.5500", "0.0100"]
+    assert lines[2].split() == ["item", "means", "0.7000", "0.6000", "+0.0500"]
+    assert lines[3].lstrip().startswith("test, 20 queries")
+    assert sum("labelled pairs" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,10 @@ QUALITY = {
     "ndcg_at_10_low": 0.9,
     "ndcg_at_10_high": 0.92,
 }
+OF_LABELS = {
+    **{"auc": 0.75, "auc_low": 0.7, "auc_high": 0.8, "log_loss": 0.55, "ece": 0.01},
+    **{"itemmean_auc": 0.7, "itemmean_log_loss": 0.6, "itemmean_auc_gain": 0.05},
+}
 PARITY = {
     side: {"max_abs_diff": 1.3e-7, "tolerance": 1e-5, "records": 1548, "side": side}
     for side in ("query", "item")

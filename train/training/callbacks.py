@@ -11,6 +11,8 @@ import mlflow
 from mlflow.entities import Metric
 from rich.console import Console
 
+from train.config.training import OF_LABELS
+from train.evaluation.metrics import metric_label
 from train.interrupts import acknowledge, interruption
 from train.progress import progress_bar
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
@@ -107,17 +109,13 @@ class RunCallbacks:
         mlflow.log_metrics(_by_group(record), step=epoch)
         self._log_losses()
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
-        labels = "".join(
-            f"  {label} {record[f'validation_{name}']:.4f}"
-            for name, label in (("auc", "AUC"), ("log_loss", "log loss"))
-            if f"validation_{name}" in record
-        )
+        shown = ["recall_at_10", "ndcg_at_10"]
+        labels = [name for name in OF_LABELS if f"validation_{name}" in record]
+        shown = [*labels, *shown] if "log_loss" in labels else [*shown, *labels]
+        figures = "  ".join(f"{metric_label(each)} {record[f'validation_{each}']:.4f}" for each in shown)
         speed = f"  {record['pairs_per_s']:,.0f} pairs/s" if "pairs_per_s" in record else ""
         name = f"epoch {epoch}" if epoch else "start  "
-        self.print_line(
-            f"{name}  {loss}validation recall@10 {record['validation_recall_at_10']:.4f}  "
-            f"nDCG@10 {record['validation_ndcg_at_10']:.4f}{labels}{speed}"
-        )
+        self.print_line(f"{name}  {loss}validation {figures}{speed}")
 
     def print_line(self, line: str) -> None:
         """Print a line above the bars."""

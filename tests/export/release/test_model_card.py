@@ -8,7 +8,7 @@ import pytest
 from export.release import model_card
 from protos import bundle
 from protos.bundle import Manifest
-from tests.helpers.releases import DATASET, QUALITY, small_bundle
+from tests.helpers.releases import DATASET, OF_LABELS, QUALITY, small_bundle
 from tests.helpers.tiny import watched_bundle
 
 
@@ -99,6 +99,18 @@ def test_what_was_not_measured_is_left_out(manifest: Manifest) -> None:
     for title in ("Quality", "Parity", "Latency"):
         assert f"## {title}" not in text
     assert model_card.main_figures(bare).keys() == {"size_mib"}
+
+
+def test_labels_come_before_rankings_where_clicks_are_predicted(manifest: Manifest) -> None:
+    clicks = dataclasses.replace(manifest, quality={**QUALITY, **OF_LABELS})
+    lines = model_card.card(clicks).splitlines()
+    begin = lines.index("## Quality on the test split, 20 queries")
+    rows = [line.split("  ")[0] for line in lines[begin:] if "0." in line][:4]
+    assert rows == ["AUC", "log loss", "ECE", "recall@1"]
+    (auc,) = (line.split() for line in lines if line.startswith("AUC"))
+    assert auc[1:] == "0.7500 (0.700 to 0.800) 0.7000".split()
+    assert [*model_card.main_figures(clicks)][:4] == ["auc", "log_loss", "ece", "ndcg_at_10"]
+    assert "AUC" not in model_card.card(manifest)
 
 
 def test_main_figures_are_those_of_the_manifest(manifest: Manifest) -> None:
