@@ -84,8 +84,8 @@ class IndexParameters:
 
     Args:
         space: hnswlib's name of the metric, always "ip", the inner product.
-        exact: every search compares the query with all items, because that was measured to be no slower or
-            because the experiment asks for it. The graph is in the bundle but not used.
+        exact: every search compares the query with all items, because that is about as fast or because the
+            experiment asks for it. The graph is in the bundle but not used.
         kind: `hnsw`, `exact`, or the name of another implementation. The first two follow from `exact` and
             are not stored in the manifest.
         options: parameters of another kind.

@@ -37,6 +37,7 @@ class IndexReport:
         times: exact search against the graph at that width.
         parameters: the result.
         build_s: seconds that building the graph over all items took.
+        why_exact: the end of "every search is exact"; empty if the graph is searched.
     """
 
     items: int
@@ -47,6 +48,7 @@ class IndexReport:
     times: ExactVsGraph
     parameters: IndexParameters
     build_s: float
+    why_exact: str = ""
 
 
 def report_of(facts: IndexReport, graph: hnswlib.Index) -> dict[str, Any]:
@@ -110,19 +112,11 @@ def _width(facts: IndexReport) -> str:
 
 
 def _exact(facts: IndexReport) -> str:
-    exact, graph, config = facts.times.exact_us[1], facts.times.graph_us[1], facts.config
+    exact, graph = facts.times.exact_us[1], facts.times.graph_us[1]
     beside = f"{exact:,.0f} us a query against {graph:,.0f} us through the graph"
     if not facts.parameters.exact:
         return f"exact search would take {beside}"
-    if config.search == "exact":
-        return f"every search is exact, as configured: {beside}"
-    if facts.times.exact_is_no_slower:
-        return f"every search is exact, which is no slower: {beside}"
-    if config.latency_budget_us is not None and exact <= config.latency_budget_us:
-        return f"every search is exact, which is within the budget, too: {beside}"
-    if not facts.tuned.reached:
-        return f"every search is exact, for no graph reaches the target: {beside}"
-    return f"every search is exact: one for {config.k} would look at as much of so few items: {beside}"
+    return f"every search is exact{facts.why_exact}: {beside}"
 
 
 def frontier(report: Mapping[str, Any]) -> Figure:

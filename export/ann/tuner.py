@@ -1,7 +1,7 @@
 """The HNSW index of a catalogue with all its parameters: the graph, the search width, or exact search.
 
-M and ef_construction are chosen on a sample. The search width, and whether exact search is no slower, are
-chosen on all items.
+Small catalogues are searched exactly. For others M and ef_construction are chosen on a sample, the search
+width on all items. Measured times decide on exact search only where a budget of time is configured.
 """
 
 import time
@@ -19,10 +19,14 @@ from export.ann.report import IndexReport, report_of
 from export.ann.timer import ExactVsGraph, compare
 from protos.bundle import IndexParameters, Score
 from protos.errors import GateRefused
-from protos.search import graph_width
+from protos.search import EXACT_SHARE, graph_width
 from train.config.index import IndexConfig
 
 Shape = tuple[int, int]  # M and ef_construction
+# Coordinates, N x D, up to which every search is exact: 8 MiB, which fit in the cache of most processors.
+# export/README.md has the measurement.
+EXACT_SIZE = 1 << 21
+SMALL = f", for there are at most {EXACT_SIZE:,} coordinates (items x dimensions)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def tune_index(
         GateRefused: a search in the graph of all items reaches fewer than k of them.
     """
     shapes, swept = grid(config), list[SweptGraph]()
-    small = config.search == "auto" and _is_small(vectors, queries, config, score, shapes[0])
+    small = config.search == "auto" and _is_small(vectors, config)
     chosen = shapes[0]
     if len(shapes) > 1 and config.search != "exact" and not small:
         swept = sweep(draw_sample(vectors, queries, config), config, score, console)
@@ -70,21 +74,23 @@ def tune_index(
     ef_search = built.tuned.ef_search
     with console.status("index: exact search beside the graph"):
         times = compare(built.graph, vectors, queries, config.k, ef_search)
-    exact = small or _exact_is_better(times, built.tuned, len(vectors), config)
-    parameters = IndexParameters(SPACE, *built.shape, ef_search, config.seed, exact)
-    facts = IndexReport(len(vectors), config, swept, chosen, built.tuned, times, parameters, built.seconds)
+    exact = SMALL if small else _why_exact(times, built.tuned, len(vectors), config)
+    parameters = IndexParameters(SPACE, *built.shape, ef_search, config.seed, bool(exact))
+    facts = IndexReport(
+        len(vectors), config, swept, chosen, built.tuned, times, parameters, built.seconds, exact
+    )
     report = report_of(facts, built.graph)
     return built.graph, parameters, report
 
 
-def _is_small(vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, sparsest: Shape) -> bool:
-    """Whether exact search is no slower than the narrowest search of the sparsest graph."""
+def _is_small(vectors: Vectors, config: IndexConfig) -> bool:
+    """Whether exact search takes about as long as a graph, or a few tenths of a millisecond at most.
+
+    The rule reads sizes alone, so the same catalogue is searched in the same way on every machine.
+    """
     if graph_width(config.k, 2 * config.k, len(vectors)) is None:
         return True
-    if len(vectors) > config.sample:
-        return False
-    graph = build_graph(_parameters(sparsest, config), vectors, score, config.threads)
-    return compare(graph, vectors, queries, config.k, 2 * config.k, sizes=(1,)).exact_is_no_slower
+    return vectors.size <= EXACT_SIZE and config.latency_budget_us is None
 
 
 def _parameters(shape: Shape, config: IndexConfig) -> IndexParameters:
@@ -151,12 +157,14 @@ def _build(
     return BuiltGraph(graph, shape, tuned, seconds)
 
 
-def _exact_is_better(times: ExactVsGraph, tuned: EfChoice, count: int, config: IndexConfig) -> bool:
-    """Whether exact search is no slower, or the only search that meets the configuration."""
+def _why_exact(times: ExactVsGraph, tuned: EfChoice, count: int, config: IndexConfig) -> str:
+    """Why exact search is no slower, or the only search that meets the configuration; else empty."""
     if config.search != "auto":
-        return config.search == "exact"
-    if times.exact_is_no_slower or graph_width(config.k, tuned.ef_search, count) is None:
-        return True
+        return ", as configured" if config.search == "exact" else ""
     if config.latency_budget_us is not None:
-        return times.exact_us[1] <= config.latency_budget_us
-    return not tuned.reached
+        if times.exact_is_no_slower:
+            return ", which is no slower"
+        return ", which is within the budget, too" if times.exact_us[1] <= config.latency_budget_us else ""
+    if tuned.ef_search * EXACT_SHARE >= count:
+        return f", for a search of width {tuned.ef_search} looks at as much of so few items"
+    return "" if tuned.reached else ", for no graph reaches the target"

@@ -11,7 +11,7 @@ MILVUS_TYPES = ("HNSW", "FLAT")  # as `protos/vector_databases/milvus.py` names 
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """An HNSW graph (Malkov and Yashunin 2018), or exact search where it is no slower.
+    """An HNSW graph (Malkov and Yashunin 2018), or exact search where it is about as fast.
 
     The tuner keeps the values that are set. It measures the others and takes those with the shortest query.
 
@@ -22,7 +22,8 @@ class IndexConfig:
         latency_budget_us: microseconds that a search of one query may take on one thread. If set, the tuner
             takes the best recall within the budget, and reports whether it reaches `recall_target`.
         sample: items on which graphs with different m and ef_construction are compared.
-        search: `auto` takes exact search where it is no slower than the graph; `graph` and `exact` decide it.
+        search: `auto` takes exact search for up to 2,097,152 coordinates (items x dimensions), such as 32,768
+            items of 64, and where a graph is no faster or misses the target; `graph` and `exact` decide it.
         k: neighbours at which recall is measured.
         seed: of the graph's levels and of the samples.
         threads: threads of the build; 0 takes OMP_NUM_THREADS, or all cores where it is not set. With 1

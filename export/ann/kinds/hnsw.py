@@ -1,4 +1,4 @@
-"""HNSW graphs of hnswlib, and exact search where it is no slower than the graph."""
+"""HNSW graphs of hnswlib, and exact search where it is about as fast as the graph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

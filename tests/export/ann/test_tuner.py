@@ -100,6 +100,21 @@ def test_a_tiny_catalogue_is_searched_exactly(count: int, console: Console) -> N
     assert len(made.figure.axes) == 1
 
 
+def test_a_small_catalogue_is_searched_exactly_whatever_times_are_measured(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = ExactVsGraph({1: 90.0, 32: 90.0}, {1: 9.0, 32: 9.0})
+    monkeypatch.setattr("export.ann.tuner.compare", lambda *args, **more: slow)
+    items = clustered(4004, 64)
+    made = HNSW.tune(items, clustered(50, 64, seed=1), IndexConfig(threads=1), COSINE, console)
+    assert made.index.parameters.exact
+    assert "at most 2,097,152 coordinates (items x dimensions): 90 us a query against 9" in made.report["why"]
+    assert ann.mean_recall(made.index, items, clustered(50, 64, seed=2), 10) == 1
+    monkeypatch.setattr("export.ann.tuner.EXACT_SIZE", items.size - 1)  # then the graph is searched
+    pinned = IndexConfig(m=16, ef_construction=100, threads=1)
+    assert not HNSW.tune(items, clustered(50, 64, seed=1), pinned, COSINE, console).index.parameters.exact
+
+
 def test_the_plot_of_a_tiny_catalogue_is_readable(tmp_path: Path) -> None:
     points = [{"ef": ef, "recall": 1.0, "us_per_query": us} for ef, us in ((20, 9.1), (24, 9.2))]
     report = {
@@ -144,9 +159,9 @@ def test_tuning_shows_what_it_has_found_so_far(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_large_catalogue_is_searched_in_the_graph(console: Console) -> None:
-    items = clustered(40_000, 16)
+    items = clustered(40_000, 64)  # more than EXACT_SIZE coordinates
     config = IndexConfig(m=6, ef_construction=20, recall_target=0.5)
-    made = HNSW.tune(items, ASKED[:, :16], config, COSINE, console)
+    made = HNSW.tune(items, clustered(300, 64, seed=1), config, COSINE, console)
     assert made.report["exact_us"]["1"] > made.report["graph_us"]["1"]
     assert not made.index.parameters.exact
     assert "as configured" in made.report["why"]
