@@ -305,8 +305,7 @@ class Retriever:
         """The options that `find` takes, from item ids.
 
         Raises:
-            InvalidInput: k is below 1, the fusion needs a lexical index and there is none, or an id of
-                `exclude` is no string.
+            InvalidInput: k is below 1, an excluded id is no string, or the fusion lacks a lexical index.
             TypeError: `exclude` is one string.
         """
         if k < 1:
