@@ -31,7 +31,7 @@ from protos.errors import InvalidInput, TwinspireError
 from protos.inputs.events import is_dated, without_times
 from serving.filters.command_line import parse_where
 from serving.retrieval.answer import Answer, FusionMode
-from serving.retrieval.query import Query, example_query
+from serving.retrieval.query import Query, check_item_ids, example_query
 from serving.retrieval.retriever import Retriever
 from serving.transport.converters import RequestLimits
 
@@ -136,9 +136,11 @@ def _query(row: Any, number: int) -> Query:
     others = example_query(present)
     if others.history and history:
         raise InvalidInput(f"queries[{number}].history", "given twice, here and under another name")
+    ids = tuple(history or others.history)
+    check_item_ids(ids, f"queries[{number}].history")
     return Query(
         text,
-        tuple(history or others.history),
+        ids,
         others.features,
         history_times=_times(times, f"queries[{number}].history_times") or others.history_times,
     )

@@ -54,9 +54,6 @@ class Query:
             check_item_ids(self.history, "history")
         if self.item_id is not None:
             check_item_ids((self.item_id,), "item_id")
-        for name, value in self.features.items():
-            if not isinstance(value, str | float | int | None):
-                check_item_ids(value, f"features.{name}", "strings")
 
 
 def refuse_lone_string(value: object, name: str, expected: str) -> None:

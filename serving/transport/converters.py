@@ -14,7 +14,7 @@ from protos.errors import BundleDamaged, InvalidInput
 from protos.features import SIDES
 from serving.filters.plan import Plan
 from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
-from serving.retrieval.query import Query, QueryContext, Value, Vectors
+from serving.retrieval.query import Query, QueryContext, Value, Vectors, check_item_ids
 from serving.transport.limits import check_positive
 
 TEXT = wire.Query.DESCRIPTOR.fields_by_name["text"]
@@ -489,7 +489,7 @@ def value_to_wire(value: Value) -> wire.FeatureValue:
     """The value of a feature, as a message.
 
     Raises:
-        InvalidInput: it is a whole number that no double can hold.
+        InvalidInput: it is a whole number that no double can hold, or a list of other values than strings.
     """
     if isinstance(value, str):
         return wire.FeatureValue(text=value)
@@ -498,6 +498,7 @@ def value_to_wire(value: Value) -> wire.FeatureValue:
             return wire.FeatureValue(number=value)
         except OverflowError:
             raise InvalidInput("features", "expected a number that a double can hold") from None
+    check_item_ids(value, "features", "strings")
     return wire.FeatureValue(strings=wire.StringList(values=value))
 
 

@@ -232,7 +232,6 @@ def test_a_history_of_one_string_is_refused_not_taken_for_ids() -> None:
         ({"history": (math.nan,)}, "history: expected item ids as strings, got nan"),
         ({"history": (None,)}, "history: expected item ids as strings, got None"),
         ({"item_id": 22041}, 'item_id: expected item ids as strings, got 22041; write "22041"'),
-        ({"features": {"skipped": (5,)}}, 'features.skipped: expected strings, got 5; write "5"'),
     ],
 )
 def test_an_id_that_is_no_string_is_refused_with_the_cure(given: dict[str, Any], said: str) -> None:
@@ -252,6 +251,11 @@ def test_excluded_and_scored_ids_that_are_no_strings_are_refused_too(retriever: 
         InvalidInput, match=r"queries\[0\]\.item_ids: expected item ids as strings, got 22041"
     ):
         score_request([("ba ke", [22041])])  # type: ignore[list-item]
+
+
+def test_a_list_of_numbers_is_no_value_of_a_feature() -> None:
+    with pytest.raises(InvalidInput, match='features: expected strings, got 5; write "5"'):
+        query_to_wire(Query(features={"skipped": (5,)}))  # type: ignore[dict-item]
 
 
 def test_the_retriever_refuses_one_string_in_place_of_several(retriever: Retriever) -> None:
