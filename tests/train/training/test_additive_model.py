@@ -189,8 +189,9 @@ def test_without_the_key_or_the_features_there_is_no_place_for_it(
     made: tuple[Experiment, TrainingData],
 ) -> None:
     experiment, data = made
-    assert isinstance(experiment.tower, ClicksTower)
-    plain = replace(experiment, tower=replace(experiment.tower, additive=False))
+    tower = experiment.tower
+    assert isinstance(tower, ClicksTower)
+    plain = replace(experiment, tower=replace(tower, additive=False))  # type: ignore[arg-type]
     trainer = untrained(plain, data)
     assert [tower.additive for tower in trainer.towers] == [None, None]
     assert add_additive_model(trainer, plain) is None
