@@ -30,7 +30,9 @@ def clustered(count: int, random: np.random.Generator, unequal: bool) -> tuple[F
     return (random.random(len(of)) < rates[of]).astype(np.float64), Clusters(of, "modules")
 
 
-@pytest.mark.parametrize(("count", "unequal"), [(20, False), (20, True), (100, True)])
+@pytest.mark.parametrize(
+    ("count", "unequal"), [(20, False), (20, True), pytest.param(100, True, marks=pytest.mark.exhaustive)]
+)
 def test_95_of_100_intervals_cover_the_truth_by_clusters_and_far_fewer_by_single_queries(
     count: int, unequal: bool
 ) -> None:

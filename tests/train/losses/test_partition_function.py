@@ -121,7 +121,7 @@ CASES: dict[str, tuple[tuple[int, int, bool, float], int, int, bool]] = {
 }
 
 
-@pytest.mark.parametrize("correction", ["logq", "khrylchenko"])
+@pytest.mark.parametrize("correction", ["logq", pytest.param("khrylchenko", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("case", CASES)
 def test_the_estimate_is_the_sum_over_the_catalogue(case: str, correction: Correction) -> None:
     made, size, longest, shared = CASES[case]
