@@ -13,7 +13,7 @@ import psutil
 
 CHECK_SECONDS = 10.0  # between checks of the size of the process
 GROWTH_BYTES = 8 << 20  # since the last trim, or since the process was smallest; the heap is then trimmed
-AGAIN_SECONDS = 60.0  # after a trim that leaves the process grown, until one more trim
+AGAIN_SECONDS = 30.0  # after a trim that leaves the process grown, until one more trim
 M_ARENA_MAX = -8  # from malloc.h
 
 
