@@ -213,8 +213,10 @@ serve-mlflow: setup ## JSON over HTTP on MODEL_PORT: `mlflow models serve` of th
 	export MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
 	exec mlflow models serve --model-uri "$$uri" --env-manager local --host 127.0.0.1 --port $(MODEL_PORT)
 
+# One process more than there are cores, since tests also wait.
+PROCESSES ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 test: setup ## the tests that find most faults, offline; TESTS="tests/serving -x" for some of them
-	@$(if $(TESTS),$(PY) -m pytest $(TESTS),$(PY) -m pytest -m "not exhaustive" -n logical --dist worksteal)
+	@$(if $(TESTS),$(PY) -m pytest $(TESTS),$(PY) -m pytest -m "not exhaustive" -n $(PROCESSES) --dist worksteal)
 
 test-all: setup ## all tests: also fuzzing, fault injection, killed processes, and every command of the READMEs
 	@$(MAKE) --no-print-directory test-together

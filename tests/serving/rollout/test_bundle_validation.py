@@ -374,6 +374,7 @@ def test_the_examples_have_a_bound_of_their_own(plain: Path, monkeypatch: pytest
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+@pytest.mark.exhaustive
 def test_as_many_strings_are_encoded_as_the_service_takes(full: Path, tmp_path: Path) -> None:
     follow, stop = FollowConfig("", encode_memory_mib=256, cache=tmp_path), threading.Event()
     with pytest.raises(Unavailable, match="the longest queries takes more than the 256 MiB"):

@@ -200,6 +200,7 @@ def test_a_run_says_that_it_trains_again_and_logs_the_losses(made: Made) -> None
     assert "train/refit_s" not in made.plain.data.metrics
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_refit_goes_on_to_the_same_towers(
     made: Made, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,7 +99,14 @@ def test_what_is_evaluated_and_kept_is_the_average_and_training_goes_on_without_
     assert history(trainer)[1] != history(plain)[1]
 
 
-@pytest.mark.parametrize("stops", [[40], [31], [20, 25]], ids=["in an epoch", "between epochs", "twice"])
+@pytest.mark.parametrize(
+    "stops",
+    [
+        pytest.param([40], id="in an epoch", marks=pytest.mark.exhaustive),
+        pytest.param([31], id="between epochs", marks=pytest.mark.exhaustive),
+        pytest.param([20, 25], id="twice"),
+    ],
+)
 def test_an_interrupted_run_has_the_averages_of_an_uninterrupted_one(
     toml: Callable[..., Path], tmp_path: Path, stops: list[int]
 ) -> None:
