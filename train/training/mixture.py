@@ -66,6 +66,7 @@ class Mixed:
         linear: the metric of the linear model alone on validation.
         learned: that of the towers alone.
         mixture: that of the mixture.
+        users: number of validation users that chose.
         settings: of the linear model.
     """
 
@@ -76,6 +77,7 @@ class Mixed:
     linear: float
     learned: float
     mixture: float
+    users: int
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -83,7 +85,8 @@ class Mixed:
         chosen = f"{self.label} weighs {self.weight:.2g} times the towers" if self.weight else "towers alone"
         return (
             f"mixture, in units of standard deviation: {chosen}; {self.metric} on validation "
-            f"{self.mixture:.4f}, towers {self.learned:.4f}, coordinates of {self.label} {self.linear:.4f}"
+            f"{self.mixture:.4f}, towers {self.learned:.4f}, coordinates of {self.label} {self.linear:.4f}; "
+            f"{self.users:,} users"
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
     else:
         remove_part(trainer, PART)
     values = curves.shown[math.inf], curves.shown[0.0], curves.shown[weight]
-    return Mixed(model.label, weight, curves.unit, metric, *values, model.settings)
+    return Mixed(model.label, weight, curves.unit, metric, *values, curves.users, model.settings)
 
 
 def mix_as(trainer: Trainer, fitting: Fitting, mixed: Mixed | None) -> None:

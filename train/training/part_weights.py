@@ -194,6 +194,11 @@ class WeightCurves(PartWeighting):
         return choose_weight(allowed, self._default)
 
     @property
+    def users(self) -> int:
+        """Number of validation users that choose."""
+        return len(self.values[0.0])
+
+    @property
     def quality(self) -> float:
         """The mean over users of nDCG@100 at that weight."""
         return float(self.values[self.chosen].mean())

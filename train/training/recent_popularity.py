@@ -41,6 +41,7 @@ class RecentPopularity:
         metric: that is shown.
         before: the metric on validation without it.
         after: that with it.
+        users: number of validation users that chose.
     """
 
     half_life: float
@@ -49,6 +50,7 @@ class RecentPopularity:
     metric: str
     before: float
     after: float
+    users: int
 
     def line(self) -> str:
         """The choice in words."""
@@ -60,7 +62,7 @@ class RecentPopularity:
         )
         return (
             f"recent popularity {chosen}; {self.metric} on validation {self.after:.4f}, without it "
-            f"{self.before:.4f}"
+            f"{self.before:.4f}; {self.users:,} users"
         )
 
     def parameters(self) -> Mapping[str, Any]:
@@ -95,7 +97,7 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
         tried[half_life] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))
     half_life, curves = max(tried.items(), key=lambda each: each[1].quality)
     weight, shown = curves.chosen, curves.shown
-    found = RecentPopularity(half_life, weight, curves.unit, metric, shown[0.0], shown[weight])
+    found = RecentPopularity(half_life, weight, curves.unit, metric, shown[0.0], shown[weight], curves.users)
     _place(events, half_life, trainer)
     _apply(found, trainer)
     return found

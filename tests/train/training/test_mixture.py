@@ -21,6 +21,7 @@ from train.config.towers import SequenceTower
 from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines, ease, ease_recency, slist
+from train.evaluation.intervals import clusters_of
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, rank_by, summed
 from train.models import collaborative
@@ -89,6 +90,7 @@ def test_untrained_towers_become_the_linear_model(data: TrainingData, fitting: F
     found = mix(trainer, fitting)
     assert found is not None
     assert found.linear > found.learned + 0.1
+    assert found.line().endswith(f"; {len(clusters_of(data, 'validation')):,} users")
     weights, chosen = {
         "SLIST": lambda: (slist.weights(fitting)[0], slist.weights(fitting)[1].decay),
         "EASE": lambda: (ease.weights(fitting), ease_recency.decay(fitting)),

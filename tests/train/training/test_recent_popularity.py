@@ -127,6 +127,7 @@ def test_towers_to_which_it_adds_nothing_lose_their_coordinates(steady: Training
         found = add_recent_popularity(trainer, "ndcg_at_10")
     assert found is not None
     assert "is left out" in found.line()
+    assert found.line().endswith(f"; {found.users:,} users")
     assert trainer.item_vectors().shape[1] == width - 16
     save_towers(tmp_path / "towers.pt", trainer.towers)
     load_towers(tmp_path / "towers.pt", fresh.towers)
