@@ -30,12 +30,13 @@ from export.hybrid.choose import Choice, choose
 from export.hybrid.rebuild import over_texts
 from export.onnx.runtimes import onnx_encoder
 from export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
-from protos import bundle, unicode_record
+from protos import bundle
 from protos.errors import MissingStage
 from protos.features import HistoryFeature, Schema, TextFeature
 from protos.files.file_lock import exclusive_lock
 from protos.hybrid.fusion import Fusion
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.inputs import unicode_record
 from protos.inputs.texts import normalise
 from protos.mlflow_keys import PRETRAINED_MODEL
 from protos.search import each_vector

@@ -9,7 +9,7 @@
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     filters.npz           values of the filter fields, if there are any (`filters.py`)
     lexical/*.npy         BM25 weights by term, if the bundle is hybrid (`hybrid/lexical_index.py`)
-    unicode.json          the Unicode version that texts were read with, if known (`unicode_record.py`)
+    unicode.json          the Unicode version that texts were read with, if known (`inputs/unicode_record.py`)
     item_digests.npy      uint8 (N, 16): a hash of what the item tower has read of each item, if known
     reports/*             quality, parity, latency and recall in JSON, and their plots
     ...                   files of the features, such as a tokenizer's, and of other kinds of indexes
@@ -36,12 +36,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from protos import names, unicode_record
+from protos import names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema, Side
 from protos.files import atomic_directory
 from protos.files.draft_file import create_draft
+from protos.inputs import unicode_record
 from protos.lexical import Analyzer
 from protos.toml_config import OPTIONAL, parse, to_table
 

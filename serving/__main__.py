@@ -6,11 +6,10 @@ The commands are serve, gateway, search, encode, info, status, batch, items, tok
 from serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
-import logging
 import sys
 from argparse import ArgumentParser
 
-from protos.cli import Command, add_command, command_line, execute
+from protos.cli import Command, add_command, command_line, execute, log_to_stderr
 from serving.cli import arguments, commands, gateway, tables
 from serving.cli.client_commands import add_commands
 from serving.cli.gateway import add_arguments as add_gateway
@@ -24,11 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 on success, 1 on failure, 2 on wrong arguments.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr()
     return execute(_parser(), argv, console=tables.console)
 
 

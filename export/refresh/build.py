@@ -23,10 +23,11 @@ from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode, onnx_encoder
 from export.refresh.merge import FRESH, Champion, Merged
 from export.refresh.quality import Evaluation, NotMeasured
-from protos import bundle, unicode_record
+from protos import bundle
 from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
 from protos.errors import BundleError
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.inputs import unicode_record
 from protos.search import each_vector
 from protos.vectors import read_vectors, write_merged
 from train.config import Experiment

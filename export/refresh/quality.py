@@ -238,7 +238,7 @@ class Evaluation:
 
     @cached_property
     def _digests(self) -> Digests:
-        """Of the data set's items, as they are served."""
+        """The digests of the data set's items, with the values that the catalogue serves."""
         values = values_of(self.dataset.items, self.manifest.schema.item, catalogue=True)
         return item_digests(self.tower.inputs, values, self.manifest.hybrid is not None)
 

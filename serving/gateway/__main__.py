@@ -3,10 +3,9 @@
 from serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
-import logging
 import sys
 
-from protos.cli import command_line, execute
+from protos.cli import command_line, execute, log_to_stderr
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,9 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         name = (error.name or "").partition(".")[0]
         sys.stderr.write(f"error: the gateway needs {name}; install it with: pip install '.[http]'\n")
         return 1
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr()
     parser = command_line("python -m serving.gateway", "Answer over HTTP and JSON for a service.")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run_command=gateway.run, command_parser=parser)

@@ -24,7 +24,7 @@ from export.bundles import bundle_of_tag
 from export.release import registry
 from protos import bundle
 from protos.errors import MissingStage
-from protos.unicode_record import RECORD
+from protos.inputs.unicode_record import RECORD
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.stdlib import (

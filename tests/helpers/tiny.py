@@ -20,7 +20,7 @@ from protos import bundle
 from protos.bundle import FilterKind, IndexParameters, Manifest, Score
 from protos.features import FeatureSpec, Schema
 from protos.filters import build_columns, write_filters
-from protos.unicode_record import RECORD
+from protos.inputs.unicode_record import RECORD
 from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.tiny_towers import DIMENSION, PLAIN, VOCABULARIES, WATCHED, TinyTower, write_tower
 

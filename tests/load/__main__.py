@@ -7,13 +7,12 @@ from serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
 import importlib
-import logging
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
 
-from protos.cli import Result, add_command, command_line, execute
+from protos.cli import Result, add_command, command_line, execute, log_to_stderr
 from protos.errors import MissingStage
 from serving.cli import tables
 from tests.load.cli import options
@@ -36,11 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 on success, 1 on failure, 2 on wrong arguments.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr()
     parser = command_line("python -m tests.load", "Measure the service under load.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (text, add_arguments) in COMMANDS.items():

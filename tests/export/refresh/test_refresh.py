@@ -25,7 +25,7 @@ from protos import bundle
 from protos.errors import DataError, GateRefused, MissingStage, TwinspireError, Unavailable
 from protos.files.file_lock import exclusive_lock
 from protos.filters import column_values, read_filters
-from protos.unicode_record import RECORD
+from protos.inputs.unicode_record import RECORD
 from serving.live.store.store import Store
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever

@@ -53,7 +53,7 @@ def test_an_error_is_no_answer(gateway: RunningGateway) -> None:
     requests = Requests("/v1/search", [b'{"quer": {}}'], pool=HttpPool)
     result = closed_loop(f"127.0.0.1:{gateway.port}", requests, 2, 0.2, 0.0)
     assert result.rps == 0
-    assert next(iter(result.errors)) == "HTTP 400"  # and later 429, since the client sends so many
+    assert next(iter(result.errors)) == "HTTP 400"  # the gateway answers 429 after many invalid requests
     assert "did you mean query?" in result.messages["HTTP 400"]
 
 

@@ -1,6 +1,6 @@
 """The Unicode version that a bundle's texts were read with, and the characters that another version changes.
 
-NFKC, casefold and the classes of characters (`inputs/texts.py`, `lexical.py`) come from the tables of the
+NFKC, casefold and the classes of characters (`texts.py`, `protos/lexical.py`) come from the tables of the
 running Python and not from the bundle. So a bundle records the version of these tables and the code points
 that they assign. Once a code point is assigned, its normalisation and its case folding never change (Unicode
 Character Encoding Stability Policies: Normalization Stability, Case Folding Stability). Two versions can read

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from protos import bundle, unicode_record
+from protos import bundle
 from protos.errors import BundleDamaged
 from protos.features import CategoryFeature, FeatureSpec, Schema
-from protos.unicode_record import END, RECORD, UnicodeRecord, record_of, running, write_record
+from protos.inputs import unicode_record
+from protos.inputs.unicode_record import END, RECORD, UnicodeRecord, record_of, running, write_record
 from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import tiny_bundle
 
