@@ -3,8 +3,9 @@
 NFKC, casefold and the classes of characters (`texts.py`, `protos/lexical.py`) come from the tables of the
 running Python and not from the bundle. So a bundle records the version of these tables and the code points
 that they assign. Once a code point is assigned, its normalisation and its case folding never change (Unicode
-Character Encoding Stability Policies: Normalization Stability, Case Folding Stability). Two versions can read
-a text differently only where it holds a code point that one of them does not assign.
+Character Encoding Stability Policies: Normalization Stability, Case Folding Stability). So two versions
+normalise a text differently only where it holds a code point that one of them does not assign. The class of
+a character, by which BM25 finds words, has rarely changed, but these policies do not cover it.
 """
 
 import functools

@@ -66,7 +66,7 @@ class ConnectionRate:
 
 
 class Listener(socket.socket):
-    """Closes connections of a client that opens too many, before they cost more than that.
+    """Closes connections of a client that opens too many as soon as they are accepted.
 
     Connections are accepted in the order in which they came, so those of one client would delay all others.
     """

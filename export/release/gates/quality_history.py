@@ -73,7 +73,7 @@ def differences(log: AuditLog, champion: str, metric: str) -> tuple[dict[str, fl
         are no more.
     """
     promoted = {
-        entry.record.after: entry.record
+        (entry.record.after, entry.record.before): entry.record
         for entry, moved in zip(log.entries, log.moved(champion), strict=True)
         if moved and entry.record.action in ("promote", "force")
     }
@@ -81,15 +81,16 @@ def differences(log: AuditLog, champion: str, metric: str) -> tuple[dict[str, fl
     found: dict[str, float] = {}
     level = 0.0
     for version, before in pairwise(versions):
-        record = promoted.get(version)
+        record = promoted.get((version, before))
         if record is not None and record.action == "force":
             return found, f"; version {version} was promoted by force, and none before it is compared"
-        change = None if record is None or record.before != before else _change(record, metric)
+        change = None if record is None else _change(record, metric)
         if change is None:
             what = f"no {metric_label(metric)} of version {version} against version {before}"
             return found, f"; the records hold {what}, and none before version {version} is compared"
         level += change
-        found.setdefault(before, level)
+        if before != champion:  # it may have been champion before
+            found.setdefault(before, level)
     return found, ""
 
 

@@ -70,6 +70,13 @@ FIRST: Move = ("promote", "", "1", {})
             "; the records hold no recall@10 of version 2 against version 1, "
             "and none before version 2 is compared",
         ),
+        # version 3 has been champion before
+        (
+            [FIRST, *moved(0.1, 0.02, -0.03), ("promote", "4", "3", {METRIC: 0.03})],
+            "3",
+            {"4": 0.03, "2": 0.02, "1": 0.12},
+            "",
+        ),
         # the alias was moved to version 5 without a record
         (
             [FIRST, ("promote", "5", "6", {METRIC: 0.001})],
