@@ -74,8 +74,8 @@ class LeftOut:
 
     Args:
         deleted: they ask for an item that the catalogue lacks.
-        held: of the others, those whose words are all in the edited text of an item that they ask for, and not
-            all in its text of the split: to find it would be no achievement.
+        held: of the others, those whose words are all in the edited text of an item that they ask for, and
+            not all in its text of the split: to find it would be no achievement.
     """
 
     deleted: Rows
