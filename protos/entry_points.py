@@ -13,7 +13,7 @@ BUNDLES = "serving.bundles"  # downloads a registered model's bundle; prints its
 CATALOGUE = "serving.catalogue"  # reads and compacts a store of live items; prints JSON
 REGISTRY = "serving.rollout.registry"  # answers calls to MLflow's registry, a line of JSON each
 BUNDLE_VALIDATION = "serving.rollout.bundle_validation"  # loads and tries a bundle; prints JSON
-MILVUS_CHECK = "serving.retrieval.milvus_check"  # compares a bundle with its collection on a Milvus server
+MILVUS_CHECK = "serving.index.milvus_check"  # compares a bundle with its collection on a Milvus server
 BUNDLE_BENCHMARK = "serving.benchmark.bundle_benchmark"  # measures bundles and their retriever; prints JSON
 BENCHMARK_STEP = "step: "  # prefix of the lines of JSON by which it names each step on standard error
 

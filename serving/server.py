@@ -234,7 +234,7 @@ class RetrievalServer:
         if split.champion.live is not None:
             self._shown_sequence = split.sequence
             self._metrics.set(layout.SEEN_SEQUENCE, split.sequence)
-            self._metrics.set(layout.OVERLAY_ROWS, split.champion.live.overlay.count)
+            self._metrics.set(layout.OVERLAY_ROWS, split.champion.live.segment.count)
 
     def _when_searched(self, sequence: int, call: Call, outcome: Callable[[], Any]) -> Any:
         """The outcome of a write: now, or deferred until this worker's searches have applied its sequence."""

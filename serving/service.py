@@ -22,6 +22,7 @@ from serving import heap
 from serving.address import is_loopback, join
 from serving.config import ServiceConfig
 from serving.descriptors import raise_descriptor_limit
+from serving.index.remote_search import local_only
 from serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from serving.live.derived_records import VerifiedEnd
 from serving.live.process.catalogue_client import CatalogueClient
@@ -31,7 +32,6 @@ from serving.observability.exporter import check_port, serve_metrics
 from serving.observability.sinks import RequestSinks
 from serving.observability.tracing import Tracing, prepare
 from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.remote_search import local_only
 from serving.rollout.bundle_cache import BundleCache
 from serving.rollout.follower import follower
 from serving.rollout.hot_swap import HotSwapper, load_split
@@ -343,7 +343,7 @@ class _Service:
         """
         config, loaded = self._config, self._shared_bundle
         if loaded:
-            loaded.retriever.index.after_fork()
+            loaded.retriever.after_fork()
         if loaded and config.threads > 1:  # the threads of a session do not survive a fork
             loaded.retriever.open_encoder(config.folder, config.threads)
         return loaded.with_live(self._live) if loaded and self._live else loaded

@@ -8,7 +8,7 @@ the vector were in use, the first copy takes over the replaced one; a search vis
 vector, because it is as near.
 
 Copies have no other links, so a search elsewhere never visits them, and the graph costs as much as one of the
-distinct vectors. The file has the format of any hnswlib graph, described in `serving/retrieval/hnsw_file.py`.
+distinct vectors. The file has the format of any hnswlib graph, described in `serving/index/hnsw_file.py`.
 """
 
 import struct

@@ -127,7 +127,7 @@ class CatalogueServicer:
 
     def _write(self, request: WriteRequest, call: Call) -> Deferred:
         self._admit(call, len(request.items))
-        rows = self._holder.split.champion.retriever.catalogue.bundle.rows
+        rows = self._holder.split.champion.retriever.built.catalogue.rows
         items = [each._replace(in_bundle=bool(rows([each.item_id]))) for each in request.items]
         deadline = time.monotonic() + call.deadline - time.time()
         asked = replace(request, items=items, deadline=deadline)
@@ -145,7 +145,7 @@ class CatalogueServicer:
         """
         response = wire.GetResponse.FromString(reply.payload)
         # Not the live items: they change meanwhile, and may be older or newer than the store's answer.
-        catalogue = self._holder.split.champion.retriever.catalogue.bundle
+        catalogue = self._holder.split.champion.retriever.built.catalogue
         for each in response.items:
             if each.origin == wire.ITEM_UNKNOWN:
                 for row in catalogue.rows([each.item.id]):

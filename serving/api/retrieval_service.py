@@ -106,11 +106,11 @@ class RetrievalServicer:
         options = self._filtered(bundle, request, options, queries, call)
 
         def answer(job: Job) -> bytes:
-            return bundle.packed.response(job.found[0], bundle.version, job.timing, job.sequence)
+            return bundle.responses.response(job.found[0], bundle.version, job.timing, job.sequence)
 
         make: MakeAnswer = answer
         size = 0
-        if options.k * bundle.packed.largest > self._sizes.small:
+        if options.k * bundle.responses.largest > self._sizes.small:
             make = self._sizes.checked(bundle, 1, options.k, answer)
             size = self._sizes.expected(bundle, 1, options.k)
         if self._sink is not None and bundle is self.split.champion:
@@ -138,7 +138,7 @@ class RetrievalServicer:
         options = self._filtered(bundle, request, options, queries, call)
 
         def answer(job: Job) -> bytes:
-            return bundle.packed.batch_response(job.found, bundle.version, job.timing, job.sequence)
+            return bundle.responses.batch_response(job.found, bundle.version, job.timing, job.sequence)
 
         make = self._sizes.checked(bundle, count, options.k, answer)
         size = self._sizes.expected(bundle, count, options.k)
@@ -368,7 +368,7 @@ class AnswerBytes:
 
     def expected(self, bundle: LoadedBundle, queries: int, k: int) -> int:
         """The bytes of an answer with items of average size."""
-        return queries * (ENVELOPE_BYTES_EACH + min(k, len(bundle.packed)) * bundle.packed.average)
+        return queries * (ENVELOPE_BYTES_EACH + min(k, len(bundle.responses)) * bundle.responses.average)
 
     def check_vectors(self, dimension: int, queries: int) -> int:
         """The bytes of an answer of `queries` vectors of float32.
@@ -405,12 +405,12 @@ class AnswerBytes:
             k: items for each query.
             answer: makes the answer of a finished job.
         """
-        max_hits = queries * min(k, len(bundle.packed))
-        if max_hits * bundle.packed.largest <= self._max_hit_bytes - queries * ENVELOPE_BYTES_EACH:
+        max_hits = queries * min(k, len(bundle.responses))
+        if max_hits * bundle.responses.largest <= self._max_hit_bytes - queries * ENVELOPE_BYTES_EACH:
             return answer
 
         def check(job: Job) -> bytes:
-            hits = sum(map(bundle.packed.size, job.found))
+            hits = sum(map(bundle.responses.size, job.found))
             if hits > self._most:  # before the bytes take memory
                 raise _too_large(str(hits), self._most)
             message = answer(job)

@@ -43,12 +43,13 @@ from protos.system import memory
 from protos.system.timing import PASSES, Call, Effort, in_rounds, median_of_passes, take_turns
 from serving.benchmark import filter_measurement, query_generator
 from serving.benchmark.filter_measurement import buckets, measure_quality
+from serving.index.vector_index import Vectors, open_index
 from serving.retrieval.answer import FusionMode
-from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.encoder import OUTPUT, Encoder
 from serving.retrieval.query import Query, SearchOptions, example_query
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.vector_index import Vectors, open_index
+from serving.segments.built import BuiltSegment
+from serving.segments.catalogue import Catalogue
 
 SEED = 0  # of the generated queries
 MAX_BATCHES = 1024  # different ones
@@ -170,7 +171,9 @@ class RetrieverParts:
         self.encoder = Encoder(folder, manifest, threads)
         self.index = open_index(folder, manifest)
         self.graph: Any = getattr(self.index, "_graph", None)
-        self.retriever = Retriever(manifest, self.encoder, self.index, Catalogue(folder, manifest))
+        self.retriever = Retriever(
+            self.encoder, BuiltSegment(manifest, self.index, Catalogue(folder, manifest))
+        )
         self.k, count = k, manifest.count
         self.width = graph_width(min(k, count), manifest.index.ef_search, count, manifest.index.exact)
         queries = query_generator.of_bundle(manifest, SEED)

@@ -25,13 +25,15 @@ from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
 from protos.search import each_vector, largest_products, search_each
 from protos.system.timing import Effort, take_turns
-from serving.filters.compiled import SUBSET_FROM_USE, CompiledFilter, ItemFilters
+from serving.filters.compiled import CompiledFilter, FilterCache
 from serving.filters.expression import Equals, Filter, In, Range, Time
+from serving.filters.passing_rows import SUBSET_FROM_USE, PassingRows
 from serving.filters.planner import search_passing
+from serving.index.vector_index import Allowed, Neighbours, VectorIndex, Vectors
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import EncodedQueries, Query
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.vector_index import Allowed, Neighbours, VectorIndex, Vectors
+from serving.segments.built import BuiltSegment
 
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
 RANDOM, ANTI_CORRELATED = "random", "anti_correlated"
@@ -52,9 +54,9 @@ Rows = npt.NDArray[np.int64]
 class FilterWorkload:
     """Makes filters on the fields of a bundle; seeded."""
 
-    def __init__(self, filters: ItemFilters, seed: int = 0) -> None:
-        self._filters = filters
-        self._columns = columns = filters.columns
+    def __init__(self, segment: BuiltSegment, seed: int = 0) -> None:
+        self._filters = FilterCache([segment], KEPT_BYTES)
+        self._columns = columns = segment.columns
         self._random = random.Random(seed)
         self._strings: dict[str, list[tuple[str, int]]] = {}  # field -> its values, with the items of each
         for name in columns.schema:
@@ -81,7 +83,7 @@ class FilterWorkload:
             nodes = [self._in(name, selectivity, nearest) for name in self._strings]
             nodes += [self._range(name, selectivity, near) for name in self._ordered]
             found = [each for node in nodes if (each := self._fitting(node, selectivity))]
-            return min(found, key=lambda each: len(each.passing & nearest), default=None)
+            return min(found, key=lambda each: len(rows_of(each).passing & nearest), default=None)
         makers: list[Callable[[float], Filter | None]] = [self._random_in] * len(self._strings)
         makers += [self._random_range] * len(self._ordered)
         makers += [self._random_pair] if len(self._strings) + len(self._ordered) > 1 else []
@@ -96,7 +98,7 @@ class FilterWorkload:
         if node is None:
             return None
         compiled = self._filters.compile(node)
-        share = compiled.count / compiled.item_count / selectivity
+        share = share_of(rows_of(compiled)) / selectivity
         return compiled if 1 / TOLERANCE <= share <= TOLERANCE else None
 
     def _random_in(self, selectivity: float) -> Filter | None:
@@ -171,8 +173,8 @@ def buckets(
     searched = [n for n, each in enumerate(encoded) if each.contexts[0].basis.is_searched][:most]
     if not searched:
         raise MissingStage("none of the bundle's example queries is answered by a search")
-    near = {n: exact(retriever.index, encoded[n].vectors, NEAR).rows[0] for n in searched}
-    workload = FilterWorkload(ItemFilters(retriever.filters.columns, KEPT_BYTES), seed)
+    near = {n: exact(retriever.built.index, encoded[n].vectors, NEAR).rows[0] for n in searched}
+    workload = FilterWorkload(retriever.built, seed)
     for selectivity in SELECTIVITIES:
         for kind in (RANDOM, ANTI_CORRELATED):
             found = []
@@ -192,7 +194,7 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
         that pass); `wrong`, hits that do not pass; `plans`, the number of queries by plan; `passing`, the
         mean share of the items that pass.
     """
-    index = retriever.index
+    index = retriever.built.index
     recalls, plans = [], Counter[str]()
     incomplete = wrong = 0
     for each in bucket.queries:
@@ -201,12 +203,12 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
         )
         (found,) = retriever.find(each.encoded, [options])
         plans[found.plan.value] += 1
-        wrong += sum(row not in each.compiled.passing for row in found.rows)
-        incomplete += len(set(found.rows)) != min(k, each.compiled.count)
-        best = exact(index, each.encoded.vectors, k, each.compiled.rows).scores[0]
+        wrong += sum(row not in rows_of(each.compiled).passing for row in found.rows)
+        incomplete += len(set(found.rows)) != min(k, rows_of(each.compiled).count)
+        best = exact(index, each.encoded.vectors, k, rows_of(each.compiled).rows).scores[0]
         products = largest_products(index.vectors(found.rows), each.encoded.vectors[0])
         recalls.append(recall(products, best))
-    shares = [each.compiled.count / each.compiled.item_count for each in bucket.queries]
+    shares = [share_of(rows_of(each.compiled)) for each in bucket.queries]
     return {
         "selectivity": bucket.selectivity,
         "kind": bucket.kind,
@@ -250,7 +252,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         not kept; `search_p50_us` of the search alone, by plan; `p50_ratio` of the first two;
         `timed_queries`, the different queries that were timed.
     """
-    index, some = retriever.index, bucket.queries
+    index, some = retriever.built.index, bucket.queries
 
     def find(encoded: EncodedQueries, compiled: CompiledFilter | None) -> object:
         return retriever.find(
@@ -274,10 +276,14 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
     parts: Calls = {
         "unfiltered": lambda each: index.search(vectors[id(each)], k),
-        "planner": lambda each: search_passing(index, vectors[id(each)], k, each.compiled, free_width),
-        "exact": lambda each: index.exact(vectors[id(each)], k, each.compiled.rows),
+        "planner": lambda each: search_passing(
+            index, vectors[id(each)], k, rows_of(each.compiled), free_width
+        ),
+        "exact": lambda each: index.exact(vectors[id(each)], k, rows_of(each.compiled).rows),
         "graph": lambda each: [
-            graph_only(index, vector[None], min(k, each.compiled.count), each.compiled, free_width)
+            graph_only(
+                index, vector[None], min(k, rows_of(each.compiled).count), rows_of(each.compiled), free_width
+            )
             for vector in vectors[id(each)]
         ],
     }
@@ -298,16 +304,27 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     }
 
 
-def graph_only(index: VectorIndex, vectors: Vectors, k: int, compiled: CompiledFilter, width: int) -> Any:
+def graph_only(index: VectorIndex, vectors: Vectors, k: int, passing: PassingRows, width: int) -> Any:
     """Search the graph twice as wide each time until `k` of the items found pass; the planner would stop."""
     width = max(width, k, 1)
     while True:
         width = min(width, index.count)
         rows, scores = index.search(vectors, width)
-        kept = compiled.mask[rows[0]]
+        kept = passing.mask[rows[0]]
         if np.count_nonzero(kept) >= k or width == index.count:
             return rows[0][kept][:k], scores[0][kept][:k]
         width *= 2
+
+
+def rows_of(compiled: CompiledFilter) -> PassingRows:
+    """The rows of the bundle's segment that pass."""
+    passing: PassingRows = compiled.parts[0].rows
+    return passing
+
+
+def share_of(passing: PassingRows) -> float:
+    """The share of the items that pass."""
+    return passing.count / passing.item_count
 
 
 def bound_of(selectivity: float) -> float:

@@ -26,8 +26,8 @@ from protos.mlflow_keys import ui_page, ui_server
 from serving.cli import tables
 from serving.client import RetrievalClient
 from serving.retrieval.answer import Answer
-from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.query import example_query
+from serving.segments.catalogue import Catalogue
 
 TEXTS, TEXT_HITS = 5, 3  # queries, and hits of each
 HISTORIES, HISTORY_HITS = 3, 5

@@ -1,104 +1,81 @@
-"""Filters that have been evaluated on a bundle, and a cache of them for later requests."""
+"""Filters that have been evaluated on all segments, and a cache of them for later requests."""
 
 import hashlib
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pyroaring import BitMap
 
 from protos.errors import InvalidInput
-from serving.filters.columns import FilterColumns, Work
+from serving.filters.columns import Work
 from serving.filters.expression import FILTER_FIELD, MAX_DEPTH, Filter, is_deeper
+from serving.filters.passing_rows import Reserve
 
 MAX_BYTES = 64 << 20  # of the filters that one bundle keeps
 MAX_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is rarely used again
 CONTENT_BYTES = 12  # of memory for each byte of a filter: its tree of Python objects
 KEY_BYTES = 32  # of a digest, which no client can make equal for different filters
-ENTRY_BYTES = 1024  # of memory of a filter, without its rows
-ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array
-SUBSET_FROM_USE = 2  # uses of a filter from which on a subset is worth its cost
 SUBSET_PART = 2  # a subset takes at most this part of the memory
 
 
-class SubsetIndex(Protocol):
-    """What a filter needs of `serving.retrieval.vector_index.VectorIndex`."""
+class SegmentFilter(Protocol):
+    """The rows of one segment that pass a filter; it follows the segment's changes.
 
-    def subset_bytes(self, count: int) -> int:
-        """The memory of a subset."""
+    Attributes:
+        counts_uses: as of `PassingRows`.
+    """
 
-    def subset(self, rows: Any) -> Any:
-        """Some items, prepared to be searched exactly."""
+    counts_uses: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory at most."""
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Whether each row passes and is visible."""
+
+    def passes(self, row: int) -> bool:
+        """Whether a row is one of the segment's that pass."""
+
+
+class Filterable(Protocol):
+    """What the cache needs of `serving.segments.segment.Segment`."""
+
+    def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> SegmentFilter:
+        """The rows that pass a filter."""
 
 
 class CompiledFilter:
-    """A filter, and the rows of a bundle's items that pass it.
+    """A filter, and the rows that pass it.
 
     Args:
-        expression: the filter; overlays evaluate it on their own items.
-        passing: rows that pass.
-        item_count: N, of the bundle.
-        reserve: reserves the bytes of a subset of the index; without it no subset is made.
+        expression: the filter.
+        parts: the rows of each segment that pass.
 
     Attributes:
         nbytes: of memory at most.
-        may_have_subset: whether a comparison of all items that pass makes a subset of the index, with which
-            it takes less time from then on.
     """
 
-    def __init__(
-        self,
-        expression: Filter,
-        passing: BitMap,
-        item_count: int,
-        reserve: Callable[["CompiledFilter", int], bool] | None = None,
-    ) -> None:
+    def __init__(self, expression: Filter, parts: Sequence[SegmentFilter]) -> None:
         self.expression = expression
-        self.passing = passing
-        self.item_count = item_count
-        self.count = len(passing)
-        self.nbytes = ENTRY_BYTES + item_count + ROW_BYTES * self.count
-        self.may_have_subset = False
-        self._reserve = reserve
-        self._uses = 0
-        self._counts_uses = True
-        self._lock = threading.Lock()
-        self._subset: Any = None
+        self.parts: tuple[Any, ...] = tuple(parts)  # a segment takes its own kind of `SegmentFilter`
+        self.nbytes = sum(part.nbytes for part in parts)
 
-    @cached_property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """The rows that pass, ascending (R,)."""
-        return np.frombuffer(self.passing.to_array(), np.uint32).astype(np.int64)
-
-    @cached_property
+    @property
     def mask(self) -> npt.NDArray[np.bool_]:
-        """Whether each row passes (N,)."""
-        mask = np.zeros(self.item_count, np.bool_)
-        mask[self.rows] = True
-        return mask
+        """Whether each row of all segments passes and is visible."""
+        masks = [part.mask for part in self.parts]
+        return masks[0] if len(masks) == 1 else np.concatenate(masks)
 
     def count_of(self, rows: Iterable[int]) -> int:
         """How many of these rows pass."""
-        return sum(row in self.passing for row in rows)
-
-    @property
-    def row_mask(self) -> npt.NDArray[np.bool_]:
-        """Whether an answer may hold each row of the catalogue, live items included."""
-        return self.mask
-
-    def used(self) -> None:
-        """Count a use; a filter that is used again may have a subset of the index."""
-        if not self._counts_uses:
-            return
-        with self._lock:
-            self._uses += 1
-            if self._uses == SUBSET_FROM_USE and self._reserve is not None:
-                self.may_have_subset = True
+        return sum(any(part.passes(row) for part in self.parts) for row in rows)
 
     @contextmanager
     def counted(self, counts: bool) -> Iterator[None]:
@@ -107,35 +84,25 @@ class CompiledFilter:
         Args:
             counts: False where the search repeats one that has been counted.
         """
-        self._counts_uses = counts
+        for part in self.parts:
+            part.counts_uses = counts
         try:
             yield
         finally:
-            self._counts_uses = True
-
-    def subset(self, index: SubsetIndex) -> Any:
-        """The items that pass as a subset of their index; None if there is none, and none is to be made."""
-        if self._subset is None and self.may_have_subset and self._reserve is not None:
-            with self._lock:
-                if self._subset is not None:
-                    pass  # another thread has made it
-                elif self._reserve(self, index.subset_bytes(self.count)):
-                    self._subset = index.subset(self.rows)
-                else:
-                    self.may_have_subset = False
-        return self._subset
+            for part in self.parts:
+                part.counts_uses = True
 
 
-class ItemFilters:
-    """Evaluates filters on the items of a bundle; safe to call from several threads.
+class FilterCache:
+    """Evaluates filters on segments, and keeps some; safe to call from several threads.
 
     Args:
-        columns: of the items.
+        segments: that hold the items.
         max_bytes: of the filters that are kept; the least recently used are dropped.
     """
 
-    def __init__(self, columns: FilterColumns, max_bytes: int = MAX_BYTES) -> None:
-        self.columns = columns
+    def __init__(self, segments: Sequence[Filterable], max_bytes: int = MAX_BYTES) -> None:
+        self.segments = segments
         self._max_bytes = max_bytes
         self._kept: OrderedDict[bytes, CompiledFilter] = OrderedDict()
         self._bytes = 0
@@ -163,8 +130,17 @@ class ItemFilters:
 
     def evaluated(self, expression: Filter, work: Work | None = None) -> CompiledFilter:
         """The filter with the rows that pass it; not kept."""
-        passing = self.columns.evaluate(expression, work)
-        return CompiledFilter(expression, passing, self.columns.count, self.reserve)
+        work = Work() if work is None else work
+
+        def reserve(size: int) -> bool:
+            compiled = owner()
+            return compiled is not None and self._reserve(compiled, size)
+
+        compiled = CompiledFilter(
+            expression, [each.filter(expression, work, reserve) for each in self.segments]
+        )
+        owner = weakref.ref(compiled)  # without a circle, so that a filter that is dropped is freed at once
+        return compiled
 
     def kept(self, content: bytes) -> CompiledFilter | None:
         """The filter with this content, if it is still kept."""
@@ -189,7 +165,7 @@ class ItemFilters:
             self._bytes += compiled.nbytes
             self._shrink()
 
-    def reserve(self, compiled: CompiledFilter, size: int) -> bool:
+    def _reserve(self, compiled: CompiledFilter, size: int) -> bool:
         """Reserve the bytes of a subset for a filter that is kept; returns whether there is room for it."""
         with self._lock:
             if size > self._max_bytes // SUBSET_PART or all(

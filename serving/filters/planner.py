@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serving.filters.compiled import CompiledFilter, SubsetIndex
+from serving.filters.passing_rows import PassingRows, SubsetIndex
 from serving.filters.plan import Plan
 
 Vectors = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ MAX_GROWTH = 8  # factor of the number of items after a search in which none pas
 
 
 class Index(SubsetIndex, Protocol):
-    """What the planner needs of `serving.retrieval.vector_index.VectorIndex`."""
+    """What the planner needs of `serving.index.vector_index.VectorIndex`."""
 
     @property
     def count(self) -> int:
@@ -45,7 +45,7 @@ class Index(SubsetIndex, Protocol):
     def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
         """As `search`, of one query (1, D), in lists."""
 
-    def search_filtered(self, vectors: Vectors, k: int, compiled: CompiledFilter) -> Any:
+    def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Any:
         """Rows and scores of each query's best items that pass; None if the index cannot filter so."""
 
     def exact(self, vectors: Vectors, k: int, allowed: Any = None) -> Any:
@@ -66,51 +66,51 @@ class Found(NamedTuple):
     plan: Plan
 
 
-def first_width(k: int, compiled: CompiledFilter, free_width: int = 0) -> int | None:
+def first_width(k: int, passing: PassingRows, free_width: int = 0) -> int | None:
     """Items to ask the index for first; None if all that pass are to be compared.
 
     Args:
         k: items wanted, at most as many as pass.
-        compiled: the filter.
+        passing: the filter.
         free_width: the index returns this many items in the same time as fewer.
     """
-    width = max(free_width, _width_for(k, compiled.count / compiled.item_count))
-    return width if GRAPH_SHARE * width < exact_steps(compiled) and width < compiled.item_count else None
+    width = max(free_width, _width_for(k, passing.count / passing.item_count))
+    return width if GRAPH_SHARE * width < exact_steps(passing) and width < passing.item_count else None
 
 
-def is_worth_pushing(k: int, compiled: CompiledFilter) -> bool:
+def is_worth_pushing(k: int, passing: PassingRows) -> bool:
     """Whether an index that can filter is to search for `k` items, instead of comparing all that pass."""
-    return GRAPH_SHARE * k < exact_steps(compiled)
+    return GRAPH_SHARE * k < exact_steps(passing)
 
 
-def exact_steps(compiled: CompiledFilter) -> int:
+def exact_steps(passing: PassingRows) -> int:
     """The time of comparing all items that pass, in steps."""
-    whole = compiled.item_count // SIDE_BY_SIDE  # all items are compared if many pass
-    if compiled.may_have_subset:
-        return min(compiled.count // SIDE_BY_SIDE, whole)
-    return min(compiled.count // SCATTERED, whole)
+    whole = passing.item_count // SIDE_BY_SIDE  # all items are compared if many pass
+    if passing.may_have_subset:
+        return min(passing.count // SIDE_BY_SIDE, whole)
+    return min(passing.count // SCATTERED, whole)
 
 
-def expected_cost(k: int, compiled: CompiledFilter, free_width: int | None) -> int:
+def expected_cost(k: int, passing: PassingRows, free_width: int | None) -> int:
     """The time of a search among the items that pass, in steps, as far as it is known before.
 
     Args:
         k: items wanted.
-        compiled: the filter.
+        passing: the filter.
         free_width: as in `first_width`; None if all items that pass are compared.
     """
-    k = min(k, compiled.count)
+    k = min(k, passing.count)
     if k == 0:
         return 0
-    width = None if free_width is None else first_width(k, compiled, free_width)
-    return exact_steps(compiled) if width is None else width
+    width = None if free_width is None else first_width(k, passing, free_width)
+    return exact_steps(passing) if width is None else width
 
 
 def search_passing(
     index: Index,
     vectors: Vectors,
     k: int,
-    compiled: CompiledFilter,
+    passing: PassingRows,
     free_width: int = 0,
     approximate: bool = True,
 ) -> list[Found]:
@@ -123,38 +123,38 @@ def search_passing(
         index: of N items.
         vectors: of the queries, float32 (B, D).
         k: items wanted, at least 1.
-        compiled: the filter.
+        passing: the filter.
         free_width: as in `first_width`.
         approximate: whether the index may be searched; otherwise all items that pass are compared.
     """
-    k = min(k, compiled.count)
+    k = min(k, passing.count)
     if k == 0:
         nothing = Found(np.empty(0, np.int64), np.empty(0, np.float32), Plan.EMPTY)
         return [nothing] * len(vectors)
-    if compiled.count == index.count and approximate:
+    if passing.count == index.count and approximate:
         best = zip(*index.search(vectors, k), strict=True)
         return [Found(rows, scores, Plan.GRAPH) for rows, scores in best]
-    compiled.used()
-    if approximate and is_worth_pushing(k, compiled):
-        pushed = index.search_filtered(vectors, k, compiled)
+    passing.used()
+    if approximate and is_worth_pushing(k, passing):
+        pushed = index.search_filtered(vectors, k, passing)
         if pushed is not None:
             return [Found(rows, scores, Plan.GRAPH) for rows, scores in pushed]
-    width = first_width(k, compiled, free_width) if approximate else None
+    width = first_width(k, passing, free_width) if approximate else None
     if width is None:
-        return _compare_all(index, vectors, k, compiled, Plan.EXACT)
+        return _compare_all(index, vectors, k, passing, Plan.EXACT)
     found: list[Found | None] = [None] * len(vectors)
     waiting = {width: list(range(len(vectors)))}  # items to ask for -> queries
     compare: list[int] = []
     while waiting:
         width, queries = waiting.popitem()
         rows, scores = index.search(vectors[queries], width)
-        passes = compiled.mask[rows]
+        passes = passing.mask[rows]
         for n, own, own_scores, kept in zip(queries, rows, scores, passes, strict=True):
             count = int(np.count_nonzero(kept))
             if count >= k:
                 found[n] = Found(own[kept][:k], own_scores[kept][:k], Plan.GRAPH)
                 continue
-            wider = _wider(k, compiled, width, count)
+            wider = _wider(k, passing, width, count)
             if wider is None:
                 compare.append(n)
             else:
@@ -162,7 +162,7 @@ def search_passing(
     if compare:
         for n, each in zip(
             compare,
-            _compare_all(index, vectors[compare], k, compiled, Plan.GRAPH_THEN_EXACT),
+            _compare_all(index, vectors[compare], k, passing, Plan.GRAPH_THEN_EXACT),
             strict=True,
         ):
             found[n] = each
@@ -170,48 +170,48 @@ def search_passing(
 
 
 def search_one_passing(
-    index: Index, vector: Vectors, k: int, compiled: CompiledFilter, free_width: int
+    index: Index, vector: Vectors, k: int, passing: PassingRows, free_width: int
 ) -> tuple[list[int], list[float], Plan]:
     """As `search_passing`, of one query (1, D) that the index may be searched for, in lists.
 
     It avoids NumPy's functions: after a search their code is in no cache, and together they take a quarter of
     its time.
     """
-    k = min(k, compiled.count)
+    k = min(k, passing.count)
     if k == 0:
         return [], [], Plan.EMPTY
-    if compiled.count == index.count:
+    if passing.count == index.count:
         return *index.search_one(vector, k), Plan.GRAPH
-    compiled.used()
-    if is_worth_pushing(k, compiled):
-        pushed = index.search_filtered(vector, k, compiled)
+    passing.used()
+    if is_worth_pushing(k, passing):
+        pushed = index.search_filtered(vector, k, passing)
         if pushed is not None:
             ((best, products),) = pushed
             return best.tolist(), products.tolist(), Plan.GRAPH
-    first = width = first_width(k, compiled, free_width)
-    passes = compiled.mask.data
+    first = width = first_width(k, passing, free_width)
+    passes = passing.mask.data
     while width is not None:
         rows, scores = index.search_one(vector, width)
         kept = [(row, score) for row, score in zip(rows, scores, strict=True) if passes[row]]
         if len(kept) >= k:
             return [row for row, _ in kept[:k]], [score for _, score in kept[:k]], Plan.GRAPH
-        width = _wider(k, compiled, width, len(kept))
+        width = _wider(k, passing, width, len(kept))
     plan = Plan.EXACT if first is None else Plan.GRAPH_THEN_EXACT
-    ((best, products, _),) = _compare_all(index, vector, k, compiled, plan)
+    ((best, products, _),) = _compare_all(index, vector, k, passing, plan)
     return best.tolist(), products.tolist(), plan
 
 
-def _wider(k: int, compiled: CompiledFilter, width: int, count: int) -> int | None:
+def _wider(k: int, passing: PassingRows, width: int, count: int) -> int | None:
     """Items to ask the index for next; None if comparing all that pass takes no longer.
 
     Args:
         k: items wanted.
-        compiled: the filter.
+        passing: the filter.
         width: items asked for before.
         count: of them that pass, fewer than `k`.
     """
     wider = max(2 * width, _width_for(k, count / width) if count else MAX_GROWTH * width)
-    return wider if wider < min(exact_steps(compiled), compiled.item_count) else None
+    return wider if wider < min(exact_steps(passing), passing.item_count) else None
 
 
 def _width_for(k: int, share: float) -> int:
@@ -219,19 +219,19 @@ def _width_for(k: int, share: float) -> int:
     return math.ceil(MARGIN * (k + DEVIATIONS * math.sqrt(k)) / share)
 
 
-def _compare_all(index: Index, vectors: Vectors, k: int, compiled: CompiledFilter, plan: Plan) -> list[Found]:
+def _compare_all(index: Index, vectors: Vectors, k: int, passing: PassingRows, plan: Plan) -> list[Found]:
     """Compare all items that pass with the queries.
 
     Args:
         index: of N items.
         vectors: of the queries, float32 (B, D).
         k: items wanted, at most as many as pass.
-        compiled: the filter.
+        passing: the filter.
         plan: to name in the results.
     """
-    subset = compiled.subset(index)
+    subset = passing.subset(index)
     if subset is None:
-        rows, scores = index.exact(vectors, k, compiled.rows)
+        rows, scores = index.exact(vectors, k, passing.rows)
     else:
         rows, scores = subset.exact(vectors, k)
     return [Found(own, values, plan) for own, values in zip(rows, scores, strict=True)]

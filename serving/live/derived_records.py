@@ -43,10 +43,7 @@ from serving.live.record_format import (
     POSITION_CHECK,
     SEQUENCE,
     VERSION,
-    Record,
-    RecordKind,
     RecordOrigin,
-    RecordsDamaged,
     RecordsInUse,
     bodies,
     check_header,
@@ -57,6 +54,7 @@ from serving.live.record_format import (
     unpacked,
 )
 from serving.live.store.changes import START, Position
+from serving.segments.record import Record, RecordKind, RecordsDamaged
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
 
 from protos.bundle import Manifest
-from protos.errors import TwinspireError, Unavailable
+from protos.errors import Unavailable
+from serving.segments.record import Record, RecordKind, RecordsDamaged
 
 MAGIC = b"TWINLIVE"
 FORMAT = 3
@@ -32,47 +31,11 @@ HEAD = struct.Struct("<II")  # of a record: length and CRC-32 of its body
 # follow.
 BODY = struct.Struct("<QBIIIII")
 CHUNK = 256 << 10  # bytes that are read at once, if a record is not larger
-SUFFIX, LOCK_SUFFIX, DAMAGED_SUFFIX = ".records", ".lock", ".damaged"
-
-
-class RecordKind(IntEnum):
-    """What has become of an item."""
-
-    ITEM = 0
-    DELETED = 1
-    FAILED = 2  # the item tower could not encode it, so no search may find it or its earlier version
-    SAME = 3  # an item with vector and terms of its earlier record, such as one whose price has changed
-
-
-class Record(NamedTuple):
-    """The latest state of an item, as a bundle sees it.
-
-    Args:
-        sequence: of the change.
-        item_id: of the item.
-        kind: what has become of it.
-        hit: the item's part of an answer (`response_bytes.packed_hit`); of a failed item, the reason.
-        values: what filters need, as JSON; empty if there is nothing.
-        vector: float32 (D,) as bytes; empty if there is none.
-        terms: of a hybrid bundle, numbers of the terms of its text, int32 (T,), and what each adds to its
-            lexical score, float32 (T,), as bytes.
-    """
-
-    sequence: int
-    item_id: str
-    kind: RecordKind = RecordKind.ITEM
-    hit: bytes = b""
-    values: bytes = b""
-    vector: bytes = b""
-    terms: bytes = b""
+SUFFIX, LOCK_SUFFIX, DAMAGED_SUFFIX, GRAPH_SUFFIX = ".records", ".lock", ".damaged", ".graph"
 
 
 class RecordsInUse(Unavailable):
     """Another process, or another thread, writes the records."""
-
-
-class RecordsDamaged(TwinspireError):
-    """A file of records is not what its header says; the text names the file and the place."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +65,11 @@ def origin_of(manifest: Manifest, store_id: str) -> RecordOrigin:
 def records_path(folder: Path, origin: RecordOrigin) -> Path:
     """Where the records of a bundle are, below the folder of all live items."""
     return folder / origin.store_id / f"{origin.bundle_version}{SUFFIX}"
+
+
+def graph_path(records: Path, generation: int) -> Path:
+    """Where the graph of a generation of records is."""
+    return records.with_name(f"{records.stem}.{generation:016x}{GRAPH_SUFFIX}")
 
 
 def packed(record: Record) -> bytes:

@@ -35,6 +35,7 @@ from protos.features import (
 from protos.files.onnx_file import check_self_contained
 from protos.inputs.events import LARGEST_TIME
 from protos.system.huge_pages import on_huge_pages
+from serving.index.vector_index import NOT_FINITE
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query, RawValue, Value, Vectors
 
@@ -42,7 +43,6 @@ MAX_PADDING = 192  # padded places in one call; at D = 128 and 512, 96 to 256 ar
 MAX_QUERIES = 64  # in one call; above it memory grows and speed does not
 OUTPUT = "vector"
 OUTPUTS = [OUTPUT]
-NOT_FINITE = "a tower gave a vector that is not finite"
 ItemEncoder = Callable[[Sequence[Query]], Vectors]  # items, with features only -> float32 (B, D)
 ELEMENT_TYPES: dict[type[np.generic], str] = {
     np.int32: "tensor(int32)",

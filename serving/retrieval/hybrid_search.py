@@ -5,15 +5,14 @@ items and those of the postings are ranked by one score. Queries without known t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
 from protos.features import TextFeature
-from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, Ranked, with_words
-from protos.hybrid.lexical_index import LexicalIndex
+from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, with_words
 from protos.inputs.texts import cut_as_read
+from serving.index.vector_index import Vectors
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import (
     PLAIN,
@@ -23,10 +22,10 @@ from serving.retrieval.query import (
     SearchOptions,
     SearchResult,
 )
-from serving.retrieval.vector_index import VectorIndex, Vectors
+from serving.segments.searcher import Searcher
 
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
-Current = Callable[[frozenset[int]], frozenset[int]]  # `Catalogue.current`
+Current = Callable[[frozenset[int]], frozenset[int]]  # `Items.current`
 NO_ROWS: frozenset[int] = frozenset()
 
 
@@ -36,23 +35,14 @@ class HybridSearch:
     Args:
         manifest: of a hybrid bundle.
         fusion: of its items.
+        searcher: of all segments.
     """
 
-    def __init__(self, manifest: Manifest, fusion: Fusion) -> None:
-        self.manifest, self.fusion, self.index = manifest, fusion, fusion.index
+    def __init__(self, manifest: Manifest, fusion: Fusion, searcher: Searcher) -> None:
+        self._searcher, self._index = searcher, fusion.index
         self._least = fusion.hybrid.dense_candidates
         features = manifest.schema.query.items()
         self._texts = {name: spec.longest for name, spec in features if isinstance(spec, TextFeature)}
-
-    @classmethod
-    def load(cls, folder: Path, manifest: Manifest, index: VectorIndex) -> "HybridSearch | None":
-        """The hybrid search of a verified bundle; None if it has no lexical index.
-
-        Raises:
-            BundleDamaged: its files do not fit the manifest.
-        """
-        lexical = LexicalIndex.of(folder, manifest)
-        return None if lexical is None else cls(manifest, Fusion(lexical, index.vectors(slice(None))))
 
     def terms(self, prepared: Sequence[PreparedQuery]) -> tuple[list[int], ...]:
         """The known terms of each query's text, cut where the tower cuts it; no terms of an `item_id`."""
@@ -63,7 +53,7 @@ class HybridSearch:
         for name, most in self._texts.items():
             text = values.get(name)
             if text and isinstance(text, str):  # the encoder refuses other values
-                found += self.index.terms(cut_as_read(text, most))
+                found += self._index.terms(cut_as_read(text, most))
         return found
 
     def find(
@@ -75,7 +65,7 @@ class HybridSearch:
             search: the dense search.
             encoded: the queries, with their terms.
             options: of each.
-            current: `Catalogue.current`.
+            current: `Items.current`.
         """
         fused = [
             bool(terms) and _is_fused(context, each)
@@ -116,7 +106,8 @@ class HybridSearch:
             excluded = current(context.excluded(options))
         is_lexical = options.fusion is FusionMode.LEXICAL
         query = FusionQuery(terms, vector, dense.rows, dense.scores)
-        best = self.rank(query, k + len(excluded), options, BM25_ALONE if is_lexical else None)
+        weight = BM25_ALONE if is_lexical else None
+        best = self._searcher.rank(query, k + len(excluded), options.filter, weight)
         if is_lexical:
             best = with_words(best)
         if excluded:
@@ -125,19 +116,6 @@ class HybridSearch:
         rows, scores, of_dense, of_lexical = best
         fusion = FusionMode.LEXICAL if is_lexical else FusionMode.HYBRID
         return SearchResult(rows, scores, context, dense.plan, of_dense, of_lexical, fusion)
-
-    def rank(self, query: FusionQuery, k: int, options: SearchOptions, weight: float | None) -> Ranked:
-        """The `k` best of the candidates of both sides, as `Fusion.rank` gives them.
-
-        Args:
-            query: with what the dense search has found.
-            k: items wanted.
-            options: of the query; its filter holds for the lexical side, too.
-            weight: of the lexical score; None for that of the bundle.
-        """
-        if options.filter is not None:
-            query = query._replace(mask=options.filter.mask)
-        return self.fusion.rank(query, k, weight)
 
 
 def check_fusion(hybrid: HybridSearch | None, fusion: FusionMode) -> None:

@@ -8,14 +8,14 @@ import numpy as np
 from protos.bundle import Manifest
 from protos.search import each_vector, merge
 from serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult, Vectors
-from serving.retrieval.vector_index import VectorIndex
+from serving.segments.searcher import Searcher
 
 Find = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 
 
 def find_interests(
     find: Find,
-    index: VectorIndex,
+    searcher: Searcher,
     manifest: Manifest,
     encoded: EncodedQueries,
     options: Sequence[SearchOptions],
@@ -27,7 +27,7 @@ def find_interests(
 
     Args:
         find: searches for queries of one vector, among the items that their options allow.
-        index: of the items that it finds.
+        searcher: of the items that it finds.
         manifest: of the bundle.
         encoded: queries of K vectors each, (B, K * D).
         options: of each.
@@ -46,19 +46,19 @@ def find_interests(
     )
     found = iter(find(alone, [options[n] for n in queries]))
     return [
-        merged(index, vector, [*islice(found, count)], each.k)
+        merged(searcher, vector, [*islice(found, count)], each.k)
         for vector, count, each in zip(encoded.vectors, counts, options, strict=True)
     ]
 
 
-def merged(index: VectorIndex, query: Vectors, found: Sequence[SearchResult], k: int) -> SearchResult:
+def merged(searcher: Searcher, query: Vectors, found: Sequence[SearchResult], k: int) -> SearchResult:
     """The results of the vectors of one query as one result, with the plan of the first.
 
     Scores are computed again, because a graph may have found an item only for a vector that is not the
     nearest to it.
 
     Args:
-        index: of the items.
+        searcher: of the items.
         query: (K * D,).
         found: the result of each vector, or the only result.
         k: items wanted.
@@ -66,5 +66,5 @@ def merged(index: VectorIndex, query: Vectors, found: Sequence[SearchResult], k:
     rows = np.array([row for each in found for row in each.rows], np.int64)
     if len(found) == 1 or not len(rows):
         return found[0]
-    kept, products = merge(rows, index.vectors, query, k)
+    kept, products = merge(rows, searcher.vectors, query, k)
     return found[0]._replace(rows=kept.tolist(), scores=products.tolist())

@@ -16,20 +16,17 @@ from typing import Any
 import numpy as np
 
 from protos import bundle
-from protos.bundle import EXACT, Manifest
+from protos.bundle import Manifest
 from protos.errors import BundleDamaged, InvalidInput, Unavailable
 from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature, TimeFeature
 from protos.inputs.events import item_ids
 from protos.search import largest_products
-from serving.filters.columns import FilterColumns
-from serving.filters.compiled import CompiledFilter, ItemFilters
+from serving.filters.compiled import CompiledFilter, FilterCache
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
-from serving.filters.planner import expected_cost, search_one_passing, search_passing
+from serving.index.vector_index import NOT_FINITE, Rows, Vectors, shown_scores, shows_products
 from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
-from serving.retrieval.catalogue import Catalogue, Fields
 from serving.retrieval.encoder import (
-    NOT_FINITE,
     BlankQuery,
     Encoder,
     KnownLetters,
@@ -52,14 +49,11 @@ from serving.retrieval.query import (
     example_query,
     refuse_lone_string,
 )
-from serving.retrieval.vector_index import (
-    Rows,
-    VectorIndex,
-    Vectors,
-    open_index,
-    shown_scores,
-    shows_products,
-)
+from serving.segments.built import BuiltSegment
+from serving.segments.catalogue import Catalogue, Fields
+from serving.segments.growing import GrowingSegment
+from serving.segments.items import Items
+from serving.segments.searcher import Searcher
 
 ONE_PLAIN = (PLAIN,)
 UNFILTERED = Plan.UNFILTERED
@@ -68,31 +62,36 @@ _tuple = tuple.__new__  # makes a NamedTuple in little more than half the time
 
 
 class Retriever:
-    """Answers queries from one bundle; safe to call from several threads. `load` makes one.
+    """Answers queries from one bundle, and its live items. `load` makes one.
+
+    It is safe to call from several threads if there are no live items.
+
+    Args:
+        encoder: the query tower.
+        built: the segment of the bundle.
+        growing: the live items.
 
     Attributes:
         manifest: of the bundle.
-        index: the vectors of the items.
-        catalogue: the items, in the order of the vectors.
-        filters: evaluates filters on the items.
+        built: the segment of the bundle.
+        items: the items of all segments.
+        filters: evaluates filters on them.
         hybrid: the lexical search; None if the bundle has no lexical index.
         interests: K, the number of vectors of a query, each of which is searched.
     """
 
     def __init__(
         self,
-        manifest: Manifest,
         encoder: Encoder,
-        index: VectorIndex,
-        catalogue: Catalogue,
-        filters: ItemFilters | None = None,
-        hybrid: HybridSearch | None = None,
+        built: BuiltSegment,
+        growing: GrowingSegment | None = None,
     ) -> None:
-        self.manifest = manifest
-        self.hybrid = hybrid
-        self.index = index
-        self.catalogue = catalogue
-        self.filters = filters or ItemFilters(FilterColumns.none(manifest.count))
+        self.manifest = manifest = built.manifest
+        self.built, self._growing = built, growing
+        self.searcher = Searcher(built, growing)
+        self.items = Items(self.searcher)
+        self.filters = FilterCache(self.searcher.segments)
+        self.hybrid = None if built.fusion is None else HybridSearch(manifest, built.fusion, self.searcher)
         self._encoder = encoder
         self._form = QueryForm(manifest.schema.query)
         self._excludes_history = manifest.excludes_history
@@ -101,11 +100,8 @@ class Retriever:
         # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
         self._searches_items_exactly = manifest.score.has_padding_dim
         self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
-        self._has_graph = manifest.index.kind != EXACT
-        # Asking the graph for up to half of `ef_search` items takes no longer than asking for one.
-        self._free_width = manifest.index.ef_search // 2
         # Basis and context of a query of which the tower knows nothing.
-        self._unknown_basis = Basis.POPULAR if catalogue.knows_popular else Basis.NONE
+        self._unknown_basis = Basis.POPULAR if self.items.knows_popular else Basis.NONE
         self._unknown_context = QueryContext(basis=self._unknown_basis)
         self._blank: BlankQuery | None = None
         self._blank_vector = self._encode_blank()
@@ -136,27 +132,33 @@ class Retriever:
             Unavailable: its index is on a server that does not answer.
         """
         manifest = bundle.read(folder)
-        encoder, index = Encoder(folder, manifest, threads), open_index(folder, manifest)
-        retriever = cls(
-            manifest,
-            encoder,
-            index,
-            catalogue(folder, manifest),
-            ItemFilters(FilterColumns.load(folder, manifest)),
-            HybridSearch.load(folder, manifest, index),
-        )
+        encoder = Encoder(folder, manifest, threads)
+        retriever = cls(encoder, BuiltSegment.load(folder, manifest, catalogue))
         retriever._warm_up(folder)
         return retriever
 
+    def with_live_items(self, built: BuiltSegment, growing: GrowingSegment) -> "Retriever":
+        """The same bundle with live items.
+
+        Args:
+            built: the bundle's items, without those that are replaced.
+            growing: the live items.
+        """
+        return Retriever(self._encoder, built, growing)
+
     @property
     def item_vectors(self) -> Vectors:
-        """Vectors of the catalogue, (N, D); row n belongs to item n."""
-        return self.index.vectors(slice(None))
+        """Vectors of the bundle's items, (N, D); row n belongs to item n."""
+        return self.built.index.vectors(slice(None))
 
     @property
     def sequence(self) -> int:
-        """All changes of live items up to this sequence are searched."""
-        return self.catalogue.sequence
+        """All changes of live items up to this sequence are searched; 0 without live items."""
+        return 0 if self._growing is None else self._growing.sequence
+
+    def after_fork(self) -> None:
+        """Prepare a retriever that was loaded before a fork; called once in each forked process."""
+        self.built.index.after_fork()
 
     def open_encoder(self, folder: Path, threads: int) -> None:
         """Open the query tower again in this process, because its threads do not survive a fork.
@@ -204,7 +206,7 @@ class Retriever:
         if query.item_id is None:
             return PreparedQuery(name, self._form.values(query, name))
         check_item_query(query, name)
-        return PreparedQuery(name, None, self.catalogue.row(query.item_id, f"{name}.item_id"))
+        return PreparedQuery(name, None, self.items.row(query.item_id, f"{name}.item_id"))
 
     def encode(self, queries: Sequence[Query], names: Sequence[str] = ()) -> EncodedQueries:
         """The vectors of queries; for an `item_id`, the item's own vector.
@@ -317,7 +319,7 @@ class Retriever:
             return _plain_options(k)
         fusion = FusionMode(fusion)
         check_fusion(self.hybrid, fusion)
-        rows = frozenset(self.catalogue.rows(exclude)) if exclude else frozenset()
+        rows = frozenset(self.items.rows(exclude)) if exclude else frozenset()
         return SearchOptions(k, rows, exclude_history, compiled, fusion)
 
     def expected_cost(self, options: SearchOptions) -> int:
@@ -328,15 +330,14 @@ class Retriever:
         """
         if options.filter is None:
             return (self.interests - 1) * (options.k + len(options.exclude))
-        free_width = self._free_width if self._has_graph else None
         repeated = (self.interests - 1) * len(options.exclude)
-        return repeated + self.interests * expected_cost(options.k, options.filter, free_width)
+        return repeated + self.interests * self.built.expected_cost(options.k, options.filter.parts[0])
 
     def extra_cost(self, options: SearchOptions) -> int:
         """The part of `expected_cost` that is due to the filter."""
-        if not self._has_graph:
+        if not self.built.has_graph:
             return 0
-        return max(0, self.expected_cost(options) - self.interests * max(options.k, self._free_width))
+        return max(0, self.expected_cost(options) - self.interests * max(options.k, self.built.free_width))
 
     def find(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """For each query, the rows and scores of its best items.
@@ -350,7 +351,7 @@ class Retriever:
         """
         if self.hybrid is None or not encoded.terms:
             return self._find_dense(encoded, options)
-        return self.hybrid.find(self._find_dense, encoded, options, self.catalogue.current)
+        return self.hybrid.find(self._find_dense, encoded, options, self.items.current)
 
     def _find_dense(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, by the vectors alone."""
@@ -359,14 +360,14 @@ class Retriever:
             return [self._find_one(encoded.vectors, k)]
         require_finite(encoded.vectors)
         if self.interests > 1:
-            return find_interests(self._find_each, self.index, self.manifest, encoded, options)
-        if k and encoded.contexts == ONE_PLAIN and self._has_short_path and self._has_graph:
+            return find_interests(self._find_each, self.searcher, self.manifest, encoded, options)
+        if k and encoded.contexts == ONE_PLAIN and self._has_short_path and self.built.has_graph:
             passing = options[0].only_filter
             if passing is not None:
                 return [self._find_one_passing(encoded.vectors, k, passing)]
         plain = k and encoded.contexts[0] is PLAIN and encoded.contexts.count(PLAIN) == len(options)
         if plain and options.count(options[0]) == len(options) and options[0].is_only(k):
-            rows, products = self.index.search(encoded.vectors, k)
+            rows, products = self.searcher.search(encoded.vectors, k)
             scores = shown_scores(products, self.manifest.score)
             best = zip(rows.tolist(), scores.tolist(), strict=True)
             return [_tuple(SearchResult, (*each, *NO_PARTS)) for each in best]
@@ -391,15 +392,15 @@ class Retriever:
         if basis in (Basis.POPULAR, Basis.NONE):
             vector = self._blank_vector[0]
         require_finite(vector)
-        rows = [self.catalogue.find(each) for each in item_ids]
+        rows = [self.items.find(each) for each in item_ids]
         known = [row for row in rows if row is not None]
-        products = largest_products(self.index.vectors(known), vector) if known else vector[:0]
+        products = largest_products(self.searcher.vectors(known), vector) if known else vector[:0]
         shown = iter(shown_scores(products, self.manifest.score).tolist())
         return [None if row is None else next(shown) for row in rows]
 
     def _find_one(self, vector: Vectors, k: int) -> SearchResult:
         """As `find`, of one query (1, D) that has the context `PLAIN`, no filter and no exclusions."""
-        rows, products = self.index.search_one(vector, k)
+        rows, products = self.searcher.search_one(vector, k)
         if not products:  # there are no items
             require_finite(vector)
         elif not math.isfinite(products[0]):  # the vector has NaN or infinity
@@ -408,18 +409,18 @@ class Retriever:
 
     def _find_one_passing(self, vector: Vectors, k: int, passing: CompiledFilter) -> SearchResult:
         """As `_find_one`, among the items that pass a filter; the vector is finite."""
-        rows, products, plan = search_one_passing(self.index, vector, k, passing, self._free_width)
+        rows, products, plan = self.searcher.search_one_passing(vector, k, passing)
         return SearchResult(rows, products, PLAIN, plan)
 
     def _own_vector(self, row: int) -> Vectors:
         """The vector of an item as a query, (D,) or (K * D,)."""
-        own: Vectors = self.index.vectors([row])[0]
+        own: Vectors = self.searcher.vectors([row])[0]
         return own if self.interests == 1 else np.tile(own, self.interests)
 
     def _find_each(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, of any queries of one vector each, which may differ in options and context."""
         pairs = zip(encoded.contexts, options, strict=True)
-        excluded = [self.catalogue.current(context.excluded(each)) for context, each in pairs]
+        excluded = [self.items.current(context.excluded(each)) for context, each in pairs]
         found: list[SearchResult | None] = [None] * len(options)
         # (items to search for, whether approximately, filter) -> queries
         groups: dict[tuple[int, bool, CompiledFilter | None], list[int]] = {}
@@ -449,12 +450,11 @@ class Retriever:
         """Rows, products, shown scores and plan for each query; of items that pass, if there is a filter."""
         score = self.manifest.score
         if passing is None:
-            search = self.index.search if approximate else self.index.exact
+            search = self.searcher.search if approximate else self.searcher.exact
             rows, products = search(vectors, width)
             best = zip(rows, products, shown_scores(products, score), strict=True)
             return [(*each, UNFILTERED) for each in best]
-        approximate = approximate and self._has_graph
-        found = search_passing(self.index, vectors, width, passing, self._free_width, approximate)
+        found = self.searcher.search_passing(vectors, width, passing, approximate)
         return [(rows, products, shown_scores(products, score), plan) for rows, products, plan in found]
 
     def _find_popular(
@@ -462,11 +462,11 @@ class Retriever:
     ) -> SearchResult:
         """The most popular items, of those that pass if there is a filter."""
         if options.filter is None:
-            return SearchResult(*self.catalogue.popular(options.k, excluded), context)
-        mask = options.filter.row_mask
+            return SearchResult(*self.items.popular(options.k, excluded), context)
+        mask = options.filter.mask
         if not mask.any():
             return SearchResult([], [], context, Plan.EMPTY)
-        return SearchResult(*self.catalogue.popular_passing(options.k, excluded, mask), context, Plan.POPULAR)
+        return SearchResult(*self.items.popular(options.k, excluded, mask), context, Plan.POPULAR)
 
     def _encode_values(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
         """Vectors (B, D) and contexts of queries that are not items."""
@@ -530,21 +530,19 @@ class Retriever:
         contexts = []
         for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
             histories = [(name, item_ids(each[name] or ())) for name in self._histories]
-            rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
+            rows = self.items.rows(item_id for _, history in histories for item_id in history)
             unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
             basis = self._unknown_basis if basis is Basis.POPULAR else basis
             contexts.append(QueryContext(None, frozenset(rows), unknown, basis))
         return contexts
 
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
-        catalogue, ids = self.catalogue, self.catalogue.ids
+        items, ids = self.items, self.items.ids
         if found.dense:
             fused = zip(found.rows, found.scores, found.dense, found.lexical, strict=True)
-            return tuple([Hit(ids[row], score, Fields(catalogue, row), *both) for row, score, *both in fused])
+            return tuple([Hit(ids[row], score, Fields(items, row), *both) for row, score, *both in fused])
         best = zip(found.rows, found.scores, strict=True)
-        return tuple(
-            [_tuple(Hit, (ids[row], value, Fields(catalogue, row), None, None)) for row, value in best]
-        )
+        return tuple([_tuple(Hit, (ids[row], value, Fields(items, row), None, None)) for row, value in best])
 
     def _encode_blank(self) -> Vectors:
         """The vector (1, D) of a query in which every feature is absent.

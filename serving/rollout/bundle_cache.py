@@ -10,7 +10,7 @@
                                            the registry is down
     .served/downloaded/3f2a9c0d1e5b        marks a bundle that a follower downloaded, and removes when there
                                            are too many
-    .served/ready/3f2a9c0d1e5b/            its shared catalogue (`retrieval/shared_catalogue.py`)
+    .served/ready/3f2a9c0d1e5b/            its shared catalogue (`segments/shared_catalogue.py`)
     .download-<digits>                     an unfinished download (`protos/files/atomic_directory.py`)
 
 A bundle is renamed to its place when all of it has been verified. Only the files that its manifest lists are

@@ -9,7 +9,7 @@ bundle or a tower with huge tensors may use up its memory; here all of them are 
 process bounds its own memory (`memory_budget.py`), so that the service keeps its own meanwhile.
 
 If the bundle is valid, the process also writes its shared catalogue for the workers
-(`retrieval/shared_catalogue.py`).
+(`segments/shared_catalogue.py`).
 
 The process does not compare the bundle with the previous one: name, dimension and features may differ. To
 move the alias to such a bundle is the operator's decision.
@@ -337,10 +337,10 @@ def _ask(served: "LoadedBundle") -> None:
                 continue
             if not found.rows or not all(map(math.isfinite, found.scores)):
                 raise BundleDamaged("an example has an answer without items, or scores that are not finite")
-            answer = served.packed.response(found, served.version, Timing(0, 0, 0))
+            answer = served.responses.response(found, served.version, Timing(0, 0, 0))
             # The ids must be equal: it is the same answer, packed and parsed.
             hits = wire.SearchResponse.FromString(answer).hits
-            if [hit.id for hit in hits] != [retriever.catalogue.ids[row] for row in found.rows]:
+            if [hit.id for hit in hits] != [retriever.items.ids[row] for row in found.rows]:
                 raise BundleDamaged("the answer to an example holds other items than were found")
     if all_zero:
         raise BundleDamaged("the query tower gives the zero vector for all examples")
@@ -349,10 +349,12 @@ def _ask(served: "LoadedBundle") -> None:
 
 
 def _write_catalogue(served: "LoadedBundle", folder: Path) -> None:
-    from serving.retrieval import shared_catalogue
+    from serving.segments import shared_catalogue
 
     try:
-        shared_catalogue.write(folder, served.manifest, served.retriever.catalogue, served.packed)
+        shared_catalogue.write(
+            folder, served.manifest, served.retriever.built.catalogue, served.responses.packed
+        )
     except OSError as error:  # then every worker builds a catalogue of its own
         sys.stderr.write(f"{WARNING}no catalogue is made ready in {folder}: {error.strerror or error}\n")
 

@@ -11,14 +11,14 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from protos.bundle import Manifest
-from serving.live.search.live_catalogue import LivePacked
 from serving.live.search.live_items import LiveItems, LivePlace
 from serving.observability.layout import version_cell
-from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.encoder import ItemEncoder, item_encoder
-from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.response_bytes import ResponseWriter
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.shared_catalogue import MappedCatalogue, open_catalogue
+from serving.segments.catalogue import Catalogue
+from serving.segments.packed_items import PackedItems
+from serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
 
 CHAMPION, CANARY = "champion", "canary"
 PARTS = 10_000  # resolution of a canary's share
@@ -30,14 +30,14 @@ class LoadedBundle:
 
     Args:
         retriever: that answers from it.
-        packed: its catalogue as parts of responses.
+        responses: writes its answers.
         item_tower: encodes items, if it is offered.
         model_version: in the registry; empty if a folder is served.
-        live: its live items, if the service takes writes; `retriever` and `packed` then include them.
+        live: its live items, if the service takes writes; `retriever` and `responses` then include them.
     """
 
     retriever: Retriever
-    packed: PackedCatalogue
+    responses: ResponseWriter
     item_tower: ItemEncoder | None = None
     model_version: str = ""
     live: LiveItems | None = None
@@ -72,25 +72,25 @@ class LoadedBundle:
         cls, retriever: Retriever, item_tower: ItemEncoder | None = None, model_version: str = ""
     ) -> "LoadedBundle":
         """The bundle of a retriever; arguments as of the class."""
-        catalogue = retriever.catalogue
+        catalogue = retriever.built.catalogue
         if isinstance(catalogue, MappedCatalogue):
             packed = catalogue.packed
         else:
-            packed = PackedCatalogue(catalogue, retriever.hybrid is not None)
-        return cls(retriever, packed, item_tower, model_version)
+            packed = PackedItems(catalogue, retriever.hybrid is not None)
+        return cls(retriever, ResponseWriter(packed), item_tower, model_version)
 
     def with_live(self, place: LivePlace, stop: threading.Event | None = None) -> "LoadedBundle":
         """This bundle with its live items; arguments and errors as of `LiveItems.open`."""
-        return self._of_live(LiveItems.open(self.retriever, place, stop), self.packed)
+        return self._with(LiveItems.open(self.retriever, place, stop))
 
     def reopened(self) -> "LoadedBundle":
         """This bundle with the records that have taken the place of its own; errors as of `LiveItems`."""
         assert self.live is not None, "only a bundle with live items has records"
-        assert isinstance(self.packed, LivePacked), "as `with_live` made it"
-        return self._of_live(self.live.reopened(), self.packed.base)
+        return self._with(self.live.reopened())
 
-    def _of_live(self, live: LiveItems, packed: PackedCatalogue) -> "LoadedBundle":
-        return replace(self, retriever=live.retriever, packed=LivePacked(packed, live.overlay), live=live)
+    def _with(self, live: LiveItems) -> "LoadedBundle":
+        responses = ResponseWriter(self.responses.packed, live.segment)
+        return replace(self, retriever=live.retriever, responses=responses, live=live)
 
     @property
     def sequence(self) -> int:

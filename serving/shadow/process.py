@@ -208,7 +208,7 @@ class Shadow:
         encoded = retriever.encode_prepared([prepared])
         (found,) = retriever.find(encoded, [options])
         us = (time.thread_time_ns() - started) / 1000
-        ids = [retriever.catalogue.ids[row] for row in found.rows]
+        ids = [retriever.items.ids[row] for row in found.rows]
         scores = np.asarray(found.scores, np.float32).tolist()  # rounded like the champion's on the wire
         ranked_by = converters.fusion_to_wire(found.fusion)
         return ChallengerAnswer(ids, scores, BASES[found.context.basis], ranked_by, us)

@@ -21,6 +21,7 @@ import numpy as np
 
 from protos.errors import Overloaded
 from serving.fair_queue import NOBODY, Client, Clients, FairQueue
+from serving.index.vector_index import REMOTE_KINDS
 from serving.retrieval.answer import Timing
 from serving.retrieval.query import (
     NO_SEARCH,
@@ -31,7 +32,6 @@ from serving.retrieval.query import (
     Vectors,
 )
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.vector_index import REMOTE_KINDS
 from serving.transport.remote_batches import RemoteBatches, RemoteSearch
 from serving.transport.status import ClientGone
 

@@ -24,7 +24,7 @@ from serving.filters.expression import (
 
 if TYPE_CHECKING:  # clients have no library of bitmaps
     from serving.filters.columns import Work
-    from serving.filters.compiled import CompiledFilter, ItemFilters
+    from serving.filters.compiled import CompiledFilter, FilterCache
 
 NANOSECONDS = 1_000_000_000  # in a second
 EXPECTED_FILTER = "expected one of all, any, not and condition, got none of them"
@@ -60,13 +60,13 @@ class _NoLimits(NamedTuple):
 
 
 def compile_filter(
-    message: wire.Filter, filters: "ItemFilters", limits: FilterLimits, work: "Work | None" = None
+    message: wire.Filter, filters: "FilterCache", limits: FilterLimits, work: "Work | None" = None
 ) -> "CompiledFilter":
     """A request's filter, compiled for a bundle, which keeps it under its serialised bytes.
 
     Args:
         message: the filter.
-        filters: of the bundle.
+        filters: evaluates filters for the bundle.
         limits: bounds of the filter.
         work: counts the work of evaluating the filter, if the bundle has not kept it.
 

@@ -2,7 +2,7 @@
 
 A batch is encoded, and its search begins, on the event loop's thread. Where the search needs an answer of
 another server, the batch is held, a thread asks, and the loop goes on. When the answer has come, the loop
-searches again with it (`serving/retrieval/remote_search.py`) and sends the answers of the batch.
+searches again with it (`serving/index/remote_search.py`) and sends the answers of the batch.
 
 A question may take until shortly before the first deadline of the batch, so that its client gets an error
 that names the server, and not DEADLINE_EXCEEDED. The question is then repeated for the calls with later
@@ -25,8 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from protos.errors import Overloaded, Unavailable
-from serving.retrieval.query import EncodedQueries, PreparedQuery, SearchOptions, SearchResult
-from serving.retrieval.remote_search import (
+from serving.index.remote_search import (
     Answers,
     Best,
     Comparison,
@@ -36,6 +35,7 @@ from serving.retrieval.remote_search import (
     SearchPending,
     answered_by,
 )
+from serving.retrieval.query import EncodedQueries, PreparedQuery, SearchOptions, SearchResult
 from serving.retrieval.retriever import Retriever
 from serving.transport.deferred import Deferred
 

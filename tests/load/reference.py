@@ -24,9 +24,9 @@ from protos.bundle import Manifest
 from protos.features import TextFeature
 from protos.files.onnx_file import check_self_contained
 from protos.search import search_each
-from serving.retrieval.catalogue import Catalogue
+from serving.index.vector_index import Neighbours, Vectors, open_index, shown_scores
 from serving.retrieval.encoder import QueryForm
-from serving.retrieval.vector_index import Neighbours, Vectors, open_index, shown_scores
+from serving.segments.catalogue import Catalogue
 from serving.transport.converters import query_from_wire
 from tests.load.services import report_ready
 

@@ -25,13 +25,13 @@ from serving.live.record_format import (
     LOCK_SUFFIX,
     SUFFIX,
     RecordOrigin,
-    RecordsDamaged,
     RecordsInUse,
     origin_of,
     records_path,
 )
 from serving.live.store.changes import START, Change, ChangeFeed, Position
 from serving.live.store.store import LastWrite, Store
+from serving.segments.record import RecordsDamaged
 from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
 
 log = logging.getLogger(__name__)

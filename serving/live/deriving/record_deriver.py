@@ -20,11 +20,12 @@ from protos.features import IdFeature, TextFeature
 from protos.filters import parse_value
 from protos.hybrid.lexical_index import LexicalIndex
 from serving.live.derived_records import RecordLock, RecordWriter
-from serving.live.record_format import Record, RecordKind, origin_of, records_path
-from serving.live.search.overlay_graphs import GraphBuilder
+from serving.live.deriving.graph_builder import GraphBuilder
+from serving.live.record_format import origin_of, records_path
 from serving.live.store.changes import Change, ChangeFeed
 from serving.retrieval.encoder import Encoder
-from serving.retrieval.response_bytes import packed_hit
+from serving.segments.packed_items import packed_hit
+from serving.segments.record import Record, RecordKind
 
 log = logging.getLogger(__name__)
 

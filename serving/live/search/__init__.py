@@ -1,1 +1,1 @@
-"""How a bundle's searches see live items: the overlay, its graphs, and waits for a write."""
+"""How a bundle's searches see live items: the bundle with its live items, and waits for a write."""

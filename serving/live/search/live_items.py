@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from protos.errors import BundleDamaged, Unavailable
 from serving.live.derived_records import RecordReader, VerifiedEnd
-from serving.live.record_format import RecordOrigin, RecordsDamaged, origin_of, records_path
-from serving.live.search.live_retriever import LiveRetriever
-from serving.live.search.overlay import Overlay
-from serving.live.search.overlay_graphs import graph_path, open_graph
+from serving.live.record_format import RecordOrigin, graph_path, origin_of, records_path
 from serving.retrieval.retriever import Retriever
+from serving.segments.growing import GrowingSegment
+from serving.segments.growing_graph import open_graph
+from serving.segments.record import RecordsDamaged
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class LiveItems:
 
     Attributes:
         retriever: with the live items.
-        overlay: the live items.
+        segment: the live items.
 
     Raises:
         FileNotFoundError: there are no records yet.
@@ -95,9 +95,11 @@ class LiveItems:
         self._reader = RecordReader(path, origin)
         self._graph_file: tuple[int, ...] = ()  # that was last opened
         self._is_damaged = False
-        filters = retriever.manifest.filters
-        self.overlay = Overlay(retriever.catalogue, origin.dimension, origin.start, filters)
-        self.retriever = LiveRetriever(retriever, self.overlay)
+        manifest, built = retriever.manifest, retriever.built.undeleted()
+        self.segment = GrowingSegment(
+            built, origin.dimension, origin.start, manifest.filters, manifest.display_fields, built.fusion
+        )
+        self.retriever = retriever.with_live_items(built, self.segment)
 
     @classmethod
     def open(
@@ -155,7 +157,7 @@ class LiveItems:
     @property
     def sequence(self) -> int:
         """All changes up to this sequence are searched."""
-        return self.overlay.sequence
+        return self.segment.sequence
 
     @property
     def length(self) -> int:
@@ -172,14 +174,14 @@ class LiveItems:
             return False
         try:
             records, sequence = self._reader.read(self._end())
-            self.overlay.apply(records)
+            self.segment.apply(records)
         except Exception as error:  # of any kind: the worker answers from what it has
             self._is_damaged = True
             log.error("%s", error, exc_info=None if isinstance(error, RecordsDamaged) else error)
             self._reader.report_damage()
             return False
         if sequence is not None:
-            self.overlay.sequence = sequence
+            self.segment.sequence = sequence
         return bool(records) and self._reader.has_more
 
     def catch_up(self) -> None:
@@ -188,7 +190,7 @@ class LiveItems:
             pass
 
     def follow_graph(self) -> None:
-        """Open the graph over the overlay's first rows if its file is new or has changed; from any thread."""
+        """Open the graph over the segment's first rows if its file is new or has changed; from any thread."""
         path = graph_path(self._path, self._reader.generation)
         try:
             found = path.stat()
@@ -198,13 +200,13 @@ class LiveItems:
         if file == self._graph_file:
             return
         try:
-            graph = open_graph(path, self.retriever.manifest, self.overlay.vectors)
+            graph = open_graph(path, self.retriever.manifest, self.segment.row_vectors)
         except BundleDamaged as error:  # all items are compared until the next graph is written
             log.error("%s", error)
             self._graph_file = file
         else:
             if graph is not None:
-                self.overlay.graph, self._graph_file = graph, file
+                self.segment.graph, self._graph_file = graph, file
 
     @property
     def is_superseded(self) -> bool:

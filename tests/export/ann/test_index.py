@@ -13,7 +13,7 @@ from export import ann
 from protos import bundle
 from protos.bundle import IndexParameters, Score
 from protos.errors import GateRefused
-from serving.retrieval.hnsw_file import read_graph
+from serving.index.hnsw_file import read_graph
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.limited import files_limited_to

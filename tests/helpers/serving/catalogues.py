@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from protos import bundle
-from serving.retrieval.catalogue import Catalogue
+from serving.segments.catalogue import Catalogue
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 

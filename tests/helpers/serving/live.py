@@ -58,7 +58,7 @@ class LiveWorld:
         self._encode = item_encoder(folder, self.base.manifest)
         self.deriver = Deriver(folder, self.feed, place)
         self.origin = origin_of(self.base.manifest, self.feed.store_id)
-        ids = self.base.catalogue.ids
+        ids = self.base.items.ids
         self.truth = dict(zip(ids, self.base.item_vectors, strict=True))  # item id -> vector (D,)
         self.live = self.open()
 

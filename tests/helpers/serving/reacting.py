@@ -16,10 +16,11 @@ from serving.observability.layout import cumulative, width
 from serving.observability.metrics import SIZES
 from serving.observability.observer import Observer
 from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.response_bytes import ResponseWriter
 from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import Guard, caller
+from serving.segments.packed_items import PackedItems
 from serving.transport.batching import Batcher
 from serving.transport.call import Call, Method, UnaryCall
 from serving.transport.converters import RequestLimits
@@ -139,7 +140,7 @@ def reacting(
     gate = Gate()
     metrics = SharedMetrics.create(workers=1)
     counters = metrics.worker(0)
-    lineup = TrafficSplit(LoadedBundle(retriever, PackedCatalogue(retriever.catalogue)))
+    lineup = TrafficSplit(LoadedBundle(retriever, ResponseWriter(PackedItems(retriever.built.catalogue))))
     servicer = RetrievalServicer(lineup, RequestLimits(), None, dict)
     served = methods(SERVICE, servicer)
     for name, behaviour, kind in (

@@ -7,8 +7,9 @@ from protos import retrieval_pb2 as wire
 from serving.live.search.live_items import LivePlace
 from serving.retrieval.answer import Timing
 from serving.retrieval.query import Query
-from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.response_bytes import ResponseWriter
 from serving.retrieval.retriever import Retriever
+from serving.segments.packed_items import PackedItems
 from serving.shadow.channel import Channel, TrafficMirror
 from serving.shadow.process import Shadow
 from serving.shared_state import SharedState
@@ -23,7 +24,7 @@ class Champion:
     def __init__(self, folder: Path) -> None:
         self.retriever = Retriever.load(folder)
         self.version = self.retriever.manifest.bundle_version
-        self._packed = PackedCatalogue(self.retriever.catalogue)
+        self._packed = ResponseWriter(PackedItems(self.retriever.built.catalogue))
 
     def answer(self, request: wire.SearchRequest) -> bytes:
         query = converters.query_from_wire(request.query, "query")

@@ -25,7 +25,7 @@ from protos.bundle import Manifest, read_manifest
 from protos.errors import MissingStage
 from protos.features import TextFeature
 from serving.client import Item, RetrievalClient
-from serving.retrieval.catalogue import Catalogue
+from serving.segments.catalogue import Catalogue
 from tests.load.services import CoreSet, Service, report_ready, started
 
 WORDS = 12  # of a text, unless the towers read fewer characters

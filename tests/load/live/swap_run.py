@@ -20,11 +20,11 @@ from protos.scores import SCORE_TOLERANCE, Hits
 from protos.search import largest_products
 from serving.benchmark import query_generator
 from serving.client import RetrievalClient
+from serving.index.vector_index import shown_scores
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.encoder import Encoder
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.vector_index import shown_scores
 from tests.load import alias, measure_swap
 from tests.load.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from tests.load.load import Say
@@ -119,7 +119,7 @@ class _Scores:
         retriever = Retriever.load(folder)
         self._score = retriever.manifest.score
         self._queries = np.concatenate([retriever.encode([query]).vectors for query in queries])
-        self._index, self._find = retriever.index, retriever.catalogue.find
+        self._index, self._find = retriever.built.index, retriever.items.find
         self._deleted = deleted
         maker, tower = ItemMaker(retriever.manifest), Encoder(folder, retriever.manifest, 1, "item")
         items = [maker.item(*each).features for each in texts.items()]

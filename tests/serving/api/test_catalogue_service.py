@@ -16,10 +16,9 @@ from serving.client import RetrievalClient
 from serving.client.items import ItemState
 from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply, error_document
 from serving.live.process.frame_socket import Frame
-from serving.live.record_format import Record, RecordKind
-from serving.live.search.live_catalogue import LiveCatalogue
-from serving.live.search.overlay import Overlay
 from serving.retrieval.retriever import Retriever
+from serving.segments.growing import GrowingSegment
+from serving.segments.record import Record, RecordKind
 from serving.server import RetrievalServer
 from serving.shared_state import CATALOGUE, SharedState
 from tests.helpers.serving.catalogue_end import Answering
@@ -141,17 +140,17 @@ def test_a_page_that_cannot_be_read_ends_the_stream_with_the_reason(
 
 
 def read(retriever: Retriever, max_bytes: int, *ids: str) -> wire.GetResponse:
-    """What is read of ids that the store does not hold; the overlay adds `new` and has lost `item-003`."""
-    overlay = Overlay(retriever.catalogue, retriever.manifest.dimension)
+    """What is read of ids that the store does not hold; live items add `new` and have lost `item-003`."""
+    built = retriever.built.undeleted()
+    growing = GrowingSegment(built, retriever.manifest.dimension)
     vector = bytes(4 * retriever.manifest.dimension)
-    overlay.apply(
+    growing.apply(
         [
             Record(1, "new", RecordKind.ITEM, b"", b"", vector),
             Record(2, "item-003", RecordKind.DELETED, b"", b"", b""),
         ]
     )
-    catalogue = LiveCatalogue(retriever.catalogue, overlay, retriever.manifest.display_fields)
-    champion = SimpleNamespace(retriever=SimpleNamespace(catalogue=catalogue))
+    champion = SimpleNamespace(retriever=retriever.with_live_items(built, growing))
     holder: Any = SimpleNamespace(split=SimpleNamespace(champion=champion))
     unused = cast(Any, None)
     servicer = CatalogueServicer(holder, unused, unused, None, unused, max_bytes, 1, unused)
@@ -160,11 +159,11 @@ def read(retriever: Retriever, max_bytes: int, *ids: str) -> wire.GetResponse:
 
 
 def test_an_item_that_the_store_does_not_hold_is_told_as_the_bundle_has_it(retriever: Retriever) -> None:
-    """The overlay may be ahead of the store's answer, or behind it."""
+    """The live items may be ahead of the store's answer, or behind it."""
     deleted, new = read(retriever, 10_000, "item-003", "new").items
     assert (deleted.origin, new.origin) == (wire.ITEM_BUNDLE, wire.ITEM_UNKNOWN)
-    row = retriever.catalogue.row("item-003", "")
-    assert dict(deleted.item.fields) == retriever.catalogue.fields(row) != {}
+    row = retriever.items.row("item-003", "")
+    assert dict(deleted.item.fields) == retriever.items.fields(row) != {}
 
 
 def test_the_bundles_fields_count_as_a_part_of_the_answer(retriever: Retriever) -> None:

@@ -41,7 +41,7 @@ def test_the_parts_do_what_the_whole_does(plain: Path, full: Path, watched: Path
         for n in (0, 1):
             answers: Any = contenders["retriever"][n]()
             pair: Any = contenders["pair"][n]()
-            ids = [[bench.retriever.catalogue.ids[row] for row in each[:10]] for each in pair[0]]
+            ids = [[bench.retriever.items.ids[row] for row in each[:10]] for each in pair[0]]
             assert ids == [[hit.id for hit in answer.hits] for answer in answers]
             vectors: Any = contenders["session_run"][n]()
             encoded: Any = contenders["encode"][n]()

@@ -4,6 +4,7 @@ import math
 import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,16 @@ from pyroaring import BitMap
 from protos.errors import InvalidInput
 from protos.filters import parse_value
 from serving.filters.columns import FilterColumns, _Ordered
-from serving.filters.compiled import KEY_BYTES, MAX_CONTENT, ItemFilters, content_of
+from serving.filters.compiled import KEY_BYTES, MAX_CONTENT, FilterCache, content_of
 from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, Time, where
 from tests.helpers.filter_oracle import FILTERS as NODES
 from tests.helpers.filter_oracle import passes
+from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS, filter_values
 
 ITEMS = filter_values(120)
 COLUMNS = FilterColumns.from_values(FILTERS, ITEMS)
+SEGMENT = segment_of(SimpleNamespace(ids=ITEMS), COLUMNS)
 RAW = st.fixed_dictionaries(
     {},
     optional={
@@ -167,20 +170,20 @@ def test_a_tree_that_is_too_deep_is_refused() -> None:
 
 
 def test_a_boolean_is_not_a_number() -> None:
-    filters = ItemFilters(COLUMNS)
+    filters = FilterCache([SEGMENT])
     filters.compile(Equals("sale", True))
     with pytest.raises(InvalidInput, match="expected a boolean, got a number"):
         filters.compile(Equals("sale", 1.0))
 
 
 def test_a_filter_is_evaluated_once_while_it_is_kept() -> None:
-    filters = ItemFilters(COLUMNS)
+    filters = FilterCache([SEGMENT])
     assert filters.compile(where.price < 3) is filters.compile(where.price < 3)
     assert filters.compile(where.price < 3).mask.nonzero()[0].tolist() == [*COLUMNS.evaluate(where.price < 3)]
 
 
 def test_the_filters_that_were_not_used_for_longest_are_dropped() -> None:
-    filters = ItemFilters(COLUMNS, max_bytes=10_000)
+    filters = FilterCache([SEGMENT], max_bytes=10_000)
     nodes = [In("section", (f"section {n}",)) for n in range(30)]
     first = filters.compile(nodes[0])
     for node in nodes[1:]:
@@ -193,7 +196,7 @@ def test_the_filters_that_were_not_used_for_longest_are_dropped() -> None:
 
 def test_long_filters_take_no_more_memory_than_they_are_counted() -> None:
     """The rows of these filters are few; the memory is that of their strings."""
-    filters = ItemFilters(COLUMNS, max_bytes=1 << 20)
+    filters = FilterCache([SEGMENT], max_bytes=1 << 20)
     tracemalloc.start()
     for n in range(25):
         filters.compile(In("section", tuple(f"{n} {place}" for place in range(1500))))
@@ -203,14 +206,14 @@ def test_long_filters_take_no_more_memory_than_they_are_counted() -> None:
 
 
 def test_a_filter_that_is_too_long_is_not_kept() -> None:
-    filters = ItemFilters(COLUMNS)
+    filters = FilterCache([SEGMENT])
     for length, is_kept in ((MAX_CONTENT // 2, True), (MAX_CONTENT, False)):
         node = Equals("section", "x" * length)
         assert (filters.compile(node) is filters.compile(node)) is is_kept
 
 
 def test_filters_are_kept_by_a_digest_of_their_content() -> None:
-    filters = ItemFilters(COLUMNS)
+    filters = FilterCache([SEGMENT])
     one = filters.compile(where.price < 3, b"one")
     assert filters.kept(b"one") is one
     assert filters.kept(b"other") is None
@@ -221,8 +224,8 @@ def test_a_filter_in_process_that_is_too_deep_is_refused() -> None:
     node: Filter = where.price < 3
     for _ in range(63):
         node = Not(node)
-    filters = ItemFilters(COLUMNS)
-    assert [*filters.compile(node).passing] == [*COLUMNS.evaluate(~(where.price < 3))]
+    filters = FilterCache([SEGMENT])
+    assert [*filters.compile(node).parts[0].rows.passing] == [*COLUMNS.evaluate(~(where.price < 3))]
     for _ in range(5000):  # Python's own recursion ends before
         node = Not(node)
     with pytest.raises(InvalidInput, match="filter: expected at most 64 filters inside each other"):
@@ -257,17 +260,18 @@ class Subsets:
 
 
 def test_subsets_of_the_index_are_counted() -> None:
-    filters = ItemFilters(COLUMNS, max_bytes=40_000)
+    filters = FilterCache([SEGMENT], max_bytes=40_000)
     compiled = filters.compile(where.price.is_present())
-    before = compiled.nbytes
-    compiled.used()
-    assert compiled.subset(Subsets(64)) is None
-    compiled.used()
-    np.testing.assert_array_equal(compiled.subset(Subsets(64)), compiled.rows)
-    assert compiled.nbytes == before + 64 * compiled.count
-    assert compiled.subset(Subsets(64)) is compiled.subset(Subsets(64))
+    before, rows = compiled.nbytes, compiled.parts[0].rows
+    rows.used()
+    assert rows.subset(Subsets(64)) is None
+    rows.used()
+    np.testing.assert_array_equal(rows.subset(Subsets(64)), rows.rows)
+    assert compiled.nbytes == before + 64 * rows.count
+    assert rows.subset(Subsets(64)) is rows.subset(Subsets(64))
     large = filters.compile(where.sale.is_present())
-    assert large.nbytes + 64 * large.count <= 40_000
-    large.used()
-    large.used()
-    assert large.subset(Subsets(1600)) is None  # a subset of more than half of the memory
+    rows = large.parts[0].rows
+    assert large.nbytes + 64 * rows.count <= 40_000
+    rows.used()
+    rows.used()
+    assert rows.subset(Subsets(1600)) is None  # a subset of more than half of the memory

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from protos.search import top_k
-from serving.filters.compiled import CompiledFilter
 from serving.filters.expression import where
+from serving.filters.passing_rows import PassingRows
 from serving.filters.plan import Plan
 from serving.filters.planner import expected_cost, search_one_passing, search_passing
-from serving.retrieval.vector_index import Allowed, Neighbours, Rows, VectorIndex, Vectors
+from serving.index.vector_index import Allowed, Neighbours, Rows, VectorIndex, Vectors
 
 RNG = np.random.default_rng(0)
 ITEMS = RNG.standard_normal((100_000, 8)).astype(np.float32)
@@ -52,11 +52,11 @@ class FlatIndex(VectorIndex):
         return Neighbours(rows[best], np.take_along_axis(scores, best, axis=1))
 
 
-def compiled(rows: np.ndarray, items: int = len(ITEMS)) -> CompiledFilter:
-    return CompiledFilter(NODE, BitMap(rows.tolist()), items)
+def compiled(rows: np.ndarray, items: int = len(ITEMS)) -> PassingRows:
+    return PassingRows(NODE, BitMap(rows.tolist()), items)
 
 
-def check(index: FlatIndex, passing: CompiledFilter, k: int) -> set[Plan]:
+def check(index: FlatIndex, passing: PassingRows, k: int) -> set[Plan]:
     """Compare with exact search, and with each query alone; the plans that were taken."""
     found = search_passing(index, QUERIES, k, passing)
     for query, each in zip(QUERIES, found, strict=True):
@@ -152,7 +152,7 @@ def test_the_expected_cost_is_that_of_the_plan(
 
 
 def test_a_subset_makes_comparing_cheaper() -> None:
-    passing = CompiledFilter(NODE, BitMap(range(6400)), len(ITEMS), lambda *_: True)
+    passing = PassingRows(NODE, BitMap(range(6400)), len(ITEMS), lambda *_: True)
     assert expected_cost(10, passing, None) == 320
     passing.used()
     passing.used()

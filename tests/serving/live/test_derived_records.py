@@ -14,16 +14,9 @@ from serving.live import derived_records
 from serving.live import record_format as records
 from serving.live.derived_records import RecordReader, RecordWriter, position_of
 from serving.live.deriving.derived_bundles import prune
-from serving.live.record_format import (
-    MARK,
-    POSITION,
-    POSITION_CHECK,
-    Record,
-    RecordKind,
-    RecordOrigin,
-    RecordsDamaged,
-)
+from serving.live.record_format import MARK, POSITION, POSITION_CHECK, RecordOrigin
 from serving.live.store.changes import START, Position
+from serving.segments.record import Record, RecordKind, RecordsDamaged
 
 ORIGIN = RecordOrigin("a" * 64, "store", 2)
 VECTOR = b"12345678"

@@ -24,7 +24,7 @@ from protos.errors import (
 )
 from serving.client import RetrievalClient
 from serving.live.deriving.record_deriver import Deriver
-from serving.live.record_format import LENGTH, SEQUENCE, Record, RecordKind, packed
+from serving.live.record_format import LENGTH, SEQUENCE, packed
 from serving.live.search import live_items as live_bundle
 from serving.live.search import sequence_waits as waiting
 from serving.live.search.live_items import LiveItems, LivePlace, StoreState
@@ -34,6 +34,7 @@ from serving.rollout.hot_swap import HotSwapper
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
+from serving.segments.record import Record, RecordKind
 from serving.server import RetrievalServer
 from serving.shared_state import NEXT, TARGET, SharedState
 from tests.helpers.answers import differences
@@ -264,7 +265,7 @@ def test_a_bundle_that_was_built_from_the_store_takes_what_came_later(host: Host
     live = LoadedBundle.load(folder).with_live(host.place).live
     assert live is not None
     assert live.sequence == sequence
-    assert live.overlay.rows == {"item-008": None}
+    assert live.segment.rows == {"item-008": None}
 
 
 def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: Host) -> None:
@@ -282,7 +283,7 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
     host.deriver.run_once()
     live.catch_up()
     found = retriever.find(retriever.encode_prepared(prepared), options)
-    ids = [[retriever.catalogue.ids[row] for row in each.rows] for each in found]
+    ids = [[retriever.items.ids[row] for row in each.rows] for each in found]
     assert ids[0][0] == "item-007"
     assert "new" not in ids[0]
     assert not {"new", "item-007"} & set(ids[1])
@@ -304,7 +305,7 @@ def test_a_worker_changes_over_to_records_that_were_written_anew(host: Host, cli
     wait_until(lambda: served.split.champion is not host.bundle)
     live = served.split.champion.live
     assert live is not None
-    assert live.overlay.count == 1
+    assert live.segment.count == 1
     after = client.search(ZOO, k=300)
     assert after.sequence == 21
     assert differences([before], [after]) == []
@@ -393,7 +394,7 @@ def test_records_that_cannot_be_applied_are_not_skipped(
     live = host.bundle.reopened().live
     assert live is not None
     assert live.sequence == 3
-    assert live.overlay.rows.keys() == {"new", "other", "third"}
+    assert live.segment.rows.keys() == {"new", "other", "third"}
 
 
 def test_splits_of_traffic_have_the_least_sequence(host: Host) -> None:

@@ -112,7 +112,7 @@ def test_a_search_of_the_graph_alone_widens_from_any_width(tmp_path: Path) -> No
     compiled = retriever.filters.compile(Equals("sale", True))
     (vector,) = retriever.encode([Query(text="bake")]).vectors
     for width in (0, 1, 300):
-        rows, scores = graph_only(retriever.index, vector[None], 10, compiled, width)
+        rows, scores = graph_only(retriever.built.index, vector[None], 10, compiled.parts[0].rows, width)
         assert len(rows) == len(scores) == 10
         assert compiled.count_of(rows.tolist()) == 10
 

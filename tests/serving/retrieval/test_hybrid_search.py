@@ -11,12 +11,12 @@ from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput, Unavailable
 from protos.scores import difference
 from serving.client import RetrievalClient, protocol, where
-from serving.retrieval import shared_catalogue
 from serving.retrieval.answer import Answer, FusionMode, Timing
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.shared_catalogue import MappedCatalogue
 from serving.rollout.loaded_bundle import LoadedBundle
+from serving.segments import shared_catalogue
+from serving.segments.shared_catalogue import MappedCatalogue
 from serving.server import RetrievalServer
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
@@ -199,7 +199,7 @@ def test_clients_get_what_the_retriever_finds(
         for answer, own in zip(found, expected, strict=True):
             assert same(parts(answer), parts(own))
             assert answer.fusion is own.fusion
-            fields = {hit.id: dict(hybrid.catalogue.fields(int(hit.id[-3:]))) for hit in answer.hits}
+            fields = {hit.id: dict(hybrid.items.fields(int(hit.id[-3:]))) for hit in answer.hits}
             assert {hit.id: dict(hit.fields) for hit in answer.hits} == fields
 
 
@@ -225,23 +225,23 @@ def test_clients_of_an_older_server_are_told() -> None:
 
 def test_a_mapped_catalogue_packs_the_same_answers(folder: Path, tmp_path: Path) -> None:
     own = LoadedBundle.load(folder)
-    shared_catalogue.write(tmp_path / "ready", own.manifest, own.retriever.catalogue, own.packed)
+    shared_catalogue.write(
+        tmp_path / "ready", own.manifest, own.retriever.built.catalogue, own.responses.packed
+    )
     mapped = LoadedBundle.load(folder, ready=tmp_path / "ready")
-    assert isinstance(mapped.retriever.catalogue, MappedCatalogue)
+    assert isinstance(mapped.retriever.built.catalogue, MappedCatalogue)
     queries = [Query(words_of(5, 90)), Query(item_id="item-007"), Query("zzzz")]
     for fusion in FusionMode:
         options = [own.retriever.search_options(7, fusion=fusion)] * len(queries)
         for found in own.retriever.find(own.retriever.encode(queries), options):
-            answer = own.packed.response(found, own.version, Timing(1, 2, 3))
-            assert mapped.packed.response(found, own.version, Timing(1, 2, 3)) == answer
+            answer = own.responses.response(found, own.version, Timing(1, 2, 3))
+            assert mapped.responses.response(found, own.version, Timing(1, 2, 3)) == answer
             response = wire.SearchResponse.FromString(answer)
             parts_of_hits = [(hit.score, hit.dense, hit.lexical) for hit in response.hits]
             expected = [*zip(found.scores, found.dense, found.lexical, strict=True)]
             assert np.allclose(parts_of_hits, expected)
-            assert own.packed.size(found) == sum(hit.ByteSize() + 2 for hit in response.hits)
+            assert own.responses.size(found) == sum(hit.ByteSize() + 2 for hit in response.hits)
     for row in range(ITEMS):
-        hit = own.packed.hit(row)
+        hit = own.responses.packed.hit(row)
         assert (hit.id, hit.HasField("lexical")) == (f"item-{row:03}", False)
-        assert (
-            own.retriever.catalogue.fields(row) == mapped.retriever.catalogue.fields(row) == dict(hit.fields)
-        )
+        assert own.retriever.items.fields(row) == mapped.retriever.items.fields(row) == dict(hit.fields)

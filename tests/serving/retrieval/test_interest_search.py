@@ -105,7 +105,7 @@ def test_items_of_several_vectors_are_in_the_answers(retriever: Retriever) -> No
     """So that the tests here mean something."""
     for query, answer in zip(QUERIES, retriever.search(QUERIES, 10), strict=True):
         vectors = retriever.encode([query]).vectors.reshape(K, DIMENSION)
-        items = retriever.index.vectors([IDS.index(hit.id) for hit in answer.hits])
+        items = retriever.built.index.vectors([IDS.index(hit.id) for hit in answer.hits])
         assert len({*(items @ vectors.T).argmax(axis=1).tolist()}) > 1
 
 
@@ -139,7 +139,7 @@ def test_each_vector_counts_as_a_search(retriever: Retriever, watched: Path) -> 
         compiled = retriever.filters.compile(where.price < 20)
         filtered = retriever.search_options(k, compiled=compiled)
         half = retriever.manifest.index.ef_search // 2
-        assert retriever.expected_cost(filtered) == K * planner.expected_cost(k, compiled, half)
+        assert retriever.expected_cost(filtered) == K * planner.expected_cost(k, compiled.parts[0].rows, half)
 
 
 def test_an_item_as_a_query_and_a_query_of_nothing_are_answered_once(
@@ -157,13 +157,13 @@ def test_an_item_as_a_query_and_a_query_of_nothing_are_answered_once(
 def test_an_item_found_for_a_farther_vector_has_the_score_of_the_nearest(retriever: Retriever) -> None:
     """As a graph may miss it for the nearest."""
     query = retriever.encode(QUERIES[:1]).vectors[0]
-    each = retriever.index.vectors([7, 9, 11]) @ query.reshape(K, DIMENSION).T  # (3, K)
+    each = retriever.built.index.vectors([7, 9, 11]) @ query.reshape(K, DIMENSION).T  # (3, K)
     worst = each.argmin(axis=1)
     found = [SearchResult([], [], PLAIN) for _ in range(K)]
     for row, products, place in zip((7, 9, 11), each, worst, strict=True):
         found[place].rows.append(row)
         found[place].scores.append(float(products[place]))
-    result = merged(retriever.index, query, found, 2)
+    result = merged(retriever.searcher, query, found, 2)
     assert result.scores == pytest.approx(sorted(each.max(axis=1), reverse=True)[:2])
     assert len({*result.rows}) == 2
 
@@ -193,7 +193,7 @@ def test_a_service_answers_with_live_items(folder: Path, tmp_path: Path, expecte
         host.deriver.run_once()
         assert client.search(QUERIES[0], min_sequence=sequence).sequence == sequence
         served = host.bundle.retriever
-        own = served.index.vectors([served.catalogue.row("new", "")])[0]
+        own = served.searcher.vectors([served.items.row("new", "")])[0]
         for query, vector, scores in zip(QUERIES, vectors, expected, strict=True):
             now = {**scores, "new": max(float(own @ each) for each in vector.reshape(K, DIMENSION))}
             del now["item-050"]

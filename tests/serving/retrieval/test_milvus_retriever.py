@@ -14,11 +14,11 @@ from protos.scores import difference
 from protos.search import exact_search
 from protos.vector_databases.milvus import URI
 from serving.filters.expression import where
-from serving.retrieval import vector_index
+from serving.index import vector_index
+from serving.index.remote_search import local_only
+from serving.index.vector_index import ExactIndex
 from serving.retrieval.query import Query
-from serving.retrieval.remote_search import local_only
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.vector_index import ExactIndex
 from tests.helpers.answers import differences, hits_of
 from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.serving.reacting import reacting, soon
@@ -55,11 +55,11 @@ def test_a_forked_process_connects_before_its_first_search(
     monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
     folder = tiny_bundle(tmp_path, 40, index=FLAT)
     publish(folder, bundle.read(folder))
-    from serving.retrieval import milvus_index  # which imports a package of the extra
+    from serving.index import milvus_index  # which imports a package of the extra
 
     monkeypatch.setattr(milvus_index, "check_apart", lambda folder: None)  # milvus-lite takes one process
     with local_only():
-        index: Any = Retriever.load(folder).index
+        index: Any = Retriever.load(folder).built.index
     assert index.collection.fields is None
     index.after_fork()
     assert soon(lambda: index.collection.fields is not None, 20)

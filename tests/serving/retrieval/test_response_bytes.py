@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from protos import bundle
 from protos import retrieval_pb2 as wire
 from serving.retrieval.answer import Answer, Hit, Timing
-from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.query import PLAIN, QueryContext, SearchResult
-from serving.retrieval.response_bytes import BASES, PackedCatalogue, varint
+from serving.retrieval.response_bytes import BASES, ResponseWriter
+from serving.segments.catalogue import Catalogue
+from serving.segments.packed_items import PackedItems, varint
 from tests.helpers.serving.catalogues import catalogues
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
@@ -75,7 +76,7 @@ def test_packed_answers_are_those_of_protobuf(
     answered: tuple[Catalogue, list[SearchResult]], version: str, timing: Timing
 ) -> None:
     catalogue, found = answered
-    packed = PackedCatalogue(catalogue)
+    packed = ResponseWriter(PackedItems(catalogue))
     answers = [answer(catalogue, each, version, timing) for each in found]
     for each, expected in zip(found, answers, strict=True):
         parsed = wire.SearchResponse.FromString(packed.response(each, version, timing))
@@ -86,7 +87,7 @@ def test_packed_answers_are_those_of_protobuf(
 
 @given(catalogues())
 def test_a_field_that_an_item_lacks_is_not_there(catalogue: Catalogue) -> None:
-    packed, rows = PackedCatalogue(catalogue), list(range(len(catalogue.ids)))
+    packed, rows = ResponseWriter(PackedItems(catalogue)), list(range(len(catalogue.ids)))
     parsed = wire.SearchResponse.FromString(
         packed.response(SearchResult(rows, [0.0] * len(rows), PLAIN), "", Timing())
     )
@@ -96,7 +97,7 @@ def test_a_field_that_an_item_lacks_is_not_there(catalogue: Catalogue) -> None:
 
 @given(catalogues())
 def test_an_item_is_read_out_of_its_part_of_an_answer(catalogue: Catalogue) -> None:
-    packed = PackedCatalogue(catalogue)
+    packed = PackedItems(catalogue)
     hits = [packed.hit(row) for row in range(len(packed))]
     expected = [wire.Hit(id=each, fields=catalogue.fields(row)) for row, each in enumerate(catalogue.ids)]
     assert hits == expected
@@ -107,10 +108,11 @@ def test_what_is_packed_may_lie_elsewhere(
     answered: tuple[Catalogue, list[SearchResult]], timing: Timing
 ) -> None:
     catalogue, found = answered
-    packed = PackedCatalogue(catalogue)
-    with mmap.mmap(-1, len(packed.content)) as elsewhere:
-        elsewhere[:] = packed.content[:]
-        other = PackedCatalogue.of(elsewhere, packed.ends)
+    items = PackedItems(catalogue)
+    packed = ResponseWriter(items)
+    with mmap.mmap(-1, len(items.content)) as elsewhere:
+        elsewhere[:] = items.content[:]
+        other = ResponseWriter(PackedItems.of(elsewhere, items.ends))
         assert len(other) == len(catalogue.ids)
         for each in found:
             assert other.response(each, "v", timing) == packed.response(each, "v", timing)
@@ -131,11 +133,11 @@ def test_an_item_may_be_as_long_as_the_edge_of_a_length(edge: int, tmp_path: Pat
         catalogue = Catalogue(tmp_path, tiny_manifest(1, TinyTower(), display_fields=()))
         found = SearchResult([0], [-0.0], PLAIN)
         for packed in (
-            PackedCatalogue(catalogue).response(found, "v", Timing()),
-            PackedCatalogue(catalogue).batch_response([found], "v", Timing()),
+            ResponseWriter(PackedItems(catalogue)).response(found, "v", Timing()),
+            ResponseWriter(PackedItems(catalogue)).batch_response([found], "v", Timing()),
         ):
             assert b"x" * length in packed
         parsed = wire.SearchResponse.FromString(
-            PackedCatalogue(catalogue).response(found, "v", Timing(1, 2, 3))
+            ResponseWriter(PackedItems(catalogue)).response(found, "v", Timing(1, 2, 3))
         )
         assert parsed == answer_to_wire(answer(catalogue, found, "v", Timing(1, 2, 3)))

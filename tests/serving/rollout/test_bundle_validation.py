@@ -22,11 +22,11 @@ from protos import bundle
 from protos.errors import BundleDamaged, Unavailable
 from protos.vector_databases.milvus import URI
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.shared_catalogue import MappedCatalogue, open_catalogue
 from serving.rollout import bundle_validation, memory_budget
 from serving.rollout.follower import FollowConfig, validator
 from serving.rollout.memory_budget import MIB, ValidationBounds
 from serving.rollout.registry import do_nothing
+from serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
 from tests.helpers.altered import altered, swell
 from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal

@@ -18,11 +18,12 @@ from serving.observability import layout
 from serving.observability.layout import cumulative, width
 from serving.observability.metrics import SIZES
 from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.response_bytes import ResponseWriter
 from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.access import Access
 from serving.security.rate_limit import RateLimit, tokens
+from serving.segments.packed_items import PackedItems
 from serving.server import RetrievalServer
 from serving.transport import batching, converters
 from serving.transport.converters import RequestLimits
@@ -97,7 +98,7 @@ def test_a_small_request_for_too_many_items_is_refused_before_any_search(
 
 
 def test_a_client_with_the_default_bound_receives_the_largest_answer(verbose: Retriever) -> None:
-    packed = PackedCatalogue(verbose.catalogue)
+    packed = ResponseWriter(PackedItems(verbose.built.catalogue))
     assert packed.largest > packed.average > 230
     with RetrievalServer(verbose) as server, grpc.insecure_channel(server.address) as channel:
         stub = stub_of(channel)
@@ -224,7 +225,10 @@ def test_one_bundle_answers_all_queries_of_a_batch_whatever_is_swapped_in_meanwh
     slow: Retriever, metrics: SharedMetrics, tmp_path: Path
 ) -> None:
     other = Retriever.load(tiny_bundle(tmp_path, items=20))
-    lineups = [TrafficSplit(LoadedBundle(each, PackedCatalogue(each.catalogue))) for each in (slow, other)]
+    lineups = [
+        TrafficSplit(LoadedBundle(each, ResponseWriter(PackedItems(each.built.catalogue))))
+        for each in (slow, other)
+    ]
     with RetrievalServer(slow, metrics=metrics) as server, lone_channel(server) as channel:
         for _ in range(10):
             swap(server, lineups[0])

@@ -12,9 +12,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import retrieval_pb2_grpc
-from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.response_bytes import ResponseWriter
 from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle
+from serving.segments.packed_items import PackedItems
 from serving.server import RetrievalServer
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, SEARCH_STREAM, call, reacting, soon
@@ -96,7 +97,7 @@ def test_who_watches_is_told_and_holds_nothing_up(retriever: Retriever) -> None:
 
 
 def test_it_can_be_stopped_at_any_moment_under_load(retriever: Retriever) -> None:
-    packed = PackedCatalogue(retriever.catalogue)
+    packed = ResponseWriter(PackedItems(retriever.built.catalogue))
 
     def load(address: str) -> None:
         with grpc.insecure_channel(address) as channel:
@@ -117,7 +118,7 @@ def test_it_can_be_stopped_at_any_moment_under_load(retriever: Retriever) -> Non
 
 @pytest.mark.exhaustive
 def test_fifty_servers_leave_nothing_behind(retriever: Retriever) -> None:
-    packed, process = PackedCatalogue(retriever.catalogue), psutil.Process()
+    packed, process = ResponseWriter(PackedItems(retriever.built.catalogue)), psutil.Process()
 
     def one(work: bool) -> None:
         server = RetrievalServer(LoadedBundle(retriever, packed))

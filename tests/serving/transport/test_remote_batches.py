@@ -19,13 +19,14 @@ from protos.bundle import IndexParameters
 from protos.errors import Overloaded, Unavailable
 from protos.scores import difference
 from serving.filters import planner
-from serving.filters.compiled import CompiledFilter, ItemFilters
+from serving.filters.compiled import CompiledFilter
 from serving.filters.expression import where
-from serving.retrieval import remote_search
+from serving.index import remote_search
+from serving.index.remote_search import Best, OutOfTime
+from serving.index.vector_index import Allowed, Neighbours, VectorIndex, Vectors
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
-from serving.retrieval.remote_search import Best, OutOfTime
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.vector_index import Allowed, Neighbours, VectorIndex, Vectors
+from serving.segments.built import BuiltSegment
 from serving.transport import remote_batches
 from serving.transport.admission import Admission
 from serving.transport.batching import Batcher, Job, kind
@@ -85,7 +86,7 @@ class FarIndex(VectorIndex):
         return self._base.vectors(rows)
 
     def ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
-        allowed = self.filters[expression].rows if expression else None
+        allowed = self.filters[expression].parts[0].rows.rows if expression else None
         self.questions.append((len(vectors), k, seconds))
         self.fails(vectors)
         if not self.allowed.wait(seconds):
@@ -101,7 +102,7 @@ def near(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
 
 @pytest.fixture
 def index(near: Retriever) -> Iterator[FarIndex]:
-    made = FarIndex(near.index)
+    made = FarIndex(near.built.index)
     yield made
     made.allowed.set()
 
@@ -111,8 +112,8 @@ def serving(near: Retriever, index: FarIndex) -> Iterator[tuple[Any, Any]]:
     """A server on the far index, and a stub of it."""
     parameters = replace(near.manifest.index, kind="milvus", exact=False)
     manifest = replace(near.manifest, index=parameters)
-    filters = ItemFilters(near.filters.columns)  # without the uses of other tests
-    far = Retriever(manifest, near._encoder, index, near.catalogue, filters)
+    built = BuiltSegment(manifest, index, near.built.catalogue, near.built.columns)
+    far = Retriever(near._encoder, built)
     with reacting(far) as served, grpc.insecure_channel(served.address) as channel:
         yield served, retrieval_pb2_grpc.RetrievalStub(channel)
 
@@ -349,9 +350,8 @@ class Asked:
     def __init__(self, near: Retriever, index: FarIndex) -> None:
         parameters = replace(near.manifest.index, kind="milvus", exact=False)
         manifest = replace(near.manifest, index=parameters)
-        self.far = Retriever(
-            manifest, near._encoder, index, near.catalogue, ItemFilters(near.filters.columns)
-        )
+        built = BuiltSegment(manifest, index, near.built.catalogue, near.built.columns)
+        self.far = Retriever(near._encoder, built)
         self.soon: list[Callable[[], None]] = []
         self.waits: set[Any] = set()
         self.batcher = Batcher()
@@ -567,7 +567,7 @@ def test_a_comparison_goes_on_in_parts_so_that_others_take_turns(
     assert remote_batches.MAX_ROUNDS < 20
     expected = near.search([Query(name) for name in NAMES[:40]], 3, filter=where.price < 30.0)
     for own, found in zip(expected, long.found, strict=True):
-        ids = [near.catalogue.ids[row] for row in found.rows]
+        ids = [near.items.ids[row] for row in found.rows]
         assert difference(hits_of(own), [*zip(ids, found.scores, strict=True)]) == ""
 
 
@@ -579,8 +579,8 @@ def test_more_comparisons_than_are_made_in_time_are_refused(
     asked: Asked, index: FarIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = cheap(asked)
-    assert options.filter is not None and options.filter.count > 1
-    monkeypatch.setattr(remote_batches, "MAX_COMPARED", 2 * options.filter.count)
+    assert options.filter is not None and options.filter.parts[0].rows.count > 1
+    monkeypatch.setattr(remote_batches, "MAX_COMPARED", 2 * options.filter.parts[0].rows.count)
     index.allowed.clear()
     kept = [asked.submit(*NAMES[:5], options=options)]  # alone it may be larger
     asked.batcher.answer()

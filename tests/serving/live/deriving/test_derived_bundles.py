@@ -22,7 +22,7 @@ from serving.live.deriving import record_deriver as derivers
 from serving.live.deriving.derived_bundles import Derivations, KnownFeed
 from serving.live.deriving.record_deriver import Deriver
 from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
-from serving.live.record_format import RecordKind, RecordOrigin, RecordsInUse, origin_of, records_path
+from serving.live.record_format import RecordOrigin, RecordsInUse, origin_of, records_path
 from serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from serving.live.store.changes import Change
 from serving.live.store.database import copy_file
@@ -30,6 +30,7 @@ from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from serving.segments.record import RecordKind
 from serving.shared_state import NEXT, TARGET, SharedState
 from tests.helpers.serving.live import copy_with_snapshot
 from tests.helpers.waiting import wait_until

@@ -1,0 +1,97 @@
+"""The rows of a built segment that pass a filter, and vectors of them that lie side by side."""
+
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+from serving.filters.expression import Filter
+
+ENTRY_BYTES = 1024  # of memory of a filter, without its rows
+ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array
+SUBSET_FROM_USE = 2  # uses of a filter from which on a subset is worth its cost
+
+Reserve = Callable[[int], bool]  # bytes -> whether there is room for them
+
+
+class SubsetIndex(Protocol):
+    """What a filter needs of `serving.index.vector_index.VectorIndex`."""
+
+    def subset_bytes(self, count: int) -> int:
+        """The memory of a subset."""
+
+    def subset(self, rows: Any) -> Any:
+        """Some items, prepared to be searched exactly."""
+
+
+class PassingRows:
+    """A filter, and the rows of N items that pass it, whether they are deleted or not.
+
+    Args:
+        expression: the filter.
+        passing: rows that pass.
+        item_count: N.
+        reserve: reserves the bytes of a subset of the index; without it no subset is made.
+
+    Attributes:
+        nbytes: of memory at most.
+        counts_uses: False while a search repeats one that has been counted.
+        may_have_subset: whether a comparison of all items that pass makes a subset of the index, with which
+            it takes less time from then on.
+    """
+
+    def __init__(
+        self,
+        expression: Filter,
+        passing: BitMap,
+        item_count: int,
+        reserve: Reserve | None = None,
+    ) -> None:
+        self.expression = expression
+        self.passing = passing
+        self.item_count = item_count
+        self.count = len(passing)
+        self.nbytes = ENTRY_BYTES + item_count + ROW_BYTES * self.count
+        self.may_have_subset = False
+        self._reserve = reserve
+        self._uses = 0
+        self.counts_uses = True
+        self._lock = threading.Lock()
+        self._subset: Any = None
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The rows that pass, ascending (R,)."""
+        return np.frombuffer(self.passing.to_array(), np.uint32).astype(np.int64)
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Whether each row passes (N,)."""
+        mask = np.zeros(self.item_count, np.bool_)
+        mask[self.rows] = True
+        return mask
+
+    def used(self) -> None:
+        """Count a use; a filter that is used again may have a subset of the index."""
+        if not self.counts_uses:
+            return
+        with self._lock:
+            self._uses += 1
+            if self._uses == SUBSET_FROM_USE and self._reserve is not None:
+                self.may_have_subset = True
+
+    def subset(self, index: SubsetIndex) -> Any:
+        """The items that pass as a subset of their index; None if there is none, and none is to be made."""
+        if self._subset is None and self.may_have_subset and self._reserve is not None:
+            with self._lock:
+                if self._subset is not None:
+                    pass  # another thread has made it
+                elif self._reserve(index.subset_bytes(self.count)):
+                    self._subset = index.subset(self.rows)
+                else:
+                    self.may_have_subset = False
+        return self._subset

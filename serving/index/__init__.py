@@ -1,0 +1,1 @@
+"""Vector indexes: exact search, HNSW graphs, and collections of a Milvus server."""

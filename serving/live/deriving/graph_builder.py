@@ -1,0 +1,140 @@
+"""Builds the HNSW graphs over live items, in the process that derives their records.
+
+A graph is built on a thread of low priority, and written beside the records; the workers load it
+(`serving/segments/growing_graph.py`).
+"""
+
+import logging
+import os
+import secrets
+import sys
+import threading
+import time
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+
+from protos.bundle import Manifest
+from serving.index.hnsw_index import SPACE
+from serving.index.vector_index import Vectors
+from serving.live.derived_records import RecordReader
+from serving.live.record_format import GRAPH_SUFFIX, RecordOrigin, graph_path
+from serving.segments.growing_graph import CopyCounter
+from serving.segments.record import RecordKind
+
+log = logging.getLogger(__name__)
+
+MIN_GRAPH_ITEMS = 2048  # live items from which on a graph is built
+# The graph grows when at least STEP rows, and 1/SHARE of its own rows, are not in it yet.
+STEP, SHARE = 512, 8
+M, EF_CONSTRUCTION = 12, 100
+NICE = 10
+RETRY_SECONDS = 60.0  # after a graph could not be built
+CHUNK = 512  # rows between two checks of `stop`
+
+
+class GraphBuilder:
+    """Builds the graph of one bundle's records; for the process that writes them.
+
+    Args:
+        path: of the records.
+        origin: of the records.
+        manifest: of the bundle.
+        stop: when it is set, a graph that is being built is given up.
+    """
+
+    def __init__(self, path: Path, origin: RecordOrigin, manifest: Manifest, stop: threading.Event) -> None:
+        self._path, self._origin, self._stop = path, origin, stop
+        self._has_padding_dim = manifest.score.has_padding_dim
+        self._thread: threading.Thread | None = None
+        self._due = 0.0
+        self._begin(0)
+
+    def check(self, records: int, live_items: int, generation: int) -> None:
+        """Start to build if enough has been added.
+
+        Args:
+            records: in the file.
+            live_items: that they describe, each counted once.
+            generation: of the file.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            return
+        if generation != self._generation:
+            self._begin(generation)
+        is_wanted = self._graph is not None or live_items >= MIN_GRAPH_ITEMS
+        has_grown = records - self._read >= max(STEP, self._read // SHARE)
+        if is_wanted and has_grown and time.monotonic() >= self._due:
+            self._thread = threading.Thread(target=self._run, name="live-graph", daemon=True)
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until nothing is being built."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _begin(self, generation: int) -> None:
+        """Build the next graph from the first record on."""
+        self._generation, self._read, self._rows = generation, 0, 0
+        self._reader: RecordReader | None = None
+        self._graph: hnswlib.Index | None = None
+        self._copies = CopyCounter()
+
+    def _run(self) -> None:
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        try:
+            self._grow()
+        except Exception:  # of any kind: the workers compare all items meanwhile
+            log.exception("%s: no graph could be built", self._path)
+            self._begin(self._generation)
+            self._due = time.monotonic() + RETRY_SECONDS
+
+    def _grow(self) -> None:
+        if self._reader is None:
+            self._reader = RecordReader(self._path, self._origin)
+        if self._reader.generation != self._generation:  # the next `check` begins with the new generation
+            return
+        content: list[bytes] = []
+        while self._reader.has_more and not self._stop.is_set():
+            records, _ = self._reader.read()
+            self._read += len(records)
+            vectors = [each.vector for each in records if each.kind is RecordKind.ITEM]
+            content += filter(self._copies.count_and_admit, vectors)
+        if content:
+            graph = self._added(np.frombuffer(b"".join(content), np.float32).reshape(len(content), -1))
+            if self._rows >= MIN_GRAPH_ITEMS and not self._stop.is_set():
+                self._write(graph)
+
+    def _added(self, vectors: Vectors) -> hnswlib.Index:
+        """The graph with more rows, float32 (R, D); its capacity is its size, as `read_graph` expects."""
+        end = self._rows + len(vectors)
+        if self._graph is None:
+            self._graph = hnswlib.Index(SPACE, self._origin.dimension)
+            self._graph.init_index(end, M=M, ef_construction=EF_CONSTRUCTION, random_seed=0)
+        else:
+            self._graph.resize_index(end)
+        if self._has_padding_dim:  # queries have 0 there; the bundle's graph is built in the same way
+            vectors = vectors.copy()
+            vectors[:, -1] = 0
+        rows = np.arange(self._rows, end)
+        for start in range(0, len(rows), CHUNK):
+            if self._stop.is_set():
+                break
+            some = slice(start, start + CHUNK)
+            self._graph.add_items(vectors[some], rows[some], num_threads=1)
+        self._rows = end
+        return self._graph
+
+    def _write(self, graph: hnswlib.Index) -> None:
+        path = graph_path(self._path, self._generation)
+        draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        try:
+            graph.save_index(str(draft))
+            draft.rename(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        for other in path.parent.glob(f"{self._path.stem}.*{GRAPH_SUFFIX}"):
+            if other != path:
+                other.unlink(missing_ok=True)

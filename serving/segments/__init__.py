@@ -1,0 +1,1 @@
+"""Segments of items, and one searcher over them."""

@@ -1,0 +1,70 @@
+"""The rows of a growing segment that each search compares with the query, side by side in memory.
+
+A growing segment keeps the rows of outdated versions. If they were compared too, the time of a search would
+grow with the number of writes: an item that is written each second would soon cost as much as thousands.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.index.vector_index import Rows, Vectors
+
+FIRST_CAPACITY = 256
+# Rows that may have become outdated before the others are copied anew: OUTDATED, or 1/SHARE of all.
+OUTDATED, SHARE = 64, 4
+
+
+class BufferedRows(Protocol):
+    """The attributes of `GrowingSegment` that `BruteForceBuffer` reads."""
+
+    count: int
+    dead_count: int
+    alive: npt.NDArray[np.bool_]
+
+    @property
+    def row_vectors(self) -> Vectors:
+        """The vectors of all rows, float32 (M, D)."""
+
+
+class BruteForceBuffer:
+    """A contiguous copy of a segment's rows from some row on, without most of the outdated ones.
+
+    Args:
+        segment: whose rows they are; rows are only ever added to it, and become outdated.
+        dimension: D.
+    """
+
+    def __init__(self, segment: BufferedRows, dimension: int) -> None:
+        self._segment = segment
+        self._rows: Rows = np.empty(FIRST_CAPACITY, np.int64)
+        self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
+        self._count = 0
+        self._first = self._end = 0  # the segment's rows between them have been taken
+        self._dead_count = 0  # of the segment, when the rows were last copied
+
+    def since(self, first: int) -> tuple[Rows, Vectors]:
+        """The segment's rows from `first` on: their numbers, ascending (C,), and their vectors (C, D).
+
+        All current versions are among them. So are some outdated ones, which the caller has to leave out.
+        """
+        live = self._segment
+        outdated = live.dead_count - self._dead_count
+        if first != self._first or outdated > max(OUTDATED, self._count // SHARE):
+            self._count, self._first, self._end, self._dead_count = 0, first, first, live.dead_count
+        if self._end < live.count:
+            self._take(self._end + live.alive[self._end : live.count].nonzero()[0])
+            self._end = live.count
+        return self._rows[: self._count], self._vectors[: self._count]
+
+    def _take(self, rows: Rows) -> None:
+        end = self._count + len(rows)
+        if end > len(self._rows):
+            more = max(end, 2 * len(self._rows)) - self._count
+            self._rows = np.concatenate([self._rows[: self._count], np.empty(more, np.int64)])
+            spare = np.empty((more, self._vectors.shape[1]), np.float32)
+            self._vectors = np.concatenate([self._vectors[: self._count], spare])
+        self._rows[self._count : end] = rows
+        self._vectors[self._count : end] = self._segment.row_vectors[rows]
+        self._count = end

@@ -1,0 +1,266 @@
+"""The segment of a bundle's items: built once, and changed only by deletions.
+
+The bundle's graph is not changed, because an HNSW graph whose items are replaced again and again loses the
+paths to some of them. It is asked for more items than wanted, until enough remain that are not deleted.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.bundle import EXACT, Manifest
+from protos.hybrid.fusion import Fusion, FusionQuery, Ranked
+from protos.hybrid.lexical_index import LexicalIndex
+from serving.filters.columns import FilterColumns, Work
+from serving.filters.expression import Filter
+from serving.filters.passing_rows import PassingRows, Reserve
+from serving.filters.plan import Plan
+from serving.filters.planner import Found, expected_cost, search_one_passing, search_passing
+from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
+from serving.segments.catalogue import Catalogue
+from serving.segments.neighbours import merged, remaining, remaining_of_all, remaining_one
+from serving.segments.segment import Mask, Scored, Segment
+
+
+class BuiltSegment(Segment):
+    """The items of a bundle; safe to call from several threads while nothing is deleted.
+
+    Args:
+        manifest: of the bundle.
+        index: the vectors of its N items.
+        catalogue: its items, in the order of the vectors.
+        columns: their filter fields; none by default.
+        fusion: fuses vectors and postings; None if the bundle has no lexical index.
+
+    Attributes:
+        deleted: rows that no search may find, bool (N,).
+        deleted_count: number of them.
+        has_graph: whether the index may be approximate.
+        free_width: the index returns this many items in the same time as fewer.
+    """
+
+    first_row = 0
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        index: VectorIndex,
+        catalogue: Catalogue,
+        columns: FilterColumns | None = None,
+        fusion: Fusion | None = None,
+    ) -> None:
+        self.manifest, self.index, self.catalogue, self.fusion = manifest, index, catalogue, fusion
+        self.columns = columns or FilterColumns.none(manifest.count)
+        self.has_graph = manifest.index.kind != EXACT
+        # Asking the graph for up to half of `ef_search` items takes no longer than asking for one.
+        self.free_width = manifest.index.ef_search // 2
+        self._count = len(catalogue.ids)
+        self.deleted: Mask = np.zeros(self._count, np.bool_)
+        self.deleted_count = 0
+
+    @classmethod
+    def load(
+        cls, folder: Path, manifest: Manifest, open_catalogue: Callable[[Path, Manifest], Catalogue]
+    ) -> "BuiltSegment":
+        """The segment of a bundle whose files have been verified.
+
+        Raises:
+            BundleDamaged: they are not those that the manifest describes.
+            BundleTooNew: this program has no such kind of index.
+            PackageMissing: the kind needs a package that is not installed.
+            Unavailable: the index is on a server that does not answer.
+        """
+        index, lexical = open_index(folder, manifest), LexicalIndex.of(folder, manifest)
+        fusion = None if lexical is None else Fusion(lexical, index.vectors(slice(None)))
+        columns = FilterColumns.load(folder, manifest)
+        return cls(manifest, index, open_catalogue(folder, manifest), columns, fusion)
+
+    def undeleted(self) -> "BuiltSegment":
+        """The same items, none of them deleted; deletions in one do not affect the other."""
+        return BuiltSegment(self.manifest, self.index, self.catalogue, self.columns, self.fusion)
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self._count
+
+    @property
+    def visible_count(self) -> int:
+        """As `Segment.visible_count`."""
+        return self._count - self.deleted_count
+
+    def search(self, vectors: Vectors, k: int, best: Neighbours | None = None) -> Neighbours:
+        """As `Segment.search`."""
+        if not self.deleted_count and best is None:
+            return self.index.search(vectors, k)
+        found = remaining_of_all(self.index.search, self.deleted, self.deleted_count, vectors, k)
+        return found if best is None else merged(best, found, k)
+
+    def search_one(self, vector: Vectors, k: int, best: list[Scored]) -> list[Scored] | None:
+        """As `Segment.search_one`; the first segment is searched before there are other hits."""
+        return None if best else remaining_one(self.index, self.deleted, self.deleted_count, vector, k)
+
+    def exact(self, vectors: Vectors, k: int, best: Neighbours | None = None) -> Neighbours:
+        """As `Segment.exact`."""
+        found = remaining_of_all(self.index.exact, self.deleted, self.deleted_count, vectors, k)
+        return found if best is None else merged(best, found, k)
+
+    def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> "BuiltFilter":
+        """As `Segment.filter`."""
+        passing = self.columns.evaluate(expression, work)
+        return BuiltFilter(self, PassingRows(expression, passing, self._count, reserve))
+
+    def search_passing(
+        self,
+        vectors: Vectors,
+        k: int,
+        passing: "BuiltFilter",
+        approximate: bool,
+        best: list[Found] | None = None,
+    ) -> list[Found]:
+        """As `Segment.search_passing`; the first segment is searched before there are other hits."""
+        assert best is None, "a built segment is the first"
+        approximate = approximate and self.has_graph
+        if not (deleted_count := passing.deleted_count):
+            return search_passing(self.index, vectors, k, passing.rows, self.free_width, approximate)
+        plans = [Plan.EMPTY] * len(vectors)
+
+        def search(queries: Rows, ask: int) -> Neighbours:
+            some = vectors[queries]
+            found = search_passing(self.index, some, ask, passing.rows, self.free_width, approximate)
+            for query, each in zip(queries, found, strict=True):
+                plans[query] = each.plan
+            return Neighbours(
+                np.stack([each.rows for each in found]), np.stack([each.scores for each in found])
+            )
+
+        all_queries = np.arange(len(vectors))
+        found = remaining(search, all_queries, k, self.deleted, deleted_count, passing.rows.count)
+        return [Found(*each) for each in zip(found.rows, found.scores, plans, strict=True)]
+
+    def search_one_passing(
+        self, vector: Vectors, k: int, passing: "BuiltFilter"
+    ) -> tuple[list[int], list[float], Plan]:
+        """As `search_passing`, of one query (1, D), in lists, while nothing is deleted."""
+        return search_one_passing(self.index, vector, k, passing.rows, self.free_width)
+
+    def expected_cost(self, k: int, passing: "BuiltFilter") -> int:
+        """As `planner.expected_cost`."""
+        return expected_cost(k, passing.rows, self.free_width if self.has_graph else None)
+
+    def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
+        """As `Segment.vectors`."""
+        return self.index.vectors(rows)
+
+    def rank(self, query: FusionQuery, k: int, passing: "BuiltFilter | None", weight: float | None) -> Ranked:
+        """As `Segment.rank`."""
+        assert self.fusion is not None, "only hybrid bundles are ranked"
+        return self.fusion.rank(query._replace(mask=self._mask(passing)), k, weight)
+
+    def candidates(self, query: FusionQuery, k: int, passing: "BuiltFilter | None") -> Ranked:
+        """As `Segment.candidates`."""
+        assert self.fusion is not None, "only hybrid bundles are ranked"
+        return self.fusion.candidates(query._replace(mask=self._mask(passing)), k)
+
+    def _mask(self, passing: "BuiltFilter | None") -> Mask | None:
+        """Whether each row may be found; None for all."""
+        if passing is not None:
+            return passing.mask
+        return self._visible if self.deleted_count else None
+
+    @cached_property
+    def _visible(self) -> Mask:
+        return ~self.deleted
+
+    def is_visible(self, row: int) -> bool:
+        """As `Segment.is_visible`."""
+        return not self.deleted[row]
+
+    def find(self, item_id: str) -> int | None:
+        """As `Segment.find`."""
+        row = self.catalogue.find(item_id)
+        return row if row is None or not self.deleted_count or not self.deleted[row] else None
+
+    def holds(self, item_id: str) -> bool:
+        """As `Segment.holds`."""
+        return self.catalogue.find(item_id) is not None
+
+    def item_id(self, row: int) -> str:
+        """As `Segment.item_id`."""
+        return self.catalogue.ids[row]
+
+    def fields(self, row: int) -> dict[str, str]:
+        """As `Segment.fields`."""
+        return self.catalogue.fields(row)
+
+    def delete(self, item_id: str) -> bool:
+        """As `Segment.delete`."""
+        row = self.find(item_id)
+        if row is None:
+            return False
+        self.deleted[row] = True
+        self.deleted_count += 1
+        self.__dict__.pop("_visible", None)
+        return True
+
+    def added(self, mask: Mask | None) -> Iterable[int]:
+        """As `Segment.added`: a bundle gives a popularity to each item."""
+        return ()
+
+
+class BuiltFilter:
+    """The rows of a built segment that pass a filter.
+
+    Args:
+        segment: that holds them.
+        rows: that pass, deleted ones included.
+    """
+
+    def __init__(self, segment: BuiltSegment, rows: PassingRows) -> None:
+        self.rows = rows
+        self._segment = segment
+        self._seen = 0  # deletions of the segment, when the next two were computed
+        self._deleted_count = 0
+        self._visible: Mask | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """As `SegmentFilter.nbytes`."""
+        return self.rows.nbytes
+
+    @property
+    def counts_uses(self) -> bool:
+        """As `PassingRows.counts_uses`."""
+        return self.rows.counts_uses
+
+    @counts_uses.setter
+    def counts_uses(self, counts: bool) -> None:
+        self.rows.counts_uses = counts
+
+    @property
+    def deleted_count(self) -> int:
+        """How many of the rows that pass are deleted."""
+        self._refresh()
+        return self._deleted_count
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """As `SegmentFilter.mask`."""
+        if not self.deleted_count:
+            return self.rows.mask
+        if self._visible is None:
+            self._visible = self.rows.mask & ~self._segment.deleted
+        return self._visible
+
+    def passes(self, row: int) -> bool:
+        """As `SegmentFilter.passes`."""
+        return row in self.rows.passing
+
+    def _refresh(self) -> None:
+        segment = self._segment
+        if self._seen != segment.deleted_count:  # rows are only ever deleted
+            self._deleted_count = int(np.count_nonzero(segment.deleted[self.rows.rows]))
+            self._seen, self._visible = segment.deleted_count, None

@@ -1,0 +1,401 @@
+"""The growing segment: versions of items that were written since a bundle was built.
+
+Each version gets a row of its own after the bundle's rows 0 to N - 1; a version with the same vector and
+terms takes the row of the one before. Rows are never used for another item or vector, so a row that a query
+holds while changes are applied still means the same version.
+
+All current rows are compared with a query, unless they are many: then most are in a graph of their own, and a
+search without a filter compares only the rest. Changes are applied on the thread that searches.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.filters import FilterSchema
+from protos.hybrid.fusion import Fusion, FusionQuery, Ranked, fuse_held, rarest, upper_bound
+from protos.search import BLOCK, exact_search, top_k
+from serving.filters.columns import Work
+from serving.filters.expression import Filter
+from serving.filters.passing_rows import Reserve
+from serving.filters.plan import Plan
+from serving.filters.planner import Found
+from serving.index.vector_index import Neighbours, Rows, Vectors
+from serving.segments.brute_force_buffer import BruteForceBuffer
+from serving.segments.growing_columns import GrowingColumns
+from serving.segments.growing_graph import GrowingGraph
+from serving.segments.growing_postings import GrowingPostings
+from serving.segments.neighbours import merged, merged_one, none_of, picked
+from serving.segments.packed_items import hit_of
+from serving.segments.record import Record, RecordKind, RecordsDamaged
+from serving.segments.segment import Mask, Scored, Segment
+
+FIRST_CAPACITY = 256  # rows
+MAX_ROWS_IN_PYTHON = 8  # better rows a query, on average; more are merged by NumPy, not in Python
+MANY = 4  # above MANY * k better rows for one query, `search` takes the place of `search_one`
+COPIED_SHARE = 4  # the vectors of at most 1/4 of the rows are copied; of more, all are compared
+NO_FILTERS: FilterSchema = {}
+
+
+class GrowingSegment(Segment):
+    """The live items of one bundle; its rows replace those of an earlier segment.
+
+    For one thread; another one may read `row_vectors` and set `graph`.
+
+    Args:
+        earlier: the bundle's segment; items that are written again are deleted there.
+        dimension: D.
+        sequence: of the snapshot that the bundle was built from.
+        filters: the bundle's filter fields and their types.
+        names: of the display fields, in their order.
+        fusion: of the bundle, whose idf and mean length score the live items, too. Words that the bundle does
+            not know find nothing until the towers are trained again.
+
+    Attributes:
+        first_row: N.
+        sequence: all changes up to it have been applied.
+        rows: item id -> its row; None if the item was deleted or cannot be encoded. Only of items that have
+            changed since the bundle was built.
+        count: M, rows of the segment, those of outdated versions included.
+        alive: whether each row is the current version of its item, bool (at least M,).
+        hits: parts of answers by row - N (`packed_items.packed_hit`).
+        changes: how often changes have been applied.
+        largest: bytes of the largest hit that an answer may hold.
+        graph: of the first rows, if there is one; it may be replaced from another thread.
+    """
+
+    count = 0
+
+    def __init__(
+        self,
+        earlier: Segment,
+        dimension: int,
+        sequence: int = 0,
+        filters: FilterSchema = NO_FILTERS,
+        names: Sequence[str] = (),
+        fusion: Fusion | None = None,
+    ) -> None:
+        self.sequence = sequence
+        self.rows: dict[str, int | None] = {}
+        self.first_row = earlier.first_row + earlier.count
+        self.dead_count = self.largest = self.changes = 0
+        self.alive: Mask = np.ones(FIRST_CAPACITY, np.bool_)
+        self.hits: list[bytes] = []
+        self.columns = GrowingColumns(filters)
+        self.graph: GrowingGraph | None = None
+        self._earlier, self._names, self._fusion = earlier, names, fusion
+        self._ids: list[str] = []
+        self._added: Mask = np.zeros(FIRST_CAPACITY, np.bool_)  # rows of items that no earlier segment holds
+        self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
+        self._compared = BruteForceBuffer(self, dimension)
+        self._postings = GrowingPostings()
+
+    @property
+    def row_vectors(self) -> Vectors:
+        """The vectors of all rows, float32 (M, D)."""
+        count = self.count  # first: another thread may read this, and the array may grow meanwhile
+        return self._vectors[:count]
+
+    @property
+    def visible_count(self) -> int:
+        """As `Segment.visible_count`."""
+        return self.count - self.dead_count
+
+    # Changes
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Apply changes in the order of their sequences; the caller sets `sequence`.
+
+        Raises:
+            RecordsDamaged, TypeError, ValueError, OverflowError: a record cannot be applied.
+        """
+        self.changes += 1
+        items = [each for each in records if each.kind is RecordKind.ITEM]
+        if items:
+            end = self.count + len(items)
+            self._reserve(end)
+            content = b"".join([each.vector for each in items])
+            self._vectors[self.count : end] = np.frombuffer(content, np.float32).reshape(len(items), -1)
+        for record in records:
+            if record.kind is RecordKind.SAME:
+                self._refresh(record)
+            elif record.kind is RecordKind.ITEM:
+                self._add(record)
+            else:
+                self._retire(record.item_id)
+                self.rows[record.item_id] = None
+
+    def _add(self, record: Record) -> None:
+        """Give a version of an item a row; its vector is there already."""
+        self.columns.set(self.count, record.values)  # first: a record that cannot be read changes nothing
+        self._postings.add(self.count, record.terms)
+        self._retire(record.item_id)
+        self.rows[record.item_id] = self.first_row + self.count
+        self._added[self.count] = not self._earlier.holds(record.item_id)
+        self._ids.append(record.item_id)
+        self.hits.append(record.hit)
+        self.largest = max(self.largest, len(record.hit))
+        self.count += 1
+
+    def _refresh(self, record: Record) -> None:
+        """Replace the hit and the filter values of an item, in its row."""
+        row = self.rows.get(record.item_id)
+        if row is None:
+            raise RecordsDamaged(f"item {record.item_id!r}: its earlier record is missing")
+        self.columns.set(row - self.first_row, record.values)
+        self.hits[row - self.first_row] = record.hit
+        self.largest = max(self.largest, len(record.hit))
+
+    def _retire(self, item_id: str) -> None:
+        """Delete the current version of an item, if there is one, here or in the earlier segment."""
+        if item_id not in self.rows:
+            self._earlier.delete(item_id)
+        else:
+            self.delete(item_id)
+
+    def delete(self, item_id: str) -> bool:
+        """As `Segment.delete`."""
+        row = self.rows.get(item_id)
+        if row is None:
+            return False
+        self.alive[row - self.first_row] = False
+        self.rows[item_id] = None
+        self.dead_count += 1
+        self.changes += 1
+        return True
+
+    def _reserve(self, rows: int) -> None:
+        capacity = len(self._vectors)
+        if rows > capacity:
+            more = max(rows, 2 * capacity) - capacity
+            spare = np.empty((more, self._vectors.shape[1]), np.float32)
+            self._vectors = np.concatenate([self._vectors, spare])
+            self.alive = np.concatenate([self.alive, np.ones(more, np.bool_)])
+            self._added = np.concatenate([self._added, np.zeros(more, np.bool_)])
+
+    # Search by vectors
+
+    def search(self, vectors: Vectors, k: int, best: Neighbours | None) -> Neighbours:
+        """As `Segment.search`."""
+        found = none_of(len(vectors)) if best is None else best
+        if not self.visible_count:
+            return found
+        graph, first = self.graph, 0
+        if graph is not None:
+            first = graph.count
+            more = graph.search(self.alive, vectors, k)
+            found = merged(found, Neighbours(more.rows + self.first_row, more.scores), k)
+        return self._with_rest(found, vectors, k, first)
+
+    def search_one(self, vector: Vectors, k: int, best: list[Scored]) -> list[Scored] | None:
+        """As `Segment.search_one`."""
+        graph, first, start = self.graph, 0, self.first_row
+        if graph is not None:
+            first = graph.count
+            more = graph.search_one(self.alive, vector, k)
+            if more is None:
+                return None
+            best = merged_one(best, [(score, row + start) for score, row in more], k)
+        if first == self.count:
+            return best
+        compared, vectors = self._compared.since(first)
+        products = vectors @ vector[0]
+        least = best[k - 1][0] if len(best) >= k else -np.inf
+        above = (products > least).nonzero()[0]
+        if len(above) > MANY * k:
+            return None
+        if not len(above):
+            return best
+        slots, scores, alive = compared[above].tolist(), products[above].tolist(), self.alive
+        rest = [(score, slot + start) for score, slot in zip(scores, slots, strict=True) if alive[slot]]
+        return merged_one(best, rest, k)
+
+    def exact(self, vectors: Vectors, k: int, best: Neighbours | None) -> Neighbours:
+        """As `Segment.exact`."""
+        return merged(best, self._compare_passing(vectors, k, self.alive[: self.count]), k)
+
+    def _with_rest(self, found: Neighbours, vectors: Vectors, k: int, first: int) -> Neighbours:
+        """The best of what was found and of all rows from `first` on, by comparing each of them."""
+        if first == self.count:
+            return found
+        compared, rest_vectors = self._compared.since(first)
+        products = vectors @ rest_vectors.T  # (B, C)
+        enough = found.rows.shape[1] >= k
+        least = found.scores[:, k - 1 : k] if enough else np.full((len(vectors), 1), -np.inf, np.float32)
+        above = products > least
+        if self.dead_count:
+            above &= self.alive[compared]
+        places = above.ravel().nonzero()[0]
+        if not len(places):
+            return found
+        if enough and len(places) <= MAX_ROWS_IN_PYTHON * len(vectors):
+            return self._with_few(found, places, products, compared)
+        products[~above] = -np.inf  # cut off below: each query has as many items as the others
+        rows = top_k(products, min(k, products.shape[1]))
+        rest = Neighbours(compared[rows] + self.first_row, picked(products, rows))
+        return merged(found, rest, k if enough else min(k, found.rows.shape[1] + len(places) // len(vectors)))
+
+    def _with_few(
+        self, found: Neighbours, places: npt.NDArray[np.intp], products: Vectors, compared: Rows
+    ) -> Neighbours:
+        """As `_with_rest`, where few of the compared rows are better: NumPy would take longer than Python.
+
+        Args:
+            found: `k` items for each query.
+            places: of the better ones in `products`, flattened.
+            products: of the queries and the compared rows, float32 (B, C).
+            compared: rows of the segment, from 0 on (C,).
+        """
+        rows, scores = found.rows.copy(), found.scores.copy()
+        width, k = products.shape[1], rows.shape[1]
+        better: dict[int, list[Scored]] = {}
+        for place, score in zip(places.tolist(), products.ravel()[places].tolist(), strict=True):
+            query, slot = divmod(place, width)
+            better.setdefault(query, []).append((score, self.first_row + int(compared[slot])))
+        for query, pairs in better.items():
+            own = [*zip(scores[query].tolist(), rows[query].tolist(), strict=True)]
+            best = merged_one(own, pairs, k)
+            scores[query] = [score for score, _ in best]
+            rows[query] = [row for _, row in best]
+        return Neighbours(rows, scores)
+
+    def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
+        """As `Segment.vectors`."""
+        found: Vectors = self.row_vectors[np.asarray(rows, np.int64) - self.first_row]
+        return found
+
+    # Search with a filter
+
+    def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> "GrowingFilter":
+        """As `Segment.filter`; evaluated by the first search, and after each change."""
+        return GrowingFilter(self, expression)
+
+    def search_passing(
+        self,
+        vectors: Vectors,
+        k: int,
+        passing: "GrowingFilter",
+        approximate: bool,
+        best: list[Found] | None,
+    ) -> list[Found]:
+        """As `Segment.search_passing`; all rows that pass are compared."""
+        own = self._compare_passing(vectors, k, passing.mask)
+        if best is None:
+            best = [Found(*each, Plan.EMPTY) for each in zip(*none_of(len(vectors)), strict=True)]
+        if not own.rows.shape[1]:
+            return best
+        first = Neighbours(np.stack([each.rows for each in best]), np.stack([each.scores for each in best]))
+        both = merged(first, own, k)
+        plans = [Plan.EXACT if each.plan is Plan.EMPTY else each.plan for each in best]
+        return [Found(*each) for each in zip(both.rows, both.scores, plans, strict=True)]
+
+    def _compare_passing(self, vectors: Vectors, k: int, passing: Mask) -> Neighbours:
+        """The `k` nearest of the rows that pass, fewer if there are fewer.
+
+        Args:
+            vectors: of the queries, float32 (B, D).
+            k: items wanted.
+            passing: whether each row passes and is visible, bool (M,).
+        """
+        slots, items = np.flatnonzero(passing), self.row_vectors
+        if not len(slots):
+            return none_of(len(vectors))
+        k = min(k, len(slots))
+        if len(slots) * COPIED_SHARE <= len(items):
+            places, products = exact_search(vectors, items[slots], k)
+            return Neighbours(slots[places] + self.first_row, products)
+        rows, scores = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k), np.float32)
+        for start in range(0, len(vectors), BLOCK):
+            products = vectors[start : start + BLOCK] @ items.T
+            products[:, ~passing] = -np.inf
+            rows[start : start + BLOCK] = top = top_k(products, k)
+            scores[start : start + BLOCK] = np.take_along_axis(products, top, axis=1)
+        return Neighbours(rows + self.first_row, scores)
+
+    # Search by words
+
+    def rank(
+        self, query: FusionQuery, k: int, passing: "GrowingFilter | None", weight: float | None
+    ) -> Ranked:
+        """As `Segment.rank`."""
+        assert self._fusion is not None, "only hybrid bundles are ranked"
+        hybrid, base, start = self._fusion.hybrid, self._fusion.index.postings, self.first_row
+        mask = self.alive[: self.count] if passing is None else passing.mask
+        query = query._replace(rows=[row - start for row in query.rows], mask=mask)
+        bag = rarest(base, query.terms, hybrid.most_terms)
+        held = [(times, *self._postings.of(term)) for term, times in bag]
+        held.sort(key=lambda each: len(each[1]))
+        sums, most = np.zeros(self.count, np.float32), max(hybrid.lexical_candidates, k)
+        bound, share = upper_bound(base, bag), hybrid.weight if weight is None else weight
+        best = fuse_held(held, bound, sums, self.row_vectors, hybrid, query, share, most, k)
+        return ([row + start for row in best[0]], *best[1:])
+
+    def candidates(self, query: FusionQuery, k: int, passing: "GrowingFilter | None") -> Ranked:
+        """As `Segment.candidates`."""
+        assert self._fusion is not None, "only hybrid bundles are ranked"
+        most = len(query.rows) + max(self._fusion.hybrid.lexical_candidates, k)
+        return self.rank(query, most, passing, 0.0)
+
+    # Items
+
+    def is_visible(self, row: int) -> bool:
+        """As `Segment.is_visible`."""
+        return bool(self.alive[row - self.first_row])
+
+    def find(self, item_id: str) -> int | None:
+        """As `Segment.find`."""
+        return self.rows.get(item_id)
+
+    def holds(self, item_id: str) -> bool:
+        """As `Segment.holds`."""
+        return item_id in self.rows or self._earlier.holds(item_id)
+
+    def item_id(self, row: int) -> str:
+        """As `Segment.item_id`."""
+        return self._ids[row - self.first_row]
+
+    def fields(self, row: int) -> dict[str, str]:
+        """As `Segment.fields`."""
+        fields = hit_of(self.hits[row - self.first_row]).fields
+        return {name: fields[name] for name in self._names if name in fields}
+
+    def added(self, mask: Mask | None) -> Iterable[int]:
+        """As `Segment.added`."""
+        wanted = self._added[: self.count] & self.alive[: self.count]
+        if mask is not None:
+            wanted &= mask
+        rows: list[int] = (np.flatnonzero(wanted) + self.first_row).tolist()
+        return rows
+
+
+class GrowingFilter:
+    """The rows of a growing segment that pass a filter, evaluated anew after changes.
+
+    Args:
+        segment: that holds them.
+        expression: the filter.
+    """
+
+    nbytes = 0  # a few bytes a row, beside the segment's own vectors
+
+    def __init__(self, segment: GrowingSegment, expression: Filter) -> None:
+        self.counts_uses = True
+        self._segment, self._expression = segment, expression
+        self._changes = -1  # of the segment, when the mask was computed
+        self._mask: Mask = np.empty(0, np.bool_)
+
+    @property
+    def mask(self) -> Mask:
+        """As `SegmentFilter.mask`."""
+        segment = self._segment
+        if self._changes != segment.changes:
+            passing = segment.columns.evaluate(self._expression, segment.count)
+            self._mask = passing & segment.alive[: segment.count]
+            self._changes = segment.changes
+        return self._mask
+
+    def passes(self, row: int) -> bool:
+        """As `SegmentFilter.passes`."""
+        slot = row - self._segment.first_row
+        return 0 <= slot < len(self.mask) and bool(self.mask[slot])

@@ -1,0 +1,134 @@
+"""The items of a catalogue as parts of answers, serialised once, when a bundle is loaded.
+
+A part is the field `hits` of an answer without its last bytes, which are the item's scores. Parts that are
+joined with scores are an answer (`retrieval/response_bytes.py`). They may lie in a mapped file
+(`shared_catalogue.py`).
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from mmap import mmap
+from typing import Self
+
+import numpy as np
+
+from protos import retrieval_pb2 as wire
+from serving.segments.catalogue import Catalogue
+
+VARINT, LENGTH_DELIMITED, FIXED_32 = 0, 2, 5  # wire types
+
+
+def tag(message: str, field: str, wire_type: int) -> bytes:
+    """The tag of a field: one byte, because all field numbers here are below 16."""
+    number = wire.DESCRIPTOR.message_types_by_name[message].fields_by_name[field].number
+    return bytes([number << 3 | wire_type])
+
+
+HITS = tag("SearchResponse", "hits", LENGTH_DELIMITED)  # the same as in HitList
+SCORE = tag("Hit", "score", FIXED_32)
+DENSE, LEXICAL = [tag("Hit", name, FIXED_32) for name in ("dense", "lexical")]
+SCORE_BYTES = 4  # bytes of a hit after the item's own: the score
+PARTS_BYTES = 14  # the same in a bundle with a lexical index: the score, and the two parts with their tags
+pack_score = struct.Struct("<f").pack
+_pack_parts = struct.Struct("<fcfcf").pack
+
+
+class PackedItems:
+    """The items of a catalogue, each serialised as a part of an answer.
+
+    Args:
+        catalogue: of N items.
+        has_parts: whether a hit has `dense` and `lexical`, as of a bundle with a lexical index.
+
+    Attributes:
+        content: the parts of all items, one after the other, each without its scores.
+        ends: where each part ends in `content` (N + 1), with a 0 before them.
+        average: mean of the bytes of an item in an answer, score included, rounded up.
+        largest: bytes of the largest item in an answer, score included.
+        score_bytes: bytes of a hit after the item's own part: its scores.
+    """
+
+    def __init__(self, catalogue: Catalogue, has_parts: bool = False) -> None:
+        ids = enumerate(catalogue.ids)
+        parts = [packed_hit(item_id, catalogue.fields(row), has_parts) for row, item_id in ids]
+        self.content: bytes | mmap = b"".join(parts)
+        self.ends: Sequence[int] = np.cumsum([0, *map(len, parts)], dtype=np.int64).data
+        self._set_sizes(has_parts)
+
+    @classmethod
+    def of(cls, content: bytes | mmap, ends: Sequence[int], has_parts: bool = False) -> Self:
+        """A packed catalogue from the `content` and `ends` of another one."""
+        packed = cls.__new__(cls)
+        packed.content, packed.ends = content, ends
+        packed._set_sizes(has_parts)
+        return packed
+
+    def _set_sizes(self, has_parts: bool) -> None:
+        self.has_parts, self.score_bytes = has_parts, score_bytes(has_parts)
+        self.average, self.largest = _sizes(self.ends, self.score_bytes)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def hit(self, row: int) -> wire.Hit:
+        """An item, without a score."""
+        return hit_of(self.content[self.ends[row] : self.ends[row + 1]])
+
+
+def score_bytes(has_parts: bool) -> int:
+    """Bytes of a hit after the item's own."""
+    return PARTS_BYTES if has_parts else SCORE_BYTES
+
+
+def packed_hit(item_id: str, fields: Mapping[str, str], has_parts: bool = False) -> bytes:
+    """An item as a part of an answer: the field `hits` without its last bytes, which are its scores.
+
+    Args:
+        item_id: of the item.
+        fields: its display fields.
+        has_parts: whether `pack_parts` follows, and not `pack_score`.
+    """
+    hit = wire.Hit(id=item_id, fields=fields).SerializeToString()
+    return b"".join((HITS, varint(len(hit) + 1 + score_bytes(has_parts)), hit, SCORE))
+
+
+def pack_parts(score: float, dense: float, lexical: float) -> bytes:
+    """The last bytes of a hit of a bundle with a lexical index."""
+    return _pack_parts(score, DENSE, dense, LEXICAL, lexical)
+
+
+def hit_of(part: bytes) -> wire.Hit:
+    """The item of a part as `packed_hit` makes it, without a score."""
+    length, begin = part[1] & 0x7F, 2  # the length stands after the tag, as `varint` writes it
+    while part[begin - 1] > 0x7F:
+        length |= (part[begin] & 0x7F) << 7 * (begin - 1)
+        begin += 1
+    hit = wire.SearchResponse.FromString(part + _blank_scores(begin + length - len(part))).hits[0]
+    for name in ("dense", "lexical"):
+        hit.ClearField(name)
+    return hit
+
+
+def _blank_scores(size: int) -> bytes:
+    return pack_score(0) if size == SCORE_BYTES else pack_parts(0, 0, 0)
+
+
+def _sizes(ends: Sequence[int], after: int) -> tuple[int, int]:
+    """Mean, rounded up, and maximum of the bytes of an item in an answer, `after` of them for its scores."""
+    items = len(ends) - 1
+    if items < 1:
+        return 0, 0
+    largest = int(np.diff(np.asarray(ends, np.int64)).max())
+    return -(-(ends[-1] - ends[0]) // items) + after, largest + after
+
+
+def varint(number: int) -> bytes:
+    """A number as protobuf writes lengths: seven bits a byte, the lowest first."""
+    if number < 0x4000:  # the usual case: one byte or two
+        return bytes((number & 0x7F | 0x80, number >> 7)) if number > 0x7F else bytes((number,))
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)

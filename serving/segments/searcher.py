@@ -1,0 +1,142 @@
+"""One search of several segments: their best hits under the same filter and options, merged."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from protos.hybrid.fusion import FusionQuery, Ranked, by_reciprocal_ranks
+from serving.filters.compiled import CompiledFilter
+from serving.filters.plan import Plan
+from serving.filters.planner import Found
+from serving.index.vector_index import Neighbours, Rows, Vectors
+from serving.segments.built import BuiltSegment
+from serving.segments.growing import GrowingSegment
+from serving.segments.segment import Segment
+
+
+class Searcher:
+    """Searches a bundle's segment, and its live items' if there are any.
+
+    Args:
+        built: the segment of the bundle.
+        growing: versions of items that were written since.
+    """
+
+    def __init__(self, built: BuiltSegment, growing: GrowingSegment | None = None) -> None:
+        self.built, self.growing = built, growing
+        self.segments: tuple[Segment, ...] = (built,) if growing is None else (built, growing)
+
+    @property
+    def is_built_alone(self) -> bool:
+        """Whether all items are in the bundle's segment, none of them deleted."""
+        return self.growing is None or not self.growing.rows
+
+    def search(self, vectors: Vectors, k: int) -> Neighbours:
+        """The `k` nearest items, fewer if there are fewer; as the index of each segment finds them.
+
+        Args:
+            vectors: of the query tower, float32 (B, D).
+            k: items wanted.
+        """
+        found = self.built.search(vectors, k)
+        return found if self.growing is None else self.growing.search(vectors, k, found)
+
+    def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
+        """As `search`, of one query (1, D), in lists."""
+        if self.growing is None or not self.growing.rows:
+            return self.built.index.search_one(vector, k)
+        best = self.built.search_one(vector, k, [])
+        if best is not None:
+            best = self.growing.search_one(vector, k, best)
+        if best is None:
+            rows, scores = self.search(vector, k)
+            return rows[0].tolist(), scores[0].tolist()
+        return [row for _, row in best], [score for score, _ in best]
+
+    def exact(self, vectors: Vectors, k: int) -> Neighbours:
+        """As `search`, of any vectors, items included, and never approximate."""
+        found = self.built.exact(vectors, k)
+        return found if self.growing is None else self.growing.exact(vectors, k, found)
+
+    def search_passing(
+        self, vectors: Vectors, k: int, passing: CompiledFilter, approximate: bool
+    ) -> list[Found]:
+        """As `search`, of the items that pass a filter, with the plan of each query.
+
+        Args:
+            vectors: float32 (B, D).
+            k: items wanted, at least 1.
+            passing: the filter.
+            approximate: whether the search may be.
+        """
+        found: list[Found] | None = None
+        for segment, part in zip(self.segments, passing.parts, strict=True):
+            found = segment.search_passing(vectors, k, part, approximate, found)
+        assert found is not None, "there is a segment"
+        return found
+
+    def search_one_passing(
+        self, vector: Vectors, k: int, passing: CompiledFilter
+    ) -> tuple[list[int], list[float], Plan]:
+        """As `search_passing`, of one query (1, D), in lists."""
+        if self.is_built_alone:
+            return self.built.search_one_passing(vector, k, passing.parts[0])
+        ((rows, scores, plan),) = self.search_passing(vector, k, passing, True)
+        return rows.tolist(), scores.tolist(), plan
+
+    def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
+        """The vectors of rows of any segment, float32 (R, D)."""
+        if self.growing is None or not self.growing.count:
+            return self.built.vectors(rows)
+        wanted = np.asarray(rows, np.int64)
+        is_live = wanted >= self.growing.first_row
+        found = np.empty((len(wanted), self.growing.row_vectors.shape[1]), np.float32)
+        found[~is_live] = self.built.vectors(wanted[~is_live])
+        found[is_live] = self.growing.vectors(wanted[is_live])
+        return found
+
+    def rank(
+        self, query: FusionQuery, k: int, passing: CompiledFilter | None, weight: float | None
+    ) -> Ranked:
+        """The `k` best of the dense candidates and of those that hold the query's terms.
+
+        Args:
+            query: with the dense candidates of all segments.
+            k: items wanted.
+            passing: the filter, which holds for both.
+            weight: of the lexical score; None for that of the bundle.
+        """
+        parts: Sequence[Any] = (None, None) if passing is None else passing.parts
+        if self.growing is None:
+            return self.built.rank(query, k, parts[0], weight)
+        of_built, of_growing = _split(query, self.growing.first_row)
+        if not self.growing.visible_count:
+            return self.built.rank(of_built, k, parts[0], weight)
+        asked = [*zip(self.segments, (of_built, of_growing), parts, strict=True)]
+        assert self.built.fusion is not None, "only hybrid bundles are ranked"
+        if weight is None and self.built.fusion.hybrid.method == "reciprocal_ranks":
+            return by_reciprocal_ranks(_joined([each.candidates(q, k, part) for each, q, part in asked]), k)
+        found = [*zip(*_joined([each.rank(q, k, part, weight) for each, q, part in asked]), strict=True)]
+        found.sort(key=lambda each: (-each[1], each[0]))
+        if not found or not k:
+            return [], [], [], []
+        rows, scores, dense, lexical = zip(*found[:k], strict=True)
+        return [*rows], [*scores], [*dense], [*lexical]
+
+
+def _split(query: FusionQuery, first: int) -> tuple[FusionQuery, FusionQuery]:
+    """The query with its candidates before the row `first`, and with the others."""
+    below = query._replace(rows=[], scores=[])
+    above = query._replace(rows=[], scores=[])
+    for row, score in zip(query.rows, query.scores, strict=True):
+        part = below if row < first else above
+        part.rows.append(row)
+        part.scores.append(score)
+    return below, above
+
+
+def _joined(found: Sequence[Ranked]) -> Ranked:
+    rows, scores, dense, lexical = zip(*found, strict=True)
+    return [*chain(*rows)], [*chain(*scores)], [*chain(*dense)], [*chain(*lexical)]

@@ -1,0 +1,21 @@
+"""Segments of a catalogue or of filter columns alone, without vectors."""
+
+from typing import Any, cast
+
+from serving.filters.columns import FilterColumns
+from serving.segments.built import BuiltSegment
+from serving.segments.items import Items
+from serving.segments.searcher import Searcher
+from tests.helpers.tiny import tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
+
+
+def segment_of(catalogue: Any, columns: FilterColumns | None = None) -> BuiltSegment:
+    """A built segment of a catalogue, or of what takes its place in a test."""
+    manifest = tiny_manifest(max(1, len(catalogue.ids)), TinyTower())
+    return BuiltSegment(manifest, cast(Any, None), catalogue, columns)
+
+
+def items_of(catalogue: Any) -> Items:
+    """The items of a catalogue alone."""
+    return Items(Searcher(segment_of(catalogue)))

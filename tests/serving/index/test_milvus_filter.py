@@ -1,0 +1,133 @@
+"""An expression finds what the service's own columns find, whatever the strings are; else there is none."""
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos.bundle import IndexParameters
+from protos.filters import build_columns, column_values
+from protos.vector_databases.milvus import Fields, Server, fill
+from serving.filters.columns import FilterColumns
+from serving.filters.expression import AllOf, Filter, Not, Time, where
+from serving.index.milvus_filter import MAX_EXPRESSION_LENGTH, milvus_expression
+from tests.helpers.milvus import MilvusServer, needs_lite, needs_server
+
+KINDS: dict[str, Any] = {
+    'brand" or 1 == 1': "string", "tags": "strings", "price": "number", "sale": "boolean", "day": "time"
+}  # fmt: skip
+BRAND = 'brand" or 1 == 1'
+HOSTILE = [
+    "plain", 'quo"te', "back\\slash", "single'quote", "new\nline", "\ttab\r", "✓ é 漢", "😀",
+    '" or 1 == 1 or f0 == "', '\\" or true or "', "%", "_", "\\\\", "\\n", "\\u0041", "{x}", "]",
+    "id in [1, 2]", "\x7f",
+]  # fmt: skip
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HELD = frozenset(f"{kind}{n}" for n in range(5) for kind in ("f", "has"))
+
+
+def items() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(5)
+    found = []
+    for n in range(200):
+        every = {
+            BRAND: HOSTILE[n % len(HOSTILE)],
+            "tags": [*{HOSTILE[n % len(HOSTILE)], HOSTILE[n * 7 % len(HOSTILE)]}],
+            "price": float(n % 40) / 4 - 3,
+            "sale": n % 2 == 0,
+            "day": START + timedelta(days=n % 30, microseconds=n % 3),
+        }
+        found.append({name: value for name, value in every.items() if rng.random() < 0.8})
+    return found
+
+
+ITEMS = items()
+COLUMNS = FilterColumns.from_values(KINDS, ITEMS)
+FILTERS: list[Filter] = [
+    *[where[BRAND] == text for text in HOSTILE],
+    *[where.tags == text for text in HOSTILE],
+    where[BRAND].is_in(HOSTILE[:7]),
+    where.tags.is_in(HOSTILE[5:]),
+    where[BRAND].is_in([]),
+    where[BRAND] == "",
+    ~(where[BRAND] == HOSTILE[1]),
+    ~where.tags.is_in(HOSTILE[:2]),
+    where.price < 1.25,
+    where.price.between(-1, 0.25),
+    ~(where.price >= 0),
+    where.price == -3,
+    where.price > 1e22,
+    where.price.is_absent(),
+    ~where.price.is_present(),
+    where.sale == True,  # noqa: E712
+    where.sale.is_in([True, False]),
+    ~(where.sale == False),  # noqa: E712
+    where.day >= START + timedelta(days=10),
+    where.day == START + timedelta(microseconds=0),
+    where.day == Time(Time.of(START).nanoseconds + 1),
+    where.day > Time(Time.of(START).nanoseconds + 1),
+    (where.price < 2) & (where.sale == True) | ~(where[BRAND] == HOSTILE[2]),  # noqa: E712
+    ~((where.price < 2) & where.tags.is_in(HOSTILE[:9])),
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("lite", marks=needs_lite()),
+        pytest.param("server", marks=[needs_server(), pytest.mark.exhaustive]),
+    ],
+)
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if request.param == "lite":
+        uri = str(tmp_path_factory.mktemp("lite") / "lite.db")
+    else:
+        milvus: MilvusServer = request.getfixturevalue("milvus")
+        uri = milvus.uri
+    made = Server(uri).connect()
+    built = sorted(build_columns(KINDS, ITEMS).items())
+    values = {str(n): column_values(column, len(ITEMS)) for n, (_, column) in enumerate(built)}
+    fields = Fields({str(n): KINDS[name] for n, (name, _) in enumerate(built)}, values)
+    vectors = np.eye(len(ITEMS), 8, dtype=np.float32)
+    parameters = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})
+    fill(made, "filters", vectors, parameters, False, "", [str(n) for n in range(len(ITEMS))], fields)
+    yield made
+    made.drop_collection("filters")
+    made.close()
+
+
+def test_an_expression_finds_what_the_columns_find(client: Any) -> None:
+    wrong = []
+    for each in FILTERS:
+        expression = milvus_expression(each, KINDS, HELD)
+        assert expression is not None, each
+        assert BRAND not in expression
+        held = client.query("filters", filter=expression, output_fields=["id"], limit=1000)
+        rows = sorted(row["id"] for row in held)
+        if rows != [*COLUMNS.evaluate(each)]:
+            wrong.append((each, expression, rows, [*COLUMNS.evaluate(each)]))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        where[BRAND] == "nul\x00",
+        where.tags.is_in(["a", "bell\x07"]),
+        where[BRAND] == "lone \ud800",
+        where.price < math.inf,
+        ~(where.price >= -math.inf),
+        where[BRAND] == "x" * MAX_EXPRESSION_LENGTH,
+    ],
+)
+def test_what_has_no_safe_expression_is_left_to_the_service(each: Filter) -> None:
+    assert milvus_expression(each, KINDS, HELD) is None
+    assert milvus_expression(Not(AllOf((where.price < 1, each))), KINDS, HELD) is None
+
+
+def test_a_field_that_the_collection_lacks_is_left_to_the_service() -> None:
+    assert milvus_expression(where.price < 1, KINDS, HELD - {"f2"}) is None
+    assert milvus_expression(where.price < 1, KINDS, {"f2", "has2"}) == "has2 == true and f2 < 1.0"

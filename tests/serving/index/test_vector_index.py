@@ -1,0 +1,284 @@
+"""An index finds what exact search finds, at any k, among all items or those that are allowed.
+
+What holds for every kind of index is tested with a graph, with milvus-lite and with a Milvus server.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from protos.bundle import INDEX, ITEMS, VECTORS, IndexParameters, Manifest
+from protos.errors import BundleDamaged, BundleTooNew
+from protos.scores import difference
+from protos.vector_databases.milvus import URI
+from serving.index import vector_index
+from serving.index.hnsw_index import HnswIndex
+from serving.index.vector_index import ExactIndex, VectorIndex, open_index
+from tests.helpers.milvus import needs_lite, needs_server, publish
+from tests.helpers.tiny import build_index, tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
+
+COUNT, DIMENSION = 2000, 16
+Vectors = npt.NDArray[np.float32]
+
+
+def unit_vectors(count: int, seed: int) -> Vectors:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+VECTORS_2000 = unit_vectors(COUNT, seed=1)
+QUERIES = unit_vectors(100, seed=2)
+PARAMETERS = IndexParameters(space="ip", m=8, ef_construction=64, ef_search=64, seed=0)
+
+
+def manifest(**changed: object) -> Manifest:
+    bare = tiny_manifest(COUNT, TinyTower(), dimension=DIMENSION, index=PARAMETERS)
+    return replace(bare, **changed)  # type: ignore[arg-type]
+
+
+def write(folder: Path, vectors: Vectors, graph: hnswlib.Index | None = None) -> Path:
+    np.save(folder / VECTORS, vectors)
+    (graph or build_index(vectors)).save_index(str(folder / INDEX))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("index"), VECTORS_2000)
+
+
+Open = Callable[..., VectorIndex]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "hnsw",
+        pytest.param("lite", marks=needs_lite()),
+        pytest.param("server", marks=[needs_server(), pytest.mark.exhaustive]),
+    ],
+)
+def opened(
+    request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Open]:
+    """Opens an index of a kind over the vectors; with `exact=True` one that compares all items."""
+    if request.param == "hnsw":
+        yield lambda exact=False: open_index(folder, manifest(index=replace(PARAMETERS, exact=exact)))
+        return
+    place = tmp_path_factory.mktemp("milvus")
+    uri = str(place / "lite.db") if request.param == "lite" else request.getfixturevalue("milvus").uri
+    (folder / ITEMS).write_text(json.dumps({"ids": [f"item {n}" for n in range(COUNT)]}))
+
+    @cache
+    def published(kind: str) -> Manifest:
+        made = manifest(index=replace(PARAMETERS, kind="milvus", options={"type": kind})).sealed({})
+        publish(folder, made)
+        return made
+
+    def open_milvus(exact: bool = False) -> VectorIndex:
+        return open_index(folder, published("FLAT" if exact else "HNSW"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(URI, uri)
+        yield open_milvus
+
+
+def recall(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:
+    shares = [len({*a} & {*b}) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("k", [1, 10, 32, 33, 64, 100])
+def test_recall_against_exact_search_at_any_k(opened: Open, k: int) -> None:
+    index = opened()
+    found, scores = index.search(QUERIES, k)
+    exact, exact_scores = index.exact(QUERIES, k)
+    assert found.shape == scores.shape == (100, k)
+    assert recall(found, exact) >= 0.97
+    assert np.all(np.diff(scores, axis=1) <= 0)
+    np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-5)
+
+
+def test_a_reload_changes_nothing(folder: Path) -> None:
+    built = build_index(VECTORS_2000)
+    built.set_ef(PARAMETERS.ef_search)
+    labels, _ = built.knn_query(QUERIES, k=10, num_threads=1)
+    np.testing.assert_array_equal(open_index(folder, manifest()).search(QUERIES, 10)[0], labels)
+
+
+def test_ef_search_comes_from_the_manifest(folder: Path) -> None:
+    narrow = open_index(folder, manifest(index=replace(PARAMETERS, ef_search=2)))
+    exact, _ = narrow.exact(QUERIES, 1)
+    assert recall(narrow.search(QUERIES, 1)[0], exact) < 0.95
+    assert recall(open_index(folder, manifest()).search(QUERIES, 1)[0], exact) >= 0.98
+
+
+def test_exact_search_agrees_with_sorting_everything(opened: Open) -> None:
+    rows, scores = opened().exact(QUERIES, 50)
+    cosines = QUERIES @ VECTORS_2000.T
+    expected = np.argsort(-cosines, axis=1, kind="stable")[:, :50]
+    np.testing.assert_allclose(scores, np.take_along_axis(cosines, expected, 1), atol=1e-6)
+    assert recall(rows, expected) == 1.0
+
+
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_every_search_of_an_exact_bundle_is_exact_and_asks_no_graph(tmp_path: Path, k: int) -> None:
+    exact = manifest(index=replace(PARAMETERS, ef_search=2, exact=True))
+    index = open_index(write(tmp_path, VECTORS_2000), exact)
+    rows, scores = index.search(QUERIES, k)
+    expected = np.argsort(-(QUERIES @ VECTORS_2000.T), axis=1, kind="stable")[:, :k]
+    assert recall(rows, expected) == 1.0
+    np.testing.assert_allclose(scores, (QUERIES @ VECTORS_2000.T)[np.arange(100)[:, None], rows], atol=1e-6)
+    through_graph = open_index(tmp_path, replace(exact, index=replace(exact.index, exact=False)))
+    assert k > 1 or recall(through_graph.search(QUERIES, k)[0], expected) < 0.95
+    (tmp_path / INDEX).unlink()  # it takes no memory
+    np.testing.assert_array_equal(open_index(tmp_path, exact).search(QUERIES, k)[0], rows)
+
+
+def test_more_than_the_catalogue_gives_all_of_it(opened: Open) -> None:
+    rows, _ = opened().search(QUERIES[:2], COUNT + 1)
+    np.testing.assert_array_equal(np.sort(rows, axis=1), [np.arange(COUNT)] * 2)
+
+
+def test_what_the_graph_cannot_reach_is_found_exactly(tmp_path: Path) -> None:
+    graph = build_index(VECTORS_2000)
+    kept = {*np.linspace(0, COUNT - 1, 8).astype(int).tolist(), *range(50)}
+    for row in sorted({*range(COUNT)} - kept):
+        graph.mark_deleted(row)
+    index = open_index(write(tmp_path, VECTORS_2000, graph), manifest())
+    rows, _ = index.search(QUERIES, 100)  # the graph alone would raise
+    np.testing.assert_array_equal(rows, index.exact(QUERIES, 100)[0])
+
+
+def test_a_graph_of_other_vectors_is_refused(tmp_path: Path) -> None:
+    other = build_index(unit_vectors(COUNT, seed=3))
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: holds other vectors than vectors\.npy"):
+        open_index(write(tmp_path, VECTORS_2000, other), manifest())
+
+
+def test_a_graph_that_differs_in_the_second_half_of_the_items_is_refused(tmp_path: Path) -> None:
+    half = COUNT // 2 + 1
+    other = build_index(np.concatenate([VECTORS_2000[:half], unit_vectors(COUNT - half, seed=3)]))
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: holds other vectors than vectors\.npy"):
+        open_index(write(tmp_path, VECTORS_2000, other), manifest())
+
+
+@pytest.mark.parametrize("dimension", [8, 24])
+def test_a_graph_of_another_dimension_is_refused(tmp_path: Path, dimension: int) -> None:
+    vectors = np.resize(VECTORS_2000, (COUNT, dimension)).astype(np.float32)
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: size_data_per_element is "):
+        open_index(write(tmp_path, VECTORS_2000, build_index(vectors)), manifest())
+
+
+def test_a_graph_of_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: 1999 items"):
+        open_index(write(tmp_path, VECTORS_2000, build_index(VECTORS_2000[1:])), manifest())
+
+
+def test_vectors_of_another_type_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, VECTORS_2000)
+    for wrong in (VECTORS_2000.astype(np.float64), np.array([None]), VECTORS_2000[:, 1:]):
+        np.save(tmp_path / VECTORS, wrong)
+        with pytest.raises(BundleDamaged, match=r"vectors\.npy: "):
+            open_index(tmp_path, manifest())
+
+
+def test_something_else_than_a_graph_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, VECTORS_2000)
+    whole = (tmp_path / INDEX).read_bytes()
+    for content in (b"", whole[:-1], whole[:-4], whole[: len(whole) // 2], whole[::-1]):
+        (tmp_path / INDEX).write_bytes(content)
+        with pytest.raises(BundleDamaged, match=r"index\.hnsw: "):
+            open_index(tmp_path, manifest())
+
+
+def brute_force(vectors: Vectors, queries: Vectors, k: int, rows: npt.NDArray[np.int64]) -> Vectors:
+    """The best scores of each query among some rows, best first."""
+    scores = queries @ vectors[rows].T
+    best: Vectors = -np.sort(-scores, axis=1)[:, :k]
+    return best
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.01, 0.2, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("form", ["mask", "rows"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_only_allowed_items_are_found_and_the_best_of_them(
+    opened: Open, share: float, form: str, exact: bool
+) -> None:
+    index = opened(exact=exact)
+    mask = np.random.default_rng(3).random(COUNT) < share
+    mask[7] = True
+    rows = np.flatnonzero(mask)
+    allowed = mask if form == "mask" else np.random.default_rng(4).permutation([*rows, rows[0]])
+    k = min(10, len(rows))
+    found, scores = index.search(QUERIES, 10, allowed)
+    assert found.shape == scores.shape == (100, k)
+    assert np.isin(found, rows).all()
+    assert all(len({*each}) == k for each in found.tolist())
+    np.testing.assert_allclose(scores, np.sum(VECTORS_2000[found] * QUERIES[:, None], axis=2), atol=1e-5)
+    best = brute_force(VECTORS_2000, QUERIES, 10, rows)
+    assert np.mean(scores >= best[:, -1:] - 1e-5) >= 0.97
+    exact_rows, exact_scores = index.exact(QUERIES, 10, allowed)
+    assert np.isin(exact_rows, rows).all()
+    np.testing.assert_allclose(exact_scores, best, atol=1e-5)
+
+
+def test_the_graph_is_searched_where_many_items_are_allowed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = open_index(folder, manifest(index=replace(PARAMETERS, ef_search=20)))
+    monkeypatch.setattr(ExactIndex, "exact", None)
+    allowed = np.arange(COUNT) % 10 > 0
+    found, _ = index.search(QUERIES, 10, allowed)
+    assert allowed[found].all()
+    with pytest.raises(TypeError):  # few are compared one by one
+        index.search(QUERIES, 10, np.arange(COUNT) % 10 == 0)
+
+
+def test_where_no_item_is_allowed_none_is_found(opened: Open) -> None:
+    index = opened()
+    for allowed in (np.zeros(COUNT, np.bool_), np.zeros(0, np.int64)):
+        for search in (index.search, index.exact):
+            rows, scores = search(QUERIES, 10, allowed)
+            assert rows.shape == scores.shape == (100, 0)
+
+
+@pytest.mark.parametrize("allowed", [np.ones(COUNT - 1, np.bool_), np.array([0, COUNT]), np.array([-1, 3])])
+def test_a_mask_of_another_size_or_a_row_beyond_is_refused(
+    opened: Open, allowed: npt.NDArray[np.int64]
+) -> None:
+    with pytest.raises(ValueError, match=r"^allowed: expected "):
+        opened().search(QUERIES, 10, allowed)
+
+
+def test_one_query_finds_what_a_batch_finds(opened: Open) -> None:
+    index = opened()
+    for k in (1, 10, 100, COUNT):
+        rows, scores = index.search(QUERIES[:1], k)
+        one_rows, one_scores = index.search_one(QUERIES[:1], k)
+        found = [(str(row), score) for row, score in zip(one_rows, one_scores, strict=True)]
+        expected = [(str(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+        assert difference(expected, found) == ""
+
+
+class Remote(ExactIndex):
+    """Stands for an index of another kind."""
+
+
+def test_the_manifest_names_the_kind_of_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(open_index(folder, manifest())) is HnswIndex
+    assert type(open_index(folder, manifest(index=replace(PARAMETERS, exact=True)))) is ExactIndex
+    remote = manifest(index=replace(PARAMETERS, kind="remote"))
+    with pytest.raises(BundleTooNew, match="index of kind 'remote', expected one of exact, hnsw, milvus"):
+        open_index(folder, remote)
+    monkeypatch.setitem(vector_index.KINDS, "remote", (__name__, "Remote"))
+    assert open_index(folder, remote).count == COUNT

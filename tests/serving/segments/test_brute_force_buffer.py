@@ -1,0 +1,68 @@
+"""Rows that a search compares: all current ones, and few outdated ones, however often items are written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protos.bundle import read_manifest
+from serving.segments.brute_force_buffer import OUTDATED, SHARE
+from serving.segments.catalogue import Catalogue
+from serving.segments.growing import GrowingSegment
+from serving.segments.record import Record, RecordKind
+from tests.helpers.serving.segments import segment_of
+
+DIMENSION = 4
+
+
+@pytest.fixture
+def growing(plain: Path) -> GrowingSegment:
+    return GrowingSegment(segment_of(Catalogue(plain, read_manifest(plain))), DIMENSION)
+
+
+def write(growing: GrowingSegment, *names: str) -> None:
+    draw = np.random.default_rng(growing.count)
+    vectors = draw.normal(size=(len(names), DIMENSION)).astype(np.float32)
+    growing.apply(
+        [
+            Record(growing.count + n + 1, name, RecordKind.ITEM, b"", b"{}", vector.tobytes())
+            for n, (name, vector) in enumerate(zip(names, vectors, strict=True))
+        ]
+    )
+
+
+def check(growing: GrowingSegment, first: int) -> int:
+    """Check what is compared from a row on; returns the number of rows."""
+    rows, vectors = growing._compared.since(first)
+    current = first + growing.alive[first : growing.count].nonzero()[0]
+    assert set(current.tolist()) <= set(rows.tolist())
+    assert rows.tolist() == sorted({*rows.tolist()})
+    assert not len(rows) or rows[0] >= first
+    np.testing.assert_array_equal(vectors, growing.row_vectors[rows])
+    assert len(rows) - len(current) <= max(OUTDATED, len(rows) // SHARE)
+    return len(rows)
+
+
+def test_an_item_that_is_written_again_and_again_is_compared_a_bounded_number_of_times(
+    growing: GrowingSegment,
+) -> None:
+    names = [f"new-{n}" for n in range(50)]
+    for _ in range(40):
+        write(growing, *names)
+        assert check(growing, 0) <= 50 + OUTDATED
+    assert growing.count == 2000
+
+
+def test_random_writes_deletes_and_graphs(growing: GrowingSegment) -> None:
+    draw = np.random.default_rng(0)
+    first = 0
+    for _ in range(300):
+        write(growing, *{f"new-{n}" for n in draw.integers(400, size=draw.integers(1, 30))})
+        if draw.random() < 0.3:
+            gone = f"new-{draw.integers(400)}"
+            growing.apply([Record(growing.count, gone, RecordKind.DELETED)])
+        if draw.random() < 0.05:  # a graph covers more rows
+            first = int(draw.integers(first, growing.count + 1))
+        if draw.random() < 0.5:
+            check(growing, first)
+    check(growing, 0)

@@ -1,0 +1,156 @@
+"""A search finds what the store holds: no deleted item, no old version, no item twice, and k items."""
+
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from protos.errors import UnknownItem
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.segments.packed_items import hit_of
+from tests.helpers.serving.live import LiveWorld
+from tests.helpers.tiny import item_names, tiny_bundle
+
+IDS = [*(f"item-{n:03}" for n in range(0, 40, 3)), *(f"new-{n}" for n in range(12))]
+TEXTS = [*item_names(60), "bavuti xelike mopy", "zo", "日本"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("small"), 40)
+
+
+@pytest.fixture
+def world(plain: Path, tmp_path: Path) -> LiveWorld:
+    return LiveWorld(plain, tmp_path)
+
+
+class LiveMachine(RuleBasedStateMachine):
+    """Writes and searches in any order."""
+
+    folder: Path
+    base: Retriever
+
+    @initialize()
+    def begin(self) -> None:
+        self.world = LiveWorld(self.folder, Path(mkdtemp(dir=self.folder.parent)), self.base)
+        self.synced = True
+
+    @rule(item_id=st.sampled_from(IDS), text=st.sampled_from(TEXTS))
+    def put(self, item_id: str, text: str) -> None:
+        self.world.put(item_id, text, name=text)
+        self.synced = False
+
+    @rule(item_id=st.sampled_from(IDS))
+    def delete(self, item_id: str) -> None:
+        self.world.delete(item_id)
+        self.synced = False
+
+    @rule()
+    def delete_most(self) -> None:
+        for item_id in [*self.world.truth][3:]:
+            self.world.delete(item_id)
+        self.synced = False
+
+    @rule()
+    def sync(self) -> None:
+        assert self.world.sync() == {}
+        self.synced = True
+
+    @rule()
+    def compact(self) -> None:
+        deriver = self.world.deriver
+        deriver._writer = deriver._writer.compacted()
+        assert self.world.live.is_superseded
+        self.world.live = self.world.live.reopened()
+
+    @rule()
+    def restart(self) -> None:
+        self.world.deriver.close()
+        from serving.live.deriving.record_deriver import Deriver
+
+        self.world.deriver = Deriver(self.world.folder, self.world.feed, self.world.place)
+        self.world.live = self.world.open()
+        self.sync()
+
+    @precondition(lambda self: self.synced)
+    @rule(
+        texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5),
+        k=st.sampled_from([1, 2, 10, 39, 60]),
+        exclude=st.frozensets(st.sampled_from(IDS), max_size=4),
+    )
+    def search(self, texts: list[str], k: int, exclude: frozenset[str]) -> None:
+        retriever, truth = self.world.live.retriever, self.world.truth
+        encoded = retriever.encode([Query(text) for text in texts])
+        answers = retriever.search_encoded(encoded, k, exclude)
+        (alone,) = retriever.search([Query(texts[0])], k, exclude)
+        for vector, answer in [*zip(encoded.vectors, answers, strict=True), (encoded.vectors[0], alone)]:
+            ids = [hit.id for hit in answer.hits]
+            assert len(ids) == len(set(ids)) == min(k, len(truth.keys() - exclude))
+            assert truth.keys() - exclude >= set(ids)
+            found = [hit.score for hit in answer.hits]
+            np.testing.assert_allclose(found, self.world.expected(vector, k, exclude), atol=1e-5)
+            np.testing.assert_allclose([truth[each] @ vector for each in ids], found, atol=1e-5)
+            assert answer.sequence == self.world.feed.sequence()
+
+    @precondition(lambda self: self.synced)
+    @rule(item_id=st.sampled_from(IDS), k=st.sampled_from([1, 10, 60]))
+    def more_like_this(self, item_id: str, k: int) -> None:
+        retriever, truth = self.world.live.retriever, self.world.truth
+        if item_id not in truth:
+            with pytest.raises(UnknownItem, match=item_id):
+                retriever.search([Query(item_id=item_id)], k)
+            return
+        (answer,) = retriever.search([Query(item_id=item_id)], k)
+        expected = self.world.expected(truth[item_id], k, frozenset({item_id}))
+        np.testing.assert_allclose([hit.score for hit in answer.hits], expected, atol=1e-5)
+        assert item_id not in {hit.id for hit in answer.hits}
+
+    @invariant()
+    def rows_lead_back_to_ids(self) -> None:
+        items = self.world.live.retriever.items
+        for item_id, row in self.world.live.segment.rows.items():
+            if row is not None:
+                assert items.ids[row] == item_id
+                assert hit_of(self.world.live.segment.hits[row - 40]).id == item_id
+
+
+@pytest.mark.exhaustive
+def test_any_writes_and_searches(small: Path) -> None:
+    class Machine(LiveMachine):
+        folder, base = small, Retriever.load(small)
+
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=30, stateful_step_count=30, deadline=None)
+    )
+
+
+def test_histories_skip_what_the_tower_does_not_know_and_exclude_new_versions(
+    watched: Path, tmp_path: Path
+) -> None:
+    world = LiveWorld(watched, tmp_path)
+    world.put("new", "zozo")
+    world.put("item-001", "bavuti")
+    world.delete("item-002")
+    world.sync()
+    query = Query(history=("item-001", "new", "item-002", "item-003"))
+    retriever = world.live.retriever
+    (answer,) = retriever.search([query], 1000, exclude_history=True)
+    assert answer.unknown_history == 1
+    assert {hit.id for hit in answer.hits} == world.truth.keys() - {"item-001", "new", "item-003"}
+    (vector,) = retriever.encode([query]).vectors
+    expected = world.expected(vector, 1000, frozenset({"item-001", "new", "item-003"}))
+    np.testing.assert_allclose([hit.score for hit in answer.hits], expected, atol=1e-4)
+    (popular,) = retriever.search([Query()], 1000)
+    assert {hit.id for hit in popular.hits} == world.truth.keys()
+    assert popular.hits[-1].id == "new"
+    (like,) = retriever.search([Query(item_id="new")], 5)
+    scores = world.expected(world.truth["new"], 5, frozenset({"new"}))
+    np.testing.assert_allclose([hit.score for hit in like.hits], scores, atol=1e-5)

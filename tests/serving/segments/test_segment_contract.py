@@ -1,0 +1,213 @@
+"""What every kind of segment does: a bundle's, searched exactly, by a graph or in Milvus, and live items."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos import bundle
+from protos.bundle import IndexParameters
+from protos.errors import InvalidInput
+from protos.filters import parse_value
+from protos.hybrid.fusion import FusionQuery
+from protos.vector_databases.milvus import URI
+from serving.filters.columns import Work
+from serving.filters.expression import where
+from serving.filters.plan import Plan
+from serving.filters.planner import Found
+from serving.index.vector_index import Neighbours, Vectors
+from serving.segments.built import BuiltSegment
+from serving.segments.catalogue import Catalogue
+from serving.segments.growing import GrowingSegment
+from serving.segments.packed_items import packed_hit
+from serving.segments.record import Record
+from serving.segments.segment import Segment
+from tests.helpers.milvus import needs_lite, publish
+from tests.helpers.serving.segments import segment_of
+from tests.helpers.tiny import FILTERS, filter_values, item_ids, item_names, tiny_bundle
+
+ITEMS = 200
+DELETED = [*range(0, ITEMS, 7)]
+INDEXES: Mapping[str, IndexParameters] = {
+    "exact": IndexParameters("ip", 16, 100, 64, exact=True),
+    "hnsw": IndexParameters("ip", 16, 200, 200),
+    "milvus": IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"}),
+}
+CHEAP = where.price < 30
+
+
+def built(folder: Path) -> BuiltSegment:
+    return BuiltSegment.load(folder, bundle.read(folder), Catalogue)
+
+
+def growing(folder: Path) -> GrowingSegment:
+    """The items of a bundle as live items of one without items; each was written twice."""
+    same = built(folder)
+    earlier = segment_of(SimpleNamespace(ids=(), find=lambda item_id: None))
+    manifest = same.manifest
+    segment = GrowingSegment(
+        earlier, manifest.dimension, 0, manifest.filters, manifest.display_fields, same.fusion
+    )
+    assert same.fusion is not None
+    vectors, terms = same.index.vectors(slice(None)), map(same.fusion.index.weights, item_names(ITEMS))
+    lexical = [numbers.tobytes() + weights.tobytes() for numbers, weights in terms]
+    for version in (0, 1):
+        segment.apply(
+            [
+                Record(
+                    version * ITEMS + n + 1,
+                    item_id,
+                    hit=packed_hit(item_id, same.fields(n), has_parts=True),
+                    values=json.dumps(_parsed(values)).encode(),
+                    vector=vector.tobytes(),
+                    terms=lexical[n],
+                )
+                for n, (item_id, vector, values) in enumerate(
+                    zip(item_ids(ITEMS), vectors, filter_values(ITEMS), strict=True)
+                )
+            ]
+        )
+    return segment
+
+
+def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: parse_value(FILTERS[name], value, name) for name, value in values.items()}
+
+
+class World:
+    """A segment, some of whose items are deleted, and what it must find."""
+
+    def __init__(self, segment: Segment, bundle_segment: BuiltSegment) -> None:
+        self.segment = segment
+        assert bundle_segment.fusion is not None
+        self.terms = bundle_segment.fusion.index.terms
+        vectors = bundle_segment.index.vectors(slice(None))
+        ids = item_ids(ITEMS)
+        for n in DELETED:
+            assert segment.delete(ids[n])
+            assert not segment.delete(ids[n])
+        self.visible = [n for n in range(ITEMS) if n not in DELETED]
+        self.vectors = {ids[n]: vectors[n] for n in self.visible}
+        self.prices = {ids[n]: filter_values(ITEMS)[n].get("price") for n in self.visible}
+        self.queries = vectors[[3, 0, 50, 7]]  # two of them are deleted
+
+    def best(self, query: Vectors, k: int, passes: Callable[[Any], bool] | None = None) -> list[float]:
+        scores = [
+            float(vector @ query)
+            for item_id, vector in self.vectors.items()
+            if passes is None or passes(self.prices[item_id])
+        ]
+        return sorted(scores, reverse=True)[:k]
+
+
+@pytest.fixture(
+    scope="module", params=["exact", "hnsw", "growing", pytest.param("milvus", marks=needs_lite())]
+)
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("segment")
+    index = INDEXES.get(request.param, INDEXES["exact"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(URI, str(folder / "lite.db"))
+        made = tiny_bundle(folder, ITEMS, filters=FILTERS, is_hybrid=True, index=index)
+        if request.param == "milvus":
+            publish(made, bundle.read(made))
+        plain = built(made)
+        yield World(growing(made) if request.param == "growing" else plain, plain)
+
+
+@pytest.mark.parametrize("k", [1, 10, ITEMS, ITEMS + 50])
+def test_the_nearest_visible_items(world: World, k: int) -> None:
+    segment = world.segment
+    for search in (segment.search, segment.exact):
+        found = search(world.queries, k, None)
+        assert found.rows.shape == (4, min(k, segment.visible_count))
+        for query, rows, scores in zip(world.queries, *found, strict=True):
+            np.testing.assert_allclose(scores, world.best(query, k), atol=1e-5)
+            assert all(segment.is_visible(row) for row in rows.tolist())
+            assert len({*rows.tolist()}) == len(rows)
+
+
+def test_one_query_is_answered_as_in_a_batch(world: World) -> None:
+    for n, query in enumerate(world.queries):
+        one = world.segment.search_one(query[None], 5, [])
+        if one is not None:  # else `search` is faster
+            batch = world.segment.search(world.queries, 5, None)
+            np.testing.assert_allclose([score for score, _ in one], batch.scores[n], atol=1e-5)
+
+
+def test_hits_of_earlier_segments_are_merged(world: World) -> None:
+    earlier = Neighbours(np.array([[9001, 9002]] * 4), np.array([[2.0, -2.0]] * 4, np.float32))
+    for search in (world.segment.search, world.segment.exact):
+        found = search(world.queries, 5, earlier)
+        for query, rows, scores in zip(world.queries, *found, strict=True):
+            np.testing.assert_allclose(scores, [2.0, *world.best(query, 4)], atol=1e-5)
+            assert rows[0] == 9001
+
+
+@pytest.mark.parametrize("k", [1, 10, ITEMS])
+@pytest.mark.parametrize("approximate", [True, False])
+def test_a_filter_is_never_short(world: World, k: int, approximate: bool) -> None:
+    def cheap(price: Any) -> bool:
+        return price is not None and price < 30
+
+    segment = world.segment
+    passing = segment.filter(CHEAP, Work(), None)
+    count = sum(map(cheap, world.prices.values()))
+    assert 0 < count < segment.visible_count
+    assert np.count_nonzero(passing.mask) == count
+    for query, each in zip(
+        world.queries, segment.search_passing(world.queries, k, passing, approximate, None), strict=True
+    ):
+        np.testing.assert_allclose(each.scores, world.best(query, k, cheap), atol=1e-5)
+        assert all(passing.passes(row) and segment.is_visible(row) for row in each.rows.tolist())
+        assert each.plan is not Plan.EMPTY
+
+
+def test_a_filter_that_nothing_passes_finds_nothing(world: World) -> None:
+    passing = world.segment.filter(where.price > 1e9, Work(), None)
+    for each in world.segment.search_passing(world.queries, 5, passing, True, None):
+        assert (each.rows.tolist(), each.plan) == ([], Plan.EMPTY)
+    if not isinstance(world.segment, BuiltSegment):
+        earlier = [Found(np.array([9001]), np.array([2.0], np.float32), Plan.GRAPH)] * 4
+        assert world.segment.search_passing(world.queries, 5, passing, True, earlier) == earlier
+
+
+def test_a_filter_that_does_not_fit_is_refused_by_its_place(world: World) -> None:
+    with pytest.raises(InvalidInput, match="unknown filter field"):
+        passing = world.segment.filter(where.nothing == 1, Work(), None)
+        assert passing.mask is None  # a growing segment evaluates it when it is first used
+
+
+def test_rows_lead_to_their_items(world: World) -> None:
+    segment, ids = world.segment, item_ids(ITEMS)
+    assert segment.visible_count == len(world.visible)
+    for n, item_id in enumerate(ids):
+        row = segment.find(item_id)
+        assert segment.holds(item_id)
+        assert (row is None) is (n in DELETED)
+        if row is not None:
+            assert segment.first_row <= row < segment.first_row + segment.count
+            assert segment.item_id(row) == item_id
+            assert segment.fields(row)["name"] == item_names(ITEMS)[n]
+            np.testing.assert_allclose(segment.vectors([row])[0], world.vectors[item_id], atol=1e-6)
+    assert segment.find("nothing") is None
+    assert not segment.holds("nothing")
+    assert not segment.delete("nothing")
+
+
+@pytest.mark.parametrize("weight", [None, 1.0])
+def test_items_that_hold_the_words_of_a_query_are_ranked(world: World, weight: float | None) -> None:
+    segment, name = world.segment, item_names(ITEMS)[5]
+    query = FusionQuery(world.terms(name), world.queries[0], [], [])
+    rows, scores, _, lexical = segment.rank(query, 10, None, weight)
+    assert "item-005" in [segment.item_id(row) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert all(segment.is_visible(row) for row in rows)
+    assert max(lexical) > 0
+    cheap = segment.filter(CHEAP, Work(), None)
+    assert all(cheap.passes(row) for row in segment.rank(query, 10, cheap, weight)[0])
+    assert {*rows} <= {*segment.candidates(query, 10, None)[0]}
