@@ -198,7 +198,7 @@ def search(arguments: Namespace) -> Result:
         answer = client.search(
             query,
             arguments.k,
-            arguments.exclude,
+            exclude=arguments.exclude,
             exclude_history=arguments.exclude_history,
             min_sequence=arguments.min_sequence,
             filter=_filter(arguments, client),
@@ -283,13 +283,13 @@ def batch(arguments: Namespace) -> Result:
             source,
             output,
             arguments.k,
-            arguments.exclude,
-            arguments.exclude_history,
             arguments.format,
             arguments.timeout,
             lambda line: progress.update(task, completed=line),
-            _filter(arguments, client),
-            FusionMode(arguments.fusion),
+            exclude=arguments.exclude,
+            exclude_history=arguments.exclude_history,
+            filter=_filter(arguments, client),
+            fusion=FusionMode(arguments.fusion),
         )
     document = {
         "output": str(output),

@@ -23,7 +23,7 @@ nothing. The command line (`python -m serving.client`) needs rich too.
 from serving.client.asynchronous import AsyncRetrievalClient
 from serving.client.blocking import RetrievalClient
 from serving.client.items import Item
-from serving.client.protocol import OPTIONS, SERVICE
+from serving.client.protocol import OPTIONS, SERVICE, SearchArguments
 from serving.client.security import Security
 from serving.filters.expression import Filter, where
 from serving.retrieval.answer import FusionMode
@@ -38,6 +38,7 @@ __all__ = [
     "Item",
     "Query",
     "RetrievalClient",
+    "SearchArguments",
     "Security",
     "where",
 ]

@@ -5,13 +5,12 @@ import time
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Collection,
     Coroutine,
     Iterable,
     Mapping,
     Sequence,
 )
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 import numpy as np
@@ -23,10 +22,16 @@ from protos import retrieval_pb2 as wire
 from serving.client import items as catalogue
 from serving.client import protocol
 from serving.client.items import ChangePage, Item, ItemState, Mode, Written
-from serving.client.protocol import MAX_ANSWER_BYTES, TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
+from serving.client.protocol import (
+    MAX_ANSWER_BYTES,
+    TIMEOUT_SECONDS,
+    CatalogueRetries,
+    Connection,
+    Metadata,
+    SearchArguments,
+)
 from serving.client.security import Security
-from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, FusionMode, Scores
+from serving.retrieval.answer import Answer, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.converters import Info, Releases
@@ -62,49 +67,38 @@ class AsyncRetrievalClient:
         self,
         query: Query | str,
         k: int = 0,
-        exclude: Collection[str] = (),
+        *,
         timeout: float | None = None,
-        exclude_history: bool | None = None,
         metadata: Metadata = (),
-        min_sequence: int = 0,
-        filter: Filter | None = None,
-        fusion: FusionMode = FusionMode.DEFAULT,
+        **options: Unpack[SearchArguments],
     ) -> Answer:
         """As `RetrievalClient.search`."""
-        message = protocol.filter_message(filter)
-        request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message, fusion)
+        request = protocol.search_request(query, protocol.search_fields(k, options))
         response = await self._call(self._stub.Search, request, timeout, metadata)
-        return protocol.answer(response, filter, self.address, fusion)
+        return protocol.answer(response, options, self.address)
 
     async def search_batch(
         self,
         queries: Sequence[Query | str],
         k: int = 0,
-        exclude: Collection[str] = (),
+        *,
         timeout: float | None = None,
-        exclude_history: bool | None = None,
         metadata: Metadata = (),
-        min_sequence: int = 0,
-        filter: Filter | None = None,
-        fusion: FusionMode = FusionMode.DEFAULT,
+        **options: Unpack[SearchArguments],
     ) -> list[Answer]:
         """As `RetrievalClient.search_batch`."""
-        message = protocol.filter_message(filter)
-        request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message, fusion)
+        request = protocol.batch_request(queries, protocol.search_fields(k, options))
         response = await self._call(self._stub.SearchBatch, request, timeout, metadata)
-        return protocol.answers(response, filter, self.address, fusion, asked=len(request.queries))
+        return protocol.answers(response, options, self.address, len(request.queries))
 
     def search_stream(
         self,
         queries: Queries,
         k: int = 0,
-        exclude: Collection[str] = (),
+        *,
         timeout: float | None = None,
-        exclude_history: bool | None = None,
         metadata: Metadata = (),
-        min_sequence: int = 0,
-        filter: Filter | None = None,
-        fusion: FusionMode = FusionMode.DEFAULT,
+        **options: Unpack[SearchArguments],
     ) -> AsyncIterator[Answer]:
         """As `RetrievalClient.search_stream`; the queries may come from an asynchronous iterator too."""
         refuse_lone_string(queries, "queries", "queries")
@@ -112,18 +106,16 @@ class AsyncRetrievalClient:
 
         async def requests() -> AsyncIterator[wire.SearchRequest]:
             try:
-                message = protocol.filter_message(filter)
+                fields = protocol.search_fields(k, options)
                 async for query in _each(queries):
-                    request = protocol.search_request(
-                        query, k, exclude, exclude_history, min_sequence, message, fusion
-                    )
+                    request = protocol.search_request(query, fields)
                     sent.count += 1
                     yield request
                 sent.ended = True
             except Exception as error:  # gRPC would cancel the call, without the cause
                 sent.error = error
 
-        return self._stream(requests(), sent, filter, timeout, self._connection.metadata(metadata), fusion)
+        return self._stream(requests(), sent, options, timeout, self._connection.metadata(metadata))
 
     async def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -293,10 +285,9 @@ class AsyncRetrievalClient:
         self,
         requests: AsyncIterator[Any],
         sent: protocol.SentQueries,
-        filter: Filter | None,
+        options: SearchArguments,
         timeout: float | None,
         metadata: Any,
-        fusion: FusionMode,
     ) -> AsyncIterator[Answer]:
         responses = self._connection.begin(self._stub.SearchStream, requests, timeout, metadata)
         statuses: list[grpc.aio.AioRpcError] = []
@@ -305,7 +296,7 @@ class AsyncRetrievalClient:
         try:
             async for response in responses:
                 answers += 1
-                yield protocol.answer(protocol.received(response, self.address), filter, self.address, fusion)
+                yield protocol.answer(protocol.received(response, self.address), options, self.address)
         except grpc.RpcError as failure:
             first = statuses[0] if statuses else failure
             raise error_from(first, self.address) from failure

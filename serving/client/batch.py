@@ -11,16 +11,15 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Unpack
 
 from protos.errors import DataError, InvalidInput
 from serving.client.answer_files import answer_document, answer_file
 from serving.client.blocking import RetrievalClient
+from serving.client.protocol import SearchArguments
 from serving.client.queries import Format, format_of, read_queries
-from serving.filters.expression import Filter
-from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 
 IN_FLIGHT = 256  # most queries that are read and not yet answered
@@ -39,13 +38,10 @@ def search_file(
     source: Path,
     output: Path,
     k: int = 0,
-    exclude: Collection[str] = (),
-    exclude_history: bool | None = None,
     form: Format | None = None,
     timeout: float | None = None,
     tick: Callable[[int], None] | None = None,
-    filter: Filter | None = None,
-    fusion: FusionMode = FusionMode.DEFAULT,
+    **options: Unpack[SearchArguments],
 ) -> Summary:
     """Answer each query of a file, in order.
 
@@ -54,13 +50,11 @@ def search_file(
         source: file of queries.
         output: file of answers, JSON lines or Parquet by its name: `answer_document`, and the `line` of the
             query.
-        k: as in `RetrievalClient.search`, and so are `exclude` and `exclude_history`.
-        exclude: item ids that must not be in any answer.
+        k: as in `RetrievalClient.search`, and so are the `options`.
         form: format of the source; by default it follows from the name.
         timeout: seconds for the whole file; none by default.
         tick: called with the number of each answered line.
-        filter: only items that pass are in the answers.
-        fusion: which scores rank the items of queries with a text.
+        options: of the searches.
 
     Raises:
         DataError: a file cannot be read or written, or a line is not a query, or the server refuses it; the
@@ -70,9 +64,7 @@ def search_file(
     began = time.monotonic()
     answered = 0
     with _opened(source) as queries, answer_file(output) as write, _Reader(queries, source, form) as reader:
-        stream = client.search_stream(
-            reader.queries(), k, exclude, timeout, exclude_history, filter=filter, fusion=fusion
-        )
+        stream = client.search_stream(reader.queries(), k, timeout=timeout, **options)
         with contextlib.closing(stream):  # type: ignore[type-var]
             try:
                 for answer in stream:

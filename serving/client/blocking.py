@@ -1,8 +1,8 @@
 """The client whose calls block the calling thread."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Unpack
 
 import grpc
 import numpy as np
@@ -14,10 +14,16 @@ from protos import retrieval_pb2 as wire
 from serving.client import items as catalogue
 from serving.client import protocol
 from serving.client.items import ChangePage, Item, ItemState, Mode, Written
-from serving.client.protocol import MAX_ANSWER_BYTES, TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
+from serving.client.protocol import (
+    MAX_ANSWER_BYTES,
+    TIMEOUT_SECONDS,
+    CatalogueRetries,
+    Connection,
+    Metadata,
+    SearchArguments,
+)
 from serving.client.security import Security
-from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, FusionMode, Scores
+from serving.retrieval.answer import Answer, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.converters import Info, Releases
@@ -62,29 +68,20 @@ class RetrievalClient:
         self,
         query: Query | str,
         k: int = 0,
-        exclude: Collection[str] = (),
+        *,
         timeout: float | None = None,
-        exclude_history: bool | None = None,
         metadata: Metadata = (),
-        min_sequence: int = 0,
-        filter: Filter | None = None,
-        fusion: FusionMode = FusionMode.DEFAULT,
+        **options: Unpack[SearchArguments],
     ) -> Answer:
         """The `k` items nearest to one query.
 
         Args:
             query: a text, or a `Query` with a history and features.
             k: 0 for the server's default.
-            exclude: item ids that must not be in the answer.
             timeout: in seconds.
-            exclude_history: whether to leave the items of the query's history out, and of its negative
-                history; None as the bundle was evaluated, so true where no history of its training data
-                holds an item twice.
             metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
-            min_sequence: the search waits until the worker has applied all writes up to this sequence; pass
-                `Written.sequence` to find your own write.
-            filter: only items that pass are in the answer, such as `where.price < 50`.
-            fusion: which scores rank the items of a query with a text; those of the bundle by default.
+            options: `exclude`, `exclude_history`, `min_sequence`, `filter` and `fusion`, as `SearchArguments`
+                describes them.
 
         Raises:
             InvalidInput: the server refuses the request; `field` names the invalid part.
@@ -97,40 +94,32 @@ class RetrievalClient:
                 has been closed; the three errors before are of this kind too.
             TypeError: `exclude` is one string.
         """
-        message = protocol.filter_message(filter)
-        request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message, fusion)
+        request = protocol.search_request(query, protocol.search_fields(k, options))
         response = self._call(self._stub.Search, request, timeout, metadata)
-        return protocol.answer(response, filter, self.address, fusion)
+        return protocol.answer(response, options, self.address)
 
     def search_batch(
         self,
         queries: Sequence[Query | str],
         k: int = 0,
-        exclude: Collection[str] = (),
+        *,
         timeout: float | None = None,
-        exclude_history: bool | None = None,
         metadata: Metadata = (),
-        min_sequence: int = 0,
-        filter: Filter | None = None,
-        fusion: FusionMode = FusionMode.DEFAULT,
+        **options: Unpack[SearchArguments],
     ) -> list[Answer]:
         """One answer for each query, in order, in one call; arguments and errors as in `search`."""
-        message = protocol.filter_message(filter)
-        request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message, fusion)
+        request = protocol.batch_request(queries, protocol.search_fields(k, options))
         response = self._call(self._stub.SearchBatch, request, timeout, metadata)
-        return protocol.answers(response, filter, self.address, fusion, asked=len(request.queries))
+        return protocol.answers(response, options, self.address, len(request.queries))
 
     def search_stream(
         self,
         queries: Iterable[Query | str],
         k: int = 0,
-        exclude: Collection[str] = (),
+        *,
         timeout: float | None = None,
-        exclude_history: bool | None = None,
         metadata: Metadata = (),
-        min_sequence: int = 0,
-        filter: Filter | None = None,
-        fusion: FusionMode = FusionMode.DEFAULT,
+        **options: Unpack[SearchArguments],
     ) -> Iterator[Answer]:
         """One answer for each query, in order, as they arrive; arguments as in `search`.
 
@@ -147,18 +136,16 @@ class RetrievalClient:
 
         def requests() -> Iterator[wire.SearchRequest]:
             try:
-                message = protocol.filter_message(filter)
+                fields = protocol.search_fields(k, options)
                 for query in queries:
-                    request = protocol.search_request(
-                        query, k, exclude, exclude_history, min_sequence, message, fusion
-                    )
+                    request = protocol.search_request(query, fields)
                     sent.count += 1
                     yield request
                 sent.ended = True
             except Exception as error:  # gRPC would log it, and replace it by its own
                 sent.error = error
 
-        return self._stream(requests(), sent, filter, timeout, self._connection.metadata(metadata), fusion)
+        return self._stream(requests(), sent, options, timeout, self._connection.metadata(metadata))
 
     def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -394,17 +381,16 @@ class RetrievalClient:
         self,
         requests: Iterator[Any],
         sent: protocol.SentQueries,
-        filter: Filter | None,
+        options: SearchArguments,
         timeout: float | None,
         metadata: Any,
-        fusion: FusionMode,
     ) -> Iterator[Answer]:
         responses = self._connection.begin(self._stub.SearchStream, requests, timeout, metadata)
         answers = 0
         try:
             for response in responses:
                 answers += 1
-                yield protocol.answer(response, filter, self.address, fusion)
+                yield protocol.answer(response, options, self.address)
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
         finally:

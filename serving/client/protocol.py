@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 import numpy as np
@@ -268,42 +268,63 @@ class SentQueries:
             )
 
 
-def search_request(
-    query: Query | str,
-    k: int,
-    exclude: Collection[str],
-    exclude_history: bool | None,
-    min_sequence: int = 0,
-    filter: wire.Filter | None = None,
-    fusion: FusionMode = FusionMode.DEFAULT,
-) -> wire.SearchRequest:
-    """The request to search for one query; arguments as of `RetrievalClient.search`.
+class SearchArguments(TypedDict, total=False):
+    """What a search may be asked for besides its query and `k`.
+
+    Args:
+        exclude: item ids that must not be in the answer.
+        exclude_history: whether to leave the items of the query's history out, and of its negative history;
+            None as the bundle was evaluated, so true where no history of its training data holds an item
+            twice.
+        min_sequence: the search waits until the worker has applied all writes up to this sequence; pass
+            `Written.sequence` to find your own write.
+        filter: only items that pass are in the answer, such as `where.price < 50`.
+        fusion: which scores rank the items of a query with a text; those of the bundle by default.
+    """
+
+    exclude: Collection[str]
+    exclude_history: bool | None
+    min_sequence: int
+    filter: Filter | None
+    fusion: FusionMode
+
+
+def search_fields(k: int, options: SearchArguments) -> dict[str, Any]:
+    """The fields that requests of all kinds of searches have in common.
 
     Raises:
         InvalidInput: a value cannot be encoded.
-        TypeError: `exclude` is one string.
+        TypeError: `exclude` is one string, or there is no such option.
     """
-    message = _query(query, "query")
-    fields = _search_fields(k, exclude, exclude_history, min_sequence, filter, fusion)
-    return wire.SearchRequest(query=message, **fields)
+    if unknown := options.keys() - SearchArguments.__annotations__.keys():
+        expected = ", ".join(SearchArguments.__annotations__)
+        raise TypeError(f"{', '.join(sorted(unknown))}: expected only {expected}, timeout and metadata")
+    chosen = options.get("filter")
+    return {
+        "k": _k(k),
+        "exclude": _exclude(options.get("exclude", ())),
+        "exclude_history": options.get("exclude_history"),
+        "min_sequence": _sequence(options.get("min_sequence", 0)),
+        "filter": None if chosen is None else filter_to_wire(chosen),
+        "fusion": converters.fusion_to_wire(_fusion(options)),
+    }
 
 
-def batch_request(
-    queries: Sequence[Query | str],
-    k: int,
-    exclude: Collection[str],
-    exclude_history: bool | None,
-    min_sequence: int = 0,
-    filter: wire.Filter | None = None,
-    fusion: FusionMode = FusionMode.DEFAULT,
-) -> wire.SearchBatchRequest:
+def search_request(query: Query | str, fields: dict[str, Any]) -> wire.SearchRequest:
+    """The request to search for one query, with the fields of `search_fields`.
+
+    Raises:
+        InvalidInput: a value cannot be encoded.
+    """
+    return wire.SearchRequest(query=_query(query, "query"), **fields)
+
+
+def batch_request(queries: Sequence[Query | str], fields: dict[str, Any]) -> wire.SearchBatchRequest:
     """The request to search for many queries; raises as `search_request`.
 
     A TypeError is also raised if `queries` is one string.
     """
-    messages = _queries(queries)
-    fields = _search_fields(k, exclude, exclude_history, min_sequence, filter, fusion)
-    return wire.SearchBatchRequest(queries=messages, **fields)
+    return wire.SearchBatchRequest(queries=_queries(queries), **fields)
 
 
 def encode_request(queries: Sequence[Query | str]) -> wire.EncodeRequest:
@@ -328,60 +349,43 @@ def score_request(
     return wire.ScoreRequest(queries=queries, min_sequence=_sequence(min_sequence))
 
 
-def filter_message(filter: Filter | None) -> wire.Filter | None:
-    """A filter as a message of a request; the requests of a stream share one message.
-
-    Raises:
-        InvalidInput: a value cannot be encoded.
-    """
-    return None if filter is None else filter_to_wire(filter)
-
-
-def answer(
-    response: wire.SearchResponse,
-    filter: object,
-    address: str,
-    fusion: FusionMode = FusionMode.DEFAULT,
-) -> Answer:
+def answer(response: wire.SearchResponse, options: SearchArguments, address: str) -> Answer:
     """The answer to one query.
 
     Args:
         response: of the server.
-        filter: of the request; None if it has none.
+        options: of the request.
         address: of the server, for errors.
-        fusion: of the request.
 
     Raises:
         Unavailable: the server is older than filters, or than fusion, and has ignored the request's.
     """
-    return _answer(response, response, filter, address, fusion)
+    return _answer(response, response, options, address)
 
 
 def answers(
-    response: wire.SearchBatchResponse,
-    filter: object,
-    address: str,
-    fusion: FusionMode = FusionMode.DEFAULT,
-    *,
-    asked: int,
+    response: wire.SearchBatchResponse, options: SearchArguments, address: str, asked: int
 ) -> list[Answer]:
     """The answers to a batch of `asked` queries, in their order; arguments and errors as of `answer`."""
     check_count(len(response.results), asked, address)
-    return [_answer(result, response, filter, address, fusion) for result in response.results]
+    return [_answer(result, response, options, address) for result in response.results]
 
 
 def _answer(
     found: wire.SearchResponse | wire.HitList,
     response: wire.SearchResponse | wire.SearchBatchResponse,
-    filter: object,
+    options: SearchArguments,
     address: str,
-    fusion: FusionMode,
 ) -> Answer:
-    if fusion in (FusionMode.LEXICAL, FusionMode.HYBRID) and found.fusion == wire.FUSION_DEFAULT:
+    if _fusion(options) in (FusionMode.LEXICAL, FusionMode.HYBRID) and found.fusion == wire.FUSION_DEFAULT:
         raise Unavailable(f"{address}: the server does not know fusion")
-    if filter is not None and found.plan == wire.PLAN_UNFILTERED:
+    if options.get("filter") is not None and found.plan == wire.PLAN_UNFILTERED:
         raise Unavailable(f"{address}: the server does not know filters")
     return converters.answer_from_wire(found, response.bundle_version, response.timing, response.sequence)
+
+
+def _fusion(options: SearchArguments) -> FusionMode:
+    return FusionMode(options.get("fusion", FusionMode.DEFAULT))
 
 
 def scores(response: wire.ScoreResponse, asked: int, address: str) -> list[Scores]:
@@ -481,25 +485,6 @@ def _trace_context() -> tuple[tuple[str, str], ...]:
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     return tuple(carrier.items())
-
-
-def _search_fields(
-    k: int,
-    exclude: Collection[str],
-    exclude_history: bool | None,
-    min_sequence: int,
-    filter: wire.Filter | None,
-    fusion: FusionMode,
-) -> dict[str, Any]:
-    """The fields that `SearchRequest` and `SearchBatchRequest` have in common."""
-    return {
-        "k": _k(k),
-        "exclude": _exclude(exclude),
-        "exclude_history": exclude_history,
-        "min_sequence": _sequence(min_sequence),
-        "filter": filter,
-        "fusion": converters.fusion_to_wire(FusionMode(fusion)),
-    }
 
 
 def _queries(queries: Sequence[Query | str]) -> list[wire.Query]:

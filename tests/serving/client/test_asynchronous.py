@@ -38,9 +38,9 @@ def test_both_clients_say_the_same(server: RetrievalServer, client: RetrievalCli
         expected = [client.search(query, 3, exclude=["item-001"]) for query in queries]
         # Equal bits: each query is a batch of its own, in the same server.
         assert [answer.hits for answer in found] == [answer.hits for answer in expected]
-        batch = await other.search_batch(queries, 3, ["item-001"])
+        batch = await other.search_batch(queries, 3, exclude=["item-001"])
         assert differences(expected, batch) == []
-        stream = [answer async for answer in other.search_stream(queries, 3, ["item-001"])]
+        stream = [answer async for answer in other.search_stream(queries, 3, exclude=["item-001"])]
         assert differences(expected, stream) == []
         # Equal bits: each is one request, and so the same batch in the same process.
         np.testing.assert_array_equal(await other.encode(queries), client.encode(queries))

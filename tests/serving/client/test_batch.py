@@ -83,7 +83,7 @@ def test_json_holds_all_that_a_query_can(client: RetrievalClient, tmp_path: Path
     source = tmp_path / "queries.jsonl"
     source.write_text("\n".join(map(json.dumps, lines)))
     search_file(client, source, output, k=4, exclude=["item-001"])
-    expected = [client.search(query, 4, ["item-001"]) for query in queries]
+    expected = [client.search(query, 4, exclude=["item-001"]) for query in queries]
     found = documents(output)
     assert [[hit["id"] for hit in each["hits"]] for each in found] == [
         [hit.id for hit in answer.hits] for answer in expected

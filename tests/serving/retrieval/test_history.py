@@ -176,9 +176,11 @@ def test_more_like_this_is_as_it_was(client: RetrievalClient, vectors: npt.NDArr
 
 @pytest.mark.parametrize("exclude_history", [False, True])
 def test_a_batch_and_a_stream_answer_as_one_by_one(client: RetrievalClient, exclude_history: bool) -> None:
-    alone = [client.search(query, 7, ["item-063"], exclude_history=exclude_history) for query in QUERIES]
-    batch = client.search_batch(QUERIES, 7, ["item-063"], exclude_history=exclude_history)
-    stream = [*client.search_stream(QUERIES, 7, ["item-063"], exclude_history=exclude_history)]
+    alone = [
+        client.search(query, 7, exclude=["item-063"], exclude_history=exclude_history) for query in QUERIES
+    ]
+    batch = client.search_batch(QUERIES, 7, exclude=["item-063"], exclude_history=exclude_history)
+    stream = [*client.search_stream(QUERIES, 7, exclude=["item-063"], exclude_history=exclude_history)]
     for found in (batch, stream):
         assert differences(alone, found) == []
         assert [(each.basis, each.unknown_history) for each in found] == [

@@ -218,9 +218,9 @@ def test_clients_of_a_server_without_a_lexical_index_are_told(client: RetrievalC
 
 def test_clients_of_an_older_server_are_told() -> None:
     old = wire.SearchResponse(hits=[wire.Hit(id="item-001", score=0.5)])
-    assert protocol.answer(old, None, "here").fusion is FusionMode.DEFAULT
+    assert protocol.answer(old, {}, "here").fusion is FusionMode.DEFAULT
     with pytest.raises(Unavailable, match="does not know fusion"):
-        protocol.answer(old, None, "here", FusionMode.HYBRID)
+        protocol.answer(old, {"fusion": FusionMode.HYBRID}, "here")
 
 
 def test_a_mapped_catalogue_packs_the_same_answers(folder: Path, tmp_path: Path) -> None:

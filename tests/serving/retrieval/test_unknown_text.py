@@ -66,9 +66,9 @@ def test_a_text_that_says_nothing_gets_popular_items_where_the_bundle_knows_them
     shares = dict(zip(item_ids(300), popularity(300), strict=True))
     popular = [each for each in sorted(shares, key=lambda each: -shares[each]) if each != "item-006"][:5]
     with client_of(plain) as client:
-        alone = [client.search(text, 5, ["item-006"]) for text in TEXTS]
-        check_same(alone, client.search_batch(TEXTS, 5, ["item-006"]))
-        check_same(alone, [*client.search_stream(TEXTS, 5, ["item-006"])])
+        alone = [client.search(text, 5, exclude=["item-006"]) for text in TEXTS]
+        check_same(alone, client.search_batch(TEXTS, 5, exclude=["item-006"]))
+        check_same(alone, [*client.search_stream(TEXTS, 5, exclude=["item-006"])])
     for text, answer in zip(TEXTS, alone, strict=True):
         assert answer.basis is (Basis.POPULAR if text in UNKNOWN else Basis.QUERY), text
         if text in UNKNOWN:
