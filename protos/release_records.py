@@ -25,7 +25,7 @@ MOVING_ACTIONS = ("promote", "force", "rollback")
 
 
 @dataclass(frozen=True)
-class Record:
+class ReleaseRecord:
     """One record of the chain.
 
     Args:
@@ -54,17 +54,17 @@ class Record:
     broke: tuple[str, ...] = ()
 
 
-def parse_record(text: str) -> Record:
+def parse_record(text: str) -> ReleaseRecord:
     """The record in a tag.
 
     Raises:
         ValueError, TypeError: it is none.
     """
-    record: Record = parse(parse_json(text), Record)
+    record: ReleaseRecord = parse(parse_json(text), ReleaseRecord)
     return record
 
 
-def moved_alias(records: Sequence[Record], statuses: Sequence[str], champion: str) -> list[bool]:
+def moved_alias(records: Sequence[ReleaseRecord], statuses: Sequence[str], champion: str) -> list[bool]:
     """For each record, whether it moved the alias.
 
     Args:

@@ -44,7 +44,7 @@ from serving.security.tokens import TokenFile
 from serving.server import RetrievalServer
 from serving.service_manager import ServiceManager
 from serving.service_status import ServiceStatus
-from serving.shadow.channel import Channel
+from serving.shadow.channel import ShadowChannel
 from serving.shadow.process import Shadow
 from serving.shared_state import (
     ACCESS,
@@ -200,7 +200,7 @@ class _Service:
         first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
         self.shared_state.write(TARGET, Target(1, first).entry())
         has_shadow = config.follow is not None and config.follow.shadow
-        self._channel = Channel.create(config.workers) if has_shadow else None
+        self._channel = ShadowChannel.create(config.workers) if has_shadow else None
         self._catalogue = CatalogueChannel.create() if config.catalogue else None
         self._catalogue_heartbeat = Heartbeat()
         self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None

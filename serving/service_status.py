@@ -19,7 +19,7 @@ from serving.observability.worker_metrics import SharedMetrics, sum_by_version
 from serving.rollout.loaded_bundle import CANARY, CHAMPION
 from serving.rollout.target import Target
 from serving.security.certificate_expiry import DAY
-from serving.shadow.channel import Channel
+from serving.shadow.channel import ShadowChannel
 from serving.shadow.report import shadow_readings, shadow_state
 from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, RELEASES, SHADOW, TARGET, SharedState
 
@@ -76,7 +76,7 @@ class ServiceStatus:
     """
 
     def __init__(
-        self, shared_state: SharedState, shared: SharedMetrics, channel: Channel | None = None
+        self, shared_state: SharedState, shared: SharedMetrics, channel: ShadowChannel | None = None
     ) -> None:
         self._shared_state = shared_state
         self._shared = shared

@@ -23,7 +23,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 MAX_LENGTH = 300  # characters of an error
 
 
-class Failure(NamedTuple):
+class ProcessFailure(NamedTuple):
     """The process failed."""
 
     bundle: str  # at fault, by its name in the request; empty where that is unknown
@@ -32,7 +32,7 @@ class Failure(NamedTuple):
 
 def ask(
     request: Mapping[str, Any], scratch: Path, threads: int = 1, patience: float = PATIENCE
-) -> dict[str, Any] | Failure:
+) -> dict[str, Any] | ProcessFailure:
     """The response of `python -m serving.benchmark.bundle_benchmark` to a request, within `patience` seconds.
 
     `scratch` is a folder for the request; with `threads` 0 the process's libraries choose their number.
@@ -73,7 +73,7 @@ def ask_of_bundle(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="twinspire-bench-") as scratch:
         found = ask({**request, "bundle": str(folder.absolute()), "threads": 1}, Path(scratch))
-    if isinstance(found, Failure):
+    if isinstance(found, ProcessFailure):
         raise BundleDamaged(f"{folder}: the retriever cannot be measured: {found.text}")
     return found
 
@@ -85,7 +85,7 @@ def _last_step(stderr: str) -> dict[str, str]:
     return found
 
 
-def _failure(at: Mapping[str, str], happened: str) -> Failure:
+def _failure(at: Mapping[str, str], happened: str) -> ProcessFailure:
     words = re.sub(r"(?<!\S)/\S*/", "", " ".join(happened.split()))  # without folders of this machine
     cut = words if len(words) <= MAX_LENGTH else f"{words[: MAX_LENGTH - 1]}…"
-    return Failure(at["bundle"], f"{at['step']}: {cut}")
+    return ProcessFailure(at["bundle"], f"{at['step']}: {cut}")

@@ -156,7 +156,7 @@ def parts_of(document: Document) -> list[writer.Part]:
     return parts
 
 
-def _figures_table(document: Document, names: Sequence[str]) -> writer.Table:
+def _figures_table(document: Document, names: Sequence[str]) -> writer.ReportTable:
     """Figures with intervals, and the changes of main figures against the previous bench."""
     intervals, changed = document["intervals"], (document["previous"] or {}).get("changes", {})
     rows = []
@@ -167,7 +167,7 @@ def _figures_table(document: Document, names: Sequence[str]) -> writer.Table:
         if name in changed:
             row["change"] = f"{changed[name]['percent']:+.1f} %{' *' if changed[name]['apart'] else ''}"
         rows.append(row)
-    return writer.Table(FIGURES if changed else FIGURES[:-1], rows)
+    return writer.ReportTable(FIGURES if changed else FIGURES[:-1], rows)
 
 
 def _calls(document: Document) -> dict[str, int]:
@@ -195,7 +195,7 @@ def _towers(document: Document) -> list[writer.Part]:
         "## Towers",
         TOWERS,
         writer.Picture("latency.png", "Latency by batch size", lambda: plots.latency_by_batch(panels)),
-        writer.Table(columns, cells, "p50, microseconds"),
+        writer.ReportTable(columns, cells, "p50, microseconds"),
         writer.Lines([f"{name}: not measured, {reason}" for name, reason in towers["skipped"].items()]),
         writer.Lines(
             [f"torch.compile, {name}: {took:.1f} s to compile" for name, took in towers["compile_s"].items()]
@@ -214,7 +214,7 @@ def _retriever(document: Document) -> list[writer.Part]:
     return [
         "## Retriever",
         f"{about} {RETRIEVER}",
-        writer.Table(PARTS, rows, "retriever"),
+        writer.ReportTable(PARTS, rows, "retriever"),
         _figures_table(document, [f"{share}_b{batch}" for batch in found["batches"] for share in SHARES]),
         writer.Picture("retriever.png", "Time by part", lambda: plots.retriever_parts(found["batches"])),
     ]

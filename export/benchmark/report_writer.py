@@ -30,7 +30,7 @@ class Column(NamedTuple):
     alignment: str = "r"  # `l` left, `r` right, `c` left, as code on a page
 
 
-class Table(NamedTuple):
+class ReportTable(NamedTuple):
     """A line for each of the rows, which are documents; `title` is for the terminal."""
 
     columns: Sequence[Column]
@@ -58,7 +58,7 @@ class Picture(NamedTuple):
     draw: Callable[[], Figure]
 
 
-Part = str | Table | Lines | Picture  # a string is a paragraph in Markdown, which is for the page only
+Part = str | ReportTable | Lines | Picture  # a string is a paragraph in Markdown, which is for the page only
 
 
 def page_of(parts: Iterable[Part]) -> str:
@@ -85,7 +85,7 @@ def _markdown(part: Part) -> str:
 def show_parts(parts: Iterable[Part], console: Console) -> None:
     """Print the tables and lines among the parts."""
     for part in parts:
-        if isinstance(part, Table) and part.rows:
+        if isinstance(part, ReportTable) and part.rows:
             made = RichTable(box=None, title=part.title or None, title_justify="left")
             for column in part.columns:
                 made.add_column(column.head, justify="right" if column.alignment == "r" else "left")

@@ -73,7 +73,7 @@ def check(
     return {"max_abs_diff": worst, "tolerance": tolerance, "records": records}
 
 
-class Batch(NamedTuple):
+class ParityBatch(NamedTuple):
     """A batch of records as a tower's inputs.
 
     Args:
@@ -87,7 +87,7 @@ class Batch(NamedTuple):
     arrays: Arrays
 
 
-def batches(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> Iterator[Batch]:
+def batches(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> Iterator[ParityBatch]:
     """Ordinary and hostile records in batches of 1, 2 and 33.
 
     Args:
@@ -99,7 +99,7 @@ def batches(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> Iterato
             for at in range(0, total, size):
                 records = {name: column[at : at + size] for name, column in source.items()}
                 end = min(at + size, total)
-                yield Batch(
+                yield ParityBatch(
                     f"{kind} records {at} to {end - 1} of {total}", end - at, inputs.to_arrays(records)
                 )
 

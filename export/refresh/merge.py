@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from export.bundle_files import ItemColumns
 from export.encoding.digests import SIZE, Digests, digest, read_digests
-from export.refresh.sources import Change, StoreState, TableItem
+from export.refresh.sources import ItemChange, SnapshotState, TableItem
 from protos import bundle
 from protos.bundle import Manifest
 from protos.documents import parse_json
@@ -155,7 +155,7 @@ class Merged:
         }
 
 
-def merge(champion: Champion, table: Mapping[str, TableItem] | None, state: StoreState | None) -> Merged:
+def merge(champion: Champion, table: Mapping[str, TableItem] | None, state: SnapshotState | None) -> Merged:
     """The catalogue as it stands.
 
     Args:
@@ -183,7 +183,7 @@ def merge(champion: Champion, table: Mapping[str, TableItem] | None, state: Stor
     return _Merge(champion, failed).run(wanted)
 
 
-def _written(change: Change, manifest: Manifest) -> TableItem:
+def _written(change: ItemChange, manifest: Manifest) -> TableItem:
     """An item as it was written.
 
     Raises:

@@ -27,7 +27,7 @@ from train.data.training_data import values_of
 from train.paths import CACHE
 
 
-class Change(NamedTuple):
+class ItemChange(NamedTuple):
     """The latest state of an item in the store, as `serving.live.store.changes.Change` has it."""
 
     sequence: int
@@ -38,7 +38,7 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StoreState:
+class SnapshotState:
     """One state of the store of live items.
 
     Args:
@@ -48,7 +48,7 @@ class StoreState:
     """
 
     snapshot: Snapshot
-    changes: Sequence[Change]
+    changes: Sequence[ItemChange]
 
 
 class TableItem(NamedTuple):
@@ -112,12 +112,12 @@ def _catalogue(*arguments: str) -> dict[str, Any] | None:
     return found
 
 
-def read_snapshot(path: Path) -> StoreState:
+def read_snapshot(path: Path) -> SnapshotState:
     """What `take_snapshot` has written."""
     with path.open(encoding="utf-8") as file:
         head = json.loads(next(file))
-        changes = [Change(**json.loads(line)) for line in file]
-    return StoreState(Snapshot(head["store"], head["sequence"], head.get("mark", 0)), changes)
+        changes = [ItemChange(**json.loads(line)) for line in file]
+    return SnapshotState(Snapshot(head["store"], head["sequence"], head.get("mark", 0)), changes)
 
 
 def table_identity(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from export.refresh import sources
-from export.refresh.sources import Change
+from export.refresh.sources import ItemChange
 from protos.bundle import FilterKind, whole_file
 from protos.errors import DataError, InvalidInput, MissingStage
 from protos.features import FeatureSpec
@@ -28,7 +28,7 @@ def catalogue_table(
     items: pl.DataFrame,
     features: Mapping[str, FeatureSpec],
     display: Sequence[str],
-    changes: Sequence[Change],
+    changes: Sequence[ItemChange],
 ) -> pl.DataFrame:
     """Items with changes applied.
 
@@ -82,7 +82,7 @@ def write_table(items: pl.DataFrame, output: Path) -> None:
         writers[output.suffix](file)
 
 
-def store_changes(url: str) -> sources.StoreState:
+def store_changes(url: str) -> sources.SnapshotState:
     """All changes of the store of live items.
 
     Raises:
@@ -114,7 +114,7 @@ def _without_prefixes(items: pl.DataFrame) -> pl.DataFrame:
     return items.select([*found.columns, *added])
 
 
-def _filter_value(kind: FilterKind, change: Change, column: str) -> Any:
+def _filter_value(kind: FilterKind, change: ItemChange, column: str) -> Any:
     """The value of an item that was written, as it is in a table's column.
 
     Raises:

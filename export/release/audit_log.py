@@ -37,7 +37,7 @@ from protos.release_records import (
     RECORD_TAG,
     RELEASE,
     Action,
-    Record,
+    ReleaseRecord,
     moved_alias,
     parse_record,
 )
@@ -57,7 +57,7 @@ class Entry:
         deleted: the run was deleted; MLflow keeps it for a while.
     """
 
-    record: Record
+    record: ReleaseRecord
     text: str
     run_id: str
     status: str
@@ -119,7 +119,7 @@ def commit(
     after: str,
     gates: Iterable[Mapping[str, Any]] = (),
     reason: str = "",
-) -> Record:
+) -> ReleaseRecord:
     """Write the record, then move the alias if the action does so, then end the run.
 
     The version that becomes champion loses the alias `challenger`.
@@ -169,7 +169,7 @@ def append(
     gates: Iterable[Mapping[str, Any]] = (),
     reason: str = "",
     broke: tuple[str, ...] = (),
-) -> Record:
+) -> ReleaseRecord:
     """Write the next record into a run. The caller must hold the release lock.
 
     Args:
@@ -180,7 +180,7 @@ def append(
         InvalidInput: the record is too long for a tag of a run; nothing was written.
     """
     known = read(name).entries
-    record = Record(
+    record = ReleaseRecord(
         number=known[-1].record.number + 1 if known else 1,
         at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         actor=actor,

@@ -16,7 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.benchmark.isolated_process import Failure, ask
+from export.benchmark.isolated_process import ProcessFailure, ask
 from protos.bundle import Manifest
 from protos.system.machine import machine
 from train.config import Experiment
@@ -174,7 +174,7 @@ class Comparison:
         self._request = request or {}
 
     @cached_property
-    def served(self) -> Mapping[str, Any] | Failure:
+    def served(self) -> Mapping[str, Any] | ProcessFailure:
         """Load times, recalls and latencies of the bundles, measured once in a process of their own."""
         request = {
             "task": "measure",
@@ -184,14 +184,14 @@ class Comparison:
         }
         with self.console.status("load time, index and latency of " + " and ".join(self.versions)):
             found = ask(request, self.scratch, self.gates.threads)
-        if not isinstance(found, Failure):
+        if not isinstance(found, ProcessFailure):
             self.conditions = {"threads": self.gates.threads, "machine": machine()}
         return found
 
     @property
     def challenger_runs(self) -> bool:
         """False once the challenger has failed to load or its towers have failed to run."""
-        failed = isinstance(self.served, Failure) and self.served.bundle != "champion"
+        failed = isinstance(self.served, ProcessFailure) and self.served.bundle != "champion"
         return not failed and not self.towers_fail
 
 

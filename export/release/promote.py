@@ -33,7 +33,7 @@ from export.release.registry import (
     retire_challenger,
 )
 from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
-from protos.release_records import CHAMPION, Action, Record
+from protos.release_records import CHAMPION, Action, ReleaseRecord
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, data_of_kept_towers
@@ -59,7 +59,7 @@ class Promotion:
     """
 
     version: str
-    record: Record | None = None
+    record: ReleaseRecord | None = None
     decision: Decision | None = None
     run_id: str = ""
 
@@ -173,7 +173,7 @@ def _conclude(
     decision: Decision,
     force: bool,
     reason: str,
-) -> tuple[TwinspireError | None, Record]:
+) -> tuple[TwinspireError | None, ReleaseRecord]:
     """With the lock held, promote or refuse; returns the error to raise and the record."""
     name, challenger = held.name, compared.challenger
     assert challenger is not None

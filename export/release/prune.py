@@ -28,7 +28,7 @@ from protos.release_records import CHAMPION
 from protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     PREFIX,
-    Server,
+    MilvusServer,
     bundle_of,
     created_seconds,
     draft_seconds,
@@ -56,7 +56,7 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
         ConfigError: the environment names no Milvus server.
         Unavailable: the registry or the server does not answer, or another process still holds the lock.
     """
-    client = Server.from_environment().connect()
+    client = MilvusServer.from_environment().connect()
     kept: list[str] = []
     dropped: list[str] = []
     with server_errors():

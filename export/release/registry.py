@@ -168,7 +168,7 @@ def expect_collection(name: str, number: str) -> None:
         collection = milvus.collection_name(tags.get(BUNDLE_VERSION, ""))
     except ValueError as error:
         raise MissingStage(f"{name}: version {number}: tag {BUNDLE_VERSION}: {error}") from None
-    client = milvus.Server.from_environment().connect()
+    client = milvus.MilvusServer.from_environment().connect()
     with milvus.server_errors():
         is_there = client.has_collection(collection, timeout=milvus.CONNECT_SECONDS)
     if not is_there:

@@ -7,10 +7,10 @@ from export.release import audit_log, lock
 from export.release.lock_holder import actor
 from export.release.registry import AliasState, by_version, collection_kept, registry_errors
 from protos.errors import GateRefused, MissingStage
-from protos.release_records import Record
+from protos.release_records import ReleaseRecord
 
 
-def rollback(name: str, to: str = "", reason: str = "") -> Record | None:
+def rollback(name: str, to: str = "", reason: str = "") -> ReleaseRecord | None:
     """Make an earlier champion the champion again, at once: nothing is compared or downloaded.
 
     Args:

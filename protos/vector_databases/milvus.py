@@ -72,7 +72,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Server:
+class MilvusServer:
     """The Milvus server that the environment names; `repr` shows neither address nor credentials."""
 
     uri: str = field(repr=False)
@@ -80,7 +80,7 @@ class Server:
     database: str = field(default="", repr=False)
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Server":
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "MilvusServer":
         """The server of the environment's variables.
 
         Raises:
@@ -231,14 +231,14 @@ def searched_vectors(vectors: Vectors, has_padding_dim: bool) -> Vectors:
 
 
 @dataclass(frozen=True)
-class Fields:
+class CollectionFields:
     """The filter fields that a collection holds, with the value of each item, None where it is absent."""
 
     kinds: Mapping[str, str]
     values: Mapping[str, Sequence[Any]]
 
     @classmethod
-    def of(cls, folder: Path, manifest: Manifest) -> "Fields":
+    def of(cls, folder: Path, manifest: Manifest) -> "CollectionFields":
         """Those of a bundle that fit into a collection; the service evaluates filters on the others."""
         kinds: dict[str, str] = {}
         values: dict[str, Sequence[Any]] = {}
@@ -329,7 +329,7 @@ def write_collection(client: Any, folder: Path, manifest: Manifest) -> str:
         vectors = read_vectors(folder, *stored, manifest.score.has_padding_dim)
         with draft(client, manifest.bundle_version) as made:
             with server_errors():
-                padded, fields = manifest.score.has_padding_dim, Fields.of(folder, manifest)
+                padded, fields = manifest.score.has_padding_dim, CollectionFields.of(folder, manifest)
                 version = manifest.bundle_version
                 fill(client, made, vectors, manifest.index, padded, version, ids, fields)
             check_collection(client, made, folder, manifest)
@@ -359,7 +359,7 @@ def fill(
     has_padding_dim: bool,
     description: str = "",
     ids: Sequence[str] = (),
-    fields: Fields | None = None,
+    fields: CollectionFields | None = None,
 ) -> None:
     """Create a collection, insert N items, index and load it.
 
@@ -375,7 +375,7 @@ def fill(
     """
     from pymilvus import DataType
 
-    fields = fields or Fields({}, {})
+    fields = fields or CollectionFields({}, {})
     types = {
         "string": DataType.VARCHAR,
         "number": DataType.DOUBLE,
@@ -409,7 +409,7 @@ def fill(
 
 
 def _rows(
-    vectors: Vectors, has_padding_dim: bool, ids: Sequence[str], fields: Fields
+    vectors: Vectors, has_padding_dim: bool, ids: Sequence[str], fields: CollectionFields
 ) -> Iterator[dict[str, Any]]:
     for first in range(0, len(vectors), INSERT_ROWS):
         some = searched_vectors(vectors[first : first + INSERT_ROWS], has_padding_dim)

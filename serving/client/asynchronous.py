@@ -26,7 +26,7 @@ from serving.client.protocol import (
     MAX_ANSWER_BYTES,
     TIMEOUT_SECONDS,
     CatalogueRetries,
-    Connection,
+    ClientConnection,
     Metadata,
     SearchArguments,
 )
@@ -55,7 +55,7 @@ class AsyncRetrievalClient:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.address = address
-        self._connection = Connection(
+        self._connection = ClientConnection(
             address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
         )
         self._channel = self._connection.open(grpc.aio)

@@ -18,7 +18,7 @@ from serving.client.protocol import (
     MAX_ANSWER_BYTES,
     TIMEOUT_SECONDS,
     CatalogueRetries,
-    Connection,
+    ClientConnection,
     Metadata,
     SearchArguments,
 )
@@ -56,7 +56,7 @@ class RetrievalClient:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.address = address
-        self._connection = Connection(
+        self._connection = ClientConnection(
             address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
         )
         self._channel = self._connection.open(grpc)

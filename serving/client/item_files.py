@@ -60,7 +60,7 @@ def id_of(row: Row) -> str:
 
 
 @dataclass
-class ItemColumns:
+class ItemFileColumns:
     """Makes items of rows.
 
     Args:
@@ -80,7 +80,7 @@ class ItemColumns:
     ignored: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, path: Path, served: Info) -> "ItemColumns":
+    def of(cls, path: Path, served: Info) -> "ItemFileColumns":
         """The columns of a table for the schema of the bundle that a service serves."""
         schema: Any = served.manifest["schema"]
         readers: dict[str, list[tuple[str, Callable[[Any], Value | None]]]] = {}

@@ -23,7 +23,7 @@ from protos.bundle import write_file
 from protos.documents import parse_json
 from protos.errors import DataError, InvalidInput, TwinspireError
 from serving.client.blocking import RetrievalClient
-from serving.client.item_files import ItemColumns, Row, id_of, read_rows
+from serving.client.item_files import ItemFileColumns, Row, id_of, read_rows
 from serving.client.items import Item, ItemResult, Mode, Written
 
 SUFFIX = ".progress"
@@ -116,7 +116,7 @@ def upload(
     """
     started = time.monotonic()
     served = client.info()
-    columns = ItemColumns.of(path, served)
+    columns = ItemFileColumns.of(path, served)
     most = served.state.get("catalogue", {}).get("bounds", {}).get("max_batch") or BATCH
     size = batch or min(BATCH, most)
     progress = _Progress.open(path, f"{operation} {mode}", restart)
@@ -304,7 +304,7 @@ def _parts(rows: Iterator[tuple[int, Row]], first: int, size: int) -> Iterator[l
 
 def _send(
     client: RetrievalClient,
-    columns: ItemColumns,
+    columns: ItemFileColumns,
     part: Sequence[tuple[int, Row]],
     operation: Operation,
     mode: Mode,

@@ -81,7 +81,7 @@ READY_POLL_SECONDS = 0.05
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
-class Connection:
+class ClientConnection:
     """The configuration of a connection, common to both clients.
 
     Args:
@@ -191,7 +191,7 @@ class CatalogueRetries:
         timeout: of the call in seconds, all attempts included; None for the client's default.
     """
 
-    def __init__(self, connection: Connection, timeout: float | None) -> None:
+    def __init__(self, connection: ClientConnection, timeout: float | None) -> None:
         self._connection = connection
         self._until = time.monotonic() + connection.seconds(timeout)
         self._pause = FIRST_PAUSE_SECONDS

@@ -12,7 +12,7 @@ from protos.cli import Console, UsageError, add_command, print_result
 from protos.errors import MissingStage
 from serving import flag_types as flags
 from serving.doctor import machine, settings
-from serving.doctor.finding import Finding, State
+from serving.doctor.finding import Finding, FindingState
 from serving.transport.limits import OTHER_FILES, WorkerLimits
 
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
@@ -61,7 +61,7 @@ def doctor(arguments: Namespace) -> None:
     if arguments.client_ca and not arguments.tls_certificate:
         raise UsageError("--client-ca goes with --tls-certificate")
     found = list(findings(arguments))
-    problems = sum(each.state is State.PROBLEM for each in found)
+    problems = sum(each.state is FindingState.PROBLEM for each in found)
     document = {"ok": not problems, "checks": [asdict(each) for each in found]}
     print_result((document, lambda console: _show(found, console)), arguments.json, PlainConsole)
     if problems:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class State(StrEnum):
+class FindingState(StrEnum):
     """How good or bad a finding is."""
 
     OK = "ok"
@@ -24,21 +24,21 @@ class Finding:
     """
 
     check: str
-    state: State
+    state: FindingState
     found: str
     todo: str = ""
 
 
 def ok(check: str, found: str) -> Finding:
     """Nothing is to be done."""
-    return Finding(check, State.OK, found)
+    return Finding(check, FindingState.OK, found)
 
 
 def warning(check: str, found: str, todo: str) -> Finding:
     """It works, but could be better."""
-    return Finding(check, State.WARNING, found, todo)
+    return Finding(check, FindingState.WARNING, found, todo)
 
 
 def problem(check: str, found: str, todo: str) -> Finding:
     """Something does not work until it is mended."""
-    return Finding(check, State.PROBLEM, found, todo)
+    return Finding(check, FindingState.PROBLEM, found, todo)

@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protos import __version__
-from serving.gateway.exchange import JSON, ClientGone
-from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, Failure
+from serving.gateway.exchange import JSON, HttpClientGone
+from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure
 from serving.gateway.fairness import client_in
 from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, error_response
 from serving.gateway.messages import encode
@@ -127,7 +127,7 @@ class RequestGuard:
         try:
             self._gateway.refusals.check(client_in(scope))
             self._check_host(scope)
-        except Failure as failure:
+        except HttpFailure as failure:
             self._gateway.refuse(failure, Request(scope))
             await error_response(failure)(scope, receive, send)
             return
@@ -144,7 +144,7 @@ class RequestGuard:
         """
         if self._names is not None and (host := _host(scope)) not in self._names:
             message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
-            raise Failure(grpc.StatusCode.PERMISSION_DENIED, message, MISDIRECTED)
+            raise HttpFailure(grpc.StatusCode.PERMISSION_DENIED, message, MISDIRECTED)
 
 
 class _Sender:
@@ -190,8 +190,8 @@ def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
             *(Route(path, page.answer, methods=["GET"]) for path, page in pages.items()),
         ],
         exception_handlers={
-            Failure: partial(_failed, gateway),
-            ClientGone: _client_disconnected,
+            HttpFailure: partial(_failed, gateway),
+            HttpClientGone: _client_disconnected,
             HTTPException: partial(_http_error, gateway),
             Exception: _unexpected,
         },
@@ -249,7 +249,7 @@ async def _failed(gateway: Gateway, request: Request, failure: Any) -> Response:
 
 
 async def _client_disconnected(request: Request, error: Exception) -> Response:
-    return error_response(Failure(grpc.StatusCode.CANCELLED, "the client has gone"))
+    return error_response(HttpFailure(grpc.StatusCode.CANCELLED, "the client has gone"))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
@@ -257,7 +257,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s: %s", incident, type(error).__name__)
     message = f"internal error; the gateway's log has it as incident {incident}"
-    return error_response(Failure(grpc.StatusCode.INTERNAL, message))
+    return error_response(HttpFailure(grpc.StatusCode.INTERNAL, message))
 
 
 async def _http_error(gateway: Gateway, request: Request, error: Any) -> Response:
@@ -265,12 +265,12 @@ async def _http_error(gateway: Gateway, request: Request, error: Any) -> Respons
     if error.status_code == NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
         message = f"{request.method} {request.url.path[:100]}: expected {allowed}"
-        failure = Failure(grpc.StatusCode.UNIMPLEMENTED, message, NOT_ALLOWED, error.headers)
+        failure = HttpFailure(grpc.StatusCode.UNIMPLEMENTED, message, NOT_ALLOWED, error.headers)
     elif error.status_code == HTTP_STATUS[grpc.StatusCode.NOT_FOUND]:
         message = f"{request.url.path[:100]}: no such path; /docs lists all paths"
-        failure = Failure(grpc.StatusCode.NOT_FOUND, message)
+        failure = HttpFailure(grpc.StatusCode.NOT_FOUND, message)
     else:
-        failure = Failure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)
+        failure = HttpFailure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)
     return await _failed(gateway, request, failure)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
-from serving.gateway.failures import CLOSE, Failure
+from serving.gateway.failures import CLOSE, HttpFailure
 
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 UNKNOWN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -49,7 +49,7 @@ class Authorization:
             answer = await asyncio.shield(task)
         code, text = answer
         if code in REFUSED:
-            raise Failure(code, text, headers=CLOSE)
+            raise HttpFailure(code, text, headers=CLOSE)
 
     async def _ask(self, key: Key, ask: Ask) -> Answer:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from starlette.requests import Request
 
-from serving.gateway.failures import CLOSE, TOO_LARGE, TOO_SLOW, WRONG_TYPE, Failure, invalid
+from serving.gateway.failures import CLOSE, TOO_LARGE, TOO_SLOW, WRONG_TYPE, HttpFailure, invalid
 from serving.gateway.fairness import FairShare, client_in
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
@@ -27,7 +27,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Authorize = Callable[[], Awaitable[None]]
 
 
-class ClientGone(Exception):
+class HttpClientGone(Exception):
     """The client has closed the connection."""
 
 
@@ -76,9 +76,9 @@ class PendingBytes(FairShare):
         """
         return self.hold(client, self._full, count)
 
-    def _full(self, client: str) -> Failure:
+    def _full(self, client: str) -> HttpFailure:
         text = self.describe(client, "bytes of bodies that have not been answered", "--pending-body-bytes")
-        return Failure(grpc.StatusCode.UNAVAILABLE, text, headers=CLOSE | {"retry-after": "1"})
+        return HttpFailure(grpc.StatusCode.UNAVAILABLE, text, headers=CLOSE | {"retry-after": "1"})
 
 
 async def body(
@@ -148,7 +148,7 @@ class _Parts:
                 f"the body came at less than {BODY_RATE} bytes a second after its first {BODY_SECONDS:g} s, "
                 f"or took longer than {self._seconds:g} s (--longest-timeout)"
             )
-            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE)
+            raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE)
         return message
 
     async def _within(self, seconds: float) -> MutableMapping[str, Any] | None:
@@ -197,10 +197,10 @@ async def lines(
             raise too_large(most, "line")
 
 
-def too_large(most: int, what: str = "body") -> Failure:
+def too_large(most: int, what: str = "body") -> HttpFailure:
     """The failure of a body, or a line, that is too large; the rest of the body is not read."""
     message = f"{what}: expected at most {most} bytes (--max-body-bytes)"
-    return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, TOO_LARGE, CLOSE)
+    return HttpFailure(grpc.StatusCode.INVALID_ARGUMENT, message, TOO_LARGE, CLOSE)
 
 
 class DisconnectWatcher:
@@ -243,7 +243,7 @@ async def _line_part(receive: Receive, idle: Callable[[], float]) -> MutableMapp
         message = await _received(receive, seconds)
         if message is not None:
             return message
-    raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, IDLE, TOO_SLOW, CLOSE)
+    raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, IDLE, TOO_SLOW, CLOSE)
 
 
 async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any] | None:
@@ -258,5 +258,5 @@ async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any
     except TimeoutError:
         return None
     if message["type"] == "http.disconnect":
-        raise ClientGone
+        raise HttpClientGone
     return message

@@ -54,7 +54,7 @@ UNPAID = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 CLOSE = {"connection": "close"}  # for responses before the end of the body, the rest of which is not read
 
 
-class Failure(Exception):
+class HttpFailure(Exception):
     """A request that failed.
 
     Args:
@@ -96,12 +96,12 @@ class Failure(Exception):
         return json.dumps(self.document, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def invalid(message: str, http: int | None = None) -> Failure:
+def invalid(message: str, http: int | None = None) -> HttpFailure:
     """A request that cannot be understood."""
-    return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, http)
+    return HttpFailure(grpc.StatusCode.INVALID_ARGUMENT, message, http)
 
 
-def failure_of(error: Any, prefix: str = "") -> Failure:
+def failure_of(error: Any, prefix: str = "") -> HttpFailure:
     """A failed call of gRPC.
 
     gRPC's own texts about a connection hold the address of the service, so they are only logged.
@@ -112,15 +112,15 @@ def failure_of(error: Any, prefix: str = "") -> Failure:
     """
     code, text = error.code(), error.details() or error.code().name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE_TEXT in text:
-        return Failure(code, f"{prefix}{text}", TOO_LARGE, is_counted=True)
+        return HttpFailure(code, f"{prefix}{text}", TOO_LARGE, is_counted=True)
     if code in CONNECTION_CODES and ADDRESS.search(text):
         _connection_log.write(f"{prefix}{text}")
-        return Failure(code, f"{prefix}{UNREACHABLE}")
+        return HttpFailure(code, f"{prefix}{UNREACHABLE}")
     headers = {}
     seconds = retry_after(error.trailing_metadata())
     if seconds is not None:
         headers["retry-after"] = str(seconds)
-    return Failure(code, f"{prefix}{text}", headers=headers, is_counted=True)
+    return HttpFailure(code, f"{prefix}{text}", headers=headers, is_counted=True)
 
 
 class _ConnectionLog:

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from serving.address import client_of
-from serving.gateway.failures import CLOSE, Failure
+from serving.gateway.failures import CLOSE, HttpFailure
 
 REMEMBERED = 4096  # clients remembered; more only while they are in debt
 SAVED_SECONDS = 10.0  # of an allowance
@@ -78,7 +78,7 @@ class FairShare:
             del self._of[client]
 
     @contextmanager
-    def hold(self, client: str, full: Callable[[str], Failure], count: int = 1) -> Iterator[None]:
+    def hold(self, client: str, full: Callable[[str], HttpFailure], count: int = 1) -> Iterator[None]:
         """Hold units while the block lasts.
 
         Raises:
@@ -203,7 +203,7 @@ class Refusals:
                 f"second, of which each {REFUSED_BYTES >> 10} KiB count as one (--refused-per-second)"
             )
             headers = CLOSE | {"retry-after": str(int(wait) + 1)}
-            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, message, headers=headers)
+            raise HttpFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, message, headers=headers)
 
     def charge(self, client: str, size: int) -> None:
         """Count a refused request.

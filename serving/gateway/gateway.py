@@ -18,31 +18,31 @@ from serving.gateway.exchange import (
     JSON,
     NDJSON,
     RECEIVED,
-    ClientGone,
     DisconnectWatcher,
+    HttpClientGone,
     PendingBytes,
     Receive,
     body,
     check_type,
     deadline,
 )
-from serving.gateway.failures import Failure, failure_of
+from serving.gateway.failures import HttpFailure, failure_of
 from serving.gateway.fairness import FairShare, Refusals, client_in
 from serving.gateway.heavy_work import HeavyWork
 from serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, parse, to_json
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.options import GatewayOptions
 from serving.gateway.streams import NdjsonRequests, NdjsonWriter, relay
-from serving.gateway.upstream import Metadata, Method, Upstream
+from serving.gateway.upstream import Metadata, Upstream, UpstreamMethod
 
 # HTTP headers that become metadata of the call.
 FORWARDED = ("authorization", "x-request-key", "traceparent", "tracestate")
 CANCEL_BEFORE_GRACE_END_SECONDS = 0.5  # for the last line of a stream, which says that the gateway stops
 
 
-def methods(service: ServiceDescriptor) -> dict[str, Method]:
+def methods(service: ServiceDescriptor) -> dict[str, UpstreamMethod]:
     """The RPCs of a service, by name."""
-    return {name: Method(each) for name, each in service.methods_by_name.items()}
+    return {name: UpstreamMethod(each) for name, each in service.methods_by_name.items()}
 
 
 RETRIEVAL = methods(retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"])
@@ -108,12 +108,12 @@ class Gateway:
         grace = self.options.grace
         loop.call_later(max(grace / 2, grace - CANCEL_BEFORE_GRACE_END_SECONDS), self._cancel_all)
 
-    async def unary(self, method: Method, request: Request) -> Response:
+    async def unary(self, method: UpstreamMethod, request: Request) -> Response:
         """The response to one message."""
         async with self._message(method, request) as (seconds, message):
             return await self._answer(method, message, seconds, request)
 
-    async def info(self, method: Method, request: Request) -> Response:
+    async def info(self, method: UpstreamMethod, request: Request) -> Response:
         """The response to a method whose request has no fields."""
         with self._in_progress(request):
             return await self._answer(method, method.request(), self._seconds(request), request)
@@ -136,7 +136,7 @@ class Gateway:
         """The answers of both services to one search."""
         challenger = self._challenger
         if challenger is None:
-            raise Failure(
+            raise HttpFailure(
                 grpc.StatusCode.UNIMPLEMENTED,
                 "there is one service alone; start the gateway with --compare-address as well",
             )
@@ -162,7 +162,7 @@ class Gateway:
         can_compare = self.options.compare_address is not None
         return json_response(encode({"compare": can_compare, "version": __version__}))
 
-    async def server_stream(self, method: Method, request: Request) -> Response:
+    async def server_stream(self, method: UpstreamMethod, request: Request) -> Response:
         """The responses to one message, as lines."""
         check_type(request, JSON)
         longest = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
@@ -171,7 +171,7 @@ class Gateway:
             pass
         return StreamResponse(self, method, message, longest - bound + left, request)
 
-    async def bidirectional_stream(self, method: Method, request: Request) -> Response:
+    async def bidirectional_stream(self, method: UpstreamMethod, request: Request) -> Response:
         """The responses to the messages of a body's lines, as lines."""
         check_type(request, NDJSON, JSON)
         seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
@@ -179,7 +179,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def streaming(
-        self, method: Method, messages: Any, seconds: float, request: Request
+        self, method: UpstreamMethod, messages: Any, seconds: float, request: Request
     ) -> AsyncIterator[Any]:
         """A call whose responses are a stream, which the gateway ends when it stops."""
         client = client_in(request.scope)
@@ -196,7 +196,7 @@ class Gateway:
                     finally:
                         self._following.discard(call)
 
-    async def authorize(self, method: Method, request: Request) -> None:
+    async def authorize(self, method: UpstreamMethod, request: Request) -> None:
         """Refuse a client that may not call a method, before its body is waited for or takes long to read.
 
         Raises:
@@ -210,13 +210,15 @@ class Gateway:
             try:
                 async with self._place(service, client, self.options.timeout) as seconds:
                     return await service.status(method, seconds, metadata)
-            except Failure as failure:  # no place in time
+            except HttpFailure as failure:  # no place in time
                 return failure.code, failure.message
 
         token = " ".join(text for _, text in metadata)
         await self._authorization.check(client, method.path, token, ask)
 
-    async def read(self, content: bytes | bytearray, method: Method, request: Request, seconds: float) -> Any:
+    async def read(
+        self, content: bytes | bytearray, method: UpstreamMethod, request: Request, seconds: float
+    ) -> Any:
         """The message that JSON describes; a large one is read by a thread, if the client may make the call.
 
         Raises:
@@ -231,7 +233,7 @@ class Gateway:
                 return await self._work.run(client_in(request.scope), parse, *given)
         except TimeoutError:
             late = "the body could not be read within the request's time"
-            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
+            raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
 
     async def write(self, message: Any, client: str) -> bytes:
         """A message as JSON; a large one is written by a thread."""
@@ -239,7 +241,7 @@ class Gateway:
             return to_json(message)
         return await self._work.run(client, to_json, message)
 
-    def refuse(self, failure: Failure, request: Request) -> None:
+    def refuse(self, failure: HttpFailure, request: Request) -> None:
         """Count a failure for the bound on refused requests, if the request was at fault."""
         if failure.is_refusal:
             self.refusals.charge(client_in(request.scope), request.scope.get(RECEIVED, 0))
@@ -252,9 +254,9 @@ class Gateway:
         """
         task = asyncio.current_task()
         if is_gone:
-            return ClientGone()
+            return HttpClientGone()
         if self.is_stopping and not (task is not None and task.cancelling()):
-            return Failure(grpc.StatusCode.UNAVAILABLE, "the gateway stops", headers={"retry-after": "1"})
+            return HttpFailure(grpc.StatusCode.UNAVAILABLE, "the gateway stops", headers={"retry-after": "1"})
         return asyncio.CancelledError()
 
     @property
@@ -264,7 +266,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _message(
-        self, method: Method, request: Request, seconds: float | None = None
+        self, method: UpstreamMethod, request: Request, seconds: float | None = None
     ) -> AsyncIterator[tuple[float, Any]]:
         """The seconds that are left for a request, and its message; in progress while the block lasts.
 
@@ -281,7 +283,9 @@ class Gateway:
             message = await self.read(content, method, request, seconds)
             yield max(0.0, until - clock()), message
 
-    async def _answer(self, method: Method, message: Any, seconds: float, request: Request) -> Response:
+    async def _answer(
+        self, method: UpstreamMethod, message: Any, seconds: float, request: Request
+    ) -> Response:
         client, service = client_in(request.scope), self._service
         async with self._place(service, client, seconds, request.receive) as left:
             with service.call(method, message, left, self._metadata(request)) as call:
@@ -338,7 +342,7 @@ class Gateway:
                 await place
         except TimeoutError:
             late = "no place among the calls to the service became free in time"
-            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
+            raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
         except asyncio.CancelledError:
             raise self.cancellation_error(watch is not None and watch.is_gone) from None
         finally:
@@ -354,10 +358,10 @@ class Gateway:
         """
         return self.requests.hold(client_in(request.scope), self._too_many_requests)
 
-    def _too_many_requests(self, client: str) -> Failure:
+    def _too_many_requests(self, client: str) -> HttpFailure:
         return _full(self.requests.describe(client, "requests in progress", "--requests"))
 
-    def _too_many_streams(self, client: str) -> Failure:
+    def _too_many_streams(self, client: str) -> HttpFailure:
         return _full(self.streams.describe(client, "streams in progress", "--streams"))
 
     def _seconds(self, request: Request) -> float:
@@ -376,7 +380,7 @@ class Gateway:
                 continue
             text = value.decode("latin-1").strip()
             if not (text.isascii() and text.isprintable()):
-                raise Failure(grpc.StatusCode.INVALID_ARGUMENT, f"{key}: expected printable ASCII")
+                raise HttpFailure(grpc.StatusCode.INVALID_ARGUMENT, f"{key}: expected printable ASCII")
             if key == "authorization":
                 self._check_privacy()
             found.append((key, text))
@@ -386,7 +390,7 @@ class Gateway:
         options = self.options
         for address in filter(None, (options.address, options.compare_address)):
             if not options.security.encrypted and not is_local(address):
-                raise Failure(
+                raise HttpFailure(
                     grpc.StatusCode.FAILED_PRECONDITION,
                     "the token would go to another machine in the clear; start the gateway with --tls",
                 )
@@ -409,7 +413,7 @@ class StreamResponse(Response):
     """
 
     def __init__(
-        self, gateway: Gateway, method: Method, message: Any, seconds: float, request: Request
+        self, gateway: Gateway, method: UpstreamMethod, message: Any, seconds: float, request: Request
     ) -> None:
         super().__init__()
         self._gateway, self._method, self._message = gateway, method, message
@@ -420,13 +424,13 @@ class StreamResponse(Response):
         lines = NdjsonWriter(send)
         try:
             await self._relay(receive, lines)
-        except Failure as failure:
+        except HttpFailure as failure:
             self._gateway.refuse(failure, self._request)
             if not lines.has_begun:
                 await error_response(failure)(scope, receive, send)
                 return
             await lines.write(failure.body)
-        except ClientGone:
+        except HttpClientGone:
             return
         await lines.end()
 
@@ -468,10 +472,10 @@ def json_response(content: bytes, status: int = 200) -> Response:
     return Response(content, status, media_type=JSON)
 
 
-def error_response(failure: Failure) -> Response:
+def error_response(failure: HttpFailure) -> Response:
     """The response to a request that failed."""
     return Response(failure.body, failure.http, failure.headers, JSON)
 
 
-def _full(message: str) -> Failure:
-    return Failure(grpc.StatusCode.UNAVAILABLE, message, headers={"retry-after": "1"})
+def _full(message: str) -> HttpFailure:
+    return HttpFailure(grpc.StatusCode.UNAVAILABLE, message, headers={"retry-after": "1"})

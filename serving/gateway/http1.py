@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.fair_queue import Clients, FairQueue
 from serving.gateway.connections import CoalescingTransport, OpenConnections
-from serving.gateway.failures import HEAD_TOO_LARGE, Failure, invalid
+from serving.gateway.failures import HEAD_TOO_LARGE, HttpFailure, invalid
 from serving.gateway.fairness import Refusals, cached_client_of
 
 HEAD_SECONDS = 10.0  # for the head of a request
@@ -144,7 +144,7 @@ class HttpConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
         super().__init__(**given)
         self._shared = shared
         self._rest = b""  # was received, and waits until requests before it have been answered
-        self._failure: Failure | None = None  # why the parser was stopped by this class
+        self._failure: HttpFailure | None = None  # why the parser was stopped by this class
         self._is_in_head = self._is_in_body = False
         self._size = 0  # bytes on the wire of the head so far, or of the body
         self._head = 0  # bytes of the target and the headers that have been read
@@ -351,7 +351,7 @@ class HttpConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._failure = invalid(message)
         raise ValueError(message)
 
-    def _refuse(self, failure: Failure) -> None:
+    def _refuse(self, failure: HttpFailure) -> None:
         """Answer what is no request, and close; requests before it that are in progress get no answer."""
         self._shared.refusals.charge(self.client_host, self._size)
         is_own = not self.cycle.response_started if self._is_in_body else not self._has_request
@@ -401,5 +401,5 @@ class HttpConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._head_timer = None
 
 
-def _large_head() -> Failure:
+def _large_head() -> HttpFailure:
     return invalid(f"the request's head: expected at most {HEAD_BYTES} bytes", HEAD_TOO_LARGE)

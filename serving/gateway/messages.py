@@ -19,7 +19,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from serving.gateway.failures import TOO_LARGE, Failure, invalid
+from serving.gateway.failures import TOO_LARGE, HttpFailure, invalid
 
 Convert = Callable[[Any], Any]
 Path = tuple[str | int, ...]  # of a field in a message: names of fields, places in lists and keys of maps
@@ -227,7 +227,7 @@ def _decode(content: bytes | bytearray, max_fields: int) -> Any:
         raise invalid(f"body: expected JSON: {error}"[:LONGEST_REASON]) from None
 
 
-def _too_many(most: int) -> Failure:
+def _too_many(most: int) -> HttpFailure:
     what = "objects, fields, and elements of lists with mixed values"
     return invalid(f"body: expected at most {most} {what} (--max-body-fields)", TOO_LARGE)
 

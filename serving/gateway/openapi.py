@@ -6,7 +6,7 @@ from typing import Any
 from serving.gateway.exchange import JSON, NDJSON
 from serving.gateway.failures import HTTP_STATUS
 from serving.gateway.schemas import REFERENCE, comments, reference, schemas
-from serving.gateway.upstream import Method
+from serving.gateway.upstream import UpstreamMethod
 
 Document = dict[str, Any]
 
@@ -68,10 +68,10 @@ class Operation:
     verb: str
     path: str
     tag: str
-    method: Method | None = None
+    method: UpstreamMethod | None = None
     summary: str = ""
     schema: str = ""
-    request_of: Method | None = None
+    request_of: UpstreamMethod | None = None
     example: Document | None = None
     has_deadline: bool = True
 

@@ -53,7 +53,7 @@ class Listening:
     metrics_port: int | None = None
 
 
-class Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """Uvicorn's server; after a signal `serve` returns, where uvicorn's own raises the signal again.
 
     Args:
@@ -174,14 +174,14 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
         asyncio.run(server.serve([listener]))
 
 
-def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
+def make_server(options: GatewayOptions, ready: Callable[[], None]) -> GatewayServer:
     """A server that has not been started; arguments and errors as of `serve`."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is no HTTP
     tls = options.tls()
     # Created once here for their errors: in `Gateway.open`, uvicorn would end the process with its own text.
     options.security.credentials()
     for address in filter(None, (options.address, options.compare_address)):
-        protocol.Connection(address, options.timeout, options.security, retries=False)
+        protocol.ClientConnection(address, options.timeout, options.security, retries=False)
     app, gateway = application(options)
     config = uvicorn.Config(
         app,
@@ -199,7 +199,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
     config.load()
     config.ssl = tls
     config.timeout_graceful_shutdown = options.grace  # type: ignore[assignment] # for asyncio.wait_for
-    return Server(config, gateway, ready)
+    return GatewayServer(config, gateway, ready)
 
 
 def _most_connections(options: GatewayOptions) -> int:

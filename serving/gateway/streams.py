@@ -12,13 +12,13 @@ from serving.gateway.exchange import (
     AUTHORIZE_SECONDS,
     NDJSON,
     Authorize,
-    ClientGone,
     DisconnectWatcher,
+    HttpClientGone,
     PendingBytes,
     Receive,
     lines,
 )
-from serving.gateway.failures import Failure, failure_of
+from serving.gateway.failures import HttpFailure, failure_of
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 HEAD_AFTER_SECONDS = 1.0  # after which the head of the response is sent, even if there is no line yet
@@ -97,7 +97,7 @@ class NdjsonRequests:
         self._unanswered = 0
         self._first: Message | None = None
         self._watch: DisconnectWatcher | None = None
-        self.failure: Failure | None = None
+        self.failure: HttpFailure | None = None
 
     async def begin(self, authorize: Authorize, send_head: Authorize) -> None:
         """Wait for the first line.
@@ -129,9 +129,9 @@ class NdjsonRequests:
                 self._unanswered += 1
                 yield message
                 message = await self._next()
-        except Failure as failure:
+        except HttpFailure as failure:
             self.failure = failure
-        except ClientGone:
+        except HttpClientGone:
             self._is_gone = True
             self.call.cancel()
         else:
@@ -148,9 +148,9 @@ class NdjsonRequests:
         try:
             line = await anext(self._lines, None)
             return None if line is None else await self._read(line)
-        except Failure as failure:
+        except HttpFailure as failure:
             message = f"line {self._number}: {failure.message}"
-            raise Failure(failure.code, message, failure.http, failure.headers) from None
+            raise HttpFailure(failure.code, message, failure.http, failure.headers) from None
 
     def _idle(self) -> float:
         """Seconds that the next line may still take."""
@@ -203,7 +203,7 @@ async def relay(
         raise failure_of(statuses[0] if statuses else error) from None
     except TimeoutError:
         late = "the stream was not read to its end within its time"
-        raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
+        raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
 
 
 async def _first(responses: AsyncIterator[Message], out: NdjsonWriter) -> Message | None:

@@ -20,7 +20,7 @@ CALLS = 16  # of one connection at once, as `serve --calls` has it
 Metadata = tuple[tuple[str, str], ...]
 
 
-class Method:
+class UpstreamMethod:
     """An RPC of the service.
 
     Attributes:
@@ -66,7 +66,7 @@ class Upstream:
     def __init__(self, address: str, security: Security, connections: int) -> None:
         self.address = address
         self.places = FairPlaces(CALLS * connections)
-        options = protocol.Connection(
+        options = protocol.ClientConnection(
             address, protocol.TIMEOUT_SECONDS, security, retries=False, connect_seconds=CONNECT_SECONDS
         )
         self._channels = [options.open(grpc.aio) for _ in range(connections)]
@@ -77,7 +77,11 @@ class Upstream:
 
     @contextmanager
     def call(
-        self, method: Method, request: Message | AsyncIterable[Message], seconds: float, metadata: Metadata
+        self,
+        method: UpstreamMethod,
+        request: Message | AsyncIterable[Message],
+        seconds: float,
+        metadata: Metadata,
     ) -> Iterator[Any]:
         """A call of gRPC, which is cancelled when the block ends before it.
 
@@ -96,7 +100,9 @@ class Upstream:
                 self._calls.discard(call)
                 call.cancel()  # nothing happens where it has ended
 
-    async def status(self, method: Method, seconds: float, metadata: Metadata) -> tuple[grpc.StatusCode, str]:
+    async def status(
+        self, method: UpstreamMethod, seconds: float, metadata: Metadata
+    ) -> tuple[grpc.StatusCode, str]:
         """The status of a call without a message, and its text: whether its client may make such a call.
 
         A service checks that before it reads a message. The call costs it next to nothing.
@@ -141,7 +147,7 @@ class Upstream:
         finally:
             self._open[slot] -= 1
 
-    def _callables(self, method: Method) -> list[Any]:
+    def _callables(self, method: UpstreamMethod) -> list[Any]:
         found = self._methods.get(method.path)
         if found is None:
             found = self._methods[method.path] = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from protos import bundle
 from protos.errors import TwinspireError
-from protos.vector_databases.milvus import Server, check_collection, collection_name
+from protos.vector_databases.milvus import MilvusServer, check_collection, collection_name
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     folder = parser.parse_args().folder
     try:
         manifest = bundle.read_manifest(folder)
-        client = Server.from_environment().connect()
+        client = MilvusServer.from_environment().connect()
         check_collection(client, collection_name(manifest.bundle_version), folder, manifest)
     except TwinspireError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")

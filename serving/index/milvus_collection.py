@@ -22,7 +22,7 @@ from protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     ID,
     URI,
-    Server,
+    MilvusServer,
     check_collection,
     collection_name,
     import_breaker,
@@ -64,7 +64,7 @@ class MilvusCollection:
     def __init__(self, manifest: Manifest) -> None:
         self.name = collection_name(manifest.bundle_version)
         self._parameters = manifest.index
-        self.server = Server.from_environment()
+        self.server = MilvusServer.from_environment()
         self._where = f"the index of bundle {manifest.bundle_version[:12]} is on a Milvus server ({URI})"
         self._breaker = import_breaker()(FAILURES, REST_SECONDS, _ServerFailed, self.name)
         self._lock = threading.Lock()

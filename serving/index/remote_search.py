@@ -57,7 +57,7 @@ class RemoteIndex(Protocol):
         """
 
 
-class Comparison:
+class ThreadComparison:
     """Queries compared with items in this process, on a thread; it implements `RemoteIndex`.
 
     Args:
@@ -94,7 +94,7 @@ class Question(NamedTuple):
             equal for the same items only.
     """
 
-    remote: RemoteIndex | Comparison
+    remote: RemoteIndex | ThreadComparison
     vectors: Vectors
     k: int
     expression: str
@@ -121,7 +121,9 @@ class Answers:
         self._known: dict[tuple[str, bytes], tuple[int, Best]] = {}
         self._refused: set[str] = set()
 
-    def best(self, index: RemoteIndex | Comparison, vectors: Vectors, k: int, expression: str) -> list[Best]:
+    def best(
+        self, index: RemoteIndex | ThreadComparison, vectors: Vectors, k: int, expression: str
+    ) -> list[Best]:
         """As `RemoteIndex.ask`, from the answers that have been added.
 
         Raises:
@@ -147,7 +149,7 @@ class Answers:
 
     def add(self, question: Question, found: list[Best]) -> None:
         """Keep the answer to a question; a comparison may have answered its first queries alone."""
-        answers_all = not isinstance(question.remote, Comparison)
+        answers_all = not isinstance(question.remote, ThreadComparison)
         for vector, best in zip(question.vectors, found, strict=answers_all):
             self._known[question.expression, vector.tobytes()] = question.k, best
 
@@ -210,5 +212,5 @@ def compared(
     answers, k = answers_of_thread(), min(k, count)
     if answers is None or not k or not len(vectors):
         return exact(vectors, k)
-    best = answers.best(Comparison(exact, count), vectors, k, COMPARED + items)
+    best = answers.best(ThreadComparison(exact, count), vectors, k, COMPARED + items)
     return np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best])

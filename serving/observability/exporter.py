@@ -31,7 +31,7 @@ from prometheus_client.utils import floatToGoString
 from protos.errors import Unavailable
 from serving.address import join, listen_error
 from serving.observability import layout, metrics
-from serving.observability.metrics import METRICS, Kind, Metric, Reading, Source
+from serving.observability.metrics import METRICS, Kind, Metric, MetricSource, Reading
 from serving.observability.worker_metrics import SharedMetrics, sum_by_version
 
 
@@ -177,10 +177,10 @@ def _shared_families(rows: Sequence[Sequence[float]]) -> Iterator[tuple[Metric, 
     versions = sum_by_version(rows)
     for metric, cells in layout.CELLS.items():
         family = _family(metric, ())
-        if metric.source is Source.WORKER:
+        if metric.source is MetricSource.WORKER:
             for slot, row in enumerate(rows):
                 _add(family, metric, [str(slot)], row, cells)
-        elif metric.source is Source.BUNDLE:
+        elif metric.source is MetricSource.BUNDLE:
             for version, block in versions.items():
                 for labels, cell in _flatten(cells):
                     if metric.kind is not Kind.COUNTER or block[cell]:  # most codes never occur

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any, cast
 
 from serving.observability import metrics
-from serving.observability.metrics import METRICS, Kind, Metric, Source
+from serving.observability.metrics import METRICS, Kind, Metric, MetricSource
 
 CELL_BYTES = 8
 
@@ -61,7 +61,7 @@ def _allocate(values: Sequence[Sequence[str]], start: int, size: int) -> tuple[A
     return cells, start
 
 
-def _allocate_all(sources: Sequence[Source], start: int) -> tuple[dict[Metric, Any], int]:
+def _allocate_all(sources: Sequence[MetricSource], start: int) -> tuple[dict[Metric, Any], int]:
     """Cells for all metrics of these sources, from `start`; and the first cell after them."""
     cells = {}
     for metric in METRICS:
@@ -72,8 +72,10 @@ def _allocate_all(sources: Sequence[Source], start: int) -> tuple[dict[Metric, A
     return cells, start
 
 
-_ROW_CELLS, _FIRST_VERSION = _allocate_all((Source.SUM, Source.WORKER), _COUNTED)
-_VERSION_CELLS, VERSION_WIDTH = _allocate_all((Source.BUNDLE,), 1)  # from the start of a version's block
+_ROW_CELLS, _FIRST_VERSION = _allocate_all((MetricSource.SUM, MetricSource.WORKER), _COUNTED)
+_VERSION_CELLS, VERSION_WIDTH = _allocate_all(
+    (MetricSource.BUNDLE,), 1
+)  # from the start of a version's block
 CELLS = {**_ROW_CELLS, **_VERSION_CELLS}
 VERSION_STARTS = tuple(_FIRST_VERSION + v * VERSION_WIDTH for v in range(VERSIONS))
 _USED = _FIRST_VERSION + VERSIONS * VERSION_WIDTH
@@ -123,7 +125,9 @@ GAUGES = (
     *(
         cell(metric)
         for metric in METRICS
-        if metric.kind is Kind.GAUGE and metric.source is Source.WORKER and metric is not metrics.WORKER_START
+        if metric.kind is Kind.GAUGE
+        and metric.source is MetricSource.WORKER
+        and metric is not metrics.WORKER_START
     ),
 )
 

@@ -4,7 +4,7 @@ The layout of the workers' shared memory (`layout.py`), the text of `/metrics` (
 in `serving/README.md` follow from this list. A scrape shows metrics in the order of the list.
 
 To add a metric, declare it here. Then count it in a worker, by `WorkerMetrics.add`, `set` or `observe`; or
-for `Source.SCRAPE`, yield its samples from `ServiceStatus.metrics`.
+for `MetricSource.SCRAPE`, yield its samples from `ServiceStatus.metrics`.
 """
 
 import sys
@@ -48,7 +48,7 @@ class Kind(StrEnum):
     INFO = "info"
 
 
-class Source(StrEnum):
+class MetricSource(StrEnum):
     """Where a metric's values are kept, and what a scrape makes of them."""
 
     SUM = "sum over the workers"
@@ -77,7 +77,7 @@ class Metric:
     help: str
     labels: Mapping[str, Sequence[str]]
     unit: str
-    source: Source
+    source: MetricSource
     buckets: Sequence[float] = ()
 
 
@@ -85,7 +85,7 @@ METRICS: list[Metric] = []
 
 
 def _declare(
-    kind: Kind, name: str, help: str, unit: str, source: Source, labels: Mapping[str, Sequence[str]]
+    kind: Kind, name: str, help: str, unit: str, source: MetricSource, labels: Mapping[str, Sequence[str]]
 ) -> Metric:
     buckets = BUCKETS[unit] if kind is Kind.HISTOGRAM else ()
     metric = Metric(kind, f"twinspire_{name}", help, labels, unit, source, buckets)
@@ -98,19 +98,19 @@ def _declare(
 
 
 def _sum(kind: Kind, name: str, help: str, unit: str = "", /, **labels: Sequence[str]) -> Metric:
-    return _declare(kind, name, help, unit, Source.SUM, labels)
+    return _declare(kind, name, help, unit, MetricSource.SUM, labels)
 
 
 def _worker(kind: Kind, name: str, help: str, unit: str = "", /, **labels: Sequence[str]) -> Metric:
-    return _declare(kind, name, help, unit, Source.WORKER, {"worker": (), **labels})
+    return _declare(kind, name, help, unit, MetricSource.WORKER, {"worker": (), **labels})
 
 
 def _bundle(kind: Kind, name: str, help: str, unit: str = "", /, **labels: Sequence[str]) -> Metric:
-    return _declare(kind, name, help, unit, Source.BUNDLE, {"version": (), **labels})
+    return _declare(kind, name, help, unit, MetricSource.BUNDLE, {"version": (), **labels})
 
 
 def _scrape(kind: Kind, name: str, help: str, unit: str = "", *labels: str) -> Metric:
-    return _declare(kind, name, help, unit, Source.SCRAPE, dict.fromkeys(labels, ()))
+    return _declare(kind, name, help, unit, MetricSource.SCRAPE, dict.fromkeys(labels, ()))
 
 
 _C, _G, _H, _I = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM, Kind.INFO

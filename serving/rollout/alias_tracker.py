@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from protos import bundle
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.rollout.bundle_cache import BundleCache
-from serving.rollout.registry import Meanwhile, Registered, Registry
+from serving.rollout.registry import Meanwhile, ModelRegistry, Registered
 from serving.rollout.target import BundleRef, Clock, bundle_at
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class AliasTracker:
         self,
         model: str,
         deployment: Deployment,
-        registry: Registry,
+        registry: ModelRegistry,
         cache: BundleCache,
         validate: Validate,
         clock: Clock,

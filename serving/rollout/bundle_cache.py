@@ -35,7 +35,7 @@ from protos import bundle, names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleError, Unavailable
 from protos.files import atomic_directory
-from serving.rollout.registry import Meanwhile, Registered, Registry, do_nothing
+from serving.rollout.registry import Meanwhile, ModelRegistry, Registered, do_nothing
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,9 @@ class BundleCache:
         atomic_directory.remove(folder)
         return None
 
-    def take(self, registered: Registered, registry: Registry, meanwhile: Meanwhile = do_nothing) -> Path:
+    def take(
+        self, registered: Registered, registry: ModelRegistry, meanwhile: Meanwhile = do_nothing
+    ) -> Path:
         """The folder of a registered version's bundle, verified; downloads it if needed.
 
         Args:

@@ -31,7 +31,7 @@ from serving.rollout.alias_tracker import AliasTracker, Deployment
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import ValidationResult, validate_bundle
 from serving.rollout.memory_budget import BATCH, VALUES, ValidationBounds
-from serving.rollout.registry import Meanwhile, Registry, do_nothing
+from serving.rollout.registry import Meanwhile, ModelRegistry, do_nothing
 from serving.rollout.registry_process import RegistryProcess
 from serving.rollout.release_log import ReleaseLog
 from serving.rollout.shadow_log import ShadowLog
@@ -176,7 +176,7 @@ class Follower:
         config: FollowConfig,
         shared_state: SharedState,
         cache: BundleCache,
-        registry: Registry,
+        registry: ModelRegistry,
         validate: ValidateFor,
         clock: Clock,
         copies: int,

@@ -89,7 +89,7 @@ class ShadowPair(NamedTuple):
     server: str
 
 
-class Registry(Protocol):
+class ModelRegistry(Protocol):
     """The registry as the service uses it. All methods raise Unavailable if it does not answer."""
 
     def resolve(self, model: str) -> Registered:
@@ -130,7 +130,7 @@ class MlflowRegistry:
     """The registry, by MLflow in this process. MLflow may block for minutes; see `RegistryProcess`."""
 
     def resolve(self, model: str) -> Registered:
-        """As `Registry` says."""
+        """As `ModelRegistry` says."""
         parts = MODEL.fullmatch(model)
         if parts is None:
             raise MissingStage(
@@ -147,19 +147,19 @@ class MlflowRegistry:
             return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION))
 
     def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
-        """As `Registry` says."""
+        """As `ModelRegistry` says."""
         with _asking(registered.uri, "it cannot be downloaded"):
             import mlflow
 
             mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(draft))
 
     def releases(self, name: str, version: str) -> dict[str, Any]:
-        """As `Registry` says."""
+        """As `ModelRegistry` says."""
         with _asking(name) as client:
             return read_releases(client, name, version, time.time())
 
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
-        """As `Registry` says."""
+        """As `ModelRegistry` says."""
         tags = {
             STAGE: SHADOW,
             SHADOW_CHALLENGER: pair.challenger,
@@ -177,7 +177,7 @@ class MlflowRegistry:
             return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
 
     def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
-        """As `Registry` says."""
+        """As `ModelRegistry` says."""
         with _asking(f"run {run_id}") as client:
             for key, value in metrics.items():
                 client.log_metric(run_id, key, value, step=step)

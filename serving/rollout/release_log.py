@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from protos.errors import TwinspireError
-from serving.rollout.registry import Registry
+from serving.rollout.registry import ModelRegistry
 from serving.rollout.release_records import TEXT, line
 from serving.rollout.target import Clock
 from serving.shared_state import RELEASES, SharedState
@@ -31,7 +31,7 @@ class ReleaseLog:
         self,
         model: str,
         shared_state: SharedState,
-        registry: Registry,
+        registry: ModelRegistry,
         clock: Clock,
         served: Callable[[], str],
     ) -> None:

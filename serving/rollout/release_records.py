@@ -18,7 +18,7 @@ from protos.release_records import (
     RECORD_TAG,
     RELEASE,
     RUNNING,
-    Record,
+    ReleaseRecord,
     moved_alias,
     outcomes,
     parse_record,
@@ -59,7 +59,7 @@ def read_releases(client: Any, name: str, version: str, now: float) -> dict[str,
     return {"promotion": promotion, "records": documents[:RECORDS]}
 
 
-def document(record: Record, run_id: str, outcome: str, moved: bool) -> dict[str, Any]:
+def document(record: ReleaseRecord, run_id: str, outcome: str, moved: bool) -> dict[str, Any]:
     """A record within its bounds: the fields of `ReleaseRecord`."""
     return {
         "number": record.number,
@@ -83,7 +83,7 @@ def line(text: str, most: int) -> str:
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
-def _read_records(client: Any, name: str) -> list[tuple[Record, Any]]:
+def _read_records(client: Any, name: str) -> list[tuple[ReleaseRecord, Any]]:
     """The newest records that can be parsed, with their runs, oldest first."""
     from mlflow.entities import ViewType
 

@@ -16,7 +16,7 @@ from protos.mlflow_keys import (
     SHADOW_QUERIES,
     SHADOW_SCORE_SHIFT,
 )
-from serving.rollout.registry import Registry, ShadowPair
+from serving.rollout.registry import ModelRegistry, ShadowPair
 from serving.rollout.target import Clock
 from serving.shared_state import SHADOW, SharedState
 
@@ -42,7 +42,7 @@ class ShadowLog:
         clock: to wait by.
     """
 
-    def __init__(self, model: str, shared_state: SharedState, registry: Registry, clock: Clock) -> None:
+    def __init__(self, model: str, shared_state: SharedState, registry: ModelRegistry, clock: Clock) -> None:
         self._name = model.removeprefix("models:/").partition("@")[0]
         self._shared_state, self._registry, self._clock = shared_state, registry, clock
         self._server = _server()

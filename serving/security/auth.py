@@ -21,7 +21,7 @@ LONGEST_NAME = 200  # of a certificate's subject, in code points
 SUBJECT = ("x509_common_name", "x509_subject_alternative_name")
 
 
-class Peer(Protocol):
+class CallingPeer(Protocol):
     """What a call knows of its client."""
 
     token_name: str | None
@@ -85,7 +85,7 @@ class Guard:
             self._refused, self._log_next = 0, time.monotonic() + LOG_SECONDS
 
 
-def caller(peer: Peer) -> str:
+def caller(peer: CallingPeer) -> str:
     """The name of a call's client, for rate limits and logs; call it while the call is open.
 
     Returns:

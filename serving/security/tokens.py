@@ -140,7 +140,7 @@ class Token:
     until: float
 
 
-class Table(NamedTuple):
+class TokenSet(NamedTuple):
     """The content of a token file.
 
     Args:
@@ -152,7 +152,7 @@ class Table(NamedTuple):
     roles: dict[str, Role]
 
 
-class TokenFile(Reloaded[Table]):
+class TokenFile(Reloaded[TokenSet]):
     """The tokens of a file, which is read again when it has changed.
 
     A file that has become invalid or was deleted revokes no token: the tokens read before stay valid, and an
@@ -223,15 +223,15 @@ def new_token(name: str, role: str) -> tuple[str, str]:
     return token, "\n".join(["[[token]]", *lines]) + "\n"
 
 
-def _load(path: Path) -> Table:
+def _load(path: Path) -> TokenSet:
     table = toml_config.read(path, TokenTable)
     tokens = tuple(
         Token(entry.name, Role[entry.role.upper()], bytes.fromhex(entry.sha256), entry.until())
         for entry in table.token
     )
     given = {method: Role[name.upper()] for method, name in table.methods.items()}
-    return Table(tokens, {f"/{method}": role for method, role in {**METHODS, **given}.items()})
+    return TokenSet(tokens, {f"/{method}": role for method, role in {**METHODS, **given}.items()})
 
 
-def _count(table: Table) -> str:
+def _count(table: TokenSet) -> str:
     return f"{len(table.tokens)} tokens"

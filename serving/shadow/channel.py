@@ -36,7 +36,7 @@ class Mirrored(NamedTuple):
 
 
 class TrafficMirror(RequestSink):
-    """A worker's end of the channel. Made by `Channel.mirror`; for one thread.
+    """A worker's end of the channel. Made by `ShadowChannel.mirror`; for one thread.
 
     Args:
         sender: a socket that does not block.
@@ -75,7 +75,7 @@ class TrafficMirror(RequestSink):
             self._cells[self._cell] += 1
 
 
-class Channel:
+class ShadowChannel:
     """The socket and the counters. Call `create` before any process is forked."""
 
     def __init__(self, sender: socket.socket, receiver: socket.socket, memory: mmap.mmap) -> None:
@@ -83,7 +83,7 @@ class Channel:
         self._cells: memoryview[int] = memoryview(memory).cast("Q")
 
     @classmethod
-    def create(cls, workers: int) -> "Channel":
+    def create(cls, workers: int) -> "ShadowChannel":
         """A channel for a number of worker slots.
 
         Raises:

@@ -41,7 +41,7 @@ class ChallengerAnswer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AnswerComparison:
     """A challenger's answer compared with the champion's.
 
     Args:
@@ -59,7 +59,7 @@ class Comparison:
     empty: bool
 
 
-def compare(champion: wire.SearchResponse, challenger: ChallengerAnswer, timed: bool) -> Comparison:
+def compare(champion: wire.SearchResponse, challenger: ChallengerAnswer, timed: bool) -> AnswerComparison:
     """Compare the answers to one query.
 
     Args:
@@ -73,7 +73,7 @@ def compare(champion: wire.SearchResponse, challenger: ChallengerAnswer, timed: 
     if timed:
         us = champion.timing.encode_us + champion.timing.search_us
         log_ratio = math.log(max(1.0, challenger.us) / max(1.0, us))
-    return Comparison(overlap, _shift(champion, challenger), log_ratio, not challenger.ids)
+    return AnswerComparison(overlap, _shift(champion, challenger), log_ratio, not challenger.ids)
 
 
 def _shift(champion: wire.SearchResponse, challenger: ChallengerAnswer) -> float | None:
@@ -93,9 +93,9 @@ class Sums:
         queries: all queries.
         errors: queries that the challenger could not answer.
         empty: queries that the challenger found nothing for.
-        overlap, overlaps: sum and number of `Comparison.overlap`.
-        shift, shifts: sum and number of `Comparison.shift`.
-        log_ratio, log_ratios: sum and number of `Comparison.log_ratio`.
+        overlap, overlaps: sum and number of `AnswerComparison.overlap`.
+        shift, shifts: sum and number of `AnswerComparison.shift`.
+        log_ratio, log_ratios: sum and number of `AnswerComparison.log_ratio`.
     """
 
     queries: int = 0
@@ -108,7 +108,7 @@ class Sums:
     log_ratio: float = 0.0
     log_ratios: int = 0
 
-    def add(self, compared: Comparison) -> None:
+    def add(self, compared: AnswerComparison) -> None:
         """Add a query that both bundles have answered."""
         self.queries += 1
         self.empty += compared.empty

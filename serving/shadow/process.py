@@ -21,7 +21,7 @@ from protos.errors import BundleDamaged, TwinspireError
 from serving.live.search.live_items import LiveItems, LivePlace
 from serving.retrieval.response_bytes import BASES
 from serving.retrieval.retriever import Retriever
-from serving.shadow.channel import Channel, Mirrored
+from serving.shadow.channel import Mirrored, ShadowChannel
 from serving.shadow.comparison import ChallengerAnswer, PairRecord, compare
 from serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
 from serving.supervisor import WorkerHandle
@@ -52,7 +52,7 @@ class Shadow:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: ShadowChannel,
         shared_state: SharedState,
         model: str,
         limits: RequestLimits,

@@ -58,7 +58,7 @@ FIRST_BYTES = 128 << 10
 NEARLY_FULL = 3 / 4  # of the connections that a worker accepts
 QUIET_SECONDS = 1.0  # without a call, after which a connection may be closed to make room
 FORGET_SECONDS = 5.0  # after which the calls of closed connections are deleted
-UNKNOWN = -1  # `Connection.read_at_call` until the bytes have been read
+UNKNOWN = -1  # `MonitoredConnection.read_at_call` until the bytes have been read
 LOG_SECONDS = 1.0  # between log lines about closed connections, and about failed checks
 DRAIN_BYTES = 1 << 20  # unread bytes that one system call discards
 DRAINS = 64  # such system calls for one connection, at most
@@ -81,7 +81,7 @@ class Endpoint(NamedTuple):
 
 
 @dataclass
-class Connection:
+class MonitoredConnection:
     """A connection that the server has accepted.
 
     Args:
@@ -175,7 +175,7 @@ class ConnectionMonitor:
         self._message_bytes = max_message_bytes
         # Since the last call: the messages of as many calls as a connection may have may still be arriving.
         self._quiet_bytes = (bounds.calls + 1) * max_message_bytes
-        self._connections: dict[int, Connection | None] = {}  # by inode; None if it is no client's
+        self._connections: dict[int, MonitoredConnection | None] = {}  # by inode; None if it is no client's
         self._stall = _Stall(-1.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-monitor", daemon=True)
@@ -234,7 +234,9 @@ class ConnectionMonitor:
         remaining.sort(key=lambda each: called.get(each.peer, each.opened))
         self._make_room(remaining, called, now)
 
-    def _closed_by_rule(self, connection: Connection, called: Mapping[Endpoint, float], now: float) -> bool:
+    def _closed_by_rule(
+        self, connection: MonitoredConnection, called: Mapping[Endpoint, float], now: float
+    ) -> bool:
         """Close a connection that has made no first call in time, or has sent too much without a call.
 
         Returns:
@@ -254,7 +256,9 @@ class ConnectionMonitor:
             connection.read_at_call = read
         return read - connection.read_at_call > self._quiet_bytes and self._close(connection, "flood")
 
-    def _make_room(self, remaining: list[Connection], called: Mapping[Endpoint, float], now: float) -> None:
+    def _make_room(
+        self, remaining: list[MonitoredConnection], called: Mapping[Endpoint, float], now: float
+    ) -> None:
         """Close connections beyond the bounds, in the order of `remaining`: least used ones first.
 
         A client within its share keeps all its connections, however long they have been quiet.
@@ -308,9 +312,9 @@ class ConnectionMonitor:
             if least > last and least - first > bound:
                 self._close(each, "flood")
 
-    def _update(self, now: float) -> list[Connection]:
+    def _update(self, now: float) -> list[MonitoredConnection]:
         """Update the list of connections, and return those that are open."""
-        found: dict[int, Connection | None] = {}
+        found: dict[int, MonitoredConnection | None] = {}
         for inode, descriptor in _sockets():
             if inode in self._connections:
                 connection = self._connections[inode]
@@ -321,11 +325,11 @@ class ConnectionMonitor:
             # No descriptor is free, or the socket was closed meanwhile: the next sweep tries again.
             with suppress(OSError):
                 peer = _accepted_from(descriptor, self._port)
-                found[inode] = None if peer is None else Connection(inode, descriptor, peer, now)
+                found[inode] = None if peer is None else MonitoredConnection(inode, descriptor, peer, now)
         self._connections = found
         return [each for each in found.values() if each is not None]
 
-    def _called_at(self, connections: list[Connection], now: float) -> dict[Endpoint, float]:
+    def _called_at(self, connections: list[MonitoredConnection], now: float) -> dict[Endpoint, float]:
         """When the last call of each connection arrived, in `time.perf_counter()` seconds."""
         peers = {each.peer for each in connections}
         called: dict[Endpoint, float] = {}
@@ -337,7 +341,7 @@ class ConnectionMonitor:
                 self._last_calls.pop(peer, None)
         return called
 
-    def _close(self, connection: Connection, reason: str) -> bool:
+    def _close(self, connection: MonitoredConnection, reason: str) -> bool:
         """Close a connection; returns whether it was open."""
         with connection.socket() as sock:
             if sock is None:

@@ -28,11 +28,11 @@ from protos.errors import Overloaded, Unavailable
 from serving.index.remote_search import (
     Answers,
     Best,
-    Comparison,
     ExpressionRefused,
     OutOfTime,
     Question,
     SearchPending,
+    ThreadComparison,
     answered_by,
 )
 from serving.retrieval.query import EncodedQueries, PreparedQuery, SearchOptions, SearchResult
@@ -307,7 +307,7 @@ class RemoteBatches:
 
 def _pairs(question: Question) -> int:
     """The pairs of a query and an item to compare for a question; 0 if another server answers it."""
-    if not isinstance(question.remote, Comparison):
+    if not isinstance(question.remote, ThreadComparison):
         return 0
     return min(len(question.vectors), MAX_COUNTED) * question.remote.count
 

@@ -35,7 +35,8 @@ from typing import Any
 import pytest
 
 from protos.bundle import Manifest
-from protos.vector_databases.milvus import Server, write_collection
+from protos.vector_databases import milvus
+from protos.vector_databases.milvus import write_collection
 from tests.helpers.shared import shared_folder
 from train.paths import ROOT
 
@@ -73,11 +74,11 @@ def _may_unshare() -> bool:
 
 def publish(folder: Path, manifest: Manifest) -> str:
     """Write the collection of a bundle to the server of the environment."""
-    return write_collection(Server.from_environment().connect(), folder, manifest)
+    return write_collection(milvus.MilvusServer.from_environment().connect(), folder, manifest)
 
 
 @dataclass(frozen=True)
-class MilvusServer:
+class RunningMilvus:
     """The running server."""
 
     port: int
@@ -111,7 +112,7 @@ class MilvusServer:
 
 
 @contextlib.contextmanager
-def milvus_server(factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+def milvus_server(factory: pytest.TempPathFactory) -> Iterator[RunningMilvus]:
     """A server with its data in a folder of its own, within the block."""
     program = shared_folder(factory, "milvus-program", _unpack)
     command = [sys.executable, "-m", __name__, str(factory.mktemp("milvus-server")), str(program / "bin")]
@@ -122,7 +123,7 @@ def milvus_server(factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
             assert process.stdout is not None
             port = process.stdout.readline().strip()
             assert port, "the server has not started"
-            yield MilvusServer(int(port), process)
+            yield RunningMilvus(int(port), process)
         finally:
             assert process.stdin is not None
             process.stdin.close()  # it then ends the server

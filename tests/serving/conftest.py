@@ -19,7 +19,6 @@ from tests.helpers.tiny import tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import FULL, TinyTower
 
 if TYPE_CHECKING:
-    from tests.helpers.milvus import MilvusServer
     from tests.helpers.serving.following import Scene
     from tests.helpers.serving.world import World
 
@@ -64,7 +63,7 @@ def server(retriever: Retriever) -> Iterator[RetrievalServer]:
 
 
 @pytest.fixture(scope="module")
-def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MilvusServer"]:
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["RunningMilvus"]:
     """The server of the wheel `milvus`, for tests that do not end it.
 
     Each module starts one and ends it: a server that idles for a minute costs as much processor time as a

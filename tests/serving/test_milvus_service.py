@@ -18,7 +18,7 @@ from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
 from protos.scores import Hits, difference
-from protos.vector_databases.milvus import URI, Server, collection_name
+from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from serving.client import RetrievalClient, where
 from serving.filters import planner
 from serving.filters.expression import Filter
@@ -26,7 +26,7 @@ from serving.filters.plan import Plan
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import hits_of
-from tests.helpers.milvus import MilvusServer, milvus_server, needs_server, publish
+from tests.helpers.milvus import RunningMilvus, milvus_server, needs_server, publish
 from tests.helpers.serving.cataloguing import catalogue_service, item
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.swapping import Load, Swapping
@@ -43,7 +43,7 @@ RECOVERY_SECONDS = 100.0  # a server that was killed loads its collections again
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMilvus]:
     """A server of this module alone, which is ended by tests."""
     with milvus_server(tmp_path_factory) as made, pytest.MonkeyPatch.context() as patched:
         patched.setenv(URI, made.uri)
@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
 
 
 @pytest.fixture(scope="module")
-def folder(server: MilvusServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(server: RunningMilvus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with its collection."""
     made = tiny_bundle(tmp_path_factory.mktemp("bundle"), ITEMS, filters=FILTERS, index=INDEX)
     publish(made, bundle.read(made))
@@ -70,7 +70,7 @@ def wrong(near: Retriever, answer: object, name: str, k: int, filter: Filter | N
 
 
 def test_the_answers_are_those_of_exact_search_with_filters_and_live_items(
-    server: MilvusServer, near: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RunningMilvus, near: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flat = replace(INDEX, options={"type": "FLAT"})  # a graph would miss some
     folder = tiny_bundle(tmp_path / "flat", ITEMS, filters=FILTERS, index=flat)
@@ -107,7 +107,7 @@ def test_the_answers_are_those_of_exact_search_with_filters_and_live_items(
 
 @pytest.mark.quiet
 def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
-    folder: Path, server: MilvusServer, tmp_path: Path
+    folder: Path, server: RunningMilvus, tmp_path: Path
 ) -> None:
     other = tiny_bundle(tmp_path, 600, filters=FILTERS, index=INDEX)
     publish(other, bundle.read(other))
@@ -147,7 +147,7 @@ def test_a_missing_collection_and_one_of_other_items_are_refused(folder: Path, t
     manifest = bundle.read(made)
     with pytest.raises(BundleDamaged, match="there is no collection twinspire_"):
         Retriever.load(made)
-    client = Server.from_environment().connect()
+    client = MilvusServer.from_environment().connect()
     whole = publish(made, manifest)
     Retriever.load(made)
     client.delete(whole, ids=[7])
@@ -182,7 +182,7 @@ def test_items_that_are_written_and_deleted_are_found_and_gone_at_once(folder: P
 
 @pytest.mark.quiet
 def test_a_server_that_hangs_or_dies_is_told_and_found_again(
-    folder: Path, near: Retriever, server: MilvusServer, tmp_path: Path
+    folder: Path, near: Retriever, server: RunningMilvus, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     port_file = tmp_path / "port"

@@ -43,7 +43,7 @@ class Derived:
 
 
 @dataclass(frozen=True)
-class Filter:
+class RowFilter:
     """A test of one column; events that fail it are dropped and counted.
 
     Exactly one test is given. An absent value passes only `not_matches` and `not_in`.
@@ -105,7 +105,7 @@ class Filter:
         return f"{self.column} {_REASONS[self.test]} {value}"
 
 
-_TESTS = tuple(each.name for each in dataclasses.fields(Filter) if each.name != "column")
+_TESTS = tuple(each.name for each in dataclasses.fields(RowFilter) if each.name != "column")
 _REASONS = {
     "matches": "does not match",
     "not_matches": "matches",
@@ -119,7 +119,7 @@ _REASONS = {
 
 
 def clean(
-    columns: Columns, casts: Mapping[str, Cast], derive: Mapping[str, Derived], filters: Sequence[Filter]
+    columns: Columns, casts: Mapping[str, Cast], derive: Mapping[str, Derived], filters: Sequence[RowFilter]
 ) -> tuple[Columns, dict[str, int]]:
     """The events that pass every filter, and the number of dropped events by reason.
 
@@ -196,7 +196,7 @@ def _derived(columns: Columns, derive: Mapping[str, Derived]) -> list[pl.Series]
     return made
 
 
-def _passes(columns: Columns, test: Filter) -> pl.Series:
+def _passes(columns: Columns, test: RowFilter) -> pl.Series:
     """Boolean for each event, never null."""
     if test.test in _COMPARISONS:
         compare: Callable[[pl.Series, float], pl.Series] = _COMPARISONS[test.test]

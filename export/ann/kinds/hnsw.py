@@ -17,7 +17,7 @@ from train.config.index import IndexConfig
 
 
 @dataclass(frozen=True)
-class HnswIndex:
+class TunedHnsw:
     """A graph over item vectors (N, D); if `parameters.exact`, searches compare with all items instead.
 
     Args:
@@ -48,13 +48,13 @@ class HnswKind(IndexKind):
     ) -> TunedIndex:
         """Choose M, ef_construction, ef_search and exact search, as `export.ann.tuner` describes."""
         graph, parameters, report = tune_index(vectors, queries, config, score, console)
-        return TunedIndex(HnswIndex(graph, vectors, parameters), report, frontier(report))
+        return TunedIndex(TunedHnsw(graph, vectors, parameters), report, frontier(report))
 
-    def rebuild(self, vectors: Vectors, parameters: IndexParameters, score: Score, threads: int) -> HnswIndex:
+    def rebuild(self, vectors: Vectors, parameters: IndexParameters, score: Score, threads: int) -> TunedHnsw:
         """Build a graph with the same parameters; exact search needs none."""
         if parameters.kind == EXACT:
-            return HnswIndex(None, vectors, parameters)
-        return HnswIndex(build_graph(parameters, vectors, score, threads), vectors, parameters)
+            return TunedHnsw(None, vectors, parameters)
+        return TunedHnsw(build_graph(parameters, vectors, score, threads), vectors, parameters)
 
 
 KIND = HnswKind()

@@ -30,7 +30,7 @@ from protos.vector_databases.milvus import (
     ID,
     MAX_K,
     WRITE_SECONDS,
-    Server,
+    MilvusServer,
     draft,
     fill,
     index_type,
@@ -48,7 +48,7 @@ MAX_BESIDE = 1_000_000  # items, up to which a graph is built here to compare wi
 
 
 @dataclass(frozen=True)
-class MilvusIndex:
+class TunedMilvus:
     """Item vectors (N, D), in a collection of their own as soon as it is searched.
 
     FLAT compares all items, as `exact` does here, so it needs no collection.
@@ -85,7 +85,7 @@ class _Collection:
     """A draft collection, dropped when this object is no longer needed."""
 
     def __init__(self, vectors: Vectors, parameters: IndexParameters, has_padding_dim: bool) -> None:
-        self._client = Server.from_environment().connect()
+        self._client = MilvusServer.from_environment().connect()
         with draft(self._client, "index") as self.name, server_errors():
             fill(self._client, self.name, vectors, parameters, has_padding_dim)
         weakref.finalize(self, _drop, self._client, self.name)
@@ -129,9 +129,9 @@ class MilvusKind(IndexKind):
         kind = config.options.get("type", HNSW_TYPE)
         shape = config.m or LINKS, config.ef_construction or CONSTRUCTION
         widest = IndexParameters("ip", *shape, 2 * config.k, config.seed, kind=MILVUS, options={"type": kind})
-        index, begun = MilvusIndex(vectors, widest, score.has_padding_dim), time.perf_counter()
+        index, begun = TunedMilvus(vectors, widest, score.has_padding_dim), time.perf_counter()
         if kind == FLAT_TYPE:
-            Server.from_environment().connect().close()  # before hours of other work
+            MilvusServer.from_environment().connect().close()  # before hours of other work
             point: Point = {"ef": 2 * config.k, "recall": 1.0, "standard_error": 0.0, "queries": len(queries)}
             return _tuned(index, EfChoice(point["ef"], True, [point]), config, 0.0)
         with console.status("a collection in Milvus, to choose ef"):
@@ -148,7 +148,7 @@ class MilvusKind(IndexKind):
                 if ef >= len(vectors):
                     break
         choice = EfChoice(chosen or curve[-1]["ef"], bool(chosen), curve)
-        found = MilvusIndex(vectors, replace(widest, ef_search=choice.ef_search), score.has_padding_dim)
+        found = TunedMilvus(vectors, replace(widest, ef_search=choice.ef_search), score.has_padding_dim)
         found.__dict__["collection"] = index.collection  # the same vectors
         tuned = _tuned(found, choice, config, built)
         if len(vectors) <= MAX_BESIDE:
@@ -158,17 +158,17 @@ class MilvusKind(IndexKind):
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
         """As `IndexKind.publish`: the bundle's collection, whole or not at all."""
-        write_collection(Server.from_environment().connect(), folder, manifest)
+        write_collection(MilvusServer.from_environment().connect(), folder, manifest)
 
     def rebuild(
         self, vectors: Vectors, parameters: IndexParameters, score: Score, threads: int
-    ) -> MilvusIndex:
+    ) -> TunedMilvus:
         """As `IndexKind.rebuild`; the server decides about threads."""
-        return MilvusIndex(vectors, parameters, score.has_padding_dim)
+        return TunedMilvus(vectors, parameters, score.has_padding_dim)
 
 
 def _measured(
-    index: MilvusIndex, parameters: IndexParameters, queries: Vectors, config: IndexConfig
+    index: TunedMilvus, parameters: IndexParameters, queries: Vectors, config: IndexConfig
 ) -> Point:
     """Recall@k of one ef, and the time of single searches, the way to the server included."""
     found = index.collection.search(queries, config.k, parameters)
@@ -208,7 +208,7 @@ def _beside(
     }
 
 
-def _tuned(index: MilvusIndex, choice: EfChoice, config: IndexConfig, build_s: float) -> TunedIndex:
+def _tuned(index: TunedMilvus, choice: EfChoice, config: IndexConfig, build_s: float) -> TunedIndex:
     kind = index_type(index.parameters)
     if kind == FLAT_TYPE:
         why = "Milvus compares all items, as configured."

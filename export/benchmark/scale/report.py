@@ -172,9 +172,9 @@ def parts_of(document: Document) -> list[writer.Part]:
         writer.where(document, f"Seed {document['seed']}. Written by `make scale`."),
         writer.busy(min(shares)),
         _method(sizes[0]),
-        writer.Table(BUILDING, sizes),
+        writer.ReportTable(BUILDING, sizes),
         writer.Lines(["" if all(each[step]["peak_is_own"] for each in sizes for step in PEAKED) else PEAKS]),
-        writer.Table(QUERIES, without_missed(sizes)),
+        writer.ReportTable(QUERIES, without_missed(sizes)),
         writer.Lines([p99_remark(calls)]),
         writer.Lines([f"recall is not reached at {items:,} items, so no time is given" for items in missed]),
         writer.Picture("scale.png", "Time and memory by number of items", lambda: figure(document)),
@@ -184,7 +184,7 @@ def parts_of(document: Document) -> list[writer.Part]:
     ]
     if document["capacity"] is not None:  # by the fits of at least two sizes
         extrapolated = f"By these fits; more than {document['capacity']['largest']:,} items are extrapolated."
-        machines = writer.Table(MACHINES, document["capacity"]["machines"], "capacity, extrapolated")
+        machines = writer.ReportTable(MACHINES, document["capacity"]["machines"], "capacity, extrapolated")
         parts += ["## Capacity", extrapolated, machines]
     return parts
 
@@ -223,7 +223,7 @@ def _int8(document: Document) -> list[writer.Part]:
         f"{writer.size(found['rss_bytes'])} with it, {writer.size(found['before_bytes'])} before. "
         f"recall@{found['k']} against float32: {found['recall']:.4f} ({found['queries']} queries)."
     )
-    return [about, writer.Table(INT8, rows, f"{vectors['items']:,} int8 vectors, exact search")]
+    return [about, writer.ReportTable(INT8, rows, f"{vectors['items']:,} int8 vectors, exact search")]
 
 
 def figure(document: Document) -> Figure:

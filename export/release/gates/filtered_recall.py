@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from export.benchmark.isolated_process import Failure
+from export.benchmark.isolated_process import ProcessFailure
 from export.markdown import table
 from export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
 from train.evaluation.intervals import Clusters, interval
@@ -30,7 +30,7 @@ def judge(comparison: Comparison) -> Judgement | None:
     bound = comparison.gates.filtered_recall_target or comparison.experiment.index.recall_target
     if not comparison.challenger.manifest.filters:
         return GateResult("filtered_recall", None, bound, True, "the bundle has no filter fields"), {}
-    if isinstance(comparison.served, Failure):
+    if isinstance(comparison.served, ProcessFailure):
         return None
     found = comparison.served["filtered"]["challenger"]
     if not found:

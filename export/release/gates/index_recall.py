@@ -7,14 +7,14 @@ is of all test queries, must reach the target too.
 
 import numpy as np
 
-from export.benchmark.isolated_process import Failure
+from export.benchmark.isolated_process import ProcessFailure
 from export.release.gate import Comparison, Gate, GateResult, Judgement
 from train.evaluation.intervals import Clusters, interval
 
 
 def judge(comparison: Comparison) -> Judgement | None:
     """The result, and the measured recall with its interval."""
-    if isinstance(comparison.served, Failure):
+    if isinstance(comparison.served, ProcessFailure):
         return None
     index, manifest = comparison.experiment.index, comparison.challenger.manifest
     gates = comparison.gates

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from export.benchmark.isolated_process import Failure
+from export.benchmark.isolated_process import ProcessFailure
 from export.markdown import plain, table
 from export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
 from train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
@@ -33,7 +33,7 @@ def judge(part: str, comparison: Comparison) -> Judgement | None:
     Args:
         part: `query_tower` or `retriever`.
     """
-    if isinstance(comparison.served, Failure):
+    if isinstance(comparison.served, ProcessFailure):
         return None
     # Version -> `p50_us` and `p99_us` of each round, and `quantiles_us` of all calls, in microseconds.
     rounds = comparison.served["latency"][part]

@@ -5,7 +5,7 @@ This gate also refuses if one of the bundles fails while it is loaded, searched 
 
 from statistics import median
 
-from export.benchmark.isolated_process import Failure
+from export.benchmark.isolated_process import ProcessFailure
 from export.release.gate import Comparison, Gate, GateResult, Judgement
 
 LOADS = 3  # of each bundle; the median counts
@@ -14,7 +14,7 @@ LOADS = 3  # of each bundle; the median counts
 def judge(comparison: Comparison) -> Judgement:
     """The result, and the median seconds of each bundle."""
     found = comparison.served
-    if isinstance(found, Failure):
+    if isinstance(found, ProcessFailure):
         return _failed(found, comparison.gates.max_load_seconds), {"error": found.text}
     seconds = {name: median(each) for name, each in found["load_s"].items()}
     figure, bound = seconds["challenger"], comparison.gates.max_load_seconds
@@ -23,7 +23,7 @@ def judge(comparison: Comparison) -> Judgement:
     return GateResult("load_time", figure, bound, figure <= bound, text), seconds
 
 
-def _failed(failure: Failure, bound: float) -> GateResult:
+def _failed(failure: ProcessFailure, bound: float) -> GateResult:
     text = f"{f'the {failure.bundle}' if failure.bundle else 'measuring'} failed while {failure.text}"
     if failure.bundle == "champion":
         text += "; nothing can be compared with it"

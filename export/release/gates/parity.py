@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from export.benchmark.isolated_process import Failure, ask
+from export.benchmark.isolated_process import ProcessFailure, ask
 from export.example_queries import example_queries
 from export.onnx import export as graph
 from export.onnx import parity
@@ -29,7 +29,7 @@ from train.training.trained_model import load_model
 
 ITEMS = 200  # synthetic items
 
-Batches = Mapping[features.Side, Sequence[parity.Batch]]
+Batches = Mapping[features.Side, Sequence[parity.ParityBatch]]
 Tolerances = Mapping[features.Side, float]
 
 
@@ -50,7 +50,7 @@ def _judge(comparison: Comparison) -> Judgement:
     tolerances = {side: _tolerance(challenger, side, comparison.experiment) for side in features.SIDES}
     batches = {side: list(parity.batches(*_records(challenger, side))) for side in features.SIDES}
     found = _onnx_vectors(challenger.folder, batches, comparison.scratch)
-    if isinstance(found, Failure):
+    if isinstance(found, ProcessFailure):
         comparison.towers_fail = True
         text = f"{found.bundle} tower, {found.text}" if found.bundle else found.text
         return GateResult("parity", None, min(tolerances.values()), False, text), {"error": text}
@@ -163,7 +163,7 @@ def _spread(values: Sequence[Any], count: int) -> list[Any]:
     return [values[n * len(values) // count] for n in range(count)]
 
 
-def _onnx_vectors(folder: Path, batches: Batches, scratch: Path) -> dict[str, list[Any]] | Failure:
+def _onnx_vectors(folder: Path, batches: Batches, scratch: Path) -> dict[str, list[Any]] | ProcessFailure:
     """The vectors of each batch by the bundle's own towers."""
     for side in features.SIDES:
         arrays: dict[str, Any] = {
@@ -173,7 +173,7 @@ def _onnx_vectors(folder: Path, batches: Batches, scratch: Path) -> dict[str, li
         }
         np.savez(scratch / f"{side}.npz", allow_pickle=False, **arrays)
     answer = ask({"task": "encode", "bundle": str(folder), "arrays": str(scratch)}, scratch)
-    if isinstance(answer, Failure):
+    if isinstance(answer, ProcessFailure):
         return answer
     found: dict[str, list[Any]] = {}
     for side in features.SIDES:

@@ -20,7 +20,7 @@ from export.release.audit_log import AuditLog
 from export.release.gate import Comparison, Gate, GateResult, Judgement
 from export.release.gates.quality import metric_of
 from export.release.registry import registry_errors
-from protos.release_records import Record
+from protos.release_records import ReleaseRecord
 from train.evaluation.metrics import metric_label
 
 NAME = "quality_history"
@@ -94,7 +94,7 @@ def differences(log: AuditLog, champion: str, metric: str) -> tuple[dict[str, fl
     return found, ""
 
 
-def _change(record: Record, metric: str) -> float | None:
+def _change(record: ReleaseRecord, metric: str) -> float | None:
     """The recorded difference of a champion to the one before; None if there is none."""
     for gate in record.gates:
         change = gate.get("change")

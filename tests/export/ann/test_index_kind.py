@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from export import ann
-from export.ann.kinds.hnsw import HnswIndex
+from export.ann.kinds.hnsw import TunedHnsw
 from protos.bundle import INDEX_KINDS, IndexParameters, Score
 from protos.errors import BundleError
 from tests.export.ann.test_index import ITEMS, QUERIES
@@ -31,7 +31,7 @@ def test_a_key_covers_the_modules_of_all_kinds() -> None:
 
 def test_exact_search_needs_no_graph_to_be_evaluated() -> None:
     index = ann.rebuild(ITEMS, IndexParameters("ip", 8, 40, 20, 0, exact=True), COSINE, threads=1)
-    assert isinstance(index, HnswIndex)
+    assert isinstance(index, TunedHnsw)
     assert index.graph is None
     np.testing.assert_array_equal(index.search(QUERIES, 7, NOTHING), ann.exact(QUERIES, ITEMS, 7))
 

@@ -14,7 +14,7 @@ from export.bundle_files import write_bundle
 from protos import bundle
 from protos.bundle import Score
 from protos.errors import ConfigError, Unavailable
-from protos.vector_databases.milvus import URI, Server, collection_name
+from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from tests.export.ann.test_index import ITEMS, QUERIES
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import small_experiment
@@ -48,9 +48,9 @@ def test_a_collection_is_tuned_to_its_target_and_rebuilt(lite: None, console: Co
     seen = [rows[:3] for rows in found]
     for rows, hidden in zip(again.search(QUERIES, 10, seen), seen, strict=True):
         assert not {*rows.tolist()} & {*hidden.tolist()} and len({*rows.tolist()}) == 10
-    assert len(Server.from_environment().connect().list_collections()) == 2
+    assert len(MilvusServer.from_environment().connect().list_collections()) == 2
     del tuned, again
-    assert Server.from_environment().connect().list_collections() == []  # nothing is left behind
+    assert MilvusServer.from_environment().connect().list_collections() == []  # nothing is left behind
 
 
 @needs_lite()
@@ -58,7 +58,7 @@ def test_flat_is_exact_and_needs_no_collection(lite: None, console: Console) -> 
     config = IndexConfig(kind="milvus", options={"type": "FLAT"})
     tuned = ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
     np.testing.assert_array_equal(tuned.index.search(QUERIES, 7, NOTHING), ann.exact(QUERIES, ITEMS, 7))
-    assert Server.from_environment().connect().list_collections() == []
+    assert MilvusServer.from_environment().connect().list_collections() == []
 
 
 def test_a_server_that_is_not_named_or_not_there_ends_the_export_before_its_work(
@@ -98,7 +98,7 @@ def test_a_bundle_is_written_with_its_collection_or_not_at_all(
     made = tiny_bundle(tmp_path / "again", 40, index=parameters)
     written = write_bundle(make)
     name = collection_name(bundle.read(written).bundle_version)
-    assert Server.from_environment().connect().list_collections() == [name]
+    assert MilvusServer.from_environment().connect().list_collections() == [name]
 
 
 @needs_lite()
@@ -118,7 +118,7 @@ def test_a_bundle_that_is_reused_gets_its_missing_collection(
     dataset: Any = SimpleNamespace(report={"fingerprint": "f"})
     assert bundle_builder.build_bundle(experiment, dataset, run, console) == (folder, True)
     name = collection_name(bundle.read(folder).bundle_version)
-    assert Server.from_environment().connect().list_collections() == [name]
+    assert MilvusServer.from_environment().connect().list_collections() == [name]
 
 
 @pytest.mark.parametrize(

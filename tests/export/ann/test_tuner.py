@@ -15,7 +15,7 @@ from rich.status import Status
 
 from export import ann
 from export.ann.graph_sweep import Extrapolation, SweptGraph, choose, cost_at, grid, is_past_the_best
-from export.ann.kinds.hnsw import HnswIndex
+from export.ann.kinds.hnsw import TunedHnsw
 from export.ann.report import IndexReport, why
 from export.ann.timer import ExactVsGraph, compare
 from export.ann.tuner import first_that_reaches
@@ -42,7 +42,7 @@ ITEMS, ASKED, UNSEEN = clustered(6000), clustered(300, seed=1), clustered(600, s
 
 
 def graph_of(tuned: ann.TunedIndex) -> hnswlib.Index:
-    assert isinstance(tuned.index, HnswIndex)
+    assert isinstance(tuned.index, TunedHnsw)
     return tuned.index.graph
 
 

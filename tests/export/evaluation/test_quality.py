@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from export import ann
-from export.ann.kinds.hnsw import HnswIndex
+from export.ann.kinds.hnsw import TunedHnsw
 from export.encoding import encode_all
 from export.evaluation.quality import (
     ServedModel,
@@ -49,7 +49,7 @@ def items(made: Made, data: TrainingData, console: Console) -> ann.Vectors:
 def searched(made: Made, items: ann.Vectors, graph: hnswlib.Index, ef_search: int) -> ServedModel:
     inputs = bundle.read(made.folder).schema.side("query")
     parameters = ann.parameters(made.experiment.index, ef_search)
-    index = HnswIndex(graph, items, parameters)
+    index = TunedHnsw(graph, items, parameters)
     return ServedModel(onnx_encoder(made.folder / bundle.QUERY_TOWER), inputs, items, index)
 
 

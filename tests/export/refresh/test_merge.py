@@ -9,7 +9,7 @@ import pytest
 from export.encoding.digests import digest, item_digests, read_digests
 from export.refresh.build import index_config, not_finite
 from export.refresh.merge import Champion, merge
-from export.refresh.sources import Change, StoreState, TableItem
+from export.refresh.sources import ItemChange, SnapshotState, TableItem
 from protos import bundle
 from protos.bundle import IndexParameters, Manifest, Snapshot
 from protos.errors import BundleDamaged, DataError, InvalidInput
@@ -57,15 +57,15 @@ def champion(tmp_path: Path) -> Champion:
     return Champion.read(folder, bundle.read(folder))
 
 
-def state(*changes: Change) -> StoreState:
-    return StoreState(Snapshot("store", 99), changes)
+def state(*changes: ItemChange) -> SnapshotState:
+    return SnapshotState(Snapshot("store", 99), changes)
 
 
 def test_a_vector_that_is_not_finite_leaves_its_item_out(champion: Champion) -> None:
     changes = [
-        Change(1, "new-1", False, {"text": "bavuti"}, {"name": "one"}),
-        Change(2, "item-004", False, {"text": "xelike"}, {}),
-        Change(3, "new-2", False, {"text": "sotira"}, {"name": "two"}),
+        ItemChange(1, "new-1", False, {"text": "bavuti"}, {"name": "one"}),
+        ItemChange(2, "item-004", False, {"text": "xelike"}, {}),
+        ItemChange(3, "new-2", False, {"text": "sotira"}, {"name": "two"}),
     ]
     found = merge(champion, None, state(*changes))
     assert (found.fresh_count, found.new, found.fresh["text"]) == (3, 2, ["xelike", "bavuti", "sotira"])
@@ -89,15 +89,15 @@ def test_a_vector_that_is_not_finite_leaves_its_item_out(champion: Champion) -> 
 
 def test_the_champion_without_changes_is_the_catalogue(champion: Champion) -> None:
     assert merge(champion, None, None).is_unchanged
-    assert merge(champion, None, state(Change(1, "unknown", True, {}, {}))).is_unchanged
-    assert not merge(champion, None, state(Change(1, "item-001", True, {}, {}))).is_unchanged
+    assert merge(champion, None, state(ItemChange(1, "unknown", True, {}, {}))).is_unchanged
+    assert not merge(champion, None, state(ItemChange(1, "item-001", True, {}, {}))).is_unchanged
     with pytest.raises(DataError, match="no item is left"):
         merge(champion, {}, None)
 
 
 def test_an_item_that_was_deleted_and_is_in_the_table_stays_deleted(champion: Champion) -> None:
     table = {name: TableItem({"text": name}, {"name": name, "section": None}, {}) for name in ("a", "b")}
-    found = merge(champion, table, state(Change(1, "a", True, {}, {})))
+    found = merge(champion, table, state(ItemChange(1, "a", True, {}, {})))
     assert (found.items.ids, found.new, len(found.deleted)) == (["b"], 1, 20)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from export.__main__ import parser
 from export.refresh import command
-from export.refresh.sources import Change
+from export.refresh.sources import ItemChange
 from export.refresh.table import catalogue_table, write_table
 from protos.errors import DataError, TwinspireError
 from protos.features import CategoryFeature, FeatureSpec, IdFeature, NumberFeature, TextFeature
@@ -48,9 +48,9 @@ def items() -> pl.DataFrame:
 
 
 CHANGES = [
-    Change(2, "1", True, {}, {}),
-    Change(3, "2", False, {"words": "deux", "kinds": ["c"], "cost": 2.5, "sale": "true"}, {"shelf": "9"}),
-    Change(4, "new", False, {"words": "neuf", "made": "2026-02-01"}, {}),
+    ItemChange(2, "1", True, {}, {}),
+    ItemChange(3, "2", False, {"words": "deux", "kinds": ["c"], "cost": 2.5, "sale": "true"}, {"shelf": "9"}),
+    ItemChange(4, "new", False, {"words": "neuf", "made": "2026-02-01"}, {}),
 ]
 
 
@@ -83,17 +83,19 @@ def test_training_reads_the_table_and_drops_the_pairs_of_deleted_items(tmp_path:
 
 def test_a_value_that_does_not_fit_its_column_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'shelf': expected Int64"):
-        catalogue_table(items(), ITEM, ["shelf"], [Change(1, "2", False, {"words": "x"}, {"shelf": "top"})])
+        catalogue_table(
+            items(), ITEM, ["shelf"], [ItemChange(1, "2", False, {"words": "x"}, {"shelf": "top"})]
+        )
     changes = [
-        Change(1, "1", False, {"words": "x"}, {"shelf": "4"}),
-        Change(2, "2", False, {"words": "x"}, {"shelf": "top"}),
-        Change(3, "3", False, {"words": "x"}, {"shelf": "low"}),
+        ItemChange(1, "1", False, {"words": "x"}, {"shelf": "4"}),
+        ItemChange(2, "2", False, {"words": "x"}, {"shelf": "top"}),
+        ItemChange(3, "3", False, {"words": "x"}, {"shelf": "low"}),
     ]
     with pytest.raises(DataError, match=r"^item '2', column 'shelf': expected Int64"):
         catalogue_table(items(), ITEM, ["shelf"], changes)
     changes = [
-        Change(1, "1", False, {"words": "x", "made": "2026-01-02"}, {}),
-        Change(2, "2", False, {"words": "x", "made": "tomorrow"}, {}),
+        ItemChange(1, "1", False, {"words": "x", "made": "2026-01-02"}, {}),
+        ItemChange(2, "2", False, {"words": "x", "made": "tomorrow"}, {}),
     ]
     with pytest.raises(DataError, match=r"^item '2', column 'made': expected .*tomorrow"):
         catalogue_table(items(), ITEM, ["shelf"], changes)

@@ -10,7 +10,7 @@ from export.release import audit_log
 from export.release.audit_log import AuditLog, Entry
 from protos.errors import InvalidInput
 from protos.mlflow_keys import STAGE
-from protos.release_records import REASON_LENGTH, RECORD_TAG, RELEASE, Action, Record
+from protos.release_records import REASON_LENGTH, RECORD_TAG, RELEASE, Action, ReleaseRecord
 from train.training.tracking import experiment_id
 
 
@@ -141,7 +141,7 @@ def test_a_process_that_died_before_the_note_of_its_record_breaks_nothing(
 def log_of(*moves: tuple[Action, str, str] | tuple[Action, str, str, str]) -> AuditLog:
     """An audit log of moves: action, from, to, and the status of the run if it is not finished."""
     entries = [
-        Entry(Record(n, "", "", move[0], move[1], move[2]), "", "", (*move, "FINISHED")[3], False)
+        Entry(ReleaseRecord(n, "", "", move[0], move[1], move[2]), "", "", (*move, "FINISHED")[3], False)
         for n, move in enumerate(moves, 1)
     ]
     return AuditLog(tuple(entries), (), (len(entries), ""))

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from export.benchmark.isolated_process import Failure, ask
+from export.benchmark.isolated_process import ProcessFailure, ask
 from export.release.comparison import compare
 from export.release.decision_report import write_report
 from export.release.gate import (
@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_is_a_failure_of_what_it_did(made: Made, tmp_pa
     endless = {"k": 10, "threads": 1, "iterations": 10**6, "rounds": 10, "loads": 3}
     found = ask({"task": "measure", "bundles": {"challenger": str(made.folder)}, **endless}, tmp_path)
     killer.join()
-    assert isinstance(found, Failure)
+    assert isinstance(found, ProcessFailure)
     assert "the process was killed by SIGKILL" in found.text
 
 
@@ -314,7 +314,7 @@ def test_a_process_that_dies_is_told(
     (tmp_path / "dying.py").write_text(code.replace("{}", step.replace('"', '\\"')))
     monkeypatch.setattr(entry_points, "BUNDLE_BENCHMARK", "dying")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert ask({}, tmp_path, patience=4) == Failure("challenger", f"loading: {said}")
+    assert ask({}, tmp_path, patience=4) == ProcessFailure("challenger", f"loading: {said}")
 
 
 def test_the_process_has_the_declared_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

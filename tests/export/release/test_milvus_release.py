@@ -19,7 +19,7 @@ from export.release.rollback import rollback
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import MissingStage, Unavailable
-from protos.vector_databases.milvus import URI, Server, collection_name
+from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import NAME, Decide, aliased, make_challenger
@@ -50,7 +50,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         again = releases.register_again(1)
         for key, value in version.tags.items():
             tracking.set_model_version_tag(NAME, again.version, key, value)
-        client = Server.from_environment().connect()
+        client = MilvusServer.from_environment().connect()
         yield Store(folder, client, collection_name(bundle.read(folder).bundle_version))
         client.close()
 

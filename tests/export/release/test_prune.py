@@ -19,7 +19,7 @@ from export.release.rollback import rollback
 from protos.bundle import IndexParameters
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.vector_databases import milvus
-from protos.vector_databases.milvus import URI, Server, collection_name
+from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import NAME
@@ -38,7 +38,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for number in range(2, 6):
             version = releases.register_again(1).version
             mlflow.MlflowClient().set_model_version_tag(NAME, version, BUNDLE_VERSION, f"{number:064x}")
-        client = Server.from_environment().connect()
+        client = MilvusServer.from_environment().connect()
         for number in range(1, 6):
             make(client, name_of(str(number)))
         yield client

@@ -17,7 +17,7 @@ from export.release.audit_log import AuditLog, Entry
 from export.release.comparison import compare
 from export.release.gates import GATES
 from export.release.gates.quality_history import CHAMPIONS, NAME, differences
-from protos.release_records import Action, Record, parse_record
+from protos.release_records import Action, ReleaseRecord, parse_record
 from tests.helpers import altered, releases
 from tests.helpers.stdlib import Made
 
@@ -30,7 +30,9 @@ def log_of(*moves: Move) -> AuditLog:
     entries = []
     for n, (action, before, after, change) in enumerate(moves, 1):
         gates: tuple[dict[str, Any], ...] = ({"name": NAME, "change": dict(change)},) if change else ()
-        entries.append(Entry(Record(n, "", "", action, before, after, gates), "", "", "FINISHED", False))
+        entries.append(
+            Entry(ReleaseRecord(n, "", "", action, before, after, gates), "", "", "FINISHED", False)
+        )
     return AuditLog(tuple(entries), (), (len(entries), ""))
 
 
@@ -124,7 +126,9 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
     loss = 1 / len(found.queries)
     margin = dataclasses.replace(made.experiment.gates, quality_margin=4.5 * loss)
     experiment = dataclasses.replace(made.experiment, gates=margin)
-    log = AuditLog((Entry(Record(1, "", "", "promote", "", "1"), "", "", "FINISHED", False),), (), (1, ""))
+    log = AuditLog(
+        (Entry(ReleaseRecord(1, "", "", "promote", "", "1"), "", "", "FINISHED", False),), (), (1, "")
+    )
     monkeypatch.setattr(audit_log, "read", lambda _: log)
     gates = [gate for gate in GATES if gate.name in ("quality", NAME)]
     folder, results = made.folder, []
@@ -137,7 +141,7 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
         assert {each.name for each in decision.refused} == ({NAME} if n == 6 else set())
         results.append(next(each for each in decision.results if each.name == NAME))
         summary = tuple(release._summary(each) for each in decision.results)
-        record = Record(n, "", "", "promote", champion.version, str(n), summary)
+        record = ReleaseRecord(n, "", "", "promote", champion.version, str(n), summary)
         entry = Entry(parse_record(json.dumps(dataclasses.asdict(record))), "", "", "FINISHED", False)
         log = dataclasses.replace(log, entries=(*log.entries, entry))
     assert results[0].text == "no champion before version 1 to compare with"

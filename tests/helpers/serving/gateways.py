@@ -56,7 +56,7 @@ class RunningGateway:
     """A gateway, and the server that it runs in."""
 
     port: int
-    server: process.Server
+    server: process.GatewayServer
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
 

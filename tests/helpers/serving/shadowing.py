@@ -10,7 +10,7 @@ from serving.retrieval.query import Query
 from serving.retrieval.response_bytes import ResponseWriter
 from serving.retrieval.retriever import Retriever
 from serving.segments.packed_items import PackedItems
-from serving.shadow.channel import Channel, TrafficMirror
+from serving.shadow.channel import ShadowChannel, TrafficMirror
 from serving.shadow.process import Shadow
 from serving.shared_state import SharedState
 from serving.transport import converters
@@ -43,7 +43,7 @@ class Scene:
 
     def __init__(self, place: LivePlace | None = None) -> None:
         self._place = place
-        self.channel = Channel.create(workers=1)
+        self.channel = ShadowChannel.create(workers=1)
         self.mirror: TrafficMirror = self.channel.mirror(0, share=1.0)
         self.shared_state = SharedState.create(("target", "shadow target", "shadow"))
         self.shadow = self.another()

@@ -17,7 +17,7 @@ from protos.vector_databases.milvus import (
     DATABASE,
     TOKEN,
     URI,
-    Server,
+    MilvusServer,
     check_collection,
     collection_name,
     write_collection,
@@ -34,12 +34,12 @@ SECRET = "root:Sesame-77"
 )
 def test_an_address_that_is_none_is_refused_without_being_shown(uri: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{URI}: ") as caught:
-        Server.from_environment({URI: uri})
+        MilvusServer.from_environment({URI: uri})
     assert "Sesame" not in str(caught.value) and "db" not in str(caught.value).replace(".db", "")
 
 
 def test_what_holds_the_credentials_does_not_show_them() -> None:
-    server = Server.from_environment({URI: "https://db:19530", TOKEN: SECRET, DATABASE: "inner"})
+    server = MilvusServer.from_environment({URI: "https://db:19530", TOKEN: SECRET, DATABASE: "inner"})
     assert (server.uri, server.token, server.database) == ("https://db:19530", SECRET, "inner")
     assert repr(server) == "Server()"
 
@@ -49,7 +49,7 @@ def test_a_server_that_is_not_there_is_named_by_its_variable_alone(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    server = Server.from_environment({URI: "http://127.0.0.1:1", TOKEN: SECRET})
+    server = MilvusServer.from_environment({URI: "http://127.0.0.1:1", TOKEN: SECRET})
     with pytest.raises(Unavailable, match=rf"^Milvus \({URI}\) does not answer") as caught:
         server.connect(0.5)
     said = str(caught.value) + caplog.text + "".join(capfd.readouterr())
@@ -59,12 +59,12 @@ def test_a_server_that_is_not_there_is_named_by_its_variable_alone(
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pymilvus", None)
     with pytest.raises(PackageMissing, match=r"pip install \.\[milvus\]"):
-        Server("http://127.0.0.1:1").connect()
+        MilvusServer("http://127.0.0.1:1").connect()
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    made = Server(str(tmp_path_factory.mktemp("lite") / "lite.db")).connect()
+    made = MilvusServer(str(tmp_path_factory.mktemp("lite") / "lite.db")).connect()
     yield made
     made.close()
 
@@ -83,7 +83,7 @@ def test_a_collection_holds_the_items_of_its_bundle(client: Any, folder: Path) -
     rows.sort(key=lambda each: each["id"])
     np.testing.assert_array_equal([each["vector"] for each in rows], np.load(folder / bundle.VECTORS))
     assert [each["item_id"] for each in rows] == [f"item-{n:03}" for n in range(60)]
-    values = milvus.Fields.of(folder, manifest).values
+    values = milvus.CollectionFields.of(folder, manifest).values
     assert len(values) == len(FILTERS)
     for n, expected in values.items():
         held = [each[f"f{n}"] if each[f"has{n}"] else None for each in rows]

@@ -20,7 +20,7 @@ from protos.errors import InvalidInput
 from serving.__main__ import main as service_main
 from serving.client import Item, RetrievalClient
 from serving.client.__main__ import main as client_main
-from serving.client.item_files import _READERS, ItemColumns, read_rows
+from serving.client.item_files import _READERS, ItemFileColumns, read_rows
 from serving.client.item_upload import upload
 from serving.client.items import Written
 from tests.helpers.commands_here import run_here
@@ -349,7 +349,7 @@ def test_cells_of_parquet_become_what_a_service_reads(tmp_path: Path) -> None:
         "seconds": [("seconds", _READERS["time"])],
         "tags": [("tags", _READERS["strings"])],
     }
-    table = ItemColumns(path, readers, frozenset({"tags"}))
+    table = ItemFileColumns(path, readers, frozenset({"tags"}))
     items = [table.item(row, n) for n, row in enumerate(read_rows(path), 1)]
     assert items == [
         Item(

@@ -19,7 +19,7 @@ import pytest
 
 from serving.__main__ import main
 from serving.doctor import machine, settings
-from serving.doctor.finding import Finding, State
+from serving.doctor.finding import Finding, FindingState
 from serving.security.tokens import new_token
 from tests.helpers.serving.certificates import Authority
 from tests.serving.conftest import ROOT
@@ -175,7 +175,7 @@ def test_a_registry_that_speaks_no_http() -> None:
 
 
 @pytest.mark.parametrize(("host", "state"), [("127.0.0.2", "ok"), ("127.evil.example", "warning")])
-def test_only_loopback_needs_no_tokens(host: str, state: State) -> None:
+def test_only_loopback_needs_no_tokens(host: str, state: FindingState) -> None:
     assert shown(settings.tokens(None, host), state)
 
 
@@ -281,6 +281,6 @@ def test_it_runs_before_anything_is_installed(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
     checks = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
-    assert checks["packages"]["state"] == State.PROBLEM
+    assert checks["packages"]["state"] == FindingState.PROBLEM
     assert checks["packages"]["todo"] == "make setup"
-    assert checks["python"]["state"] in (State.OK, State.WARNING)
+    assert checks["python"]["state"] in (FindingState.OK, FindingState.WARNING)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from protos.errors import InvalidInput
 from serving.gateway.exchange import PendingBytes, body, lines
-from serving.gateway.failures import TOO_SLOW, Failure
+from serving.gateway.failures import TOO_SLOW, HttpFailure
 from serving.gateway.options import GatewayBounds, GatewayOptions
 from tests.helpers.serving.gateways import NDJSON, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -69,7 +69,7 @@ def test_the_time_of_a_body_begins_before_its_first_part() -> None:
         request = Request({"type": "http", "headers": []}, receive)
         await body(request, 100, 0.5, PendingBytes(100), allow)
 
-    with pytest.raises(Failure) as late:
+    with pytest.raises(HttpFailure) as late:
         asyncio.run(read_body())
     assert late.value.http == TOO_SLOW
 
@@ -127,7 +127,7 @@ def test_bodies_that_do_not_end_have_a_bound_together() -> None:
 
 def test_a_body_that_is_given_up_is_counted_no_more() -> None:
     pending = PendingBytes(10)
-    with pytest.raises(Failure), pending.keep("a", 4), pending.keep("a", 3):
+    with pytest.raises(HttpFailure), pending.keep("a", 4), pending.keep("a", 3):
         pass
     assert pending.held == 0
     with pytest.raises(InvalidInput, match="pending_body_bytes: expected at least 4194304"):

@@ -14,7 +14,7 @@ import pytest
 
 from serving.client.security import Security
 from serving.gateway import exchange, fairness, http1
-from serving.gateway.failures import Failure
+from serving.gateway.failures import HttpFailure
 from serving.gateway.fairness import FairPlaces, FairShare, Refusals
 from serving.gateway.gateway import SEARCH as SEARCH_METHOD
 from serving.gateway.options import GatewayBounds
@@ -100,12 +100,12 @@ def test_refusals_are_bounded_by_client_and_forgotten() -> None:
         refusals.check("a")
         refusals.charge("a", 0)
     refusals.charge("a", 0)
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(HttpFailure) as refused:
         refusals.check("a")
     assert (refused.value.http, refused.value.headers["retry-after"]) == (429, "1")
     refusals.check("b")
     refusals.charge("b", 200 * fairness.REFUSED_BYTES)
-    with pytest.raises(Failure):
+    with pytest.raises(HttpFailure):
         refusals.check("b")
     now[0] += 1
     refusals.check("a")

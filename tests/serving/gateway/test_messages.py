@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from protos import catalogue_pb2
 from protos import retrieval_pb2 as wire
 from serving.gateway import messages
-from serving.gateway.failures import Failure
+from serving.gateway.failures import HttpFailure
 from serving.gateway.messages import parse, to_json
 from tests.helpers.serving.random_messages import DESCRIPTORS, random_message
 
@@ -99,7 +99,7 @@ def test_protobufs_usual_names_are_read_too() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_name(content: bytes, message: str) -> None:
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(HttpFailure) as failure:
         parse(content, wire.SearchRequest)
     assert failure.value.http == 400
     assert failure.value.message.startswith(message)
@@ -112,7 +112,7 @@ def test_a_name_that_is_given_twice_is_found_in_one_pass() -> None:
     names = [f'"{n:05x}":0' for n in range(400_000)]
     content = f"{{{','.join(names)},{names[-1]}}}".encode()
     began = time.process_time()
-    with pytest.raises(Failure, match=r"body: expected JSON: '61a7f' is given twice"):
+    with pytest.raises(HttpFailure, match=r"body: expected JSON: '61a7f' is given twice"):
         parse(content, wire.SearchRequest)
     assert time.process_time() - began < 30
 
@@ -131,7 +131,7 @@ def test_a_name_that_is_given_twice_is_found_in_one_pass() -> None:
 def test_a_body_of_more_values_than_a_service_takes_is_refused(kind: Any, body: str, value: str) -> None:
     """Each value takes microseconds, in which no other request is answered."""
     content = (body % ",".join([value] * (messages.MAX_FIELDS + 1))).encode()
-    with pytest.raises(Failure, match=r"body: expected at most \d+ objects, fields, ") as failure:
+    with pytest.raises(HttpFailure, match=r"body: expected at most \d+ objects, fields, ") as failure:
         parse(content, kind)
     assert failure.value.http == 413
 
@@ -140,7 +140,7 @@ def test_a_long_list_of_what_is_no_message_is_refused_by_its_first_element() -> 
     content = b'{"queries": [%s]}' % b",".join([b"0"] * 1_000_000)
     tracemalloc.start()
     try:
-        with pytest.raises(Failure, match=r"^queries\[0\]: expected a JSON object"):
+        with pytest.raises(HttpFailure, match=r"^queries\[0\]: expected a JSON object"):
             parse(content, wire.SearchBatchRequest)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -180,7 +180,7 @@ def test_a_wrong_element_of_a_long_list_is_refused_as_in_a_short_one(
     texts = []
     for most in (messages.LARGE_BYTES, 0):
         monkeypatch.setattr(messages, "LARGE_BYTES", most)
-        with pytest.raises(Failure) as failure:
+        with pytest.raises(HttpFailure) as failure:
             parse(content, wire.SearchRequest)
         texts.append(failure.value.message)
     assert texts[0] == texts[1]
@@ -188,5 +188,5 @@ def test_a_wrong_element_of_a_long_list_is_refused_as_in_a_short_one(
 
 
 def test_a_wrong_name_of_an_enum_is_refused() -> None:
-    with pytest.raises(Failure, match="mode: "):
+    with pytest.raises(HttpFailure, match="mode: "):
         parse(b'{"mode": "WRITE_NOTHING"}', catalogue_pb2.UpsertRequest)

@@ -10,11 +10,11 @@ import pytest
 
 from protos.bundle import IndexParameters
 from protos.filters import build_columns, column_values
-from protos.vector_databases.milvus import Fields, Server, fill
+from protos.vector_databases.milvus import CollectionFields, MilvusServer, fill
 from serving.filters.columns import FilterColumns
 from serving.filters.expression import AllOf, Filter, Not, Time, where
 from serving.index.milvus_filter import MAX_EXPRESSION_LENGTH, milvus_expression
-from tests.helpers.milvus import MilvusServer, needs_lite, needs_server
+from tests.helpers.milvus import RunningMilvus, needs_lite, needs_server
 
 KINDS: dict[str, Any] = {
     'brand" or 1 == 1': "string", "tags": "strings", "price": "number", "sale": "boolean", "day": "time"
@@ -85,12 +85,12 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "lite":
         uri = str(tmp_path_factory.mktemp("lite") / "lite.db")
     else:
-        milvus: MilvusServer = request.getfixturevalue("milvus")
+        milvus: RunningMilvus = request.getfixturevalue("milvus")
         uri = milvus.uri
-    made = Server(uri).connect()
+    made = MilvusServer(uri).connect()
     built = sorted(build_columns(KINDS, ITEMS).items())
     values = {str(n): column_values(column, len(ITEMS)) for n, (_, column) in enumerate(built)}
-    fields = Fields({str(n): KINDS[name] for n, (name, _) in enumerate(built)}, values)
+    fields = CollectionFields({str(n): KINDS[name] for n, (name, _) in enumerate(built)}, values)
     vectors = np.eye(len(ITEMS), 8, dtype=np.float32)
     parameters = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})
     fill(made, "filters", vectors, parameters, False, "", [str(n) for n in range(len(ITEMS))], fields)

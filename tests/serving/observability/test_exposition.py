@@ -10,7 +10,7 @@ from serving.observability import layout, metrics
 from serving.observability.exporter import serve_metrics
 from serving.observability.worker_metrics import SharedMetrics
 from serving.service_status import BundleFacts, ServiceStatus, catalogue_readings
-from serving.shadow.channel import Channel
+from serving.shadow.channel import ShadowChannel
 from serving.shared_state import SharedState
 
 EXPECTED = Path(__file__).with_name("exposition.txt")
@@ -51,7 +51,7 @@ def count(shared: SharedMetrics) -> None:
     shared.hung(0)
 
 
-def shared_state(channel: Channel) -> SharedState:
+def shared_state(channel: ShadowChannel) -> SharedState:
     """The entries of a service that follows an alias, with a canary and a shadow."""
     made = SharedState.create(("target", "following", "shadow", "access"))
     old = {"folder": "gone", "bundle_version": OLD, "model_version": "3"}
@@ -71,7 +71,7 @@ def shared_state(channel: Channel) -> SharedState:
 def scrape() -> str:
     """The text of a scrape after the session, with unstable values masked."""
     shared = SharedMetrics.create(workers=2)
-    channel = Channel.create(workers=2)
+    channel = ShadowChannel.create(workers=2)
     status = ServiceStatus(shared_state(channel), shared, channel)
     status._facts = BundleFacts("pydocs", OLD, time.time() - 60, 300, 4096)
     count(shared)

@@ -9,7 +9,7 @@ import pytest
 
 from serving.observability import layout, metrics
 from serving.observability.layout import cumulative, width
-from serving.observability.metrics import METRICS, OTHER, SECONDS, SIZES, Kind, Source
+from serving.observability.metrics import METRICS, OTHER, SECONDS, SIZES, Kind, MetricSource
 from serving.observability.worker_metrics import SharedMetrics
 from tests.serving.conftest import ROOT
 
@@ -96,11 +96,11 @@ def test_no_two_metrics_share_a_cell() -> None:
     used = [layout.PID, layout.HEARTBEAT, *layout.VERSION_STARTS]
     for metric, found in layout.CELLS.items():
         own = [*cells(found, width(metric.buckets) if metric.kind is Kind.HISTOGRAM else 1)]
-        starts = layout.VERSION_STARTS if metric.source is Source.BUNDLE else (0,)
+        starts = layout.VERSION_STARTS if metric.source is MetricSource.BUNDLE else (0,)
         used += [start + cell for start in starts for cell in own]
     assert len(set(used)) == len(used)
     assert max(used) < layout.ROW
-    assert {*layout.CELLS} == {metric for metric in METRICS if metric.source is not Source.SCRAPE}
+    assert {*layout.CELLS} == {metric for metric in METRICS if metric.source is not MetricSource.SCRAPE}
 
 
 def test_many_additions_are_all_there() -> None:

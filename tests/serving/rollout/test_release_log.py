@@ -7,7 +7,7 @@ import pytest
 
 from protos import retrieval_pb2 as wire
 from protos.errors import Unavailable
-from protos.release_records import Record
+from protos.release_records import ReleaseRecord
 from serving.observability.worker_metrics import SharedMetrics
 from serving.rollout.release_log import LONGEST_SECONDS, READ_SECONDS
 from serving.rollout.release_records import document
@@ -17,7 +17,7 @@ from tests.helpers.serving.following import CHAMPION, Scene
 
 def record(number: int, after: str, outcome: str = "done", reason: str = "") -> dict[str, Any]:
     return document(
-        Record(number, "now", "ann@one", "promote", "", after, reason=reason), "run", outcome, True
+        ReleaseRecord(number, "now", "ann@one", "promote", "", after, reason=reason), "run", outcome, True
     )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from protos import retrieval_pb2 as wire
-from serving.shadow.channel import Channel, Mirrored, TrafficMirror
+from serving.shadow.channel import Mirrored, ShadowChannel, TrafficMirror
 from tests.helpers.forking import fork
 
 REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
@@ -18,13 +18,13 @@ RESPONSE = wire.SearchResponse(bundle_version="a" * 64).SerializeToString()
 
 
 @pytest.fixture
-def channel() -> Iterator[Channel]:
-    with closing(Channel.create(workers=3)) as channel:
+def channel() -> Iterator[ShadowChannel]:
+    with closing(ShadowChannel.create(workers=3)) as channel:
         channel.request_searches(True)
         yield channel
 
 
-def test_what_is_offered_arrives_whole_and_in_order(channel: Channel) -> None:
+def test_what_is_offered_arrives_whole_and_in_order(channel: ShadowChannel) -> None:
     mirror = channel.mirror(0, share=1.0)
     mirror.send(REQUEST, RESPONSE, batch=1)
     mirror.send(REQUEST.SerializeToString(), b"", batch=7)
@@ -41,13 +41,15 @@ def test_what_is_offered_arrives_whole_and_in_order(channel: Channel) -> None:
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.1, 850, 1150), (1.0, 10_000, 10_000)])
-def test_a_share_of_the_queries_is_wanted(channel: Channel, share: float, least: int, most: int) -> None:
+def test_a_share_of_the_queries_is_wanted(
+    channel: ShadowChannel, share: float, least: int, most: int
+) -> None:
     random.seed(0)
     mirror = channel.mirror(0, share)
     assert least <= sum(mirror.sample("Search") is not None for _ in range(10_000)) <= most
 
 
-def test_nothing_is_wanted_while_the_shadow_does_not_ask(channel: Channel) -> None:
+def test_nothing_is_wanted_while_the_shadow_does_not_ask(channel: ShadowChannel) -> None:
     mirror = channel.mirror(0, share=1.0)
     channel.request_searches(False)
     assert not mirror.sample("Search")
@@ -55,7 +57,7 @@ def test_nothing_is_wanted_while_the_shadow_does_not_ask(channel: Channel) -> No
     assert mirror.sample("Search")
 
 
-def test_what_a_shadow_is_too_busy_for_is_dropped_and_counted(channel: Channel) -> None:
+def test_what_a_shadow_is_too_busy_for_is_dropped_and_counted(channel: ShadowChannel) -> None:
     mirror = channel.mirror(0, share=1.0)
     offered = 0
     while channel.dropped < 10:
@@ -70,7 +72,7 @@ def test_what_a_shadow_is_too_busy_for_is_dropped_and_counted(channel: Channel) 
     assert channel.dropped == 10
 
 
-def test_what_is_too_large_is_dropped_and_the_next_is_not(channel: Channel) -> None:
+def test_what_is_too_large_is_dropped_and_the_next_is_not(channel: ShadowChannel) -> None:
     mirror = channel.mirror(1, share=1.0)
     mirror.send(REQUEST, bytes(8 << 20))
     mirror.send(REQUEST, RESPONSE)
@@ -78,7 +80,7 @@ def test_what_is_too_large_is_dropped_and_the_next_is_not(channel: Channel) -> N
     assert channel.dropped == 1
 
 
-def test_the_largest_that_fits_arrives_whole(channel: Channel) -> None:
+def test_the_largest_that_fits_arrives_whole(channel: ShadowChannel) -> None:
     mirror, fits, too_large = channel.mirror(0, share=1.0), 0, 8 << 20
     while too_large - fits > 1:
         size = (fits + too_large) // 2
@@ -90,7 +92,7 @@ def test_the_largest_that_fits_arrives_whole(channel: Channel) -> None:
 
 
 def test_a_shadow_that_has_gone_harms_nobody() -> None:
-    channel = Channel.create(workers=1)
+    channel = ShadowChannel.create(workers=1)
     mirror = channel.mirror(0, share=1.0)
     channel.close()
     mirror.send(REQUEST, RESPONSE)
@@ -106,7 +108,7 @@ def test_a_peer_that_has_gone_harms_nobody() -> None:
     assert cells.tolist() == [0, 1]
 
 
-def test_what_several_processes_drop_is_summed(channel: Channel) -> None:
+def test_what_several_processes_drop_is_summed(channel: ShadowChannel) -> None:
     def drop(slot: int) -> None:
         mirror = channel.mirror(slot, share=1.0)
         for _ in range(slot + 1):
@@ -121,11 +123,11 @@ def test_what_several_processes_drop_is_summed(channel: Channel) -> None:
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_is_from_0_to_1(channel: Channel, share: float) -> None:
+def test_a_share_is_from_0_to_1(channel: ShadowChannel, share: float) -> None:
     with pytest.raises(ValueError, match="share: expected 0 to 1"):
         channel.mirror(0, share)
 
 
 def test_there_must_be_a_slot() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        Channel.create(workers=0)
+        ShadowChannel.create(workers=0)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from protos import retrieval_pb2 as wire
-from serving.shadow.comparison import ChallengerAnswer, Comparison, PairRecord, Sums, compare
+from serving.shadow.comparison import AnswerComparison, ChallengerAnswer, PairRecord, Sums, compare
 
 IDS = [f"item-{n:03}" for n in range(20)]
 POPULAR = wire.Basis.Value("BASIS_POPULAR")
@@ -23,7 +23,7 @@ def own(scores: dict[str, float], us: float = 100.0, basis: int = 0, fusion: int
 
 def test_an_equal_answer_overlaps_whole_and_is_not_shifted() -> None:
     scores = {item: 1 - n / 32 for n, item in enumerate(IDS)}
-    assert compare(champion(scores), own(scores), timed=True) == Comparison(1.0, 0.0, 0.0, empty=False)
+    assert compare(champion(scores), own(scores), timed=True) == AnswerComparison(1.0, 0.0, 0.0, empty=False)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_the_ratio_of_times_is_a_geometric_mean() -> None:
 def test_means_are_over_the_queries_that_have_them() -> None:
     sums = Sums()
     assert sums.means() == {"overlap_at_10": 0.0, "score_shift": 0.0, "latency_ratio": 0.0}
-    sums.add(Comparison(1.0, 0.5, None, empty=False))
-    sums.add(Comparison(0.0, None, None, empty=True))
-    sums.add(Comparison(None, None, None, empty=True))
+    sums.add(AnswerComparison(1.0, 0.5, None, empty=False))
+    sums.add(AnswerComparison(0.0, None, None, empty=True))
+    sums.add(AnswerComparison(None, None, None, empty=True))
     sums.fail()
     assert (sums.queries, sums.errors, sums.empty) == (4, 1, 2)
     assert sums.means() == {"overlap_at_10": 0.5, "score_shift": 0.5, "latency_ratio": 0.0}
@@ -94,7 +94,7 @@ def test_a_record_goes_on_from_its_note() -> None:
     record = PairRecord({})
     record.set_challenger("x", dropped=5)
     record.set_champion("a", dropped=6)
-    record.sums.add(Comparison(0.3, 0.1, 0.7, empty=False))
+    record.sums.add(AnswerComparison(0.3, 0.1, 0.7, empty=False))
     note = json.loads(json.dumps(record.document()))
     again = PairRecord(note)
     again.set_challenger("x", dropped=9)

@@ -4,7 +4,7 @@ from typing import Any
 
 from protos import retrieval_pb2 as wire
 from serving.observability.metrics import Kind, Reading
-from serving.shadow.comparison import Comparison, PairRecord
+from serving.shadow.comparison import AnswerComparison, PairRecord
 from serving.shadow.report import shadow_readings, shadow_state
 
 VERSION = "c" * 64
@@ -30,7 +30,7 @@ def record() -> PairRecord:
 
 def test_info_gets_every_field_of_its_message() -> None:
     made = record()
-    made.sums.add(Comparison(0.5, -0.25, 0.0, empty=False))
+    made.sums.add(AnswerComparison(0.5, -0.25, 0.0, empty=False))
     made.sums.fail()
     state = shadow_state(entry_of(made), dropped=8)
     assert {*state} == {field.name for field in wire.Shadow.DESCRIPTOR.fields}
@@ -58,8 +58,8 @@ def test_a_shadow_that_has_not_begun_has_nothing_to_tell() -> None:
 
 def test_a_scrape_tells_counts_and_means() -> None:
     made = record()
-    made.sums.add(Comparison(0.5, -0.25, 0.0, empty=False))
-    made.sums.add(Comparison(1.0, None, None, empty=True))
+    made.sums.add(AnswerComparison(0.5, -0.25, 0.0, empty=False))
+    made.sums.add(AnswerComparison(1.0, None, None, empty=True))
     made.sums.fail()
     assert samples([*shadow_readings(entry_of(made), dropped=8)]) == {
         "twinspire_shadow_queries_total": 3,
@@ -74,7 +74,7 @@ def test_a_scrape_tells_counts_and_means() -> None:
 
 def test_what_was_not_measured_has_no_sample() -> None:
     made = record()
-    made.sums.add(Comparison(0.0, None, None, empty=True))
+    made.sums.add(AnswerComparison(0.0, None, None, empty=True))
     found = samples([*shadow_readings(entry_of(made), dropped=3)])
     assert found["twinspire_shadow_overlap"] == 0
     assert "twinspire_shadow_score_shift" not in found

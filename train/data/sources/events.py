@@ -29,7 +29,7 @@ import polars as pl
 from protos.errors import DataError
 from protos.features import Side, TextFeature
 from train.config.checks import at_least
-from train.data.cleaning import Cast, Derived, Filter, clean
+from train.data.cleaning import Cast, Derived, RowFilter, clean
 from train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
 from train.data.item_table import ItemTable
 from train.data.layouts import Layout
@@ -111,7 +111,7 @@ class EventsData(SourceConfig):
     min_user_events: int = 2
     casts: dict[str, Cast] = field(default_factory=dict)
     derive: dict[str, Derived] = field(default_factory=dict)
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[RowFilter, ...] = ()
     item_casts: dict[str, Cast] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
 
