@@ -19,6 +19,7 @@ from tests.helpers.tiny import tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import FULL, TinyTower
 
 if TYPE_CHECKING:
+    from tests.helpers.milvus import RunningMilvus
     from tests.helpers.serving.following import Scene
     from tests.helpers.serving.world import World
 
