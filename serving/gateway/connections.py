@@ -129,7 +129,7 @@ class CoalescingTransport:
         return unread
 
 
-class HttpConnection(Protocol):
+class TrackedConnection(Protocol):
     """What `OpenConnections` has to know of a connection."""
 
     transport: Any
@@ -147,8 +147,8 @@ class _OfClient:
     """The connections of one client: idle ones, and those with a request, each the oldest first."""
 
     def __init__(self) -> None:
-        self.idle: dict[HttpConnection, None] = {}
-        self.busy: dict[HttpConnection, None] = {}
+        self.idle: dict[TrackedConnection, None] = {}
+        self.busy: dict[TrackedConnection, None] = {}
 
     def __len__(self) -> int:
         return len(self.idle) + len(self.busy)
@@ -170,7 +170,7 @@ class OpenConnections:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, connection: HttpConnection) -> bool:
+    def add(self, connection: TrackedConnection) -> bool:
         """Add a connection without a request; returns whether there is room for it.
 
         Where there is none, another is closed. If its client would have more than its fair share, it is the
@@ -190,7 +190,7 @@ class OpenConnections:
         self._count += 1
         return True
 
-    def discard(self, connection: HttpConnection) -> None:
+    def discard(self, connection: TrackedConnection) -> None:
         """Remove a connection, if it is there."""
         client = self._clients.get(connection.client_host)
         if client is None:
@@ -202,7 +202,7 @@ class OpenConnections:
         if not client:
             del self._clients[connection.client_host]
 
-    def mark(self, connection: HttpConnection, is_idle: bool) -> None:
+    def mark(self, connection: TrackedConnection, is_idle: bool) -> None:
         """Record whether a connection waits for its next request."""
         client = self._clients.get(connection.client_host)
         if client is None:
@@ -212,7 +212,7 @@ class OpenConnections:
             del before[connection]
             after[connection] = None
 
-    def _spare(self, newcomer: str) -> HttpConnection | None:
+    def _spare(self, newcomer: str) -> TrackedConnection | None:
         """The connection to close for one of a newcomer; None if there is none."""
         own = self._clients.get(newcomer)
         if own and (len(own) + 1) * len(self._clients) > self._limit:
@@ -225,6 +225,6 @@ class OpenConnections:
         return _longest_idle(max(with_idle, key=len)) if with_idle else None
 
 
-def _longest_idle(client: _OfClient) -> HttpConnection | None:
+def _longest_idle(client: _OfClient) -> TrackedConnection | None:
     """One whose last answer is still being sent only if there is no other."""
     return next((each for each in client.idle if not each.is_sending), next(iter(client.idle), None))
