@@ -30,6 +30,9 @@ PAGES = (
     "CONTRIBUTING.md",
     *(f"{stage}/README.md" for stage in ("protos", "train", "export", "serving")),
     "train/data/README.md",
+    "serving/RESULTS.md",
+    *(f"serving/{room}/README.md" for room in ("filters", "gateway", "index", "live", "observability")),
+    *(f"serving/{room}/README.md" for room in ("retrieval", "rollout")),
 )
 DEMO = "train/configs/pydocs-small.toml"
 LESS = "less.toml"  # that experiment, with half the items, few timed calls, and no choice of a precision
@@ -37,7 +40,7 @@ PLAIN_TABLES = '[precision]\nquery = "fp32"\nitem = "fp32"\nvectors = "fp32"\n'
 ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
 # Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
 LOOKED_UP = re.compile(
-    r"make (test|lint|setup|ui|bench|scale|loadtest|gatewaytest|swaptest|filtertest|livetest|serve|data"
+    r"make (test|lint|setup|ui|bench|scale|loadtest|gatewaytest|swaptest|filtertest|livetest|test-hostile|serve|data"
     r"|clean)\b"
 )
 DOCUMENTED = ("pandas/io", "polars/io")  # what the demo reads beside the standard library; all takes minutes

@@ -243,4 +243,4 @@ def test_a_metric_that_is_declared_has_cells_and_can_be_counted() -> None:
 
 
 def test_the_table_of_metrics_in_the_readme_is_the_one_that_is_declared() -> None:
-    assert "\n".join(metrics.table()) in (ROOT / "serving" / "README.md").read_text()
+    assert "\n".join(metrics.table()) in (ROOT / "serving/observability/README.md").read_text()
