@@ -45,10 +45,12 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.filters import filter_kinds, filter_values
 from train.data.training_data import TrainingData, data_of_kept_towers, texts_of, values_of
+from train.evaluation.baselines.bm25 import has_texts
 from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
 from train.paths import CACHE
 from train.training.metric_groups import metrics_of
+from train.training.refit import vectors_before_refit
 from train.training.run import choices_of
 from train.training.tracking import log_metrics
 from train.training.trained_model import Model, load_model
@@ -164,7 +166,7 @@ class _BundleBuilder:
         with self.console.status("the index over the items as evaluated"):
             threads = self.experiment.index.threads
             searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
-        choice = self._choose_hybrid(query, evaluated, searched)
+        choice = self._choose_hybrid(query, evaluated, searched, towers.vectors.precision)
         self._quality(query, evaluated, searched, choice, folder)
         served = self._write_lexical(choice, catalogue, index, folder)
         self._judged(query, catalogue, index, served)
@@ -215,10 +217,26 @@ class _BundleBuilder:
         save(tuned.figure, folder / bundle.REPORTS / "index.png")
         return tuned.index
 
-    def _choose_hybrid(self, query: ServedTower, evaluated: Any, index: ann.SearchIndex) -> Choice:
-        """Decide whether the bundle gets a lexical index, and say why."""
-        queries = self._queries(query, "validation")
-        choice = choose(self.experiment, self.data, index, evaluated, queries, self.score, self.console)
+    def _choose_hybrid(
+        self, query: ServedTower, evaluated: Any, index: ann.SearchIndex, precision: bundle.Precision
+    ) -> Choice:
+        """Decide whether the bundle gets a lexical index, and say why.
+
+        Towers that a refit has taught the validation pairs cannot be compared with BM25 there, so the vectors
+        of the towers before decide.
+        """
+        data = self.data.before_refit
+        if data is None or self.experiment.hybrid.enabled is False or not has_texts(self.experiment, data):
+            queries = self._queries(query, "validation")
+            choice = choose(self.experiment, self.data, index, evaluated, queries, self.score, self.console)
+        else:
+            items, queries = vectors_before_refit(self.run)
+            items = rounded_vectors(items, precision, self.has_padding_dim)
+            before = ann.rebuild(items, index.parameters, self.score, self.experiment.index.threads)
+            choice = choose(self.experiment, data, before, items, queries, self.score, self.console)
+            served = choice.ranking and choice.ranking.over(index, evaluated)
+            report = {**choice.report, "towers": "before the refit"}
+            choice = dataclasses.replace(choice, ranking=served, report=report)
         self.reports["hybrid"] = choice.report
         return choice
 

@@ -25,6 +25,10 @@ class HybridRanking:
         self.fusion = fusion
         self._index, self._items = index, items
 
+    def over(self, index: ann.SearchIndex, items: Vectors) -> "HybridRanking":
+        """The same by other vectors of the same items, and an index over these."""
+        return HybridRanking(index, items, Fusion(self.fusion.index, items))
+
     def candidates(self, queries: Vectors, k: int) -> list[tuple[list[int], list[float]]]:
         """What the dense search of the service finds for each query (Q, D): rows and inner products."""
         width = max(k, self.fusion.hybrid.dense_candidates)

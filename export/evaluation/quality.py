@@ -45,6 +45,7 @@ K = max(CUTOFFS)
 FIRST = 10  # items in a typical request
 DRAWN = "drawn"  # what the intervals of the test part draw, such as "214 modules"
 HELD = "queries_in_edited_texts"  # of a refresh: queries left out because their item's new text holds them
+REFITTED = "refitted"  # whether the towers have learned from the validation pairs, too
 SINGLE = "single queries"  # what the intervals of older bundles draw, which do not say it
 EXACT = "exact"  # search over the vectors of the bundle, without its index
 
@@ -149,6 +150,7 @@ def evaluate(
     means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
     metrics |= evaluate_labels(data, "test", products, score, means)
     metrics |= {"queries": len(queries), DRAWN: str(clusters_of(data, "test"))}
+    metrics[REFITTED] = data.before_refit is not None
     return metrics | {"verdict": verdict(metrics, experiment.training.selection)}
 
 

@@ -180,6 +180,7 @@ class Evaluation:
             "queries_left_out": gone,
             quality.HELD: len(left_out.held),
             "evaluated_text": self.dataset.report["evaluated_text"],
+            quality.REFITTED: self.manifest.quality.get(quality.REFITTED, False),
             quality.DRAWN: str(clusters_of(data, "test")),
             "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
         }

@@ -22,6 +22,11 @@ LIMIT = 5000  # characters of the registry's column; PostgreSQL refuses more, SQ
 CELL = 200  # characters of one value
 ENCODER = 600  # characters about a pretrained encoder: its licence must not be cut
 MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
+REFIT = (
+    "The towers have learned from the training and validation pairs. Epochs and weights were chosen on "
+    "validation before that, by towers that had not learned from it. These figures are of the served towers, "
+    "which have learned from no test pair."
+)
 ENDS = "_low", "_high"  # suffixes of a metric's name for its interval
 
 
@@ -147,6 +152,7 @@ def _quality(metrics: Mapping[str, Any]) -> str:
         parts.append(_figures(metrics, labels, {"": "served", **of_labels}))
     parts.append(_figures(metrics, rows, names))
     parts += [f"95 % intervals, {_plain(metrics['drawn'])} drawn."] if metrics.get("drawn") else []
+    parts += [REFIT] if metrics.get("refitted") else []
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
     return "\n\n".join(parts)
 

@@ -23,7 +23,6 @@ from protos.features import (
     IdFeature,
     Schema,
     Side,
-    TextFeature,
     TimeFeature,
 )
 from protos.toml_config import FROM_DATA, KindsIn, read
@@ -154,14 +153,6 @@ def _check_refit(experiment: Experiment) -> None:
         raise ValueError(
             "training.refit: these towers predict a probability that is calibrated on validation, which they"
             " must not have learned; set it to false"
-        )
-    sides = (experiment.query, experiment.item)
-    texts = all(any(isinstance(spec, TextFeature) for spec in side.values()) for side in sides)
-    histories = any(isinstance(spec, HistoryFeature) for spec in experiment.query.values())
-    if texts and not histories and experiment.hybrid.enabled is not False:
-        raise ValueError(
-            "training.refit: the weight of BM25 beside the vectors is chosen on validation, which the towers"
-            " must not have learned; set hybrid.enabled or training.refit to false"
         )
 
 

@@ -48,8 +48,8 @@ class TrainingConfig:
         refit: after the best epoch is known, train new towers on training and validation pairs together for
             as many epochs, and keep these; if the best epoch is 0, they stay as they start. The weight of a
             linear model and the parameters of baselines stay as validation chose them; baselines are fitted
-            to both parts, too. Not for towers that are calibrated on validation, nor with `[hybrid]`, whose
-            weight is chosen there later, nor with a split by "random".
+            to both parts, too. The weight of `[hybrid]` is chosen with the towers before. No test pair is
+            learned. Not for towers that are calibrated on validation, nor with a split by "random".
         precision: of the towers in training. `bfloat16` computes their matrix products in bfloat16;
             parameters, vectors, losses and logQ stay float32, as do mining and evaluation.
     """

@@ -8,14 +8,21 @@ events say most, and splits in the order of events keep just these for validatio
 What the run says of validation is that of the first towers. No step reads test pairs.
 """
 
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import numpy.typing as npt
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
+from protos.errors import Unavailable
 from train.config import Experiment
+from train.evaluation.baselines.bm25 import has_texts
 from train.models.tower_factory import architecture_of
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import RUN_STATE, load_run
@@ -25,7 +32,10 @@ from train.training.rank_processes import ranks_of
 from train.training.trained_model import Model, build_model, trainer_of
 from train.training.trainer import Trainer
 
+Vectors = npt.NDArray[np.float32]
 REFIT = "refit"  # folder of the state, in that of a run
+BEFORE = "before_refit"  # artifacts: vectors by the first towers
+_VECTORS = ("items.npy", "validation_queries.npy")
 
 
 def refit(
@@ -55,6 +65,8 @@ def refit(
         DataError: the state of an interrupted run is damaged.
         KeyboardInterrupt: SIGINT asked to stop, and the state has been saved; Terminated for SIGTERM.
     """
+    if has_texts(experiment, trained.data):
+        _log_vectors(folder, trained)
     data, epochs = trained.data.with_validation(), trained.state.best_epoch
     text = f"training anew on training and validation pairs together, {epochs} epochs"
     console.print(text, highlight=False, soft_wrap=True)
@@ -77,6 +89,35 @@ def refit(
     trainer.clear_cached_vectors()
     trainer.item_vectors()  # which fits the radius of the inner product
     return model, trainer
+
+
+def _log_vectors(folder: Path, trained: Trainer) -> None:
+    """Keep the vectors with which the exporter chooses the weight of BM25 on validation."""
+    queries, _ = trained.data.parts["validation"].by_query()
+    vectors = (trained.item_vectors(), trained.query_vectors(queries))
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        for name, each in zip(_VECTORS, vectors, strict=True):
+            np.save(Path(place, name), each.cpu().numpy())
+        mlflow.log_artifacts(place, BEFORE)
+
+
+def vectors_before_refit(run: Run) -> tuple[Vectors, Vectors]:
+    """Vectors by the towers that had not learned from validation, of a run on texts.
+
+    Returns:
+        Of all items, (N, D), and of the validation queries, (Q, D) in the order of `by_query`; both float32.
+
+    Raises:
+        Unavailable: they cannot be downloaded.
+    """
+    try:
+        uri = f"runs:/{run.info.run_id}/{BEFORE}"
+        place = Path(mlflow.artifacts.download_artifacts(uri))
+        items, queries = (np.load(place / name, allow_pickle=False) for name in _VECTORS)
+    except (MlflowException, OSError, ValueError) as error:
+        text = f"run {run.info.run_id}: the vectors before the refit cannot be read: {error}"
+        raise Unavailable(text) from None
+    return items, queries
 
 
 class _RefitCallbacks(RunCallbacks):

@@ -42,6 +42,12 @@ def test_it_says_what_it_is_how_good_how_fast_and_where_from(manifest: Manifest)
     assert len(text) < model_card.LIMIT
 
 
+def test_it_says_what_refitted_towers_have_learned_from(manifest: Manifest) -> None:
+    assert model_card.REFIT not in model_card.card(manifest)
+    refitted = dataclasses.replace(manifest, quality={**QUALITY, "refitted": True})
+    assert f"\n\n{model_card.REFIT}\n\nVerdict" in model_card.card(refitted)
+
+
 def test_it_says_how_the_items_are_searched(manifest: Manifest) -> None:
     exact = dataclasses.replace(manifest.index, exact=True, kind="")
     text = model_card.card(dataclasses.replace(manifest, index=exact))

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from protos.errors import ConfigError
 from tests.helpers.people import data_of_people, random_people
-from tests.helpers.stdlib import PLAIN, Sections, experiment_at, tracking_at, write_sections
+from tests.helpers.stdlib import Sections, experiment_at, tracking_at, write_sections
 from tests.helpers.watched import ATTENTION, RATINGS, write_toml
 from tests.train.evaluation.test_history_baselines import experiment_with, timed
 from train.config import Experiment, read_experiment
@@ -241,10 +241,6 @@ def test_an_interrupted_refit_goes_on_to_the_same_towers(
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        (
-            {**PLAIN, "data": {"kind": "pydocs"}},
-            r"training\.refit: the weight of BM25 beside the vectors is chosen on validation",
-        ),
         ({**ATTENTION, "split": {"by": "random"}}, r"training\.refit: with split\.by = \"random\" a user's"),
         (RATINGS, r"training\.refit: these towers predict a probability that is calibrated on validation"),
     ],

@@ -1,0 +1,156 @@
+"""A hybrid bundle of refitted towers: its weight is chosen before, and it knows the newest pairs."""
+
+import io
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow.entities import Run
+from rich.console import Console
+
+from export.bundle_builder import build_bundle
+from export.release import promote as release
+from export.release import registry
+from protos import bundle
+from protos.documents import parse_json
+from protos.features import Side
+from serving.retrieval.query import Query
+from tests.helpers import releases
+from tests.helpers.serving.loopback import client_of
+from tests.helpers.shop_logs import write_shop
+from tests.helpers.stdlib import PLAIN, QUICK, drawn_once, experiment_at, tracking_at, write_sections
+from train.config import Experiment
+from train.data.dataset import Dataset
+from train.data.training_data import training_data_of
+from train.evaluation.exact_search import encode
+from train.models.prepared_inputs import PreparedInputs
+from train.models.tower_factory import hashing_of
+from train.training import run as training
+from train.training.metric_groups import metrics_of
+from train.training.refit import vectors_before_refit
+from train.training.trained_model import load_model
+
+pytestmark = pytest.mark.exhaustive
+
+ITEMS, CLICKS = 400, 4_000
+NEW = "whiff kick"  # no three letters of it are in a title; asked in the validation part alone
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A run, its bundle, and what the export measured of the hybrid."""
+
+    run: Run
+    folder: Path
+    hybrid: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Bundles of one log without and with `refit`, the item behind the new query, and the store's address."""
+
+    experiment: Experiment
+    dataset: Dataset
+    item: str
+    plain: Shipped
+    refitted: Shipped
+    uri: str
+
+
+@pytest.fixture(scope="module")
+def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("shop")
+    item = write_log(folder)
+    sections = {
+        "data": {"kind": "files", "items": "items.csv", "pairs": "clicks.csv", "time": "at"},
+        "split": {"by": "time"},
+        "query.text": {"kind": "text", "column": "query"},
+        "item.title": {"kind": "text", "column": "title"},
+        **{name: PLAIN[name] for name in ("tower", "loss", "training", "index", "gates")},
+        **{name: QUICK[name] for name in ("export", "precision", "baselines")},
+        "hybrid": {"enabled": True},
+    }
+    experiment, dataset = experiment_at(write_sections(folder / "shop.toml", "shop", sections, {}))
+    refit = replace(experiment, training=replace(experiment.training, refit=True))
+    quiet = Console(file=io.StringIO())
+    shipped = []
+    with drawn_once(), tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:
+        for each in (experiment, refit):
+            run, _ = training.fit(each, dataset, quiet)
+            built, _ = build_bundle(each, dataset, run, quiet)
+            hybrid = parse_json((built / bundle.REPORTS / "hybrid.json").read_bytes())
+            shipped.append(Shipped(run, built, hybrid))
+        plain, refitted = shipped
+        yield Shop(refit, dataset, item, plain, refitted, uri)
+
+
+def write_log(folder: Path) -> str:
+    """A shop's log with clicks after a new query within the validation part; returns the item they take."""
+    write_shop(folder, ITEMS, CLICKS)
+    lines = (folder / "clicks.csv").read_text().splitlines()
+    clicked = {line.split(",")[1] for line in lines[1:]}
+    item = next(f"i{n}" for n in range(ITEMS) if f"i{n}" not in clicked)
+    newest = int(lines[int(CLICKS * 0.87)].split(",")[2])
+    lines += [f"{NEW},{item},{newest + n}" for n in range(30)]
+    (folder / "clicks.csv").write_text("\n".join(lines) + "\n")
+    return item
+
+
+def test_the_weight_is_that_of_towers_that_have_not_learned_from_validation(shop: Shop) -> None:
+    plain, refitted = shop.plain.hybrid, shop.refitted.hybrid
+    assert refitted["towers"] == "before the refit"
+    assert "towers" not in plain
+    for name in ("weight", "k1", "b", "shipped"):
+        assert refitted[name] == plain[name], name
+    assert refitted["weights"] == pytest.approx(plain["weights"], abs=0.01)
+    hybrid = bundle.read(shop.refitted.folder).hybrid
+    assert hybrid is not None
+    assert hybrid.weight == plain["weight"]
+
+
+def test_an_item_whose_only_pairs_are_the_newest_is_found(shop: Shop) -> None:
+    for each, found in ((shop.plain, False), (shop.refitted, True)):
+        with client_of(each.folder) as client:
+            hits = client.search(Query(NEW), 10).hits
+        assert (shop.item in [hit.id for hit in hits]) is found
+
+
+def test_the_vectors_before_the_refit_know_nothing_of_validation(shop: Shop) -> None:
+    """They are those of the run without `refit`."""
+    data = training_data_of(shop.dataset, shop.experiment.query, shop.experiment.item)
+    rows, _ = data.parts["validation"].by_query()
+    model = load_model(shop.plain.run)
+    hashing = hashing_of(model.experiment.tower)
+    sides: tuple[tuple[Side, Any, Any], ...] = (("item", data.items, None), ("query", data.queries, rows))
+    stored = vectors_before_refit(shop.refitted.run)
+    for vectors, tower, (side, values, read) in zip(stored, model.towers[::-1], sides, strict=True):
+        expected = encode(tower, PreparedInputs(model.schema, side, values, hashing), read)
+        np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
+
+
+def test_the_figures_are_of_the_served_towers_and_versions_are_compared_by_the_same_test_queries(
+    shop: Shop,
+) -> None:
+    quality = bundle.read(shop.refitted.folder).quality
+    assert quality["exact_ndcg_at_10"] == pytest.approx(metrics_of(shop.refitted.run)["ndcg_at_10"], abs=0.01)
+    with tracking_at(shop.uri):
+        decisions = []
+        for each in (shop.plain, shop.refitted):
+            version, _ = registry.register(each.folder)
+            promoted = release.promote(
+                shop.experiment, releases.no_data, Console(quiet=True), force=True, reason="times vary here"
+            )
+            assert promoted.decision is not None
+            decisions.append(promoted.decision)
+        assert "have learned from no test pair" in (version.description or "")
+    (result,) = (each for each in decisions[1].results if each.name == "quality")
+    assert "evaluated again" not in result.text  # `no_data` would fail
+    assert result.figure is not None
+    means = decisions[1].measured["quality"]["means"]
+    metric = decisions[1].measured["quality"]["metric"]
+    for each, side in ((shop.plain, "champion"), (shop.refitted, "challenger")):
+        assert means[side][metric] == pytest.approx(bundle.read(each.folder).quality[metric], abs=1e-6)
