@@ -21,6 +21,7 @@ from protos.scores import difference
 from serving.filters import planner
 from serving.filters.compiled import CompiledFilter
 from serving.filters.expression import where
+from serving.filters.passing_rows import PassingRows
 from serving.index import remote_search
 from serving.index.remote_search import Best, OutOfTime
 from serving.index.vector_index import Allowed, Neighbours, VectorIndex, Vectors
@@ -51,7 +52,7 @@ class FarIndex(VectorIndex):
         self.allowed.set()
         self.questions: list[tuple[int, int, float]] = []  # queries, k, seconds
         self.fails: Callable[[Vectors], None] = lambda vectors: None
-        self.filters: dict[str, CompiledFilter] = {}  # by expression
+        self.filters: dict[str, PassingRows] = {}  # by expression
         self.compared: list[int] = []  # queries of each comparison
 
     @property
@@ -86,7 +87,7 @@ class FarIndex(VectorIndex):
         return self._base.vectors(rows)
 
     def ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
-        allowed = self.filters[expression].parts[0].rows.rows if expression else None
+        allowed = self.filters[expression].rows if expression else None
         self.questions.append((len(vectors), k, seconds))
         self.fails(vectors)
         if not self.allowed.wait(seconds):
