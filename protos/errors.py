@@ -23,7 +23,7 @@
         │   └── RateLimited   this client exceeds its rate limit
         └── DeadlineExceeded  the service did not answer before the request's deadline
 
-`serving/transport/status.py` maps each class to a gRPC status code.
+`serving/engine/status.py` maps each class to a gRPC status code.
 """
 
 
@@ -130,7 +130,7 @@ class ConnectionFailed(Unavailable):
 
     Args:
         text: the address, and what is wrong.
-        fault: one of `serving.transport.status.ConnectionFault`.
+        fault: one of `serving.engine.status.ConnectionFault`.
     """
 
     def __init__(self, text: str, fault: str) -> None:

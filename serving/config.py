@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.engine.limits import WorkerLimits
 from serving.live.config import CatalogueConfig
 from serving.observability.request_log import RequestLogOptions
 from serving.observability.sinks import SinkOptions
 from serving.rollout.follower import FollowConfig
 from serving.security.tls import TlsFiles
-from serving.transport.converters import RequestLimits
-from serving.transport.limits import WorkerLimits
+from serving.wire.converters import RequestLimits
 
 # Options of each kind of sink of served requests; each of their fields becomes a flag of the command line.
 SINKS: tuple[type[SinkOptions], ...] = (RequestLogOptions,)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 # gRPC reads it when it is imported: connections are then read by the thread that answers, see
-# `transport/event_loop.py`. A gateway's connections to the service are read by the one thread that waits for
+# `engine/event_loop.py`. A gateway's connections to the service are read by the one thread that waits for
 # them, not by a pool of threads: a call then takes a quarter less processor time.
 SERVICE_EXPERIMENTS = "-event_engine_listener"
 GATEWAY_EXPERIMENTS = f"{SERVICE_EXPERIMENTS},-event_engine_client"

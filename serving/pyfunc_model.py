@@ -33,7 +33,7 @@ from serving.filters.command_line import parse_where
 from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query, check_item_ids, example_query
 from serving.retrieval.retriever import Retriever
-from serving.transport.converters import RequestLimits
+from serving.wire.converters import RequestLimits
 
 BATCH = 64  # queries that are encoded together, which limits memory
 PARAMETERS = ("k", "exclude_history", "filter", "fusion")

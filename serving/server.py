@@ -21,6 +21,16 @@ from serving.api import catalogue_service, open_inference
 from serving.api.catalogue_service import CatalogueServicer
 from serving.api.open_inference import Encode, InferenceServicer
 from serving.api.retrieval_service import SERVICE, RetrievalServicer
+from serving.engine.batching import Batcher
+from serving.engine.call import Call, Method
+from serving.engine.event_loop import EventLoop
+from serving.engine.front import Front
+from serving.engine.limits import WorkerLimits
+from serving.engine.methods import methods
+from serving.engine.open_calls import OpenCalls
+from serving.grpc.connection_monitor import ConnectionMonitor
+from serving.grpc.core import GrpcFront
+from serving.grpc.options import server_options
 from serving.heap import HeapTrimmer
 from serving.live.process.catalogue_client import CatalogueClient
 from serving.observability import layout
@@ -34,20 +44,10 @@ from serving.security.access import Access
 from serving.security.auth import Guard, caller
 from serving.security.tls import credentials
 from serving.shared_state import CATALOGUE, SharedState
-from serving.transport.batching import Batcher
-from serving.transport.call import Call, Method
-from serving.transport.connection_monitor import ConnectionMonitor
-from serving.transport.converters import RequestLimits
-from serving.transport.event_loop import EventLoop
-from serving.transport.limits import WorkerLimits
-from serving.transport.methods import methods
-from serving.transport.open_calls import OpenCalls
+from serving.wire.converters import RequestLimits
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-KEEPALIVE_TIMEOUT_SECONDS = 20  # for the answer to a ping, and for a client to read what is sent
-READ_CHUNK_BYTES = 16 << 10
-RECEIVE_BUFFER_BYTES = 256 << 10
 SERVICES = ("", SERVICE.full_name, open_inference.SERVICE.full_name)  # whose health is reported; "": server
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -74,6 +74,7 @@ class RetrievalServer:
         releases: gives the answer to `Releases`; by default one without records, since no alias is followed.
         catalogue: connection to the catalogue's process, already started, if the service takes writes.
         shared_state: has the entry `CATALOGUE` of that process.
+        front: accepts the calls; one for gRPC by default.
 
     Raises:
         Unavailable: the address cannot be listened on, most likely because it is in use.
@@ -96,6 +97,7 @@ class RetrievalServer:
         releases: Callable[[], wire.ReleasesResponse] | None = None,
         catalogue: CatalogueClient | None = None,
         shared_state: SharedState | None = None,
+        front: Front | None = None,
     ) -> None:
         limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
         bundle = bundle if isinstance(bundle, LoadedBundle) else LoadedBundle.of(bundle)
@@ -150,7 +152,7 @@ class RetrievalServer:
             caller,
             bounds,
             limits.max_in_flight,
-            _options(limits, bounds, share_port),
+            front or GrpcFront(server_options(limits, bounds, share_port)),
             self._advance if bundle.live is not None else None,
         )
         self.host = host
@@ -329,26 +331,3 @@ class _Reflection:
         """Descriptors of the services that a request asks for."""
         answers: Iterator[Any] = self._inner.ServerReflectionInfo(iter([request]), call)
         return next(answers)
-
-
-def _options(limits: RequestLimits, bounds: WorkerLimits, share_port: bool) -> list[tuple[str, int]]:
-    """The server's channel arguments for gRPC."""
-    return [
-        ("grpc.so_reuseport", int(share_port)),  # otherwise a port in use must be an error
-        ("grpc.max_receive_message_length", limits.max_message_bytes),
-        ("grpc.max_allowed_incoming_connections", bounds.connections),
-        ("grpc.max_concurrent_streams", bounds.calls),
-        ("grpc.server_handshake_timeout_ms", 1000 * bounds.first_call_seconds),
-        ("grpc.max_connection_idle_ms", 1000 * bounds.idle_seconds),
-        ("grpc.max_connection_age_ms", 1000 * bounds.age_seconds),
-        ("grpc.keepalive_time_ms", 1000 * bounds.keepalive_seconds),
-        ("grpc.keepalive_timeout_ms", 1000 * KEEPALIVE_TIMEOUT_SECONDS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # gRPC parses all that one read returns before it does anything else, 4 MiB by default.
-        ("grpc.experimental.tcp_max_read_chunk_size", READ_CHUNK_BYTES),
-        # gRPC reads a connection until nothing is left, of which Linux would buffer up to 6 MiB.
-        ("grpc.tcp_receive_buffer_size", RECEIVE_BUFFER_BYTES),
-        # Rejecting a ping takes gRPC 15 us, answering it 0.5 us. gRPC stops reading from a client that does
-        # not read, and `connection_monitor.py` closes a connection that sends pings without end.
-        ("grpc.http2.max_ping_strikes", 0),
-    ]

@@ -22,6 +22,7 @@ from serving import heap
 from serving.address import is_loopback, join
 from serving.config import ServiceConfig
 from serving.descriptors import raise_descriptor_limit
+from serving.engine.limits import OTHER_FILES, WorkerLimits
 from serving.index.remote_search import local_only
 from serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from serving.live.derived_records import VerifiedEnd
@@ -59,7 +60,6 @@ from serving.shared_state import (
     worker_name,
 )
 from serving.supervisor import Heartbeat, ProcessSpec, Supervisor, WorkerHandle, blocked, reserved
-from serving.transport.limits import OTHER_FILES, WorkerLimits
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,10 @@ from typing import Any, Protocol
 
 from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Overloaded, TwinspireError
+from serving.engine.call import Call
+from serving.engine.deferred import Deferred
+from serving.engine.open_calls import OpenCalls
+from serving.engine.stream_call import WatchCall
 from serving.live.process.catalogue_client import CatalogueClient, FrameKind, Reply
 from serving.live.store.bounds import CatalogueBounds
 from serving.live.store.write_checks import WriteParser, check_id
@@ -16,10 +20,6 @@ from serving.rollout.loaded_bundle import TrafficSplit
 from serving.security.auth import caller
 from serving.security.rate_limit import RateLimit, tokens
 from serving.shared_state import CATALOGUE, SharedState
-from serving.transport.call import Call
-from serving.transport.deferred import Deferred
-from serving.transport.open_calls import OpenCalls
-from serving.transport.stream_call import WatchCall
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
 PAGE = 500  # changes in one answer of a stream, at most

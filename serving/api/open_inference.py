@@ -42,10 +42,10 @@ from protos.features import (
 )
 from protos.inputs.events import TIMES
 from serving.api.tensors import STRING, Tensor, received, refuse_parameters
+from serving.engine.batching import Job
+from serving.engine.call import Call
 from serving.retrieval.query import Query, Value
-from serving.transport.batching import Job
-from serving.transport.call import Call
-from serving.transport.converters import RequestLimits
+from serving.wire.converters import RequestLimits
 
 SERVICE = wire.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 PLATFORM = "onnxruntime_onnx"

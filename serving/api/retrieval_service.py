@@ -9,6 +9,10 @@ from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
 from protos.open_inference_pb2 import ModelInferResponse
 from serving.api.open_inference import MakeResponse
+from serving.engine.batching import Job
+from serving.engine.call import Call
+from serving.engine.deferred import Deferred
+from serving.engine.unsent import UNCOUNTED
 from serving.filters.columns import Work
 from serving.live.search.sequence_waits import AHEAD, SequenceWaits
 from serving.retrieval.answer import FusionMode
@@ -16,13 +20,9 @@ from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import caller
 from serving.security.rate_limit import RateLimit, tokens
-from serving.transport import converters
-from serving.transport.batching import Job
-from serving.transport.call import Call
-from serving.transport.converters import ASK_LESS, RequestLimits
-from serving.transport.deferred import Deferred
-from serving.transport.filter_converters import compile_filter
-from serving.transport.unsent import UNCOUNTED
+from serving.wire import converters
+from serving.wire.converters import ASK_LESS, RequestLimits
+from serving.wire.filter_converters import compile_filter
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import ssl
 from protos.cli import as_typed
 from protos.errors import ConnectionFailed, NotAuthenticated, TwinspireError
 from serving.address import is_local
+from serving.client.failures import ConnectionFault
 from serving.client.security import Security
-from serving.transport.status import ConnectionFault
 
 TOKEN = "TWINSPIRE_TOKEN"  # environment variable
 PROBE_SECONDS = 2.0

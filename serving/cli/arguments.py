@@ -12,6 +12,7 @@ from protos.system.cores import usable_cores
 from serving import bundles
 from serving import flag_types as flags
 from serving.config import SINKS, ServiceConfig
+from serving.engine.limits import WorkerLimits
 from serving.live.config import LIVE, CatalogueConfig, default_url
 from serving.live.store.bounds import CatalogueBounds
 from serving.observability.sinks import SinkOptions
@@ -19,8 +20,7 @@ from serving.rollout.bundle_cache import BUNDLES
 from serving.rollout.follower import FollowConfig
 from serving.security.rate_limit import ITEMS_PER_TOKEN
 from serving.security.tls import TlsFiles
-from serving.transport.converters import RequestLimits
-from serving.transport.limits import WorkerLimits
+from serving.wire.converters import RequestLimits
 
 # Flags that take effect only while an alias is followed -> fields of `FollowConfig`.
 FOLLOWING = {

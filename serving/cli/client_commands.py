@@ -31,7 +31,7 @@ from serving.filters.command_line import parse_where
 from serving.filters.expression import Filter
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query, Value
-from serving.transport.converters import Info
+from serving.wire.converters import Info
 
 ADDRESS = "127.0.0.1:50051"
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from protos.cli import printable
 from serving.cli.tables import cell, duration
-from serving.transport.converters import Releases
+from serving.wire.converters import Releases
 
 NONE = "–"
 ACTOR_WIDTH = 28  # characters

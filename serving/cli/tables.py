@@ -10,7 +10,7 @@ from rich.text import Text
 
 from protos.cli import printable
 from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores
-from serving.transport.converters import Info
+from serving.wire.converters import Info
 
 WIDTH = 120  # if the output is not a terminal
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))

@@ -13,6 +13,7 @@ from protos import catalogue_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from serving.client import items as catalogue
 from serving.client import protocol
+from serving.client.failures import error_from
 from serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from serving.client.protocol import (
     MAX_ANSWER_BYTES,
@@ -25,9 +26,8 @@ from serving.client.protocol import (
 from serving.client.security import Security
 from serving.retrieval.answer import Answer, Scores
 from serving.retrieval.query import Query, refuse_lone_string
-from serving.transport import converters
-from serving.transport.converters import Info, Releases
-from serving.transport.status import error_from
+from serving.wire import converters
+from serving.wire.converters import Info, Releases
 
 
 class RetrievalClient:

@@ -19,7 +19,7 @@ from protos.errors import DataError
 from serving.client.items import Item
 from serving.client.lines import LONGEST_LINE, bounded_lines
 from serving.retrieval.query import Value
-from serving.transport.converters import Info
+from serving.wire.converters import Info
 
 ID_COLUMNS = ("item_id", "id")
 EXPECTED = "expected_sequence"

@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 
 from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, MissingStage, TwinspireError, WriteRefused
+from serving.client.failures import error_from
 from serving.retrieval.query import Value
-from serving.transport.converters import value_from_wire, value_to_wire
-from serving.transport.status import error_from
+from serving.wire.converters import value_from_wire, value_to_wire
 
 Mode = Literal["upsert", "insert", "update"]
 MODES: dict[str, int] = {

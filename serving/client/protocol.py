@@ -25,13 +25,13 @@ from protos.errors import (
     Unavailable,
 )
 from serving.address import check_target, is_local
+from serving.client.failures import error_from, no_message
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode, Scores
 from serving.retrieval.query import Query, check_item_ids, refuse_lone_string
-from serving.transport import converters
-from serving.transport.filter_converters import filter_to_wire
-from serving.transport.status import error_from, no_message
+from serving.wire import converters
+from serving.wire.filter_converters import filter_to_wire
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"].full_name
 CATALOGUE = catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].full_name  # writes have request ids

@@ -13,7 +13,7 @@ from protos.errors import MissingStage
 from serving import flag_types as flags
 from serving.doctor import machine, settings
 from serving.doctor.finding import Finding, FindingState
-from serving.transport.limits import OTHER_FILES, WorkerLimits
+from serving.engine.limits import OTHER_FILES, WorkerLimits
 
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
 

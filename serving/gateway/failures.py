@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from serving.transport.status import NO_RETRY, PUSHBACK
-from serving.transport.status import TOO_LARGE as TOO_LARGE_TEXT
+from serving.client.failures import TOO_LARGE as TOO_LARGE_TEXT
+from serving.wire.retry_trailer import NO_RETRY, PUSHBACK
 
 log = logging.getLogger(__name__)
 

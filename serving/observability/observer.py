@@ -4,22 +4,20 @@ import logging
 import time
 from collections.abc import Sequence
 
-import grpc
-
 from protos.errors import AccessDenied, Overloaded, RateLimited
+from serving.engine.batching import Job
+from serving.engine.call import Call
+from serving.engine.call_record import CallRecord
+from serving.engine.status import ClientGone, Code
 from serving.observability.layout import HEARTBEAT, PLANS
 from serving.observability.sinks import RequestSink, RequestSinks
 from serving.observability.tracing import Tracing
 from serving.observability.worker_metrics import WorkerMetrics
 from serving.security.auth import caller
-from serving.transport.batching import Job
-from serving.transport.call import Call
-from serving.transport.call_record import CallRecord
-from serving.transport.status import ClientGone
 
 log = logging.getLogger(__name__)
 
-NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+NAMES: dict[int, str] = {code.value: code.name for code in Code}
 
 
 class Observer:
@@ -41,7 +39,7 @@ class Observer:
         self._sinks = sinks or RequestSinks(())
         self._tracing = tracing
 
-    def turned_away(self, name: str, code: grpc.StatusCode, error: Exception | None) -> None:
+    def turned_away(self, name: str, code: Code, error: Exception | None) -> None:
         """A call was refused before its message was read; `error` is None if there is no such method."""
         self.metrics.turned_away(name, code.name, _reason(error))
 
@@ -126,7 +124,7 @@ def _texts(job: Job) -> Sequence[str]:
 def _reason(error: Exception | None) -> str:
     """The reason among `metrics.REASONS` for which a call was refused."""
     if isinstance(error, ClientGone):
-        return "deadline" if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else "cancelled"
+        return "deadline" if error.code is Code.DEADLINE_EXCEEDED else "cancelled"
     if isinstance(error, RateLimited):
         return "rate_limit"
     if isinstance(error, AccessDenied):

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from random import random
 from typing import Any, TextIO
 
+from serving.engine.call_record import CallRecord
 from serving.observability.metrics import STAGES
 from serving.observability.sinks import RequestSink, SinkOptions
-from serving.transport.call_record import CallRecord
 
 # Status codes of the service's own faults, which are always logged.
 FAULTS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})

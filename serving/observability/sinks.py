@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.transport.call_record import CallRecord
+from serving.engine.call_record import CallRecord
 
 # Takes a request, its serialised response, and the number of queries in its batch. Never blocks or fails.
 TakeMessage = Callable[[Any, bytes, int], None]

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from protos.errors import MissingStage
-from serving.transport.call_record import CallRecord
-from serving.transport.grpc_core import Metadata
+from serving.engine.call_record import CallRecord
+from serving.engine.front import Metadata
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

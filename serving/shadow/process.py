@@ -25,9 +25,9 @@ from serving.shadow.channel import Mirrored, ShadowChannel
 from serving.shadow.comparison import ChallengerAnswer, PairRecord, compare
 from serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
 from serving.supervisor import WorkerHandle
-from serving.transport import converters
-from serving.transport.converters import RequestLimits
-from serving.transport.filter_converters import compile_filter
+from serving.wire import converters
+from serving.wire.converters import RequestLimits
+from serving.wire.filter_converters import compile_filter
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from protos.search import search_each
 from serving.index.vector_index import Neighbours, Vectors, open_index, shown_scores
 from serving.retrieval.encoder import QueryForm
 from serving.segments.catalogue import Catalogue
-from serving.transport.converters import query_from_wire
+from serving.wire.converters import query_from_wire
 from tests.load.services import report_ready
 
 THREADS = 16

@@ -21,7 +21,7 @@ import psutil
 
 from protos import entry_points
 from protos.errors import Unavailable
-from serving.transport.limits import WorkerLimits
+from serving.engine.limits import WorkerLimits
 
 START_SECONDS = 120.0  # longest wait for a process to start, and to stop
 STEP_SECONDS = 0.02  # between two looks at what is waited for

@@ -19,7 +19,7 @@ from serving.client.queries import read_queries
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.transport.converters import fusion_to_wire, query_to_wire
+from serving.wire.converters import fusion_to_wire, query_to_wire
 from tests.load.http1 import HttpPool
 from tests.load.http2 import PREFIX_BYTES, message
 from tests.load.load import Requests

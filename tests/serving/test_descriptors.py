@@ -11,7 +11,7 @@ import pytest
 
 from serving import service
 from serving.client import RetrievalClient
-from serving.transport.limits import OTHER_FILES, WorkerLimits
+from serving.engine.limits import OTHER_FILES, WorkerLimits
 from tests.serving.conftest import ROOT, Start
 
 CODE = """

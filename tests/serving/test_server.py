@@ -15,14 +15,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from protos import retrieval_pb2_grpc
 from protos.errors import InvalidInput, Unavailable, UnknownItem
 from serving.client import RetrievalClient
+from serving.engine.call_record import CallRecord
+from serving.engine.limits import WorkerLimits
 from serving.observability.sinks import RequestSink, RequestSinks, TakeMessage
 from serving.retrieval.answer import Answer
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.call_record import CallRecord
-from serving.transport.converters import RequestLimits
-from serving.transport.limits import WorkerLimits
+from serving.wire.converters import RequestLimits
 from tests.helpers.answers import differences
 from tests.helpers.tiny import item_ids, item_names
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from protos import catalogue_pb2 as wire
 from serving.live.store.store import StoredItem
-from serving.transport.converters import value_to_wire
+from serving.wire.converters import value_to_wire
 
 
 def get_response(ids: Sequence[str], found: Mapping[str, StoredItem], sequence: int) -> wire.GetResponse:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from serving.transport.limits import check_positive
+from serving.wire.bounds import check_positive
 
 
 @dataclass(frozen=True)

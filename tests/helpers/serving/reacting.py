@@ -11,6 +11,13 @@ import grpc
 
 from protos import retrieval_pb2 as wire
 from serving.api.retrieval_service import SERVICE, RetrievalServicer
+from serving.engine.batching import Batcher
+from serving.engine.call import Call, Method, UnaryCall
+from serving.engine.event_loop import EventLoop
+from serving.engine.limits import WorkerLimits
+from serving.engine.methods import methods
+from serving.engine.stream_call import StreamCall
+from serving.grpc.core import GrpcFront
 from serving.observability import layout
 from serving.observability.layout import cumulative, width
 from serving.observability.metrics import SIZES
@@ -21,13 +28,7 @@ from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import Guard, caller
 from serving.segments.packed_items import PackedItems
-from serving.transport.batching import Batcher
-from serving.transport.call import Call, Method, UnaryCall
-from serving.transport.converters import RequestLimits
-from serving.transport.event_loop import EventLoop
-from serving.transport.limits import WorkerLimits
-from serving.transport.methods import methods
-from serving.transport.stream_call import StreamCall
+from serving.wire.converters import RequestLimits
 
 SEARCH = "/retrieval.v1.Retrieval/Search"
 SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"
@@ -158,7 +159,7 @@ def reacting(
         caller,
         WorkerLimits(queue=queue, backlog=backlog, batch=batch, streams=streams),
         window,
-        [("grpc.so_reuseport", 0)],
+        GrpcFront([("grpc.so_reuseport", 0)]),
     )
     port = loop.listen("127.0.0.1:0")
     loop.start()

@@ -13,9 +13,9 @@ from serving.segments.packed_items import PackedItems
 from serving.shadow.channel import ShadowChannel, TrafficMirror
 from serving.shadow.process import Shadow
 from serving.shared_state import SharedState
-from serving.transport import converters
-from serving.transport.converters import RequestLimits
-from serving.transport.filter_converters import compile_filter
+from serving.wire import converters
+from serving.wire.converters import RequestLimits
+from serving.wire.filter_converters import compile_filter
 
 
 class Champion:

@@ -23,7 +23,7 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle
 from serving.server import RetrievalServer
-from serving.transport.converters import RequestLimits
+from serving.wire.converters import RequestLimits
 from tests.helpers import tiny
 from tests.helpers.tiny_towers import DIMENSION
 from tests.serving.conftest import ROOT

@@ -21,7 +21,7 @@ from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
 from serving.server import RetrievalServer
-from serving.transport.converters import RequestLimits
+from serving.wire.converters import RequestLimits
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower

@@ -13,7 +13,7 @@ from protos.errors import InvalidInput
 from protos.features import HistoryFeature, IdFeature
 from serving.api.open_inference import queries_from_wire
 from serving.api.tensors import decoded, received, unpacked
-from serving.transport.converters import RequestLimits
+from serving.wire.converters import RequestLimits
 from tests.helpers.tiny_towers import FULL, HISTORY
 
 EVERY_KIND = {

@@ -12,12 +12,12 @@ from protos.errors import ConnectionFailed
 from serving.__main__ import main
 from serving.client import RetrievalClient, Security
 from serving.client.__main__ import main as client_main
+from serving.client.failures import ConnectionFault
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.tls import ServerTls, TlsFiles
 from serving.security.tokens import TokenFile, new_token
 from serving.server import RetrievalServer
-from serving.transport.status import ConnectionFault
 from tests.helpers.serving.certificates import Authority
 
 Capture = pytest.CaptureFixture[str]

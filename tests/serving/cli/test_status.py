@@ -19,7 +19,7 @@ from serving.retrieval.answer import Answer, Hit, Scores, Timing
 from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle
 from serving.server import RetrievalServer
-from serving.transport.converters import Releases
+from serving.wire.converters import Releases
 from tests.helpers.serving.gateways import decided
 from tests.helpers.serving.promotions import releases
 from tests.serving.cli.test_commands import Capture, document, failure

@@ -16,7 +16,7 @@ from serving.filters.plan import Plan
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.transport.filter_converters import filter_to_wire
+from serving.wire.filter_converters import filter_to_wire
 from tests.helpers.answers import hits_of
 from tests.helpers.filter_oracle import passes
 from tests.helpers.ports import held_port

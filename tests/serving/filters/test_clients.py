@@ -22,7 +22,7 @@ from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
 from serving.server import RetrievalServer
-from serving.transport import filter_converters
+from serving.wire import filter_converters
 
 NODE = (where.price < 20) | (where.section == "section 1")
 Search = Callable[[str, Filter | None], list[Answer]]

@@ -13,8 +13,8 @@ from protos.errors import InvalidInput
 from serving.client import where
 from serving.filters.command_line import parse_where
 from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range, Time
-from serving.transport.converters import RequestLimits
-from serving.transport.filter_converters import filter_from_wire, filter_to_wire
+from serving.wire.converters import RequestLimits
+from serving.wire.filter_converters import filter_from_wire, filter_to_wire
 from tests.helpers.filter_oracle import FILTERS
 
 DAY = Time(int(datetime(2026, 1, 2, tzinfo=UTC).timestamp()) * 1_000_000_000)

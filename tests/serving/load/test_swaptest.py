@@ -18,7 +18,7 @@ from protos.scores import Hits, difference
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.converters import RequestLimits
+from serving.wire.converters import RequestLimits
 from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.load import http2, measure_swap

@@ -13,12 +13,12 @@ import pytest
 
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
+from serving.engine.call_record import CallRecord
+from serving.engine.front import Metadata
 from serving.observability.request_log import RequestLog
 from serving.observability.sinks import RequestSinks
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.call_record import CallRecord
-from serving.transport.grpc_core import Metadata
 from tests.helpers.serving.guarded import Lines, code_of
 
 SECRET = "where I was last summer"

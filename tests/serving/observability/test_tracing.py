@@ -18,14 +18,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from protos import open_inference_pb2, open_inference_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from protos.errors import MissingStage
+from serving.engine.call_record import CallRecord
+from serving.engine.front import Metadata
 from serving.observability import tracing
 from serving.observability.request_log import RequestLog
 from serving.observability.sinks import RequestSinks
 from serving.observability.tracing import Tracing, prepare
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.call_record import CallRecord
-from serving.transport.grpc_core import Metadata
 from tests.helpers.serving.guarded import Lines
 
 SECRET = "where I was last summer"

@@ -20,7 +20,7 @@ from serving.retrieval.answer import Answer, Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.converters import RequestLimits
+from serving.wire.converters import RequestLimits
 from tests.helpers.answers import differences
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import RETIRED, item_ids, popularity, watched_bundle

@@ -11,10 +11,10 @@ pytestmark = pytest.mark.exhaustive
 
 # Tests that compare answers from batches of different sizes, or with values that are written down.
 COMPARING = (
-    "transport/test_batching.py::test_each_gets_what_it_would_get_alone",
+    "engine/test_batching.py::test_each_gets_what_it_would_get_alone",
     "client/test_asynchronous.py::test_both_clients_say_the_same",
     "retrieval/test_history.py::test_a_batch_and_a_stream_answer_as_one_by_one",
-    "transport/test_event_loop.py::test_a_query_that_breaks_its_batch_harms_only_itself",
+    "engine/test_event_loop.py::test_a_query_that_breaks_its_batch_harms_only_itself",
     "retrieval/test_retriever.py",
     "test_server.py::test_a_batch_answers_in_order",
 )

@@ -13,7 +13,7 @@ from serving.client.protocol import batch_request, score_request, search_fields
 from serving.retrieval.encoder import QueryForm
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
-from serving.transport.converters import RequestLimits, query_from_wire, query_to_wire
+from serving.wire.converters import RequestLimits, query_from_wire, query_to_wire
 from tests.helpers.tiny_towers import FULL, HISTORY, PLAIN, WATCHED
 
 TITLE = TextFeature("text", column="title")

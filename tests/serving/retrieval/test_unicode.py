@@ -12,7 +12,7 @@ from protos.errors import InvalidInput
 from serving.client import RetrievalClient
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.converters import RequestLimits
+from serving.wire.converters import RequestLimits
 
 EXAMPLES, STRINGS = 100, 100
 LONGEST = RequestLimits().max_text_length

@@ -18,7 +18,7 @@ from serving.retrieval.retriever import Retriever
 from serving.shadow.process import NO_CHALLENGER
 from serving.shadow.report import shadow_state
 from serving.supervisor import ProcessSpec
-from serving.transport import converters
+from serving.wire import converters
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.operated import supervised
 from tests.helpers.serving.shadowing import Champion, Scene, asked

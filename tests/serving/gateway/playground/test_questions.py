@@ -11,7 +11,7 @@ from protos import retrieval_pb2 as wire
 from serving.client import RetrievalClient
 from serving.filters.expression import Filter, where
 from serving.gateway.messages import document
-from serving.transport.filter_converters import filter_to_wire
+from serving.wire.filter_converters import filter_to_wire
 from tests.helpers.lexical import HYBRID
 from tests.helpers.serving import browser
 from tests.helpers.serving.browser import Browser

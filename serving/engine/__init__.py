@@ -1,0 +1,1 @@
+"""Answers requests: scheduling, admission, batches; it knows no transport."""

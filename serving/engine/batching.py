@@ -1,0 +1,571 @@
+"""Micro-batching: the queries that wait are encoded and searched together, up to a bound.
+
+There is no timer and nothing to tune. The event loop adds the jobs that arrived since the last batch. A
+single job makes a batch of its own, and under load batches grow by themselves.
+
+Long jobs are worked on in slices, between batches of short jobs. A job is long if it has more queries than a
+batch, or if its searches look for many items in all. A slice should take about `SLICE_SECONDS` on any bundle,
+k and machine; so its size follows from the processor time of earlier slices of the same job or of similar
+ones, and is one query at least. If no similar job is known, the first slice is no larger than a batch. Long
+jobs take turns, one slice each. While short jobs wait, long jobs get about half of the time.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from protos.errors import Overloaded
+from serving.engine.remote_batches import RemoteBatches, RemoteSearch
+from serving.engine.status import ClientGone
+from serving.fair_queue import NOBODY, Client, Clients, FairQueue
+from serving.index.vector_index import REMOTE_KINDS
+from serving.retrieval.answer import Timing
+from serving.retrieval.query import (
+    NO_SEARCH,
+    EncodedQueries,
+    PreparedQuery,
+    SearchOptions,
+    SearchResult,
+    Vectors,
+)
+from serving.retrieval.retriever import Retriever
+
+Kind = tuple[int, int, int, bool, str]  # what `kind` returns
+
+NO_VECTORS = np.empty((0, 0), np.float32)
+BATCH_COST = 1024  # items that the searches of one batch may look for in all
+SLICE_SECONDS = 0.02
+REST = 1.5  # a rest of at most this many slices becomes one slice, since each slice has a cost of its own
+SHORTER = 4  # times shorter are slices while several clients call
+PAUSE = 3.0  # after a slice, other work goes first for this many times the slice's duration
+GROWTH = 4  # a slice has at most this many times the queries of the slice before it
+
+
+class BatchObserver(Protocol):
+    """Counts batches, after their answers have been sent."""
+
+    def batch(self, queries: int, encode_us: int, search_us: int, searched: int) -> None:
+        """A batch has been answered; `searched` of its queries needed a search."""
+
+    def waited(self, queries: int, queue_us: int) -> None:
+        """The queries of a job have left the queue."""
+
+    def queued(self, depth: int) -> None:
+        """Number of queued queries."""
+
+
+class Job:
+    """The queries of one request, and their results.
+
+    Args:
+        retriever: prepared the queries, and answers them even if the bundle has been swapped meanwhile.
+        prepared: at least one query.
+        options: of each query; `NO_SEARCH` for vectors only.
+        answer: makes the answer's message of the finished job.
+        answer_bytes: expected size of that message.
+
+    Attributes:
+        cost: items that the searches look for in all: k, excluded ones, and excluded histories; of `Score`
+            the items that `answer` scores.
+        check: raises ClientGone if the client no longer waits; called with the name of the next stage.
+        deadline: when the client stops waiting, in Unix seconds.
+        done: called once, when the job has its results or its error.
+        held: whether the job waits for an answer of another server (`remote_batches.py`).
+        renaming: makes the context in which the job's error is raised; it may rename the error's field.
+        arrived: start of the wait, in `time.perf_counter_ns()`.
+        client: whose call it is.
+        batch: queries in the batch.
+        sequence: all changes of live items up to it were applied before the search.
+        encode_started, search_started: by the same clock.
+        used: processor seconds that a held job has taken; while it is worked on, minus the value of
+            `time.thread_time()` at which that work began.
+    """
+
+    __slots__ = (
+        "answer", "answer_bytes", "arrived", "batch", "check", "client", "cost", "deadline", "done",
+        "encode_started", "encode_us", "error", "found", "held", "options", "prepared", "queue_us",
+        "renaming", "retriever", "search_started", "search_us", "sequence", "used", "vectors",
+    )  # fmt: skip
+
+    check: Callable[[str], None]
+    done: Callable[["Job"], None]
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        prepared: Sequence[PreparedQuery],
+        options: SearchOptions,
+        answer: Callable[["Job"], Any],
+        answer_bytes: int = 0,
+    ) -> None:
+        self.retriever, self.prepared, self.options, self.answer = retriever, prepared, options, answer
+        self.answer_bytes = answer_bytes
+        self.client: Client = NOBODY
+        self.cost = len(prepared) * (options.k + len(options.exclude))
+        self.found: list[SearchResult] = []
+        self.vectors = NO_VECTORS
+        self.error: Exception | None = None
+        self.renaming: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.held = False
+        self.used = 0.0
+        self.deadline = math.inf
+        self.arrived = self.encode_started = self.search_started = 0
+        self.queue_us = self.encode_us = self.search_us = self.batch = self.sequence = 0
+
+    @property
+    def timing(self) -> Timing:
+        """Time in each stage."""
+        return Timing(self.queue_us, self.encode_us, self.search_us)
+
+    def part(self, first: int, last: int) -> "Job":
+        """The queries from `first` to before `last`, as a job of their own."""
+        part = Job(self.retriever, self.prepared[first:last], self.options, self.answer)
+        part.arrived, part.check, part.deadline = self.arrived, self.check, self.deadline
+        part.client = self.client
+        part.cost = self.cost * len(part.prepared) // len(self.prepared)
+        return part
+
+    def client_waits(self, stage: str) -> bool:
+        """Whether the client still waits before a stage; if not, the job's error is `ClientGone`."""
+        try:
+            self.check(stage)
+        except ClientGone as error:
+            self.error = error
+        return self.error is None
+
+
+class LongJob:
+    """A long job and its progress.
+
+    Args:
+        job: collects the results of its slices.
+        seconds_per_query: of similar jobs; 0 if none is known.
+        first: queries in the first slice if none is known.
+    """
+
+    def __init__(self, job: Job, seconds_per_query: float, first: int) -> None:
+        self.job = job
+        self._vectors: list[Vectors] = []
+        self._next = 0  # the first query of the next slice
+        self._size = self._fitting(seconds_per_query) if seconds_per_query else first
+
+    @property
+    def queries(self) -> int:
+        """Queries that no slice has worked on yet."""
+        return len(self.job.prepared) - self._next
+
+    def slice(self, shorter: int = 1) -> Job:
+        """The next queries, as a job of their own; `shorter` divides their number."""
+        part = self.job.part(self._next, self._next + max(1, self._size // shorter))
+        self._next += len(part.prepared)
+        return part
+
+    def merge(self, part: Job, seconds: float) -> bool:
+        """Add the results of a slice to the job.
+
+        Args:
+            part: the slice that was worked on.
+            seconds: processor time of this thread that the slice took.
+
+        Returns:
+            Whether the job is done: all of its queries have results, or one slice has failed.
+        """
+        job = self.job
+        if part.error is not None:
+            job.error = part.error
+            return True
+        if not self._vectors:
+            job.queue_us = part.queue_us
+            job.encode_started, job.search_started = part.encode_started, part.search_started
+            job.sequence = part.sequence  # later slices may have searched a later state
+        self._vectors.append(part.vectors)
+        job.found += part.found
+        job.encode_us += part.encode_us
+        job.search_us += part.search_us
+        job.batch = max(job.batch, part.batch)
+        self._size = min(GROWTH * len(part.prepared), self._fitting(seconds / len(part.prepared)))
+        if self.queries:
+            return False
+        job.vectors = np.concatenate(self._vectors)
+        return True
+
+    def _fitting(self, seconds_per_query: float) -> int:
+        """Size of the next slice, from the processor seconds of one query."""
+        most = SLICE_SECONDS / max(seconds_per_query, 1e-7)
+        return self.queries if self.queries <= REST * most else max(1, int(most))
+
+
+class LongJobs:
+    """The long jobs that wait for their next slice. For one thread.
+
+    Args:
+        batch: queries in a batch.
+        batch_cost: items that the searches of one batch may look for in all.
+        clients: of the worker.
+
+    Attributes:
+        queries: in the queue.
+        held: queries of jobs of which a slice waits for another server, without those of that slice.
+    """
+
+    def __init__(self, batch: int, batch_cost: int, clients: Clients) -> None:
+        self._batch, self._batch_cost = batch, batch_cost
+        self._known: dict[Kind, float] = {}  # processor seconds per query
+        self.queries = self.held = 0
+        self.seconds_per_query = 0.0  # moving average
+        self._jobs: FairQueue[LongJob] = FairQueue(clients)
+        self._debt = 0.0  # seconds that short jobs must get before the next slice
+        self._paused_until = 0.0  # in `time.perf_counter()` seconds
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def begin(self, job: Job) -> None:
+        """Queue a job for its first slice."""
+        first = max(1, min(self._batch, self._batch_cost * len(job.prepared) // max(1, job.cost)))
+        self.add(LongJob(job, self._known.get(kind(job), 0.0), first))
+
+    def add(self, job: LongJob) -> None:
+        """Queue a job for its next slice, behind the others of its client."""
+        self._jobs.add(job.job.client, job)
+        self.queries += job.queries
+
+    def take(self) -> LongJob:
+        """Remove the job whose slice is next."""
+        job = self._jobs.take()
+        self.queries -= job.queries
+        return job
+
+    def is_due(self, rival: Client) -> bool:
+        """Whether the next slice comes before the short jobs, of which the next is that of `rival`."""
+        client = self._jobs.first_client
+        return self._debt <= 0 if client is rival else client.used < rival.used
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the time after a slice lasts that others have before the next one."""
+        return time.perf_counter() < self._paused_until
+
+    def has_room(self, job: Job, room: int) -> bool:
+        """Whether a job is within `room` queries, or its client within a share of the room."""
+        waiting, queries = self.queries + self.held, len(job.prepared)
+        if not waiting or waiting + queries <= room:
+            return True
+        own = sum([each.queries for each in self._jobs.line(job.client)])
+        rivals = self._jobs.clients - (own > 0)
+        return rivals > 0 and (own + queries) * (rivals + 1) <= room
+
+    def worked(self, part: Job, seconds: float, used: float, was_held: bool = False) -> None:
+        """Note the time that a slice took.
+
+        Args:
+            part: the slice.
+            seconds: wall-clock time.
+            used: processor time in seconds.
+            was_held: whether the slice waited for another server, so that only its processor time delayed
+                short jobs.
+        """
+        queries = len(part.prepared)
+        self._debt = used if was_held else seconds
+        self._paused_until = time.perf_counter() + PAUSE * self._debt
+        self.seconds_per_query += (seconds / queries - self.seconds_per_query) / 8
+        each, known = used / queries, self._known.get(key := kind(part), 0.0)
+        self._known[key] = each if each > known else known + (each - known) / 4
+
+    def gave_way(self, seconds: float) -> None:
+        """Note the wall-clock time of a batch of short jobs, in seconds."""
+        self._debt -= seconds
+
+
+class Batcher:
+    """The queue of jobs, and the work on them. For one thread.
+
+    Args:
+        observer: counts batches.
+        most: queries in a batch; a job with more is long.
+
+    Attributes:
+        queries: in the queue, including those of long jobs.
+        short_queries: in the queue, without those of long jobs.
+        seconds_per_query: moving average over batches.
+        batch_answered: called after each batch of short jobs.
+        remote: holds batches that another server answers; without it their searches wait.
+        clients: whose jobs they are, and what each has used.
+    """
+
+    def __init__(self, observer: BatchObserver | None = None, most: int = 64) -> None:
+        self.most = most
+        self.queries = self.short_queries = 0
+        self.clients = Clients()
+        self.long = LongJobs(most, BATCH_COST, self.clients)
+        self.seconds_per_query = 0.0
+        self._used_per_batch = 0.0  # moving average of the processor seconds of a batch that is full
+        self.batch_answered: Callable[[], None] = lambda: None
+        self.remote: RemoteBatches | None = None
+        self._observer = observer
+        self._jobs: FairQueue[Job] = FairQueue(self.clients)
+        self._worked: list[tuple[int, int, int, int]] = []  # arguments of `BatchObserver.batch`
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a whole batch waits."""
+        return self.short_queries >= self.most
+
+    def is_long(self, job: Job) -> bool:
+        """Whether a job is answered in slices."""
+        return job.cost > BATCH_COST or len(job.prepared) > self.most
+
+    def submit(self, job: Job) -> None:
+        """Queue a job for the next batch, or for its slices."""
+        self.queries += len(job.prepared)
+        if self.is_long(job):
+            self.long.begin(job)
+        else:
+            self._jobs.add(job.client, job)
+            self.short_queries += len(job.prepared)
+            self.clients.wait(job.client, len(job.prepared))
+
+    def refusal(self, is_long: bool = False) -> Overloaded:
+        """The error for one more job, with the time that the queued queries will take."""
+        seconds = self.short_queries * self.seconds_per_query
+        if self.long.queries:  # long jobs take half of the time
+            seconds *= 2
+        if is_long:
+            seconds += (self.long.queries + self.long.held) * self.long.seconds_per_query
+        seconds = max(0.01, seconds)
+        return Overloaded("more queries are waiting than the service can answer in time", seconds)
+
+    def shed(self, most: int) -> list[Job]:
+        """Remove the oldest short jobs of the clients with most, until at most `most` queries wait in all."""
+        jobs: list[Job] = []
+        while self.short_queries > most:
+            job = self._jobs.shed()
+            self.short_queries -= len(job.prepared)
+            self.queries -= len(job.prepared)
+            self.clients.leave(job.client, len(job.prepared))
+            jobs.append(job)
+        return jobs
+
+    def answer(self, is_busy: bool = False) -> None:
+        """Answer one batch of short jobs, or work on one slice of a long one.
+
+        Args:
+            is_busy: other clients' events wait; so a slice is followed by a pause.
+        """
+        is_due = self.long.queries and (not self._jobs or self.long.is_due(self._jobs.first_client))
+        if is_due and not (is_busy and self.long.is_paused):
+            self._answer_slice()
+        elif self._jobs:
+            self._answer_batch()
+        self._worked.clear()
+
+    def _answer_batch(self) -> None:
+        expected = self._used_per_batch
+        batch = self._take()
+        started, used = time.perf_counter(), time.thread_time()
+        wanted = [job for job in batch if self._is_wanted(job)]
+        if wanted:
+            for group in _by_retriever(wanted):
+                self._answer(group)
+            queries = sum(len(job.prepared) for job in wanted)
+            whole = (time.thread_time() - used) / sum(self._part_of_batch(job) for job in wanted)
+            self._used_per_batch += (whole - expected) / 8
+            for job in wanted:
+                job.client.used += (whole - expected) * self._part_of_batch(job)
+            spent = (time.perf_counter() - started) / queries
+            self.seconds_per_query += (spent - self.seconds_per_query) / 8
+        for job in batch:
+            if not job.held:
+                job.done(job)
+        self.batch_answered()
+        if self.long.queries:
+            self.long.gave_way(time.perf_counter() - started)
+        if self._observer is not None:
+            self._report(self._observer, batch)
+
+    def _answer_slice(self) -> None:
+        """Answer the next slice of the next long job; the job goes to the end of the queue of long jobs."""
+        long = self.long.take()
+        part = long.slice(SHORTER if self.clients.have_rivals else 1)
+        self.queries -= len(part.prepared)
+        started, used = time.perf_counter(), time.thread_time()
+        part.used = -used
+        part.done = lambda part: self._held_slice_done(long, part, time.perf_counter() - started)
+        if self._is_wanted(part):
+            self._answer((part,))
+        if part.held:
+            part.used += time.thread_time()
+            self.queries -= long.queries  # they wait for this slice, and not in the queue
+            self.long.held += long.queries
+            return
+        # Not wall-clock time, because other processes must not make slices smaller.
+        self._slice_done(long, part, time.perf_counter() - started, time.thread_time() - used)
+
+    def _held_slice_done(self, long: LongJob, part: Job, seconds: float) -> None:
+        """A slice that was held is done, after `seconds`: another server has worked on it."""
+        self.queries += long.queries
+        self.long.held -= long.queries
+        self._slice_done(long, part, seconds, part.used + time.thread_time(), was_held=True)
+
+    def _slice_done(
+        self, long: LongJob, part: Job, seconds: float, used: float, was_held: bool = False
+    ) -> None:
+        """Take over the results of a slice, and end its job or queue it again; arguments as of `worked`."""
+        if part.error is None:
+            self.long.worked(part, seconds, used, was_held)
+        is_done = long.merge(part, used)
+        if not is_done:
+            self.long.add(long)
+        self.clients.charge(part.client, used)
+        if is_done:
+            self.queries -= long.queries  # of a failed job
+            long.job.done(long.job)
+        if self._observer is not None:
+            self._report(self._observer, (part,))
+
+    def _report(self, observer: BatchObserver, batch: Sequence[Job]) -> None:
+        observer.queued(self.queries)
+        for job in batch:
+            observer.waited(len(job.prepared), job.queue_us)
+        for worked in self._worked:
+            observer.batch(*worked)
+
+    def _take(self) -> list[Job]:
+        """Remove the jobs of the next batch from the queue, and charge their clients the expected time."""
+        batch: list[Job] = []
+        queries = cost = 0
+        jobs, expected = self._jobs, self._used_per_batch
+        while jobs:
+            job = jobs.take()
+            count = len(job.prepared)
+            if batch and (queries + count > self.most or cost + job.cost > BATCH_COST):
+                jobs.put_back(job.client, job)
+                break
+            self.clients.charge(job.client, expected * self._part_of_batch(job))
+            self.clients.leave(job.client, count)
+            queries += count
+            cost += job.cost
+            batch.append(job)
+        self.queries -= queries
+        self.short_queries -= queries
+        return batch
+
+    def _part_of_batch(self, job: Job) -> float:
+        """The part of a batch that a job fills, by its queries or by its items, and so pays for."""
+        return max(len(job.prepared) / self.most, job.cost / BATCH_COST)
+
+    def _is_wanted(self, job: Job) -> bool:
+        """Set the job's time in the queue, and return whether its client still waits."""
+        job.queue_us = (time.perf_counter_ns() - job.arrived) // 1000
+        return job.client_waits("encode")
+
+    def _answer(self, batch: Sequence[Job]) -> None:
+        """Encode and search; a job that makes the batch fail gets the error, the others their results."""
+        try:
+            self._work(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].error = error
+                return
+            half = len(batch) // 2
+            self._answer(batch[:half])
+            self._answer(batch[half:])
+
+    def _work(self, batch: Sequence[Job]) -> None:
+        """Encode the queries of all jobs, and search for them; all jobs have one retriever."""
+        retriever = batch[0].retriever
+        remote = self.remote if retriever.manifest.index.kind in REMOTE_KINDS else None
+        if remote is not None:
+            batch = remote.with_room(batch)
+            if not batch:
+                return
+        prepared = [each for job in batch for each in job.prepared]
+        encode_started = time.perf_counter_ns()
+        encoded = retriever.encode_prepared(prepared, encode_started)
+        search_started = time.perf_counter_ns()
+        times = encode_started, search_started
+        if remote is not None:
+            remote.begin(RemoteSearch(batch, encoded, _options, partial(self._deliver, times)))
+            return
+        self._deliver(times, batch, encoded, retriever.find(encoded, _options(batch)))
+
+    def _deliver(
+        self,
+        times: tuple[int, int],
+        batch: Sequence[Job],
+        encoded: EncodedQueries,
+        found: list[SearchResult],
+        was_held: bool = False,
+    ) -> None:
+        """Give the jobs of a batch their results.
+
+        Args:
+            times: when encoding and searching began.
+            batch: of one retriever.
+            encoded: their queries.
+            found: of each query.
+            was_held: whether the jobs waited for another server.
+        """
+        retriever, (encode_started, search_started) = batch[0].retriever, times
+        sequence = retriever.sequence  # changes are applied between batches
+        search_us = (time.perf_counter_ns() - search_started) // 1000
+        first = 0
+        for job in batch:
+            last = first + len(job.prepared)
+            job.found, job.vectors = found[first:last], encoded.vectors[first:last]
+            job.encode_us, job.search_us, job.batch = encoded.encode_us, search_us, len(found)
+            job.encode_started, job.search_started = encode_started, search_started
+            job.sequence = sequence
+            first = last
+        searched = sum([len(job.prepared) for job in batch if job.options.k and job.error is None])
+        worked = len(found), encoded.encode_us, search_us, searched
+        if not was_held:
+            self._worked.append(worked)
+        elif self._observer is not None:
+            self._observer.batch(*worked)
+
+
+def _options(batch: Sequence[Job]) -> list[SearchOptions]:
+    """The options of each query; `NO_SEARCH` for jobs whose client has gone."""
+    return [
+        each
+        for job in batch
+        for each in [job.options if job.client_waits("search") else NO_SEARCH] * len(job.prepared)
+    ]
+
+
+def _by_retriever(batch: Sequence[Job]) -> list[Sequence[Job]]:
+    """The jobs grouped by retriever; there are several during a swap, or with a canary."""
+    first = batch[0].retriever
+    if all(job.retriever is first for job in batch):
+        return [batch]
+    groups: dict[int, list[Job]] = {}
+    for job in batch:
+        groups.setdefault(id(job.retriever), []).append(job)
+    return list(groups.values())
+
+
+def kind(job: Job) -> Kind:
+    """The properties that decide the time per query, as numbers of bits, so that there are few kinds.
+
+    Returns:
+        Items that each search looks for, queries that are items (which are searched exactly), characters and
+        strings in each query, whether there is a search at all (`Score` has items and none), and the kind of
+        the index, since another server's searches take no time here.
+    """
+    queries = len(job.prepared)
+    items = size = 0
+    for each in job.prepared:
+        if each.values is None:
+            items += 1
+        else:
+            size += sum([len(value) for value in each.values.values() if isinstance(value, str | list)])
+    parts = job.cost // queries, items * 256 // queries, size // queries
+    searched = job.options.k > 0
+    index = job.retriever.manifest.index.kind
+    return parts[0].bit_length(), parts[1].bit_length(), parts[2].bit_length(), searched, index

@@ -1,0 +1,102 @@
+"""Bounds of a worker; each is a flag of `python -m serving serve`."""
+
+from dataclasses import dataclass, field, replace
+
+from serving.wire.bounds import check_positive
+
+LONGEST_SECONDS = (2**31 - 1) // 1000  # gRPC holds milliseconds in 32 bits: 24 days
+OTHER_FILES = 256  # descriptors of a worker besides its connections: libraries, models, logs, pipes, sockets
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """How much a worker accepts at once.
+
+    Raises:
+        ValueError: a bound is below 1.
+    """
+
+    queue: int = field(
+        default=512, metadata={"help": "queries that may wait for long; in an overload a batch and a half"}
+    )
+    backlog: int = field(
+        default=2048, metadata={"help": "queries that may wait for a moment, after a pause of the machine"}
+    )
+    batch: int = field(default=32, metadata={"help": "queries that are answered together"})
+    streams: int = field(
+        default=64,
+        metadata={"help": "streams that may be open; an idle one is ended where another needs room"},
+    )
+    watches: int = field(
+        default=4, metadata={"help": "Health/Watch calls of one connection that may be open"}
+    )
+    connections: int = field(
+        default=1024,
+        metadata={
+            "help": "connections that may be open; from 3/4 of them on the least used ones of addresses with "
+            "more than their share are closed"
+        },
+    )
+    connections_per_address: int = field(
+        default=128,
+        metadata={
+            "help": "connections of one address; the least used are closed beyond. Raise it behind a proxy"
+        },
+    )
+    calls: int = field(default=16, metadata={"help": "calls of one connection that may be open at once"})
+    first_call_seconds: int = field(
+        default=10, metadata={"help": "seconds after which a connection without a call is closed"}
+    )
+    idle_seconds: int = field(
+        default=300, metadata={"help": "seconds without an open call after which a connection is closed"}
+    )
+    age_seconds: int = field(
+        default=3600,
+        metadata={"help": "seconds after which a client is asked to connect anew; open calls go on"},
+    )
+    keepalive_seconds: int = field(
+        default=30, metadata={"help": "seconds between pings that find connections whose client has gone"}
+    )
+    unsent_bytes: int = field(
+        default=64 << 20,
+        metadata={"help": "bytes of unread answers of more than 16 KiB each; streams are not included"},
+    )
+    connection_unsent_bytes: int = field(
+        default=16 << 20,
+        metadata={"help": "bytes of such answers on one connection; beyond, large requests are refused"},
+    )
+
+    def __post_init__(self) -> None:
+        check_positive(self)
+        for name in ("first_call_seconds", "idle_seconds", "age_seconds", "keepalive_seconds"):
+            if getattr(self, name) > LONGEST_SECONDS:
+                raise ValueError(f"{name}: expected at most {LONGEST_SECONDS}, got {getattr(self, name)}")
+
+    def within(self, descriptors: int) -> "WorkerLimits":
+        """These limits with so few connections that a process may open a descriptor for each.
+
+        At the limit of descriptors the C core could accept no connection, and would log each attempt.
+
+        Args:
+            descriptors: that the process may have open.
+        """
+        return replace(self, connections=min(self.connections, max(1, descriptors - OTHER_FILES)))
+
+    @property
+    def room(self) -> int:
+        """Queries that may wait while there is no overload."""
+        return max(self.queue, self.backlog)
+
+    @property
+    def overload_queue(self) -> int:
+        """Queries that may wait in an overload: one batch, and half a batch that arrives meanwhile."""
+        return min(self.queue, self.batch + self.batch // 2)
+
+    @property
+    def fair_share(self) -> int:
+        """Calls that one connection may add to the queue between two batches of an overload.
+
+        With this share, the fewest connections that can fill the queue still bring a whole batch, and a
+        connection with more calls than others gets no larger part of it.
+        """
+        return max(1, -(-self.batch * self.calls // self.queue))

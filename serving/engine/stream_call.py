@@ -1,0 +1,215 @@
+"""Calls of many requests, or of many answers: streams of searches, and watches."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from serving.engine.batching import Job
+from serving.engine.call import Call, Place, Transport, serialised
+from serving.engine.deferred import Deferred
+from serving.engine.status import Code
+
+WINDOW_BYTES = 1 << 20  # of the answers of one stream that are being made or wait to be sent
+
+
+class StreamTransport(Transport, Protocol):
+    """What a stream needs of the server that accepted it."""
+
+    window: int  # requests of one stream that may be in progress at once
+
+    def enter_stream(self, call: "StreamCall") -> bool:
+        """Whether there is room for one more stream; if not, the call has failed."""
+
+    def touch_stream(self, call: "StreamCall") -> None:
+        """A message of the stream has arrived or been sent, so it is not idle."""
+
+    def leave_stream(self, call: "StreamCall") -> None:
+        """The stream is over."""
+
+
+class StreamCall(Call):
+    """Many requests, and an answer to each in their order.
+
+    Up to `StreamTransport.window` requests are in progress at once, fewer if their answers have more than
+    `WINDOW_BYTES`. No further request is read meanwhile, and HTTP/2's flow control holds the client back.
+    """
+
+    is_stream = True
+    _transport: StreamTransport
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._answers: deque[Place] = deque()
+        self._bytes = 0  # of the answers, expected or made, including the one that is being sent
+        self._sending_bytes = 0
+        self._is_sending = self._is_receiving = self._is_complete = False
+        self._awaits_close = False  # OK has been sent, and observers are told when the call is over
+        self.active_at = self.arrived
+        self.connection = self._front.connection
+        self.caller = self._transport.caller(self)
+        self._enter()
+
+    def _enter(self) -> None:
+        if self._transport.enter_stream(self):
+            self._on_close.append(lambda: self._transport.leave_stream(self))
+            self._read_on()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a request has no answer yet."""
+        return any(each.message is None and each.error is None for each in self._answers)
+
+    def _touch(self) -> None:
+        self.active_at = time.perf_counter_ns()
+        self._transport.touch_stream(self)
+
+    def _read_on(self) -> None:
+        has_room = len(self._answers) < self._transport.window and self._bytes < WINDOW_BYTES
+        if has_room and not (self._is_receiving or self._is_complete or self._ended or self._cancelled):
+            self._is_receiving = True
+            self._front.await_message(self._received)
+
+    def _received(self, event: Any) -> None:
+        self._is_receiving = False
+        message = self._front.message(event)
+        if message is None:
+            self._is_complete = True
+            self._send_on()
+        elif not self._ended:
+            self._touch()
+            self._answers.append(Place())
+            self._answer(message)
+            self._read_on()
+
+    def _place(self) -> Place:
+        return self._answers[-1]
+
+    def _respond(self, outcome: Any, place: Place | None) -> None:
+        assert place is not None, "each request of a stream has the place of its answer"
+        if isinstance(outcome, Job):
+            outcome.done = lambda job: self._done(place, job)
+            place.size = outcome.answer_bytes
+            self._bytes += place.size
+        else:
+            place.message = serialised(outcome)
+            self._resize(place)
+            self._send_on()
+
+    def _failed(self, error: Exception, place: Place | None) -> None:
+        """The call ends with the error, after the answers to earlier requests."""
+        assert place is not None, "each request of a stream has the place of its answer"
+        place.error = error
+        self._is_complete = True
+        self._send_on()
+
+    def _done(self, answer: Place, job: Job) -> None:
+        try:
+            answer.message = self._message(job)
+            self._resize(answer)
+        except Exception as error:
+            answer.error = error
+            if not self.is_active():  # frames of an error that is not sent would hold the call
+                error.__traceback__ = error.__context__ = None
+        self._send_on()
+        if answer.error is None:
+            self._transport.answered(self, job)
+
+    def _resize(self, answer: Place) -> None:
+        """Count the real size of an answer that has been made."""
+        size = len(answer.message or b"")
+        self._bytes += size - answer.size
+        answer.size = size
+
+    def _send_on(self) -> None:
+        """Send the next answer if it is ready, or the status after the last one."""
+        if self._is_sending or self._ended or self._cancelled:
+            return
+        if not self._answers:
+            if self._is_complete:
+                # The client sends no more, or it has gone: gRPC reports both in the same way, and then, with
+                # the end of the call, which of them it was.
+                self._awaits_close = True
+                self._end(Code.OK, b"", None, tell=False)
+            return
+        first = self._answers[0]
+        if first.error is not None:
+            self.fail(first.error)
+        elif first.message is not None:
+            self._answers.popleft()
+            more_follow = bool(self._answers) and self._answers[0].message is not None
+            is_first = not self._has_sent
+            self._has_sent = self._is_sending = True
+            self._sending_bytes = first.size
+            self._front.send(first.message, is_first, more_follow, self._sent)
+
+    def _sent(self, event: Any) -> None:
+        self._is_sending = False
+        self._touch()
+        self._bytes -= self._sending_bytes
+        self._send_on()
+        self._read_on()
+
+    def _closed(self, event: Any) -> None:
+        if self._awaits_close:
+            self._transport.ended(self, self._cancellation() if self._front.was_cancelled(event) else Code.OK)
+        super()._closed(event)
+
+
+class WatchCall(StreamCall):
+    """One request, and any number of answers at any time, until the client ends the call.
+
+    It does not count among the open streams; the method limits the number of these calls itself. A method
+    with many answers sends the next one while `is_clear`, or when `on_clear` is called.
+
+    Attributes:
+        on_clear: called when the last answer has been sent.
+    """
+
+    on_clear: Callable[[], None] | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether no answer waits to be sent."""
+        return not (self._is_sending or self._answers)
+
+    def await_outcome(self, deferred: Deferred, soon: bool = True) -> None:
+        """Wait for an outcome; an error that it raises ends the call.
+
+        Args:
+            deferred: its outcome is an answer to send, or None for no answer.
+            soon: whether the event loop polls more often until it has come; False for one that may take long.
+        """
+        self._defer(deferred, None, soon)
+
+    def _respond(self, outcome: Any, place: Place | None) -> None:
+        if outcome is not None:
+            self._push(outcome)
+
+    def _failed(self, error: Exception, place: Place | None) -> None:
+        self.fail(error)
+
+    def _enter(self) -> None:
+        self._read_on()
+
+    def _received(self, event: Any) -> None:
+        message = self._front.message(event)
+        if self._ended or self._cancelled:
+            return
+        try:
+            self.method.behaviour(self._request(message), self, self._push)
+        except Exception as error:
+            self.fail(error)
+
+    def _push(self, message: Any) -> None:
+        """Send an answer; None ends the call."""
+        if message is None:
+            self._is_complete = True
+        else:
+            self._answers.append(Place(serialised(message)))
+        self._send_on()
+
+    def _sent(self, event: Any) -> None:
+        super()._sent(event)
+        if self.on_clear is not None and self.is_clear and not (self._ended or self._cancelled):
+            self.on_clear()

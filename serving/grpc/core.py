@@ -1,0 +1,195 @@
+"""gRPC's C core: this file alone uses `grpc._cython.cygrpc`, of which grpcio's own servers are made.
+
+It is not a public interface, so pyproject.toml bounds the version of grpcio, and a test names what is used.
+
+The core reports each finished operation as an event with the attributes `completion_type` and `tag`. The tag
+is the function that receives the event, or `SHUTDOWN`. No method here blocks, except `GrpcFront.poll`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from protos.errors import Unavailable
+from serving.engine.front import SHUTDOWN, Finished, Front, FrontCall, Metadata, Trailers
+
+NO_FLAGS = 0
+UNBOUNDED = 2**31 - 1
+# Of calls that the event loop has not read. Beyond 1,000, gRPC would end some with CANCELLED, which clients
+# do not repeat; the event loop refuses calls and says when to retry.
+PENDING = (
+    ("grpc.server.max_pending_requests", UNBOUNDED),
+    ("grpc.server.max_pending_requests_hard_limit", UNBOUNDED),
+)
+MORE_FOLLOWS = cygrpc.WriteFlag.buffer_hint
+
+
+class GrpcFront(Front):
+    """A server of the C core and its completion queue.
+
+    Args:
+        options: of the C core.
+
+    Attributes:
+        poll: waits for the next event until a time in seconds since the epoch, and returns it.
+        pending_ops: operations that the core has not finished; the event loop counts them down.
+    """
+
+    timeout = cygrpc.CompletionType.queue_timeout
+
+    def __init__(self, options: Sequence[tuple[str, int]]) -> None:
+        self._queue = cygrpc.CompletionQueue()
+        self._server = cygrpc.Server((*options, *PENDING), False)
+        self._server.register_completion_queue(self._queue)
+        self.poll: Callable[[float], Any] = self._queue.poll
+        self.pending_ops = 0
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listen at `host:port`; returns the port, which the system chooses if it is 0.
+
+        Raises:
+            Unavailable: the address cannot be used, most likely because another process listens there.
+        """
+        secure = () if credentials is None else (vars(credentials)["_credentials"],)
+        try:
+            port = int(self._server.add_http2_port(address.encode(), *secure))
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise Unavailable(f"{address}: cannot listen there; is the port in use?")
+        return port
+
+    def start(self) -> None:
+        """Accept connections from now on."""
+        self._server.start()
+
+    def await_call(self, arrived: Finished) -> None:
+        """Report the next call to `arrived`, once; `call` reads the event."""
+        try:
+            self._server.request_call(self._queue, self._queue, arrived)
+        except ValueError:  # another thread has begun to shut the server down
+            return
+        self.pending_ops += 1
+
+    def call(self, event: Any) -> "GrpcCall | None":
+        """The call of an event of `await_call`; None if the front is being shut down."""
+        return GrpcCall(self, event) if event.success else None
+
+    def shut_down(self) -> None:
+        """Accept no new call; the event with the tag `SHUTDOWN` follows when all calls have ended."""
+        self._server.shutdown(self._queue, SHUTDOWN)
+
+    def cancel_all_calls(self) -> None:
+        """Cancel the calls that are open."""
+        self._server.cancel_all_calls()
+
+    def destroy(self) -> None:
+        """Free the server, after `shut_down` has returned and the last event has been polled."""
+        self._server.destroy()
+
+
+class GrpcCall(FrontCall):
+    """One call of a client.
+
+    Args:
+        front: that accepted it.
+        event: that `GrpcFront.await_call` reported.
+
+    Attributes:
+        path: of the method, such as `/retrieval.v1.Retrieval/Search`.
+        metadata: that the client sent.
+        deadline: in seconds since the epoch.
+    """
+
+    __slots__ = ("_call", "_front", "deadline", "metadata", "path")
+
+    def __init__(self, front: GrpcFront, event: Any) -> None:
+        details = event.call_details
+        self._front, self._call = front, event.call
+        self.path: str = details.method.decode("utf-8", "replace")
+        self.metadata: Metadata = event.invocation_metadata
+        self.deadline: float = details.deadline
+
+    @property
+    def connection(self) -> bytes:
+        """The client's address as gRPC writes it; it identifies the connection."""
+        peer: bytes = self._call.peer()
+        return peer
+
+    def auth_context(self) -> dict[str, Sequence[bytes]]:
+        """The properties of the client's certificate; empty without one."""
+        found = cygrpc.auth_context(self._call) or {}
+        return {key.decode(): value for key, value in found.items()}
+
+    def cancel(self, reason: str) -> None:
+        """End the call with RESOURCE_EXHAUSTED, whatever has been sent."""
+        self._call.cancel(cygrpc.StatusCode.resource_exhausted, reason)
+
+    def await_close(self, closed: Finished) -> None:
+        """Report the end of the call to `closed`; `was_cancelled` reads the event."""
+        self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(NO_FLAGS),), closed)
+        self._front.pending_ops += 1
+
+    def await_message(self, received: Finished) -> None:
+        """Report the next message to `received`; `message` reads the event."""
+        self._call.start_server_batch((cygrpc.ReceiveMessageOperation(NO_FLAGS),), received)
+        self._front.pending_ops += 1
+
+    def message(self, event: Any) -> bytes | None:
+        """The message of an event of `await_message`; None if the client sends no more."""
+        message: bytes | None = event.batch_operations[0].message()
+        return message
+
+    def was_cancelled(self, event: Any) -> bool:
+        """Whether the call of an event of `await_close` was cancelled by client or deadline."""
+        return bool(event.batch_operations[0].cancelled())
+
+    def send(self, message: bytes, is_first: bool, more_follow: bool, sent: Finished) -> None:
+        """Send a message of a stream; `more_follow` lets gRPC wait for the next one before it writes."""
+        operation = cygrpc.SendMessageOperation(message, MORE_FOLLOWS if more_follow else NO_FLAGS)
+        head = (cygrpc.SendInitialMetadataOperation(None, NO_FLAGS),) if is_first else ()
+        self._call.start_server_batch((*head, operation), sent)
+        self._front.pending_ops += 1
+
+    def send_status(
+        self,
+        code: int,
+        details: bytes,
+        trailers: Trailers,
+        is_first: bool,
+        message: bytes | None,
+        finished: Finished,
+    ) -> None:
+        """End the call.
+
+        Args:
+            code: number of the status.
+            details: its text.
+            trailers: metadata to send with it.
+            is_first: no message has been sent before.
+            message: last message, sent before the status, if there is one.
+            finished: receives the event when everything has been written, or the call is over.
+        """
+        operations = [cygrpc.SendStatusFromServerOperation(trailers, code, details, NO_FLAGS)]
+        if is_first:
+            operations.append(cygrpc.SendInitialMetadataOperation(None, NO_FLAGS))
+        if message is not None:
+            operations.append(cygrpc.SendMessageOperation(message, NO_FLAGS))
+        self._call.start_server_batch(operations, finished)
+        self._front.pending_ops += 1
+
+    def reject(self, code: int, details: bytes, trailers: Trailers = ()) -> None:
+        """End the call before its message is read."""
+        operations = (
+            cygrpc.SendInitialMetadataOperation(None, NO_FLAGS),
+            cygrpc.ReceiveCloseOnServerOperation(NO_FLAGS),
+            cygrpc.SendStatusFromServerOperation(trailers, code, details, NO_FLAGS),
+        )
+        self._call.start_server_batch(operations, _ignore)
+        self._front.pending_ops += 1
+
+
+def _ignore(event: Any) -> None:
+    """A rejected call is over."""

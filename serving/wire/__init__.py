@@ -1,0 +1,1 @@
+"""Conversion between protobuf messages and values, and the bounds of requests."""

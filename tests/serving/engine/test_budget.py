@@ -1,0 +1,297 @@
+"""One request's share of a worker: items, answer bytes, time and tokens, over real sockets."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+
+from protos import bundle, retrieval_pb2_grpc
+from protos import retrieval_pb2 as wire
+from protos.features import TextFeature
+from serving.client import RetrievalClient
+from serving.engine import batching
+from serving.observability import layout
+from serving.observability.layout import cumulative, width
+from serving.observability.metrics import SIZES
+from serving.observability.worker_metrics import SharedMetrics
+from serving.retrieval.response_bytes import ResponseWriter
+from serving.retrieval.retriever import Retriever
+from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from serving.security.access import Access
+from serving.security.rate_limit import RateLimit, tokens
+from serving.segments.packed_items import PackedItems
+from serving.server import RetrievalServer
+from serving.wire import converters
+from serving.wire.converters import RequestLimits
+from tests.helpers.serving.following import reseal
+from tests.helpers.serving.guarded import code_of
+from tests.helpers.serving.raw import Raw
+from tests.helpers.serving.reacting import soon
+from tests.helpers.tiny import tiny_bundle
+from tests.helpers.tiny_towers import TinyTower
+
+BATCH = "/retrieval.v1.Retrieval/SearchBatch"
+LENGTH = 10_000  # code points; so long a text takes the tower some time
+ONE = wire.SearchRequest(query={"text": "a"}, k=3)
+LARGEST = wire.SearchBatchRequest(queries=[{"text": "a" * LENGTH}] * 256, k=64)  # 16,384 items
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    """A bundle of 300 items whose tower takes long texts."""
+    features = {"text": TextFeature("text", column="text", max_length=LENGTH)}
+    return Retriever.load(tiny_bundle(tmp_path_factory.mktemp("slow"), query_tower=TinyTower(features)))
+
+
+@pytest.fixture(scope="module")
+def verbose(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    """The plain bundle, whose items have names of 150 to 310 bytes."""
+
+    def lengthen(folder: Path) -> None:
+        path = folder / bundle.ITEMS
+        table = json.loads(path.read_text())
+        table["fields"]["name"] = ["x" * (150 + 160 * (n % 2)) for n in range(300)]
+        path.write_text(json.dumps(table))
+
+    return Retriever.load(reseal(plain, tmp_path_factory.mktemp("verbose"), lengthen))
+
+
+@pytest.fixture
+def metrics() -> SharedMetrics:
+    return SharedMetrics.create(workers=1)
+
+
+def stub_of(channel: grpc.Channel) -> Any:
+    return retrieval_pb2_grpc.RetrievalStub(channel)
+
+
+def searched(metrics: SharedMetrics) -> float:
+    """Queries that were in batches or slices."""
+    (row,) = metrics.read()
+    return cumulative(SIZES, row[layout.BATCH_SIZE : layout.BATCH_SIZE + width(SIZES)])[1]
+
+
+def batch_of(queries: int, k: int) -> wire.SearchBatchRequest:
+    return wire.SearchBatchRequest(queries=[{"text": "bavuti"}] * queries, k=k)
+
+
+def test_a_small_request_for_too_many_items_is_refused_before_any_search(
+    retriever: Retriever, metrics: SharedMetrics
+) -> None:
+    with RetrievalServer(retriever, metrics=metrics) as server, Raw(server.address) as raw:
+        status = raw.status(raw.ask(BATCH, batch_of(256, 1000).SerializeToString()))
+        assert status.code == "INVALID_ARGUMENT"
+        assert status.message == (
+            "k: expected at most 16384 items in one answer, got 256 queries x 1000 items = 256000; "
+            "use a smaller k, fewer queries, or SearchStream"
+        )
+        assert searched(metrics) == 0
+        for queries, k in ((256, 64), (16, 1000), (1, 1000), (256, 0)):
+            assert raw.status(raw.ask(BATCH, batch_of(queries, k).SerializeToString())).code == "OK"
+        for queries, k in ((256, 65), (17, 1000)):
+            status = raw.status(raw.ask(BATCH, batch_of(queries, k).SerializeToString()))
+            assert status.code == "INVALID_ARGUMENT"
+
+
+def test_a_client_with_the_default_bound_receives_the_largest_answer(verbose: Retriever) -> None:
+    packed = ResponseWriter(PackedItems(verbose.built.catalogue))
+    assert packed.largest > packed.average > 230
+    with RetrievalServer(verbose) as server, grpc.insecure_channel(server.address) as channel:
+        stub = stub_of(channel)
+        sizes, refused = [], []
+        for k in range(40, 65, 4):
+            code, text = code_of(stub.SearchBatch, batch_of(256, k))
+            if code is StatusCode.OK:
+                sizes.append(stub.SearchBatch(batch_of(256, k), timeout=10).ByteSize())
+            else:
+                refused.append((code, text))
+        assert 3_500_000 < max(sizes) <= RequestLimits().max_answer_bytes < 4 << 20
+        assert refused
+        for code, text in refused:
+            assert code is StatusCode.INVALID_ARGUMENT
+            assert "expected an answer of at most 4000000 bytes, got" in text
+            assert text.endswith("use a smaller k, fewer queries, or SearchStream")
+        assert len(stub.Search(wire.SearchRequest(query={"text": "a"}, k=1000), timeout=10).hits) == 300
+
+
+def test_an_answer_is_checked_exactly_where_no_estimate_can_tell(verbose: Retriever) -> None:
+    requests = [wire.SearchRequest(query={"text": "a"}, k=k) for k in range(40, 140, 5)]
+    with RetrievalServer(verbose) as server, lone_channel(server) as channel:
+        sizes = [stub_of(channel).Search(each, timeout=10).ByteSize() for each in requests]
+    limits = RequestLimits(max_answer_bytes=20_000)
+    with RetrievalServer(verbose, limits) as server, lone_channel(server) as channel:
+        ends = [code_of(stub_of(channel).Search, each) for each in requests]
+    refused = f"k: expected an answer of at most {limits.max_answer_bytes} bytes, got "
+    for size, (code, text) in zip(sizes, ends, strict=True):
+        if abs(size - 20_000) > 20:  # the times in it have more digits or fewer
+            assert (code is StatusCode.OK) == (size < 20_000), size
+        assert code is StatusCode.OK or text.startswith(refused)
+    assert {code for code, _ in ends} == {StatusCode.OK, StatusCode.INVALID_ARGUMENT}
+
+
+def test_vectors_are_bounded_too(retriever: Retriever) -> None:
+    limits = RequestLimits(max_answer_bytes=5000)
+    with RetrievalServer(retriever, limits) as server, grpc.insecure_channel(server.address) as channel:
+        stub = stub_of(channel)
+        many = wire.EncodeRequest(queries=[{"text": "a"}] * 200)
+        code, text = code_of(stub.Encode, many)
+        assert (code, text[:50]) == (
+            StatusCode.INVALID_ARGUMENT,
+            "queries: expected an answer of at most 5000 bytes,",
+        )
+        assert len(stub.Encode(wire.EncodeRequest(queries=[{"text": "a"}] * 30), timeout=10).vectors) == 30
+
+
+def test_info_tells_the_budget_and_an_older_server_has_none(server: RetrievalServer) -> None:
+    with RetrievalClient(server.address) as client:
+        found = client.info()
+    assert (found.limits.max_hits, found.limits.max_answer_bytes) == (16_384, 4_000_000)
+    assert found.state["connection_unsent_bytes_bound"] == 16 << 20
+    assert found.state["unsent_bytes_bound"] == 64 << 20
+    manifest = json.dumps(found.manifest)
+    older = wire.InfoResponse(limits={"max_k": 1000, "default_k": 10}, manifest_json=manifest)
+    assert converters.info_from_wire(older).limits.max_hits == converters.NO_BOUND
+
+
+def test_the_largest_k_is_within_the_budget_or_the_server_does_not_start() -> None:
+    with pytest.raises(ValueError, match="max_hits: expected at least max_k = 1000, got 999"):
+        RequestLimits(max_hits=999)
+
+
+def test_a_server_answers_single_queries_while_it_works_on_the_largest_batch(
+    slow: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "SLICE_SECONDS", 0.002)  # so that a fast machine has many slices, too
+    with (
+        RetrievalServer(slow) as server,
+        lone_channel(server) as channel,
+        lone_channel(server) as other,
+    ):
+        between = []
+        for _ in range(3):
+            running = stub_of(channel).SearchBatch.future(LARGEST, timeout=60)
+            answered = 0
+            while not running.done():
+                assert len(stub_of(other).Search(ONE, timeout=60).hits) == 3
+                answered += 1
+            assert len(running.result().results) == 256
+            between.append(answered)
+    assert sorted(between)[1] >= 8, between
+
+
+def test_a_batch_whose_deadline_passes_stops_before_its_next_slice(
+    slow: Retriever, metrics: SharedMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "SLICE_SECONDS", 0.002)  # so that a fast machine has many slices, too
+    with RetrievalServer(slow, metrics=metrics) as server, grpc.insecure_channel(server.address) as channel:
+        stub = stub_of(channel)
+        stub.SearchBatch(LARGEST, timeout=60)  # connects
+        begun = time.monotonic()
+        stub.SearchBatch(LARGEST, timeout=60)
+        seconds = time.monotonic() - begun
+        assert soon(lambda: searched(metrics) == 512)
+        found = []
+        for share in (0.5, 0.4, 0.6, 0.7, 0.3) * 3:  # of its time, a part of which is the transport's
+            before = searched(metrics)
+            code = stub.SearchBatch.future(LARGEST, timeout=share * seconds).code()
+            found.append((code, searched_of_batch(stub, metrics, before)))
+            if code is StatusCode.DEADLINE_EXCEEDED and 0 < found[-1][1] < 250:
+                break
+        else:
+            pytest.fail(f"no batch stopped in the middle: {found}")
+
+
+def test_a_batch_whose_client_has_gone_stops_before_its_next_slice(
+    slow: Retriever, metrics: SharedMetrics
+) -> None:
+    with RetrievalServer(slow, metrics=metrics) as server, lone_channel(server) as channel:
+        for _ in range(10):
+            before = searched(metrics)
+            running = stub_of(channel).SearchBatch.future(LARGEST, timeout=60)
+            assert soon(lambda before=before: searched(metrics) > before)  # type: ignore[misc]
+            running.cancel()
+            if searched_of_batch(stub_of(channel), metrics, before) < 250:
+                break
+        else:
+            pytest.fail("every batch was searched to its end")
+        assert "CANCELLED" in metrics.snapshot()["requests"]
+
+
+def test_one_bundle_answers_all_queries_of_a_batch_whatever_is_swapped_in_meanwhile(
+    slow: Retriever, metrics: SharedMetrics, tmp_path: Path
+) -> None:
+    other = Retriever.load(tiny_bundle(tmp_path, items=20))
+    lineups = [
+        TrafficSplit(LoadedBundle(each, ResponseWriter(PackedItems(each.built.catalogue))))
+        for each in (slow, other)
+    ]
+    with RetrievalServer(slow, metrics=metrics) as server, lone_channel(server) as channel:
+        for _ in range(10):
+            swap(server, lineups[0])
+            before = searched(metrics)
+            running = stub_of(channel).SearchBatch.future(LARGEST, timeout=60)
+            assert soon(lambda before=before: searched(metrics) > before)  # type: ignore[misc]
+            swap(server, lineups[1])
+            in_between = not running.done()
+            found = running.result()
+            assert found.bundle_version == slow.manifest.bundle_version
+            assert [len(each.hits) for each in found.results] == [64] * 256
+            if in_between:
+                break
+        else:
+            pytest.fail("no batch lasted until the swap")
+        with lone_channel(server) as late:
+            answer = stub_of(late).Search(ONE, timeout=10)
+            assert answer.bundle_version == other.manifest.bundle_version
+
+
+@pytest.mark.parametrize(
+    ("queries", "items", "cost"),
+    [(1, 10, 1), (1, 20, 2), (1, 1000, 51), (256, 2560, 256), (16, 16_000, 816), (1, 0, 1)],
+)
+def test_a_request_costs_tokens_for_queries_and_items(queries: int, items: int, cost: int) -> None:
+    assert tokens(queries, items) == cost
+
+
+def test_a_client_pays_for_the_items_that_it_asks_for_or_excludes(retriever: Retriever) -> None:
+    def allowed(request: wire.SearchRequest) -> int:
+        """Requests that one burst of 100 tokens pays for."""
+        access = Access(rate=RateLimit.create(per_second=0.001, burst=100))
+        with RetrievalServer(retriever, access=access) as server, lone_channel(server) as channel:
+            codes = [code_of(stub_of(channel).Search, request)[0] for _ in range(120)]
+        assert codes == sorted(codes, key=lambda code: code is not StatusCode.OK)
+        assert {*codes} == {StatusCode.OK, StatusCode.RESOURCE_EXHAUSTED}
+        return codes.count(StatusCode.OK)
+
+    query = {"text": "a"}
+    assert allowed(wire.SearchRequest(query=query)) == 100
+    assert allowed(wire.SearchRequest(query=query, k=190)) == 10
+    excluded = [f"item-{n:03}" for n in range(180)]
+    assert allowed(wire.SearchRequest(query=query, k=10, exclude=excluded)) == 10
+
+
+def swap(server: RetrievalServer, lineup: TrafficSplit) -> None:
+    """Let others answer, and return when they do."""
+    swapped = threading.Event()
+    server.swap(lineup, swapped.set)
+    assert swapped.wait(10)
+
+
+def lone_channel(server: RetrievalServer) -> grpc.Channel:
+    """A channel that shares its connection with no other, and tries a call once."""
+    return grpc.insecure_channel(
+        server.address, [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    )
+
+
+def searched_of_batch(stub: Any, metrics: SharedMetrics, before: float) -> float:
+    """Queries of a batch that were searched, once the server works on it no more."""
+    assert soon(lambda: metrics.snapshot()["in_flight"] == 0)
+    for _ in range(2):  # the first has been counted when the second is answered, and the batch before both
+        assert stub.Search(ONE, timeout=60).hits
+    return searched(metrics) - before - 2
