@@ -48,13 +48,15 @@ class SplitConfig:
     """Which pairs are for training, for choosing the best epoch (validation), and for the final test.
 
     Args:
-        by: `group` draws whole groups at random; `time` takes the latest pairs for test, those before
-            them for validation; `last` takes each user's last event for test, the one before it for
-            validation; `last_session` does so with sessions; `random` draws one event of each user for test
-            and another for validation, whatever their order; `file` takes `test_file` for test.
-        validation: share of the pairs; not with `last`, `last_session` and `random`, nor of events with
-            `file`, which take one event of each user.
-        test: share of the pairs; not with `last`, `last_session`, `random` and `file`.
+        by: `group` draws whole groups by a hash, and leaves queries of test and validation out of training;
+            `time` takes the latest pairs for test, those before them for validation; `last` takes each user's
+            last event for test, the one before it for validation; `last_session` does so with sessions;
+            `random` draws one event of each user for test and another for validation, whatever their order;
+            `file` takes `test_file` for test.
+        validation: share of the pairs, with `group` of the groups; not with `last`, `last_session` and
+            `random`, nor of events with `file`, which take one event of each user.
+        test: share of the pairs, with `group` of the groups; not with `last`, `last_session`, `random` and
+            `file`.
         seed: of the random draw.
         min_history: with `last_session`, a session is tested on only if the user has at least this many
             positive events before it.

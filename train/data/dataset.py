@@ -53,6 +53,7 @@ from train.data.table_files import identity_of
 from train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
+WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
 HISTORY = "history.parquet"
@@ -140,6 +141,7 @@ def prepare(
         )
     _check_columns(experiment, tables)
     pairs = splits.assign_parts(tables.pairs, experiment.split)
+    tables, pairs = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
     tables = dataclasses.replace(tables, items=filtered)
@@ -233,6 +235,25 @@ def _fingerprint(experiment: Experiment, judged: JudgedConfig | None, identity: 
     digest.update(json.dumps(sections, sort_keys=True).encode())
     digest.update(code_fingerprint(__name__, type(experiment.data).__module__).encode())
     return digest.hexdigest()
+
+
+def _without_known_queries(
+    experiment: Experiment, tables: Tables, pairs: pl.DataFrame, console: Console
+) -> tuple[Tables, pl.DataFrame]:
+    """The tables with counts of what `leave_out_known_queries` leaves out, and the pairs without it."""
+    texts = [spec.column for spec in experiment.query.values() if isinstance(spec, TextFeature)]
+    kept, left_out = splits.leave_out_known_queries(pairs, experiment.split, texts)
+    of_training = left_out.get("train", 0) / pairs.filter(pl.col("part") == "train").height
+    if of_training > WARN_LEFT_OUT_ABOVE:
+        console.print(
+            f"warning: {of_training:.0%} of the training pairs are left out, because their query is also one "
+            f"of test or validation; {splits.REPEATED_QUERIES}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    dropped = {f"{part} pair with the query of a pair held out": count for part, count in left_out.items()}
+    return dataclasses.replace(tables, dropped={**tables.dropped, **dropped}), kept
 
 
 def _with_training_values(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame]:

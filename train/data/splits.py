@@ -4,10 +4,15 @@
 
 Pairs without an order of events:
 
-- `group`: groups in random order fill `test`, then `validation`, up to their shares of the pairs. A group is
-  never split, so no near-duplicate of a test pair is in training.
-- `time`: the latest pairs are test, those before them validation.
-- `file`: the pairs of a second table are test.
+- `group`: a hash of a group's id and the seed decides its part, so a growing log does not move a group. No
+  group is in two parts. `leave_out_known_queries` then removes the texts of test queries from validation and
+  training, and those of validation queries from training.
+- `time`: the latest pairs are test, those before them validation. A query may be in several parts.
+- `file`: the pairs of a second table are test, and validation is drawn by group from the others. A query may
+  be in several parts.
+
+Where a query may be in several parts, as in a log of clicks, the metrics of queries that are in training and
+of those that are not are reported separately (`train/evaluation/query_groups.py`).
 
 Pairs that are events of users: the model predicts later events from earlier ones. The history of a record is
 `history[begin:end]`, a prefix of its user's history. It never contains the record's own event or a later one,
@@ -46,10 +51,12 @@ import polars as pl
 from protos.errors import DataError
 from train.config import SplitConfig
 from train.config.data import VALIDATION
+from train.data.query_words import word_numbers
 from train.data.source import POSITIVE, add_positions
 
 PARTS = ("train", "validation", "test")
 COLD = "cold"
+REPEATED_QUERIES = 'in a log where queries repeat, name data.time and set split.by = "time", which keeps them'
 
 _WARM_POSITIVE = POSITIVE & ~pl.col("__cold")
 _POSITION = pl.col("position")
@@ -72,15 +79,63 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         split_functions = {"time": _pairs_by_time, "file": _pairs_by_file, "group": _pairs_by_group}
         parts = split_functions[config.by](pairs, config)
         divided = pairs.with_columns(pl.Series("part", parts, dtype=pl.String))
+    _check_parts(divided, config)
+    return divided.drop("in_test_file", strict=False)
+
+
+def leave_out_known_queries(
+    pairs: pl.DataFrame, config: SplitConfig, texts: Sequence[str]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The pairs of a split by `group` without those whose query text is also held out, and their numbers.
+
+    Test keeps all of its pairs. Validation pairs with the words of a test query are left out, and so are
+    training pairs with those of a test or validation query (`word_numbers`). Groups that share a query are
+    not put into one part instead: short sentences, such as "Return the name.", link most groups, and a new
+    pair could move others.
+
+    Other splits, and those of events of users, are not changed.
+
+    Args:
+        pairs: as `assign_parts` returns them.
+        texts: columns of the query's texts.
+
+    Returns:
+        The pairs, and part -> number of its pairs that were left out, above 0.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    if config.by != "group" or "position" in pairs.columns or not texts:
+        return pairs, {}
+    words = word_numbers(pairs.select(pl.concat_str(texts, separator="\n", ignore_nulls=True)).to_series())
+    left_out, held_out = np.zeros(pairs.height, bool), (pairs["part"] == "test").to_numpy()
+    found = {}
+    for part in ("validation", "train"):
+        of_part = (pairs["part"] == part).to_numpy()
+        repeated = of_part & (words >= 0) & np.isin(words, words[held_out])
+        left_out, held_out = left_out | repeated, held_out | of_part
+        found[part] = int(repeated.sum())
+    kept = pairs.filter(~left_out)
+    try:
+        _check_parts(kept, config)
+    except DataError as error:
+        raise DataError(
+            f"{error}, after {left_out.sum()} pairs were left out whose query is also one of test or "
+            f"validation; {REPEATED_QUERIES}"
+        ) from None
+    return kept, {part: count for part, count in found.items() if count}
+
+
+def _check_parts(divided: pl.DataFrame, config: SplitConfig) -> None:
+    """Refuse a split with an empty part, or with one that holds no positive pair."""
     for part in (*PARTS, COLD) if config.cold_items else PARTS:
         if part not in divided["part"]:
             raise DataError(
-                f"the {part} part of the split is empty: {pairs.height} pairs in "
-                f"{pairs['group'].n_unique()} groups are too few for a split by {config.by}"
+                f"the {part} part of the split is empty: {divided.height} pairs in "
+                f"{divided['group'].n_unique()} groups are too few for a split by {config.by}"
             )
         if "label" in divided.columns and not divided.filter(pl.col("part") == part, POSITIVE).height:
             raise DataError(f"the {part} part of the split holds no positive pair")
-    return divided.drop("in_test_file", strict=False)
 
 
 def history_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
@@ -171,25 +226,36 @@ def _pairs_by_time(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
 
 
 def _draw_groups(pairs: pl.DataFrame, shares: Sequence[tuple[str, float, int]], seed: int) -> list[str]:
-    """The part of every pair; whole groups are drawn for one part after another.
+    """The part of every pair, by a hash of its group.
+
+    The hash of a group is a place between 0 and 1, and each part has the groups of a range that is as long as
+    its share. A group that is larger than the part is in training; a part whose range holds no group has the
+    smallest one.
 
     Args:
         shares: name of a part, its share of the pairs, and the number of groups that must remain after it.
     """
-    sizes = pairs.group_by("group").len().sort("group")
-    order = np.random.default_rng(seed).permutation(sizes.height)
-    shuffled = [sizes.row(int(position)) for position in order]
+    sizes: dict[str, int] = dict(pairs.group_by("group").len().iter_rows())
+    places = {group: _hashed_place(group, seed) for group in sizes}
+    order = sorted(sizes, key=lambda group: (places[group], group))
     part_of: dict[str, str] = {}
+    begin = 0.0
     for part, share, remaining in shares:
-        left = [(group, size) for group, size in shuffled if group not in part_of]
-        room, filled = len(left) - remaining, 0
-        for group, size in left:
-            if room > 0 and filled + size <= share * pairs.height:
-                part_of[group] = part
-                room, filled = room - 1, filled + size
-        if not filled and room > 0:
-            part_of[min(left, key=lambda each: each[1])[0]] = part
+        left = [group for group in order if group not in part_of]
+        room, end = max(0, len(left) - remaining), begin + share
+        drawn = [group for group in left if begin <= places[group] < end]
+        drawn = [group for group in drawn if sizes[group] <= share * pairs.height]
+        if not drawn and room:
+            drawn = [min(left, key=sizes.__getitem__)]
+        part_of |= dict.fromkeys(drawn[:room], part)
+        begin = end
     return [part_of.get(group, "train") for group in pairs["group"]]
+
+
+def _hashed_place(group: str, seed: int) -> float:
+    """A number from 0 to 1 that is the same on every machine."""
+    digest = hashlib.sha256(f"{seed} {group}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
 
 
 def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:

@@ -78,6 +78,24 @@ def test_a_data_set_is_two_tables_and_a_report(made: Callable[..., Dataset], bas
     assert json.loads((data.folder / "dataset.json").read_text()) == data.report
 
 
+def test_pairs_whose_query_is_held_out_are_left_out_and_counted(base: Path) -> None:
+    forms = ("query {},{:03}", "Query {}.,{:03}", "{}: query,{:03}")
+    pairs = [forms[n % 3].format(n * n % 211, n % 100) for n in range(400)]
+    (base / "pairs.csv").write_text("query,item_id\n" + "\n".join(pairs) + "\n")
+    console = Console(file=io.StringIO())
+    experiment = replace(EXPERIMENT, data=FilesData("files", "items.csv", "pairs.csv"))
+    data = prepare(experiment, base, base / "cache", console=console)
+    numbered = data.pairs.with_columns(number=pl.col("query").str.extract(r"(\d+)"))
+    assert numbered.group_by("number").agg(pl.col("part").n_unique())["part"].max() == 1
+    reasons = {part: f"{part} pair with the query of a pair held out" for part in ("train", "validation")}
+    left_out = {part: data.report["dropped"][reason] for part, reason in reasons.items()}
+    assert sum(data.report["dropped"].values()) == 400 - data.pairs.height
+    share = left_out["train"] / (left_out["train"] + data.part("train").height)
+    assert share > dataset.WARN_LEFT_OUT_ABOVE
+    warning = f"warning: {share:.0%} of the training pairs are left out"
+    assert warning in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_it_is_built_once(made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     first = made()
     with monkeypatch.context() as patch:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from protos.errors import DataError
 from train.config import SplitConfig
-from train.data.splits import PARTS, assign_parts, split_hash
+from train.data.query_words import word_numbers
+from train.data.splits import PARTS, assign_parts, leave_out_known_queries, split_hash
 
 
 def pairs_of(groups: list[str], times: list[float] | None = None) -> pl.DataFrame:
@@ -28,11 +29,89 @@ def many_groups(seed: int = 0) -> pl.DataFrame:
     return pairs_of([str(n) for n in np.random.default_rng(seed).integers(0, 300, 2000)])
 
 
+def with_repeated_queries(pairs: pl.DataFrame, distinct: int = 500, seed: int = 1) -> pl.DataFrame:
+    """The pairs with queries that groups share, written in different ways, and the number of their words."""
+    draw = np.random.default_rng(seed)
+    forms = ("return name {}", "Return the Name {}.", "name {}: return the", "{} x", "\uff58 {}!")
+    texts = [forms[draw.integers(5)].format(n) for n in draw.integers(0, distinct, pairs.height)]
+    return pairs.with_columns(query=pl.Series(texts), words=pl.Series(word_numbers(texts)))
+
+
+def words_by_part(pairs: pl.DataFrame) -> dict[str, set[int]]:
+    return {part: set(pairs.filter(pl.col("part") == part)["words"]) for part in PARTS}
+
+
 def test_parts_have_their_shares() -> None:
-    parts = assign_parts(many_groups(), SplitConfig(validation=0.05, test=0.1))["part"]
+    pairs = pairs_of([str(n) for n in np.random.default_rng(0).integers(0, 5_000, 20_000)])
+    parts = assign_parts(pairs, SplitConfig(validation=0.05, test=0.1))["part"]
     shares = {part: (parts == part).mean() for part in PARTS}
-    assert shares["test"] == pytest.approx(0.1, abs=0.01)
+    assert shares["test"] == pytest.approx(0.1, abs=0.02)
     assert shares["validation"] == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_log_that_grows_moves_no_group() -> None:
+    before = pairs_of([f"g{n}" for n in range(300) for _ in range(3)])
+    after = pairs_of([f"g{n}" for n in range(-200, 500) for _ in range(3 + n % 2)])
+    parts = [dict(assign_parts(each, SplitConfig())["group", "part"].iter_rows()) for each in (before, after)]
+    assert set(parts[0].values()) == set(PARTS)
+    assert {group: parts[1][group] for group in parts[0]} == parts[0]
+
+
+def test_no_query_is_in_two_parts_of_a_split_by_group() -> None:
+    config = SplitConfig()
+    divided = assign_parts(with_repeated_queries(many_groups()), config)
+    kept, left_out = leave_out_known_queries(divided, config, ["query"])
+    train, validation, test = (words_by_part(kept)[part] for part in PARTS)
+    assert not (train & validation or train & test or validation & test)
+    assert kept.filter(pl.col("part") == "test").equals(divided.filter(pl.col("part") == "test"))
+    for part in ("train", "validation"):
+        counts = [each.filter(pl.col("part") == part).height for each in (divided, kept)]
+        assert left_out[part] == counts[0] - counts[1] > 0
+    # Nothing else is left out.
+    known = words_by_part(divided)
+    assert words_by_part(kept)["train"] == known["train"] - known["validation"] - known["test"]
+    assert words_by_part(kept)["validation"] == known["validation"] - known["test"]
+
+
+def test_blank_queries_are_not_equal() -> None:
+    config = SplitConfig()
+    divided = assign_parts(many_groups().with_columns(query=pl.lit(" ")), config)
+    kept, left_out = leave_out_known_queries(divided, config, ["query"])
+    assert kept.equals(divided)
+    assert not left_out
+
+
+def test_where_queries_repeat_a_split_by_time_keeps_them() -> None:
+    config = SplitConfig(by="time")
+    timed = many_groups().with_columns(time=pl.int_range(pl.len()).cast(pl.Float64))
+    divided = assign_parts(with_repeated_queries(timed), config)
+    kept, left_out = leave_out_known_queries(divided, config, ["query"])
+    assert kept.equals(divided)
+    assert not left_out
+
+
+def test_a_log_of_one_query_says_to_split_by_time() -> None:
+    config = SplitConfig()
+    divided = assign_parts(many_groups().with_columns(query=pl.lit("shoes")), config)
+    with pytest.raises(DataError, match=r'after \d+ pairs were left out .* split\.by = "time"'):
+        leave_out_known_queries(divided, config, ["query"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_equal"),
+    [
+        ("Return the name.", "return  the NAME", True),
+        ("red shoes", "Shoes, red!", True),
+        ("\uff52\uff45\uff44", "red", True),  # full width
+        ("red red shoes", "red shoes", False),
+        ("return the name", "return a name", False),
+        ("\U0001f600", "\U0001f680", False),
+        ("\u590d\u5236\u6587\u4ef6\u3002", "\u590d\u5236\u6587\u4ef6", True),
+    ],
+)
+def test_queries_of_the_same_words_are_equal(one: str, other: str, are_equal: bool) -> None:
+    first, second = word_numbers([one, other])
+    assert (first == second) == are_equal
 
 
 def test_no_group_is_divided() -> None:
