@@ -70,13 +70,21 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
     """Print the quality of the served pipeline beside exact search and the baselines."""
-    from train.terminal import baseline_columns, metric_table, show_cold_start, show_judged, show_labels
+    from train.terminal import (
+        baseline_columns,
+        metric_table,
+        show_cold_start,
+        show_judged,
+        show_labels,
+        show_query_groups,
+    )
 
     sides = {"dense_": "towers alone", "lexical_": "BM25 alone", "hybrid_": "hybrid"}
     measured = {prefix: label for prefix, label in sides.items() if f"{prefix}ndcg_at_10" in metrics}
     names = {"": "served", "exact_": "exact", **measured, **baseline_columns(metrics)}
     show_labels(metrics, console, is_first=True)
     console.print(metric_table(f"test, {int(metrics['queries']):,} queries", metrics, names))
+    show_query_groups(metrics, names, metrics.get("drawn", ""), console)
     show_cold_start(metrics, console)
     show_labels(metrics, console, is_first=False)
     console.print(metrics["verdict"], highlight=False, soft_wrap=True)

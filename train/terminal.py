@@ -1,6 +1,6 @@
 """Terminal output of `python -m train fit`; other commands reuse parts of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -9,12 +9,18 @@ from rich.table import Table
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.metrics import metric_label
+from train.evaluation.query_groups import GROUPS
 from train.evaluation.report import DIFFERENCE, JUDGED, JUDGED_METRICS
 
 METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
 
 
 MAX_COLUMNS = 6  # of rankings in a table
+BY_GROUP = "ndcg_at_10"  # the metric that is shown of groups of queries
+OF_GROUPS = (
+    "seen: a training query has the same words; head: the most frequent training queries, which make half of "
+    "its events; tail: all others; traffic: each query counts as often as it has test events"
+)
 RECALL_OF_HISTORIES = "recall_at_20"  # which papers on recommendation report
 OF_HISTORIES = "coverage_at_10"  # is measured only where queries have histories
 OF_PROBABILITIES = ("auc", "log_loss", "ece")  # what is asked of towers that predict a probability
@@ -33,8 +39,9 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in with_labels))):
         text = f"two-tower, 95 % intervals, {result['drawn']} drawn: {intervals}"
         console.print(text, highlight=False, soft_wrap=True)
-    if differences := ", ".join(filter(None, (_difference(metrics, name) for name in rows))):
-        text = f"difference to the best baseline, 95 % intervals, {result['drawn']} drawn: {differences}"
+    differences = ((name, _difference(metrics, name)) for name in rows)
+    if shown := ", ".join(f"{metric_label(name)} {lead}" for name, lead in differences if lead):
+        text = f"difference to the best baseline, 95 % intervals, {result['drawn']} drawn: {shown}"
         console.print(text, highlight=False, soft_wrap=True)
     for name, label in LABELS.items():
         prefix = f"{name}."
@@ -43,6 +50,7 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
         ]
         if chosen:
             console.print(f"{label}: {', '.join(chosen)}", highlight=False, soft_wrap=True)
+    show_query_groups(metrics, names, result["drawn"], console)
     show_cold_start(metrics, console)
     show_labels(metrics, console, is_first=False)
     show_judged(metrics, {"": "two-tower"}, console)
@@ -67,6 +75,39 @@ def metric_table(title: str, metrics: Mapping[str, Any], names: Mapping[str, str
     for prefix, label in names.items():
         table.add_row(label, *values[prefix])
     return table
+
+
+def show_query_groups(
+    metrics: Mapping[str, Any], names: Mapping[str, str], drawn: str, console: Console
+) -> None:
+    """nDCG@10 of known and new, frequent and rare queries, and weighted by traffic, where queries repeat.
+
+    Args:
+        names: prefix -> label of each ranking.
+        drawn: what the intervals of the test part draw.
+    """
+    groups = [name for name in GROUPS if f"{name}_queries" in metrics]
+    if not groups:
+        return
+    label = metric_label(BY_GROUP)
+    table = Table(f"{label}, test", "all", *groups, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("queries", *(f"{int(metrics[name]):,}" for name in ("queries", *_each(groups, "queries"))))
+    for prefix, ranking in names.items():
+        if f"{prefix}{groups[0]}_{BY_GROUP}" in metrics:
+            values = (metrics[prefix + name] for name in (BY_GROUP, *_each(groups, BY_GROUP)))
+            table.add_row(ranking, *(f"{value:.4f}" for value in values))
+    console.print(table)
+    leads = [(group, _difference(metrics, f"{group}_{BY_GROUP}")) for group in groups]
+    if shown := ", ".join(f"{group} {lead}" for group, lead in leads if lead):
+        text = f"{label}, difference to the best baseline, 95 % intervals, {drawn} drawn: {shown}"
+        console.print(text, highlight=False, soft_wrap=True)
+    console.print(OF_GROUPS, highlight=False, soft_wrap=True)
+
+
+def _each(groups: Sequence[str], metric: str) -> list[str]:
+    return [f"{group}_{metric}" for group in groups]
 
 
 def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Console) -> None:
@@ -119,8 +160,7 @@ def _difference(metrics: Mapping[str, Any], name: str) -> str:
         return ""
     low, high = (metrics[f"{difference}_{end}"] for end in ("low", "high"))
     chance = "" if low > 0 or high < 0 else ": no difference beyond chance"
-    found = f"{metrics[difference]:+.4f} ({low:+.4f} to {high:+.4f}, {others[best]}{chance})"
-    return f"{metric_label(name)} {found}"
+    return f"{metrics[difference]:+.4f} ({low:+.4f} to {high:+.4f}, {others[best]}{chance})"
 
 
 def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:

@@ -102,6 +102,23 @@ def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
     ]
 
 
+def test_what_is_served_is_shown_by_known_and_new_queries_too() -> None:
+    groups = {f"{each}_queries": 10 for each in ("seen", "unseen")}
+    groups |= {f"{prefix}{each}_ndcg_at_10": 0.5 for prefix in ("", "bm25_") for each in ("seen", "unseen")}
+    groups |= {f"bm25_difference_seen_ndcg_at_10{end}": 0.25 for end in ("", "_low", "_high")}
+    out = io.StringIO()
+    terminal.show_quality({**QUALITY, **groups, "drawn": "9 items"}, Console(file=out, width=120))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    start = lines.index("nDCG@10, test all seen unseen")
+    assert lines[start + 1 : start + 5] == [
+        "queries 20 10 10",
+        "served 0.9123 0.5000 0.5000",
+        "BM25 0.7500 0.5000 0.5000",
+        "nDCG@10, difference to the best baseline, 95 % intervals, 9 items drawn: "
+        "seen +0.2500 (+0.2500 to +0.2500, BM25)",
+    ]
+
+
 def test_labels_come_before_rankings_where_clicks_are_predicted() -> None:
     out = io.StringIO()
     terminal.show_quality({**QUALITY, **OF_LABELS}, Console(file=out, width=120))

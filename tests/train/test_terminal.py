@@ -82,6 +82,28 @@ def test_the_difference_to_the_best_baseline_is_told_by_each_metric() -> None:
     )
 
 
+def test_known_and_new_queries_stand_side_by_side_where_queries_repeat() -> None:
+    groups = ("seen", "unseen", "head", "tail", "traffic")
+    values = {"": 0.5, "popularity_": 0.25, "itemknn_": 0.125, "ease_": 0.375}
+    of_groups = {f"{group}_queries": 1000.0 + n for n, group in enumerate(groups)}
+    of_groups |= {f"{prefix}{each}_ndcg_at_10": value for prefix, value in values.items() for each in groups}
+    for end, value in (("", 0.125), ("_low", -0.25), ("_high", 0.5)):
+        of_groups[f"ease_difference_unseen_ndcg_at_10{end}"] = value
+    console = Console(file=io.StringIO(), width=80)
+    show_fit({**RESULT, "metrics": {**FILMS, "queries": 3000.0, **of_groups}}, console)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    start = lines.index(["nDCG@10,", "test", "all", *groups])
+    assert lines[start + 1] == ["queries", "3,000", "1,000", "1,001", "1,002", "1,003", "1,004"]
+    assert lines[start + 2] == ["two-tower", "0.2500", *["0.5000"] * 5]
+    assert lines[start + 5] == ["EASE", "0.2000", *["0.3750"] * 5]
+    assert " ".join(lines[start + 6]) == (
+        "nDCG@10, difference to the best baseline, 95 % intervals, 7 users drawn: "
+        "unseen +0.1250 (-0.2500 to +0.5000, EASE: no difference beyond chance)"
+    )
+    assert lines[start + 7][0] == "seen:"
+    assert not any("seen:" in line for line in shown(FILMS))
+
+
 def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
     cold: dict[str, float] = {
         "cold_users_queries": 1200.0,

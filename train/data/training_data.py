@@ -16,6 +16,7 @@ from protos.files.tokenizer import TOKENIZER, open_cut
 from protos.inputs.texts import cut_as_read, normalise
 from train.config import Experiment
 from train.data.dataset import Dataset
+from train.data.query_words import word_numbers
 from train.data.ranges import concatenate_ranges, range_indices
 from train.data.source import SPANS
 from train.data.splits import known_events
@@ -199,6 +200,8 @@ class TrainingData:
         moments: float64 (Q,), the time at which each query is asked: that of its earliest pair, in
             seconds since 1970; None if the data have no times.
         unit: what a group of pairs that are no events is, in the plural.
+        query_words: int64 (Q,), a number that queries with the same words share, -1 of a blank text
+            (`word_numbers`); None if queries have no text, or have histories.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
     """
 
@@ -216,6 +219,7 @@ class TrainingData:
     moments: Times | None = None
     before_refit: "TrainingData | None" = None
     unit: str = "groups"
+    query_words: Rows | None = None
 
     @property
     def serves_other_texts(self) -> bool:
@@ -342,8 +346,10 @@ def training_data_of(
         numbered = numbers.tail(dataset.judged.height)
         judged = _judged(dataset.judged, numbered, items if served == items else served)
     moments = _moments(parts, distinct.height)
+    queries = values_of(distinct, query, {"history": histories, "negative_history": negatives}, moments)
+    texts = texts_of(queries, query) if histories is None and _has_text(query) else None
     return TrainingData(
-        values_of(distinct, query, {"history": histories, "negative_history": negatives}, moments),
+        queries,
         items,
         parts,
         distinct.height,
@@ -355,6 +361,7 @@ def training_data_of(
         catalogue_lengths=_catalogue_lengths(dataset, item),
         moments=moments,
         unit=dataset.report["unit"],
+        query_words=None if texts is None else word_numbers(texts),
     )
 
 
@@ -413,6 +420,10 @@ def _judged(judgements: pl.DataFrame, queries: pl.Series, items: Mapping[str, Se
         [scores.to_numpy() for scores in found["score"]],
         items,
     )
+
+
+def _has_text(features: Mapping[str, FeatureSpec]) -> bool:
+    return any(isinstance(spec, TextFeature) for spec in features.values())
 
 
 def _has_negatives(pairs: pl.DataFrame) -> bool:

@@ -12,6 +12,7 @@ from train.evaluation.intervals import Clusters, clusters_of, interval, pair_clu
 from train.evaluation.label_means import FittedLabels
 from train.evaluation.labelled_metrics import DRAWS, compare
 from train.evaluation.metrics import catalogue_metrics, mean, per_query
+from train.evaluation.query_groups import query_groups
 from train.evaluation.ranking import Ranker, rank_by_scores
 
 Rows = npt.NDArray[np.int64]
@@ -21,6 +22,7 @@ WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_
 DIFFERENCE = "difference_"  # prefix of a metric of the model less that of a baseline
 JUDGED_METRICS = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "recall_at_100")
 JUDGED = "judged_"  # prefix of the metrics of judged queries
+GROUP_METRICS = ("recall_at_10", "ndcg_at_10")  # of some of the queries (`query_groups.py`)
 COLD_METRICS = ("hr_at_10", "hr_at_50", "ndcg_at_10")
 
 
@@ -40,18 +42,26 @@ def evaluate_ranking(
         `cold_items_<metric>` the answers without a training interaction, where there are any.
         `<baseline>_difference_<metric>` is the metric of the model less that of a baseline, with the interval
         of the mean over queries. Intervals draw the clusters of the part (`clusters_of`).
+        `<group>_<metric>`, `<baseline>_<group>_<metric>` and `<baseline>_difference_<group>_<metric>` are the
+        same of the groups of queries (`query_groups`), `<group>_queries` their number.
     """
     queries, relevant = data.parts[part].by_query()
     clusters = clusters_of(data, part)
+    groups = query_groups(data, part)
     found: dict[str, float] = {"queries": float(len(queries))}
+    found |= {f"{name}_queries": float(len(places)) for name, places in groups.items()}
     own: Mapping[str, Floats] = {}
     for name, ranker in {"": rank, **(others or {})}.items():
         ranked = ranker(queries)
         by_query = per_query(ranked, relevant)
         measured = _ranking_metrics(data, ranked, by_query, clusters)
         measured |= _cold_metrics(data, queries, ranked, relevant)
+        for group, places in groups.items():
+            measured |= {f"{group}_{each}": float(by_query[each][places].mean()) for each in GROUP_METRICS}
         if name:
             measured |= _differences(own, by_query, clusters, WITH_INTERVAL)
+            for group, places in groups.items():
+                measured |= _differences(own, by_query, clusters, GROUP_METRICS, group, places)
         else:
             own = by_query
         prefix = f"{name}_" if name else ""
@@ -108,12 +118,25 @@ def _ranking_metrics(
 
 
 def _differences(
-    own: Mapping[str, Floats], other: Mapping[str, Floats], clusters: Clusters, metrics: Sequence[str]
+    own: Mapping[str, Floats],
+    other: Mapping[str, Floats],
+    clusters: Clusters,
+    metrics: Sequence[str],
+    group: str = "",
+    places: Rows | None = None,
 ) -> dict[str, float]:
-    """Metrics of the model less those of a baseline on the same queries, with their intervals."""
+    """Metrics of the model less those of a baseline on the same queries, with their intervals.
+
+    Args:
+        group: name of a group of queries.
+        places: of its queries; None for all.
+    """
     found: dict[str, float] = {}
+    which = slice(None) if places is None else places
+    drawn = clusters if places is None else clusters[places]
     for metric in metrics:
-        found |= interval(own[metric], clusters, other[metric]).named(DIFFERENCE + metric)
+        name = f"{DIFFERENCE}{group}_{metric}" if group else DIFFERENCE + metric
+        found |= interval(own[metric][which], drawn, other[metric][which]).named(name)
     return found
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from train.config import Experiment
-from train.data.training_data import TrainingData, text_numbers, texts_of
+from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import left_out
 from train.evaluation.intervals import Clusters, Interval
 from train.evaluation.metrics import metric_label
+from train.evaluation.query_groups import query_groups
 from train.evaluation.ranking import selection_metric
 
 FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side
@@ -34,7 +33,7 @@ def run_warnings(
         _untrained(best_epoch, len(losses)),
         _no_loss(losses),
         _few_queries(int(metrics["queries"])),
-        _known_queries(experiment, data),
+        _known_queries(data),
         _cut_texts(experiment, data, metrics),
         _unused_negatives(experiment, data),
         _file_order(experiment, data),
@@ -95,21 +94,15 @@ def _file_order(experiment: Experiment, data: TrainingData) -> str:
     )
 
 
-def _known_queries(experiment: Experiment, data: TrainingData) -> str:
-    """Test queries whose text is also in training, apart from case and spaces; histories are not compared."""
-    if data.histories is not None:
-        return ""
-    # Other features of a query, such as a category, may differ: a tower memorises the text.
-    text = text_numbers(data.queries, experiment.query)
-    if not len(text):
-        return ""  # queries have no text
-    tested, _ = data.parts["test"].by_query()
-    count = np.isin(text[tested], text[data.parts["train"].positive().query]).sum()
-    if not count:
+def _known_queries(data: TrainingData) -> str:
+    """How many test queries have the words of a training query; histories are not compared."""
+    groups = query_groups(data, "test")
+    seen, unseen = (len(groups.get(name, ())) for name in ("seen", "unseen"))
+    if not seen:
         return ""
     return (
-        f"{count:,} of {len(tested):,} test queries are also training queries: the figures show in part what "
-        "was memorised"
+        f"{seen:,} of {seen + unseen:,} test queries are also training queries: their figures show in part "
+        "what was memorised, those of unseen queries do not"
     )
 
 

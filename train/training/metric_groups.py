@@ -71,13 +71,14 @@ def _in_subgroups(name: str) -> str:
 
 @cache
 def _subgroups() -> tuple[str, ...]:
-    """Judged queries, other rankings, some of the queries, and differences to other rankings.
+    """Judged queries, other rankings, some of the items or users, differences, and some of the queries.
 
     Of rankings and of cold queries longer prefixes come first.
     """
     from train.evaluation.baselines import LABELS  # imports torch, which readers of metrics do not need
+    from train.evaluation.query_groups import GROUPS as QUERY_GROUPS
 
     # `bm25_full` before `bm25`
     rankings = sorted(LABELS, key=len, reverse=True)
     others = ("exact", "dense", "lexical", "hybrid", "cold_users", "cold_items", "cold", "difference")
-    return ("judged", *rankings, *others)
+    return ("judged", *rankings, *others, *QUERY_GROUPS)

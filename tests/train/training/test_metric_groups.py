@@ -23,6 +23,10 @@ NAMES = {
     "popularity_at_10": "test/popularity_at_10",
     "bm25_popularity_at_10": "test/bm25/popularity_at_10",
     "popularity_popularity_at_10": "test/popularity/popularity_at_10",
+    "seen_ndcg_at_10": "test/seen/ndcg_at_10",
+    "unseen_queries": "test/unseen/queries",
+    "bm25_traffic_recall_at_10": "test/bm25/traffic/recall_at_10",
+    "bm25_difference_head_ndcg_at_10_low": "test/bm25/difference/head/interval/ndcg_at_10_low",
     "popularity_cold_items_queries": "test/popularity/cold_items/queries",
 }
 

@@ -1,0 +1,124 @@
+"""Figures of known and new, frequent and rare queries, and weighted by traffic."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from rich.console import Console
+
+from tests.helpers.people import data_of_people
+from tests.helpers.shop_logs import write_shop
+from tests.train.evaluation.test_baselines import data_of
+from tests.train.evaluation.test_report import pairs_of
+from train.config import read_experiment
+from train.data.dataset import prepare
+from train.data.query_words import word_numbers
+from train.data.training_data import TrainingData, training_data_of
+from train.evaluation.baselines import baselines
+from train.evaluation.intervals import clusters_of, interval
+from train.evaluation.metrics import per_query
+from train.evaluation.query_groups import query_groups
+from train.evaluation.report import GROUP_METRICS, evaluate_ranking
+
+Rows = npt.NDArray[np.int64]
+
+
+def log_of(trained: list[str], tested: list[str]) -> TrainingData:
+    """Clicks on one item after queries of training and of test; equal texts are one query."""
+    texts = [*dict.fromkeys([*trained, *tested])]
+    data = data_of(["shoe"], texts, [0] * len(texts))
+    rows = {
+        part: [texts.index(each) for each in asked] for part, asked in (("train", trained), ("test", tested))
+    }
+    parts = {part: pairs_of(each, [0] * len(each)) for part, each in rows.items()}
+    return replace(data, parts={**data.parts, **parts}, query_words=word_numbers(texts))
+
+
+def groups_of(data: TrainingData) -> dict[str, list[str]]:
+    """Name -> texts of its test queries."""
+    queries, _ = data.parts["test"].by_query()
+    groups = query_groups(data, "test")
+    return {name: [data.queries["text"][queries[at]] for at in each] for name, each in groups.items()}
+
+
+def test_queries_are_known_or_new_and_frequent_or_rare() -> None:
+    trained = [*["a b"] * 3, *["B, a"] * 2, *["c"] * 2, "d", "e", "f"]  # half of ten clicks have one query
+    assert groups_of(log_of(trained, ["b a", "c", "c", "c", "x"])) == {
+        "seen": ["c", "b a"],
+        "unseen": ["x"],
+        "head": ["b a"],
+        "tail": ["c", "x"],
+        "traffic": ["c", "c", "c", "b a", "x"],
+    }
+
+
+def test_equally_frequent_queries_are_in_the_head_together() -> None:
+    found = groups_of(log_of([*"aabbcd"], [*"abcd"]))
+    assert (found["head"], found["tail"]) == (["a", "b"], ["c", "d"])
+    assert groups_of(log_of([*"abcd"], [*"ae"]))["head"] == ["a"]
+
+
+def test_without_known_queries_there_are_no_groups() -> None:
+    assert groups_of(log_of(["a", "b"], ["c", "c"])) == {}
+    assert groups_of(log_of([" "], ["", "c"])) == {}
+    assert query_groups(data_of_people([[0, 1, 2, 3]] * 3, 4), "test") == {}
+    # A group without a query has no mean.
+    assert set(groups_of(log_of(["a", "b"], ["a"]))) == {"seen", "head", "traffic"}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingData]:
+    folder = tmp_path_factory.mktemp("shop")
+    path = write_shop(folder, items=500, clicks=6_000)
+    experiment = read_experiment(path)
+    dataset = prepare(experiment, folder, cache=folder / "cache", console=Console(quiet=True))
+    return path, training_data_of(dataset, experiment.query, experiment.item)
+
+
+def test_the_lead_of_what_was_memorised_is_of_seen_queries_alone(shop: tuple[Path, TrainingData]) -> None:
+    """A model of the clicks of training leads BM25 overall, and not by new queries."""
+    path, data = shop
+    rank = baselines(read_experiment(path), data)
+    found = evaluate_ranking(data, "test", rank["query_popularity"], {"bm25": rank["bm25"]})
+    assert found["bm25_difference_ndcg_at_10_low"] > 0
+    assert found["bm25_difference_seen_ndcg_at_10"] > found["bm25_difference_ndcg_at_10"]
+    # Word order and punctuation are no difference here, but they are one to this baseline.
+    assert found["bm25_difference_unseen_ndcg_at_10"] == pytest.approx(0)
+    assert found["unseen_ndcg_at_10"] < found["seen_ndcg_at_10"]
+    assert found["seen_queries"] + found["unseen_queries"] == found["queries"]
+    assert found["head_queries"] + found["tail_queries"] == found["queries"]
+
+
+def test_each_group_is_measured_as_all_queries_are(shop: tuple[Path, TrainingData]) -> None:
+    path, data = shop
+    rank = baselines(read_experiment(path), data)
+    own, other = rank["query_popularity"], rank["bm25"]
+    found = evaluate_ranking(data, "test", own, {"bm25": other})
+    queries, relevant = data.parts["test"].by_query()
+    values, beside = (per_query(each(queries), relevant) for each in (own, other))
+    clusters = clusters_of(data, "test")
+    for name, places in query_groups(data, "test").items():
+        assert found[f"{name}_queries"] == len(places)
+        for metric in GROUP_METRICS:
+            assert found[f"{name}_{metric}"] == pytest.approx(values[metric][places].mean())
+            assert found[f"bm25_{name}_{metric}"] == pytest.approx(beside[metric][places].mean())
+            lead = interval(values[metric][places], clusters[places], beside[metric][places])
+            assert found[f"bm25_difference_{name}_{metric}_low"] == lead.low
+            assert found[f"bm25_difference_{name}_{metric}_high"] == lead.high
+
+
+def test_traffic_weighs_each_query_by_its_events(shop: tuple[Path, TrainingData]) -> None:
+    _, data = shop
+
+    def rank(queries: Rows) -> Rows:
+        return np.tile(np.arange(100), (len(queries), 1))
+
+    found = evaluate_ranking(data, "test", rank)
+    queries, relevant = data.parts["test"].by_query()
+    events = np.bincount(data.parts["test"].query)[queries]
+    values = per_query(rank(queries), relevant)["ndcg_at_10"]
+    assert found["traffic_queries"] == len(data.parts["test"]) == events.sum() > len(queries)
+    assert found["traffic_ndcg_at_10"] == pytest.approx((values * events).sum() / events.sum())
+    assert found["traffic_ndcg_at_10"] != pytest.approx(found["ndcg_at_10"])
