@@ -103,7 +103,7 @@ def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
 
 
 def test_what_is_served_is_shown_by_known_and_new_queries_too() -> None:
-    groups = {f"{each}_queries": 10 for each in ("seen", "unseen")}
+    groups = {f"{each}_queries": 10.0 for each in ("seen", "unseen")}
     groups |= {f"{prefix}{each}_ndcg_at_10": 0.5 for prefix in ("", "bm25_") for each in ("seen", "unseen")}
     groups |= {f"bm25_difference_seen_ndcg_at_10{end}": 0.25 for end in ("", "_low", "_high")}
     out = io.StringIO()

@@ -4,9 +4,10 @@
 
 Pairs without an order of events:
 
-- `group`: a hash of a group's id and the seed decides its part, so a growing log does not move a group. No
-  group is in two parts. `leave_out_known_queries` then removes the texts of test queries from validation and
-  training, and those of validation queries from training.
+- `group`: a hash of a group's id and the seed decides its part, so a log that grows does not move a group
+  (`_draw_groups` says what holds for few groups). No group is in two parts. `leave_out_known_queries` then
+  removes the texts of test queries from validation and training, and those of validation queries from
+  training.
 - `time`: the latest pairs are test, those before them validation. A query may be in several parts.
 - `file`: the pairs of a second table are test, and validation is drawn by group from the others. A query may
   be in several parts.
@@ -228,27 +229,29 @@ def _pairs_by_time(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
 def _draw_groups(pairs: pl.DataFrame, shares: Sequence[tuple[str, float, int]], seed: int) -> list[str]:
     """The part of every pair, by a hash of its group.
 
-    The hash of a group is a place between 0 and 1, and each part has the groups of a range that is as long as
-    its share. A group that is larger than the part is in training; a part whose range holds no group has the
-    smallest one.
+    The hash of a group is a place between 0 and 1, and each part takes the groups of a range that is as long
+    as its share. A group that is larger than the share is in training. Where groups are few, and those of a
+    range hold less than half of the share, the next ones by their place are added; if no group is small
+    enough, the smallest one.
 
     Args:
         shares: name of a part, its share of the pairs, and the number of groups that must remain after it.
     """
     sizes: dict[str, int] = dict(pairs.group_by("group").len().iter_rows())
     places = {group: _hashed_place(group, seed) for group in sizes}
-    order = sorted(sizes, key=lambda group: (places[group], group))
     part_of: dict[str, str] = {}
     begin = 0.0
     for part, share, remaining in shares:
-        left = [group for group in order if group not in part_of]
-        room, end = max(0, len(left) - remaining), begin + share
-        drawn = [group for group in left if begin <= places[group] < end]
-        drawn = [group for group in drawn if sizes[group] <= share * pairs.height]
-        if not drawn and room:
-            drawn = [min(left, key=sizes.__getitem__)]
-        part_of |= dict.fromkeys(drawn[:room], part)
-        begin = end
+        left = [group for group in sizes if group not in part_of]
+        room, size, filled = len(left) - remaining, share * pairs.height, 0
+        for group in sorted(left, key=lambda each: ((places[each] - begin) % 1, each)):
+            is_in_range = begin <= places[group] < begin + share
+            if room > 0 and sizes[group] <= size and (is_in_range or 2 * filled < size):
+                part_of[group] = part
+                room, filled = room - 1, filled + sizes[group]
+        if not filled and room > 0:
+            part_of[min(left, key=lambda each: (sizes[each], each))] = part
+        begin += share
     return [part_of.get(group, "train") for group in pairs["group"]]
 
 

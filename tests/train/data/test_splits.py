@@ -57,6 +57,14 @@ def test_a_log_that_grows_moves_no_group() -> None:
     assert {group: parts[1][group] for group in parts[0]} == parts[0]
 
 
+@given(seed=st.integers(0, 99))
+def test_few_groups_make_parts_of_about_their_shares(seed: int) -> None:
+    pairs = pairs_of([f"g{n}" for n in range(30) for _ in range(5)])
+    parts = assign_parts(pairs, SplitConfig(seed=seed, validation=0.1, test=0.2))["part"].to_list()
+    assert parts.count("validation") >= 0.05 * 150
+    assert parts.count("test") >= 0.1 * 150
+
+
 def test_no_query_is_in_two_parts_of_a_split_by_group() -> None:
     config = SplitConfig()
     divided = assign_parts(with_repeated_queries(many_groups()), config)
