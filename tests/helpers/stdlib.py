@@ -45,7 +45,7 @@ MODULES = (
 Sections = Mapping[str, Mapping[str, Any]]
 
 PLAIN: Sections = {
-    "split": {"validation": 0.15, "test": 0.15},
+    "split": {"validation": 0.15, "test": 0.15, "seed": 44},  # parts of about their shares of the pairs
     "query.text": {"kind": "text", "column": "query", "max_length": 96},
     "item.text": {"kind": "text", "column": "text", "catalogue_column": "full_text", "max_length": 256},
     "tower": {"kind": "bag", "dimension": 64, "latent": 16, "buckets": 8192, "item_hidden": 32},
