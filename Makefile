@@ -86,7 +86,7 @@ $(STAMP): requirements.txt
 $(FUSION): protos/hybrid/fusion.c | $(STAMP)
 	@flags="$$($(PY) -c 'import sys, sysconfig
 	print("-I" + sysconfig.get_paths()["include"], "-undefined dynamic_lookup" * (sys.platform == "darwin"))')"
-	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o $@.part; then mv $@.part $@; else
+	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o $@.part -lm; then mv $@.part $@; else
 	  echo "$< cannot be compiled here, so NumPy takes its place, which is several times as slow" >&2; fi
 
 doctor: ## what this machine lacks, and what to do about it, also before setup; FLAGS="--tokens FILE" for a service's files

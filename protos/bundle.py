@@ -43,7 +43,7 @@ from protos.features import Schema, Side
 from protos.files import atomic_directory
 from protos.files.draft_file import create_draft
 from protos.inputs import unicode_record
-from protos.lexical import Analyzer
+from protos.lexical import Analyzer, WeightingName
 from protos.toml_config import OPTIONAL, parse, to_table
 
 SCHEMA_VERSION = 3
@@ -225,12 +225,12 @@ class Refreshed:
 
 @dataclass(frozen=True)
 class Hybrid:
-    """How queries with a text are answered by BM25 beside the vectors (`protos/hybrid/fusion.py`).
+    """How queries with a text are answered by terms beside the vectors (`protos/hybrid/fusion.py`).
 
     Args:
         analyzer: splits the texts of items and queries.
-        k1: how much a repeated term counts, above 0.
-        b: how much the length of an item's text counts, 0 to 1.
+        k1: of BM25: how much a repeated term counts, above 0.
+        b: of BM25: how much the length of an item's text counts, 0 to 1.
         mean_length: tokens of an item's text in the mean, when the statistics were taken.
         weight: share of the lexical score in a convex combination, 0 to 1.
         dense_candidates: of the dense search; as many as are wanted, if those are more.
@@ -238,6 +238,7 @@ class Hybrid:
         most_postings: postings of a query's rarer terms that are read for candidates, in all.
         most_terms: distinct terms of a query that count, the rarest ones.
         method: of fusion: a convex combination of both scores, or reciprocal ranks, which need no weight.
+        scoring: of the lexical side: BM25, or the cosine of TF-IDF (`protos/hybrid/term_weights.py`).
     """
 
     analyzer: Analyzer
@@ -250,6 +251,7 @@ class Hybrid:
     most_postings: int
     most_terms: int = 32
     method: FusionMethod = "convex"
+    scoring: WeightingName = field(default="bm25", metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         for key in ("dense_candidates", "lexical_candidates", "most_postings", "most_terms"):

@@ -13,10 +13,14 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from protos.toml_config import OPTIONAL
+
 AnalyzerName = Literal["words", "english", "characters"]
+WeightingName = Literal["bm25", "tfidf"]
+DEFAULT_K1, DEFAULT_B = 1.2, 0.75  # those of Lucene
 ENGLISH_SHARE = 0.05  # of all words; from this share of stop words on, texts count as English
 STOP_WORDS = frozenset(  # those of Lucene's EnglishAnalyzer
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
@@ -62,14 +66,18 @@ class Analyzer:
         language: `english` replaces words by their stems (Snowball's Porter 2) and drops stop words.
         ngrams: lengths of the character n-grams of a run in a script without spaces; empty leaves the run
             one token. A character is a letter with the marks that follow it.
+        in_words: words of all other scripts become such n-grams, too.
     """
 
     language: Literal["", "english"] = ""
     ngrams: tuple[int, ...] = (1, 2)
+    in_words: bool = field(default=False, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if any(not 1 <= length <= 8 for length in self.ngrams) or len({*self.ngrams}) < len(self.ngrams):
             raise ValueError(f"ngrams: expected different numbers from 1 to 8, got {list(self.ngrams)}")
+        if self.in_words and (self.language or not self.ngrams):
+            raise ValueError("in_words: expected ngrams, and no language, whose stems are no n-grams")
 
     def tokens(self, text: str) -> list[str]:
         """The tokens of one text, in order, repeated ones included."""
@@ -91,6 +99,8 @@ class Analyzer:
     def __str__(self) -> str:
         words = "English stems without stop words" if self.language else "words"
         lengths = " and ".join(f"{length}-" for length in self.ngrams)
+        if self.in_words:
+            return f"character {lengths}grams of words, and of scripts without spaces"
         runs = f"character {lengths}grams" if self.ngrams else "whole runs"
         return f"{words}; {runs} of scripts without spaces"
 
@@ -100,6 +110,8 @@ class Analyzer:
 
         def of_word(word: str) -> list[str]:
             word = _composed(word.casefold())
+            if self.in_words:
+                return _ngrams(word, self.ngrams)
             if stem is None:
                 return [word]
             return [] if word in STOP_WORDS else [stem(word)]
@@ -126,6 +138,21 @@ ANALYZERS: dict[AnalyzerName, Analyzer] = {
     "english": Analyzer("english"),
     "characters": Analyzer(),
 }
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How the terms that a query shares with a text become a score (`protos/hybrid/term_weights.py`).
+
+    Args:
+        kind: BM25, or the cosine of TF-IDF.
+        k1: of BM25: how much a repeated term counts, above 0.
+        b: of BM25: how much the length of a text counts, 0 to 1.
+    """
+
+    kind: WeightingName = "bm25"
+    k1: float = DEFAULT_K1
+    b: float = DEFAULT_B
 
 
 def choose_analyzer(texts: Iterable[str]) -> Analyzer:

@@ -1,26 +1,31 @@
-"""Whether a bundle is hybrid, and the weight of BM25 in it: both learned on the validation part.
+"""Whether a bundle is hybrid, by which lexical model and with which weight: learned on the validation part.
 
-The dense side is the index as served, with the vectors in their stored precision. BM25 reads the whole texts
-of the items that the split evaluates, with k1 and b chosen on validation, too.
+The dense side is the index as served, with the vectors in their stored precision. The lexical side reads the
+whole texts of the items that the split evaluates. Its candidates are the lexical baselines, BM25 and TF-IDF,
+each with the analyser and the parameters that validation prefers (`train/evaluation/lexical_choice.py`).
 
-Of the weights that are within a standard error of the best, that closest to 1/2 is taken (as Breiman et al.
-1984, section 3.4.3, prune trees): with few queries the best one is luck. On the Cranfield collection the best
-on 69 queries is .95, and the rule takes .5; on the questions that people have judged they have nDCG@10 of
-.325 and .345.
+Of the candidates and weights that are within a standard error of the best, BM25 is taken before TF-IDF, and
+the weight closest to 1/2 (as Breiman et al. 1984, section 3.4.3, prune trees): with few queries the best one
+is luck. On the Cranfield collection the best on 69 queries is .95, and the rule takes .5; on the questions
+that people have judged they have nDCG@10 of .325 and .345.
+
+What the choice is worth is measured by cross-validation: each tenth of the clusters of queries, such as
+modules, is ranked by the candidate and the weight that the other queries choose. So few queries do not look
+better than they are. Only the analyser, k1 and b are chosen on all of them; the test part tells.
 
 A hybrid is shipped if it is better than the towers alone by recall@10 or the metric of the selection, and
 worse by no main metric, where a difference counts if its 95 % interval leaves out 0. The intervals draw the
-clusters of the queries, such as modules (`train/evaluation/intervals.py`), and so does the standard error.
-Intervals of few queries hold 0 whatever is true. So with less than `FEW_QUERIES` it is enough
-that the mean is better by `LEAST_GAIN`, and that of no main metric is worse. k1, b and the weight are chosen
-on the same queries, so what is measured on them is a little too good; the test part tells.
+same clusters (`train/evaluation/intervals.py`), and so does the standard error. Intervals of few queries hold
+0 whatever is true. So with less than `FEW_QUERIES` it is enough that the mean is better by `LEAST_GAIN`, and
+that of no main metric is worse.
 
-Without enough validation queries there is a hybrid only if the experiment asks for one: it ranks by
-reciprocal ranks, which need no weight, and BM25 has its usual parameters.
+With fewer than `MIN_CLUSTERS` clusters there is a hybrid only if the experiment asks for one: it ranks by
+reciprocal ranks, which need no weight.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,22 +39,32 @@ from protos.bundle import Hybrid, Score
 from protos.errors import GateRefused
 from protos.features import TextFeature
 from protos.hybrid.fusion import BM25_ALONE, Fusion
-from protos.hybrid.lexical_index import LexicalIndex
-from protos.lexical import Analyzer
+from protos.hybrid.lexical_index import LexicalIndex, Postings
+from protos.lexical import WeightingName
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
-from train.evaluation.baselines.bm25 import TUNED_ON, analyzer_of
-from train.evaluation.bm25 import Bm25
 from train.evaluation.intervals import Clusters, Interval, clusters_of, interval, within_standard_error
-from train.evaluation.metrics import mean, metric_label, per_query
+from train.evaluation.lexical_choice import (
+    ALL_ANALYZERS,
+    TUNED_ON,
+    Validation,
+    candidates,
+    chosen_settings,
+)
+from train.evaluation.lexical_model import CountedTerms, LexicalModel
+from train.evaluation.metrics import metric_label, per_query
 from train.evaluation.ranking import selection_metric
 
 Vectors = npt.NDArray[np.float32]
 Metrics = dict[str, npt.NDArray[np.float64]]
+Setting = tuple[WeightingName, float]  # of the lexical side, and its weight
+KINDS: tuple[WeightingName, ...] = ("bm25", "tfidf")  # the one that is preferred first
 WEIGHTS = tuple(n / 20 for n in range(1, 20))
 MAIN = ("recall_at_10", "mrr_at_10", "ndcg_at_10")  # none of them may be worse
-MIN_QUERIES = 50  # fewer tell nothing
+MIN_CLUSTERS = 10  # of validation queries; fewer tell nothing
+FOLDS = 10
 LEAST_CANDIDATES = 32
+MOST_WORDS, MOST_NGRAMS = 32, 256  # distinct terms of a query that count, the rarest ones
 LEAST_GAIN = 0.01  # in the mean of a metric
 FEW_QUERIES = 1_000  # fewer cannot tell a difference of `LEAST_GAIN` from chance
 K = 10
@@ -95,17 +110,17 @@ def choose(
     """
     enabled = experiment.hybrid.enabled
     reason = _inapplicable(experiment, data, score)
-    has_few_queries = len(queries) < MIN_QUERIES
-    if has_few_queries and enabled is not True:
-        reason = reason or f"{len(queries)} validation queries tell too little, expected {MIN_QUERIES}"
+    clusters = clusters_of(data, "validation")
+    has_few = len(clusters) < MIN_CLUSTERS
+    if has_few and enabled is not True:
+        reason = reason or f"{clusters} in validation tell too little, expected {MIN_CLUSTERS}"
     if reason:
         if enabled is True:
             raise GateRefused(f"hybrid.enabled is true, but there can be no hybrid: {reason}")
         return Choice(None, None, False, {"shipped": False, "why": reason})
-    if has_few_queries:
-        return _by_ranks(experiment, data, index, items, len(queries))
-    with console.status("BM25 beside the vectors, on validation"):
-        return _Learned(experiment, data, index, items, queries).choice()
+    with console.status("terms beside the vectors, on validation"):
+        learned = _Learned(experiment, data, index, items, queries)
+        return learned.by_ranks() if has_few else learned.choice()
 
 
 def _inapplicable(experiment: Experiment, data: TrainingData, score: Score) -> str:
@@ -122,38 +137,8 @@ def _inapplicable(experiment: Experiment, data: TrainingData, score: Score) -> s
     return ""
 
 
-def _by_ranks(
-    experiment: Experiment, data: TrainingData, index: ann.SearchIndex, items: Vectors, queries: int
-) -> Choice:
-    """A hybrid by reciprocal ranks."""
-    analyzer = analyzer_of(experiment, data)
-    model = Bm25(analyzer.analyze(texts_of(data.items, experiment.item)))
-    hybrid = replace(_parameters(experiment, analyzer, model, index), method="reciprocal_ranks")
-    fusion = Fusion(LexicalIndex(postings_of(model), hybrid), items)
-    why = f"{queries} validation queries are too few to learn a weight, so ranks are added (RRF)"
-    report = {"shipped": True, "why": why, "method": hybrid.method, "k1": hybrid.k1, "b": hybrid.b}
-    report |= {"analyzer": str(analyzer), "validation_queries": queries}
-    return Choice(hybrid, HybridRanking(index, items, fusion), True, report)
-
-
-def _parameters(experiment: Experiment, analyzer: Analyzer, model: Bm25, index: ann.SearchIndex) -> Hybrid:
-    """The parameters of a hybrid before its weight is known."""
-    config = experiment.hybrid
-    dense_candidates = config.dense_candidates or max(LEAST_CANDIDATES, index.parameters.ef_search // 2)
-    return Hybrid(
-        analyzer=analyzer,
-        k1=model.k1,
-        b=model.b,
-        mean_length=model.mean_length or 1.0,
-        weight=0.0,
-        dense_candidates=dense_candidates,
-        lexical_candidates=config.lexical_candidates,
-        most_postings=config.most_postings,
-    )
-
-
 class _Learned:
-    """Learns the weight on validation, and measures towers, BM25 and both there."""
+    """Learns the lexical model and the weight on validation, and measures towers, terms and both there."""
 
     def __init__(
         self,
@@ -164,72 +149,123 @@ class _Learned:
         queries: Vectors,
     ) -> None:
         self.experiment, self.metric = experiment, selection_metric(experiment)
+        self.index, self.items = index, items
         rows, relevant = data.parts["validation"].by_query()
         drawn = np.random.default_rng(0).permutation(len(rows))[: experiment.hybrid.queries]
         texts = texts_of(data.queries, experiment.query, cut=True)
         self.texts, self.relevant = [texts[rows[n]] for n in drawn], [relevant[n] for n in drawn]
         self.vectors, self.clusters = queries[drawn], clusters_of(data, "validation")[drawn]
-        analyzer = analyzer_of(experiment, data)
-        model = Bm25(analyzer.analyze(texts_of(data.items, experiment.item)))
-        self._tune(model, [*analyzer.analyze(self.texts[:TUNED_ON])])
-        self.hybrid = _parameters(experiment, analyzer, model, index)
-        self.index, self.items, self.postings = index, items, postings_of(model)
-        self.ranking = self._ranking(self.hybrid)
+        item_texts = texts_of(data.items, experiment.item)
+        terms = cache(lambda name: CountedTerms(ALL_ANALYZERS[name], item_texts))
+        own = np.arange(min(len(drawn), TUNED_ON))
+        tuning = Validation(self.texts[:TUNED_ON], self.relevant[:TUNED_ON], self.clusters[own])
+        self.rankings: dict[WeightingName, HybridRanking] = {}
+        for kind in KINDS:
+            found = chosen_settings(kind, candidates(kind, experiment, item_texts), terms, tuning)
+            model = LexicalModel(terms(found.analyzer), found.weighting(kind))
+            self.rankings[kind] = self._ranking(self._parameters(model), postings_of(model))
 
-    def _tune(self, model: Bm25, queries: Sequence[Sequence[str]]) -> None:
-        wanted = self.relevant[: len(queries)]
-        model.tune(queries, lambda ranked: mean(per_query(ranked, wanted))[self.metric])
+    def _parameters(self, model: LexicalModel) -> Hybrid:
+        """The parameters of a hybrid before its weight is known."""
+        config, analyzer = self.experiment.hybrid, model.terms.analyzer
+        half = self.index.parameters.ef_search // 2
+        return Hybrid(
+            analyzer=analyzer,
+            k1=model.weighting.k1,
+            b=model.weighting.b,
+            mean_length=model.terms.mean_length or 1.0,
+            weight=0.0,
+            dense_candidates=config.dense_candidates or max(LEAST_CANDIDATES, half),
+            lexical_candidates=config.lexical_candidates,
+            most_postings=config.most_postings,
+            most_terms=MOST_NGRAMS if analyzer.in_words else MOST_WORDS,
+            scoring=model.weighting.kind,
+        )
 
-    def _ranking(self, hybrid: Hybrid) -> HybridRanking:
-        return HybridRanking(self.index, self.items, Fusion(LexicalIndex(self.postings, hybrid), self.items))
+    def _ranking(self, hybrid: Hybrid, postings: Postings) -> HybridRanking:
+        return HybridRanking(self.index, self.items, Fusion(LexicalIndex(postings, hybrid), self.items))
+
+    def _with(self, kind: WeightingName, **changes: Any) -> HybridRanking:
+        """The ranking by a kind, with other parameters."""
+        index = self.rankings[kind].fusion.index
+        return self._ranking(replace(index.hybrid, **changes), index.postings)
+
+    def by_ranks(self) -> Choice:
+        """A hybrid by reciprocal ranks."""
+        ranking = self._with(KINDS[0], method="reciprocal_ranks")
+        why = f"{self.clusters} in validation are too few to learn a weight, so ranks are added (RRF)"
+        return Choice(ranking.fusion.hybrid, ranking, True, self._report(ranking, shipped=True, why=why))
 
     def choice(self) -> Choice:
-        candidates = self.ranking.candidates(self.vectors, K)
-        measured: dict[float, Metrics] = {}
-        for weight in (*WEIGHTS, BM25_ALONE):
-            ranked = self.ranking.rank(self.vectors, self.texts, K, weight, candidates)
-            measured[weight] = per_query(ranked, self.relevant)
+        """A hybrid by the weight and the lexical model that are best, and whether it is shipped."""
+        measured: dict[Setting, Metrics] = {}
+        for kind, ranking in self.rankings.items():
+            found = ranking.candidates(self.vectors, K)
+            for weight in (*WEIGHTS, BM25_ALONE):
+                ranked = ranking.rank(self.vectors, self.texts, K, weight, found)
+                measured[kind, weight] = per_query(ranked, self.relevant)
         nothing = [np.empty(0, np.int64)] * len(self.vectors)
         dense = per_query(self.index.search(self.vectors, K, nothing), self.relevant)
-        curve = {weight: measured[weight][self.metric] for weight in WEIGHTS}
-        best = _weight(curve, self.clusters)
-        hybrid = replace(self.hybrid, weight=best)
-        rows = {"dense": dense, "lexical": measured[BM25_ALONE], "hybrid": measured[best]}
+        hybrids = {setting: each for setting, each in measured.items() if setting[1] in WEIGHTS}
+        curve = {setting: each[self.metric] for setting, each in hybrids.items()}
+        kind, weight = _preferred(curve, self.clusters)
+        held_out = _cross_validated(hybrids, self.metric, self.clusters)
         differences = {
-            name: interval(measured[best][name], self.clusters, dense[name])
-            for name in _compared(self.metric)
+            name: interval(held_out[name], self.clusters, dense[name]) for name in _compared(self.metric)
         }
         wins, why = _verdict(differences, self.metric, self.clusters)
         shipped = wins or self.experiment.hybrid.enabled is True
         if shipped and not wins:
             why = f"hybrid.enabled is true, although {why}"
-        report = {
+        ranking = self._with(kind, weight=weight)
+        rows = {"dense": dense, "lexical": measured[kind, BM25_ALONE], "hybrid": held_out}
+        report = self._report(ranking, shipped, why) | {
+            "weight": weight,
+            "validation": {
+                name: {each: float(row[each].mean()) for each in MAIN} for name, row in rows.items()
+            },
+            "differences": {name: asdict(found) for name, found in differences.items()},
+            "weights": {f"{each:g}": float(curve[kind, each].mean()) for each in WEIGHTS},
+        }
+        return Choice(ranking.fusion.hybrid, ranking, shipped, report)
+
+    def _report(self, ranking: HybridRanking, shipped: bool, why: str) -> dict[str, Any]:
+        hybrid = ranking.fusion.hybrid
+        return {
             "shipped": shipped,
             "why": why,
             "method": hybrid.method,
-            "weight": best,
+            "scoring": hybrid.scoring,
             "k1": hybrid.k1,
             "b": hybrid.b,
             "analyzer": str(hybrid.analyzer),
             "validation_queries": len(self.texts),
             "drawn": str(self.clusters),
-            "validation": {
-                name: {each: float(row[each].mean()) for each in MAIN} for name, row in rows.items()
-            },
-            "differences": {name: asdict(found) for name, found in differences.items()},
-            "weights": {f"{weight:g}": float(values.mean()) for weight, values in curve.items()},
         }
-        return Choice(hybrid, self._ranking(hybrid), shipped, report)
 
 
-def _weight(curve: Mapping[float, npt.NDArray[np.float64]], clusters: Clusters) -> float:
-    """Of the weights that are within a standard error of the best, that closest to 1/2.
+def _preferred(curve: Mapping[Setting, npt.NDArray[np.float64]], clusters: Clusters) -> Setting:
+    """Of the settings that are within a standard error of the best, the first kind, closest to 1/2.
 
     Args:
-        curve: weight -> a metric of each query.
+        curve: setting -> a metric of each query.
         clusters: of the queries.
     """
-    return min(within_standard_error(curve, clusters), key=lambda weight: abs(weight - 0.5))
+    close = within_standard_error(curve, clusters)
+    return min(close, key=lambda setting: (KINDS.index(setting[0]), abs(setting[1] - 0.5)))
+
+
+def _cross_validated(measured: Mapping[Setting, Metrics], metric: str, clusters: Clusters) -> Metrics:
+    """The metrics of each query by the setting that the clusters outside of its fold prefer."""
+    fold_of = np.random.default_rng(0).permutation(len(clusters))[clusters.of] % FOLDS
+    found = {name: np.empty_like(values) for name, values in next(iter(measured.values())).items()}
+    for fold in np.unique(fold_of):
+        rest, own = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        curve = {setting: each[metric][rest] for setting, each in measured.items()}
+        setting = _preferred(curve, clusters[rest])
+        for name, values in found.items():
+            values[own] = measured[setting][name][own]
+    return found
 
 
 def _compared(metric: str) -> Sequence[str]:

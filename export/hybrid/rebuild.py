@@ -18,7 +18,8 @@ from export.hybrid.postings import postings_of
 from protos.bundle import Hybrid, Manifest
 from protos.hybrid.fusion import Fusion
 from protos.hybrid.lexical_index import LexicalIndex, Postings
-from train.evaluation.bm25 import Bm25
+from protos.hybrid.term_weights import weighting_of
+from train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -26,8 +27,9 @@ Vectors = npt.NDArray[np.float32]
 
 def over_texts(hybrid: Hybrid, texts: Iterable[str]) -> tuple[Postings, Hybrid]:
     """The lexical index over texts, by statistics of their own, and the parameters with their mean length."""
-    model = Bm25(hybrid.analyzer.analyze(texts), hybrid.k1, hybrid.b)
-    return postings_of(model), replace(hybrid, mean_length=model.mean_length or 1.0)
+    terms = CountedTerms(hybrid.analyzer, texts)
+    postings = postings_of(LexicalModel(terms, weighting_of(hybrid)))
+    return postings, replace(hybrid, mean_length=terms.mean_length or 1.0)
 
 
 def ranking_of(

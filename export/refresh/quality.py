@@ -44,8 +44,8 @@ from train.config import Experiment
 from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
-from train.evaluation.baselines.bm25 import analyzer_of
 from train.evaluation.intervals import clusters_of
+from train.evaluation.lexical_choice import ALL_ANALYZERS, default_analyzer
 from train.evaluation.metrics import mean
 from train.evaluation.metrics import per_query as metrics_of
 from train.evaluation.report import evaluate_ranking
@@ -262,7 +262,7 @@ class Evaluation:
             return np.empty(0, np.int64)
         asked = {name: [data.queries[name][row] for row, _ in queries] for name in schema.query}
         own, fresh = texts_of(data.items, schema.item), texts_of(merged.fresh, schema.item)
-        fresh_row, analyzer = np.cumsum(is_fresh) - 1, analyzer_of(self.experiment, data)
+        fresh_row, analyzer = np.cumsum(is_fresh) - 1, ALL_ANALYZERS[default_analyzer(self.experiment, own)]
         judged = self._judged_before()
 
         def is_held(words: set[str], item: int) -> bool:

@@ -1,6 +1,7 @@
-"""BM25 beside the vectors: a lexical index in the bundle, and one score of both.
+"""BM25 or TF-IDF beside the vectors: a lexical index in the bundle, and one score of both.
 
 lexical_index.py   texts -> terms and their postings; the files of a bundle
+term_weights.py    how a term weighs in a text and in a query
 fusion.py          candidates of both sides, ranked by (1 - weight) * dense + weight * lexical, or by ranks
 fusion.c           the same, compiled; without it NumPy does the work, eight times as slowly
 

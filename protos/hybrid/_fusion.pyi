@@ -19,5 +19,6 @@ def fuse(
     most_postings: int,
     most_found: int,
     k: int,
+    is_tfidf: bool,
 ) -> tuple[list[int], list[float], list[float], list[float]]:
     """As `protos.hybrid.fusion.fuse_numpy`."""

@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
 enum { FEW = 128 }; /* items that are sorted by insertion */
 enum { STARTS, DOCUMENTS, WEIGHTS, IDF, SUMS, VECTORS, QUERY, MASK, BUFFERS };
 
-typedef struct { int64_t first, count; int32_t term, times; } Term;
+typedef struct { int64_t first, count; int32_t term; float factor; } Term; /* factor: of the term in the query */
 typedef struct { int32_t row; float dense, lexical, fused; } Item;
 typedef struct { int32_t row; float sum; } Found;
 
@@ -131,7 +132,7 @@ static void add_term(Item *items, Py_ssize_t count, const Term *term, const int3
             if (own[middle] < row) low = middle + 1;
             else high = middle;
         }
-        if (low < end && own[low] == row) items[n].lexical += term->times * weights[term->first + low];
+        if (low < end && own[low] == row) items[n].lexical += term->factor * weights[term->first + low];
     }
 }
 
@@ -154,7 +155,7 @@ static PyObject *rows_of(const Item *items, Py_ssize_t count) {
 }
 
 /* The distinct terms, the rarest first; -1 with an exception if one is unknown. */
-static Py_ssize_t read_terms(PyObject *list, Term *terms, const int64_t *starts, Py_ssize_t known) {
+static Py_ssize_t read_terms(PyObject *list, Term *terms, const int64_t *starts, Py_ssize_t known, int is_tfidf) {
     Py_ssize_t given = PyList_Size(list), count = 0;
     for (Py_ssize_t n = 0; n < given; n++) {
         Py_ssize_t term = PyLong_AsSsize_t(PyList_GetItem(list, n));
@@ -166,9 +167,10 @@ static Py_ssize_t read_terms(PyObject *list, Term *terms, const int64_t *starts,
     }
     qsort(terms, (size_t)given, sizeof(Term), by_term);
     for (Py_ssize_t n = 0; n < given; n++) {
-        if (count && terms[count - 1].term == terms[n].term) terms[count - 1].times++;
+        if (count && terms[count - 1].term == terms[n].term) terms[count - 1].factor++;
         else terms[count++] = terms[n];
     }
+    for (Py_ssize_t n = 0; n < count && is_tfidf; n++) terms[n].factor = 1 + logf(terms[n].factor);
     qsort(terms, (size_t)count, sizeof(Term), by_count);
     return count;
 }
@@ -197,10 +199,11 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     PyObject *given[BUFFERS] = {0}, *term_list, *rows, *scores, *result = NULL;
     double weight;
     Py_ssize_t most_terms, most_postings, most_found, k;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOO!O!O!dnnnn", &given[STARTS], &given[DOCUMENTS], &given[WEIGHTS], &given[IDF],
+    int is_tfidf;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOO!O!O!dnnnnp", &given[STARTS], &given[DOCUMENTS], &given[WEIGHTS], &given[IDF],
                           &given[SUMS], &given[VECTORS], &given[QUERY], &given[MASK], &PyList_Type, &term_list,
                           &PyList_Type, &rows, &PyList_Type, &scores, &weight, &most_terms, &most_postings,
-                          &most_found, &k))
+                          &most_found, &k, &is_tfidf))
         return NULL;
     Py_buffer buffers[BUFFERS];
     int opened = 0;
@@ -243,13 +246,17 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
         PyErr_NoMemory();
         goto done;
     }
-    Py_ssize_t term_count = read_terms(term_list, terms, starts, known);
+    Py_ssize_t term_count = read_terms(term_list, terms, starts, known, is_tfidf);
     Py_ssize_t count = term_count < 0 ? -1 : read_items(rows, scores, items, catalogue);
     if (count < 0) goto done;
     if (term_count > most_terms) term_count = most_terms;
 
     float bound = 0;
-    for (Py_ssize_t n = 0; n < term_count; n++) bound += terms[n].times * idf[terms[n].term];
+    for (Py_ssize_t n = 0; n < term_count; n++) {
+        float most = terms[n].factor * idf[terms[n].term];
+        bound += is_tfidf ? most * most : most;
+    }
+    if (is_tfidf) bound = sqrtf(bound);
     Py_ssize_t rare = 0, found = 0;
     for (int64_t left = most_postings; rare < term_count && terms[rare].count <= left; rare++) {
         const Term *term = &terms[rare];
@@ -264,7 +271,7 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
             if (at + 24 < end) __builtin_prefetch(&sums[documents[at + 24]], 1);
             if (mask != NULL && !mask[row]) continue;
             if (sums[row] == 0) touched[found++] = row;
-            sums[row] += term->times * weights[at];
+            sums[row] += term->factor * weights[at];
         }
     }
     for (Py_ssize_t n = 0; n < count; n++) items[n].lexical = sums[items[n].row];
@@ -294,7 +301,7 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
         items[n].dense = product(query, vectors + (int64_t)items[n].row * dimension, dimension);
 
     float share = (float)weight, rest = 1 - share, left = 0;
-    for (Py_ssize_t n = rare; n < term_count; n++) left += terms[n].times * idf[terms[n].term]; /* no weight is higher */
+    for (Py_ssize_t n = rare; n < term_count; n++) left += terms[n].factor * idf[terms[n].term]; /* no weight is higher */
     if (left > 0) {
         for (Py_ssize_t n = 0; n < count; n++) items[n].fused = rest * items[n].dense + share * items[n].lexical / bound;
         count = prune(items, count, k, share * left / bound);

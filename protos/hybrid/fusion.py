@@ -1,15 +1,15 @@
 """Dense and lexical scores of one query in one: a convex combination (Bruch et al. 2023, section 4).
 
-    score = (1 - weight) * dense + weight * lexical        lexical = BM25 / its upper bound, 0 to 1
+    score = (1 - weight) * dense + weight * lexical        lexical = BM25 or TF-IDF / its upper bound, 0 to 1
 
 or, where no weight could be learned, of their ranks (Cormack et al. 2009):
 
     score = 1 / (60 + rank by dense) + 1 / (60 + rank by lexical)       ranks from 1; no lexical part at 0
 
-The upper bound of a query is the sum of the idf of its terms, which no item can exceed. Candidates come from
-both sides: the best of the dense search, and the best of the items that hold one of the query's rarer terms.
-The postings of its other terms are only looked up for the candidates. So the work of a query is bounded, by
-`Hybrid.most_terms` and `Hybrid.most_postings`, however many words it has.
+No item exceeds the upper bound of a query (`term_weights.py`). Candidates come from both sides: the best of
+the dense search, and the best of the items that hold one of the query's rarer terms. The postings of its
+other terms are only looked up for the candidates. So the work of a query is bounded, by `Hybrid.most_terms`
+and `Hybrid.most_postings`, however many words it has.
 """
 
 import logging
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from protos.bundle import Hybrid
 from protos.hybrid.lexical_index import LexicalIndex, Postings
+from protos.hybrid.term_weights import query_factors, upper_bound
 
 compiled: Any
 try:
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-Held = tuple[int, Any, Floats]  # of a term: its count in the query, the items that hold it, its weights
+Held = tuple[float, Any, Floats]  # of a term: its factor in the query, the items that hold it, its weights
 BM25_ALONE = 1.0  # the weight of the lexical score with which BM25 ranks alone
 RANKS = 60  # added to each rank, as by Cormack et al.
 Ranked = tuple[list[int], list[float], list[float], list[float]]  # rows, scores, dense and lexical parts
@@ -106,7 +107,7 @@ class Fusion:
         best: Ranked = compiled.fuse(
             found.starts, found.documents, found.weights, found.idf, self._sums, self._vectors,
             query.vector, query.mask, query.terms, query.rows, query.scores,
-            weight, hybrid.most_terms, hybrid.most_postings, most, k,
+            weight, hybrid.most_terms, hybrid.most_postings, most, k, hybrid.scoring == "tfidf",
         )  # fmt: skip
         return best
 
@@ -137,9 +138,9 @@ def fuse_numpy(
     k: int,
 ) -> Ranked:
     """The compiled `fuse` in NumPy; the arguments that `fuse_held` has too, and the errors, are its own."""
-    bag = rarest(postings, query.terms, hybrid.most_terms)
-    held = [(times, *_postings_of(postings, term)) for term, times in bag]
-    return fuse_held(held, upper_bound(postings, bag), sums, vectors, hybrid, query, weight, most, k)
+    bag, bound = rarest(postings, query.terms, hybrid)
+    held = [(factor, *_postings_of(postings, term)) for term, factor in bag]
+    return fuse_held(held, bound, sums, vectors, hybrid, query, weight, most, k)
 
 
 def fuse_held(
@@ -156,8 +157,8 @@ def fuse_held(
     """The fused search over the items of some terms.
 
     Args:
-        held: of each term of the query, the rarest first: how often the query holds it, the rows of the items
-            that hold it, ascending, and what it adds to the score of each.
+        held: of each term of the query, the rarest first: its factor, the rows of the items that hold it,
+            ascending, and its weight in each.
         bound: on the lexical score.
         sums: float32 (N,), zeros, and zeros again afterwards.
         vectors: of the items, float32 (N, D).
@@ -176,7 +177,7 @@ def fuse_held(
             f"rows {dense_rows.min()} to {dense_rows.max()}: the catalogue has {len(sums)} items"
         )
     left, rare, touched = hybrid.most_postings, 0, [np.empty(0, np.int64)]
-    for times, rows, weights in held:
+    for factor, rows, weights in held:
         left -= len(rows)
         if left < 0:
             break
@@ -184,7 +185,7 @@ def fuse_held(
         if mask is not None:
             kept = mask[rows]
             rows, weights = rows[kept], weights[kept]
-        sums[rows] += times * weights
+        sums[rows] += factor * weights
         touched.append(rows)
     found = np.unique(np.concatenate(touched))
     best = found[np.lexsort((found, -sums[found]))[: min(most, hybrid.most_postings)]]
@@ -193,8 +194,8 @@ def fuse_held(
     dense = np.concatenate([np.array(query.scores, np.float32), vectors[extra] @ query.vector.reshape(-1)])
     lexical = sums[candidates]
     sums[found] = 0
-    for times, rows, weights in held[rare:]:
-        lexical += times * _weights_of(rows, weights, candidates)
+    for factor, rows, weights in held[rare:]:
+        lexical += factor * _weights_of(rows, weights, candidates)
     if bound > 0:
         lexical /= bound
     fused = (1 - np.float32(weight)) * dense + np.float32(weight) * lexical
@@ -208,17 +209,16 @@ def with_words(ranked: Ranked) -> Ranked:
     return ranked[0][:count], ranked[1][:count], ranked[2][:count], ranked[3][:count]
 
 
-def rarest(postings: Postings, terms: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """The rarest distinct terms, and how often the query holds each."""
+def rarest(
+    postings: Postings, terms: Sequence[int], hybrid: Hybrid
+) -> tuple[list[tuple[int, float]], np.float32]:
+    """The rarest distinct terms of a query with their factors, and the upper bound of its lexical score."""
     distinct, times = np.unique(np.array(terms, np.int64), return_counts=True)
     counts = postings.starts[distinct + 1] - postings.starts[distinct]
-    order = np.lexsort((distinct, counts))[:most]
-    return list(zip(distinct[order].tolist(), times[order].tolist(), strict=True))
-
-
-def upper_bound(postings: Postings, bag: Sequence[tuple[int, int]]) -> np.float32:
-    """The sum of the idf of the query's terms, which the lexical score of no item exceeds."""
-    return np.float32(sum(times * float(postings.idf[term]) for term, times in bag))
+    order = np.lexsort((distinct, counts))[: hybrid.most_terms]
+    factors = np.asarray(query_factors(hybrid.scoring, times[order]), np.float32)
+    bound = upper_bound(hybrid.scoring, factors, postings.idf[distinct[order]])
+    return list(zip(distinct[order].tolist(), factors.tolist(), strict=True)), bound
 
 
 def _postings_of(postings: Postings, term: int) -> tuple[Any, Floats]:

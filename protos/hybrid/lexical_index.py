@@ -1,4 +1,4 @@
-"""BM25 weights of documents by term, in files that all processes map and share.
+"""Weights of documents by term, in files that all processes map and share.
 
     lexical/terms.npy       uint64 (V,): hashes of the terms, ascending; their place is the term's number
     lexical/idf.npy         float32 (V,): inverse document frequency, frozen
@@ -6,9 +6,8 @@
     lexical/documents.npy   int32 (P,): rows of the items that hold a term, ascending for each term
     lexical/weights.npy     float32 (P,): what the term adds to the item's score
 
-A weight is idf * tf / (tf + k1 * (1 - b + b * length / mean length)) (Robertson and Zaragoza 2009, equation
-3.15, without a constant factor), so it is below the idf. A process looks terms up by their hashes: a
-dictionary of 57,000 strings would take 9 MB in each worker.
+The weights are those of BM25 or TF-IDF (`term_weights.py`), and none is above the idf. A process looks terms
+up by their hashes: a dictionary of 57,000 strings would take 9 MB in each worker.
 """
 
 import functools
@@ -16,7 +15,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +22,7 @@ import numpy.typing as npt
 from protos.bundle import LEXICAL_FILES, Hybrid, Manifest
 from protos.errors import BundleDamaged
 from protos.files.npy_file import map_array
+from protos.hybrid.term_weights import text_weights, weighting_of
 from protos.lexical import runs_of
 
 Floats = npt.NDArray[np.float32]
@@ -149,10 +148,11 @@ class LexicalIndex:
         terms, counts = np.unique(
             np.array(_lookup(self.postings.terms, tokens), np.int64), return_counts=True
         )
-        weights = bm25_weights(
-            self.postings.idf[terms], counts, len(tokens) / self.hybrid.mean_length, self.hybrid
+        idf, only = self.postings.idf[terms], np.zeros(len(terms), np.int64)  # the number of the text
+        relative_length = np.array([len(tokens) / self.hybrid.mean_length])
+        return terms.astype(np.int32), text_weights(
+            weighting_of(self.hybrid), idf, counts, only, relative_length
         )
-        return terms.astype(np.int32), weights
 
 
 def _lookup(known: npt.NDArray[np.uint64], tokens: Sequence[str]) -> list[int]:
@@ -161,19 +161,6 @@ def _lookup(known: npt.NDArray[np.uint64], tokens: Sequence[str]) -> list[int]:
     places = known.searchsorted(hashes)
     inside = np.minimum(places, len(known) - 1)
     return inside[known[inside] == hashes].tolist() if len(known) else []
-
-
-def bm25_weights(idf: Any, counts: Any, relative_length: Any, hybrid: Hybrid) -> Floats:
-    """The BM25 weights of terms in an item.
-
-    Args:
-        idf: of the terms.
-        counts: how often the item holds each.
-        relative_length: tokens of the item, over the mean of all.
-        hybrid: has k1 and b.
-    """
-    saturation = hybrid.k1 * (1 - hybrid.b + hybrid.b * relative_length)
-    return np.asarray(idf * (counts / (counts + saturation)), np.float32)
 
 
 def term_hash(token: str) -> int:

@@ -43,7 +43,7 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "exact": "exact search of the towers",
     "bm25": "BM25",
     "bm25_full": "BM25 (full texts)",
-    "tfidf": "character TF-IDF",
+    "tfidf": "TF-IDF",
     "query_popularity": "query popularity",
     "popularity": "popularity",
     "recent_popularity": "recent popularity",

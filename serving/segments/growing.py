@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.filters import FilterSchema
-from protos.hybrid.fusion import Fusion, FusionQuery, Ranked, fuse_held, rarest, upper_bound
+from protos.hybrid.fusion import Fusion, FusionQuery, Ranked, fuse_held, rarest
 from protos.search import BLOCK, exact_search, top_k
 from serving.filters.columns import Work
 from serving.filters.expression import Filter
@@ -323,11 +323,11 @@ class GrowingSegment(Segment):
         hybrid, base, start = self._fusion.hybrid, self._fusion.index.postings, self.first_row
         mask = self.alive[: self.count] if passing is None else passing.mask
         query = query._replace(rows=[row - start for row in query.rows], mask=mask)
-        bag = rarest(base, query.terms, hybrid.most_terms)
-        held = [(times, *self._postings.of(term)) for term, times in bag]
+        bag, bound = rarest(base, query.terms, hybrid)
+        held = [(factor, *self._postings.of(term)) for term, factor in bag]
         held.sort(key=lambda each: len(each[1]))
         sums, most = np.zeros(self.count, np.float32), max(hybrid.lexical_candidates, k)
-        bound, share = upper_bound(base, bag), hybrid.weight if weight is None else weight
+        share = hybrid.weight if weight is None else weight
         best = fuse_held(held, bound, sums, self.row_vectors, hybrid, query, share, most, k)
         return ([row + start for row in best[0]], *best[1:])
 

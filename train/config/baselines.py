@@ -19,8 +19,8 @@ class BaselinesConfig:
     """The baselines beside a model.
 
     Args:
-        analyzer: how BM25 splits a text; other baselines and the towers do not read it. `auto` decides by the
-            texts, and the run says how. `english` replaces words by their stems and drops stop words,
+        analyzer: how BM25 and TF-IDF find the words of a text; the towers do not read it. `auto` chooses on
+            validation, and the run says what. `english` replaces words by their stems and drops stop words,
             `characters` keeps all words. Both split scripts without spaces, such as Chinese, into characters
             and pairs of characters. `words` does not split them, for texts in which a segmenter has put
             spaces between words.

@@ -1,4 +1,4 @@
-"""`[hybrid]`: BM25 beside the vectors in the answers."""
+"""`[hybrid]`: BM25 or TF-IDF beside the vectors in the answers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +11,9 @@ from train.config.checks import at_least, refuse_unused
 class HybridConfig:
     """A lexical index in the bundle, for queries with a text.
 
-    It needs a text on both sides, scores that are cosines, and no histories. k1, b and the weight of the
-    lexical score are chosen on validation queries. `[baselines] analyzer` says how texts are split.
+    It needs a text on both sides, scores that are cosines, and no histories. Its lexical score, BM25 or
+    TF-IDF, and the weight of that are chosen on validation queries. `[baselines] analyzer` says how texts
+    are split.
 
     Args:
         enabled: `auto` takes it into the bundle if it is better than the towers alone on the validation

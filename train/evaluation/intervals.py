@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,10 @@ from train.data.training_data import Pairs, TrainingData
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+T = TypeVar("T")
 Values = npt.NDArray[np.floating[Any]]
 DRAWS = 2000
+LEAST_SHOWN = 0.001  # two figures that are closer look the same with three digits
 NORMAL = 1.959964  # quantile .975 of the normal distribution
 _BLOCK = 2_000_000  # numbers that are drawn at a time
 
@@ -43,6 +45,21 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    @property
+    def is_better(self) -> bool:
+        """Of a difference: whether it is above 0 beyond chance, and large enough to be seen."""
+        return self.low > 0 and self.mean >= LEAST_SHOWN
+
+    @property
+    def is_worse(self) -> bool:
+        """Of a difference: whether it is below 0 beyond chance, and large enough to be seen."""
+        return self.high < 0 and self.mean <= -LEAST_SHOWN
+
+    @property
+    def tie(self) -> str:
+        """Of a difference that is neither: why, in words."""
+        return "a tie with" if self.low > 0 or self.high < 0 else "no difference beyond chance to"
 
     def named(self, name: str) -> dict[str, float]:
         """`<name>`, `<name>_low` and `<name>_high`."""
@@ -176,16 +193,19 @@ def interval(values: Values, clusters: Clusters, other: Values | None = None, se
     return clusters.interval(mean, np.concatenate(means), 0.0 if other is None else -1.0, 1.0)
 
 
-def within_standard_error(curve: Mapping[float, Floats], clusters: Clusters) -> list[float]:
-    """The settings that are no more than a standard error of the difference below the best one.
+def within_standard_error(curve: Mapping[T, Floats], clusters: Clusters) -> list[T]:
+    """The settings that are at most a standard error of the difference below the best one, in their order.
 
     Args:
-        curve: value of a setting -> a metric of each query; higher is better.
+        curve: setting -> a metric of each query; higher is better.
         clusters: of the queries.
     """
     best = max(curve.values(), key=np.mean)
-    lost = {value: best - each for value, each in curve.items()}
-    return [value for value, each in lost.items() if each.mean() <= _standard_error(each, clusters)]
+    lost = {setting: best - each for setting, each in curve.items()}
+    # Where one cluster alone differs, the loss is exactly the standard error, apart from rounding.
+    return [
+        setting for setting, each in lost.items() if each.mean() <= _standard_error(each, clusters) + 1e-12
+    ]
 
 
 def _standard_error(values: Floats, clusters: Clusters) -> float:
@@ -193,4 +213,5 @@ def _standard_error(values: Floats, clusters: Clusters) -> float:
     if len(clusters) == 1:
         return math.inf
     residuals = np.bincount(clusters.of, values) - values.mean() * clusters.sizes
-    return float((residuals**2).sum() ** 0.5 / len(values))
+    unbiased = len(clusters) / (len(clusters) - 1)
+    return float((unbiased * (residuals**2).sum()) ** 0.5 / len(values))

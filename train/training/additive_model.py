@@ -156,7 +156,7 @@ def choose_weight(losses: Mapping[float, npt.NDArray[Any]], clusters: Clusters) 
     if len(clusters) < MIN_USERS:
         return DEFAULT_WEIGHT if DEFAULT_WEIGHT in useful else 0.0
     curve = {weight: np.asarray(-each, np.float64) for weight, each in losses.items()}
-    close = useful.intersection(within_standard_error(curve, clusters))
+    close = useful & {*within_standard_error(curve, clusters)}
     return min(close, key=lambda weight: abs(weight - DEFAULT_WEIGHT))
 
 

@@ -16,11 +16,12 @@ from export.hybrid.choose import Choice, choose
 from export.hybrid.postings import postings_of
 from protos.bundle import IndexParameters, Score
 from protos.errors import DataError, GateRefused
+from protos.lexical import Analyzer, Weighting
 from train.config import Experiment, HybridConfig, read_experiment
 from train.data.dataset import prepare
 from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.bm25 import Bm25
 from train.evaluation.intervals import Clusters, Interval
+from train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 ITEMS, DIMENSION = 150, 16
 COSINE = Score("cosine")
@@ -55,12 +56,16 @@ kind = "in_batch_softmax"
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, TrainingData]:
     """Items of six words each, and queries of two of them."""
-    folder = tmp_path_factory.mktemp("shop")
-    rng = np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("shop"), np.random.default_rng(0)
     words = [f"word{n}" for n in range(120)]
     titles = [rng.choice(words, 6, replace=False) for _ in range(ITEMS)]
     pairs = [(" ".join(rng.choice(titles[n], 2, replace=False)), n) for n in range(ITEMS) for _ in range(2)]
-    _write(folder / "items.csv", ["item_id", "title"], [(f"i{n}", " ".join(t)) for n, t in enumerate(titles)])
+    return made(folder, [(n, " ".join(title)) for n, title in enumerate(titles)], pairs)
+
+
+def made(folder: Path, items: Any, pairs: Any) -> tuple[Experiment, TrainingData]:
+    """The experiment, and the data of numbered titles and of queries with the number of an item."""
+    _write(folder / "items.csv", ["item_id", "title"], [(f"i{n}", title) for n, title in items])
     _write(folder / "pairs.csv", ["query", "item_id"], [(query, f"i{n}") for query, n in pairs])
     (folder / "shop.toml").write_text(EXPERIMENT)
     experiment = read_experiment(folder / "shop.toml")
@@ -78,7 +83,6 @@ def chosen(
     closeness: float,
     config: HybridConfig | None = None,
     score: Score = COSINE,
-    queries: int | None = None,
 ) -> Choice:
     """The choice with towers whose query vectors are as close to the right items as `closeness` says."""
     experiment, data = shop
@@ -91,7 +95,15 @@ def chosen(
     index = ann.rebuild(items, IndexParameters("ip", 8, 64, 32), COSINE, 1)
     experiment = replace(experiment, hybrid=config or HybridConfig())
     console = Console(file=io.StringIO())
-    return choose(experiment, data, index, items, vectors[:queries], score, console)
+    return choose(experiment, data, index, items, vectors, score, console)
+
+
+def with_queries(shop: tuple[Experiment, TrainingData], count: int) -> tuple[Experiment, TrainingData]:
+    """The shop with fewer validation queries."""
+    experiment, data = shop
+    pairs = data.parts["validation"]
+    kept = pairs.where(np.isin(pairs.query, pairs.by_query()[0][:count]))
+    return experiment, replace(data, parts={**data.parts, "validation": kept})
 
 
 def test_words_that_find_what_vectors_miss_are_shipped(shop: tuple[Experiment, TrainingData]) -> None:
@@ -150,9 +162,61 @@ def test_a_weight_is_as_close_to_a_half_as_the_queries_allow() -> None:
     }
     many = {weight: np.tile(values, 100) for weight, values in few.items()}
     users = Clusters(np.tile(np.arange(10), 100), "users")
-    assert choosing._weight(few, Clusters.single(10)) == 0.9
-    assert choosing._weight(many, Clusters.single(1000)) == 0.95
-    assert choosing._weight(many, users) == 0.9  # the queries of a user count as one
+
+    def weight(values: dict[float, Any], clusters: Clusters) -> float:
+        return choosing._preferred({("bm25", each): values[each] for each in values}, clusters)[1]
+
+    assert weight(few, Clusters.single(10)) == 0.9
+    assert weight(many, Clusters.single(1000)) == 0.95
+    assert weight(many, users) == 0.9  # the queries of a user count as one
+
+
+def test_bm25_is_taken_unless_tfidf_is_better_beyond_an_error() -> None:
+    bm25, tfidf = np.tile([1.0, 0, 1, 0, 1], 20), np.tile([1.0, 1, 1, 0, 1], 20)
+    curve: Any = {("bm25", 0.3): bm25, ("tfidf", 0.5): tfidf}
+    assert choosing._preferred(curve, Clusters.single(100)) == ("tfidf", 0.5)
+    assert choosing._preferred(curve, Clusters(np.repeat([0, 1, 1, 1], 25), "users")) == ("tfidf", 0.5)
+    few = {setting: values[:5] for setting, values in curve.items()}
+    assert choosing._preferred(few, Clusters.single(5)) == ("bm25", 0.3)
+
+
+def test_a_query_is_measured_by_what_the_other_clusters_prefer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cluster has a weight of its own, which finds all of its queries and none of the others."""
+    clusters = Clusters(np.repeat(np.arange(10), 5), "users")
+    measured: Any = {
+        ("bm25", weight): {"ndcg_at_10": (clusters.of == n).astype(float)}
+        for n, weight in enumerate(choosing.WEIGHTS[:10])
+    }
+    monkeypatch.setattr(
+        choosing, "_preferred", lambda curve, _: max(curve, key=lambda each: curve[each].mean())
+    )
+    assert measured["bm25", 0.5]["ndcg_at_10"].mean() == 0.1  # of the best weight on all queries
+    assert choosing._cross_validated(measured, "ndcg_at_10", clusters)["ndcg_at_10"].tolist() == [0.0] * 50
+
+
+def test_twenty_queries_are_enough_for_a_weight(shop: tuple[Experiment, TrainingData]) -> None:
+    choice = chosen(with_queries(shop, 20), 0.4)
+    assert choice.shipped and choice.hybrid is not None and choice.hybrid.method == "convex"
+    assert choice.report["weight"] == 0.5
+    assert "18 items drawn) on validation against the towers alone" in choice.report["why"]
+    assert not chosen(with_queries(shop, 20), 50.0).shipped
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, TrainingData]:
+    """Items with a code each, and queries with a part of one: words find nothing."""
+    folder, rng = tmp_path_factory.mktemp("codes"), np.random.default_rng(0)
+    names = ["".join(rng.choice([*"abcdefghijkl"], 12)) for _ in range(ITEMS)]
+    pairs = [(name[at : at + 7], n) for n, name in enumerate(names) for at in (0, 5)]
+    return made(folder, [*enumerate(names)], pairs)
+
+
+def test_parts_of_words_are_found_by_ngrams(codes: tuple[Experiment, TrainingData]) -> None:
+    choice = chosen(codes, 0.2)
+    assert choice.shipped and choice.hybrid is not None and choice.ranking is not None
+    assert (choice.hybrid.scoring, choice.hybrid.analyzer.in_words) == ("tfidf", True)
+    assert choice.report["validation"]["lexical"]["recall_at_10"] > 0.9
+    assert choice.report["scoring"] == "tfidf"
 
 
 def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, TrainingData]) -> None:
@@ -172,11 +236,10 @@ def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, Train
 
 
 def test_what_cannot_be_hybrid_says_why(shop: tuple[Experiment, TrainingData]) -> None:
-    for given, why in (
-        ({"score": Score("inner_product")}, "inner_product, not cosines"),
-        ({"queries": 10}, "10 validation queries tell too little"),
+    for choice, why in (
+        (chosen(shop, 0.7, score=Score("inner_product")), "inner_product, not cosines"),
+        (chosen(with_queries(shop, 9), 0.7), "8 items in validation tell too little, expected 10"),
     ):
-        choice = chosen(shop, 0.7, **given)
         assert (choice.shipped, choice.hybrid) == (False, None)
         assert why in choice.report["why"]
     with pytest.raises(GateRefused, match="inner_product, not cosines"):
@@ -186,10 +249,10 @@ def test_what_cannot_be_hybrid_says_why(shop: tuple[Experiment, TrainingData]) -
 def test_without_labels_ranks_are_added_where_a_hybrid_is_asked_for(
     shop: tuple[Experiment, TrainingData],
 ) -> None:
-    choice = chosen(shop, 0.7, HybridConfig(True), queries=10)
+    choice = chosen(with_queries(shop, 9), 0.7, HybridConfig(True))
     assert choice.shipped and choice.hybrid is not None and choice.ranking is not None
     assert choice.hybrid.method == "reciprocal_ranks"
-    assert "10 validation queries are too few to learn a weight" in choice.report["why"]
+    assert "8 items in validation are too few to learn a weight" in choice.report["why"]
     _, data = shop
     rows, relevant = data.parts["validation"].by_query()
     texts = [data.queries["text"][row] for row in rows]
@@ -206,5 +269,6 @@ def test_keys_without_effect_are_refused() -> None:
 
 def test_two_words_of_one_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.hybrid.postings.term_hash", len)
+    model = LexicalModel(CountedTerms(Analyzer(), ["one two", "three"]), Weighting())
     with pytest.raises(DataError, match="have the same hash"):
-        postings_of(Bm25([["one", "two"], ["three"]]))
+        postings_of(model)

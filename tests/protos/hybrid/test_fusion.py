@@ -5,12 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from export.hybrid.postings import postings_of
 from protos.bundle import Hybrid
 from protos.hybrid import fusion
 from protos.hybrid.fusion import Fusion, FusionQuery, Ranked, fuse_numpy
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.hybrid.term_weights import weighting_of
+from protos.lexical import Analyzer
 from tests.helpers.lexical import HYBRID, lexical_score, postings_of_texts, weights_of_texts
+from train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 ITEMS, DIMENSION = 400, 16
 WORDS = [f"word{n}" for n in range(200)]
@@ -70,7 +75,8 @@ def test_the_score_is_the_convex_sum_of_both_sides(texts: list[str], vectors: An
             np.testing.assert_allclose(values, expected[best], atol=2e-6)
 
 
-def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("scoring", ["bm25", "tfidf"])
+def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, scoring: Any) -> None:
     if fusion.compiled is None:
         pytest.skip("the fused search is not compiled here: make setup")
     found, rng = made(texts, vectors, HYBRID), np.random.default_rng(4)
@@ -80,6 +86,7 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
             lexical_candidates=int(rng.integers(0, 20)),
             most_postings=int(rng.integers(0, 300)),
             most_terms=int(rng.integers(0, 9)),
+            scoring=scoring,
         )
         found.hybrid = hybrid
         mask = None if n % 2 else rng.random(ITEMS) < rng.random()
@@ -102,6 +109,21 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
         assert len({*one[0]}) == len(one[0]) == len(other[0])
         if len({*np.round(other[1], 5)}) == len(other[1]):  # rounding may swap items that are equal
             assert one[0] == other[0]
+
+
+@pytest.mark.parametrize("grams", [(), (1, 2)])
+def test_tfidf_is_a_cosine(texts: list[str], vectors: Any, kind: str, grams: tuple[int, ...]) -> None:
+    hybrid = replace(WIDE, analyzer=Analyzer(ngrams=grams, in_words=bool(grams)), scoring="tfidf")
+    postings = postings_of(LexicalModel(CountedTerms(hybrid.analyzer, texts), weighting_of(hybrid)))
+    found, rng = Fusion(LexicalIndex(postings, hybrid), vectors), np.random.default_rng(5)
+    other = TfidfVectorizer(analyzer=hybrid.analyzer.tokens, sublinear_tf=True)
+    matrix = other.fit_transform(texts)
+    for _ in range(20):
+        asked = " ".join(rng.choice(WORDS, rng.integers(1, 6)))
+        expected = (matrix @ other.transform([asked]).T).toarray()[:, 0]
+        rows, _, _, lexical = found.rank(FusionQuery(found.index.terms(asked), vectors[0], [], []), 10, 1.0)
+        np.testing.assert_allclose(lexical, expected[rows], atol=1e-5)
+        np.testing.assert_allclose(lexical, np.sort(expected)[::-1][: len(rows)], atol=1e-5)
 
 
 def test_a_masked_item_is_found_by_no_word(texts: list[str], vectors: Any, kind: str) -> None:

@@ -1,16 +1,21 @@
 """The files of a lexical index, and texts as its terms."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from export.hybrid.postings import postings_of
 from protos.bundle import LEXICAL_FILES
 from protos.errors import BundleDamaged
 from protos.hybrid import lexical_index
 from protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash
+from protos.hybrid.term_weights import weighting_of
+from protos.lexical import Analyzer
 from tests.helpers.lexical import HYBRID, postings_of_texts, weights_of_texts
+from train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 TEXTS = ["read a csv file", "write a file", "readCSV of a frame", "日本語の文書", "", "file file file"]
 
@@ -88,3 +93,18 @@ def test_a_file_that_is_no_array_is_refused(folder: Path) -> None:
     (folder / LEXICAL_FILES["documents"]).write_bytes(b"rows")
     with pytest.raises(BundleDamaged, match=r"documents\.npy: not an array"):
         Postings.read(folder, len(TEXTS))
+
+
+def test_tfidf_weighs_a_new_text_as_an_item_of_the_same_text() -> None:
+    hybrid = replace(HYBRID, analyzer=Analyzer(ngrams=(1, 2), in_words=True), scoring="tfidf")
+    terms = CountedTerms(hybrid.analyzer, TEXTS)
+    postings = postings_of(LexicalModel(terms, weighting_of(hybrid)))
+    index = LexicalIndex(postings, hybrid)
+    for row, text in enumerate(TEXTS):
+        numbers, weights = index.weights(text)
+        expected = np.zeros(len(postings.terms), np.float32)
+        held = np.flatnonzero(postings.documents == row)
+        expected[np.searchsorted(postings.starts, held, side="right") - 1] = postings.weights[held]
+        np.testing.assert_allclose(weights, expected[numbers], rtol=1e-6)
+        assert len(numbers) == len(held)
+        assert (weights <= postings.idf[numbers]).all()

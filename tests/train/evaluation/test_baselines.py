@@ -15,9 +15,9 @@ from tests.train.evaluation.test_report import pairs_of
 from train.config import BaselinesConfig, Experiment, read_experiment
 from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData, texts_of
+from train.evaluation import lexical_choice
 from train.evaluation.baselines import baselines
-from train.evaluation.baselines.bm25 import analyzer_of
-from train.evaluation.bm25 import Bm25
+from train.evaluation.lexical_choice import Settings, Validation, candidates, default_analyzer
 from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.ranking import FittedBaseline, Fitting
 from train.evaluation.report import WITH_INTERVAL, evaluate_ranking
@@ -73,10 +73,12 @@ def test_chinese_is_matched_by_characters() -> None:
 
 def test_the_toml_can_say_how_texts_are_split(stdlib: Path, tmp_path: Path) -> None:
     model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
-    assert analyzer_of(model.experiment, data) == ANALYZERS["english"]
+    texts = texts_of(data.items, model.experiment.item)
+    assert default_analyzer(model.experiment, texts) == "english"
+    assert candidates("bm25", model.experiment, texts) == ["english", "characters"]
     changed: Any = {"baselines": {"analyzer": "characters"}}
     path = write_toml(stdlib, tmp_path / "b.toml", sections={**PLAIN, "baselines": {}}, **changed)
-    assert analyzer_of(read_experiment(path), data) == ANALYZERS["characters"]
+    assert candidates("bm25", read_experiment(path), texts) == ["characters"]
 
 
 def test_parameters_are_chosen_without_the_texts_that_hold_the_validation_queries(
@@ -95,25 +97,35 @@ def test_parameters_are_chosen_without_the_texts_that_hold_the_validation_querie
     assert mean(per_query(rank(found), relevant))["recall_at_10"] > 0.95  # it ranks the texts as served
 
 
-def test_bm25_is_not_tuned_again_with_what_a_run_has_chosen(
+def test_nothing_is_chosen_again_that_a_run_has_chosen(
     stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
-    name = f"k1 and b of BM25, {analyzer_of(model.experiment, data)}"
-    chosen = {name: {"k1": 2.5, "b": 0.25}, f"{name}, full texts": {"k1": 1.5, "b": 1}}
-    tuned: list[int] = []
-    monkeypatch.setattr(Bm25, "tune", lambda self, queries, quality: tuned.append(len(queries)))
+    names = "english, characters"
+    chosen = {
+        f"bm25 by {names}": {"analyzer": "english", "k1": 2.5, "b": 0.25},
+        f"bm25 by {names}, full texts": {"analyzer": "characters", "k1": 1.5, "b": 1},
+        f"tfidf by {names}, 1- to 3-grams, 1- and 2-grams": {"analyzer": "english", "k1": 1, "b": 1},
+    }
+    asked: list[str] = []
+
+    def choose(kind: Any, names: Sequence[str], terms: Any, validation: Validation) -> Settings:
+        asked.append(kind)
+        return Settings(names[0])
+
+    monkeypatch.setattr(lexical_choice, "chosen_settings", choose)
     found = baselines(model.experiment, data, fitting=Fitting(model.experiment, data, stored=chosen))
-    assert tuned == []
-    assert (found["bm25"].settings["k1"], found["bm25"].settings["b"]) == (2.5, 0.25)
-    assert (found["bm25_full"].settings["k1"], found["bm25_full"].settings["b"]) == (1.5, 1.0)
+    assert asked == []
+    assert found["bm25"].settings == {"k1": 2.5, "b": 0.25, "analyzer": str(ANALYZERS["english"])}
+    assert found["bm25_full"].settings == {"k1": 1.5, "b": 1.0, "analyzer": str(ANALYZERS["characters"])}
+    assert found["tfidf"].settings == {"analyzer": str(ANALYZERS["english"])}
     queries, _ = data.parts["test"].by_query()
     best = found["bm25"](queries)
     assert (best != baselines(model.experiment, data)["bm25"](queries)).any()
-    assert len(tuned) == 2
+    assert asked == ["bm25", "bm25", "tfidf"]
     words = replace(model.experiment, baselines=BaselinesConfig("words"))
     baselines(words, data, fitting=Fitting(words, data, stored=chosen))
-    assert len(tuned) == 4  # k1 and b were chosen with another analyser
+    assert len(asked) == 6  # they were chosen from other analysers
 
 
 def test_bm25_is_measured_as_the_model_is(stdlib: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """BM25 over the whole texts, where the towers read a part of them."""
 
+from functools import partial
+
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
-from train.evaluation.baselines.bm25 import has_texts, tuned_bm25
+from train.evaluation.lexical_choice import fitted, has_texts
+from train.evaluation.metrics import CUTOFFS
 from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
 
 
@@ -15,8 +18,8 @@ def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    tuned = tuned_bm25(fitting, cut=False)
-    return FittedBaseline(tuned.rank, tuned.settings)
+    bm25 = fitted(fitting, "bm25", cut=False)
+    return FittedBaseline(partial(bm25.rank, max(CUTOFFS)), bm25.settings.shown("bm25"))
 
 
 BASELINE = Baseline(

@@ -8,7 +8,8 @@ import scipy.sparse
 
 from train.config import Experiment
 from train.data.training_data import TrainingData, text_numbers
-from train.evaluation.baselines.bm25 import has_texts, tuned_bm25
+from train.evaluation.lexical_choice import fitted, has_texts
+from train.evaluation.metrics import CUTOFFS
 from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
 
 
@@ -32,8 +33,8 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     clicks.eliminate_zeros()
     # Weights need not be whole numbers; their ranks are, and have the same order.
     clicks.data = np.unique(clicks.data, return_inverse=True)[1] + 1.0
-    bm25 = tuned_bm25(fitting, cut=True)
-    return FittedBaseline(lambda rows: bm25.rank(rows, clicks[text[rows]]))
+    bm25 = fitted(fitting, "bm25", cut=True)
+    return FittedBaseline(lambda rows: bm25.rank(max(CUTOFFS), rows, clicks[text[rows]]))
 
 
 BASELINE = Baseline(

@@ -1,0 +1,80 @@
+"""Analyser, k1 and b are those that validation prefers, and the default ones where it is small."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from protos.lexical import DEFAULT_B, DEFAULT_K1, WeightingName
+from train.evaluation.intervals import Clusters
+from train.evaluation.lexical_choice import (
+    ALL_ANALYZERS,
+    K1,
+    B,
+    Settings,
+    Validation,
+    chosen_settings,
+)
+from train.evaluation.lexical_model import CountedTerms
+
+WORDS = ["characters", "english"]
+
+
+def chosen(
+    items: Sequence[str], queries: Sequence[str], kind: WeightingName = "bm25", names: Sequence[str] = WORDS
+) -> Settings:
+    """What queries prefer that ask for the item of the same row; each is a cluster."""
+    asked = Validation(queries, [np.array([n]) for n in range(len(queries))], Clusters.single(len(queries)))
+    return chosen_settings(kind, names, lambda name: CountedTerms(ALL_ANALYZERS[name], items), asked)
+
+
+def by_stem(count: int, others: int = 0) -> tuple[list[str], list[str]]:
+    """Commands, and queries: `count` hold another form of a command's verb, the others the verb itself."""
+    verbs = [f"{'bcdfghjklm'[n // 10]}a{'npqrstvwxz'[n % 10]}lod" for n in range(100)][: count + others]
+    items = [f"{verb} --all -x" for verb in verbs]
+    queries = [f"{verb}ing" if n < count else f"{verb}" for n, verb in enumerate(verbs)]
+    return items, queries
+
+
+@pytest.mark.parametrize("kind", ["bm25", "tfidf"])
+def test_stems_are_chosen_for_commands_whose_queries_want_them(kind: WeightingName) -> None:
+    assert chosen(*by_stem(30, 30), kind).analyzer == "english"
+    assert chosen(*by_stem(0, 60), kind).analyzer == "characters"
+
+
+def test_a_single_query_does_not_change_the_analyzer() -> None:
+    assert chosen(*by_stem(1, 10)).analyzer == "characters"
+
+
+def by_length(long: int, short: int) -> tuple[list[str], list[str]]:
+    """A long and a short item with each term, and queries that ask for `long` and `short` ones."""
+    filler = " ".join(f"w{n}" for n in range(40))
+    asked = [f"t{n} t{n} {filler}" if n < long else f"t{n} x" for n in range(long + short)]
+    rest = [f"t{n} x" if n < long else f"t{n} t{n} {filler}" for n in range(long + short)]
+    return [*asked, *rest], [f"t{n}" for n in range(long + short)]
+
+
+def test_a_length_that_tells_nothing_is_found_out() -> None:
+    found = chosen(*by_length(50, 5))
+    assert found.b < DEFAULT_B
+    assert chosen(*by_length(5, 50)).b >= DEFAULT_B
+
+
+def test_few_queries_leave_the_defaults() -> None:
+    """Of nine queries five prefer b = 0, which is chance; the best b by their mean is 0."""
+    found = chosen(*by_length(5, 4))
+    assert (found.k1, found.b) == (DEFAULT_K1, DEFAULT_B)
+    assert chosen(*by_length(0, 0)) == Settings("characters")
+
+
+def test_queries_of_one_cluster_leave_the_defaults() -> None:
+    items, queries = by_length(50, 5)
+    asked = Validation(queries, [np.array([n]) for n in range(55)], Clusters(np.zeros(55, np.int64), "users"))
+    found = chosen_settings("bm25", WORDS, lambda name: CountedTerms(ALL_ANALYZERS[name], items), asked)
+    assert found == Settings("characters")
+
+
+def test_the_default_comes_first() -> None:
+    assert (K1[0], B[0]) == (DEFAULT_K1, DEFAULT_B)
+    assert [*B] == sorted(B, key=lambda each: abs(each - DEFAULT_B))
+    assert [*K1] == sorted(K1, key=lambda each: round(abs(np.log(each / DEFAULT_K1)), 9))

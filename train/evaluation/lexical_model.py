@@ -1,0 +1,153 @@
+"""Rankings of texts by the terms that they share with a query: BM25 or TF-IDF, over words or n-grams.
+
+    terms = CountedTerms(analyzer, items)
+    model = LexicalModel(terms, Weighting("bm25", k1=0.9, b=0.4))
+    rows = model.rank(queries, k=10)
+
+The terms are counted once, and each weighting is a matter of arithmetic. A block of queries is a product of
+sparse matrices.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from protos.hybrid.term_weights import inverse_frequency, query_factors, text_weights
+from protos.lexical import Analyzer, Weighting, runs_of
+
+Rows = npt.NDArray[np.int64]
+_BLOCK = 256  # queries at a time
+
+
+class CountedTerms:
+    """How often each of N texts holds each of its V terms.
+
+    Args:
+        analyzer: splits texts into terms.
+        texts: of the items.
+
+    Attributes:
+        tokens: the V terms, in the order of the rows of `counts`.
+        counts: CSR (V, N).
+        mean_length: terms of a text in the mean, repeated ones included.
+        relative_length: (N,), terms of each text over the mean.
+    """
+
+    def __init__(self, analyzer: Analyzer, texts: Iterable[str]) -> None:
+        self.analyzer = analyzer
+        self._row_of: dict[str, int] = {}
+        counts = self._counted(texts, is_learning=True)
+        self.counts = counts.T.tocsr()
+        self.counts.sort_indices()
+        lengths = np.asarray(counts.sum(axis=1), np.float64).reshape(-1)
+        self.mean_length = float(lengths.mean()) if len(lengths) else 0.0
+        self.relative_length = lengths / (self.mean_length or 1)
+
+    @property
+    def tokens(self) -> list[str]:
+        """See the class."""
+        return [*self._row_of]
+
+    def of(self, texts: Iterable[str]) -> Any:
+        """How often other texts hold the known terms: CSR (Q, V)."""
+        return self._counted(texts, is_learning=False)
+
+    def _counted(self, texts: Iterable[str], is_learning: bool) -> Any:
+        """(T, V); what occurs in several texts is analysed once."""
+        number_of: dict[str, int] = {}
+        runs = [[number_of.setdefault(run, len(number_of)) for run in runs_of(text)] for text in texts]
+        row_of, of_run = self._row_of, self.analyzer.of_run()
+        terms = []
+        for run in number_of:
+            tokens = of_run(run)
+            if is_learning:
+                terms.append([row_of.setdefault(token, len(row_of)) for token in tokens])
+            else:
+                terms.append([row_of[token] for token in tokens if token in row_of])
+        return _counts(runs, len(number_of)) @ _counts(terms, len(row_of))
+
+
+def _counts(rows: Sequence[Sequence[int]], width: int) -> Any:
+    """How often each list holds each number below `width`: CSR, float32."""
+    starts = np.concatenate([[0], np.cumsum([*map(len, rows)])]).astype(np.int64)
+    columns = np.fromiter((each for row in rows for each in row), np.int64, starts[-1])
+    found = scipy.sparse.csr_matrix((np.ones(len(columns), np.float32), columns, starts), (len(rows), width))
+    found.sum_duplicates()
+    return found
+
+
+class LexicalModel:
+    """Terms of N items, weighted.
+
+    Args:
+        terms: of the items.
+        weighting: of the terms.
+    """
+
+    def __init__(self, terms: CountedTerms, weighting: Weighting) -> None:
+        self.terms, self.weighting = terms, weighting
+
+    @cached_property
+    def idf(self) -> npt.NDArray[np.float64]:
+        """The inverse document frequency of each term, float64 (V,)."""
+        counts = self.terms.counts
+        return inverse_frequency(self.weighting.kind, np.diff(counts.indptr), counts.shape[1])
+
+    @cached_property
+    def weights(self) -> Any:
+        """The weight of each term in each item: CSR (V, N)."""
+        counts = self.terms.counts
+        idf, lengths = np.repeat(self.idf, np.diff(counts.indptr)), self.terms.relative_length
+        weights = text_weights(self.weighting, idf, counts.data, counts.indices, lengths)
+        return scipy.sparse.csr_matrix((weights, counts.indices, counts.indptr), counts.shape)
+
+    def rank(self, queries: Iterable[str], k: int, first: Any = None) -> Rows:
+        """The best items of each query.
+
+        Args:
+            queries: Q texts.
+            first: as of `best_columns`.
+
+        Returns:
+            int64 (Q, min(k, N)) rows of items, best first, of equal ones the first; -1 where no other item
+            shares a term with the query.
+        """
+        return self.rank_counted(self.terms.of(queries), k, first)
+
+    def rank_counted(self, queries: Any, k: int, first: Any = None) -> Rows:
+        """As `rank`, of the terms of some queries as `CountedTerms.of` counts them."""
+        factors = queries.copy()
+        factors.data = np.asarray(query_factors(self.weighting.kind, factors.data), np.float32)
+        return best_columns(factors, self.weights, min(k, self.weights.shape[1]), first)
+
+
+def best_columns(queries: Any, weights: Any, k: int, first: Any = None) -> Rows:
+    """The columns with the highest scores above 0 in each row of a product of sparse matrices.
+
+    Args:
+        queries: (Q, V), CSR.
+        weights: (V, N), CSR; not negative.
+        first: (Q, N), CSR of whole numbers. Columns that have one come before all others, those with the
+            highest first, and equal ones by score.
+
+    Returns:
+        int64 (Q, k), best first, of equal ones the first; -1 where there is no other.
+    """
+    ranked = np.full((queries.shape[0], k), -1, np.int64)
+    for at in range(0, len(ranked), _BLOCK):
+        scores = queries[at : at + _BLOCK] @ weights
+        if first is not None:
+            scores = scores + first[at : at + _BLOCK] * (1.0 + scores.data.max(initial=0))
+        for n in range(scores.shape[0]):
+            row = slice(scores.indptr[n], scores.indptr[n + 1])
+            values, columns = scores.data[row], scores.indices[row]
+            if len(values) > k:
+                least = np.partition(values, -k)[-k]
+                values, columns = values[values >= least], columns[values >= least]
+            order = np.lexsort((columns, -values))[:k]
+            ranked[at + n, : len(order)] = columns[order]
+    return ranked
