@@ -250,11 +250,11 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
     if lead is None:
         return f"{label} {model:.3f}, {LABELS[best]} {baseline:.3f}, without an interval of the difference"
     figures = lead.text(metrics.get(DRAWN, SINGLE))
-    if lead.low > 0:
+    if lead.is_better:
         return f"better than {LABELS[best]} at {label}: {model:.3f} against {baseline:.3f}, {figures}"
-    if lead.high < 0:
+    if lead.is_worse:
         return f"better baseline: {LABELS[best]}, {label} {baseline:.3f} against {model:.3f}, {figures}"
-    return f"no difference beyond chance to {LABELS[best]} at {label}: {model:.3f}, {baseline:.3f}, {figures}"
+    return f"{lead.tie} {LABELS[best]} at {label}: {model:.3f}, {baseline:.3f}, {figures}"
 
 
 def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
@@ -272,7 +272,7 @@ def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
         is_better = as_higher_is_better(metric, model) < as_higher_is_better(metric, baseline)
         figures = "without an interval of the difference"
     else:
-        is_better, figures = lead.high < 0, lead.text(metrics.get(DRAWN, SINGLE))
+        is_better, figures = lead.is_worse, lead.text(metrics.get(DRAWN, SINGLE))
     if not is_better:
         return ""
     figures = f"{baseline:.4f} against {model:.4f} as served, {figures}"

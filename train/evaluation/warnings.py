@@ -55,8 +55,7 @@ def worse_than_baselines(
     if not best or leads[best].mean >= 0:
         return []
     lead, value = leads[best], beside[best]
-    is_worse = lead.high < 0
-    which = f"{best} is better than the towers" if is_worse else f"no difference beyond chance to {best}"
+    which = f"{best} is better than the towers" if lead.is_worse else f"{lead.tie} {best}"
     figures = f"{metric} {value:.4f} against {value + lead.mean:.4f}, {lead.text(drawn)}"
     return [f"{which} on validation: {figures}"]
 

@@ -124,6 +124,15 @@ def test_a_difference_that_may_be_chance_is_none(model: float) -> None:
     assert better_baseline(even, "ndcg_at_10") == ""
 
 
+@pytest.mark.parametrize(("model", "lead"), [(0.9394, 0.0008), (0.9386, -0.0008)])
+def test_a_difference_that_three_digits_do_not_show_is_a_tie(model: float, lead: float) -> None:
+    tie = compared("ndcg_at_10", model, model - lead, lead - 0.0004, lead + 0.0004)
+    assert verdict(tie, "ndcg_at_10").startswith(
+        f"a tie with item means at nDCG@10: 0.939, 0.939, {lead:+.4f} "
+    )
+    assert better_baseline(tie, "ndcg_at_10") == ""
+
+
 def test_a_verdict_without_an_interval_names_nobody() -> None:
     known = {"recall_at_10": 0.5, "bm25_recall_at_10": 0.7, "tfidf_recall_at_10": 0.6}
     text = "recall@10 0.500, BM25 0.700, without an interval of the difference"
@@ -135,7 +144,7 @@ def test_a_verdict_without_an_interval_names_nobody() -> None:
 
 @pytest.mark.exhaustive
 def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: Made) -> None:
-    of_texts = ("towers alone", "BM25 alone", "BM25", "BM25, full texts", "character TF-IDF")
+    of_texts = ("towers alone", "BM25 alone", "BM25", "BM25, full texts", "TF-IDF")
     of_histories = ["popularity", "recent popularity", "item-kNN", "SLIST", "EASE"]
     of_histories += ["EASE, recency weights", "EASE x recent popularity"]
     for folder, labels in ((made.folder, of_texts), (films_made.folder, of_histories)):
