@@ -19,8 +19,8 @@ same clusters (`train/evaluation/intervals.py`), and so does the standard error.
 0 whatever is true. So with less than `FEW_QUERIES` it is enough that the mean is better by `LEAST_GAIN`, and
 that of no main metric is worse.
 
-With fewer than `MIN_CLUSTERS` clusters there is a hybrid only if the experiment asks for one: it ranks by
-reciprocal ranks, which need no weight.
+With fewer than `MIN_QUERIES` queries, or one cluster alone, there is a hybrid only if the experiment asks for
+one: it ranks by reciprocal ranks, which need no weight.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ Setting = tuple[WeightingName, float]  # of the lexical side, and its weight
 KINDS: tuple[WeightingName, ...] = ("bm25", "tfidf")  # the one that is preferred first
 WEIGHTS = tuple(n / 20 for n in range(1, 20))
 MAIN = ("recall_at_10", "mrr_at_10", "ndcg_at_10")  # none of them may be worse
-MIN_CLUSTERS = 10  # of validation queries; fewer tell nothing
+MIN_QUERIES = 10  # of validation; fewer tell nothing
 FOLDS = 10
 LEAST_CANDIDATES = 32
 MOST_WORDS, MOST_NGRAMS = 32, 256  # distinct terms of a query that count, the rarest ones
@@ -111,9 +111,10 @@ def choose(
     enabled = experiment.hybrid.enabled
     reason = _inapplicable(experiment, data, score)
     clusters = clusters_of(data, "validation")
-    has_few = len(clusters) < MIN_CLUSTERS
+    has_few = len(queries) < MIN_QUERIES or len(clusters) < 2
     if has_few and enabled is not True:
-        reason = reason or f"{clusters} in validation tell too little, expected {MIN_CLUSTERS}"
+        few = f"{len(queries)} validation queries of {clusters} tell too little"
+        reason = reason or f"{few}, expected {MIN_QUERIES} of two or more"
     if reason:
         if enabled is True:
             raise GateRefused(f"hybrid.enabled is true, but there can be no hybrid: {reason}")
@@ -193,7 +194,8 @@ class _Learned:
     def by_ranks(self) -> Choice:
         """A hybrid by reciprocal ranks."""
         ranking = self._with(KINDS[0], method="reciprocal_ranks")
-        why = f"{self.clusters} in validation are too few to learn a weight, so ranks are added (RRF)"
+        few = f"{len(self.texts)} validation queries of {self.clusters}"
+        why = f"{few} are too few to learn a weight, so ranks are added (RRF)"
         return Choice(ranking.fusion.hybrid, ranking, True, self._report(ranking, shipped=True, why=why))
 
     def choice(self) -> Choice:

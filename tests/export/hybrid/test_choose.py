@@ -238,7 +238,7 @@ def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, Train
 def test_what_cannot_be_hybrid_says_why(shop: tuple[Experiment, TrainingData]) -> None:
     for choice, why in (
         (chosen(shop, 0.7, score=Score("inner_product")), "inner_product, not cosines"),
-        (chosen(with_queries(shop, 9), 0.7), "8 items in validation tell too little, expected 10"),
+        (chosen(with_queries(shop, 9), 0.7), "9 validation queries of 8 items tell too little, expected 10"),
     ):
         assert (choice.shipped, choice.hybrid) == (False, None)
         assert why in choice.report["why"]
@@ -252,7 +252,7 @@ def test_without_labels_ranks_are_added_where_a_hybrid_is_asked_for(
     choice = chosen(with_queries(shop, 9), 0.7, HybridConfig(True))
     assert choice.shipped and choice.hybrid is not None and choice.ranking is not None
     assert choice.hybrid.method == "reciprocal_ranks"
-    assert "8 items in validation are too few to learn a weight" in choice.report["why"]
+    assert "9 validation queries of 8 items are too few to learn a weight" in choice.report["why"]
     _, data = shop
     rows, relevant = data.parts["validation"].by_query()
     texts = [data.queries["text"][row] for row in rows]
