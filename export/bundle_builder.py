@@ -45,7 +45,7 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.filters import filter_kinds, filter_values
 from train.data.training_data import TrainingData, data_of_kept_towers, texts_of, values_of
-from train.evaluation.baselines.bm25 import has_texts
+from train.evaluation.lexical_choice import has_texts
 from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
 from train.paths import CACHE

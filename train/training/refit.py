@@ -22,7 +22,7 @@ from rich.console import Console
 
 from protos.errors import Unavailable
 from train.config import Experiment
-from train.evaluation.baselines.bm25 import has_texts
+from train.evaluation.lexical_choice import has_texts
 from train.models.tower_factory import architecture_of
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import RUN_STATE, load_run
