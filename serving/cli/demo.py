@@ -47,6 +47,7 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "query_popularity": "query popularity",
     "popularity": "popularity",
     "recent_popularity": "recent popularity",
+    "personal_frequency": "personal frequency",
     "itemknn": "item-kNN",
     "slist": "SLIST",
     "ease": "EASE",

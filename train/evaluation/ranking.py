@@ -2,14 +2,14 @@
 
     BASELINE = Baseline("popularity", "popularity", has_histories, fit, "histories")
 
-A parameter is chosen on validation. Where the data are large, that is done with the most popular items and
-some of the validation queries (`Fitting.tuning`), so that a choice takes seconds; the fit reads all items.
+A parameter is chosen on validation, within a budget: on some of the validation queries (`Fitting.tuning`),
+and by what takes time with the cube of the items (`Fitting.popular`), on `TUNED_ITEMS` of them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass, replace
-from functools import partial
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import mask_seen
 from train.evaluation.metrics import CUTOFFS, mean, per_query
-from train.models.collaborative import history_matrix
+from train.models.collaborative import ItemWeights
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -31,11 +31,15 @@ Ranker = Callable[[Rows], Rows]  # query rows (Q,) -> item rows (Q, K), best fir
 Scorer = Callable[[Rows], Floats]  # query rows (Q,) -> scores of all items (Q, N)
 T = TypeVar("T")
 
-TUNED_ITEMS = 3_000  # the most popular ones, on which parameters are chosen
-TUNED_QUERIES = 2_000  # of validation
+# The budget of a choice.
+TUNED_ITEMS = 4_000  # the most popular ones, where a trial takes time with the cube of the items
+TUNED_QUERIES, FEWEST_QUERIES = 2_000, 500  # of validation: as many as give `TUNED_SCORES`, within these
+TUNED_SCORES = 100_000_000
+ROUNDS = 3  # in which the fields of some settings climb
+OWN = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # weights of an item's own events
 # Factors on an event for each later step of a history.
 DECAYS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-_BLOCK = 512  # queries at a time
+_BLOCK, _SCORES = 512, 20_000_000  # queries and scores at a time
 
 
 @dataclass(frozen=True)
@@ -90,43 +94,39 @@ class Tuning:
         A value beyond a worse one is not tried: quality rises and falls once with such a parameter, apart
         from noise.
         """
-        found: dict[int, float] = {}
 
-        def quality(place: int) -> float:
-            if not 0 <= place < len(values):
-                return -1.0
-            if place not in found:
-                self._say(f"{name} {values[place]}")
-                found[place] = self.quality(scorer(values[place]))
-            return found[place]
+        def quality(value: T) -> float:
+            self._say(f"{name} {value}")
+            return self.quality(scorer(value))
 
-        at = values.index(start)
-        for step in (1, -1):
-            while quality(at + step) > quality(at):
-                at += step
-        return values[at]
+        return _climbed(values, start, quality)
 
     def search(
         self,
         settings: T,
         ranges: Sequence[tuple[str, Sequence[Any]]],
         scorer: Callable[[T], Scorer],
-        rounds: int = 1,
     ) -> T:
         """The settings that are best when one field after the other climbs.
+
+        All fields are gone through until none changes, at most `ROUNDS` times.
 
         Args:
             settings: a dataclass with the values to start from.
             ranges: name of a field and its ordered values; a name may occur again.
             scorer: the scores by some settings.
-            rounds: how often all fields are gone through, unless none changes.
         """
-        for _ in range(rounds):
+
+        @cache
+        def quality(tried: T) -> float:
+            self._say(", ".join(f"{name} {value}" for name, value in vars(tried).items()))
+            return self.quality(scorer(tried))
+
+        for _ in range(ROUNDS):
             before = settings
             for name, values in ranges:
-                change = partial(_changed, settings, name)
-                start = getattr(settings, name)
-                settings = change(self.climb(name, values, start, partial(_composed, scorer, change)))
+                along = [_changed(settings, name, value) for value in values]
+                settings = _climbed(along, settings, quality)
             if settings == before:
                 break
         return settings
@@ -136,8 +136,18 @@ def _changed(settings: Any, name: str, value: Any) -> Any:
     return replace(settings, **{name: value})
 
 
-def _composed(outer: Callable[[Any], Scorer], inner: Callable[[Any], Any], value: Any) -> Scorer:
-    return outer(inner(value))
+def _climbed(values: Sequence[T], start: T, quality: Callable[[T], float]) -> T:
+    """The best of ordered values that steps from `start` to a better neighbour reach, up and then down."""
+
+    @cache
+    def at_place(place: int) -> float:
+        return quality(values[place]) if 0 <= place < len(values) else -np.inf
+
+    at = values.index(start)
+    for step in (1, -1):
+        while at_place(at + step) > at_place(at):
+            at += step
+    return values[at]
 
 
 class Fitting:
@@ -197,13 +207,31 @@ class Fitting:
         chosen: T = self.choices[name]
         return chosen
 
-    def tuning(self, items: int = TUNED_ITEMS, queries: int = TUNED_QUERIES) -> Tuning:
-        """Chooses parameters over the most popular items, on some of the validation queries."""
+    def tuning(self, items: int | None = None, queries: int = TUNED_QUERIES) -> Tuning:
+        """Chooses parameters on some of the validation queries, over the most popular items; None for all."""
 
         def make() -> Tuning:
-            return Tuning(self.experiment, _most_popular(self.data, items, queries), self._tell)
+            data, _ = self.popular(self.data.item_count if items is None else items)
+            count = min(queries, max(FEWEST_QUERIES, TUNED_SCORES // data.item_count))
+            validation = _of_some_queries(data.parts["validation"].positive(), count)
+            fewer = replace(data, parts={**data.parts, "validation": validation})
+            return Tuning(self.experiment, fewer, self._tell)
 
         return self.once(f"tuning on {items} and {queries}", make)
+
+    def popular(self, items: int) -> tuple[TrainingData, Rows]:
+        """The data of the items with most training pairs, and the rows (M,) of these in all data, ascending.
+
+        With all items, these are the data as they are.
+        """
+        return self.once(f"the {items} most popular items", lambda: _most_popular(self.data, items))
+
+    def reach(self, most: int) -> dict[str, int]:
+        """The settings `items` and `tuned_items` of a method that reads up to `most` items, where these are
+        fewer than all.
+        """
+        reads = {"items": most, "tuned_items": TUNED_ITEMS}
+        return {name: count for name, count in reads.items() if count < self.data.item_count}
 
 
 def _parsed(stored: Any, kind: type[T], name: str) -> T:
@@ -228,31 +256,21 @@ class Baseline:
     Args:
         name: prefix of its metrics, as in `bm25_ndcg_at_10`, and name of its module.
         label: its name in tables and plots.
-        can_read: whether the data hold what it reads.
+        applies: whether the data hold what it reads.
         fit: returns the ranking.
         reads: what it reads, for the sentence that says why it does not apply.
-        max_items: the largest catalogue that it is fitted to; None for any.
     """
 
     name: str
     label: str
-    can_read: Callable[[Experiment, TrainingData], bool]
+    applies: Callable[[Experiment, TrainingData], bool]
     fit: Callable[[Fitting], FittedBaseline]
     reads: str
-    max_items: int | None = None
 
-    def applies(self, experiment: Experiment, data: TrainingData) -> bool:
-        """Whether it can be fitted to the data."""
-        return self.can_read(experiment, data) and not self.has_too_many_items(data)
 
-    def has_too_many_items(self, data: TrainingData) -> bool:
-        """Whether the catalogue is larger than what the baseline is fitted to."""
-        return self.max_items is not None and data.item_count > self.max_items
-
-    @property
-    def needs(self) -> str:
-        """What the data must have."""
-        return self.reads if self.max_items is None else f"{self.reads}, and up to {self.max_items:,} items"
+def own_range(data: TrainingData) -> list[tuple[str, Sequence[float]]]:
+    """The range of a field `own`, the weight of a history's own items; empty where these are no answers."""
+    return [] if data.exclude_seen else [("own", OWN)]
 
 
 def selection_metric(experiment: Experiment) -> str:
@@ -269,6 +287,11 @@ def has_histories(experiment: Experiment, data: TrainingData) -> bool:
     return data.histories is not None
 
 
+def repeats(experiment: Experiment, data: TrainingData) -> bool:
+    """Whether queries have histories, and items of these may be answers."""
+    return data.histories is not None and not data.exclude_seen
+
+
 def has_times(experiment: Experiment, data: TrainingData) -> bool:
     """Whether queries have histories and moments."""
     return data.histories is not None and data.moments is not None
@@ -279,11 +302,12 @@ def rank_by(data: TrainingData, score: Scorer) -> Ranker:
 
     def rank(queries: Rows) -> Rows:
         ranked = np.empty((len(queries), min(max(CUTOFFS), data.item_count)), np.int64)
-        for at in range(0, len(queries), _BLOCK):
-            rows = queries[at : at + _BLOCK]
+        block = max(1, min(_BLOCK, _SCORES // data.item_count))
+        for at in range(0, len(queries), block):
+            rows = queries[at : at + block]
             scores = score(rows)
             mask_seen(torch.from_numpy(scores), data.seen(rows))
-            ranked[at : at + _BLOCK] = _first(scores, ranked.shape[1])
+            ranked[at : at + block] = _first(scores, ranked.shape[1])
         return ranked
 
     return rank
@@ -299,18 +323,18 @@ def constant(scores: Floats) -> Scorer:
     return lambda rows: np.tile(scores, (len(rows), 1))
 
 
-def summed(data: TrainingData, weights: Floats | scipy.sparse.csr_matrix, decay: float = 1.0) -> Scorer:
-    """Item-item weights (N, N), summed over a history.
+def summed(
+    data: TrainingData, weights: ItemWeights | Floats | scipy.sparse.csr_matrix, decay: float = 1.0
+) -> Scorer:
+    """Item-item weights, summed over a history.
 
     Args:
+        weights: of some items, or (N, N).
         decay: factor on an event for each later step of the history, see `history_matrix`.
     """
-
-    def score(rows: Rows) -> Floats:
-        product = history_matrix(data, rows, decay) @ weights
-        return np.asarray(product.toarray() if scipy.sparse.issparse(product) else product, np.float32)
-
-    return score
+    if not isinstance(weights, ItemWeights):
+        weights = ItemWeights(weights, np.arange(data.item_count))
+    return lambda rows: weights.scores(data, rows, decay)
 
 
 def _first(scores: Floats, k: int) -> Rows:
@@ -325,19 +349,18 @@ def _first(scores: Floats, k: int) -> Rows:
     return np.where(np.isneginf(np.take_along_axis(scores, rows, 1)), -1, rows)
 
 
-def _most_popular(data: TrainingData, items: int, queries: int) -> TrainingData:
-    """The data with the items that have most training pairs, and a sample of the validation queries.
+def _most_popular(data: TrainingData, items: int) -> tuple[TrainingData, Rows]:
+    """The data with the items that have most training pairs, without test, and the rows of these items.
 
     The steps of a history keep their numbers, so that weights by distance are chosen on the scale on which
-    they are used.
+    they are used. Validation queries whose items are all left out are left out.
     """
-    train, validation = data.parts["train"].positive(), data.parts["validation"].positive()
     histories = data.histories
     if data.item_count <= items or histories is None:
-        return replace(data, parts={"train": train, "validation": _of_some_queries(validation, queries)})
-    order = np.argsort(-data.counts(), kind="stable")
+        return data, np.arange(data.item_count)
+    rows = np.sort(np.argsort(-data.counts(), kind="stable")[:items])
     new_rows = np.full(data.item_count, -1, np.int64)
-    new_rows[np.sort(order[:items])] = np.arange(items)
+    new_rows[rows] = np.arange(items)
     kept = new_rows[histories.run] >= 0
     before = np.concatenate([[0], np.cumsum(kept)])
     steps = np.arange(len(histories.run)) if histories.steps is None else histories.steps
@@ -348,10 +371,8 @@ def _most_popular(data: TrainingData, items: int, queries: int) -> TrainingData:
         end=before[histories.end],
         steps=steps[kept],
     )
-    # Queries whose items are all left out have nothing to say, so they are not drawn.
-    validation = _of_some_queries(_of_items(validation, new_rows), queries)
-    parts = {"train": _of_items(train, new_rows), "validation": validation}
-    return replace(data, parts=parts, item_count=items, histories=fewer)
+    parts = {name: _of_items(data.parts[name].positive(), new_rows) for name in ("train", "validation")}
+    return replace(data, parts=parts, item_count=items, histories=fewer), rows
 
 
 def _of_some_queries(pairs: Pairs, count: int) -> Pairs:

@@ -1,5 +1,7 @@
 """Collaborative filtering from the interaction matrix: item-kNN, EASE, and what they have in common."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
@@ -16,6 +18,7 @@ SINGLE_PRECISION = 3e-5  # lambda by the norm of the Gram matrix, from which on 
 _ITERATIONS = 4  # of a subspace; a few more than two are lost in the noise of the scores
 _CURVE_QUERIES = 20_000  # histories that a mean over positions reads, about
 _SMALL = 512  # rows of a matrix that is inverted by one call
+_BLOCK = 2048  # items whose cosines are computed at a time
 
 
 def interaction_matrix(data: TrainingData) -> scipy.sparse.csr_matrix:
@@ -95,7 +98,11 @@ def invert(matrix: Tensor) -> Tensor:
 
 
 def score_factors(
-    matrix: scipy.sparse.csr_matrix, weights: Floats, width: int, seed: int = 0
+    matrix: scipy.sparse.csr_matrix,
+    weights: Floats | scipy.sparse.csr_matrix,
+    width: int,
+    own: float = 0.0,
+    seed: int = 0,
 ) -> tuple[Floats, Floats]:
     """Factors L and R, each (N, width), of item-item weights B: L R' is close to B where users are.
 
@@ -105,8 +112,9 @@ def score_factors(
 
     Args:
         matrix: (U, N), X.
-        weights: (N, N), B.
+        weights: (N, N), B less its diagonal's `own`.
         width: columns beyond N are zero.
+        own: added to the diagonal of B.
         seed: of the start.
     """
     items = weights.shape[1]
@@ -115,12 +123,13 @@ def score_factors(
     start = np.random.default_rng(seed).standard_normal((items, wide)).astype(np.float32)
     basis = np.linalg.qr(start)[0]
     for _ in range(_ITERATIONS):
-        basis = np.linalg.qr(weights.T @ (matrix.T @ (matrix @ (weights @ basis))))[0]
-    scores = matrix @ (weights @ basis)  # (U, wide)
+        users = matrix.T @ (matrix @ (weights @ basis + own * basis))
+        basis = np.linalg.qr(weights.T @ users + own * users)[0]
+    scores = matrix @ (weights @ basis + own * basis)  # (U, wide)
     _, vectors = np.linalg.eigh((scores.T @ scores).astype(np.float64))
     right = basis @ vectors[:, ::-1][:, :kept].astype(np.float32)
     factors = [np.zeros((items, width), np.float32) for _ in range(2)]
-    factors[0][:, :kept], factors[1][:, :kept] = weights @ right, right
+    factors[0][:, :kept], factors[1][:, :kept] = weights @ right + own * right, right
     return factors[0], factors[1]
 
 
@@ -155,37 +164,90 @@ def position_weights(data: TrainingData, decay: float, positions: int) -> Floats
 def item_knn(matrix: scipy.sparse.csr_matrix, neighbours: int) -> scipy.sparse.csr_matrix:
     """(N, N): cosines of the items' columns, 0 except for each item's `neighbours` most similar items.
 
-    Sarwar et al. 2001, section 3.1.
+    Sarwar et al. 2001, section 3.1. A block of items is compared with all others at a time, so memory grows
+    with N x `neighbours`, and time with the pairs of items in the histories.
     """
-    cosine = gram_matrix(matrix).numpy()
-    norms = np.sqrt(np.diag(cosine))
-    cosine /= np.maximum(norms[:, None] * norms, 1e-9)
-    np.fill_diagonal(cosine, 0)
-    if neighbours < len(cosine):
-        # The matrix is symmetric: the largest of a row are those of a column.
-        least = torch.topk(torch.from_numpy(cosine), neighbours, dim=1).values[:, -1].numpy()
-        cosine[cosine < least] = 0
-    return scipy.sparse.csr_matrix(cosine)
+    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel())
+    unit = matrix @ scipy.sparse.diags(1 / np.maximum(norms, 1e-9), dtype=np.float32)
+    columns, rows = unit.T.tocsr(), unit.tocsr()
+    blocks = []
+    for at in range(0, matrix.shape[1], _BLOCK):
+        cosines = (columns[at : at + _BLOCK] @ rows).tocsr()
+        item = range_indices(np.diff(cosines.indptr))
+        cosines.data[item + at == cosines.indices] = 0
+        blocks.append(most_similar(cosines, neighbours))
+    # The matrix of all cosines is symmetric: the largest of a row are those of a column.
+    return scipy.sparse.vstack(blocks).T.tocsr()
 
 
-def history_matrix(data: TrainingData, queries: Rows, decay: float = 1.0) -> scipy.sparse.csr_matrix:
+def most_similar(cosines: scipy.sparse.csr_matrix, neighbours: int) -> scipy.sparse.csr_matrix:
+    """The `neighbours` largest positive values of each row, with all that equal the last of them."""
+    lengths = np.diff(cosines.indptr)
+    item = range_indices(lengths)
+    order = np.lexsort((-cosines.data, item))
+    cut = np.flatnonzero(lengths > neighbours)
+    least = np.zeros(len(lengths), np.float32)
+    least[cut] = cosines.data[order[cosines.indptr[cut] + neighbours - 1]]
+    kept = (cosines.data > 0) & (cosines.data >= least[item])
+    cells = (cosines.data[kept], (item[kept], cosines.indices[kept]))
+    return scipy.sparse.csr_matrix(cells, shape=cosines.shape)
+
+
+@dataclass(frozen=True)
+class ItemWeights:
+    """Item-item weights that a history's events are multiplied by, over some of the N items.
+
+    Args:
+        values: float32 (M, M), from the items of a history to the items that are scored.
+        rows: int64 (M,), the rows of these items, ascending; all other items have no weights.
+        own: added weight of each of the N items for itself, of all its events in the history; above 0 where
+            users take items again.
+    """
+
+    values: Floats | scipy.sparse.csr_matrix
+    rows: Rows
+    own: float = 0.0
+
+    def scores(self, data: TrainingData, queries: Rows, decay: float = 1.0) -> Floats:
+        """float32 (Q, N).
+
+        Args:
+            data: with N items.
+            queries: rows of the queries.
+            decay: as of `history_matrix`.
+        """
+        found = np.zeros((len(queries), data.item_count), np.float32)
+        history = history_matrix(data, queries, decay)
+        product = (history if len(self.rows) == data.item_count else history[:, self.rows]) @ self.values
+        found[:, self.rows] = product.toarray() if scipy.sparse.issparse(product) else product
+        if self.own:
+            found += self.own * history_matrix(data, queries, decay, every=True).toarray()
+        return found
+
+
+def history_matrix(
+    data: TrainingData, queries: Rows, decay: float = 1.0, every: bool = False
+) -> scipy.sparse.csr_matrix:
     """(Q, N): the weight of each item in a query's history; 0 of other items.
 
     Args:
         decay: factor on the weight of an event for each later step of the history. A step is a session,
             where the data have sessions, else an event. Events of the last step weigh 1; of an item that
             occurs several times, the last event counts.
+        every: add the weights of all events of an item instead.
     """
     histories = data.histories
     assert histories is not None
     begin, end = histories.begin[queries], histories.end[queries]
     lengths = end - begin
     query, event = range_indices(lengths), concatenate_ranges(begin, lengths)
-    # Reversed, because `unique` keeps the first of equal elements.
-    key, last = np.unique((query * data.item_count + histories.run[event])[::-1], return_index=True)
-    chosen = len(query) - 1 - last
-    query, item = np.divmod(key, max(1, data.item_count))
+    item = histories.run[event]
+    if not every:
+        # Reversed, because `unique` keeps the first of equal elements.
+        last = np.unique((query * data.item_count + item)[::-1], return_index=True)[1]
+        chosen = len(query) - 1 - last
+        query, item, event = query[chosen], item[chosen], event[chosen]
     step = histories.steps if histories.steps is not None else np.arange(len(histories.run))
-    later = step[end[query] - 1] - step[event[chosen]]
+    later = step[end[query] - 1] - step[event]
     weights = np.power(decay, later).astype(np.float32)
     return scipy.sparse.csr_matrix((weights, (query, item)), shape=(len(queries), data.item_count))

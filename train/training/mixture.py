@@ -2,12 +2,12 @@
 
     mixed = mix(trainer, fitting)            towers with `[tower] linear` above 0
 
-The linear model is EASE or SLIST (`train/evaluation/baselines/`). Its item-item weights become `linear`
-coordinates on either side, so that the index, the exported graph and the service need nothing new: an inner
-product of the longer vectors is the weighted sum of both scores. The towers differ from the baseline in three
-ways: recency weights go by position, an item that a history holds twice counts twice, and only `max_length`
-items are read. An item that training has not seen has the towers' coordinates only, so the linear model never
-stands alone. `part_weights.py` chooses the weight.
+The linear model is EASE or SLIST (`train/evaluation/baselines/`), or item-kNN where EASE leaves items out.
+Its item-item weights become `linear` coordinates on either side, so that the index, the exported graph and
+the service need nothing new: an inner product of the longer vectors is the weighted sum of both scores. The
+towers differ from the baseline in three ways: recency weights go by position, an item that a history holds
+twice counts twice, and only `max_length` items are read. An item that training has not seen has the towers'
+coordinates only, so the linear model never stands alone. `part_weights.py` chooses the weight.
 """
 
 import math
@@ -21,9 +21,9 @@ import torch
 from protos.features import FIRST_KNOWN
 from train.config import Experiment
 from train.data.training_data import TrainingData
-from train.evaluation.baselines import ease, ease_recency, slist
-from train.evaluation.ranking import Fitting, Floats, selection_metric
-from train.models.collaborative import interaction_matrix, position_weights, score_factors
+from train.evaluation.baselines import ease, ease_recency, itemknn, slist
+from train.evaluation.ranking import Fitting, selection_metric
+from train.models.collaborative import ItemWeights, interaction_matrix, position_weights, score_factors
 from train.models.placement import beside
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.models.tower_factory import Towers
@@ -33,7 +33,7 @@ from train.training.trainer import Trainer
 
 PART: Part = "mixture"  # of the towers' coordinates
 _BASELINES = (ease_recency.BASELINE, slist.BASELINE)
-EASE, SLIST = "EASE", "SLIST"  # their labels as linear models
+EASE, SLIST, ITEM_KNN = "EASE", "SLIST", "item-kNN"  # labels as linear models
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Linear:
 
     Args:
         label: its name.
-        weights: float32 (N, N), item-item weights.
+        weights: item-item weights.
         decay: factor on an event for each later step of the history.
         settings: what was chosen for it, by name.
     """
 
     label: str
-    weights: Floats
+    weights: ItemWeights
     decay: float
     settings: Mapping[str, Any]
 
@@ -105,7 +105,7 @@ def drop_useless_coordinates(towers: Towers, experiment: Experiment, data: Train
         return ""
     for tower in towers:
         tower.remove(PART)
-    needs = " or ".join(f"{each.label} (needs {each.needs})" for each in _BASELINES)
+    needs = " or ".join(f"{each.label} (needs {each.reads})" for each in _BASELINES)
     return f"tower.linear: the towers get no linear model, because none applies to the data: {needs}"
 
 
@@ -170,12 +170,14 @@ def _models(fitting: Fitting, label: str = "") -> list[Linear]:
         for each, name in zip(_BASELINES, (EASE, SLIST), strict=True)
     )
     if with_ease:
-        decay = ease_recency.decay(fitting)
-        settings = {"lambda": ease.strength(fitting), "decay": decay}
-        found.append(Linear(EASE, ease.weights(fitting), decay, settings))
+        weights, chosen = ease_recency.weights(fitting)
+        found.append(Linear(EASE, weights, chosen.decay, ease.named(fitting) | vars(chosen)))
     if with_slist:
-        weights, chosen = slist.weights(fitting)
-        found.append(Linear(SLIST, weights, chosen.decay, slist.named(chosen)))
+        weights, of_slist = slist.weights(fitting)
+        found.append(Linear(SLIST, weights, of_slist.decay, slist.named(fitting, of_slist)))
+    if (with_ease and data.item_count > ease.LARGEST) or label == ITEM_KNN:
+        weights, of_knn = itemknn.weights(fitting)
+        found.append(Linear(ITEM_KNN, weights, of_knn.decay, vars(of_knn)))
     return found
 
 
@@ -184,12 +186,17 @@ def _place(model: Linear, trainer: Trainer) -> None:
     query, item = (part_of(tower, PART).encoder for tower in trainer.towers)
     assert isinstance(query, PoolingEncoder)
     assert isinstance(item, IdEncoder)
-    data, positions = trainer.data, query.age.shape[0]
-    rows = trainer.items.arrays[trainer.towers[1].linear_name][:, 0].astype(np.int64)  # of the table
+    data, positions, linear = trainer.data, query.age.shape[0], model.weights
+    rows = trainer.items.arrays[trainer.towers[1].linear_name][linear.rows, 0].astype(
+        np.int64
+    )  # of the table
     known = np.flatnonzero(rows >= FIRST_KNOWN)
-    factors = score_factors(interaction_matrix(data), model.weights, query.table.shape[1])
+    matrix = interaction_matrix(data)[:, linear.rows]
+    factors = score_factors(matrix, linear.values, query.table.shape[1], linear.own)
     weights = position_weights(data, model.decay, positions)
     with torch.no_grad():
+        query.table.zero_()
+        item.table.zero_()
         index = beside(torch.from_numpy(rows[known]), item.table)
         for table, values in zip((query.table, item.table), factors, strict=True):
             table[index] = beside(torch.from_numpy(values[known]), table)

@@ -13,7 +13,7 @@ from tests.helpers.people import data_of_people, ids_of, random_people, schema_o
 from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
 from train.evaluation.ranking import rank_by_scores
-from train.models import initialization
+from train.models import collaborative, initialization
 from train.models.collaborative import (
     ease,
     history_matrix,
@@ -82,6 +82,20 @@ def test_item_knn_equals_a_loop_over_items(data: TrainingData, dense: Floats, ne
                 cosines[other] = dense[:, item] @ dense[:, other] / lengths
         least = sorted(cosines)[-neighbours] if neighbours < ITEMS else 0
         np.testing.assert_allclose(weights[:, item], np.where(cosines >= least - 1e-6, cosines, 0), atol=1e-5)
+
+
+def test_item_knn_is_the_same_in_blocks(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = interaction_matrix(data)
+    whole = item_knn(matrix, 4).toarray()
+    monkeypatch.setattr(collaborative, "_BLOCK", 7)
+    np.testing.assert_allclose(item_knn(matrix, 4).toarray(), whole, atol=1e-6)
+
+
+def test_score_factors_of_weights_with_a_diagonal(data: TrainingData) -> None:
+    matrix, weights = interaction_matrix(data), ease(interaction_matrix(data), STRENGTH)
+    for values in (weights, scipy.sparse.csr_matrix(weights)):
+        left, right = score_factors(matrix, values, ITEMS, own=0.5)
+        np.testing.assert_allclose(left @ right.T, weights + 0.5 * np.eye(ITEMS), atol=1e-4)
 
 
 def test_popularity_ranks_by_training_pairs_without_seen_items(data: TrainingData) -> None:

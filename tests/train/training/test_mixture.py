@@ -20,7 +20,7 @@ from train.config.losses import FullSoftmax
 from train.config.towers import SequenceTower
 from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData
-from train.evaluation.baselines import baselines, ease, ease_recency, slist
+from train.evaluation.baselines import baselines, ease_recency, slist
 from train.evaluation.intervals import clusters_of
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, rank_by, summed
@@ -93,7 +93,7 @@ def test_untrained_towers_become_the_linear_model(data: TrainingData, fitting: F
     assert found.line().endswith(f"; {len(clusters_of(data, 'validation')):,} users")
     weights, chosen = {
         "SLIST": lambda: (slist.weights(fitting)[0], slist.weights(fitting)[1].decay),
-        "EASE": lambda: (ease.weights(fitting), ease_recency.decay(fitting)),
+        "EASE": lambda: (ease_recency.weights(fitting)[0], ease_recency.weights(fitting)[1].decay),
     }[found.label]()
     queries, relevant = data.parts["test"].by_query()
     alone = rank_by(data, summed(data, weights, chosen))(queries)
@@ -176,11 +176,11 @@ def test_where_no_linear_model_applies_the_towers_have_no_coordinates_for_it(
     trainer = untrained(data)
     assert drop_useless_coordinates(trainer.towers, fitting.experiment, data) == ""
     before = ranked(trainer)
-    never = [replace(each, can_read=lambda *_: False) for each in (ease_recency.BASELINE, slist.BASELINE)]
+    never = [replace(each, applies=lambda *_: False) for each in (ease_recency.BASELINE, slist.BASELINE)]
     monkeypatch.setattr(mixture, "_BASELINES", never)
     warning = drop_useless_coordinates(trainer.towers, fitting.experiment, data)
     assert "tower.linear" in warning
-    assert "up to 20,000 items" in warning
+    assert "needs histories" in warning
     assert mix(trainer, fitting) is None
     trainer.clear_cached_vectors()
     np.testing.assert_array_equal(ranked(trainer), before)

@@ -82,7 +82,7 @@ def test_baselines_keep_their_choices_and_learn_from_validation(
         np.testing.assert_array_equal(each(queries), again[name](queries), err_msg=name)
     for name in ("ease", "slist", "itemknn"):  # they have seen the answers by now
         known, unknown = (mean(per_query(each[name](queries), relevant)) for each in (after, before))
-        assert known["ndcg_at_10"] > unknown["ndcg_at_10"] + 0.05, name
+        assert known["ndcg_at_10"] > unknown["ndcg_at_10"] + 0.02, name
 
 
 @dataclass

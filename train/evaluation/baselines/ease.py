@@ -2,22 +2,25 @@
 
 Lambda is chosen among values three times apart, then among their neighbours. One decomposition for all values
 would need the eigenvectors, whose computation takes as long as a dozen of the inversions of `invert`.
+
+Of a larger catalogue the items with most events are read, and all others have the score 0.
 """
 
 import numpy as np
 
 from train.evaluation.ranking import (
+    TUNED_ITEMS,
     Baseline,
     FittedBaseline,
     Fitting,
     Floats,
     Scorer,
     has_histories,
-    rank_by_scores,
+    rank_by,
     summed,
 )
 from train.models import collaborative
-from train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
+from train.models.collaborative import ItemWeights, ease_of_gram, gram_matrix, interaction_matrix
 
 LARGEST = 20_000  # items; the matrix grows with the square, the time of its inverse with the cube
 STRENGTHS = tuple(float(f"{each:.2g}") for each in 300 * 3.0 ** np.arange(-8, 6))
@@ -30,7 +33,7 @@ def strength(fitting: Fitting) -> float:
 
 
 def _strength(fitting: Fitting) -> float:
-    tuning = fitting.tuning()
+    tuning = fitting.tuning(TUNED_ITEMS)
     gram = gram_matrix(interaction_matrix(tuning.data))
 
     def scorer(value: float) -> Scorer:
@@ -41,31 +44,37 @@ def _strength(fitting: Fitting) -> float:
     return tuning.best("lambda", near, scorer)
 
 
-def weights(fitting: Fitting) -> Floats:
-    """(N, N): EASE's weights over all items."""
+def weights(fitting: Fitting) -> ItemWeights:
+    """EASE's weights over the items with most events."""
 
-    def fit() -> Floats:
+    def fit() -> ItemWeights:
         chosen = strength(fitting)
-        fitting.say(f"all items, lambda {chosen}")
-        return collaborative.ease(interaction_matrix(fitting.data), chosen)
+        data, rows = fitting.popular(LARGEST)
+        fitting.say(f"{len(rows):,} items, lambda {chosen}")
+        return ItemWeights(collaborative.ease(interaction_matrix(data), chosen), rows)
 
     return fitting.once("weights of EASE", fit)
 
 
 def tuning_weights(fitting: Fitting) -> Floats:
-    """(N', N'): EASE's weights over the items of `fitting.tuning()`."""
-    tuning = fitting.tuning()
-    if tuning.data.item_count == fitting.data.item_count:
-        return weights(fitting)
+    """(N', N'): EASE's weights over the items of `fitting.tuning(TUNED_ITEMS)`."""
+    tuning = fitting.tuning(TUNED_ITEMS)
+    if tuning.data.item_count == fitting.data.item_count <= LARGEST:
+        return np.asarray(weights(fitting).values)
     return fitting.once(
         "weights of EASE while tuning",
         lambda: collaborative.ease(interaction_matrix(tuning.data), strength(fitting)),
     )
 
 
+def named(fitting: Fitting) -> dict[str, float]:
+    """What was chosen for the weights, by name, as a run logs it."""
+    return {"lambda": strength(fitting), **fitting.reach(LARGEST)}
+
+
 def _fit(fitting: Fitting) -> FittedBaseline:
-    ranked = rank_by_scores(fitting.data, weights(fitting))
-    return FittedBaseline(ranked, {"lambda": strength(fitting)})
+    ranked = rank_by(fitting.data, summed(fitting.data, weights(fitting)))
+    return FittedBaseline(ranked, named(fitting))
 
 
-BASELINE = Baseline("ease", "EASE", has_histories, _fit, "histories", LARGEST)
+BASELINE = Baseline("ease", "EASE", has_histories, _fit, "histories")

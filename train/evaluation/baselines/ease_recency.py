@@ -1,23 +1,62 @@
-"""EASE whose histories weigh an event less with each later one, by a factor that is chosen on validation."""
+"""EASE whose histories weigh an event less with each later step, by a factor.
+
+EASE gives an item no weight for itself. Where users take items again, it gets one, the same for all items. It
+and the factor are chosen on validation.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from train.evaluation.baselines import ease
-from train.evaluation.ranking import DECAYS, Baseline, FittedBaseline, Fitting, has_histories, rank_by, summed
+from train.evaluation.ranking import (
+    DECAYS,
+    TUNED_ITEMS,
+    Baseline,
+    FittedBaseline,
+    Fitting,
+    Scorer,
+    has_histories,
+    own_range,
+    rank_by,
+    summed,
+)
+from train.models.collaborative import ItemWeights
 
 
-def decay(fitting: Fitting) -> float:
-    """The factor that is best on validation."""
-    return fitting.choose("decay of EASE", float, _decay)
+@dataclass(frozen=True)
+class Settings:
+    """What is chosen on validation.
+
+    Args:
+        decay: factor on an event for each later step of the history.
+        own: weight of an item for itself; 0 where users take no item again.
+    """
+
+    decay: float = 0.9
+    own: float = 0.0
 
 
-def _decay(fitting: Fitting) -> float:
-    tuning, weights = fitting.tuning(), ease.tuning_weights(fitting)
-    return tuning.climb("decay", DECAYS, 0.9, lambda decay: summed(tuning.data, weights, decay))
+def weights(fitting: Fitting) -> tuple[ItemWeights, Settings]:
+    """The weights over the items with most events, and what was chosen for them."""
+    settings = fitting.choose("EASE, recency weights", Settings, _choose)
+    return replace(ease.weights(fitting), own=settings.own), settings
+
+
+def _choose(fitting: Fitting) -> Settings:
+    data, values = fitting.tuning(TUNED_ITEMS).data, ease.tuning_weights(fitting)
+
+    def scorer(settings: Settings) -> Scorer:
+        found = ItemWeights(values, np.arange(data.item_count), settings.own)
+        return summed(data, found, settings.decay)
+
+    return fitting.tuning(TUNED_ITEMS).search(Settings(), [("decay", DECAYS), *own_range(data)], scorer)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    chosen = decay(fitting)
-    ranked = rank_by(fitting.data, summed(fitting.data, ease.weights(fitting), chosen))
-    return FittedBaseline(ranked, {"lambda": ease.strength(fitting), "decay": chosen})
+    found, settings = weights(fitting)
+    ranked = rank_by(fitting.data, summed(fitting.data, found, settings.decay))
+    return FittedBaseline(ranked, ease.named(fitting) | vars(settings))
 
 
-BASELINE = Baseline("ease_recency", "EASE, recency weights", has_histories, _fit, "histories", ease.LARGEST)
+BASELINE = Baseline("ease_recency", "EASE, recency weights", has_histories, _fit, "histories")

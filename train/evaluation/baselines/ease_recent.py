@@ -1,7 +1,8 @@
 """EASE with recency weights, times what is popular lately: score x share^p, of scores below 0 as of 0.
 
 The share is the item's of the training events in the last days before the query. Days, p and the decay of the
-history are chosen on validation, one after the other, until none changes.
+history are chosen on validation, one after the other, until none changes. The weight of an item for itself is
+that of EASE with recency weights.
 """
 
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ import numpy as np
 
 from train.data.recency import WHOLE, WINDOWS, RecentShares
 from train.data.training_data import TrainingData
-from train.evaluation.baselines import ease
-from train.evaluation.baselines.ease_recency import decay
+from train.evaluation.baselines import ease, ease_recency
 from train.evaluation.ranking import (
     DECAYS,
+    TUNED_ITEMS,
     Baseline,
     FittedBaseline,
     Fitting,
@@ -24,11 +25,11 @@ from train.evaluation.ranking import (
     rank_by,
     summed,
 )
+from train.models.collaborative import ItemWeights
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3)
 FLOOR = 1e-6  # added to a score, so that popular items are first where the history says nothing
 PRIOR = 0.05  # weight of the share of all that went before in the share of the last days
-ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Settings:
     power: float = 0.5
 
 
-def scorer(data: TrainingData, weights: Floats, shares: RecentShares, settings: Settings) -> Scorer:
+def scorer(
+    data: TrainingData, weights: ItemWeights | Floats, shares: RecentShares, settings: Settings
+) -> Scorer:
     """EASE's scores times recent shares to a power.
 
     Args:
         data: the data set.
-        weights: (N, N), of EASE.
+        weights: of EASE.
         shares: of the same data.
         settings: of the product.
     """
@@ -71,23 +74,23 @@ def scorer(data: TrainingData, weights: Floats, shares: RecentShares, settings: 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
     settings = fitting.choose("EASE x recent popularity", Settings, _choose)
+    weights, before = ease_recency.weights(fitting)
     shares = RecentShares(fitting.data)
-    ranked = rank_by(fitting.data, scorer(fitting.data, ease.weights(fitting), shares, settings))
-    named = {"lambda": ease.strength(fitting), "decay": settings.decay}
+    ranked = rank_by(fitting.data, scorer(fitting.data, weights, shares, settings))
+    named = ease.named(fitting) | {"decay": settings.decay, "own": before.own}
     return FittedBaseline(ranked, named | {"days": settings.days or "all", "power": settings.power})
 
 
 def _choose(fitting: Fitting) -> Settings:
-    tuning, weights = fitting.tuning(), ease.tuning_weights(fitting)
-    shares = RecentShares(tuning.data)
+    tuning, before = fitting.tuning(TUNED_ITEMS), ease_recency.weights(fitting)[1]
+    data, shares = tuning.data, RecentShares(tuning.data)
+    weights = ItemWeights(ease.tuning_weights(fitting), np.arange(data.item_count), before.own)
 
     def scored(settings: Settings) -> Scorer:
-        return scorer(tuning.data, weights, shares, settings)
+        return scorer(data, weights, shares, settings)
 
     ranges = [("days", WINDOWS), ("power", POWERS), ("decay", DECAYS)]
-    return tuning.search(Settings(decay(fitting)), ranges, scored, rounds=ROUNDS)
+    return tuning.search(Settings(before.decay), ranges, scored)
 
 
-BASELINE = Baseline(
-    "ease_recent", "EASE x recent popularity", has_times, _fit, "histories with times", ease.LARGEST
-)
+BASELINE = Baseline("ease_recent", "EASE x recent popularity", has_times, _fit, "histories with times")

@@ -1,24 +1,70 @@
-"""Item-kNN: cosines to the most similar items, summed over the history (Sarwar et al. 2001)."""
+"""Item-kNN: cosines to the most similar items, summed over the history (Sarwar et al. 2001).
 
-from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, has_histories, rank_by_scores, summed
-from train.models.collaborative import interaction_matrix, item_knn
+An event weighs less with each later step of the history, by a factor.
+"""
 
-LARGEST = 20_000  # items; the matrix grows with the square
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.evaluation.ranking import (
+    DECAYS,
+    Baseline,
+    FittedBaseline,
+    Fitting,
+    Scorer,
+    has_histories,
+    own_range,
+    rank_by,
+    summed,
+)
+from train.models.collaborative import ItemWeights, interaction_matrix, item_knn, most_similar
+
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What is chosen on validation.
+
+    Args:
+        neighbours: similar items of each item.
+        decay: factor on an event for each later step of the history.
+        own: weight of an item for itself; 0 where users take no item again.
+    """
+
+    neighbours: int = 50
+    decay: float = 0.9
+    own: float = 0.0
+
+
+def weights(fitting: Fitting) -> tuple[ItemWeights, Settings]:
+    """The weights over all items, and what was chosen for them."""
+    settings = fitting.choose("item-kNN", Settings, _choose)
+
+    def fit() -> ItemWeights:
+        values = item_knn(interaction_matrix(fitting.data), settings.neighbours)
+        return ItemWeights(values, np.arange(fitting.data.item_count), settings.own)
+
+    return fitting.once("weights of item-kNN", fit), settings
+
+
 def _fit(fitting: Fitting) -> FittedBaseline:
-    best = fitting.choose("neighbours of item-kNN", int, _choose)
-    weights = item_knn(interaction_matrix(fitting.data), best)
-    return FittedBaseline(rank_by_scores(fitting.data, weights), {"neighbours": best})
+    found, settings = weights(fitting)
+    return FittedBaseline(rank_by(fitting.data, summed(fitting.data, found, settings.decay)), vars(settings))
 
 
-def _choose(fitting: Fitting) -> int:
+def _choose(fitting: Fitting) -> Settings:
     tuning = fitting.tuning()
-    matrix = interaction_matrix(tuning.data)
-    return tuning.climb(
-        "neighbours", NEIGHBOURS, NEIGHBOURS[3], lambda count: summed(tuning.data, item_knn(matrix, count))
-    )
+    most = item_knn(interaction_matrix(tuning.data), NEIGHBOURS[-1]).T.tocsr()
+
+    def scorer(settings: Settings) -> Scorer:
+        values = most_similar(most, settings.neighbours).T.tocsr()
+        found = ItemWeights(values, np.arange(tuning.data.item_count), settings.own)
+        return summed(tuning.data, found, settings.decay)
+
+    ranges = [("decay", DECAYS), ("neighbours", NEIGHBOURS), *own_range(tuning.data)]
+    return tuning.search(Settings(), ranges, scorer)
 
 
-BASELINE = Baseline("itemknn", "item-kNN", has_histories, _fit, "histories", LARGEST)
+BASELINE = Baseline("itemknn", "item-kNN", has_histories, _fit, "histories")

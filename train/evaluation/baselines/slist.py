@@ -7,7 +7,9 @@ an event. The weights are (A + lambda I)^-1 C with A = alpha X'X + (1 - alpha) S
 (1 - alpha) S'T. The paper's weights of whole sessions by their date are left out: a history here spans all
 dates of a user. A query's history is weighted by a factor for each later step.
 
-alpha, tau, lambda and the factor are chosen on validation, one after the other, over the most popular items.
+alpha, tau, lambda and the factor are chosen on validation, one after the other, until none changes.
+
+Of a larger catalogue the items with most events are read, and all others have the score 0.
 """
 
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from torch import Tensor
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.ranking import (
     DECAYS,
+    TUNED_ITEMS,
     Baseline,
     FittedBaseline,
     Fitting,
@@ -31,11 +34,15 @@ from train.evaluation.ranking import (
     rank_by,
     summed,
 )
-from train.models.collaborative import gram_matrix, history_matrix, interaction_matrix, invert_ridge
+from train.models.collaborative import (
+    ItemWeights,
+    gram_matrix,
+    history_matrix,
+    interaction_matrix,
+    invert_ridge,
+)
 
 LARGEST = 10_000  # items; five matrices of N x N are kept, 2 GB at this size
-TUNED_ITEMS = 1_500
-TUNED_QUERIES = 1_000
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TAUS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # steps
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -158,14 +165,15 @@ def _chosen_borders(pairs: Pairs, step: Rows, has_border: npt.NDArray[np.bool_])
     return np.sort(order[-LARGEST_TRANSITIONS:])
 
 
-def weights(fitting: Fitting) -> tuple[Floats, Settings]:
-    """(N, N): SLIST's weights over all items, and what was chosen for them."""
+def weights(fitting: Fitting) -> tuple[ItemWeights, Settings]:
+    """SLIST's weights over the items with most events, and what was chosen for them."""
 
-    def fit() -> tuple[Floats, Settings]:
+    def fit() -> tuple[ItemWeights, Settings]:
         settings = fitting.choose("SLIST", Settings, _choose)
-        fitting.say("all items")
-        inverse, target = Slist(fitting.data).solve(settings)
-        return (inverse @ target).numpy(), settings
+        data, rows = fitting.popular(LARGEST)
+        fitting.say(f"{len(rows):,} items")
+        inverse, target = Slist(data).solve(settings)
+        return ItemWeights((inverse @ target).numpy(), rows), settings
 
     return fitting.once("weights of SLIST", fit)
 
@@ -173,20 +181,19 @@ def weights(fitting: Fitting) -> tuple[Floats, Settings]:
 def _fit(fitting: Fitting) -> FittedBaseline:
     found, settings = weights(fitting)
     scorer = summed(fitting.data, found, settings.decay)
-    return FittedBaseline(rank_by(fitting.data, scorer), named(settings))
+    return FittedBaseline(rank_by(fitting.data, scorer), named(fitting, settings))
 
 
-def named(settings: Settings) -> dict[str, float]:
+def named(fitting: Fitting, settings: Settings) -> dict[str, float]:
     """What was chosen, by name, as a run logs it."""
-    return {"lambda": settings.strength} | {
-        name: getattr(settings, name) for name in ("alpha", "tau", "decay")
-    }
+    chosen = {name: getattr(settings, name) for name in ("alpha", "tau", "decay")}
+    return {"lambda": settings.strength, **chosen, **fitting.reach(LARGEST)}
 
 
 def _choose(fitting: Fitting) -> Settings:
-    tuning = fitting.tuning(TUNED_ITEMS, TUNED_QUERIES)
-    ranges = [("decay", DECAYS), ("tau", TAUS), ("alpha", ALPHAS), ("strength", STRENGTHS), ("decay", DECAYS)]
+    tuning = fitting.tuning(TUNED_ITEMS)
+    ranges = [("decay", DECAYS), ("tau", TAUS), ("alpha", ALPHAS), ("strength", STRENGTHS)]
     return tuning.search(Settings(), ranges, Slist(tuning.data).scorer)
 
 
-BASELINE = Baseline("slist", "SLIST", has_histories, _fit, "histories", LARGEST)
+BASELINE = Baseline("slist", "SLIST", has_histories, _fit, "histories")

@@ -1,0 +1,52 @@
+"""The items that a user has taken most, each event weighted by a factor for each later step.
+
+All other items follow by popularity. The factor is chosen on validation. Where users take items again, this
+is the baseline to beat.
+"""
+
+import numpy as np
+
+from train.data.training_data import TrainingData
+from train.evaluation.ranking import (
+    DECAYS,
+    Baseline,
+    FittedBaseline,
+    Fitting,
+    Floats,
+    Rows,
+    Scorer,
+    rank_by,
+    repeats,
+)
+from train.models.collaborative import history_matrix
+
+_REMAINDER = 1e-6  # weight of an item's share of all training pairs
+
+
+def _scorer(data: TrainingData, decay: float) -> Scorer:
+    counts = data.counts()
+    shares = (_REMAINDER * counts / max(1, counts.sum())).astype(np.float32)
+
+    def score(rows: Rows) -> Floats:
+        return np.asarray(history_matrix(data, rows, decay, every=True).toarray() + shares, np.float32)
+
+    return score
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    decay = fitting.choose("decay of personal frequency", float, _choose)
+    return FittedBaseline(rank_by(fitting.data, _scorer(fitting.data, decay)), {"decay": decay})
+
+
+def _choose(fitting: Fitting) -> float:
+    tuning = fitting.tuning()
+    return tuning.climb("decay", DECAYS, 0.9, lambda decay: _scorer(tuning.data, decay))
+
+
+BASELINE = Baseline(
+    "personal_frequency",
+    "personal frequency",
+    repeats,
+    _fit,
+    "histories whose items may be answers",
+)
