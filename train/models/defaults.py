@@ -76,7 +76,9 @@ FEW_ITEMS = 2048  # up to these a linear model has as many coordinates as items,
 SUM: Mapping[str, Any] = {"query_dropout": 0.5, "history_dropout": 0.8}
 SUM_DECAY = 0.02
 RECENT_POPULARITY = 32  # coordinates
-MAX_LINEAR_ITEMS = 20_000  # for more there is no linear model: its matrix grows with the square
+# Items up to which a linear model has `LINEAR` coordinates. For more it has as many as need the same memory,
+# a multiple of `MULTIPLE`; none above 320,000 items.
+MAX_LINEAR_ITEMS = 20_000
 # Items up to which a step scores all of them; its time and memory grow with the items that it scores.
 MAX_SOFTMAX_ITEMS = 20_000
 UNIFORM_NEGATIVES = 1024
@@ -257,7 +259,8 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec], tower: H
     elif items <= MAX_LINEAR_ITEMS:
         linear, size = LINEAR, f"more than {FEW_ITEMS:,} and at most {MAX_LINEAR_ITEMS:,}"
     else:
-        linear, size = 0, f"more than {MAX_LINEAR_ITEMS:,}"
+        linear = LINEAR * MAX_LINEAR_ITEMS // items // MULTIPLE * MULTIPLE
+        size = f"more than {MAX_LINEAR_ITEMS:,}: in all as many numbers as for these"
     chosen: Candidates = {"linear": (linear, f"{items:,} items, {size}")}
     if any(isinstance(spec, TimeFeature) for spec in query.values()):
         chosen["recent_popularity"] = (RECENT_POPULARITY, "queries have times")
@@ -273,9 +276,10 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec], tower: H
         chosen["ages"] = (True, "histories have times")
     if kind == "sum":
         chosen |= {name: (value, why) for name, value in SUM.items()}
-    if (kind == "sum" or "latent" in chosen) and linear:
+    reads_all = items <= MAX_LINEAR_ITEMS
+    if (kind == "sum" or "latent" in chosen) and reads_all:
         chosen["latent"] = (min(USUAL_LATENT, items), f"{items:,} items, at most {MAX_LINEAR_ITEMS:,}")
-    if kind == "sum" and linear:
+    if kind == "sum" and reads_all:
         chosen["decay"] = (SUM_DECAY, why)
     return {name: each for name, each in chosen.items() if name not in own}
 
