@@ -55,8 +55,8 @@ class SequenceTower(TowerSection):
         recent_popularity: coordinates of how much more popular than usual an item was before the query's
             time, added after training as those of `linear` (`train/training/recent_popularity.py`); 0 for
             none. The query needs a feature of kind `time`.
-        linear: coordinates of EASE or SLIST that are added after training, with a weight against all other
-            coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
+        linear: coordinates of EASE, SLIST or item-kNN that are added after training, with a weight against
+            all other coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
             content encoders learn to place an item.
         id_dropout_alpha: an item's share is proportional to its interactions to this power. At 0 all items

@@ -36,7 +36,8 @@ TUNED_ITEMS = 4_000  # the most popular ones, where a trial takes time with the 
 TUNED_QUERIES, FEWEST_QUERIES = 2_000, 500  # of validation: as many as give `TUNED_SCORES`, within these
 TUNED_SCORES = 100_000_000
 ROUNDS = 3  # in which the fields of some settings climb
-OWN = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # weights of an item's own events
+OWN = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # weights of an item's own events
+USUAL_OWN = 0.3  # where a search begins: with 0, factors that forget all but the last event look best
 # Factors on an event for each later step of a history.
 DECAYS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 _BLOCK, _SCORES = 512, 20_000_000  # queries and scores at a time
@@ -271,6 +272,11 @@ class Baseline:
 def own_range(data: TrainingData) -> list[tuple[str, Sequence[float]]]:
     """The range of a field `own`, the weight of a history's own items; empty where these are no answers."""
     return [] if data.exclude_seen else [("own", OWN)]
+
+
+def usual_own(data: TrainingData) -> float:
+    """The start of that range; 0 where it is empty."""
+    return 0.0 if data.exclude_seen else USUAL_OWN
 
 
 def selection_metric(experiment: Experiment) -> str:

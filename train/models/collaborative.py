@@ -18,7 +18,7 @@ SINGLE_PRECISION = 3e-5  # lambda by the norm of the Gram matrix, from which on 
 _ITERATIONS = 4  # of a subspace; a few more than two are lost in the noise of the scores
 _CURVE_QUERIES = 20_000  # histories that a mean over positions reads, about
 _SMALL = 512  # rows of a matrix that is inverted by one call
-_BLOCK = 2048  # items whose cosines are computed at a time
+_COSINES = 16_000_000  # that are computed at a time, at most
 
 
 def interaction_matrix(data: TrainingData) -> scipy.sparse.csr_matrix:
@@ -171,8 +171,9 @@ def item_knn(matrix: scipy.sparse.csr_matrix, neighbours: int) -> scipy.sparse.c
     unit = matrix @ scipy.sparse.diags(1 / np.maximum(norms, 1e-9), dtype=np.float32)
     columns, rows = unit.T.tocsr(), unit.tocsr()
     blocks = []
-    for at in range(0, matrix.shape[1], _BLOCK):
-        cosines = (columns[at : at + _BLOCK] @ rows).tocsr()
+    block = max(1, _COSINES // max(1, matrix.shape[1]))
+    for at in range(0, matrix.shape[1], block):
+        cosines = (columns[at : at + block] @ rows).tocsr()
         item = range_indices(np.diff(cosines.indptr))
         cosines.data[item + at == cosines.indices] = 0
         blocks.append(most_similar(cosines, neighbours))

@@ -333,8 +333,9 @@ def test_where_purchases_repeat_personal_frequency_is_measured_and_read_by_other
     queries, relevant = repeating.parts["test"].by_query()
     quality = {name: mean(per_query(rank(queries), relevant))["ndcg_at_10"] for name, rank in found.items()}
     assert quality["personal_frequency"] > quality["ease"] + 0.1
-    assert found["ease_recency"].settings["own"] > 0
-    assert quality["ease_recency"] > quality["ease"] + 0.1
+    for name in ("ease_recency", "itemknn"):
+        assert found[name].settings["own"] > 0
+        assert quality[name] > quality["ease"] + 0.1
     once = fitting(data_of_people(random_people(60, ITEMS), ITEMS))
     assert ease_recency.weights(once)[1].own == 0
 

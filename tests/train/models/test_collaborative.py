@@ -87,7 +87,7 @@ def test_item_knn_equals_a_loop_over_items(data: TrainingData, dense: Floats, ne
 def test_item_knn_is_the_same_in_blocks(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = interaction_matrix(data)
     whole = item_knn(matrix, 4).toarray()
-    monkeypatch.setattr(collaborative, "_BLOCK", 7)
+    monkeypatch.setattr(collaborative, "_COSINES", 7 * ITEMS)
     np.testing.assert_allclose(item_knn(matrix, 4).toarray(), whole, atol=1e-6)
 
 

@@ -20,7 +20,7 @@ from train.config.losses import FullSoftmax
 from train.config.towers import SequenceTower
 from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData
-from train.evaluation.baselines import baselines, ease_recency, slist
+from train.evaluation.baselines import baselines, ease, ease_recency, slist
 from train.evaluation.intervals import clusters_of
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, rank_by, summed
@@ -149,6 +149,30 @@ def test_what_the_baselines_have_fitted_is_not_fitted_again(
     for module, name in ((collaborative, "ease"), (slist.Slist, "solve")):
         monkeypatch.setattr(module, name, None)  # is not called
     baselines(fitting.experiment, data, Console(file=io.StringIO()), fitting)
+
+
+def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_the_scores_of_each(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (ease, slist):
+        monkeypatch.setattr(module, "LARGEST", 15)
+    fitting = Fitting(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
+    models = mixture._models(fitting)
+    assert [(each.label, len(each.weights.rows)) for each in models] == [
+        ("EASE", 15),
+        ("SLIST", 15),
+        ("item-kNN", ITEMS),
+    ]
+    queries = data.parts["test"].by_query()[0]
+    repeated = replace(models[-1], weights=replace(models[-1].weights, own=0.5))
+    for model in (*models, repeated):
+        trainer = untrained(data)
+        mixture._place(model, trainer)
+        WeightCurves(trainer, mixture.PART, "ndcg_at_10").apply(math.inf, 1.0)
+        items = trainer.item_vectors()  # first, because it sets the radius
+        found = (trainer.query_vectors(queries) @ items.T).numpy()
+        np.testing.assert_allclose(found, model.weights.scores(data, queries, model.decay), atol=1e-3)
+    assert [each.label for each in mixture._models(fitting, "item-kNN")] == ["item-kNN"]
 
 
 def test_where_the_towers_tell_no_items_apart_the_linear_model_ranks(

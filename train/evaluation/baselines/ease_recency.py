@@ -20,6 +20,7 @@ from train.evaluation.ranking import (
     own_range,
     rank_by,
     summed,
+    usual_own,
 )
 from train.models.collaborative import ItemWeights
 
@@ -44,13 +45,15 @@ def weights(fitting: Fitting) -> tuple[ItemWeights, Settings]:
 
 
 def _choose(fitting: Fitting) -> Settings:
-    data, values = fitting.tuning(TUNED_ITEMS).data, ease.tuning_weights(fitting)
+    tuning, values = fitting.tuning(TUNED_ITEMS), ease.tuning_weights(fitting)
+    data = tuning.data
 
     def scorer(settings: Settings) -> Scorer:
         found = ItemWeights(values, np.arange(data.item_count), settings.own)
         return summed(data, found, settings.decay)
 
-    return fitting.tuning(TUNED_ITEMS).search(Settings(), [("decay", DECAYS), *own_range(data)], scorer)
+    ranges = [*own_range(data), ("decay", DECAYS)]
+    return tuning.search(Settings(own=usual_own(data)), ranges, scorer)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:

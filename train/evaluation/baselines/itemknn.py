@@ -17,6 +17,7 @@ from train.evaluation.ranking import (
     own_range,
     rank_by,
     summed,
+    usual_own,
 )
 from train.models.collaborative import ItemWeights, interaction_matrix, item_knn, most_similar
 
@@ -63,8 +64,8 @@ def _choose(fitting: Fitting) -> Settings:
         found = ItemWeights(values, np.arange(tuning.data.item_count), settings.own)
         return summed(tuning.data, found, settings.decay)
 
-    ranges = [("decay", DECAYS), ("neighbours", NEIGHBOURS), *own_range(tuning.data)]
-    return tuning.search(Settings(), ranges, scorer)
+    ranges = [*own_range(tuning.data), ("decay", DECAYS), ("neighbours", NEIGHBOURS)]
+    return tuning.search(Settings(own=usual_own(tuning.data)), ranges, scorer)
 
 
 BASELINE = Baseline("itemknn", "item-kNN", has_histories, _fit, "histories")
