@@ -13,7 +13,6 @@ from train.evaluation.ranking import (
     Baseline,
     FittedBaseline,
     Fitting,
-    Floats,
     Scorer,
     has_histories,
     rank_by,
@@ -54,17 +53,6 @@ def weights(fitting: Fitting) -> ItemWeights:
         return ItemWeights(collaborative.ease(interaction_matrix(data), chosen), rows)
 
     return fitting.once("weights of EASE", fit)
-
-
-def tuning_weights(fitting: Fitting) -> Floats:
-    """(N', N'): EASE's weights over the items of `fitting.tuning(TUNED_ITEMS)`."""
-    tuning = fitting.tuning(TUNED_ITEMS)
-    if tuning.data.item_count == fitting.data.item_count <= LARGEST:
-        return np.asarray(weights(fitting).values)
-    return fitting.once(
-        "weights of EASE while tuning",
-        lambda: collaborative.ease(interaction_matrix(tuning.data), strength(fitting)),
-    )
 
 
 def named(fitting: Fitting) -> dict[str, float]:

@@ -6,12 +6,9 @@ and the factor are chosen on validation.
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from train.evaluation.baselines import ease
 from train.evaluation.ranking import (
     DECAYS,
-    TUNED_ITEMS,
     Baseline,
     FittedBaseline,
     Fitting,
@@ -45,15 +42,13 @@ def weights(fitting: Fitting) -> tuple[ItemWeights, Settings]:
 
 
 def _choose(fitting: Fitting) -> Settings:
-    tuning, values = fitting.tuning(TUNED_ITEMS), ease.tuning_weights(fitting)
-    data = tuning.data
+    tuning, found = fitting.tuning(), ease.weights(fitting)
 
     def scorer(settings: Settings) -> Scorer:
-        found = ItemWeights(values, np.arange(data.item_count), settings.own)
-        return summed(data, found, settings.decay)
+        return summed(tuning.data, replace(found, own=settings.own), settings.decay)
 
-    ranges = [*own_range(data), ("decay", DECAYS)]
-    return tuning.search(Settings(own=usual_own(data)), ranges, scorer)
+    ranges = [*own_range(tuning.data), ("decay", DECAYS)]
+    return tuning.search(Settings(own=usual_own(tuning.data)), ranges, scorer)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:

@@ -14,7 +14,6 @@ from train.data.training_data import TrainingData
 from train.evaluation.baselines import ease, ease_recency
 from train.evaluation.ranking import (
     DECAYS,
-    TUNED_ITEMS,
     Baseline,
     FittedBaseline,
     Fitting,
@@ -82,12 +81,11 @@ def _fit(fitting: Fitting) -> FittedBaseline:
 
 
 def _choose(fitting: Fitting) -> Settings:
-    tuning, before = fitting.tuning(TUNED_ITEMS), ease_recency.weights(fitting)[1]
-    data, shares = tuning.data, RecentShares(tuning.data)
-    weights = ItemWeights(ease.tuning_weights(fitting), np.arange(data.item_count), before.own)
+    tuning, (weights, before) = fitting.tuning(), ease_recency.weights(fitting)
+    shares = RecentShares(tuning.data)
 
     def scored(settings: Settings) -> Scorer:
-        return scorer(data, weights, shares, settings)
+        return scorer(tuning.data, weights, shares, settings)
 
     ranges = [("days", WINDOWS), ("power", POWERS), ("decay", DECAYS)]
     return tuning.search(Settings(before.decay), ranges, scored)
