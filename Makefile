@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
-        test-together test-quiet test-processors test-serving test-hostile lint protos clean help
+        test-together test-quiet test-processors test-serving test-hostile held-out lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -269,6 +269,9 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch HAPROXY=1 ONE_CORE=1 AT_ONCE=1 JSON=path
 	@$(PY) -m tests.serving.hostile $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(HAPROXY),--haproxy) $(if $(ONE_CORE),--one-core) $(if $(AT_ONCE),--at-once) $(if $(FLAGS),"--flags=$(FLAGS)") $(if $(JSON),--json "$(JSON)")
+
+held-out: setup ## train with the defaults on data sets that no rule was chosen on: SETS="senses changes lectures" SEEDS="0 1 2"
+	@$(PY) -m tests.held_out $(or $(SETS),senses changes lectures) $(if $(SEEDS),--seeds $(SEEDS))
 
 lint: setup ## ruff, mypy, import rules, and whether the generated stubs are fresh
 	@$(VENV)/bin/ruff check .
