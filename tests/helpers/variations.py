@@ -1,4 +1,7 @@
-"""Variations of an event log, to see whether a recipe holds without tuning.
+"""Variations of an event log, to see where a recipe breaks.
+
+They are subsets of one log and overlap, so they confirm a rule hardly more than the log alone does. A rule is
+chosen on their validation parts, and `tests/held_out/` has data on which none was chosen.
 
     python -m tests.helpers.variations log.parquet cut_to_five user item time > cut.csv
 
