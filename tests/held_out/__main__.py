@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0, or 1 if a package cannot be had.
+        0, 1 if a package cannot be had, or the exit code of a training or an export that failed.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.held_out", description=__doc__)
     parser.add_argument("sets", nargs="+", choices=SETS, metavar="NAME", help=f"of {', '.join(SETS)}")
@@ -48,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         if parsed.data:
             sys.stdout.write(f"{config}\n")
             continue
-        found = dict(zip(parsed.seeds, report.qualities(config, parsed.seeds), strict=True))
+        try:
+            found = dict(zip(parsed.seeds, report.qualities(config, parsed.seeds), strict=True))
+        except subprocess.CalledProcessError as error:
+            return error.returncode  # the command has said why
         write_file(folder / "figures.json", (json.dumps(found, indent=2) + "\n").encode())
         sys.stdout.write("\n".join(report.table(name, found, metrics)) + "\n\n")
     return 0
