@@ -53,6 +53,7 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "ease": "EASE",
     "ease_recency": "EASE (recency weights)",
     "ease_recent": "EASE x recent popularity",
+    "ease_content": "EASE, content, recency",
     "base_rate": "base rate",
     "itemmean": "item means",
     "user_item": "user + item means",

@@ -16,6 +16,7 @@ from train.evaluation.baselines import (
     bm25,
     bm25_full,
     ease,
+    ease_content,
     ease_recency,
     ease_recent,
     itemknn,
@@ -46,6 +47,7 @@ BASELINES = tuple(
         ease,
         ease_recency,
         ease_recent,
+        ease_content,
     )
 )
 LABELS = {

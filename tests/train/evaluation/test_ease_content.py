@@ -1,0 +1,86 @@
+"""The baseline that reads ids, contents and times of items."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos.toml_config import to_table
+from tests.helpers.people import data_of_people
+from train.config import Experiment, read_experiment
+from train.data.recency import DAY
+from train.data.training_data import Pairs, TrainingData
+from train.evaluation.baselines import ease_content, ease_recent
+from train.evaluation.metrics import mean, per_query
+from train.evaluation.ranking import Baseline, Fitting
+from train.paths import ROOT
+
+KINDS, OF_A_KIND, EVENTS = 6, 40, 4
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    return read_experiment(ROOT / "train/configs/history.toml")
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    """People who take items of one kind, one a day; most items are taken once or twice."""
+    draw = np.random.default_rng(0)
+    people, times, items = [], [], KINDS * OF_A_KIND
+    for person in range(120):
+        taken = person % KINDS * OF_A_KIND + draw.choice(OF_A_KIND, EVENTS, replace=False)
+        people.append(taken.tolist())
+        times += [(person + n) * DAY for n in range(EVENTS)]
+    found = data_of_people(people, items)
+    moments = np.asarray(times, np.float64)
+    parts = {
+        name: Pairs(pairs.query, pairs.item, pairs.weight, time=moments[pairs.query])
+        for name, pairs in found.parts.items()
+    }
+    genres = [[f"kind {n // OF_A_KIND}", "film"] for n in range(items)]
+    values: dict[str, list[Any]] = {"genres": genres, "title": ["film"] * items, "year": [None] * items}
+    return replace(found, items={**found.items, **values}, parts=parts, moments=moments)
+
+
+def quality(baseline: Baseline, fitting: Fitting) -> float:
+    queries, relevant = fitting.data.parts["test"].by_query()
+    return mean(per_query(baseline.fit(fitting)(queries), relevant))["recall_at_20"]
+
+
+def test_contents_find_items_that_few_have_taken(experiment: Experiment, data: TrainingData) -> None:
+    fitting = Fitting(experiment, data)
+    assert quality(ease_content.BASELINE, fitting) > quality(ease_recent.BASELINE, fitting) + 0.1
+    settings = ease_content.BASELINE.fit(fitting).settings
+    assert settings["content"] > 0
+    assert {*settings} == {"lambda", "content", "decay", "days", "power"}
+    stored = json.loads(json.dumps(to_table(fitting.choices)))
+    assert ease_content.BASELINE.fit(Fitting(experiment, data, stored=stored)).settings == settings
+
+
+def test_cosines_read_words_and_categories(experiment: Experiment, data: TrainingData) -> None:
+    titles = ["The red house", "red House", "a house", ""] + ["film"] * (data.item_count - 4)
+    values: dict[str, Any] = {
+        **data.items,
+        "title": titles,
+        "genres": [[], [], ["house"], None, *data.items["genres"][4:]],
+    }
+    found = ease_content.cosines(experiment, replace(data, items=values))
+    assert found.shape == (data.item_count, data.item_count)
+    np.testing.assert_allclose(found, found.T, atol=1e-6)
+    assert found[0, 1] > found[0, 2] > 0  # a category is no word
+    assert not found[3].any()
+    assert not found.diagonal().any()
+
+
+def test_without_times_or_contents_it_does_not_apply(experiment: Experiment, data: TrainingData) -> None:
+    def applies(data: TrainingData, experiment: Experiment = experiment) -> bool:
+        return ease_content.BASELINE.applies(experiment, data)
+
+    empty: dict[str, Any] = {"genres": [[]] * data.item_count, "title": [""] * data.item_count}
+    assert applies(data)
+    assert not applies(replace(data, moments=None))
+    assert not applies(replace(data, items={**data.items, **empty}))
+    assert not applies(data, replace(experiment, item={"id": experiment.item["id"]}))
