@@ -55,7 +55,7 @@ def test_contents_find_items_that_few_have_taken(experiment: Experiment, data: T
     assert quality(ease_content.BASELINE, fitting) > quality(ease_recent.BASELINE, fitting) + 0.1
     settings = ease_content.BASELINE.fit(fitting).settings
     assert settings["content"] > 0
-    assert {*settings} == {"lambda", "content", "decay", "days", "power"}
+    assert {*settings} == {"lambda", "content", "decay", "days", "power", "own"}
     stored = json.loads(json.dumps(to_table(fitting.choices)))
     assert ease_content.BASELINE.fit(Fitting(experiment, data, stored=stored)).settings == settings
 
@@ -67,7 +67,7 @@ def test_cosines_read_words_and_categories(experiment: Experiment, data: Trainin
         "title": titles,
         "genres": [[], [], ["house"], None, *data.items["genres"][4:]],
     }
-    found = ease_content.cosines(experiment, replace(data, items=values))
+    found = ease_content.cosines(experiment, replace(data, items=values), np.arange(data.item_count))
     assert found.shape == (data.item_count, data.item_count)
     np.testing.assert_allclose(found, found.T, atol=1e-6)
     assert found[0, 1] > found[0, 2] > 0  # a category is no word

@@ -6,7 +6,7 @@ and the settings of `ease_recent`, are chosen on validation, one after the other
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -17,14 +17,14 @@ from protos.lexical import ANALYZERS
 from train.config import Experiment
 from train.data.recency import WINDOWS, RecentShares
 from train.data.training_data import TrainingData
-from train.evaluation.baselines import ease, ease_recent
-from train.evaluation.baselines.ease_recency import decay
+from train.evaluation.baselines import ease, ease_recency, ease_recent
 from train.evaluation.ranking import (
     DECAYS,
     Baseline,
     FittedBaseline,
     Fitting,
     Floats,
+    Rows,
     Scorer,
     has_times,
     rank_by,
@@ -44,13 +44,14 @@ class Settings(ease_recent.Settings):
     content: float = 0.1
 
 
-def cosines(experiment: Experiment, data: TrainingData) -> Floats:
-    """(N, N): of the items' contents, with a zero diagonal; zero where an item holds nothing."""
+def cosines(experiment: Experiment, data: TrainingData, rows: Rows) -> Floats:
+    """(M, M): of the contents of items in M rows, with a zero diagonal; zero where an item holds nothing."""
     # The import takes a second.
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     terms = zip(*_terms(experiment, data), strict=True)
     vectors = TfidfVectorizer(analyzer=chain.from_iterable, sublinear_tf=True).fit_transform(terms)
+    vectors = vectors[rows]
     found = np.asarray((vectors @ vectors.T).toarray(), np.float32)
     np.fill_diagonal(found, 0)
     return found
@@ -79,22 +80,25 @@ class Scores:
     """
 
     def __init__(self, fitting: Fitting) -> None:
-        self._data, self._ease = fitting.data, ease.weights(fitting)
-        self._cosines = fitting.once("cosines", lambda: cosines(fitting.experiment, fitting.data))
-        self._unit = float(self._ease.std()) / max(float(self._cosines.std()), 1e-12)
+        self._data, self._ease = fitting.data, ease_recency.weights(fitting)[0]
+        every = fitting.once("cosines", lambda: cosines(fitting.experiment, fitting.data, self._ease.rows))
+        self._cosines, self._values = every, np.asarray(self._ease.values)
+        self._unit = float(self._values.std()) / max(float(every.std()), 1e-12)
         self._shares = RecentShares(fitting.data)
         self._mixed = (0.0, self._ease)  # weight of the cosines, and the sum
 
     def scorer(self, settings: Settings) -> Scorer:
         """The scores of all items."""
         if settings.content != self._mixed[0]:
-            self._mixed = (settings.content, self._ease + settings.content * self._unit * self._cosines)
+            values = self._values + settings.content * self._unit * self._cosines
+            self._mixed = (settings.content, replace(self._ease, values=values))
         return ease_recent.scorer(self._data, self._mixed[1], self._shares, settings)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
     settings = fitting.choose("EASE and content", Settings, _choose)
-    named = {"lambda": ease.strength(fitting), **vars(settings), "days": settings.days or "all"}
+    before = ease_recency.weights(fitting)[1]
+    named = ease.named(fitting) | vars(settings) | {"own": before.own, "days": settings.days or "all"}
     return FittedBaseline(rank_by(fitting.data, Scores(fitting).scorer(settings)), named)
 
 
@@ -102,7 +106,8 @@ def _choose(fitting: Fitting) -> Settings:
     # Over all items: those of a tuning with fewer have no contents.
     tuning = fitting.tuning(fitting.data.item_count)
     ranges = [("content", CONTENTS), ("days", WINDOWS), ("power", ease_recent.POWERS), ("decay", DECAYS)]
-    return tuning.search(Settings(decay(fitting)), ranges, Scores(fitting).scorer, rounds=ease_recent.ROUNDS)
+    before = ease_recency.weights(fitting)[1]
+    return tuning.search(Settings(before.decay), ranges, Scores(fitting).scorer)
 
 
 BASELINE = Baseline(
@@ -111,5 +116,4 @@ BASELINE = Baseline(
     _applies,
     _fit,
     "histories with times, and items with texts or categories",
-    ease.LARGEST,
 )
