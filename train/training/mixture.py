@@ -136,8 +136,10 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
         curves.apply(weight, curves.unit)
     else:
         remove_part(trainer, PART)
-    values = curves.shown[math.inf], curves.shown[0.0], curves.shown[weight]
-    return Mixed(model.label, weight, curves.unit, metric, *values, curves.users, model.settings)
+    linear, learned, both = (float(curves.shown[each].mean()) for each in (math.inf, 0.0, weight))
+    return Mixed(
+        model.label, weight, curves.unit, metric, linear, learned, both, curves.users, model.settings
+    )
 
 
 def mix_as(trainer: Trainer, fitting: Fitting, mixed: Mixed | None) -> None:

@@ -13,7 +13,8 @@ Of the weights that are within a standard error of the best, the one nearest to 
 (after Breiman et al. 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in
 the flat part the highest point lies is luck. The fewer users validation has, the more weights are close, and
 the nearer the choice is to the default. The error is that of users, whose queries resemble each other. The
-metric is nDCG over 100 places, which varies less from user to user than one over ten.
+metric is nDCG over 100 places, which varies less from user to user than one over ten. A weight at which the
+metric that selects the epoch is no higher than without the part is not taken.
 """
 
 import copy
@@ -44,20 +45,24 @@ MIN_QUERIES, MAX_QUERIES, MAX_SCORES = 500, 5_000, 100_000_000
 _BLOCK = 512  # queries at a time
 
 
-def choose_weight(curve: Curve, default: float = 1.0) -> float:
+def choose_weight(curve: Curve, selected: Curve, default: float = 1.0) -> float:
     """Of the weights that are within a standard error of the best, the one nearest to `default`.
 
+    No weight is taken at which the mean of `selected` is not above that at 0.
+
     Args:
-        curve: weight -> a metric of each user.
+        curve: weight -> a metric of each user, that chooses.
+        selected: weight -> the metric of each user that selects the epoch.
         default: above 0; it is taken as it is where there are too few users to choose by.
 
     Returns:
-        The weight; 0 if none above 0 is within a standard error.
+        The weight; 0 if none is left.
     """
-    users = Clusters.single(len(next(iter(curve.values()))), "users")
+    users = Clusters.single(len(curve[0.0]), "users")
     if len(users) < MIN_USERS:
         return default
-    close = [weight for weight in within_standard_error(curve, users) if weight]
+    without = selected[0.0].mean()
+    close = [each for each in within_standard_error(curve, users) if selected[each].mean() > without]
     return min(close, key=lambda weight: abs(math.log(weight / default)), default=0.0)
 
 
@@ -138,14 +143,14 @@ class WeightCurves(PartWeighting):
     Args:
         trainer: with the towers.
         part: the part.
-        metric: of the ranking, that is shown.
+        metric: of the ranking, that selects the epoch.
         max_weight: the largest weight that is chosen.
         default: as of `choose_weight`.
 
     Attributes:
         unit: the standard deviation over the items of the others' scores, divided by that of the part's.
         values: weight -> nDCG@100 of each user: the mean over the user's queries.
-        shown: weight -> the mean of `metric` over users.
+        shown: weight -> `metric` of each user, likewise.
     """
 
     def __init__(
@@ -181,17 +186,18 @@ class WeightCurves(PartWeighting):
         self.unit = self._ratio()
         ranked = self._ranked(self._trainer.data.seen(self.queries))
         users = self._users
-        self.values, self.shown = dict[float, Floats](), dict[float, float]()
+        self.values, self.shown = dict[float, Floats](), dict[float, Floats]()
         for weight, rows in ranked.items():
             figures = ndcg(rows, self._relevant), per_query(rows, self._relevant)[self._metric]
-            chooses, shown = (np.bincount(users, each) / np.bincount(users) for each in figures)
-            self.values[weight], self.shown[weight] = chooses, float(shown.mean())
+            self.values[weight], self.shown[weight] = (
+                np.bincount(users, each) / np.bincount(users) for each in figures
+            )
 
     @property
     def chosen(self) -> float:
         """The weight that is taken."""
         allowed = {weight: each for weight, each in self.values.items() if weight <= self._max_weight}
-        return choose_weight(allowed, self._default)
+        return choose_weight(allowed, self.shown, self._default)
 
     @property
     def users(self) -> int:

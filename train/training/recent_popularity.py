@@ -96,8 +96,9 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
         _place(events, half_life, trainer)
         tried[half_life] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))
     half_life, curves = max(tried.items(), key=lambda each: each[1].quality)
-    weight, shown = curves.chosen, curves.shown
-    found = RecentPopularity(half_life, weight, curves.unit, metric, shown[0.0], shown[weight], curves.users)
+    weight = curves.chosen
+    before, after = (float(curves.shown[each].mean()) for each in (0.0, weight))
+    found = RecentPopularity(half_life, weight, curves.unit, metric, before, after, curves.users)
     _place(events, half_life, trainer)
     _apply(found, trainer)
     return found

@@ -80,6 +80,15 @@ def test_the_queries_of_one_user_count_as_one(data: TrainingData, fitting: Fitti
         np.testing.assert_allclose(values, means)
 
 
+def test_a_linear_model_that_lowers_the_selected_metric_is_left_out(
+    data: TrainingData, fitting: Fitting
+) -> None:
+    found = WeightCurves(_placed(untrained(data), fitting), mixture.PART, "ndcg_at_10")
+    assert found.chosen > 0
+    found.shown = {weight: found.shown[0.0] - (weight > 0) for weight in found.shown}
+    assert found.chosen == 0.0
+
+
 def _placed(trainer: Trainer, fitting: Fitting) -> Trainer:
     mixture._place(mixture._models(fitting)[0], trainer)
     return trainer
