@@ -75,7 +75,7 @@ FEW_ITEMS = 2048  # up to these a linear model has as many coordinates as items,
 # A sum over histories, as in configs/online-retail.toml.
 SUM: Mapping[str, Any] = {"query_dropout": 0.5, "history_dropout": 0.8}
 SUM_DECAY = 0.02
-RECENT_POPULARITY = 32  # coordinates
+RECENT_POPULARITY = 128  # coordinates
 # Items up to which a linear model has `LINEAR` coordinates. For more it has as many as need the same memory,
 # a multiple of `MULTIPLE`; none above 320,000 items.
 MAX_LINEAR_ITEMS = 20_000

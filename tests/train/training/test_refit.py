@@ -167,7 +167,7 @@ def test_a_run_holds_its_mixture(made: Made) -> None:
 
 
 def test_a_run_holds_recent_popularity_after_a_refit(made: Made) -> None:
-    assert "tower.recent_popularity = 32  (queries have times)" in made.shown
+    assert "tower.recent_popularity = 128  (queries have times)" in made.shown
     assert "recent popularity weighs" in made.shown
     assert float(made.refitted.data.params["recent_popularity.weight"]) > 0
     assert "validation/mixture_recent_ndcg_at_10" in made.refitted.data.metrics
