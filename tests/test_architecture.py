@@ -1,5 +1,6 @@
 """The import graph has no circles, and no file or folder grows too long to read."""
 
+import re
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -31,6 +32,15 @@ def test_no_folder_holds_more_modules_than_one_can_survey() -> None:
         for folder in [ROOT / stage, *(path for path in (ROOT / stage).rglob("*") if path.is_dir())]:
             modules = [path for path in folder.glob("*.py") if GENERATED not in path.name]
             assert len(modules) <= MOST, folder
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in _files():
+        if GENERATED not in path.name:
+            for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(), re.MULTILINE):
+                places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def _files() -> Iterable[Path]:

@@ -83,7 +83,7 @@ def candidates(kind: WeightingName, experiment: Experiment, texts: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Settings:
+class LexicalSettings:
     """What is chosen on validation; k1 and b are those of BM25."""
 
     analyzer: str
@@ -117,7 +117,7 @@ class Validation:
 
 def chosen_settings(
     kind: WeightingName, names: Sequence[str], terms: Callable[[str], CountedTerms], validation: Validation
-) -> Settings:
+) -> LexicalSettings:
     """The settings that suit the validation queries; the default ones where there are none.
 
     Args:
@@ -125,16 +125,16 @@ def chosen_settings(
         terms: the terms of the items by the analyser of a name.
     """
     if not len(validation.texts):
-        return Settings(names[0])
+        return LexicalSettings(names[0])
 
-    def measured(settings: Settings) -> Floats:
+    def measured(settings: LexicalSettings) -> Floats:
         model = LexicalModel(terms(settings.analyzer), settings.weighting(kind))
         return per_query(model.rank(validation.texts, 10), validation.relevant)["ndcg_at_10"]
 
-    def best(given: Iterable[Settings]) -> Settings:
+    def best(given: Iterable[LexicalSettings]) -> LexicalSettings:
         return within_standard_error({each: measured(each) for each in given}, validation.clusters)[0]
 
-    found = best(map(Settings, names))
+    found = best(map(LexicalSettings, names))
     if kind == "tfidf":
         return found
     found = best(replace(found, b=b) for b in B)
@@ -153,7 +153,7 @@ class FittedLexical:
 
     model: LexicalModel
     texts: Sequence[str]
-    settings: Settings
+    settings: LexicalSettings
 
     def rank(self, k: int, queries: Rows, first: Any = None) -> Rows:
         """Rank the items for query rows (Q,); `first` as of `best_columns`."""
@@ -185,7 +185,7 @@ def _fitted(fitting: Fitting, kind: WeightingName, cut: bool) -> FittedLexical:
 
     what = "items" if data.chosen_with is None else "items without held-out texts"
 
-    def choose(_: Fitting) -> Settings:  # it learns nothing from pairs, so a refit changes nothing
+    def choose(_: Fitting) -> LexicalSettings:  # it learns nothing from pairs, so a refit changes nothing
         rows, relevant = data.parts["validation"].by_query()
         drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
         texts, wanted = [queries[rows[n]] for n in drawn], [relevant[n] for n in drawn]
@@ -193,6 +193,6 @@ def _fitted(fitting: Fitting, kind: WeightingName, cut: bool) -> FittedLexical:
         return chosen_settings(kind, names, partial(over, before, what), validation)
 
     name = f"{kind} by {', '.join(names)}{'' if cut else ', full texts'}"
-    chosen = fitting.choose(name, Settings, choose)
+    chosen = fitting.choose(name, LexicalSettings, choose)
     model = LexicalModel(over(items, "items", chosen.analyzer), chosen.weighting(kind))
     return FittedLexical(model, queries, chosen)

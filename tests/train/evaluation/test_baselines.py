@@ -17,7 +17,7 @@ from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation import lexical_choice
 from train.evaluation.baselines import baselines
-from train.evaluation.lexical_choice import Settings, Validation, candidates, default_analyzer
+from train.evaluation.lexical_choice import Validation, candidates, default_analyzer
 from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.ranking import FittedBaseline, Fitting
 from train.evaluation.report import WITH_INTERVAL, evaluate_ranking
@@ -109,9 +109,9 @@ def test_nothing_is_chosen_again_that_a_run_has_chosen(
     }
     asked: list[str] = []
 
-    def choose(kind: Any, names: Sequence[str], terms: Any, validation: Validation) -> Settings:
+    def choose(kind: Any, names: Sequence[str], terms: Any, validation: Validation) -> LexicalSettings:
         asked.append(kind)
-        return Settings(names[0])
+        return LexicalSettings(names[0])
 
     monkeypatch.setattr(lexical_choice, "chosen_settings", choose)
     found = baselines(model.experiment, data, fitting=Fitting(model.experiment, data, stored=chosen))

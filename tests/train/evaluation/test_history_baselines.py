@@ -223,7 +223,7 @@ def test_ease_times_recent_popularity_is_the_product(data: TrainingData) -> None
     weights = collaborative.ease(interaction_matrix(data), 3.0)
     queries = data.parts["test"].query
     shares = RecentShares(data)
-    settings = ease_recent.Settings(decay=0.8, days=7.0, power=0.5)
+    settings = ease_recent.RecentSettings(decay=0.8, days=7.0, power=0.5)
     found = ease_recent.scorer(data, weights, shares, settings)(queries)
     score = history_matrix(data, queries, 0.8).toarray() @ weights
     recent = 0.95 * shares.of(queries, 7.0) + 0.05 * shares.of(queries, WHOLE)
@@ -236,7 +236,7 @@ def test_what_is_popular_lately_is_not_last_where_ease_scores_below_zero() -> No
     data = timed(data_of_people([[0, 1, 1, 1, 2, 3], [0, 2, 3, 3]], 4, exclude_seen=False), [*range(10)])
     weights = np.zeros((4, 4), np.float32)
     weights[0, 1:] = -0.5
-    settings = ease_recent.Settings(decay=1.0, days=WHOLE, power=1.0)
+    settings = ease_recent.RecentSettings(decay=1.0, days=WHOLE, power=1.0)
     late = replace(data, moments=np.full(data.query_count, 1e9))
     scores = ease_recent.scorer(late, weights, RecentShares(late), settings)(np.array([1]))[0]
     assert data.counts().tolist() == [2, 3, 1, 0]
@@ -279,7 +279,7 @@ def test_a_climb_finds_the_peak_in_either_direction(data: TrainingData) -> None:
 def test_settings_are_searched_until_no_field_changes(data: TrainingData) -> None:
     """The best value of the first field is another one once the second has changed."""
     tuning = Tuning(experiment_with(), data, lambda _: None)
-    tried: list[slist.Settings] = []
+    tried: list[slist.SlistSettings] = []
 
     def quality(settings: Any) -> float:
         tried.append(settings)
@@ -287,7 +287,7 @@ def test_settings_are_searched_until_no_field_changes(data: TrainingData) -> Non
 
     tuning.quality = quality  # type: ignore[method-assign, assignment]
     ranges = [("tau", (0.8, 1.6, 2.4, 3.2)), ("alpha", slist.ALPHAS)]
-    start = slist.Settings(alpha=0.2, tau=0.8)
+    start = slist.SlistSettings(alpha=0.2, tau=0.8)
     found = tuning.search(start, ranges, lambda settings: settings)  # type: ignore[arg-type, return-value]
     assert (found.alpha, found.tau) == (0.6, 2.4)  # a single round ends at .4 and .8
     assert len(tried) == len({*tried})
@@ -421,7 +421,7 @@ def test_lambda_and_decay_of_ease_are_the_best_of_those_near(data: TrainingData)
     assert quality(chosen, found["decay"]) > quality(chosen)
 
 
-def reference_slist(data: TrainingData, settings: slist.Settings) -> Floats:
+def reference_slist(data: TrainingData, settings: slist.SlistSettings) -> Floats:
     """The weights from matrices S and T that are built border by border."""
     past, future, together = [], [], []
     assert data.histories is not None
@@ -445,7 +445,7 @@ def reference_slist(data: TrainingData, settings: slist.Settings) -> Floats:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_slist_equals_a_regression_built_border_by_border(data: TrainingData, alpha: float) -> None:
-    settings = slist.Settings(alpha=alpha, tau=1.5, strength=5.0, decay=0.7)
+    settings = slist.SlistSettings(alpha=alpha, tau=1.5, strength=5.0, decay=0.7)
     queries = data.parts["test"].query
     expected = history_matrix(data, queries, 0.7).toarray() @ reference_slist(data, settings)
     np.testing.assert_allclose(slist.Slist(data).scorer(settings)(queries), expected, atol=1e-4)
@@ -493,7 +493,7 @@ def test_a_query_without_a_history_gets_what_is_popular_lately(data: TrainingDat
     assert data.histories is not None and not len(data.histories.rows(int(first[0])))
     late = replace(data, moments=np.full(data.query_count, 1e9))
     weights = collaborative.ease(interaction_matrix(data), 3.0)
-    settings = ease_recent.Settings(decay=0.8, days=WHOLE, power=1.0)
+    settings = ease_recent.RecentSettings(decay=0.8, days=WHOLE, power=1.0)
     rank = rank_by(late, ease_recent.scorer(late, weights, RecentShares(late), settings))
     assert rank(first)[0].tolist() == np.argsort(-data.counts(), kind="stable").tolist()
 

@@ -11,7 +11,7 @@ from train.evaluation.lexical_choice import (
     ALL_ANALYZERS,
     K1,
     B,
-    Settings,
+    LexicalSettings,
     Validation,
     chosen_settings,
 )
@@ -22,7 +22,7 @@ WORDS = ["characters", "english"]
 
 def chosen(
     items: Sequence[str], queries: Sequence[str], kind: WeightingName = "bm25", names: Sequence[str] = WORDS
-) -> Settings:
+) -> LexicalSettings:
     """What queries prefer that ask for the item of the same row; each is a cluster."""
     asked = Validation(queries, [np.array([n]) for n in range(len(queries))], Clusters.single(len(queries)))
     return chosen_settings(kind, names, lambda name: CountedTerms(ALL_ANALYZERS[name], items), asked)
@@ -64,14 +64,14 @@ def test_few_queries_leave_the_defaults() -> None:
     """Of nine queries five prefer b = 0, which is chance; the best b by their mean is 0."""
     found = chosen(*by_length(5, 4))
     assert (found.k1, found.b) == (DEFAULT_K1, DEFAULT_B)
-    assert chosen(*by_length(0, 0)) == Settings("characters")
+    assert chosen(*by_length(0, 0)) == LexicalSettings("characters")
 
 
 def test_queries_of_one_cluster_leave_the_defaults() -> None:
     items, queries = by_length(50, 5)
     asked = Validation(queries, [np.array([n]) for n in range(55)], Clusters(np.zeros(55, np.int64), "users"))
     found = chosen_settings("bm25", WORDS, lambda name: CountedTerms(ALL_ANALYZERS[name], items), asked)
-    assert found == Settings("characters")
+    assert found == LexicalSettings("characters")
 
 
 def test_the_default_comes_first() -> None:

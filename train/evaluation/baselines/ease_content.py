@@ -34,7 +34,7 @@ CONTENTS = (0.0, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
-class Settings(ease_recent.Settings):
+class ContentSettings(ease_recent.RecentSettings):
     """What is chosen on validation.
 
     Args:
@@ -72,7 +72,7 @@ def _applies(experiment: Experiment, data: TrainingData) -> bool:
     return has_times(experiment, data) and any(map(any, chain.from_iterable(_terms(experiment, data))))
 
 
-class Scores:
+class ContentScores:
     """The scores by some settings.
 
     Args:
@@ -87,7 +87,7 @@ class Scores:
         self._shares = RecentShares(fitting.data)
         self._mixed = (0.0, self._ease)  # weight of the cosines, and the sum
 
-    def scorer(self, settings: Settings) -> Scorer:
+    def scorer(self, settings: ContentSettings) -> Scorer:
         """The scores of all items."""
         if settings.content != self._mixed[0]:
             values = self._values + settings.content * self._unit * self._cosines
@@ -96,18 +96,18 @@ class Scores:
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    settings = fitting.choose("EASE and content", Settings, _choose)
+    settings = fitting.choose("EASE and content", ContentSettings, _choose)
     before = ease_recency.weights(fitting)[1]
     named = ease.named(fitting) | vars(settings) | {"own": before.own, "days": settings.days or "all"}
-    return FittedBaseline(rank_by(fitting.data, Scores(fitting).scorer(settings)), named)
+    return FittedBaseline(rank_by(fitting.data, ContentScores(fitting).scorer(settings)), named)
 
 
-def _choose(fitting: Fitting) -> Settings:
+def _choose(fitting: Fitting) -> ContentSettings:
     # Over all items: those of a tuning with fewer have no contents.
     tuning = fitting.tuning(fitting.data.item_count)
     ranges = [("content", CONTENTS), ("days", WINDOWS), ("power", ease_recent.POWERS), ("decay", DECAYS)]
     before = ease_recency.weights(fitting)[1]
-    return tuning.search(Settings(before.decay), ranges, Scores(fitting).scorer)
+    return tuning.search(ContentSettings(before.decay), ranges, ContentScores(fitting).scorer)
 
 
 BASELINE = Baseline(

@@ -23,7 +23,7 @@ from train.models.collaborative import ItemWeights
 
 
 @dataclass(frozen=True)
-class Settings:
+class RecencySettings:
     """What is chosen on validation.
 
     Args:
@@ -35,20 +35,20 @@ class Settings:
     own: float = 0.0
 
 
-def weights(fitting: Fitting) -> tuple[ItemWeights, Settings]:
+def weights(fitting: Fitting) -> tuple[ItemWeights, RecencySettings]:
     """The weights over the items with most events, and what was chosen for them."""
-    settings = fitting.choose("EASE, recency weights", Settings, _choose)
+    settings = fitting.choose("EASE, recency weights", RecencySettings, _choose)
     return replace(ease.weights(fitting), own=settings.own), settings
 
 
-def _choose(fitting: Fitting) -> Settings:
+def _choose(fitting: Fitting) -> RecencySettings:
     tuning, found = fitting.tuning(), ease.weights(fitting)
 
-    def scorer(settings: Settings) -> Scorer:
+    def scorer(settings: RecencySettings) -> Scorer:
         return summed(tuning.data, replace(found, own=settings.own), settings.decay)
 
     ranges = [*own_range(tuning.data), ("decay", DECAYS)]
-    return tuning.search(Settings(own=usual_own(tuning.data)), ranges, scorer)
+    return tuning.search(RecencySettings(own=usual_own(tuning.data)), ranges, scorer)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:

@@ -32,7 +32,7 @@ PRIOR = 0.05  # weight of the share of all that went before in the share of the 
 
 
 @dataclass(frozen=True)
-class Settings:
+class RecentSettings:
     """What is chosen on validation.
 
     Args:
@@ -47,7 +47,7 @@ class Settings:
 
 
 def scorer(
-    data: TrainingData, weights: ItemWeights | Floats, shares: RecentShares, settings: Settings
+    data: TrainingData, weights: ItemWeights | Floats, shares: RecentShares, settings: RecentSettings
 ) -> Scorer:
     """EASE's scores times recent shares to a power.
 
@@ -72,7 +72,7 @@ def scorer(
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    settings = fitting.choose("EASE x recent popularity", Settings, _choose)
+    settings = fitting.choose("EASE x recent popularity", RecentSettings, _choose)
     weights, before = ease_recency.weights(fitting)
     shares = RecentShares(fitting.data)
     ranked = rank_by(fitting.data, scorer(fitting.data, weights, shares, settings))
@@ -80,15 +80,15 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(ranked, named | {"days": settings.days or "all", "power": settings.power})
 
 
-def _choose(fitting: Fitting) -> Settings:
+def _choose(fitting: Fitting) -> RecentSettings:
     tuning, (weights, before) = fitting.tuning(), ease_recency.weights(fitting)
     shares = RecentShares(tuning.data)
 
-    def scored(settings: Settings) -> Scorer:
+    def scored(settings: RecentSettings) -> Scorer:
         return scorer(tuning.data, weights, shares, settings)
 
     ranges = [("days", WINDOWS), ("power", POWERS), ("decay", DECAYS)]
-    return tuning.search(Settings(before.decay), ranges, scored)
+    return tuning.search(RecentSettings(before.decay), ranges, scored)
 
 
 BASELINE = Baseline("ease_recent", "EASE x recent popularity", has_times, _fit, "histories with times")

@@ -25,7 +25,7 @@ NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 
 
 @dataclass(frozen=True)
-class Settings:
+class NeighbourSettings:
     """What is chosen on validation.
 
     Args:
@@ -39,9 +39,9 @@ class Settings:
     own: float = 0.0
 
 
-def weights(fitting: Fitting) -> tuple[ItemWeights, Settings]:
+def weights(fitting: Fitting) -> tuple[ItemWeights, NeighbourSettings]:
     """The weights over all items, and what was chosen for them."""
-    settings = fitting.choose("item-kNN", Settings, _choose)
+    settings = fitting.choose("item-kNN", NeighbourSettings, _choose)
 
     def fit() -> ItemWeights:
         values = item_knn(interaction_matrix(fitting.data), settings.neighbours)
@@ -55,17 +55,17 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(rank_by(fitting.data, summed(fitting.data, found, settings.decay)), vars(settings))
 
 
-def _choose(fitting: Fitting) -> Settings:
+def _choose(fitting: Fitting) -> NeighbourSettings:
     tuning = fitting.tuning()
     most = item_knn(interaction_matrix(tuning.data), NEIGHBOURS[-1]).T.tocsr()
 
-    def scorer(settings: Settings) -> Scorer:
+    def scorer(settings: NeighbourSettings) -> Scorer:
         values = most_similar(most, settings.neighbours).T.tocsr()
         found = ItemWeights(values, np.arange(tuning.data.item_count), settings.own)
         return summed(tuning.data, found, settings.decay)
 
     ranges = [*own_range(tuning.data), ("decay", DECAYS), ("neighbours", NEIGHBOURS)]
-    return tuning.search(Settings(own=usual_own(tuning.data)), ranges, scorer)
+    return tuning.search(NeighbourSettings(own=usual_own(tuning.data)), ranges, scorer)
 
 
 BASELINE = Baseline("itemknn", "item-kNN", has_histories, _fit, "histories")

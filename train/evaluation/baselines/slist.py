@@ -51,7 +51,7 @@ LARGEST_TRANSITIONS = 100_000  # borders between steps: the latest ones; without
 
 
 @dataclass(frozen=True)
-class Settings:
+class SlistSettings:
     """What is chosen on validation; see the module."""
 
     alpha: float = 0.4
@@ -73,7 +73,7 @@ class Slist:
         self._by_tau: tuple[float, Tensor, Tensor] | None = None
         self._solved: tuple[tuple[float, float, float], Tensor, Tensor] | None = None
 
-    def scorer(self, settings: Settings) -> Scorer:
+    def scorer(self, settings: SlistSettings) -> Scorer:
         """Scores of all items for some queries."""
         data, (inverse, target) = self._data, self.solve(settings)
 
@@ -83,7 +83,7 @@ class Slist:
 
         return score
 
-    def solve(self, settings: Settings) -> tuple[Tensor, Tensor]:
+    def solve(self, settings: SlistSettings) -> tuple[Tensor, Tensor]:
         """(A + lambda I)^-1 and C, each (N, N); their product are the weights."""
         key = (settings.alpha, settings.tau, settings.strength)
         if self._solved is None or self._solved[0] != key:
@@ -165,11 +165,11 @@ def _chosen_borders(pairs: Pairs, step: Rows, has_border: npt.NDArray[np.bool_])
     return np.sort(order[-LARGEST_TRANSITIONS:])
 
 
-def weights(fitting: Fitting) -> tuple[ItemWeights, Settings]:
+def weights(fitting: Fitting) -> tuple[ItemWeights, SlistSettings]:
     """SLIST's weights over the items with most events, and what was chosen for them."""
 
-    def fit() -> tuple[ItemWeights, Settings]:
-        settings = fitting.choose("SLIST", Settings, _choose)
+    def fit() -> tuple[ItemWeights, SlistSettings]:
+        settings = fitting.choose("SLIST", SlistSettings, _choose)
         data, rows = fitting.popular(LARGEST)
         fitting.say(f"{len(rows):,} items")
         inverse, target = Slist(data).solve(settings)
@@ -184,16 +184,16 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(rank_by(fitting.data, scorer), named(fitting, settings))
 
 
-def named(fitting: Fitting, settings: Settings) -> dict[str, float]:
+def named(fitting: Fitting, settings: SlistSettings) -> dict[str, float]:
     """What was chosen, by name, as a run logs it."""
     chosen = {name: getattr(settings, name) for name in ("alpha", "tau", "decay")}
     return {"lambda": settings.strength, **chosen, **fitting.reach(LARGEST)}
 
 
-def _choose(fitting: Fitting) -> Settings:
+def _choose(fitting: Fitting) -> SlistSettings:
     tuning = fitting.tuning(TUNED_ITEMS)
     ranges = [("decay", DECAYS), ("tau", TAUS), ("alpha", ALPHAS), ("strength", STRENGTHS)]
-    return tuning.search(Settings(), ranges, Slist(tuning.data).scorer)
+    return tuning.search(SlistSettings(), ranges, Slist(tuning.data).scorer)
 
 
 BASELINE = Baseline("slist", "SLIST", has_histories, _fit, "histories")
