@@ -17,7 +17,7 @@ from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation import lexical_choice
 from train.evaluation.baselines import baselines
-from train.evaluation.lexical_choice import Validation, candidates, default_analyzer
+from train.evaluation.lexical_choice import LexicalSettings, Validation, candidates, default_analyzer
 from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.ranking import FittedBaseline, Fitting
 from train.evaluation.report import WITH_INTERVAL, evaluate_ranking
