@@ -8,10 +8,10 @@ from serving.service import _Service
 
 def test_a_worker_tells_the_index_that_it_was_forked() -> None:
     told: list[bool] = []
-    index = SimpleNamespace(after_fork=lambda: told.append(True))
+    retriever = SimpleNamespace(after_fork=lambda: told.append(True))
     service: Any = object.__new__(_Service)
     service._config, service._live = SimpleNamespace(threads=1), None
-    service._shared_bundle = SimpleNamespace(retriever=SimpleNamespace(index=index))
+    service._shared_bundle = SimpleNamespace(retriever=retriever)
     assert service._own_bundle() is service._shared_bundle
     assert told == [True]
     service._shared_bundle = None  # bundles that are swapped are loaded after the fork
