@@ -132,7 +132,8 @@ def test_histories_have_neither_texts_nor_repeated_queries() -> None:
 
 def test_the_order_of_the_file_stands_for_time() -> None:
     data = data_of_people([[n % 7, (n + 1) % 7, (n + 2) % 7] for n in range(200)], 7)
-    data = replace(data, queries={"text": [f"q{n}" for n in range(data.query_count)]})
+    texts: dict[str, Any] = {"text": [f"q{n}" for n in range(data.query_count)]}
+    data = replace(data, queries=texts, items={**data.items, "text": [f"i{n}" for n in range(7)]})
 
     def told(by: str, data: TrainingData = data) -> list[str]:
         split = replace(experiment_with().split, by=by)  # type: ignore[arg-type]

@@ -427,7 +427,7 @@ def test_a_pretrained_encoder_computes_there(
 def test_bfloat16_keeps_the_quality_within_the_spread_of_seeds(stdlib: Path, tmp_path: Path) -> None:
     found: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     for seed in range(3):
-        changed: Any = {"training": {"epochs": 1, "seed": seed}}
+        changed: Any = {"training": {"epochs": 2, "seed": seed}}
         path = stdlib_toml(stdlib, tmp_path / "a.toml", sections=stdlib_sections.FEATURES, **changed)
         for precision, quality in found.items():
             trainer = made_from(path, whole=True)(TrainingProcess(CPU, precision))
