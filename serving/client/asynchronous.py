@@ -102,11 +102,10 @@ class AsyncRetrievalClient:
     ) -> AsyncIterator[Answer]:
         """As `RetrievalClient.search_stream`; the queries may come from an asynchronous iterator too."""
         refuse_lone_string(queries, "queries", "queries")
-        sent = protocol.SentQueries()
+        fields, sent = protocol.search_fields(k, options), protocol.SentQueries()
 
         async def requests() -> AsyncIterator[wire.SearchRequest]:
             try:
-                fields = protocol.search_fields(k, options)
                 async for query in _each(queries):
                     request = protocol.search_request(query, fields)
                     sent.count += 1

@@ -132,11 +132,10 @@ class RetrievalClient:
             queries before it.
         """
         refuse_lone_string(queries, "queries", "queries")
-        sent = protocol.SentQueries()
+        fields, sent = protocol.search_fields(k, options), protocol.SentQueries()
 
         def requests() -> Iterator[wire.SearchRequest]:
             try:
-                fields = protocol.search_fields(k, options)
                 for query in queries:
                     request = protocol.search_request(query, fields)
                     sent.count += 1

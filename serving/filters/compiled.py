@@ -133,13 +133,14 @@ class FilterCache:
         work = Work() if work is None else work
 
         def reserve(size: int) -> bool:
-            compiled = owner()
-            return compiled is not None and self._reserve(compiled, size)
+            cache, compiled = keeper(), owner()
+            return cache is not None and compiled is not None and cache._reserve(compiled, size)
 
         compiled = CompiledFilter(
             expression, [each.filter(expression, work, reserve) for each in self.segments]
         )
-        owner = weakref.ref(compiled)  # without a circle, so that a filter that is dropped is freed at once
+        # Without circles, so that a filter that is dropped is freed at once, and a bundle after a swap.
+        owner, keeper = weakref.ref(compiled), weakref.ref(self)
         return compiled
 
     def kept(self, content: bytes) -> CompiledFilter | None:

@@ -32,33 +32,35 @@ class BruteForceBuffer:
     """A contiguous copy of a segment's rows from some row on, without most of the outdated ones.
 
     Args:
-        segment: whose rows they are; rows are only ever added to it, and become outdated.
         dimension: D.
     """
 
-    def __init__(self, segment: BufferedRows, dimension: int) -> None:
-        self._segment = segment
+    def __init__(self, dimension: int) -> None:
         self._rows: Rows = np.empty(FIRST_CAPACITY, np.int64)
         self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
         self._count = 0
         self._first = self._end = 0  # the segment's rows between them have been taken
         self._dead_count = 0  # of the segment, when the rows were last copied
 
-    def since(self, first: int) -> tuple[Rows, Vectors]:
+    def since(self, segment: BufferedRows, first: int) -> tuple[Rows, Vectors]:
         """The segment's rows from `first` on: their numbers, ascending (C,), and their vectors (C, D).
 
         All current versions are among them. So are some outdated ones, which the caller has to leave out.
+
+        Args:
+            segment: whose rows they are, always the same one; rows are only ever added to it, and become
+                outdated. It is no attribute: a circle would keep a bundle in memory after a swap.
+            first: row, from 0 on.
         """
-        live = self._segment
-        outdated = live.dead_count - self._dead_count
+        outdated = segment.dead_count - self._dead_count
         if first != self._first or outdated > max(OUTDATED, self._count // SHARE):
-            self._count, self._first, self._end, self._dead_count = 0, first, first, live.dead_count
-        if self._end < live.count:
-            self._take(self._end + live.alive[self._end : live.count].nonzero()[0])
-            self._end = live.count
+            self._count, self._first, self._end, self._dead_count = 0, first, first, segment.dead_count
+        if self._end < segment.count:
+            self._take(segment, self._end + segment.alive[self._end : segment.count].nonzero()[0])
+            self._end = segment.count
         return self._rows[: self._count], self._vectors[: self._count]
 
-    def _take(self, rows: Rows) -> None:
+    def _take(self, segment: BufferedRows, rows: Rows) -> None:
         end = self._count + len(rows)
         if end > len(self._rows):
             more = max(end, 2 * len(self._rows)) - self._count
@@ -66,5 +68,5 @@ class BruteForceBuffer:
             spare = np.empty((more, self._vectors.shape[1]), np.float32)
             self._vectors = np.concatenate([self._vectors[: self._count], spare])
         self._rows[self._count : end] = rows
-        self._vectors[self._count : end] = self._segment.row_vectors[rows]
+        self._vectors[self._count : end] = segment.row_vectors[rows]
         self._count = end

@@ -196,15 +196,15 @@ class BuiltSegment(Segment):
         """As `Segment.fields`."""
         return self.catalogue.fields(row)
 
-    def delete(self, item_id: str) -> bool:
+    def delete(self, item_id: str) -> int | None:
         """As `Segment.delete`."""
         row = self.find(item_id)
         if row is None:
-            return False
+            return None
         self.deleted[row] = True
         self.deleted_count += 1
         self.__dict__.pop("_visible", None)
-        return True
+        return row
 
     def added(self, mask: Mask | None) -> Iterable[int]:
         """As `Segment.added`: a bundle gives a popularity to each item."""
@@ -228,8 +228,8 @@ class BuiltFilter:
 
     @property
     def nbytes(self) -> int:
-        """As `SegmentFilter.nbytes`."""
-        return self.rows.nbytes
+        """As `SegmentFilter.nbytes`: the rows, and the mask without deleted ones."""
+        return self.rows.nbytes + self.rows.item_count
 
     @property
     def counts_uses(self) -> bool:

@@ -55,6 +55,7 @@ class GrowingSegment(Segment):
     Attributes:
         first_row: N.
         sequence: all changes up to it have been applied.
+        replaced: row of the bundle, or of the segment, that is deleted or replaced -> id of its item.
         rows: item id -> its row; None if the item was deleted or cannot be encoded. Only of items that have
             changed since the bundle was built.
         count: M, rows of the segment, those of outdated versions included.
@@ -78,6 +79,7 @@ class GrowingSegment(Segment):
     ) -> None:
         self.sequence = sequence
         self.rows: dict[str, int | None] = {}
+        self.replaced: dict[int, str] = {}
         self.first_row = earlier.first_row + earlier.count
         self.dead_count = self.largest = self.changes = 0
         self.alive: Mask = np.ones(FIRST_CAPACITY, np.bool_)
@@ -88,7 +90,7 @@ class GrowingSegment(Segment):
         self._ids: list[str] = []
         self._added: Mask = np.zeros(FIRST_CAPACITY, np.bool_)  # rows of items that no earlier segment holds
         self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
-        self._compared = BruteForceBuffer(self, dimension)
+        self._compared = BruteForceBuffer(dimension)
         self._postings = GrowingPostings()
 
     @property
@@ -149,21 +151,20 @@ class GrowingSegment(Segment):
 
     def _retire(self, item_id: str) -> None:
         """Delete the current version of an item, if there is one, here or in the earlier segment."""
-        if item_id not in self.rows:
-            self._earlier.delete(item_id)
-        else:
-            self.delete(item_id)
+        row = self.delete(item_id) if item_id in self.rows else self._earlier.delete(item_id)
+        if row is not None:
+            self.replaced[row] = item_id
 
-    def delete(self, item_id: str) -> bool:
+    def delete(self, item_id: str) -> int | None:
         """As `Segment.delete`."""
         row = self.rows.get(item_id)
         if row is None:
-            return False
+            return None
         self.alive[row - self.first_row] = False
         self.rows[item_id] = None
         self.dead_count += 1
         self.changes += 1
-        return True
+        return row
 
     def _reserve(self, rows: int) -> None:
         capacity = len(self._vectors)
@@ -199,7 +200,7 @@ class GrowingSegment(Segment):
             best = merged_one(best, [(score, row + start) for score, row in more], k)
         if first == self.count:
             return best
-        compared, vectors = self._compared.since(first)
+        compared, vectors = self._compared.since(self, first)
         products = vectors @ vector[0]
         least = best[k - 1][0] if len(best) >= k else -np.inf
         above = (products > least).nonzero()[0]
@@ -219,7 +220,7 @@ class GrowingSegment(Segment):
         """The best of what was found and of all rows from `first` on, by comparing each of them."""
         if first == self.count:
             return found
-        compared, rest_vectors = self._compared.since(first)
+        compared, rest_vectors = self._compared.since(self, first)
         products = vectors @ rest_vectors.T  # (B, C)
         enough = found.rows.shape[1] >= k
         least = found.scores[:, k - 1 : k] if enough else np.full((len(vectors), 1), -np.inf, np.float32)
@@ -377,10 +378,9 @@ class GrowingFilter:
         expression: the filter.
     """
 
-    nbytes = 0  # a few bytes a row, beside the segment's own vectors
-
     def __init__(self, segment: GrowingSegment, expression: Filter) -> None:
         self.counts_uses = True
+        self.nbytes = segment.count  # of the mask, which grows with the segment
         self._segment, self._expression = segment, expression
         self._changes = -1  # of the segment, when the mask was computed
         self._mask: Mask = np.empty(0, np.bool_)

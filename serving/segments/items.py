@@ -64,8 +64,8 @@ class Items:
 
     def _current(self, row: int) -> int | None:
         growing = self._growing
-        segment = self._built if growing is None or row < growing.first_row else growing
-        return row if segment.is_visible(row) else self.find(segment.item_id(row))
+        item_id = None if growing is None else growing.replaced.get(row)
+        return row if growing is None or item_id is None else growing.rows[item_id]
 
     def popular(
         self, k: int, excluded: Collection[int], mask: Mask | None = None

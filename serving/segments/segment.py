@@ -116,8 +116,8 @@ class Segment(Protocol):
     def fields(self, row: int) -> dict[str, str]:
         """The display fields of the item in one of its rows."""
 
-    def delete(self, item_id: str) -> bool:
-        """Delete the visible row of an item; returns whether there was one."""
+    def delete(self, item_id: str) -> int | None:
+        """Delete the visible row of an item, and return it; None if there is none."""
 
     def added(self, mask: Mask | None) -> Iterable[int]:
         """Visible rows, ascending, of items that no earlier segment holds; they have no popularity.

@@ -30,7 +30,7 @@ class Swapping:
         self.metrics = SharedMetrics.create(1)
         self.status = ServiceStatus(self.shared_state, self.metrics)
         first = LoadedBundle.load(bundles[0], item_tower=True, model_version="1")
-        self.first = weakref.ref(first.retriever)
+        self.first = weakref.ref(first.retriever.built.index)
         self.server = RetrievalServer(
             first,
             metrics=self.metrics,

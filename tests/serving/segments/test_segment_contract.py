@@ -47,7 +47,7 @@ def built(folder: Path) -> BuiltSegment:
 def growing(folder: Path) -> GrowingSegment:
     """The items of a bundle as live items of one without items; each was written twice."""
     same = built(folder)
-    earlier = segment_of(SimpleNamespace(ids=(), find=lambda item_id: None))
+    earlier = segment_of(SimpleNamespace(ids=("one", "two"), find=lambda item_id: None))
     manifest = same.manifest
     segment = GrowingSegment(
         earlier, manifest.dimension, 0, manifest.filters, manifest.display_fields, same.fusion
@@ -88,8 +88,8 @@ class World:
         vectors = bundle_segment.index.vectors(slice(None))
         ids = item_ids(ITEMS)
         for n in DELETED:
-            assert segment.delete(ids[n])
-            assert not segment.delete(ids[n])
+            assert segment.delete(ids[n]) is not None
+            assert segment.delete(ids[n]) is None
         self.visible = [n for n in range(ITEMS) if n not in DELETED]
         self.vectors = {ids[n]: vectors[n] for n in self.visible}
         self.prices = {ids[n]: filter_values(ITEMS)[n].get("price") for n in self.visible}
@@ -196,7 +196,7 @@ def test_rows_lead_to_their_items(world: World) -> None:
             np.testing.assert_allclose(segment.vectors([row])[0], world.vectors[item_id], atol=1e-6)
     assert segment.find("nothing") is None
     assert not segment.holds("nothing")
-    assert not segment.delete("nothing")
+    assert segment.delete("nothing") is None
 
 
 @pytest.mark.parametrize("weight", [None, 1.0])
