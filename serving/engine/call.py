@@ -4,7 +4,7 @@ A method is a function of a request and its call. It returns the answer's messag
 whose answer is made when the job has been worked on, or a `Deferred` that becomes one of these later. If it
 raises, the call ends with the status that `status.py` gives to the error. Calls of many requests are in
 `stream_call.py`. Everything here runs on the event loop's thread; a call reaches the
-event loop only by its `Transport`.
+event loop only by its `Dispatcher`.
 """
 
 import logging
@@ -51,7 +51,7 @@ class Place:
         self.error: Exception | None = None
 
 
-class Transport(Protocol):
+class Dispatcher(Protocol):
     """What a call needs of the server that accepted it."""
 
     unsent: UnsentBytes
@@ -95,7 +95,7 @@ class Call(ABC):
     """What all calls share. Made when a call arrives; its message may still be on its way.
 
     Args:
-        transport: that accepted the call.
+        dispatcher: that accepted the call.
         method: of the call.
         front: the call, as its front has accepted it.
         token_name: of the token that the client sent.
@@ -113,7 +113,12 @@ class Call(ABC):
     is_stream = False
 
     def __init__(
-        self, transport: Transport, method: "Method", front: FrontCall, token_name: str | None, client: Client
+        self,
+        dispatcher: Dispatcher,
+        method: "Method",
+        front: FrontCall,
+        token_name: str | None,
+        client: Client,
     ) -> None:
         self.method, self.client = method, client
         self.metadata: Metadata = front.metadata
@@ -124,7 +129,7 @@ class Call(ABC):
         self.bundle: ServedBundle | None = None
         self.serialised: tuple[int, int] | None = None
         self.counted = False
-        self._transport = transport
+        self._dispatcher = dispatcher
         self._front = front
         self._deadline = front.deadline
         self._cancelled = False
@@ -161,7 +166,7 @@ class Call(ABC):
             Overloaded: the client has too many bytes to read.
         """
         if answer_bytes > UNCOUNTED and not self.counted:
-            self._transport.unsent.hold(self, answer_bytes)
+            self._dispatcher.unsent.hold(self, answer_bytes)
             self.counted = True
 
     def break_off(self, reason: str) -> None:
@@ -197,7 +202,7 @@ class Call(ABC):
     def fail(self, error: Exception) -> None:
         """End the call with the status of an error."""
         code, text = status(error)
-        self._transport.failed(self, error)
+        self._dispatcher.failed(self, error)
         self._end(code, text.encode(), None, trailers(error))
         # Breaks the reference cycle with the frames; it would keep the call alive until garbage collection.
         error.__traceback__ = error.__context__ = None
@@ -217,7 +222,7 @@ class Call(ABC):
     def _handle(self, outcome: Any, place: "Place | None") -> None:
         """Handle what a method has returned, or a deferred outcome."""
         if isinstance(outcome, Job):
-            self._transport.submit(self, outcome)
+            self._dispatcher.submit(self, outcome)
         elif isinstance(outcome, Deferred):
             self._defer(outcome, place)
             return
@@ -228,7 +233,7 @@ class Call(ABC):
 
         def finish(outcome: Callable[[], Any]) -> None:
             self._deferred = tuple(each for each in self._deferred if each is not deferred)
-            self._transport.waited_for(deferred)
+            self._dispatcher.waited_for(deferred)
             try:
                 self._handle(outcome(), place)
             except Exception as error:
@@ -236,7 +241,7 @@ class Call(ABC):
 
         self._deferred = (*self._deferred, deferred)
         if soon:
-            self._transport.wait_for(deferred)
+            self._dispatcher.wait_for(deferred)
         deferred.when_resolved(finish)
 
     def _request(self, message: bytes | None) -> Any:
@@ -292,21 +297,21 @@ class Call(ABC):
             finished = _ignore
             size = 0 if message is None else len(message)
             if self.counted or size > UNCOUNTED:  # the real size replaces a reservation, even if it is small
-                self._transport.unsent.sent(self, size)
+                self._dispatcher.unsent.sent(self, size)
                 finished = self._written
             self._front.send_status(code, details, metadata, not self._has_sent, message, finished)
         elif self.counted:
-            self._transport.unsent.release(self)
+            self._dispatcher.unsent.release(self)
         for deferred in self._deferred:
-            self._transport.waited_for(deferred)
+            self._dispatcher.waited_for(deferred)
             deferred.abandon()
         self._deferred = ()
         if tell:
-            self._transport.ended(self, code)
+            self._dispatcher.ended(self, code)
 
     def _written(self, event: Any) -> None:
         """The whole answer has been written, or the call is over."""
-        self._transport.unsent.release(self)
+        self._dispatcher.unsent.release(self)
 
     def _closed(self, event: Any) -> None:
         """The client has gone, or has received the status."""
@@ -327,16 +332,16 @@ class UnaryCall(Call):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._transport.await_message(self)
+        self._dispatcher.await_message(self)
         self._front.await_message(self._received)
 
     def _received(self, event: Any) -> None:
-        self._transport.message_arrived(self)
+        self._dispatcher.message_arrived(self)
         message = self._front.message(event)
         if self._ended:
             return
         if message is None:  # if the client has gone, the next event is the end of the call
-            self._transport.call_soon(self._no_message)
+            self._dispatcher.call_soon(self._no_message)
         else:
             self._answer(message)
 
@@ -359,7 +364,7 @@ class UnaryCall(Call):
             self.fail(error)
         else:
             self._end(Code.OK, b"", message)
-            self._transport.answered(self, job)
+            self._dispatcher.answered(self, job)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class CallRecord:
 
     Args:
         path: of the method, such as `/retrieval.v1.Retrieval/Search`.
-        code: name of the gRPC status.
+        code: name of the status.
         metadata: that the client sent; names are in lower case.
         started: when the call arrived, in `time.perf_counter_ns()`.
         ended: when it ended, by the same clock.

@@ -1,4 +1,4 @@
-"""One thread that polls gRPC's C front, reads calls, answers batches and sends the answers.
+"""One thread that polls a front, reads calls, answers batches and sends the answers.
 
 grpcio's own servers pass each call from the polling thread to a thread of a pool and back, four times or
 more, and these threads wait for one another's lock; that is half of the cost of a search. Here one thread
@@ -9,7 +9,7 @@ cores need several processes.
 
 By default gRPC reads connections on the threads of its EventEngine, and wakes the polling thread for each
 call. The package (`serving/environment.py`) makes gRPC use the poller of the completion queue instead, so the
-thread that answers also reads. That gives a fifth more requests per second on one front, and two workers
+thread that answers also reads. That gives a fifth more requests per second on one core, and two workers
 answer 1.7 times as many as one, instead of 1.4. Each poll looks at one connection, so a single poll without
 an event does not mean that no call waits.
 """
@@ -49,7 +49,7 @@ ALONE_NS = 50_000  # without work, after which an arriving call counts as lone
 ALONE = 16  # lone calls in a row, after which a call is answered without polling for others
 UNKNOWN_METHOD = "other"  # for observers
 STOPPING = Unavailable("the service is stopping")
-QUIET_SECONDS = 0.1  # without a new call, after which a loop that stops tells gRPC to shut down
+QUIET_SECONDS = 0.1  # without a new call, after which a loop that stops tells its front to shut down
 REFUSE_SECONDS = 1.0  # in which new calls are refused before that, at most
 
 
@@ -91,7 +91,7 @@ class CallObserver(Protocol):
 
 
 class CallDispatcher:
-    """Accepts, refuses and observes calls: the `Transport` of the calls of one event loop.
+    """Accepts, refuses and observes calls: the `Dispatcher` of the calls of one event loop.
 
     Args:
         methods: by path.
@@ -132,20 +132,20 @@ class CallDispatcher:
         self._batcher, self._admission, self._clients = batcher, admission, batcher.clients
         self._observer, self._authorizer = observer, authorizer
 
-    def dispatch(self, front: FrontCall) -> None:
+    def dispatch(self, arriving: FrontCall) -> None:
         """Begin a call that has arrived, or refuse it now or later."""
-        method = self._methods.get(front.path)
+        method = self._methods.get(arriving.path)
         if self.refused_at:
             self.refuse_new_calls()
             name = UNKNOWN_METHOD if method is None else method.name
             self._observer.turned_away(name, Code.UNAVAILABLE, STOPPING)
-            front.reject(Code.UNAVAILABLE, str(STOPPING).encode())
+            arriving.reject(Code.UNAVAILABLE, str(STOPPING).encode())
             return
-        connection, admission = front.connection, self._admission
+        connection, admission = arriving.connection, self._admission
         token_name = denied = None
         if method is not None and self._authorizer is not None:
             try:
-                token_name = self._authorizer.check(front.path, front.metadata)
+                token_name = self._authorizer.check(arriving.path, arriving.metadata)
             except Exception as error:
                 # Its traceback would hold the call until the next garbage collection, and so the stream.
                 denied = error.with_traceback(None)
@@ -154,19 +154,19 @@ class CallDispatcher:
         if method is None or not method.always:  # a health check is no rival
             self._clients.called(client, now)
         if method is None or denied is not None:
-            refuse = partial(self._refuse, front, method, denied)
+            refuse = partial(self._refuse, arriving, method, denied)
             admission.denials.add(refuse, refuse)
             return
         self.last_calls[connection] = now
         overloaded = None if method.always else admission.check_call(client, connection)
         if overloaded is None and not (self._clients.have_rivals or admission.arrived):
-            self._begin(front, method, token_name, client)
+            self._begin(arriving, method, token_name, client)
             return
-        begin = partial(self._begin, front, method, token_name, client)
+        begin = partial(self._begin, arriving, method, token_name, client)
         if overloaded is None:
             admission.begin(client, begin)
         else:
-            admission.refusals.add(partial(self._refuse, front, method, overloaded), begin)
+            admission.refusals.add(partial(self._refuse, arriving, method, overloaded), begin)
 
     def refuse_new_calls(self) -> None:
         """Refuse each call that arrives from now on, so that its client tries another server."""
@@ -212,18 +212,18 @@ class CallDispatcher:
         if self._admission.touch_stream(call):
             self.last_calls[call.connection] = time.perf_counter_ns()
 
-    def _begin(self, front: FrontCall, method: Method, token_name: str | None, client: Client) -> None:
+    def _begin(self, arriving: FrontCall, method: Method, token_name: str | None, client: Client) -> None:
         self._observer.began()
-        method.call_type(self, method, front, token_name, client)
+        method.call_type(self, method, arriving, token_name, client)
 
-    def _refuse(self, front: FrontCall, method: Method | None, error: Exception | None) -> None:
+    def _refuse(self, arriving: FrontCall, method: Method | None, error: Exception | None) -> None:
         if method is None or error is None:
             self._observer.turned_away(UNKNOWN_METHOD, Code.UNIMPLEMENTED, None)
-            front.reject(Code.UNIMPLEMENTED, b"there is no such method")
+            arriving.reject(Code.UNIMPLEMENTED, b"there is no such method")
             return
         code, text = status(error)
         self._observer.turned_away(method.name, code, error)
-        front.reject(code, text.encode(), trailers(error))
+        arriving.reject(code, text.encode(), trailers(error))
 
 
 class EventLoop:
@@ -275,7 +275,7 @@ class EventLoop:
 
     @property
     def last_calls(self) -> dict[bytes, int]:
-        """Connection, as gRPC writes it -> its last call or message, in `time.perf_counter_ns()`."""
+        """Connection -> its last call or message, in `time.perf_counter_ns()`."""
         return self._dispatcher.last_calls
 
     def listen(self, address: str, credentials: Any = None) -> int:
@@ -330,8 +330,8 @@ class EventLoop:
     def _await_quiet(self, until: float) -> None:
         """Return when no new call has been refused for a while.
 
-        A call that gRPC receives while it shuts down is CANCELLED, and clients do not repeat that. So new
-        calls are refused with UNAVAILABLE before, until no more come.
+        A call that the front receives while it shuts down is CANCELLED, and clients do not repeat that. So
+        new calls are refused with UNAVAILABLE before, until no more come.
 
         Args:
             until: when to return at the latest, by the monotonic clock.
@@ -477,7 +477,7 @@ class EventLoop:
             return False
 
     def _call_arrived(self, event: Any) -> None:
-        """Begin the call of an event, and ask the core for the next one."""
+        """Begin the call of an event, and ask the front for the next one."""
         call = self._front.call(event)
         if call is not None:
             self._front.await_call(self._call_arrived)

@@ -2,7 +2,8 @@
 
 The event loop asks a front for its events, one at a time, on its own thread. An event has a tag: the function
 that receives it, or `SHUTDOWN`. No method of a front blocks, except `Front.poll`. The service's own front
-speaks gRPC (`serving/grpc/core.py`); a test holds another one to the same calls.
+speaks gRPC (`serving/grpc/core.py`); `tests/serving/engine/test_front_contract.py` holds
+it and one on grpc.aio to the same calls.
 """
 
 from collections.abc import Callable, Sequence

@@ -121,7 +121,7 @@ class RemoteBatches:
 
     Args:
         call_soon: calls a function on the event loop's thread, from any thread.
-        wait_for, waited_for: the loop polls more often in between (`Transport`).
+        wait_for, waited_for: the loop polls more often in between (`Dispatcher`).
     """
 
     def __init__(

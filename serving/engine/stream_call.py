@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from serving.engine.batching import Job
-from serving.engine.call import Call, Place, Transport, serialised
+from serving.engine.call import Call, Dispatcher, Place, serialised
 from serving.engine.deferred import Deferred
 from serving.engine.status import Code
 
 WINDOW_BYTES = 1 << 20  # of the answers of one stream that are being made or wait to be sent
 
 
-class StreamTransport(Transport, Protocol):
+class StreamDispatcher(Dispatcher, Protocol):
     """What a stream needs of the server that accepted it."""
 
     window: int  # requests of one stream that may be in progress at once
@@ -31,12 +31,12 @@ class StreamTransport(Transport, Protocol):
 class StreamCall(Call):
     """Many requests, and an answer to each in their order.
 
-    Up to `StreamTransport.window` requests are in progress at once, fewer if their answers have more than
+    Up to `StreamDispatcher.window` requests are in progress at once, fewer if their answers have more than
     `WINDOW_BYTES`. No further request is read meanwhile, and HTTP/2's flow control holds the client back.
     """
 
     is_stream = True
-    _transport: StreamTransport
+    _dispatcher: StreamDispatcher
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -47,12 +47,12 @@ class StreamCall(Call):
         self._awaits_close = False  # OK has been sent, and observers are told when the call is over
         self.active_at = self.arrived
         self.connection = self._front.connection
-        self.caller = self._transport.caller(self)
+        self.caller = self._dispatcher.caller(self)
         self._enter()
 
     def _enter(self) -> None:
-        if self._transport.enter_stream(self):
-            self._on_close.append(lambda: self._transport.leave_stream(self))
+        if self._dispatcher.enter_stream(self):
+            self._on_close.append(lambda: self._dispatcher.leave_stream(self))
             self._read_on()
 
     @property
@@ -62,10 +62,10 @@ class StreamCall(Call):
 
     def _touch(self) -> None:
         self.active_at = time.perf_counter_ns()
-        self._transport.touch_stream(self)
+        self._dispatcher.touch_stream(self)
 
     def _read_on(self) -> None:
-        has_room = len(self._answers) < self._transport.window and self._bytes < WINDOW_BYTES
+        has_room = len(self._answers) < self._dispatcher.window and self._bytes < WINDOW_BYTES
         if has_room and not (self._is_receiving or self._is_complete or self._ended or self._cancelled):
             self._is_receiving = True
             self._front.await_message(self._received)
@@ -113,7 +113,7 @@ class StreamCall(Call):
                 error.__traceback__ = error.__context__ = None
         self._send_on()
         if answer.error is None:
-            self._transport.answered(self, job)
+            self._dispatcher.answered(self, job)
 
     def _resize(self, answer: Place) -> None:
         """Count the real size of an answer that has been made."""
@@ -152,7 +152,9 @@ class StreamCall(Call):
 
     def _closed(self, event: Any) -> None:
         if self._awaits_close:
-            self._transport.ended(self, self._cancellation() if self._front.was_cancelled(event) else Code.OK)
+            self._dispatcher.ended(
+                self, self._cancellation() if self._front.was_cancelled(event) else Code.OK
+            )
         super()._closed(event)
 
 

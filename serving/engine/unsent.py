@@ -1,12 +1,12 @@
 """Bytes of answers that clients have not read: bounded for each connection, and for the worker.
 
-gRPC keeps an answer in memory until the client's flow-control window has let all of it out. A client that
+A front keeps an answer in memory until the client's flow-control window has let all of it out. A client that
 does not read would make the worker hold all its answers. An answer counts by its expected size from the time
-when its request is accepted, until gRPC reports that the last byte and the status have been written, or that
-the call is over. A call whose client does not read is cancelled when other calls need its bytes.
+when its request is accepted, until the front reports that the last byte and the status have been written, or
+that the call is over. A call whose client does not read is cancelled when other calls need its bytes.
 
 Answers of up to `UNCOUNTED` bytes do not count, so usual queries pay nothing. The bounds on open calls and
-connections limit them. A stream bounds its own answers (`call.py`).
+connections limit them. A stream bounds its own answers (`stream_call.py`).
 """
 
 import time
@@ -24,7 +24,7 @@ class Holder(Protocol):
     """A call whose answer is counted."""
 
     def peer(self) -> str:
-        """The client's address as gRPC writes it; different for each connection."""
+        """The client's address; different for each connection."""
 
     def break_off(self, reason: str) -> None:
         """End the call before its answer is sent."""
@@ -46,7 +46,7 @@ class UnsentBytes:
         self._connection_bound, self._bound = connection_bound, bound
         self._clock = clock
         self._held: dict[Holder, tuple[str, int]] = {}  # connection and bytes
-        self._sent: dict[Holder, float] = {}  # when the answer was passed to gRPC, oldest first
+        self._sent: dict[Holder, float] = {}  # when the answer was passed to the front, oldest first
         self._connections: dict[str, int] = {}  # bytes by connection
         self._broken_off: set[Holder] = set()  # calls that were cancelled and still hold their bytes
 
@@ -77,7 +77,7 @@ class UnsentBytes:
         self._add(call, size)
 
     def sent(self, call: Holder, size: int) -> None:
-        """An answer has been made with this size, and passed to gRPC."""
+        """An answer has been made with this size, and passed to the front."""
         if call not in self._held:
             self._held[call] = (call.peer(), 0)
         self._add(call, size - self._held[call][1])
@@ -93,7 +93,7 @@ class UnsentBytes:
 
     @property
     def _cancelled(self) -> int:
-        """Bytes that become free when gRPC reports the end of the cancelled calls."""
+        """Bytes that become free when the front reports the end of the cancelled calls."""
         return sum(self._held[call][1] for call in self._broken_off)
 
     def _add(self, call: Holder, size: int) -> None:

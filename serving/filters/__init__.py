@@ -2,6 +2,7 @@
 
 `expression.py` is the typed tree, which clients build; `command_line.py` reads it from texts such as
 `price<50`; `columns.py` holds the values of the items and says which of them pass; `compiled.py` keeps
-evaluated filters; and `planner.py` chooses how to search among the items that pass. Clients need the first
+filters that have been evaluated, `passing_rows.py` the rows that pass; `planner.py` chooses how to search
+among these rows, and `plan.py` names the choices. Clients need the first
 two alone, and no library of bitmaps.
 """

@@ -140,7 +140,7 @@ class RequestGuard:
         same origin as the gateway.
 
         Raises:
-            Failure: the header `Host` has another name.
+            HttpFailure: the header `Host` has another name.
         """
         if self._names is not None and (host := _host(scope)) not in self._names:
             message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"

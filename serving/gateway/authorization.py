@@ -38,7 +38,7 @@ class Authorization:
             ask: the status and its text that the service gives to a call of this client without a message.
 
         Raises:
-            Failure: the service does not know the token, or does not allow the method to it.
+            HttpFailure: the service does not know the token, or does not allow the method to it.
         """
         key = client, path, hashlib.sha256(token.encode()).digest()
         until, answer = self._answers.get(key, (0.0, (grpc.StatusCode.OK, "")))

@@ -35,7 +35,7 @@ def deadline(request: Request, usual: float, longest: float) -> float:
     """The timeout of a request in seconds: its header `Request-Timeout`, or the usual one.
 
     Raises:
-        Failure: the header is no number of seconds within the bound.
+        HttpFailure: the header is no number of seconds within the bound.
     """
     text = request.headers.get("request-timeout")
     if text is None:
@@ -58,7 +58,7 @@ def check_type(request: Request, *types: str) -> None:
     permits; bodies of some other types they send at once. So a page of another origin cannot write items.
 
     Raises:
-        Failure: the type is another one.
+        HttpFailure: the type is another one.
     """
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() not in types:
@@ -72,7 +72,7 @@ class PendingBytes(FairShare):
         """Count bytes of a client while the block lasts.
 
         Raises:
-            Failure: there is no room for them.
+            HttpFailure: there is no room for them.
         """
         return self.hold(client, self._full, count)
 
@@ -94,7 +94,7 @@ async def body(
         authorize: called if the body is not there yet; refuses a client whose body need not be waited for.
 
     Raises:
-        Failure: it is too large, takes too long, there is no room for it, or its client is refused.
+        HttpFailure: it is too large, takes too long, there is no room for it, or its client is refused.
         ClientGone: the client has closed the connection.
     """
     length = request.headers.get("content-length", "")
@@ -172,7 +172,7 @@ async def lines(
         idle: seconds that the end of a line may still take.
 
     Raises:
-        Failure: a line is too long, takes too long, or there is no room for it.
+        HttpFailure: a line is too long, takes too long, or there is no room for it.
         ClientGone: the client has gone.
     """
     line = bytearray()

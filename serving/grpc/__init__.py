@@ -1,1 +1,4 @@
-"""The front that speaks gRPC, on the C core of grpcio; it alone knows that library on the server's side."""
+"""The front of the engine that speaks gRPC: `core.py` wraps grpcio's C core, and `options.py` configures it.
+
+`connection_monitor.py` closes connections that take a worker's room or time and make no calls.
+"""

@@ -1,1 +1,1 @@
-"""Segments of items, and one searcher over them."""
+"""The items that are searched, of a bundle and live ones, and one searcher over both."""

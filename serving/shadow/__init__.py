@@ -1,6 +1,6 @@
 """The shadow: a process that answers a share of the searches from another bundle, and compares the answers.
 
-    channel = Channel.create(workers=2)                      # in the supervisor, before it forks
+    channel = ShadowChannel.create(workers=2)                      # in the supervisor, before it forks
     sink = channel.mirror(slot, share=0.1)                   # in each worker: a `RequestSink`
     shadow = Shadow(channel, shared_state, model, limits)
     ProcessSpec("shadow", shadow.run)                        # a process of its own

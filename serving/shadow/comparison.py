@@ -165,7 +165,7 @@ class PairRecord:
 
         Args:
             challenger: version of its bundle.
-            dropped: `Channel.dropped`, so that earlier drops are not counted.
+            dropped: `ShadowChannel.dropped`, so that earlier drops are not counted.
         """
         if challenger != self.challenger:
             self._restart(challenger, "", dropped)

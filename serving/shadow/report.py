@@ -27,7 +27,7 @@ def shadow_state(entry: Mapping[str, Any], dropped: int) -> dict[str, Any]:
 
     Args:
         entry: the shadow's entry in shared memory; empty if the process has not written one yet.
-        dropped: `Channel.dropped`.
+        dropped: `ShadowChannel.dropped`.
     """
     names = [field.name for field in wire.Shadow.DESCRIPTOR.fields]
     state = {name: entry[name] for name in names if name in entry}

@@ -1,1 +1,1 @@
-"""How a bundle's searches see live items: the bundle with its live items, and waits for a write."""
+"""Opens bundles with their live items, and lets calls wait until a write is searched."""

@@ -1,4 +1,4 @@
-"""Calls without gRPC: what they ask of a `Transport` and of the front, in which order."""
+"""Calls without gRPC: what they ask of a `Dispatcher` and of the front, in which order."""
 
 import time
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Core:
 
 
 class Server:
-    """A `Transport` with room for streams and for no job."""
+    """A `Dispatcher` with room for streams and for no job."""
 
     def __init__(self) -> None:
         self.window, self.unsent = 2, UnsentBytes(1 << 20, 1 << 20)
