@@ -27,6 +27,8 @@ from export.encoding.digests import item_digests
 from export.evaluation import per_query, quality
 from export.evaluation.hybrid_ranking import HybridRanking
 from export.hybrid.choose import Choice, choose
+from export.hybrid.postings import with_priors
+from export.hybrid.priors import priors_of
 from export.hybrid.rebuild import over_texts
 from export.onnx.runtimes import onnx_encoder
 from export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
@@ -35,7 +37,7 @@ from protos.errors import MissingStage
 from protos.features import HistoryFeature, Schema, TextFeature
 from protos.files.file_lock import exclusive_lock
 from protos.hybrid.fusion import Fusion
-from protos.hybrid.lexical_index import LexicalIndex
+from protos.hybrid.lexical_index import LexicalIndex, Postings
 from protos.inputs import unicode_record
 from protos.inputs.texts import normalise
 from protos.mlflow_keys import PRETRAINED_MODEL
@@ -234,11 +236,24 @@ class _BundleBuilder:
             items = rounded_vectors(items, precision, self.has_padding_dim)
             before = ann.rebuild(items, index.parameters, self.score, self.experiment.index.threads)
             choice = choose(self.experiment, data, before, items, queries, self.score, self.console)
-            served = choice.ranking and choice.ranking.over(index, evaluated)
-            report = {**choice.report, "towers": "before the refit"}
-            choice = dataclasses.replace(choice, ranking=served, report=report)
+            choice = self._refitted(choice, index, evaluated)
         self.reports["hybrid"] = choice.report
         return choice
+
+    def _refitted(self, choice: Choice, index: ann.SearchIndex, evaluated: Any) -> Choice:
+        """A choice by the towers before the refit, with the ranking by those that are served."""
+        ranking = choice.ranking
+        if ranking is not None:
+            lexical = ranking.fusion.index
+            ranking = ranking.over(index, evaluated, self._with_priors(lexical.postings, lexical.hybrid))
+        report = {**choice.report, "towers": "before the refit"}
+        return dataclasses.replace(choice, ranking=ranking, report=report)
+
+    def _with_priors(self, postings: Postings, hybrid: bundle.Hybrid) -> Postings:
+        """The postings with the priors by the clicks that the towers have learned, if a prior is shipped."""
+        return (
+            with_priors(postings, priors_of(self.experiment, self.data)) if hybrid.prior_weight else postings
+        )
 
     def _quality(
         self, query: ServedTower, evaluated: Any, index: ann.SearchIndex, choice: Choice, folder: Path
@@ -266,6 +281,7 @@ class _BundleBuilder:
         with self.console.status("lexical index"):
             texts = texts_of(self._served_values(), self.experiment.item)
             postings, hybrid = over_texts(choice.hybrid, texts)
+            postings = self._with_priors(postings, hybrid)
         postings.write(folder)
         return HybridRanking(index, catalogue, Fusion(LexicalIndex(postings, hybrid), catalogue))
 

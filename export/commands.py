@@ -60,7 +60,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
     threads = experiment.index.threads
-    model = served_model(folder, manifest, data.items, threads, PROGRESS)
+    model = served_model(folder, manifest, data.items, data.item_ids, threads, PROGRESS)
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
         answers = quality.rankings(experiment, data, model, queries, PROGRESS, choices=choices)
@@ -70,7 +70,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     if data.judged is not None:
         served = data.as_served()
         if data.serves_other_texts:
-            model = served_model(folder, manifest, served.items, threads, PROGRESS)
+            model = served_model(folder, manifest, served.items, served.item_ids, threads, PROGRESS)
         with PROGRESS.status("search, judged queries"):
             answers = quality.rankings(
                 experiment, served, model, data.judged.query, PROGRESS, choices=choices

@@ -21,6 +21,7 @@ def served_model(
     folder: Path,
     manifest: Manifest,
     values: Mapping[str, Sequence[Any]],
+    ids: Sequence[str],
     threads: int,
     console: Console,
     title: str = "items",
@@ -30,6 +31,7 @@ def served_model(
     Args:
         folder: of the bundle.
         values: of the items, by name of the feature.
+        ids: of the same items.
         threads: that build the index.
         console: for progress.
         title: of the bar that shows how many items are encoded.
@@ -40,5 +42,5 @@ def served_model(
     items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
     with console.status("index"):
         index = ann.rebuild(items, manifest.index, manifest.score, threads)
-        hybrid = ranking_of(manifest, texts_of(values, manifest.schema.item), items, index)
+        hybrid = ranking_of(folder, manifest, texts_of(values, manifest.schema.item), ids, items, index)
     return ServedModel(query_tower, query, items, index, hybrid)

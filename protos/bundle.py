@@ -40,6 +40,7 @@ from protos import names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema, Side
+from protos.field_checks import check_name, expect_within
 from protos.files import atomic_directory
 from protos.files.draft_file import create_draft
 from protos.inputs import unicode_record
@@ -102,11 +103,11 @@ class IndexParameters:
     options: dict[str, Any] = field(default_factory=dict, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
-        _expect_within("seed", self.seed, 0, 2**63 - 1)
+        expect_within("seed", self.seed, 0, 2**63 - 1)
         if self.kind in ("", HNSW, EXACT):
-            _expect_within("m", self.m, 2, MAX_LINKS)
-            _expect_within("ef_construction", self.ef_construction, 1, LARGEST)
-            _expect_within("ef_search", self.ef_search, 1, LARGEST)
+            expect_within("m", self.m, 2, MAX_LINKS)
+            expect_within("ef_construction", self.ef_construction, 1, LARGEST)
+            expect_within("ef_search", self.ef_search, 1, LARGEST)
             object.__setattr__(self, "kind", EXACT if self.exact else HNSW)
         elif self.exact:
             raise ValueError(f"exact: goes with an HNSW graph, not with an index of kind {self.kind!r}")
@@ -182,7 +183,7 @@ class FileRecord:
     def __post_init__(self) -> None:
         if not _SHA256.fullmatch(self.sha256):
             raise ValueError(f"sha256: expected 64 lowercase hexadecimal digits, got {self.sha256[:80]!r}")
-        _expect_within("size", self.size, 0, 2**63 - 1)
+        expect_within("size", self.size, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,8 @@ class Snapshot:
     def __post_init__(self) -> None:
         if not 1 <= len(self.store.encode()) <= 64:
             raise ValueError(f"store: expected an id of 1 to 64 bytes, got {self.store[:80]!r}")
-        _expect_within("sequence", self.sequence, 0, 2**63 - 1)
-        _expect_within("mark", self.mark, 0, 2**63 - 1)
+        expect_within("sequence", self.sequence, 0, 2**63 - 1)
+        expect_within("mark", self.mark, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class Refreshed:
 
     def __post_init__(self) -> None:
         for name in ("bundle_version", "key"):
-            _check_name(name, names.bundle_version, getattr(self, name))
+            check_name(name, names.bundle_version, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,8 @@ class Hybrid:
         most_terms: distinct terms of a query that count, the rarest ones.
         method: of fusion: a convex combination of both scores, or reciprocal ranks, which need no weight.
         scoring: of the lexical side: BM25, or the cosine of TF-IDF (`protos/hybrid/term_weights.py`).
+        prior_weight: of the prior of the items that were clicked after the same query, 0 to 1. 0 where the
+            bundle has no priors.
     """
 
     analyzer: Analyzer
@@ -252,13 +255,13 @@ class Hybrid:
     most_terms: int = 32
     method: FusionMethod = "convex"
     scoring: WeightingName = field(default="bm25", metadata=OPTIONAL)
+    prior_weight: float = field(default=0.0, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         for key in ("dense_candidates", "lexical_candidates", "most_postings", "most_terms"):
-            _expect_within(key, getattr(self, key), 0, MAX_CANDIDATES)
-        for key in ("b", "weight"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key}: expected 0 to 1, got {getattr(self, key)}")
+            expect_within(key, getattr(self, key), 0, MAX_CANDIDATES)
+        for key in ("b", "weight", "prior_weight"):
+            expect_within(key, getattr(self, key), 0, 1)
         for key in ("k1", "mean_length"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise ValueError(f"{key}: expected a number above 0, got {getattr(self, key)}")
@@ -329,13 +332,13 @@ class Manifest:
 
     def __post_init__(self) -> None:
         for key, check in (("name", names.model_name), ("run_id", names.run_id)):
-            _check_name(key, check, getattr(self, key))
+            check_name(key, check, getattr(self, key))
         for name in self.files:
-            _check_name("files", names.file_name, name)
-        _expect_within("dimension", self.dimension, 1, LARGEST_DIMENSION)
-        _expect_within("count", self.count, 1, LARGEST)
-        _expect_within("number of filters", len(self.filters), 0, MAX_FILTER_FIELDS)
-        _expect_within("interests", self.interests, 1, MAX_INTERESTS)
+            check_name("files", names.file_name, name)
+        expect_within("dimension", self.dimension, 1, LARGEST_DIMENSION)
+        expect_within("count", self.count, 1, LARGEST)
+        expect_within("number of filters", len(self.filters), 0, MAX_FILTER_FIELDS)
+        expect_within("interests", self.interests, 1, MAX_INTERESTS)
         if self.interests > 1:
             self._check_interests()
 
@@ -585,15 +588,3 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_REGULAR = "a link, a folder or a special file, expected a regular file inside the bundle"
-
-
-def _check_name(key: str, check: Callable[[str], str], name: str) -> None:
-    try:
-        check(name)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
-
-
-def _expect_within(key: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise ValueError(f"{key}: expected {least} to {most}, got {value}")

@@ -27,6 +27,8 @@ from protos.bundle import Manifest
 
 SCORE_TOLERANCE = 1e-5  # absolute; relative to the largest score of an answer if that exceeds 1
 
+PARTS = ("dense", "lexical", "prior")  # of the score of a hybrid bundle's hit, as `Hit` names them
+
 Hits = Sequence[tuple[str, float]]  # item ids and scores, best first
 
 

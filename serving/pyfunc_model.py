@@ -73,7 +73,7 @@ class BundleModel(PythonModel):
 
         Returns:
             For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
-            "basis": ...}`, with `dense` and `lexical` where the bundle has a lexical index. The basis is one
+            "basis": ...}`, with those of `dense`, `lexical` and `prior` that it has. The basis is one
             of `serving.retrieval.answer.Basis`. A query of which the query tower knows nothing has no hits
             where the bundle does not know popular items.
 

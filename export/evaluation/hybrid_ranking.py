@@ -1,4 +1,4 @@
-"""Rankings by vectors and BM25 together, as the service makes them (`protos/hybrid/`)."""
+"""Rankings by vectors and terms together, as the service makes them (`protos/hybrid/`)."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,11 @@ import numpy.typing as npt
 
 from export import ann
 from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, with_words
+from protos.hybrid.lexical_index import LexicalIndex, Postings
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+Candidates = tuple[list[int], list[float]]  # of the dense search: rows and inner products
 
 
 class HybridRanking:
@@ -25,12 +27,12 @@ class HybridRanking:
         self.fusion = fusion
         self._index, self._items = index, items
 
-    def over(self, index: ann.SearchIndex, items: Vectors) -> "HybridRanking":
-        """The same by other vectors of the same items, and an index over these."""
-        return HybridRanking(index, items, Fusion(self.fusion.index, items))
+    def over(self, index: ann.SearchIndex, items: Vectors, postings: Postings) -> "HybridRanking":
+        """The same by other vectors of the same items, an index over these, and other postings."""
+        return HybridRanking(index, items, Fusion(LexicalIndex(postings, self.fusion.hybrid), items))
 
-    def candidates(self, queries: Vectors, k: int) -> list[tuple[list[int], list[float]]]:
-        """What the dense search of the service finds for each query (Q, D): rows and inner products."""
+    def candidates(self, queries: Vectors, k: int) -> list[Candidates]:
+        """What the dense search of the service finds for each query with terms, (Q, D)."""
         width = max(k, self.fusion.hybrid.dense_candidates)
         found = self._index.search(queries, width, [np.empty(0, np.int64)] * len(queries))
         best = []
@@ -45,9 +47,11 @@ class HybridRanking:
         texts: Sequence[str],
         k: int,
         weight: float | None = None,
-        candidates: Sequence[tuple[list[int], list[float]]] | None = None,
+        candidates: Sequence[Candidates] | None = None,
     ) -> Rows:
         """The `k` best items of each query: (Q, min(k, N)) rows, best first, -1 where there are no more.
+
+        Queries without known terms are searched as in a bundle that is not hybrid.
 
         Args:
             queries: vectors (Q, D).
@@ -58,9 +62,13 @@ class HybridRanking:
         """
         ranked = np.full((len(queries), min(k, len(self._items))), -1, np.int64)
         found = self.candidates(queries, k) if candidates is None else candidates
-        for n, (query, text, (rows, scores)) in enumerate(zip(queries, texts, found, strict=True)):
-            asked = FusionQuery(self.fusion.index.terms(text), query, rows, scores)
-            best = self.fusion.rank(asked, k, weight)
-            (found_rows, *_) = with_words(best) if weight == BM25_ALONE else best
-            ranked[n, : len(found_rows)] = found_rows
+        terms = [*map(self.fusion.index.terms, texts)]
+        for n, (query, own, (rows, scores)) in enumerate(zip(queries, terms, found, strict=True)):
+            if own:
+                best = self.fusion.rank(FusionQuery(own, query, rows, scores), k, weight)
+                (found_rows, *_) = with_words(best) if weight == BM25_ALONE else best
+                ranked[n, : len(found_rows)] = found_rows
+        if weight != BM25_ALONE:
+            plain = np.array([n for n, own in enumerate(terms) if not own], np.int64)
+            ranked[plain] = self._index.search(queries[plain], k, [np.empty(0, np.int64)] * len(plain))
         return ranked

@@ -195,9 +195,12 @@ def _parts(
     ranking = tried or model.hybrid
     if ranking is None:
         return {}
-    by_text = ranking.rank(queries, query_texts(data, model.inputs, rows), K, BM25_ALONE)
     other = _search(data, replace(model, hybrid=tried), queries, rows)
-    return {"hybrid" if tried else "dense": other, "lexical": by_text}
+    beside = {"hybrid" if tried else "dense": other}
+    if ranking.fusion.index.has_words:
+        texts = query_texts(data, model.inputs, rows)
+        beside["lexical"] = ranking.rank(queries, texts, K, BM25_ALONE)
+    return beside
 
 
 def query_texts(data: TrainingData, inputs: TowerInputs, rows: Rows) -> list[str]:

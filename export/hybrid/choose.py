@@ -19,6 +19,9 @@ same clusters (`train/evaluation/intervals.py`), and so does the standard error.
 0 whatever is true. So with less than `FEW_QUERIES` it is enough that the mean is better by `LEAST_GAIN`, and
 that of no main metric is worse.
 
+Where queries come again, as in a click log, items that were clicked after the same query get a prior
+(`priors.py`). Its weight is learned last, beside the terms as chosen, or without terms if they do not help.
+
 With fewer than `MIN_QUERIES` queries, or one cluster alone, there is a hybrid only if the experiment asks for
 one: it ranks by reciprocal ranks, which need no weight.
 """
@@ -33,8 +36,10 @@ import numpy.typing as npt
 from rich.console import Console
 
 from export import ann
-from export.evaluation.hybrid_ranking import HybridRanking
-from export.hybrid.postings import postings_of
+from export.evaluation.hybrid_ranking import Candidates, HybridRanking
+from export.hybrid.cross_validation import Metrics, cross_validated
+from export.hybrid.postings import postings_of, with_priors, without_words
+from export.hybrid.priors import PriorChoice, choose_prior, priors_of, repeated_share
 from protos.bundle import Hybrid, Score
 from protos.errors import GateRefused
 from protos.features import TextFeature
@@ -56,13 +61,11 @@ from train.evaluation.metrics import metric_label, per_query
 from train.evaluation.ranking import selection_metric
 
 Vectors = npt.NDArray[np.float32]
-Metrics = dict[str, npt.NDArray[np.float64]]
 Setting = tuple[WeightingName, float]  # of the lexical side, and its weight
 KINDS: tuple[WeightingName, ...] = ("bm25", "tfidf")  # the one that is preferred first
 WEIGHTS = tuple(n / 20 for n in range(1, 20))
 MAIN = ("recall_at_10", "mrr_at_10", "ndcg_at_10")  # none of them may be worse
 MIN_QUERIES = 10  # of validation; fewer tell nothing
-FOLDS = 10
 LEAST_CANDIDATES = 32
 MOST_WORDS, MOST_NGRAMS = 32, 256  # distinct terms of a query that count, the rarest ones
 LEAST_GAIN = 0.01  # in the mean of a metric
@@ -149,7 +152,7 @@ class _Learned:
         items: Vectors,
         queries: Vectors,
     ) -> None:
-        self.experiment, self.metric = experiment, selection_metric(experiment)
+        self.experiment, self.data, self.metric = experiment, data, selection_metric(experiment)
         self.index, self.items = index, items
         rows, relevant = data.parts["validation"].by_query()
         drawn = np.random.default_rng(0).permutation(len(rows))[: experiment.hybrid.queries]
@@ -200,18 +203,18 @@ class _Learned:
 
     def choice(self) -> Choice:
         """A hybrid by the weight and the lexical model that are best, and whether it is shipped."""
+        found = self.rankings[KINDS[0]].candidates(self.vectors, K)
         measured: dict[Setting, Metrics] = {}
-        for kind, ranking in self.rankings.items():
-            found = ranking.candidates(self.vectors, K)
+        for kind, each in self.rankings.items():
             for weight in (*WEIGHTS, BM25_ALONE):
-                ranked = ranking.rank(self.vectors, self.texts, K, weight, found)
+                ranked = each.rank(self.vectors, self.texts, K, weight, found)
                 measured[kind, weight] = per_query(ranked, self.relevant)
         nothing = [np.empty(0, np.int64)] * len(self.vectors)
         dense = per_query(self.index.search(self.vectors, K, nothing), self.relevant)
         hybrids = {setting: each for setting, each in measured.items() if setting[1] in WEIGHTS}
         curve = {setting: each[self.metric] for setting, each in hybrids.items()}
         kind, weight = _preferred(curve, self.clusters)
-        held_out = _cross_validated(hybrids, self.metric, self.clusters)
+        held_out = cross_validated(hybrids, self.metric, self.clusters, _preferred)
         differences = {
             name: interval(held_out[name], self.clusters, dense[name]) for name in _compared(self.metric)
         }
@@ -221,14 +224,21 @@ class _Learned:
             why = f"hybrid.enabled is true, although {why}"
         ranking = self._with(kind, weight=weight)
         rows = {"dense": dense, "lexical": measured[kind, BM25_ALONE], "hybrid": held_out}
-        report = self._report(ranking, shipped, why) | {
-            "weight": weight,
-            "validation": {
-                name: {each: float(row[each].mean()) for each in MAIN} for name, row in rows.items()
-            },
-            "differences": {name: asdict(found) for name, found in differences.items()},
-            "weights": {f"{each:g}": float(curve[kind, each].mean()) for each in WEIGHTS},
-        }
+        with_prior, prior = self._prior(ranking if shipped else self._with(kind, weight=0.0), found)
+        if prior.hybrid.prior_weight:
+            ranking, shipped, rows["hybrid"] = with_prior, True, prior.metrics
+        report = (
+            self._report(ranking, shipped, why)
+            | prior.report
+            | {
+                "weight": ranking.fusion.hybrid.weight,
+                "validation": {
+                    name: {each: float(row[each].mean()) for each in MAIN} for name, row in rows.items()
+                },
+                "differences": {name: asdict(found) for name, found in differences.items()},
+                "weights": {f"{each:g}": float(curve[kind, each].mean()) for each in WEIGHTS},
+            }
+        )
         return Choice(ranking.fusion.hybrid, ranking, shipped, report)
 
     def _report(self, ranking: HybridRanking, shipped: bool, why: str) -> dict[str, Any]:
@@ -245,6 +255,25 @@ class _Learned:
             "drawn": str(self.clusters),
         }
 
+    def _prior(
+        self, plain: HybridRanking, candidates: Sequence[Candidates]
+    ) -> tuple[HybridRanking, PriorChoice]:
+        """The ranking with the weight that a prior gets, 0 if it does not help, and what was measured."""
+        index = plain.fusion.index
+        share = repeated_share(self.experiment, self.data)
+        if not share:
+            return plain, PriorChoice(index.hybrid, {}, {})
+        words = index.postings if index.hybrid.weight else without_words(index.postings)
+        postings = with_priors(words, priors_of(self.experiment, self.data))
+
+        def measure(hybrid: Hybrid) -> Metrics:
+            ranked = self._ranking(hybrid, postings).rank(self.vectors, self.texts, K, None, candidates)
+            return per_query(ranked, self.relevant)
+
+        found = choose_prior(index.hybrid, measure, _compared(self.metric), self.clusters)
+        found.report["repeated_share"] = share
+        return self._ranking(found.hybrid, postings), found
+
 
 def _preferred(curve: Mapping[Setting, npt.NDArray[np.float64]], clusters: Clusters) -> Setting:
     """Of the settings that are within a standard error of the best, the first kind, closest to 1/2.
@@ -255,19 +284,6 @@ def _preferred(curve: Mapping[Setting, npt.NDArray[np.float64]], clusters: Clust
     """
     close = within_standard_error(curve, clusters)
     return min(close, key=lambda setting: (KINDS.index(setting[0]), abs(setting[1] - 0.5)))
-
-
-def _cross_validated(measured: Mapping[Setting, Metrics], metric: str, clusters: Clusters) -> Metrics:
-    """The metrics of each query by the setting that the clusters outside of its fold prefer."""
-    fold_of = np.random.default_rng(0).permutation(len(clusters))[clusters.of] % FOLDS
-    found = {name: np.empty_like(values) for name, values in next(iter(measured.values())).items()}
-    for fold in np.unique(fold_of):
-        rest, own = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        curve = {setting: each[metric][rest] for setting, each in measured.items()}
-        setting = _preferred(curve, clusters[rest])
-        for name, values in found.items():
-            values[own] = measured[setting][name][own]
-    return found
 
 
 def _compared(metric: str) -> Sequence[str]:

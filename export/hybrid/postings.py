@@ -1,7 +1,12 @@
-"""The lexical index of a bundle, from a lexical model over the texts of its items."""
+"""The lexical index of a bundle, from a lexical model over the texts of its items, and the clicks on them."""
+
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import scipy.sparse
 
+from export.hybrid.priors import Priors
 from protos.errors import DataError
 from protos.hybrid.lexical_index import Postings, term_hash
 from train.evaluation.lexical_model import LexicalModel
@@ -21,12 +26,39 @@ def postings_of(model: LexicalModel) -> Postings:
     if len(same):
         pair = [tokens[order[place]] for place in (same[0], same[0] + 1)]
         raise DataError(f"the words {pair[0]!r} and {pair[1]!r} have the same hash of 64 bits: leave one out")
-    ordered = weights[order]
+    return as_postings(terms, model.idf[order], weights[order])
+
+
+def as_postings(terms: npt.NDArray[np.uint64], idf: npt.NDArray[Any], matrix: Any) -> Postings:
+    """Postings from the weights of the terms, CSR (V, N)."""
+    matrix.sort_indices()
     return Postings(
         terms,
-        model.idf[order].astype(np.float32),
-        ordered.indptr.astype(np.int64),
-        ordered.indices.astype(np.int32),
-        ordered.data.astype(np.float32),
-        int(weights.shape[1]),
+        idf.astype(np.float32),
+        matrix.indptr.astype(np.int64),
+        matrix.indices.astype(np.int32),
+        matrix.data.astype(np.float32),
+        int(matrix.shape[1]),
     )
+
+
+def as_matrix(postings: Postings) -> Any:
+    """The weights of the terms, CSR (V, N)."""
+    shape = (len(postings.terms), postings.count)
+    return scipy.sparse.csr_matrix((postings.weights, postings.documents, postings.starts), shape=shape)
+
+
+def without_words(postings: Postings) -> Postings:
+    """No terms of the same items: what a hybrid stores beside priors if BM25 has no weight."""
+    return as_postings(postings.terms[:0], postings.idf[:0], as_matrix(postings)[:0])
+
+
+def with_priors(postings: Postings, priors: Priors) -> Postings:
+    """The postings of words, and in place of those of whole queries, if any, these; all of the same items."""
+    is_word = postings.idf > 0
+    is_new = ~np.isin(priors.terms, postings.terms[is_word])  # a query with the hash of a word has no prior
+    terms = np.concatenate([postings.terms[is_word], priors.terms[is_new]])
+    idf = np.concatenate([postings.idf[is_word], np.zeros(np.count_nonzero(is_new), np.float32)])
+    matrix = scipy.sparse.vstack([as_matrix(postings)[is_word], priors.matrix[is_new]], format="csr")
+    order = np.argsort(terms)
+    return as_postings(terms[order], idf[order], matrix[order])

@@ -19,7 +19,7 @@ from export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, e
 from export.evaluation import per_query
 from export.evaluation.quality import encode_queries
 from export.example_queries import example_queries
-from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
+from export.hybrid.rebuild import interleaved, rows_of, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode, onnx_encoder
 from export.refresh.merge import FRESH, Champion, Merged
 from export.refresh.quality import Evaluation, NotMeasured
@@ -158,7 +158,8 @@ class _Build:
         merged = self.inputs.merged
         is_kept = merged.origin != FRESH
         kept = weights_of_rows(index.postings, merged.origin[is_kept])
-        fresh = weights_of_texts(index, texts_of(merged.fresh, self.manifest.schema.item))
+        known = rows_of(self.champion.items.ids, merged.items.ids)[~is_kept]
+        fresh = weights_of_texts(index, texts_of(merged.fresh, self.manifest.schema.item), known)
         postings = interleaved(index.postings, kept, fresh, is_kept)
         postings.write(folder)
         return LexicalIndex(postings, index.hybrid)

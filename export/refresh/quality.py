@@ -94,7 +94,7 @@ class _Columns:
     Args:
         is_own: whether each is evaluated by the text of the split, bool (N,).
         by_split: rows of these in the data set.
-        places: of the others in the catalogue.
+        places: of all in the catalogue, int64 (N,).
     """
 
     is_own: npt.NDArray[np.bool_]
@@ -189,9 +189,10 @@ class Evaluation:
     def _evaluated_index(self, lexical: LexicalIndex, columns: _Columns) -> LexicalIndex:
         """The lexical index over the items to evaluate on, by the statistics of the bundle."""
         texts = texts_of(self.data.items, self.manifest.schema.item)
-        own = weights_of_texts(lexical, [texts[row] for row in columns.by_split])
-        served = weights_of_rows(lexical.postings, columns.places)
-        return LexicalIndex(interleaved(lexical.postings, own, served, columns.is_own), lexical.hybrid)
+        is_own, places = columns.is_own, columns.places
+        own = weights_of_texts(lexical, [texts[row] for row in columns.by_split], places[is_own])
+        served = weights_of_rows(lexical.postings, places[~is_own])
+        return LexicalIndex(interleaved(lexical.postings, own, served, is_own), lexical.hybrid)
 
     def _on(
         self, merged: Merged, vectors: Any, left_out: LeftOut, console: Console
@@ -214,8 +215,7 @@ class Evaluation:
         order = [ids[n] for n in left] + [merged.items.ids[n] for n in others] + [ids[n] for n in deleted]
         data = _with_rows(self.data, rows, order, left_out.all)
         is_own = np.concatenate([by_split[left], np.zeros(len(others), np.bool_)])
-        all_places = np.concatenate([place_of[left], others])
-        columns = _Columns(is_own, left[by_split[left]], all_places[~is_own])
+        columns = _Columns(is_own, left[by_split[left]], np.concatenate([place_of[left], others]))
         return items, data, columns
 
     def _place_of(self, merged: Merged) -> Rows:

@@ -15,10 +15,11 @@ def fuse(
     rows: list[int],
     scores: list[float],
     weight: float,
+    prior_weight: float,
     most_terms: int,
     most_postings: int,
     most_found: int,
     k: int,
     is_tfidf: bool,
-) -> tuple[list[int], list[float], list[float], list[float]]:
+) -> tuple[list[int], list[float], list[float], list[float], list[float]]:
     """As `protos.hybrid.fusion.fuse_numpy`."""

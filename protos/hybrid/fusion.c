@@ -15,7 +15,7 @@ enum { FEW = 128 }; /* items that are sorted by insertion */
 enum { STARTS, DOCUMENTS, WEIGHTS, IDF, SUMS, VECTORS, QUERY, MASK, BUFFERS };
 
 typedef struct { int64_t first, count; int32_t term; float factor; } Term; /* factor: of the term in the query */
-typedef struct { int32_t row; float dense, lexical, fused; } Item;
+typedef struct { int32_t row; float dense, lexical, prior, fused; } Item;
 typedef struct { int32_t row; float sum; } Found;
 
 static int by_term(const void *a, const void *b) {
@@ -154,8 +154,9 @@ static PyObject *rows_of(const Item *items, Py_ssize_t count) {
     return list;
 }
 
-/* The distinct terms, the rarest first; -1 with an exception if one is unknown. */
-static Py_ssize_t read_terms(PyObject *list, Term *terms, const int64_t *starts, Py_ssize_t known, int is_tfidf) {
+/* The distinct words, the rarest first; -1 with an exception if a term is unknown. `whole` gets the whole query. */
+static Py_ssize_t read_terms(PyObject *list, Term *terms, Term *whole, const int64_t *starts, const float *idf,
+                             Py_ssize_t known, int is_tfidf) {
     Py_ssize_t given = PyList_Size(list), count = 0;
     for (Py_ssize_t n = 0; n < given; n++) {
         Py_ssize_t term = PyLong_AsSsize_t(PyList_GetItem(list, n));
@@ -167,7 +168,8 @@ static Py_ssize_t read_terms(PyObject *list, Term *terms, const int64_t *starts,
     }
     qsort(terms, (size_t)given, sizeof(Term), by_term);
     for (Py_ssize_t n = 0; n < given; n++) {
-        if (count && terms[count - 1].term == terms[n].term) terms[count - 1].factor++;
+        if (idf[terms[n].term] == 0) *whole = terms[n];
+        else if (count && terms[count - 1].term == terms[n].term) terms[count - 1].factor++;
         else terms[count++] = terms[n];
     }
     for (Py_ssize_t n = 0; n < count && is_tfidf; n++) terms[n].factor = 1 + logf(terms[n].factor);
@@ -190,20 +192,39 @@ static Py_ssize_t read_items(PyObject *rows, PyObject *scores, Item *items, Py_s
             PyErr_Format(PyExc_IndexError, "row %zd: the catalogue has %zd items", row, catalogue);
             return -1;
         }
-        items[n] = (Item){(int32_t)row, (float)score, 0, 0};
+        items[n] = (Item){(int32_t)row, (float)score, 0, 0, 0};
     }
+    return count;
+}
+
+/* Give the items their priors, and add the items that only the clicks have found; returns how many there are. */
+static Py_ssize_t add_clicked(Item *items, Py_ssize_t count, const Term *whole, const int32_t *documents,
+                              const float *weights, const char *mask, float *sums, const float *query,
+                              const float *vectors, Py_ssize_t dimension) {
+    Py_ssize_t found = count;
+    for (Py_ssize_t n = 0; n < found; n++) sums[items[n].row] = (float)(n + 1); /* its place; below 2^24, so exact */
+    for (int64_t at = whole->first; at < whole->first + whole->count; at++) {
+        int32_t row = documents[at];
+        if (sums[row] > 0) {
+            items[(Py_ssize_t)sums[row] - 1].prior = weights[at];
+        } else if (mask == NULL || mask[row]) {
+            float dense = product(query, vectors + (int64_t)row * dimension, dimension);
+            items[count++] = (Item){row, dense, 0, weights[at], 0};
+        }
+    }
+    for (Py_ssize_t n = 0; n < found; n++) sums[items[n].row] = 0;
     return count;
 }
 
 static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     PyObject *given[BUFFERS] = {0}, *term_list, *rows, *scores, *result = NULL;
-    double weight;
+    double weight, prior_weight;
     Py_ssize_t most_terms, most_postings, most_found, k;
     int is_tfidf;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOO!O!O!dnnnnp", &given[STARTS], &given[DOCUMENTS], &given[WEIGHTS], &given[IDF],
+    if (!PyArg_ParseTuple(args, "OOOOOOOOO!O!O!ddnnnnp", &given[STARTS], &given[DOCUMENTS], &given[WEIGHTS], &given[IDF],
                           &given[SUMS], &given[VECTORS], &given[QUERY], &given[MASK], &PyList_Type, &term_list,
-                          &PyList_Type, &rows, &PyList_Type, &scores, &weight, &most_terms, &most_postings,
-                          &most_found, &k, &is_tfidf))
+                          &PyList_Type, &rows, &PyList_Type, &scores, &weight, &prior_weight, &most_terms,
+                          &most_postings, &most_found, &k, &is_tfidf))
         return NULL;
     Py_buffer buffers[BUFFERS];
     int opened = 0;
@@ -232,6 +253,7 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     else if (buffers[VECTORS].len != 4 * catalogue * dimension) wrong = "vectors: do not fit the items and the query";
     else if (mask != NULL && buffers[MASK].len != catalogue) wrong = "mask: expected a value for each item";
     else if (!(weight >= 0 && weight <= 1)) wrong = "weight: expected 0 to 1";
+    else if (!(prior_weight >= 0 && prior_weight <= 1)) wrong = "prior_weight: expected 0 to 1";
     else if (most_terms < 0 || most_postings < 0 || most_found < 0 || k < 0) wrong = "a bound is below 0";
     if (wrong != NULL) {
         PyErr_SetString(PyExc_ValueError, wrong);
@@ -239,17 +261,26 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     }
     if (most_found > most_postings) most_found = most_postings;
     terms = malloc(sizeof(Term) * (size_t)(PyList_Size(term_list) + 1));
-    items = malloc(sizeof(Item) * (size_t)(PyList_Size(rows) + most_found + 1));
     touched = malloc(sizeof(int32_t) * (size_t)(most_postings + 1));
     best = malloc(sizeof(Found) * (size_t)(most_found + 1));
-    if (terms == NULL || items == NULL || touched == NULL || best == NULL) {
+    if (terms == NULL || touched == NULL || best == NULL) {
         PyErr_NoMemory();
         goto done;
     }
-    Py_ssize_t term_count = read_terms(term_list, terms, starts, known, is_tfidf);
-    Py_ssize_t count = term_count < 0 ? -1 : read_items(rows, scores, items, catalogue);
+    Term whole = {0};
+    Py_ssize_t term_count = read_terms(term_list, terms, &whole, starts, idf, known, is_tfidf);
+    if (term_count < 0) goto done;
+    if (prior_weight == 0) whole.count = 0;
+    items = malloc(sizeof(Item) * (size_t)(PyList_Size(rows) + whole.count + most_found + 1));
+    if (items == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_ssize_t count = read_items(rows, scores, items, catalogue);
     if (count < 0) goto done;
     if (term_count > most_terms) term_count = most_terms;
+    if (whole.count)
+        count = add_clicked(items, count, &whole, documents, weights, mask, sums, query, vectors, dimension);
 
     float bound = 0;
     for (Py_ssize_t n = 0; n < term_count; n++) {
@@ -294,30 +325,33 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
         if (sums[best[n].row] != 0) continue; /* the dense search has found it, too */
         const float *vector = vectors + (int64_t)best[n].row * dimension;
         for (Py_ssize_t at = 0; at < dimension; at += 16) __builtin_prefetch(vector + at);
-        items[count++] = (Item){best[n].row, 0, best[n].sum, 0};
+        items[count++] = (Item){best[n].row, 0, best[n].sum, 0, 0};
     }
     for (Py_ssize_t n = 0; n < dense_count; n++) sums[items[n].row] = 0;
     for (Py_ssize_t n = dense_count; n < count; n++)
         items[n].dense = product(query, vectors + (int64_t)items[n].row * dimension, dimension);
 
-    float share = (float)weight, rest = 1 - share, left = 0;
+    float share = (float)weight, rest = 1 - share, of_prior = (float)prior_weight, left = 0;
     for (Py_ssize_t n = rare; n < term_count; n++) left += terms[n].factor * idf[terms[n].term]; /* no weight is higher */
     if (left > 0) {
-        for (Py_ssize_t n = 0; n < count; n++) items[n].fused = rest * items[n].dense + share * items[n].lexical / bound;
+        for (Py_ssize_t n = 0; n < count; n++)
+            items[n].fused = rest * items[n].dense + share * items[n].lexical / bound + of_prior * items[n].prior;
         count = prune(items, count, k, share * left / bound);
         sort_by_row(items, count);
         for (Py_ssize_t n = rare; n < term_count; n++) add_term(items, count, &terms[n], documents, weights);
     }
     for (Py_ssize_t n = 0; n < count; n++) {
         items[n].lexical = bound > 0 ? items[n].lexical / bound : 0;
-        items[n].fused = rest * items[n].dense + share * items[n].lexical;
+        items[n].fused = rest * items[n].dense + share * items[n].lexical + of_prior * items[n].prior;
     }
     sort_best(items, count, k);
     if (count > k) count = k;
-    PyObject *lists[4] = {rows_of(items, count), floats(items, count, offsetof(Item, fused)),
-                          floats(items, count, offsetof(Item, dense)), floats(items, count, offsetof(Item, lexical))};
-    if (lists[0] && lists[1] && lists[2] && lists[3]) result = PyTuple_Pack(4, lists[0], lists[1], lists[2], lists[3]);
-    for (int n = 0; n < 4; n++) Py_XDECREF(lists[n]);
+    PyObject *lists[5] = {rows_of(items, count), floats(items, count, offsetof(Item, fused)),
+                          floats(items, count, offsetof(Item, dense)), floats(items, count, offsetof(Item, lexical)),
+                          floats(items, count, offsetof(Item, prior))};
+    if (lists[0] && lists[1] && lists[2] && lists[3] && lists[4])
+        result = PyTuple_Pack(5, lists[0], lists[1], lists[2], lists[3], lists[4]);
+    for (int n = 0; n < 5; n++) Py_XDECREF(lists[n]);
 
 done:
     free(terms);

@@ -1,15 +1,18 @@
 """Dense and lexical scores of one query in one: a convex combination (Bruch et al. 2023, section 4).
 
-    score = (1 - weight) * dense + weight * lexical        lexical = BM25 or TF-IDF / its upper bound, 0 to 1
+    score = (1 - weight) * dense + weight * lexical + prior_weight * prior
 
-or, where no weight could be learned, of their ranks (Cormack et al. 2009):
+`lexical` is BM25 or TF-IDF / its upper bound, 0 to 1. `prior`, 0 to 1 too, is about the share of the clicks
+after the same query that went to the item; a query that was not in training has none.
+
+Where no weight could be learned, their ranks are added (Cormack et al. 2009):
 
     score = 1 / (60 + rank by dense) + 1 / (60 + rank by lexical)       ranks from 1; no lexical part at 0
 
 No item exceeds the upper bound of a query (`term_weights.py`). Candidates come from both sides: the best of
 the dense search, and the best of the items that hold one of the query's rarer terms. The postings of its
 other terms are only looked up for the candidates. So the work of a query is bounded, by `Hybrid.most_terms`
-and `Hybrid.most_postings`, however many words it has.
+and `Hybrid.most_postings`, however many words it has. Items with a prior are candidates, too.
 """
 
 import logging
@@ -37,16 +40,20 @@ log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Held = tuple[float, Any, Floats]  # of a term: its factor in the query, the items that hold it, its weights
+NOTHING: tuple[Any, Floats] = (np.empty(0, np.int32), np.empty(0, np.float32))  # no rows, no weights
 BM25_ALONE = 1.0  # the weight of the lexical score with which BM25 ranks alone
 RANKS = 60  # added to each rank, as by Cormack et al.
-Ranked = tuple[list[int], list[float], list[float], list[float]]  # rows, scores, dense and lexical parts
+# Rows, scores, dense and lexical parts, and priors.
+Ranked = tuple[list[int], list[float], list[float], list[float], list[float]]
+
+NO_HITS: Ranked = ([], [], [], [], [])
 
 
 class FusionQuery(NamedTuple):
     """A query, and the result of its dense search.
 
     Args:
-        terms: numbers of the query's terms, repeated ones included.
+        terms: numbers of the query's terms, repeated ones included, and that of the whole query.
         vector: of the query, float32 (D,).
         rows: of the items that the dense search has found, no row twice.
         scores: inner products of these.
@@ -82,42 +89,44 @@ class Fusion:
         Args:
             query: with the candidates of the dense side.
             k: items wanted.
-            weight: of the lexical score in a convex combination; if not given, the bundle's own method and
-                weight are taken.
+            weight: of the lexical score in a convex combination without priors; if not given, the bundle's
+                own method and weights are taken.
 
         Returns:
-            Rows, fused scores, inner products and lexical scores, best first; of equal ones the lower row.
+            Rows, fused scores, inner products, lexical scores and priors, best first; of equal ones the
+            lower row.
         """
         if weight is None and self.hybrid.method == "reciprocal_ranks":
             return by_reciprocal_ranks(self.candidates(query, k), k)
-        share = self.hybrid.weight if weight is None else weight
-        return self._fuse(query, share, max(self.hybrid.lexical_candidates, k), k)
+        return self._fuse(query, *shares(self.hybrid, weight), max(self.hybrid.lexical_candidates, k), k)
 
     def candidates(self, query: FusionQuery, k: int) -> Ranked:
         """All candidates of both sides, in any order; arguments as of `rank`."""
         most = max(self.hybrid.lexical_candidates, k)
-        return self._fuse(query, 0.0, most, len(query.rows) + most)
+        return self._fuse(query, 0.0, 0.0, most, len(query.rows) + most)
 
-    def _fuse(self, query: FusionQuery, weight: float, most: int, k: int) -> Ranked:
+    def _fuse(self, query: FusionQuery, weight: float, prior_weight: float, most: int, k: int) -> Ranked:
         """The `k` best, with at most `most` candidates of the lexical side."""
         hybrid, found = self.hybrid, self.index.postings
         if compiled is None:
             with self._lock:
-                return fuse_numpy(found, self._sums, self._vectors, hybrid, query, weight, most, k)
+                return fuse_numpy(
+                    found, self._sums, self._vectors, hybrid, query, weight, prior_weight, most, k
+                )
         best: Ranked = compiled.fuse(
             found.starts, found.documents, found.weights, found.idf, self._sums, self._vectors,
             query.vector, query.mask, query.terms, query.rows, query.scores,
-            weight, hybrid.most_terms, hybrid.most_postings, most, k, hybrid.scoring == "tfidf",
+            weight, prior_weight, hybrid.most_terms, hybrid.most_postings, most, k, hybrid.scoring == "tfidf",
         )  # fmt: skip
         return best
 
 
 def by_reciprocal_ranks(candidates: Ranked, k: int) -> Ranked:
     """The `k` best of candidates by their dense and lexical ranks; of equal ones the lower row is first."""
-    rows, dense, lexical = (np.array(candidates[n]) for n in (0, 2, 3))
+    rows, _, dense, lexical, prior = map(np.array, candidates)
     scores = 1 / (RANKS + _ranks(dense, rows)) + np.where(lexical > 0, 1 / (RANKS + _ranks(lexical, rows)), 0)
     order = np.lexsort((rows, -scores))[:k]
-    return rows[order].tolist(), scores[order].tolist(), dense[order].tolist(), lexical[order].tolist()
+    return _listed(order, rows, scores, dense, lexical, prior)
 
 
 def _ranks(scores: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -134,23 +143,27 @@ def fuse_numpy(
     hybrid: Hybrid,
     query: FusionQuery,
     weight: float,
+    prior_weight: float,
     most: int,
     k: int,
 ) -> Ranked:
     """The compiled `fuse` in NumPy; the arguments that `fuse_held` has too, and the errors, are its own."""
     bag, bound = rarest(postings, query.terms, hybrid)
     held = [(factor, *_postings_of(postings, term)) for term, factor in bag]
-    return fuse_held(held, bound, sums, vectors, hybrid, query, weight, most, k)
+    known = clicked(postings, query.terms) if prior_weight else NOTHING
+    return fuse_held(held, known, bound, sums, vectors, hybrid, query, weight, prior_weight, most, k)
 
 
 def fuse_held(
     held: Sequence[Held],
+    known: tuple[Any, Floats],
     bound: np.float32,
     sums: Floats,
     vectors: Floats,
     hybrid: Hybrid,
     query: FusionQuery,
     weight: float,
+    prior_weight: float,
     most: int,
     k: int,
 ) -> Ranked:
@@ -159,12 +172,13 @@ def fuse_held(
     Args:
         held: of each term of the query, the rarest first: its factor, the rows of the items that hold it,
             ascending, and its weight in each.
+        known: rows of the items that have a prior, ascending, and the prior of each.
         bound: on the lexical score.
         sums: float32 (N,), zeros, and zeros again afterwards.
         vectors: of the items, float32 (N, D).
         hybrid: the bounds.
         query: with the candidates of the dense side.
-        weight: of the lexical score.
+        weight, prior_weight: of the lexical score and of the prior.
         most: candidates of the lexical side.
         k: items wanted.
 
@@ -189,7 +203,8 @@ def fuse_held(
         touched.append(rows)
     found = np.unique(np.concatenate(touched))
     best = found[np.lexsort((found, -sums[found]))[: min(most, hybrid.most_postings)]]
-    extra = np.setdiff1d(best, dense_rows)
+    seen = known[0] if mask is None else known[0][mask[known[0]]]
+    extra = np.setdiff1d(np.union1d(best, seen), dense_rows)
     candidates = np.concatenate([dense_rows, extra])
     dense = np.concatenate([np.array(query.scores, np.float32), vectors[extra] @ query.vector.reshape(-1)])
     lexical = sums[candidates]
@@ -198,27 +213,46 @@ def fuse_held(
         lexical += factor * _weights_of(rows, weights, candidates)
     if bound > 0:
         lexical /= bound
-    fused = (1 - np.float32(weight)) * dense + np.float32(weight) * lexical
-    order = np.lexsort((candidates, -fused))[:k]
-    return candidates[order].tolist(), fused[order].tolist(), dense[order].tolist(), lexical[order].tolist()
+    prior = _weights_of(*known, candidates)
+    fused = (1 - np.float32(weight)) * dense + np.float32(weight) * lexical + np.float32(prior_weight) * prior
+    return _listed(np.lexsort((candidates, -fused))[:k], candidates, fused, dense, lexical, prior)
+
+
+def _listed(order: Any, *columns: npt.NDArray[Any]) -> Ranked:
+    rows, scores, dense, lexical, prior = (column[order].tolist() for column in columns)
+    return rows, scores, dense, lexical, prior
+
+
+def shares(hybrid: Hybrid, weight: float | None) -> tuple[float, float]:
+    """Those of the lexical score and of the prior; a given `weight` has no prior beside it."""
+    return (hybrid.weight, hybrid.prior_weight) if weight is None else (weight, 0.0)
 
 
 def with_words(ranked: Ranked) -> Ranked:
     """A ranking by BM25 alone without the items that hold no word of the query, which are at its end."""
     count = sum(score > 0 for score in ranked[3])
-    return ranked[0][:count], ranked[1][:count], ranked[2][:count], ranked[3][:count]
+    rows, *parts = ranked
+    return rows[:count], *(part[:count] for part in parts)  # type: ignore[return-value]
 
 
 def rarest(
     postings: Postings, terms: Sequence[int], hybrid: Hybrid
 ) -> tuple[list[tuple[int, float]], np.float32]:
-    """The rarest distinct terms of a query with their factors, and the upper bound of its lexical score."""
+    """The rarest distinct words of a query with their factors, and the upper bound of its lexical score."""
     distinct, times = np.unique(np.array(terms, np.int64), return_counts=True)
+    is_word = postings.idf[distinct] > 0
+    distinct, times = distinct[is_word], times[is_word]
     counts = postings.starts[distinct + 1] - postings.starts[distinct]
     order = np.lexsort((distinct, counts))[: hybrid.most_terms]
     factors = np.asarray(query_factors(hybrid.scoring, times[order]), np.float32)
     bound = upper_bound(hybrid.scoring, factors, postings.idf[distinct[order]])
     return list(zip(distinct[order].tolist(), factors.tolist(), strict=True)), bound
+
+
+def clicked(postings: Postings, terms: Sequence[int]) -> tuple[Any, Floats]:
+    """Rows of the items that have a prior after the whole query, ascending, and the prior of each."""
+    whole = [term for term in terms if not postings.idf[term]]
+    return _postings_of(postings, whole[0]) if whole else NOTHING
 
 
 def _postings_of(postings: Postings, term: int) -> tuple[Any, Floats]:

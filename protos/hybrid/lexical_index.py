@@ -1,13 +1,16 @@
 """Weights of documents by term, in files that all processes map and share.
 
     lexical/terms.npy       uint64 (V,): hashes of the terms, ascending; their place is the term's number
-    lexical/idf.npy         float32 (V,): inverse document frequency, frozen
+    lexical/idf.npy         float32 (V,): inverse document frequency, frozen; 0 of a whole query
     lexical/starts.npy      int64 (V + 1,): where the postings of a term begin
     lexical/documents.npy   int32 (P,): rows of the items that hold a term, ascending for each term
     lexical/weights.npy     float32 (P,): what the term adds to the item's score
 
 The weights are those of BM25 or TF-IDF (`term_weights.py`), and none is above the idf. A process looks terms
 up by their hashes: a dictionary of 57,000 strings would take 9 MB in each worker.
+
+In a bundle with priors (`Hybrid.prior_weight`) each query of training is a term, too: its postings are the
+items that were clicked after it, its weights are their priors, and its idf is 0.
 """
 
 import functools
@@ -23,6 +26,7 @@ from protos.bundle import LEXICAL_FILES, Hybrid, Manifest
 from protos.errors import BundleDamaged
 from protos.files.npy_file import map_array
 from protos.hybrid.term_weights import text_weights, weighting_of
+from protos.inputs.texts import query_key
 from protos.lexical import runs_of
 
 Floats = npt.NDArray[np.float32]
@@ -45,7 +49,7 @@ class Postings:
 
     Args:
         terms: uint64 (V,), hashes in ascending order.
-        idf: float32 (V,), above 0.
+        idf: float32 (V,), above 0 of words, and 0 of whole queries.
         starts: int64 (V + 1,); the postings of term v are those from `starts[v]` to before `starts[v + 1]`.
         documents: int32 (P,), rows of items, ascending for each term.
         weights: float32 (P,), above 0.
@@ -85,10 +89,8 @@ class Postings:
         """Name of a file, and what is wrong with it or ""; the compiled search relies on these checks."""
         vocabulary, postings = len(self.terms), len(self.documents)
         yield "terms", "" if (self.terms[1:] > self.terms[:-1]).all() else "expected ascending hashes"
-        yield (
-            "idf",
-            "" if self.idf.shape == (vocabulary,) and _positive(self.idf) else "expected numbers above 0",
-        )
+        is_idf = self.idf.shape == (vocabulary,) and np.isfinite(self.idf).all() and (self.idf >= 0).all()
+        yield "idf", "" if is_idf else "expected numbers of at least 0"
         starts = self.starts
         is_whole = starts.shape == (vocabulary + 1,) and starts[0] == 0 and starts[-1] == postings
         yield "starts", "" if is_whole and (starts[1:] >= starts[:-1]).all() else "expected ascending places"
@@ -111,10 +113,12 @@ class LexicalIndex:
 
     Attributes:
         postings, hybrid: as given.
+        has_words: whether it holds any; else only whole queries.
     """
 
     def __init__(self, postings: Postings, hybrid: Hybrid) -> None:
         self.postings, self.hybrid = postings, hybrid
+        self.has_words = bool((postings.idf > 0).any())
         self._of_run = of_run = hybrid.analyzer.of_run()
         known = postings.terms
 
@@ -136,10 +140,12 @@ class LexicalIndex:
         return cls(Postings.read(folder, manifest.count), manifest.hybrid)
 
     def terms(self, text: str) -> list[int]:
-        """Numbers of the terms of a text, repeated ones included; unknown ones are left out."""
+        """Numbers of the terms of a query, repeated ones included; unknown ones are left out."""
         found: list[int] = []
         for run in runs_of(text):
             found += self._cached_terms(run) if len(run) <= LONGEST_KNOWN else self._terms_of(run)
+        if self.hybrid.prior_weight:
+            found += _lookup(self.postings.terms, [whole_query(query_key(text))])
         return found
 
     def weights(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:
@@ -161,6 +167,11 @@ def _lookup(known: npt.NDArray[np.uint64], tokens: Sequence[str]) -> list[int]:
     places = known.searchsorted(hashes)
     inside = np.minimum(places, len(known) - 1)
     return inside[known[inside] == hashes].tolist() if len(known) else []
+
+
+def whole_query(key: str) -> str:
+    """The term of a query whose `query_key` is given; no word of a text begins with a space."""
+    return f" {key}"
 
 
 def term_hash(token: str) -> int:

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from protos.cli import printable
-from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores
+from protos.scores import PARTS
+from serving.retrieval.answer import Answer, Basis, FusionMode, Scores
 from serving.wire.converters import Info
 
 WIDTH = 120  # if the output is not a terminal
@@ -31,18 +32,12 @@ SCORE_REMARKS = {
     ),
 }
 
-PARTS = ("dense", "lexical")  # columns of a hybrid answer
 PART_WIDTH = 7
 
 
 def cell(value: object) -> Text:
     """A cell of a table: a text of a service as one line, without control characters."""
     return Text(printable(str(value)))
-
-
-def _shown_parts(hit: Hit) -> list[str]:
-    """The dense and the lexical part of a hit's score; empty texts where there is none."""
-    return ["" if part is None else f"{part:.4f}" for part in (hit.dense, hit.lexical)]
 
 
 def show_answer(console: Console, answer: Answer) -> None:
@@ -59,18 +54,21 @@ def show_answer(console: Console, answer: Answer) -> None:
     popular = answer.basis is Basis.POPULAR
     scores = [f"{hit.score:.2%}" if popular else f"{hit.score:.4f}" for hit in answer.hits]
     score_width = max(map(len, ["score", *scores, "0.0000"]))
-    parts = [_shown_parts(hit) for hit in answer.hits]
-    has_parts = answer.fusion in (FusionMode.HYBRID, FusionMode.LEXICAL)
+    is_fused = answer.fusion in (FusionMode.HYBRID, FusionMode.LEXICAL)
+    shown = [
+        name for name in PARTS if is_fused and any(getattr(hit, name) is not None for hit in answer.hits)
+    ]
+    parts = [[f"{getattr(hit, name) or 0:.4f}" for name in shown] for hit in answer.hits]
     table = Table(box=None, pad_edge=False)
     table.add_column("rank", justify="right", width=4)
     table.add_column("share" if popular else "score", justify="right", width=score_width)
-    for name in PARTS if has_parts else ():
+    for name in shown:
         table.add_column(name, justify="right", width=PART_WIDTH)
-    taken = 8 + score_width + (len(PARTS) * (PART_WIDTH + 2) if has_parts else 0)
+    taken = 8 + score_width + len(shown) * (PART_WIDTH + 2)
     for name, width in _widths(rows, console.width - taken).items():
         table.add_column(cell(name), overflow="ellipsis", no_wrap=True, width=width)
     for rank, (score, part, row) in enumerate(zip(scores, parts, rows, strict=True), 1):
-        table.add_row(str(rank), score, *(part if has_parts else ()), *map(Text, row.values()))
+        table.add_row(str(rank), score, *part, *map(Text, row.values()))
     console.print(table)
     for remark in _remarks(answer, REMARKS):
         console.print(remark, style="yellow", highlight=False)

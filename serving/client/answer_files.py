@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from protos import bundle
 from protos.errors import DataError, MissingStage
+from protos.scores import PARTS
 from serving.retrieval.answer import Answer, FusionMode, Hit
 
 Document = dict[str, Any]
@@ -42,8 +43,8 @@ def answer_document(answer: Answer) -> Document:
 
 
 def _parts(hit: Hit) -> Document:
-    """The dense and the lexical score of a hit; empty where the bundle has no lexical index."""
-    return {} if hit.lexical is None else {"dense": hit.dense, "lexical": hit.lexical}
+    """The parts of a hit's score that the bundle has; none where it has no lexical index."""
+    return {name: part for name in PARTS if (part := getattr(hit, name)) is not None}
 
 
 def check_answer_file(path: Path) -> None:
@@ -108,7 +109,7 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
 
     strings = pa.map_(pa.string(), pa.string())
     hit = {"rank": pa.int32(), "id": pa.string(), "score": pa.float64(), "fields": strings}
-    hit |= {"dense": pa.float64(), "lexical": pa.float64()}
+    hit |= dict.fromkeys(PARTS, pa.float64())
     schema = pa.schema(
         {
             "line": pa.int64(),

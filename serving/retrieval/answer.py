@@ -61,6 +61,8 @@ class Hit(NamedTuple):
             fusion is DENSE; else None.
         lexical: BM25 divided by its upper bound, 0 to 1; 0 where the fusion is DENSE; None if the bundle has
             no lexical index.
+        prior: of the item after the same query, as `protos/retrieval.proto` says; None if the bundle has no
+            priors.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Hit(NamedTuple):
     fields: Mapping[str, str]
     dense: float | None = None
     lexical: float | None = None
+    prior: float | None = None
 
 
 class Timing(NamedTuple):

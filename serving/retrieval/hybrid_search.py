@@ -10,7 +10,7 @@ from typing import Any
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
 from protos.features import TextFeature
-from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, with_words
+from protos.hybrid.fusion import BM25_ALONE, NO_HITS, Fusion, FusionQuery, with_words
 from protos.inputs.texts import cut_as_read
 from serving.index.vector_index import Vectors
 from serving.retrieval.answer import FusionMode
@@ -36,25 +36,27 @@ class HybridSearch:
         manifest: of a hybrid bundle.
         fusion: of its items.
         searcher: of all segments.
+
+    Attributes:
+        has_words: whether the lexical index holds any; else only whole queries.
     """
 
     def __init__(self, manifest: Manifest, fusion: Fusion, searcher: Searcher) -> None:
         self._searcher, self._index = searcher, fusion.index
-        self._least = fusion.hybrid.dense_candidates
+        self._least, self._has_priors = fusion.hybrid.dense_candidates, fusion.hybrid.prior_weight > 0
+        self.has_words = fusion.index.has_words
         features = manifest.schema.query.items()
         self._texts = {name: spec.longest for name, spec in features if isinstance(spec, TextFeature)}
 
     def terms(self, prepared: Sequence[PreparedQuery]) -> tuple[list[int], ...]:
-        """The known terms of each query's text, cut where the tower cuts it; no terms of an `item_id`."""
+        """The known terms of each query's texts, cut where the tower cuts them; no terms of an `item_id`."""
         return tuple([[] if each.values is None else self._terms(each.values) for each in prepared])
 
     def _terms(self, values: Mapping[str, Any]) -> list[int]:
-        found: list[int] = []
-        for name, most in self._texts.items():
-            text = values.get(name)
-            if text and isinstance(text, str):  # the encoder refuses other values
-                found += self._index.terms(cut_as_read(text, most))
-        return found
+        texts = [(values.get(name) or "", most) for name, most in self._texts.items()]
+        if not all(isinstance(text, str) for text, _ in texts):
+            return []  # the encoder refuses such values
+        return self._index.terms("\n".join([cut_as_read(text, most) for text, most in texts]))
 
     def find(
         self, search: Search, encoded: EncodedQueries, options: Sequence[SearchOptions], current: Current
@@ -88,7 +90,8 @@ class HybridSearch:
             else:
                 rows, scores, context, plan, *_ = found[n]
                 lexical = [0.0] * len(rows)
-                found[n] = SearchResult(rows, scores, context, plan, scores, lexical, FusionMode.DENSE)
+                prior = lexical if self._has_priors else ()
+                found[n] = SearchResult(rows, scores, context, plan, scores, lexical, FusionMode.DENSE, prior)
         return found
 
     def _fused(
@@ -112,18 +115,22 @@ class HybridSearch:
             best = with_words(best)
         if excluded:
             kept = [each for each in zip(*best, strict=True) if each[0] not in excluded]
-            best = tuple(map(list, zip(*kept[:k], strict=True))) if kept else ([], [], [], [])  # type: ignore[assignment]
-        rows, scores, of_dense, of_lexical = best
+            best = tuple(map(list, zip(*kept[:k], strict=True))) if kept else NO_HITS  # type: ignore[assignment]
+        rows, scores, of_dense, of_lexical, prior = best
         fusion = FusionMode.LEXICAL if is_lexical else FusionMode.HYBRID
-        return SearchResult(rows, scores, context, dense.plan, of_dense, of_lexical, fusion)
+        shown = prior if self._has_priors else ()
+        return SearchResult(rows, scores, context, dense.plan, of_dense, of_lexical, fusion, shown)
 
 
 def check_fusion(hybrid: HybridSearch | None, fusion: FusionMode) -> None:
     """Refuse a fusion that a bundle does not have.
 
     Raises:
-        InvalidInput: the bundle has no lexical index, and the fusion needs one.
+        InvalidInput: the bundle has no lexical index, or none of words, and the fusion needs one.
     """
+    if hybrid is not None and fusion is FusionMode.LEXICAL and not hybrid.has_words:
+        why = "words did not help, so this bundle has none of its items; expected dense or hybrid"
+        raise InvalidInput("fusion", f"{fusion}: {why}")
     if hybrid is None and fusion in (FusionMode.LEXICAL, FusionMode.HYBRID):
         raise InvalidInput("fusion", f"{fusion}: this bundle has no lexical index, so it can only be dense")
 

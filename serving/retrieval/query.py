@@ -200,6 +200,7 @@ class SearchResult(NamedTuple):
         dense: inner product of each; empty if the bundle has no lexical index.
         lexical: lexical score of each, 0 to 1; empty if the bundle has no lexical index.
         fusion: which scores ranked them; DEFAULT if the bundle has no lexical index.
+        prior: of each, 0 to 1; empty if the bundle has none.
     """
 
     rows: list[int]
@@ -209,3 +210,9 @@ class SearchResult(NamedTuple):
     dense: Sequence[float] = ()
     lexical: Sequence[float] = ()
     fusion: FusionMode = FusionMode.DEFAULT
+    prior: Sequence[float] = ()
+
+    @property
+    def parts(self) -> tuple[Sequence[float], ...]:
+        """The parts of the scores that the bundle has; of one with a lexical index."""
+        return (self.dense, self.lexical, self.prior) if self.prior else (self.dense, self.lexical)

@@ -120,9 +120,8 @@ class ResponseWriter:
         items, ends, live, count = self.packed.content, self.packed.ends, self._live_hits, len(self.packed)
         parts: list[bytes] = []
         add = parts.append
-        if self.packed.has_parts:
-            both = zip(found.scores, found.dense, found.lexical, strict=True)
-            for row, scores in zip(found.rows, both, strict=True):
+        if self.packed.parts:
+            for row, *scores in zip(found.rows, found.scores, *found.parts, strict=True):
                 add(items[ends[row] : ends[row + 1]] if row < count else live[row - count])
                 add(pack_parts(*scores))
             return b"".join(parts)

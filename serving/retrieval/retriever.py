@@ -57,7 +57,7 @@ from serving.segments.searcher import Searcher
 
 ONE_PLAIN = (PLAIN,)
 UNFILTERED = Plan.UNFILTERED
-NO_PARTS = PLAIN, UNFILTERED, (), (), FusionMode.DEFAULT  # fields of a plain `SearchResult` after `scores`
+NO_PARTS = SearchResult([], [], PLAIN)[2:]  # the fields of a plain result after `scores`
 _tuple = tuple.__new__  # makes a NamedTuple in little more than half the time
 
 
@@ -539,10 +539,12 @@ class Retriever:
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
         items, ids = self.items, self.items.ids
         if found.dense:
-            fused = zip(found.rows, found.scores, found.dense, found.lexical, strict=True)
-            return tuple([Hit(ids[row], score, Fields(items, row), *both) for row, score, *both in fused])
+            fused = zip(found.rows, found.scores, *found.parts, strict=True)
+            return tuple([Hit(ids[row], score, Fields(items, row), *each) for row, score, *each in fused])
         best = zip(found.rows, found.scores, strict=True)
-        return tuple([_tuple(Hit, (ids[row], value, Fields(items, row), None, None)) for row, value in best])
+        return tuple(
+            [_tuple(Hit, (ids[row], value, Fields(items, row), None, None, None)) for row, value in best]
+        )
 
     def _encode_blank(self) -> Vectors:
         """The vector (1, D) of a query in which every feature is absent.

@@ -17,7 +17,7 @@ from serving.retrieval.encoder import ItemEncoder, item_encoder
 from serving.retrieval.response_bytes import ResponseWriter
 from serving.retrieval.retriever import Retriever
 from serving.segments.catalogue import Catalogue
-from serving.segments.packed_items import PackedItems
+from serving.segments.packed_items import PackedItems, score_parts
 from serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
 
 CHAMPION, CANARY = "champion", "canary"
@@ -76,7 +76,7 @@ class LoadedBundle:
         if isinstance(catalogue, MappedCatalogue):
             packed = catalogue.packed
         else:
-            packed = PackedItems(catalogue, retriever.hybrid is not None)
+            packed = PackedItems(catalogue, score_parts(retriever.manifest))
         return cls(retriever, ResponseWriter(packed), item_tower, model_version)
 
     def with_live(self, place: LivePlace, stop: threading.Event | None = None) -> "LoadedBundle":

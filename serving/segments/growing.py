@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.filters import FilterSchema
-from protos.hybrid.fusion import Fusion, FusionQuery, Ranked, fuse_held, rarest
+from protos.hybrid.fusion import NOTHING, Fusion, FusionQuery, Ranked, clicked, fuse_held, rarest, shares
 from protos.search import BLOCK, exact_search, top_k
 from serving.filters.columns import Work
 from serving.filters.expression import Filter
@@ -50,7 +50,8 @@ class GrowingSegment(Segment):
         filters: the bundle's filter fields and their types.
         names: of the display fields, in their order.
         fusion: of the bundle, whose idf and mean length score the live items, too. Words that the bundle does
-            not know find nothing until the towers are trained again.
+            not know find nothing until the towers are trained again. An item that is written again keeps its
+            priors.
 
     Attributes:
         first_row: N.
@@ -328,8 +329,10 @@ class GrowingSegment(Segment):
         held = [(factor, *self._postings.of(term)) for term, factor in bag]
         held.sort(key=lambda each: len(each[1]))
         sums, most = np.zeros(self.count, np.float32), max(hybrid.lexical_candidates, k)
-        share = hybrid.weight if weight is None else weight
-        best = fuse_held(held, bound, sums, self.row_vectors, hybrid, query, share, most, k)
+        share, prior_share = shares(hybrid, weight)
+        known = self._clicked(query.terms) if prior_share else NOTHING
+        vectors = self.row_vectors
+        best = fuse_held(held, known, bound, sums, vectors, hybrid, query, share, prior_share, most, k)
         return ([row + start for row in best[0]], *best[1:])
 
     def candidates(self, query: FusionQuery, k: int, passing: "GrowingFilter | None") -> Ranked:
@@ -337,6 +340,15 @@ class GrowingSegment(Segment):
         assert self._fusion is not None, "only hybrid bundles are ranked"
         most = len(query.rows) + max(self._fusion.hybrid.lexical_candidates, k)
         return self.rank(query, most, passing, 0.0)
+
+    def _clicked(self, terms: Sequence[int]) -> tuple[Rows, Vectors]:
+        """As `clicked`, of the rows that have replaced some of the bundle's."""
+        assert self._fusion is not None, "only hybrid bundles are ranked"
+        rows, priors = clicked(self._fusion.index.postings, terms)
+        now = [self.rows.get(self._earlier.item_id(row)) for row in rows.tolist()]
+        slots = np.array([-1 if row is None else row - self.first_row for row in now], np.int64)
+        order = np.argsort(slots)[np.count_nonzero(slots < 0) :]
+        return slots[order], priors[order]
 
     # Items
 

@@ -13,6 +13,8 @@ from typing import Self
 import numpy as np
 
 from protos import retrieval_pb2 as wire
+from protos.bundle import Manifest
+from protos.scores import PARTS
 from serving.segments.catalogue import Catalogue
 
 VARINT, LENGTH_DELIMITED, FIXED_32 = 0, 2, 5  # wire types
@@ -26,11 +28,11 @@ def tag(message: str, field: str, wire_type: int) -> bytes:
 
 HITS = tag("SearchResponse", "hits", LENGTH_DELIMITED)  # the same as in HitList
 SCORE = tag("Hit", "score", FIXED_32)
-DENSE, LEXICAL = [tag("Hit", name, FIXED_32) for name in ("dense", "lexical")]
-SCORE_BYTES = 4  # bytes of a hit after the item's own: the score
-PARTS_BYTES = 14  # the same in a bundle with a lexical index: the score, and the two parts with their tags
+DENSE, LEXICAL, PRIOR = [tag("Hit", name, FIXED_32) for name in PARTS]
+SCORE_BYTES, PART_BYTES = 4, 5  # bytes of a hit after the item's own: its score, and each part with its tag
 pack_score = struct.Struct("<f").pack
-_pack_parts = struct.Struct("<fcfcf").pack
+_pack_two = struct.Struct("<fcfcf").pack
+_pack_three = struct.Struct("<fcfcfcf").pack
 
 
 class PackedItems:
@@ -38,7 +40,7 @@ class PackedItems:
 
     Args:
         catalogue: of N items.
-        has_parts: whether a hit has `dense` and `lexical`, as of a bundle with a lexical index.
+        parts: that a hit has, as `score_parts` says.
 
     Attributes:
         content: the parts of all items, one after the other, each without its scores.
@@ -48,23 +50,23 @@ class PackedItems:
         score_bytes: bytes of a hit after the item's own part: its scores.
     """
 
-    def __init__(self, catalogue: Catalogue, has_parts: bool = False) -> None:
+    def __init__(self, catalogue: Catalogue, parts: int = 0) -> None:
         ids = enumerate(catalogue.ids)
-        parts = [packed_hit(item_id, catalogue.fields(row), has_parts) for row, item_id in ids]
-        self.content: bytes | mmap = b"".join(parts)
-        self.ends: Sequence[int] = np.cumsum([0, *map(len, parts)], dtype=np.int64).data
-        self._set_sizes(has_parts)
+        hits = [packed_hit(item_id, catalogue.fields(row), parts) for row, item_id in ids]
+        self.content: bytes | mmap = b"".join(hits)
+        self.ends: Sequence[int] = np.cumsum([0, *map(len, hits)], dtype=np.int64).data
+        self._set_sizes(parts)
 
     @classmethod
-    def of(cls, content: bytes | mmap, ends: Sequence[int], has_parts: bool = False) -> Self:
+    def of(cls, content: bytes | mmap, ends: Sequence[int], parts: int = 0) -> Self:
         """A packed catalogue from the `content` and `ends` of another one."""
         packed = cls.__new__(cls)
         packed.content, packed.ends = content, ends
-        packed._set_sizes(has_parts)
+        packed._set_sizes(parts)
         return packed
 
-    def _set_sizes(self, has_parts: bool) -> None:
-        self.has_parts, self.score_bytes = has_parts, score_bytes(has_parts)
+    def _set_sizes(self, parts: int) -> None:
+        self.parts, self.score_bytes = parts, score_bytes(parts)
         self.average, self.largest = _sizes(self.ends, self.score_bytes)
 
     def __len__(self) -> int:
@@ -75,26 +77,33 @@ class PackedItems:
         return hit_of(self.content[self.ends[row] : self.ends[row + 1]])
 
 
-def score_bytes(has_parts: bool) -> int:
+def score_parts(manifest: Manifest) -> int:
+    """How many of the `PARTS` the hits of a bundle have."""
+    return 0 if manifest.hybrid is None else 3 if manifest.hybrid.prior_weight else 2
+
+
+def score_bytes(parts: int) -> int:
     """Bytes of a hit after the item's own."""
-    return PARTS_BYTES if has_parts else SCORE_BYTES
+    return SCORE_BYTES + PART_BYTES * parts
 
 
-def packed_hit(item_id: str, fields: Mapping[str, str], has_parts: bool = False) -> bytes:
+def packed_hit(item_id: str, fields: Mapping[str, str], parts: int = 0) -> bytes:
     """An item as a part of an answer: the field `hits` without its last bytes, which are its scores.
 
     Args:
         item_id: of the item.
         fields: its display fields.
-        has_parts: whether `pack_parts` follows, and not `pack_score`.
+        parts: of the score. If there are any, `pack_parts` follows, and not `pack_score`.
     """
     hit = wire.Hit(id=item_id, fields=fields).SerializeToString()
-    return b"".join((HITS, varint(len(hit) + 1 + score_bytes(has_parts)), hit, SCORE))
+    return b"".join((HITS, varint(len(hit) + 1 + score_bytes(parts)), hit, SCORE))
 
 
-def pack_parts(score: float, dense: float, lexical: float) -> bytes:
+def pack_parts(score: float, dense: float, lexical: float, prior: float | None = None) -> bytes:
     """The last bytes of a hit of a bundle with a lexical index."""
-    return _pack_parts(score, DENSE, dense, LEXICAL, lexical)
+    if prior is None:
+        return _pack_two(score, DENSE, dense, LEXICAL, lexical)
+    return _pack_three(score, DENSE, dense, LEXICAL, lexical, PRIOR, prior)
 
 
 def hit_of(part: bytes) -> wire.Hit:
@@ -104,13 +113,14 @@ def hit_of(part: bytes) -> wire.Hit:
         length |= (part[begin] & 0x7F) << 7 * (begin - 1)
         begin += 1
     hit = wire.SearchResponse.FromString(part + _blank_scores(begin + length - len(part))).hits[0]
-    for name in ("dense", "lexical"):
+    for name in PARTS:
         hit.ClearField(name)
     return hit
 
 
 def _blank_scores(size: int) -> bytes:
-    return pack_score(0) if size == SCORE_BYTES else pack_parts(0, 0, 0)
+    parts = (size - SCORE_BYTES) // PART_BYTES
+    return pack_parts(*[0] * (1 + parts)) if parts else pack_score(0)
 
 
 def _sizes(ends: Sequence[int], after: int) -> tuple[int, int]:

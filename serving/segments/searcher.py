@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from protos.hybrid.fusion import FusionQuery, Ranked, by_reciprocal_ranks
+from protos.hybrid.fusion import NO_HITS, FusionQuery, Ranked, by_reciprocal_ranks
 from serving.filters.compiled import CompiledFilter
 from serving.filters.plan import Plan
 from serving.filters.planner import Found
@@ -106,7 +106,7 @@ class Searcher:
             query: with the dense candidates of all segments.
             k: items wanted.
             passing: the filter, which holds for both.
-            weight: of the lexical score; None for that of the bundle.
+            weight: of the lexical score, without priors; None for the weights of the bundle.
         """
         parts: Sequence[Any] = (None, None) if passing is None else passing.parts
         if self.growing is None:
@@ -121,9 +121,8 @@ class Searcher:
         found = [*zip(*_joined([each.rank(q, k, part, weight) for each, q, part in asked]), strict=True)]
         found.sort(key=lambda each: (-each[1], each[0]))
         if not found or not k:
-            return [], [], [], []
-        rows, scores, dense, lexical = zip(*found[:k], strict=True)
-        return [*rows], [*scores], [*dense], [*lexical]
+            return NO_HITS
+        return tuple(map(list, zip(*found[:k], strict=True)))  # type: ignore[return-value]
 
 
 def _split(query: FusionQuery, first: int) -> tuple[FusionQuery, FusionQuery]:
@@ -138,5 +137,4 @@ def _split(query: FusionQuery, first: int) -> tuple[FusionQuery, FusionQuery]:
 
 
 def _joined(found: Sequence[Ranked]) -> Ranked:
-    rows, scores, dense, lexical = zip(*found, strict=True)
-    return [*chain(*rows)], [*chain(*scores)], [*chain(*dense)], [*chain(*lexical)]
+    return tuple([*chain(*parts)] for parts in zip(*found, strict=True))  # type: ignore[return-value]

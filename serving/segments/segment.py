@@ -95,7 +95,7 @@ class Segment(Protocol):
             query: with the dense candidates that are in this segment.
             k: items wanted.
             passing: the rows that pass the request's filter; None without one.
-            weight: of the lexical score; None for that of the bundle.
+            weight: of the lexical score, without priors; None for the weights of the bundle.
         """
 
     def candidates(self, query: FusionQuery, k: int, passing: Any) -> Ranked:

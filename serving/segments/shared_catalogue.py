@@ -41,7 +41,7 @@ from protos.files import atomic_directory
 from protos.files.npy_file import map_array
 from protos.toml_config import parse
 from serving.segments.catalogue import Catalogue, IdsByRow
-from serving.segments.packed_items import PackedItems
+from serving.segments.packed_items import PackedItems, score_parts
 
 log = logging.getLogger(__name__)
 
@@ -253,5 +253,5 @@ def _map(place: Path, manifest: Manifest) -> MappedCatalogue:
     if len(items) != arrays[ENDS][-1]:
         raise BundleDamaged(f"{place / ITEMS}: {len(items)} bytes, expected {arrays[ENDS][-1]}")
     views = {name: array.data for name, array in arrays.items()}
-    packed = PackedItems.of(items, views[ENDS], manifest.hybrid is not None)
+    packed = PackedItems.of(items, views[ENDS], score_parts(manifest))
     return MappedCatalogue(packed, manifest.display_fields, views[SLOTS], views[RANKING], views[SHARES])

@@ -296,7 +296,8 @@ def answer_from_wire(
 
 def _hit_from_wire(hit: wire.Hit) -> Hit:
     if hit.HasField("lexical"):
-        return Hit(hit.id, hit.score, dict(hit.fields), hit.dense, hit.lexical)
+        prior = hit.prior if hit.HasField("prior") else None
+        return Hit(hit.id, hit.score, dict(hit.fields), hit.dense, hit.lexical, prior)
     return Hit(hit.id, hit.score, dict(hit.fields))
 
 

@@ -184,7 +184,7 @@ def test_features_of_every_kind_are_served(features: Made, tmp_path: Path) -> No
         model = mlflow.pyfunc.load_model(f"models:/features/{version.version}")
         record = {"text": text, **known, "terms": ["configuration"]}
         answers = model.predict([text, record], params={"k": 10})
-    # Equal bits: both are one batch of two, in the same process.
-    assert answers == [
-        [{**hit._asdict(), "basis": "query"} for hit in answer.hits] for answer in (plain, full)
-    ]
+    # Equal bits: both are one batch of two, in the same process. There are no priors.
+    given = [[{**hit._asdict(), "basis": "query"} for hit in answer.hits] for answer in (plain, full)]
+    assert [hit.pop("prior") for hits in given for hit in hits] == [None] * 20
+    assert answers == given

@@ -3,11 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from protos.bundle import Hybrid
-from protos.hybrid.lexical_index import Postings, term_hash
+from protos.hybrid.lexical_index import Postings, term_hash, whole_query
 from protos.lexical import Analyzer
 
 HYBRID = Hybrid(
@@ -36,17 +37,24 @@ def weights_of_texts(texts: Sequence[str], hybrid: Hybrid) -> tuple[dict[str, fl
     return idf, [weights(each) for each in tokens]
 
 
-def postings_of_texts(texts: Sequence[str], hybrid: Hybrid) -> Postings:
-    """The lexical index of some texts."""
+def postings_of_texts(
+    texts: Sequence[str], hybrid: Hybrid, priors: Mapping[str, Mapping[int, float]] = MappingProxyType({})
+) -> Postings:
+    """The lexical index of some texts.
+
+    Args:
+        priors: query -> row of an item -> its prior.
+    """
     idf, weights = weights_of_texts(texts, hybrid)
-    words = sorted(idf, key=term_hash)
-    rows = {word: [row for row, each in enumerate(weights) if word in each] for word in words}
+    words = sorted([*idf, *map(whole_query, priors)], key=term_hash)
+    held = {word: {row: each[word] for row, each in enumerate(weights) if word in each} for word in idf}
+    held |= {whole_query(query): dict(sorted(each.items())) for query, each in priors.items()}
     return Postings(
         np.array([term_hash(word) for word in words], np.uint64),
-        np.array([idf[word] for word in words], np.float32),
-        np.cumsum([0, *(len(rows[word]) for word in words)], dtype=np.int64),
-        np.array([row for word in words for row in rows[word]], np.int32),
-        np.array([weights[row][word] for word in words for row in rows[word]], np.float32),
+        np.array([idf.get(word, 0) for word in words], np.float32),
+        np.cumsum([0, *(len(held[word]) for word in words)], dtype=np.int64),
+        np.array([row for word in words for row in held[word]], np.int32),
+        np.array([weight for word in words for weight in held[word].values()], np.float32),
         len(texts),
     )
 

@@ -40,6 +40,7 @@ def tiny_bundle(
     shares: Sequence[float] = (),
     filters: Mapping[str, FilterKind] = MappingProxyType({}),
     is_hybrid: bool = False,
+    priors: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
     unicode: str = "",
     **manifest: Any,
 ) -> Path:
@@ -52,6 +53,7 @@ def tiny_bundle(
         shares: popularity of each item; `popularity` by default.
         filters: filter fields, whose values are those of `filter_values`.
         is_hybrid: it has a lexical index of the items' names.
+        priors: of this index, as of `postings_of_texts`.
         unicode: content of `unicode.json`; empty for none.
         report: content of `reports/quality.json`, to make two bundles differ.
         manifest: fields of the manifest that shall be something else.
@@ -71,7 +73,7 @@ def tiny_bundle(
         if filters:
             write_filters(folder, build_columns(filters, filter_values(items)))
         if is_hybrid:
-            postings_of_texts(names, HYBRID).write(folder)
+            postings_of_texts(names, HYBRID, priors).write(folder)
         if unicode:
             (folder / RECORD).write_text(unicode)
         (folder / bundle.REPORTS).mkdir()

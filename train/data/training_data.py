@@ -13,7 +13,7 @@ import polars as pl
 
 from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, TimeFeature
 from protos.files.tokenizer import TOKENIZER, open_cut
-from protos.inputs.texts import cut_as_read, normalise
+from protos.inputs.texts import cut_as_read, query_key
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.query_words import word_numbers
@@ -509,10 +509,15 @@ def texts_of(
 
 
 def text_numbers(values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec]) -> Rows:
-    """int64, of each record: a number of its text; texts that differ in case and spaces alone share one."""
+    """int64, of each record: a number of its text; texts with the same `query_keys` share one."""
     numbers: dict[str, int] = {}
-    texts = (" ".join(normalise(text).split()) for text in texts_of(values, features))
-    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
+    keys = query_keys(values, features)
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+
+
+def query_keys(values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec]) -> list[str]:
+    """The `query_key` of each record's text, as far as the towers read it."""
+    return [*map(query_key, texts_of(values, features, cut=True))]
 
 
 def _cut(spec: TextFeature, folder: Path | None) -> Callable[[str], str]:

@@ -260,7 +260,7 @@ def _evaluate(version: CandidateVersion, data: TrainingData, threads: int, conso
     _check_features(version, data)
     data = data.as_read_by(manifest.schema.query)
     title = f"items by version {version.version}"
-    model = served_model(version.folder, manifest, data.items, threads, console, title)
+    model = served_model(version.folder, manifest, data.items, data.item_ids, threads, console, title)
     return per_query.measure(data, quality.ranked(data, model, console))
 
 

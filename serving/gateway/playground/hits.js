@@ -123,7 +123,7 @@ function hitRow(hit, at, { info, top, fusion, badge, similar, exclude, follow, c
   );
 }
 
-/** What vectors and words gave, where words took part in the ranking. */
+/** What vectors, words and clicks gave, where words took part in the ranking. */
 function parts(hit, fusion) {
   if (fusion !== "FUSION_HYBRID" && fusion !== "FUSION_LEXICAL") return null;
   return el(
@@ -132,6 +132,7 @@ function parts(hit, fusion) {
     [
       ["vectors", hit.dense],
       ["words", hit.lexical],
+      ...(hit.prior === undefined ? [] : [["clicks", hit.prior]]),
     ].map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, words.digits(value ?? 0)))),
   );
 }

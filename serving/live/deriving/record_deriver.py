@@ -24,7 +24,7 @@ from serving.live.deriving.graph_builder import GraphBuilder
 from serving.live.record_format import origin_of, records_path
 from serving.live.store.changes import Change, ChangeFeed
 from serving.retrieval.encoder import Encoder
-from serving.segments.packed_items import packed_hit
+from serving.segments.packed_items import packed_hit, score_parts
 from serving.segments.record import Record, RecordKind
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Deriver:
             raise vector
         shown = [name for name in self.manifest.display_fields if name in change.fields]
         fields = {name: change.fields[name] for name in shown}
-        hit = packed_hit(change.item_id, fields, self.manifest.hybrid is not None)
+        hit = packed_hit(change.item_id, fields, score_parts(self.manifest))
         values = self._filter_values(change) if self.manifest.filters else b""
         terms = self._terms(change)
         is_same = self._writer.vector_and_terms(change.item_id) == (vector, terms)

@@ -13,7 +13,9 @@ from rich.console import Console
 from export import ann
 from export.hybrid import choose as choosing
 from export.hybrid.choose import Choice, choose
+from export.hybrid.cross_validation import cross_validated
 from export.hybrid.postings import postings_of
+from export.hybrid.rebuild import over_texts
 from protos.bundle import IndexParameters, Score
 from protos.errors import DataError, GateRefused
 from protos.lexical import Analyzer, Weighting
@@ -180,18 +182,18 @@ def test_bm25_is_taken_unless_tfidf_is_better_beyond_an_error() -> None:
     assert choosing._preferred(few, Clusters.single(5)) == ("bm25", 0.3)
 
 
-def test_a_query_is_measured_by_what_the_other_clusters_prefer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_is_measured_by_what_the_other_clusters_prefer() -> None:
     """Each cluster has a weight of its own, which finds all of its queries and none of the others."""
     clusters = Clusters(np.repeat(np.arange(10), 5), "users")
     measured: Any = {
         ("bm25", weight): {"ndcg_at_10": (clusters.of == n).astype(float)}
         for n, weight in enumerate(choosing.WEIGHTS[:10])
     }
-    monkeypatch.setattr(
-        choosing, "_preferred", lambda curve, _: max(curve, key=lambda each: curve[each].mean())
-    )
     assert measured["bm25", 0.5]["ndcg_at_10"].mean() == 0.1  # of the best weight on all queries
-    assert choosing._cross_validated(measured, "ndcg_at_10", clusters)["ndcg_at_10"].tolist() == [0.0] * 50
+    found = cross_validated(
+        measured, "ndcg_at_10", clusters, lambda curve, _: max(curve, key=lambda each: curve[each].mean())
+    )
+    assert found["ndcg_at_10"].tolist() == [0.0] * 50
 
 
 def test_twenty_queries_are_enough_for_a_weight(shop: tuple[Experiment, TrainingData]) -> None:
@@ -272,3 +274,45 @@ def test_two_words_of_one_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     model = LexicalModel(CountedTerms(Analyzer(), ["one two", "three"]), Weighting())
     with pytest.raises(DataError, match="have the same hash"):
         postings_of(model)
+
+
+def clicks(shop: tuple[Experiment, TrainingData], which: str) -> Choice:
+    """The choice where the validation queries were asked in training: for their items, for any, or not."""
+    experiment, data = shop
+    pairs = data.parts["validation"]
+    if which == "others":
+        pairs = replace(pairs, item=np.random.default_rng(0).permutation(pairs.item))
+    train = pairs.where(np.full(len(pairs), which != "none"))
+    return chosen((experiment, replace(data, parts={**data.parts, "train": train})), 0.7)
+
+
+def test_a_prior_that_helps_is_shipped(shop: tuple[Experiment, TrainingData]) -> None:
+    choice = clicks(shop, "own")
+    assert choice.hybrid is not None and choice.ranking is not None
+    assert choice.shipped and choice.hybrid.prior_weight == choice.report["prior_weight"] > 0
+    assert choice.report["repeated_share"] == 1.0
+    assert choice.report["prior_differences"]["ndcg_at_10"]["low"] > 0
+    assert choice.report["validation"]["hybrid"]["ndcg_at_10"] > 0.9
+    lowest = [w for w, value in choice.report["prior_weights"].items() if value > 0.9]
+    assert choice.hybrid.prior_weight <= float(lowest[-1])
+
+
+def test_a_prior_ships_without_words_that_do_not_help(
+    shop: tuple[Experiment, TrainingData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.hybrid.choose._verdict", lambda *_: (False, "no difference"))
+    choice = clicks(shop, "own")
+    assert choice.shipped and choice.hybrid is not None
+    assert choice.hybrid.weight == choice.report["weight"] == 0.0 < choice.hybrid.prior_weight
+    assert choice.ranking is not None and not choice.ranking.fusion.index.has_words
+    postings, _ = over_texts(choice.hybrid, ["word1 word2"] * 3)
+    assert (len(postings.terms), postings.count) == (0, 3)  # and the bundle stores none
+
+
+def test_a_prior_that_does_not_help_is_left_out(shop: tuple[Experiment, TrainingData]) -> None:
+    choice, without = clicks(shop, "others"), clicks(shop, "none")
+    assert choice.hybrid == without.hybrid and choice.hybrid is not None
+    assert choice.hybrid.prior_weight == choice.report["prior_weight"] == 0.0
+    assert {key for key in choice.report if key not in without.report} == {
+        *("prior_weight", "prior_why", "prior_differences", "prior_weights", "repeated_share")
+    }

@@ -18,6 +18,8 @@ from export.release import registry
 from protos import bundle
 from protos.documents import parse_json
 from protos.features import Side
+from protos.hybrid.fusion import clicked
+from protos.hybrid.lexical_index import LexicalIndex
 from serving.retrieval.query import Query
 from tests.helpers import releases
 from tests.helpers.serving.loopback import client_of
@@ -123,6 +125,14 @@ def test_items_whose_only_pairs_are_the_newest_are_found(shop: Shop) -> None:
         found.append([shop.items[n] in [hit.id for hit in hits] for n, hits in enumerate(answers)])
     assert sum(found[0]) <= 1
     assert all(found[1])
+
+
+def test_the_prior_counts_the_clicks_that_the_towers_have_learned(shop: Shop) -> None:
+    for each, is_known in ((shop.plain, False), (shop.refitted, True)):
+        index = LexicalIndex.of(each.folder, bundle.read(each.folder))
+        assert index is not None and index.hybrid.prior_weight > 0
+        priors = [dict(zip(*clicked(index.postings, index.terms(query)), strict=True)) for query in NEW]
+        assert [20 / 22 in np.round([*found.values()], 6) for found in priors] == [is_known] * len(NEW)
 
 
 def test_the_vectors_before_the_refit_know_nothing_of_validation(shop: Shop) -> None:

@@ -1,6 +1,7 @@
 """A refresh of a hybrid bundle keeps the weights of unchanged items; others follow from its statistics."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,15 @@ def test_a_text_that_differs_only_for_the_lexical_index_is_read_again(world: Wor
         assert done.folder is not None
         assert done.counts["encoded"] == 1
         check(done.folder, texts)
+
+
+def test_priors_belong_to_ids(world: World) -> None:
+    """Items whose text has changed keep them; deleted items lose them, and those after them move."""
+    priors = {"nothing known": {3: 0.5, 5: 0.25, 40: 0.125}}
+    world.release(is_hybrid=True, hybrid=replace(HYBRID, prior_weight=0.8), priors=priors)
+    world.write(item("item-003", NAMES[9]), gone("item-005"), item("lamp", NAMES[8]))
+    done = world.refresh()
+    assert done.folder is not None
+    (answer,) = Retriever.load(done.folder).search([Query("Nothing  known")], k=60)
+    found = {hit.id: hit.prior for hit in answer.hits if hit.prior}
+    assert found == {"item-003": 0.5, "item-040": 0.125}

@@ -71,15 +71,49 @@ def test_the_score_is_the_convex_sum_of_both_sides(texts: list[str], vectors: An
         best = np.argsort(-fused)[:10]
         ranked = found.rank(FusionQuery(found.index.terms(" ".join(words)), vector, rows, scores), 10)
         assert ranked[0] == best.tolist()
-        for values, expected in zip(ranked[1:], (fused, dense, lexical), strict=True):
+        for values, expected in zip(ranked[1:], (fused, dense, lexical, 0 * dense), strict=True):
             np.testing.assert_allclose(values, expected[best], atol=2e-6)
+
+
+def test_clicked_items_are_candidates_and_get_their_prior(texts: list[str], vectors: Any, kind: str) -> None:
+    hybrid = replace(HYBRID, most_postings=0, prior_weight=0.5)
+    priors = {"word7 word9": {3: 0.9, 150: 0.2, 399: 0.4}}
+    index = LexicalIndex(postings_of_texts(texts, hybrid, priors), hybrid)
+    found, dense = Fusion(index, vectors), vectors @ vectors[0]
+    query = FusionQuery(index.terms(" Word7  WORD9"), vectors[0], [3, 8], dense[[3, 8]].tolist())
+    rows, scores, *parts = found.rank(query, 10)
+    assert {*rows} == {3, 8, 150, 399}
+    by_row = dict(zip(rows, zip(scores, *parts, strict=True), strict=True))
+    for row, prior in {3: 0.9, 8: 0.0, 150: 0.2, 399: 0.4}.items():
+        score, own, lexical, shown = by_row[row]
+        assert (own, shown) == pytest.approx((dense[row], prior), abs=1e-6)
+        assert score == pytest.approx(0.6 * own + 0.4 * lexical + 0.5 * shown, abs=1e-6)
+    mask = np.ones(ITEMS, np.bool_)
+    mask[150] = False
+    assert {*found.rank(query._replace(mask=mask), 10)[0]} == {3, 8, 399}
+    without = found.rank(query, 10, weight=0.4)  # as BM25 is measured alone
+    assert (sorted(without[0]), without[4]) == ([3, 8], [0, 0])
+    other = index.terms("word7 word9 word9")
+    plain = made(texts, vectors, replace(hybrid, prior_weight=0.0))
+    unseen = query._replace(terms=other)
+    assert found.rank(unseen, 10) == plain.rank(
+        unseen._replace(terms=plain.index.terms("word7 word9 word9")), 10
+    )
+    assert not found._sums.any()
 
 
 @pytest.mark.parametrize("scoring", ["bm25", "tfidf"])
 def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, scoring: Any) -> None:
     if fusion.compiled is None:
         pytest.skip("the fused search is not compiled here: make setup")
-    found, rng = made(texts, vectors, HYBRID), np.random.default_rng(4)
+    rng = np.random.default_rng(4)
+    queries = [" ".join(rng.choice(WORDS, rng.integers(0, 30))) for _ in range(300)]
+    clicks = [np.unique(rng.integers(0, ITEMS, rng.integers(1, 100))).tolist() for _ in queries]
+    priors = {
+        query: {row: float(rng.random()) for row in rows} for query, rows in zip(queries, clicks, strict=True)
+    }
+    known = replace(HYBRID, prior_weight=0.5)
+    found = Fusion(LexicalIndex(postings_of_texts(texts, known, priors), known), vectors)
     for n in range(300):
         hybrid = replace(
             HYBRID,
@@ -87,20 +121,23 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, scorin
             most_postings=int(rng.integers(0, 300)),
             most_terms=int(rng.integers(0, 9)),
             scoring=scoring,
+            weight=float(rng.random()),
+            prior_weight=float(rng.random()) * (n % 3 > 0),
         )
         found.hybrid = hybrid
         mask = None if n % 2 else rng.random(ITEMS) < rng.random()
         vector, rows, scores = asked(rng, vectors, mask, int(rng.integers(0, 40)))
-        terms = found.index.terms(" ".join(rng.choice(WORDS, rng.integers(0, 30))))
-        k, weight = int(rng.integers(0, 200)) * int(rng.integers(0, 4) > 0), float(rng.random())
-        one = found.rank(FusionQuery(terms, vector, rows, scores, mask), k, weight)
+        terms = found.index.terms(queries[n])
+        k = int(rng.integers(0, 200)) * int(rng.integers(0, 4) > 0)
+        one = found.rank(FusionQuery(terms, vector, rows, scores, mask), k)
         other = fuse_numpy(
             found.index.postings,
             np.zeros(ITEMS, np.float32),
             vectors,
             hybrid,
             FusionQuery(terms, vector, rows, scores, mask),
-            weight,
+            hybrid.weight,
+            hybrid.prior_weight,
             max(hybrid.lexical_candidates, k),
             k,
         )
@@ -121,7 +158,9 @@ def test_tfidf_is_a_cosine(texts: list[str], vectors: Any, kind: str, grams: tup
     for _ in range(20):
         asked = " ".join(rng.choice(WORDS, rng.integers(1, 6)))
         expected = (matrix @ other.transform([asked]).T).toarray()[:, 0]
-        rows, _, _, lexical = found.rank(FusionQuery(found.index.terms(asked), vectors[0], [], []), 10, 1.0)
+        rows, _, _, lexical, _ = found.rank(
+            FusionQuery(found.index.terms(asked), vectors[0], [], []), 10, 1.0
+        )
         np.testing.assert_allclose(lexical, expected[rows], atol=1e-5)
         np.testing.assert_allclose(lexical, np.sort(expected)[::-1][: len(rows)], atol=1e-5)
 

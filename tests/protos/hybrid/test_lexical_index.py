@@ -11,6 +11,7 @@ from export.hybrid.postings import postings_of
 from protos.bundle import LEXICAL_FILES
 from protos.errors import BundleDamaged
 from protos.hybrid import lexical_index
+from protos.hybrid.fusion import clicked
 from protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash
 from protos.hybrid.term_weights import weighting_of
 from protos.lexical import Analyzer
@@ -39,6 +40,19 @@ def test_a_text_is_its_known_words_repeated_ones_too(folder: Path) -> None:
     assert len(index.terms("日本")) == 3  # two characters, and both together
     assert index.terms("nothing of this is known") == index.terms("of") == index.terms("frame of")[1:]
     assert index.terms("") == index.terms("\ud800") == []
+
+
+def test_a_query_of_training_is_a_term_in_any_case_and_spacing(tmp_path: Path) -> None:
+    hybrid = replace(HYBRID, prior_weight=0.5)
+    postings_of_texts(TEXTS, HYBRID, {"read csv": {1: 0.5}}).write(tmp_path)
+    postings = Postings.read(tmp_path, len(TEXTS))
+    index, plain = LexicalIndex(postings, hybrid), LexicalIndex(postings, HYBRID)
+    rows = {
+        text: clicked(postings, index.terms(text))[0].tolist() for text in (*TEXTS, "Read\n CSV ", "read_csv")
+    }
+    assert {text: found for text, found in rows.items() if found} == {"Read\n CSV ": [1]}
+    assert plain.terms("read csv") == index.terms("read csv")[:-1]
+    assert index.weights("read csv")[0].tolist() == sorted(plain.terms("read csv"))  # an item is no query
 
 
 def test_the_weights_of_a_new_text_are_those_of_the_same_item(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from protos.scores import difference
+from protos.scores import PARTS, difference
 from serving.__main__ import main
 from serving.client import RetrievalClient, answer_files
 from serving.client.batch import search_file
@@ -41,7 +41,7 @@ def test_parquet_holds_what_json_lines_hold(
         assert row.pop("sequence") is None  # the service takes no writes
         assert row.pop("fusion") is None  # and has no lexical index
         for hit in row["hits"]:
-            assert (hit.pop("dense"), hit.pop("lexical")) == (None, None)
+            assert [hit.pop(name) for name in PARTS] == [None] * 3
             hit["fields"] = dict(hit["fields"])
     for row, line in zip(rows, expected, strict=True):  # two searches, maybe in batches of different sizes
         found, own = row.pop("hits"), line.pop("hits")

@@ -140,7 +140,7 @@ def test_answers_hold_the_parts_of_live_items(wide: Path, tmp_path: Path) -> Non
     retriever = world.live.retriever
     encoded = retriever.encode([Query(NAMES[3])])
     (found,) = retriever.find(encoded, [retriever.search_options(4)])
-    packed = ResponseWriter(PackedItems(world.base.built.catalogue, has_parts=True), world.live.segment)
+    packed = ResponseWriter(PackedItems(world.base.built.catalogue, parts=2), world.live.segment)
     response = wire.SearchResponse.FromString(packed.response(found, "version", Timing()))
     assert {hit.id for hit in response.hits} >= {"new", "item-003"}
     shown = [(hit.score, hit.dense, hit.lexical) for hit in response.hits]

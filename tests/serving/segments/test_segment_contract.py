@@ -61,7 +61,7 @@ def growing(folder: Path) -> GrowingSegment:
                 Record(
                     version * ITEMS + n + 1,
                     item_id,
-                    hit=packed_hit(item_id, same.fields(n), has_parts=True),
+                    hit=packed_hit(item_id, same.fields(n), parts=2),
                     values=json.dumps(_parsed(values)).encode(),
                     vector=vector.tobytes(),
                     terms=lexical[n],
@@ -203,7 +203,7 @@ def test_rows_lead_to_their_items(world: World) -> None:
 def test_items_that_hold_the_words_of_a_query_are_ranked(world: World, weight: float | None) -> None:
     segment, name = world.segment, item_names(ITEMS)[5]
     query = FusionQuery(world.terms(name), world.queries[0], [], [])
-    rows, scores, _, lexical = segment.rank(query, 10, None, weight)
+    rows, scores, _, lexical, _ = segment.rank(query, 10, None, weight)
     assert "item-005" in [segment.item_id(row) for row in rows]
     assert scores == sorted(scores, reverse=True)
     assert all(segment.is_visible(row) for row in rows)

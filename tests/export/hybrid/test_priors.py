@@ -1,0 +1,162 @@
+"""The prior of the items that were clicked after the same query: of training clicks alone, and kept by id."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from export import ann
+from export.evaluation.hybrid_ranking import HybridRanking
+from export.hybrid import priors
+from export.hybrid.postings import as_matrix, postings_of, with_priors
+from export.hybrid.priors import Priors, choose_prior, priors_of
+from export.hybrid.rebuild import interleaved, ranking_of, rows_of, weights_of_rows, weights_of_texts
+from protos.bundle import ITEMS as ITEM_FILE
+from protos.bundle import Hybrid, IndexParameters, Score
+from protos.hybrid.fusion import BM25_ALONE, Fusion, clicked
+from protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash, whole_query
+from protos.lexical import Weighting
+from tests.helpers.lexical import HYBRID, postings_of_texts
+from tests.helpers.tiny import tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
+from tests.train.evaluation.test_baselines import experiment_with
+from tests.train.evaluation.test_query_popularity import clicked as data_with
+from train.data.training_data import TrainingData
+from train.evaluation.intervals import Clusters
+from train.evaluation.lexical_model import CountedTerms, LexicalModel
+
+TEXTS = ["red shoe", "hat", "blue sandal"]
+WITH_PRIORS = replace(HYBRID, prior_weight=0.4)
+
+
+def known(index: LexicalIndex, query: str) -> dict[int, float]:
+    """The priors after a query, by row."""
+    rows, values = clicked(index.postings, index.terms(query))
+    return dict(zip(rows.tolist(), values.tolist(), strict=True))
+
+
+def index_of(data: TrainingData) -> LexicalIndex:
+    texts = ["red shoe", "shoe", "blue shoe", "sandal", "hat"]
+    words = postings_of(LexicalModel(CountedTerms(HYBRID.analyzer, texts), Weighting()))
+    return LexicalIndex(with_priors(words, priors_of(experiment_with(), data)), WITH_PRIORS)
+
+
+def test_a_prior_is_the_share_of_the_clicks_with_doubt() -> None:
+    data = data_with(("shoe", 3), ("  SHOE ", 3), ("ｓｈｏｅ", 2), ("hat", 4))
+    index = index_of(data)  # validation and test ask "shoe" for item 0, which is no click
+    assert known(index, "Shoe") == pytest.approx({2: 1 / 5, 3: 2 / 5})
+    assert known(index, "hat ") == pytest.approx({4: 1 / 3})
+    assert known(index, "shoe hat") == {}
+
+
+def test_weights_count_and_negative_impressions_do_not() -> None:
+    data = data_with(("shoe", 3), ("shoe", 2), ("shoe", 1))
+    train = replace(data.parts["train"], weight=np.array([2.0, 0.0, 1.0], np.float32))
+    assert known(index_of(replace(data, parts={**data.parts, "train": train})), "shoe") == pytest.approx(
+        {1: 1 / 5, 3: 2 / 5}
+    )
+    train = replace(train, label=np.array([1, 1, 0], np.float32))
+    assert known(index_of(replace(data, parts={**data.parts, "train": train})), "shoe") == pytest.approx(
+        {3: 2 / 4}
+    )
+
+
+def test_a_query_keeps_its_most_clicked_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(priors, "MOST_ITEMS", 2)
+    data = data_with(("shoe", 3), ("shoe", 1), ("shoe", 0), ("shoe", 3), ("shoe", 0), ("shoe", 0))
+    assert known(index_of(data), "shoe") == pytest.approx({0: 3 / 8, 3: 2 / 8})
+
+
+def test_words_stay_as_they_are() -> None:
+    words = postings_of_texts(TEXTS, HYBRID)
+    both = with_priors(words, Priors(np.array([1, 5], np.uint64), scipy.sparse.csr_matrix(np.eye(2, 3) / 2)))
+    is_word = both.idf > 0
+    assert both.terms[~is_word].tolist() == [1, 5]
+    np.testing.assert_array_equal(both.terms[is_word], words.terms)
+    assert (as_matrix(both)[is_word] != as_matrix(words)).nnz == 0
+    assert not [problem for _, problem in both._problems() if problem]
+
+
+def test_newer_clicks_take_the_place_of_older_ones() -> None:
+    """As those of a refit do."""
+    older = postings_of_texts(TEXTS, WITH_PRIORS, {"shoe": {0: 0.5}, "hat": {1: 0.5}})
+    newer = Priors(
+        np.array([term_hash(whole_query("shoe"))], np.uint64), scipy.sparse.csr_matrix([[0, 0.25, 0]])
+    )
+    index = LexicalIndex(with_priors(older, newer), WITH_PRIORS)
+    assert (known(index, "shoe"), known(index, "hat")) == ({1: 0.25}, {})
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_queries_without_terms_are_ranked_as_by_the_towers_alone(weight: float) -> None:
+    """As by the service, where the graph finds fewer items the fewer are wanted."""
+    hybrid = replace(HYBRID, weight=weight, prior_weight=1.0, dense_candidates=200)
+    vectors = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors, queries = vectors[:450], vectors[450:]
+    index = ann.rebuild(vectors, IndexParameters("ip", 2, 10, 5), Score("cosine"), 1)
+    postings = postings_of_texts([""] * 450, hybrid, {"shoe": {0: 0.9}})
+    ranking = HybridRanking(index, vectors, Fusion(LexicalIndex(postings, hybrid), vectors))
+    alone = index.search(queries, 5, [np.empty(0, np.int64)] * 50)
+    np.testing.assert_array_equal(ranking.rank(queries, ["hat"] * 50, 5), alone)
+    assert (ranking.rank(queries, ["shoe"] * 50, 5)[:, 0] == 0).mean() > 0.5
+    assert (ranking.rank(queries, ["hat"] * 50, 5, BM25_ALONE) == -1).all()
+    wide = [rows[:5] for rows, _ in ranking.candidates(queries, 5)]
+    assert (np.array(wide) != alone).any()
+
+
+def test_priors_move_with_the_ids_of_the_items(tmp_path: Path) -> None:
+    """A new item comes first, the second is gone, and the third has another text."""
+    index = LexicalIndex(
+        postings_of_texts(TEXTS, WITH_PRIORS, {"shoe": {0: 0.5, 1: 0.25, 2: 0.125}, "hat": {1: 0.5}}),
+        WITH_PRIORS,
+    )
+    rows = rows_of(["a", "b", "c"], ["new", "a", "c"])
+    assert rows.tolist() == [-1, 0, 2]
+    is_kept = np.array([False, True, False])
+    kept = weights_of_rows(index.postings, rows[is_kept])
+    fresh = weights_of_texts(index, ["red hat", "red sandal"], rows[~is_kept])
+    moved = LexicalIndex(interleaved(index.postings, kept, fresh, is_kept), WITH_PRIORS)
+    assert known(moved, "shoe") == {1: 0.5, 2: 0.125}
+    assert known(moved, "hat") == {}
+    moved.postings.write(tmp_path)
+    Postings.read(tmp_path, 3)
+
+
+def test_a_bundle_is_measured_with_its_own_priors(tmp_path: Path) -> None:
+    """Over the items of a data set, in another order than those of the bundle."""
+    postings_of_texts(TEXTS, WITH_PRIORS, {"shoe": {0: 0.5, 2: 0.125}}).write(tmp_path)
+    (tmp_path / ITEM_FILE).write_text(json.dumps({"ids": ["a", "b", "c"]}))
+    manifest = tiny_manifest(3, TinyTower(), hybrid=WITH_PRIORS)
+    vectors = np.eye(3, 8, dtype=np.float32)
+    index = ann.rebuild(vectors, IndexParameters("ip", 8, 64, 32), Score("cosine"), 1)
+    found = ranking_of(tmp_path, manifest, ["x", "blue", "red"], ["new", "c", "a"], vectors, index)
+    assert found is not None
+    assert known(found.fusion.index, "shoe") == {1: 0.125, 2: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("gain", "recall", "weight"),
+    [
+        (0.09, 0.0, 0.1),  # of the weights .1 to .8, which are as good, the lowest
+        (0.015, 0.0, 0.0),  # more than a standard error, .01, but not beyond chance
+        (0.09, -0.09, 0.0),  # another main metric is worse
+    ],
+)
+def test_the_lowest_weight_that_helps_beyond_chance(gain: float, recall: float, weight: float) -> None:
+    noise = np.tile([-0.1, 0.1], 50)  # a standard error of .01 over 100 queries
+
+    def measure(hybrid: Hybrid) -> dict[str, np.ndarray]:
+        share = min(hybrid.prior_weight, 0.1) / 0.1
+        return {
+            "ndcg_at_10": 0.5 + share * (gain + noise),
+            "recall_at_10": 0.5 + share * recall + noise * 0,
+        }
+
+    found = choose_prior(HYBRID, measure, ("recall_at_10", "ndcg_at_10"), Clusters.single(100))
+    assert found.hybrid == replace(HYBRID, prior_weight=weight)
+    assert found.report["prior_weight"] == weight
+    assert found.metrics["ndcg_at_10"].mean() == pytest.approx(0.5 + gain * (weight > 0))
