@@ -227,19 +227,15 @@ class _Learned:
         with_prior, prior = self._prior(ranking if shipped else self._with(kind, weight=0.0), found)
         if prior.hybrid.prior_weight:
             ranking, shipped, rows["hybrid"] = with_prior, True, prior.metrics
-        report = (
-            self._report(ranking, shipped, why)
-            | prior.report
-            | {
-                "weight": ranking.fusion.hybrid.weight,
-                "validation": {
-                    name: {each: float(row[each].mean()) for each in MAIN} for name, row in rows.items()
-                },
-                "differences": {name: asdict(found) for name, found in differences.items()},
-                "weights": {f"{each:g}": float(curve[kind, each].mean()) for each in WEIGHTS},
-            }
-        )
-        return Choice(ranking.fusion.hybrid, ranking, shipped, report)
+        report = self._report(ranking, shipped, why) | {
+            "weight": ranking.fusion.hybrid.weight,
+            "validation": {
+                name: {each: float(row[each].mean()) for each in MAIN} for name, row in rows.items()
+            },
+            "differences": {name: asdict(found) for name, found in differences.items()},
+            "weights": {f"{each:g}": float(curve[kind, each].mean()) for each in WEIGHTS},
+        }
+        return Choice(ranking.fusion.hybrid, ranking, shipped, report | prior.report)
 
     def _report(self, ranking: HybridRanking, shipped: bool, why: str) -> dict[str, Any]:
         hybrid = ranking.fusion.hybrid

@@ -131,8 +131,8 @@ def test_the_prior_counts_the_clicks_that_the_towers_have_learned(shop: Shop) ->
     for each, is_known in ((shop.plain, False), (shop.refitted, True)):
         index = LexicalIndex.of(each.folder, bundle.read(each.folder))
         assert index is not None and index.hybrid.prior_weight > 0
-        priors = [dict(zip(*clicked(index.postings, index.terms(query)), strict=True)) for query in NEW]
-        assert [20 / 22 in np.round([*found.values()], 6) for found in priors] == [is_known] * len(NEW)
+        counts = [len(clicked(index.postings, index.terms(query))[0]) for query in NEW]
+        assert counts == [int(is_known)] * len(NEW)
 
 
 def test_the_vectors_before_the_refit_know_nothing_of_validation(shop: Shop) -> None:
