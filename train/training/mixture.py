@@ -177,7 +177,7 @@ def _models(fitting: Fitting, label: str = "") -> list[Linear]:
     if with_slist:
         weights, of_slist = slist.weights(fitting)
         found.append(Linear(SLIST, weights, of_slist.decay, slist.named(fitting, of_slist)))
-    if (with_ease and data.item_count > ease.LARGEST) or label == ITEM_KNN:
+    if label == ITEM_KNN or (not label and with_ease and data.item_count > ease.LARGEST):
         weights, of_knn = itemknn.weights(fitting)
         found.append(Linear(ITEM_KNN, weights, of_knn.decay, vars(of_knn)))
     return found

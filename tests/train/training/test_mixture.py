@@ -181,7 +181,8 @@ def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_
         items = trainer.item_vectors()  # first, because it sets the radius
         found = (trainer.query_vectors(queries) @ items.T).numpy()
         np.testing.assert_allclose(found, model.weights.scores(data, queries, model.decay), atol=1e-3)
-    assert [each.label for each in mixture._models(fitting, "item-kNN")] == ["item-kNN"]
+    for model in models:
+        assert [each.label for each in mixture._models(fitting, model.label)] == [model.label]
 
 
 def test_where_the_towers_tell_no_items_apart_the_linear_model_ranks(
