@@ -182,14 +182,11 @@ def item_knn(matrix: scipy.sparse.csr_matrix, neighbours: int) -> scipy.sparse.c
 
 
 def most_similar(cosines: scipy.sparse.csr_matrix, neighbours: int) -> scipy.sparse.csr_matrix:
-    """The `neighbours` largest positive values of each row, with all that equal the last of them."""
-    lengths = np.diff(cosines.indptr)
-    item = range_indices(lengths)
-    order = np.lexsort((-cosines.data, item))
-    cut = np.flatnonzero(lengths > neighbours)
-    least = np.zeros(len(lengths), np.float32)
-    least[cut] = cosines.data[order[cosines.indptr[cut] + neighbours - 1]]
-    kept = (cosines.data > 0) & (cosines.data >= least[item])
+    """The `neighbours` largest positive values of each row; of equal ones those of the first columns."""
+    item = range_indices(np.diff(cosines.indptr))
+    order = np.lexsort((cosines.indices, -cosines.data, item))
+    place = np.arange(len(item)) - cosines.indptr[item]  # in its row, once sorted
+    kept = order[(place < neighbours) & (cosines.data[order] > 0)]
     cells = (cosines.data[kept], (item[kept], cosines.indices[kept]))
     return scipy.sparse.csr_matrix(cells, shape=cosines.shape)
 

@@ -80,8 +80,18 @@ def test_item_knn_equals_a_loop_over_items(data: TrainingData, dense: Floats, ne
             lengths = np.linalg.norm(dense[:, item]) * np.linalg.norm(dense[:, other])
             if other != item and lengths:
                 cosines[other] = dense[:, item] @ dense[:, other] / lengths
-        least = sorted(cosines)[-neighbours] if neighbours < ITEMS else 0
-        np.testing.assert_allclose(weights[:, item], np.where(cosines >= least - 1e-6, cosines, 0), atol=1e-5)
+        found, largest = weights[:, item], np.sort(cosines)[::-1][:neighbours]
+        np.testing.assert_allclose(found[found > 0], cosines[found > 0], atol=1e-5)
+        np.testing.assert_allclose(np.sort(found[found > 0])[::-1], largest[largest > 0], atol=1e-5)
+
+
+def test_an_item_has_no_more_neighbours_where_all_are_equally_similar() -> None:
+    """Items that one user alone has taken: all their cosines are 1."""
+    matrix = scipy.sparse.csr_matrix(np.ones((1, 6), np.float32))
+    found = item_knn(matrix, 2)
+    assert found.nnz == 12
+    neighbours = [np.flatnonzero(column).tolist() for column in found.toarray().T]
+    assert neighbours == [[1, 2], [0, 2], *[[0, 1]] * 4]
 
 
 def test_item_knn_is_the_same_in_blocks(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
