@@ -141,6 +141,8 @@ def prepare(
         )
     _check_columns(experiment, tables)
     pairs = splits.assign_parts(tables.pairs, experiment.split)
+    for text in splits.unusual_shares(pairs, experiment.split):
+        _warn(console, text)
     tables, pairs = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
@@ -245,15 +247,17 @@ def _without_known_queries(
     kept, left_out = splits.leave_out_known_queries(pairs, experiment.split, texts)
     of_training = left_out.get("train", 0) / pairs.filter(pl.col("part") == "train").height
     if of_training > WARN_LEFT_OUT_ABOVE:
-        console.print(
-            f"warning: {of_training:.0%} of the training pairs are left out, because their query is also one "
-            f"of test or validation; {splits.REPEATED_QUERIES}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+        _warn(
+            console,
+            f"{of_training:.0%} of the training pairs are left out, because their query is also one of test "
+            f"or validation; {splits.REPEATED_QUERIES}",
         )
     dropped = {f"{part} pair with the query of a pair held out": count for part, count in left_out.items()}
     return dataclasses.replace(tables, dropped={**tables.dropped, **dropped}), kept
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _with_training_values(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame]:

@@ -4,11 +4,12 @@
 
 Pairs without an order of events:
 
-- `group`: a hash of a group's id and the seed decides its part, so a log that grows does not move a group
-  (`_draw_groups` says what holds for few groups). No group is in two parts. `leave_out_known_queries` then
-  removes the texts of test queries from validation and training, and those of validation queries from
-  training.
-- `time`: the latest pairs are test, those before them validation. A query may be in several parts.
+- `group`: a hash of a group's id and the seed decides its part. So a log that grows does not move a group,
+  where groups are many and each is smaller than the share of a part (`_draw_groups`). No group is in two
+  parts. `leave_out_known_queries` then removes the texts of test queries from validation and training, and
+  those of validation queries from training.
+- `time`: the latest pairs are test, those before them validation. Pairs at the same time are in the same
+  part. A query may be in several parts.
 - `file`: the pairs of a second table are test, and validation is drawn by group from the others. A query may
   be in several parts.
 
@@ -44,6 +45,7 @@ record of test has later events than its own in its history: features of negativ
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -57,6 +59,7 @@ from train.data.source import POSITIVE, add_positions
 
 PARTS = ("train", "validation", "test")
 COLD = "cold"
+TOLERANCE = 0.5  # by which the share of a part may differ from that of the configuration, of the latter
 REPEATED_QUERIES = 'in a log where queries repeat, name data.time and set split.by = "time", which keeps them'
 
 _WARM_POSITIVE = POSITIVE & ~pl.col("__cold")
@@ -134,9 +137,37 @@ def _check_parts(divided: pl.DataFrame, config: SplitConfig) -> None:
             raise DataError(
                 f"the {part} part of the split is empty: {divided.height} pairs in "
                 f"{divided['group'].n_unique()} groups are too few for a split by {config.by}"
+                f"{_cure(part, config.by)}"
             )
         if "label" in divided.columns and not divided.filter(pl.col("part") == part, POSITIVE).height:
             raise DataError(f"the {part} part of the split holds no positive pair")
+
+
+def _cure(part: str, by: str) -> str:
+    """What to change where a part is empty."""
+    if part == COLD or by not in ("group", "time"):
+        return ""
+    finer = "name a finer data.group" if by == "group" else "use finer times: equal ones are in one part"
+    which = "smaller split.test and split.validation" if part == "train" else f"a larger split.{part}"
+    return f"; set {which}, or {finer}"
+
+
+def unusual_shares(divided: pl.DataFrame, config: SplitConfig) -> list[str]:
+    """A sentence for each part whose share of the pairs is not 0.5 to 1.5 times that of the configuration.
+
+    Args:
+        divided: as `assign_parts` returns them.
+    """
+    if config.by not in ("group", "time"):
+        return []
+    warm = divided.filter(pl.col("part") != COLD)
+    why = "groups are few or large" if config.by == "group" else "many pairs have the same time"
+    found = []
+    for part, asked in (("test", config.test), ("validation", config.validation)):
+        share = warm.filter(pl.col("part") == part).height / warm.height
+        if not (1 - TOLERANCE) * asked <= share <= (1 + TOLERANCE) * asked:
+            found.append(f"{part} holds {share:.0%} of the pairs, split.{part} asks for {asked:.0%}: {why}")
+    return found
 
 
 def history_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
@@ -215,24 +246,29 @@ def _pairs_by_file(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
 
 def _pairs_by_time(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
     """The part of every pair."""
-    count = pairs.height
-    test = round(config.test * count)
-    validation = round(config.validation * count)
-    # The sort is stable: of pairs at the same time, those further down in the file count as later.
-    order = pairs["time"].to_numpy().argsort(kind="stable")
-    parts = np.full(count, "train", dtype=object)
-    parts[order[count - test :]] = "test"
-    parts[order[count - test - validation : count - test]] = "validation"
-    return [str(part) for part in parts]
+    test, validation = _cuts(pairs["time"], config)
+    return ["test" if at >= test else "validation" if at >= validation else "train" for at in pairs["time"]]
+
+
+def _cuts(times: pl.Series, config: SplitConfig) -> tuple[float, float]:
+    """The times from which on pairs are in test, and in validation; equal times are in one part."""
+    if times.is_empty():
+        return math.inf, math.inf
+    times = times.sort()
+    test = times[max(0, len(times) - max(1, round(config.test * len(times))))]
+    earlier = times.filter(times < test)
+    size = max(1, round(config.validation * len(times)))
+    return test, earlier[max(0, len(earlier) - size)] if len(earlier) else test
 
 
 def _draw_groups(pairs: pl.DataFrame, shares: Sequence[tuple[str, float, int]], seed: int) -> list[str]:
     """The part of every pair, by a hash of its group.
 
     The hash of a group is a place between 0 and 1, and each part takes the groups of a range that is as long
-    as its share. A group that is larger than the share is in training. Where groups are few, and those of a
-    range hold less than half of the share, the next ones by their place are added; if no group is small
-    enough, the smallest one.
+    as its share. Three rules hold for few or large groups. A group that is larger than the share is in
+    training. A group with which the part would hold more than 1.5 times its share is left out of it. Where
+    the groups of a range hold less than half of the share, the next ones by their place are added; if no
+    group is small enough, the smallest one. A log that grows moves no group to which none of these applies.
 
     Args:
         shares: name of a part, its share of the pairs, and the number of groups that must remain after it.
@@ -246,7 +282,8 @@ def _draw_groups(pairs: pl.DataFrame, shares: Sequence[tuple[str, float, int]], 
         room, size, filled = len(left) - remaining, share * pairs.height, 0
         for group in sorted(left, key=lambda each: ((places[each] - begin) % 1, each)):
             is_in_range = begin <= places[group] < begin + share
-            if room > 0 and sizes[group] <= size and (is_in_range or 2 * filled < size):
+            fits = sizes[group] <= size and filled + sizes[group] <= (1 + TOLERANCE) * size
+            if room > 0 and fits and (is_in_range or filled < (1 - TOLERANCE) * size):
                 part_of[group] = part
                 room, filled = room - 1, filled + sizes[group]
         if not filled and room > 0:
@@ -444,11 +481,7 @@ def _latest(condition: pl.Expr, value: pl.Expr) -> pl.Expr:
 
 def _events_by_time(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     """Events at the same time are always in the same part."""
-    times = events.filter(~pl.col("__cold"))["time"].sort()
-    test = times[max(0, len(times) - max(1, round(config.test * len(times))))]
-    earlier = times.filter(times < test)
-    size = max(1, round(config.validation * len(times)))
-    validation = earlier[max(0, len(earlier) - size)] if len(earlier) else test
+    test, validation = _cuts(events.filter(~pl.col("__cold"))["time"], config)
     time = pl.col("time")
 
     def before(cut: float, which: str) -> pl.Expr:

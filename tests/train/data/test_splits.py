@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protos.errors import DataError
 from train.config import SplitConfig
 from train.data.query_words import word_numbers
-from train.data.splits import PARTS, assign_parts, leave_out_known_queries, split_hash
+from train.data.splits import PARTS, assign_parts, leave_out_known_queries, split_hash, unusual_shares
 
 
 def pairs_of(groups: list[str], times: list[float] | None = None) -> pl.DataFrame:
@@ -60,9 +60,26 @@ def test_a_log_that_grows_moves_no_group() -> None:
 @given(seed=st.integers(0, 99))
 def test_few_groups_make_parts_of_about_their_shares(seed: int) -> None:
     pairs = pairs_of([f"g{n}" for n in range(30) for _ in range(5)])
-    parts = assign_parts(pairs, SplitConfig(seed=seed, validation=0.1, test=0.2))["part"].to_list()
-    assert parts.count("validation") >= 0.05 * 150
-    assert parts.count("test") >= 0.1 * 150
+    config = SplitConfig(seed=seed, validation=0.1, test=0.2)
+    divided = assign_parts(pairs, config)
+    parts = divided["part"].to_list()
+    assert 0.05 * 150 <= parts.count("validation") <= 0.15 * 150
+    assert 0.1 * 150 <= parts.count("test") <= 0.3 * 150
+    assert unusual_shares(divided, config) == []
+
+
+def test_a_part_that_is_far_from_its_share_is_named() -> None:
+    config = SplitConfig()
+    divided = assign_parts(pairs_of([f"g{n}" for n in range(4) for _ in range(5)]), config)
+    assert unusual_shares(divided, config) == [
+        "test holds 25% of the pairs, split.test asks for 10%: groups are few or large",
+        "validation holds 25% of the pairs, split.validation asks for 5%: groups are few or large",
+    ]
+    by_time = SplitConfig(by="time")
+    days = assign_parts(pairs_of(["g"] * 20, [*range(12), *[50.0] * 8]), by_time)
+    assert unusual_shares(days, by_time) == [
+        "test holds 40% of the pairs, split.test asks for 10%: many pairs have the same time"
+    ]
 
 
 def test_no_query_is_in_two_parts_of_a_split_by_group() -> None:
@@ -152,8 +169,9 @@ def test_three_groups_are_enough(sizes: list[int], seed: int) -> None:
 
 @pytest.mark.parametrize("by", ["group", "time"])
 def test_too_few_pairs_are_an_error(by: Literal["group", "time"]) -> None:
-    with pytest.raises(DataError, match="part of the split is empty"):
-        assign_parts(pairs_of(["a", "a"], [1.0, 2.0]), SplitConfig(by=by))
+    for pairs in (pairs_of(["a", "a"], [1.0, 2.0]), pairs_of([], [])):
+        with pytest.raises(DataError, match=r"part of the split is empty: .* split\."):
+            assign_parts(pairs, SplitConfig(by=by))
 
 
 def test_the_latest_pairs_are_test() -> None:
@@ -162,9 +180,18 @@ def test_the_latest_pairs_are_test() -> None:
     assert divided["part"].to_list() == ["train"] * 85 + ["validation"] * 5 + ["test"] * 10
 
 
-def test_of_pairs_at_one_time_the_later_rows_are_later() -> None:
-    divided = assign_parts(pairs_of(["g"] * 20, [7.0] * 20), SplitConfig(by="time"))
-    assert divided["part"].to_list() == ["train"] * 17 + ["validation"] + ["test"] * 2
+@given(days=st.lists(st.integers(0, 9), min_size=1, max_size=60))
+def test_pairs_at_the_same_time_are_in_the_same_part(days: list[int]) -> None:
+    times = [float(each) for each in (*range(-90, 0), *days)]
+    divided = assign_parts(pairs_of(["g"] * len(times), times), SplitConfig(by="time"))
+    assert divided.group_by("time").agg(pl.col("part").n_unique())["part"].max() == 1
+    ordered = divided.sort("time")["part"].to_list()
+    assert ordered == sorted(ordered, key=PARTS.index)
+
+
+def test_pairs_of_one_time_cannot_be_split_by_time() -> None:
+    with pytest.raises(DataError, match=r"train part .* smaller split\.test .* use finer times"):
+        assign_parts(pairs_of(["g"] * 20, [7.0] * 20), SplitConfig(by="time"))
 
 
 def test_a_split_by_time_needs_a_time() -> None:
