@@ -132,6 +132,15 @@ def test_a_log_of_one_query_says_to_split_by_time() -> None:
         ("return the name", "return a name", False),
         ("\U0001f600", "\U0001f680", False),
         ("\u590d\u5236\u6587\u4ef6\u3002", "\u590d\u5236\u6587\u4ef6", True),
+        ("\u0915\u0940", "\u0915\u093e", False),  # Hindi, which differ in a vowel sign
+        ("\u0e01\u0e34\u0e19", "\u0e01\u0e31\u0e19", False),  # Thai
+        ("\u2764\ufe0f", "\u2600\ufe0f", False),  # the variation selector of an emoji is a mark
+        ("sort \u2764\ufe0f", "Sort", True),
+        ("c++ sort", "c sort", False),
+        ("C# sort", "c sort", False),
+        ("sort c++!", "C++ Sort", True),
+        ("a + b", "a b", True),
+        ("read_csv", "read csv", True),
     ],
 )
 def test_queries_of_the_same_words_are_equal(one: str, other: str, are_equal: bool) -> None:
