@@ -90,10 +90,10 @@ class Tuning:
         return max(values, key=quality)
 
     def climb(self, name: str, values: Sequence[T], start: T, scorer: Callable[[T], Scorer]) -> T:
-        """The best of ordered values that steps from `start` to a better neighbour reach, up and then down.
+        """The best of ordered values that steps from `start` reach, up and then down.
 
-        A value beyond a worse one is not tried: quality rises and falls once with such a parameter, apart
-        from noise.
+        Steps go on over values that are as good as the best so far. A value beyond a worse one is not tried:
+        quality rises and falls once with such a parameter, apart from noise.
         """
 
         def quality(value: T) -> float:
@@ -138,16 +138,18 @@ def _changed(settings: Any, name: str, value: Any) -> Any:
 
 
 def _climbed(values: Sequence[T], start: T, quality: Callable[[T], float]) -> T:
-    """The best of ordered values that steps from `start` to a better neighbour reach, up and then down."""
+    """See `Tuning.climb`."""
 
     @cache
     def at_place(place: int) -> float:
-        return quality(values[place]) if 0 <= place < len(values) else -np.inf
+        return quality(values[place])
 
     at = values.index(start)
     for step in (1, -1):
-        while at_place(at + step) > at_place(at):
-            at += step
+        place = at + step
+        while 0 <= place < len(values) and at_place(place) >= at_place(at):
+            at = place if at_place(place) > at_place(at) else at
+            place += step
     return values[at]
 
 
@@ -304,7 +306,13 @@ def has_times(experiment: Experiment, data: TrainingData) -> bool:
 
 
 def rank_by(data: TrainingData, score: Scorer) -> Ranker:
-    """Rank by scores, without the items that a query has seen; of equal scores the first row comes first."""
+    """Rank by scores, without the items that a query has seen.
+
+    Items with equal scores are in the order of their training pairs, the most popular first, then of their
+    rows: a query without a history, and items that a method has not read, have the score 0.
+    """
+    priority = np.empty(data.item_count, np.int64)
+    priority[np.argsort(-data.counts(), kind="stable")] = np.arange(data.item_count - 1, -1, -1)
 
     def rank(queries: Rows) -> Rows:
         ranked = np.empty((len(queries), min(max(CUTOFFS), data.item_count)), np.int64)
@@ -313,7 +321,7 @@ def rank_by(data: TrainingData, score: Scorer) -> Ranker:
             rows = queries[at : at + block]
             scores = score(rows)
             mask_seen(torch.from_numpy(scores), data.seen(rows))
-            ranked[at : at + block] = _first(scores, ranked.shape[1])
+            ranked[at : at + block] = _first(scores, ranked.shape[1], priority)
         return ranked
 
     return rank
@@ -343,14 +351,17 @@ def summed(
     return lambda rows: weights.scores(data, rows, decay)
 
 
-def _first(scores: Floats, k: int) -> Rows:
+def _first(scores: Floats, k: int, priority: Rows) -> Rows:
     """(Q, k) rows of the largest scores (Q, N), best first; -1 where a score is minus infinity.
 
-    A score and its row become one integer, so that the order is that of a stable sort.
+    A score and the priority of its row become one integer, which orders equal scores.
+
+    Args:
+        priority: int64 (N,), distinct numbers from 0 to N - 1; of equal scores that of the highest is first.
     """
     bits = torch.from_numpy(scores + np.float32(0)).view(torch.int32)  # + 0 turns -0 into 0
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
-    keys = (ordered << 32) + torch.arange(scores.shape[1] - 1, -1, -1)
+    keys = (ordered << 32) + torch.from_numpy(priority)
     rows = torch.topk(keys, k, dim=1).indices.numpy()
     return np.where(np.isneginf(np.take_along_axis(scores, rows, 1)), -1, rows)
 

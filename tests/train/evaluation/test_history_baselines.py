@@ -259,10 +259,21 @@ def test_the_window_and_the_power_are_those_that_validation_prefers() -> None:
     assert product.settings["lambda"] == ease.strength(shared)
 
 
-def test_equal_scores_are_in_the_order_of_the_rows() -> None:
-    data = data_of_people([[0, 1, 2]], 6, exclude_seen=False)
+def test_equal_scores_are_in_the_order_of_popularity_then_of_the_rows() -> None:
+    data = data_of_people([[4, 1, 2], [3, 3, 4, 1, 2]], 6, exclude_seen=False)
+    assert data.counts().tolist() == [0, 0, 0, 2, 2, 0]
     scores = np.array([0.0, -1.0, 2.0, -0.0, 2.0, -np.inf], np.float32)
-    assert rank_by_scores(data, scores)(np.array([2])).tolist() == [[2, 4, 0, 3, 1, -1]]
+    assert rank_by_scores(data, scores)(np.array([2])).tolist() == [[4, 2, 3, 0, 1, -1]]
+
+
+def test_a_query_that_a_linear_model_knows_nothing_of_gets_popular_items() -> None:
+    people = [*[[5, 4, 3, 2]] * 6, *[[4, 3, 2, 1]] * 3, *[[3, 1, 0, 2]] * 2]
+    data = data_of_people(people, 7, exclude_seen=False)
+    assert data.counts().tolist() == [0, 2, 0, 5, 9, 6, 0]
+    shared, without = fitting(data), np.array([0])
+    assert data.histories is not None and not len(data.histories.rows(0))
+    for module in (ease, ease_recency, slist, itemknn):
+        assert module.BASELINE.fit(shared)(without).tolist() == [[4, 5, 3, 1, 0, 2, 6]], module
 
 
 def test_a_climb_finds_the_peak_in_either_direction(data: TrainingData) -> None:
@@ -274,6 +285,16 @@ def test_a_climb_finds_the_peak_in_either_direction(data: TrainingData) -> None:
         tuning.quality = lambda value, peak=peak: (tried.append(value), -abs(value - peak))[1]  # type: ignore
         assert tuning.climb("x", [*range(9)], start, lambda value: value) == peak
         assert sorted(tried) == sorted(set(expected))
+
+
+def test_a_climb_steps_over_equal_values(data: TrainingData) -> None:
+    tuning = Tuning(experiment_with(), data, lambda _: None)
+    curve = [0, 3, 1, 1, 1, 1, 2, 2, 1, 9]
+    tuning.quality = curve.__getitem__  # type: ignore
+    assert tuning.climb("x", [*range(10)], 3, lambda value: value) == 6
+    assert tuning.climb("x", [*range(7)], 2, lambda value: value) == 6
+    assert tuning.climb("x", [*range(2, 6)], 3, lambda value: value) == 3
+    assert tuning.climb("x", [*range(6)], 4, lambda value: value) == 1
 
 
 def test_settings_are_searched_until_no_field_changes(data: TrainingData) -> None:
@@ -348,6 +369,16 @@ def test_personal_frequency_adds_the_weights_of_all_events() -> None:
     rank = personal_frequency.BASELINE.fit(Fitting(experiment_with(), data, stored=stored))
     # The query after items 0, 1 and 0: then by popularity.
     assert rank(np.array([3])).tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_items_of_the_history_come_before_all_others_however_old_they_are() -> None:
+    people = [[4, 3, *[2] * 60], *[[0, 1, 0, 1, 0, 1]] * 9]
+    data = data_of_people(people, 5, exclude_seen=False)
+    rank = personal_frequency.BASELINE.fit(
+        Fitting(experiment_with(), data, stored={"decay of personal frequency": 0.1})
+    )
+    # Of items 3 and 4 the float32 weights are 0 after 60 steps.
+    assert rank(np.array([8, 61])).tolist() == [[2, 3, 4, 0, 1]] * 2
 
 
 def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None:

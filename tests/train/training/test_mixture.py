@@ -172,7 +172,11 @@ def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_
         ("SLIST", 15),
         ("item-kNN", ITEMS),
     ]
-    queries = data.parts["test"].by_query()[0]
+    assert data.histories is not None
+    queries, lengths = data.parts["test"].by_query()[0], data.histories.end - data.histories.begin
+    # Beyond the longest training history positions have no weight of their own.
+    queries = queries[lengths[queries] <= lengths[data.parts["train"].query].max()]
+    assert len(queries) > 30
     repeated = replace(models[-1], weights=replace(models[-1].weights, own=0.5))
     for model in (*models, repeated):
         trainer = untrained(data)

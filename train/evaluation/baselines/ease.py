@@ -3,7 +3,8 @@
 Lambda is chosen among values three times apart, then among their neighbours. One decomposition for all values
 would need the eigenvectors, whose computation takes as long as a dozen of the inversions of `invert`.
 
-Of a larger catalogue the items with most events are read, and all others have the score 0.
+Of a larger catalogue the items with most events are read, and all others have the score 0. Items with equal
+scores are in the order of popularity.
 """
 
 import numpy as np

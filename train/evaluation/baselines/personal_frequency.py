@@ -20,15 +20,14 @@ from train.evaluation.ranking import (
 )
 from train.models.collaborative import history_matrix
 
-_REMAINDER = 1e-6  # weight of an item's share of all training pairs
+_LEAST = np.finfo(np.float32).tiny  # of an item of the history, however old: all others have the score 0
 
 
 def _scorer(data: TrainingData, decay: float) -> Scorer:
-    counts = data.counts()
-    shares = (_REMAINDER * counts / max(1, counts.sum())).astype(np.float32)
-
     def score(rows: Rows) -> Floats:
-        return np.asarray(history_matrix(data, rows, decay, every=True).toarray() + shares, np.float32)
+        history = history_matrix(data, rows, decay, every=True)
+        history.data = np.maximum(history.data, _LEAST)
+        return np.asarray(history.toarray())
 
     return score
 

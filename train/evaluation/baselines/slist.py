@@ -9,7 +9,8 @@ dates of a user. A query's history is weighted by a factor for each later step.
 
 alpha, tau, lambda and the factor are chosen on validation, one after the other, until none changes.
 
-Of a larger catalogue the items with most events are read, and all others have the score 0.
+Of a larger catalogue the items with most events are read, and all others have the score 0. Items with equal
+scores are in the order of popularity.
 """
 
 from dataclasses import dataclass
