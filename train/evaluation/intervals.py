@@ -19,7 +19,7 @@ one kind of clusters in any data set, and no draws of two kinds at once.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -81,10 +81,12 @@ class Clusters:
     Args:
         of: int64 (Q,), the cluster of each value, from 0 on without gaps.
         unit: what a cluster is, in the plural.
+        weights: (Q,), of each value in the mean; None if they are equal.
     """
 
     of: Rows
     unit: str
+    weights: Floats | None = None
 
     @classmethod
     def single(cls, count: int, unit: str = "queries") -> "Clusters":
@@ -115,10 +117,14 @@ class Clusters:
         """The clusters of some of the values."""
         return Clusters.by(self.of[rows], len(rows), self.unit)
 
+    def weighted(self, weights: Floats) -> "Clusters":
+        """The clusters of the same values with weights (Q,)."""
+        return replace(self, weights=weights)
+
     @cached_property
     def sizes(self) -> Floats:
-        """(G,): number of values of each cluster."""
-        return np.bincount(self.of).astype(np.float64)
+        """(G,): number of values of each cluster, or the sum of their weights."""
+        return np.bincount(self.of, self.weights).astype(np.float64)
 
     @cached_property
     def small_sample_factor(self) -> float:
@@ -188,7 +194,9 @@ def interval(values: Values, clusters: Clusters, other: Values | None = None, se
         other: (Q,), the metric of the same queries by another model, that is subtracted.
     """
     values = values.astype(np.float64) - (0.0 if other is None else other.astype(np.float64))
-    sums, sizes, mean = np.bincount(clusters.of, values), clusters.sizes, float(values.mean())
+    mean = float(np.average(values, weights=clusters.weights))
+    values = values if clusters.weights is None else values * clusters.weights
+    sums, sizes = np.bincount(clusters.of, values), clusters.sizes
     means = [sums[rows].sum(axis=1) / sizes[rows].sum(axis=1) for rows in clusters.draws(seed=seed)]
     return clusters.interval(mean, np.concatenate(means), 0.0 if other is None else -1.0, 1.0)
 

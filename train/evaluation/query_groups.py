@@ -10,7 +10,10 @@ because few queries make most of the traffic.
 | `unseen` | all others                                                                     |
 | `head`   | the most frequent training queries that together make half of its events       |
 | `tail`   | all others, with those that are unseen                                         |
-| `traffic` | all, each as often as the part has events of it                                |
+| `traffic` | all, each by the events of it that the part has                                |
+
+An event counts by the weight of its pair. Where queries are about equally frequent, ties would put most
+events into the head; then there are neither head nor tail.
 """
 
 import numpy as np
@@ -18,33 +21,41 @@ import numpy.typing as npt
 
 from train.data.training_data import TrainingData
 
-Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 GROUPS = ("seen", "unseen", "head", "tail", "traffic")
 HEAD = 0.5  # share of the training events
+LARGEST_HEAD = 0.6  # the same, with ties
 
 
-def query_groups(data: TrainingData, part: str) -> dict[str, Rows]:
-    """Name -> int64, places of the group's queries in `Pairs.by_query`; groups without a query are left out.
+def query_groups(data: TrainingData, part: str) -> dict[str, Floats]:
+    """Name -> (Q,), the weight of each query of `Pairs.by_query` in a group; without empty groups.
 
     Empty if queries have no texts, or no query of the part is in training.
     """
     if data.query_words is None:
         return {}
-    queries, events = np.unique(data.parts[part].positive().query, return_counts=True)
-    trained = data.query_words[data.parts["train"].positive().query]
-    counts = np.bincount(trained[trained >= 0], minlength=int(data.query_words.max(initial=0)) + 1)
+    pairs, trained = data.parts[part].positive(), data.parts["train"].positive()
+    queries, query = np.unique(pairs.query, return_inverse=True)
+    words_of = data.query_words[trained.query]
+    known, count = words_of >= 0, int(data.query_words.max(initial=0)) + 1
+    events: Floats = np.bincount(words_of[known], trained.weight[known], count).astype(np.float64)
     words = data.query_words[queries]
-    frequency = np.where(words >= 0, counts[words], 0)
-    seen, head = frequency > 0, frequency >= _least_of_head(counts)
+    frequency = np.where(words >= 0, events[words], 0)
+    seen = frequency > 0
     if not seen.any():
         return {}
-    found = {"seen": seen, "unseen": ~seen, "head": head, "tail": ~head}
-    groups = {name: np.flatnonzero(which) for name, which in found.items()}
-    groups["traffic"] = np.repeat(np.arange(len(queries)), events)
-    return {name: places for name, places in groups.items() if len(places)}
+    found = {"seen": seen, "unseen": ~seen}
+    if (least := _least_of_head(events)) is not None:
+        found |= {"head": frequency >= least, "tail": frequency < least}
+    groups = {name: which.astype(np.float64) for name, which in found.items()}
+    groups["traffic"] = np.bincount(query, pairs.weight).astype(np.float64)
+    return {name: weights for name, weights in groups.items() if weights.any()}
 
 
-def _least_of_head(counts: Rows) -> int:
-    """The smallest number of training events of a query in the head, which includes all ties."""
-    descending = np.sort(counts)[::-1]
-    return int(descending[np.searchsorted(descending.cumsum(), HEAD * descending.sum())])
+def _least_of_head(events: Floats) -> float | None:
+    """The events of the rarest query of the head, with all ties; None if these make it too large."""
+    descending = np.sort(events)[::-1]
+    last = np.searchsorted(descending.cumsum(), HEAD * descending.sum())
+    least, head = float(descending[last]), events[events >= descending[last]]
+    has_more_ties = len(head) > last + 1
+    return None if has_more_ties and head.sum() > LARGEST_HEAD * events.sum() else least

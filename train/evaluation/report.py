@@ -43,25 +43,26 @@ def evaluate_ranking(
         `<baseline>_difference_<metric>` is the metric of the model less that of a baseline, with the interval
         of the mean over queries. Intervals draw the clusters of the part (`clusters_of`).
         `<group>_<metric>`, `<baseline>_<group>_<metric>` and `<baseline>_difference_<group>_<metric>` are the
-        same of the groups of queries (`query_groups`), `<group>_queries` their number.
+        same of the groups of queries (`query_groups`), `<group>_queries` the sum of their weights there.
     """
     queries, relevant = data.parts[part].by_query()
     clusters = clusters_of(data, part)
     groups = query_groups(data, part)
     found: dict[str, float] = {"queries": float(len(queries))}
-    found |= {f"{name}_queries": float(len(places)) for name, places in groups.items()}
+    found |= {f"{name}_queries": float(weights.sum()) for name, weights in groups.items()}
     own: Mapping[str, Floats] = {}
     for name, ranker in {"": rank, **(others or {})}.items():
         ranked = ranker(queries)
         by_query = per_query(ranked, relevant)
         measured = _ranking_metrics(data, ranked, by_query, clusters)
         measured |= _cold_metrics(data, queries, ranked, relevant)
-        for group, places in groups.items():
-            measured |= {f"{group}_{each}": float(by_query[each][places].mean()) for each in GROUP_METRICS}
+        for group, weights in groups.items():
+            means = {each: np.average(by_query[each], weights=weights) for each in GROUP_METRICS}
+            measured |= {f"{group}_{each}": float(value) for each, value in means.items()}
         if name:
             measured |= _differences(own, by_query, clusters, WITH_INTERVAL)
-            for group, places in groups.items():
-                measured |= _differences(own, by_query, clusters, GROUP_METRICS, group, places)
+            for group, weights in groups.items():
+                measured |= _differences(own, by_query, clusters, GROUP_METRICS, group, weights)
         else:
             own = by_query
         prefix = f"{name}_" if name else ""
@@ -123,17 +124,17 @@ def _differences(
     clusters: Clusters,
     metrics: Sequence[str],
     group: str = "",
-    places: Rows | None = None,
+    weights: Floats | None = None,
 ) -> dict[str, float]:
     """Metrics of the model less those of a baseline on the same queries, with their intervals.
 
     Args:
         group: name of a group of queries.
-        places: of its queries; None for all.
+        weights: (Q,), of each query in it; None if there is no group.
     """
     found: dict[str, float] = {}
-    which = slice(None) if places is None else places
-    drawn = clusters if places is None else clusters[places]
+    which = np.arange(len(clusters.of)) if weights is None else np.flatnonzero(weights)
+    drawn = clusters if weights is None else clusters[which].weighted(weights[which])
     for metric in metrics:
         name = f"{DIFFERENCE}{group}_{metric}" if group else DIFFERENCE + metric
         found |= interval(own[metric][which], drawn, other[metric][which]).named(name)

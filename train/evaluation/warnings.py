@@ -96,7 +96,7 @@ def _file_order(experiment: Experiment, data: TrainingData) -> str:
 def _known_queries(data: TrainingData) -> str:
     """How many test queries have the words of a training query; histories are not compared."""
     groups = query_groups(data, "test")
-    seen, unseen = (len(groups.get(name, ())) for name in ("seen", "unseen"))
+    seen, unseen = (int(sum(groups.get(name, ()))) for name in ("seen", "unseen"))
     if not seen:
         return ""
     return (

@@ -1,6 +1,7 @@
 """Figures of known and new, frequent and rare queries, and weighted by traffic."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,20 @@ from train.evaluation.report import GROUP_METRICS, evaluate_ranking
 Rows = npt.NDArray[np.int64]
 
 
-def log_of(trained: list[str], tested: list[str]) -> TrainingData:
-    """Clicks on one item after queries of training and of test; equal texts are one query."""
+def log_of(trained: list[str], tested: list[str], weight: float = 1.0) -> TrainingData:
+    """Clicks on one item after queries of training and of test; equal texts are one query.
+
+    Args:
+        weight: of the first click of either part.
+    """
     texts = [*dict.fromkeys([*trained, *tested])]
     data = data_of(["shoe"], texts, [0] * len(texts))
     rows = {
         part: [texts.index(each) for each in asked] for part, asked in (("train", trained), ("test", tested))
     }
     parts = {part: pairs_of(each, [0] * len(each)) for part, each in rows.items()}
+    for each in parts.values():
+        each.weight[0] = weight
     return replace(data, parts={**data.parts, **parts}, query_words=word_numbers(texts))
 
 
@@ -40,7 +47,12 @@ def groups_of(data: TrainingData) -> dict[str, list[str]]:
     """Name -> texts of its test queries."""
     queries, _ = data.parts["test"].by_query()
     groups = query_groups(data, "test")
-    return {name: [data.queries["text"][queries[at]] for at in each] for name, each in groups.items()}
+    texts = [data.queries["text"][query] for query in queries]
+    counts = {name: weights.astype(int).tolist() for name, weights in groups.items()}
+    return {
+        name: [*chain(*([text] * n for text, n in zip(texts, each, strict=True)))]
+        for name, each in counts.items()
+    }
 
 
 def test_queries_are_known_or_new_and_frequent_or_rare() -> None:
@@ -57,7 +69,18 @@ def test_queries_are_known_or_new_and_frequent_or_rare() -> None:
 def test_equally_frequent_queries_are_in_the_head_together() -> None:
     found = groups_of(log_of([*"aabbcd"], [*"abcd"]))
     assert (found["head"], found["tail"]) == (["a", "b"], ["c", "d"])
-    assert groups_of(log_of([*"abcd"], [*"ae"]))["head"] == ["a"]
+
+
+def test_where_most_queries_are_equally_frequent_there_is_no_head() -> None:
+    flat = groups_of(log_of([*"abcd"], [*"ae"]))
+    assert set(flat) == {"seen", "unseen", "traffic"}
+    assert groups_of(log_of([*"aaaaab"], [*"ab"]))["head"] == ["a"]  # large, and not by ties
+
+
+def test_events_count_by_the_weights_of_their_pairs() -> None:
+    found = groups_of(log_of([*"abbccdd"], [*"abe"], weight=9))
+    assert (found["head"], found["tail"]) == (["a"], ["b", "e"])
+    assert found["traffic"] == [*"aaaaaaaaabe"]
 
 
 def test_without_known_queries_there_are_no_groups() -> None:
@@ -65,7 +88,7 @@ def test_without_known_queries_there_are_no_groups() -> None:
     assert groups_of(log_of([" "], ["", "c"])) == {}
     assert query_groups(data_of_people([[0, 1, 2, 3]] * 3, 4), "test") == {}
     # A group without a query has no mean.
-    assert set(groups_of(log_of(["a", "b"], ["a"]))) == {"seen", "head", "traffic"}
+    assert set(groups_of(log_of(["a", "a", "b"], ["a"]))) == {"seen", "head", "traffic"}
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +122,16 @@ def test_each_group_is_measured_as_all_queries_are(shop: tuple[Path, TrainingDat
     queries, relevant = data.parts["test"].by_query()
     values, beside = (per_query(each(queries), relevant) for each in (own, other))
     clusters = clusters_of(data, "test")
-    for name, places in query_groups(data, "test").items():
-        assert found[f"{name}_queries"] == len(places)
+    for name, weights in query_groups(data, "test").items():
+        assert found[f"{name}_queries"] == weights.sum()
+        # Each query as often as it weighs.
+        places = np.repeat(np.arange(len(queries)), weights.astype(int))
         for metric in GROUP_METRICS:
             assert found[f"{name}_{metric}"] == pytest.approx(values[metric][places].mean())
             assert found[f"bm25_{name}_{metric}"] == pytest.approx(beside[metric][places].mean())
             lead = interval(values[metric][places], clusters[places], beside[metric][places])
-            assert found[f"bm25_difference_{name}_{metric}_low"] == lead.low
-            assert found[f"bm25_difference_{name}_{metric}_high"] == lead.high
+            ends = [found[f"bm25_difference_{name}_{metric}_{end}"] for end in ("low", "high")]
+            assert ends == pytest.approx([lead.low, lead.high])
 
 
 def test_traffic_weighs_each_query_by_its_events(shop: tuple[Path, TrainingData]) -> None:
