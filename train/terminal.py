@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from train.evaluation.baselines import LABELS
+from train.evaluation.intervals import Interval
 from train.evaluation.metrics import metric_label
 from train.evaluation.query_groups import GROUPS
 from train.evaluation.report import DIFFERENCE, JUDGED, JUDGED_METRICS
@@ -159,7 +160,8 @@ def _difference(metrics: Mapping[str, Any], name: str) -> str:
     if difference not in metrics:
         return ""
     low, high = (metrics[f"{difference}_{end}"] for end in ("low", "high"))
-    chance = "" if low > 0 or high < 0 else ": no difference beyond chance"
+    found = Interval(metrics[difference], low, high)
+    chance = "" if found.is_better or found.is_worse else ": no difference beyond chance"
     return f"{metrics[difference]:+.4f} ({low:+.4f} to {high:+.4f}, {others[best]}{chance})"
 
 

@@ -22,7 +22,7 @@ from protos import bundle
 from protos.errors import BundleTooNew, BundleTooOld, MissingStage
 from tests.helpers.limited import files_limited_to
 from tests.helpers.stdlib import Made, experiment_at, tracking_copy, write_toml
-from train.evaluation.baselines import bm25
+from train.evaluation import lexical_choice
 from train.paths import ROOT
 from train.training.tracking import find_run, tracked_run
 
@@ -166,7 +166,9 @@ def test_a_bundle_is_printed(run: Any, own: Made) -> None:
 def test_evaluate_gives_the_metrics_of_the_manifest(
     document: Any, own: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bm25, "per_query", None)  # choosing k1 and b would need it; the run has done that
+    monkeypatch.setattr(
+        lexical_choice, "per_query", None
+    )  # choosing k1 and b would need it; the run has done that
     found = document("evaluate", "--config", own.config, "--bundle", own.folder)
     expected = bundle.read(own.folder).quality
     for name in ("recall_at_10", "exact_ndcg_at_10", "bm25_mrr_at_10", "verdict", "queries"):

@@ -47,6 +47,11 @@ class Interval:
     high: float
 
     @property
+    def standard_error(self) -> float:
+        """Of the mean, from the width of the interval."""
+        return (self.high - self.low) / (2 * 1.96)
+
+    @property
     def is_better(self) -> bool:
         """Of a difference: whether it is above 0 beyond chance, and large enough to be seen."""
         return self.low > 0 and self.mean >= LEAST_SHOWN

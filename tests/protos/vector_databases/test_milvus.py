@@ -41,7 +41,7 @@ def test_an_address_that_is_none_is_refused_without_being_shown(uri: str) -> Non
 def test_what_holds_the_credentials_does_not_show_them() -> None:
     server = MilvusServer.from_environment({URI: "https://db:19530", TOKEN: SECRET, DATABASE: "inner"})
     assert (server.uri, server.token, server.database) == ("https://db:19530", SECRET, "inner")
-    assert repr(server) == "Server()"
+    assert repr(server) == "MilvusServer()"
 
 
 @needs_lite()
