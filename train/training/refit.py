@@ -115,7 +115,10 @@ def vectors_before_refit(run: Run) -> tuple[Vectors, Vectors]:
         place = Path(mlflow.artifacts.download_artifacts(uri))
         items, queries = (np.load(place / name, allow_pickle=False) for name in _VECTORS)
     except (MlflowException, OSError, ValueError) as error:
-        text = f"run {run.info.run_id}: the vectors before the refit cannot be read: {error}"
+        text = (
+            f"run {run.info.run_id}: the vectors before the refit, with which the weight of the hybrid is "
+            f"chosen, cannot be read: {error}; train again, or set hybrid.enabled = false"
+        )
         raise Unavailable(text) from None
     return items, queries
 
