@@ -75,11 +75,15 @@ def test_cosines_read_words_and_categories(experiment: Experiment, data: Trainin
     assert not found.diagonal().any()
 
 
-def test_without_times_or_contents_it_does_not_apply(experiment: Experiment, data: TrainingData) -> None:
+def test_without_times_or_contents_it_does_not_apply(
+    experiment: Experiment, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ease_content, "_terms", None)  # texts are not analysed for this
+
     def applies(data: TrainingData, experiment: Experiment = experiment) -> bool:
         return ease_content.BASELINE.applies(experiment, data)
 
-    empty: dict[str, Any] = {"genres": [[]] * data.item_count, "title": [""] * data.item_count}
+    empty: dict[str, Any] = {"genres": [[]] * data.item_count, "title": ["", *["!"] * (data.item_count - 1)]}
     assert applies(data)
     assert not applies(replace(data, moments=None))
     assert not applies(replace(data, items={**data.items, **empty}))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from protos.features import CategoryFeature, TextFeature
+from protos.features import CategoryFeature, FeatureSpec, TextFeature
 from protos.lexical import ANALYZERS
 from train.config import Experiment
 from train.data.recency import WINDOWS, RecentShares
@@ -69,7 +69,15 @@ def _terms(experiment: Experiment, data: TrainingData) -> Iterator[list[list[Any
 
 
 def _applies(experiment: Experiment, data: TrainingData) -> bool:
-    return has_times(experiment, data) and any(map(any, chain.from_iterable(_terms(experiment, data))))
+    specs = experiment.item.items()
+    has_contents = any(_has_terms(spec, value) for name, spec in specs for value in data.items[name])
+    return has_times(experiment, data) and has_contents
+
+
+def _has_terms(spec: FeatureSpec, value: Any) -> bool:
+    if isinstance(spec, TextFeature):
+        return any(map(str.isalnum, value or ""))
+    return isinstance(spec, CategoryFeature) and value not in (None, [], [None])
 
 
 class ContentScores:
@@ -103,8 +111,7 @@ def _fit(fitting: Fitting) -> FittedBaseline:
 
 
 def _choose(fitting: Fitting) -> ContentSettings:
-    # Over all items: those of a tuning with fewer have no contents.
-    tuning = fitting.tuning(fitting.data.item_count)
+    tuning = fitting.tuning()  # over all items: those of a tuning with fewer have no contents
     ranges = [("content", CONTENTS), ("days", WINDOWS), ("power", ease_recent.POWERS), ("decay", DECAYS)]
     before = ease_recency.weights(fitting)[1]
     return tuning.search(ContentSettings(before.decay), ranges, ContentScores(fitting).scorer)
