@@ -3,9 +3,9 @@
     word_numbers(["Return the name.", "return the  name", "name"])    # [0, 0, 1]
 
 A tower that hashes words memorises "shoes red" together with "Red shoes!", so the split and the report of
-known queries treat them as equal. A word is a run of letters, digits, their combining marks (as vowels of
-Hindi and Thai), `+` and `#` (as in C++ and C#), after NFKC and casefolding; it holds a letter or a digit.
-Stop words count: ignoring them needs a list for each language, and raises the share of training pairs of `pydocs`
+known queries treat them as equal. A word is a run of letters, digits, combining marks (as vowels of Hindi
+and Thai), `+` and `#` (as in C++ and C#), after NFKC and casefolding; it holds a letter or a digit. Stop
+words count: ignoring them needs a list for each language, and raises the share of training pairs of `pydocs`
 that equal a query of validation or test only from 3.0 % to 3.1 %.
 """
 
