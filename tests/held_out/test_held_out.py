@@ -95,9 +95,9 @@ def test_files_of_an_entry_are_events_in_order_of_time(tmp_path: Path) -> None:
 
 def test_ratings_have_the_semester_of_the_lecture(tmp_path: Path) -> None:
     assert made(lectures.make, [("InstEval.csv", RATINGS)], tmp_path)["ratings.csv"] == [
-        ["student", "lecturer", "semester", "year", "department", "service", "rating"],
-        ["1", "1002", "4", "2", "2", "0", "5"],
-        ["1", "1050", "5", "4", "6", "1", "2"],
+        ["student", "lecturer", "date", "year", "department", "service", "rating"],
+        ["1", "1002", "2002-01-01", "2", "2", "0", "5"],
+        ["1", "1050", "2002-07-01", "4", "6", "1", "2"],
     ]
 
 
@@ -130,6 +130,46 @@ def test_a_package_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None
     (tmp_path / package.file).write_bytes(packed({"a": b"c"}, "w:gz"))
     with pytest.raises(DataError, match=r"a-1\.tar\.gz: expected the file with sha256"):
         next(package.texts(tmp_path))
+
+
+def test_a_package_without_the_members_is_refused(tmp_path: Path) -> None:
+    for content, patterns, message in (
+        (
+            packed({"a": b"b"}, "w:gz"),
+            ("c*", "d"),
+            r"a-1\.tar\.gz: expected members that match c\* and in it d",
+        ),
+        (b"no archive", ("a",), r"a-1\.tar\.gz: cannot be read: .*; delete it"),
+    ):
+        package = Package("a==1", "a-1.tar.gz", hashlib.sha256(content).hexdigest(), patterns)
+        (tmp_path / package.file).write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            [*package.texts(tmp_path)]
+
+
+def test_an_unpacker_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a whole archive: its exit code alone says so."""
+    (tmp_path / "a.tar").write_bytes(packed({"a": b"b"}, "w"))
+    (tmp_path / "dpkg-deb").write_text(f"#!/bin/sh\ncat {tmp_path / 'a.tar'}\nexit 3\n")
+    (tmp_path / "dpkg-deb").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "a.deb").write_bytes(b"")
+    package = Package("a=1", "a.deb", hashlib.sha256(b"").hexdigest(), ("a",))
+    with pytest.raises(DataError, match=r"dpkg-deb --fsys-tarfile .* failed with exit code 3"):
+        [*package.texts(tmp_path)]
+
+
+def test_the_setup_of_another_file_than_the_pinned_one_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    setup = f"open({str(ran)!r}, 'w').close(); import setuptools; setuptools.setup(name='a', version='1')"
+    (tmp_path / "a-1.tar.gz").write_bytes(packed({"a-1/setup.py": setup.encode()}, "w:gz"))
+    for name, value in (("FIND_LINKS", str(tmp_path)), ("NO_INDEX", "1"), ("NO_BUILD_ISOLATION", "0")):
+        monkeypatch.setenv(f"PIP_{name}", value)
+    with pytest.raises(DataError, match="did not fetch"):
+        next(Package("a==1", "a-1.tar.gz", "0" * 64, ("a",)).texts(tmp_path / "other"))
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("name", SETS)
