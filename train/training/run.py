@@ -304,10 +304,15 @@ def _finish(
         architecture = architecture_of(experiment.tower)
         changed = architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     labelled, state = LabelledPairs(trainer), trainer.state
-    validated = _choose_on_validation(experiment, trainer, labelled, console)
-    calibrated, added = validated.calibrated, validated.added
-    mixed, recent, rankers = validated.mixed, validated.recent, validated.rankers
+    validated, rankers = _choose_on_validation(experiment, trainer, labelled, console)
+    calibrated, added, mixed, recent = (
+        validated.calibrated,
+        validated.added,
+        validated.mixed,
+        validated.recent,
+    )
     if experiment.training.refit:
+        rankers = {}  # their item-item weights are freed for those of the refit
         model, trainer = refit(folder, experiment, trainer, console, ranks, to_resume)
         changed, data, labelled = True, trainer.data, LabelledPairs(trainer)
         fitting = Fitting(experiment, data, choices=validated.choices)
@@ -361,7 +366,6 @@ class _Validated:
         choices: of the linear model and the baselines, by name.
         mixed: the linear model beside the towers, if they have coordinates for one.
         recent: recent popularity, likewise.
-        rankers: the baselines.
         beside: the metric that selects the epoch, of each baseline.
         leads: that of the towers less that of each baseline; empty if it is one of labels.
     """
@@ -371,18 +375,20 @@ class _Validated:
     choices: dict[str, Any]
     mixed: Mixed | None
     recent: RecentPopularity | None
-    rankers: Mapping[str, FittedBaseline]
     beside: dict[str, float]
     leads: dict[str, Interval]
 
 
 def _choose_on_validation(
     experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
-) -> _Validated:
+) -> tuple[_Validated, dict[str, FittedBaseline]]:
     """Add other models to the towers (`additive_model.py`, `mixture.py`, `recent_popularity.py`), calibrate
     predicted probabilities, and fit the baselines.
 
     Validation chooses for all of them.
+
+    Returns:
+        What it has chosen, and the baselines.
     """
     with console.status("an additive model beside the towers, and calibration"):
         added = add_additive_model(trainer, experiment)
@@ -403,7 +409,7 @@ def _choose_on_validation(
     with console.status("towers and baselines on validation"):
         on_labels = labelled.baselines_on_validation(experiment)
         beside, leads = _baselines_on_validation(experiment, trainer, rankers, on_labels)
-    return _Validated(added, calibrated, fitting.choices, mixed, recent, rankers, beside, leads)
+    return _Validated(added, calibrated, fitting.choices, mixed, recent, beside, leads), rankers
 
 
 class _JudgedQueries:

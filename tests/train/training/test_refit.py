@@ -1,10 +1,12 @@
 """Towers that learn from validation in the end: what they learn from, what stays as chosen, and resuming."""
 
 import copy
+import gc
 import io
 import os
 import shutil
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,6 +114,29 @@ def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
         texts = shown.getvalue(), plain_shown.getvalue()
         models = load_model(refitted), load_model(without)
         yield Made(experiment, dataset, refitted, without, *texts, *models)
+
+
+def test_the_baselines_of_the_first_fit_are_freed_before_the_refit(
+    films: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[weakref.ref[Any]] = []
+
+    def fit(*arguments: Any) -> Any:
+        found = baselines(*arguments)
+        fitted.extend(map(weakref.ref, found.values()))
+        return found
+
+    def refit(*_: Any) -> None:
+        gc.collect()
+        assert [each() for each in fitted] == [None, None]
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "baselines", fit)
+    monkeypatch.setattr(training, "refit", refit)
+    changed: Any = {"training": {"epochs": 1, "refit": True}, "baselines": {"run": ["slist", "ease_recency"]}}
+    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", sections=RECIPE, **changed))
+    with pytest.raises(InterruptedError):
+        training.fit(experiment, dataset, Console(file=io.StringIO()))
 
 
 def read_by(model: Model, made: Made) -> tuple[TrainingData, tuple[PreparedInputs, PreparedInputs]]:
