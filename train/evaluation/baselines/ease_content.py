@@ -69,9 +69,9 @@ def _terms(experiment: Experiment, data: TrainingData) -> Iterator[list[list[Any
 
 
 def _applies(experiment: Experiment, data: TrainingData) -> bool:
-    specs = experiment.item.items()
-    has_contents = any(_has_terms(spec, value) for name, spec in specs for value in data.items[name])
-    return has_times(experiment, data) and has_contents
+    return has_times(experiment, data) and any(
+        _has_terms(spec, value) for name, spec in experiment.item.items() for value in data.items[name]
+    )
 
 
 def _has_terms(spec: FeatureSpec, value: Any) -> bool:
