@@ -1,8 +1,8 @@
 """Who changed which file of GCC: which file comes next? (Zimmermann et al. 2004 recommend files so.)
 
 Users are developers, items are files, events are the files of an entry of `gcc/ChangeLog-*`, with its date.
-Entries whose header has no ISO date, most of those before 2000, are left out. So are those of more than
-`MOST` files: they are mechanical, such as new years in notices of copyright.
+Entries whose header has no ISO date, which are most of those before 2000, are left out. So are those of more
+than `MOST` files: they are mechanical, such as new years in notices of copyright.
 """
 
 import csv
