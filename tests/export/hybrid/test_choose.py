@@ -200,7 +200,7 @@ def test_twenty_queries_are_enough_for_a_weight(shop: tuple[Experiment, Training
     choice = chosen(with_queries(shop, 20), 0.4)
     assert choice.shipped and choice.hybrid is not None and choice.hybrid.method == "convex"
     assert choice.report["weight"] == pytest.approx(0.5, abs=0.1)
-    assert "18 items drawn) on validation against the towers alone" in choice.report["why"]
+    assert "17 items drawn) on validation against the towers alone" in choice.report["why"]
     assert not chosen(with_queries(shop, 20), 50.0).shipped
 
 

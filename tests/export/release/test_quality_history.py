@@ -104,7 +104,7 @@ def test_the_last_ten_champions_count() -> None:
 
 
 def worse(folder: Path, parent: Path, lost: int) -> Path:
-    """A copy of a bundle whose answers to `lost` more queries are wrong, by its own metrics."""
+    """A copy of a bundle whose answers to `lost` more queries are wrong, each query a cluster of its own."""
 
     def change(draft: Path) -> None:
         found = per_query.load(folder)
@@ -112,7 +112,7 @@ def worse(folder: Path, parent: Path, lost: int) -> Path:
         values = found.metrics[METRIC].copy()
         values[np.flatnonzero(values == 1)[:lost]] = 0
         metrics = {**found.metrics, METRIC: values}
-        per_query.save(dataclasses.replace(found, metrics=metrics), draft)
+        per_query.save(dataclasses.replace(found, metrics=metrics, clusters=None), draft)
 
     return altered.altered(folder, parent, change)
 
@@ -131,7 +131,7 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
     )
     monkeypatch.setattr(audit_log, "read", lambda _: log)
     gates = [gate for gate in GATES if gate.name in ("quality", NAME)]
-    folder, results = made.folder, []
+    folder, results = worse(made.folder, tmp_path, 0), []
     for n in range(2, 7):
         champion = altered.side(str(n - 1), folder)
         folder = worse(folder, tmp_path, 1)
