@@ -9,14 +9,14 @@ A snapshot is one state of the store. The first line of its file is {"store", "s
 "after"}, and the others are changes as `serving.live.store.changes.Change` has them, lowest sequence first.
 
 A backup copies a store in SQLite while it is written to. A restore, with the services stopped, puts a copy in
-the place of the store and gives it a new id, so that everything is derived anew; the store before stays as
+the place of the store and gives it a new id, so that everything is encoded anew; the store before stays as
 <name>.before-restore. PostgreSQL has tools of its
 own for both; after them `restore` without a file gives the id.
 
 Compaction removes what no bundle needs: the answers to requests that are too old to be repeated, SQLite's
-write-ahead log, and the records that bundles have derived on this host, other than those of the bundles to
-keep. Records that a service writes are kept as well; the others can be derived again. The store has one row
-for each item, so there is no log of changes to shorten. Its rows stay: a rollback derives again what came
+write-ahead log, and the items that bundles have encoded on this host, other than those of the bundles to
+keep. Items that a service encodes are kept as well; the others can be encoded again. The store has one row
+for each item, so there is no log of changes to shorten. Its rows stay: a rollback encodes again what came
 after an older bundle, and a delete must outlive each bundle and each table of items that holds the item.
 """
 
@@ -33,8 +33,7 @@ from protos.bundle import whole_file
 from protos.cli import CommandParser
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.live.config import LIVE, default_url
-from serving.live.deriving.derived_bundles import prune
-from serving.live.record_format import SUFFIX
+from serving.live.encoding.bundle_encoders import prune
 from serving.live.store.changes import Position
 from serving.live.store.database import copy_file, file_of, is_missing, replace_file
 from serving.live.store.store import Store
@@ -126,11 +125,12 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
 
     Args:
         url: of the store.
-        place: folder of the records that bundles have derived from the store.
-        keep: versions of bundles that may be served again soon; their records stay.
+        place: folder of live items, with what bundles have encoded of the store.
+        keep: versions of bundles that may be served again soon; their encoded items stay.
 
     Returns:
-        `answers_forgotten` and `records_removed`: numbers of removed answers and of removed files of records.
+        `answers_forgotten` and `bundles_removed`: numbers of removed answers, and of bundles whose items
+            were removed.
 
     Raises:
         ConfigError, Unavailable: as `Store.open`.
@@ -139,10 +139,10 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
     with closing(_open(url)) as store:
         forgotten = store.compact()
         folder = place / store.store_id
-    before = {path.name for path in folder.glob(f"[!.]*{SUFFIX}")}
+    before = {path.name for path in folder.glob("*") if path.is_dir()}
     prune(folder, keep, most=0)
-    after = {path.name for path in folder.glob(f"[!.]*{SUFFIX}")}
-    return {"answers_forgotten": forgotten, "records_removed": len(before - after)}
+    after = {path.name for path in folder.glob("*")}
+    return {"answers_forgotten": forgotten, "bundles_removed": len(before - after)}
 
 
 def _open(url: str) -> Store:

@@ -25,7 +25,7 @@ from serving.descriptors import raise_descriptor_limit
 from serving.engine.limits import OTHER_FILES, WorkerLimits
 from serving.index.remote_search import local_only
 from serving.live.config import PATIENCE_SECONDS, CatalogueConfig
-from serving.live.derived_records import VerifiedEnd
+from serving.live.encoded_items import VerifiedEnd
 from serving.live.process.catalogue_client import CatalogueClient
 from serving.live.process.catalogue_client import Channel as CatalogueChannel
 from serving.live.search.live_items import LivePlace, StoreState

@@ -25,7 +25,7 @@ SHADOW_TARGET = "shadow target"  # follower: the bundle that the shadow has to l
 SHADOW = "shadow"  # shadow: what it has compared
 ACCESS = "access"  # supervisor: the state of certificate and token files
 RELEASES = "releases"  # follower: promotions and rollbacks of the model
-CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live items, and what was derived
+CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live items, and what was encoded
 WORKER = "worker "  # prefix of the names of workers' entries
 
 PAGE = 16 << 10  # bytes

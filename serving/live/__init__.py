@@ -1,1 +1,1 @@
-"""Live items: a store of what was written, what bundles derive from it, and how a search sees it."""
+"""Live items: a store of what was written, what bundles encode of it, and how a search sees it."""

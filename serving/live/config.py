@@ -1,4 +1,4 @@
-"""The configuration of live writes: where the store is, and where what is derived from it goes."""
+"""The configuration of live writes: where the store is, and where what is encoded of it goes."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class CatalogueConfig:
 
     Args:
         url: of the store, `sqlite:///path` or `postgresql://user@host/database`.
-        place: folder of what bundles derive from it; services of one host should share it.
+        place: folder of what bundles encode of it; services of one host should share it.
         bounds: of writes, by name; those that are not given stay as the store has them.
     """
 
@@ -28,5 +28,5 @@ class CatalogueConfig:
 
 
 def default_url() -> str:
-    """The URL of the store in a file beside what is derived from it."""
+    """The URL of the store in a file beside what is encoded of it."""
     return f"sqlite:///{(LIVE / 'items.db').absolute()}"

@@ -106,7 +106,7 @@ class HotSwapper:
                 self._change(self._shared_state.read(TARGET))
                 self._prepare(self._shared_state.read(NEXT))
             try:
-                self._follow_records()
+                self._follow_live_items()
             except Exception as error:  # of any kind: the worker goes on with what it has
                 log.error("worker %d: its live items cannot be opened again: %s", os.getpid(), error)
 
@@ -169,8 +169,8 @@ class HotSwapper:
                 return not self._stopped.is_set()
         return False
 
-    def _follow_records(self) -> None:
-        """Open the bundles' live items again if their files were replaced, and update the next bundles.
+    def _follow_live_items(self) -> None:
+        """Open the bundles' live items again if there is another generation, and update the next bundles.
 
         The live items of the bundles that are served are updated on the event loop's thread.
         """
@@ -209,7 +209,7 @@ def _with_each(split: TrafficSplit, change: Callable[[LoadedBundle], LoadedBundl
 
 
 def _reopened(bundle: LoadedBundle) -> LoadedBundle:
-    """A bundle with the records that have taken the place of its own, if there are any."""
+    """A bundle with the current generation of its encoded items, if that is another one."""
     return bundle.reopened() if bundle.live is not None and bundle.live.is_superseded else bundle
 
 

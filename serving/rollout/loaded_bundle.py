@@ -84,8 +84,8 @@ class LoadedBundle:
         return self._with(LiveItems.open(self.retriever, place, stop))
 
     def reopened(self) -> "LoadedBundle":
-        """This bundle with the records that have taken the place of its own; errors as of `LiveItems`."""
-        assert self.live is not None, "only a bundle with live items has records"
+        """This bundle with the current generation of its encoded items; errors as of `LiveItems`."""
+        assert self.live is not None, "only a bundle with live items has encoded items"
         return self._with(self.live.reopened())
 
     def _with(self, live: LiveItems) -> "LoadedBundle":

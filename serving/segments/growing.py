@@ -23,12 +23,12 @@ from serving.filters.plan import Plan
 from serving.filters.planner import Found
 from serving.index.vector_index import Neighbours, Rows, Vectors
 from serving.segments.brute_force_buffer import BruteForceBuffer
+from serving.segments.encoded_item import EncodedItem, EncodedItemsDamaged, EncodedKind
 from serving.segments.growing_columns import GrowingColumns
 from serving.segments.growing_graph import GrowingGraph
 from serving.segments.growing_postings import GrowingPostings
 from serving.segments.neighbours import merged, merged_one, none_of, picked
 from serving.segments.packed_items import hit_of
-from serving.segments.record import Record, RecordKind, RecordsDamaged
 from serving.segments.segment import Mask, Scored, Segment
 
 FIRST_CAPACITY = 256  # rows
@@ -107,48 +107,48 @@ class GrowingSegment(Segment):
 
     # Changes
 
-    def apply(self, records: Sequence[Record]) -> None:
+    def apply(self, items: Sequence[EncodedItem]) -> None:
         """Apply changes in the order of their sequences; the caller sets `sequence`.
 
         Raises:
-            RecordsDamaged, TypeError, ValueError, OverflowError: a record cannot be applied.
+            EncodedItemsDamaged, TypeError, ValueError, OverflowError: an item cannot be applied.
         """
         self.changes += 1
-        items = [each for each in records if each.kind is RecordKind.ITEM]
-        if items:
-            end = self.count + len(items)
+        added = [each for each in items if each.kind is EncodedKind.ITEM]
+        if added:
+            end = self.count + len(added)
             self._reserve(end)
-            content = b"".join([each.vector for each in items])
-            self._vectors[self.count : end] = np.frombuffer(content, np.float32).reshape(len(items), -1)
-        for record in records:
-            if record.kind is RecordKind.SAME:
-                self._refresh(record)
-            elif record.kind is RecordKind.ITEM:
-                self._add(record)
+            content = b"".join([each.vector for each in added])
+            self._vectors[self.count : end] = np.frombuffer(content, np.float32).reshape(len(added), -1)
+        for item in items:
+            if item.kind is EncodedKind.SAME:
+                self._refresh(item)
+            elif item.kind is EncodedKind.ITEM:
+                self._add(item)
             else:
-                self._retire(record.item_id)
-                self.rows[record.item_id] = None
+                self._retire(item.item_id)
+                self.rows[item.item_id] = None
 
-    def _add(self, record: Record) -> None:
+    def _add(self, item: EncodedItem) -> None:
         """Give a version of an item a row; its vector is there already."""
-        self.columns.set(self.count, record.values)  # first: a record that cannot be read changes nothing
-        self._postings.add(self.count, record.terms)
-        self._retire(record.item_id)
-        self.rows[record.item_id] = self.first_row + self.count
-        self._added[self.count] = not self._earlier.holds(record.item_id)
-        self._ids.append(record.item_id)
-        self.hits.append(record.hit)
-        self.largest = max(self.largest, len(record.hit))
+        self.columns.set(self.count, item.values)  # first: an item that cannot be read changes nothing
+        self._postings.add(self.count, item.terms)
+        self._retire(item.item_id)
+        self.rows[item.item_id] = self.first_row + self.count
+        self._added[self.count] = not self._earlier.holds(item.item_id)
+        self._ids.append(item.item_id)
+        self.hits.append(item.hit)
+        self.largest = max(self.largest, len(item.hit))
         self.count += 1
 
-    def _refresh(self, record: Record) -> None:
+    def _refresh(self, item: EncodedItem) -> None:
         """Replace the hit and the filter values of an item, in its row."""
-        row = self.rows.get(record.item_id)
+        row = self.rows.get(item.item_id)
         if row is None:
-            raise RecordsDamaged(f"item {record.item_id!r}: its earlier record is missing")
-        self.columns.set(row - self.first_row, record.values)
-        self.hits[row - self.first_row] = record.hit
-        self.largest = max(self.largest, len(record.hit))
+            raise EncodedItemsDamaged(f"item {item.item_id!r}: its earlier version is missing")
+        self.columns.set(row - self.first_row, item.values)
+        self.hits[row - self.first_row] = item.hit
+        self.largest = max(self.largest, len(item.hit))
 
     def _retire(self, item_id: str) -> None:
         """Delete the current version of an item, if there is one, here or in the earlier segment."""

@@ -1,12 +1,12 @@
 """An HNSW graph over the first rows of a growing segment, where they are too many to be compared one by one.
 
-The process that derives records builds the graph (`live/deriving/graph_builder.py`), and the workers load it.
-It covers the first rows of the segment, and grows with them; outdated versions stay in it, until the records
-are written anew.
+The process that encodes the items builds the graph (`live/encoding/graph_builder.py`), and the workers load
+it. It covers the first rows of the segment, and grows with them; outdated versions stay in it, until the
+next generation of encoded items.
 
 Many equal vectors would cut a graph into parts. So it holds the first `COPIES` of them, and the others are
 compared one by one. Vectors of one text from batches of different sizes may differ by rounding; they count
-as equal. Its labels number the rows that it holds, which follow from the records alone.
+as equal. Its labels number the rows that it holds, which follow from the encoded items alone.
 """
 
 from collections import Counter

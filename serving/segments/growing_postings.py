@@ -5,13 +5,13 @@ from array import array
 import numpy as np
 import numpy.typing as npt
 
-from serving.segments.record import RecordsDamaged
+from serving.segments.encoded_item import EncodedItemsDamaged
 
 Slots = npt.NDArray[np.int32]
 Weights = npt.NDArray[np.float32]
 NO_SLOTS: Slots = np.empty(0, np.int32)
 NO_WEIGHTS: Weights = np.empty(0, np.float32)
-TERM_BYTES = 8  # of a record, for each term: its number and its weight
+TERM_BYTES = 8  # for each term: its number and its weight
 
 
 class GrowingPostings:
@@ -26,13 +26,13 @@ class GrowingPostings:
 
         Args:
             slot: higher than those before.
-            terms: as `Record.terms`.
+            terms: as `EncodedItem.terms`.
 
         Raises:
-            RecordsDamaged: they are not whole; nothing has been added.
+            EncodedItemsDamaged: they are not whole; nothing has been added.
         """
         if len(terms) % TERM_BYTES:
-            raise RecordsDamaged(f"{len(terms)} bytes of terms, expected {TERM_BYTES} for each")
+            raise EncodedItemsDamaged(f"{len(terms)} bytes of terms, expected {TERM_BYTES} for each")
         half = len(terms) // 2
         numbers, weights = np.frombuffer(terms[:half], np.int32), np.frombuffer(terms[half:], np.float32)
         for term, weight in zip(numbers.tolist(), weights.tolist(), strict=True):

@@ -159,9 +159,9 @@ class Shadow:
             log.info("the shadow is bundle %s", found[:12])
 
     def _follow_live(self) -> None:
-        """Apply the changes of live items that have been derived since the last call.
+        """Apply the changes of live items that have been encoded since the last call.
 
-        If the records in their place cannot be opened, the shadow goes on with what it has, as a worker does,
+        If another generation cannot be opened, the shadow goes on with what it has, as a worker does,
         and the next call tries again.
         """
         if self._live is None:

@@ -13,8 +13,7 @@ import pytest
 
 from protos.errors import ConfigError, MissingStage, Unavailable
 from serving.catalogue import backup, compact, restore, snapshot
-from serving.live.derived_records import RecordWriter
-from serving.live.record_format import RecordOrigin, records_path
+from serving.live.encoded_items import EncodedItemsWriter, EncodedOrigin, folder_of
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 
@@ -182,20 +181,17 @@ def test_a_copy_that_is_none_takes_nothings_place(url: str, tmp_path: Path) -> N
     assert (tmp_path / "items.db").read_bytes() == before
 
 
-def test_compaction_keeps_the_records_of_some_bundles_and_of_those_in_use(url: str, tmp_path: Path) -> None:
+def test_compaction_keeps_the_items_of_some_bundles_and_of_those_in_use(url: str, tmp_path: Path) -> None:
     store_id = write(url, ItemWrite("a"))
     writers = {}
     for version in ("kept", "used", "old"):
-        origin = RecordOrigin(version, store_id, 4)
-        path = records_path(tmp_path, origin)
-        writers[version] = RecordWriter.open(path, origin)
-        path.with_suffix(".1.graph").touch()
+        origin = EncodedOrigin(version, store_id, 4)
+        writers[version] = EncodedItemsWriter(folder_of(tmp_path, origin), origin)
     for version in ("kept", "old"):
         writers[version].close()
     found = compact(url, tmp_path, ["kept"])
-    assert found == {"answers_forgotten": 0, "records_removed": 1}
-    names = {path.name for path in (tmp_path / store_id).iterdir() if not path.name.endswith(".lock")}
-    assert names == {f"{version}{end}" for version in ("kept", "used") for end in (".records", ".1.graph")}
+    assert found == {"answers_forgotten": 0, "bundles_removed": 1}
+    assert {path.name for path in (tmp_path / store_id).iterdir()} == {"kept", "used"}
     writers["used"].close()
 
 

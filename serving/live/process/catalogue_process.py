@@ -1,8 +1,8 @@
-"""The catalogue's process, one for each host: it commits the writes of all workers, and derives the records.
+"""The catalogue's process, one for each host: it commits the writes of all workers, and encodes their items.
 
 It takes all writes that wait and commits them in one transaction, so a flush of the disk serves many. Then
-it derives the records of the bundles that answer, and replies: a reply says which items cannot be encoded. If
-a bundle still catches up, or another process derives, the reply waits for that. Reads have a thread and a
+it encodes the items for the bundles that answer, and replies: a reply says which items cannot be encoded. If
+a bundle still catches up, or another process encodes, the reply waits for that. Reads have a thread and a
 connection of their own. If the store cannot be used, writes are refused with the reason, and searches are
 answered as before.
 """
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from serving.live.config import CatalogueConfig
-from serving.live.deriving.derived_bundles import Derivations, KnownFeed
+from serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
 from serving.live.process import wire_items
 from serving.live.process.catalogue_client import Channel, FrameKind, error_document
 from serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
@@ -36,7 +36,7 @@ from serving.supervisor import Heartbeat, WorkerHandle
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # seconds between polls for other hosts' changes, while nothing is written
-SHORT_SECONDS = 0.005  # the same while replies wait for what another thread or process derives
+SHORT_SECONDS = 0.005  # the same while replies wait for what another thread or process encodes
 REPLY_WAIT_SECONDS = 20.0  # for which a reply waits for that; the reasons of failed items are missing then
 MAX_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
 GROUP_ITEMS = 4096  # items of one transaction, if no request has more
@@ -87,7 +87,7 @@ class CatalogueProcess:
         self._loop = FrameLoop("catalogue", self._received, self._closed)
         self._store: Store | None = None
         self._feed: KnownFeed | None = None
-        self._derivations: Derivations | None = None
+        self._encoders: BundleEncoders | None = None
         self._error = ""
         self._due = self._count_due = 0.0
         self._counted: tuple[int, int | None] = (-1, 0)  # sequence and base for which `_counts` holds
@@ -121,8 +121,8 @@ class CatalogueProcess:
         self._reads.close()
         reading.join(max(0.0, until - time.monotonic()))
         self._loop.stop()
-        if self._derivations is not None:
-            self._derivations.close(max(0.0, until - time.monotonic()))
+        if self._encoders is not None:
+            self._encoders.close(max(0.0, until - time.monotonic()))
         if self._store is not None:
             self._store.close()
 
@@ -135,15 +135,15 @@ class CatalogueProcess:
         if self._store is None and time.monotonic() >= self._due:
             self._open()
         outcomes: Sequence[WriteOutcome | TwinspireError] = []
-        if self._store is None or self._feed is None or self._derivations is None:
+        if self._store is None or self._feed is None or self._encoders is None:
             outcomes = [Unavailable(self._error)] * len(group)
         elif group:
-            outcomes = self._commit(self._store, self._feed, self._derivations, group)
+            outcomes = self._commit(self._store, self._feed, self._encoders, group)
         else:
             self._follow(self._store, self._feed)
         self._heartbeat.beat()
-        if self._derivations is not None:
-            self._derivations.run_once()
+        if self._encoders is not None:
+            self._encoders.run_once()
         self._publish()
         self._release()
         if group and len(self._writes):  # these came before the group has had its replies
@@ -180,18 +180,18 @@ class CatalogueProcess:
         return group
 
     def _commit(
-        self, store: Store, feed: KnownFeed, derivations: Derivations, group: Sequence[PendingRequest]
+        self, store: Store, feed: KnownFeed, encoders: BundleEncoders, group: Sequence[PendingRequest]
     ) -> list[WriteOutcome | TwinspireError]:
         """Carry out a group in one transaction; if that fails in an unforeseen way, in halves.
 
         So the one at fault is refused, and neither ends this process nor keeps the others from being written.
         """
-        if refusal := _refusal(store, feed, derivations):
+        if refusal := _refusal(store, feed, encoders):
             return [refusal] * len(group)
         started = time.monotonic()
         try:
             requests = [WriteRequest.from_bytes(each.frame.payload) for each in group]
-            outcomes = store.write(requests, derivations.base, feed.known)
+            outcomes = store.write(requests, encoders.base, feed.known)
         except StoreRolledBack as error:
             self._drop(error)
             return [Unavailable(self._error)] * len(group)
@@ -202,7 +202,7 @@ class CatalogueProcess:
             if (half := len(group) // 2) > 0:
                 self._heartbeat.beat()
                 halves = group[:half], group[half:]
-                return [each for part in halves for each in self._commit(store, feed, derivations, part)]
+                return [each for part in halves for each in self._commit(store, feed, encoders, part)]
             log.exception("a write has failed, and nothing of it was written")
             return [TwinspireError("the write has failed, and nothing was written; the log says why")]
         self._error = ""
@@ -217,25 +217,25 @@ class CatalogueProcess:
 
     def _reply(self) -> None:
         """Reply to the writes whose items are encoded; if encoding fails, to all, because they are stored."""
-        derivations = self._derivations
-        if not self._committed or derivations is None:
+        encoders = self._encoders
+        if not self._committed or encoders is None:
             return
-        derived, now = derivations.sequence, time.monotonic()
+        encoded, now = encoders.sequence, time.monotonic()
         held = []
         for each in self._committed:
             request, outcome, until = each
-            is_derived = derived is not None and derived >= outcome.sequence
-            if is_derived or derivations.error or until <= now or not derivations.serves:
-                self._answer(request, outcome.sequence, self._response(derivations, outcome))
+            is_encoded = encoded is not None and encoded >= outcome.sequence
+            if is_encoded or encoders.error or until <= now or not encoders.serves:
+                self._answer(request, outcome.sequence, self._response(encoders, outcome))
             else:
                 held.append(each)
         self._committed = held
 
-    def _response(self, derivations: Derivations, outcome: WriteOutcome) -> bytes:
+    def _response(self, encoders: BundleEncoders, outcome: WriteOutcome) -> bytes:
         response = wire.WriteResponse(sequence=outcome.sequence, repeated_request=outcome.repeated)
         for each in outcome.results:
             error, text = each.error, each.text
-            if not error and (why := derivations.failure(each.sequence)):
+            if not error and (why := encoders.failure(each.sequence)):
                 error, text = WriteError.NOT_ENCODED, why
             response.results.add(sequence=each.sequence, error=int(error), error_text=text)
         return response.SerializeToString()
@@ -335,7 +335,7 @@ class CatalogueProcess:
             self._fail(error)
             return
         self._store, self._feed, self._error = store, feed, ""
-        self._derivations = Derivations(
+        self._encoders = BundleEncoders(
             self._shared_state, feed, self._opened, self._config.place, self._heartbeat.beat
         )
 
@@ -354,7 +354,7 @@ class CatalogueProcess:
         """Stop using the store until the service is restarted, also if this process is started anew.
 
         The store may grow past its earlier sequence. Then nothing would show that its changes differ from
-        those that the records were derived from.
+        those that were encoded.
         """
         self._fail(error)
         with self._lock:  # so no read begins to wait after this
@@ -365,11 +365,11 @@ class CatalogueProcess:
         for each in self._committed:
             self._refuse(each.request, Unavailable(f"{self._error}; whether this was written is not known"))
         self._committed = []
-        if self._derivations is not None:
-            self._derivations.close(0.0)
+        if self._encoders is not None:
+            self._encoders.close(0.0)
         if self._store is not None:
             self._store.close()
-        self._store = self._feed = self._derivations = None
+        self._store = self._feed = self._encoders = None
 
     def _fail(self, error: TwinspireError) -> None:
         reason = public_text(error, self._config.url)
@@ -379,22 +379,22 @@ class CatalogueProcess:
 
     def _publish(self) -> None:
         """Write the shared entry `CATALOGUE`, if something in it has changed."""
-        store, feed, derivations = self._store, self._feed, self._derivations
+        store, feed, encoders = self._store, self._feed, self._encoders
         entry = {**self._entry, "pid": os.getpid(), "last_error": self._error[:LONGEST_ERROR]}
-        if store is not None and feed is not None and derivations is not None:
+        if store is not None and feed is not None and encoders is not None:
             entry |= {
                 "store_id": store.store_id,
                 "sequence": feed.known.sequence,
                 "mark": feed.known.mark,
-                "derived": derivations.sequence or 0,
+                "encoded": encoders.sequence or 0,
                 "bounds": asdict(store.bounds),
-                "bundles": derivations.document(),
-                "last_error": (self._error or derivations.error)[:LONGEST_ERROR],
+                "bundles": encoders.document(),
+                "last_error": (self._error or encoders.error)[:LONGEST_ERROR],
                 "commits": self._commits,
                 "writes": self._writes_done,
                 "commit_seconds": round(self._commit_seconds, 3),
             }
-            base = derivations.base
+            base = encoders.base
             counted = feed.known.sequence, base
             if base is not None and counted != self._counted and time.monotonic() >= self._count_due:
                 started = time.monotonic()
@@ -455,13 +455,13 @@ class CatalogueProcess:
         self._loop.send(request.peer, Frame(FrameKind.ERROR, request.frame.number, 0, content))
 
 
-def _refusal(store: Store, feed: KnownFeed, derivations: Derivations) -> TwinspireError | None:
+def _refusal(store: Store, feed: KnownFeed, encoders: BundleEncoders) -> TwinspireError | None:
     """Why no write may be carried out now; None if one may."""
-    derived, most = derivations.sequence, store.bounds.max_lag
-    if derived is not None and (lag := feed.known.sequence - derived) > most:
-        text = f"encoding is at sequence {derived}, {lag} behind the store, at most {most}"
+    encoded, most = encoders.sequence, store.bounds.max_lag
+    if encoded is not None and (lag := feed.known.sequence - encoded) > most:
+        text = f"encoding is at sequence {encoded}, {lag} behind the store, at most {most}"
         return Overloaded(f"{text}; send the request again later", RETRY_SECONDS)
-    if derivations.error:
+    if encoders.error:
         text = "the items of a bundle cannot be encoded now, and nothing was written"
-        return Unavailable(f"{text}: {derivations.error}")
+        return Unavailable(f"{text}: {encoders.error}")
     return None

@@ -1,4 +1,4 @@
-"""The start of a service that takes writes: its store, checked against what was derived from it."""
+"""The start of a service that takes writes: its store, checked against what was encoded of it."""
 
 import logging
 from contextlib import closing
@@ -8,9 +8,8 @@ from typing import Any
 
 from protos.bundle import Snapshot
 from serving.live.config import CatalogueConfig
-from serving.live.derived_records import position_of
-from serving.live.deriving.derived_bundles import prune
-from serving.live.record_format import SUFFIX
+from serving.live.encoded_items import position_of
+from serving.live.encoding.bundle_encoders import prune
 from serving.live.store.changes import Position
 from serving.live.store.store import Store
 
@@ -36,7 +35,7 @@ def initial_catalogue_entry(config: CatalogueConfig, snapshot: Snapshot | None) 
             store.assign_new_id()
             log.warning(
                 "the store was restored from a backup, or is a copy of another store; it now has the id %s: "
-                "its items are derived anew, and clients that follow its changes have to begin again",
+                "its items are encoded anew, and clients that follow its changes have to begin again",
                 store.store_id,
             )
             prune(folder, most=0)
@@ -51,8 +50,8 @@ def initial_catalogue_entry(config: CatalogueConfig, snapshot: Snapshot | None) 
 
 
 def _is_restored(store: Store, folder: Path, snapshot: Snapshot | None) -> bool:
-    """Whether records or a bundle that name the store's id are of changes that it has not made."""
-    known = [position_of(path) for path in folder.glob(f"[!.]*{SUFFIX}")]
+    """Whether encoded items or a bundle that name the store's id are of changes that it has not made."""
+    known = [position_of(each) for each in folder.glob("*")]
     if snapshot is not None and snapshot.store == store.store_id:
         known.append(Position(snapshot.sequence, snapshot.mark))
     return any(each is not None and store.was_at(each) is False for each in known)

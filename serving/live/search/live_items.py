@@ -14,27 +14,33 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from protos.errors import BundleDamaged, Unavailable
-from serving.live.derived_records import RecordReader, VerifiedEnd
-from serving.live.record_format import RecordOrigin, graph_path, origin_of, records_path
+from serving.live.encoded_items import (
+    EncodedItemsReader,
+    EncodedOrigin,
+    VerifiedEnd,
+    folder_of,
+    graph_path,
+    origin_of,
+)
 from serving.retrieval.retriever import Retriever
+from serving.segments.encoded_item import EncodedItemsDamaged
 from serving.segments.growing import GrowingSegment
 from serving.segments.growing_graph import open_graph
-from serving.segments.record import RecordsDamaged
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.02  # between two checks for derived records
-STALL_SECONDS = 60.0  # without progress of the process that derives, after which a bundle cannot be opened
+POLL_SECONDS = 0.02  # between two checks for encoded items
+STALL_SECONDS = 60.0  # without progress of the process that encodes, after which a bundle cannot be opened
 
 
 class StoreState(NamedTuple):
-    """The state of a store, as the process that derives has published it.
+    """The state of a store, as the process that encodes has published it.
 
     Args:
         store_id: id of the store.
         sequence: the highest that is known.
-        ends: version of a bundle (12 digits) -> where workers stop to read its records, if a process of
-            another service writes them: the service may use another copy of the store.
+        ends: version of a bundle (12 digits) -> where workers stop to read its encoded items, if a process
+            of another service writes them: the service may use another copy of the store.
     """
 
     store_id: str
@@ -47,15 +53,15 @@ class LivePlace:
     """Where the processes of a host find the live items.
 
     Args:
-        folder: of all records.
-        store: gives the state of the store; None until the process that derives has opened it.
+        folder: of all live items.
+        store: gives the state of the store; None until the process that encodes has opened it.
     """
 
     folder: Path
     store: Callable[[], StoreState | None]
 
-    def end_of(self, origin: RecordOrigin) -> Callable[[], VerifiedEnd | None]:
-        """Gives where to stop reading the records of an origin; None if at their end."""
+    def end_of(self, origin: EncodedOrigin) -> Callable[[], VerifiedEnd | None]:
+        """Gives where to stop reading the encoded items of an origin; None if at their end."""
 
         def end() -> VerifiedEnd | None:
             state = self.store()
@@ -71,30 +77,30 @@ class LiveItems:
 
     Args:
         retriever: of the bundle alone.
-        path: of the records.
-        origin: of the records.
-        end: gives where to stop, of records that another service writes; None if there are no others.
+        folder: of the encoded items.
+        origin: of the encoded items.
+        end: gives where to stop, if another service writes them; None if none does.
 
     Attributes:
         retriever: with the live items.
         segment: the live items.
 
     Raises:
-        FileNotFoundError: there are no records yet.
-        RecordsDamaged: the file belongs to something else.
+        EncodedItemsDamaged: the encoded items are damaged, or belong to something else.
+        OSError: there are none yet, or they cannot be read now.
     """
 
     def __init__(
         self,
         retriever: Retriever,
-        path: Path,
-        origin: RecordOrigin,
+        folder: Path,
+        origin: EncodedOrigin,
         end: Callable[[], VerifiedEnd | None] = lambda: None,
     ) -> None:
-        self._base, self._path, self._origin, self._end = retriever, path, origin, end
-        self._reader = RecordReader(path, origin)
+        self._base, self._folder, self._origin, self._end = retriever, folder, origin, end
+        self._reader = EncodedItemsReader(folder, origin)
         self._graph_file: tuple[int, ...] = ()  # that was last opened
-        self._is_damaged = False
+        self._is_damaged, self._error = False, ""
         manifest, built = retriever.manifest, retriever.built.undeleted()
         self.segment = GrowingSegment(
             built, origin.dimension, origin.start, manifest.filters, manifest.display_fields, built.fusion
@@ -108,7 +114,7 @@ class LiveItems:
         place: LivePlace,
         stop: threading.Event | None = None,
     ) -> "LiveItems":
-        """Wait until all that the store holds now has been derived for a bundle, and apply it.
+        """Wait until all that the store holds now has been encoded for a bundle, and apply it.
 
         Args:
             retriever: of the bundle alone.
@@ -116,14 +122,13 @@ class LiveItems:
             stop: ends the wait.
 
         Raises:
-            Unavailable: the process that derives makes no progress, or the wait was ended.
-            FileNotFoundError, RecordsDamaged: other records have taken the place of those that were opened,
-                and cannot be opened.
+            Unavailable: the process that encodes makes no progress, or the wait was ended.
+            OSError, EncodedItemsDamaged: another generation cannot be opened.
         """
         stop = stop or threading.Event()
         wanted: StoreState | None = None
         live: LiveItems | None = None
-        last_length, progress_at = -1, time.monotonic()
+        last_count, progress_at = -1, time.monotonic()
         while True:
             wanted = wanted or place.store()
             if wanted is not None:
@@ -134,24 +139,24 @@ class LiveItems:
                 if live.sequence >= wanted.sequence:
                     live.follow_graph()
                     return live
-                if live.length != last_length:
-                    last_length, progress_at = live.length, time.monotonic()
+                if live.count != last_count:
+                    last_count, progress_at = live.count, time.monotonic()
             if stop.wait(POLL_SECONDS):
                 raise Unavailable("the service stops")
             if time.monotonic() - progress_at > STALL_SECONDS:
                 version = retriever.manifest.bundle_version[:12]
                 raise Unavailable(
-                    f"bundle {version}: its live items were not derived in time; nothing was for "
+                    f"bundle {version}: its live items were not encoded in time; none was for "
                     f"{STALL_SECONDS:g} s, and the log of the catalogue's process says why"
                 )
 
     @classmethod
     def _opened(cls, retriever: Retriever, place: LivePlace, store: StoreState) -> "LiveItems | None":
-        """The live items of a bundle without applied changes; None if there are no usable records yet."""
+        """The live items of a bundle without applied changes; None if none can be read yet."""
         origin = origin_of(retriever.manifest, store.store_id)
         try:
-            return cls(retriever, records_path(place.folder, origin), origin, place.end_of(origin))
-        except (FileNotFoundError, RecordsDamaged):  # the process that derives will begin a file
+            return cls(retriever, folder_of(place.folder, origin), origin, place.end_of(origin))
+        except (OSError, EncodedItemsDamaged):  # the process that encodes begins a file
             return None
 
     @property
@@ -160,38 +165,43 @@ class LiveItems:
         return self.segment.sequence
 
     @property
-    def length(self) -> int:
-        """Bytes of the records that have been derived."""
-        return self._reader.length
+    def count(self) -> int:
+        """Number of the changes that have been applied."""
+        return self._reader.last_id
 
     def advance(self) -> bool:
         """Apply the next changes, some hundred at most; returns whether there are more.
 
-        After records that cannot be applied no others are: the result would be a state that the store never
-        had. The damage is reported to the process that writes the records, and it begins another file.
+        After one that cannot be applied no others are: the result would be a state that the store never had.
+        The damage is reported to the process that encodes, and it begins another file.
         """
-        if self._is_damaged or not self._reader.has_more:
-            return False
         try:
-            records, sequence = self._reader.read(self._end())
-            self.segment.apply(records)
+            if self._is_damaged or not self._reader.has_more:
+                return False
+            items, sequence = self._reader.read(self._end())
+            self.segment.apply(items)
+        except OSError as error:  # such as a lock of SQLite's; the next call tries again
+            if str(error) != self._error:
+                log.error("%s", error)
+            self._error = str(error)
+            return False
         except Exception as error:  # of any kind: the worker answers from what it has
             self._is_damaged = True
-            log.error("%s", error, exc_info=None if isinstance(error, RecordsDamaged) else error)
+            log.error("%s", error, exc_info=None if isinstance(error, EncodedItemsDamaged) else error)
             self._reader.report_damage()
             return False
         if sequence is not None:
             self.segment.sequence = sequence
-        return bool(records) and self._reader.has_more
+        return bool(items) and self._reader.has_more
 
     def catch_up(self) -> None:
-        """Apply all changes that have been derived."""
+        """Apply all changes that have been encoded."""
         while self.advance():
             pass
 
     def follow_graph(self) -> None:
         """Open the graph over the segment's first rows if its file is new or has changed; from any thread."""
-        path = graph_path(self._path, self._reader.generation)
+        path = graph_path(self._folder, self._reader.generation)
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -210,26 +220,18 @@ class LiveItems:
 
     @property
     def is_superseded(self) -> bool:
-        """Whether other records have taken the place of these."""
+        """Whether there is another generation of encoded items."""
         return self._reader.is_superseded
 
     def reopened(self) -> "LiveItems":
-        """The same bundle with the current generation of records, all of them applied.
-
-        Raises:
-            FileNotFoundError, RecordsDamaged: as the class.
-        """
-        live = LiveItems(self._base, self._path, self._origin, self._end)
+        """The same bundle with the current generation, all of it applied; errors as the class."""
+        live = LiveItems(self._base, self._folder, self._origin, self._end)
         live.catch_up()
         live.follow_graph()
         return live
 
     def updated(self) -> "LiveItems":
-        """The same bundle with all that has been derived; for a process with one thread.
-
-        Raises:
-            FileNotFoundError, RecordsDamaged: as the class.
-        """
+        """The same bundle with all that is encoded; for a process with one thread; errors as the class."""
         live = self.reopened() if self.is_superseded else self
         live.catch_up()
         live.follow_graph()

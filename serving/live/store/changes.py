@@ -1,4 +1,4 @@
-"""The feed of changes of a store of items, from which records and bundles are derived."""
+"""The feed of changes of a store of items, from which bundles are built, and items encoded."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol

@@ -63,7 +63,7 @@ def advance(connection: Connection, sequence: int) -> Position:
 
 
 def require_same_history(connection: Connection, meta: Any, store_id: str, known: Position) -> Position:
-    """Refuse another store or history than before: records derived from both would be mixed.
+    """Refuse another store or history than before: what was encoded of both would be mixed.
 
     Args:
         meta: the row of `META`.

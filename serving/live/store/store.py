@@ -202,7 +202,7 @@ class Store:
     def assign_new_id(self) -> None:
         """Give the store a new id, as it is due to one that was restored from a copy.
 
-        What was derived from it, or read of its changes, is of another store then. If another process has
+        What was encoded of it, or read of its changes, is of another store then. If another process has
         done so since it was opened, the id is that one's.
 
         Raises:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from protos import bundle
-from serving.live.deriving.record_deriver import Deriver
-from serving.live.record_format import origin_of, records_path
+from serving.live.encoded_items import folder_of, origin_of
+from serving.live.encoding.change_encoder import ChangeEncoder
 from serving.live.search.live_items import LiveItems
 from serving.live.store.changes import Change, Position
 from serving.retrieval.encoder import item_encoder
@@ -50,13 +50,13 @@ class MemoryFeed:
 
 
 class LiveWorld:
-    """A bundle, a store, its deriver and a worker, all in one thread, and the truth beside them."""
+    """A bundle, a store, its encoder and a worker, all in one thread, and the truth beside them."""
 
     def __init__(self, folder: Path, place: Path, base: Retriever | None = None) -> None:
         self.folder, self.place, self.feed = folder, place, MemoryFeed()
         self.base = base or Retriever.load(folder)
         self._encode = item_encoder(folder, self.base.manifest)
-        self.deriver = Deriver(folder, self.feed, place)
+        self.encoder = ChangeEncoder(folder, self.feed, place)
         self.origin = origin_of(self.base.manifest, self.feed.store_id)
         ids = self.base.items.ids
         self.truth = dict(zip(ids, self.base.item_vectors, strict=True))  # item id -> vector (D,)
@@ -64,7 +64,7 @@ class LiveWorld:
 
     def open(self) -> LiveItems:
         """One more worker."""
-        return LiveItems(self.base, records_path(self.place, self.origin), self.origin)
+        return LiveItems(self.base, folder_of(self.place, self.origin), self.origin)
 
     def put(self, item_id: str, text: str, **fields: str) -> int:
         """Write an item in the store, and in the truth."""
@@ -79,10 +79,10 @@ class LiveWorld:
     def sync(self) -> dict[int, str]:
         """Derive and apply what was written; returns what failed."""
         before = self.live.sequence
-        self.deriver.run_once()
+        self.encoder.run_once()
         self.live.catch_up()
         assert self.live.sequence == self.feed.sequence()
-        return {sequence: why for sequence, why in self.deriver.failures.items() if sequence > before}
+        return {sequence: why for sequence, why in self.encoder.failures.items() if sequence > before}
 
     def expected(self, vector: Vectors, k: int, without: frozenset[str] = frozenset()) -> list[float]:
         """The scores of the `k` best items, by comparing all."""

@@ -17,8 +17,8 @@ from serving.client.items import ItemState
 from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply, error_document
 from serving.live.process.frame_socket import Frame
 from serving.retrieval.retriever import Retriever
+from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.segments.growing import GrowingSegment
-from serving.segments.record import Record, RecordKind
 from serving.server import RetrievalServer
 from serving.shared_state import CATALOGUE, SharedState
 from tests.helpers.serving.catalogue_end import Answering
@@ -146,8 +146,8 @@ def read(retriever: Retriever, max_bytes: int, *ids: str) -> wire.GetResponse:
     vector = bytes(4 * retriever.manifest.dimension)
     growing.apply(
         [
-            Record(1, "new", RecordKind.ITEM, b"", b"", vector),
-            Record(2, "item-003", RecordKind.DELETED, b"", b"", b""),
+            EncodedItem(1, "new", EncodedKind.ITEM, b"", b"", vector),
+            EncodedItem(2, "item-003", EncodedKind.DELETED, b"", b"", b""),
         ]
     )
     champion = SimpleNamespace(retriever=retriever.with_live_items(built, growing))

@@ -193,7 +193,7 @@ def test_a_full_disk_refuses_writes_and_loses_none_and_the_service_goes_on(small
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="there is no prlimit")
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # whose files the limit does not touch
-def test_records_that_cannot_be_written_refuse_writes_until_they_can(
+def test_encoded_items_that_cannot_be_written_refuse_writes_until_they_can(
     plain: Path, url: str, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
@@ -201,9 +201,9 @@ def test_records_that_cannot_be_written_refuse_writes_until_they_can(
         owner = service.catalogue_pid()
         with RetrievalClient(service.address, 3.0, retries=False) as client:
             client.upsert([item("a", FAR)])
-            (records,) = (cache / "live").rglob("*.records")
+            (log,) = (cache / "live").rglob("*.db-wal")
             before = resource.prlimit(owner, resource.RLIMIT_FSIZE)
-            resource.prlimit(owner, resource.RLIMIT_FSIZE, (records.stat().st_size, before[1]))
+            resource.prlimit(owner, resource.RLIMIT_FSIZE, (log.stat().st_size, before[1]))
             with pytest.raises(Unavailable):  # it is durable, and not found before the deadline
                 client.upsert([item("late", "kelimo")])
             with pytest.raises(Unavailable, match="cannot be encoded now, and nothing was written") as caught:

@@ -23,18 +23,19 @@ from protos.errors import (
     UnknownItem,
 )
 from serving.client import RetrievalClient
-from serving.live.deriving.record_deriver import Deriver
-from serving.live.record_format import LENGTH, SEQUENCE, packed
+from serving.live import encoded_items
+from serving.live.encoding.change_encoder import ChangeEncoder
 from serving.live.search import live_items as live_bundle
 from serving.live.search import sequence_waits as waiting
 from serving.live.search.live_items import LiveItems, LivePlace, StoreState
+from serving.live.store.changes import Position
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.rollout.hot_swap import HotSwapper
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
-from serving.segments.record import Record, RecordKind
+from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.server import RetrievalServer
 from serving.shared_state import NEXT, TARGET, SharedState
 from tests.helpers.answers import differences
@@ -52,8 +53,8 @@ class Host:
         self.feed = MemoryFeed()
         self.folder, self.path = folder, place
         self.place = LivePlace(place, lambda: StoreState(self.feed.store_id, self.feed.sequence()))
-        self.deriver = Deriver(folder, self.feed, place)
-        self.deriver.run_once()
+        self.encoder = ChangeEncoder(folder, self.feed, place)
+        self.encoder.run_once()
         self.bundle = LoadedBundle.load(folder).with_live(self.place)
         self.server = RetrievalServer(self.bundle)
 
@@ -74,7 +75,7 @@ def client(host: Host) -> Iterator[RetrievalClient]:
 
 def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None:
     sequence = host.feed.put("new", {"text": ZOO}, {"name": ZOO, "section": "zoo", "unknown": "x"})
-    later = threading.Timer(0.3, host.deriver.run_once)
+    later = threading.Timer(0.3, host.encoder.run_once)
     later.start()
     answer = client.search(ZOO, k=1, min_sequence=sequence)
     later.join()
@@ -82,7 +83,7 @@ def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None
     assert answer.hits[0].fields == {"name": ZOO, "section": "zoo"}
     assert answer.sequence == sequence
     gone = host.feed.put("new")
-    host.deriver.run_once()
+    host.encoder.run_once()
     (batch, other) = client.search_batch([ZOO, "a"], k=300, min_sequence=gone)
     assert "new" not in {hit.id for hit in (*batch.hits, *other.hits)}
     assert len(batch.hits) == len(other.hits) == 300
@@ -91,7 +92,7 @@ def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None
 
 def test_a_stream_waits_for_a_write_in_its_order(host: Host, client: RetrievalClient) -> None:
     sequence = host.feed.put("new", {"text": ZOO})
-    later = threading.Timer(0.2, host.deriver.run_once)
+    later = threading.Timer(0.2, host.encoder.run_once)
     later.start()
     found = list(client.search_stream([ZOO, item_names(300)[7], ZOO], k=1, min_sequence=sequence))
     later.join()
@@ -118,7 +119,7 @@ def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
         calls = [stub.Search.future(one, timeout=20), stub.SearchBatch.future(batch, timeout=20)]
         wait_until(lambda: len(server._servicer.waits._waits) == 2)
         host.feed.put("new", {"text": ZOO})
-        host.deriver.run_once()
+        host.encoder.run_once()
         assert calls[0].result().hits[0].id == "new"
         assert calls[1].result().results[0].hits[0].id == "new"
         one.min_sequence = batch.min_sequence = 5
@@ -147,7 +148,7 @@ def test_no_more_searches_wait_than_may_and_those_that_go_make_room(
         calls[0] = search.future(request, timeout=20)
         wait_until(lambda: len(waits._waits) == 2)
         host.feed.put("new", {"text": ZOO})
-        host.deriver.run_once()
+        host.encoder.run_once()
         assert [each.result().sequence for each in calls] == [1, 1]
     assert not waits._waits
 
@@ -167,7 +168,7 @@ def test_a_sequence_that_the_store_cannot_have_given_is_refused_at_once(
     host: Host, client: RetrievalClient, sequence: int
 ) -> None:
     host.feed.put("new", {"text": ZOO})
-    host.deriver.run_once()
+    host.encoder.run_once()
     assert client.search("a", min_sequence=1).hits
     text = f"min_sequence: expected a sequence that the store has given, .* known is 1, got {sequence}"
     with pytest.raises(InvalidInput, match=text):
@@ -205,7 +206,7 @@ def test_live_items_are_queries_and_can_be_excluded(host: Host, client: Retrieva
     host.feed.put("new", {"text": ZOO})
     host.feed.put("item-007", {"text": ZOO + " ke"})
     sequence = host.feed.put("item-008")
-    host.deriver.run_once()
+    host.encoder.run_once()
     answer = client.search(Query(item_id="new"), k=2, min_sequence=sequence)
     assert answer.hits[0].id == "item-007"  # the new version
     answer = client.search(Query(item_id="new"), k=2, exclude=["item-007"])
@@ -220,8 +221,8 @@ def test_an_item_that_cannot_be_encoded_hides_its_old_version_and_no_other(
     host.feed.put("new", {"text": ZOO})
     wrong = host.feed.put("item-007", {"text": 7.0})
     sequence = host.feed.put("other", {"text": ZOO})
-    host.deriver.run_once()
-    assert host.deriver.failures == {wrong: "features.text: expected a string, got float"}
+    host.encoder.run_once()
+    assert host.encoder.failures == {wrong: "features.text: expected a string, got float"}
     answer = client.search(ZOO, k=1000, min_sequence=sequence)
     ids = {hit.id for hit in answer.hits}
     assert {"new", "other"} < ids
@@ -235,11 +236,11 @@ def test_a_swap_waits_until_the_new_bundle_has_what_the_old_one_had(
     host.feed.put("new", {"text": ZOO})
     host.feed.put("item-007")
     folder = copy_with_snapshot(host.folder, tmp_path / "other", Snapshot("another store", 1))
-    other = Deriver(folder, host.feed, host.path)
+    other = ChangeEncoder(folder, host.feed, host.path)
     other.run_once()
     loaded = LoadedBundle.load(folder).with_live(host.place)
     sequence = host.feed.put("item-008")
-    host.deriver.run_once()  # the new bundle has not got this one
+    host.encoder.run_once()  # the new bundle has not got this one
     assert client.search("a", min_sequence=sequence).sequence == sequence
     swapped = threading.Event()
     host.server.swap(TrafficSplit(loaded), swapped.set)
@@ -259,7 +260,7 @@ def test_a_bundle_that_was_built_from_the_store_takes_what_came_later(host: Host
     host.feed.put("new", {"text": ZOO})  # as if this was in the bundle
     sequence = host.feed.put("item-008")
     folder = copy_with_snapshot(host.folder, tmp_path / "other", Snapshot(host.feed.store_id, 1))
-    other = Deriver(folder, host.feed, host.path)
+    other = ChangeEncoder(folder, host.feed, host.path)
     assert other.sequence == 1
     other.run_once()
     live = LoadedBundle.load(folder).with_live(host.place).live
@@ -273,14 +274,14 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
     live = host.bundle.live
     assert live is not None
     host.feed.put("new", {"text": ZOO})
-    host.deriver.run_once()
+    host.encoder.run_once()
     live.catch_up()
     retriever = host.bundle.retriever
     prepared = [retriever.prepare(Query(item_id="new")), retriever.prepare(Query(ZOO))]
     options = [retriever.search_options(5), retriever.search_options(5, ["item-007", "new"])]
     host.feed.put("new", {"text": ZOO + "zo"})
     host.feed.put("item-007", {"text": ZOO})
-    host.deriver.run_once()
+    host.encoder.run_once()
     live.catch_up()
     found = retriever.find(retriever.encode_prepared(prepared), options)
     ids = [[retriever.items.ids[row] for row in each.rows] for each in found]
@@ -289,7 +290,7 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
     assert not {"new", "item-007"} & set(ids[1])
 
 
-def test_a_worker_changes_over_to_records_that_were_written_anew(host: Host, client: RetrievalClient) -> None:
+def test_a_worker_changes_over_to_another_generation(host: Host, client: RetrievalClient) -> None:
     state = SharedState.create((TARGET, NEXT, "worker 0"))
     state.write(TARGET, {"serial": 1})
     swapper = HotSwapper(state, "worker 0", TrafficSplit(host.bundle), 1, _no_load, host.server.swap)
@@ -297,10 +298,10 @@ def test_a_worker_changes_over_to_records_that_were_written_anew(host: Host, cli
     host.feed.put("item-007")
     for n in range(20):
         host.feed.put("new", {"text": f"{ZOO} {n}"}, {"name": str(n)})
-        host.deriver.run_once()
+        host.encoder.run_once()
     before = client.search(ZOO, k=300, min_sequence=21)
     assert before.hits[0].fields == {"name": "19"}
-    host.deriver._writer = host.deriver._writer.compacted()
+    host.encoder._writer.compact()
     served = host.server._servicer
     wait_until(lambda: served.split.champion is not host.bundle)
     live = served.split.champion.live
@@ -310,7 +311,7 @@ def test_a_worker_changes_over_to_records_that_were_written_anew(host: Host, cli
     assert after.sequence == 21
     assert differences([before], [after]) == []
     sequence = host.feed.put("other", {"text": ZOO})
-    host.deriver.run_once()
+    host.encoder.run_once()
     assert client.search(ZOO, k=1, min_sequence=sequence).hits[0].id == "other"
     swapper.stop()
 
@@ -319,24 +320,24 @@ def _no_load(folder: Path, version: str) -> LoadedBundle:
     raise AssertionError("no bundle is to be loaded")
 
 
-def test_a_bundle_is_opened_as_soon_as_all_of_the_store_was_derived_for_it(host: Host) -> None:
+def test_a_bundle_is_opened_as_soon_as_all_of_the_store_is_encoded_for_it(host: Host) -> None:
     sequence = host.feed.put("new", {"text": ZOO})
-    later = threading.Timer(0.3, host.deriver.run_once)
+    later = threading.Timer(0.3, host.encoder.run_once)
     later.start()
     live = LiveItems.open(Retriever.load(host.folder), host.place)
     assert live.sequence == sequence
     later.join()
 
 
-def test_a_bundle_whose_live_items_are_not_derived_is_not_opened(
+def test_a_bundle_whose_live_items_are_not_encoded_is_not_opened(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_bundle, "STALL_SECONDS", 0.2)
     retriever = Retriever.load(host.folder)
     host.feed.put("new", {"text": ZOO})
-    with pytest.raises(Unavailable, match="its live items were not derived in"):
+    with pytest.raises(Unavailable, match="its live items were not encoded in"):
         LiveItems.open(retriever, host.place)
-    with pytest.raises(Unavailable, match="were not derived"):
+    with pytest.raises(Unavailable, match="were not encoded"):
         LiveItems.open(retriever, LivePlace(host.path, lambda: None))
     stop = threading.Event()
     stop.set()
@@ -344,53 +345,49 @@ def test_a_bundle_whose_live_items_are_not_derived_is_not_opened(
         LiveItems.open(retriever, host.place, stop)
 
 
-def test_damaged_records_stop_no_answers_until_they_are_derived_again(
-    host: Host, client: RetrievalClient
+def test_damaged_rows_stop_no_answers_until_they_are_encoded_again(
+    host: Host, client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.feed.put("new", {"text": ZOO})
-    host.deriver.run_once()
+    host.encoder.run_once()
     assert client.search(ZOO, k=1, min_sequence=1).hits[0].id == "new"
-    (path,) = (host.path / host.feed.store_id).glob("*.records")
+    writer = host.encoder._writer
     host.feed.put("other", {"text": ZOO})
-    before = path.stat().st_size
-    with path.open("r+b") as file:  # as a fault of the disk, between two looks of the worker
-        records = host.deriver._derived(host.feed.changes(1, 10))
-        content = b"".join(map(packed, records))
-        file.seek(before)
-        file.write(content[:-1] + bytes([content[-1] ^ 1]))
-    host.deriver._writer._cells[LENGTH] = before + len(content)
-    host.deriver._writer._cells[SEQUENCE] = 2
+    with monkeypatch.context() as patch:  # as a fault of the disk
+        patch.setattr(encoded_items, "_checksum", lambda *columns: 0)
+        writer.append(host.encoder._encoded(host.feed.changes(1, 10)), Position(2, 2))
     for _ in range(5):
         assert client.search(ZOO, k=1).sequence == 1
-    host.deriver.run_once()  # the worker has told it
+    assert writer.has_damage_report
+    host.encoder.run_once()
     assert host.bundle.reopened().sequence == 2
-    assert [*path.parent.glob("*.damaged")] == []
+    assert not writer.has_damage_report
 
 
 @pytest.mark.parametrize(
-    "record",
+    "item",
     [
-        Record(2, "other", RecordKind.SAME, b"", b"", b""),  # of no earlier version
-        Record(2, "other", RecordKind.ITEM, b"", b"", b"abc"),  # no vector
+        EncodedItem(2, "other", EncodedKind.SAME, b"", b"", b""),  # of no earlier version
+        EncodedItem(2, "other", EncodedKind.ITEM, b"", b"", b"abc"),  # no vector
     ],
 )
-def test_records_that_cannot_be_applied_are_not_skipped(
-    host: Host, client: RetrievalClient, record: Record
+def test_items_that_cannot_be_applied_are_not_skipped(
+    host: Host, client: RetrievalClient, item: EncodedItem
 ) -> None:
     host.feed.put("new", {"text": ZOO})
-    host.deriver.run_once()
+    host.encoder.run_once()
     client.search(ZOO, k=1, min_sequence=1)
     host.feed.put("other", {"text": ZOO})
-    host.deriver._writer.append([record], 2)
-    wait_until(lambda: host.deriver._writer.has_damage_report)
+    host.encoder._writer.append([item], Position(2, 2))
+    wait_until(lambda: host.encoder._writer.has_damage_report)
     host.feed.put("third", {"text": ZOO})
-    host.deriver._writer.append(host.deriver._derived(host.feed.changes(2, 10)), 3)
+    host.encoder._writer.append(host.encoder._encoded(host.feed.changes(2, 10)), Position(3, 3))
     for _ in range(5):
         answer = client.search(ZOO, k=300)
         assert answer.sequence == 1
         assert not {"other", "third"} & {each.id for each in answer.hits}
-    host.deriver.run_once()
-    assert not host.deriver._writer.has_damage_report
+    host.encoder.run_once()
+    assert not host.encoder._writer.has_damage_report
     live = host.bundle.reopened().live
     assert live is not None
     assert live.sequence == 3
@@ -400,7 +397,7 @@ def test_records_that_cannot_be_applied_are_not_skipped(
 def test_splits_of_traffic_have_the_least_sequence(host: Host) -> None:
     behind = LoadedBundle.load(host.folder)
     host.feed.put("new", {"text": ZOO})
-    host.deriver.run_once()
+    host.encoder.run_once()
     ahead = replace(behind).with_live(host.place)
     assert ahead.sequence == 1
     assert TrafficSplit(ahead, behind, 0.5).sequence == 0

@@ -8,8 +8,8 @@ import pytest
 from protos.bundle import read_manifest
 from serving.segments.brute_force_buffer import OUTDATED, SHARE
 from serving.segments.catalogue import Catalogue
+from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.segments.growing import GrowingSegment
-from serving.segments.record import Record, RecordKind
 from tests.helpers.serving.segments import segment_of
 
 DIMENSION = 4
@@ -25,7 +25,7 @@ def write(growing: GrowingSegment, *names: str) -> None:
     vectors = draw.normal(size=(len(names), DIMENSION)).astype(np.float32)
     growing.apply(
         [
-            Record(growing.count + n + 1, name, RecordKind.ITEM, b"", b"{}", vector.tobytes())
+            EncodedItem(growing.count + n + 1, name, EncodedKind.ITEM, b"", b"{}", vector.tobytes())
             for n, (name, vector) in enumerate(zip(names, vectors, strict=True))
         ]
     )
@@ -60,7 +60,7 @@ def test_random_writes_deletes_and_graphs(growing: GrowingSegment) -> None:
         write(growing, *{f"new-{n}" for n in draw.integers(400, size=draw.integers(1, 30))})
         if draw.random() < 0.3:
             gone = f"new-{draw.integers(400)}"
-            growing.apply([Record(growing.count, gone, RecordKind.DELETED)])
+            growing.apply([EncodedItem(growing.count, gone, EncodedKind.DELETED)])
         if draw.random() < 0.05:  # a graph covers more rows
             first = int(draw.integers(first, growing.count + 1))
         if draw.random() < 0.5:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from serving.client import where
+from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.segments.growing import FIRST_CAPACITY, GrowingSegment
 from serving.segments.growing_columns import GrowingColumns
-from serving.segments.record import Record, RecordKind
 from tests.helpers.serving.segments import segment_of
 
 
@@ -22,9 +22,9 @@ class Empty:
         return None
 
 
-def records(first: int, count: int) -> list[Record]:
+def records(first: int, count: int) -> list[EncodedItem]:
     return [
-        Record(n, f"item-{n}", RecordKind.ITEM, b"", b"", np.full(2, n, np.float32).tobytes())
+        EncodedItem(n, f"item-{n}", EncodedKind.ITEM, b"", b"", np.full(2, n, np.float32).tobytes())
         for n in range(first, first + count)
     ]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from serving.index.hnsw_index import HnswIndex
-from serving.live.deriving import graph_builder
-from serving.live.record_format import GRAPH_SUFFIX
+from serving.live.encoded_items import GRAPH_SUFFIX, folder_of
+from serving.live.encoding import graph_builder
 from serving.live.search.live_items import LiveItems
 from serving.retrieval.query import PLAIN, EncodedQueries, Query
 from serving.segments import growing_graph as graphs
@@ -26,12 +26,12 @@ def world(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(graph_builder, "MIN_GRAPH_ITEMS", 512)
     world = LiveWorld(plain, tmp_path)
     yield world
-    world.deriver.close()
+    world.encoder.close()
 
 
 def settled(world: LiveWorld) -> LiveItems:
     world.sync()
-    world.deriver._graphs.wait()
+    world.encoder._graphs.wait()
     world.live = world.live.updated()
     return world.live
 
@@ -80,7 +80,7 @@ def test_a_graph_as_large_as_the_bundles_is_searched_as_widely(world: LiveWorld)
     for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
     live, manifest = settled(world), world.base.manifest
-    (path,) = (world.place / world.origin.store_id).glob(f"*{GRAPH_SUFFIX}")
+    (path,) = folder_of(world.place, world.origin).glob(f"*{GRAPH_SUFFIX}")
     for items, ef_search, expected in ((1199, 200, 200), (1200, 200, 100), (1200, 40, 32), (300, 16, 16)):
         changed = replace(manifest, count=items, index=replace(manifest.index, ef_search=ef_search))
         found = graphs.open_graph(path, changed, live.segment.row_vectors)
@@ -92,12 +92,12 @@ def test_a_new_generation_of_records_gets_a_new_graph(world: LiveWorld) -> None:
     for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
     settled(world)
-    folder = world.place / world.origin.store_id
+    folder = folder_of(world.place, world.origin)
     (before,) = folder.glob(f"*{GRAPH_SUFFIX}")
     for n in range(50):
         world.delete(f"new-{n}")
     world.sync()
-    world.deriver._writer = world.deriver._writer.compacted()
+    world.encoder._writer.compact()
     live = settled(world)
     (after,) = folder.glob(f"*{GRAPH_SUFFIX}")
     assert before != after
@@ -109,7 +109,7 @@ def test_a_damaged_graph_is_not_used(world: LiveWorld) -> None:
     for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
     settled(world)
-    (path,) = (world.place / world.origin.store_id).glob(f"*{GRAPH_SUFFIX}")
+    (path,) = folder_of(world.place, world.origin).glob(f"*{GRAPH_SUFFIX}")
     content = bytearray(path.read_bytes())
     content[8] ^= 255
     path.unlink()
@@ -125,17 +125,17 @@ def test_a_damaged_graph_is_not_used(world: LiveWorld) -> None:
 def test_a_graph_that_is_being_built_is_given_up(world: LiveWorld) -> None:
     for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
-    world.deriver.run_once()
-    world.deriver._graphs.wait()
-    folder = world.place / world.origin.store_id
+    world.encoder.run_once()
+    world.encoder._graphs.wait()
+    folder = folder_of(world.place, world.origin)
     (graph,) = folder.glob(f"*{GRAPH_SUFFIX}")
     graph.unlink()
     stop = threading.Event()
     builder = graph_builder.GraphBuilder(
-        world.deriver._writer.path, world.origin, world.deriver.manifest, stop
+        world.encoder._writer.folder, world.origin, world.encoder.manifest, stop
     )
     stop.set()
-    builder.check(600, 600, world.deriver._writer.generation)
+    builder.check(600, 600, world.encoder._writer.generation)
     builder.wait()
     assert not graph.exists()
 
@@ -222,7 +222,7 @@ def test_an_item_whose_vector_stays_keeps_its_row(world: LiveWorld) -> None:
     row = world.live.retriever.items.find("new")
     assert row is not None
     assert world.live.retriever.items.fields(row) == {"name": "19"}
-    world.deriver._writer = world.deriver._writer.compacted()
+    world.encoder._writer.compact()
     world.live = world.live.reopened()
     assert world.live.retriever.items.fields(row) == {"name": "19"}
 
@@ -249,4 +249,4 @@ def test_churn_loses_no_item(plain: Path, tmp_path: Path) -> None:
         shares.append(found_first(world, there))
     assert searched >= 5
     assert min(shares) >= 0.999, shares
-    world.deriver.close()
+    world.encoder.close()

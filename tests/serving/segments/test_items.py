@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.segments.growing import GrowingSegment
 from serving.segments.items import Items
-from serving.segments.record import Record, RecordKind
 from serving.segments.searcher import Searcher
 from tests.helpers.serving.segments import segment_of
 
@@ -28,8 +28,8 @@ class Counting:
         return self.ids.index(item_id) if item_id in self.ids else None
 
 
-def record(sequence: int, item_id: str, kind: RecordKind = RecordKind.ITEM) -> Record:
-    return Record(sequence, item_id, kind, b"", b"", bytes(8) if kind is RecordKind.ITEM else b"")
+def record(sequence: int, item_id: str, kind: EncodedKind = EncodedKind.ITEM) -> EncodedItem:
+    return EncodedItem(sequence, item_id, kind, b"", b"", bytes(8) if kind is EncodedKind.ITEM else b"")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def made() -> SimpleNamespace:
     live = GrowingSegment(built, 2)
     live.apply([record(n + 1, f"item-{n}") for n in range(10)])
     live.apply([record(n + 11, f"new-{n}") for n in range(WRITTEN)])
-    live.apply([record(WRITTEN + 11, "new-0", RecordKind.DELETED), record(WRITTEN + 12, "new-1")])
+    live.apply([record(WRITTEN + 11, "new-0", EncodedKind.DELETED), record(WRITTEN + 12, "new-1")])
     return SimpleNamespace(base=base, live=live, items=Items(Searcher(built, live)))
 
 

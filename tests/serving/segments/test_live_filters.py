@@ -17,8 +17,8 @@ from serving.filters.expression import Filter
 from serving.filters.plan import Plan
 from serving.retrieval.query import PreparedQuery, Query
 from serving.retrieval.retriever import Retriever
+from serving.segments.encoded_item import EncodedItem
 from serving.segments.growing import GrowingSegment
-from serving.segments.record import Record
 from tests.helpers.filter_oracle import FILTERS, passes
 from tests.helpers.serving.cataloguing import catalogue_service
 from tests.helpers.serving.live import LiveWorld
@@ -120,7 +120,7 @@ def test_any_filter_holds_of_any_items(
         assert shop.world.sync() == {}
         for query in queries:
             shop.check(*query)
-    shop.world.deriver.close()
+    shop.world.encoder.close()
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_the_nearest_rows_are_those_that_pass(share: float, rows: int, queries: 
     vectors = random.standard_normal((queries, 4)).astype(np.float32)
     passing = random.random(rows) < share
     segment = GrowingSegment(segment_of(SimpleNamespace(ids=(), find=lambda item_id: None)), 4)
-    segment.apply([Record(n, f"{n}", vector=each.tobytes()) for n, each in enumerate(items)])
+    segment.apply([EncodedItem(n, f"{n}", vector=each.tobytes()) for n, each in enumerate(items)])
     found = segment._compare_passing(vectors, k, passing)
     scores = (vectors @ items.T)[:, passing]
     expected = -np.sort(-scores, axis=1)[:, :k]

@@ -14,9 +14,9 @@ from serving.client import where
 from serving.retrieval.answer import Answer, FusionMode, Timing
 from serving.retrieval.query import Query
 from serving.retrieval.response_bytes import ResponseWriter
+from serving.segments.encoded_item import EncodedItemsDamaged
 from serving.segments.growing_postings import GrowingPostings
 from serving.segments.packed_items import PackedItems
-from serving.segments.record import RecordsDamaged
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle
@@ -78,7 +78,7 @@ def test_written_items_are_ranked_as_all_others(wide: Path, tmp_path: Path) -> N
                 texts[item_id] = " ".join(rng.choice([*vocabulary, "unknownword"], rng.integers(1, 12)))
                 world.put(item_id, texts[item_id])
         if turn == 3:  # another worker reads all of it at once
-            world.deriver.run_once()
+            world.encoder.run_once()
             world.live = world.open()
         assert not world.sync()
         for _ in range(15):
@@ -194,6 +194,6 @@ def test_the_postings_of_many_live_items_are_bounded(tmp_path: Path) -> None:
 
 def test_terms_that_are_not_whole_are_refused() -> None:
     postings = GrowingPostings()
-    with pytest.raises(RecordsDamaged, match="7 bytes"):
+    with pytest.raises(EncodedItemsDamaged, match="7 bytes"):
         postings.add(0, b"1234567")
     assert len(postings.of(0)[0]) == 0

@@ -64,17 +64,17 @@ class LiveMachine(RuleBasedStateMachine):
 
     @rule()
     def compact(self) -> None:
-        deriver = self.world.deriver
-        deriver._writer = deriver._writer.compacted()
+        encoder = self.world.encoder
+        encoder._writer.compact()
         assert self.world.live.is_superseded
         self.world.live = self.world.live.reopened()
 
     @rule()
     def restart(self) -> None:
-        self.world.deriver.close()
-        from serving.live.deriving.record_deriver import Deriver
+        self.world.encoder.close()
+        from serving.live.encoding.change_encoder import ChangeEncoder
 
-        self.world.deriver = Deriver(self.world.folder, self.world.feed, self.world.place)
+        self.world.encoder = ChangeEncoder(self.world.folder, self.world.feed, self.world.place)
         self.world.live = self.world.open()
         self.sync()
 

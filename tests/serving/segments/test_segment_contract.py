@@ -22,9 +22,9 @@ from serving.filters.planner import Found
 from serving.index.vector_index import Neighbours, Vectors
 from serving.segments.built import BuiltSegment
 from serving.segments.catalogue import Catalogue
+from serving.segments.encoded_item import EncodedItem
 from serving.segments.growing import GrowingSegment
 from serving.segments.packed_items import packed_hit
-from serving.segments.record import Record
 from serving.segments.segment import Segment
 from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.serving.segments import segment_of
@@ -58,7 +58,7 @@ def growing(folder: Path) -> GrowingSegment:
     for version in (0, 1):
         segment.apply(
             [
-                Record(
+                EncodedItem(
                     version * ITEMS + n + 1,
                     item_id,
                     hit=packed_hit(item_id, same.fields(n), parts=2),

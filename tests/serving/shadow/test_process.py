@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from protos import bundle
 from protos import retrieval_pb2 as wire
-from serving.live.record_format import records_path
+from serving.live.encoded_items import folder_of
 from serving.live.search.live_items import LivePlace, StoreState
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
@@ -267,20 +268,19 @@ def test_live_items_that_cannot_be_opened_again_leave_the_shadow_with_what_it_ha
     world = LiveWorld(equal, tmp_path / "live")
     world.put("first", "bavuti")
     world.sync()
-    path, kept = records_path(world.place, world.origin), tmp_path / "kept"
+    path = folder_of(world.place, world.origin) / f"{time.time_ns() + 10**12}.db"
     scene = Scene(LivePlace(world.place, lambda: StoreState(world.feed.store_id, world.feed.sequence())))
     try:
         scene.serve(champion.version)
         begin(scene, equal)
-        path.rename(kept)
-        path.write_bytes(b"junk")
+        path.write_bytes(b"junk" * 1000)
         scene.offer(champion, *asked(*TEXTS))
         assert scene.note()["queries"] == 40  # and the shadow has not ended
         errors = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
         assert len(errors) == 1
         assert errors[0].startswith("the shadow's live items cannot be opened again: ")
         assert str(path) in errors[0]
-        kept.rename(path)
+        path.unlink()
         world.put("second", "kelimo")
         world.sync()
         scene.offer(champion, *asked(*TEXTS[:1]))

@@ -16,7 +16,7 @@ from protos import bundle
 from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from serving.live.config import CatalogueConfig
-from serving.live.deriving import record_deriver as derivers
+from serving.live.encoding import change_encoder as encoders
 from serving.live.process import catalogue_process as processes
 from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply
 from serving.live.process.catalogue_process import CatalogueProcess
@@ -69,7 +69,7 @@ class Running:
 
     @property
     def derived(self) -> int:
-        return int(self.state.read(CATALOGUE).get("derived", 0))
+        return int(self.state.read(CATALOGUE).get("encoded", 0))
 
     @property
     def stored(self) -> int:
@@ -133,13 +133,13 @@ def test_a_restarted_process_takes_writes_before_it_has_opened_the_records(
     with running(plain, tmp_path, max_lag=5) as process:
         process.write(*[f"a-{n}" for n in range(10)])
         wait_until(lambda: process.derived == 10)
-    release, encoder = threading.Event(), vars(derivers)["Encoder"]
+    release, encoder = threading.Event(), vars(encoders)["Encoder"]
 
     def slow(*arguments: Any) -> Any:
         release.wait(20)
         return encoder(*arguments)
 
-    monkeypatch.setattr(derivers, "Encoder", slow)
+    monkeypatch.setattr(encoders, "Encoder", slow)
     with running(plain, tmp_path) as process:
         asked = process.send("b")
         wait_until(lambda: process.stored == 11)
@@ -149,14 +149,14 @@ def test_a_restarted_process_takes_writes_before_it_has_opened_the_records(
 
 
 def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Let every deriver wait for the event before it derives."""
-    release, run_once = threading.Event(), derivers.Deriver.run_once
+    """Let every encoder wait for the event before it derives."""
+    release, run_once = threading.Event(), encoders.ChangeEncoder.run_once
 
-    def slow(deriver: derivers.Deriver, *progress: Callable[[], None]) -> object:
+    def slow(encoder: encoders.ChangeEncoder, *progress: Callable[[], None]) -> object:
         release.wait(20)
-        return run_once(deriver, *progress)
+        return run_once(encoder, *progress)
 
-    monkeypatch.setattr(derivers.Deriver, "run_once", slow)
+    monkeypatch.setattr(encoders.ChangeEncoder, "run_once", slow)
     return release
 
 
@@ -168,7 +168,7 @@ def test_writes_are_refused_while_encoding_is_far_behind(
     with running(plain, tmp_path, max_lag=5) as process:
         asked = process.send(*"abcdef")
         wait_until(lambda: process.stored == 6)
-        wait_until(lambda: process.process._derivations and process.process._derivations.sequence == 0)
+        wait_until(lambda: process.process._encoders and process.process._encoders.sequence == 0)
         with pytest.raises(Overloaded, match=expected):
             process.write("g")
         release.set()
@@ -503,19 +503,19 @@ def test_a_read_is_bounded_as_the_answers_of_the_service(plain: Path, tmp_path: 
             process.ask(FrameKind.GET, json.dumps(["a", "b"]).encode()).reply()
 
 
-def test_the_heart_beats_while_much_is_derived(
+def test_the_heart_beats_while_much_is_encoded(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(derivers, "PAGE", 1)
+    monkeypatch.setattr(encoders, "PAGE", 1)
     with running(plain, tmp_path) as process:
         process.write("a")
-        derive, beats = derivers.Deriver._derived, []
+        encode, beats = encoders.ChangeEncoder._encoded, []
 
-        def noted(deriver: derivers.Deriver, changes: Any) -> Any:
+        def noted(encoder: encoders.ChangeEncoder, changes: Any) -> Any:
             beats.append(process.beats.count())
-            return derive(deriver, changes)
+            return encode(encoder, changes)
 
-        monkeypatch.setattr(derivers.Deriver, "_derived", noted)
+        monkeypatch.setattr(encoders.ChangeEncoder, "_encoded", noted)
         process.write("b", "c", "d")
         assert len(beats) >= 3
         assert beats == sorted({*beats})

@@ -1,6 +1,6 @@
-"""Builds the HNSW graphs over live items, in the process that derives their records.
+"""Builds the HNSW graphs over live items, in the process that encodes them.
 
-A graph is built on a thread of low priority, and written beside the records; the workers load it
+A graph is built on a thread of low priority, and written beside them; the workers load it
 (`serving/segments/growing_graph.py`).
 """
 
@@ -18,10 +18,9 @@ import numpy as np
 from protos.bundle import Manifest
 from serving.index.hnsw_index import SPACE
 from serving.index.vector_index import Vectors
-from serving.live.derived_records import RecordReader
-from serving.live.record_format import GRAPH_SUFFIX, RecordOrigin, graph_path
+from serving.live.encoded_items import EncodedItemsReader, EncodedOrigin, graph_path
+from serving.segments.encoded_item import EncodedKind
 from serving.segments.growing_graph import CopyCounter
-from serving.segments.record import RecordKind
 
 log = logging.getLogger(__name__)
 
@@ -35,27 +34,29 @@ CHUNK = 512  # rows between two checks of `stop`
 
 
 class GraphBuilder:
-    """Builds the graph of one bundle's records; for the process that writes them.
+    """Builds the graph over one bundle's encoded items; for the process that writes them.
 
     Args:
-        path: of the records.
-        origin: of the records.
+        folder: of the encoded items.
+        origin: of the encoded items.
         manifest: of the bundle.
         stop: when it is set, a graph that is being built is given up.
     """
 
-    def __init__(self, path: Path, origin: RecordOrigin, manifest: Manifest, stop: threading.Event) -> None:
-        self._path, self._origin, self._stop = path, origin, stop
+    def __init__(
+        self, folder: Path, origin: EncodedOrigin, manifest: Manifest, stop: threading.Event
+    ) -> None:
+        self._folder, self._origin, self._stop = folder, origin, stop
         self._has_padding_dim = manifest.score.has_padding_dim
         self._thread: threading.Thread | None = None
         self._due = 0.0
         self._begin(0)
 
-    def check(self, records: int, live_items: int, generation: int) -> None:
+    def check(self, rows: int, live_items: int, generation: int) -> None:
         """Start to build if enough has been added.
 
         Args:
-            records: in the file.
+            rows: in the file.
             live_items: that they describe, each counted once.
             generation: of the file.
         """
@@ -64,7 +65,7 @@ class GraphBuilder:
         if generation != self._generation:
             self._begin(generation)
         is_wanted = self._graph is not None or live_items >= MIN_GRAPH_ITEMS
-        has_grown = records - self._read >= max(STEP, self._read // SHARE)
+        has_grown = rows - self._read >= max(STEP, self._read // SHARE)
         if is_wanted and has_grown and time.monotonic() >= self._due:
             self._thread = threading.Thread(target=self._run, name="live-graph", daemon=True)
             self._thread.start()
@@ -75,9 +76,9 @@ class GraphBuilder:
             self._thread.join()
 
     def _begin(self, generation: int) -> None:
-        """Build the next graph from the first record on."""
+        """Build the next graph from the first row on."""
         self._generation, self._read, self._rows = generation, 0, 0
-        self._reader: RecordReader | None = None
+        self._reader: EncodedItemsReader | None = None
         self._graph: hnswlib.Index | None = None
         self._copies = CopyCounter()
 
@@ -87,20 +88,20 @@ class GraphBuilder:
         try:
             self._grow()
         except Exception:  # of any kind: the workers compare all items meanwhile
-            log.exception("%s: no graph could be built", self._path)
+            log.exception("%s: no graph could be built", self._folder)
             self._begin(self._generation)
             self._due = time.monotonic() + RETRY_SECONDS
 
     def _grow(self) -> None:
         if self._reader is None:
-            self._reader = RecordReader(self._path, self._origin)
+            self._reader = EncodedItemsReader(self._folder, self._origin)
         if self._reader.generation != self._generation:  # the next `check` begins with the new generation
             return
         content: list[bytes] = []
         while self._reader.has_more and not self._stop.is_set():
-            records, _ = self._reader.read()
-            self._read += len(records)
-            vectors = [each.vector for each in records if each.kind is RecordKind.ITEM]
+            items, _ = self._reader.read()
+            self._read += len(items)
+            vectors = [each.vector for each in items if each.kind is EncodedKind.ITEM]
             content += filter(self._copies.count_and_admit, vectors)
         if content:
             graph = self._added(np.frombuffer(b"".join(content), np.float32).reshape(len(content), -1))
@@ -128,13 +129,10 @@ class GraphBuilder:
         return self._graph
 
     def _write(self, graph: hnswlib.Index) -> None:
-        path = graph_path(self._path, self._generation)
-        draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        path = graph_path(self._folder, self._generation)
+        draft = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
         try:
             graph.save_index(str(draft))
             draft.rename(path)
         finally:
             draft.unlink(missing_ok=True)
-        for other in path.parent.glob(f"{self._path.stem}.*{GRAPH_SUFFIX}"):
-            if other != path:
-                other.unlink(missing_ok=True)

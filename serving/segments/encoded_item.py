@@ -1,4 +1,4 @@
-"""One change of a growing segment."""
+"""An item as a bundle has encoded it: one change of a growing segment."""
 
 from enum import IntEnum
 from typing import NamedTuple
@@ -6,16 +6,16 @@ from typing import NamedTuple
 from protos.errors import TwinspireError
 
 
-class RecordKind(IntEnum):
+class EncodedKind(IntEnum):
     """What has become of an item."""
 
     ITEM = 0
     DELETED = 1
     FAILED = 2  # the item tower could not encode it, so no search may find it or its earlier version
-    SAME = 3  # an item with vector and terms of its earlier record, such as one whose price has changed
+    SAME = 3  # an item with the vector and the terms of its earlier row, such as one whose price has changed
 
 
-class Record(NamedTuple):
+class EncodedItem(NamedTuple):
     """The latest state of an item, as a bundle sees it.
 
     Args:
@@ -31,12 +31,12 @@ class Record(NamedTuple):
 
     sequence: int
     item_id: str
-    kind: RecordKind = RecordKind.ITEM
+    kind: EncodedKind = EncodedKind.ITEM
     hit: bytes = b""
     values: bytes = b""
     vector: bytes = b""
     terms: bytes = b""
 
 
-class RecordsDamaged(TwinspireError):
-    """Records cannot be applied, or a file of them is not what its header says; the text names the place."""
+class EncodedItemsDamaged(TwinspireError):
+    """Encoded items cannot be applied, or their file is damaged or belongs to something else."""

@@ -1,4 +1,4 @@
-"""The catalogue's process keeps the records of several bundles up to date, whatever fails meanwhile."""
+"""The catalogue's process encodes the items of several bundles, whatever fails meanwhile."""
 
 import json
 import os
@@ -14,15 +14,20 @@ import pytest
 from protos import bundle
 from protos.bundle import Snapshot
 from protos.errors import BundleError, Unavailable
-from serving.live import record_format
 from serving.live.config import CatalogueConfig
-from serving.live.derived_records import RecordReader, RecordWriter
-from serving.live.deriving import derived_bundles as module
-from serving.live.deriving import record_deriver as derivers
-from serving.live.deriving.derived_bundles import Derivations, KnownFeed
-from serving.live.deriving.record_deriver import Deriver
+from serving.live.encoded_items import (
+    EncodedItemsInUse,
+    EncodedItemsReader,
+    EncodedItemsWriter,
+    EncodedOrigin,
+    folder_of,
+    origin_of,
+)
+from serving.live.encoding import bundle_encoders as module
+from serving.live.encoding import change_encoder as encoders
+from serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
+from serving.live.encoding.change_encoder import ChangeEncoder
 from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
-from serving.live.record_format import RecordOrigin, RecordsInUse, origin_of, records_path
 from serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from serving.live.store.changes import Change
 from serving.live.store.database import copy_file
@@ -30,14 +35,14 @@ from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.segments.record import RecordKind
+from serving.segments.encoded_item import EncodedKind
 from serving.shared_state import NEXT, TARGET, SharedState
 from tests.helpers.serving.live import copy_with_snapshot
 from tests.helpers.waiting import wait_until
 
 
 class Host:
-    """A store, the bundles that a service names, and what derives their records."""
+    """A store, the bundles that a service names, and what encodes their items."""
 
     def __init__(self, folder: Path, place: Path) -> None:
         self.folder, self.place, self.url = folder, place, f"sqlite:///{place}/items.db"
@@ -45,20 +50,20 @@ class Host:
         self.feed = KnownFeed(self.store)
         self.state = SharedState.create((TARGET, NEXT))
         self.version = bundle.read_manifest(folder).bundle_version
-        self.derivations = self.service()
+        self.encoders = self.service()
         self.name(folder)
 
     @property
-    def origin(self) -> RecordOrigin:
+    def origin(self) -> EncodedOrigin:
         return origin_of(bundle.read_manifest(self.folder), self.store.store_id)
 
     @property
     def path(self) -> Path:
-        return records_path(self.place, self.origin)
+        return folder_of(self.place, self.origin)
 
-    def service(self, open_feed: Callable[[], Store] | None = None) -> Derivations:
+    def service(self, open_feed: Callable[[], Store] | None = None) -> BundleEncoders:
         """What another process of the host would have."""
-        return Derivations(
+        return BundleEncoders(
             self.state, KnownFeed(self.store), open_feed or (lambda: Store.open(self.url)), self.place
         )
 
@@ -76,15 +81,15 @@ class Host:
         self.store.write([WriteRequest(items)])
         return self.store.sequence()
 
-    def step(self, derivations: Derivations | None = None) -> Derivations:
+    def step(self, encoders: BundleEncoders | None = None) -> BundleEncoders:
         """One turn of the thread that commits."""
-        derivations = derivations or self.derivations
-        derivations._feed.known = self.store.position()
-        derivations.run_once()
-        return derivations
+        encoders = encoders or self.encoders
+        encoders._feed.known = self.store.position()
+        encoders.run_once()
+        return encoders
 
-    def reaches(self, sequence: int, derivations: Derivations | None = None) -> Callable[[], bool]:
-        return lambda: self.step(derivations).sequence == sequence
+    def reaches(self, sequence: int, encoders: BundleEncoders | None = None) -> Callable[[], bool]:
+        return lambda: self.step(encoders).sequence == sequence
 
 
 @pytest.fixture
@@ -92,45 +97,45 @@ def host(plain: Path, tmp_path: Path) -> Iterator[Host]:
     host = Host(plain, tmp_path)
     with closing(host.store):
         yield host
-        host.derivations.close()
+        host.encoders.close()
 
 
 def test_an_error_while_a_bundle_catches_up_is_told_and_the_next_attempt_succeeds(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sequence = host.put("a")
-    run_once = Deriver.run_once
+    run_once = ChangeEncoder.run_once
 
-    def fails(deriver: Deriver, *progress: Callable[[], None]) -> None:
+    def fails(encoder: ChangeEncoder, *progress: Callable[[], None]) -> None:
         raise Unavailable("the store is away")
 
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(Deriver, "run_once", fails)
+    monkeypatch.setattr(ChangeEncoder, "run_once", fails)
     wait_until(lambda: host.step().error == "the store is away")
     host.put("b")
-    monkeypatch.setattr(Deriver, "run_once", run_once)
+    monkeypatch.setattr(ChangeEncoder, "run_once", run_once)
     wait_until(host.reaches(sequence + 1))
     wait_until(lambda: host.step().error == "")  # it goes soon after the last change has been derived
     with pytest.raises(Unavailable):
-        RecordWriter.open(host.path, host.origin)
-    host.derivations.close()
-    RecordWriter.open(host.path, host.origin).close()
+        EncodedItemsWriter(host.path, host.origin)
+    host.encoders.close()
+    EncodedItemsWriter(host.path, host.origin).close()
 
 
-def test_a_deriver_that_cannot_begin_leaves_the_records_to_others(
+def test_an_encoder_that_cannot_begin_leaves_the_items_to_others(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*arguments: object) -> None:
         raise OSError("no graph")
 
     with monkeypatch.context() as patch:
-        patch.setattr(derivers, "GraphBuilder", fails)
+        patch.setattr(encoders, "GraphBuilder", fails)
         with pytest.raises(OSError, match="no graph"):
-            Deriver(host.folder, host.feed, host.place)
-    Deriver(host.folder, host.feed, host.place).close()
+            ChangeEncoder(host.folder, host.feed, host.place)
+    ChangeEncoder(host.folder, host.feed, host.place).close()
 
 
-def test_a_second_service_loads_nothing_while_the_first_derives(
+def test_a_second_service_loads_nothing_while_the_first_encodes(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sequence = host.put("a")
@@ -141,14 +146,14 @@ def test_a_second_service_loads_nothing_while_the_first_derives(
         opened.append("store")
         return Store.open(host.url)
 
-    encoder = vars(derivers)["Encoder"]
+    encoder = vars(encoders)["Encoder"]
 
     def open_encoder(*arguments: Any) -> Any:
         opened.append("encoder")
         return encoder(*arguments)
 
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(derivers, "Encoder", open_encoder)
+    monkeypatch.setattr(encoders, "Encoder", open_encoder)
     second = host.service(open_feed)
     wait_until(host.reaches(sequence, second))
     for n in range(5):
@@ -156,15 +161,15 @@ def test_a_second_service_loads_nothing_while_the_first_derives(
         wait_until(host.reaches(sequence))
         wait_until(host.reaches(sequence, second))
     assert opened == []
-    host.derivations.close()
+    host.encoders.close()
     wait_until(lambda: bool(host.step(second)) and opened == ["store", "encoder"])
     sequence = host.put("c")
     wait_until(host.reaches(sequence, second))
     second.close()
 
 
-def test_records_of_a_store_that_was_restored_and_written_on_are_derived_anew(host: Host) -> None:
-    """Its sequence alone does not show that the records are of changes that are lost."""
+def test_items_of_a_store_that_was_restored_and_written_on_are_encoded_anew(host: Host) -> None:
+    """Its sequence alone does not show that they are of changes that are lost."""
     wait_until(host.reaches(host.put("a")))
     with (
         closing(sqlite3.connect(host.place / "items.db")) as store,
@@ -172,29 +177,29 @@ def test_records_of_a_store_that_was_restored_and_written_on_are_derived_anew(ho
     ):
         store.backup(kept)
         wait_until(host.reaches(host.put("b")))
-        host.derivations.close()
+        host.encoders.close()
         kept.backup(store)
     assert host.put("c", "d") == 3
     second = host.service()
     wait_until(host.reaches(3, second))
     second.close()
-    reader, found = RecordReader(host.path, host.origin), list[str]()
+    reader, found = EncodedItemsReader(host.path, host.origin), list[str]()
     while reader.has_more:
         found += [each.item_id for each in reader.read()[0]]
     assert found == ["a", "c", "d"]
 
 
-def test_the_records_of_a_service_of_another_copy_of_the_store_are_refused(host: Host) -> None:
+def test_the_items_of_a_service_of_another_copy_of_the_store_are_refused(host: Host) -> None:
     """As long as both copies are equal, nobody can know; then writes to either must not be mixed."""
     wait_until(host.reaches(host.put("a")))
     copy = host.place / "copy.db"
     copy_file(host.place / "items.db", copy)
     with closing(Store.open(f"sqlite:///{copy}")) as other:
-        second = Derivations(
+        second = BundleEncoders(
             host.state, KnownFeed(other), lambda: Store.open(f"sqlite:///{copy}"), host.place
         )
 
-        def turn() -> Derivations:
+        def turn() -> BundleEncoders:
             second.run_once()
             return second
 
@@ -219,7 +224,7 @@ def test_the_records_of_a_service_of_another_copy_of_the_store_are_refused(host:
         for url, is_same in ((host.url, True), (f"sqlite:///{host.place}/again.db", False)):
             entry = initial_catalogue_entry(CatalogueConfig(url, host.place), None)
             assert (entry["store_id"] == host.store.store_id) is is_same
-        host.derivations.close()  # the other service takes over, with records of its own
+        host.encoders.close()  # the other service takes over, with records of its own
         other.write([WriteRequest([ItemWrite("c", features='{"text": "bavuti"}')])])
         wait_until(lambda: (turn().error, turn().sequence) == ("", 2))
         end = second.document()[host.version[:12]]["end"]
@@ -243,59 +248,35 @@ def test_a_bundle_of_changes_that_the_store_never_made_is_refused_until_a_restar
     assert (entry["store_id"] != host.store.store_id) is is_other
 
 
-def test_the_records_of_another_process_are_read_in_parts(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Writes would wait while a large file is read at once."""
-    monkeypatch.setattr(record_format, "CHUNK", 200)
-    monkeypatch.setattr(module, "CHUNKS", 2)
-    sequence = host.put(*[f"a-{n}" for n in range(30)])
-    wait_until(host.reaches(sequence))
-    beats: list[int] = []
-    second = Derivations(
-        host.state,
-        KnownFeed(host.store),
-        lambda: Store.open(host.url),
-        host.place,
-        lambda: beats.append(1),
-    )
-    steps = []
-
-    def reached() -> bool:
-        before = len(beats)
-        done = host.step(second).sequence == sequence
-        steps.append(len(beats) - before)
-        return done
-
-    wait_until(reached)
-    second.close()
-    assert max(steps) == 2
-    assert sum(steps) > 10
-
-
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (BundleError("/srv/bundles/a/manifest.json: is not one"), "the bundle or its records cannot be used"),
+        (
+            BundleError("/srv/bundles/a/manifest.json: is not one"),
+            "the bundle or its encoded items cannot be used",
+        ),
         (OSError(28, "No space left on device", "/srv/live/a"), "No space left on device"),
-        (RuntimeError("/srv/bundles/a/item.onnx"), "the bundle or its records cannot be used"),
-        (RecordsInUse("/srv/live/a: another process"), "another process derives the records of this bundle"),
+        (RuntimeError("/srv/bundles/a/item.onnx"), "the bundle or its encoded items cannot be used"),
+        (
+            EncodedItemsInUse("/srv/live/a: another process"),
+            "another process encodes the items of this bundle",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_clients_learn_no_path_of_what_cannot_be_derived(
+def test_clients_learn_no_path_of_what_cannot_be_encoded(
     host: Host, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
     def fails(*arguments: object, **named: object) -> None:
         raise error
 
-    monkeypatch.setattr(module, "Deriver", fails)
+    monkeypatch.setattr(module, "ChangeEncoder", fails)
     host.put("a")
     wait_until(lambda: host.step().error)
-    assert host.derivations.error.partition(";")[0] == told
+    assert host.encoders.error.partition(";")[0] == told
 
 
-def test_old_records_that_cannot_be_removed_stop_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_items_that_cannot_be_removed_stop_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*arguments: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -303,7 +284,7 @@ def test_old_records_that_cannot_be_removed_stop_nothing(host: Host, monkeypatch
     wait_until(host.reaches(host.put("a")))
 
 
-def test_only_records_that_nobody_uses_are_removed_with_all_that_belongs_to_them(
+def test_only_items_that_nobody_uses_are_removed_with_all_that_belongs_to_them(
     host: Host, plain: Path, tmp_path: Path
 ) -> None:
     """A bundle of another service has not changed for long, either."""
@@ -311,19 +292,17 @@ def test_only_records_that_nobody_uses_are_removed_with_all_that_belongs_to_them
     folders = [
         copy_with_snapshot(plain, tmp_path / "bundles", Snapshot(f"{n} store", 1)) for n in ("a", "b", "c")
     ]
-    derivers = [Deriver(folder, host.feed, host.place) for folder in folders]
-    paths = [each._writer.path for each in derivers]
-    graphs = [path.with_name(f"{path.stem}.0123.graph") for path in paths]
-    for path, graph in zip(paths, graphs, strict=True):
-        os.utime(path, (0, 0))
-        graph.touch()
-    derivers[1].close()
-    derivers[2].close()
+    encoders = [ChangeEncoder(folder, host.feed, host.place) for folder in folders]
+    paths = [each._writer.folder for each in encoders]
+    encoders[1].close()
+    encoders[2].close()
+    for path in paths:
+        for each in (path, *path.iterdir()):
+            os.utime(each, (0, 0))
     host.name(host.folder, folders[2])
     wait_until(host.reaches(sequence))
     assert [each.exists() for each in paths] == [True, False, True]
-    assert [each.exists() for each in graphs] == [True, False, True]
-    derivers[0].close()
+    encoders[0].close()
 
 
 def test_a_bundle_that_is_gone_stops_nothing(
@@ -331,28 +310,28 @@ def test_a_bundle_that_is_gone_stops_nothing(
 ) -> None:
     """Neither the thread that commits nor a shutdown waits for a bundle with much to derive."""
     release, done = threading.Event(), []
-    run_once = Deriver.run_once
+    run_once = ChangeEncoder.run_once
 
-    def slow(deriver: Deriver, *progress: Callable[[], None]) -> object:
-        if deriver.manifest.bundle_version == host.version:
+    def slow(encoder: ChangeEncoder, *progress: Callable[[], None]) -> object:
+        if encoder.manifest.bundle_version == host.version:
             release.wait(20)
             done.append(1)
-        return run_once(deriver, *progress)
+        return run_once(encoder, *progress)
 
-    monkeypatch.setattr(Deriver, "run_once", slow)
+    monkeypatch.setattr(ChangeEncoder, "run_once", slow)
     sequence = host.put("a")
     host.step()
     host.name(copy_with_snapshot(plain, tmp_path / "bundles", Snapshot("another", 1)))
     wait_until(host.reaches(sequence))
-    host.derivations.close(0.1)
+    host.encoders.close(0.1)
     assert done == []
     release.set()
-    host.derivations.close()
+    host.encoders.close()
     assert done == [1]
 
 
-def test_a_deriver_stops_between_two_pages(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(derivers, "PAGE", 2)
+def test_an_encoder_stops_between_two_pages(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "PAGE", 2)
     host.put(*"abcdefg")
     host.feed.known = host.store.position()
     stop, changes = threading.Event(), host.store.changes
@@ -363,10 +342,10 @@ def test_a_deriver_stops_between_two_pages(host: Host, monkeypatch: pytest.Monke
         return changes(after, limit)
 
     monkeypatch.setattr(host.store, "changes", two_pages)
-    deriver = Deriver(host.folder, host.feed, host.place, stop=stop)
-    deriver.run_once()
-    assert (deriver.sequence, deriver._writer.cursor) == (0, 4)
-    deriver.close()
+    encoder = ChangeEncoder(host.folder, host.feed, host.place, stop=stop)
+    encoder.run_once()
+    assert (encoder.sequence, encoder._writer.cursor) == (0, 4)
+    encoder.close()
 
 
 def test_what_this_process_has_written_is_not_read_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,13 +358,13 @@ def test_what_this_process_has_written_is_not_read_again(host: Host, monkeypatch
         return changes(after, limit)
 
     monkeypatch.setattr(host.store, "changes", noted)
-    feed = host.derivations._feed
+    feed = host.encoders._feed
 
     def write(*items: ItemWrite) -> None:
         host.store.write([WriteRequest([each]) for each in items])
         feed.committed(host.store.last_write())
-        host.derivations.run_once()
-        assert host.derivations.sequence == host.store.sequence() == feed.known.sequence
+        host.encoders.run_once()
+        assert host.encoders.sequence == host.store.sequence() == feed.known.sequence
 
     text = json.dumps({"text": "bavuti"})
     write(ItemWrite("b", features=text), ItemWrite("c", features=text), ItemWrite("b", features=text))
@@ -399,42 +378,42 @@ def test_what_this_process_has_written_is_not_read_again(host: Host, monkeypatch
         other.write([WriteRequest([ItemWrite("f", features=text)])])
     write(ItemWrite("g", deleted=True, expected=99))  # nothing is written
     assert asked == [5, 8]
-    monkeypatch.setattr(derivers, "PAGE", 2)
+    monkeypatch.setattr(encoders, "PAGE", 2)
     write(*[ItemWrite(f"h-{n}", features=text) for n in range(5)])
     assert asked[2:] != []
-    reader = RecordReader(host.path, host.origin)
-    kinds: dict[str, RecordKind] = {}
+    reader = EncodedItemsReader(host.path, host.origin)
+    kinds: dict[str, EncodedKind] = {}
     while reader.has_more:
         kinds |= {each.item_id: each.kind for each in reader.read()[0]}
-    gone = {name for name, kind in kinds.items() if kind is RecordKind.DELETED}
+    gone = {name for name, kind in kinds.items() if kind is EncodedKind.DELETED}
     assert gone == {"a", "c"}
     assert kinds.keys() == {*"abcdef", *(f"h-{n}" for n in range(5))}
 
 
-def test_what_has_been_derived_is_not_known_before_the_records_are_open(
+def test_what_is_encoded_is_not_known_before_the_file_is_open(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.put("a")
     wait_until(host.reaches(1))
-    host.derivations.close()
+    host.encoders.close()
     release, pages = threading.Event(), threading.Event()
-    encoder, run_once = vars(derivers)["Encoder"], Deriver.run_once
+    encoder, run_once = vars(encoders)["Encoder"], ChangeEncoder.run_once
 
     def slow_encoder(*arguments: Any) -> Any:
         release.wait(20)
         return encoder(*arguments)
 
-    def slow(deriver: Deriver, *progress: Callable[[], None]) -> object:
+    def slow(encoder: ChangeEncoder, *progress: Callable[[], None]) -> object:
         pages.wait(20)
-        return run_once(deriver, *progress)
+        return run_once(encoder, *progress)
 
-    monkeypatch.setattr(derivers, "Encoder", slow_encoder)
-    monkeypatch.setattr(Deriver, "run_once", slow)
+    monkeypatch.setattr(encoders, "Encoder", slow_encoder)
+    monkeypatch.setattr(ChangeEncoder, "run_once", slow)
     host.put("b")
-    host.derivations = host.service()
-    assert (host.derivations.base, host.derivations.sequence) == (None, None)
+    host.encoders = host.service()
+    assert (host.encoders.base, host.encoders.sequence) == (None, None)
     wait_until(lambda: host.step().base == 0)
-    assert host.derivations.sequence is None
+    assert host.encoders.sequence is None
     release.set()
     wait_until(host.reaches(1))  # while it catches up
     pages.set()

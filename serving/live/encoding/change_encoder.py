@@ -1,7 +1,7 @@
-"""Derives a bundle's records from the changes of a store: the bundle's own item tower encodes each item once.
+"""Encodes the changes of a store for a bundle, whose own item tower encodes each item once.
 
 An item whose id the towers have not learned is placed by its content, as the tower's graph does. For an
-item that the tower cannot encode there is a record with the reason, so that searches do not find its earlier
+item that the tower cannot encode there is a row with the reason, so that searches do not find its earlier
 version, and other items need not wait.
 """
 
@@ -19,23 +19,22 @@ from protos.errors import InvalidInput
 from protos.features import IdFeature, TextFeature
 from protos.filters import parse_value
 from protos.hybrid.lexical_index import LexicalIndex
-from serving.live.derived_records import RecordLock, RecordWriter
-from serving.live.deriving.graph_builder import GraphBuilder
-from serving.live.record_format import origin_of, records_path
+from serving.live.encoded_items import EncodedItemsWriter, EncodingLock, folder_of, origin_of
+from serving.live.encoding.graph_builder import GraphBuilder
 from serving.live.store.changes import Change, ChangeFeed
 from serving.retrieval.encoder import Encoder
+from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.segments.packed_items import packed_hit, score_parts
-from serving.segments.record import Record, RecordKind
 
 log = logging.getLogger(__name__)
 
 PAGE = 1024  # changes that are read, encoded and announced at once
-OUTDATED = 4096  # outdated records beyond the number of the others, after which a file is written anew
+OUTDATED = 4096  # outdated rows beyond the number of the others, after which a generation begins
 LONGEST_REASON = 500  # characters of a reason
 
 
-class Deriver:
-    """Keeps the records of one bundle up to date; for one thread.
+class ChangeEncoder:
+    """Keeps the encoded items of one bundle up to date; for one thread.
 
     Args:
         folder: of the bundle.
@@ -44,11 +43,11 @@ class Deriver:
         stop: ends `run_once` after a page of changes, and a graph that is being built; set by `close`.
 
     Attributes:
-        sequence: all changes up to this one are in the records; any thread may read it.
+        sequence: all changes up to this one are encoded; any thread may read it.
 
     Raises:
         BundleError: the bundle cannot be used.
-        RecordsInUse: another process derives the same records.
+        EncodedItemsInUse: another process encodes the same items.
         Unavailable: the store cannot be read.
         OSError: the folder cannot be written.
     """
@@ -62,19 +61,19 @@ class Deriver:
     ) -> None:
         self._stop = stop or threading.Event()
         origin = origin_of(bundle.read_manifest(folder), feed.store_id)
-        path = records_path(place, origin)
+        encoded = folder_of(place, origin)
         # The lock first: another process may have it, and the rest takes long.
         with ExitStack() as undo:
-            lock = undo.enter_context(closing(RecordLock(path)))
+            lock = undo.enter_context(closing(EncodingLock(encoded)))
             self._feed = feed
-            self._writer = RecordWriter.open(path, origin, feed.was_at, lock)
+            self._writer = EncodedItemsWriter(encoded, origin, feed.was_at, lock)
             undo.callback(self._writer.close)
             self.manifest = bundle.read(folder)
             self._encoder = Encoder(folder, self.manifest, 1, "item")
             self._lexical = LexicalIndex.of(folder, self.manifest)
-            self._graphs = GraphBuilder(path, origin, self.manifest, self._stop)
+            self._graphs = GraphBuilder(encoded, origin, self.manifest, self._stop)
             undo.pop_all()
-        self.sequence = self._writer.sequence
+        self.sequence = self._writer.state.sequence
 
     @property
     def failures(self) -> Mapping[int, str]:
@@ -82,43 +81,40 @@ class Deriver:
         return self._writer.failures
 
     def run_once(self, progress: Callable[[], None] = lambda: None) -> int:
-        """Derive what is missing.
+        """Encode what is missing.
 
         Args:
-            progress: called after each page of changes, and often while the file is written anew.
+            progress: called after each page of changes, and often while a generation is copied.
 
         Returns:
-            Number of changes that were derived now.
+            Number of changes that were encoded now.
 
         Raises:
             Unavailable: the store cannot be read now.
-            OSError: the records cannot be written; what was not written is derived at the next call.
+            OSError: the rows cannot be written; what was not written is encoded at the next call.
+            EncodedItemsDamaged: the file is damaged; the next call begins another one.
         """
-        count = 0
-        if self._writer.has_damage_report:
-            log.error("%s: a worker has found damage, so the file is written anew", self._writer.path)
-            self._writer = self._writer.repaired(progress)
-            self.sequence = self._writer.sequence
+        count, writer = 0, self._writer
+        if writer.has_damage_report:
+            log.error("%s: its file is damaged, so all items are encoded again", writer.folder)
+            writer.begin()
+        self.sequence = writer.state.sequence
         while not self._stop.is_set() and (position := self._feed.position()).sequence > self.sequence:
             # Read after the position: so the last page holds all that the position covers. What was committed
-            # meanwhile is left to the next turn, because no record may be beyond the position.
-            page = self._feed.changes(self._writer.cursor, PAGE)
+            # meanwhile is left to the next turn, because no row may be beyond the position.
+            page = self._feed.changes(writer.cursor, PAGE)
             changes = [each for each in page if each.sequence <= position.sequence]
-            self._writer.expect(position)
-            records = self._derived(changes)
-            is_last = len(changes) < PAGE
-            self._writer.append(records, position.sequence if is_last else None)
-            count += len(records)
-            if is_last:
-                self.sequence = self._writer.sequence
+            writer.append(self._encoded(changes), position, is_complete=len(changes) < PAGE)
+            self.sequence = writer.state.sequence
+            count += len(changes)
             progress()
-        if self._writer.count > 2 * len(self._writer.latest) + OUTDATED:
-            self._writer = self._writer.compacted(progress)
-        self._graphs.check(self._writer.count, len(self._writer.live), self._writer.generation)
+        if writer.state.last_id > 2 * writer.items + OUTDATED:
+            writer.compact(progress)
+        self._graphs.check(writer.state.last_id, writer.live_items, writer.generation)
         return count
 
     def close(self) -> None:
-        """Stop, and release the records, so that another process may derive them.
+        """Stop, and release the encoded items, so that another process may go on.
 
         A graph that is being built is given up.
         """
@@ -126,24 +122,24 @@ class Deriver:
         self._graphs.wait()
         self._writer.close()
 
-    def _derived(self, changes: Sequence[Change]) -> list[Record]:
-        """A record for each change, in order."""
+    def _encoded(self, changes: Sequence[Change]) -> list[EncodedItem]:
+        """The encoded item of each change, in order."""
         items = [each for each in changes if not each.deleted]
         vectors = iter(self._encode(items))
-        records = []
+        encoded = []
         for each in changes:
             if each.deleted:
-                records.append(Record(each.sequence, each.item_id, RecordKind.DELETED))
+                encoded.append(EncodedItem(each.sequence, each.item_id, EncodedKind.DELETED))
                 continue
             try:
-                records.append(self._item(each, next(vectors)))
+                encoded.append(self._item(each, next(vectors)))
             except InvalidInput as error:
                 reason = str(error)[:LONGEST_REASON]
-                records.append(Record(each.sequence, each.item_id, RecordKind.FAILED, reason.encode()))
-        return records
+                encoded.append(EncodedItem(each.sequence, each.item_id, EncodedKind.FAILED, reason.encode()))
+        return encoded
 
-    def _item(self, change: Change, vector: bytes | InvalidInput) -> Record:
-        """The record of an item.
+    def _item(self, change: Change, vector: bytes | InvalidInput) -> EncodedItem:
+        """The encoded item of a change.
 
         Raises:
             InvalidInput: it has no vector, or a filter field has a value of another type.
@@ -155,9 +151,9 @@ class Deriver:
         hit = packed_hit(change.item_id, fields, score_parts(self.manifest))
         values = self._filter_values(change) if self.manifest.filters else b""
         terms = self._terms(change)
-        is_same = self._writer.vector_and_terms(change.item_id) == (vector, terms)
-        kind = RecordKind.SAME if is_same else RecordKind.ITEM
-        return Record(change.sequence, change.item_id, kind, hit, values, vector, terms)
+        is_same = self._writer.is_same(change.item_id, vector, terms)
+        kind = EncodedKind.SAME if is_same else EncodedKind.ITEM
+        return EncodedItem(change.sequence, change.item_id, kind, hit, values, vector, terms)
 
     def _encode(self, items: Sequence[Change]) -> list[bytes | InvalidInput]:
         """The vector of each item, float32 (D,) as bytes, or why it has none."""

@@ -1,14 +1,15 @@
-"""The bundles whose records the catalogue's process keeps up to date: those that answer, and those to come.
+"""Encodes live items for bundles: those that answer, and those to come; for the catalogue's process.
 
-A new bundle may have much to derive. So a thread of its own, with a connection of its own, derives what the
-store has. From then on the thread that commits derives after each commit, so that the answer to a write can
-say which items could not be encoded.
+A new bundle may have many changes to encode. So a thread of its own, with a connection of its own, encodes
+what the store has. From then on the thread that commits encodes after each commit, so that the answer to a
+write can say which items could not be encoded.
 
-Where two services of a host share a folder, one of them derives a bundle's records. The other one reads these
-records, and takes over when the first one ends.
+Where two services of a host share a folder, one of them encodes a bundle's items. The other one checks that
+they are of its store, and takes over when the first one ends.
 """
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,36 +20,37 @@ from typing import Any
 from protos import bundle
 from protos.bundle import Snapshot
 from protos.errors import TwinspireError, Unavailable
-from serving.live.derived_records import RecordLock, RecordReader, VerifiedEnd, note_failure
-from serving.live.deriving.record_deriver import Deriver
-from serving.live.record_format import (
-    LOCK_SUFFIX,
+from serving.live.encoded_items import (
     SUFFIX,
-    RecordOrigin,
-    RecordsInUse,
+    EncodedItemsInUse,
+    EncodedItemsReader,
+    EncodedOrigin,
+    EncodingLock,
+    VerifiedEnd,
+    folder_of,
+    note_failure,
     origin_of,
-    records_path,
 )
+from serving.live.encoding.change_encoder import ChangeEncoder
 from serving.live.store.changes import START, Change, ChangeFeed, Position
 from serving.live.store.store import LastWrite, Store
-from serving.segments.record import RecordsDamaged
+from serving.segments.encoded_item import EncodedItemsDamaged
 from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # between two attempts to begin, or to go on after an error
 MAX_SECONDS = 30.0  # between two attempts to begin, after many have failed
-CHUNKS = 16  # of the records of another process that are read between two commits, each of `CHUNK` bytes
 OTHER_COPY = (
     "another service on this host uses a different copy of this store; restart this service to give its "
     "store a new id"
 )
-KEPT = 8  # files of records of one store: those of bundles that may be served again
+KEPT = 8  # bundles of one store whose encoded items are kept: those of bundles that may be served again
 UNUSED_SECONDS = 30 * 24 * 3600.0  # without a change, after which they are removed
 
 
 class KnownFeed:
-    """A feed with a cached position, so that derivers do not query the database for it.
+    """A feed with a cached position, so that encoders do not query the database for it.
 
     Args:
         feed: that gives the changes.
@@ -72,7 +74,7 @@ class KnownFeed:
         return self._feed.was_at(position)
 
     def committed(self, last: LastWrite) -> None:
-        """Keep the changes that this process has written, so that derivers take them from memory."""
+        """Keep the changes that this process has written, so that encoders take them from memory."""
         self._last, self.known = last, last.position
 
     def changes(self, after: int, limit: int) -> list[Change]:
@@ -83,28 +85,27 @@ class KnownFeed:
         return self._feed.changes(after, limit)
 
 
-class _Derivation:
-    """Keeps the records of one bundle up to date.
+class _BundleEncoder:
+    """Keeps the encoded items of one bundle up to date.
 
     Args:
         folder: of the bundle.
         open_feed: opens a connection of its own.
         feed: of the thread that commits.
-        place: folder of all records.
+        place: folder of all live items.
     """
 
     def __init__(self, folder: Path, open_feed: Callable[[], Store], feed: KnownFeed, place: Path) -> None:
         self.error = ""
         self.seconds, self.items = 0.0, 0
         self._folder, self._open_feed, self._feed, self._place = folder, open_feed, feed, place
-        self._origin: RecordOrigin | None = None
-        self._deriver: Deriver | None = None
-        self._beginning: Deriver | None = None  # that catches up on a thread of its own
-        self._reader: RecordReader | None = None  # of records that another process derives
-        self._reached: VerifiedEnd | None = None  # by this reader
-        self._verified: VerifiedEnd | None = None  # the same, once it is known to be of this store
-        self._checked: Position | None = None  # of these records: the store has it
-        self._failures: dict[int, str] = {}  # that it has read
+        self._origin: EncodedOrigin | None = None
+        self._encoder: ChangeEncoder | None = None
+        self._beginning: ChangeEncoder | None = None  # that catches up on a thread of its own
+        self._reader: EncodedItemsReader | None = None  # of what another process encodes
+        self._verified: VerifiedEnd | None = None  # up to there it is known to be of this store
+        self._checked: Position | None = None  # of what is verified
+        self._failures: dict[int, str] = {}  # that were verified
         self._due, self._pause = 0.0, RETRY_SECONDS
         self._thread: threading.Thread | None = None
         self._begin()
@@ -116,39 +117,39 @@ class _Derivation:
 
     @property
     def sequence(self) -> int | None:
-        """All changes up to this sequence have been derived; None until the records have been opened."""
-        deriver = self._deriver or self._beginning
-        if deriver is not None:
-            return deriver.sequence
+        """All changes up to this sequence are encoded; None until the file has been opened."""
+        encoder = self._encoder or self._beginning
+        if encoder is not None:
+            return encoder.sequence
         return None if self._verified is None else self._verified.sequence
 
     @property
     def end(self) -> VerifiedEnd | None:
-        """Where workers have to stop, because another process derives these records; None if none does."""
-        if self._deriver or self._beginning or self._reader is None:
+        """Where workers have to stop, because another process encodes these items; None if none does."""
+        if self._encoder or self._beginning or self._reader is None:
             return None
         return self._verified or VerifiedEnd(self._reader.generation, 0, 0)
 
     def failure(self, sequence: int) -> str:
         """Why the item of a change cannot be found; empty if it can."""
-        deriver = self._deriver or self._beginning
-        return (self._failures if deriver is None else deriver.failures).get(sequence, "")
+        encoder = self._encoder or self._beginning
+        return (self._failures if encoder is None else encoder.failures).get(sequence, "")
 
     def run_once(self, progress: Callable[[], None]) -> None:
-        """Derive what is missing, if the bundle is ready for that."""
+        """Encode what is missing, if the bundle is ready for that."""
         if self._thread is not None:
             if self._thread.is_alive():
                 return
             self._thread = None
-        if self._deriver is not None:
-            self._derive(self._deriver, progress)
+        if self._encoder is not None:
+            self._encode(self._encoder, progress)
         else:
-            self._read(progress)
+            self._verify()
             if time.monotonic() >= self._due:
                 self._begin()
 
     def close(self) -> threading.Thread:
-        """Release the records; returns the thread that does so as soon as the current work has ended."""
+        """Release the items; returns the thread that does so as soon as the current work has ended."""
         self._stop.set()
         thread = threading.Thread(target=self._close, name="closing", daemon=True)
         thread.start()
@@ -157,29 +158,29 @@ class _Derivation:
     def _close(self) -> None:
         if self._thread is not None:
             self._thread.join()
-        if self._deriver is not None:
-            self._deriver.close()
-            self._deriver = None
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
 
     def _begin(self) -> None:
         self._due = time.monotonic() + RETRY_SECONDS
-        self._stop = threading.Event()  # of the deriver to come, which sets it when it is closed
-        self._thread = threading.Thread(target=self._catch_up, name="deriver", daemon=True)
+        self._stop = threading.Event()  # of the encoder to come, which sets it when it is closed
+        self._thread = threading.Thread(target=self._catch_up, name="encoder", daemon=True)
         self._thread.start()
 
     def _catch_up(self) -> None:
-        """Open the records, and derive what the store has; on a thread of its own."""
+        """Open the file, and encode what the store has; on a thread of its own."""
         switch = _SwitchingFeed(self._open_feed, self._feed)
-        deriver: Deriver | None = None
+        encoder: ChangeEncoder | None = None
         try:
             if self._origin is None:
                 manifest = bundle.read_manifest(self._folder)
                 switch.check(manifest.catalogue)
                 self._origin = origin_of(manifest, self._feed.store_id)
-            deriver = Deriver(self._folder, switch, self._place, stop=self._stop)
-            self._beginning = deriver
-            self._run(deriver)
-        except RecordsInUse as error:
+            encoder = ChangeEncoder(self._folder, switch, self._place, stop=self._stop)
+            self._beginning = encoder
+            self._run(encoder)
+        except EncodedItemsInUse as error:
             self._open_reader()
             if self._reader is not None:
                 self._pause, self._checked = RETRY_SECONDS, None  # `_verify` clears the error
@@ -190,32 +191,32 @@ class _Derivation:
         except (TwinspireError, OSError) as error:
             self._give_up(error)
         except Exception as error:  # of any kind: other bundles and writes go on
-            log.exception("%s: its live items cannot be derived", self._folder)
+            log.exception("%s: its live items cannot be encoded", self._folder)
             self._give_up(error)
         else:
-            self._deriver, self._reader, self.error, self._pause = deriver, None, "", RETRY_SECONDS
+            self._encoder, self._reader, self.error, self._pause = encoder, None, "", RETRY_SECONDS
         finally:
             switch.to_shared()
             self._beginning = None
-            if deriver is not None and self._deriver is not deriver:
-                deriver.close()  # its lock would keep out the next attempt
+            if encoder is not None and self._encoder is not encoder:
+                encoder.close()  # its lock would keep out the next attempt
 
-    def _derive(self, deriver: Deriver, progress: Callable[[], None]) -> None:
+    def _encode(self, encoder: ChangeEncoder, progress: Callable[[], None]) -> None:
         if time.monotonic() < self._due and self.error:
             return
         try:
-            self._run(deriver, progress)
+            self._run(encoder, progress)
         except (TwinspireError, OSError) as error:
             self._fail(error)
         except Exception as error:  # of any kind: other bundles and writes go on
-            log.exception("%s: its live items cannot be derived", self._folder)
+            log.exception("%s: its live items cannot be encoded", self._folder)
             self._fail(error)
         else:
             self.error = ""
 
-    def _run(self, deriver: Deriver, progress: Callable[[], None] = lambda: None) -> None:
+    def _run(self, encoder: ChangeEncoder, progress: Callable[[], None] = lambda: None) -> None:
         started = time.monotonic()
-        count = deriver.run_once(progress)
+        count = encoder.run_once(progress)
         if count:
             self.items += count
             self.seconds += time.monotonic() - started
@@ -227,7 +228,7 @@ class _Derivation:
     def _note(self, error: Exception) -> None:
         reason = _public_text(error)
         if reason != self.error:
-            log.error("%s: its live items cannot be derived: %s", self._folder, error)
+            log.error("%s: its live items cannot be encoded: %s", self._folder, error)
         self.error = reason
 
     def _give_up(self, error: Exception) -> None:
@@ -241,49 +242,34 @@ class _Derivation:
             return
         try:
             if self._reader is None or self._reader.is_superseded:
-                self._reader = RecordReader(records_path(self._place, self._origin), self._origin)
-        except (OSError, RecordsDamaged):
+                self._reader = EncodedItemsReader(folder_of(self._place, self._origin), self._origin)
+        except (OSError, EncodedItemsDamaged):
             self._reader = None
 
-    def _read(self, progress: Callable[[], None]) -> None:
-        """Read a part of what another process has derived; the next call reads on, so writes wait less."""
+    def _verify(self) -> None:
+        """Check that what another process has encoded is of this store."""
+        if self._reader is not None and self._reader.is_superseded:
+            self._open_reader()
+        reader = self._reader
+        if reader is None:
+            return
         try:
-            if self._reader is not None and self._reader.is_superseded:
-                self._open_reader()
-            if self._reader is not None and self._verify(self._reader):
-                self._read_chunks(self._reader, progress)
-                self._verify(self._reader)
-        except (OSError, RecordsDamaged):
+            state = reader.state()
+            if state.position != self._checked:
+                if not self._feed.was_at(state.position):
+                    raise Unavailable(OTHER_COPY)
+                self._checked, self.error = state.position, ""
+            end = VerifiedEnd(reader.generation, state.last_id, state.sequence)
+            if end != self._verified:
+                before = self._verified
+                after = before.last_id if before and before.generation == end.generation else 0
+                for sequence, reason in reader.failures(after, end.last_id):
+                    note_failure(self._failures, sequence, reason)
+                self._verified = end
+        except EncodedItemsDamaged:
             self._reader = None
-        except Unavailable as error:
+        except (Unavailable, OSError) as error:
             self._note(error)
-
-    def _read_chunks(self, reader: RecordReader, progress: Callable[[], None]) -> None:
-        for _ in range(CHUNKS):
-            if not reader.has_more:
-                break
-            records, sequence = reader.read()
-            progress()
-            if sequence is not None:
-                self._reached = reader.end
-            for each in records:
-                note_failure(self._failures, each)
-
-    def _verify(self, reader: RecordReader) -> bool:
-        """Whether all that was read is of this store; False while the writer changes the position.
-
-        Raises:
-            Unavailable: it is of another copy, or the store cannot be read now.
-        """
-        position = reader.position  # now: no record that was read is beyond it
-        if position is None:
-            return False
-        if position != self._checked:
-            if not self._feed.was_at(position):
-                raise Unavailable(OTHER_COPY)
-            self._checked, self.error = position, ""
-        self._verified = self._reached
-        return True
 
 
 class _SwitchingFeed:
@@ -339,15 +325,15 @@ class _SwitchingFeed:
         return self._own
 
 
-class Derivations:
-    """All bundles whose records are kept up to date; for the thread that commits.
+class BundleEncoders:
+    """All bundles for which live items are encoded; for the thread that commits.
 
     Args:
         shared_state: names the bundles.
         feed: of the thread that commits.
         open_feed: opens a connection for another thread.
-        place: folder of all records.
-        progress: called often while much is derived.
+        place: folder of all live items.
+        progress: called often while much is encoded.
     """
 
     def __init__(
@@ -361,12 +347,12 @@ class Derivations:
         self._shared_state, self._feed, self._open_feed, self._place = shared_state, feed, open_feed, place
         self._progress = progress
         self._versions: tuple[int, ...] = ()
-        self._all: dict[str, _Derivation] = {}
+        self._all: dict[str, _BundleEncoder] = {}
         self._served: list[str] = []
         self._closing: list[threading.Thread] = []  # of bundles that are gone
 
     def run_once(self) -> None:
-        """Take up bundles that are to come, drop those that are gone, and derive what is missing."""
+        """Take up bundles that are to come, drop those that are gone, and encode what is missing."""
         entries = [each for each in (TARGET, NEXT, SHADOW_TARGET) if each in self._shared_state.names]
         versions = tuple(map(self._shared_state.version, entries))
         if versions != self._versions:
@@ -376,7 +362,7 @@ class Derivations:
             each.run_once(self._progress)
 
     def close(self, seconds: float | None = None) -> None:
-        """Release all records, so that other processes may derive them.
+        """Release all encoded items, so that other processes may go on.
 
         Args:
             seconds: to wait for the current work; if not given, until it has ended.
@@ -397,7 +383,7 @@ class Derivations:
 
     @property
     def sequence(self) -> int | None:
-        """All changes up to this sequence have been derived for each bundle that answers.
+        """All changes up to this sequence are encoded for each bundle that answers.
 
         None until that is known of each of them.
         """
@@ -418,7 +404,7 @@ class Derivations:
         return next((why for each in self._serving() if (why := each.failure(sequence))), "")
 
     def document(self) -> dict[str, Any]:
-        """For shared memory: what has been derived, by bundle version."""
+        """For shared memory: what has been encoded, by bundle version."""
         return {
             version[:12]: {
                 "sequence": each.sequence or 0,
@@ -429,7 +415,7 @@ class Derivations:
             for version, each in self._all.items()
         }
 
-    def _serving(self) -> Iterator[_Derivation]:
+    def _serving(self) -> Iterator[_BundleEncoder]:
         return (self._all[version] for version in self._served)
 
     def _follow(self, entries: list[dict[str, Any]]) -> None:
@@ -443,63 +429,57 @@ class Derivations:
         self._closing = [each for each in self._closing if each.is_alive()]
         for version, folder in named.items():
             if version not in self._all:
-                self._all[version] = _Derivation(folder, self._open_feed, self._feed, self._place)
+                self._all[version] = _BundleEncoder(folder, self._open_feed, self._feed, self._place)
         try:
             prune(self._place / self._feed.store_id, named)
         except OSError as error:
-            log.error("old records of live items cannot be removed: %s", error)
+            log.error("old encoded items cannot be removed: %s", error)
         target = entries[0]
         served = [target.get("champion"), target.get("canary")]
         self._served = [each["bundle_version"] for each in served if each]
 
 
 def _public_text(error: Exception) -> str:
-    """Why items cannot be derived, as clients may read it: without paths, which most errors name."""
-    if isinstance(error, RecordsInUse):
-        return "another process derives the records of this bundle"
-    if isinstance(error, Unavailable):  # of the store, which names none
+    """Why items cannot be encoded, as clients may read it: without paths, which most errors name."""
+    if isinstance(error, EncodedItemsInUse):
+        return "another process encodes the items of this bundle"
+    if isinstance(error, Unavailable):  # which names none
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return "the bundle or its records cannot be used; the log says why"
+    return "the bundle or its encoded items cannot be used; the log says why"
 
 
 def prune(
     folder: Path, keep: Collection[str] = (), most: int = KEPT, older_than: float = UNUSED_SECONDS
 ) -> None:
-    """Remove records that were not written for long, with their graphs; they can be derived again.
-
-    What a killed process has left of records that are gone, or never came, is removed when it is as old.
+    """Remove encoded items that were not written for long; they can be encoded again.
 
     Args:
         folder: of one store.
-        keep: versions of bundles whose records stay; those that are being written stay, too.
-        most: files of records to keep, the last that were written.
-        older_than: seconds without a change, after which a file is not kept either.
+        keep: versions of bundles whose items stay; those that are being written stay, too.
+        most: bundles to keep, the last that were written.
+        older_than: seconds without a change, after which a bundle's items are not kept either.
     """
-    files = sorted(folder.glob(f"[!.]*{SUFFIX}"), key=_written, reverse=True)
     since = time.time() - older_than
-    for n, path in enumerate(files):
-        if path.stem in keep or (n < most and _written(path) >= since):
+    for n, each in enumerate(sorted(folder.glob("*"), key=_written, reverse=True)):
+        if each.name in keep or (n < most and _written(each) >= since):
             continue
-        with suppress(OSError, RecordsInUse), closing(RecordLock(path)):
-            for pattern in (f"{path.stem}.*", f".{path.stem}.*"):
-                for each in folder.glob(pattern):
-                    each.unlink(missing_ok=True)
-    for each in folder.glob("*"):
-        version = each.name.removeprefix(".").partition(".")[0]
-        is_left = each.suffix != LOCK_SUFFIX and not (folder / f"{version}{SUFFIX}").exists()
-        if is_left and version not in keep and _written(each) < since:
-            with suppress(OSError):
+        with suppress(OSError, EncodedItemsInUse):
+            if each.is_dir():
+                with closing(EncodingLock(each)):
+                    shutil.rmtree(each)
+            elif _written(each) < since:  # of an earlier version of this program
                 each.unlink()
 
 
 def _written(path: Path) -> float:
-    """When a file was last written, in Unix seconds; 0 if it is gone."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+    """When a bundle's items, or a file, were last written, in Unix seconds; 0 if they are gone."""
+    times = [0.0]
+    for each in (path, *path.glob(f"*{SUFFIX}*")):
+        with suppress(FileNotFoundError):
+            times.append(each.stat().st_mtime)
+    return max(times)
 
 
 def _lowest(sequences: Sequence[int | None]) -> int | None:

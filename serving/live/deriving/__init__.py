@@ -1,1 +1,0 @@
-"""Derives the records of bundles from the changes of the store."""

@@ -1,0 +1,581 @@
+"""What a bundle has encoded of the changes of a store: a database of SQLite that all workers of a host read.
+
+Each bundle has a folder, with a lock and one file GENERATION.db. One process writes it, and holds the lock;
+the others only read. Rows are added and never changed: ids count from 1, and each row has a checksum, so a
+reader notices whatever a fault of the disk has changed. The table `state` is written in the same transaction.
+It says up to which sequence all changes of the store are in the rows, and names a position in the history of
+the store that no row is beyond. If the store has not been there, it was restored from a copy, and the rows
+may be of changes that it has never made.
+
+The file holds nothing that cannot be encoded again. So a file that is damaged, or belongs to something else,
+is not repaired: another one begins, with a higher generation. The same happens when most rows are outdated;
+then the latest row of each item is copied. Readers see that there is another generation, and change over to
+it when it has what they have. A reader that finds damage reports it to the writer: it creates the file
+GENERATION.damaged.
+
+SQLite's connections must not be carried over a fork: a worker opens its own.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from protos.bundle import Manifest
+from protos.errors import TwinspireError, Unavailable
+from protos.files.draft_file import create_draft
+from serving.live.store.changes import START, Position
+from serving.segments.encoded_item import EncodedItem, EncodedItemsDamaged, EncodedKind
+
+log = logging.getLogger(__name__)
+
+FORMAT = 4
+LOCK, SUFFIX, DAMAGED_SUFFIX, GRAPH_SUFFIX = "lock", ".db", ".damaged", ".graph"
+MOST_ROWS = 128  # that are read at once
+BUSY_SECONDS = 0.1  # to wait for a lock of SQLite's, which is needed after a writer was killed
+LOG_PAGES = 4000  # of 4 KiB, after which SQLite copies its log to the file; four times the default
+KEPT_FAILURES = 10_000  # reasons why an item could not be encoded
+LARGEST_ID = 2**63 - 1
+DAMAGED = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR  # the last: no such table
+
+TABLES = (
+    "CREATE TABLE state (content TEXT, checksum INTEGER)",
+    "CREATE TABLE encoded (id INTEGER PRIMARY KEY, sequence INTEGER, item_id TEXT, kind INTEGER, hit BLOB, "
+    "filter_values BLOB, vector BLOB, terms BLOB, checksum INTEGER)",
+)
+INSERT = "INSERT INTO encoded VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+READ = "SELECT * FROM encoded WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+LATEST = "SELECT * FROM encoded WHERE id IN (SELECT max(id) FROM encoded GROUP BY item_id) ORDER BY id"
+FAILURES = "SELECT sequence, hit FROM encoded WHERE id > ? AND id <= ? AND kind = ?"
+
+
+class EncodedItemsInUse(Unavailable):
+    """Another process, or another thread, writes the encoded items."""
+
+
+@dataclass(frozen=True)
+class EncodedOrigin:
+    """What items were encoded from.
+
+    Args:
+        bundle_version: whose item tower has encoded them.
+        store_id: of the store.
+        dimension: of the vectors.
+        start: sequence of the snapshot that the bundle was built from.
+    """
+
+    bundle_version: str
+    store_id: str
+    dimension: int
+    start: int = 0
+
+    def __str__(self) -> str:
+        return f"{FORMAT} {self.bundle_version} {self.store_id} {self.dimension} {self.start}"
+
+
+class VerifiedEnd(NamedTuple):
+    """Up to where the rows of another service are known to be of this service's store.
+
+    Args:
+        generation: of the file.
+        last_id: of the last row.
+        sequence: all changes up to this one are in the rows.
+    """
+
+    generation: int
+    last_id: int
+    sequence: int
+
+
+class EncodedState(NamedTuple):
+    """The state of a file.
+
+    Args:
+        origin: of its items, as text.
+        last_id: of the last row, and so the number of rows.
+        sequence: all changes of the store up to this one are in the rows.
+        position: of the store, which no row is beyond.
+    """
+
+    origin: str
+    last_id: int
+    sequence: int
+    position: Position
+
+    def row(self) -> tuple[str, int]:
+        """As the table has it."""
+        content = " ".join(map(str, (self.origin, self.last_id, self.sequence, *self.position)))
+        return content, zlib.crc32(content.encode())
+
+    @classmethod
+    def read(cls, connection: sqlite3.Connection, origin: EncodedOrigin | None) -> "EncodedState":
+        """The state of a file of an origin, or of any.
+
+        Raises:
+            ValueError: it is missing, damaged, or of another origin.
+            sqlite3.Error: the file cannot be read.
+        """
+        content, checksum = connection.execute("SELECT * FROM state").fetchone() or ("", -1)
+        if isinstance(content, str) and zlib.crc32(content.encode()) == checksum:
+            name, *numbers = content.rsplit(" ", 4)
+            if origin is None or str(origin) == name:
+                last_id, sequence, *position = map(int, numbers)
+                return cls(name, last_id, sequence, Position(*position))
+        raise ValueError("damaged, or of another bundle, store or format")
+
+
+class EncodingLock:
+    """An exclusive lock on writing the encoded items of one bundle, held until `close`.
+
+    Args:
+        folder: of the bundle's encoded items.
+
+    Raises:
+        EncodedItemsInUse: another process, or another thread, holds the lock.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = -1
+        path = folder / LOCK
+        while self._descriptor < 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # `prune` may have removed the folder meanwhile
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                        self._descriptor = descriptor
+                except BlockingIOError:
+                    raise EncodedItemsInUse(f"{folder}: another process encodes these items") from None
+                finally:
+                    if self._descriptor < 0:
+                        os.close(descriptor)
+
+    def close(self) -> None:
+        """Release the lock; may be called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class EncodedItemsWriter:
+    """Goes on with the file of an earlier process, or begins one; there is one writer at a time.
+
+    Args:
+        folder: of the bundle's encoded items.
+        origin: of the items; a file of another origin is replaced.
+        was_at: whether the store has been at a position; unless it is known to have been at that of the file,
+            all items are encoded again.
+        lock: of the folder, released by `close` or if this fails; taken here if it is not given.
+
+    Attributes:
+        folder: of the bundle's encoded items.
+        generation: of the file.
+        state: of the file.
+        cursor: the sequence after which the changes of the store are missing.
+        live_items: number of the items whose latest row has a vector.
+        failures: sequence -> why the item of that change cannot be found; the last `KEPT_FAILURES` of them.
+            Any thread may read it.
+
+    Raises:
+        EncodedItemsInUse: another process writes the file.
+        OSError: the disk does not take it.
+    """
+
+    state: EncodedState
+    cursor: int
+    live_items: int
+
+    def __init__(
+        self,
+        folder: Path,
+        origin: EncodedOrigin,
+        was_at: Callable[[Position], bool | None] = lambda position: True,
+        lock: EncodingLock | None = None,
+    ) -> None:
+        self.folder, self._origin, self._lock = folder, origin, lock or EncodingLock(folder)
+        self.failures: dict[int, str] = {}
+        self._hashes: dict[str, int | None] = {}  # item id -> of vector and terms; None without a vector
+        try:
+            for pattern in (".*", f"*{GRAPH_SUFFIX}-*"):  # drafts of a process that was killed
+                for draft in folder.glob(pattern):
+                    draft.unlink(missing_ok=True)
+            if not self._resume(was_at):
+                self.begin()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def items(self) -> int:
+        """Number of items that have a row."""
+        return len(self._hashes)
+
+    @property
+    def has_damage_report(self) -> bool:
+        """Whether a reader has reported damage of this generation."""
+        return _damage_report(self.folder, self.generation).exists()
+
+    def is_same(self, item_id: str, vector: bytes, terms: bytes) -> bool:
+        """Whether the latest row of an item has this vector and these terms, by a hash of 64 bits."""
+        return self._hashes.get(item_id) == hash((vector, terms))
+
+    def append(self, items: Sequence[EncodedItem], position: Position, is_complete: bool = True) -> None:
+        """Add rows, which readers may read from then on.
+
+        Args:
+            items: in the order of their sequences.
+            position: of the store; no item is beyond it.
+            is_complete: whether the file has all changes up to the position then.
+
+        Raises:
+            OSError: the disk is full, or fails; nothing was added.
+            EncodedItemsDamaged: the file is damaged, which has been reported.
+        """
+        first, before = self.state.last_id + 1, self.state.sequence
+        sequence = max(before, position.sequence) if is_complete else before
+        state = EncodedState(str(self._origin), self.state.last_id + len(items), sequence, position)
+        with self._reported(), _errors(self._path), _transaction(self._connection):
+            self._connection.executemany(INSERT, _rows(items, first))
+            self._connection.execute("UPDATE state SET content = ?, checksum = ?", state.row())
+        self.state, self.cursor = state, max(self.cursor, sequence)
+        for each in items:
+            self._note(each)
+
+    def begin(self) -> None:
+        """Begin a generation without rows, in the place of the one before.
+
+        Raises:
+            OSError: the disk is full, or fails; the one before stays.
+        """
+        self._replace((), EncodedState(str(self._origin), 0, self._origin.start, START))
+        self._reset(self.state)
+
+    def compact(self, progress: Callable[[], None] = lambda: None) -> None:
+        """Begin a generation with the latest row of each item.
+
+        Args:
+            progress: called after each `MOST_ROWS` rows.
+
+        Raises:
+            OSError: the disk is full, or fails; the one before stays.
+            EncodedItemsDamaged: a row is damaged, which has been reported.
+        """
+
+        def latest(rows: Iterable[Sequence[Any]]) -> Iterator[EncodedItem]:
+            for n, row in enumerate(rows, 1):
+                item = _item(row, row[0])
+                yield item._replace(kind=EncodedKind.ITEM) if item.kind is EncodedKind.SAME else item
+                if n % MOST_ROWS == 0:
+                    progress()
+
+        with self._reported(), _errors(self._path):
+            rows = self._connection.execute(LATEST)
+            self._replace(latest(rows), self.state._replace(last_id=self.items))
+
+    def close(self) -> None:
+        """Release the lock, so that another process may write."""
+        self._close_file()
+        self._lock.close()
+
+    def _replace(self, items: Iterable[EncodedItem], state: EncodedState) -> None:
+        """Begin a generation with rows; readers see the file when it is complete."""
+        path = _database(self.folder, max(time.time_ns(), latest_generation(self.folder) + 1))
+        descriptor, draft = create_draft(path)
+        os.close(descriptor)
+        try:
+            with _errors(path), closing(_connect(draft, "rw")) as connection:
+                connection.execute("PRAGMA journal_mode = OFF")  # nobody reads it yet
+                connection.execute("PRAGMA synchronous = OFF")
+                with _transaction(connection):
+                    for each in TABLES:
+                        connection.execute(each)
+                    connection.executemany(INSERT, _rows(items, 1))
+                    connection.execute("INSERT INTO state VALUES (?, ?)", state.row())
+                connection.execute("PRAGMA journal_mode = WAL")
+            draft.rename(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        self._use(path)
+        self.state = state
+        for other in self.folder.glob("[0-9]*"):  # but no graph that is being written
+            if not other.name.startswith(f"{self.generation}.") and f"{GRAPH_SUFFIX}-" not in other.name:
+                other.unlink(missing_ok=True)
+
+    def _use(self, path: Path) -> None:
+        with _errors(path):
+            connection = _connect(path, "rw")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        self._close_file()
+        self._connection, self._path, self.generation = connection, path, int(path.stem)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Reports damage, so that the next generation begins without rows."""
+        try:
+            yield
+        except EncodedItemsDamaged:
+            report_damage(self.folder, self.generation)
+            raise
+
+    def _close_file(self) -> None:
+        if hasattr(self, "_connection"):  # not before the first file is open
+            self._connection.close()
+
+    def _reset(self, state: EncodedState) -> None:
+        self.state, self.cursor, self.live_items = state, state.sequence, 0
+        self._hashes = {}
+
+    def _resume(self, was_at: Callable[[Position], bool | None]) -> bool:
+        """Read what an earlier writer has written; returns whether all of it can be used."""
+        generation = latest_generation(self.folder)
+        if not generation:
+            return False
+        try:
+            with _errors(path := _database(self.folder, generation)):
+                self._use(path)
+                self._reset(EncodedState.read(self._connection, self._origin))
+                count = 0
+                for count, row in enumerate(self._connection.execute("SELECT * FROM encoded ORDER BY id"), 1):
+                    self._note(_item(row, count))
+        except EncodedItemsDamaged as error:
+            log.error("%s: all items are encoded again: %s", self.folder, error)
+            return False
+        return count == self.state.last_id and bool(was_at(self.state.position))
+
+    def _note(self, item: EncodedItem) -> None:
+        """Update the attributes for a row, the last so far."""
+        has_vector = item.kind in (EncodedKind.ITEM, EncodedKind.SAME)
+        self.live_items += has_vector - (self._hashes.get(item.item_id) is not None)
+        self._hashes[item.item_id] = hash((item.vector, item.terms)) if has_vector else None
+        self.cursor = max(self.cursor, item.sequence)
+        if item.kind is EncodedKind.FAILED:
+            note_failure(self.failures, item.sequence, item.hit)
+
+
+class EncodedItemsReader:
+    """Reads the rows of the current generation, in their order; for one thread at a time.
+
+    Args:
+        folder: of the bundle's encoded items.
+        origin: that they must have; None for any.
+
+    Attributes:
+        generation: of the file.
+        last_id: of the last row that was read.
+
+    Raises:
+        EncodedItemsDamaged: the file is damaged, or belongs to something else.
+        OSError: there is none yet, or it cannot be read now.
+    """
+
+    def __init__(self, folder: Path, origin: EncodedOrigin | None) -> None:
+        self._folder, self._origin = folder, origin
+        self.generation = latest_generation(folder)
+        if not self.generation:
+            raise FileNotFoundError(f"{folder}: no items have been encoded yet")
+        self.last_id, self._sequence = 0, 0 if origin is None else origin.start
+        self._data_version, self._is_behind = -1, True
+        self._path = _database(folder, self.generation)
+        with _errors(self._path):
+            self._connection = _connect(self._path, "ro")
+        self.state()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_connection"):
+            self._connection.close()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `read` may return rows, or a higher sequence, now; errors as of `read`."""
+        try:  # without a context manager: this is called between two batches
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error as error:
+            raise _readable(error, self._path) from error
+        if version != self._data_version:
+            self._data_version, self._is_behind = version, True
+        return self._is_behind
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether there is another generation."""
+        return latest_generation(self._folder) not in (0, self.generation)
+
+    def report_damage(self) -> None:
+        """Ask the process that writes to begin another file."""
+        if not self.is_superseded:
+            report_damage(self._folder, self.generation)
+
+    def state(self) -> EncodedState:
+        """The state of the file now; errors as of `read`."""
+        with _errors(self._path):
+            return EncodedState.read(self._connection, self._origin)
+
+    def read(self, stop: VerifiedEnd | None = None) -> tuple[list[EncodedItem], int | None]:
+        """The next rows, at most `MOST_ROWS`.
+
+        Args:
+            stop: where to stop; by default at the end.
+
+        Returns:
+            The items, and the sequence up to which all changes have been read with them; None where more rows
+            are needed to know that, and where `stop` is before what has been read.
+
+        Raises:
+            EncodedItemsDamaged: a row is damaged or missing.
+            OSError: the file cannot be read now.
+        """
+        if stop is not None and (stop.generation != self.generation or stop.last_id < self.last_id):
+            return [], None
+        until = LARGEST_ID if stop is None else stop.last_id
+        with _errors(self._path):
+            with _transaction(self._connection, "BEGIN"):  # so the state and the rows are of one moment
+                state = self.state()
+                rows = self._connection.execute(READ, (self.last_id, until, MOST_ROWS)).fetchall()
+            items = [_item(row, row_id) for row_id, row in enumerate(rows, self.last_id + 1)]
+        self.last_id += len(items)
+        last_id, sequence = (state.last_id, state.sequence) if stop is None else stop[1:]
+        if self.last_id != last_id:
+            if len(items) < MOST_ROWS:
+                raise EncodedItemsDamaged(f"{self._path}: row {self.last_id + 1} is missing")
+            return items, None
+        self._sequence = max(self._sequence, sequence)
+        self._is_behind = (self.last_id, self._sequence) != (state.last_id, state.sequence)
+        return items, self._sequence
+
+    def failures(self, after: int, until: int) -> list[tuple[int, bytes]]:
+        """The sequence of each failed item, and why, in the rows after one and until another."""
+        with _errors(self._path):
+            return self._connection.execute(FAILURES, (after, until, EncodedKind.FAILED)).fetchall()
+
+
+def origin_of(manifest: Manifest, store_id: str) -> EncodedOrigin:
+    """The origin of the items that a bundle encodes for a store."""
+    known = manifest.catalogue
+    start = known.sequence if known is not None and known.store == store_id else 0
+    return EncodedOrigin(manifest.bundle_version, store_id, manifest.dimension, start)
+
+
+def folder_of(place: Path, origin: EncodedOrigin) -> Path:
+    """The folder of a bundle's encoded items, below the folder of all live items."""
+    return place / origin.store_id / origin.bundle_version
+
+
+def graph_path(folder: Path, generation: int) -> Path:
+    """Where the graph over a generation of encoded items is."""
+    return folder / f"{generation}{GRAPH_SUFFIX}"
+
+
+def latest_generation(folder: Path) -> int:
+    """The current generation in a bundle's folder; 0 if there is none."""
+    return max((int(each.stem) for each in folder.glob(f"[0-9]*{SUFFIX}")), default=0)
+
+
+def position_of(folder: Path) -> Position | None:
+    """The position in a store's history that no row of a bundle is beyond; another process may write it.
+
+    Returns:
+        None if it is damaged, or there is no file in the format of this module.
+    """
+    try:
+        return EncodedItemsReader(folder, None).state().position
+    except (TwinspireError, OSError):
+        return None
+
+
+def note_failure(failures: dict[int, str], sequence: int, reason: bytes) -> None:
+    """Add the reason of a failed item; the first of many is forgotten.
+
+    Args:
+        failures: sequence -> reason.
+        sequence: of the change.
+        reason: why the item could not be encoded.
+    """
+    failures[sequence] = reason.decode()
+    if len(failures) > KEPT_FAILURES:
+        del failures[next(iter(failures))]
+
+
+def report_damage(folder: Path, generation: int) -> None:
+    """Ask the process that writes a generation to begin another one."""
+    try:
+        _damage_report(folder, generation).touch()
+    except OSError as error:
+        log.error("%s: the damage cannot be reported: %s", folder, error)
+
+
+def _damage_report(folder: Path, generation: int) -> Path:
+    return folder / f"{generation}{DAMAGED_SUFFIX}"
+
+
+def _database(folder: Path, generation: int) -> Path:
+    return folder / f"{generation}{SUFFIX}"
+
+
+def _rows(items: Iterable[EncodedItem], first_id: int) -> Iterator[tuple[Any, ...]]:
+    return ((row_id, *each, _checksum(row_id, each)) for row_id, each in enumerate(items, first_id))
+
+
+def _item(row: Sequence[Any], expected_id: int) -> EncodedItem:
+    """The item of a row.
+
+    Raises:
+        ValueError: it is another row, or does not match its checksum.
+    """
+    row_id, sequence, item_id, kind, hit, values, vector, terms, checksum = row
+    with suppress(TypeError, AttributeError):  # a damaged column may have another type
+        item = EncodedItem(sequence, item_id, EncodedKind(kind), hit, values, vector, terms)
+        if row_id == expected_id and _checksum(row_id, item) == checksum:
+            return item
+    raise ValueError(f"row {expected_id} is damaged")
+
+
+def _checksum(row_id: int, item: EncodedItem) -> int:
+    sequence, item_id, kind, hit, values, vector, terms = item
+    head = f"{row_id} {sequence} {kind:d} {len(hit)} {len(values)} {len(vector)} {item_id}"
+    return zlib.crc32(b"".join((hit, values, vector, terms)), zlib.crc32(head.encode()))
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """A connection to a file that exists; several threads may use it in turn."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # after some errors SQLite has done it already
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Raises SQLite's errors, and those of damaged rows, as `_readable` makes them."""
+    try:
+        yield
+    except (sqlite3.Error, ValueError) as error:
+        raise _readable(error, path) from error
+
+
+def _readable(error: Exception, path: Path) -> EncodedItemsDamaged | OSError:
+    """What an error of SQLite or of a damaged row means for the file."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # a text not in UTF-8 has none
+    if code & 0xFF in DAMAGED:
+        return EncodedItemsDamaged(f"{path}: {error}")
+    return OSError(errno.EIO, str(error), str(path))

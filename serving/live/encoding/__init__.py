@@ -1,0 +1,1 @@
+"""Encodes the changes of the store for the bundles."""
