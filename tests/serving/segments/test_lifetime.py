@@ -27,7 +27,7 @@ def test_an_index_is_freed_with_its_retriever(tmp_path: Path, is_live: bool) -> 
             world.delete("item-004")
             assert world.sync() == {}
             retriever = world.live.retriever
-            world.deriver.close()
+            world.encoder.close()
             del world
         for _ in range(3):  # the second use of a filter makes a subset of the index
             retriever.search([Query(item_names(300)[5])], 5, filter=where.price < 30)
