@@ -294,7 +294,7 @@ class EncodedItemsWriter:
         os.close(descriptor)
         try:
             with _errors(path), closing(_connect(draft, "rw")) as connection:
-                connection.execute("PRAGMA journal_mode = OFF")  # nobody reads it yet
+                connection.execute("PRAGMA journal_mode = OFF")  # no process opens the draft
                 connection.execute("PRAGMA synchronous = OFF")
                 with _transaction(connection):
                     for each in TABLES:
