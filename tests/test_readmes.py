@@ -252,7 +252,7 @@ def test_the_experiments_can_be_read(block: Block, tmp_path: Path) -> None:
 def test_the_files_that_a_page_names_exist(page: str) -> None:
     text, stage = (ROOT / page).read_text(), (ROOT / page).parent
     names = {each for each in re.findall(r"`([\w/]+\.(?:py|md|toml|cfg|proto))`", text) if "/" in each}
-    places = (ROOT, stage, *(each for each in stage.iterdir() if each.is_dir()))
+    places = (ROOT, stage, stage.parent, *(each for each in stage.iterdir() if each.is_dir()))
     assert [name for name in sorted(names) if not any((each / name).is_file() for each in places)] == []
 
 
