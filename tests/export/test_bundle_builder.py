@@ -38,7 +38,6 @@ from tests.helpers.stdlib import (
     write_toml,
 )
 from train.data.training_data import training_data_of
-from train.evaluation.baselines import bm25
 from train.training.metric_groups import metrics_of
 
 
@@ -140,10 +139,9 @@ def features(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.exhaustive
 def test_a_bundle_is_built_once_and_again_if_damaged(
-    features: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    features: Made, tmp_path: Path, console: Console
 ) -> None:
     arguments = features.experiment, features.dataset, features.run, console
-    monkeypatch.setattr(bm25, "per_query", None)  # choosing k1 and b would need it; the run has done that
     vectors = features.folder / bundle.VECTORS
     content = vectors.read_bytes()
     with tracking_copy(features, tmp_path):
