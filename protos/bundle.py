@@ -40,9 +40,9 @@ from protos import names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema, Side
-from protos.field_checks import check_name, expect_within
 from protos.files import atomic_directory
 from protos.files.draft_file import create_draft
+from protos.files.field_checks import check_name, expect_within
 from protos.inputs import unicode_record
 from protos.lexical import Analyzer, WeightingName
 from protos.toml_config import OPTIONAL, parse, to_table

@@ -162,16 +162,7 @@ class GrpcCall(FrontCall):
         message: bytes | None,
         finished: Finished,
     ) -> None:
-        """End the call.
-
-        Args:
-            code: number of the status.
-            details: its text.
-            trailers: metadata to send with it.
-            is_first: no message has been sent before.
-            message: last message, sent before the status, if there is one.
-            finished: receives the event when everything has been written, or the call is over.
-        """
+        """As `FrontCall.send_status`."""
         operations = [cygrpc.SendStatusFromServerOperation(trailers, code, details, NO_FLAGS)]
         if is_first:
             operations.append(cygrpc.SendInitialMetadataOperation(None, NO_FLAGS))

@@ -19,7 +19,7 @@ def write_purchases(folder: Path, items: int, users: int, events: int = 60, seed
     Categories and their items have long tails, so many items are bought once, or never.
 
     Args:
-        items: number of items; those that nobody buys are not in the log.
+        items: number of items; items without a purchase are not in the log.
         users: number of customers.
         events: purchases of each, a day or more apart.
     """

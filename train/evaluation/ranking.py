@@ -225,7 +225,7 @@ class Fitting:
     def popular(self, items: int) -> tuple[TrainingData, Rows]:
         """The data of the items with most training pairs, and the rows (M,) of these in all data, ascending.
 
-        With all items, these are the data as they are.
+        With all items, the data are returned unchanged.
         """
         return self.once(f"the {items} most popular items", lambda: _most_popular(self.data, items))
 
