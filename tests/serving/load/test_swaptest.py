@@ -1,9 +1,12 @@
 """The swap test: it counts what fails and what is mixed, and a short one runs from command to plot."""
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -123,24 +126,35 @@ def test_what_fails_is_counted(retriever: Retriever) -> None:
     assert not seen.ends
 
 
-def test_a_connection_that_breaks_is_a_failure_and_is_made_anew(
-    retriever: Retriever, folders: tuple[Path, Path]
-) -> None:
+def test_a_connection_that_breaks_is_a_failure_and_is_made_anew() -> None:
     asked = [Query(name) for name in item_names(10)]
     versions = Versions([FIRST, SECOND], [expecting([[]] * 10)] * 2)
     clients = SwapClients(Workload(asked, 10, None).searches(), versions, 2)
-    with (
-        RetrievalServer(retriever) as server,
-        ConnectionPool(server.address, 2, clients.finished) as clients.pool,
-    ):
-        clients.poll(0.05)
-        server.stop(0.0)
-        until = time.monotonic() + 30
-        while not any("cannot connect" in text for text in clients.run.failed):
-            assert time.monotonic() < until, clients.failures()
+    sent = threading.Event()
+
+    def break_once_sent() -> None:  # a server that takes requests and answers none
+        with ExitStack() as open_sockets:
+            for _ in range(2):
+                peer = open_sockets.enter_context(listener.accept()[0])
+                peer.sendall(http2.settings([]))
+            sent.wait(30)
+            listener.close()  # first, so that no new connection waits in its queue
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=break_once_sent, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with ConnectionPool(address, 2, clients.finished) as clients.pool:
             clients.poll(0.05)
-        assert any("UNAVAILABLE" in text for text in clients.run.failed)
-        clients.stop()
+            sent.set()
+            thread.join(30)
+            until = time.monotonic() + 30
+            while not any("cannot connect" in text for text in clients.run.failed):
+                assert time.monotonic() < until, clients.failures()
+                clients.poll(0.05)
+            clients.stop()
+    broken = sum(count for text, count in clients.run.failed.items() if text.startswith("UNAVAILABLE"))
+    assert broken == clients.run.requests == 2
 
 
 def test_a_service_that_does_not_come_back_ends_the_test(
