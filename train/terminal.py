@@ -9,20 +9,16 @@ from rich.table import Table
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.intervals import Interval
-from train.evaluation.metrics import metric_label
 from train.evaluation.query_groups import GROUPS
-from train.evaluation.report import DIFFERENCE, JUDGED, JUDGED_METRICS
-
-METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
-
+from train.evaluation.report import DIFFERENCE, JUDGED
+from train.metrics import OF_JUDGED_QUERIES, SHOWN, SHOWN_OF_HISTORIES, metric_label
 
 MAX_COLUMNS = 6  # of rankings in a table
 BY_GROUP = "ndcg_at_10"  # the metric that is shown of groups of queries
-OF_GROUPS = (
+GROUPS_TEXT = (
     "seen: a training query has the same words; head: the most frequent training queries, which make half of "
     "its events; tail: all others; traffic: each query counts as often as it has test events"
 )
-RECALL_OF_HISTORIES = "recall_at_20"  # which papers on recommendation report
 OF_HISTORIES = "coverage_at_10"  # is measured only where queries have histories
 OF_PROBABILITIES = ("auc", "log_loss", "ece")  # what is asked of towers that predict a probability
 
@@ -104,7 +100,7 @@ def show_query_groups(
     if shown := ", ".join(f"{group} {lead}" for group, lead in leads if lead):
         text = f"{label}, difference to the best baseline, 95 % intervals, {drawn} drawn: {shown}"
         console.print(text, highlight=False, soft_wrap=True)
-    console.print(OF_GROUPS, highlight=False, soft_wrap=True)
+    console.print(GROUPS_TEXT, highlight=False, soft_wrap=True)
 
 
 def _each(groups: Sequence[str], metric: str) -> list[str]:
@@ -122,9 +118,11 @@ def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Con
     measured = {name.removeprefix(JUDGED) for name in metrics if name.startswith(JUDGED)}
     names = {**own, **baseline_columns(dict.fromkeys(measured))}
     title = f"judged, {int(metrics[f'{JUDGED}queries']):,} queries"
-    table = Table(title, *map(metric_label, JUDGED_METRICS), box=None)
+    table = Table(title, *map(metric_label, OF_JUDGED_QUERIES), box=None)
     for prefix, label in names.items():
-        table.add_row(label, *(_with_interval(metrics, f"{JUDGED}{prefix}{name}") for name in JUDGED_METRICS))
+        table.add_row(
+            label, *(_with_interval(metrics, f"{JUDGED}{prefix}{name}") for name in OF_JUDGED_QUERIES)
+        )
     console.print(table)
 
 
@@ -136,10 +134,7 @@ def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics that a table shows, in order; of histories recall@20, too."""
-    rows = [*METRICS]
-    if OF_HISTORIES in metrics and RECALL_OF_HISTORIES in metrics:
-        rows.insert(rows.index("recall_at_100"), RECALL_OF_HISTORIES)
-    return rows
+    return [*(SHOWN_OF_HISTORIES if OF_HISTORIES in metrics else SHOWN)]
 
 
 def probability_rows(metrics: Mapping[str, Any]) -> list[str]:

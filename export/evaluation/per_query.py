@@ -17,8 +17,8 @@ import numpy.typing as npt
 from protos import bundle
 from protos.errors import BundleDamaged
 from train.data.training_data import TrainingData
-from train.evaluation import metrics
 from train.evaluation.intervals import Clusters, clusters_of
+from train.metrics import per_query
 
 FILE = "per_query.npz"
 QUERIES, CLUSTERS, UNIT = "queries", "clusters", "unit"
@@ -56,7 +56,7 @@ def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
     rows, relevant = data.parts["test"].by_query()
     digests = np.array([digest(data, *each) for each in zip(rows.tolist(), relevant, strict=True)], np.uint64)
     order = np.argsort(digests, kind="stable")
-    found = metrics.per_query(ranked, relevant)
+    found = per_query(ranked, relevant)
     values = {name: each.astype(np.float32) for name, each in found.items()}
     return PerQuery(digests, values, clusters_of(data, "test")).of_queries(order)
 

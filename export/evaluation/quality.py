@@ -21,13 +21,11 @@ from protos.features import TowerInputs
 from protos.hybrid.fusion import BM25_ALONE
 from protos.search import paired_products
 from train.config import Experiment
-from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.intervals import Interval, clusters_of
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.label_means import item_means
-from train.evaluation.metrics import CUTOFFS, as_higher_is_better, mean, metric_label, per_query
 from train.evaluation.ranking import Fitting
 from train.evaluation.report import (
     DIFFERENCE,
@@ -38,6 +36,7 @@ from train.evaluation.report import (
     evaluate_ranking,
     judged_clusters_of,
 )
+from train.metrics import CUTOFFS, OF_LABELS, as_higher_is_better, mean, metric_label, per_query
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

@@ -57,14 +57,13 @@ from train.evaluation.lexical_choice import (
     chosen_settings,
 )
 from train.evaluation.lexical_model import CountedTerms, LexicalModel
-from train.evaluation.metrics import metric_label, per_query
 from train.evaluation.ranking import selection_metric
+from train.metrics import MAIN, metric_label, per_query
 
 Vectors = npt.NDArray[np.float32]
 Setting = tuple[WeightingName, float]  # of the lexical side, and its weight
 KINDS: tuple[WeightingName, ...] = ("bm25", "tfidf")  # the one that is preferred first
 WEIGHTS = tuple(n / 20 for n in range(1, 20))
-MAIN = ("recall_at_10", "mrr_at_10", "ndcg_at_10")  # none of them may be worse
 MIN_QUERIES = 10  # of validation; fewer tell nothing
 LEAST_CANDIDATES = 32
 MOST_WORDS, MOST_NGRAMS = 32, 256  # distinct terms of a query that count, the rarest ones

@@ -23,7 +23,7 @@ from protos.hybrid.lexical_index import term_hash, whole_query
 from train.config import Experiment
 from train.data.training_data import TrainingData, query_keys, text_numbers
 from train.evaluation.intervals import Clusters, interval, within_standard_error
-from train.evaluation.metrics import metric_label
+from train.metrics import metric_label
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 ORDER = "ndcg_at_10"

@@ -9,7 +9,6 @@ import numpy as np
 from rich.console import Console
 
 from export.quantization.measure import (
-    METRICS,
     MeasuredVariant,
     QualitySample,
     Vectors,
@@ -25,6 +24,7 @@ from protos.features import Side, TowerInputs
 from protos.vectors import rounded_vectors
 from train.config import ExportConfig
 from train.config.precision import PrecisionConfig
+from train.metrics import HEADLINE
 from train.models.towers import Tower
 
 DECISIVE_BATCH: Mapping[Side, int] = {"query": 1, "item": 32}  # batch size at which the fastest is chosen
@@ -136,7 +136,7 @@ def choose_vectors(
             **differences(rounded, items),
             **lost,
         }
-        candidates.append(Candidate(precision, size, {name: lost[f"{name}_delta"] for name in METRICS}))
+        candidates.append(Candidate(precision, size, {name: lost[f"{name}_delta"] for name in HEADLINE}))
     selected = (
         select(candidates, config.max_loss, "")
         if config.vectors == "auto"
@@ -170,7 +170,7 @@ def _make(exported: ExportedTower, config: PrecisionConfig, folder: Path, consol
 
 def _candidate(name: str, measured: MeasuredVariant) -> Candidate:
     figures = measured.figures
-    deltas = {metric: figures[f"{metric}_delta"] for metric in METRICS}
+    deltas = {metric: figures[f"{metric}_delta"] for metric in HEADLINE}
     return Candidate(name, figures["size_bytes"], deltas, figures["latency"]["p50_us"])
 
 

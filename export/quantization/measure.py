@@ -28,13 +28,12 @@ from train.config.precision import PrecisionConfig
 from train.data.training_data import TrainingData
 from train.evaluation.exact_search import search
 from train.evaluation.intervals import Clusters, clusters_of, interval
-from train.evaluation.metrics import per_query
+from train.metrics import HEADLINE, per_query
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 PerQuery = dict[str, npt.NDArray[np.float64]]
 
-METRICS = ("recall_at_10", "ndcg_at_10")
 K = 10
 SECONDS = 5.0  # after which MIN_CALLS are enough
 MIN_CALLS = 100
@@ -98,7 +97,7 @@ class QualitySample:
             "drawn": str(self.clusters),
             "items": len(self.items),
             "catalogue": self.data.item_count,
-            **{f"fp32_{name}": float(self.baseline[name].mean()) for name in METRICS},
+            **{f"fp32_{name}": float(self.baseline[name].mean()) for name in HEADLINE},
         }
 
 
@@ -213,7 +212,7 @@ def differences(vectors: Vectors, plain: Vectors) -> dict[str, float]:
 def losses(metrics: PerQuery, baseline: PerQuery, clusters: Clusters, seed: int) -> dict[str, float]:
     """Each metric and its difference from float32 on the same queries, with a 95 % interval."""
     found: dict[str, float] = {}
-    for name in METRICS:
+    for name in HEADLINE:
         delta = interval(metrics[name], clusters, baseline[name], seed)
         found |= {
             name: float(metrics[name].mean()),
@@ -252,4 +251,4 @@ def _encoded(
 def _metrics(queries: Vectors, items: Vectors, relevant: Sequence[Rows], seen: Sequence[Rows]) -> PerQuery:
     ranked = search(torch.from_numpy(queries), torch.from_numpy(items), K, seen)
     found = per_query(ranked, relevant)
-    return {name: found[name] for name in METRICS}
+    return {name: found[name] for name in HEADLINE}

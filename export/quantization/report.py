@@ -13,8 +13,8 @@ from rich.table import Table
 from export.quantization.variants import VARIANTS
 from protos.bundle import TableVariant
 from protos.features import SIDES
-from train.evaluation.metrics import metric_label
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
+from train.metrics import HEADLINE, metric_label
 
 LABEL_BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 BAR_COLOUR = "#c3c8d0"  # of variants that were not chosen
@@ -71,8 +71,7 @@ def _show_vectors(report: Mapping[str, Any], console: Console) -> None:
     _reasons(report, console)
     total = report["together"]
     deltas = ", ".join(
-        f"{metric_label(name)} {total[f'{name}_delta']:+.4f} {_between(total, name)}"
-        for name in ("recall_at_10", "ndcg_at_10")
+        f"{metric_label(name)} {total[f'{name}_delta']:+.4f} {_between(total, name)}" for name in HEADLINE
     )
     drawn = f"95 % intervals, {report['judged_on']['drawn']} drawn"
     console.print(f"all three together against fp32: {deltas}; {drawn}", highlight=False, soft_wrap=True)
@@ -85,11 +84,8 @@ def _marked(name: str, chosen: str) -> str:
 def _quality(name: str, found: Mapping[str, Any]) -> list[str]:
     """The metrics of float32; of others the differences from float32, with their intervals."""
     if name == "fp32":
-        return [f"{found[metric]:.4f}" for metric in ("recall_at_10", "ndcg_at_10")]
-    return [
-        f"{found[f'{metric}_delta']:+.4f} {_between(found, metric)}"
-        for metric in ("recall_at_10", "ndcg_at_10")
-    ]
+        return [f"{found[metric]:.4f}" for metric in HEADLINE]
+    return [f"{found[f'{metric}_delta']:+.4f} {_between(found, metric)}" for metric in HEADLINE]
 
 
 def _between(found: Mapping[str, Any], metric: str) -> str:

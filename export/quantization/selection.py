@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from train.evaluation.metrics import metric_label
+from train.metrics import metric_label
 
 AS_FAST = 1.05  # times within this factor of the fastest are equal; measurements vary by as much
 

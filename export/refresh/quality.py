@@ -46,9 +46,9 @@ from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
 from train.evaluation.intervals import clusters_of
 from train.evaluation.lexical_choice import ALL_ANALYZERS, default_analyzer
-from train.evaluation.metrics import mean
-from train.evaluation.metrics import per_query as metrics_of
 from train.evaluation.report import evaluate_ranking
+from train.metrics import mean
+from train.metrics import per_query as metrics_of
 
 Rows = npt.NDArray[np.int64]
 

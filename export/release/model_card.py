@@ -14,14 +14,13 @@ from protos.inputs.events import is_dated, without_times
 from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from protos.system.timing import p99_remark
 from train.evaluation.baselines import LABELS
-from train.evaluation.metrics import metric_label
+from train.metrics import MAIN, metric_label
 from train.terminal import baseline_columns, metric_rows, probability_rows
 
 REFRESHED_FROM = "refreshed_from"  # tag of a version that a refresh has made
 LIMIT = 5000  # characters of the registry's column; PostgreSQL refuses more, SQLite does not check
 CELL = 200  # characters of one value
 ENCODER = 600  # characters about a pretrained encoder: its licence must not be cut
-MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
 REFIT = (
     "The towers have learned from the training and validation pairs. Epochs and weights were chosen on "
     "validation before that, by towers that had not learned from it. These figures are of the served towers, "

@@ -19,7 +19,7 @@ from serving.retrieval.query import Query, example_query
 from tests.helpers.answers import hits_of
 from tests.helpers.stdlib import Made
 from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.metrics import mean, per_query
+from train.metrics import mean, per_query
 
 
 @pytest.fixture(scope="module")

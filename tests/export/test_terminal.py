@@ -8,7 +8,7 @@ from rich.console import Console
 
 from export import terminal
 from tests.helpers.releases import OF_LABELS, QUALITY
-from train.terminal import METRICS
+from train.metrics import SHOWN
 
 GATES = [
     {"name": "parity", "figure": 4.47e-7, "bound": 1e-5, "holds": True},
@@ -142,7 +142,7 @@ def test_labels_come_before_rankings_where_clicks_are_predicted() -> None:
 )
 def test_a_bundle_says_whether_words_take_part_in_its_answers(report: dict[str, Any], line: str) -> None:
     out = io.StringIO()
-    quality = {**QUALITY, "dense_ndcg_at_10": 0.5} | {f"dense_{name}": 0.5 for name in METRICS}
+    quality = {**QUALITY, "dense_ndcg_at_10": 0.5} | {f"dense_{name}": 0.5 for name in SHOWN}
     terminal.show_bundle({**BUNDLE, "hybrid": report, "quality": quality}, Console(file=out, width=120))
     assert line in out.getvalue().splitlines()
     assert "towers alone" in out.getvalue()

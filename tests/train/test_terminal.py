@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from train.evaluation.metrics import metric_label
 from train.evaluation.plots import TrainingHistory, baseline_comparison, learning_curves, save
-from train.terminal import METRICS, baseline_columns, show_fit
+from train.metrics import SHOWN, metric_label
+from train.terminal import baseline_columns, show_fit
 
-MAIN = dict.fromkeys(METRICS, 0.25)
+MAIN = dict.fromkeys(SHOWN, 0.25)
 FILMS: dict[str, float] = {
     **MAIN,
     "ndcg_at_10_low": 0.125,
     "ndcg_at_10_high": 0.5,
-    **{f"popularity_{name}": 0.05 for name in METRICS},
-    **{f"itemknn_{name}": 0.15 for name in METRICS},
-    **{f"ease_{name}": 0.2 for name in METRICS},
+    **{f"popularity_{name}": 0.05 for name in SHOWN},
+    **{f"itemknn_{name}": 0.15 for name in SHOWN},
+    **{f"ease_{name}": 0.2 for name in SHOWN},
 }
 RESULT = {"run_id": "abc", "reused": False, "baselines": {}, "warnings": [], "drawn": "7 users"}
 
@@ -38,18 +38,18 @@ def test_each_baseline_that_was_measured_has_a_column() -> None:
     assert lines[1].split() == ["test,", "exact", "search", "two-tower", "popularity", "item-kNN", "EASE"]
     (line,) = (line for line in lines if line.split()[0] == "nDCG@10")
     assert line.split()[1:] == ["0.2500", "0.0500", "0.1500", "0.2000"]
-    assert lines[2 + len(METRICS) :] == ["two-tower, 95 % intervals, 7 users drawn: nDCG@10 0.1250 to 0.5000"]
+    assert lines[2 + len(SHOWN) :] == ["two-tower, 95 % intervals, 7 users drawn: nDCG@10 0.1250 to 0.5000"]
 
 
 def test_many_rankings_have_a_row_each_that_fits_a_terminal() -> None:
     names = ("popularity", "recent_popularity", "itemknn", "slist", "ease", "ease_recency", "ease_recent")
-    metrics = MAIN | {f"{name}_{metric}": 0.125 for name in names for metric in METRICS}
+    metrics = MAIN | {f"{name}_{metric}": 0.125 for name in names for metric in SHOWN}
     console = Console(file=io.StringIO(), width=80)
     show_fit({**RESULT, "metrics": metrics}, console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     (row,) = (line for line in lines if line.split()[:1] == ["SLIST"])
-    assert row.split() == ["SLIST", *["0.1250"] * len(METRICS)]
-    assert sum("two-tower" in line and line.count("0.2500") == len(METRICS) for line in lines) == 1
+    assert row.split() == ["SLIST", *["0.1250"] * len(SHOWN)]
+    assert sum("two-tower" in line and line.count("0.2500") == len(SHOWN) for line in lines) == 1
     assert not any("…" in line for line in lines)
 
 
@@ -144,7 +144,7 @@ def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
 def test_what_was_chosen_for_a_baseline_and_the_warnings_are_told() -> None:
     chosen = {"bm25.k1": "0.9", "bm25.b": "0.5", "ease.lambda": "200.0", "bm25_full.k1": "1.2"}
     lines = shown(FILMS, baselines=chosen, warnings=["test holds [3] queries", "another"])
-    assert lines[3 + len(METRICS) :] == [
+    assert lines[3 + len(SHOWN) :] == [
         "BM25: k1 0.9, b 0.5",
         "BM25, full texts: k1 1.2",
         "EASE: lambda 200.0",

@@ -1,9 +1,9 @@
 """`[gates]`: the bounds that a challenger must keep to be promoted."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from train.config.checks import above_zero, at_least
+from train.metrics import GateMetric
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,7 @@ class GatesConfig:
     recall_target: float | None = None
     filtered_recall_target: float | None = None
     recall_k: int | None = None
-    quality_metric: Literal[
-        "selection",
-        "recall_at_1",
-        "recall_at_10",
-        "recall_at_20",
-        "recall_at_50",
-        "recall_at_100",
-        "hr_at_10",
-        "hr_at_50",
-        "mrr_at_10",
-        "ndcg_at_10",
-    ] = "selection"
+    quality_metric: GateMetric = "selection"
     quality_margin: float = 0.01
     query_tower_p99_ratio: float = 1.25
     retriever_p99_ratio: float = 1.25

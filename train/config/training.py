@@ -5,10 +5,7 @@ from typing import Literal
 
 from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least, finite
-
-OF_LABELS = ("auc", "log_loss")
-"""Selection metrics of labelled pairs; they are not means over queries."""
-
+from train.metrics import Selection
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
@@ -60,9 +57,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     seed: int = 0
     threads: int = 0
-    selection: Literal["recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10", "auc", "log_loss"] = (
-        "recall_at_10"
-    )
+    selection: Selection = "recall_at_10"
     weight_decay: float = 0.0
     average_epochs: float = 0.0
     device: Device = "cpu"

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.evaluation.metrics import CUTOFFS
+from train.metrics import CUTOFFS
 from train.models.interests import largest_products
 from train.models.placement import Place, as_given, beside
 from train.models.prepared_inputs import PreparedInputs

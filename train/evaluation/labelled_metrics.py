@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.evaluation.intervals import Clusters
-from train.evaluation.metrics import as_higher_is_better
+from train.metrics import as_higher_is_better
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]

@@ -31,8 +31,8 @@ from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
 from train.evaluation.lexical_model import CountedTerms, LexicalModel
-from train.evaluation.metrics import per_query
 from train.evaluation.ranking import Fitting
+from train.metrics import per_query
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -19,10 +19,9 @@ import torch
 
 from protos.toml_config import parse, to_table
 from train.config import Experiment
-from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import mask_seen
-from train.evaluation.metrics import CUTOFFS, mean, per_query
+from train.metrics import CUTOFFS, OF_LABELS, mean, per_query
 from train.models.collaborative import ItemWeights
 
 Rows = npt.NDArray[np.int64]

@@ -11,19 +11,23 @@ from train.data.training_data import Pairs, TrainingData
 from train.evaluation.intervals import Clusters, clusters_of, interval, pair_clusters_of
 from train.evaluation.label_means import FittedLabels
 from train.evaluation.labelled_metrics import DRAWS, compare
-from train.evaluation.metrics import catalogue_metrics, mean, per_query
 from train.evaluation.query_groups import query_groups
 from train.evaluation.ranking import Ranker, rank_by_scores
+from train.metrics import (
+    HEADLINE,
+    OF_COLD_START,
+    OF_JUDGED_QUERIES,
+    WITH_INTERVAL,
+    catalogue_metrics,
+    mean,
+    per_query,
+)
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
-WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
 DIFFERENCE = "difference_"  # prefix of a metric of the model less that of a baseline
-JUDGED_METRICS = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "recall_at_100")
 JUDGED = "judged_"  # prefix of the metrics of judged queries
-GROUP_METRICS = ("recall_at_10", "ndcg_at_10")  # of some of the queries (`query_groups.py`)
-COLD_METRICS = ("hr_at_10", "hr_at_50", "ndcg_at_10")
 
 
 def evaluate_ranking(
@@ -57,12 +61,12 @@ def evaluate_ranking(
         measured = _ranking_metrics(data, ranked, by_query, clusters)
         measured |= _cold_metrics(data, queries, ranked, relevant)
         for group, weights in groups.items():
-            means = {each: np.average(by_query[each], weights=weights) for each in GROUP_METRICS}
+            means = {each: np.average(by_query[each], weights=weights) for each in HEADLINE}
             measured |= {f"{group}_{each}": float(value) for each, value in means.items()}
         if name:
             measured |= _differences(own, by_query, clusters, WITH_INTERVAL)
             for group, weights in groups.items():
-                measured |= _differences(own, by_query, clusters, GROUP_METRICS, group, weights)
+                measured |= _differences(own, by_query, clusters, HEADLINE, group, weights)
         else:
             own = by_query
         prefix = f"{name}_" if name else ""
@@ -91,10 +95,10 @@ def evaluate_judged(
     for name, ranker in {"": rank, **(others or {})}.items():
         by_query = per_query(ranker(judged.query), judged.relevant, judged.gains)
         prefix = f"{JUDGED}{name}_" if name else JUDGED
-        for metric in JUDGED_METRICS:
+        for metric in OF_JUDGED_QUERIES:
             found |= interval(by_query[metric], clusters).named(prefix + metric)
         if name:
-            differences = _differences(own, by_query, clusters, JUDGED_METRICS)
+            differences = _differences(own, by_query, clusters, OF_JUDGED_QUERIES)
             found |= {prefix + metric: value for metric, value in differences.items()}
         else:
             own = by_query
@@ -159,7 +163,7 @@ def _cold_metrics(
         if len(rows):
             found[f"{name}_queries"] = float(len(rows))
             metrics = mean(per_query(ranked[rows], [wanted[row] for row in rows]))
-            found |= {f"{name}_{k}": metrics[k] for k in COLD_METRICS}
+            found |= {f"{name}_{k}": metrics[k] for k in OF_COLD_START}
     return found
 
 
@@ -184,7 +188,7 @@ def evaluate_cold_items(data: TrainingData, rank: Ranker) -> dict[str, float]:
     found, clusters = {"cold_queries": float(len(queries))}, clusters_of(data, "cold")
     for name, ranker in rankers.items():
         metrics = per_query(ranker(np.asarray(queries)), relevant)
-        found |= {f"cold_{name}{metric}": float(metrics[metric].mean()) for metric in COLD_METRICS}
+        found |= {f"cold_{name}{metric}": float(metrics[metric].mean()) for metric in OF_COLD_START}
         if not name:
             found |= interval(metrics["hr_at_50"], clusters).named("cold_hr_at_50")
     return found

@@ -27,7 +27,6 @@ import torch
 
 from protos.features import FIRST_KNOWN, FeatureSpec, HistoryFeature, IdFeature
 from train.config import Experiment
-from train.config.training import OF_LABELS
 from train.data.training_data import Pairs
 from train.evaluation.calibration import FEWEST
 from train.evaluation.exact_search import blocks_of_like_length
@@ -35,6 +34,7 @@ from train.evaluation.intervals import Clusters, pair_clusters_of, within_standa
 from train.evaluation.label_baselines import STRENGTHS
 from train.evaluation.label_means import Floats, both_histories, user_item_means
 from train.evaluation.labelled_metrics import pair_losses
+from train.metrics import OF_LABELS
 from train.models.clicks import ADDITIVE, AdditivePart, ClickTower
 from train.models.heads import LogisticHead
 from train.models.prepared_inputs import PreparedInputs

@@ -11,9 +11,8 @@ import mlflow
 from mlflow.entities import Metric
 from rich.console import Console
 
-from train.config.training import OF_LABELS
-from train.evaluation.metrics import metric_label
 from train.interrupts import acknowledge, interruption
+from train.metrics import HEADLINE, OF_LABELS, metric_label
 from train.progress import progress_bar
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
 from train.training.metric_groups import GROUPS, grouped
@@ -109,7 +108,7 @@ class RunCallbacks:
         mlflow.log_metrics(_by_group(record), step=epoch)
         self._log_losses()
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
-        shown = ["recall_at_10", "ndcg_at_10"]
+        shown = [*HEADLINE]
         labels = [name for name in OF_LABELS if f"validation_{name}" in record]
         shown = [*labels, *shown] if "log_loss" in labels else [*shown, *labels]
         figures = "  ".join(f"{metric_label(each)} {record[f'validation_{each}']:.4f}" for each in shown)

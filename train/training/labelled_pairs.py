@@ -6,7 +6,6 @@ import numpy as np
 import scipy.special
 
 from train.config import Experiment
-from train.config.training import OF_LABELS
 from train.evaluation.calibration import calibrate
 from train.evaluation.label_baselines import label_baselines
 from train.evaluation.label_means import FittedLabels
@@ -19,6 +18,7 @@ from train.evaluation.labelled_metrics import (
     reliability,
 )
 from train.evaluation.report import evaluate_labels
+from train.metrics import OF_LABELS
 from train.models.heads import LogisticHead
 from train.training.trainer import Trainer
 

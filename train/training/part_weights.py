@@ -28,7 +28,7 @@ from torch import Tensor
 
 from train.evaluation.exact_search import mask_seen
 from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
-from train.evaluation.metrics import CUTOFFS, ndcg, per_query
+from train.metrics import CUTOFFS, ndcg, per_query
 from train.models.towers import Mixture, Part, Tower
 from train.training.trainer import Trainer
 

@@ -24,14 +24,12 @@ from protos.features import Schema
 from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import PRETRAINED_MODEL
 from train.config import Experiment
-from train.config.training import OF_LABELS
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
 from train.evaluation.baselines import baselines, left_out
 from train.evaluation.intervals import Interval, clusters_of, interval
 from train.evaluation.labelled_metrics import Bin
-from train.evaluation.metrics import per_query
 from train.evaluation.ranking import FittedBaseline, Fitting, Ranker, selection_metric
 from train.evaluation.report import (
     JUDGED,
@@ -42,6 +40,7 @@ from train.evaluation.report import (
 from train.evaluation.warnings import run_warnings, worse_than_baselines
 from train.fingerprint import code_fingerprint, fingerprint
 from train.interrupts import before_leaving
+from train.metrics import OF_LABELS, per_query
 from train.models.defaults import Chosen, from_data
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import Report, architecture_of, silent

@@ -22,13 +22,12 @@ from torch import Tensor
 
 from protos.errors import ConfigError, DataError
 from train.config import LossConfig, TrainingConfig
-from train.config.training import OF_LABELS
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import blocks_of_like_length, encode, search
-from train.evaluation.metrics import as_higher_is_better, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.objective import build_objective
+from train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
 from train.models.interests import paired_products, route
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import Towers

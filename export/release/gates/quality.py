@@ -33,10 +33,9 @@ from train.config import Experiment
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import LABELS
 from train.evaluation.intervals import Clusters, Interval, interval
-from train.evaluation.metrics import metric_label
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
 from train.evaluation.ranking import selection_metric
-from train.evaluation.report import WITH_INTERVAL
+from train.metrics import WITH_INTERVAL, metric_label
 
 REFUSED_COLOUR = "#b3362d"
 

@@ -21,7 +21,7 @@ from export.release.gate import Comparison, Gate, GateResult, Judgement
 from export.release.gates.quality import metric_of
 from export.release.registry import registry_errors
 from protos.release_records import ReleaseRecord
-from train.evaluation.metrics import metric_label
+from train.metrics import metric_label
 
 NAME = "quality_history"
 CHAMPIONS = 10  # the last ones, among them the one now

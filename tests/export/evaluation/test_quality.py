@@ -26,9 +26,8 @@ from protos import bundle
 from tests.export.ann.test_index import CONFIG
 from tests.helpers.stdlib import Made
 from train.config import IndexConfig
-from train.config.training import OF_LABELS
 from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.metrics import mean, per_query
+from train.metrics import OF_LABELS, mean, per_query
 from train.training.metric_groups import metrics_of
 
 

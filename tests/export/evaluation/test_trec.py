@@ -13,7 +13,7 @@ from export.evaluation.trec import Topics, check_output, judged_topics, split_to
 from protos.errors import DataError
 from tests.helpers.limited import files_limited_to
 from train.data.training_data import Histories, Judged, Pairs, TrainingData
-from train.evaluation.metrics import mean, per_query
+from train.metrics import mean, per_query
 
 MEASURES = {
     "ndcg_at_10": nDCG @ 10,

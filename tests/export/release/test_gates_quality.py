@@ -27,7 +27,7 @@ from tests.helpers.stdlib import Made
 from train.config import GatesConfig, TrainingConfig
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.intervals import Clusters
-from train.evaluation.metrics import mean
+from train.metrics import mean
 
 Compared = Callable[[Path, Callable[[], TrainingData]], Judgement]
 

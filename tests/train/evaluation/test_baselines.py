@@ -18,9 +18,9 @@ from train.data.training_data import TrainingData, texts_of
 from train.evaluation import lexical_choice
 from train.evaluation.baselines import baselines
 from train.evaluation.lexical_choice import LexicalSettings, Validation, candidates, default_analyzer
-from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.ranking import FittedBaseline, Fitting
-from train.evaluation.report import WITH_INTERVAL, evaluate_ranking
+from train.evaluation.report import evaluate_ranking
+from train.metrics import CUTOFFS, WITH_INTERVAL, mean, per_query
 from train.paths import ROOT
 
 # A command's description and a query for it; no two lines share a run between spaces.

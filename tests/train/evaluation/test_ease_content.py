@@ -13,8 +13,8 @@ from train.config import Experiment, read_experiment
 from train.data.recency import DAY
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.baselines import ease_content, ease_recent
-from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Baseline, Fitting
+from train.metrics import mean, per_query
 from train.paths import ROOT
 
 KINDS, OF_A_KIND, EVENTS = 6, 40, 4

@@ -34,9 +34,9 @@ from train.evaluation.baselines import (
     slist,
 )
 from train.evaluation.label_baselines import LABEL_BASELINES
-from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, Tuning, rank_by, rank_by_scores, summed
 from train.evaluation.warnings import run_warnings
+from train.metrics import mean, per_query
 from train.models import collaborative
 from train.models.collaborative import history_matrix, interaction_matrix
 from train.paths import ROOT

@@ -19,9 +19,9 @@ from train.data.query_words import word_numbers
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.baselines import baselines
 from train.evaluation.intervals import clusters_of, interval
-from train.evaluation.metrics import per_query
 from train.evaluation.query_groups import query_groups
-from train.evaluation.report import GROUP_METRICS, evaluate_ranking
+from train.evaluation.report import evaluate_ranking
+from train.metrics import HEADLINE, per_query
 
 Rows = npt.NDArray[np.int64]
 
@@ -126,7 +126,7 @@ def test_each_group_is_measured_as_all_queries_are(shop: tuple[Path, TrainingDat
         assert found[f"{name}_queries"] == weights.sum()
         # Each query as often as it weighs.
         places = np.repeat(np.arange(len(queries)), weights.astype(int))
-        for metric in GROUP_METRICS:
+        for metric in HEADLINE:
             assert found[f"{name}_{metric}"] == pytest.approx(values[metric][places].mean())
             assert found[f"bm25_{name}_{metric}"] == pytest.approx(beside[metric][places].mean())
             lead = interval(values[metric][places], clusters[places], beside[metric][places])

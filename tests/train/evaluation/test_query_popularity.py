@@ -15,9 +15,9 @@ from train.data.dataset import prepare
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.baselines import baselines, left_out
 from train.evaluation.intervals import clusters_of, interval
-from train.evaluation.metrics import per_query
 from train.evaluation.report import evaluate_ranking
 from train.evaluation.warnings import worse_than_baselines
+from train.metrics import per_query
 
 QUERY_POPULARITY = "query_popularity"
 ITEMS = ["red shoe", "shoe", "blue shoe of a long name", "sandal", "hat"]

@@ -12,15 +12,13 @@ from protos.bundle import Score
 from tests.helpers.people import data_of_people
 from train.data.training_data import Judged, Pairs, TrainingData
 from train.evaluation.label_means import SMOOTHINGS, item_means
-from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import (
-    JUDGED_METRICS,
-    WITH_INTERVAL,
     evaluate_cold_items,
     evaluate_judged,
     evaluate_labels,
     evaluate_ranking,
 )
+from train.metrics import OF_JUDGED_QUERIES, WITH_INTERVAL, mean, per_query
 
 ITEMS = 8
 PEOPLE = [[0, 1, 2, 3], [1, 0, 3, 2], [0, 2, 1, 6]]  # nobody takes item 6 in training, nor 4, 5 and 7
@@ -140,7 +138,7 @@ def test_judged_queries_are_measured_by_their_gains_for_all_alike() -> None:
     assert known.judged is not None
     for prefix, each in (("judged_", rank), ("judged_back_", backwards)):
         expected = mean(per_query(each(known.judged.query), known.judged.relevant, known.judged.gains))
-        for name in JUDGED_METRICS:
+        for name in OF_JUDGED_QUERIES:
             low, value, high = (found[f"{prefix}{name}{end}"] for end in ("_low", "", "_high"))
             assert value == pytest.approx(expected[name])
             assert low <= value <= high

@@ -22,7 +22,7 @@ from protos.features import (
 from tests.helpers.stdlib import FEATURES, started, write_toml
 from train.config.towers import BagTower
 from train.evaluation.exact_search import encode, search
-from train.evaluation.metrics import mean, per_query
+from train.metrics import mean, per_query
 from train.models.encoders import HashedTextEncoder, NumberEncoder
 from train.models.initialization import (
     build_schema,

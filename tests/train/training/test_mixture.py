@@ -22,8 +22,8 @@ from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines, ease, ease_recency, slist
 from train.evaluation.intervals import clusters_of
-from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, rank_by, summed
+from train.metrics import mean, per_query
 from train.models import collaborative
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of

@@ -30,8 +30,8 @@ from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.baselines import baselines
 from train.evaluation.exact_search import encode
-from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, Tuning
+from train.metrics import mean, per_query
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import hashing_of
 from train.training import run as training

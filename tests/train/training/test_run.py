@@ -44,7 +44,7 @@ from train.config.losses import InBatchSoftmax
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation.exact_search import encode, search
-from train.evaluation.metrics import mean, per_query
+from train.metrics import mean, per_query
 from train.models.defaults import from_data
 from train.paths import ROOT
 from train.training import run as training

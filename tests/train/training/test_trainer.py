@@ -14,7 +14,7 @@ import torch
 from protos.errors import DataError
 from tests.helpers.stdlib import DSSM, PLAIN, Sections, started, write_toml
 from train.data.training_data import TrainingData
-from train.evaluation.metrics import mean, per_query
+from train.metrics import mean, per_query
 from train.training.checkpoint import load_run, save_run
 from train.training.trainer import Interrupted, Trainer
 

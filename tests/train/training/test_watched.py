@@ -17,9 +17,9 @@ from train.config import Experiment
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.baselines import baselines
 from train.evaluation.exact_search import search
-from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import rank_by_scores
 from train.evaluation.report import evaluate_ranking
+from train.metrics import mean, per_query
 from train.models.collaborative import ease, interaction_matrix
 from train.models.tower_factory import architecture_of
 from train.training.checkpoint import load_run

@@ -5,8 +5,8 @@ from functools import partial
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.lexical_choice import fitted, has_texts
-from train.evaluation.metrics import CUTOFFS
 from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
+from train.metrics import CUTOFFS
 
 
 def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:

@@ -9,8 +9,8 @@ import scipy.sparse
 from train.config import Experiment
 from train.data.training_data import TrainingData, text_numbers
 from train.evaluation.lexical_choice import fitted, has_texts
-from train.evaluation.metrics import CUTOFFS
 from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
+from train.metrics import CUTOFFS
 
 
 def _has_known_queries(experiment: Experiment, data: TrainingData) -> bool:

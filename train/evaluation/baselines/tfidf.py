@@ -3,8 +3,8 @@
 from functools import partial
 
 from train.evaluation.lexical_choice import fitted, has_texts
-from train.evaluation.metrics import CUTOFFS
 from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
+from train.metrics import CUTOFFS
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:

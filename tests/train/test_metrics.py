@@ -5,7 +5,7 @@ from math import log2
 import numpy as np
 import pytest
 
-from train.evaluation.metrics import (
+from train.metrics import (
     CUTOFFS,
     catalogue_metrics,
     mean,

@@ -1,10 +1,12 @@
 """Ranking metrics over the whole catalogue, from ranked item rows.
 
 Every metric is a mean over queries. A query may have several relevant items; pairs with the same query
-are one query. `metric_label` also spells the metrics of labels (`labelled_metrics.py`).
+are one query. `metric_label` also spells the metrics of labels (`evaluation/labelled_metrics.py`). A new
+metric is computed in `per_query` and named in the tuples below, which reports, gates and TOML files follow.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +15,32 @@ Floats = npt.NDArray[np.float64]
 Ranked = npt.NDArray[np.int64]
 
 CUTOFFS = (1, 10, 20, 50, 100)
+OF_LABELS = ("auc", "log_loss")
+"""Metrics of labelled pairs that may choose the epoch; they are not means over queries."""
 LOWER_IS_BETTER = ("log_loss", "ece")  # of all other metrics the higher value is the better one
 METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss", "ece": "ECE"}
+
+# The metrics of rankings, and those of them that an output shows, in its order.
+RANKING_METRICS = (*(f"recall_at_{k}" for k in CUTOFFS), "hr_at_10", "hr_at_50", "mrr_at_10", "ndcg_at_10")
+MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
+SELECTABLE = ("recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10")  # may choose the epoch
+SHOWN = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
+SHOWN_OF_HISTORIES = (
+    *SHOWN[:2],
+    "recall_at_20",
+    *SHOWN[2:],
+)  # as papers on recommendation report
+WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
+OF_JUDGED_QUERIES = (*MAIN, "recall_at_100")
+HEADLINE = ("recall_at_10", "ndcg_at_10")  # where there is room for two
+OF_COLD_START = ("hr_at_10", "hr_at_50", "ndcg_at_10")
+
+if TYPE_CHECKING:  # values that a TOML file may have; a `Literal` of a tuple is known only when the code runs
+    Selection = str
+    GateMetric = str
+else:
+    Selection = Literal[SELECTABLE + OF_LABELS]
+    GateMetric = Literal[("selection", *RANKING_METRICS)]
 
 
 def as_higher_is_better(metric: str, value: float) -> float:
