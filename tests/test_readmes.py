@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,11 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     *(f"{stage}/README.md" for stage in ("protos", "train", "export", "serving")),
-    "train/data/README.md",
-    "serving/RESULTS.md",
+    *(
+        f"train/{room}/README.md"
+        for room in ("data", "data/sources", "evaluation", "losses", "models", "training")
+    ),
+    *(f"{stage}/RESULTS.md" for stage in ("train", "serving")),
     *(f"serving/{room}/README.md" for room in ("filters", "gateway", "index", "live", "observability")),
     *(f"serving/{room}/README.md" for room in ("retrieval", "rollout")),
 )
@@ -80,6 +84,35 @@ def blocks(language: str) -> list[Block]:
     return found
 
 
+def files() -> list[str]:
+    """The files of the checkout that git does not ignore, relative to it."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def pages() -> list[Path]:
+    """All Markdown files of the checkout."""
+    return [ROOT / name for name in files() if name.endswith(".md") and (ROOT / name).is_file()]
+
+
+def links(page: Path) -> list[str]:
+    """The targets of a page's links and images within the checkout."""
+    inline = [
+        child
+        for token in MarkdownIt().enable("table").parse(page.read_text())
+        for child in token.children or ()
+    ]
+    targets = [str(child.attrs.get("href", child.attrs.get("src", ""))) for child in inline]
+    return [target for target in targets if target and "://" not in target]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    tokens = MarkdownIt().parse(page.read_text())
+    titles = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def context(block: Block) -> bool:
     """Whether a block asks a bundle of histories."""
     return "history=" in block.text
@@ -89,10 +122,7 @@ def context(block: Block) -> bool:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout in which `make demo` has run twice; the second made nothing anew."""
     folder = tmp_path_factory.mktemp("checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
+    for name in files():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -254,6 +284,17 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
     names = {each for each in re.findall(r"`([\w/]+\.(?:py|md|toml|cfg|proto))`", text) if "/" in each}
     places = (ROOT, stage, stage.parent, *(each for each in stage.iterdir() if each.is_dir()))
     assert [name for name in sorted(names) if not any((each / name).is_file() for each in places)] == []
+
+
+@pytest.mark.parametrize("page", sorted(map(str, (path.relative_to(ROOT) for path in pages()))))
+def test_the_links_of_a_page_lead_to_headings(page: str) -> None:
+    missing = []
+    for link in links(ROOT / page):
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+    assert missing == []
 
 
 def environment(port: int) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The interface of a data source, the tables that it returns, and functions that several sources share.
 
-Each module of `train/data/sources/` is one source, see `train/data/README.md`.
+Each module of `train/data/sources/` is one source, see `train/data/sources/README.md`.
 
 Sources of events sort them by user, then by time; events at the same time are in the order of the file.
 `sort_and_filter` does so, and drops duplicates and users with few events. `add_positions` computes the

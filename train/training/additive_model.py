@@ -11,7 +11,7 @@ and the vectors get no further coordinates. There are two such models:
     logistic   logistic regression over the categories of both sides and the item's id
 
 The one whose own log loss on validation is lower is taken. On most logs towers and model together are better
-than either (`train/README.md`). Of the weights within a standard error of the best, whose loss is no higher
+than either (`train/RESULTS.md`). Of the weights within a standard error of the best, whose loss is no higher
 than at 0, the one nearest to `DEFAULT_WEIGHT` is taken, for the reason that `part_weights.py` gives.
 """
 

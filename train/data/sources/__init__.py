@@ -1,1 +1,1 @@
-"""Data sources, one module for each `[data] kind`; `train/data/README.md` shows how to add one."""
+"""Data sources, one module for each `[data] kind`; `README.md` of this folder shows how to add one."""

@@ -20,7 +20,7 @@ from train.data.source import SourceConfig
 from train.paths import CONFIGS, ROOT
 
 KINDS = KindsIn("train.data.sources")
-README = ROOT / "train" / "data" / "README.md"
+README = ROOT / "train" / "data" / "sources" / "README.md"
 TOML = """
 name = "questions"
 data = { kind = "forum", dump = "dump.jsonl" }
