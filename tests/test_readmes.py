@@ -34,7 +34,8 @@ PAGES = (
         f"train/{room}/README.md"
         for room in ("data", "data/sources", "evaluation", "losses", "models", "training")
     ),
-    *(f"{stage}/RESULTS.md" for stage in ("train", "serving")),
+    *(f"{stage}/RESULTS.md" for stage in ("train", "export", "serving")),
+    "export/refresh/README.md",
     *(f"serving/{room}/README.md" for room in ("filters", "gateway", "index", "live", "observability")),
     *(f"serving/{room}/README.md" for room in ("retrieval", "rollout")),
 )
@@ -50,6 +51,7 @@ LOOKED_UP = re.compile(
 DOCUMENTED = ("pandas/io", "polars/io")  # what the demo reads beside the standard library; all takes minutes
 HTTP_ADDRESS = "127.0.0.1:8080"  # of the gateway, in the same way
 SECONDS = 900.0  # of one command
+LONGEST_PAGE = 250  # lines
 
 
 @dataclass(frozen=True)
@@ -284,6 +286,12 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
     names = {each for each in re.findall(r"`([\w/]+\.(?:py|md|toml|cfg|proto))`", text) if "/" in each}
     places = (ROOT, stage, stage.parent, *(each for each in stage.iterdir() if each.is_dir()))
     assert [name for name in sorted(names) if not any((each / name).is_file() for each in places)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_short(page: str) -> None:
+    lines = len((ROOT / page).read_text().splitlines())
+    assert lines <= LONGEST_PAGE
 
 
 @pytest.mark.parametrize("page", sorted(map(str, (path.relative_to(ROOT) for path in pages()))))

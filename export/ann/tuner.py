@@ -24,7 +24,7 @@ from train.config.index import IndexConfig
 
 Shape = tuple[int, int]  # M and ef_construction
 # Coordinates, N x D, up to which every search is exact: 8 MiB, which fit in the cache of most processors.
-# export/README.md has the measurement.
+# export/RESULTS.md has the measurement.
 EXACT_SIZE = 1 << 21
 SMALL = f", for there are at most {EXACT_SIZE:,} coordinates (items x dimensions)"
 
