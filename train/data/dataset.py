@@ -6,7 +6,8 @@
 The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`, and, if
 pairs are events of users, `history.parquet`: the items of each user in order, one user after another. The
 history of a pair is `history[begin:end]`. `negatives.parquet` holds the items of negative events likewise.
-Judged queries are in `judged.parquet`.
+Judged queries are in `judged.parquet`, and `answers.parquet` holds all answers of the queries that a split by
+`group` holds out.
 
 The fingerprint covers the configuration of data, split, filters and judged queries, the columns that features
 read, the identity of the source's data, and the code and libraries of this module and of the source. While it
@@ -59,6 +60,7 @@ PAIRS = "pairs.parquet"
 HISTORY = "history.parquet"
 NEGATIVES = "negatives.parquet"
 JUDGED = "judged.parquet"
+ANSWERS = "answers.parquet"
 REPORT = "dataset.json"
 
 
@@ -78,6 +80,8 @@ class Dataset:
             `negatives[negative_begin:negative_end]`.
         judged: a row for each judgement of a relevant item: `query_id`, `item_row`, `score`, and the columns
             of the query's features; None if there are no judged queries.
+        answers: `item_row` and the columns of the query's features, of the queries that a split by `group`
+            holds out (`splits.leave_out_known_queries`); None of other splits.
     """
 
     folder: Path
@@ -87,6 +91,7 @@ class Dataset:
     history: npt.NDArray[np.int64] | None = None
     judged: pl.DataFrame | None = None
     negatives: npt.NDArray[np.int64] | None = None
+    answers: pl.DataFrame | None = None
 
     def part(self, name: Literal["train", "validation", "test", "cold"]) -> pl.DataFrame:
         """The pairs of one part of the split."""
@@ -143,7 +148,7 @@ def prepare(
     pairs = splits.assign_parts(tables.pairs, experiment.split)
     for text in splits.unusual_shares(pairs, experiment.split):
         _warn(console, text)
-    tables, pairs = _without_known_queries(experiment, tables, pairs, console)
+    tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
     tables = dataclasses.replace(tables, items=filtered)
@@ -156,6 +161,8 @@ def prepare(
         report |= _report_of_judged(config, judged, pairs, report["dropped"])
     frames = {ITEMS: tables.items, PAIRS: pairs, **events}
     frames |= {} if judged is None else {JUDGED: judged.rows}
+    if answers is not None:
+        frames[ANSWERS], report["answers"] = answers, answers.height
     _write(folder, frames, report, refresh)
     return load(folder)
 
@@ -173,9 +180,10 @@ def load(folder: Path) -> Dataset:
         if "users" in report:
             history, negatives = (_rows(folder / name) for name in (HISTORY, NEGATIVES))
         judged = pl.read_parquet(folder / JUDGED) if "judged" in report else None
+        answers = pl.read_parquet(folder / ANSWERS) if "answers" in report else None
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{folder}: damaged ({error}); delete it to build it again") from None
-    return Dataset(folder, items, pairs, report, history, judged, negatives)
+    return Dataset(folder, items, pairs, report, history, judged, negatives, answers)
 
 
 def _rows(path: Path) -> npt.NDArray[np.int64]:
@@ -241,10 +249,11 @@ def _fingerprint(experiment: Experiment, judged: JudgedConfig | None, identity: 
 
 def _without_known_queries(
     experiment: Experiment, tables: Tables, pairs: pl.DataFrame, console: Console
-) -> tuple[Tables, pl.DataFrame]:
-    """The tables with counts of what `leave_out_known_queries` leaves out, and the pairs without it."""
+) -> tuple[Tables, pl.DataFrame, pl.DataFrame | None]:
+    """The tables with counts of what `leave_out_known_queries` leaves out, the other pairs, and answers."""
     texts = [spec.column for spec in experiment.query.values() if isinstance(spec, TextFeature)]
-    kept, left_out = splits.leave_out_known_queries(pairs, experiment.split, texts)
+    columns = column_names(experiment.query)
+    kept, answers, left_out = splits.leave_out_known_queries(pairs, experiment.split, texts, columns)
     of_training = left_out.get("train", 0) / pairs.filter(pl.col("part") == "train").height
     if of_training > WARN_LEFT_OUT_ABOVE:
         _warn(
@@ -253,7 +262,7 @@ def _without_known_queries(
             f"or validation; {splits.REPEATED_QUERIES}",
         )
     dropped = {f"{part} pair with the query of a pair held out": count for part, count in left_out.items()}
-    return dataclasses.replace(tables, dropped={**tables.dropped, **dropped}), kept
+    return dataclasses.replace(tables, dropped={**tables.dropped, **dropped}), kept, answers
 
 
 def _warn(console: Console, text: str) -> None:

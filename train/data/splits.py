@@ -7,7 +7,7 @@ Pairs without an order of events:
 - `group`: a hash of a group's id and the seed decides its part. So a log that grows does not move a group,
   where groups are many and each is smaller than the share of a part (`_draw_groups`). No group is in two
   parts. `leave_out_known_queries` then removes the texts of test queries from validation and training, and
-  those of validation queries from training.
+  those of validation queries from training; the items of these pairs are answers of the query held out.
 - `time`: the latest pairs are test, those before them validation. Pairs at the same time are in the same
   part. A query may be in several parts.
 - `file`: the pairs of a second table are test, and validation is drawn by group from the others. A query may
@@ -88,9 +88,9 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
 
 
 def leave_out_known_queries(
-    pairs: pl.DataFrame, config: SplitConfig, texts: Sequence[str]
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The pairs of a split by `group` without those whose query text is also held out, and their numbers.
+    pairs: pl.DataFrame, config: SplitConfig, texts: Sequence[str], columns: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame | None, dict[str, int]]:
+    """The pairs of a split by `group` without those whose query text is also held out, and their answers.
 
     Test keeps all of its pairs. Validation pairs with the words of a test query are left out, and so are
     training pairs with those of a test or validation query (`word_numbers`). Groups that share a query are
@@ -102,15 +102,18 @@ def leave_out_known_queries(
     Args:
         pairs: as `assign_parts` returns them.
         texts: columns of the query's texts.
+        columns: of all of its features.
 
     Returns:
-        The pairs, and part -> number of its pairs that were left out, above 0.
+        The pairs; the distinct queries (`columns`) of validation and test, each with the `item_row` of all
+        positive pairs, those left out included, of the same words and other features, None of other splits;
+        and part -> number of its pairs that were left out, above 0.
 
     Raises:
         DataError: a part would be empty.
     """
     if config.by != "group" or "position" in pairs.columns or not texts:
-        return pairs, {}
+        return pairs, None, {}
     words = word_numbers(pairs.select(pl.concat_str(texts, separator="\n", ignore_nulls=True)).to_series())
     left_out, held_out = np.zeros(pairs.height, bool), (pairs["part"] == "test").to_numpy()
     found = {}
@@ -119,7 +122,8 @@ def leave_out_known_queries(
         repeated = of_part & (words >= 0) & np.isin(words, words[held_out])
         left_out, held_out = left_out | repeated, held_out | of_part
         found[part] = int(repeated.sum())
-    kept = pairs.filter(~left_out)
+    numbered = pairs.with_columns(pl.Series("__words", words))
+    kept = numbered.filter(~left_out)
     try:
         _check_parts(kept, config)
     except DataError as error:
@@ -127,7 +131,21 @@ def leave_out_known_queries(
             f"{error}, after {left_out.sum()} pairs were left out whose query is also one of test or "
             f"validation; {REPEATED_QUERIES}"
         ) from None
-    return kept, {part: count for part, count in found.items() if count}
+    answers = _answers(kept, numbered, texts, columns)
+    return kept.drop("__words"), answers, {part: count for part, count in found.items() if count}
+
+
+def _answers(
+    kept: pl.DataFrame, every: pl.DataFrame, texts: Sequence[str], columns: Sequence[str]
+) -> pl.DataFrame:
+    """See `leave_out_known_queries`; of pairs with `__words`, those that are kept and every one."""
+    query = dict.fromkeys(columns)
+    key = ["__words", *(name for name in query if name not in texts)]
+    has_words = pl.col("__words") >= 0
+    asked = kept.filter(has_words, pl.col("part") != "train").select("__words", *query).unique()
+    positive = every.filter(POSITIVE) if "label" in every.columns else every
+    items = positive.select(*key, "item_row").unique()
+    return asked.join(items, on=key, nulls_equal=True).drop("__words")
 
 
 def _check_parts(divided: pl.DataFrame, config: SplitConfig) -> None:

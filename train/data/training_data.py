@@ -39,6 +39,8 @@ class Pairs:
         user: int64 (P,), number of the user whose event the pair is; None if the pairs are no events.
         time: float64 (P,), seconds since 1970; None if the data have no times.
         group: int64 (P,), number of the group of the split; None if the pairs are events, or it is not known.
+        answers: further items that answer the queries, such as those of training pairs of the same words that
+            the split leaves out; None if there are none.
     """
 
     query: Rows
@@ -48,6 +50,7 @@ class Pairs:
     user: Rows | None = None
     time: Times | None = None
     group: Rows | None = None
+    answers: "Positives | None" = None
 
     def __len__(self) -> int:
         return len(self.query)
@@ -82,15 +85,20 @@ class Pairs:
         Args:
             kept: bool (P,).
         """
-        columns: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        columns = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "answers"}
         return replace(self, **{name: each[kept] for name, each in columns.items() if each is not None})
 
     def by_query(self) -> tuple[Rows, list[Rows]]:
-        """The distinct queries of the positive pairs, and the items of each."""
+        """The distinct queries of the positive pairs, and the items that answer each."""
         pairs = self.positive()
-        order = np.argsort(pairs.query, kind="stable")
-        queries, starts = np.unique(pairs.query[order], return_index=True)
-        return queries, [np.unique(each) for each in np.split(pairs.item[order], starts[1:])]
+        query, item = pairs.query, pairs.item
+        if self.answers is not None:
+            queries = np.unique(query)
+            place, further = self.answers.of_queries(queries)
+            query, item = np.concatenate([query, queries[place]]), np.concatenate([item, further])
+        order = np.argsort(query, kind="stable")
+        queries, starts = np.unique(query[order], return_index=True)
+        return queries, [np.unique(each) for each in np.split(item[order], starts[1:])]
 
 
 @dataclass(frozen=True)
@@ -308,14 +316,15 @@ def training_data_of(
     read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature | TimeFeature)]
     columns = list(dict.fromkeys([*read, *spans, *(["part"] if spans else [])]))
     asked = dataset.pairs.select(columns)
-    if dataset.judged is not None:
-        asked = pl.concat([asked, dataset.judged.select(columns)], how="vertical_relaxed")
+    others = [each.select(columns) for each in (dataset.answers, dataset.judged) if each is not None]
+    asked = pl.concat([asked, *others], how="vertical_relaxed")
     asked = asked.with_columns(pl.struct(columns).rank("dense").cast(pl.Int64).sub(1).alias("__query"))
     distinct = asked.unique("__query", keep="first").sort("__query")
     numbers = asked["__query"]
     keyed = dataset.pairs.with_columns(numbers.head(dataset.pairs.height))
     who = "__group" if dataset.history is None else "__user"
     keyed = keyed.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1).alias(who))
+    answers = _answers(dataset, numbers, distinct.height)
     parts = {}
     for part in PARTS:
         of_part = keyed.filter(pl.col("part") == part)
@@ -327,6 +336,7 @@ def training_data_of(
             of_part["__user"].to_numpy(writable=True) if "__user" in of_part.columns else None,
             of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
             of_part["__group"].to_numpy(writable=True) if "__group" in of_part.columns else None,
+            None if part == "train" else answers,
         )
     ids = dataset.items["item_id"].to_list()
     histories = _histories(dataset, dataset.history, distinct, ids, "")
@@ -374,6 +384,15 @@ def data_of_kept_towers(dataset: Dataset, experiment: Experiment) -> TrainingDat
     """
     data = training_data_of(dataset, experiment.query, experiment.item)
     return data.with_validation() if experiment.training.refit else data
+
+
+def _answers(dataset: Dataset, numbers: pl.Series, queries: int) -> Positives | None:
+    """The answers of queries held out; `numbers` are the queries of the pairs, the answers and others."""
+    if dataset.answers is None:
+        return None
+    query = numbers.slice(dataset.pairs.height, dataset.answers.height).to_numpy()
+    item = dataset.answers["item_row"].cast(pl.Int64).to_numpy()
+    return Positives.of(Pairs(query, item, np.ones(len(query), np.float32)), queries)
 
 
 def _joined(first: Any, second: Any) -> Any:

@@ -26,6 +26,7 @@ from train.data.source import Tables, collapse_spaces, contains_query, sample_gr
 from train.data.sources import files, pydocs
 from train.data.sources.files import FilesData
 from train.data.sources.pydocs import PydocsData
+from train.data.training_data import training_data_of
 from train.paths import ROOT
 
 QUERY = TextFeature(kind="text", column="query")
@@ -94,6 +95,12 @@ def test_pairs_whose_query_is_held_out_are_left_out_and_counted(base: Path) -> N
     assert share > dataset.WARN_LEFT_OUT_ABOVE
     warning = f"warning: {share:.0%} of the training pairs are left out"
     assert warning in console.file.getvalue()  # type: ignore[attr-defined]
+    loaded = training_data_of(data, experiment.query, experiment.item)
+    for part in ("validation", "test"):
+        queries, relevant = loaded.parts[part].by_query()
+        for query, items in zip(queries, relevant, strict=True):
+            number = "".join(filter(str.isdigit, loaded.queries["text"][query]))
+            assert items.tolist() == sorted({n % 100 for n in range(400) if n * n % 211 == int(number)})
 
 
 def test_it_is_built_once(made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_a_part_that_is_far_from_its_share_is_named() -> None:
 def test_no_query_is_in_two_parts_of_a_split_by_group() -> None:
     config = SplitConfig()
     divided = assign_parts(with_repeated_queries(many_groups()), config)
-    kept, left_out = leave_out_known_queries(divided, config, ["query"])
+    kept, answers, left_out = leave_out_known_queries(divided, config, ["query"], ["query"])
     train, validation, test = (words_by_part(kept)[part] for part in PARTS)
     assert not (train & validation or train & test or validation & test)
     assert kept.filter(pl.col("part") == "test").equals(divided.filter(pl.col("part") == "test"))
@@ -96,30 +96,54 @@ def test_no_query_is_in_two_parts_of_a_split_by_group() -> None:
     known = words_by_part(divided)
     assert words_by_part(kept)["train"] == known["train"] - known["validation"] - known["test"]
     assert words_by_part(kept)["validation"] == known["validation"] - known["test"]
+    # Pairs that are left out are still answers of the query held out.
+    assert answers is not None
+    of_words = {each: set(of["item_row"]) for (each,), of in divided.group_by("words")}
+    held_out = kept.filter(pl.col("part") != "train").unique("query")
+    found = {query: set(of["item_row"]) for (query,), of in answers.group_by("query")}
+    assert found == {query: of_words[words] for query, words in held_out["query", "words"].iter_rows()}
+
+
+def test_answers_are_positive_and_of_the_same_query_features() -> None:
+    config = SplitConfig()
+    pairs = with_repeated_queries(many_groups()).with_columns(
+        label=pl.int_range(pl.len()) % 4 - 1, country=pl.int_range(pl.len()) % 3
+    )
+    divided = assign_parts(pairs, config)
+    _, answers, _ = leave_out_known_queries(divided, config, ["query"], ["query", "country"])
+    assert answers is not None
+    assert set(answers.columns) == {"query", "country", "item_row"}
+    found = answers.join(divided.drop("query"), on="item_row", suffix="_own")
+    assert found.height == answers.height > 0
+    assert (found["label"] > 0).all()
+    assert (found["country"] == found["country_own"]).all()
 
 
 def test_blank_queries_are_not_equal() -> None:
     config = SplitConfig()
     divided = assign_parts(many_groups().with_columns(query=pl.lit(" ")), config)
-    kept, left_out = leave_out_known_queries(divided, config, ["query"])
+    kept, answers, left_out = leave_out_known_queries(divided, config, ["query"], ["query"])
     assert kept.equals(divided)
     assert not left_out
+    assert answers is not None
+    assert answers.is_empty()
 
 
 def test_where_queries_repeat_a_split_by_time_keeps_them() -> None:
     config = SplitConfig(by="time")
     timed = many_groups().with_columns(time=pl.int_range(pl.len()).cast(pl.Float64))
     divided = assign_parts(with_repeated_queries(timed), config)
-    kept, left_out = leave_out_known_queries(divided, config, ["query"])
+    kept, answers, left_out = leave_out_known_queries(divided, config, ["query"], ["query"])
     assert kept.equals(divided)
     assert not left_out
+    assert answers is None
 
 
 def test_a_log_of_one_query_says_to_split_by_time() -> None:
     config = SplitConfig()
     divided = assign_parts(many_groups().with_columns(query=pl.lit("shoes")), config)
     with pytest.raises(DataError, match=r'after \d+ pairs were left out .* split\.by = "time"'):
-        leave_out_known_queries(divided, config, ["query"])
+        leave_out_known_queries(divided, config, ["query"], ["query"])
 
 
 @pytest.mark.parametrize(
