@@ -39,7 +39,7 @@ from export import ann
 from export.evaluation.hybrid_ranking import Candidates, HybridRanking
 from export.hybrid.cross_validation import Metrics, cross_validated
 from export.hybrid.postings import postings_of, with_priors, without_words
-from export.hybrid.priors import PriorChoice, choose_prior, priors_of, repeated_share
+from export.hybrid.priors import PriorChoice, choose_prior, priors_of
 from protos.bundle import Hybrid, Score
 from protos.errors import GateRefused
 from protos.features import TextFeature
@@ -57,6 +57,7 @@ from train.evaluation.lexical_choice import (
     chosen_settings,
 )
 from train.evaluation.lexical_model import CountedTerms, LexicalModel
+from train.evaluation.query_groups import repeated_share
 from train.evaluation.ranking import selection_metric
 from train.metrics import MAIN, metric_label, per_query
 
@@ -257,7 +258,7 @@ class _Learned:
     ) -> tuple[HybridRanking, PriorChoice]:
         """The ranking with the weight that a prior gets, 0 if it does not help, and what was measured."""
         index = plain.fusion.index
-        share = repeated_share(self.experiment, self.data)
+        share = repeated_share(self.data, "validation")
         if not share:
             return plain, PriorChoice(index.hybrid, {}, {})
         words = index.postings if index.hybrid.weight else without_words(index.postings)

@@ -1,7 +1,7 @@
 """The prior of the items that were clicked after the same query, for queries that come again.
 
 An item's prior is c / (n + DOUBT), with c of the n clicks after the query in the training part. Queries are
-the same if their `query_key` is, which the service computes, too.
+the same if their words are (`query_key`, which the service computes, too).
 
 The prior's weight in the score is the lowest of those within a standard error of the best on validation. It
 is 0, and no prior is stored, unless the prior makes nDCG@10 better and no main metric worse, both beyond
@@ -20,8 +20,9 @@ import scipy.sparse
 from export.hybrid.cross_validation import Metrics, Values, cross_validated
 from protos.bundle import Hybrid
 from protos.hybrid.lexical_index import term_hash, whole_query
+from protos.inputs.query_words import query_key
 from train.config import Experiment
-from train.data.training_data import TrainingData, query_keys, text_numbers
+from train.data.training_data import TrainingData, texts_of
 from train.evaluation.intervals import Clusters, interval, within_standard_error
 from train.metrics import metric_label
 
@@ -89,19 +90,12 @@ def _lowest(curve: Mapping[float, Values], clusters: Clusters) -> float:
     return min(within_standard_error(curve, clusters))
 
 
-def repeated_share(experiment: Experiment, data: TrainingData) -> float:
-    """The share of the validation pairs whose query was asked in training, too."""
-    text = text_numbers(data.queries, experiment.query)
-    asked, known = (text[data.parts[part].positive().query] for part in ("validation", "train"))
-    return float(np.isin(asked, known).mean()) if len(asked) else 0.0
-
-
 def priors_of(experiment: Experiment, data: TrainingData) -> Priors:
     """The priors by the positive pairs of the training part."""
     pairs = data.parts["train"].positive()
     rows, places = np.unique(pairs.query, return_inverse=True)
     asked = {name: [values[row] for row in rows] for name, values in data.queries.items()}
-    keys = map(whole_query, query_keys(asked, experiment.query))
+    keys = map(whole_query, map(query_key, texts_of(asked, experiment.query, cut=True)))
     terms, numbers = np.unique(np.fromiter(map(term_hash, keys), np.uint64), return_inverse=True)
     where = (numbers[places], pairs.item)
     shape = (len(terms), data.item_count)

@@ -26,7 +26,7 @@ from protos.bundle import LEXICAL_FILES, Hybrid, Manifest
 from protos.errors import BundleDamaged
 from protos.files.npy_file import map_array
 from protos.hybrid.term_weights import text_weights, weighting_of
-from protos.inputs.texts import query_key
+from protos.inputs.query_words import query_key
 from protos.lexical import runs_of
 
 Floats = npt.NDArray[np.float32]

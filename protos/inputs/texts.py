@@ -19,11 +19,6 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
-def query_key(text: str) -> str:
-    """What queries have in common that differ in case, spaces and compatibility forms alone."""
-    return " ".join(normalise(text).split())
-
-
 def cut_as_read(text: str, max_length: int) -> str:
     """The part of a text that a tower reads, as it was written where that is possible.
 

@@ -52,9 +52,9 @@ import numpy as np
 import polars as pl
 
 from protos.errors import DataError
+from protos.inputs.query_words import word_numbers
 from train.config import SplitConfig
 from train.config.data import VALIDATION
-from train.data.query_words import word_numbers
 from train.data.source import POSITIVE, add_positions
 
 PARTS = ("train", "validation", "test")

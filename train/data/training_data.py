@@ -13,10 +13,10 @@ import polars as pl
 
 from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, TimeFeature
 from protos.files.tokenizer import TOKENIZER, open_cut
-from protos.inputs.texts import cut_as_read, query_key
+from protos.inputs.query_words import word_numbers
+from protos.inputs.texts import cut_as_read
 from train.config import Experiment
 from train.data.dataset import Dataset
-from train.data.query_words import word_numbers
 from train.data.ranges import concatenate_ranges, range_indices
 from train.data.source import SPANS
 from train.data.splits import known_events
@@ -525,18 +525,6 @@ def texts_of(
         if isinstance(spec, TextFeature)
     ]
     return ["\n".join(parts) for parts in zip(*columns, strict=True)]
-
-
-def text_numbers(values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec]) -> Rows:
-    """int64, of each record: a number of its text; texts with the same `query_keys` share one."""
-    numbers: dict[str, int] = {}
-    keys = query_keys(values, features)
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
-
-
-def query_keys(values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec]) -> list[str]:
-    """The `query_key` of each record's text, as far as the towers read it."""
-    return [*map(query_key, texts_of(values, features, cut=True))]
 
 
 def _cut(spec: TextFeature, folder: Path | None) -> Callable[[str], str]:

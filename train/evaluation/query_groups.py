@@ -6,7 +6,7 @@ because few queries make most of the traffic.
 
 | group    | queries                                                                        |
 |----------|--------------------------------------------------------------------------------|
-| `seen`   | with the words of a training query (`train/data/query_words.py`)                |
+| `seen`   | with the words of a training query (`protos/inputs/query_words.py`)                |
 | `unseen` | all others                                                                     |
 | `head`   | the most frequent training queries that together make half of its events       |
 | `tail`   | all others, with those that are unseen                                         |
@@ -50,6 +50,14 @@ def query_groups(data: TrainingData, part: str) -> dict[str, Floats]:
     groups = {name: which.astype(np.float64) for name, which in found.items()}
     groups["traffic"] = np.bincount(query, pairs.weight).astype(np.float64)
     return {name: weights for name, weights in groups.items() if weights.any()}
+
+
+def repeated_share(data: TrainingData, part: str) -> float:
+    """The share of the positive pairs of a part whose query is also one of training; 0 without texts."""
+    if data.query_words is None:
+        return 0.0
+    asked, known = (data.query_words[data.parts[name].positive().query] for name in (part, "train"))
+    return float((np.isin(asked, known) & (asked >= 0)).mean()) if len(asked) else 0.0
 
 
 def _least_of_head(events: Floats) -> float | None:

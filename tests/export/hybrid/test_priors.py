@@ -52,6 +52,11 @@ def test_a_prior_is_the_share_of_the_clicks_with_doubt() -> None:
     assert known(index, "shoe hat") == {}
 
 
+def test_a_query_of_the_same_words_has_the_same_prior() -> None:
+    index = index_of(data_with(("red shoe", 3), ("Shoe, red!", 3)))
+    assert known(index, "shoe RED") == known(index, "red shoe") == pytest.approx({3: 2 / 4})
+
+
 def test_weights_count_and_negative_impressions_do_not() -> None:
     data = data_with(("shoe", 3), ("shoe", 2), ("shoe", 1))
     train = replace(data.parts["train"], weight=np.array([2.0, 0.0, 1.0], np.float32))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.errors import DataError
+from protos.inputs.query_words import word_numbers
 from train.config import SplitConfig
-from train.data.query_words import word_numbers
 from train.data.splits import PARTS, assign_parts, leave_out_known_queries, split_hash, unusual_shares
 
 

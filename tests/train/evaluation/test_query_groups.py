@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pytest
 from rich.console import Console
 
+from protos.inputs.query_words import word_numbers
 from tests.helpers.people import data_of_people
 from tests.helpers.shop_logs import write_shop
 from tests.train.evaluation.test_baselines import data_of
 from tests.train.evaluation.test_report import pairs_of
 from train.config import read_experiment
 from train.data.dataset import prepare
-from train.data.query_words import word_numbers
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.baselines import baselines
 from train.evaluation.intervals import clusters_of, interval

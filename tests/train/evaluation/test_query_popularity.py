@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from protos.inputs.query_words import word_numbers
 from tests.helpers.shop_logs import write_shop
 from tests.train.evaluation.test_baselines import data_of, experiment_with
 from tests.train.evaluation.test_report import pairs_of
@@ -29,7 +30,8 @@ def clicked(*clicks: tuple[str, int]) -> TrainingData:
     data = data_of(ITEMS, texts, [0] * len(texts))
     last = pairs_of([len(clicks)], [0])
     train = pairs_of([*range(len(clicks))], [item for _, item in clicks])
-    return replace(data, parts={**data.parts, "train": train, "validation": last, "test": last})
+    parts = {**data.parts, "train": train, "validation": last, "test": last}
+    return replace(data, parts=parts, query_words=word_numbers(texts))
 
 
 def ranked(data: TrainingData) -> list[int]:
@@ -40,6 +42,16 @@ def ranked(data: TrainingData) -> list[int]:
 def test_clicked_items_come_first_by_clicks_and_all_others_by_bm25() -> None:
     data = clicked(("shoe", 3), ("shoe", 3), ("  SHOE ", 2), ("ｓｈｏｅ", 2), ("shoe", 2), ("hat", 4))
     assert ranked(data) == [2, 3, 1, 0]  # the sandal shares no word, and the hat was another query's
+
+
+def test_a_query_of_the_same_words_is_the_same_query() -> None:
+    """As in the split and in the report of seen queries."""
+    data = clicked(("Shoe!", 3), ("shoe, red", 4), ("red shoe", 4), ("", 2))
+    assert ranked(data)[0] == 3
+    shoe = replace(data.parts["test"], query=np.array([2]))
+    last = baselines(experiment_with(), replace(data, parts={**data.parts, "test": shoe}))[QUERY_POPULARITY]
+    assert last(np.array([1]))[0, 0] == last(np.array([2]))[0, 0] == 4
+    assert (last(np.array([3])) == -1).all()  # a blank query is new
 
 
 def test_equal_clicks_are_ranked_by_bm25() -> None:
@@ -66,8 +78,8 @@ def test_it_is_left_out_where_no_query_text_of_validation_or_test_was_in_trainin
     assert left_out(experiment_with(), data) == []
     named = experiment_with(baselines=BaselinesConfig(run=(QUERY_POPULARITY,)))
     assert left_out(named, data) == [
-        "baselines.run: query_popularity is not measured: it needs texts on both sides, and a query text of "
-        "validation or test that is in training, too"
+        "baselines.run: query_popularity is not measured: it needs texts on both sides, and a query of "
+        "validation or test whose words are in training, too"
     ]
     assert QUERY_POPULARITY not in baselines(experiment_with(), data.with_validation())  # by a refit
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from protos.features import CategoryFeature
+from protos.inputs.query_words import word_numbers
 from tests.helpers.people import data_of_people
 from tests.train.evaluation.test_baselines import FILLER, data_of, experiment_with
 from tests.train.evaluation.test_report import pairs_of
 from train.config import BaselinesConfig
 from train.config.losses import Bce, SampledSoftmax
-from train.data.query_words import word_numbers
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines
 from train.evaluation.intervals import Clusters, Interval
