@@ -39,7 +39,7 @@ from train.config import Experiment, JudgedConfig
 from train.data import splits
 from train.data.columns import column_names
 from train.data.filters import filter_kinds, with_filter_columns
-from train.data.judged import JUDGEMENT, JudgedTable, judged_files, read_judged
+from train.data.judged import JudgedTable, judged_files, read_judged
 from train.data.source import (
     BY_TIME,
     LOG_ROW,
@@ -158,7 +158,8 @@ def prepare(
         events[NEGATIVES] = splits.negatives_of(pairs, experiment.split).to_frame()
     report = _report(experiment, tables, pairs, fingerprint)
     if config is not None and judged is not None:
-        report |= _report_of_judged(config, judged, pairs, report["dropped"])
+        texts = _query_texts(experiment)
+        report |= _report_of_judged(config, judged, pairs, texts, report["dropped"])
     frames = {ITEMS: tables.items, PAIRS: pairs, **events}
     frames |= {} if judged is None else {JUDGED: judged.rows}
     if answers is not None:
@@ -251,9 +252,13 @@ def _without_known_queries(
     experiment: Experiment, tables: Tables, pairs: pl.DataFrame, console: Console
 ) -> tuple[Tables, pl.DataFrame, pl.DataFrame | None]:
     """The tables with counts of what `leave_out_known_queries` leaves out, the other pairs, and answers."""
-    texts = [spec.column for spec in experiment.query.values() if isinstance(spec, TextFeature)]
-    columns = column_names(experiment.query)
+    texts, columns = _query_texts(experiment), column_names(experiment.query)
     kept, answers, left_out = splits.leave_out_known_queries(pairs, experiment.split, texts, columns)
+    if experiment.split.by == "file":
+        same = {
+            f"{part} pair that stays, with the query of a pair held out": n for part, n in left_out.items()
+        }
+        return dataclasses.replace(tables, changed={**tables.changed, **same}), kept, answers
     of_training = left_out.get("train", 0) / pairs.filter(pl.col("part") == "train").height
     if of_training > WARN_LEFT_OUT_ABOVE:
         _warn(
@@ -263,6 +268,11 @@ def _without_known_queries(
         )
     dropped = {f"{part} pair with the query of a pair held out": count for part, count in left_out.items()}
     return dataclasses.replace(tables, dropped={**tables.dropped, **dropped}), kept, answers
+
+
+def _query_texts(experiment: Experiment) -> list[str]:
+    """The columns of the query's texts."""
+    return [spec.column for spec in experiment.query.values() if isinstance(spec, TextFeature)]
 
 
 def _warn(console: Console, text: str) -> None:
@@ -372,19 +382,26 @@ def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
 
 
 def _report_of_judged(
-    config: JudgedConfig, judged: JudgedTable, pairs: pl.DataFrame, dropped: Mapping[str, int]
+    config: JudgedConfig,
+    judged: JudgedTable,
+    pairs: pl.DataFrame,
+    texts: Sequence[str],
+    dropped: Mapping[str, int],
 ) -> dict[str, Any]:
     """The part of the report that only experiments with judged queries have."""
-    columns = [name for name in judged.rows.columns if name not in JUDGEMENT]
-    trained = pairs.filter(pl.col("part") == "train").select(columns)
+    trained = pairs.filter(pl.col("part") == "train")
     asked = judged.rows.unique("query_id")
+    words = np.zeros(0, np.int64)  # of queries without a text
+    if texts:
+        words = splits.words_of(pl.concat([asked.select(texts), trained.select(texts)]), texts)
+    known = np.isin(words[: asked.height], words[asked.height :]) & (words[: asked.height] >= 0)
     scores = judged.rows["score"].value_counts().sort("score").iter_rows()
     return {
         "judged": {
             **dataclasses.asdict(config),
             "queries": asked.height,
             "judgements": {str(score): count for score, count in scores},
-            "queries_in_training": asked.join(trained, on=columns, how="semi", nulls_equal=True).height,
+            "queries_in_training": int(known.sum()),
         },
         "dropped": {**dropped, **{f"judged: {reason}": count for reason, count in judged.dropped.items()}},
     }

@@ -49,6 +49,7 @@ import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from protos.errors import DataError
@@ -97,6 +98,7 @@ def leave_out_known_queries(
     not put into one part instead: short sentences, such as "Return the name.", link most groups, and a new
     pair could move others.
 
+    Of a split by `file` these pairs are counted and stay, because the tables are split as their owner wants.
     Other splits, and those of events of users, are not changed.
 
     Args:
@@ -107,21 +109,24 @@ def leave_out_known_queries(
     Returns:
         The pairs; the distinct queries (`columns`) of validation and test, each with the `item_row` of all
         positive pairs, those left out included, of the same words and other features, None of other splits;
-        and part -> number of its pairs that were left out, above 0.
+        and part -> number of its pairs with such a query, above 0.
 
     Raises:
         DataError: a part would be empty.
     """
-    if config.by != "group" or "position" in pairs.columns or not texts:
+    if config.by not in ("group", "file") or "position" in pairs.columns or not texts:
         return pairs, None, {}
-    words = word_numbers(pairs.select(pl.concat_str(texts, separator="\n", ignore_nulls=True)).to_series())
+    words = words_of(pairs, texts)
     left_out, held_out = np.zeros(pairs.height, bool), (pairs["part"] == "test").to_numpy()
     found = {}
     for part in ("validation", "train"):
         of_part = (pairs["part"] == part).to_numpy()
         repeated = of_part & (words >= 0) & np.isin(words, words[held_out])
         left_out, held_out = left_out | repeated, held_out | of_part
-        found[part] = int(repeated.sum())
+        if repeated.any():
+            found[part] = int(repeated.sum())
+    if config.by == "file":
+        return pairs, None, found
     numbered = pairs.with_columns(pl.Series("__words", words))
     kept = numbered.filter(~left_out)
     try:
@@ -132,7 +137,12 @@ def leave_out_known_queries(
             f"validation; {REPEATED_QUERIES}"
         ) from None
     answers = _answers(kept, numbered, texts, columns)
-    return kept.drop("__words"), answers, {part: count for part, count in found.items() if count}
+    return kept.drop("__words"), answers, found
+
+
+def words_of(table: pl.DataFrame, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """`word_numbers` of each row's texts in these columns."""
+    return word_numbers(table.select(pl.concat_str(texts, separator="\n", ignore_nulls=True)).to_series())
 
 
 def _answers(

@@ -52,12 +52,18 @@ def query_groups(data: TrainingData, part: str) -> dict[str, Floats]:
     return {name: weights for name, weights in groups.items() if weights.any()}
 
 
-def repeated_share(data: TrainingData, part: str) -> float:
-    """The share of the positive pairs of a part whose query is also one of training; 0 without texts."""
+def is_trained(data: TrainingData, queries: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which query rows (Q,) have the words of a query of positive training pairs; none without texts."""
     if data.query_words is None:
-        return 0.0
-    asked, known = (data.query_words[data.parts[name].positive().query] for name in (part, "train"))
-    return float((np.isin(asked, known) & (asked >= 0)).mean()) if len(asked) else 0.0
+        return np.zeros(len(queries), bool)
+    words = data.query_words[queries]
+    return np.isin(words, data.query_words[data.parts["train"].positive().query]) & (words >= 0)
+
+
+def repeated_share(data: TrainingData, part: str) -> float:
+    """The share of the positive pairs of a part whose query is also one of training."""
+    known = is_trained(data, data.parts[part].positive().query)
+    return float(known.mean()) if len(known) else 0.0
 
 
 def _least_of_head(events: Floats) -> float | None:

@@ -6,7 +6,7 @@ from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import left_out
 from train.evaluation.intervals import Clusters, Interval
-from train.evaluation.query_groups import query_groups
+from train.evaluation.query_groups import is_trained, query_groups
 from train.evaluation.ranking import selection_metric
 from train.metrics import metric_label
 
@@ -34,6 +34,7 @@ def run_warnings(
         _no_loss(losses),
         _few_queries(int(metrics["queries"])),
         _known_queries(data),
+        _known_judged(data),
         _cut_texts(experiment, data, metrics),
         _unused_negatives(experiment, data),
         _file_order(experiment, data),
@@ -102,6 +103,17 @@ def _known_queries(data: TrainingData) -> str:
     return (
         f"{seen:,} of {seen + unseen:,} test queries are also training queries: their figures show in part "
         "what was memorised, those of unseen queries do not"
+    )
+
+
+def _known_judged(data: TrainingData) -> str:
+    """How many judged queries have the words of a training query."""
+    known = int(is_trained(data, data.judged.query).sum()) if data.judged else 0
+    if not data.judged or not known:
+        return ""
+    return (
+        f"{known:,} of {len(data.judged.query):,} judged queries are also training queries: judged figures "
+        "show in part what was memorised"
     )
 
 

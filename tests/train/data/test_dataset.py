@@ -103,6 +103,22 @@ def test_pairs_whose_query_is_held_out_are_left_out_and_counted(base: Path) -> N
             assert items.tolist() == sorted({n % 100 for n in range(400) if n * n % 211 == int(number)})
 
 
+def test_pairs_of_a_test_file_with_known_queries_stay_and_are_counted(base: Path) -> None:
+    (base / "later.csv").write_text(
+        "query,item_id,liked\n" + "".join(f"{n} QUERY,001,1\n" for n in range(60))
+    )
+    split = SplitConfig(by="file", test_file="later.csv", validation=0.2)
+    data = prepare(replace(EXPERIMENT, split=split), base, base / "cache", console=Console(quiet=True))
+    counts = {
+        part: data.part(part).filter(pl.col("query").is_in([f"query {n}" for n in range(60)])).height
+        for part in ("validation", "train")
+    }
+    assert sum(counts.values()) == 60
+    reason = "pair that stays, with the query of a pair held out"
+    assert data.report["changed"] == {f"{part} {reason}": count for part, count in counts.items() if count}
+    assert data.pairs.height == 460
+
+
 def test_it_is_built_once(made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     first = made()
     with monkeypatch.context() as patch:

@@ -115,7 +115,7 @@ def shop(tmp_path: Path) -> Experiment:
     pairs = "".join(f"query {n % 30},i{n % 40}\n" for n in range(120))
     (tmp_path / "items.csv").write_text("item_id,title,full\n" + items)
     (tmp_path / "pairs.csv").write_text("asked,item_id\n" + pairs)
-    asked = {"x": "query 3", "y": "something else", "z": "something else"}
+    asked = {"x": "3, Query!", "y": "something else", "z": "something else"}
     judged = [("x", "i1", 1), ("y", "i2", 3), ("y", "i0", 1), ("z", "i39", 2), ("z", "gone", 1)]
     write_folder(tmp_path / "judged", [], asked, best=judged)
     return Experiment(
@@ -172,8 +172,8 @@ def test_judged_queries_are_distinct_queries_among_the_others(shop: Experiment, 
     assert data.judged is not None
     assert list(data.judged.ids) == ["x", "y", "z"]
     texts = data.queries["text"]
-    assert [texts[row] for row in data.judged.query] == ["query 3", "something else", "something else"]
-    assert data.query_count == len(texts) == plain.query_count + 1
+    assert [texts[row] for row in data.judged.query] == ["3, Query!", "something else", "something else"]
+    assert data.query_count == len(texts) == plain.query_count + 2
     assert [rows.tolist() for rows in data.judged.relevant] == [[1], [0, 2], [39]]
     assert [gains.tolist() for gains in data.judged.gains] == [[1], [1, 3], [2]]
     for part, pairs in plain.parts.items():

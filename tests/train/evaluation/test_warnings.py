@@ -13,7 +13,7 @@ from tests.train.evaluation.test_baselines import FILLER, data_of, experiment_wi
 from tests.train.evaluation.test_report import pairs_of
 from train.config import BaselinesConfig
 from train.config.losses import Bce, SampledSoftmax
-from train.data.training_data import TrainingData
+from train.data.training_data import Judged, TrainingData
 from train.evaluation.baselines import baselines
 from train.evaluation.intervals import Clusters, Interval
 from train.evaluation.report import evaluate_ranking
@@ -84,6 +84,16 @@ def test_test_queries_that_stand_in_train() -> None:
     same = pairs_of([*range(50)], [0] * 50)
     (told,) = warnings_of(replace(again, parts={**data.parts, "train": same}))
     assert told.startswith("50 of 200 test queries")
+
+
+def test_judged_queries_that_stand_in_train() -> None:
+    data = many()
+    texts, row, gain = [*data.queries["text"], "OTHER!"], np.array([0]), np.array([1])
+    judged = Judged(["x", "y"], np.array([201, 0]), [row, row], [gain, gain], data.items)
+    data = replace(data, queries={"text": texts}, query_words=word_numbers(texts), judged=judged)
+    assert warnings_of(data) == [
+        "1 of 2 judged queries are also training queries: judged figures show in part what was memorised"
+    ]
 
 
 def test_queries_without_a_text_are_no_repeated_texts() -> None:
