@@ -9,6 +9,7 @@ import numpy as np
 
 from protos.bundle import Hybrid
 from protos.hybrid.lexical_index import Postings, term_hash, whole_query
+from protos.inputs.query_words import query_key
 from protos.lexical import Analyzer
 
 HYBRID = Hybrid(
@@ -46,9 +47,10 @@ def postings_of_texts(
         priors: query -> row of an item -> its prior.
     """
     idf, weights = weights_of_texts(texts, hybrid)
-    words = sorted([*idf, *map(whole_query, priors)], key=term_hash)
+    clicks = {whole_query(query_key(query)): dict(sorted(each.items())) for query, each in priors.items()}
+    words = sorted([*idf, *clicks], key=term_hash)
     held = {word: {row: each[word] for row, each in enumerate(weights) if word in each} for word in idf}
-    held |= {whole_query(query): dict(sorted(each.items())) for query, each in priors.items()}
+    held |= clicks
     return Postings(
         np.array([term_hash(word) for word in words], np.uint64),
         np.array([idf.get(word, 0) for word in words], np.float32),

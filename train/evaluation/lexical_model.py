@@ -20,7 +20,7 @@ from protos.hybrid.term_weights import inverse_frequency, query_factors, text_we
 from protos.lexical import Analyzer, Weighting, runs_of
 
 Rows = npt.NDArray[np.int64]
-_BLOCK = 256  # queries at a time
+_BLOCK, _SCORES = 256, 10_000_000  # queries, and scores of all items, at a time
 
 
 class CountedTerms:
@@ -138,10 +138,11 @@ def best_columns(queries: Any, weights: Any, k: int, first: Any = None) -> Rows:
         int64 (Q, k), best first, of equal ones the first; -1 where there is no other.
     """
     ranked = np.full((queries.shape[0], k), -1, np.int64)
-    for at in range(0, len(ranked), _BLOCK):
-        scores = queries[at : at + _BLOCK] @ weights
+    block = max(1, min(_BLOCK, _SCORES // max(1, weights.shape[1])))
+    for at in range(0, len(ranked), block):
+        scores = queries[at : at + block] @ weights
         if first is not None:
-            scores = scores + first[at : at + _BLOCK] * (1.0 + scores.data.max(initial=0))
+            scores = scores + first[at : at + block] * (1.0 + scores.data.max(initial=0))
         for n in range(scores.shape[0]):
             row = slice(scores.indptr[n], scores.indptr[n + 1])
             values, columns = scores.data[row], scores.indices[row]

@@ -92,7 +92,9 @@ def chosen(
     items = rng.normal(size=(ITEMS, DIMENSION)).astype(np.float32)
     items /= np.linalg.norm(items, axis=1, keepdims=True)
     _, relevant = data.parts["validation"].by_query()
-    vectors = np.stack([closeness * items[rows[0]] + rng.normal(size=DIMENSION) * 0.3 for rows in relevant])
+    vectors = np.stack(
+        [closeness * items[rows].sum(0) + rng.normal(size=DIMENSION) * 0.3 for rows in relevant]
+    )
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     index = ann.rebuild(items, IndexParameters("ip", 8, 64, 32), COSINE, 1)
     experiment = replace(experiment, hybrid=config or HybridConfig())

@@ -1,13 +1,16 @@
 """BM25 ranks as `bm25s` does, TF-IDF as scikit-learn does, for any parameters and terms."""
 
+import tracemalloc
+
 import bm25s
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from protos.lexical import ANALYZERS, Analyzer, Weighting
 from train.evaluation.lexical_choice import NGRAMS
-from train.evaluation.lexical_model import CountedTerms, LexicalModel, Rows
+from train.evaluation.lexical_model import CountedTerms, LexicalModel, Rows, best_columns
 
 ENGLISH, WORDS = ANALYZERS["english"], ANALYZERS["words"]
 TFIDF = Weighting("tfidf")
@@ -87,3 +90,15 @@ def test_ngrams_find_a_part_of_a_word() -> None:
     found = ranked(items, ["installed", "削除"], 1, TFIDF, NGRAMS["1- to 3-grams"])
     assert found.tolist() == [[0], [2]]
     assert ranked(items, ["installed"], 1, TFIDF, WORDS).tolist() == [[-1]]
+
+
+def test_a_word_of_all_of_many_items_takes_little_memory() -> None:
+    items = 400_000
+    weights = scipy.sparse.csr_matrix(np.linspace(1, 2, items, dtype=np.float32)[None])
+    queries = scipy.sparse.csr_matrix(np.ones((150, 1), np.float32))
+    tracemalloc.start()
+    found = best_columns(queries, weights, 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (found == [items - 1, items - 2, items - 3]).all()
+    assert peak < 300e6  # all scores at once have 480 MB
