@@ -90,11 +90,11 @@ class Mixed:
         )
 
     def parameters(self) -> dict[str, Any]:
-        """What a run logs as parameters."""
+        """What a run logs as parameters; `weight` counts standard deviations of either score."""
         return {"model": self.label, "weight": self.weight, **self.settings}
 
     def metrics(self) -> dict[str, float]:
-        """What a run logs as metrics of validation."""
+        """What a run logs as metrics of validation: means of `metric` over the users, 0 to 1."""
         named = {"mixture": self.mixture, "mixture_linear": self.linear, "mixture_learned": self.learned}
         return {f"{name}_{self.metric}": value for name, value in named.items()}
 
