@@ -1,18 +1,21 @@
 """The baseline that reads ids, contents and times of items."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from protos.toml_config import to_table
 from tests.helpers.people import data_of_people
 from train.config import Experiment, read_experiment
 from train.data.recency import DAY
 from train.data.training_data import Pairs, TrainingData
-from train.evaluation.baselines import ease_content, ease_recent
+from train.evaluation.baselines import ease, ease_content, ease_recency, ease_recent
+from train.evaluation.baselines.ease_content import Cosines
 from train.evaluation.ranking import Baseline, Fitting
 from train.metrics import mean, per_query
 from train.paths import ROOT
@@ -27,11 +30,15 @@ def experiment() -> Experiment:
 
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
+    return people_of_kinds(OF_A_KIND)
+
+
+def people_of_kinds(of_a_kind: int) -> TrainingData:
     """People who take items of one kind, one a day; most items are taken once or twice."""
     draw = np.random.default_rng(0)
-    people, times, items = [], [], KINDS * OF_A_KIND
+    people, times, items = [], [], KINDS * of_a_kind
     for person in range(120):
-        taken = person % KINDS * OF_A_KIND + draw.choice(OF_A_KIND, EVENTS, replace=False)
+        taken = person % KINDS * of_a_kind + draw.choice(of_a_kind, EVENTS, replace=False)
         people.append(taken.tolist())
         times += [(person + n) * DAY for n in range(EVENTS)]
     found = data_of_people(people, items)
@@ -40,7 +47,7 @@ def data() -> TrainingData:
         name: Pairs(pairs.query, pairs.item, pairs.weight, time=moments[pairs.query])
         for name, pairs in found.parts.items()
     }
-    genres = [[f"kind {n // OF_A_KIND}", "film"] for n in range(items)]
+    genres = [[f"kind {n // of_a_kind}", "film"] for n in range(items)]
     values: dict[str, list[Any]] = {"genres": genres, "title": ["film"] * items, "year": [None] * items}
     return replace(found, items={**found.items, **values}, parts=parts, moments=moments)
 
@@ -67,12 +74,34 @@ def test_cosines_read_words_and_categories(experiment: Experiment, data: Trainin
         "title": titles,
         "genres": [[], [], ["house"], None, *data.items["genres"][4:]],
     }
-    found = ease_content.cosines(experiment, replace(data, items=values), np.arange(data.item_count))
+    cosines = Cosines(ease_content.content_vectors(experiment, replace(data, items=values)))
+    found = cosines.summed(scipy.sparse.eye(data.item_count, dtype=np.float32, format="csr"))
     assert found.shape == (data.item_count, data.item_count)
     np.testing.assert_allclose(found, found.T, atol=1e-6)
     assert found[0, 1] > found[0, 2] > 0  # a category is no word
     assert not found[3].any()
-    assert not found.diagonal().any()
+    np.testing.assert_allclose(found.diagonal(), 0, atol=1e-6)
+    assert cosines.deviation() == pytest.approx(found.std(), rel=1e-4)
+    history = np.random.default_rng(0).random((3, data.item_count)).astype(np.float32)
+    summed = cosines.summed(scipy.sparse.csr_matrix(history))
+    np.testing.assert_allclose(summed, history @ found, rtol=1e-4, atol=1e-5)
+
+
+def test_it_holds_no_second_matrix_of_all_pairs_of_items(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ease_content, "_BLOCK", 32)
+    data = people_of_kinds(250)
+    choices = {"lambda of EASE": 100.0, "EASE, recency weights": ease_recency.RecencySettings()}
+    ease_content.BASELINE.fit(Fitting(experiment, data, choices=choices))  # chooses, and imports scikit-learn
+    fitting = Fitting(experiment, data, choices=choices)
+    ease.weights(fitting)
+    tracemalloc.start()
+    try:
+        ease_content.BASELINE.fit(fitting)(data.parts["test"].query)
+        assert tracemalloc.get_traced_memory()[1] < data.item_count**2 * 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_without_times_or_contents_it_does_not_apply(

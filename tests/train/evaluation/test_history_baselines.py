@@ -224,11 +224,11 @@ def test_ease_times_recent_popularity_is_the_product(data: TrainingData) -> None
     queries = data.parts["test"].query
     shares = RecentShares(data)
     settings = ease_recent.RecentSettings(decay=0.8, days=7.0, power=0.5)
-    found = ease_recent.scorer(data, weights, shares, settings)(queries)
+    found = ease_recent.scorer(summed(data, weights, 0.8), shares, settings)(queries)
     score = history_matrix(data, queries, 0.8).toarray() @ weights
     recent = 0.95 * shares.of(queries, 7.0) + 0.05 * shares.of(queries, WHOLE)
     np.testing.assert_allclose(found, (score.clip(min=0) + 1e-6) * np.sqrt(recent), atol=1e-6)
-    plain = ease_recent.scorer(data, weights, shares, replace(settings, power=0.0))(queries)
+    plain = ease_recent.scorer(summed(data, weights, 0.8), shares, replace(settings, power=0.0))(queries)
     np.testing.assert_allclose(plain, score, atol=1e-6)
 
 
@@ -238,7 +238,7 @@ def test_what_is_popular_lately_is_not_last_where_ease_scores_below_zero() -> No
     weights[0, 1:] = -0.5
     settings = ease_recent.RecentSettings(decay=1.0, days=WHOLE, power=1.0)
     late = replace(data, moments=np.full(data.query_count, 1e9))
-    scores = ease_recent.scorer(late, weights, RecentShares(late), settings)(np.array([1]))[0]
+    scores = ease_recent.scorer(summed(late, weights), RecentShares(late), settings)(np.array([1]))[0]
     assert data.counts().tolist() == [2, 3, 1, 0]
     assert scores[1] > scores[2] > scores[3] == 0
 
@@ -525,7 +525,7 @@ def test_a_query_without_a_history_gets_what_is_popular_lately(data: TrainingDat
     late = replace(data, moments=np.full(data.query_count, 1e9))
     weights = collaborative.ease(interaction_matrix(data), 3.0)
     settings = ease_recent.RecentSettings(decay=0.8, days=WHOLE, power=1.0)
-    rank = rank_by(late, ease_recent.scorer(late, weights, RecentShares(late), settings))
+    rank = rank_by(late, ease_recent.scorer(summed(late, weights, 0.8), RecentShares(late), settings))
     assert rank(first)[0].tolist() == np.argsort(-data.counts(), kind="stable").tolist()
 
 

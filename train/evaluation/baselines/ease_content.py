@@ -6,11 +6,13 @@ and the settings of `ease_recent`, are chosen on validation, one after the other
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
+import scipy.sparse
+import torch
 
 from protos.features import CategoryFeature, FeatureSpec, TextFeature
 from protos.lexical import ANALYZERS
@@ -28,9 +30,12 @@ from train.evaluation.ranking import (
     Scorer,
     has_times,
     rank_by,
+    summed,
 )
+from train.models.collaborative import history_matrix
 
 CONTENTS = (0.0, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+_BLOCK = 512  # items whose cosines are computed at a time
 
 
 @dataclass(frozen=True)
@@ -44,17 +49,14 @@ class ContentSettings(ease_recent.RecentSettings):
     content: float = 0.1
 
 
-def cosines(experiment: Experiment, data: TrainingData, rows: Rows) -> Floats:
-    """(M, M): of the contents of items in M rows, with a zero diagonal; zero where an item holds nothing."""
+def content_vectors(experiment: Experiment, data: TrainingData) -> scipy.sparse.csr_matrix:
+    """float32 (N, T): the TF-IDF of each item's terms, of unit norm; zero where an item holds nothing."""
     # The import takes a second.
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     terms = zip(*_terms(experiment, data), strict=True)
-    vectors = TfidfVectorizer(analyzer=chain.from_iterable, sublinear_tf=True).fit_transform(terms)
-    vectors = vectors[rows]
-    found = np.asarray((vectors @ vectors.T).toarray(), np.float32)
-    np.fill_diagonal(found, 0)
-    return found
+    vectorizer = TfidfVectorizer(analyzer=chain.from_iterable, sublinear_tf=True, dtype=np.float32)
+    return scipy.sparse.csr_matrix(vectorizer.fit_transform(terms))
 
 
 def _terms(experiment: Experiment, data: TrainingData) -> Iterator[list[list[Any]]]:
@@ -80,6 +82,35 @@ def _has_terms(spec: FeatureSpec, value: Any) -> bool:
     return isinstance(spec, CategoryFeature) and value not in (None, [], [None])
 
 
+class Cosines:
+    """The cosines of contents as item-item weights with a zero diagonal; they are never held all at once.
+
+    Args:
+        vectors: (M, T), of unit norm, or zero.
+    """
+
+    def __init__(self, vectors: scipy.sparse.csr_matrix) -> None:
+        self._vectors, self._by_term = vectors, vectors.T.tocsr()
+        self._own = scipy.sparse.diags(
+            np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel(), dtype=np.float32
+        )
+
+    def summed(self, history: scipy.sparse.csr_matrix) -> Floats:
+        """(Q, M): the cosines summed over histories (Q, M), as terms first."""
+        found = (history @ self._vectors) @ self._by_term - history @ self._own
+        return np.asarray(found.toarray(), np.float32)
+
+    def deviation(self) -> float:
+        """The standard deviation of all (M, M)."""
+        count, own = self._vectors.shape[0], self._own.diagonal()
+        total = float(np.square(self._vectors.sum(axis=0), dtype=np.float64).sum()) - own.sum()
+        squares = -float(np.square(own).sum())
+        for at in range(0, count, _BLOCK):
+            block = self._vectors[at : at + _BLOCK] @ self._by_term
+            squares += float(np.square(block.data, dtype=np.float64).sum())
+        return float(np.sqrt(max(0.0, squares / count**2 - (total / count**2) ** 2)))
+
+
 class ContentScores:
     """The scores by some settings.
 
@@ -89,18 +120,24 @@ class ContentScores:
 
     def __init__(self, fitting: Fitting) -> None:
         self._data, self._ease = fitting.data, ease_recency.weights(fitting)[0]
-        every = fitting.once("cosines", lambda: cosines(fitting.experiment, fitting.data, self._ease.rows))
-        self._cosines, self._values = every, np.asarray(self._ease.values)
-        self._unit = float(self._values.std()) / max(float(every.std()), 1e-12)
+        vectors = fitting.once("contents", lambda: content_vectors(fitting.experiment, fitting.data))
+        self._cosines = Cosines(vectors[self._ease.rows])
+        spread = torch.from_numpy(np.asarray(self._ease.values)).std(correction=0)  # NumPy copies the matrix
+        self._unit = float(spread) / max(self._cosines.deviation(), 1e-12)
         self._shares = RecentShares(fitting.data)
-        self._mixed = (0.0, self._ease)  # weight of the cosines, and the sum
 
     def scorer(self, settings: ContentSettings) -> Scorer:
         """The scores of all items."""
-        if settings.content != self._mixed[0]:
-            values = self._values + settings.content * self._unit * self._cosines
-            self._mixed = (settings.content, replace(self._ease, values=values))
-        return ease_recent.scorer(self._data, self._mixed[1], self._shares, settings)
+        by_ids, rows = summed(self._data, self._ease, settings.decay), self._ease.rows
+
+        def score(queries: Rows) -> Floats:
+            found = by_ids(queries)
+            if settings.content:
+                history = history_matrix(self._data, queries, settings.decay)[:, rows]
+                found[:, rows] += settings.content * self._unit * self._cosines.summed(history)
+            return found
+
+        return ease_recent.scorer(score, self._shares, settings)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.data.recency import WHOLE, WINDOWS, RecentShares
-from train.data.training_data import TrainingData
 from train.evaluation.baselines import ease, ease_recency
 from train.evaluation.ranking import (
     DECAYS,
@@ -24,7 +23,6 @@ from train.evaluation.ranking import (
     rank_by,
     summed,
 )
-from train.models.collaborative import ItemWeights
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3)
 FLOOR = 1e-6  # added to a score, so that popular items are first where the history says nothing
@@ -46,19 +44,14 @@ class RecentSettings:
     power: float = 0.5
 
 
-def scorer(
-    data: TrainingData, weights: ItemWeights | Floats, shares: RecentShares, settings: RecentSettings
-) -> Scorer:
-    """EASE's scores times recent shares to a power.
+def scorer(score: Scorer, shares: RecentShares, settings: RecentSettings) -> Scorer:
+    """Scores of EASE times recent shares to a power.
 
     Args:
-        data: the data set.
-        weights: of EASE.
+        score: of EASE, with the decay of the settings.
         shares: of the same data.
         settings: of the product.
     """
-    score = summed(data, weights, settings.decay)
-
     if not settings.power:
         return score
 
@@ -75,7 +68,8 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     settings = fitting.choose("EASE x recent popularity", RecentSettings, _choose)
     weights, before = ease_recency.weights(fitting)
     shares = RecentShares(fitting.data)
-    ranked = rank_by(fitting.data, scorer(fitting.data, weights, shares, settings))
+    score = summed(fitting.data, weights, settings.decay)
+    ranked = rank_by(fitting.data, scorer(score, shares, settings))
     named = ease.named(fitting) | {"decay": settings.decay, "own": before.own}
     return FittedBaseline(ranked, named | {"days": settings.days or "all", "power": settings.power})
 
@@ -85,7 +79,7 @@ def _choose(fitting: Fitting) -> RecentSettings:
     shares = RecentShares(tuning.data)
 
     def scored(settings: RecentSettings) -> Scorer:
-        return scorer(tuning.data, weights, shares, settings)
+        return scorer(summed(tuning.data, weights, settings.decay), shares, settings)
 
     ranges = [("days", WINDOWS), ("power", POWERS), ("decay", DECAYS)]
     return tuning.search(RecentSettings(before.decay), ranges, scored)
