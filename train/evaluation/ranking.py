@@ -21,11 +21,13 @@ from protos.toml_config import parse, to_table
 from train.config import Experiment
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import mask_seen
-from train.metrics import CUTOFFS, OF_LABELS, mean, per_query
+from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
+from train.metrics import CUTOFFS, OF_LABELS, per_query
 from train.models.collaborative import ItemWeights
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]  # a metric of each query
 Ranker = Callable[[Rows], Rows]  # query rows (Q,) -> item rows (Q, K), best first
 Scorer = Callable[[Rows], Floats]  # query rows (Q,) -> scores of all items (Q, N)
 T = TypeVar("T")
@@ -34,6 +36,7 @@ T = TypeVar("T")
 TUNED_ITEMS = 4_000  # the most popular ones, where a trial takes time with the cube of the items
 TUNED_QUERIES, FEWEST_QUERIES = 2_000, 500  # of validation: as many as give `TUNED_SCORES`, within these
 TUNED_SCORES = 100_000_000
+FEW_USERS = 500  # of validation; with fewer, where the best setting lies is mostly luck
 ROUNDS = 3  # in which the fields of some settings climb
 OWN = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # weights of an item's own events
 USUAL_OWN = 0.3  # where a search begins: with 0, factors that forget all but the last event look best
@@ -62,6 +65,9 @@ class FittedBaseline:
 class Tuning:
     """Chooses parameters on the validation part of some data.
 
+    The value with the best metric is taken. With fewer users than `FEW_USERS` it is the one nearest to the
+    default of those that are within a standard error of the best, as in `lexical_choice.py`.
+
     Args:
         experiment: with the metric that chooses.
         data: the data set.
@@ -71,39 +77,44 @@ class Tuning:
     def __init__(self, experiment: Experiment, data: TrainingData, say: Callable[[str], None]) -> None:
         self.data = data
         self._metric, self._say = selection_metric(experiment), say
+        users = clusters_of(data, "validation")
+        self._users = users if len(users) else Clusters.single(1, "users")
 
-    def quality(self, score: Scorer) -> float:
-        """The metric of scores for the validation queries; 0 where there are none."""
+    def quality(self, score: Scorer) -> Values:
+        """(Q,): the metric of scores for each validation query; one 0 where there are none."""
         queries, relevant = self.data.parts["validation"].by_query()
         if not len(queries):
-            return 0.0
-        return mean(per_query(rank_by(self.data, score)(queries), relevant))[self._metric]
+            return np.zeros(1)
+        return per_query(rank_by(self.data, score)(queries), relevant)[self._metric]
 
     def best(self, name: str, values: Sequence[T], scorer: Callable[[T], Scorer]) -> T:
-        """The value whose scores are best; of equal ones the first."""
+        """The value whose scores are best; of equal ones the first.
 
-        def quality(value: T) -> float:
+        Args:
+            values: those nearest to the default first.
+        """
+        curve = {}
+        for value in values:
             self._say(f"{name} {value}")
-            return self.quality(scorer(value))
+            curve[value] = self.quality(scorer(value))
+        return self._chosen(curve)
 
-        return max(values, key=quality)
-
-    def climb(self, name: str, values: Sequence[T], start: T, scorer: Callable[[T], Scorer]) -> T:
-        """The best of ordered values that steps from `start` reach, up and then down.
+    def climb(self, name: str, values: Sequence[T], default: T, scorer: Callable[[T], Scorer]) -> T:
+        """The best of ordered values that steps from the default reach, up and then down.
 
         Steps go on over values that are as good as the best so far. A value beyond a worse one is not tried:
         quality rises and falls once with such a parameter, apart from noise.
         """
 
-        def quality(value: T) -> float:
+        def quality(value: T) -> Values:
             self._say(f"{name} {value}")
             return self.quality(scorer(value))
 
-        return _climbed(values, start, quality)
+        return self._climbed(values, default, default, quality)
 
     def search(
         self,
-        settings: T,
+        default: T,
         ranges: Sequence[tuple[str, Sequence[Any]]],
         scorer: Callable[[T], Scorer],
     ) -> T:
@@ -112,44 +123,50 @@ class Tuning:
         All fields are gone through until none changes, at most `ROUNDS` times.
 
         Args:
-            settings: a dataclass with the values to start from.
+            default: a dataclass with the values to start from.
             ranges: name of a field and its ordered values; a name may occur again.
             scorer: the scores by some settings.
         """
 
         @cache
-        def quality(tried: T) -> float:
+        def quality(tried: T) -> Values:
             self._say(", ".join(f"{name} {value}" for name, value in vars(tried).items()))
             return self.quality(scorer(tried))
 
+        settings = default
         for _ in range(ROUNDS):
             before = settings
             for name, values in ranges:
                 along = [_changed(settings, name, value) for value in values]
-                settings = _climbed(along, settings, quality)
+                usual = _changed(settings, name, getattr(default, name))
+                settings = self._climbed(along, settings, usual, quality)
             if settings == before:
                 break
         return settings
 
+    def _climbed(self, values: Sequence[T], start: T, default: T, quality: Callable[[T], Values]) -> T:
+        """See `climb`."""
+        at_place = cache(lambda place: quality(values[place]))
+        at, usual = values.index(start), values.index(default)
+        for step in (1, -1):
+            place = at + step
+            while 0 <= place < len(values) and at_place(place).mean() >= at_place(at).mean():
+                at = place if at_place(place).mean() > at_place(at).mean() else at
+                place += step
+        if len(self._users) >= FEW_USERS:
+            return values[at]
+        step = 1 if usual < at else -1
+        return self._chosen({values[place]: at_place(place) for place in range(usual, at + step, step)})
+
+    def _chosen(self, curve: Mapping[T, Values]) -> T:
+        """See the class; the values nearest to the default are first."""
+        if len(self._users) >= FEW_USERS:
+            return max(curve, key=lambda value: float(curve[value].mean()))
+        return within_standard_error(curve, self._users)[0]
+
 
 def _changed(settings: Any, name: str, value: Any) -> Any:
     return replace(settings, **{name: value})
-
-
-def _climbed(values: Sequence[T], start: T, quality: Callable[[T], float]) -> T:
-    """See `Tuning.climb`."""
-
-    @cache
-    def at_place(place: int) -> float:
-        return quality(values[place])
-
-    at = values.index(start)
-    for step in (1, -1):
-        place = at + step
-        while 0 <= place < len(values) and at_place(place) >= at_place(at):
-            at = place if at_place(place) > at_place(at) else at
-            place += step
-    return values[at]
 
 
 class Fitting:

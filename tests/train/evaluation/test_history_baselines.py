@@ -245,10 +245,11 @@ def test_what_is_popular_lately_is_not_last_where_ease_scores_below_zero() -> No
 
 def test_the_window_and_the_power_are_those_that_validation_prefers() -> None:
     """Everyone takes what is in season, whatever they took before: a season lasts ten days."""
-    people, times = [], []
+    people, times, draw = [], [], np.random.default_rng(0)
+    seasons = [draw.choice(ITEMS, 4, replace=False) for _ in range(15)]
     for n in range(150):
         season = n // 10
-        people.append([(season * 3 + k) % ITEMS for k in range(4)])
+        people.append(draw.permutation(seasons[season]).tolist())
         times += [(season * 10 + n % 10 + 0.01 * k) * DAY for k in range(4)]
     seasonal = timed(data_of_people(people, ITEMS), times)
     shared = fitting(seasonal, training=TrainingConfig(selection="ndcg_at_10"))
@@ -276,35 +277,43 @@ def test_a_query_that_a_linear_model_knows_nothing_of_gets_popular_items() -> No
         assert module.BASELINE.fit(shared)(without).tolist() == [[4, 5, 3, 1, 0, 2, 6]], module
 
 
+@pytest.fixture
+def many_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "FEW_USERS", 0)
+
+
+@pytest.mark.usefixtures("many_users")
 def test_a_climb_finds_the_peak_in_either_direction(data: TrainingData) -> None:
     tuning = Tuning(experiment_with(), data, lambda _: None)
     tried: list[int] = []
 
     for start, peak, expected in ((3, 6, [3, 4, 5, 6, 7]), (5, 2, [5, 6, 4, 3, 2, 1]), (0, 0, [0, 1])):
         tried.clear()
-        tuning.quality = lambda value, peak=peak: (tried.append(value), -abs(value - peak))[1]  # type: ignore
+        tuning.quality = lambda value, peak=peak: np.array([(tried.append(value), -abs(value - peak))[1]])  # type: ignore
         assert tuning.climb("x", [*range(9)], start, lambda value: value) == peak
         assert sorted(tried) == sorted(set(expected))
 
 
+@pytest.mark.usefixtures("many_users")
 def test_a_climb_steps_over_equal_values(data: TrainingData) -> None:
     tuning = Tuning(experiment_with(), data, lambda _: None)
     curve = [0, 3, 1, 1, 1, 1, 2, 2, 1, 9]
-    tuning.quality = curve.__getitem__  # type: ignore
+    tuning.quality = lambda place: np.array([curve[place]])  # type: ignore
     assert tuning.climb("x", [*range(10)], 3, lambda value: value) == 6
     assert tuning.climb("x", [*range(7)], 2, lambda value: value) == 6
     assert tuning.climb("x", [*range(2, 6)], 3, lambda value: value) == 3
     assert tuning.climb("x", [*range(6)], 4, lambda value: value) == 1
 
 
+@pytest.mark.usefixtures("many_users")
 def test_settings_are_searched_until_no_field_changes(data: TrainingData) -> None:
     """The best value of the first field is another one once the second has changed."""
     tuning = Tuning(experiment_with(), data, lambda _: None)
     tried: list[slist.SlistSettings] = []
 
-    def quality(settings: Any) -> float:
+    def quality(settings: Any) -> npt.NDArray[np.float64]:
         tried.append(settings)
-        return float(-((settings.tau - 4 * settings.alpha) ** 2) - 8 * (settings.alpha - 0.8) ** 2)
+        return np.array([-((settings.tau - 4 * settings.alpha) ** 2) - 8 * (settings.alpha - 0.8) ** 2])
 
     tuning.quality = quality  # type: ignore[method-assign, assignment]
     ranges = [("tau", (0.8, 1.6, 2.4, 3.2)), ("alpha", slist.ALPHAS)]
@@ -312,6 +321,29 @@ def test_settings_are_searched_until_no_field_changes(data: TrainingData) -> Non
     found = tuning.search(start, ranges, lambda settings: settings)  # type: ignore[arg-type, return-value]
     assert (found.alpha, found.tau) == (0.6, 2.4)  # a single round ends at .4 and .8
     assert len(tried) == len({*tried})
+
+
+def test_by_few_users_a_better_setting_must_be_better_beyond_chance(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = len(data.parts["validation"])
+    lucky, real = np.zeros((2, users))
+    lucky[0], real[::2] = 1, 1
+
+    def chosen(gain: npt.NDArray[np.float64]) -> tuple[Any, ...]:
+        """The better value is the last one."""
+        tuning = Tuning(experiment_with(), data, lambda _: None)
+        tuning.quality = lambda value: gain * float(getattr(value, "decay", value))  # type: ignore
+        same: Any = lambda value: value  # noqa: E731
+        values = [0.1, 0.2, 0.5]
+        searched = tuning.search(slist.SlistSettings(decay=0.2), [("decay", values)], same)
+        climbed, best = tuning.climb("x", values, 0.2, same), tuning.best("x", [0.2, 0.1, 0.5], same)
+        return searched.decay, climbed, best
+
+    assert chosen(lucky) == (0.2, 0.2, 0.2)
+    assert chosen(real) == (0.5, 0.5, 0.5)
+    monkeypatch.setattr(ranking, "FEW_USERS", users)
+    assert chosen(lucky) == (0.5, 0.5, 0.5)
 
 
 def test_above_its_limit_a_baseline_reads_the_items_with_most_events(
@@ -439,12 +471,14 @@ def test_ease_is_the_same_by_halves_and_in_single_precision() -> None:
         np.testing.assert_allclose(collaborative.ease(matrix, strength), expected, atol=2e-5)
 
 
+@pytest.mark.usefixtures("many_users")
 def test_lambda_and_decay_of_ease_are_the_best_of_those_near(data: TrainingData) -> None:
     shared = fitting(data, training=TrainingConfig(selection="ndcg_at_10"))
     tuning, chosen = shared.tuning(), ease.strength(shared)
 
     def quality(strength: float, decay: float = 1.0) -> float:
-        return tuning.quality(summed(data, collaborative.ease(interaction_matrix(data), strength), decay))
+        weights = collaborative.ease(interaction_matrix(data), strength)
+        return float(tuning.quality(summed(data, weights, decay)).mean())
 
     assert quality(chosen) == max(quality(chosen * factor) for factor in (3, 1, 1 / 3))
     found = ease_recency.BASELINE.fit(shared).settings

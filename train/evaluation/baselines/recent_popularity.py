@@ -4,6 +4,7 @@ from train.data.recency import WHOLE, WINDOWS, Floats, RecentShares
 from train.data.training_data import TrainingData
 from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, Rows, Scorer, has_times, rank_by
 
+USUAL = 30.0  # days
 _REMAINDER = 1e-3  # weight of the share of all that went before
 
 
@@ -24,7 +25,8 @@ def _fit(fitting: Fitting) -> FittedBaseline:
 
 def _choose(fitting: Fitting) -> float:
     tuning = fitting.tuning()
-    return tuning.best("days", WINDOWS, lambda days: _scorer(tuning.data, days))
+    nearest = sorted(WINDOWS, key=lambda days: abs(WINDOWS.index(days) - WINDOWS.index(USUAL)))
+    return tuning.best("days", nearest, lambda days: _scorer(tuning.data, days))
 
 
 BASELINE = Baseline("recent_popularity", "recent popularity", has_times, _fit, "histories with times")
