@@ -52,9 +52,9 @@ class SequenceTower(TowerSection):
         regularisation: lambda of EASE.
         latent_scale: factor on EASE's scores at the start, which turns them into logits.
         decay: start value; the log weight of an item in a sum falls by this with each later item.
-        recent_popularity: coordinates of how much more popular than usual an item was before the query's
-            time, added after training as those of `linear` (`train/training/recent_popularity.py`); 0 for
-            none. The query needs a feature of kind `time`.
+        recent_popularity: coordinates of how popular an item was before the query's time, added after
+            training as those of `linear` (`train/training/recent_popularity.py`); 0 for none. The query
+            needs a feature of kind `time`.
         linear: coordinates of EASE, SLIST or item-kNN that are added after training, with a weight against
             all other coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the

@@ -1,18 +1,22 @@
-"""Recent popularity as coordinates: how much more popular than usual an item was before a query's time.
+"""Recent popularity as coordinates: how popular an item was before a query's time.
 
 The time of the training events is cut into periods of equal length. At the begin of a period t, the share of
-an item i in the events before it, with weights that halve every few days, is compared with its share in all
-training events:
+an item i in the events before it, with weights that halve every few days, is mixed with its share in all
+training events. The matrix has one of two forms, the change of popularity or the popularity itself:
 
-    x(t, i) = log((1 - PRIOR) share(t, i) / usual(i) + PRIOR)
+    change(t, i) = log((1 - PRIOR) share(t, i) / usual(i) + PRIOR)
+    share(t, i)  = log((1 - PRIOR) share(t, i) + PRIOR usual(i)) = change(t, i) + log usual(i)
 
-A factorisation of this matrix (periods, items) gives a vector of each period and one of each item, whose
-inner product is part of the score: a bias of the item that changes with time (Koren 2009, section 4, learns
-such biases for bins of time). The query tower looks up the period of its query's time. A query after the last
-training event, or without a time, takes the shares of the end, so the index and the service need nothing
-else. A query of the past takes the shares before its period; later events are in `usual`, and in the
-directions that all periods share.
+The change suits towers that have learned how popular items are on the whole. The share suits a log where
+popularity changes so fast that what they have learned of it is of little use. A factorisation of this matrix
+(periods, items) gives a vector of each period and one of each item, whose inner product is part of the score:
+a bias of the item that changes with time (Koren 2009, section 4, learns such biases for bins of time). The
+query tower looks up the period of its query's time. A query after the last training event, or without a time,
+takes the shares of the end, so the index and the service need nothing else. A query of the past takes the
+shares before its period; later events are in `usual`, and in the directions that all periods share.
 """
+
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +28,8 @@ from train.data.training_data import Times
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Form = Literal["change", "share"]
+FORMS: tuple[Form, ...] = get_args(Form)  # in the order of preference
 
 RANK_TOLERANCE = 1e-7  # of the largest singular value; those below are rounding errors
 PERIODS = 256  # that begin at or after the first training event; the last one is after all of them
@@ -69,45 +75,49 @@ class EventsByPeriod:
         self.counts = np.zeros((PERIODS + 1, item_count))
         np.add.at(self.counts, (np.searchsorted(self.begins, times, side="right"), items), 1)
 
-    def changes(self, half_life: float) -> Floats:
-        """(PERIODS + 1, N): x(t, i) of the module, less its mean over the items; 0 without earlier events.
+    def matrix(self, form: Form, half_life: float) -> Floats:
+        """(PERIODS + 1, N): one form of the module, less its mean over the items.
+
+        Without earlier events the share is the usual one.
 
         Args:
+            form: which one.
             half_life: days in which the weight of an event halves.
         """
-        usual = _shares(self.counts.sum(axis=0))
+        usual = _shares(np.maximum(self.counts.sum(axis=0), 0.5))  # there is no logarithm of zero events
         days = float(self.begins[-1] - self.begins[0]) / (PERIODS - 1) / DAY  # of a period
         kept = 0.5 ** (days / half_life)
         found, before = np.zeros_like(self.counts), np.zeros(len(usual))
         for period, events in enumerate(self.counts):
             if before.sum() > 0:
-                ratio = _shares(before) / np.maximum(usual, 1e-12)
-                found[period] = np.log((1 - PRIOR) * ratio + PRIOR)
-                found[period] -= found[period].mean()
+                found[period] = np.log((1 - PRIOR) * _shares(before) / usual + PRIOR)
             before = before * kept + events
+        if form == "share":
+            found += np.log(usual)
+        found -= found.mean(axis=1, keepdims=True)
         return found
 
-    def factors(self, half_life: float, width: int) -> tuple[Floats, Floats]:
+    def factors(self, form: Form, half_life: float, width: int) -> tuple[Floats, Floats]:
         """Vectors of the periods (PERIODS + 1, width) and of the items (N, width) with these inner products.
 
         They are the best ones of this width (Eckart and Young 1936); columns beyond the rank are zero.
 
         Args:
+            form: of the matrix.
             half_life: days in which the weight of an event halves.
             width: K.
         """
-        changes = self.changes(half_life)
-        # The eigenvectors of C C^T are the left singular vectors of C. An SVD of C takes longer, and it has
+        matrix = self.matrix(form, half_life)
+        # The eigenvectors of M M^T are the left singular vectors of M. An SVD of M takes longer, and it has
         # been seen not to converge, although all values were finite.
-        squares, left = np.linalg.eigh(changes @ changes.T)
+        squares, left = np.linalg.eigh(matrix @ matrix.T)
         values = np.sqrt(np.maximum(squares[::-1], 0.0))
         kept = min(width, int((values > RANK_TOLERANCE * values[0]).sum()))
         left, root = left[:, ::-1][:, :kept], np.sqrt(values[:kept])
         factors = [np.zeros((rows, width)) for rows in self.counts.shape]
-        factors[0][:, :kept], factors[1][:, :kept] = left * root, changes.T @ left / root
+        factors[0][:, :kept], factors[1][:, :kept] = left * root, matrix.T @ left / root
         return factors[0], factors[1]
 
 
 def _shares(counts: Floats) -> Floats:
-    total = counts.sum()
-    return np.asarray(counts / total if total > 0 else counts)
+    return np.asarray(counts / counts.sum())

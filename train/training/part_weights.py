@@ -6,8 +6,7 @@
 
 A part is a `Mixture` of both towers: coordinates that training leaves out, such as those of a linear model.
 An inner product of the whole vectors is the weighted sum of the part's scores and of all others. Weights from
-0, the other coordinates alone, to 16 are measured, in units of standard deviation; those up to `max_weight`
-may be chosen.
+0, the other coordinates alone, to 16 are measured, in units of standard deviation.
 
 Of the weights that are within a standard error of the best, the one nearest to a default weight is taken
 (after Breiman et al. 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in
@@ -144,7 +143,6 @@ class WeightCurves(PartWeighting):
         trainer: with the towers.
         part: the part.
         metric: of the ranking, that selects the epoch.
-        max_weight: the largest weight that is chosen.
         default: as of `choose_weight`.
 
     Attributes:
@@ -153,16 +151,9 @@ class WeightCurves(PartWeighting):
         shown: weight -> `metric` of each user, likewise.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        part: Part,
-        metric: str,
-        max_weight: float = WEIGHTS[-2],
-        default: float = 1.0,
-    ) -> None:
+    def __init__(self, trainer: Trainer, part: Part, metric: str, default: float = 1.0) -> None:
         super().__init__(trainer, part)
-        self._metric, self._max_weight, self._default = metric, max_weight, default
+        self._metric, self._default = metric, default
         self._measure()
 
     def with_coordinates(self, queries: Tensor, items: Tensor) -> "WeightCurves":
@@ -196,7 +187,7 @@ class WeightCurves(PartWeighting):
     @property
     def chosen(self) -> float:
         """The weight that is taken."""
-        allowed = {weight: each for weight, each in self.values.items() if weight <= self._max_weight}
+        allowed = {weight: each for weight, each in self.values.items() if weight < math.inf}
         return choose_weight(allowed, self.shown, self._default)
 
     @property

@@ -3,10 +3,13 @@
     recent = add_recent_popularity(trainer, "ndcg_at_10")      towers with `[tower] recent_popularity` above 0
 
 `train/models/recent_popularity.py` says what the coordinates are. The towers learn without them, and
-`part_weights.py` chooses their weight, as that of a linear model. (A weight that training learned was too
-low on `online-retail`, as the query tower learns from the same events what sells in which month.)
+`part_weights.py` chooses their weight, as that of a linear model. Their form and half-life are those of the
+best nDCG@100, each with its weight; a form is taken before the next if one of its half-lives is within a
+standard error of the best. (A weight that training learned was too low on `online-retail`, as the query tower
+learns from the same events what sells in which month.)
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +19,17 @@ import torch
 from torch import Tensor
 
 from protos.features import FIRST_KNOWN
+from train.evaluation.intervals import Clusters, within_standard_error
 from train.models.placement import beside
-from train.models.recent_popularity import EventsByPeriod, PeriodEncoder, Rows
+from train.models.recent_popularity import FORMS, EventsByPeriod, Form, PeriodEncoder, Rows
 from train.models.sequence_encoders import IdEncoder
 from train.models.towers import Part
-from train.training.part_weights import PartWeighting, WeightCurves, part_of, remove_part
+from train.training.part_weights import Floats, PartWeighting, WeightCurves, part_of, remove_part
 from train.training.trainer import Trainer
 
 PART: Part = "recent"  # of the towers' coordinates
 HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 60.0)  # days
-MAX_WEIGHT = 1.0
+_Kind = tuple[Form, float]  # and half-life
 DEFAULT_WEIGHT = 0.25  # with too few users in validation; otherwise the close weight nearest to it is taken
 
 
@@ -34,6 +38,7 @@ class RecentPopularity:
     """What was chosen.
 
     Args:
+        form: of the coordinates.
         half_life: days in which the weight of an event halves.
         weight: of its scores against all others, once both have the same standard deviation; 0 if the others
             are better alone, and the towers then have no coordinates for it.
@@ -44,6 +49,7 @@ class RecentPopularity:
         users: number of validation users that chose.
     """
 
+    form: Form
     half_life: float
     weight: float
     unit: float
@@ -55,8 +61,8 @@ class RecentPopularity:
     def line(self) -> str:
         """The choice in words."""
         chosen = (
-            f"weighs {self.weight:.2g} times all else, in units of standard deviation, and the weight of "
-            f"an event halves in {self.half_life:g} days"
+            f"weighs {self.weight:.2g} times all else, in units of standard deviation, in the form "
+            f'"{self.form}", and the weight of an event halves in {self.half_life:g} days'
             if self.weight
             else "is left out"
         )
@@ -67,7 +73,7 @@ class RecentPopularity:
 
     def parameters(self) -> Mapping[str, Any]:
         """What a run logs as parameters."""
-        return {"weight": self.weight, "half_life_days": self.half_life}
+        return {"weight": self.weight, "form": self.form, "half_life_days": self.half_life}
 
     def metrics(self) -> dict[str, float]:
         """What a run logs as metrics of validation."""
@@ -75,7 +81,7 @@ class RecentPopularity:
 
 
 def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | None:
-    """Add recent popularity to the towers, and choose half-life and weight on validation.
+    """Add recent popularity to the towers, and choose form, half-life and weight on validation.
 
     Towers to which it adds nothing lose their coordinates for it.
 
@@ -88,24 +94,25 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
     """
     if trainer.towers[0].recent is None:
         return None
-    events, tried = _events(trainer), dict[float, WeightCurves]()
-    first, *others = HALF_LIVES
+    events, tried = _events(trainer), dict[_Kind, WeightCurves]()
+    first, *others = itertools.product(FORMS, HALF_LIVES)
     _place(events, first, trainer)
-    tried[first] = WeightCurves(trainer, PART, metric, max_weight=MAX_WEIGHT, default=DEFAULT_WEIGHT)
-    for half_life in others:
-        _place(events, half_life, trainer)
-        tried[half_life] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))
-    half_life, curves = max(tried.items(), key=lambda each: each[1].quality)
+    tried[first] = WeightCurves(trainer, PART, metric, DEFAULT_WEIGHT)
+    for kind in others:
+        _place(events, kind, trainer)
+        tried[kind] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))
+    kind = _choose({each: curves.values[curves.chosen] for each, curves in tried.items()})
+    curves = tried[kind]
     weight = curves.chosen
     before, after = (float(curves.shown[each].mean()) for each in (0.0, weight))
-    found = RecentPopularity(half_life, weight, curves.unit, metric, before, after, curves.users)
-    _place(events, half_life, trainer)
+    found = RecentPopularity(*kind, weight, curves.unit, metric, before, after, curves.users)
+    _place(events, kind, trainer)
     _apply(found, trainer)
     return found
 
 
 def add_as_chosen(trainer: Trainer, chosen: RecentPopularity | None) -> None:
-    """Add recent popularity to other towers, with the half-life and the weight that were chosen before.
+    """Add recent popularity to other towers, with the form, half-life and weight that were chosen before.
 
     Args:
         trainer: with other towers of the same experiment.
@@ -114,8 +121,18 @@ def add_as_chosen(trainer: Trainer, chosen: RecentPopularity | None) -> None:
     if chosen is None:
         return
     if chosen.weight:
-        _place(_events(trainer), chosen.half_life, trainer)
+        _place(_events(trainer), (chosen.form, chosen.half_life), trainer)
     _apply(chosen, trainer)
+
+
+def _choose(values: Mapping[_Kind, Floats]) -> _Kind:
+    """The best kind of the first form that has one within a standard error of the best.
+
+    Args:
+        values: kind -> nDCG@100 of each user.
+    """
+    close = within_standard_error(values, Clusters.single(len(next(iter(values.values()))), "users"))
+    return max(close, key=lambda kind: (-FORMS.index(kind[0]), values[kind].mean()))
 
 
 def _events(trainer: Trainer) -> EventsByPeriod:
@@ -126,14 +143,14 @@ def _events(trainer: Trainer) -> EventsByPeriod:
     return EventsByPeriod(train.time, train.item, data.item_count)
 
 
-def _place(events: EventsByPeriod, half_life: float, trainer: Trainer) -> None:
+def _place(events: EventsByPeriod, kind: _Kind, trainer: Trainer) -> None:
     """Set the coordinates of both towers, as yet without their weight."""
     periods, items = (part_of(tower, PART).encoder for tower in trainer.towers)
     assert isinstance(periods, PeriodEncoder)
     assert isinstance(items, IdEncoder)
     rows = _rows_of_items(trainer)[:, 0]
     known = np.flatnonzero(rows >= FIRST_KNOWN)
-    of_periods, of_items = events.factors(half_life, periods.table.shape[1])
+    of_periods, of_items = events.factors(*kind, periods.table.shape[1])
     with torch.no_grad():
         periods.begins.copy_(torch.from_numpy(events.begins))
         periods.table.copy_(torch.from_numpy(of_periods))

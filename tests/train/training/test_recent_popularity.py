@@ -26,7 +26,6 @@ from train.training.part_weights import MIN_USERS
 from train.training.recent_popularity import (
     DEFAULT_WEIGHT,
     HALF_LIVES,
-    MAX_WEIGHT,
     add_as_chosen,
     add_recent_popularity,
 )
@@ -51,6 +50,13 @@ def timed(items_of: Any) -> TrainingData:
 def fashions() -> TrainingData:
     """Data where each day's events are of a few items, which change from week to week."""
     return timed(lambda random, day: (3 * int(day / 7) + random.integers(0, 3)) % ITEMS)
+
+
+@pytest.fixture(scope="module")
+def hits() -> TrainingData:
+    """Data where five items have all events of twenty days, and each of them more than the next."""
+    shares = [0.5, 0.25, 0.15, 0.06, 0.04]
+    return timed(lambda random, day: (5 * int(day / 20) + random.choice(5, p=shares)) % ITEMS)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +96,26 @@ def test_what_changes_with_time_is_found_on_validation_and_holds_on_test(fashion
     assert trainer.evaluate("test")["ndcg_at_10"] > before + 0.2
 
 
-def test_scores_are_the_sum_of_those_of_the_towers_and_of_the_changes(fashions: TrainingData) -> None:
+def test_where_recency_carries_the_ranking_the_share_itself_is_taken_and_may_outweigh_all_else(
+    hits: TrainingData,
+) -> None:
+    trainer, by_change = untrained(hits), untrained(hits)
+    found = add_recent_popularity(trainer, "ndcg_at_10")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.training.recent_popularity.FORMS", ("change",))
+        add_recent_popularity(by_change, "ndcg_at_10")
+    assert found is not None
+    assert found.form == found.parameters()["form"] == "share"
+    assert 'in the form "share"' in found.line()
+    assert found.weight > 1
+    assert trainer.evaluate("test")["ndcg_at_10"] > by_change.evaluate("test")["ndcg_at_10"] + 0.05
+
+
+@pytest.mark.parametrize("log", ["fashions", "hits"])
+def test_scores_are_the_sum_of_those_of_the_towers_and_of_recent_popularity(
+    log: str, request: pytest.FixtureRequest
+) -> None:
+    fashions: TrainingData = request.getfixturevalue(log)
     plain, trainer = untrained(fashions), untrained(fashions)
     found = add_recent_popularity(trainer, "ndcg_at_10")
     assert found is not None
@@ -98,7 +123,7 @@ def test_scores_are_the_sum_of_those_of_the_towers_and_of_the_changes(fashions: 
     assert train.time is not None
     assert fashions.moments is not None
     events = EventsByPeriod(train.time, train.item, ITEMS)
-    periods, items = events.factors(found.half_life, 16)
+    periods, items = events.factors(found.form, found.half_life, 16)
     asked = np.searchsorted(events.begins, np.floor(fashions.moments), side="right")
     added = torch.from_numpy(periods[asked] @ items.T).float()
     expected = scores(plain) + found.weight * found.unit * added
@@ -112,9 +137,9 @@ def test_what_is_popular_later_changes_nothing_but_the_usual_share(fashions: Tra
     until = train.time < 1e9 + 60 * DAY
     whole = EventsByPeriod(train.time, train.item, ITEMS)
     day = int(np.searchsorted(whole.begins, 1e9 + 50 * DAY))
-    ours = whole.changes(7.0)[day]
+    ours = whole.matrix("change", 7.0)[day]
     late = np.where(until, train.item, ITEMS - 1 - train.item)
-    theirs = EventsByPeriod(train.time, late, ITEMS).changes(7.0)[day]
+    theirs = EventsByPeriod(train.time, late, ITEMS).matrix("change", 7.0)[day]
     first = np.argsort(-ours)[:3]
     assert {*first.tolist()} == {*np.argsort(-theirs)[:3].tolist()}  # their usual shares differ
 
@@ -135,10 +160,7 @@ def test_towers_to_which_it_adds_nothing_lose_their_coordinates(steady: Training
     torch.testing.assert_close(scores(fresh), scores(trainer))
 
 
-def test_its_weight_is_at_most_that_of_all_else_and_with_few_users_a_quarter(fashions: TrainingData) -> None:
-    found = add_recent_popularity(untrained(fashions), "ndcg_at_10")
-    assert found is not None
-    assert found.weight <= MAX_WEIGHT == 1
+def test_with_few_users_its_weight_is_a_quarter(fashions: TrainingData) -> None:
     few = fashions.parts["validation"].where(np.arange(len(fashions.parts["validation"])) < MIN_USERS - 1)
     of_few = replace(fashions, parts={**fashions.parts, "validation": few})
     alone = add_recent_popularity(untrained(of_few), "ndcg_at_10")
