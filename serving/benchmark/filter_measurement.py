@@ -1,20 +1,16 @@
-"""Filtered search of a bundle: recall, completeness, plans and times by selectivity.
+"""Filtered search of a bundle: recall, completeness and plans by selectivity.
 
-Every answer is compared with exact search among the items that pass. The plan that the planner takes is timed
-beside the two others: comparing all items that pass, and widening the search in the graph to the end.
+Every answer is compared with exact search among the items that pass.
 
 The selectivity of a filter is the share of the items that pass. Random filters know nothing of the query.
 Anti-correlated filters are made for a query: of the fields' values they take those that are rarest among the
 query's nearest items, so that a search in the graph meets few items that pass.
 """
 
-import dataclasses
-import gc
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +19,10 @@ from pyroaring import BitMap
 
 from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
-from protos.search import each_vector, largest_products, search_each
-from protos.system.timing import Effort, take_turns
+from protos.search import largest_products, search_each
 from serving.filters.compiled import CompiledFilter, FilterCache
 from serving.filters.expression import Equals, Filter, In, Range, Time
-from serving.filters.passing_rows import SUBSET_FROM_USE, PassingRows
-from serving.filters.planner import search_passing
+from serving.filters.passing_rows import PassingRows
 from serving.index.vector_index import Allowed, Neighbours, VectorIndex, Vectors
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import EncodedQueries, Query
@@ -37,16 +31,12 @@ from serving.segments.built import BuiltSegment
 
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
 RANDOM, ANTI_CORRELATED = "random", "anti_correlated"
-SELECTIVE = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
-HALF = 0.5
 QUERIES = 100  # of each bucket
 TOLERANCE = 1.5  # a filter may pass this many times more or fewer items than the bucket's share
 NEAR = 100  # nearest items that an anti-correlated filter avoids
 ATTEMPTS = 20
 MAX_STRINGS = 500  # of a field, drawn at random where it has more
 KEPT_BYTES = 8 << 30  # all filters of a bucket are kept; a service keeps those that it is asked for most
-WHOLE = Effort(iterations=400, fewest=200, seconds=10.0)  # calls of whole queries, and of searches alone
-PARTS = Effort(iterations=200, fewest=40, seconds=10.0)
 
 Rows = npt.NDArray[np.int64]
 
@@ -237,85 +227,6 @@ def recall(products: Vectors, best: Vectors) -> float:
     return float((products >= least).sum() / len(best))
 
 
-Calls = Mapping[str, Callable[[FilteredQuery], object]]
-
-
-def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any]:
-    """Times of a bucket's queries in process, on one thread, in turns.
-
-    Processor time is taken, not that by the clock: other processes must not lengthen the longer calls only.
-    Each filter is used before, with another query: an application uses a filter again and again, while its
-    queries are new. The first use of a filter is timed besides.
-
-    Returns:
-        `p50_us` of the whole query, by name: `unfiltered`, `filtered`, and `first_use` of a filter that is
-        not kept; `search_p50_us` of the search alone, by plan; `p50_ratio` of the first two;
-        `timed_queries`, the different queries that were timed.
-    """
-    index, some = retriever.built.index, bucket.queries
-
-    def find(encoded: EncodedQueries, compiled: CompiledFilter | None) -> object:
-        return retriever.find(
-            encoded, [retriever.search_options(k, exclude_history=False, compiled=compiled)]
-        )
-
-    for n, each in enumerate(some):
-        for _ in range(SUBSET_FROM_USE):
-            find(some[n - 1].encoded, each.compiled)
-    free_width, dimension = retriever.manifest.index.ef_search // 2, retriever.manifest.dimension
-
-    def answered(each: FilteredQuery, compiled: CompiledFilter | None) -> object:
-        """What a worker does for one query; it keeps the filters that it is asked for."""
-        return find(retriever.encode_prepared([retriever.prepare(each.query)]), compiled)
-
-    whole: Calls = {
-        "unfiltered": lambda each: answered(each, None),
-        "filtered": lambda each: answered(each, each.compiled),
-        "first_use": lambda each: answered(each, retriever.filters.evaluated(each.compiled.expression)),
-    }
-    vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
-    parts: Calls = {
-        "unfiltered": lambda each: index.search(vectors[id(each)], k),
-        "planner": lambda each: search_passing(
-            index, vectors[id(each)], k, rows_of(each.compiled), free_width
-        ),
-        "exact": lambda each: index.exact(vectors[id(each)], k, rows_of(each.compiled).rows),
-        "graph": lambda each: [
-            graph_only(
-                index, vector[None], min(k, rows_of(each.compiled).count), rows_of(each.compiled), free_width
-            )
-            for vector in vectors[id(each)]
-        ],
-    }
-
-    def timed(calls: Calls, effort: Effort) -> tuple[dict[str, float], int]:
-        """The median processor microseconds of each name, and the number of calls of each."""
-        of_queries = {name: [partial(call, each) for each in some] for name, call in calls.items()}
-        taken = {name: each.cpu for name, each in take_turns(of_queries, effort).items()}
-        return {name: float(np.median(each)) for name, each in taken.items()}, taken["unfiltered"].size
-
-    gc.collect()
-    p50, count = timed(whole, dataclasses.replace(WHOLE, iterations=max(WHOLE.iterations, len(some))))
-    return {
-        "p50_us": p50,
-        "search_p50_us": timed(parts, PARTS)[0],
-        "p50_ratio": p50["filtered"] / p50["unfiltered"],
-        "timed_queries": min(len(some), count),
-    }
-
-
-def graph_only(index: VectorIndex, vectors: Vectors, k: int, passing: PassingRows, width: int) -> Any:
-    """Search the graph twice as wide each time until `k` of the items found pass; the planner would stop."""
-    width = max(width, k, 1)
-    while True:
-        width = min(width, index.count)
-        rows, scores = index.search(vectors, width)
-        kept = passing.mask[rows[0]]
-        if np.count_nonzero(kept) >= k or width == index.count:
-            return rows[0][kept][:k], scores[0][kept][:k]
-        width *= 2
-
-
 def rows_of(compiled: CompiledFilter) -> PassingRows:
     """The rows of the bundle's segment that pass."""
     passing: PassingRows = compiled.parts[0].rows
@@ -325,8 +236,3 @@ def rows_of(compiled: CompiledFilter) -> PassingRows:
 def share_of(passing: PassingRows) -> float:
     """The share of the items that pass."""
     return passing.count / passing.item_count
-
-
-def bound_of(selectivity: float) -> float:
-    """How many times as long a filtered search may take, at the median."""
-    return 2.0 if selectivity >= HALF or selectivity <= SELECTIVE else 4.0

@@ -21,18 +21,13 @@ from protos import bundle
 from protos.cli import Result
 from protos.errors import MissingStage
 from serving.benchmark import query_generator
-from serving.benchmark.filter_measurement import (
-    SELECTIVITIES,
-    bound_of,
-    buckets,
-    measure_quality,
-    measure_times,
-)
+from serving.benchmark.filter_measurement import SELECTIVITIES, buckets, measure_quality
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
 from tests.load import plots
 from tests.load import report as reports
 from tests.load.cli.steps import plot_file, result_or_failure, tested_folder
+from tests.load.filter_times import bound_of, measure_times
 from tests.load.report import Report, machine_text, progress, table
 
 RECALL = 0.98

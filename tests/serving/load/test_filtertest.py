@@ -14,16 +14,18 @@ from protos.bundle import IndexParameters
 from protos.system.machine import machine
 from protos.system.timing import Effort
 from serving.benchmark import filter_measurement
-from serving.benchmark.filter_measurement import SELECTIVITIES, graph_only
+from serving.benchmark.filter_measurement import SELECTIVITIES
 from serving.filters import planner
 from serving.filters.expression import Equals
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
+from tests.load import filter_times
 from tests.load.__main__ import main
 from tests.load.cli import filtertest
 from tests.load.cli.filtertest import failures
+from tests.load.filter_times import graph_only
 from tests.serving.cli.test_commands import Capture
 from tests.serving.load.commands import document, failure, misuse
 
@@ -40,10 +42,8 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take times of fewer calls than `make filtertest`: what they are is not looked at here."""
-    monkeypatch.setattr(
-        filter_measurement, "WHOLE", Effort(iterations=2 * QUERIES, fewest=QUERIES, seconds=1.0)
-    )
-    monkeypatch.setattr(filter_measurement, "PARTS", Effort(iterations=QUERIES, fewest=10, seconds=1.0))
+    monkeypatch.setattr(filter_times, "WHOLE", Effort(iterations=2 * QUERIES, fewest=QUERIES, seconds=1.0))
+    monkeypatch.setattr(filter_times, "PARTS", Effort(iterations=QUERIES, fewest=10, seconds=1.0))
 
 
 @pytest.mark.exhaustive

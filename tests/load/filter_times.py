@@ -1,0 +1,110 @@
+"""Times of filtered searches: the plan that the planner takes beside the two others.
+
+The others compare all items that pass, and widen the search in the graph to the end.
+"""
+
+import dataclasses
+import gc
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from protos.search import each_vector
+from protos.system.timing import Effort, take_turns
+from serving.benchmark.filter_measurement import Bucket, FilteredQuery, rows_of
+from serving.filters.compiled import CompiledFilter
+from serving.filters.passing_rows import SUBSET_FROM_USE, PassingRows
+from serving.filters.planner import search_passing
+from serving.index.vector_index import VectorIndex, Vectors
+from serving.retrieval.query import EncodedQueries
+from serving.retrieval.retriever import Retriever
+
+SELECTIVE = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
+HALF = 0.5
+WHOLE = Effort(iterations=400, fewest=200, seconds=10.0)  # calls of whole queries, and of searches alone
+PARTS = Effort(iterations=200, fewest=40, seconds=10.0)
+
+Calls = Mapping[str, Callable[[FilteredQuery], object]]
+
+
+def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any]:
+    """Times of a bucket's queries in process, on one thread, in turns.
+
+    Processor time is taken, not that by the clock: other processes must not lengthen the longer calls only.
+    Each filter is used before, with another query: an application uses a filter again and again, while its
+    queries are new. The first use of a filter is timed besides.
+
+    Returns:
+        `p50_us` of the whole query, by name: `unfiltered`, `filtered`, and `first_use` of a filter that is
+        not kept; `search_p50_us` of the search alone, by plan; `p50_ratio` of the first two;
+        `timed_queries`, the different queries that were timed.
+    """
+    index, some = retriever.built.index, bucket.queries
+
+    def find(encoded: EncodedQueries, compiled: CompiledFilter | None) -> object:
+        return retriever.find(
+            encoded, [retriever.search_options(k, exclude_history=False, compiled=compiled)]
+        )
+
+    for n, each in enumerate(some):
+        for _ in range(SUBSET_FROM_USE):
+            find(some[n - 1].encoded, each.compiled)
+    free_width, dimension = retriever.manifest.index.ef_search // 2, retriever.manifest.dimension
+
+    def answered(each: FilteredQuery, compiled: CompiledFilter | None) -> object:
+        """What a worker does for one query; it keeps the filters that it is asked for."""
+        return find(retriever.encode_prepared([retriever.prepare(each.query)]), compiled)
+
+    whole: Calls = {
+        "unfiltered": lambda each: answered(each, None),
+        "filtered": lambda each: answered(each, each.compiled),
+        "first_use": lambda each: answered(each, retriever.filters.evaluated(each.compiled.expression)),
+    }
+    vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
+    parts: Calls = {
+        "unfiltered": lambda each: index.search(vectors[id(each)], k),
+        "planner": lambda each: search_passing(
+            index, vectors[id(each)], k, rows_of(each.compiled), free_width
+        ),
+        "exact": lambda each: index.exact(vectors[id(each)], k, rows_of(each.compiled).rows),
+        "graph": lambda each: [
+            graph_only(
+                index, vector[None], min(k, rows_of(each.compiled).count), rows_of(each.compiled), free_width
+            )
+            for vector in vectors[id(each)]
+        ],
+    }
+
+    def timed(calls: Calls, effort: Effort) -> tuple[dict[str, float], int]:
+        """The median processor microseconds of each name, and the number of calls of each."""
+        of_queries = {name: [partial(call, each) for each in some] for name, call in calls.items()}
+        taken = {name: each.cpu for name, each in take_turns(of_queries, effort).items()}
+        return {name: float(np.median(each)) for name, each in taken.items()}, taken["unfiltered"].size
+
+    gc.collect()
+    p50, count = timed(whole, dataclasses.replace(WHOLE, iterations=max(WHOLE.iterations, len(some))))
+    return {
+        "p50_us": p50,
+        "search_p50_us": timed(parts, PARTS)[0],
+        "p50_ratio": p50["filtered"] / p50["unfiltered"],
+        "timed_queries": min(len(some), count),
+    }
+
+
+def graph_only(index: VectorIndex, vectors: Vectors, k: int, passing: PassingRows, width: int) -> Any:
+    """Search the graph twice as wide each time until `k` of the items found pass; the planner would stop."""
+    width = max(width, k, 1)
+    while True:
+        width = min(width, index.count)
+        rows, scores = index.search(vectors, width)
+        kept = passing.mask[rows[0]]
+        if np.count_nonzero(kept) >= k or width == index.count:
+            return rows[0][kept][:k], scores[0][kept][:k]
+        width *= 2
+
+
+def bound_of(selectivity: float) -> float:
+    """How many times as long a filtered search may take, at the median."""
+    return 2.0 if selectivity >= HALF or selectivity <= SELECTIVE else 4.0
