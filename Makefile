@@ -89,7 +89,7 @@ $(FUSION): protos/hybrid/fusion.c | $(STAMP)
 	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o $@.part -lm; then mv $@.part $@; else
 	  echo "$< cannot be compiled here, so NumPy takes its place, which is several times as slow" >&2; fi
 
-doctor: ## what this machine lacks, and what to do about it, also before setup; FLAGS="--tokens FILE" for a service's files
+doctor: ## what this machine lacks, and what to do about it, also before setup
 	@$(if $(wildcard $(STAMP)),,$(new_enough))
 	$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
 	  $(FLAGS) $(if $(JSON),--json > "$(JSON)")

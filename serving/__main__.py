@@ -13,7 +13,7 @@ from protos.cli import Command, add_command, command_line, execute, log_to_stder
 from serving.cli import arguments, commands, gateway, tables
 from serving.cli.client_commands import add_commands
 from serving.cli.gateway import add_arguments as add_gateway
-from serving.doctor.command import add_doctor
+from serving.doctor import add_doctor
 from serving.security.tokens import Role
 
 

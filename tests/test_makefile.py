@@ -179,8 +179,8 @@ def test_programs_learn_that_make_started_them(installed: Path) -> None:
 
 def test_doctor_runs_after_setup_and_before(folder: Path, installed: Path) -> None:
     shutil.copy(folder / ".venv" / "bin" / "python", folder / "other")
-    command = ["make", "doctor", f"PYTHON={folder}/other", "FLAGS=--tokens a"]
-    expected = "-m serving.doctor --port 50051 --metrics-port 9464 --tokens a "
+    command = ["make", "doctor", f"PYTHON={folder}/other", "FLAGS=--host ::1"]
+    expected = "-m serving.doctor --port 50051 --metrics-port 9464 --host ::1 "
     after = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     shutil.rmtree(folder / ".venv")
     before = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)

@@ -1,0 +1,280 @@
+"""Checks whether a machine can set up, train and serve: `make doctor`, `python -m serving doctor`.
+
+It runs before `make setup` too, so importing it takes the standard library alone.
+"""
+
+import errno
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from protos.cli import Console, add_command, command_line, execute, print_result
+from protos.errors import MissingStage
+from serving import flag_types as flags
+from serving.address import listen_error
+from serving.engine.limits import OTHER_FILES, WorkerLimits
+
+OLDEST, NEWEST = (3, 11), (3, 13)  # Pythons that the tests run on
+COMPILED = "hnswlib"  # built from source by `make setup`
+REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
+CACHE, MLRUNS = Path(".cache"), Path("mlruns")
+GIB = 1 << 30
+MIN_FREE_BYTES, LOW_FREE_BYTES = 1 * GIB, 5 * GIB  # an environment takes 2 to 3 GiB, a bundle up to one
+PINS = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)$", re.MULTILINE)
+SHOWN = 3  # packages that a text names
+INSTALL_COMPILER = (
+    "Debian, Ubuntu: apt-get install g++ python3-dev; Fedora: dnf install gcc-c++ python3-devel; "
+)
+INSTALL_COMPILER += "macOS: xcode-select --install"
+
+
+class FindingState(StrEnum):
+    """How good or bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"  # it works, but could be better
+    PROBLEM = "problem"  # something does not work until it is mended
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check.
+
+    Args:
+        check: its name.
+        state: how good or bad it is.
+        found: what was found, with units.
+        todo: what to do; empty if nothing is to be done.
+    """
+
+    check: str
+    state: FindingState
+    found: str
+    todo: str = ""
+
+
+def ok(check: str, found: str) -> Finding:
+    """Nothing is to be done."""
+    return Finding(check, FindingState.OK, found)
+
+
+def warning(check: str, found: str, todo: str) -> Finding:
+    """It works, but could be better."""
+    return Finding(check, FindingState.WARNING, found, todo)
+
+
+def problem(check: str, found: str, todo: str) -> Finding:
+    """Something does not work until it is mended."""
+    return Finding(check, FindingState.PROBLEM, found, todo)
+
+
+class PlainConsole:
+    """A console without rich, which may not be installed yet."""
+
+    def print(self, text: str) -> None:
+        """Print a line."""
+        sys.stdout.write(f"{text}\n")
+
+
+def add_doctor(commands: Any) -> ArgumentParser:
+    """Add `doctor` to a command line.
+
+    Args:
+        commands: of the command line, as `add_subparsers` returns them.
+    """
+    command = add_command(commands, "doctor", "Check this machine, and say what to do.", doctor)
+    add = command.add_argument
+    add(
+        "--host",
+        type=flags.host,
+        default="127.0.0.1",
+        help="address that the service is to listen on (%(default)s)",
+    )
+    add("--port", type=flags.port, default=50051, help="port of the service (%(default)s)")
+    add("--metrics-port", type=flags.port, default=9464, help="port of /metrics (%(default)s)")
+    return command
+
+
+def doctor(arguments: Namespace) -> None:
+    """Run all checks, and print what they find.
+
+    Raises:
+        MissingStage: something has to be done; it has been printed.
+    """
+    found = list(findings(arguments))
+    problems = sum(each.state is FindingState.PROBLEM for each in found)
+    document = {"ok": not problems, "checks": [asdict(each) for each in found]}
+    print_result((document, lambda console: _show(found, console)), arguments.json, PlainConsole)
+    if problems:
+        raise MissingStage(f"{problems} of {len(found)} checks found a problem")
+
+
+def findings(arguments: Namespace) -> Iterator[Finding]:
+    """What each check finds, in the order in which a newcomer meets them."""
+    yield python()
+    yield compiler()
+    yield packages(REQUIREMENTS)
+    yield disk(Path(os.environ.get("TWINSPIRE_CACHE") or CACHE))
+    yield disk(MLRUNS)
+    yield port("the service", arguments.host, arguments.port, "PORT")
+    yield port("/metrics", "127.0.0.1", arguments.metrics_port, "METRICS_PORT")
+    yield descriptors(WorkerLimits.connections + OTHER_FILES)
+
+
+def python() -> Finding:
+    """The version of Python, and whether it can make environments."""
+    found = platform.python_version()
+    if sys.version_info[:2] < OLDEST:
+        return problem("python", found, "needs 3.11 or newer: make setup PYTHON=python3.12")
+    if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
+        return problem("python", f"{found} cannot make environments", "apt-get install python3-venv")
+    if sys.version_info[:2] > NEWEST:
+        return warning("python", f"{found}, newer than the tests run on", "PYTHON=python3.13 is tested")
+    return ok("python", found)
+
+
+def compiler() -> Finding:
+    """A C++ compiler and the headers of Python, which `make setup` needs."""
+    named = os.environ.get("CXX", "").strip() or "c++"
+    path = next(filter(None, map(shutil.which, (named.split()[0], "g++"))), None)
+    has_headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()
+    if path is None or not has_headers:
+        lacking = "no C++ compiler" if path is None else "no headers of Python"
+        if importlib.util.find_spec(COMPILED):  # nothing is left to compile
+            return warning("compiler", f"{lacking}; {COMPILED} is built already", INSTALL_COMPILER)
+        return problem("compiler", f"{lacking}; {COMPILED} is compiled here", INSTALL_COMPILER)
+    try:
+        tried = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:  # such as a program for another processor
+        return problem("compiler", f"{path} fails: {error.strerror}", INSTALL_COMPILER)
+    if tried.returncode:
+        return problem("compiler", f"{path} fails: {tried.stderr.strip()[:200]}", INSTALL_COMPILER)
+    return ok("compiler", tried.stdout.partition("\n")[0] or path)
+
+
+def packages(requirements: Path) -> Finding:
+    """The pinned packages.
+
+    Args:
+        requirements: the file with the pins; where there is none, the package was installed without pins.
+    """
+    if not requirements.is_file():
+        return ok("packages", f"no {requirements.name} here: not a checkout")
+    pins = PINS.findall(requirements.read_text())
+    found = {name: _version(name) for name, _ in pins}
+    missing = [name for name, version in found.items() if version is None]
+    other = [f"{name} {found[name]}, not {pin}" for name, pin in pins if found[name] not in (None, pin)]
+    if missing:
+        return problem("packages", f"{len(missing)} of {len(pins)} missing: {_few(missing)}", "make setup")
+    if other:
+        return warning("packages", f"{len(other)} of {len(pins)} differ: {_few(other)}", "make setup")
+    return ok("packages", f"{len(pins)} as pinned")
+
+
+def disk(folder: Path) -> Finding:
+    """Room where data sets, bundles and runs are written."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    found = f"{free / GIB:,.1f} GiB free for {folder}"
+    if not os.access(place, os.W_OK):
+        return problem("disk", f"{place} cannot be written", "name another folder: TWINSPIRE_CACHE=...")
+    if free < MIN_FREE_BYTES:
+        return problem("disk", found, "make room, or name another folder: TWINSPIRE_CACHE=...")
+    if free < LOW_FREE_BYTES:
+        return warning("disk", found, "`make setup` and large data sets need 5 GiB; `make clean` makes room")
+    return ok("disk", found)
+
+
+def port(name: str, host: str, number: int, variable: str) -> Finding:
+    """Whether a port is free.
+
+    Args:
+        name: of the program that is to listen there.
+        host: to listen on.
+        number: of the port.
+        variable: of make, by which another port is chosen.
+    """
+    check = f"port {number}"
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((host, number))
+    except PermissionError:
+        return problem(
+            check, f"for {name}: not allowed", f"ports below 1024 need a privilege: {variable}=..."
+        )
+    except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) != errno.EADDRINUSE:
+            found = f"for {name}: {host}: {listen_error(error)}"
+            return problem(check, found, "name an address of this machine: --host")
+        todo = (
+            f"right if your service runs; for another one: {variable}={number + 1 if number < 65535 else 0}"
+        )
+        return warning(check, f"for {name}: {os.strerror(errno.EADDRINUSE)}", todo)
+    return ok(check, f"for {name}: free")
+
+
+def descriptors(needed: int) -> Finding:
+    """The hard limit on open files of a process, to which the service raises its soft limit.
+
+    Args:
+        needed: descriptors that a worker may need, for its connections and other files.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY or most >= needed:
+        return ok("descriptors", "no limit" if most == resource.RLIM_INFINITY else f"{most:,} a process")
+    todo = f"ulimit -Hn {needed} before the service starts, or LimitNOFILE={needed} in its unit"
+    return warning("descriptors", f"{most:,} a process; a worker may need {needed:,}", todo)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _show(found: list[Finding], console: Console) -> None:
+    wide = max(len(each.check) for each in found)
+    for each in found:
+        console.print(f"{each.state:<8} {each.check:<{wide}}  {each.found}")
+        if each.todo:
+            console.print(f"{'':<8} {'':<{wide}}  -> {each.todo}")
+
+
+def main() -> int:
+    """Run `doctor` alone, for a Python that has no packages yet.
+
+    Returns:
+        0 if nothing is wrong, 1 if something has to be done, 2 on wrong arguments.
+    """
+    parser = command_line("python -m serving", "Check this machine.")
+    add_doctor(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    return execute(parser, ["doctor", *sys.argv[1:]], console=PlainConsole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

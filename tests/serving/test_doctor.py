@@ -1,0 +1,155 @@
+"""`doctor`: each check finds what is wrong, and says what to do; the exit status follows."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from serving import doctor
+from serving.__main__ import main
+from serving.doctor import Finding, FindingState
+from tests.serving.conftest import ROOT
+
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+
+
+def shown(finding: Finding, state: str, *parts: str) -> bool:
+    """Whether a finding is of a state, and its texts hold the parts."""
+    assert finding.state == state, finding
+    assert (finding.todo == "") == (state == "ok"), finding
+    assert all(part in f"{finding.found} -> {finding.todo}" for part in parts), finding
+    return True
+
+
+def test_python(monkeypatch: Patch) -> None:
+    assert shown(doctor.python(), "ok", f"{sys.version_info.major}.{sys.version_info.minor}.")
+    monkeypatch.setattr(doctor, "NEWEST", (3, 10))
+    assert shown(doctor.python(), "warning", "newer than the tests run on")
+    monkeypatch.setattr(doctor, "OLDEST", (9, 0))
+    assert shown(doctor.python(), "problem", "3.11 or newer", "PYTHON=")
+    monkeypatch.setattr(doctor, "OLDEST", (3, 11))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert shown(doctor.python(), "problem", "cannot make environments", "apt-get install python3-venv")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="c++ is not installed")
+def test_a_compiler_that_works(monkeypatch: Patch) -> None:
+    monkeypatch.setenv("CXX", "c++ -O2")
+    if (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        assert shown(doctor.compiler(), "ok")
+
+
+def test_a_compiler_that_is_missing_or_fails(monkeypatch: Patch, tmp_path: Path) -> None:
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert shown(
+        doctor.compiler(), "warning", "no C++ compiler; hnswlib is built already", "apt-get install g++"
+    )
+    monkeypatch.setattr(doctor, "COMPILED", "no_such_package")
+    assert shown(doctor.compiler(), "problem", "no C++ compiler", "apt-get install g++", "xcode-select")
+    (tmp_path / "c++").write_text("#!/bin/sh\necho broken >&2; exit 1\n")
+    (tmp_path / "c++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.delenv("CXX", raising=False)
+    assert shown(doctor.compiler(), "problem", "fails: broken")
+    (tmp_path / "c++").write_bytes(b"\0no program")
+    assert shown(doctor.compiler(), "problem", "fails: Exec format error")
+    (tmp_path / "c++").write_bytes(b"#!/bin/sh\nprintf '\\377 1.0'\n")
+    assert shown(doctor.compiler(), "ok", " 1.0")
+    (tmp_path / "Python.h").unlink()
+    assert shown(doctor.compiler(), "problem", "no headers of Python", "python3-dev")
+
+
+def test_packages(tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    assert shown(doctor.packages(requirements), "ok", "not a checkout")
+    requirements.write_text("# pins\nnumpy==0.0.1\npytest>=1\n")
+    assert shown(doctor.packages(requirements), "warning", "1 of 1 differ: numpy ", "not 0.0.1", "make setup")
+    requirements.write_text("\n".join(f"no-such-{n}==1" for n in range(5)))
+    parts = ("5 of 5 missing: no-such-0, no-such-1, no-such-2 and 2 more", "make setup")
+    assert shown(doctor.packages(requirements), "problem", *parts)
+    assert shown(doctor.packages(ROOT / "none" / ".." / "requirements.txt"), "ok")
+
+
+def test_disk(tmp_path: Path, monkeypatch: Patch) -> None:
+    folder = tmp_path / "not" / "made" / "yet"
+    monkeypatch.setattr(doctor, "LOW_FREE_BYTES", 0)
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 0)
+    assert shown(doctor.disk(folder), "ok", "GiB free for", str(folder))
+    monkeypatch.setattr(doctor, "LOW_FREE_BYTES", 1 << 60)
+    assert shown(doctor.disk(folder), "warning", "make clean")
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 60)
+    assert shown(doctor.disk(folder), "problem", "TWINSPIRE_CACHE")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a test may run as root, who may write anywhere
+    assert shown(doctor.disk(folder), "problem", f"{tmp_path} cannot be written", "TWINSPIRE_CACHE")
+
+
+def test_descriptors(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    assert shown(doctor.descriptors(2000), "ok", "4,096 a process")
+    assert shown(doctor.descriptors(9000), "warning", "4,096", "ulimit -Hn 9000", "LimitNOFILE=9000")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert shown(doctor.descriptors(9000), "ok", "no limit")
+
+
+def test_ports() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        number = busy.getsockname()[1]
+        found = doctor.port("the service", "127.0.0.1", number, "PORT")
+        assert shown(found, "warning", "Address already in use", f"PORT={number + 1}")
+    assert shown(doctor.port("the service", "127.0.0.1", number, "PORT"), "ok", "free")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", ".."])
+def test_a_host_that_is_not_of_this_machine_is_a_problem(host: str) -> None:
+    found = doctor.port("the service", host, 0, "PORT")
+    assert shown(found, "problem", f"for the service: {host}: ", "name an address of this machine")
+
+
+def test_the_exit_status_and_the_document(capsys: Capture, tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 0)
+    requirements = tmp_path / "requirements.txt"
+    monkeypatch.setattr(doctor, "REQUIREMENTS", requirements)
+    flags = ["doctor", "--port", "0", "--metrics-port", "0"]
+    assert main([*flags, "--json"]) == 0, capsys.readouterr()
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"]
+    checks = [each["check"].partition(" ")[0] for each in document["checks"]]
+    assert checks == ["python", "compiler", "packages", "disk", "disk", "port", "port", "descriptors"]
+    requirements.write_text("no-such-package==1\n")
+    assert main([*flags, "--json"]) == 1
+    output, said = capsys.readouterr()
+    assert not json.loads(output)["ok"]
+    assert said.startswith("error: 1 of 8 ")
+    assert main(flags) == 1
+    lines = capsys.readouterr().out.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("problem  packages"))
+    assert lines[at + 1].split() == ["->", "make", "setup"]
+
+
+def test_misuse(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--port", "70000"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_it_runs_before_anything_is_installed(tmp_path: Path) -> None:
+    """With the standard library alone, as `make doctor` runs it before `make setup`."""
+    flags = ["--port", "0", "--metrics-port", "0", "--json"]
+    command = [sys.executable, "-S", "-m", "serving.doctor", *flags]  # -S: without site-packages
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    checks = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+    assert checks["packages"]["state"] == FindingState.PROBLEM
+    assert checks["packages"]["todo"] == "make setup"
+    assert checks["python"]["state"] in (FindingState.OK, FindingState.WARNING)
