@@ -20,7 +20,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -175,10 +174,9 @@ class RemoteBatches:
                 self._fail(search.jobs, error)
 
     def _try(self, search: RemoteSearch) -> None:
-        retriever, passing = search.jobs[0].retriever, search.jobs[0].options.filter
+        retriever = search.jobs[0].retriever
         try:
-            counted = nullcontext() if passing is None else passing.counted(search.rounds == 0)
-            with answered_by(search.answers), counted:
+            with answered_by(search.answers):
                 found = retriever.find(search.encoded, search.options(search.jobs))
         except SearchPending as pending:
             if search.failure is not None:

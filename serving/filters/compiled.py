@@ -4,8 +4,7 @@ import hashlib
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,13 +23,7 @@ SUBSET_PART = 2  # a subset takes at most this part of the memory
 
 
 class SegmentFilter(Protocol):
-    """The rows of one segment that pass a filter; it follows the segment's changes.
-
-    Attributes:
-        counts_uses: as of `PassingRows`.
-    """
-
-    counts_uses: bool
+    """The rows of one segment that pass a filter; it follows the segment's changes."""
 
     @property
     def nbytes(self) -> int:
@@ -42,6 +35,9 @@ class SegmentFilter(Protocol):
 
     def passes(self, row: int) -> bool:
         """Whether a row is one of the segment's that pass."""
+
+    def used_again(self) -> None:
+        """Another request has this filter."""
 
 
 class Filterable(Protocol):
@@ -77,20 +73,10 @@ class CompiledFilter:
         """How many of these rows pass."""
         return sum(any(part.passes(row) for part in self.parts) for row in rows)
 
-    @contextmanager
-    def counted(self, counts: bool) -> Iterator[None]:
-        """Count the uses within the block, or do not.
-
-        Args:
-            counts: False where the search repeats one that has been counted.
-        """
+    def used_again(self) -> None:
+        """Another request has this filter."""
         for part in self.parts:
-            part.counts_uses = counts
-        try:
-            yield
-        finally:
-            for part in self.parts:
-                part.counts_uses = True
+            part.used_again()
 
 
 class FilterCache:
@@ -144,7 +130,7 @@ class FilterCache:
         return compiled
 
     def kept(self, content: bytes) -> CompiledFilter | None:
-        """The filter with this content, if it is still kept."""
+        """The filter with this content for another request, if it is still kept."""
         if len(content) > MAX_CONTENT:
             return None
         key = _key(content)
@@ -152,6 +138,7 @@ class FilterCache:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
+                found.used_again()
         return found
 
     def _keep(self, content: bytes, compiled: CompiledFilter) -> None:

@@ -13,7 +13,6 @@ from serving.filters.expression import Filter
 
 ENTRY_BYTES = 1024  # of memory of a filter, without its rows
 ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array
-SUBSET_FROM_USE = 2  # uses of a filter from which on a subset is worth its cost
 
 Reserve = Callable[[int], bool]  # bytes -> whether there is room for them
 
@@ -39,7 +38,6 @@ class PassingRows:
 
     Attributes:
         nbytes: of memory at most.
-        counts_uses: False while a search repeats one that has been counted.
         may_have_subset: whether a comparison of all items that pass makes a subset of the index, with which
             it takes less time from then on.
     """
@@ -58,8 +56,6 @@ class PassingRows:
         self.nbytes = ENTRY_BYTES + item_count + ROW_BYTES * self.count
         self.may_have_subset = False
         self._reserve = reserve
-        self._uses = 0
-        self.counts_uses = True
         self._lock = threading.Lock()
         self._subset: Any = None
 
@@ -75,14 +71,9 @@ class PassingRows:
         mask[self.rows] = True
         return mask
 
-    def used(self) -> None:
-        """Count a use; a filter that is used again may have a subset of the index."""
-        if not self.counts_uses:
-            return
-        with self._lock:
-            self._uses += 1
-            if self._uses == SUBSET_FROM_USE and self._reserve is not None:
-                self.may_have_subset = True
+    def used_again(self) -> None:
+        """Allow a subset of the index, which is worth its cost for a filter that another request has."""
+        self.may_have_subset = self._reserve is not None
 
     def subset(self, index: SubsetIndex) -> Any:
         """The items that pass as a subset of their index; None if there is none, and none is to be made."""
@@ -90,8 +81,8 @@ class PassingRows:
             with self._lock:
                 if self._subset is not None:
                     pass  # another thread has made it
-                elif self._reserve(index.subset_bytes(self.count)):
+                elif self._reserve is not None and self._reserve(index.subset_bytes(self.count)):
                     self._subset = index.subset(self.rows)
                 else:
-                    self.may_have_subset = False
+                    self._reserve, self.may_have_subset = None, False
         return self._subset

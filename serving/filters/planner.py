@@ -134,7 +134,6 @@ def search_passing(
     if passing.count == index.count and approximate:
         best = zip(*index.search(vectors, k), strict=True)
         return [Found(rows, scores, Plan.GRAPH) for rows, scores in best]
-    passing.used()
     if approximate and is_worth_pushing(k, passing):
         pushed = index.search_filtered(vectors, k, passing)
         if pushed is not None:
@@ -182,7 +181,6 @@ def search_one_passing(
         return [], [], Plan.EMPTY
     if passing.count == index.count:
         return *index.search_one(vector, k), Plan.GRAPH
-    passing.used()
     if is_worth_pushing(k, passing):
         pushed = index.search_filtered(vector, k, passing)
         if pushed is not None:

@@ -175,10 +175,6 @@ class BuiltSegment(Segment):
     def _visible(self) -> Mask:
         return ~self.deleted
 
-    def is_visible(self, row: int) -> bool:
-        """As `Segment.is_visible`."""
-        return not self.deleted[row]
-
     def find(self, item_id: str) -> int | None:
         """As `Segment.find`."""
         row = self.catalogue.find(item_id)
@@ -232,15 +228,6 @@ class BuiltFilter:
         return self.rows.nbytes + self.rows.item_count
 
     @property
-    def counts_uses(self) -> bool:
-        """As `PassingRows.counts_uses`."""
-        return self.rows.counts_uses
-
-    @counts_uses.setter
-    def counts_uses(self, counts: bool) -> None:
-        self.rows.counts_uses = counts
-
-    @property
     def deleted_count(self) -> int:
         """How many of the rows that pass are deleted."""
         self._refresh()
@@ -258,6 +245,10 @@ class BuiltFilter:
     def passes(self, row: int) -> bool:
         """As `SegmentFilter.passes`."""
         return row in self.rows.passing
+
+    def used_again(self) -> None:
+        """As `SegmentFilter.used_again`."""
+        self.rows.used_again()
 
     def _refresh(self) -> None:
         segment = self._segment

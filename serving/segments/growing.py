@@ -352,10 +352,6 @@ class GrowingSegment(Segment):
 
     # Items
 
-    def is_visible(self, row: int) -> bool:
-        """As `Segment.is_visible`."""
-        return bool(self.alive[row - self.first_row])
-
     def find(self, item_id: str) -> int | None:
         """As `Segment.find`."""
         return self.rows.get(item_id)
@@ -391,7 +387,6 @@ class GrowingFilter:
     """
 
     def __init__(self, segment: GrowingSegment, expression: Filter) -> None:
-        self.counts_uses = True
         self.nbytes = segment.count  # of the mask, which grows with the segment
         self._segment, self._expression = segment, expression
         self._changes = -1  # of the segment, when the mask was computed
@@ -411,3 +406,6 @@ class GrowingFilter:
         """As `SegmentFilter.passes`."""
         slot = row - self._segment.first_row
         return 0 <= slot < len(self.mask) and bool(self.mask[slot])
+
+    def used_again(self) -> None:
+        """As `SegmentFilter.used_again`."""

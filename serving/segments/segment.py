@@ -101,9 +101,6 @@ class Segment(Protocol):
     def candidates(self, query: FusionQuery, k: int, passing: Any) -> Ranked:
         """All candidates with their dense and lexical scores (`Fusion.candidates`)."""
 
-    def is_visible(self, row: int) -> bool:
-        """Whether a row of it is neither deleted nor replaced."""
-
     def find(self, item_id: str) -> int | None:
         """The visible row of an item; None if there is none."""
 

@@ -15,7 +15,7 @@ from protos.search import each_vector
 from protos.system.timing import Effort, take_turns
 from serving.benchmark.filter_measurement import Bucket, FilteredQuery, rows_of
 from serving.filters.compiled import CompiledFilter
-from serving.filters.passing_rows import SUBSET_FROM_USE, PassingRows
+from serving.filters.passing_rows import PassingRows
 from serving.filters.planner import search_passing
 from serving.index.vector_index import VectorIndex, Vectors
 from serving.retrieval.query import EncodedQueries
@@ -49,8 +49,8 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         )
 
     for n, each in enumerate(some):
-        for _ in range(SUBSET_FROM_USE):
-            find(some[n - 1].encoded, each.compiled)
+        each.compiled.used_again()
+        find(some[n - 1].encoded, each.compiled)
     free_width, dimension = retriever.manifest.index.ef_search // 2, retriever.manifest.dimension
 
     def answered(each: FilteredQuery, compiled: CompiledFilter | None) -> object:

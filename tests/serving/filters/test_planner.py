@@ -154,6 +154,5 @@ def test_the_expected_cost_is_that_of_the_plan(
 def test_a_subset_makes_comparing_cheaper() -> None:
     passing = PassingRows(NODE, BitMap(range(6400)), len(ITEMS), lambda *_: True)
     assert expected_cost(10, passing, None) == 320
-    passing.used()
-    passing.used()
+    passing.used_again()
     assert expected_cost(10, passing, None) == 25
