@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving import flag_types as flags
 from serving.engine.limits import WorkerLimits
+from serving.flag_types import option
 from serving.live.config import CatalogueConfig
 from serving.observability.request_log import RequestLogOptions
 from serving.observability.sinks import SinkOptions
@@ -21,12 +23,8 @@ class ServiceConfig:
 
     Args:
         folder: of the first bundle to serve.
-        host, port: to listen on; port 0 lets the system choose.
-        port_file: receives the port once requests are answered.
+        port: to listen on; 0 lets the system choose.
         workers: number of worker processes.
-        threads: of ONNX Runtime in one call of the query tower.
-        grace: seconds in which running requests may finish when the service stops.
-        worker_timeout: seconds without a heartbeat after which a worker is replaced; 0: never.
         limits: bounds of one request.
         bounds: bounds of one worker: its queue, connections and calls.
         tls: certificate and key files; without them connections are not encrypted.
@@ -37,20 +35,21 @@ class ServiceConfig:
         metrics_host, metrics_port: address of `/metrics`; none if the port is None.
         sinks: options of the sinks that record served requests.
         trace_endpoint, trace_ratio: where traces are sent, and the share of the requests that is traced.
-        item_tower: serve the item tower too, through the Open Inference Protocol.
         model_version: the bundle's version in the registry; empty if it is not from there.
         follow: the alias whose bundle is served after the first one; if not given, the bundle never changes.
         catalogue: the store of live items; if not given, the service takes no writes.
     """
 
     folder: Path
-    host: str = "127.0.0.1"
+    host: str = option("127.0.0.1", "address to listen on", flags.host)
     port: int = 0
-    port_file: Path | None = None
+    port_file: Path | None = option(None, "write the port here once requests are answered", flags.output_file)
     workers: int = 1
-    threads: int = 1
-    grace: float = 10.0
-    worker_timeout: float = 30.0
+    threads: int = option(1, "threads of the query tower in one call")
+    grace: float = option(10.0, "seconds for running requests to finish", flags.seconds)
+    worker_timeout: float = option(
+        30.0, "seconds without a heartbeat after which a process is replaced; 0: never", flags.seconds_or_none
+    )
     limits: RequestLimits = field(default_factory=RequestLimits)
     bounds: WorkerLimits = field(default_factory=WorkerLimits)
     tls: TlsFiles | None = None
@@ -63,7 +62,7 @@ class ServiceConfig:
     sinks: tuple[SinkOptions, ...] = (RequestLogOptions(),)
     trace_endpoint: str | None = None
     trace_ratio: float = 0.01
-    item_tower: bool = False
+    item_tower: bool = option(False, "offer the item tower too, by the Open Inference Protocol")
     model_version: str = ""
     follow: FollowConfig | None = None
     catalogue: CatalogueConfig | None = None

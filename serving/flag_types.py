@@ -1,8 +1,10 @@
-"""Types of command-line flags: numbers within bounds, and pairs."""
+"""Command-line flags: their types, such as numbers within bounds, and dataclasses whose fields are flags."""
 
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
+from dataclasses import Field, field, fields
 from pathlib import Path
+from typing import Any
 
 
 def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
@@ -39,6 +41,21 @@ def bounded_seconds(most: float, or_none: bool = False, shortest: float = 0.0) -
         if not ((0 < seconds <= most and seconds >= shortest) or (or_none and seconds == 0)):
             raise ArgumentTypeError(f"expected seconds, {least} and at most {most:g}, got {text!r}")
         return seconds
+
+    return parse
+
+
+def number_up_to(most: float) -> Callable[[str], float]:
+    """A type of numbers from 0 to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= most:
+            raise ArgumentTypeError(f"expected a number from 0 to {most:g}, got {text!r}")
+        return value
 
     return parse
 
@@ -84,3 +101,40 @@ sequence = bounded_count(2**63 - 1, least=0)
 port = bounded_count(65_535, least=0)
 seconds = bounded_seconds(3600.0)
 seconds_or_none = bounded_seconds(3600.0, or_none=True, shortest=1.0)
+
+
+def option(default: Any, help: str, type: Callable[[str], Any] = count) -> Any:
+    """A field of a dataclass that is a flag of a command line.
+
+    Args:
+        default: of the field.
+        help: text of the flag; the default is shown after it, if there is one.
+        type: of the flag.
+    """
+    return field(default=default, metadata={"help": help, "type": type})
+
+
+def flag(name: str) -> str:
+    """The flag of a field, such as `--max-batch`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def options_of(kind: Any) -> list[Field[Any]]:
+    """The fields of a dataclass that are flags."""
+    return [each for each in fields(kind) if "help" in each.metadata]
+
+
+def add_options(parser: Any, kind: type[Any]) -> None:
+    """Add the flags of a dataclass to a parser, or to a group of one."""
+    for each in options_of(kind):
+        if each.type is bool:
+            parser.add_argument(flag(each.name), action="store_true", help=each.metadata["help"])
+            continue
+        text = each.metadata["help"] + ("" if each.default is None else " (%(default)s)")
+        read = each.metadata["type"]
+        parser.add_argument(flag(each.name), type=read, default=each.default, help=text)
+
+
+def chosen(arguments: Namespace, kind: type[Any]) -> dict[str, Any]:
+    """The values of the flags of a dataclass, by field."""
+    return {each.name: getattr(arguments, each.name) for each in options_of(kind)}

@@ -1,10 +1,9 @@
 """The flags of `python -m serving serve`, and the configuration that they make."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from protos.cli import UsageError
 from protos.errors import MissingStage
@@ -15,7 +14,6 @@ from serving.config import SINKS, ServiceConfig
 from serving.engine.limits import WorkerLimits
 from serving.live.config import LIVE, CatalogueConfig, default_url
 from serving.live.store.bounds import CatalogueBounds
-from serving.observability.sinks import SinkOptions
 from serving.rollout.bundle_cache import BUNDLES
 from serving.rollout.follower import FollowConfig
 from serving.security.rate_limit import ITEMS_PER_TOKEN
@@ -60,35 +58,20 @@ def add_serve(parser: ArgumentParser) -> None:
     """All flags of `serve`."""
     add_source(parser)
     add = parser.add_argument
-    add("--host", type=flags.host, default="127.0.0.1", help="address to listen on (%(default)s)")
+    flags.add_options(parser, ServiceConfig)
     add("--port", type=flags.port, default=50051, help="port to listen on, 0 for any free one (%(default)s)")
-    add("--port-file", type=flags.output_file, help="write the port here once requests are answered")
     add(
         "--workers",
         type=flags.count,
         default=usable_cores(),
         help="worker processes (one per core: %(default)s)",
     )
-    add("--threads", type=flags.count, default=1, help="threads of the query tower in one call (%(default)s)")
-    add(
-        "--grace",
-        type=flags.seconds,
-        default=10.0,
-        help="seconds for running requests to finish (%(default)s)",
-    )
-    add(
-        "--worker-timeout",
-        type=flags.seconds_or_none,
-        default=30.0,
-        help="seconds without a heartbeat after which a process is replaced; 0: never (%(default)s)",
-    )
     _add_release(parser.add_argument_group("rollout, if --model is an alias"))
-    add("--item-tower", action="store_true", help="offer the item tower too, by the Open Inference Protocol")
     _add_catalogue(parser.add_argument_group("live items"))
     _add_access(parser.add_argument_group("access"))
     _add_observability(parser.add_argument_group("observability"))
-    _add_bounds(parser.add_argument_group("limits of a request"), RequestLimits)
-    _add_bounds(parser.add_argument_group("limits of a worker"), WorkerLimits)
+    flags.add_options(parser.add_argument_group("limits of a request"), RequestLimits)
+    flags.add_options(parser.add_argument_group("limits of a worker"), WorkerLimits)
 
 
 def service_config(arguments: Namespace) -> ServiceConfig:
@@ -103,12 +86,13 @@ def service_config(arguments: Namespace) -> ServiceConfig:
     for name, partner in PARTNERS.items():
         given = getattr(arguments, partner)
         if getattr(arguments, name) is not None and (given is None or (partner == "rate" and not given)):
-            raise UsageError(f"{_flag(name)} goes with {_flag(partner)}")
+            raise UsageError(f"{flags.flag(name)} goes with {flags.flag(partner)}")
     tls = None
     if arguments.tls_certificate:
         tls = TlsFiles(arguments.tls_certificate, arguments.tls_key, arguments.client_ca)
     try:
-        limits, bounds = _from_flags(arguments, RequestLimits), _from_flags(arguments, WorkerLimits)
+        limits = RequestLimits(**flags.chosen(arguments, RequestLimits))
+        bounds = WorkerLimits(**flags.chosen(arguments, WorkerLimits))
     except ValueError as error:
         raise UsageError(str(error)) from None
     follow = _follow(arguments)
@@ -118,18 +102,20 @@ def service_config(arguments: Namespace) -> ServiceConfig:
     else:
         first, model_version = folder(arguments), _registered_version(arguments.model)
     # Flags whose names are those of fields of `ServiceConfig`; those that are not given keep its defaults.
-    same_names = "host port port_file workers threads grace worker_timeout tokens insecure rate burst"
-    same_names += " metrics_host metrics_port trace_endpoint trace_ratio item_tower"
+    same_names = (
+        "port workers tokens insecure rate burst metrics_host metrics_port trace_endpoint trace_ratio"
+    )
     chosen = {name: value for name in same_names.split() if (value := getattr(arguments, name)) is not None}
     return ServiceConfig(
         first,
         limits=limits,
         bounds=bounds,
         tls=tls,
-        sinks=tuple(_from_flags(arguments, options) for options in SINKS),
+        sinks=tuple(options(**flags.chosen(arguments, options)) for options in SINKS),
         model_version=model_version,
         follow=follow,
         catalogue=_catalogue(arguments),
+        **flags.chosen(arguments, ServiceConfig),
         **chosen,
     )
 
@@ -155,12 +141,8 @@ def _follow(arguments: Namespace) -> FollowConfig | None:
         chosen = {FOLLOWING[name]: value for name, value in given.items()}
         return FollowConfig(arguments.model, **chosen)
     for name in given:
-        raise UsageError(f"{_flag(name)} goes with {AN_ALIAS} that is followed")
+        raise UsageError(f"{flags.flag(name)} goes with {AN_ALIAS} that is followed")
     return None
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
@@ -177,7 +159,7 @@ def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
     }
     if arguments.catalogue is None:
         for name in given:
-            raise UsageError(f"{_flag(_live_bound(name))} goes with --catalogue")
+            raise UsageError(f"{flags.flag(_live_bound(name))} goes with --catalogue")
         return None
     if find_spec("sqlalchemy") is None:
         raise MissingStage("--catalogue needs sqlalchemy; install it with: pip install .[catalogue]")
@@ -210,13 +192,13 @@ def _add_release(group: _ArgumentGroup) -> None:
     add("--canary", help="an alias, such as models:/pydocs@challenger, that answers a share of the requests")
     add(
         "--canary-share",
-        type=_number_up_to(1),
+        type=flags.number_up_to(1),
         help=f"the canary's share of the requests ({defaults.canary_share:g})",
     )
     add("--shadow", help="an alias that gets a copy of a share of the searches, and is compared")
     add(
         "--shadow-share",
-        type=_number_up_to(1),
+        type=flags.number_up_to(1),
         help=f"the shadow's share of the searches ({defaults.shadow_share:g})",
     )
     add(
@@ -243,7 +225,7 @@ def _add_catalogue(group: _ArgumentGroup) -> None:
     )
     for field in fields(CatalogueBounds):
         group.add_argument(
-            _flag(_live_bound(field.name)),
+            flags.flag(_live_bound(field.name)),
             type=flags.count,
             help=f"{field.metadata['help']}; kept in the store, for all services ({field.default})",
         )
@@ -267,7 +249,7 @@ def _add_access(group: _ArgumentGroup) -> None:
     add("--insecure", action="store_true", help="listen beyond this machine without TLS")
     add(
         "--rate",
-        type=_number_up_to(1e9),
+        type=flags.number_up_to(1e9),
         default=0.0,
         help="tokens a second that a client may spend; 0: no limit. A query costs 1 token, and 1 more for "
         f"each {ITEMS_PER_TOKEN} items that it asks for or excludes, or a filter's work that takes as long",
@@ -281,51 +263,10 @@ def _add_observability(group: _ArgumentGroup) -> None:
     add("--metrics-port", type=flags.port, help="port of /metrics for Prometheus; 0 for any free port")
     add("--metrics-host", help=f"address of the metrics ({ServiceConfig.metrics_host})")
     for options in SINKS:
-        _add_sink(group, options)
+        flags.add_options(group, options)
     add("--trace-endpoint", help="OTLP collector for OpenTelemetry traces, such as http://127.0.0.1:4317")
     add(
         "--trace-ratio",
-        type=_number_up_to(1),
+        type=flags.number_up_to(1),
         help=f"share of the requests to trace ({ServiceConfig.trace_ratio})",
     )
-
-
-def _add_sink(group: _ArgumentGroup, options: type[SinkOptions]) -> None:
-    """A flag for each field of a sink's options."""
-    for field in fields(options):
-        flag, text = _flag(field.name), field.metadata["help"]
-        if isinstance(field.default, bool):
-            group.add_argument(flag, action="store_true", help=text)
-        elif field.default is None:
-            group.add_argument(flag, type=Path, help=text)
-        else:
-            group.add_argument(
-                flag, type=_number_up_to(field.metadata["most"]), default=field.default, help=text
-            )
-
-
-def _add_bounds(group: _ArgumentGroup, bounds: type[Any]) -> None:
-    """A flag for each field of a dataclass of whole numbers."""
-    for field in fields(bounds):
-        text = f"{field.metadata['help']} (%(default)s)"
-        group.add_argument(_flag(field.name), type=flags.count, default=field.default, help=text)
-
-
-def _from_flags(arguments: Namespace, kind: type[Any]) -> Any:
-    """A dataclass whose fields are all flags."""
-    return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})
-
-
-def _number_up_to(most: float) -> Any:
-    """The type of a flag that takes a number from 0 to `most`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= most:
-            raise ArgumentTypeError(f"expected a number from 0 to {most:g}, got {text!r}")
-        return value
-
-    return parse

@@ -1,7 +1,6 @@
 """`python -m serving gateway`: its flags, and what it prints."""
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,64 +9,17 @@ from protos.cli import UsageError, print_result
 from protos.errors import InvalidInput, MissingStage
 from serving import flag_types as flags
 from serving.cli import tables
-from serving.cli.client_commands import ADDRESS, add_security
+from serving.cli.client_commands import add_security
 from serving.client.security import Security
 from serving.gateway.options import GatewayBounds, GatewayOptions
-
-LONGEST_STREAM_SECONDS = 86_400.0
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags of `gateway`."""
-    add, usual = parser.add_argument, GatewayOptions()
-    add("--address", default=ADDRESS, help="address of the service, host:port (%(default)s)")
-    add("--compare-address", help="address of a second service, for /v1/compare (none)")
-    add("--host", type=flags.host, default=usual.host, help="address to listen on (%(default)s)")
-    add(
-        "--port",
-        type=flags.port,
-        default=usual.port,
-        help="port to listen on, 0 for any free one (%(default)s)",
-    )
+    flags.add_options(parser, GatewayOptions)
+    add = parser.add_argument
     add("--port-file", type=flags.output_file, help="write the port here once requests are answered")
-    seconds: Any = {"type": flags.seconds, "metavar": "SECONDS"}
-    add(
-        "--timeout",
-        default=usual.timeout,
-        help="timeout of a request without Request-Timeout (%(default)s)",
-        **seconds,
-    )
-    add(
-        "--longest-timeout",
-        default=usual.longest_timeout,
-        help="longest Request-Timeout, and time of a body (%(default)s)",
-        **seconds,
-    )
-    add(
-        "--stream-timeout",
-        type=flags.bounded_seconds(LONGEST_STREAM_SECONDS),
-        metavar="SECONDS",
-        default=usual.stream_timeout,
-        help="longest duration of a stream (%(default)s)",
-    )
-    add(
-        "--stream-idle-timeout",
-        default=usual.stream_idle_timeout,
-        help="seconds that a stream may wait for its next line (%(default)s)",
-        **seconds,
-    )
-    add(
-        "--grace",
-        default=usual.grace,
-        help="seconds for requests in progress to finish (%(default)s)",
-        **seconds,
-    )
-    add("--metrics-host", help=f"address of the metrics ({usual.metrics_host})")
-    add(
-        "--metrics-port",
-        type=flags.port,
-        help="port of the metrics for Prometheus, 0 for any free one (without it: no metrics)",
-    )
+    add("--metrics-host", help=f"address of the metrics ({GatewayOptions.metrics_host})")
     access = parser.add_argument_group("access")
     access.add_argument(
         "--allow-host",
@@ -83,14 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     access.add_argument("--https-key", type=Path, metavar="PEM", help="the key of the first of them")
     access.add_argument("--insecure", action="store_true", help="listen beyond this machine without HTTPS")
     add_security(parser.add_argument_group("connection to the service"))
-    bounds = parser.add_argument_group("bounds")
-    for field in fields(GatewayBounds):
-        bounds.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=flags.count,
-            default=field.default,
-            help=f"{field.metadata['help']} (%(default)s)",
-        )
+    flags.add_options(parser.add_argument_group("bounds"), GatewayBounds)
 
 
 def run(parsed: Namespace) -> None:
@@ -141,25 +86,14 @@ def _options(parsed: Namespace) -> GatewayOptions:
             tls=parsed.tls,
         )
         return GatewayOptions(
-            address=parsed.address,
-            compare_address=parsed.compare_address,
+            **flags.chosen(parsed, GatewayOptions),
             security=security,
-            host=parsed.host,
-            port=parsed.port,
-            timeout=parsed.timeout,
-            longest_timeout=parsed.longest_timeout,
-            stream_timeout=parsed.stream_timeout,
-            stream_idle_timeout=parsed.stream_idle_timeout,
-            grace=parsed.grace,
             metrics_host=parsed.metrics_host or GatewayOptions.metrics_host,
-            metrics_port=parsed.metrics_port,
             allowed_hosts=tuple(parsed.allow_host),
             certificate=parsed.https_certificate,
             key=parsed.https_key,
             insecure=parsed.insecure,
-            bounds=GatewayBounds(
-                **{field.name: getattr(parsed, field.name) for field in fields(GatewayBounds)}
-            ),
+            bounds=GatewayBounds(**flags.chosen(parsed, GatewayBounds)),
         )
     except InvalidInput as error:
         raise UsageError(str(error)) from None

@@ -1,7 +1,8 @@
 """Bounds of a worker; each is a flag of `python -m serving serve`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from serving.flag_types import option
 from serving.wire.bounds import check_positive
 
 LONGEST_SECONDS = (2**31 - 1) // 1000  # gRPC holds milliseconds in 32 bits: 24 days
@@ -16,54 +17,29 @@ class WorkerLimits:
         ValueError: a bound is below 1.
     """
 
-    queue: int = field(
-        default=512, metadata={"help": "queries that may wait for long; in an overload a batch and a half"}
+    queue: int = option(512, "queries that may wait for long; in an overload a batch and a half")
+    backlog: int = option(2048, "queries that may wait for a moment, after a pause of the machine")
+    batch: int = option(32, "queries that are answered together")
+    streams: int = option(64, "streams that may be open; an idle one is ended where another needs room")
+    watches: int = option(4, "Health/Watch calls of one connection that may be open")
+    connections: int = option(
+        1024,
+        "connections that may be open; from 3/4 of them on the least used ones of addresses with "
+        "more than their share are closed",
     )
-    backlog: int = field(
-        default=2048, metadata={"help": "queries that may wait for a moment, after a pause of the machine"}
+    connections_per_address: int = option(
+        128, "connections of one address; the least used are closed beyond. Raise it behind a proxy"
     )
-    batch: int = field(default=32, metadata={"help": "queries that are answered together"})
-    streams: int = field(
-        default=64,
-        metadata={"help": "streams that may be open; an idle one is ended where another needs room"},
+    calls: int = option(16, "calls of one connection that may be open at once")
+    first_call_seconds: int = option(10, "seconds after which a connection without a call is closed")
+    idle_seconds: int = option(300, "seconds without an open call after which a connection is closed")
+    age_seconds: int = option(3600, "seconds after which a client is asked to connect anew; open calls go on")
+    keepalive_seconds: int = option(30, "seconds between pings that find connections whose client has gone")
+    unsent_bytes: int = option(
+        64 << 20, "bytes of unread answers of more than 16 KiB each; streams are not included"
     )
-    watches: int = field(
-        default=4, metadata={"help": "Health/Watch calls of one connection that may be open"}
-    )
-    connections: int = field(
-        default=1024,
-        metadata={
-            "help": "connections that may be open; from 3/4 of them on the least used ones of addresses with "
-            "more than their share are closed"
-        },
-    )
-    connections_per_address: int = field(
-        default=128,
-        metadata={
-            "help": "connections of one address; the least used are closed beyond. Raise it behind a proxy"
-        },
-    )
-    calls: int = field(default=16, metadata={"help": "calls of one connection that may be open at once"})
-    first_call_seconds: int = field(
-        default=10, metadata={"help": "seconds after which a connection without a call is closed"}
-    )
-    idle_seconds: int = field(
-        default=300, metadata={"help": "seconds without an open call after which a connection is closed"}
-    )
-    age_seconds: int = field(
-        default=3600,
-        metadata={"help": "seconds after which a client is asked to connect anew; open calls go on"},
-    )
-    keepalive_seconds: int = field(
-        default=30, metadata={"help": "seconds between pings that find connections whose client has gone"}
-    )
-    unsent_bytes: int = field(
-        default=64 << 20,
-        metadata={"help": "bytes of unread answers of more than 16 KiB each; streams are not included"},
-    )
-    connection_unsent_bytes: int = field(
-        default=16 << 20,
-        metadata={"help": "bytes of such answers on one connection; beyond, large requests are refused"},
+    connection_unsent_bytes: int = option(
+        16 << 20, "bytes of such answers on one connection; beyond, large requests are refused"
     )
 
     def __post_init__(self) -> None:

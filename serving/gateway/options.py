@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import DataError, InvalidInput
+from serving import flag_types as flags
 from serving.address import check_target, is_loopback
 from serving.client.security import Security
+from serving.flag_types import option
 from serving.gateway.messages import MAX_FIELDS
+from serving.wire.bounds import check_positive
 
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+LONGEST_STREAM_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -23,68 +27,46 @@ class GatewayBounds:
         ValueError: a bound is below 1.
     """
 
-    max_body_bytes: int = field(
-        default=4 << 20, metadata={"help": "bytes of a request, or of one line of a streamed request"}
+    max_body_bytes: int = option(4 << 20, "bytes of a request, or of one line of a streamed request")
+    max_body_fields: int = option(
+        MAX_FIELDS,
+        "objects, fields, and elements of mixed lists in the JSON of a request with items; a "
+        "quarter in one with queries, and a sixteenth in one with a single query",
     )
-    max_body_fields: int = field(
-        default=MAX_FIELDS,
-        metadata={
-            "help": "objects, fields, and elements of mixed lists in the JSON of a request with items; a "
-            "quarter in one with queries, and a sixteenth in one with a single query"
-        },
+    pending_body_bytes: int = option(
+        64 << 20,
+        "bytes of all bodies and lines that have begun to arrive and have not been "
+        "answered, half of them of one client; more are answered with 503",
     )
-    pending_body_bytes: int = field(
-        default=64 << 20,
-        metadata={
-            "help": "bytes of all bodies and lines that have begun to arrive and have not been "
-            "answered, half of them of one client; more are answered with 503"
-        },
+    requests: int = option(
+        512, "requests in progress at once, half of them of one client; more are answered with 503"
     )
-    requests: int = field(
-        default=512,
-        metadata={
-            "help": "requests in progress at once, half of them of one client; more are answered with 503"
-        },
+    streams: int = option(
+        64, "streams in progress at once, half of them of one client; more are answered with 503"
     )
-    streams: int = field(
-        default=64,
-        metadata={
-            "help": "streams in progress at once, half of them of one client; more are answered with 503"
-        },
+    refused_per_second: int = option(
+        50,
+        "invalid requests of one client a second, each 64 KiB counting as one; with more, all "
+        "of its requests are answered with 429 for a while",
     )
-    refused_per_second: int = field(
-        default=50,
-        metadata={
-            "help": "invalid requests of one client a second, each 64 KiB counting as one; with more, all "
-            "of its requests are answered with 429 for a while"
-        },
+    http_connections: int = option(
+        1024,
+        "HTTP connections open at once; a new one takes the place of an idle one, or of one of a "
+        "client with more than its share",
     )
-    http_connections: int = field(
-        default=1024,
-        metadata={
-            "help": "HTTP connections open at once; a new one takes the place of an idle one, or of one of a "
-            "client with more than its share"
-        },
+    connections_per_second: int = option(
+        50,
+        "new HTTP connections of one client a second, saved up for 2 s; more are closed at once; "
+        "while the gateway is busy fewer, down to a fifth",
     )
-    connections_per_second: int = field(
-        default=50,
-        metadata={
-            "help": "new HTTP connections of one client a second, saved up for 2 s; more are closed at once; "
-            "while the gateway is busy fewer, down to a fifth"
-        },
-    )
-    connections: int = field(
-        default=8,
-        metadata={
-            "help": "connections to a service; each is of one of its workers, and carries 16 calls at once; "
-            "half of all are for one client"
-        },
+    connections: int = option(
+        8,
+        "connections to a service; each is of one of its workers, and carries 16 calls at once; "
+        "half of all are for one client",
     )
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        check_positive(self)
 
 
 @dataclass(frozen=True)
@@ -92,18 +74,8 @@ class GatewayOptions:
     """The configuration of a gateway.
 
     Args:
-        address: of the service, `host:port`.
-        compare_address: of a second service for `/v1/compare`; None if there is none.
-        security: of the connections to both; without a token, because each request brings its own.
-        host: to listen on.
-        port: to listen on; 0 for any free one.
-        timeout: seconds of a request that names no `Request-Timeout`.
-        longest_timeout: seconds that a `Request-Timeout` may name, and that a body may take to arrive.
-        stream_timeout: seconds of a stream; a `Request-Timeout` may name fewer.
-        stream_idle_timeout: seconds that a stream whose requests are lines may wait for the next one.
-        grace: seconds for requests in progress to finish when the gateway stops.
+        security: of the connections to the services; without a token, because each request brings its own.
         metrics_host: to listen on for scrapes of Prometheus.
-        metrics_port: to listen on for them; 0 for any free one, None for none.
         allowed_hosts: names by which clients may call the gateway (`Host`), without ports, beside `host` and
             those of loopback; without any, every name if it does not listen on loopback.
         certificate: of the gateway itself, PEM; with it the gateway talks HTTPS.
@@ -115,18 +87,26 @@ class GatewayOptions:
         InvalidInput: the options contradict each other.
     """
 
-    address: str = "127.0.0.1:50051"
-    compare_address: str | None = None
+    address: str = option("127.0.0.1:50051", "address of the service, host:port", str)
+    compare_address: str | None = option(None, "address of a second service, for /v1/compare", str)
     security: Security = field(default_factory=Security)
-    host: str = "127.0.0.1"
-    port: int = 8080
-    timeout: float = 5.0
-    longest_timeout: float = 60.0
-    stream_timeout: float = 3600.0
-    stream_idle_timeout: float = 60.0
-    grace: float = 10.0
+    host: str = option("127.0.0.1", "address to listen on", flags.host)
+    port: int = option(8080, "port to listen on, 0 for any free one", flags.port)
+    timeout: float = option(5.0, "seconds of a request without Request-Timeout", flags.seconds)
+    longest_timeout: float = option(
+        60.0, "seconds that a Request-Timeout may name, and of a body", flags.seconds
+    )
+    stream_timeout: float = option(
+        3600.0, "seconds of a stream at most", flags.bounded_seconds(LONGEST_STREAM_SECONDS)
+    )
+    stream_idle_timeout: float = option(
+        60.0, "seconds that a stream may wait for its next line", flags.seconds
+    )
+    grace: float = option(10.0, "seconds for requests in progress to finish", flags.seconds)
     metrics_host: str = "127.0.0.1"
-    metrics_port: int | None = None
+    metrics_port: int | None = option(
+        None, "port of the metrics for Prometheus, 0 for any free one; without it no metrics", flags.port
+    )
     allowed_hosts: tuple[str, ...] = ()
     certificate: Path | None = None
     key: Path | None = None

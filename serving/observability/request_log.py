@@ -7,12 +7,13 @@ Texts may be personal data: that option is for finding a fault, not for permanen
 import json
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import random
 from typing import Any, TextIO
 
 from serving.engine.call_record import CallRecord
+from serving.flag_types import number_up_to, option
 from serving.observability.metrics import STAGES
 from serving.observability.sinks import RequestSink, SinkOptions
 
@@ -93,17 +94,10 @@ def _stage_us(call: CallRecord, stage: str) -> int:
 
 @dataclass(frozen=True)
 class RequestLogOptions(SinkOptions):
-    """Flags of the request log.
+    """Flags of the request log."""
 
-    Args:
-        log_rate: share of the calls that is logged.
-        log_queries: whether the texts of queries are logged.
-    """
-
-    log_rate: float = field(
-        default=0.0, metadata={"most": 1.0, "help": "share of the requests that is logged, 0 to 1"}
-    )
-    log_queries: bool = field(default=False, metadata={"help": "log the texts of queries too"})
+    log_rate: float = option(0.0, "share of the requests that is logged, 0 to 1", number_up_to(1))
+    log_queries: bool = option(False, "log the texts of queries too")
 
     def check(self) -> None:
         """As `SinkOptions.check`."""

@@ -48,11 +48,7 @@ class RequestSink:
 
 @dataclass(frozen=True)
 class SinkOptions(ABC):
-    """The options of one kind of sink. Each field of a subclass is a flag of `python -m serving serve`.
-
-    A field is a bool, a float, or a path that is None if not given. Its metadata holds `help` and, for a
-    float, its maximum as `most`.
-    """
+    """The options of one kind of sink: each `flag_types.option` of a subclass is a flag of `serve`."""
 
     @abstractmethod
     def check(self) -> None:

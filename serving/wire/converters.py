@@ -13,6 +13,7 @@ from protos.documents import parse_json
 from protos.errors import BundleDamaged, InvalidInput
 from protos.features import SIDES
 from serving.filters.plan import Plan
+from serving.flag_types import option
 from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
 from serving.retrieval.query import Query, QueryContext, Value, Vectors, check_item_ids
 from serving.wire.bounds import check_positive
@@ -30,21 +31,19 @@ class RequestLimits:
         ValueError: a bound is below 1, `default_k` is above `max_k`, or `max_k` is above `max_hits`.
     """
 
-    default_k: int = field(default=10, metadata={"help": "items in an answer where k is 0"})
-    max_k: int = field(default=1000, metadata={"help": "items in an answer"})
-    max_text_length: int = field(default=10_000, metadata={"help": "code points in a string"})
-    max_batch: int = field(default=256, metadata={"help": "queries in one request"})
-    max_exclude: int = field(default=1000, metadata={"help": "items that one request excludes"})
-    max_values: int = field(default=1000, metadata={"help": "strings in a history or a feature"})
-    max_in_flight: int = field(default=64, metadata={"help": "requests of one stream on their way at once"})
-    max_message_bytes: int = field(default=4 << 20, metadata={"help": "size of one request"})
-    max_hits: int = field(default=16_384, metadata={"help": "items in one answer: queries times k"})
-    max_answer_bytes: int = field(
-        default=4_000_000, metadata={"help": "size of one answer; gRPC clients receive 4 MiB by default"}
-    )
-    max_filter_conditions: int = field(default=64, metadata={"help": "conditions in one filter"})
-    max_filter_values: int = field(default=1000, metadata={"help": "values in one filter"})
-    max_filter_depth: int = field(default=16, metadata={"help": "filters inside each other"})
+    default_k: int = option(10, "items in an answer where k is 0")
+    max_k: int = option(1000, "items in an answer")
+    max_text_length: int = option(10_000, "code points in a string")
+    max_batch: int = option(256, "queries in one request")
+    max_exclude: int = option(1000, "items that one request excludes")
+    max_values: int = option(1000, "strings in a history or a feature")
+    max_in_flight: int = option(64, "requests of one stream on their way at once")
+    max_message_bytes: int = option(4 << 20, "size of one request")
+    max_hits: int = option(16_384, "items in one answer: queries times k")
+    max_answer_bytes: int = option(4_000_000, "size of one answer; gRPC clients receive 4 MiB by default")
+    max_filter_conditions: int = option(64, "conditions in one filter")
+    max_filter_values: int = option(1000, "values in one filter")
+    max_filter_depth: int = option(16, "filters inside each other")
 
     def __post_init__(self) -> None:
         check_positive(self)

@@ -1,9 +1,10 @@
 """Bounds of live writes: the same for each service that uses a store, because the store keeps them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+from serving.flag_types import option
 from serving.wire.bounds import check_positive
 
 
@@ -15,14 +16,10 @@ class CatalogueBounds:
         ValueError: a bound is below 1.
     """
 
-    max_item_bytes: int = field(
-        default=64 << 10, metadata={"help": "bytes of an item's id, features and fields, as JSON"}
-    )
-    max_batch: int = field(default=1000, metadata={"help": "items in one write"})
-    max_overlay: int = field(
-        default=100_000, metadata={"help": "items and deletes that the champion was built without"}
-    )
-    max_lag: int = field(default=20_000, metadata={"help": "changes that may wait to be encoded"})
+    max_item_bytes: int = option(64 << 10, "bytes of an item's id, features and fields, as JSON")
+    max_batch: int = option(1000, "items in one write")
+    max_overlay: int = option(100_000, "items and deletes that the champion was built without")
+    max_lag: int = option(20_000, "changes that may wait to be encoded")
 
     def __post_init__(self) -> None:
         check_positive(self)

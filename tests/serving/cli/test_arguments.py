@@ -1,14 +1,14 @@
 """Options of a sink become flags of `serve`."""
 
 from argparse import ArgumentParser
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from serving.__main__ import main
 from serving.cli import arguments
-from serving.flag_types import output_file
+from serving.flag_types import number_up_to, option, output_file
 from serving.observability.sinks import RequestSink, SinkOptions
 
 
@@ -16,9 +16,9 @@ from serving.observability.sinks import RequestSink, SinkOptions
 class FileOptions(SinkOptions):
     """One field of each type."""
 
-    to_file: Path | None = field(default=None, metadata={"help": "where to"})
-    share: float = field(default=0.5, metadata={"help": "how much", "most": 1.0})
-    with_texts: bool = field(default=False, metadata={"help": "texts too"})
+    to_file: Path | None = option(None, "where to", Path)
+    share: float = option(0.5, "how much", number_up_to(1))
+    with_texts: bool = option(False, "texts too")
 
     def check(self) -> None:
         """Nothing to check."""
