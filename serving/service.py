@@ -291,8 +291,8 @@ class _Service:
             port = int(process.report or config.metrics_port or 0)
             with serve_metrics(
                 self.shared, config.metrics_host, port, status.metrics, status.processes
-            ) as server:
-                handle.ready(str(server.port))
+            ) as found:
+                handle.ready(str(found))
                 handle.wait()
 
         process = ProcessSpec("metrics", run)

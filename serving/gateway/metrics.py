@@ -1,19 +1,14 @@
-"""The gateway's metrics, and where Prometheus reads them.
+"""The gateway's metrics.
 
 The names begin with `twinspire_gateway_`. The service's own metrics are those of `serving.observability`.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-import prometheus_client
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-
-from protos.errors import Unavailable
-from serving.address import join, listen_error
 
 OTHER = "other"  # path of requests to unknown paths, of which clients could send any number
 CLIENT_GONE = 499  # as nginx counts a request without an answer, usually because the client has disconnected
@@ -86,27 +81,3 @@ class GatewayMetrics(Collector):
         for name, text in GAUGES.items():
             if name in self.gauges:
                 yield GaugeMetricFamily(name, text, self.gauges[name]())
-
-
-@contextlib.contextmanager
-def serve(metrics: GatewayMetrics, host: str, port: int) -> Iterator[int]:
-    """Answer scrapes on a thread until the block ends; gives the port.
-
-    Args:
-        metrics: to show.
-        host: to listen on.
-        port: to listen on; 0 for any free one.
-
-    Raises:
-        Unavailable: the address cannot be listened on.
-    """
-    try:
-        server, thread = prometheus_client.start_http_server(port, host, metrics.registry)
-    except (OSError, UnicodeError) as error:
-        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {listen_error(error)}") from None
-    try:
-        yield int(server.server_port)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -22,7 +22,6 @@ from serving import heap
 from serving.address import is_loopback, join, listen_error
 from serving.client import protocol
 from serving.descriptors import raise_descriptor_limit
-from serving.gateway import metrics
 from serving.gateway.app import application
 from serving.gateway.connections import OpenConnections
 from serving.gateway.gateway import Gateway
@@ -31,6 +30,7 @@ from serving.gateway.http1 import GatewayState, HttpConnection
 from serving.gateway.listener import AcceptErrors, ConnectionRate, Listener
 from serving.gateway.options import GatewayOptions
 from serving.gateway.pages import COMMON_HEADERS
+from serving.metrics_server import serve_registry
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,8 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
         listener, where = stack.enter_context(listening(options))
         server = make_server(options, lambda: ready(where))
         if options.metrics_port is not None:
-            shown = metrics.serve(server.gateway.metrics, options.metrics_host, options.metrics_port)
+            registry = server.gateway.metrics.registry
+            shown = serve_registry(registry, options.metrics_host, options.metrics_port)
             where = replace(where, metrics_port=stack.enter_context(shown))
         trimmer = heap.HeapTrimmer()
         trimmer.start()

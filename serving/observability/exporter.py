@@ -1,7 +1,7 @@
 """`/metrics` over HTTP, in the text formats of Prometheus and OpenMetrics.
 
-    with serve_metrics(shared, "127.0.0.1", 9464, status.metrics) as server:
-        print(server.port)
+    with serve_metrics(shared, "127.0.0.1", 9464, status.metrics) as port:
+        print(port)
 
 The official client serves it in a process of its own, so that a scrape takes no time from a worker, and
 negotiates the format with the scraper. The values are read during the scrape: the workers' rows
@@ -10,14 +10,13 @@ negotiates the format with the scraper. The values are read during the scrape: t
 
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 import psutil
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -30,40 +29,21 @@ from prometheus_client.utils import floatToGoString
 
 from protos.errors import Unavailable
 from serving.address import join, listen_error
+from serving.metrics_server import serve_registry
 from serving.observability import layout, metrics
 from serving.observability.metrics import METRICS, Kind, Metric, MetricSource, Reading
 from serving.observability.worker_metrics import SharedMetrics, sum_by_version
 
 
-class MetricsServer:
-    """Answers scrapes until it is stopped. Made by `serve_metrics`."""
-
-    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
-        self._server = server
-        self._thread = thread
-        self.port = server.server_port
-
-    def stop(self) -> None:
-        """Stop answering scrapes."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def __enter__(self) -> "MetricsServer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-
+@contextmanager
 def serve_metrics(
     shared: SharedMetrics,
     host: str = "127.0.0.1",
     port: int = 0,
     collect: Callable[[], Iterable[Reading]] = tuple,
     processes: Callable[[], Mapping[str, int]] = dict,
-) -> MetricsServer:
-    """Answer scrapes from now on, on threads of their own.
+) -> Iterator[int]:
+    """Answer scrapes until the block ends; yields the port.
 
     Args:
         shared: the workers' metrics.
@@ -73,14 +53,12 @@ def serve_metrics(
         processes: called at each scrape; gives name -> id of the service's processes beside the workers.
 
     Raises:
-        Unavailable: the address cannot be listened on, most likely because it is in use.
+        Unavailable: the address cannot be listened on.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_ServiceCollector(shared, collect, processes))
-    try:
-        return MetricsServer(*start_http_server(port, host, registry))
-    except (OSError, UnicodeError) as error:
-        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {listen_error(error)}") from None
+    with serve_registry(registry, host, port) as found:
+        yield found
 
 
 def check_port(host: str, port: int) -> None:

@@ -48,9 +48,9 @@ def count(shared: SharedMetrics, slot: int) -> None:
 
 
 def scrape(shared: SharedMetrics) -> None:
-    server = serve_metrics(shared)
-    say(f"port {server.port}")
-    signal.pause()
+    with serve_metrics(shared) as port:
+        say(f"port {port}")
+        signal.pause()
 
 
 def fork(work: Callable[[], None]) -> int:

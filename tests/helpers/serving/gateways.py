@@ -18,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
-from serving.gateway import metrics, process
+from serving.gateway import process
 from serving.gateway.options import GatewayOptions
+from serving.metrics_server import serve_registry
 from tests.helpers.waiting import wait_until
 
 JSON = {"content-type": "application/json"}
@@ -62,7 +63,7 @@ class RunningGateway:
 
     def scrape(self) -> dict[tuple[str, ...], float]:
         """Its metrics: name and values of labels -> value."""
-        with metrics.serve(self.server.gateway.metrics, "127.0.0.1", 0) as port:
+        with serve_registry(self.server.gateway.metrics.registry, "127.0.0.1", 0) as port:
             return scraped(port)
 
     @contextmanager

@@ -12,7 +12,7 @@ import pytest
 from protos.errors import AccessDenied, TwinspireError
 from serving.client import Item, RetrievalClient, where
 from serving.client.security import Security
-from serving.gateway import metrics
+from serving.metrics_server import serve_registry
 from tests.helpers.serving import prometheus
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.faulty import NAME, Service, Versions
@@ -101,7 +101,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iter
         stack.callback(versions.close)
         stack.callback(service.stop)
         gateway = stack.enter_context(run_gateway(service.told["address"], security=Security(ca=ca)))
-        shown = metrics.serve(gateway.server.gateway.metrics, "127.0.0.1", 0)
+        shown = serve_registry(gateway.server.gateway.metrics.registry, "127.0.0.1", 0)
         ports = {"twinspire": service.told["metrics_port"], "twinspire-gateway": stack.enter_context(shown)}
         load = Load(service.told["address"], ca, tokens.plain["writer"], gateway)
         stack.callback(load.stop)

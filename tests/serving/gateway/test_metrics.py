@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.gateway import http1, metrics
+from serving.gateway import http1
+from serving.metrics_server import serve_registry
 from serving.server import RetrievalServer
 from tests.helpers.serving import prometheus
 from tests.helpers.serving.gateways import RunningGateway, is_ended, scraped
@@ -56,7 +57,7 @@ def test_requests_are_counted_by_path_and_status(counted: RunningGateway) -> Non
 
 def test_the_dashboard_knows_all_metrics_and_their_labels(counted: RunningGateway) -> None:
     assert counted.ask("/v1/search", SEARCH).status == 200
-    with metrics.serve(counted.server.gateway.metrics, "127.0.0.1", 0) as port:
+    with serve_registry(counted.server.gateway.metrics.registry, "127.0.0.1", 0) as port:
         url = f"http://127.0.0.1:{port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as response:
             families = [*text_string_to_metric_families(response.read().decode())]

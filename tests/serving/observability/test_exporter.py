@@ -7,7 +7,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +117,8 @@ def shared() -> SharedMetrics:
 def test_all_names_are_ours_and_all_figures_are_there_from_the_start(shared: SharedMetrics) -> None:
     shared.worker(0)
     facts = BundleFacts("pydocs", "3f2a", time.time() - 60, 300, 4096)
-    with serve_metrics(shared, collect=lambda: bundle_readings(facts)) as server:
-        scrape = Scrape(server.port)
+    with serve_metrics(shared, collect=lambda: bundle_readings(facts)) as port:
+        scrape = Scrape(port)
     scrape.check_histograms()
     assert all(family.name.startswith("twinspire_") for family in scrape.families)
     assert all(family.documentation for family in scrape.families)
@@ -133,19 +132,19 @@ def test_all_names_are_ours_and_all_figures_are_there_from_the_start(shared: Sha
 
 def test_methods_beside_the_service_show_once_they_are_called(shared: SharedMetrics) -> None:
     mine = shared.worker(0)
-    with serve_metrics(shared) as server:
-        assert "ModelInfer" not in Scrape(server.port).text
+    with serve_metrics(shared) as port:
+        assert "ModelInfer" not in Scrape(port).text
         mine.began()
         mine.finished("ModelInfer", "OK", 0.001)
-        assert Scrape(server.port).get("requests_total", method="ModelInfer", code="OK") == 1
+        assert Scrape(port).get("requests_total", method="ModelInfer", code="OK") == 1
 
 
 def test_a_scraper_may_ask_for_openmetrics(shared: SharedMetrics) -> None:
     shared.worker(0).waited(1, 1000)
     facts = BundleFacts('a "name"\n', "3f2a", time.time(), 300, 4096)
-    with serve_metrics(shared, collect=lambda: bundle_readings(facts)) as server:
+    with serve_metrics(shared, collect=lambda: bundle_readings(facts)) as port:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
-        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics", headers=accept)
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=accept)
         with urllib.request.urlopen(request, timeout=10) as response:
             assert response.headers["Content-Type"].startswith("application/openmetrics-text")
             text = response.read().decode()
@@ -174,8 +173,8 @@ def test_the_facts_of_a_bundle_do_not_need_a_file_of_its_index(plain: Path) -> N
 
 def test_the_figures_of_this_process_are_the_systems(shared: SharedMetrics) -> None:
     shared.worker(0)
-    with serve_metrics(shared) as server:
-        scrape = Scrape(server.port)
+    with serve_metrics(shared) as port:
+        scrape = Scrape(port)
     mine = psutil.Process(os.getpid())
     resident = scrape.get("process_resident_bytes", process="worker-0")
     assert resident == pytest.approx(mine.memory_info().rss, rel=0.2)
@@ -208,8 +207,8 @@ def test_what_a_server_answers_is_what_a_scrape_shows(retriever: Retriever) -> N
             code_of(channel.unary_unary("/retrieval.v1.Retrieval/Drop", None, None), b"")[0].name
             == "UNIMPLEMENTED"
         )
-    with serve_metrics(shared) as metrics:
-        scrape = Scrape(metrics.port)
+    with serve_metrics(shared) as port:
+        scrape = Scrape(port)
     scrape.check_histograms()
     requests = {("Search", "OK"): 7, ("Search", "NOT_FOUND"): 2, ("SearchBatch", "OK"): 2}
     requests |= {(method, "OK"): 1 for method in ("Encode", "SearchStream", "Info")}
@@ -232,13 +231,19 @@ def test_what_a_server_answers_is_what_a_scrape_shows(retriever: Retriever) -> N
 
 
 def test_a_port_in_use_is_said_and_a_stopped_one_is_free(shared: SharedMetrics) -> None:
-    with serve_metrics(shared) as first, pytest.raises(Unavailable, match=f"127.0.0.1:{first.port}"):
-        serve_metrics(shared, port=first.port)
-    with serve_metrics(shared, port=first.port) as second:
-        assert Scrape(second.port)["batch_size_count"] == 0
+    with (
+        serve_metrics(shared) as port,
+        pytest.raises(Unavailable, match=f"127.0.0.1:{port}"),
+        serve_metrics(shared, port=port),
+    ):
+        pass
+    with serve_metrics(shared, port=port) as again:
+        assert Scrape(again)["batch_size_count"] == 0
 
 
 def test_a_host_that_is_no_name_is_refused() -> None:
-    for listen in (check_port, partial(serve_metrics, SharedMetrics.create(workers=1))):
-        with pytest.raises(Unavailable, match=r"cannot serve metrics there.*not the name of a host"):
-            listen("..", 0)
+    refused = pytest.raises(Unavailable, match=r"cannot serve metrics there.*not the name of a host")
+    with refused:
+        check_port("..", 0)
+    with refused, serve_metrics(SharedMetrics.create(workers=1), ".."):
+        pass

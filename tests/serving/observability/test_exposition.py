@@ -75,8 +75,8 @@ def scrape() -> str:
     status = ServiceStatus(shared_state(channel), shared, channel)
     status._facts = BundleFacts("pydocs", OLD, time.time() - 60, 300, 4096)
     count(shared)
-    with serve_metrics(shared, collect=status.metrics) as server:
-        url = f"http://127.0.0.1:{server.port}/metrics"
+    with serve_metrics(shared, collect=status.metrics) as port:
+        url = f"http://127.0.0.1:{port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as response:
             text = response.read().decode()
     channel.close()

@@ -238,8 +238,8 @@ def test_what_each_bundle_answered_is_counted_by_its_version(
         return first[ok], second[ok], second[absent]
 
     assert soon(lambda: counts() == (3, 1, 1)), counts()  # a client may be told before it is counted
-    with serve_metrics(swapping.metrics, collect=swapping.status.metrics) as server:
-        scrape = Scrape(server.port)
+    with serve_metrics(swapping.metrics, collect=swapping.status.metrics) as port:
+        scrape = Scrape(port)
     assert scrape.get("bundle_requests_total", version=bundles[1].name, code="NOT_FOUND") == 1
     assert scrape.get("bundle_request_seconds_count", version=bundles[0].name) == 3
     labels = {"role": "champion", "version": bundles[1].name, "model_version": "2"}
