@@ -23,7 +23,7 @@ from protos.search import largest_products, search_each
 from serving.filters.compiled import CompiledFilter, FilterCache
 from serving.filters.expression import Equals, Filter, In, Range, Time
 from serving.filters.passing_rows import PassingRows
-from serving.index.vector_index import Allowed, Neighbours, VectorIndex, Vectors
+from serving.index.vector_index import Neighbours, VectorIndex, Vectors
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import EncodedQueries, Query
 from serving.retrieval.retriever import Retriever
@@ -210,13 +210,13 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
     }
 
 
-def exact(index: VectorIndex, queries: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+def exact(index: VectorIndex, queries: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
     """As `VectorIndex.exact`, of queries of one vector (B, D) or of several (B, K * D)."""
     dimension = index.vectors([0]).shape[1]
     if queries.shape[1] == dimension:
-        return index.exact(queries, k, allowed)
+        return index.exact(queries, k, rows)
     best = search_each(
-        lambda vectors: index.exact(vectors, k, allowed).rows, index.vectors, queries, dimension, k
+        lambda vectors: index.exact(vectors, k, rows).rows, index.vectors, queries, dimension, k
     )
     return Neighbours(np.stack([own for own, _ in best]), np.stack([scores for _, scores in best]))
 

@@ -48,8 +48,8 @@ class Index(SubsetIndex, Protocol):
     def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Any:
         """Rows and scores of each query's best items that pass; None if the index cannot filter so."""
 
-    def exact(self, vectors: Vectors, k: int, allowed: Any = None) -> Any:
-        """Rows and scores of the nearest items among those allowed."""
+    def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Any:
+        """Rows and scores of the nearest items among some rows."""
 
 
 class Found(NamedTuple):

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from protos.bundle import INDEX, VECTORS, Manifest
 from protos.errors import BundleDamaged
-from protos.search import EXACT_SHARE, graph_width
+from protos.search import graph_width
 from protos.system.huge_pages import on_huge_pages
 from serving.index.hnsw_file import read_graph
-from serving.index.vector_index import Allowed, ExactIndex, Neighbours, Rows, Vectors, allowed_rows
+from serving.index.vector_index import ExactIndex, Neighbours, Vectors
 
 SPACE = "ip"
 
@@ -26,7 +26,6 @@ class HnswIndex(ExactIndex):
 
     Args:
         folder: of a bundle whose files have been verified.
-        manifest: of that bundle.
 
     Raises:
         BundleDamaged: vectors or graph are not those that the manifest describes.
@@ -61,14 +60,8 @@ class HnswIndex(ExactIndex):
         index._graph = index._checked(graph, path)
         return index
 
-    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
-        """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D).
-
-        With `allowed` hnswlib calls a Python function for each item that it visits. The fewer items are
-        allowed, the more it visits; if they are few, they are all compared.
-        """
-        if allowed is not None:
-            return self._search_allowed(vectors, k, allowed_rows(allowed, self._count))
+    def search(self, vectors: Vectors, k: int) -> Neighbours:
+        """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
         k = min(k, self._count)
         width = self._width(k)
         if width is None:
@@ -101,23 +94,6 @@ class HnswIndex(ExactIndex):
         if k not in self._widths:
             self._widths[k] = graph_width(k, self._ef, self._count)
         return self._widths[k]
-
-    def _search_allowed(self, vectors: Vectors, k: int, rows: Rows) -> Neighbours:
-        """As `search`, among ascending rows."""
-        k = min(k, len(rows))
-        width = graph_width(k, self._ef, len(rows))
-        # The graph visits about N / R times as many items as without a filter.
-        if width is None or width * EXACT_SHARE * self._count >= len(rows) ** 2:
-            return self.exact(vectors, k, rows)
-        mask = np.zeros(self._count, np.bool_)
-        mask[rows] = True
-        try:
-            found, distances = self._graph.knn_query(
-                vectors, k=width, num_threads=1, filter=mask.data.__getitem__
-            )
-        except RuntimeError:  # as in `search`
-            return self.exact(vectors, k, rows)
-        return _neighbours(found, distances, k)
 
     def _load_graph(self, path: Path, space: str, dimension: int) -> hnswlib.Index:
         if space != SPACE:

@@ -49,11 +49,7 @@ class MilvusCollection:
 
     The client is made by the first search and so after a fork, which its threads would not survive.
 
-    Args:
-        manifest: of the bundle.
-
     Attributes:
-        name: of the collection.
         server: the server's address and credentials.
         fields: names of the fields of the collection; None until a client has connected.
 

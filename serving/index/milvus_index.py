@@ -28,13 +28,11 @@ from serving.index.milvus_collection import MilvusCollection, check, check_apart
 from serving.index.milvus_filter import milvus_expression
 from serving.index.remote_search import Best, ExpressionRefused, OutOfTime, compared
 from serving.index.vector_index import (
-    Allowed,
     ExactIndex,
     Neighbours,
     Rows,
     Subset,
     Vectors,
-    allowed_rows,
 )
 
 log = logging.getLogger(__name__)
@@ -47,7 +45,6 @@ class MilvusIndex(ExactIndex):
 
     Args:
         folder: of a bundle whose files have been verified.
-        manifest: of that bundle.
 
     Raises:
         BundleDamaged: there is no such collection, or it is not the bundle's.
@@ -81,11 +78,11 @@ class MilvusIndex(ExactIndex):
         except (OutOfTime, Unavailable) as error:
             log.warning("%s; the next search tries again", error)
 
-    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    def search(self, vectors: Vectors, k: int) -> Neighbours:
         """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
         k = min(k, self._count)
-        if allowed is not None or k > MAX_K:
-            return self.exact(vectors, k, allowed)
+        if k > MAX_K:
+            return self.exact(vectors, k)
         best = self._best(vectors, k, "")
         if best is None:
             return self.exact(vectors, k)
@@ -119,9 +116,8 @@ class MilvusIndex(ExactIndex):
                 best[n] = own, own_scores
         return [Neighbours(*each) for each in best]
 
-    def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
         """As `ExactIndex.exact`; on the event loop's thread, the comparison is left to another thread."""
-        rows = None if allowed is None else allowed_rows(allowed, self._count)
 
         def compare(some: Vectors, width: int) -> Neighbours:
             return ExactIndex.exact(self, some, width, rows)

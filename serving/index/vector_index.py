@@ -21,7 +21,6 @@ from serving.index.int8_scan import Int8Scan
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
-Allowed = npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 
 # Kind -> module and class, imported only for a bundle of that kind. The class takes the folder of a verified
 # bundle and its manifest. (`train/fingerprint.py` follows names of modules in strings.)
@@ -58,17 +57,13 @@ class Subset(Protocol):
 
 
 class VectorIndex(Protocol):
-    """N item vectors of dimension D to search in; safe to call from several threads.
-
-    In all methods `allowed` restricts the answer to some items: a mask, bool (N,), or their rows, int (R,).
-    None allows all items.
-    """
+    """N item vectors of dimension D to search in; safe to call from several threads."""
 
     @property
     def count(self) -> int:
         """N, the number of items."""
 
-    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    def search(self, vectors: Vectors, k: int) -> Neighbours:
         """The `k` items nearest to each query of the query tower, float32 (B, D); fewer if there are fewer.
 
         The search may be approximate.
@@ -92,8 +87,14 @@ class VectorIndex(Protocol):
         """
         return None
 
-    def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
-        """As `search`, of any vectors, items included, never approximate; equal scores: lower row first."""
+    def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
+        """As `search`, of any vectors, items included, never approximate; equal scores: lower row first.
+
+        Args:
+            vectors: float32 (B, D).
+            k: items wanted.
+            rows: of the items to compare, ascending and different (R,); all if not given.
+        """
 
     def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
         """The vectors of items, float32 (R, D)."""
@@ -126,7 +127,6 @@ class ExactIndex(VectorIndex):
 
     Args:
         folder: of a bundle whose files have been verified.
-        manifest: of that bundle.
 
     Raises:
         BundleDamaged: the vectors are not those that the manifest describes.
@@ -149,15 +149,14 @@ class ExactIndex(VectorIndex):
         """N, the number of items."""
         return self._count
 
-    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    def search(self, vectors: Vectors, k: int) -> Neighbours:
         """As `exact`."""
-        return self.exact(vectors, k, allowed)
+        return self.exact(vectors, k)
 
-    def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
         """The `min(k, N)` items of the largest inner products; equal scores: the lower row first."""
-        if allowed is None:
+        if rows is None:
             return Neighbours(*exact_search(vectors, self._vectors, k))
-        rows = allowed_rows(allowed, self._count)
         if len(rows) == 0:
             none = np.empty((len(vectors), 0))
             return Neighbours(none.astype(np.int64), none.astype(np.float32))
@@ -243,7 +242,6 @@ def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
 
     Args:
         folder: of a bundle whose files have been verified.
-        manifest: of that bundle.
 
     Raises:
         BundleDamaged: vectors or index are not those that the manifest describes.
@@ -260,24 +258,6 @@ def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
         raise PackageMissing(f"an index of kind {kind} needs {error.name}: pip install .[{kind}]") from None
     index: VectorIndex = made(folder, manifest)
     return index
-
-
-def allowed_rows(allowed: Allowed, count: int) -> Rows:
-    """The allowed items as ascending rows without duplicates, int64 (R,).
-
-    Raises:
-        ValueError: the mask is not of `count` items, or a row is not one of them.
-    """
-    if allowed.dtype == np.bool_:
-        if allowed.shape != (count,):
-            raise ValueError(f"allowed: expected a mask of shape {(count,)}, got {allowed.shape}")
-        return np.flatnonzero(allowed)
-    rows = allowed.astype(np.int64, copy=False)
-    if not (rows[1:] > rows[:-1]).all():
-        rows = np.unique(rows)
-    if len(rows) and not 0 <= rows[0] <= rows[-1] < count:
-        raise ValueError(f"allowed: expected rows 0 to {count - 1}, got {rows[0]} to {rows[-1]}")
-    return rows
 
 
 def shows_products(score: Score) -> bool:

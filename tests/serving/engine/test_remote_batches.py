@@ -30,7 +30,7 @@ from serving.filters.expression import where
 from serving.filters.passing_rows import PassingRows
 from serving.index import remote_search
 from serving.index.remote_search import Best, OutOfTime
-from serving.index.vector_index import Allowed, Neighbours, VectorIndex, Vectors
+from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.retrieval.retriever import Retriever
 from serving.segments.built import BuiltSegment
@@ -59,10 +59,10 @@ class FarIndex(VectorIndex):
     def count(self) -> int:
         return self._base.count
 
-    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    def search(self, vectors: Vectors, k: int) -> Neighbours:
         answers = remote_search.answers_of_thread()
-        if answers is None or allowed is not None:
-            return self._base.search(vectors, k, allowed)
+        if answers is None:
+            return self._base.search(vectors, k)
         best = answers.best(self, vectors, min(k, self.count), "")
         return Neighbours(np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best]))
 
@@ -74,25 +74,26 @@ class FarIndex(VectorIndex):
         best = answers.best(self, vectors, k, expression)
         return [Neighbours(*each) for each in best]
 
-    def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
         def compare(some: Vectors, width: int) -> Neighbours:
             self.compared.append(len(some))
             assert self.allowed.wait(30)
-            return self._base.exact(some, width, allowed)
+            return self._base.exact(some, width, rows)
 
-        rows = np.arange(self.count) if allowed is None else np.asarray(allowed)
-        return Neighbours(*remote_search.compared(compare, vectors, k, len(rows), rows.tobytes().hex()))
+        some_rows = np.arange(self.count) if rows is None else rows
+        items = some_rows.tobytes().hex()
+        return Neighbours(*remote_search.compared(compare, vectors, k, len(some_rows), items))
 
     def vectors(self, rows: Any) -> Vectors:
         return self._base.vectors(rows)
 
     def ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
-        allowed = self.filters[expression].rows if expression else None
+        rows = self.filters[expression].rows if expression else None
         self.questions.append((len(vectors), k, seconds))
         self.fails(vectors)
         if not self.allowed.wait(seconds):
             raise OutOfTime("the far index does not answer")
-        return [*zip(*self._base.search(vectors, k, allowed), strict=True)]
+        return [*zip(*self._base.exact(vectors, k, rows), strict=True)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from serving.filters.expression import where
 from serving.filters.passing_rows import PassingRows
 from serving.filters.plan import Plan
 from serving.filters.planner import expected_cost, search_one_passing, search_passing
-from serving.index.vector_index import Allowed, Neighbours, Rows, VectorIndex, Vectors
+from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 
 RNG = np.random.default_rng(0)
 ITEMS = RNG.standard_normal((100_000, 8)).astype(np.float32)
@@ -33,14 +33,14 @@ class FlatIndex(VectorIndex):
     def count(self) -> int:
         return len(self.items)
 
-    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    def search(self, vectors: Vectors, k: int) -> Neighbours:
         self.widths.append(k)
         return self._nearest(vectors, np.arange(len(self.items)), k)
 
-    def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
-        assert allowed is not None
+    def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
+        assert rows is not None
         self.compared += 1
-        return self._nearest(vectors, np.asarray(allowed, np.int64), k)
+        return self._nearest(vectors, rows, k)
 
     def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
         found: Vectors = self.items[rows]
