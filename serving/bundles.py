@@ -15,12 +15,11 @@ from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import validate_bundle
 from serving.rollout.memory_budget import ValidationBounds
-from serving.rollout.registry import MlflowRegistry, block_unneeded_imports
 from serving.rollout.registry_process import RegistryProcess
 
 log = logging.getLogger(__name__)
 
-__all__ = ["BUNDLES", "download", "download_isolated", "first", "newest"]
+__all__ = ["BUNDLES", "download", "first", "newest"]
 
 
 def newest(path: Path = BUNDLES) -> Path:
@@ -40,6 +39,8 @@ def newest(path: Path = BUNDLES) -> Path:
 def download(model: str, folder: Path = BUNDLES) -> Path:
     """Copy a registered model's bundle to a folder and verify it, unless the folder already holds it.
 
+    MLflow runs in a process of its own, because it starts threads, which would not survive a fork.
+
     Args:
         model: `models:/pydocs@champion` or `models:/pydocs/3`.
         folder: receives the bundle under the first digits of its version.
@@ -48,15 +49,6 @@ def download(model: str, folder: Path = BUNDLES) -> Path:
         MissingStage: MLflow is not installed, or its registry has no such model.
         BundleError: the registry's bundle is damaged, or of another schema.
         Unavailable: the registry does not answer, or the folder cannot be written.
-    """
-    registry = MlflowRegistry()
-    return BundleCache(folder).take(registry.resolve(model), registry)
-
-
-def download_isolated(model: str, folder: Path = BUNDLES) -> Path:
-    """As `download`, with MLflow in a process of its own.
-
-    MLflow starts threads, and a process that is going to fork must not have other threads.
     """
     with RegistryProcess() as registry:
         return BundleCache(folder).take(registry.resolve(model), registry)
@@ -132,5 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    block_unneeded_imports()
     main()

@@ -45,7 +45,6 @@ def snapshot(url: str, output: Path, after: int = 0, store_id: str = "", mark: i
     """Write a snapshot of a store to a file; returns its first line.
 
     Args:
-        url: of the store.
         output: the file, written atomically.
         after: only changes after this sequence are written, provided that the store's id is `store_id`;
             otherwise all changes are.
@@ -75,7 +74,6 @@ def backup(url: str, output: Path) -> dict[str, Any]:
     """Copy a store in SQLite to a file, as it is now; it may be written to meanwhile.
 
     Args:
-        url: of the store.
         output: the file, written atomically.
 
     Raises:
@@ -95,7 +93,6 @@ def restore(url: str, copy: Path | None) -> dict[str, Any]:
     The store before, if there is one, is kept beside it as `<name>.before-restore`.
 
     Args:
-        url: of the store.
         copy: as `backup` has made it; None if a tool of the database has restored it.
 
     Raises:
@@ -124,7 +121,6 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
     """Remove what no bundle needs.
 
     Args:
-        url: of the store.
         place: folder of live items, with what bundles have encoded of the store.
         keep: versions of bundles that may be served again soon; their encoded items stay.
 

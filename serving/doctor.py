@@ -208,8 +208,6 @@ def port(name: str, host: str, number: int, variable: str) -> Finding:
 
     Args:
         name: of the program that is to listen there.
-        host: to listen on.
-        number: of the port.
         variable: of make, by which another port is chosen.
     """
     check = f"port {number}"

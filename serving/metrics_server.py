@@ -15,7 +15,6 @@ def serve_registry(registry: CollectorRegistry, host: str, port: int) -> Iterato
 
     Args:
         registry: the metrics.
-        host: to listen on.
         port: to listen on; 0 lets the system choose.
 
     Raises:

@@ -60,15 +60,10 @@ class RetrievalServer:
 
     Args:
         bundle: the bundle that answers; if it is a `Retriever`, its catalogue is packed here.
-        limits: of a request.
-        host: to listen on.
         port: to listen on; 0 lets the system choose, and `port` is then the chosen one.
-        bounds: of the worker.
         access: TLS, tokens and rate limit; without it every client may call.
         metrics: shared by all workers; if not given, this server has metrics of its own.
         slot: of this worker in `metrics`.
-        sinks: of served requests.
-        tracing: of calls.
         share_port: whether other workers listen on the same port.
         status: gives the fields of `Info` that describe the bundles of the service.
         releases: gives the answer to `Releases`; by default one without records, since no alias is followed.

@@ -32,8 +32,6 @@ class BundleFacts:
     """The values that metrics show of the bundle that is served.
 
     Args:
-        name: of the model.
-        version: of the bundle.
         written: when its manifest was written to this disk, in Unix seconds: at the end of the export, or
             when the bundle was downloaded.
         items: number of items in its index.
@@ -49,10 +47,6 @@ class BundleFacts:
 
 def bundle_facts(manifest: Manifest, folder: Path) -> BundleFacts:
     """The values that metrics show of the bundle in a folder.
-
-    Args:
-        manifest: of the bundle.
-        folder: of the bundle.
 
     Raises:
         OSError: the folder is gone.
@@ -70,7 +64,6 @@ class ServiceStatus:
     """Reports the bundles of a service, how an alias is followed, the shadow, and the access files.
 
     Args:
-        shared_state: of the service.
         shared: the workers' metrics.
         channel: to the shadow, if there is one.
     """

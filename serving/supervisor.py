@@ -123,7 +123,6 @@ class ProcessSpec:
     """One process to keep running.
 
     Args:
-        name: for the log.
         run: what the process runs, from start to stop, given its `WorkerHandle`.
         heartbeat: gives a number that changes while the process works; 0 until it has started. A process
             whose number stays the same for too long is replaced. If not given, the process is not checked.
@@ -163,7 +162,6 @@ class Supervisor:
     """Forks processes and keeps them running until it is told to stop. Use it in a process with one thread.
 
     Args:
-        processes: to keep running.
         grace_seconds: in which they may finish their work when they are told to stop.
         died: called with a process that has ended unexpectedly.
         timeout: seconds without a heartbeat after which a process is killed and restarted; 0: never.
@@ -455,7 +453,6 @@ def reserved(host: str, port: int) -> Iterator[int]:
     """Reserve a port for servers that share it by SO_REUSEPORT; yields its number.
 
     Args:
-        host: to listen on.
         port: 0 for any free one.
 
     Raises:

@@ -65,7 +65,6 @@ class InferenceServicer:
     Args:
         manifest: returns the manifest of the champion bundle.
         towers: side -> function that encodes now or in a job; its errors call the n-th query `queries[n]`.
-        limits: of requests.
     """
 
     def __init__(
@@ -197,8 +196,6 @@ def queries_from_wire(
 
     Args:
         request: as received.
-        features: of the tower.
-        limits: of requests.
 
     Raises:
         InvalidInput: the tensors do not match the tower; the field is `inputs.<feature>`, or

@@ -49,7 +49,6 @@ class RetrievalServicer:
 
     Args:
         split: the bundles that answer; may be replaced on the event loop's thread.
-        limits: of requests.
         rate: limit of each client, if there is one.
         state: gives the fields of `ServiceState` for `Info`.
         sink: takes a share of the champion's searches, if there is one.

@@ -19,7 +19,6 @@ def advice_on(error: TwinspireError, address: str, security: Security) -> str:
     Args:
         address: of the server, `host:port`. Where the server has closed a connection without TLS, this
             connects once more, to learn whether the server speaks TLS.
-        security: of the client.
     """
     if isinstance(error, NotAuthenticated):
         return _on_tokens(security)

@@ -123,7 +123,7 @@ def service_config(arguments: Namespace) -> ServiceConfig:
 def folder(arguments: Namespace) -> Path:
     """The bundle that `add_source`'s flags name."""
     if arguments.model:
-        return bundles.download_isolated(arguments.model)
+        return bundles.download(arguments.model)
     return bundles.newest(arguments.bundle)
 
 

@@ -66,10 +66,6 @@ TIMEOUT_SECONDS = 120.0  # for the server to start, and to stop
 def run(folder: Path, console: Console) -> dict[str, Any]:
     """Serve a bundle, search for the first examples of its manifest, and stop.
 
-    Args:
-        folder: of the bundle.
-        console: for the answers.
-
     Returns:
         The answers, the manifest, and whether the server stopped cleanly.
 

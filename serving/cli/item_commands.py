@@ -34,7 +34,6 @@ def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], con
     """Add `items` and its commands to a command line.
 
     Args:
-        subparsers: of the command line.
         add_server: adds the options of the connection.
         connect: makes a client by them.
     """

@@ -20,8 +20,6 @@ def show_releases(console: Console, found: Releases, now: float) -> None:
     """Show the gates of the version that is served, and the newest records of its model, newest first.
 
     Args:
-        console: to print to.
-        found: of the server.
         now: Unix time.
     """
     version = f"version {found.model_version}, " if found.model_version else ""

@@ -133,8 +133,6 @@ def show_status(console: Console, name: str, state: Mapping[str, Any]) -> None:
     """Show which bundles answer, which candidate is being prepared, and the last error.
 
     Args:
-        console: to print to.
-        name: of the model.
         state: `Info.state`.
     """
     rows = {

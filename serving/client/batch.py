@@ -54,7 +54,6 @@ def search_file(
         form: format of the source; by default it follows from the name.
         timeout: seconds for the whole file; none by default.
         tick: called with the number of each answered line.
-        options: of the searches.
 
     Raises:
         DataError: a file cannot be read or written, or a line is not a query, or the server refuses it; the
@@ -84,7 +83,6 @@ class _Reader:
     """Reads queries on gRPC's thread, at most `IN_FLIGHT` queries ahead of the answers.
 
     Args:
-        file: of queries.
         path: of the file, for errors.
         form: of the file; by default it follows from the name.
 

@@ -50,7 +50,6 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
 
     Args:
         failure: that gRPC raised.
-        address: of the server.
     """
     code, text = failure.code(), failure.details() or ""
     if code is grpc.StatusCode.INVALID_ARGUMENT:

@@ -98,8 +98,6 @@ def upload(
     """Write or delete the items of a table.
 
     Args:
-        client: of the service.
-        path: of the table.
         operation: `upsert` or `delete`; a delete reads ids and expected sequences only.
         mode: as of `RetrievalClient.upsert`.
         batch: items in one request; 0 for the usual number, or fewer if the service takes no more.
@@ -150,7 +148,6 @@ class _Progress:
     """The file beside a table that holds the progress of its upload.
 
     Args:
-        path: of the file.
         document: its content.
 
     Attributes:
@@ -221,7 +218,6 @@ class _RefusedFile:
     """The file of refused items; without a path there is none.
 
     Args:
-        path: of the file.
         size: bytes of it that are kept.
 
     Raises:
@@ -336,7 +332,6 @@ def _request_id(run: str, first: int, items: Sequence[Item]) -> str:
     Args:
         run: id of the upload; another upload of the same table has other request ids.
         first: number of the batch's first row.
-        items: of the batch.
     """
     content = json.dumps([dataclasses.asdict(each) for each in items], sort_keys=True).encode()
     return f"{run}-{first}-{hashlib.blake2b(content, digest_size=16).hexdigest()}"

@@ -31,7 +31,6 @@ class Item:
     """An item of the catalogue.
 
     Args:
-        id: of the item.
         features: values of the item tower's features and of filter fields, by name.
         fields: display fields.
         expected_sequence: the item is written only if this is the sequence of its last change, 0 if there
@@ -63,7 +62,6 @@ class ItemResult(NamedTuple):
     """The result of one item of a write.
 
     Args:
-        id: of the item.
         sequence: that of the write; if the item was not written, that of its last change.
         refusal: why it was not written, or is not found; None if it was written and is found.
         text: the reason in English; empty without a refusal.
@@ -247,7 +245,6 @@ def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireEr
 
     Args:
         error: as gRPC raised it.
-        address: of the service.
         request: that failed; the error has its request id, if it is a write.
     """
     found = error_from(error, address)

@@ -87,7 +87,6 @@ class ClientConnection:
     Args:
         address: `host:port`.
         timeout: default timeout of a call in seconds.
-        security: of the connection.
         retries: whether calls are retried.
         connect_seconds: time limit of an attempt to connect; 1 if not given.
         max_answer_bytes: of one answer; a larger one ends its call.
@@ -187,7 +186,6 @@ class CatalogueRetries:
     repeated for longer: a write whose answer was lost may be stored, and only a repeat gets its answer.
 
     Args:
-        connection: of the client.
         timeout: of the call in seconds, all attempts included; None for the client's default.
     """
 
@@ -353,8 +351,6 @@ def answer(response: wire.SearchResponse, options: SearchArguments, address: str
     """The answer to one query.
 
     Args:
-        response: of the server.
-        options: of the request.
         address: of the server, for errors.
 
     Raises:

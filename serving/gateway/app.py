@@ -103,7 +103,6 @@ class RequestGuard:
 
     Args:
         app: ASGI application that answers the requests that pass.
-        gateway: of that application.
     """
 
     def __init__(self, app: Any, gateway: Gateway) -> None:

@@ -33,7 +33,6 @@ class Authorization:
 
         Args:
             client: that asks.
-            path: of the method.
             token: the client's header `Authorization`; empty without one.
             ask: the status and its text that the service gives to a call of this client without a message.
 

@@ -165,7 +165,6 @@ async def lines(
     than it is answered. Each byte is scanned once, also where a line arrives in many parts.
 
     Args:
-        receive: of the request.
         client: that sends them.
         most: bytes of one line.
         pending: bytes of all bodies.

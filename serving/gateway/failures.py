@@ -59,7 +59,6 @@ class HttpFailure(Exception):
 
     Args:
         code: of gRPC.
-        message: for the client.
         http: status; if not given, that of the code.
         headers: of the response, beside those that each has.
         is_counted: whether the service has counted the request for its rate limit.

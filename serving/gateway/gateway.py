@@ -53,16 +53,12 @@ SEARCH = RETRIEVAL["Search"]
 class Gateway:
     """Answers requests by calls of one or two services; it belongs to the event loop in which it opens.
 
-    Args:
-        options: of the gateway.
-
     Attributes:
         is_stopping: whether `stop` was called.
         requests: in progress, whose bodies have arrived.
         streams: in progress, which are requests, too.
         pending: bytes of all bodies.
         refusals: of clients whose requests were at fault.
-        metrics: of the gateway.
     """
 
     def __init__(self, options: GatewayOptions) -> None:
@@ -318,7 +314,6 @@ class Gateway:
         """A place for a call; gives the seconds that are left when the client has it.
 
         Args:
-            service: to be called.
             client: that calls.
             seconds: in which the place has to be free.
             receive: of the request, to see that the client goes while it waits.

@@ -77,8 +77,6 @@ class GatewayState:
 
     Args:
         connections: that are open.
-        refusals: of clients.
-        loop: of all connections.
     """
 
     def __init__(

@@ -80,7 +80,6 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
 
     Args:
         content: the JSON; an empty or blank text is an empty message.
-        kind: of the message.
         max_fields: bound on the number of objects and their fields in a request that holds items; and, in a
             large body, on the number of elements in lists that `json_format` has to read one by one. Queries
             have fewer: a quarter may be in a request with several, a sixteenth in one with one.
@@ -118,7 +117,6 @@ def check_fields(given: Any, descriptor: Any, path: str = "", depth: int = 0) ->
 
     Args:
         given: the decoded JSON.
-        descriptor: of the message.
         path: of the message in the request, for errors.
         depth: number of messages around it.
 

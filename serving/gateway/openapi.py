@@ -55,13 +55,11 @@ class Operation:
 
     Args:
         verb: `GET` or `POST`.
-        path: of the request.
         tag: under which it is listed.
         method: RPC that it calls; None where it calls none, or several.
         summary: one sentence; the comment of the method if not given.
         schema: name of the schema of its response, where there is no `method`.
         request_of: RPC whose request is its body, where that is not `method`.
-        example: of a body.
         has_deadline: whether it calls a service, and so takes the header `Request-Timeout`.
     """
 

@@ -79,9 +79,7 @@ class GatewayOptions:
         allowed_hosts: names by which clients may call the gateway (`Host`), without ports, beside `host` and
             those of loopback; without any, every name if it does not listen on loopback.
         certificate: of the gateway itself, PEM; with it the gateway talks HTTPS.
-        key: of that certificate.
         insecure: listen beyond this machine without HTTPS.
-        bounds: of requests.
 
     Raises:
         InvalidInput: the options contradict each other.

@@ -57,7 +57,6 @@ class GatewayServer(uvicorn.Server):
     """Uvicorn's server; after a signal `serve` returns, where uvicorn's own raises the signal again.
 
     Args:
-        config: of uvicorn.
         gateway: that it serves.
         ready: called when requests are answered.
     """
@@ -146,7 +145,6 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
     """Answer until SIGTERM or SIGINT.
 
     Args:
-        options: of the gateway.
         ready: called as soon as requests are answered.
 
     Raises:

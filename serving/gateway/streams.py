@@ -30,9 +30,6 @@ class NdjsonWriter:
 
     The head is sent with the first line, so that a call that fails at once has a status of its own.
 
-    Args:
-        send: of the request.
-
     Attributes:
         has_begun: whether the head has been sent.
     """
@@ -64,7 +61,6 @@ class NdjsonRequests:
     """The requests of a stream, from the lines of a body; gRPC reads them as fast as it can send them.
 
     Args:
-        receive: of the request.
         client: that sends them.
         most: bytes of one line.
         pending: bytes of all bodies.

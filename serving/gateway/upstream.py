@@ -24,7 +24,6 @@ class UpstreamMethod:
     """An RPC of the service.
 
     Attributes:
-        descriptor: of the method.
         path: of gRPC.
         request: the class of its requests.
         response: the class of its responses.
@@ -52,8 +51,6 @@ class Upstream:
     one of `places`, so that none waits inside gRPC, where the calls of all clients stand in one line.
 
     Args:
-        address: of the service.
-        security: of the connections.
         connections: their number; each is opened when it is first used.
 
     Attributes:
@@ -86,10 +83,8 @@ class Upstream:
         """A call of gRPC, which is cancelled when the block ends before it.
 
         Args:
-            method: to call.
             request: or an iterator of requests, for a method that takes a stream.
             seconds: until its deadline.
-            metadata: of the call.
         """
         with self._slot() as slot:
             call = self._callables(method)[slot](request, timeout=seconds, metadata=metadata)

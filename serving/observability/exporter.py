@@ -47,7 +47,6 @@ def serve_metrics(
 
     Args:
         shared: the workers' metrics.
-        host: to listen on.
         port: to listen on; 0 lets the system choose.
         collect: called at each scrape; yields the metrics that are not in shared memory.
         processes: called at each scrape; gives name -> id of the service's processes beside the workers.
@@ -65,7 +64,6 @@ def check_port(host: str, port: int) -> None:
     """Refuse an address of the metrics that is in use, before a bundle is loaded.
 
     Args:
-        host: to listen on.
         port: to listen on; 0 is always free.
 
     Raises:

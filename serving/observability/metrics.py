@@ -67,7 +67,6 @@ class Metric:
         help: shown by a scrape.
         labels: label -> all values that it can have; none given where they are known only at a scrape. All
             labels of metrics in shared memory have known values, except `worker` and `version`.
-        unit: of its values.
         source: where its values are kept.
         buckets: upper bounds of a histogram's buckets, ascending.
     """

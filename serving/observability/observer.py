@@ -24,8 +24,6 @@ class Observer:
     """Records every call of a worker: the `CallObserver` of its event loop.
 
     Args:
-        metrics: of this worker.
-        sinks: of ended calls.
         tracing: of calls, if they are traced.
     """
 

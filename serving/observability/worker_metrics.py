@@ -81,7 +81,6 @@ class WorkerMetrics:
         Args:
             cell: the first of the histogram's cells.
             bounds: upper bounds of its buckets.
-            value: to count.
         """
         row = self._cells
         row[cell + bisect_left(bounds, value)] += 1.0

@@ -269,13 +269,12 @@ def require_finite(vectors: Vectors) -> Vectors:
     return vectors
 
 
-def item_encoder(folder: Path, manifest: Manifest, threads: int = 1) -> ItemEncoder:
+def item_encoder(folder: Path, manifest: Manifest) -> ItemEncoder:
     """Load the item tower, which searches do not need, for items that the catalogue does not hold.
 
     Args:
         folder: of a bundle whose files have been verified.
         manifest: of that bundle.
-        threads: of ONNX Runtime inside one call.
 
     Returns:
         A function of items, which hold only features; its InvalidInput calls the n-th item `queries[n]`.
@@ -283,7 +282,7 @@ def item_encoder(folder: Path, manifest: Manifest, threads: int = 1) -> ItemEnco
     Raises:
         BundleDamaged: the tower is not an ONNX model, or not the one that the manifest describes.
     """
-    encoder = Encoder(folder, manifest, threads, "item")
+    encoder = Encoder(folder, manifest, side="item")
 
     def encode(items: Sequence[Query]) -> Vectors:
         names = [f"queries[{n}]" for n in range(len(items))]

@@ -65,11 +65,7 @@ class AliasTracker:
 
     Args:
         model: the alias, such as `models:/pydocs@champion`.
-        deployment: of its bundle.
-        registry: to poll.
-        cache: of bundles.
         validate: validates a bundle.
-        clock: to wait by.
         poll_seconds: between polls during a download or a validation, and before a version that was refused
             is tried again, for the first time.
         before: the state that an earlier process left.

@@ -78,7 +78,6 @@ class ValidationResult(NamedTuple):
     Args:
         load_s: seconds to verify and load it and to answer the first queries.
         resident_bytes: memory that it takes in one process, beside shared memory.
-        items, dimension: of the bundle.
     """
 
     load_s: float
@@ -98,7 +97,6 @@ def validate_bundle(
     """Load a bundle in another process and search for its examples.
 
     Args:
-        folder: of the bundle.
         item_tower: load and try the item tower too.
         stop: ends the validation.
         ready: where its shared catalogue is written; if that fails, the bundle is valid all the same.

@@ -163,10 +163,7 @@ class Follower:
     Args:
         config: what to follow.
         shared_state: as in `follower`.
-        cache: of bundles.
-        registry: to poll.
         validate: validates the bundle in a folder for a number of processes; see `validator`.
-        clock: to wait by.
         copies: number of workers.
         workers: that the target is announced to; made from the shared state if not given.
     """

@@ -63,7 +63,6 @@ class HotSwapper:
     """Watches the shared state, on a thread of its own, and swaps a worker's bundles.
 
     Args:
-        shared_state: of the service.
         name: of the worker's own entry.
         split: the bundles that are served.
         serial: of the target that they come from.

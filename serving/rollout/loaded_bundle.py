@@ -4,7 +4,6 @@ A bundle is loaded whole and warmed up before it answers. The bundle of a reques
 vector, its items and its version belong together, whatever is swapped meanwhile.
 """
 
-import threading
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -54,7 +53,6 @@ class LoadedBundle:
         """Load a bundle, verify it and warm it up.
 
         Args:
-            folder: of the bundle.
             threads: of the query tower in one call.
             item_tower: load the item tower too.
             model_version: in the registry.
@@ -79,9 +77,9 @@ class LoadedBundle:
             packed = PackedItems(catalogue, score_parts(retriever.manifest))
         return cls(retriever, ResponseWriter(packed), item_tower, model_version)
 
-    def with_live(self, place: LivePlace, stop: threading.Event | None = None) -> "LoadedBundle":
-        """This bundle with its live items; arguments and errors as of `LiveItems.open`."""
-        return self._with(LiveItems.open(self.retriever, place, stop))
+    def with_live(self, place: LivePlace) -> "LoadedBundle":
+        """This bundle with its live items; errors as of `LiveItems.open`."""
+        return self._with(LiveItems.open(self.retriever, place))
 
     def reopened(self) -> "LoadedBundle":
         """This bundle with the current generation of its encoded items; errors as of `LiveItems`."""

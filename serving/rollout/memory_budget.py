@@ -102,7 +102,6 @@ def estimate(manifest: Manifest, item_tower: bool = False) -> int:
     A graph is not loaded if the bundle searches exactly.
 
     Args:
-        manifest: of the bundle.
         item_tower: the item tower is loaded too.
     """
     factors = {**FACTORS, ITEM_TOWER: 1.5} if item_tower else dict(FACTORS)

@@ -46,7 +46,6 @@ class Registered(NamedTuple):
     """A version of a registered model.
 
     Args:
-        name: of the model.
         version: its number.
         bundle_version: of its bundle: the text of the version's tag, not checked; None if there is no tag.
     """

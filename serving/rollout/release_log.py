@@ -22,8 +22,6 @@ class ReleaseLog:
     Args:
         model: the alias that is followed, such as `models:/pydocs@champion`.
         shared_state: with the entry, which an earlier process may have written.
-        registry: to read.
-        clock: to wait by.
         served: gives the version that is served.
     """
 

@@ -38,8 +38,6 @@ class ShadowLog:
     Args:
         model: the alias that is followed, such as `models:/pydocs@champion`.
         shared_state: with the entry.
-        registry: to log to.
-        clock: to wait by.
     """
 
     def __init__(self, model: str, shared_state: SharedState, registry: ModelRegistry, clock: Clock) -> None:

@@ -23,8 +23,6 @@ class BundleRef:
     """A bundle that is served, or shall be.
 
     Args:
-        folder: of the bundle.
-        bundle_version: of the bundle.
         model_version: in the registry.
     """
 
@@ -105,8 +103,6 @@ class Workers:
     """Tells the workers what to serve, by shared memory; for the follower alone.
 
     Args:
-        shared_state: of the service.
-        clock: to wait by.
         alive: whether there is a process of that id.
     """
 
@@ -182,8 +178,6 @@ class Workers:
 
         Args:
             key: `ready` or `serial`.
-            serial: of the target.
-            names: of the workers.
             extra: seconds beside the usual timeouts.
             missing: seconds that a worker's process may be missing.
 

@@ -29,7 +29,6 @@ class BuiltSegment(Segment):
     """The items of a bundle; safe to call from several threads while nothing is deleted.
 
     Args:
-        manifest: of the bundle.
         index: the vectors of its N items.
         catalogue: its items, in the order of the vectors.
         columns: their filter fields; none by default.

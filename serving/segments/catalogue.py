@@ -49,7 +49,6 @@ class Catalogue:
 
     Args:
         folder: of a bundle whose files have been verified.
-        manifest: of that bundle.
 
     Raises:
         BundleDamaged: the file is not the one that the manifest describes.
@@ -117,7 +116,6 @@ class Fields(Mapping[str, str]):
 
     Args:
         items: the items with their fields.
-        row: of the item.
     """
 
     __slots__ = ("_items", "_row", "_values")

@@ -19,8 +19,6 @@ class EncodedItem(NamedTuple):
     """The latest state of an item, as a bundle sees it.
 
     Args:
-        sequence: of the change.
-        item_id: of the item.
         kind: what has become of it.
         hit: the item's part of an answer (`packed_items.packed_hit`); of a failed item, the reason.
         values: what filters need, as JSON; empty if there is nothing.

@@ -101,8 +101,6 @@ def open_graph(path: Path, manifest: Manifest, vectors: Vectors) -> GrowingGraph
     """The graph over the first of the segment's rows; None if it has more rows than the segment has yet.
 
     Args:
-        path: of the file.
-        manifest: of the bundle.
         vectors: of the segment's rows, float32 (M, D).
 
     Raises:

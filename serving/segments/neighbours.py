@@ -54,7 +54,6 @@ def remaining(
     """The `k` nearest items that are not deleted, fewer if there are fewer.
 
     Args:
-        search: of an index.
         queries: places of the queries (B,).
         k: items wanted.
         deleted: items that must not be found, by row.

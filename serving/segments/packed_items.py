@@ -91,7 +91,6 @@ def packed_hit(item_id: str, fields: Mapping[str, str], parts: int = 0) -> bytes
     """An item as a part of an answer: the field `hits` without its last bytes, which are its scores.
 
     Args:
-        item_id: of the item.
         fields: its display fields.
         parts: of the score. If there are any, `pack_parts` follows, and not `pack_score`.
     """

@@ -170,8 +170,6 @@ def write(place: Path, manifest: Manifest, catalogue: Catalogue, packed: PackedI
 
     Args:
         place: the folder of the files; its parent is created if missing.
-        manifest: of the bundle.
-        catalogue: of the bundle.
         packed: the same catalogue, packed.
 
     Raises:
@@ -210,7 +208,6 @@ def open_catalogue(place: Path, folder: Path, manifest: Manifest) -> Catalogue:
     Args:
         place: the folder of the shared files.
         folder: of the bundle, whose files have been verified.
-        manifest: of the bundle.
 
     Raises:
         BundleDamaged: items.json was needed, and is not the one that the manifest describes.
