@@ -51,7 +51,6 @@ class Hit(NamedTuple):
     """One item of an answer; a tuple, because each query makes ten of them.
 
     Args:
-        id: of the item.
         score: the inner product of query and item vector, shown as the manifest's `score` says; their cosine
             where the kind is `cosine`; where the answer's fusion is LEXICAL or HYBRID, what
             `protos/retrieval.proto` says of it. For an `item_id` the cosine of the two items; on the basis
@@ -93,7 +92,6 @@ class Answer(NamedTuple):
     Args:
         hits: best first; none where the basis is NONE.
         bundle_version: of the bundle that answered.
-        timing: of the batch.
         unknown_history: items of the history that were skipped because the tower does not know them.
         basis: the part of the query by which the hits were found.
         sequence: all changes of live items up to it were applied before the search; 0 without live items.

@@ -77,7 +77,6 @@ class QueryForm:
     """How the fields of a query fill the features of a query tower; computed once per bundle.
 
     Args:
-        features: of the query tower.
         clock: gives the time, in seconds since 1970, of a query with times of its history and no time of its
             own; by default the machine's clock.
     """
@@ -187,7 +186,6 @@ class Encoder:
 
     Args:
         folder: of a bundle whose files have been verified.
-        manifest: of that bundle.
         threads: of ONNX Runtime inside one call.
         side: which of the two towers.
 
@@ -274,7 +272,6 @@ def item_encoder(folder: Path, manifest: Manifest) -> ItemEncoder:
 
     Args:
         folder: of a bundle whose files have been verified.
-        manifest: of that bundle.
 
     Returns:
         A function of items, which hold only features; its InvalidInput calls the n-th item `queries[n]`.
@@ -410,7 +407,6 @@ def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
     """The basis of the answer to each query of a batch, by the inputs that the tower knows.
 
     Args:
-        features: of the query tower.
         arrays: its inputs, (B, ...) each.
     """
     known = {name: _is_known(spec, arrays[name]) for name, spec in features.items()}

@@ -32,11 +32,6 @@ NO_ROWS: frozenset[int] = frozenset()
 class HybridSearch:
     """Fuses the dense search of one bundle with its lexical index; safe to call from several threads.
 
-    Args:
-        manifest: of a hybrid bundle.
-        fusion: of its items.
-        searcher: of all segments.
-
     Attributes:
         has_words: whether the lexical index holds any; else only whole queries.
     """
@@ -66,7 +61,6 @@ class HybridSearch:
         Args:
             search: the dense search.
             encoded: the queries, with their terms.
-            options: of each.
             current: `Items.current`.
         """
         fused = [

@@ -28,9 +28,7 @@ def find_interests(
     Args:
         find: searches for queries of one vector, among the items that their options allow.
         searcher: of the items that it finds.
-        manifest: of the bundle.
         encoded: queries of K vectors each, (B, K * D).
-        options: of each.
     """
     most = manifest.interests
     counts = [
@@ -58,7 +56,6 @@ def merged(searcher: Searcher, query: Vectors, found: Sequence[SearchResult], k:
     nearest to it.
 
     Args:
-        searcher: of the items.
         query: (K * D,).
         found: the result of each vector, or the only result.
         k: items wanted.

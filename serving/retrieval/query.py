@@ -178,7 +178,6 @@ class EncodedQueries(NamedTuple):
     Args:
         vectors: float32 (B, D); of unit length for an `item_id`, and where scores are cosines. Of queries of
             several vectors (B, K * D): the vectors of a query side by side (`protos/search.py`).
-        contexts: of each query.
         encode_us: microseconds that encoding took.
         terms: numbers of the known terms of each query's text; empty if the bundle has no lexical index.
     """
@@ -194,8 +193,6 @@ class SearchResult(NamedTuple):
 
     Args:
         rows: of the items, best first.
-        scores: of each.
-        context: of the query.
         plan: how the items that pass the filter were searched.
         dense: inner product of each; empty if the bundle has no lexical index.
         lexical: lexical score of each, 0 to 1; empty if the bundle has no lexical index.

@@ -72,7 +72,6 @@ class Retriever:
         growing: the live items.
 
     Attributes:
-        manifest: of the bundle.
         built: the segment of the bundle.
         items: the items of all segments.
         filters: evaluates filters on them.
@@ -122,7 +121,6 @@ class Retriever:
         """Load a bundle: verify each file before anything is used, and warm up.
 
         Args:
-            folder: of the bundle.
             threads: of the query tower inside one call.
             catalogue: opens the catalogue of a bundle.
 

@@ -54,7 +54,6 @@ class Guard:
 
         Args:
             method: its path.
-            metadata: of the call.
 
         Returns:
             The name of its token; None if the method needs no token.

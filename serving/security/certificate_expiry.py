@@ -24,7 +24,6 @@ class Certificate(NamedTuple):
     """The validity of one certificate in a file.
 
     Args:
-        path: of the file.
         number: of the certificate in its file, from 1.
         not_before, not_after: Unix seconds.
     """

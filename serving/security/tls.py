@@ -116,7 +116,6 @@ def check_exposure(host: str, tls: bool, tokens: bool, allow_insecure: bool, cli
     """Refuse to serve a network without TLS, unless this is explicitly allowed; warn if all may call.
 
     Args:
-        host: to listen on.
         tls: whether the port speaks TLS.
         tokens: whether callers need a token.
         allow_insecure: whether the operator allows it.

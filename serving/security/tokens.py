@@ -128,7 +128,6 @@ class Token:
     """A token of the file.
 
     Args:
-        name: of its user.
         role: what its user may do.
         digest: SHA-256 of the token, 32 bytes.
         until: Unix seconds from which on the token is not valid.
@@ -159,7 +158,6 @@ class TokenFile(Reloaded[TokenSet]):
     error is logged. To revoke all tokens, write `token = []`.
 
     Args:
-        path: of the file.
         period: seconds between two checks of the file.
 
     Raises:

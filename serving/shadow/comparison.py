@@ -27,7 +27,6 @@ class ChallengerAnswer(NamedTuple):
 
     Args:
         ids: of its items, best first.
-        scores: of its items.
         basis: what the answer is based on, as a value of `wire.Basis`.
         fusion: which scores ranked, as a value of `wire.Fusion`.
         us: microseconds of processor time to encode and search, for this query alone.
@@ -150,7 +149,6 @@ class PairRecord:
         challenger: version of the challenger's bundle; empty if there is none.
         champion: version of the champion's bundle; empty before the first answer.
         round: grows by one whenever the sums restart.
-        sums: of the pair.
     """
 
     def __init__(self, entry: Mapping[str, Any]) -> None:

@@ -129,7 +129,6 @@ class RequestLimits:
         """Refuse a query that is too large.
 
         Args:
-            query: to check.
             name: of the query in errors, such as `queries[3]`.
 
         Raises:
@@ -397,7 +396,6 @@ class Releases:
     Args:
         model: the alias that the service follows; empty where it follows none.
         model_version: of the champion in the registry; empty where a folder is served.
-        bundle_version: of the champion.
         promotion: the fields of the `ReleaseRecord` by which it became champion; None if there is none.
         records: the fields of each `ReleaseRecord`, newest first.
         read_at: Unix time at which they were read; 0 before that.
