@@ -123,6 +123,7 @@ def test_without_a_store_the_message_says_what_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the registry's process
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingStage, match=r"no registry at mlruns/mlflow\.db"):
         bundles.download("models:/tiny@champion", tmp_path)
