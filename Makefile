@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback prune history serve \
+.PHONY: setup doctor data train export encode bench evaluate register promote refresh rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
         test-together test-quiet test-processors test-serving test-hostile held-out lint protos clean help
 
@@ -113,9 +113,6 @@ encode: setup ## a table of ITEMS through the item tower of the newest bundle, o
 bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever beside its parts, index
 	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
 	  $(if $(ONLY),--only $(subst $(COMMA), ,$(ONLY))) $(if $(OUTPUT),--output "$(OUTPUT)"))
-
-scale: setup ## what one machine holds: SIZES=10000,100000,1000000 VECTORS=10000000; writes export/SCALE.md
-	@$(call run,export scale,$(if $(SIZES),--sizes $(SIZES)) $(if $(VECTORS),--vectors $(VECTORS)))
 
 evaluate: setup ## quality of the newest bundle, or of BUNDLE, on test split and judged queries; RUNS=folder writes TREC run files
 	@$(call run,export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(RUNS),--runs "$(RUNS)"))

@@ -1,4 +1,4 @@
-"""python -m export bundle | encode | bench | scale | evaluate | register | promote | refresh | ...
+"""python -m export bundle | encode | bench | evaluate | register | promote | refresh | ...
 
 Builds the bundle of a training run, measures it, and releases it through the model registry.
 """
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from export.arguments import add_options
-from export.benchmark.scale.command import add_scale
 from protos.cli import Document, Result, UsageError, command_line, document_command, imports_frozen
 from train.cli import add_experiment_command, execute
 
@@ -93,10 +92,9 @@ COMMANDS = {
 def parser() -> ArgumentParser:
     """The command line."""
     top = command_line("python -m export", __doc__)
-    commands = top.add_subparsers(required=True, metavar=" | ".join([*COMMANDS, "scale"]))
+    commands = top.add_subparsers(required=True, metavar=" | ".join(COMMANDS))
     for name, command in COMMANDS.items():
         add_options(name, _add(commands, name, command))
-    add_scale(commands)
     return top
 
 

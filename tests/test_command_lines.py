@@ -136,7 +136,6 @@ def test_the_functions_of_a_command_exist(name: str) -> None:
             "python -m export promote",
             "--focre: no such option; did you mean --force?",
         ),
-        ("export scale --size=1", "python -m export scale", "--size: no such option; did you mean --sizes?"),
         ("serving serve --metric-port 1", "python -m serving serve", "did you mean --metrics-port?"),
         ("serving serach a", "python -m serving", "did you mean search?"),
         ("serving token --nam a", "python -m serving token", "--nam: no such option; did you mean --name?"),

@@ -1,10 +1,10 @@
-"""How fast a bundle is on this machine: `python -m export bench` and `python -m export scale`.
+"""How fast a bundle is on this machine: `python -m export bench`.
 
 command         measures the parts, and logs the result
 parts           towers, retriever, index; each adds its figures and returns what else is reported
 figures         names, units and intervals; `comparison` with budgets and with the previous bench
-report          the result as JSON, page, plots and terminal tables; `report_writer` is shared with `scale`
-others          isolated_process (bundles in other processes), scale (catalogues of growing size)
+report          the result as JSON, page, plots and terminal tables; `report_writer` writes them
+processes       isolated_process measures bundles in processes of the service
 """
 
 LIBRARIES = ("torch", "onnxruntime", "numpy", "hnswlib")  # whose versions are reported

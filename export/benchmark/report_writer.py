@@ -1,4 +1,4 @@
-"""The report writer of `bench` and `scale`: one list of parts becomes a page and terminal output."""
+"""One list of parts becomes the page of a bench and its terminal output."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime

@@ -74,7 +74,7 @@ def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict
         name -> its times, of the same shape for all.
     """
     warm = time.perf_counter() + WARM_UP
-    slowest = max(shortest_call(calls) for calls in contenders.values())
+    slowest = max(_shortest_call(calls) for calls in contenders.values())
     length = max(1, min(TURN, effort.iterations // TURNS, int(TURN_SECONDS / slowest)))
     settling = SETTLING if length > SETTLING else 1
 
@@ -99,38 +99,28 @@ def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict
     return {name: Taken(*each) for name, each in both.items()}
 
 
-def median_of_passes(
-    contenders: Mapping[str, Sequence[Call]],
-    rounds: int,
-    queries: int,
-    turn_length: int = PASS_TURN,
-    settling: int = SETTLING,
-    warm_up: int = PASS_WARM_UP,
-) -> dict[str, Times]:
+def median_of_passes(contenders: Mapping[str, Sequence[Call]], rounds: int, queries: int) -> dict[str, Times]:
     """Time each contender's queries several times, and take the median of each query.
 
     Args:
         contenders: name -> calls, one per query; in a turn all take those at the same places.
         rounds: equal parts, each with queries of its own.
         queries: in a round; filled up to whole turns.
-        turn_length: counted calls in a turn.
-        settling: calls at the start of a turn that are not counted.
-        warm_up: calls of each contender that are not counted.
 
     Returns:
         name -> microseconds by the clock, (rounds, queries).
     """
-    turns = -(-queries // turn_length)
+    turns = -(-queries // PASS_TURN)
     for calls in contenders.values():
-        for n in range(warm_up):
+        for n in range(PASS_WARM_UP):
             calls[n % len(calls)]()
-    taken = {name: np.empty((rounds, PASSES, turns * turn_length)) for name in contenders}
+    taken = {name: np.empty((rounds, PASSES, turns * PASS_TURN)) for name in contenders}
     for n in range(rounds * PASSES * turns):
         round_, pass_, own = np.unravel_index(n, (rounds, PASSES, turns))
         for name in sorted(contenders, reverse=bool(n % 2)):
-            first = int(round_ * turns + own) * turn_length
-            place = slice(own * turn_length, (own + 1) * turn_length)
-            times = turn(contenders[name], first, turn_length, settling)
+            first = int(round_ * turns + own) * PASS_TURN
+            place = slice(own * PASS_TURN, (own + 1) * PASS_TURN)
+            times = turn(contenders[name], first, PASS_TURN)
             taken[name][round_, pass_, place] = [wall for wall, _ in times]
     return {name: np.asarray(np.median(each, axis=1)) for name, each in taken.items()}
 
@@ -186,7 +176,7 @@ def _timed(call: Call) -> tuple[float, float]:
     return taken / 1000, (time.thread_time_ns() - on_cpu) / 1000
 
 
-def shortest_call(calls: Sequence[Call]) -> float:
+def _shortest_call(calls: Sequence[Call]) -> float:
     """Seconds of the shortest of the first calls."""
     shortest, until = float("inf"), time.perf_counter() + TURN_SECONDS
     for n in range(FIRST):
