@@ -23,8 +23,7 @@ import mlflow
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from export.release.lock import ReleaseLock
-from export.release.lock_holder import actor
+from export.release.lock import ReleaseLock, actor
 from export.release.registry import retire_challenger
 from protos.documents import parse_json
 from protos.errors import InvalidInput

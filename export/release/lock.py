@@ -4,49 +4,56 @@ An alias is last-writer-wins, but the server enforces that the name of a registe
 lock of `pydocs` is the registered model `pydocs.release-lock`. The process that creates it holds the lock,
 and its tags, written in the same transaction, describe the holder.
 
-A holder that was killed leaves its lock behind. A process on the same host breaks such a lock at once. A
-process on another host breaks it when it is `LOCK_STALE_S` seconds old by the clock of the server.
+A holder that was killed leaves its lock behind. Any process breaks a lock that is `LOCK_STALE_S` seconds old
+by the clock of the server. A process with the same cache breaks it at once: a holder also locks a file there,
+which the kernel unlocks when the holder ends, and a tag of the lock says which file.
 
 The lock of the collections on a Milvus server, `COLLECTIONS`, works alike. It is held while `prune` drops a
 collection, and while an alias is moved to a version that has a collection.
 
 A lock is broken by renaming its model to a name that ends in the lock's token. The server allows each name
-once, so only one process can break a lock. The renamed model is kept, with tags that say who broke the lock
-and why. A holder releases its lock by the same renaming, and then deletes the renamed model unless the lock
-is old enough to be broken: a process that is about to break it must find the name taken.
-
-A process must not break another lock than the one whose holder it found dead. So it reads the lock again
-after it has found the holder dead, and compares the tokens. A dead holder cannot release its lock any more,
-so from then on the lock can only be broken, and only once.
+once, so only one process can break a lock. The renamed model is kept, and the record of the release says why
+the lock was broken. A holder releases its lock by the same renaming, and then deletes the renamed model
+unless the lock is old enough to be broken: a process that is about to break it must find the name taken.
 """
 
 import dataclasses
+import fcntl
+import getpass
 import logging
+import os
+import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
 
 import mlflow
+import psutil
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from export.markdown import one_line
-from export.release.lock_holder import LockHolder, printable
 from protos.errors import Unavailable
 from protos.release_records import LOCK_STALE_S, LOCK_SUFFIX
+from train.fingerprint import fingerprint
+from train.paths import CACHE
 from train.training.tracking import is_absent, unreachable
 
+FILES = CACHE / "locks"  # of the locked files
 COLLECTIONS = "_milvus-collections"  # begins with "_", which no name of a model may
 WAIT_S = 30.0
 COLLECTIONS_WAIT_S = 90.0  # longer than one collection is dropped (`prune.DROP_SECONDS`)
 POLL_S = 0.2
 MAX_SHOWN = 500  # characters of a text from the registry
 MAX_BROKEN_SHOWN = 3  # broken locks that a record describes
-HOLDER, SINCE, TOKEN = "twinspire.holder", "twinspire.since", "twinspire.token"  # tags of a lock
-BROKEN_BY, BROKEN_AT, BROKEN_WHY = "twinspire.broken_by", "twinspire.broken_at", "twinspire.broken_because"
+# Tags of a lock; the last names the locked file.
+HOLDER, PROCESS, TOKEN, FILE = "twinspire.holder", "twinspire.process", "twinspire.token", "twinspire.file"
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +65,8 @@ class ReleaseLock:
     Args:
         name: of the registered model.
         token: unique for each time that the lock is taken.
-        broke: the locks that were broken to take this one: the holder of each, since when it was held, and
-            why it was broken; of more than three, the first three and the number of the others.
+        broke: the locks that were broken to take this one, three at most: the holder of each, since when it
+            was held, and why it was broken.
     """
 
     name: str
@@ -98,20 +105,21 @@ def acquire(name: str, actor: str, wait_s: float | None = None) -> Iterator[Rele
             MLflow does not answer.
     """
     lock = ReleaseLock(name, uuid.uuid4().hex)
-    try:
+    with _opened(name) as file:
         try:
-            broke = _acquire(lock, actor, time.monotonic() + (WAIT_S if wait_s is None else wait_s))
-        except MlflowException as error:
-            raise unreachable(error) from None
-        yield dataclasses.replace(lock, broke=broke)
-    finally:
-        _release(lock)
+            try:
+                broke = _acquire(lock, actor, file, time.monotonic() + (WAIT_S if wait_s is None else wait_s))
+            except MlflowException as error:
+                raise unreachable(error) from None
+            yield dataclasses.replace(lock, broke=broke)
+        finally:
+            _release(lock)
 
 
 def holder(name: str) -> str:
     """User and host of the process that holds the lock of a registered model; empty if none does.
 
-    A lock whose holder has ended on this host counts as free.
+    A lock whose holder has certainly ended counts as free.
     """
     try:
         found = mlflow.MlflowClient().get_registered_model(name + LOCK_SUFFIX)
@@ -119,23 +127,60 @@ def holder(name: str) -> str:
         if is_absent(error):
             return ""
         raise unreachable(error) from None
-    process = LockHolder.of(found.tags)
-    return "" if process is not None and process.has_died() else _actor(found)
+    with _opened(name) as file:
+        return "" if _has_ended(found, _locked(file)) else _shown_tag(found, HOLDER)
 
 
-def _acquire(lock: ReleaseLock, actor: str, deadline: float) -> tuple[str, ...]:
+def actor() -> str:
+    """User and host of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[IO[str]]:
+    """The file that a holder of a lock locks, not locked yet; closing it unlocks it."""
+    path = FILES / f"release-{fingerprint(mlflow.get_tracking_uri(), name)[:16]}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        yield file
+
+
+def _locked(file: IO[str]) -> str:
+    """Lock a file; returns its identity, which no other file of any host has, or "" if it cannot be locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if sys.platform == "linux":
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        else:
+            boot = f"{socket.gethostname()} {psutil.boot_time()}"
+    except OSError:
+        return ""
+    status = os.fstat(file.fileno())
+    return f"{boot} {status.st_dev} {status.st_ino}"
+
+
+def _has_ended(found: RegisteredModel, locked: str) -> bool:
+    """Whether the holder of a lock has certainly ended, as this process has locked its file (`_locked`)."""
+    return bool(locked) and found.tags.get(FILE) == locked
+
+
+def _acquire(lock: ReleaseLock, actor: str, file: IO[str], deadline: float) -> tuple[str, ...]:
     """Take the lock; returns descriptions of the locks that were broken for it."""
     broke: list[str] = []
     failed, is_told = "", False
-    while not _create(lock, actor):
+    while not _create(lock, actor, locked := _locked(file)):
         found = _look(lock.name)
         if found is not None:
             if found.tags.get(TOKEN) == lock.token:
                 break  # the response was lost, and the client sent the request again
-            why = _why_broken(lock.name, found)
+            why = _why_broken(found, locked)
             if why:
                 try:
-                    broke.append(_break(lock.name, found, actor, why))
+                    broke.append(_break(lock.name, found, why))
                 except MlflowException as error:  # another process was faster, or the server fails
                     failed = f" ({one_line(error.message, MAX_SHOWN)})"
                     time.sleep(POLL_S)
@@ -150,18 +195,13 @@ def _acquire(lock: ReleaseLock, actor: str, deadline: float) -> tuple[str, ...]:
                 time.sleep(POLL_S)
         if time.monotonic() > deadline + WAIT_S:  # it cannot be broken, or its holder changes all the time
             raise Unavailable(f"{_shown(lock.name)}: the release lock could not be taken{failed}; try again")
-    more = len(broke) - MAX_BROKEN_SHOWN
-    return (*broke[:MAX_BROKEN_SHOWN], f"and {more} more") if more > 0 else tuple(broke)
+    return tuple(broke[:MAX_BROKEN_SHOWN])
 
 
-def _create(lock: ReleaseLock, actor: str) -> bool:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+def _create(lock: ReleaseLock, actor: str, locked: str) -> bool:
+    tags = {HOLDER: actor, PROCESS: str(os.getpid()), TOKEN: lock.token, FILE: locked or "none"}
     try:
-        mlflow.MlflowClient().create_registered_model(
-            lock.name + LOCK_SUFFIX,
-            {HOLDER: actor, SINCE: now, TOKEN: lock.token, **LockHolder.current().tags()},
-            _description(lock.name),
-        )
+        mlflow.MlflowClient().create_registered_model(lock.name + LOCK_SUFFIX, tags, _description(lock.name))
     except MlflowException as error:
         if error.error_code == "RESOURCE_ALREADY_EXISTS" or is_absent(error):  # absent: deleted just now
             return False
@@ -193,35 +233,23 @@ def _age(model: RegisteredModel) -> float:
     return float(model.last_updated_timestamp - model.creation_timestamp) / 1000
 
 
-def _why_broken(name: str, found: RegisteredModel) -> str:
+def _why_broken(found: RegisteredModel, locked: str) -> str:
     """Why a lock may be broken; empty if it must not be."""
     if _age(found) >= LOCK_STALE_S:
         return f"it was held for longer than {LOCK_STALE_S:.0f} s"
-    process = LockHolder.of(found.tags)
-    if process is None or not process.has_died():
-        return ""
-    again = _look(name)  # the process may have released the lock before it ended; another may hold it now
-    if again is None or again.tags.get(TOKEN) != found.tags.get(TOKEN):
-        return ""
-    return "its process has ended"
+    return "its process has ended" if _has_ended(found, locked) else ""
 
 
-def _break(name: str, found: RegisteredModel, actor: str, why: str) -> str:
+def _break(name: str, found: RegisteredModel, why: str) -> str:
     """Break a lock; returns its holder and why it was broken.
 
     Raises:
         MlflowException: it was not renamed, for example because another process did so first.
     """
-    client, renamed = mlflow.MlflowClient(), _renamed(name, found.tags.get(TOKEN, ""))
-    client.rename_registered_model(name + LOCK_SUFFIX, renamed)
+    renamed = _renamed(name, found.tags.get(TOKEN, ""))
+    mlflow.MlflowClient().rename_registered_model(name + LOCK_SUFFIX, renamed)
     description = f"{_described(found)}: {why}"
     log.warning("%s: broke the release lock of %s", name, description)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        for key, value in ((BROKEN_BY, actor), (BROKEN_AT, now), (BROKEN_WHY, why)):
-            client.set_registered_model_tag(renamed, key, value)
-    except MlflowException as error:
-        log.warning("%s: cannot write on %s who broke it: %s", name, renamed, error.message)
     return description
 
 
@@ -251,8 +279,9 @@ def _description(name: str) -> str:
     return f"The release lock of {name}, deleted when it is released. Not a model."
 
 
-def _actor(found: RegisteredModel) -> str:
-    return one_line(printable(str(found.tags.get(HOLDER, "an unknown user"))), MAX_SHOWN)
+def _shown_tag(found: RegisteredModel, tag: str) -> str:
+    """A tag of a lock, which anyone who may write to the registry may have written."""
+    return one_line(found.tags.get(tag, "unknown"), MAX_SHOWN)
 
 
 def _shown(name: str) -> str:
@@ -261,10 +290,9 @@ def _shown(name: str) -> str:
 
 
 def _described(found: RegisteredModel) -> str:
-    """User, host, process and command of the holder of a lock, and since when it was held."""
-    process = LockHolder.of(found.tags)
-    text = _actor(found) if process is None else f"{_actor(found)} ({process})"
-    return f"{one_line(text, MAX_SHOWN)}, held since {_time(found.creation_timestamp)}"
+    """User, host and process of the holder of a lock, and since when it was held."""
+    holder, process = _shown_tag(found, HOLDER), _shown_tag(found, PROCESS)
+    return f"{holder} (process {process}), held since {_time(found.creation_timestamp)}"
 
 
 def _time(timestamp: float) -> str:
@@ -277,6 +305,6 @@ def _held_by_another(name: str, found: RegisteredModel) -> str:
     return (
         f"{_shown(name)}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until "
         f"{until} at the latest; try again later. The lock of a process that has ended is broken at once by "
-        f"a release on the same host; to do so from another host before {until}, delete the registered model "
-        f"{name}{LOCK_SUFFIX}"
+        f"a release with the same cache; to do so from another one before {until}, delete the registered "
+        f"model {name}{LOCK_SUFFIX}"
     )

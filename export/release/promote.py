@@ -21,7 +21,6 @@ from export.release import audit_log, comparison, lock
 from export.release.decision_report import PAGE, write_report
 from export.release.gate import CandidateVersion, Decision, GateResult
 from export.release.gates import GATES
-from export.release.lock_holder import actor
 from export.release.registry import (
     CHALLENGER,
     AliasState,
@@ -108,7 +107,7 @@ def promote(
         decision = compare(challenger, champion, experiment, data, console)
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
             _log_report(decision, run_id)
-            with lock.acquire(name, actor()) as held:
+            with lock.acquire(name, lock.actor()) as held:
                 error, record = _conclude(held, run_id, compared, decision, force, reason)
     if error is not None:
         raise error

@@ -21,7 +21,6 @@ from typing import Any
 import mlflow
 
 from export.release import audit_log, lock
-from export.release.lock_holder import actor
 from export.release.registry import registry_errors
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.release_records import CHAMPION
@@ -94,7 +93,7 @@ def _is_needed(
 
 def _drop(client: Any, collection: str, name: str, unregistered_days: int) -> bool | None:
     """Drop a collection unless an alias needs it by now; returns what `_is_needed` does."""
-    with lock.acquire(lock.COLLECTIONS, actor(), lock.COLLECTIONS_WAIT_S) as held:
+    with lock.acquire(lock.COLLECTIONS, lock.actor(), lock.COLLECTIONS_WAIT_S) as held:
         with server_errors():
             if not client.has_collection(collection, timeout=CONNECT_SECONDS):
                 return None  # another `prune` has dropped it

@@ -23,7 +23,6 @@ from mlflow.models import Model
 
 from export.bundles import BUNDLES, export_metrics
 from export.release import lock
-from export.release.lock_holder import actor
 from protos import bundle, entry_points
 from protos.bundle import EXACT, HNSW, MILVUS
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
@@ -189,7 +188,7 @@ def collection_kept(name: str, number: str) -> Iterator[None]:
     if by_version(name, number).tags.get(INDEX_KIND) != MILVUS:
         yield
         return
-    with lock.acquire(lock.COLLECTIONS, actor(), lock.COLLECTIONS_WAIT_S) as held:
+    with lock.acquire(lock.COLLECTIONS, lock.actor(), lock.COLLECTIONS_WAIT_S) as held:
         expect_collection(name, number)
         held.check()
         yield

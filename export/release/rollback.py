@@ -4,7 +4,6 @@ python -m export rollback --config train/configs/pydocs.toml --to 3 --reason "..
 """
 
 from export.release import audit_log, lock
-from export.release.lock_holder import actor
 from export.release.registry import AliasState, by_version, collection_kept, registry_errors
 from protos.errors import GateRefused, MissingStage
 from protos.release_records import ReleaseRecord
@@ -30,7 +29,7 @@ def rollback(name: str, to: str = "", reason: str = "") -> ReleaseRecord | None:
     """
     with registry_errors():
         _target(name, to, reason)  # raises before anything is written
-        with lock.acquire(name, actor()) as held:
+        with lock.acquire(name, lock.actor()) as held:
             before, after = _target(name, to, reason)  # again, now that no other process can move the alias
             if before == after:
                 return None

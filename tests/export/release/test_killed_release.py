@@ -10,7 +10,7 @@ import pytest
 
 from export.release import lock
 from export.release.history import history
-from export.release.lock_holder import actor
+from export.release.lock import actor
 from export.release.rollback import rollback
 from tests.helpers import releases
 from tests.helpers.releases import NAME, aliased
@@ -77,7 +77,7 @@ def test_a_rollback_works_at_once_after_a_promotion_was_killed_under_its_lock(
     found = history(NAME)
     assert found["intact"]
     (broken,) = found["records"][-1]["broke"]
-    assert broken.startswith(f"{actor()} (process {process.pid} on ")
+    assert broken.startswith(f"{actor()} (process {process.pid}), held since ")
     assert broken.endswith(": its process has ended")
     assert [each["moved"] for each in found["records"]] == [True, True, False, True]
     assert lock.holder(NAME) == ""

@@ -15,7 +15,7 @@ from rich.console import Console
 from export.release import lock, registry
 from export.release import promote as release
 from export.release.history import history
-from export.release.lock_holder import actor
+from export.release.lock import actor
 from export.release.rollback import rollback
 from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
 from tests.helpers import releases
