@@ -5,12 +5,12 @@ graph.py        vectors -> HNSW graph; duplicates.py handles vectors that many i
 merged.py       the same for queries of several vectors
 search.py       exact and approximate search, what the service returns, and recall
 timer.py        the time of a search, and exact search against the graph
-ef_search.py    the search width for a recall target or a time budget
+ef_search.py    the search width for a recall target
 graph_sweep.py  M and ef_construction, compared on a sample
 tuner.py        all of it together; report.py explains the choice in JSON, words and a plot
 """
 
-from export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tune, tune_within_budget
+from export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tune
 from export.ann.graph import COSINE, SPACE, Rows, Vectors, build, build_graph, parameters, save
 from export.ann.graph_sweep import GRID, cost_at
 from export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall, rebuild
@@ -45,5 +45,4 @@ __all__ = [
     "search_as_served",
     "search_merged",
     "tune",
-    "tune_within_budget",
 ]

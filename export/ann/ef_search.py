@@ -1,4 +1,4 @@
-"""The search width of a graph: the smallest for a recall target, or the largest within a time budget.
+"""The search width of a graph: the smallest that reaches a recall target.
 
 A width reaches the target if its recall@k against exact search, less two standard errors and a margin, does
 so on validation queries. The reported recall is measured on test queries.
@@ -68,30 +68,6 @@ def tune(
         if reaches_target(point, config.recall_target):
             chosen = point["ef"]
     return EfChoice(chosen or curve[-1]["ef"], bool(chosen), curve)
-
-
-def tune_within_budget(
-    index: hnswlib.Index,
-    vectors: Vectors,
-    queries: Vectors,
-    config: IndexConfig,
-    budget: float,
-    on_point: Callable[[Point], None] = lambda point: None,
-) -> EfChoice:
-    """The largest width that takes at most `budget` microseconds, or the smallest if all take longer.
-
-    Args:
-        on_point: called with each measured width.
-    """
-    curve: list[Point] = []
-    for point in recall_curve(index, vectors, queries, config):
-        curve.append(point)
-        on_point(point)
-        if point["us_per_query"] > budget or point["recall"] == 1:
-            break
-    within = [point for point in curve if point["us_per_query"] <= budget]
-    chosen = within[-1] if within else curve[0]
-    return EfChoice(chosen["ef"], reaches_target(chosen, config.recall_target), curve)
 
 
 def reaches_target(point: Mapping[str, float], target: float) -> bool:

@@ -32,7 +32,6 @@ GRID = ((8, 100), (16, 100), (16, 200), (32, 200), (32, 400), (48, 400))  # M an
 QUERIES = 400  # validation queries for each graph
 SAME_COST = 1.15  # costs within this factor are equal: then memory decides, then build time
 HIGHER_COST = 1.25  # a cost above this factor of the best is clearly higher
-SAME_RECALL = 0.002  # within a budget, recalls that differ by less are equal
 FRACTION = 4  # growth is measured from 1 / FRACTION of the sample to all of it
 MIN_MISSED = 1e-4  # the smallest share of missed items, for its logarithm
 
@@ -49,7 +48,6 @@ class SweptGraph:
         curve: `ef`, `recall`, `standard_error` and `us_per_query` of each width.
         cost_us: microseconds per query at the target, interpolated; None if the target is out of reach.
         expected_us: the same, extrapolated to all items.
-        expected_recall: what the time budget allows on all items; None without a budget.
     """
 
     m: int
@@ -59,7 +57,6 @@ class SweptGraph:
     curve: Sequence[Point]
     cost_us: float | None
     expected_us: float | None
-    expected_recall: float | None = None
 
 
 def grid(config: IndexConfig) -> list[tuple[int, int]]:
@@ -120,7 +117,7 @@ def sweep(sample: Sample, config: IndexConfig, score: Score, console: Console) -
                 smaller = _curve(graph, sample.part, config, timer)
             progress.advance(task)
             found.append(_swept(chosen, seconds, size, curve, smaller, sample, config))
-            if is_past_the_best(found, config):
+            if is_past_the_best(found):
                 break
     return found
 
@@ -137,53 +134,45 @@ def _swept(
     """One measured graph, with what is expected of it on all items."""
     target = with_margin(config.recall_target)
     growth = Extrapolation(curve, smaller, sample.total / len(sample.items), target)
-    budget, cost = config.latency_budget_us, cost_at(curve, target)
-    recall = None if budget is None else growth.recall_within(budget)
     shape = chosen.m, chosen.ef_construction
-    return SweptGraph(*shape, seconds, size, curve, cost, growth.cost_us(), recall)
+    return SweptGraph(*shape, seconds, size, curve, cost_at(curve, target), growth.cost_us())
 
 
 def _curve(graph: hnswlib.Index, sample: Sample, config: IndexConfig, timer: SearchTimer) -> list[Point]:
-    """Measure from the smallest width to the first that reaches the target, or exceeds the budget.
+    """Measure from the smallest width to the first that reaches the target.
 
     It starts below the widths that are served, because all items will need larger ones than the sample, and
     takes every second width.
     """
     curve: list[Point] = []
-    target, budget = with_margin(config.recall_target), config.latency_budget_us
+    target = with_margin(config.recall_target)
     widths = (config.k, *(ef for ef in EF_LADDER[::2] if ef > config.k))
     try:
         for point in recall_curve(graph, sample.items, sample.queries, config, timer, sample.bounds, widths):
             curve.append(point)
-            if point["recall"] >= target if budget is None else point["us_per_query"] > budget:
+            if point["recall"] >= target:
                 break
     except GateRefused:  # the graph is disconnected, so no search can rely on it
         curve.clear()
     return curve
 
 
-def is_past_the_best(found: Sequence[SweptGraph], config: IndexConfig) -> bool:
+def is_past_the_best(found: Sequence[SweptGraph]) -> bool:
     """Whether the two densest graphs so far cost clearly more than a sparser one.
 
-    One alone may do so because its ef_construction is too small for its larger M. With a time budget, no
-    graph costs too much.
+    One alone may do so because its ef_construction is too small for its larger M.
     """
-    if config.latency_budget_us is not None:
-        return False
     costs = [each.expected_us for each in found]
     limit = HIGHER_COST * min((cost for cost in costs if cost is not None), default=math.inf)
     return len(costs) > 2 and all(cost is not None and cost > limit for cost in costs[-2:])
 
 
-def choose(found: Sequence[SweptGraph], config: IndexConfig) -> SweptGraph:
-    """The graph of least cost, or of the best recall within the budget; between equals the smallest.
+def choose(found: Sequence[SweptGraph]) -> SweptGraph:
+    """The graph of least cost, or of the highest recall if none reaches the target on the sample.
 
-    If none reaches the target on the sample, the one of the highest recall.
+    Between equals it is the smallest.
     """
-    if config.latency_budget_us is not None:
-        best = max(each.expected_recall or 0 for each in found)
-        even = [each for each in found if (each.expected_recall or 0) >= best - SAME_RECALL]
-    elif costs := [each.expected_us for each in found if each.expected_us is not None]:
+    if costs := [each.expected_us for each in found if each.expected_us is not None]:
         limit = SAME_COST * min(costs)
         even = [each for each in found if each.expected_us is not None and each.expected_us <= limit]
     else:
@@ -203,7 +192,7 @@ def as_report(each: SweptGraph) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Cost and recall of a graph over all items, from measurements on two samples.
+    """Cost of a graph over all items, from measurements on two samples.
 
     Args:
         curve: on the sample.
@@ -233,16 +222,6 @@ class Extrapolation:
         """Microseconds per query at the target on all items; None if the sample does not reach it."""
         cost = cost_at(self.curve, self.target)
         return None if cost is None else cost * self.factor
-
-    def recall_within(self, budget: float) -> float:
-        """The recall on all items with `budget` microseconds per query; 0 if no width is that fast."""
-        affordable, factor = 0.0, self.factor
-        for missed in np.geomspace(0.999, MIN_MISSED, 100):
-            cost = cost_at(self.curve, 1 - float(missed))
-            if cost is None or cost * factor > budget:
-                break
-            affordable = 1 - float(missed)
-        return affordable
 
 
 def cost_at(curve: Sequence[Point], target: float) -> float | None:

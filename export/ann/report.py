@@ -59,7 +59,6 @@ def report_of(facts: IndexReport, graph: hnswlib.Index) -> dict[str, Any]:
         "sample": min(facts.items, config.sample) if facts.swept else 0,
         "k": config.k,
         "target": config.recall_target,
-        "budget_us": config.latency_budget_us,
         "ef_search": chosen.ef_search,
         "reached": facts.tuned.reached or chosen.exact,
         "build_s": facts.build_s,
@@ -89,8 +88,6 @@ def _graph(facts: IndexReport) -> str:
     if facts.first != (chosen.m, chosen.ef_construction):
         first = f"M {facts.first[0]} and ef_construction {facts.first[1]}"
         return f"{text}, because {first}, the cheapest {tried}, fall short on all items"
-    if config.latency_budget_us is not None:
-        return f"{text} find most within {config.latency_budget_us:g} us a query, {tried}"
     costs = {(each.m, each.ef_construction): each.expected_us for each in facts.swept}
     cost = costs[facts.first]
     if cost is None:
@@ -103,12 +100,8 @@ def _width(facts: IndexReport) -> str:
     if config.search == "exact":
         return ""
     measured = f"recall@{config.k} {point['recall']:.4f} at {point['us_per_query']:,.0f} us a query"
-    if config.latency_budget_us is None:
-        result = "reaches" if facts.tuned.reached else "is the widest tried and does not surely reach"
-        return f"ef_search {point['ef']} {result} {config.recall_target}: {measured}"
-    result = "the widest" if point["us_per_query"] <= config.latency_budget_us else "the narrowest, yet not"
-    floor = "" if facts.tuned.reached else f", not surely the {config.recall_target} that was asked for"
-    return f"ef_search {point['ef']} is {result} within {config.latency_budget_us:g} us: {measured}{floor}"
+    result = "reaches" if facts.tuned.reached else "is the widest tried and does not surely reach"
+    return f"ef_search {point['ef']} {result} {config.recall_target}: {measured}"
 
 
 def _exact(facts: IndexReport) -> str:
@@ -217,8 +210,6 @@ def _dress(axes: Axes, report: Mapping[str, Any], curve: Sequence[Mapping[str, A
         textcoords="offset points",
         fontsize=8,
     )
-    if report["budget_us"] is not None:
-        axes.axvline(report["budget_us"], color=QUIET_COLOUR, linestyle=":", linewidth=1)
     axes.set(
         xscale="log",
         xlabel="microseconds a query, one thread",

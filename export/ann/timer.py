@@ -103,23 +103,11 @@ class ExactVsGraph:
     exact_us: dict[int, float]
     graph_us: dict[int, float]
 
-    @property
-    def exact_is_no_slower(self) -> bool:
-        """For one query at a time, which is the latency that a client sees."""
-        return self.exact_us[1] <= self.graph_us[1]
 
-
-def compare(
-    graph: hnswlib.Index,
-    vectors: Vectors,
-    queries: Vectors,
-    k: int,
-    ef: int,
-    sizes: tuple[int, ...] = BATCHES,
-) -> ExactVsGraph:
+def compare(graph: hnswlib.Index, vectors: Vectors, queries: Vectors, k: int, ef: int) -> ExactVsGraph:
     """Time exact search and the graph in turns, on the same queries."""
     exact_us, graph_us = {}, {}
-    for size in sizes:
+    for size in BATCHES:
         batches = [queries[n : n + size] for n in range(0, max(1, len(queries) - size + 1), size)]
         contenders = {
             "exact": lambda batch: exact_search(batch, vectors, k),

@@ -1,7 +1,7 @@
 """The HNSW index of a catalogue with all its parameters: the graph, the search width, or exact search.
 
 Small catalogues are searched exactly. For others M and ef_construction are chosen on a sample, the search
-width on all items. Measured times decide on exact search only where a budget of time is configured.
+width on all items.
 """
 
 import time
@@ -12,11 +12,11 @@ from typing import Any
 import hnswlib
 from rich.console import Console
 
-from export.ann.ef_search import EfChoice, Point, recall_curve, tune, tune_within_budget
+from export.ann.ef_search import EfChoice, Point, recall_curve, tune
 from export.ann.graph import SPACE, Vectors, build_graph
 from export.ann.graph_sweep import SweptGraph, choose, draw_sample, grid, sweep
 from export.ann.report import IndexReport, report_of
-from export.ann.timer import ExactVsGraph, compare
+from export.ann.timer import compare
 from protos.bundle import IndexParameters, Score
 from protos.errors import GateRefused
 from protos.search import EXACT_SHARE, graph_width
@@ -67,14 +67,14 @@ def tune_index(
     chosen = shapes[0]
     if len(shapes) > 1 and config.search != "exact" and not small:
         swept = sweep(draw_sample(vectors, queries, config), config, score, console)
-        best = choose(swept, config)
+        best = choose(swept)
         chosen = best.m, best.ef_construction
     attempts = [chosen] if small or config.search == "exact" else shapes[shapes.index(chosen) :]
     built = first_that_reaches(attempts, vectors, queries, config, score, console)
     ef_search = built.tuned.ef_search
     with console.status("index: exact search beside the graph"):
         times = compare(built.graph, vectors, queries, config.k, ef_search)
-    exact = SMALL if small else _why_exact(times, built.tuned, len(vectors), config)
+    exact = SMALL if small else _why_exact(built.tuned, len(vectors), config)
     parameters = IndexParameters(SPACE, *built.shape, ef_search, config.seed, bool(exact))
     facts = IndexReport(
         len(vectors), config, swept, chosen, built.tuned, times, parameters, built.seconds, exact
@@ -90,7 +90,7 @@ def _is_small(vectors: Vectors, config: IndexConfig) -> bool:
     """
     if graph_width(config.k, 2 * config.k, len(vectors)) is None:
         return True
-    return vectors.size <= EXACT_SIZE and config.latency_budget_us is None
+    return vectors.size <= EXACT_SIZE
 
 
 def _parameters(shape: Shape, config: IndexConfig) -> IndexParameters:
@@ -118,7 +118,7 @@ def first_that_reaches(
     for m, ef_construction in shapes[:-1]:
         try:
             built = _build((m, ef_construction), vectors, queries, config, score, console)
-            if built.tuned.reached or config.latency_budget_us is not None:
+            if built.tuned.reached:
                 return built
             del built  # frees the graph before the next one is built
         except GateRefused:  # the graph is disconnected
@@ -150,21 +150,15 @@ def _build(
         if config.search == "exact":  # the graph is not searched: one point, for comparison
             first = next(recall_curve(graph, vectors, queries, config))
             tuned = EfChoice(first["ef"], False, [first])
-        elif config.latency_budget_us is not None:
-            tuned = tune_within_budget(graph, vectors, queries, config, config.latency_budget_us, show)
         else:
             tuned = tune(graph, vectors, queries, config, show)
     return BuiltGraph(graph, shape, tuned, seconds)
 
 
-def _why_exact(times: ExactVsGraph, tuned: EfChoice, count: int, config: IndexConfig) -> str:
+def _why_exact(tuned: EfChoice, count: int, config: IndexConfig) -> str:
     """Why exact search is no slower, or the only search that meets the configuration; else empty."""
     if config.search != "auto":
         return ", as configured" if config.search == "exact" else ""
-    if config.latency_budget_us is not None:
-        if times.exact_is_no_slower:
-            return ", which is no slower"
-        return ", which is within the budget, too" if times.exact_us[1] <= config.latency_budget_us else ""
     if tuned.ef_search * EXACT_SHARE >= count:
         return f", for a search of width {tuned.ef_search} looks at as much of so few items"
     return "" if tuned.reached else ", for no graph reaches the target"

@@ -150,7 +150,7 @@ def _opened(name: str) -> Iterator[IO[str]]:
 
 
 def _locked(file: IO[str]) -> str:
-    """Lock a file; returns its identity, which no other file of any host has, or "" if it cannot be locked."""
+    """Lock a file; returns its identity, which no other file has, or "" if it cannot be locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if sys.platform == "linux":

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from protos.bundle import EXACT, HNSW, INDEX_KINDS, MILVUS
-from train.config.checks import above_zero, at_least, refuse_unused
+from train.config.checks import at_least, refuse_unused
 
 MILVUS_TYPES = ("HNSW", "FLAT")  # as `protos/vector_databases/milvus.py` names them
 
@@ -19,8 +19,6 @@ class IndexConfig:
         m: links of a node; 0 leaves it to the tuner.
         ef_construction: width of the search while the graph is built; 0 leaves it to the tuner.
         recall_target: ef_search is the smallest that reaches this recall@k against exact search.
-        latency_budget_us: microseconds that a search of one query may take on one thread. If set, the tuner
-            takes the best recall within the budget, and reports whether it reaches `recall_target`.
         sample: items on which graphs with different m and ef_construction are compared.
         search: `auto` takes exact search for up to 2,097,152 coordinates (items x dimensions), such as 32,768
             items of 64, and where a graph is no faster or misses the target; `graph` and `exact` decide it.
@@ -38,7 +36,6 @@ class IndexConfig:
     m: int = 0
     ef_construction: int = 0
     recall_target: float = 0.98
-    latency_budget_us: float | None = None
     sample: int = 20_000
     search: Literal["auto", "graph", "exact"] = "auto"
     k: int = 10
@@ -54,8 +51,6 @@ class IndexConfig:
             at_least(1, self, "ef_construction")
         if not 0 < self.recall_target <= 1:
             raise ValueError(f"recall_target: expected above 0 and at most 1, got {self.recall_target}")
-        if self.latency_budget_us is not None:
-            above_zero(self, "latency_budget_us")
         at_least(1000, self, "sample")
         at_least(1, self, "k")
         at_least(0, self, "seed", "threads")
@@ -71,7 +66,7 @@ class IndexConfig:
             self._check_milvus()
             return
         swept = not (self.m and self.ef_construction)
-        graph_keys = ("m", "ef_construction", "latency_budget_us", "sample")
+        graph_keys = ("m", "ef_construction", "sample")
         conditions = {
             'search = "auto" or "graph"': (self.search != "exact", graph_keys),
             "m or ef_construction left to the tuner": (swept, ("sample",)),
@@ -88,7 +83,7 @@ class IndexConfig:
         refuse_unused(
             self,
             {
-                f'kind = "{HNSW}"': (False, ("latency_budget_us", "sample", "search")),
+                f'kind = "{HNSW}"': (False, ("sample", "search")),
                 'options.type = "HNSW"': (chosen == MILVUS_TYPES[0], ("m", "ef_construction")),
             },
         )

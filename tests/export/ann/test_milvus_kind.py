@@ -128,7 +128,6 @@ def test_a_bundle_that_is_reused_gets_its_missing_collection(
         ({"options": {"type": "IVF"}}, r"options\.type: expected one of HNSW, FLAT, got 'IVF'"),
         ({"options": {"type": "FLAT"}, "m": 8}, r"m: goes with options\.type = \"HNSW\""),
         ({"search": "exact"}, r"search: goes with kind = \"hnsw\""),
-        ({"latency_budget_us": 5.0}, r"latency_budget_us: goes with kind = \"hnsw\""),
     ],
 )
 def test_a_key_that_would_change_nothing_is_refused(keys: dict[str, object], text: str) -> None:
