@@ -355,7 +355,7 @@ class _BundleBuilder:
     def _log(self, folder: Path) -> None:
         """Log metrics and reports to the run that trained the towers."""
         run_id = self.run.info.run_id
-        log_metrics(run_id, export_metrics(self.reports))
+        log_metrics(run_id, export_metrics(bundle.read_manifest(folder)))
         mlflow.MlflowClient().log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
 
 

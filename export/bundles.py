@@ -67,20 +67,16 @@ def bundle_of_tag(run: "Run", tag: str, console: Console) -> Path | None:
         return None
 
 
-def export_metrics(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics of an export by their name in MLflow.
-
-    Args:
-        reports: `parity`, `index`, `quality` and `latency`, as in a manifest.
-    """
-    sides = reports["parity"].values()
+def export_metrics(manifest: bundle.Manifest) -> dict[str, float]:
+    """What was measured of a bundle, by the names of the metrics in MLflow."""
+    sides = manifest.parity.values()
     found = grouped("parity", {"max_abs_diff": max(side["max_abs_diff"] for side in sides)})
-    index = reports["index"]
+    index = manifest.ann
     figures = {name: index[name] for name in index if name.startswith("ann_recall")}
     figures |= {"ef_search": index["ef_search"]} if "ef_search" in index else {}
     found |= grouped("index", figures | {"index_build_s": index["build_s"]})
-    found |= grouped("served", {k: v for k, v in reports["quality"].items() if isinstance(v, float)})
-    return found | grouped("latency", reports["latency"]["metrics"])
+    found |= grouped("served", {k: v for k, v in manifest.quality.items() if isinstance(v, float)})
+    return found | grouped("latency", manifest.latency["metrics"])
 
 
 def why_not_comparable(manifest: bundle.Manifest, split_hash: str, dataset: Mapping[str, Any]) -> str:

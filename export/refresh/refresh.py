@@ -235,16 +235,10 @@ class _Refresh:
                 ("twinspire.trained_by", manifest.run_id),
             ):
                 client.set_tag(run_id, key, value)
-            reports = {
-                "parity": manifest.parity,
-                "index": manifest.ann,
-                "quality": manifest.quality,
-                "latency": manifest.latency,
-            }
             counts = {name: float(count) for name, count in merged.counts().items()}
             if manifest.catalogue is not None:
                 counts["sequence"] = float(manifest.catalogue.sequence)
-            mlflow.log_metrics(export_metrics(reports) | grouped("refresh", counts), run_id=run_id)
+            mlflow.log_metrics(export_metrics(manifest) | grouped("refresh", counts), run_id=run_id)
             client.log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
         return run_id
 

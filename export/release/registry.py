@@ -304,11 +304,5 @@ def _metrics(manifest: bundle.Manifest) -> dict[str, float]:
     """All figures of a bundle; MLflow shows them beside the version."""
     from export.release.model_card import main_figures
 
-    reports = {
-        "parity": manifest.parity,
-        "index": manifest.ann,
-        "quality": manifest.quality,
-        "latency": manifest.latency,
-    }
     size = {"size_mib": main_figures(manifest)["size_mib"]}
-    return export_metrics(reports) | grouped("bundle", size)
+    return export_metrics(manifest) | grouped("bundle", size)
