@@ -154,28 +154,26 @@ search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id i
 	for id in $${ids[@]+"$${ids[@]}"}; do history+=("--history=$$id"); done
 	$(call run,serving search,--address 127.0.0.1:$(PORT) --k $(K) "$${history[@]}" -- $${Q:+"$$Q"})
 
-loadtest: setup ## the service under load, beside a plain server and one that does nothing; ONLY=closed ROUNDS=3 SOAK=600
-	@$(call run,tests.load loadtest,$(if $(ADDRESS),--address $(ADDRESS)) $(if $(CLIENTS),--clients $(CLIENTS)) \
-	  $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
-	  $(if $(SOAK),--soak $(SOAK)) $(if $(PLOT),--plot $(PLOT)) $(if $(QUERIES),--queries $(QUERIES)))
+loadtest: setup ## the service under load, beside a plain server and one that does nothing; BUNDLE= ONLY=closed ROUNDS=3
+	@$(call run,tests.load loadtest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(ONLY),--only $(ONLY)))
 
 status: setup ## which bundles the server on PORT serves, what waits to be served, and what went wrong
 	@$(call run,serving status,--address 127.0.0.1:$(PORT))
 
-gatewaytest: setup ## the gateway under load, beside FastAPI with the same search in process, and gRPC; BUNDLE= ROUNDS= SECONDS=
+gatewaytest: setup ## the gateway under load, beside gRPC; BUNDLE= ROUNDS= SECONDS=
 	@$(call run,tests.load gatewaytest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(QUERIES),--queries $(QUERIES)))
+	  $(if $(SECONDS),--seconds $(SECONDS)))
 
 swaptest: setup ## two bundles swapped to and fro under load, every answer checked; BUNDLE= OTHER= SECONDS=60 SWAPS=10
 	@$(call run,tests.load swaptest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \
-	  $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(PAUSE),--pause $(PAUSE)) $(if $(SECONDS),--seconds $(SECONDS)) \
-	  $(if $(SWAPS),--swaps $(SWAPS)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLOT),--plot $(PLOT)))
+	  $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SWAPS),--swaps $(SWAPS)) $(if $(WORKERS),--workers $(WORKERS)))
 
 filtertest: setup ## searches with filters, of the newest bundle or of BUNDLE: recall, plans and times by the share that passes
-	@$(call run,tests.load filtertest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(QUERIES),--queries $(QUERIES)) \
-	  $(if $(PLOT),--plot $(PLOT)))
+	@$(call run,tests.load filtertest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(QUERIES),--queries $(QUERIES)))
 
-livetest: setup ## live items under load, kills and swaps: BUNDLE= OTHER= ONLY=history,swap,load,filters OPERATIONS= KILLS= SERVICES= CATALOGUE= CONFIG=
+livetest: setup ## live items under load, kills and swaps: BUNDLE= OTHER= ONLY=history,swap,load OPERATIONS= KILLS= SERVICES= CATALOGUE= CONFIG=
 	@$(call run,tests.load livetest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \
 	  $(if $(ONLY),--only $(ONLY)) $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(KILLS),--kills $(KILLS)) \
 	  $(if $(SERVICES),--services $(SERVICES)) $(if $(CATALOGUE),--catalogue $(CATALOGUE)) \

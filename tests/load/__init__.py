@@ -1,11 +1,12 @@
 """Measures the service under load: `python -m tests.load COMMAND`.
 
-    load generator   http2, http1 (connections), load (closed loops), open_loop, workload (requests, answers)
-    subjects         services (processes and cores), reference, http_reference (plain servers)
+    load generator   http1 (connections; those of HTTP/2 are in tests/helpers/serving), load (closed loops),
+                     open_loop, workload (requests, answers)
+    subjects         services (processes and cores), reference (plain servers)
     rounds           plan (the lists of measurements, ratios and targets), rounds (how they are measured),
                      measure_load, measure_gateway, live/load_run
     swap test        alias (a registry and services that follow it), measure_swap (clients, swaps)
-    several          report (figures, tables, progress), plots
+    several          report (figures, tables, progress)
     command line     cli
 
 A function raises `Unavailable` where a process does not start, ends too early or does not answer in time, and

@@ -17,15 +17,21 @@ from protos.errors import MissingStage
 from serving.cli import tables
 from tests.load.cli import options
 
-COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {
-    "loadtest": ("Measure a bundle's service under load.", options.add_load_arguments),
-    "swaptest": ("Swap two bundles under load, and check every answer.", options.add_swap_arguments),
-    "filtertest": ("Measure searches with filters by the share that passes.", options.add_filter_arguments),
-    "livetest": ("Test live items under load, kills and swaps.", options.add_live_arguments),
-    "gatewaytest": (
-        "Measure the gateway beside FastAPI with the same search.",
-        options.add_gateway_test_arguments,
+# Name -> module, sentence, and what adds the options.
+COMMANDS: dict[str, tuple[str, str, Callable[[ArgumentParser], None]]] = {
+    "loadtest": ("measure_load", "Measure a bundle's service under load.", options.add_load_arguments),
+    "swaptest": (
+        "cli.swaptest",
+        "Swap two bundles under load, and check every answer.",
+        options.add_swap_arguments,
     ),
+    "filtertest": (
+        "cli.filtertest",
+        "Measure searches with filters by the share that passes.",
+        options.add_filter_arguments,
+    ),
+    "livetest": ("cli.livetest", "Test live items under load, kills and swaps.", options.add_live_arguments),
+    "gatewaytest": ("measure_gateway", "Measure the gateway beside gRPC.", options.add_rounds_arguments),
 }
 
 
@@ -38,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     log_to_stderr()
     parser = command_line("python -m tests.load", "Measure the service under load.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (text, add_arguments) in COMMANDS.items():
+    for name, (_, text, add_arguments) in COMMANDS.items():
         add_arguments(add_command(subparsers, name, text, partial(_run, name)))
     return execute(parser, argv, console=tables.console)
 
@@ -50,7 +56,7 @@ def _run(name: str, parsed: Namespace) -> Result:
         MissingStage: a library is not installed.
     """
     try:
-        module = importlib.import_module(f"tests.load.cli.{name}")
+        module = importlib.import_module(f"tests.load.{COMMANDS[name][0]}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("protos", "serving", "tests"):
             raise

@@ -4,7 +4,7 @@ import socket
 import time
 from functools import cache
 
-from tests.load.http2 import Call, Connection, ConnectionPool, Status
+from tests.helpers.serving.http2 import Call, Connection, ConnectionPool, Status
 
 END_OF_HEAD = b"\r\n\r\n"
 
@@ -41,8 +41,8 @@ class HttpConnection(Connection):
         self._rest, number, body = b"", int(received[9:12]), received[start:]
         if 0 not in self.calls:
             raise OSError(f"an answer without a request: {received[:head]!r}")
-        if (reader := self.calls[0].reader) is not None:
-            reader(body)
+        if (parts := self.calls[0].parts) is not None:
+            parts.append(body)
         is_ok = number == 200
         self._end(0, Status("OK") if is_ok else Status(f"HTTP {number}", body[:200].decode(errors="replace")))
 

@@ -1,4 +1,4 @@
-"""Closed loops: each client, or one stream, sends its next request when an earlier one has been answered.
+"""Closed loops: each client sends its next request when the one before has been answered.
 
 So the load never exceeds the server's capacity; `open_loop` offers more. Both count calls in `LoadResult`.
 """
@@ -8,18 +8,17 @@ import math
 import random
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from tests.load.http2 import PREFIX_BYTES, Call, Connection, ConnectionPool, Status
+from tests.helpers.serving.http2 import Call, Connection, ConnectionPool, Status
 
 CHECK_EVERY = 20  # one in this many responses is compared with the expected answer
-CALL_TIMEOUT_MS, STREAM_TIMEOUT_MS = 10_000, 3_600_000
-OK = Status("OK")
+CALL_TIMEOUT_MS = 10_000
 UNANSWERED = Status("UNAVAILABLE", "not answered before the end of the test")
 
 Tick = Callable[[], None]  # called between polls
@@ -50,7 +49,7 @@ class Requests:
 
 @dataclass
 class LoadResult:
-    """The responses to a load; latencies and lags in seconds."""
+    """The responses to a load; latencies in seconds."""
 
     seconds: float  # that were measured
     queries: int = 1  # in each call
@@ -59,7 +58,6 @@ class LoadResult:
     given_up: int = 0  # calls that were never sent because their clients left first
     latencies: "array[float]" = field(default_factory=lambda: array("d"))  # answered in the measured time
     left_over: "array[float]" = field(default_factory=lambda: array("d"))  # answered after it
-    lags: "array[float]" = field(default_factory=lambda: array("d"))  # from due times until taken up
     codes: Counter[str] = field(default_factory=Counter)  # number of calls by gRPC code
     messages: dict[str, str] = field(default_factory=dict)  # first message of each code
 
@@ -80,14 +78,6 @@ class LoadResult:
     def qps(self) -> float:
         """Queries answered per second."""
         return self.rps * self.queries
-
-    @property
-    def answered_share(self) -> float:
-        """Share of the due calls that were answered in the measured time; NaN where none was due.
-
-        The percentiles are of these calls alone.
-        """
-        return len(self.latencies) / self.offered if self.offered else math.nan
 
     @property
     def errors(self) -> dict[str, int]:
@@ -158,76 +148,3 @@ def closed_loop(
         for _ in range(senders.pool.drain()):
             result.add(UNANSWERED, 0.0)
     return result
-
-
-def stream_loop(
-    address: str, requests: Requests, in_flight: int, seconds: float, warm_up: float = 0.5, seed: int = 0
-) -> LoadResult:
-    """Run a closed loop over one stream that has `in_flight` unanswered requests.
-
-    A stream that ends too early counts as one call with its code.
-    """
-    result, order = LoadResult(seconds), requests.shuffled(seed)
-    unanswered: deque[Call] = deque()
-    ended: list[Status] = []
-
-    def send_next() -> None:
-        number, is_kept = next(order)
-        unanswered.append(Call(number, time.perf_counter(), is_kept))
-        connection.send(stream, requests.messages[number])
-
-    def answered(message: bytes) -> None:
-        call, now = unanswered.popleft(), connection.now
-        if start <= now <= stop:
-            result.offered += 1
-            result.add(OK, now - call.started)
-        if call.parts is not None:
-            call.parts.append(message)
-        requests.compare(call, OK)
-        if now < stop:
-            send_next()
-
-    def finished(connection: Connection, call: Call, status: Status) -> None:
-        if status.code == "OK" and unanswered:
-            status = Status("INTERNAL", f"the stream ended with {len(unanswered)} requests unanswered")
-        if status.code != "OK":
-            result.add(status, 0.0)
-        ended.append(status)
-
-    with ConnectionPool(address, 1, finished) as pool:
-        connection = pool.connection(0)
-        whole = Call(0, time.perf_counter())
-        whole.reader = MessageReader(answered).feed
-        stream = connection.open(pool.head(requests.path, STREAM_TIMEOUT_MS), whole)
-        start = time.perf_counter() + warm_up
-        stop = start + seconds
-        for _ in range(in_flight):
-            send_next()
-        connection.flush()
-        while (now := time.perf_counter()) < stop and not ended:
-            pool.poll(min(0.1, stop - now))
-        if not ended:
-            connection.send(stream, b"", last=True)
-            connection.flush()
-        pool.drain()
-    return result
-
-
-class MessageReader:
-    """Splits the bytes of a streamed response into messages with gRPC's prefix, which `take` receives."""
-
-    def __init__(self, take: Callable[[bytes], None]) -> None:
-        self._take = take
-        self._rest = b""
-
-    def feed(self, data: bytes) -> None:
-        """Add received bytes."""
-        data = self._rest + data if self._rest else data
-        position = 0
-        while len(data) - position >= PREFIX_BYTES:
-            end = position + PREFIX_BYTES + int.from_bytes(data[position + 1 : position + PREFIX_BYTES])
-            if end > len(data):
-                break
-            self._take(data[position:end])
-            position = end
-        self._rest = data[position:]

@@ -1,17 +1,20 @@
-"""The gateway under load, beside FastAPI with the same search in its process, and gRPC without a gateway.
+"""The gateway under load, beside gRPC without a gateway.
 
 All servers run on one core, the gateway and its service together, and the load on another.
 """
 
-import os
+from argparse import Namespace
 from contextlib import ExitStack
 from typing import Any
 
 from rich.console import Console
 
 from protos.bundle import Manifest
+from protos.cli import Result
 from serving import environment
+from serving.retrieval.answer import FusionMode
 from tests.load import report, rounds
+from tests.load.cli.steps import run_rounds, tested_folder
 from tests.load.plan import CLIENTS, Measurement, Plan, Target
 from tests.load.report import Report, Table, latencies
 from tests.load.rounds import RoundsTest
@@ -19,26 +22,26 @@ from tests.load.services import Service, pinned, serve_bundle, started
 
 KINDS = {
     "gateway": "gateway and service",
-    "fastapi": "FastAPI, search in process",
     "grpc": "service over gRPC",
 }
 MEASUREMENTS = [
     Measurement(f"{kind}_c{clients}", "closed loop", kind, clients) for clients in CLIENTS for kind in KINDS
 ]
-PACKAGES = ("fastapi", "grpcio", "httptools", "onnxruntime", "pydantic", "starlette", "uvicorn")
-TARGETS = (
-    Target("gateway_to_fastapi_c1", "throughput against FastAPI, 1 client"),
-    *(
-        Target(f"gateway_to_fastapi_c{n}", f"throughput against FastAPI, {n} clients", ">=", 0.5)
-        for n in CLIENTS[1:]
-    ),
-    # Where other programs share the core, two processes get more of it than one; this is the same then.
-    *(
-        Target(f"gateway_to_fastapi_cpu_c{n}", f"the same for each second of processor time, {n} clients")
-        for n in CLIENTS
-    ),
-    *(Target(f"gateway_to_grpc_c{n}", f"throughput against gRPC, {n} clients") for n in CLIENTS),
-)
+PACKAGES = ("fastapi", "grpcio", "httptools", "onnxruntime", "starlette", "uvicorn")
+TARGETS = [Target(f"gateway_to_grpc_c{n}", f"throughput against gRPC, {n} clients") for n in CLIENTS]
+
+
+def run(arguments: Namespace) -> Result:
+    """Run the test.
+
+    Raises:
+        DataError: answers differ from the bundle's own; the report has been shown.
+        MissingStage: there is no bundle.
+        Unavailable: a server does not start, or does not answer.
+    """
+    names = ("rounds", "seconds", "k", "seed")
+    plan = Plan(tested_folder(arguments), **{name: getattr(arguments, name) for name in names})
+    return run_rounds(arguments, plan, GatewayTest, duration(plan), show, FusionMode.DEFAULT)
 
 
 def duration(plan: Plan) -> float:
@@ -61,22 +64,16 @@ class GatewayTest(RoundsTest):
             gateway = stack.enter_context(
                 started("gateway", "serving", "gateway", *flags, cores=cores, environment=variables)
             )
-            reference = "tests.load.http_reference", str(bundle.absolute())
-            fastapi = stack.enter_context(started("fastapi", *reference, cores=cores))
-            self.servers = {"gateway": gateway, "fastapi": fastapi, "grpc": service}
+            self.servers = {"gateway": gateway, "grpc": service}
             stack.enter_context(pinned(self.cores.load))
             self.measure(MEASUREMENTS)
         for clients in CLIENTS:
-            for other in ("fastapi", "grpc"):
-                ratio = f"gateway_to_{other}_c{clients}"
-                self.figures.divide(ratio, f"gateway_c{clients}_rps", f"{other}_c{clients}_rps")
-            ratio = f"gateway_to_fastapi_cpu_c{clients}"
-            self.figures.divide(ratio, f"fastapi_c{clients}_cpu_us", f"gateway_c{clients}_cpu_us")
+            ratio = f"gateway_to_grpc_c{clients}"
+            self.figures.divide(ratio, f"gateway_c{clients}_rps", f"grpc_c{clients}_rps")
 
     def report(self, manifest: Manifest) -> dict[str, Any]:
         """The document of a test that has run."""
-        more = {"load_average": round(os.getloadavg()[0], 2)}
-        return self.document(manifest, PACKAGES, TARGETS, more)
+        return self.document(manifest, PACKAGES, TARGETS, {})
 
     def once(self, each: Measurement, number: int) -> None:
         """As `RoundsTest.once`."""

@@ -1,9 +1,9 @@
-"""Runs a load test: the rounds of measurements, the overload, the recovery from it, and the soak."""
+"""Runs a load test: the rounds of measurements, the overload, and the recovery from it."""
 
 import gc
 import itertools
-import math
 import time
+from argparse import Namespace
 from array import array
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,9 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from protos.bundle import Manifest
+from protos.cli import Result
 from protos.errors import Unavailable
 from serving.retrieval.retriever import Retriever
 from tests.load import load, open_loop, report, rounds
+from tests.load.cli.steps import run_rounds, tested_folder
 from tests.load.load import LoadResult, Requests
 from tests.load.open_loop import OfferedLoad, Segment
 from tests.load.plan import (
@@ -23,7 +25,6 @@ from tests.load.plan import (
     CAPACITY_CLIENTS,
     CLIENTS,
     CONNECTIONS,
-    OFFERED,
     RATIOS,
     SERVERS,
     TARGETS,
@@ -46,6 +47,20 @@ MIB = 2**20
 PACKAGES = ("grpcio", "hnswlib", "onnxruntime", "numpy", "protobuf")
 
 
+def run(arguments: Namespace) -> Result:
+    """Run the load test.
+
+    Raises:
+        DataError: answers differ from the bundle's own; the report has been shown.
+        MissingStage: there is no bundle.
+        Unavailable: a server does not start, or does not answer.
+    """
+    names = ("rounds", "seconds", "k", "seed", "overload_seconds")
+    given = {name: getattr(arguments, name) for name in names}
+    plan = LoadPlan(tested_folder(arguments), **given, parts=arguments.only)
+    return run_rounds(arguments, plan, LoadTest, duration(plan), show)
+
+
 def duration(plan: LoadPlan) -> float:
     """Approximate seconds of a plan, for the progress bar."""
     one = plan.seconds + plan.warm_up
@@ -54,7 +69,7 @@ def duration(plan: LoadPlan) -> float:
     if "overload" not in plan.parts:
         return rounds
     around = 2 * (plan.rounds * one + AROUND * plan.seconds) + SERVER_START + RECOVERY_SECONDS
-    return rounds + around + plan.overload_seconds + plan.soak_seconds
+    return rounds + around + plan.overload_seconds
 
 
 class LoadTest(RoundsTest):
@@ -66,9 +81,8 @@ class LoadTest(RoundsTest):
     def run(self) -> None:
         """Run all parts of the plan."""
         bundle, cores = self.plan.bundle, self.cores
-        first, swept, workers = list[Measurement](), list[Measurement](), list[Measurement]()
-        for each in self.plan.measurements:
-            {"open loop": swept, "workers": workers}.get(each.kind, first).append(each)
+        first = [each for each in self.plan.measurements if each.kind != "workers"]
+        workers = [each for each in self.plan.measurements if each.kind == "workers"]
         with ExitStack() as stack:
             for name in sorted({each.server for each in first}):
                 self._say(f"starting {name}")
@@ -79,7 +93,6 @@ class LoadTest(RoundsTest):
                     self.servers[name] = stack.enter_context(start(bundle, cores.servers))
             stack.enter_context(pinned(cores.load))
             self.measure(first)
-            self.measure(swept)  # its rates are shares of the capacities measured before
         self._retriever = None  # it shares pages with the servers, whose memory would look smaller
         gc.collect()
         if "overload" in self.plan.parts:
@@ -94,7 +107,6 @@ class LoadTest(RoundsTest):
         plan = self.plan
         setting = {
             "parts": list(plan.parts),
-            "deadline_seconds": plan.deadline,
             "overload_seconds": plan.overload_seconds,
             "connections": CONNECTIONS,
         }
@@ -104,10 +116,8 @@ class LoadTest(RoundsTest):
         """As `RoundsTest.once`."""
         measures = {
             "closed loop": self._closed_loop,
-            "batches": self._many_queries,
-            "stream": self._many_queries,
+            "batches": self._batches,
             "in process": self._in_process,
-            "open loop": self._open_loop,
             "workers": self._workers,
         }
         measures[each.kind](each, number)
@@ -116,27 +126,15 @@ class LoadTest(RoundsTest):
         """Clients that send their next search when the answer is there."""
         self.add_calls(each, self._searches(self.servers[each.server], each.size, number))
 
-    def _many_queries(self, each: Measurement, number: int) -> None:
-        """Batches, or a stream of single queries."""
-        address, plan = self.servers[each.server].address, self.plan
-        if each.kind == "batches":
-            batches = self.workload.batches(each.size)
-            result = self.closed_loop(address, batches, BATCHES[each.size], number)
-        else:
-            timing = plan.seconds, plan.warm_up, plan.seed + number
-            result = load.stream_loop(address, self.workload.searches("SearchStream"), each.size, *timing)
+    def _batches(self, each: Measurement, number: int) -> None:
+        address, batches = self.servers[each.server].address, self.workload.batches(each.size)
+        result = self.closed_loop(address, batches, BATCHES[each.size], number)
         self.figures.add(**{f"{each.key}_qps": result.qps})
         self.add_errors(each.key, result)
 
     def _in_process(self, each: Measurement, number: int) -> None:
-        """The same searches without a server, on the servers' core.
-
-        The paced ones sleep before each search, as a server does until the next request of a single client.
-        """
-        paced = each.key == "inprocess_paced"
-        pause = self.figures.median("noop_c1_p50_us") / 1e6 if paced else 0.0
-        if math.isnan(pause) or self._retriever is None:
-            return
+        """The same searches without a server, on the servers' core."""
+        assert self._retriever is not None
         retriever, workload, size, seconds = self._retriever, self.workload, each.size, self.plan.seconds
         queries = itertools.cycle(workload.queries)
         batches = [[*itertools.islice(queries, size)] for _ in range(-(-len(workload.queries) // size))]
@@ -154,9 +152,6 @@ class LoadTest(RoundsTest):
                 search()
             started = now = time.perf_counter()
             while now - started < seconds:
-                if pause:
-                    time.sleep(pause)
-                    now = time.perf_counter()
                 before = now
                 search()
                 now = time.perf_counter()
@@ -165,17 +160,6 @@ class LoadTest(RoundsTest):
             self.figures.add(**{f"{each.key}_us": load.percentile(taken, 50) * 1e6})
         else:
             self.figures.add(**{f"{each.key}_qps": len(taken) * size / (now - started)})
-
-    def _open_loop(self, each: Measurement, number: int) -> None:
-        """Latency against offered load, in percent of the server's capacity."""
-        plan, server = self.plan, self.servers[each.server]
-        rate = self._known(self.figures.median(f"{each.server}_c{CAPACITY_CLIENTS}_rps")) * each.size / 100
-        segments = (Segment(rate, plan.warm_up), Segment(rate, plan.seconds))
-        offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed + 1000 * number + each.size)
-        result = open_loop.open_loop(server.address, self._requests(server), offered)[1]
-        self.figures.add_calls(each.key, result)
-        values = {"offered_rps": result.offered / result.seconds, "answered_share": result.answered_share}
-        self.figures.add(**{f"{each.key}_{name}": value for name, value in values.items()})
 
     def _workers(self, each: Measurement, number: int) -> None:
         """Some workers, with the load on the same two cores.
@@ -202,7 +186,7 @@ class LoadTest(RoundsTest):
         return self.closed_loop(server.address, self._requests(server), clients, number)
 
     def _measure_overload(self, server: Service) -> dict[str, float]:
-        """The overload and the soak; the capacity is measured around, as a shared machine's speed drifts."""
+        """The overload; the capacity is measured around it, as a shared machine's speed drifts."""
         probes = Figures()
 
         def measure_capacity() -> None:
@@ -214,11 +198,9 @@ class LoadTest(RoundsTest):
         capacity = self._known(probes.median("rps"))
         found = self._overload(server, capacity)
         measure_capacity()
-        swept = (self.figures.median(f"search_open{percent}_rps") for percent in (80, 90, 100, 110, 120))
-        peak = max(probes.median("rps"), *(0.0 if math.isnan(each) else each for each in swept))
-        found["overload_peak_rps"] = peak
+        found["overload_peak_rps"] = peak = probes.median("rps")
         found["overload_goodput_share"] = found["overload_goodput_rps"] / peak
-        return found | (self._soak(server, capacity) if self.plan.soak_seconds else {})
+        return found
 
     def _overload(self, server: Service, capacity: float) -> dict[str, float]:
         plan, normal = self.plan, NORMAL * capacity
@@ -239,7 +221,7 @@ class LoadTest(RoundsTest):
                 memory.append(server.memory())
             self._tick()
 
-        offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed)
+        offered = OfferedLoad(segments, connections=CONNECTIONS, seed=plan.seed)
         results = open_loop.open_loop(server.address, self.workload.searches(), offered, tick)
         _, before, over, recovering, after = results
         memory.append(server.memory())
@@ -260,7 +242,6 @@ class LoadTest(RoundsTest):
             "overload_p99_ratio": found["overload_p99_us"] / found["normal_p99_us"],
             **{f"overload_{code.lower()}_share": over.codes[code] / max(1, over.offered) for code in ALLOWED},
             "overload_other_codes": sum(count for code, count in over.codes.items() if code not in ALLOWED),
-            "overload_generator_lag_p99_us": load.percentile(over.lags, 99) * 1e6,
             "overload_memory_mib": memory[-1] / MIB,
             "overload_memory_growth": memory[-1] / memory[-2] - 1,
             "overload_memory_added_mib": (memory[-1] - memory[0]) / MIB,
@@ -268,36 +249,10 @@ class LoadTest(RoundsTest):
             "recovered_errors": sum(after.errors.values()),
         }
 
-    def _soak(self, server: Service, capacity: float) -> dict[str, float]:
-        plan, failed, memory = self.plan, 0, list[int]()
-        self._say("soak")
-        for number, share in enumerate((FIRST, 1 - FIRST)):
-            segment = Segment(NORMAL * capacity, plan.soak_seconds * share)
-            offered = OfferedLoad((segment,), plan.deadline, CONNECTIONS, plan.seed + 1 + number)
-            (result,) = open_loop.open_loop(server.address, self.workload.searches(), offered, self._tick)
-            failed += sum(result.errors.values())
-            self.add_errors("soak", result)
-            memory.append(server.memory())
-        first, end = memory
-        self.figures.count_calls("soak", result)
-        return {
-            "soak_seconds": plan.soak_seconds,
-            "soak_rps": result.rps,
-            "soak_p99_us": result.percentile_us(99),
-            "soak_errors": failed,
-            "soak_memory_mib": end / MIB,
-            "soak_memory_growth": end / first - 1,
-        }
-
 
 def show(console: Console, found: Report) -> None:
-    """Throughput, latency by offered load, the targets, and remarks."""
+    """Throughput and latency by clients, the targets, and remarks."""
     report.show(console, found, TABLES, TARGETS, rounds.about(found), title="targets")
-
-
-def _in_time(found: Report, prefix: str) -> str:
-    share = found[f"{prefix}_answered_share"]
-    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _latencies(server: str) -> Callable[[Report, str], str]:
@@ -317,11 +272,5 @@ TABLES = (
         ],
         {f"c{clients}": [str(clients)] for clients in CLIENTS},
         [cell for server in SERVERS for cell in (f"{server}_{{}}_rps", _latencies(server))],
-    ),
-    Table(
-        "open loop",
-        ["load", "offered/s", "answered/s", "in time", "p50 / p99 ms of those answered in time"],
-        {f"search_open{percent}": [f"{percent} %"] for percent in OFFERED},
-        ["{}_offered_rps", "{}_rps", _in_time, latencies],
     ),
 )

@@ -24,8 +24,8 @@ from protos import retrieval_pb2_grpc
 from protos.errors import Unavailable
 from protos.scores import Hits, difference
 from protos.system.timing import p99_remark
+from tests.helpers.serving.http2 import PREFIX_BYTES, Call, Connection, ConnectionPool, Status
 from tests.load import report
-from tests.load.http2 import PREFIX_BYTES, Call, Connection, ConnectionPool, Status
 from tests.load.load import Clients, Requests, Tick, percentile
 from tests.load.plan import Target
 from tests.load.report import Report, Table, number, rounded
@@ -44,7 +44,6 @@ SWAP_SECONDS = 120.0  # longest swap
 WARM_UP = 2.0  # seconds that are not measured
 NO_PROXY = (("grpc.enable_http_proxy", 0),)
 REST = 1.0  # longest load between a swap and the next, in seconds
-SLOT = 0.25  # seconds of a point in the plot
 TARGETS = (
     Target("failed", "requests that failed", "<=", 0),
     Target("mixed", "answers whose items are not those of their bundle", "<=", 0),
@@ -133,13 +132,13 @@ class SwapRun:
 
 
 class SwapClients(Clients):
-    """The clients of a swap test, each with a pause in seconds between an answer and its next request."""
+    """The clients of a swap test."""
 
-    def __init__(self, requests: Requests, versions: Versions, count: int, pause: float = 0.0) -> None:
+    def __init__(self, requests: Requests, versions: Versions, count: int) -> None:
         super().__init__(requests, count, seed=0, check_every=1)
         self.run = SwapRun()
         self.latest = [MIXED] * count  # place of the version that last answered each client
-        self.versions, self._pause = versions, pause
+        self.versions = versions
         self._due: deque[tuple[float, int]] = deque((0.0, slot) for slot in range(count))
         self._stopped = False
         self._heard = time.perf_counter()
@@ -181,11 +180,7 @@ class SwapClients(Clients):
                 run.versions.append(version)
         else:
             run.failed[f"{status.code}: {status.message}"] += 1
-        if self._stopped:
-            return
-        if self._pause:
-            self._due.append((now + self._pause, slot))
-        else:
+        if not self._stopped:
             self._send(slot)
 
     def _send(self, slot: int) -> None:
@@ -193,7 +188,7 @@ class SwapClients(Clients):
             self.send_next(slot)
         except Unavailable as error:
             self.run.failed[str(error)] += 1
-            self._due.append((time.perf_counter() + max(RECONNECT_SECONDS, self._pause), slot))
+            self._due.append((time.perf_counter() + RECONNECT_SECONDS, slot))
 
 
 class Schedule(NamedTuple):
@@ -202,7 +197,6 @@ class Schedule(NamedTuple):
     seconds: float  # of load; longer where the swaps take longer
     swaps: int  # spread evenly over them
     warm_up: float = WARM_UP  # seconds of load before those
-    first: int = 0  # place of the version that is served first
 
 
 def run(
@@ -211,34 +205,31 @@ def run(
     alias: Service,
     schedule: Schedule,
     tick: Tick = lambda: None,
-    swapped: Callable[[], None] = lambda: None,
 ) -> SwapRun:
-    """Put the service under load and swap.
+    """Put the service under load and swap; `tick` is called between polls.
 
-    `alias` is the process that moves it; the registry's versions 1 and 2 are those of `clients`. `tick` is
-    called between polls, and `swapped` after each swap.
+    `alias` is the process that moves it, at first on version 1 of the registry. The versions 1 and 2 are
+    those of `clients`.
     """
     with (
         grpc.insecure_channel(address, NO_PROXY) as channel,
         ConnectionPool(address, len(clients.latest), clients.finished) as clients.pool,
     ):
         clients.run.start = time.perf_counter() + schedule.warm_up
-        for _ in _swaps(clients, alias, schedule, retrieval_pb2_grpc.RetrievalStub(channel), swapped):
+        for _ in _swaps(clients, alias, schedule, retrieval_pb2_grpc.RetrievalStub(channel)):
             clients.poll(STEP_SECONDS)
             tick()
         clients.stop()
     return clients.run
 
 
-def _swaps(
-    clients: SwapClients, alias: Service, schedule: Schedule, stub: Any, swapped: Callable[[], None]
-) -> Iterator[None]:
+def _swaps(clients: SwapClients, alias: Service, schedule: Schedule, stub: Any) -> Iterator[None]:
     """Move the alias as scheduled, and follow each swap until it is done; yields between two checks."""
     spacing, start, rested = schedule.seconds / max(1, schedule.swaps), clients.run.start, 0.0
     for place in range(schedule.swaps):
         while time.perf_counter() < max(start + spacing * (place + 0.5), rested):
             yield
-        swap = Swap((schedule.first + place + 1) % 2, time.perf_counter())
+        swap = Swap((place + 1) % 2, time.perf_counter())
         clients.run.swaps.append(swap)
         alias.send(swap.to + 1)
         while not alias.has_answer():
@@ -247,7 +238,6 @@ def _swaps(
         yield from _until_served(clients, swap, stub)
         swap.done = time.perf_counter()
         rested = swap.done + min(REST, spacing / 4)
-        swapped()
     while time.perf_counter() < max(start + schedule.seconds, rested):
         yield
 
@@ -307,31 +297,12 @@ def swap_figures(run: SwapRun) -> dict[str, Any]:
     return found
 
 
-def series(run: SwapRun) -> dict[str, list[float]]:
-    """Columns of the plot, a row for each slot of `SLOT` seconds with answers.
-
-    Returns:
-        `at`, its middle in seconds since the measurement began; `p50_ms` and `p99_ms`; `first_share` and
-        `second_share`, the share of the answers that each version gave.
-    """
-    latencies, versions = np.asarray(run.latencies) * 1000, np.asarray(run.versions)
-    slots, row_of = np.unique(np.floor((np.asarray(run.ends) - run.start) / SLOT), return_inverse=True)
-    rows = [row_of == n for n in range(len(slots))]
-    second = [float(np.mean(versions[row] == 1)) for row in rows]
-    return {
-        "at": ((slots + 0.5) * SLOT).tolist(),
-        **{f"p{percent}_ms": [percentile(latencies[row], percent) for row in rows] for percent in (50, 99)},
-        "first_share": [1 - share for share in second],
-        "second_share": second,
-    }
-
-
 def show(console: Console, found: Report) -> None:
     """Latencies, targets and remarks."""
     first, second = (each[:12] for each in found["versions"])
     about = (
         f"{found['requests']:,} answers, all compared; {found['swaps']} swaps between {first} and "
-        f"{second} under load, {found['memory_swaps']} in all",
+        f"{second} under load",
         f"from the alias to the last answer of the old bundle: {number(found['swap_seconds_median'])} s, "
         f"at most {number(found['swap_seconds_max'])} s",
         f"memory: {found['memory_start_mib']:,.0f} MiB before, {found['memory_end_mib']:,.0f} MiB after",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.load.http2 import REFUSED, Call, Connection, ConnectionPool, Status
+from tests.helpers.serving.http2 import REFUSED, Call, Connection, ConnectionPool, Status
 from tests.load.load import LoadResult, Requests, Tick
 
 CHUNK = 4096  # arrivals that are drawn together
@@ -134,7 +134,6 @@ class _OpenLoop:
             result = self.results[following.segment]
             slot = result.offered % self._offered.connections
             result.offered += 1
-            result.lags.append(now - following.started)
             self._waiting[slot].append(following)
             touched.add(slot)
             following = next(calls, None)

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Part = Literal["closed", "batch", "open", "overload", "workers"]
-PARTS: tuple[Part, ...] = ("closed", "batch", "open", "overload", "workers")
+Part = Literal["closed", "batch", "overload", "workers"]
+PARTS: tuple[Part, ...] = ("closed", "batch", "overload", "workers")
 SERVERS = {"search": "Twinspire", "naive": "naive", "noop": "no-op"}  # prefix of the figures -> name
-SWEPT = ("search", "naive")  # servers under open loops
 CLIENTS = (1, 16, 64)  # of closed loops
 CAPACITY_CLIENTS = 64  # closed-loop clients whose throughput is a server's capacity
-OFFERED = (20, 40, 60, 80, 90, 100, 110, 120)  # load of open loops, percent of the capacity
-CONNECTIONS = 64  # of open loops, and of the comparison of workers
+CONNECTIONS = 64  # of the overload, and of the comparison of workers
 BATCHES = {32: 2, 256: 1}  # queries in a batch -> batches in flight, as many as fit into the service's queue
-IN_FLIGHT = 64  # requests of a stream
 
 
 @dataclass(frozen=True)
@@ -25,34 +22,21 @@ class Measurement:
     key: str  # prefix of its figures in the report
     kind: str  # of the load, such as `closed loop`
     server: str  # `in-process` is the bundle without a server
-    size: int  # clients, queries in a batch, requests in flight, percent of the capacity, or workers
+    size: int  # clients, queries in a batch, or workers
     parts: tuple[Part, ...] = ()  # of the load test that need it
 
 
 MEASUREMENTS = (
     *(
-        Measurement(
-            f"{server}_c{clients}",
-            "closed loop",
-            server,
-            clients,
-            ("closed", "open") if clients == CAPACITY_CLIENTS and server in SWEPT else ("closed",),
-        )
+        Measurement(f"{server}_c{clients}", "closed loop", server, clients, ("closed",))
         for clients in CLIENTS
         for server in SERVERS
     ),
     *(Measurement(f"search_batch{size}", "batches", "search", size, ("batch",)) for size in BATCHES),
-    Measurement(f"search_stream{IN_FLIGHT}", "stream", "search", IN_FLIGHT, ("batch",)),
     Measurement("inprocess_single", "in process", "in-process", 1, ("closed", "batch")),
     *(
         Measurement(f"inprocess_batch{size}", "in process", "in-process", size, ("closed", "batch"))
         for size in BATCHES
-    ),
-    Measurement("inprocess_paced", "in process", "in-process", 1, ("closed",)),
-    *(
-        Measurement(f"{server}_open{percent}", "open loop", server, percent, ("open",))
-        for server in SWEPT
-        for percent in OFFERED
     ),
     Measurement("one_worker", "workers", "search", 1, ("workers",)),
     Measurement("two_workers", "workers", "search", 2, ("workers",)),
@@ -64,9 +48,7 @@ RATIOS = (  # name, numerator, and denominators, which are added up
         for other in ("naive", "noop")
     ),
     ("p50_c1_over_parts", "search_c1_p50_us", "noop_c1_p50_us", "inprocess_single_us"),
-    ("p50_c1_over_paced_parts", "search_c1_p50_us", "noop_c1_p50_us", "inprocess_paced_us"),
     *((f"batch{size}_share", f"search_batch{size}_qps", f"inprocess_batch{size}_qps") for size in BATCHES),
-    (f"stream{IN_FLIGHT}_share", f"search_stream{IN_FLIGHT}_qps", "inprocess_batch32_qps"),
     ("two_workers_ratio", "two_workers_rps", "one_worker_rps"),
     ("two_workers_pss_ratio", "two_workers_pss_mib", "one_worker_pss_mib"),
 )
@@ -101,10 +83,8 @@ TARGETS = (  # on two cores
     Target("ratio_to_noop_c16", "throughput against no-op, 16 clients", ">=", 0.45),
     Target("ratio_to_noop_c64", "throughput against no-op, 64 clients", ">=", 0.45),
     Target("p50_c1_over_parts", "p50 of 1 client over no-op p50 + in-process single", "<=", 1.2),
-    Target("p50_c1_over_paced_parts", "the same, in-process single after a sleep as long as no-op's p50"),
     Target("batch32_share", "SearchBatch of 32 against in process", ">=", 0.85),
     Target("batch256_share", "SearchBatch of 256 against in process", ">=", 0.95),
-    Target("stream64_share", "SearchStream, 64 in flight, against in-process batches of 32", ">=", 0.6),
     Target("two_workers_ratio", "throughput of two workers against one", ">=", 1.5),
     Target("two_workers_pss_ratio", "memory of two workers against one", "<=", 1.25),
     Target("overload_goodput_share", "goodput at 10 times the capacity against its peak", ">=", 0.9),
@@ -119,8 +99,6 @@ TARGETS = (  # on two cores
     Target("overload_memory_growth", "memory growth after the first tenth of the overload", "<=", 0.02),
     Target("recovered_p99_ratio", "p99 a second after the overload, against before", "<=", 1.5),
     Target("recovered_errors", "errors later than a second after the overload", "<=", 0),
-    Target("soak_memory_growth", "memory growth after the first tenth of the soak", "<", 0.02),
-    Target("soak_errors", "errors in the soak", "<=", 0),
 )
 
 
@@ -131,7 +109,6 @@ class Plan:
     bundle: Path  # folder of the served bundle
     rounds: int = 5  # repetitions of all measurements; every other round runs in reverse order
     seconds: float = 2.0  # of each measurement in a round
-    queries: Path | None = None  # file; if not given, queries are generated from the bundle's examples
     k: int = 10  # items in an answer
     seed: int = 0  # of all random choices
 
@@ -147,8 +124,6 @@ class LoadPlan(Plan):
 
     parts: tuple[Part, ...] = PARTS
     overload_seconds: float = 30.0  # duration of the overload
-    soak_seconds: float = 0.0  # duration of the soak at 80 % of the capacity; 0 for none
-    deadline: float = 1.0  # seconds of each request of an open loop
 
     @property
     def measurements(self) -> list[Measurement]:

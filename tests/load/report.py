@@ -131,8 +131,7 @@ def show(
     if report.get("content_different"):
         first = report["content_first_difference"]
         faults.append(f"{report['content_different']} answers differ from the bundle's own: {first}")
-    plot = [f"plot: {report['plot']}"] if "plot" in report else []
-    for style, texts in (("yellow", [*faults, *remarks]), ("dim", [*about, *plot])):
+    for style, texts in (("yellow", [*faults, *remarks]), ("dim", about)):
         for text in texts:  # may hold brackets or paths
             console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from typing import Any
 
 from protos.bundle import Manifest
-from protos.scores import is_bounded
 from protos.system.timing import p99_remark
 from serving.benchmark import query_generator
 from serving.retrieval.answer import FusionMode
@@ -23,9 +22,8 @@ from tests.load.load import LoadResult, Requests, Say, Tick, closed_loop
 from tests.load.plan import Measurement, Plan, Target, missed
 from tests.load.report import Figures, Report, machine_text
 from tests.load.services import Cores, Service
-from tests.load.workload import Workload, expected_answers, queries_from_file
+from tests.load.workload import Workload, expected_answers
 
-UNCOMPARED = "answers were not compared: the query tower computes in int8, so scores depend on the batch"
 DENSE_ALONE = (
     "the bundle is hybrid; all searches are by the vectors alone, as the plain server knows no other"
 )
@@ -75,7 +73,6 @@ class RoundsTest(ABC):
         plan, workload = self.plan, self.workload
         notes = [
             self.cores.note,
-            "" if workload.is_compared else UNCOMPARED,
             DENSE_ALONE if workload.fusion is FusionMode.DENSE else "",
             p99_remark(self.figures.calls),
         ]
@@ -103,16 +100,15 @@ class RoundsTest(ABC):
 
 
 def workload_of(plan: Plan, fusion: FusionMode | None = None) -> tuple[Manifest, Workload]:
-    """The workload of a plan's bundle, with expected answers where scores have a bound.
+    """The workload of a plan's bundle, with expected answers.
 
     `fusion` None ranks by the vectors alone for a hybrid bundle.
     """
     retriever = Retriever.load(plan.bundle)
     manifest = retriever.manifest
-    file, seed = plan.queries, plan.seed
-    queries = queries_from_file(file) if file else query_generator.of_bundle(manifest, seed)
+    queries = query_generator.of_bundle(manifest, plan.seed)
     fusion = fusion or (FusionMode.DEFAULT if manifest.hybrid is None else FusionMode.DENSE)
-    expected = expected_answers(retriever, queries, plan.k, fusion) if is_bounded(manifest) else None
+    expected = expected_answers(retriever, queries, plan.k, fusion)
     del retriever  # it shares pages with the servers, whose memory would look smaller
     gc.collect()
     return manifest, Workload(queries, plan.k, expected, fusion)

@@ -6,22 +6,18 @@ A load generator that does not compare answers would count an error or an empty 
 import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 
 from protos import retrieval_pb2 as wire
-from protos.errors import DataError
-from protos.files.regular_files import open_regular
 from protos.scores import Hits, difference
-from serving.client.queries import read_queries
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.wire.converters import fusion_to_wire, query_to_wire
+from tests.helpers.serving.http2 import PREFIX_BYTES, message
 from tests.load.http1 import HttpPool
-from tests.load.http2 import PREFIX_BYTES, message
 from tests.load.load import Requests
 
 SERVICE = "/retrieval.v1.Retrieval/"
@@ -55,14 +51,14 @@ class Workload:
         self._options: dict[str, Any] = {"k": k, "exclude_history": False, "fusion": fusion_to_wire(fusion)}
         self._searches = [wire.SearchRequest(query=each, **self._options) for each in self._queries]
 
-    def searches(self, method: str = "Search", checked: bool = True) -> Requests:
-        """A request for each query; `SearchStream` takes the same messages as `Search`."""
+    def searches(self, checked: bool = True) -> Requests:
+        """A request for each query."""
 
         def check(number: int, body: bytes) -> None:
             self._compare(number, hits_of(wire.SearchResponse.FromString(body[PREFIX_BYTES:])))
 
         messages = [message(each.SerializeToString()) for each in self._searches]
-        return Requests(SERVICE + method, messages, 1, check if checked and self.is_compared else None)
+        return Requests(f"{SERVICE}Search", messages, 1, check if checked and self.is_compared else None)
 
     def http_searches(self) -> Requests:
         """The searches of `searches` as JSON, for the gateway's path."""
@@ -117,19 +113,3 @@ def expected_answers(
     search = partial(retriever.search, k=k, exclude_history=False, fusion=fusion)
     answers = (each for batch in batches for each in search(batch))
     return [[(hit.id, hit.score) for hit in answer.hits] for answer in answers]
-
-
-def queries_from_file(path: Path) -> list[Query]:
-    """Text queries, one on each line; empty lines are skipped.
-
-    Raises:
-        DataError: the file cannot be read, or holds no query.
-    """
-    try:
-        with open_regular(path) as file:
-            queries = [query for _, query in read_queries(file, path, "text")]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if not queries:
-        raise DataError(f"{path}: expected a query on each line, found none")
-    return queries

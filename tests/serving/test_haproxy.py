@@ -17,12 +17,12 @@ from serving.server import RetrievalServer
 from tests.helpers.answers import differences
 from tests.helpers.ports import held_port
 from tests.helpers.serving import haproxy
+from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.fuzzed_messages import HEALTH, SEARCH
 from tests.helpers.serving.gateways import NDJSON, gateway
 from tests.helpers.serving.raw import Raw, head
 from tests.helpers.waiting import wait_until
-from tests.load import http2 as frames
 
 QUERY = "bavuti xelike mopy"
 FLOODER = "127.0.0.2"

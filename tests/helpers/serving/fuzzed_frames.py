@@ -4,10 +4,10 @@ import random
 import struct
 from collections.abc import Callable
 
+from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.fuzzed_messages import HEALTH, RETRIEVAL, SEARCH, SEEDS, varint
+from tests.helpers.serving.http2 import frame
 from tests.helpers.serving.raw import head
-from tests.load import http2 as frames
-from tests.load.http2 import frame
 
 PUSH_PROMISE, PRIORITY_FRAME = 5, 2
 PADDED = 8  # flag

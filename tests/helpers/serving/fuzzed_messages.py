@@ -10,8 +10,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from protos import open_inference_pb2 as inference
 from protos import retrieval_pb2 as wire
+from tests.helpers.serving import http2 as frames
 from tests.helpers.tiny import item_names
-from tests.load import http2 as frames
 
 RETRIEVAL, INFERENCE = "/retrieval.v1.Retrieval", "/inference.GRPCInferenceService"
 HEALTH, REFLECTION = "/grpc.health.v1.Health", "/grpc.reflection.v1alpha.ServerReflection"

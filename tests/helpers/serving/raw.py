@@ -6,8 +6,8 @@ import struct
 import time
 from collections.abc import Sequence
 
-from tests.load import http2 as frames
-from tests.load.http2 import Status, status_of, status_of_reset
+from tests.helpers.serving import http2 as frames
+from tests.helpers.serving.http2 import Status, status_of, status_of_reset
 
 WINDOW = (1 << 31) - 1
 OPEN_WINDOWS = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, WINDOW))

@@ -17,21 +17,28 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from protos import bundle
 from protos.cli import Result
 from protos.errors import MissingStage
 from serving.benchmark import query_generator
-from serving.benchmark.filter_measurement import SELECTIVITIES, buckets, measure_quality
+from serving.benchmark.filter_measurement import (
+    ANTI_CORRELATED,
+    RANDOM,
+    SELECTIVITIES,
+    buckets,
+    measure_quality,
+)
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
-from tests.load import plots
 from tests.load import report as reports
-from tests.load.cli.steps import plot_file, result_or_failure, tested_folder
+from tests.load.cli.steps import result_or_failure, tested_folder
 from tests.load.filter_times import bound_of, measure_times
 from tests.load.report import Report, machine_text, progress, table
 
+# Smallest recall of a bucket. As in the gate `filtered_recall`, a bucket misses it if the whole 95 % interval
+# is below: recall differs by as much from one set of queries to another.
 RECALL = 0.98
 DEVIATIONS = 1.96  # of a mean, at 95 %
+KINDS = (RANDOM, ANTI_CORRELATED)
 HEADS = "filters", "pass", "recall", "wrong", "query, us", "first use", "without", "ratio", "bound", "plans"
 SPARE = 4  # generated queries for each that is wanted: some may be answered without a search
 
@@ -46,16 +53,12 @@ def run(arguments: Namespace) -> Result:
         MissingStage: there is no bundle, or it has no filter fields, or none that allow such filters.
     """
     folder = tested_folder(arguments)
-    path = plot_file(arguments.plot, f"filters-{bundle.read_manifest(folder).name}.png")
-    report = measure(folder, arguments.k, arguments.queries, arguments.seed, arguments.recall)
-    report["plot"] = str(plots.save_filters(report, path))
+    report = measure(folder, arguments.k, arguments.queries, arguments.seed)
     result: Result = report, lambda console: show(console, report)
     return result_or_failure(result, arguments, "; ".join(report["failed"]))
 
 
-def measure(
-    folder: Path, k: int = 10, queries: int = 200, seed: int = 0, recall: float = RECALL
-) -> dict[str, Any]:
+def measure(folder: Path, k: int, queries: int, seed: int) -> dict[str, Any]:
     """The report of a bundle.
 
     Args:
@@ -63,8 +66,6 @@ def measure(
         k: items in an answer.
         queries: of each bucket at most: generated ones for the times, and examples for the recall.
         seed: of all random choices.
-        recall: smallest recall of a bucket. As in the gate `filtered_recall`, a bucket misses it if the whole
-            95 % interval is below: recall differs by as much from one set of queries to another.
 
     Returns:
         `buckets`, and over all of them: `filter_recall_min`; `filter_p50_ratio_max`, the largest ratio of a
@@ -83,7 +84,7 @@ def measure(
     examples = [example_query(each) for each in manifest.examples]
     times: dict[Key, dict[str, Any]] = {}
     found: list[dict[str, Any]] = []
-    with progress(5.0 * len(plots.FILTER_KINDS) * len(SELECTIVITIES)) as (say, tick):
+    with progress(5.0 * len(KINDS) * len(SELECTIVITIES)) as (say, tick):
         for made in buckets(retriever, generated, seed, queries):
             say(f"times: {_bucket_name(made.selectivity, made.kind)}")
             times[made.selectivity, made.kind] = {
@@ -112,16 +113,16 @@ def measure(
         "queries": queries,
         "seed": seed,
         "machine": machine_text(),
-        "recall_bound": recall,
+        "recall_bound": RECALL,
         "filter_recall_min": min(each["recall"] for each in found),
         "filter_p50_ratio_max": max(each["p50_ratio"] for each in found),
         "filter_incomplete": sum(each["incomplete"] for each in found),
         "filter_wrong": sum(each["wrong"] for each in found),
-        "failed": failures(found, recall),
+        "failed": failures(found, RECALL),
         "left_out": [
             _bucket_name(selectivity, kind)
             for selectivity in SELECTIVITIES
-            for kind in plots.FILTER_KINDS
+            for kind in KINDS
             if (selectivity, kind) not in {(each["selectivity"], each["kind"]) for each in found}
         ],
         "buckets": found,

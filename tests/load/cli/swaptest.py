@@ -1,7 +1,7 @@
 """`python -m tests.load swaptest`: swap two bundles under load, and compare every answer.
 
 The test creates a registry, starts the service on an alias, and moves the alias to and fro under load. Then
-it swaps on under light load, and compares the service's memory with the memory before.
+it compares the service's memory with the memory before.
 """
 
 import gc
@@ -16,24 +16,22 @@ from typing import Any
 from protos import bundle
 from protos.cli import Result, UsageError
 from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
-from protos.scores import Hits, difference, is_bounded
+from protos.scores import Hits, difference
 from serving import bundles
 from serving.benchmark import query_generator
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from tests.load import alias, measure_swap, plots
-from tests.load.cli.steps import plot_file, result_or_failure
+from tests.load import alias, measure_swap
+from tests.load.cli.steps import result_or_failure
 from tests.load.load import Requests
-from tests.load.measure_swap import WARM_UP, Schedule, SwapClients, SwapRun, Versions, expecting
+from tests.load.measure_swap import WARM_UP, Schedule, SwapClients, Versions, expecting
 from tests.load.plan import missed
 from tests.load.report import machine_text, progress
 from tests.load.services import Service
 from tests.load.workload import Workload, expected_answers
 
 K = 10
-LIGHT_CLIENTS, LIGHT_PAUSE = 8, 0.05  # load while memory is measured; the pause in seconds
-LIGHT_SWAP_SECONDS = 5.0  # usual, for the progress bar
 READY_SECONDS = 120.0  # longest wait for the service's first request to the registry
 # Memory has settled where this many readings differ by no more than this share; longest wait in seconds.
 READINGS, SETTLED, SETTLE_SECONDS = 4, 0.005, 20.0
@@ -52,14 +50,8 @@ class _Test:
     say: Callable[[str], None]
     tick: Callable[[], None]
 
-    def clients(self, count: int, pause: float = 0.0) -> SwapClients:
-        return SwapClients(self.requests, self.versions, count, pause)
-
-    @property
-    def light_swaps(self) -> int:
-        """Swaps after the load: up to `--memory-swaps` in all, and back to the first bundle."""
-        count = max(self.arguments.swaps, self.arguments.memory_swaps)
-        return max(0, int(count + count % 2) - int(self.arguments.swaps))
+    def clients(self) -> SwapClients:
+        return SwapClients(self.requests, self.versions, self.arguments.clients)
 
 
 def run(arguments: Namespace) -> Result:
@@ -74,7 +66,6 @@ def run(arguments: Namespace) -> Result:
     """
     folders = pair(arguments.bundle or bundles.BUNDLES, arguments.other)
     manifests = [bundle.read(each) for each in folders]
-    path = plot_file(arguments.plot, f"swap-{manifests[0].name}.png")
     queries = query_generator.of_bundle(manifests[0], seed=0)
     names = [each.bundle_version for each in manifests]
     expected = _expected(folders, queries)
@@ -84,12 +75,9 @@ def run(arguments: Namespace) -> Result:
         raise MissingStage("both bundles give the same answers to all queries, so a mixture cannot be seen")
     gc.collect()  # frees the bundles that were loaded here
     requests = Workload(queries, K, None).searches()
-    light = max(arguments.swaps, arguments.memory_swaps) - arguments.swaps
-    with progress(arguments.seconds + 3 * WARM_UP + LIGHT_SWAP_SECONDS * light) as (say, tick):
-        report, done = _measure(_Test(folders, names, requests, versions, arguments, say, tick))
+    with progress(arguments.seconds + 3 * WARM_UP) as (say, tick):
+        report = _measure(_Test(folders, names, requests, versions, arguments, say, tick))
     report["distinct_queries"], report["telling_queries"] = len(queries), telling
-    windows = [(swap.started - done.start, swap.done - done.start) for swap in done.swaps]
-    report["plot"] = str(plots.save_swaps(report, measure_swap.series(done), windows, path))
     result: Result = report, lambda console: measure_swap.show(console, report)
     fault = ""
     if report["failed"] or report["mixed"]:
@@ -130,11 +118,6 @@ def _expected(folders: Sequence[Path], queries: Sequence[Query]) -> list[list[Hi
     found = []
     for folder in folders:
         retriever = Retriever.load(folder)
-        if not is_bounded(retriever.manifest):
-            raise DataError(
-                f"{folder}: the query tower computes in int8, so scores depend on the batch; "
-                "expected a bundle whose answers can be compared"
-            )
         try:
             found.append(expected_answers(retriever, queries, K))
         except InvalidInput as error:
@@ -142,7 +125,7 @@ def _expected(folders: Sequence[Path], queries: Sequence[Query]) -> list[list[Hi
     return found
 
 
-def _measure(test: _Test) -> tuple[dict[str, Any], SwapRun]:
+def _measure(test: _Test) -> dict[str, Any]:
     arguments = test.arguments
     with tempfile.TemporaryDirectory(prefix="swaptest-") as place:
         folder = Path(place)
@@ -154,34 +137,28 @@ def _measure(test: _Test) -> tuple[dict[str, Any], SwapRun]:
             workers = _warm_up(test, server, moved)
             start = settled(server)
             test.say(f"{arguments.clients} clients, {arguments.swaps} swaps")
-            clients = test.clients(arguments.clients, arguments.pause)
             schedule = Schedule(arguments.seconds, arguments.swaps)
-            done = measure_swap.run(server.address, clients, moved, schedule, test.tick)
-            light, after = _swap_under_light_load(test, server, moved)
+            done = measure_swap.run(server.address, test.clients(), moved, schedule, test.tick)
             end = settled(server)
-    failed = done.failed + light.failed
     report = {
-        "failed": failed.total(),
+        "failed": done.failed.total(),
         "mixed": test.versions.mixed,
         "swaps": len(done.swaps),
         **measure_swap.latency_figures(done),
         **measure_swap.swap_figures(done),
-        "requests": done.requests + light.requests,
+        "requests": done.requests,
         "seconds": round(done.stop - done.start, 2),
         "memory_ratio": round(end / start, 4),
         "memory_start_mib": round(start / MIB, 1),
         "memory_end_mib": round(end / MIB, 1),
-        "memory_swaps": len(done.swaps) + len(light.swaps),
-        "memory_after_swaps_mib": [round(value / MIB, 1) for value in after],
         "versions": list(test.names),
         "workers": workers,
         "clients": arguments.clients,
-        "pause_seconds": arguments.pause,
-        "errors": dict(failed),
+        "errors": dict(done.failed),
         "mixed_first": test.versions.first,
         "machine": machine_text(),
     }
-    return {**report, "targets_missed": missed(measure_swap.TARGETS, report)}, done
+    return {**report, "targets_missed": missed(measure_swap.TARGETS, report)}
 
 
 def _warm_up(test: _Test, server: Service, moved: Service) -> int:
@@ -193,26 +170,11 @@ def _warm_up(test: _Test, server: Service, moved: Service) -> int:
             if time.monotonic() > until:
                 raise Unavailable(f"the service has not asked the registry after {READY_SECONDS:g} s")
             time.sleep(0.1)
-    clients = test.clients(test.arguments.clients)
+    clients = test.clients()
     done = measure_swap.run(server.address, clients, moved, Schedule(WARM_UP, 0, 0.0))
     if done.failed:
         raise Unavailable(f"the service fails before the first swap: {clients.failures()}")
     return int(state["workers"])
-
-
-def _swap_under_light_load(test: _Test, server: Service, moved: Service) -> tuple[SwapRun, list[int]]:
-    """The remaining swaps, and the memory in bytes after each."""
-    left, after = test.light_swaps, list[int]()
-
-    def swapped() -> None:
-        after.append(server.memory())
-        test.say(f"light load, {len(after)} of {left} swaps")
-
-    test.say(f"light load, {left} swaps")
-    schedule = Schedule(0.01 * left, left, 0.5, test.arguments.swaps % 2)
-    clients = test.clients(LIGHT_CLIENTS, LIGHT_PAUSE)
-    done = measure_swap.run(server.address, clients, moved, schedule, swapped=swapped)
-    return done, after
 
 
 def settled(server: Service) -> int:

@@ -23,7 +23,6 @@ TARGETS = (  # on two cores
     Target("swap_failed", "requests that failed in swaps", "<=", 0),
     Target("swap_mixed", "answers in swaps that mix two bundles", "<=", 0),
     Target("live_found_share", "live items that are first for their own text", ">=", 0.99),
-    Target("restart_added_s", "seconds that live items add to a start", "<=", 3.0),
     Target("load_errors", "searches that failed under load", "<=", 0),
     Target("rps_share_with_live", "throughput with few live items against none", ">=", 0.92),
     Target("rps_share_with_many", "throughput with many live items against none", ">=", 0.75),
@@ -31,10 +30,6 @@ TARGETS = (  # on two cores
     Target("p99_ratio_while_writing", "p99 during upserts against without", "<=", 1.5),
     Target("upserts_per_s", "upserts a second in batches of 100, durable and found", ">=", 2000),
     Target("visible_p99_ms", "p99 of one upsert until it is found, ms", "<=", 50),
-    Target("filter_recall_min", "lowest recall of filtered searches", ">=", 0.98),
-    Target("filter_wrong", "hits that do not pass their filter", "<=", 0),
-    Target("filter_incomplete", "filtered answers with fewer items than pass", "<=", 0),
-    Target("filter_p50_ratio_over_bound", "largest p50 ratio of a filtered search over its bound", "<=", 1.0),
 )
 LOADS = Table(
     "",
@@ -51,18 +46,13 @@ LOADS = Table(
 
 
 def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One document of the figures of the parts that ran: `history`, `swap`, `load`, `filters`."""
+    """One document of the figures of the parts that ran: `history`, `swap`, `load`."""
     report: dict[str, Any] = dict(found.get("history", {}))
     for name, value in found.get("swap", {}).items():
-        alone = name.startswith(("live_", "restart_", "start_"))
+        alone = name.startswith("live_")
         report[name if alone else f"swap_{name}"] = value
     for name, value in found.get("load", {}).items():
         report[name.replace("rps_share_with_few", "rps_share_with_live")] = value
-    filters = found.get("filters", {})
-    report |= {key: value for key, value in filters.items() if key.startswith("filter_")}
-    if buckets := filters.get("buckets"):
-        ratios = [each["p50_ratio"] / each["p50_ratio_bound"] for each in buckets]
-        report |= {"filter_buckets": buckets, "filter_p50_ratio_over_bound": max(ratios)}
     if "swap_deleted_in_answers" in report:
         report[history.DELETED] = report.get(history.DELETED, 0) + report["swap_deleted_in_answers"]
     return report
@@ -91,7 +81,6 @@ def show(console: Console, report: Report) -> None:
     if "swap_requests" in report:
         about.append(
             f"swap: {report['swap_requests']:,} answers, {report['swap_swaps']} swaps, "
-            f"{report['live_items']:,} live items, {report['swap_deletes']:,} deletes; "
-            f"a start takes {report['start_s']:.1f} s without live items"
+            f"{report['live_items']:,} live items, {report['swap_deletes']:,} deletes"
         )
     show_report(console, report, [LOADS], TARGETS, about, remarks)

@@ -1,4 +1,4 @@
-"""A swap to another model, and restarts, with many live items and deletes.
+"""A swap to another model with many live items and deletes.
 
 Each answer under load is checked by its scores: they are the products of the query's and the items' vectors,
 both by the towers of the bundle that answers, which this process computes by itself. An answer that mixes two
@@ -6,8 +6,6 @@ bundles, or has a deleted item, has a score that is neither's. Which items are f
 of live items finds most of the nearest ones, not all, and each worker changes to it by itself.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,6 @@ from tests.load import alias, measure_swap
 from tests.load.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from tests.load.load import Say
 from tests.load.measure_swap import Schedule, SwapClients, Versions
-from tests.load.services import serve_bundle
 from tests.load.workload import Workload
 
 K = 10
@@ -47,7 +44,6 @@ class SwapOptions:
     clients: int = 64  # of the load
     swaps: int = 4  # to and fro
     seconds: float = 20.0  # of load
-    restarts: int = 5  # of a service with, and of one without live items
     seed: int = 0  # of the queries and the items
 
 
@@ -59,8 +55,7 @@ def run(
     Returns:
         Figures: `failed` requests; `mixed` answers, whose scores are not those of their bundle, or that hold
         another number of items; `deleted_in_answers`; `live_found_share`, of the live items those that are
-        first for their own text, the smaller share of the two bundles; `restart_added_s`, the seconds by
-        which live items make a start longer.
+        first for their own text, the smaller share of the two bundles.
     """
     manifests = [bundle.read(each) for each in folders]
     names = [each.bundle_version for each in manifests]
@@ -103,7 +98,6 @@ def run(
         "live_found_in_10_share": min(among),
         "live_items": options.live,
         "deletes": len(deleted),
-        **_restarts(folders[0], place, url, options, say),
     }
 
 
@@ -153,22 +147,3 @@ def _searched(
             for start in range(0, len(queries), BATCH)
             for answer in client.search_batch(queries[start : start + BATCH], K, fusion=fusion)
         ]
-
-
-def _restarts(folder: Path, place: Path, url: str, options: SwapOptions, say: Say) -> dict[str, float]:
-    """Seconds until a service with a bundle is ready, with and without live items, in turns."""
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    variables = {"TWINSPIRE_CACHE": str(place / "cache")}
-    for number in range(options.restarts + 1):
-        say(f"start {number + 1} of {options.restarts + 1}")
-        for takes_writes in (True, False):
-            begun = time.perf_counter()
-            flags = ("--catalogue", url) if takes_writes else ()
-            with serve_bundle(folder, None, 1, *flags, environment=variables):
-                seconds[takes_writes].append(time.perf_counter() - begun)
-    with_live, without = (statistics.median(seconds[each][1:]) for each in (True, False))
-    return {
-        "start_s": round(without, 3),
-        "start_with_live_s": round(with_live, 3),
-        "restart_added_s": round(with_live - without, 3),
-    }

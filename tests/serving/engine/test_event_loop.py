@@ -21,12 +21,12 @@ from serving.engine import event_loop
 from serving.engine.call import Call
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import differences
+from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, SEARCH_STREAM, Reacting, call, reacting, soon
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
-from tests.load import http2 as frames
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import pytest
 from protos import retrieval_pb2 as wire
 from serving.client import RetrievalClient
 from serving.engine.limits import WorkerLimits
+from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.fuzzed_frames import attack
 from tests.helpers.serving.fuzzed_messages import messages
+from tests.helpers.serving.http2 import Status
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
-from tests.load import http2 as frames
-from tests.load.http2 import Status
 from tests.serving.conftest import ROOT
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]

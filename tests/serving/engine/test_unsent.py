@@ -19,11 +19,11 @@ from serving.engine.limits import WorkerLimits
 from serving.engine.unsent import PATIENCE_SECONDS, UnsentBytes
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
+from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
-from tests.load import http2 as frames
 from tests.serving.conftest import Start
 
 CLOSED = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0))  # reads nothing of any answer

@@ -20,9 +20,9 @@ from serving.observability import layout
 from serving.observability.worker_metrics import SharedMetrics
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
+from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, soon
-from tests.load import http2 as frames
 
 WATCH = "/grpc.health.v1.Health/Watch"
 SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"

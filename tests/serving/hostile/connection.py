@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tests.load import http2 as frames
-from tests.load.http2 import Outgoing
+from tests.helpers.serving import http2 as frames
+from tests.helpers.serving.http2 import Outgoing
 
 WINDOW = 2**31 - 1
 OPEN = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, WINDOW))

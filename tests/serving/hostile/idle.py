@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 
+from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.fuzzed_messages import SEARCH
 from tests.helpers.serving.raw import head
-from tests.load import http2 as frames
 from tests.serving.hostile.connection import OPEN, Attack, Connection
 
 CONNECTIONS = 1024  # of each attacker

@@ -15,9 +15,9 @@ import pytest
 
 from protos.errors import InvalidInput, Unavailable
 from tests.helpers.ports import held_port
-from tests.load import http2
-from tests.load.http2 import WINDOW, Call, Connection, ConnectionPool, Status
-from tests.load.load import MessageReader, Requests, closed_loop, stream_loop
+from tests.helpers.serving import http2
+from tests.helpers.serving.http2 import WINDOW, Call, Connection, ConnectionPool, Status
+from tests.load.load import Requests, closed_loop
 
 PATH = "/test.Test/Call"
 ONE = Requests(PATH, [http2.message(b"a")])
@@ -26,11 +26,9 @@ Behaviour = Callable[[bytes, grpc.ServicerContext], bytes]
 
 
 @contextmanager
-def serving(
-    behaviour: Callable[..., Any], streams: bool = False, options: list[tuple[str, int]] | None = None
-) -> Iterator[str]:
+def serving(behaviour: Callable[..., Any], options: list[tuple[str, int]] | None = None) -> Iterator[str]:
     """A server of one method whose messages are bytes; its address."""
-    make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+    make = grpc.unary_unary_rpc_method_handler
     server = grpc.server(
         ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1), *(options or [])]
     )
@@ -117,48 +115,6 @@ def test_a_connection_outlives_its_windows() -> None:
             while len(answers) < asked and time.monotonic() < until:
                 pool.poll(0.1)
     assert answers == list(range(asked))
-
-
-def test_a_stream_outlives_its_windows() -> None:
-    looked_at: list[bytes] = []
-    requests = Requests(PATH, [http2.message(b"x" * 200_000)], check=lambda n, body: looked_at.append(body))
-    with serving(lambda messages, context: messages, streams=True) as address:
-        measured = stream_loop(address, requests, 8, 0.5, 0.0)
-        assert measured.errors == {}
-        while measured.offered * 200_000 < 2 * WINDOW:
-            measured = stream_loop(address, requests, 8, 2.0, 0.0)  # a slow machine
-    assert {*looked_at} == {http2.message(b"x" * 200_000)}
-
-
-def test_a_stream_that_breaks_off_is_an_error() -> None:
-    def behaviour(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        yield next(messages)
-        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough")
-
-    with serving(behaviour, streams=True) as address:
-        measured = stream_loop(address, ONE, 4, 5.0, 0.0)
-    assert measured.codes == {"OK": 1, "RESOURCE_EXHAUSTED": 1}
-
-
-def test_a_server_may_close_the_door_early() -> None:
-    def behaviour(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        yield next(messages)
-
-    with serving(behaviour, streams=True) as address:
-        measured = stream_loop(address, ONE, 4, 5.0, 0.0)
-    assert measured.codes == {"OK": 1, "INTERNAL": 1}
-    assert "unanswered" in measured.messages["INTERNAL"]
-
-
-def test_messages_are_whole_however_they_come() -> None:
-    sent = [http2.message(bytes([n % 256]) * n) for n in (0, 1, 7, 300)]
-    whole = b"".join(sent)
-    for size in range(1, len(whole)):
-        taken: list[bytes] = []
-        messages = MessageReader(taken.append)
-        for start in range(0, len(whole), size):
-            messages.feed(whole[start : start + size])
-        assert taken == sent
 
 
 def test_load_stays_on_this_machine() -> None:

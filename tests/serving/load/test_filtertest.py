@@ -1,4 +1,4 @@
-"""The filter test, from command to plot: it fails where a bucket misses its recall or has wrong answers."""
+"""The filter test, from the command on: it fails where a bucket misses its recall or has wrong answers."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from tests.load.cli import filtertest
 from tests.load.cli.filtertest import failures
 from tests.load.filter_times import graph_only
 from tests.serving.cli.test_commands import Capture
-from tests.serving.load.commands import document, failure, misuse
+from tests.serving.load.commands import document, failure
 
 ITEMS = 8000  # enough for the planner to search the graph where half of them pass
 QUERIES = 20
@@ -48,10 +48,9 @@ def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.exhaustive
 def test_recall_completeness_and_times_of_each_bucket(
-    capsys: Capture, filtered: Path, tmp_path: Path, few_calls: None
+    capsys: Capture, filtered: Path, few_calls: None
 ) -> None:
-    plot = tmp_path / "filters.png"
-    flags = ("--bundle", str(filtered), "--queries", str(QUERIES), "--plot", str(plot))
+    flags = ("--bundle", str(filtered), "--queries", str(QUERIES))
     report = document(capsys, "filtertest", *flags)
     found = {(each["selectivity"], each["kind"]): each for each in report["buckets"]}
     assert len(found) + len(report["left_out"]) == 2 * len(SELECTIVITIES)
@@ -64,7 +63,6 @@ def test_recall_completeness_and_times_of_each_bucket(
         assert 5 < each["timed_queries"] <= QUERIES
         times = [*each["p50_us"].values(), *each["search_p50_us"].values()]
         assert np.isfinite(times).all() and min(times) > 0
-    assert plot.read_bytes().startswith(b"\x89PNG")
     text = shown(filtertest.show, {**report, "failed": ["a bucket missed its recall"]})
     assert f"{report['items']:,} items" in text
     assert text.endswith("a bucket missed its recall\n")
@@ -96,7 +94,7 @@ def test_a_bucket_below_its_recall_fails_by_name(
     monkeypatch.setattr(planner, "SIDE_BY_SIDE", 8)  # so that the graph is searched, which misses some
     folder = sparse(filtered, tmp_path)
     # The graph depends on the processor: of few queries the interval may reach the bound.
-    flags = ("--bundle", str(folder), "--queries", "60", "--plot", str(tmp_path / "filters.png"))
+    flags = ("--bundle", str(folder), "--queries", "60")
     assert main(["filtertest", *flags, "--json"]) == 1
     captured = capsys.readouterr()
     report = json.loads(captured.out)
@@ -142,8 +140,6 @@ def test_what_a_bucket_misses_is_said() -> None:
 
 def test_what_cannot_be_tested_is_said(capsys: Capture, plain: Path) -> None:
     assert "has no filter fields" in failure(capsys, "filtertest", "--bundle", str(plain))
-    for recall in ("0", "1.1", "nan", "x"):
-        assert "--recall: expected a number above 0" in misuse(capsys, "filtertest", "--recall", recall)
 
 
 def test_items_of_histories_count_as_answers_in_recall_and_completeness(tmp_path: Path) -> None:

@@ -22,19 +22,11 @@ def test_it_measures_all_servers(plain: Path, capsys: pytest.CaptureFixture[str]
         for kind in KINDS:
             assert found[f"{kind}_c{clients}_rps"] > 0
             assert found[f"{kind}_c{clients}_cpu_us"] > 0
-        for ratio, above, below in (
-            ("fastapi", "gateway_c{}_rps", "fastapi_c{}_rps"),
-            ("grpc", "gateway_c{}_rps", "grpc_c{}_rps"),
-            ("fastapi_cpu", "fastapi_c{}_cpu_us", "gateway_c{}_cpu_us"),
-        ):
-            expected = found[above.format(clients)] / found[below.format(clients)]
-            assert found[f"gateway_to_{ratio}_c{clients}"] == pytest.approx(expected, rel=1e-3)
+        expected = found[f"gateway_c{clients}_rps"] / found[f"grpc_c{clients}_rps"]
+        assert found[f"gateway_to_grpc_c{clients}"] == pytest.approx(expected, rel=1e-3)
     assert (found["errors"], found["content_different"]) == ({}, 0)
     assert found["content_checked"] > 0
-    missed = {
-        f"gateway_to_fastapi_c{each}" for each in (16, 64) if found[f"gateway_to_fastapi_c{each}"] < 0.5
-    }
-    assert set(found["targets_missed"]) == missed
+    assert found["targets_missed"] == []  # no figure has a bound
     text = shown(show, found)
     assert all(f"{found[f'{kind}_c1_rps']:,.0f}" in text for kind in KINDS)
 

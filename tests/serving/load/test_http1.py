@@ -5,21 +5,15 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from protos.errors import Unavailable
-from serving.gateway.http1 import HttpConnection
-from serving.gateway.options import GatewayOptions
-from serving.gateway.process import make_server
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.serving.gateways import RunningGateway, decided
 from tests.helpers.serving.gateways import gateway as run_gateway
-from tests.load import http_reference
+from tests.helpers.serving.http2 import Call, Connection, Status
 from tests.load.http1 import HttpPool
-from tests.load.http2 import Call, Connection, Status
 from tests.load.load import Requests, closed_loop
 from tests.load.workload import Workload, expected_answers
 
@@ -55,15 +49,6 @@ def test_an_error_is_no_answer(gateway: RunningGateway) -> None:
     assert result.rps == 0
     assert next(iter(result.errors)) == "HTTP 400"  # the gateway answers 429 after many invalid requests
     assert "did you mean query?" in result.messages["HTTP 400"]
-
-
-def test_the_reference_has_the_parser_and_the_event_loop_of_the_gateway() -> None:
-    config = http_reference.configuration(FastAPI())
-    config.load()
-    assert config.http_protocol_class is HttpToolsProtocol
-    assert issubclass(HttpConnection, config.http_protocol_class)
-    gateway = make_server(GatewayOptions(), lambda: None).config
-    assert config.loop == gateway.loop == "asyncio"
 
 
 def test_the_length_of_an_answer_is_read_from_its_head() -> None:

@@ -106,13 +106,12 @@ def run_load(folder: Path, place: Path) -> dict[str, Any]:
 
 @pytest.mark.quiet
 def test_a_swap_with_live_items(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    options = SwapOptions(live=300, deletes=50, clients=8, swaps=2, seconds=3.0, restarts=1)
+    options = SwapOptions(live=300, deletes=50, clients=8, swaps=2, seconds=3.0)
     found = apart(run_swap, folders, options, tmp_path, quiet, quiet)
     assert (found["failed"], found["mixed"], found["deleted_in_answers"]) == (0, 0, 0)
     assert found["live_found_share"] >= 0.99
     assert found["requests"] > 100
     assert found["swaps"] == 2
-    assert 0 < found["start_s"] < 60
 
 
 @pytest.mark.quiet
@@ -143,7 +142,6 @@ def test_what_cannot_be_tested_is_refused(folders: tuple[Path, Path], tmp_path: 
     bundle = ("--bundle", str(folders[0]))
     two = (*bundle, "--other", str(folders[1]))
     assert "--services" in misuse(*two, "--services", "2")
-    assert "has no filter fields" in misuse(*bundle, "--only", "filters")
     assert "the same bundle" in misuse(*bundle, "--other", str(folders[0]))
     assert "some of history" in misuse(*two, "--only", "everything")
     url = f"sqlite:///{tmp_path}/items.db"

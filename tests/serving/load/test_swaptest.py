@@ -1,4 +1,4 @@
-"""The swap test: it counts what fails and what is mixed, and a short one runs from command to plot."""
+"""The swap test: it counts what fails and what is mixed, and a short one runs from the command on."""
 
 import json
 import socket
@@ -15,18 +15,18 @@ import pytest
 
 from protos import bundle
 from protos import retrieval_pb2 as wire
-from protos.bundle import Precisions
 from protos.errors import Unavailable
 from protos.scores import Hits, difference
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.wire.converters import RequestLimits
+from tests.helpers.serving import http2
+from tests.helpers.serving.http2 import ConnectionPool
 from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import item_names, tiny_bundle
-from tests.load import http2, measure_swap
+from tests.load import measure_swap
 from tests.load.cli.swaptest import pair
-from tests.load.http2 import ConnectionPool
 from tests.load.measure_swap import MIXED, Swap, SwapClients, SwapRun, Versions, expecting
 from tests.load.plan import missed
 from tests.load.workload import Workload, expected_answers
@@ -118,7 +118,7 @@ def drive(address: str, clients: SwapClients, answers: int) -> SwapRun:
 def test_what_fails_is_counted(retriever: Retriever) -> None:
     asked = [Query("a" * 50)]
     versions = Versions([FIRST, SECOND], [expecting([[]])] * 2)
-    clients = SwapClients(Workload(asked, 10, None).searches(), versions, 2, pause=0.001)
+    clients = SwapClients(Workload(asked, 10, None).searches(), versions, 2)
     with RetrievalServer(retriever, RequestLimits(max_text_length=20)) as server:
         seen = drive(server.address, clients, answers=10)
     assert seen.failed.total() == seen.requests >= 10
@@ -199,9 +199,6 @@ def test_a_request_that_overlaps_a_window_is_during() -> None:
     seconds = measure_swap.swap_figures(done)
     assert (seconds["swap_seconds_median"], seconds["swap_seconds_max"]) == (0.4, 0.8)  # 0.8 and 0
     assert (seconds["window_seconds_median"], seconds["window_seconds_max"]) == (0.75, 1.0)
-    series = measure_swap.series(done)
-    assert series["at"] == [0.625, 7.125, 8.125, 8.875, 9.125, 13.125, 18.375, 19.125]
-    assert series["second_share"] == [0, 0, 0, 0, 1, 1, 0, 0]
 
 
 def test_without_requests_there_is_no_ratio() -> None:
@@ -234,13 +231,6 @@ def test_misuse_is_told_apart(capsys: Capture, folders: tuple[Path, Path], tmp_p
     assert "holds no bundle" in failure(capsys, "swaptest", "--bundle", str(tmp_path))
 
 
-def test_answers_that_depend_on_the_batch_cannot_be_told_apart(capsys: Capture, tmp_path: Path) -> None:
-    for items in (50, 60):
-        tiny_bundle(tmp_path, items, precision=Precisions(query="int8_dynamic"))
-    refused = failure(capsys, "swaptest", "--bundle", str(tmp_path))
-    assert "the query tower computes in int8, so scores depend on the batch" in refused
-
-
 def test_bundles_that_answer_alike_cannot_be_told_apart(capsys: Capture, tmp_path: Path) -> None:
     for report in ("{}\n", "{} \n"):
         tiny_bundle(tmp_path, 50, report=report)
@@ -250,13 +240,10 @@ def test_bundles_that_answer_alike_cannot_be_told_apart(capsys: Capture, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def done(
-    folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> "subprocess.CompletedProcess[str]":
+def done(folders: tuple[Path, Path]) -> "subprocess.CompletedProcess[str]":
     """A short swap test: a registry, a service that follows it, clients, and memory."""
-    plot = tmp_path_factory.mktemp("plot") / "swaps.png"
-    flags = ["--clients", "6", "--seconds", "2", "--swaps", "3", "--workers", "2", "--memory-swaps", "4"]
-    files = ["--bundle", str(folders[0]), "--other", str(folders[1]), "--plot", str(plot)]
+    flags = ["--clients", "6", "--seconds", "2", "--swaps", "3", "--workers", "2"]
+    files = ["--bundle", str(folders[0]), "--other", str(folders[1])]
     command = [sys.executable, "-m", "tests.load", "swaptest", "--json", *files, *flags]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
@@ -268,7 +255,7 @@ def test_no_request_fails_and_no_answer_is_mixed(
     assert done.returncode == 0, done.stderr
     report: Any = json.loads(done.stdout)
     assert (report["failed"], report["mixed"], report["errors"]) == (0, 0, {})
-    assert (report["swaps"], report["memory_swaps"], len(report["memory_after_swaps_mib"])) == (3, 4, 1)
+    assert report["swaps"] == 3
     assert report["versions"] == [bundle.read_manifest(each).bundle_version for each in folders]
     assert (report["workers"], report["clients"]) == (2, 6)
     assert 0 < report["telling_queries"] <= report["distinct_queries"]
@@ -281,5 +268,4 @@ def test_no_request_fails_and_no_answer_is_mixed(
     assert report["memory_ratio"] == pytest.approx(ratio, rel=0.01)
     assert report["memory_start_mib"] > 20
     assert report["targets_missed"] == missed(measure_swap.TARGETS, report)
-    assert Path(report["plot"]).read_bytes().startswith(b"\x89PNG")
     assert f"{report['requests']:,} answers, all compared; 3 swaps" in shown(measure_swap.show, report)

@@ -200,17 +200,13 @@ class Call:
         number: of its request, for the caller.
         started: start of its latency, in `time.perf_counter()` seconds.
         is_kept: keep the bytes of the response in `parts`.
-
-    Attributes:
-        reader: receives the bytes of the response as they arrive; None discards them.
     """
 
-    __slots__ = ("number", "parts", "reader", "received", "started")
+    __slots__ = ("number", "parts", "received", "started")
 
     def __init__(self, number: int, started: float, is_kept: bool = False) -> None:
         self.number, self.started = number, started
         self.parts: list[bytes] | None = [] if is_kept else None
-        self.reader: Callable[[bytes], None] | None = None if self.parts is None else self.parts.append
         self.received = 0  # bytes since the last WINDOW_UPDATE
 
 
@@ -262,19 +258,11 @@ class Connection:
 
     def request(self, head: bytes, message: bytes, call: Call) -> None:
         """Start a call of one message."""
-        self._outgoing.only(self.open(head, call), message)
-
-    def open(self, head: bytes, call: Call) -> int:
-        """Start a call of many messages; returns the stream for `send`."""
         stream = self._next_stream
         self._next_stream += 2
         self.calls[stream] = call
         self._outgoing.head(stream, head)
-        return stream
-
-    def send(self, stream: int, message: bytes, last: bool = False) -> None:
-        """Send a message of such a call; an empty last one only ends it."""
-        self._outgoing.part(stream, message, last)
+        self._outgoing.only(stream, message)
 
     def cancel(self, stream: int) -> None:
         """Cancel a call; `finished` is not called."""
@@ -372,8 +360,8 @@ class Connection:
         call = self.calls.get(stream)
         if call is None:
             return  # cancelled
-        if call.reader is not None:
-            call.reader(data[start:after])
+        if call.parts is not None:
+            call.parts.append(data[start:after])
         call.received += after - start
         if call.received > WINDOW // 2:
             self._outgoing.parts.append(window_update(stream, call.received))
