@@ -59,12 +59,10 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
     """
     kind = bundle.manifest.index.kind
     if kind not in (HNSW, EXACT) and {"retriever", "index"} & {*only}:
-        has_graph = "local_graph" in bundle.manifest.ann
-        beside = ", beside a graph in this process (local_graph)" if has_graph else ""
         raise UsageError(
             f"{bundle.folder}: its index is of kind {kind!r}, and the parts retriever and index are "
             "measured beside hnswlib; leave them out with --only towers (make bench ONLY=towers). The export "
-            f"has measured the index{beside}: {bundle.folder / REPORTS / 'index.json'}"
+            f"has measured the index: {bundle.folder / REPORTS / 'index.json'}"
         )
     names = {name: part.names(bundle) for name, part in PARTS.items()}
     comparison.check_names(bundle.experiment.bench.budgets, set().union(*names.values()))

@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.ann.ef_search import EfChoice, Point, ef_ladder, reaches_target, tune
-from export.ann.graph import Rows, Vectors, build_graph
+from export.ann.ef_search import EfChoice, Point, ef_ladder, reaches_target
+from export.ann.graph import Rows, Vectors
 from export.ann.index_kind import IndexKind, TunedIndex
 from export.ann.search import exact, recalls
 from protos.bundle import MILVUS, IndexParameters, Manifest, Score
@@ -44,7 +44,6 @@ from train.evaluation.plots import MODEL_COLOUR, style_axes
 LINKS, CONSTRUCTION = 16, 200  # M and efConstruction where the experiment sets none
 QUERIES = 64  # in one search
 ROUNDS = 20  # single searches that are timed
-MAX_BESIDE = 1_000_000  # items, up to which a graph is built here to compare with
 
 
 @dataclass(frozen=True)
@@ -150,11 +149,7 @@ class MilvusKind(IndexKind):
         choice = EfChoice(chosen or curve[-1]["ef"], bool(chosen), curve)
         found = TunedMilvus(vectors, replace(widest, ef_search=choice.ef_search), score.has_padding_dim)
         found.__dict__["collection"] = index.collection  # the same vectors
-        tuned = _tuned(found, choice, config, built)
-        if len(vectors) <= MAX_BESIDE:
-            with console.status("a graph here, to compare"):
-                tuned.report.update(_beside(choice, vectors, queries, widest, config, score))
-        return tuned
+        return _tuned(found, choice, config, built)
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
         """As `IndexKind.publish`: the bundle's collection, whole or not at all."""
@@ -186,25 +181,6 @@ def _measured(
         "standard_error": float(each.std() / len(each) ** 0.5),
         "queries": len(each),
         "us_per_query": us,
-    }
-
-
-def _beside(
-    choice: EfChoice,
-    vectors: Vectors,
-    queries: Vectors,
-    parameters: IndexParameters,
-    config: IndexConfig,
-    score: Score,
-) -> dict[str, Any]:
-    """Recall and time of a graph of hnswlib in this process, of the same shape and for the same target."""
-    shape = IndexParameters("ip", parameters.m, parameters.ef_construction, config.k, config.seed)
-    graph = build_graph(shape, vectors, score, config.threads)
-    near = tune(graph, vectors, queries, config).point
-    return {
-        "local_graph": dict(near),
-        "added_us": choice.point["us_per_query"] - near["us_per_query"],
-        "recall_beside_local_graph": choice.point["recall"] - near["recall"],
     }
 
 

@@ -85,9 +85,6 @@ def test_parts_beside_hnswlib_refuse_an_index_of_another_kind(made_once: Made, t
         told = re.search(r"The export has measured the index: (.+)$", str(raised.value))
         assert told is not None
         assert json.loads(Path(told[1]).read_text())["ef_search"] > 0
-    compared = dataclasses.replace(remote, ann={**manifest.ann, "local_graph": {}})
-    with pytest.raises(UsageError, match=r"the index, beside a graph in this process \(local_graph\): "):
-        command.run(other._replace(manifest=compared), ("index",), tmp_path / "no")
 
 
 def test_everything_is_measured_written_logged_and_compared(
