@@ -28,7 +28,6 @@ from train.config import Experiment
 from train.data.training_data import TrainingData
 
 TORCH = "torch"
-COMPILED = "compiled"
 EXPORTED = "exported"  # the graph as torch exports it, without rewrites
 PLAIN: Literal["fp32"] = "fp32"  # the variant that others are compared with
 SERVED = "served"  # the variant in the bundle

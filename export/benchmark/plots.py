@@ -14,7 +14,6 @@ from train.evaluation.plots import COLOURS, style_axes
 ByBatch = Mapping[str, Mapping[str, Mapping[str, Any]]]  # batch -> backend -> summary
 LABELS = {
     "torch": "torch eager",
-    "compiled": "torch.compile",
     "exported": "ONNX Runtime, graph not rewritten",
     "served": "ONNX Runtime, as served",
 }

@@ -182,8 +182,8 @@ def _calls(document: Document) -> dict[str, int]:
 
 
 def _towers(document: Document) -> list[writer.Part]:
-    """p50 of every backend in every case, what was not measured, and how long compiling took."""
-    towers, cells = document["towers"], document["towers"]["cells"]
+    """p50 of every backend in every case."""
+    cells = document["towers"]["cells"]
     backends = dict.fromkeys(name for cell in cells for name in cell["backends"])
     columns = [*CASES, *(writer.Column(name, f"backends.{name}.p50_us", writer.whole) for name in backends)]
     columns.append(writer.Column("calls", f"backends.{SERVED}.iterations"))
@@ -196,10 +196,6 @@ def _towers(document: Document) -> list[writer.Part]:
         TOWERS,
         writer.Picture("latency.png", "Latency by batch size", lambda: plots.latency_by_batch(panels)),
         writer.ReportTable(columns, cells, "p50, microseconds"),
-        writer.Lines([f"{name}: not measured, {reason}" for name, reason in towers["skipped"].items()]),
-        writer.Lines(
-            [f"torch.compile, {name}: {took:.1f} s to compile" for name, took in towers["compile_s"].items()]
-        ),
     ]
 
 

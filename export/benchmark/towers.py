@@ -1,4 +1,4 @@
-"""Latency of both towers in torch eager, torch.compile and ONNX Runtime.
+"""Latency of both towers in torch and ONNX Runtime.
 
 `measure` is the part of a bench: every precision, and the graph without rewrites. `manifest_latency` is the
 shorter measurement of a bundle's manifest.
@@ -8,8 +8,7 @@ import math
 import os
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
@@ -22,7 +21,6 @@ from matplotlib.figure import Figure
 
 from export import quantization
 from export.benchmark.figures import (
-    COMPILED,
     EXPORTED,
     PLAIN,
     SERVED,
@@ -32,12 +30,12 @@ from export.benchmark.figures import (
     tower_names,
 )
 from export.benchmark.plots import latency_by_batch
-from export.latency.inputs import AS_IS, HISTORY, LONG, SHORT, Values, distinct_batches, with_lengths
+from export.latency.inputs import AS_IS, HISTORY, LONG, SHORT, Values
 from export.latency.tower_latency import LatencyCase, time_tower
 from export.onnx.export import as_exported, export_tower, frozen
 from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from protos.bundle import TOWERS
-from protos.features import SIDES, Arrays, FeatureSpec, HistoryFeature, Schema, Side, TextFeature, TowerInputs
+from protos.features import SIDES, FeatureSpec, HistoryFeature, Schema, Side, TextFeature, TowerInputs
 from protos.system.huge_pages import on_huge_pages
 from protos.system.machine import machine
 from protos.system.timing import Effort
@@ -55,7 +53,6 @@ SET_LENGTH_BATCHES = (1, 32)  # batch sizes of inputs with a set length; all wou
 SMALL = 8  # up to this batch size all calls are made
 SMALL_SECONDS = 10  # time limit of a small batch, as a multiple of that of a large one
 PAUSE = 0.005  # seconds in which the idle threads of torch and of each session stop spinning
-REASON_LENGTH = 200  # characters
 MANIFEST_BATCHES = (1, 8, 32)
 MANIFEST_SEED = 0
 NOT_IN_MANIFEST = ("_served_", "_as_is_", "_mean_us", "_per_s")  # parts of names
@@ -78,7 +75,7 @@ class TowerForms(NamedTuple):
 def names(bundle: MeasuredBundle) -> set[str]:
     """The names of all figures of `measure`."""
     config, schema = bundle.experiment.bench, bundle.manifest.schema
-    backends = {TORCH, EXPORTED, SERVED, *quantization.VARIANTS, *([COMPILED] if config.compiled else [])}
+    backends = {TORCH, EXPORTED, SERVED, *quantization.VARIANTS}
     return tower_names(cases(config, schema), backends, main_kind(schema.query)) | {*SIZE_SHARES.values()}
 
 
@@ -86,7 +83,7 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     """Time all backends in all cases; returns the part of the report, and adds the figures."""
     config, schema = bundle.experiment.bench, bundle.manifest.schema
     kind, planned = main_kind(schema.query), cases(config, schema)
-    part: dict[str, Any] = {"cells": [], "main_kind": kind, "skipped": {}, "compile_s": {}}
+    part: dict[str, Any] = {"cells": [], "main_kind": kind}
     cpu = elapsed = 0.0  # seconds of the cases of one thread
     with tempfile.TemporaryDirectory(prefix="twinspire-bench-") as scratch:
         with PROGRESS.status("exporting both towers in every precision, and without rewrites"):
@@ -98,7 +95,7 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
                 own = forms[side]
                 with torch_threads(threads):
                     progress.update(task, note=f"preparing the {side} tower")
-                    encoders = _encoders(own, side, threads, config, part)
+                    encoders = own.encoders(threads)
                     for case in group:
                         progress.update(task, note=f"{side} tower, {case.kind}, batch {case.batch}")
                         begun_cpu, begun = time.thread_time(), time.perf_counter()
@@ -219,46 +216,3 @@ def torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _encoders(
-    forms: TowerForms, side: Side, threads: int, config: BenchConfig, part: dict[str, Any]
-) -> dict[str, Encode]:
-    """All backends of a tower; adds to `part` how long compiling took, or why it was skipped."""
-    encoders = forms.encoders(threads)
-    if not config.compiled:
-        part["skipped"][COMPILED] = "bench.compiled is false"
-        return encoders
-    where = f"{side} tower, {threads or 'all'} thread{'s' if threads != 1 else ''}"
-    records = with_lengths(forms.inputs, forms.values, AS_IS)
-    found = compiled(forms.tower, [distinct_batches(forms.inputs, records, batch)[0] for batch in (1, 8)])
-    if isinstance(found, str):
-        part["skipped"][f"{COMPILED}, {where}"] = found
-        return encoders
-    encoders[COMPILED], part["compile_s"][where] = found
-    return encoders
-
-
-def compiled(tower: Tower, examples: Sequence[Arrays]) -> tuple[Encode, float] | str:
-    """A tower compiled for any batch size and length and the seconds that took, or why it cannot be.
-
-    `torch.compile` needs a C++ compiler, and does not support every tower, which is no fault of the bundle.
-    It takes less time where torch finds the result in its cache on disk.
-
-    Args:
-        tower: in evaluation mode; it is compiled for torch's present number of threads.
-        examples: inputs of one record and of several; the compiler treats a single record as a special case.
-    """
-    torch._dynamo.reset()
-    begun = time.perf_counter()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # from the compiler itself
-            module: Any = torch.compile(tower, dynamic=True, options={"compile_threads": 1})
-            encode = torch_encoder(module)
-            for arrays in examples:
-                encode(arrays)
-    except Exception as error:  # the compiler's errors have no common base
-        text = str(error).strip().partition("\n")[0]
-        return f"{type(error).__name__}: {text}"[:REASON_LENGTH]
-    return encode, time.perf_counter() - begun

@@ -18,7 +18,6 @@ class BenchConfig:
         fewest: least number of timed calls in all other settings, whatever their duration.
         cell_seconds: seconds for the calls of all backends at one batch size and kind of input, after which
             `fewest` calls are enough; ten times as long at batches of up to 8.
-        compiled: measure `torch.compile`, too, where it works; compiling takes most of a minute.
         loads: fresh processes that load the bundle; the benchmark reports their median.
         build_items: largest number of items over which the index is built, next to plain hnswlib.
         build_rounds: builds of each.
@@ -33,7 +32,6 @@ class BenchConfig:
     iterations: int = 300
     fewest: int = 20
     cell_seconds: float = 3.0
-    compiled: bool = True
     loads: int = 5
     build_items: int = 5_000
     build_rounds: int = 5

@@ -15,7 +15,6 @@ from export.benchmark.towers import (
     MANIFEST_BATCHES,
     TowerForms,
     cases,
-    compiled,
     effort,
     kinds,
     main_kind,
@@ -197,34 +196,6 @@ def test_the_main_ratio_is_of_twenty_characters_where_there_is_a_text() -> None:
     assert (found["torch_over_onnx_b1"], found["torch_over_onnx_as_is_b1"]) == (4.0, 3.0)
     found = metrics(AS_IS)
     assert (found["torch_over_onnx_b1"], found["torch_over_onnx_short_b1"]) == (3.0, 4.0)
-
-
-class Doubling(torch.nn.Module):
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return 2.0 * inputs["x"].sum(dim=1, keepdim=True)
-
-
-class Untraceable(torch.nn.Module):
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        raise RuntimeError("this is not compiled\nnor that")
-
-
-@pytest.mark.exhaustive
-def test_a_tower_is_compiled_or_the_reason_is_told() -> None:
-    examples: list[Arrays] = [{"x": np.ones((size, 3), np.float32)} for size in (8,)]
-    found = compiled(Doubling(), examples)  # type: ignore[arg-type]
-    if isinstance(found, str):
-        assert "ompil" in found or "C++" in found  # there is no compiler here
-    else:
-        encode, seconds = found
-        assert seconds > 0
-        for size, length in ((8, 3), (5, 9)):
-            vectors = encode({"x": np.ones((size, length), np.float32)})
-            np.testing.assert_array_equal(vectors, np.full((size, 1), 2.0 * length))
-    found = compiled(Untraceable(), examples)  # type: ignore[arg-type]
-    assert isinstance(found, str)
-    assert "this is not compiled" in found
-    assert "nor that" not in found
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,6 @@ TINY = BenchConfig(
     iterations=10,
     fewest=10,
     cell_seconds=0.1,
-    compiled=False,
     loads=2,
     build_items=100,
     build_rounds=2,
@@ -101,7 +100,6 @@ def test_everything_is_measured_written_logged_and_compared(
         assert 0 < low <= metrics[name] <= high
     for name in ("query_tower_fp32_b1_p50_us", "exported_over_fp32_b1", "item_tower_long_b32_p99_us"):
         assert metrics[name] > 0
-    assert found["towers"]["skipped"] == {"compiled": "bench.compiled is false"}
     assert {cell["kind"] for cell in found["towers"]["cells"]} == {"as_is", "short", "long"}
     folder = tmp_path / "first"
     names = {"latency.json", "report.md", "latency.png", "retriever.png", "index.png"}
