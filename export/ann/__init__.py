@@ -11,7 +11,7 @@ tuner.py        all of it together; report.py explains the choice in JSON, words
 """
 
 from export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tune
-from export.ann.graph import COSINE, SPACE, Rows, Vectors, build, build_graph, parameters, save
+from export.ann.graph import COSINE, SPACE, Rows, Vectors, build_graph, save
 from export.ann.graph_sweep import GRID, cost_at
 from export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall, rebuild
 from export.ann.merged import search_merged
@@ -30,14 +30,12 @@ __all__ = [
     "TunedIndex",
     "Vectors",
     "approximate",
-    "build",
     "build_graph",
     "cost_at",
     "exact",
     "frontier",
     "index_kind",
     "mean_recall",
-    "parameters",
     "reaches_target",
     "rebuild",
     "recalls",

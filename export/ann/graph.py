@@ -11,21 +11,13 @@ import numpy.typing as npt
 from export.ann import duplicates
 from protos.bundle import IndexParameters, Score
 from protos.system.cores import thread_count
-from train.config.index import IndexConfig
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 SPACE = "ip"  # the cosine of vectors of unit length is their inner product
 COSINE = Score("cosine")
-DEFAULT_M = 16  # without configuration and tuner
-DEFAULT_EF_CONSTRUCTION = 200
 _BLOCK = 16_384  # rows added at once, if they have to be copied first
-
-
-def build(vectors: Vectors, config: IndexConfig, score: Score = COSINE) -> hnswlib.Index:
-    """As `build_graph`, from a configuration; m and ef_construction default to 16 and 200."""
-    return build_graph(parameters(config, config.k), vectors, score, config.threads)
 
 
 def build_graph(
@@ -96,9 +88,3 @@ def links_size(graph: hnswlib.Index) -> float:
     """Bytes per item that the graph takes in addition to the item's vector."""
     count = graph.get_current_count()
     return float(graph.index_file_size() / count - 4 * graph.dim)
-
-
-def parameters(config: IndexConfig, ef_search: int, exact: bool = False) -> IndexParameters:
-    """Parameters of the index for a manifest."""
-    m, ef_construction = config.m or DEFAULT_M, config.ef_construction or DEFAULT_EF_CONSTRUCTION
-    return IndexParameters(SPACE, m, ef_construction, ef_search, config.seed, exact)

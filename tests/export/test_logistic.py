@@ -16,6 +16,7 @@ from export.onnx.runtimes import torch_encoder
 from protos import bundle
 from protos.bundle import Score
 from serving.retrieval.query import example_query
+from tests.helpers import graphs
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import QUICK, Made, make_of, shared_made, tracking_at
 from tests.helpers.watched import RATINGS, write_toml
@@ -130,13 +131,13 @@ def test_the_graph_ranks_by_the_models_own_score(seed: int) -> None:
     np.testing.assert_allclose(found, scores, atol=1e-5)
 
     config = IndexConfig(threads=1, seed=seed)
-    graph = ann.build(lifted, config, logistic.score())
+    graph = graphs.build(lifted, config, logistic.score())
     tuned = ann.tune(graph, lifted, queries[:150], config)
     assert tuned.reached
     assert shared(ann.approximate(graph, queries[150:], 10, tuned.ef_search), best[150:]) >= 0.98
     cosines = weighted @ (items / lengths[:, None]).T  # which are no substitute
     assert shared(np.argsort(-cosines, axis=1)[:, :10], best) < 0.5
-    filled = ann.build(lifted, config)  # nor is the graph by distance of items filled up to one length
+    filled = graphs.build(lifted, config)  # nor is the graph by distance of items filled up to one length
     at_width = [shared(ann.approximate(each, queries, 10, 20), best) for each in (graph, filled)]
     assert at_width[0] > at_width[1] + 0.1
 

