@@ -1,7 +1,5 @@
 """`python -m export encode`: encodes a table of items with a bundle's item tower into a `.npy` file."""
 
-import resource
-import sys
 from argparse import Namespace
 from typing import Any
 
@@ -12,6 +10,7 @@ from export.encoding import ItemTower, TableRecords, encode_into
 from export.encoding.ray_cluster import windows_of
 from export.onnx.runtimes import onnx_encoder
 from protos import bundle
+from protos.system import memory
 from train.config import read_experiment
 from train.data.source import item_table_of
 from train.progress import PROGRESS
@@ -34,16 +33,10 @@ def encode(arguments: Namespace) -> dict[str, Any]:
         "dimension": manifest.dimension,
         "items_per_s": streamed.items_per_s,
         "resumed_at": streamed.resumed_at,
-        "peak_rss_mib": _peak_rss_mib(),
+        "peak_rss_mib": memory.peak() / 2**20,
         "bundle": str(folder),
         "bundle_version": manifest.bundle_version,
     }
-
-
-def _peak_rss_mib() -> float:
-    """Peak resident memory of this process, memory-mapped files included."""
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def show_encoded(result: dict[str, Any], console: Console) -> None:
