@@ -131,9 +131,9 @@ class Evaluation:
         Raises:
             BundleDamaged: the champion's metrics of single queries are damaged.
         """
-        positive = self.data.parts["test"].positive()
         place_of = self._place_of(merged)
-        deleted = np.unique(positive.query[place_of[positive.item] < 0])
+        queries, relevant = self.data.parts["test"].by_query()
+        deleted = queries[[bool((place_of[items] < 0).any()) for items in relevant]]
         held = self._held(merged, place_of) if self._has_texts else deleted
         return LeftOut(deleted, np.setdiff1d(held, deleted))
 
@@ -354,7 +354,7 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], left_out: Rows) -
         ids: by new row.
         left_out: rows of the test queries to leave out.
     """
-    parts = {name: dataclasses.replace(each, item=rows[each.item]) for name, each in data.parts.items()}
+    parts = {name: each.with_rows(rows) for name, each in data.parts.items()}
     parts["test"] = _without(parts["test"], left_out)
     histories, queries = data.histories, dict(data.queries)
     if histories is not None:

@@ -88,6 +88,15 @@ class Pairs:
         columns = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "answers"}
         return replace(self, **{name: each[kept] for name, each in columns.items() if each is not None})
 
+    def with_rows(self, rows: Rows) -> "Pairs":
+        """The same pairs of items that have other rows.
+
+        Args:
+            rows: int64 (N,), the new row of each item.
+        """
+        answers = None if self.answers is None else replace(self.answers, items=rows[self.answers.items])
+        return replace(self, item=rows[self.item], answers=answers)
+
     def by_query(self) -> tuple[Rows, list[Rows]]:
         """The distinct queries of the positive pairs, and the items that answer each."""
         pairs = self.positive()

@@ -419,5 +419,4 @@ def _of_some_queries(pairs: Pairs, count: int) -> Pairs:
 
 def _of_items(pairs: Pairs, new_rows: Rows) -> Pairs:
     """The pairs of the items that have a new row (-1 for none)."""
-    kept = pairs.where(new_rows[pairs.item] >= 0)
-    return replace(kept, item=new_rows[kept.item])
+    return pairs.where(new_rows[pairs.item] >= 0).with_rows(new_rows)
