@@ -128,8 +128,8 @@ def findings(arguments: Namespace) -> Iterator[Finding]:
     yield python()
     yield compiler()
     yield packages(REQUIREMENTS)
-    yield disk(Path(os.environ.get("TWINSPIRE_CACHE") or CACHE))
-    yield disk(MLRUNS)
+    yield disk(Path(os.environ.get("TWINSPIRE_CACHE") or CACHE), "name another folder: TWINSPIRE_CACHE=...")
+    yield disk(MLRUNS, "name another store: MLFLOW_TRACKING_URI=...")
     yield port("the service", arguments.host, arguments.port, "PORT")
     yield port("/metrics", "127.0.0.1", arguments.metrics_port, "METRICS_PORT")
     yield descriptors(WorkerLimits.connections + OTHER_FILES)
@@ -187,17 +187,21 @@ def packages(requirements: Path) -> Finding:
     return ok("packages", f"{len(pins)} as pinned")
 
 
-def disk(folder: Path) -> Finding:
-    """Room where data sets, bundles and runs are written."""
+def disk(folder: Path, otherwise: str) -> Finding:
+    """Room where data sets, bundles and runs are written.
+
+    Args:
+        otherwise: what to do where there is none.
+    """
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     found = f"{free / GIB:,.1f} GiB free for {folder}"
     if not os.access(place, os.W_OK):
-        return problem("disk", f"{place} cannot be written", "name another folder: TWINSPIRE_CACHE=...")
+        return problem("disk", f"{place} cannot be written", otherwise)
     if free < MIN_FREE_BYTES:
-        return problem("disk", found, "make room, or name another folder: TWINSPIRE_CACHE=...")
+        return problem("disk", found, f"make room, or {otherwise}")
     if free < LOW_FREE_BYTES:
         return warning("disk", found, "`make setup` and large data sets need 5 GiB; `make clean` makes room")
     return ok("disk", found)

@@ -127,7 +127,7 @@ def options_of(kind: Any) -> list[Field[Any]]:
 def add_options(parser: Any, kind: type[Any]) -> None:
     """Add the flags of a dataclass to a parser, or to a group of one."""
     for each in options_of(kind):
-        if each.type is bool:
+        if isinstance(each.default, bool):
             parser.add_argument(flag(each.name), action="store_true", help=each.metadata["help"])
             continue
         text = each.metadata["help"] + ("" if each.default is None else " (%(default)s)")

@@ -6,7 +6,7 @@ metric is computed in `per_query` and named in the tuples below, which reports, 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,32 +15,38 @@ Floats = npt.NDArray[np.float64]
 Ranked = npt.NDArray[np.int64]
 
 CUTOFFS = (1, 10, 20, 50, 100)
-OF_LABELS = ("auc", "log_loss")
-"""Metrics of labelled pairs that may choose the epoch; they are not means over queries."""
 LOWER_IS_BETTER = ("log_loss", "ece")  # of all other metrics the higher value is the better one
 METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss", "ece": "ECE"}
 
-# The metrics of rankings, and those of them that an output shows, in its order.
-RANKING_METRICS = (*(f"recall_at_{k}" for k in CUTOFFS), "hr_at_10", "hr_at_50", "mrr_at_10", "ndcg_at_10")
-MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
-SELECTABLE = ("recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10")  # may choose the epoch
-SHOWN = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
-SHOWN_OF_HISTORIES = (
-    *SHOWN[:2],
+RankingMetric = Literal[
+    "recall_at_1",
+    "recall_at_10",
     "recall_at_20",
-    *SHOWN[2:],
-)  # as papers on recommendation report
-WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
-OF_JUDGED_QUERIES = (*MAIN, "recall_at_100")
-HEADLINE = ("recall_at_10", "ndcg_at_10")  # where there is room for two
-OF_COLD_START = ("hr_at_10", "hr_at_50", "ndcg_at_10")
+    "recall_at_50",
+    "recall_at_100",
+    "hr_at_10",
+    "hr_at_50",
+    "mrr_at_10",
+    "ndcg_at_10",
+]
+LabelMetric = Literal["auc", "log_loss"]  # of labelled pairs; they are not means over queries
+Selection = Literal[
+    "recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10", LabelMetric
+]  # may choose the epoch
+GateMetric = Literal["selection", RankingMetric]  # may compare releases
+OF_LABELS: tuple[str, ...] = get_args(LabelMetric)
 
-if TYPE_CHECKING:  # values that a TOML file may have; a `Literal` of a tuple is known only when the code runs
-    Selection = str
-    GateMetric = str
-else:
-    Selection = Literal[SELECTABLE + OF_LABELS]
-    GateMetric = Literal[("selection", *RANKING_METRICS)]
+# The metrics that an output shows, in its order.
+MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")  # also: none of them may be worse in a hybrid
+MAIN_AND_RECALL = (*MAIN, "recall_at_100")
+HEADLINE = (
+    "recall_at_10",
+    "ndcg_at_10",
+)  # for narrow outputs; also: a precision may lose little of them
+SHOWN = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
+SHOWN_OF_HISTORIES = (*SHOWN[:2], "recall_at_20", *SHOWN[2:])  # as papers on recommendation report
+WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
+OF_COLD_START = ("hr_at_10", "hr_at_50", "ndcg_at_10")
 
 
 def as_higher_is_better(metric: str, value: float) -> float:

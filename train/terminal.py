@@ -11,7 +11,7 @@ from train.evaluation.baselines import LABELS
 from train.evaluation.intervals import Interval
 from train.evaluation.query_groups import GROUPS
 from train.evaluation.report import DIFFERENCE, JUDGED
-from train.metrics import OF_JUDGED_QUERIES, SHOWN, SHOWN_OF_HISTORIES, metric_label
+from train.metrics import MAIN_AND_RECALL, SHOWN, SHOWN_OF_HISTORIES, metric_label
 
 MAX_COLUMNS = 6  # of rankings in a table
 BY_GROUP = "ndcg_at_10"  # the metric that is shown of groups of queries
@@ -118,10 +118,10 @@ def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Con
     measured = {name.removeprefix(JUDGED) for name in metrics if name.startswith(JUDGED)}
     names = {**own, **baseline_columns(dict.fromkeys(measured))}
     title = f"judged, {int(metrics[f'{JUDGED}queries']):,} queries"
-    table = Table(title, *map(metric_label, OF_JUDGED_QUERIES), box=None)
+    table = Table(title, *map(metric_label, MAIN_AND_RECALL), box=None)
     for prefix, label in names.items():
         table.add_row(
-            label, *(_with_interval(metrics, f"{JUDGED}{prefix}{name}") for name in OF_JUDGED_QUERIES)
+            label, *(_with_interval(metrics, f"{JUDGED}{prefix}{name}") for name in MAIN_AND_RECALL)
         )
     console.print(table)
 

@@ -95,8 +95,11 @@ def priors_of(experiment: Experiment, data: TrainingData) -> Priors:
     pairs = data.parts["train"].positive()
     rows, places = np.unique(pairs.query, return_inverse=True)
     asked = {name: [values[row] for row in rows] for name, values in data.queries.items()}
-    keys = map(whole_query, map(query_key, texts_of(asked, experiment.query, cut=True)))
-    terms, numbers = np.unique(np.fromiter(map(term_hash, keys), np.uint64), return_inverse=True)
+    keys = [query_key(text) for text in texts_of(asked, experiment.query, cut=True)]
+    has_words = np.array([bool(key) for key in keys], bool)[places]  # a blank query equals no other
+    pairs, places = pairs.where(has_words), places[has_words]
+    hashes = np.fromiter(map(term_hash, map(whole_query, keys)), np.uint64)
+    terms, numbers = np.unique(hashes, return_inverse=True)
     where = (numbers[places], pairs.item)
     shape = (len(terms), data.item_count)
     clicks = scipy.sparse.csr_matrix((pairs.weight.astype(np.float64), where), shape)  # sums equal pairs

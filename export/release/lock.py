@@ -24,6 +24,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -144,8 +145,12 @@ def actor() -> str:
 def _opened(name: str) -> Iterator[IO[str]]:
     """The file that a holder of a lock locks, not locked yet; closing it unlocks it."""
     path = FILES / f"release-{fingerprint(mlflow.get_tracking_uri(), name)[:16]}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file: IO[str] = path.open("a")
+    except OSError:  # without a file to lock, only its age frees a lock whose holder has died
+        file = tempfile.TemporaryFile("w")  # noqa: SIM115
+    with file:
         yield file
 
 

@@ -144,8 +144,8 @@ class LexicalIndex:
         found: list[int] = []
         for run in runs_of(text):
             found += self._cached_terms(run) if len(run) <= LONGEST_KNOWN else self._terms_of(run)
-        if self.hybrid.prior_weight:
-            found += _lookup(self.postings.terms, [whole_query(query_key(text))])
+        if self.hybrid.prior_weight and (key := query_key(text)):
+            found += _lookup(self.postings.terms, [whole_query(key)])
         return found
 
     def weights(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:

@@ -38,8 +38,6 @@ class PassingRows:
 
     Attributes:
         nbytes: of memory at most.
-        may_have_subset: whether a comparison of all items that pass makes a subset of the index, with which
-            it takes less time from then on.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class PassingRows:
         self.item_count = item_count
         self.count = len(passing)
         self.nbytes = ENTRY_BYTES + item_count + ROW_BYTES * self.count
-        self.may_have_subset = False
+        self._is_used_again = False
         self._reserve = reserve
         self._lock = threading.Lock()
         self._subset: Any = None
@@ -71,18 +69,23 @@ class PassingRows:
         mask[self.rows] = True
         return mask
 
+    @property
+    def may_have_subset(self) -> bool:
+        """Whether a comparison of all items that pass makes a subset of the index, or has made one."""
+        return self._is_used_again and self._reserve is not None
+
     def used_again(self) -> None:
         """Allow a subset of the index, which is worth its cost for a filter that another request has."""
-        self.may_have_subset = self._reserve is not None
+        self._is_used_again = True
 
     def subset(self, index: SubsetIndex) -> Any:
         """The items that pass as a subset of their index; None if there is none, and none is to be made."""
-        if self._subset is None and self.may_have_subset and self._reserve is not None:
+        if self._subset is None and self.may_have_subset:
             with self._lock:
                 if self._subset is not None:
                     pass  # another thread has made it
                 elif self._reserve is not None and self._reserve(index.subset_bytes(self.count)):
                     self._subset = index.subset(self.rows)
                 else:
-                    self._reserve, self.may_have_subset = None, False
+                    self._reserve = None
         return self._subset

@@ -84,13 +84,15 @@ def test_disk(tmp_path: Path, monkeypatch: Patch) -> None:
     folder = tmp_path / "not" / "made" / "yet"
     monkeypatch.setattr(doctor, "LOW_FREE_BYTES", 0)
     monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 0)
-    assert shown(doctor.disk(folder), "ok", "GiB free for", str(folder))
+    assert shown(doctor.disk(folder, "name another folder"), "ok", "GiB free for", str(folder))
     monkeypatch.setattr(doctor, "LOW_FREE_BYTES", 1 << 60)
-    assert shown(doctor.disk(folder), "warning", "make clean")
+    assert shown(doctor.disk(folder, "name another folder"), "warning", "make clean")
     monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 60)
-    assert shown(doctor.disk(folder), "problem", "TWINSPIRE_CACHE")
+    assert shown(doctor.disk(folder, "name another folder"), "problem", "make room, or name another")
     monkeypatch.setattr(os, "access", lambda *_: False)  # a test may run as root, who may write anywhere
-    assert shown(doctor.disk(folder), "problem", f"{tmp_path} cannot be written", "TWINSPIRE_CACHE")
+    assert shown(
+        doctor.disk(folder, "name another folder"), "problem", f"{tmp_path} cannot be written", "name another"
+    )
 
 
 def test_descriptors(monkeypatch: Patch) -> None:

@@ -1,12 +1,21 @@
 """Ranking metrics against cases worked out by hand."""
 
 from math import log2
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from train.metrics import (
     CUTOFFS,
+    HEADLINE,
+    MAIN_AND_RECALL,
+    OF_COLD_START,
+    OF_LABELS,
+    SHOWN_OF_HISTORIES,
+    WITH_INTERVAL,
+    RankingMetric,
+    Selection,
     catalogue_metrics,
     mean,
     metric_label,
@@ -142,3 +151,10 @@ def test_coverage_and_popularity_by_hand() -> None:
 def test_metrics_are_spelt_as_people_do() -> None:
     names = ["ndcg_at_10", "mrr_at_10", "hr_at_50", "recall_at_100", "auc"]
     assert [metric_label(name) for name in names] == ["nDCG@10", "MRR@10", "HR@50", "recall@100", "AUC"]
+
+
+def test_each_metric_of_a_ranking_has_its_name() -> None:
+    found = per_query(np.array([[0, 1]]), [np.array([1])])
+    assert [*found] == [*get_args(RankingMetric)]
+    assert {*MAIN_AND_RECALL, *HEADLINE, *SHOWN_OF_HISTORIES, *WITH_INTERVAL, *OF_COLD_START} <= {*found}
+    assert {*get_args(Selection)} - {*OF_LABELS} <= {*found}

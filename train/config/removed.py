@@ -16,8 +16,10 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("precision.calibration", ""): 'leave it out: only "int8_static" read it, which was removed, too',
     ("tower.augment", ""): "leave it out: the vectors that it added brought nothing",
     ("tower.augment_query", ""): "leave it out: the vectors that it added brought nothing",
+    ("index.latency_budget_us", ""): "leave it out: the smallest width that reaches recall_target is taken",
+    ("bench.compiled", ""): "leave it out: torch.compile is not measured any more",
 }
-AFTER_TRAINING = ("baselines", "precision")  # sections that the towers of a run do not depend on
+AFTER_TRAINING = ("baselines", "precision", "index", "bench")  # sections that towers do not depend on
 
 
 class RemovedName(ValueError):

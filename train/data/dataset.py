@@ -81,7 +81,7 @@ class Dataset:
         judged: a row for each judgement of a relevant item: `query_id`, `item_row`, `score`, and the columns
             of the query's features; None if there are no judged queries.
         answers: `item_row` and the columns of the query's features, of the queries that a split by `group`
-            holds out (`splits.leave_out_known_queries`); None of other splits.
+            holds out (`splits.leave_out_known_queries`); None of other data.
     """
 
     folder: Path

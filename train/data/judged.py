@@ -24,7 +24,6 @@ QUERIES = "queries.jsonl"
 QRELS = "qrels"
 ID, TEXT = "_id", "text"
 QUERY_ID, DOCUMENT_ID, SCORE = "query-id", "corpus-id", "score"
-JUDGEMENT = ("query_id", "item_row", "score")  # columns beside those of the query's features
 HIGHEST = 1000  # score; tools that read qrels keep a counter for each
 
 IS_KNOWN = pl.col("item_row").is_not_null()  # of a judgement's document

@@ -108,8 +108,8 @@ def leave_out_known_queries(
 
     Returns:
         The pairs; the distinct queries (`columns`) of validation and test, each with the `item_row` of all
-        positive pairs, those left out included, of the same words and other features, None of other splits;
-        and part -> number of its pairs with such a query, above 0.
+        positive pairs, those left out included, of the same words and other features, None of other splits,
+        of events and of queries without a text; and part -> number of its pairs with such a query, above 0.
 
     Raises:
         DataError: a part would be empty.

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.labelled_metrics import Bin
-from train.metrics import OF_JUDGED_QUERIES, as_higher_is_better, metric_label
+from train.metrics import MAIN_AND_RECALL, as_higher_is_better, metric_label
 
 matplotlib.use("Agg")
 
@@ -100,7 +100,7 @@ def full_steps(pairs: Sequence[int]) -> list[int]:
 
 def baseline_comparison(metrics: Mapping[str, float], name: str) -> Figure:
     """Bars of the main metrics of the model and of each baseline on the test part, with intervals."""
-    shown = OF_JUDGED_QUERIES
+    shown = MAIN_AND_RECALL
     names = ["", *(baseline for baseline in LABELS if f"{baseline}_ndcg_at_10" in metrics)]
     figure, axes = plt.subplots(figsize=(6.4 + 0.4 * len(names), 3.8), layout="constrained")
     width = 0.8 / len(names)

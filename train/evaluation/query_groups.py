@@ -41,7 +41,7 @@ def query_groups(data: TrainingData, part: str) -> dict[str, Floats]:
     events: Floats = np.bincount(words_of[known], trained.weight[known], count).astype(np.float64)
     words = data.query_words[queries]
     frequency = np.where(words >= 0, events[words], 0)
-    seen = frequency > 0
+    seen = is_trained(data, queries)
     if not seen.any():
         return {}
     found = {"seen": seen, "unseen": ~seen}
@@ -56,8 +56,8 @@ def is_trained(data: TrainingData, queries: npt.NDArray[np.int64]) -> npt.NDArra
     """Which query rows (Q,) have the words of a query of positive training pairs; none without texts."""
     if data.query_words is None:
         return np.zeros(len(queries), bool)
-    words = data.query_words[queries]
-    return np.isin(words, data.query_words[data.parts["train"].positive().query]) & (words >= 0)
+    words, trained = data.query_words[queries], data.parts["train"].positive()
+    return np.isin(words, data.query_words[trained.query[trained.weight > 0]]) & (words >= 0)
 
 
 def repeated_share(data: TrainingData, part: str) -> float:

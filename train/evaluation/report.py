@@ -15,8 +15,8 @@ from train.evaluation.query_groups import query_groups
 from train.evaluation.ranking import Ranker, rank_by_scores
 from train.metrics import (
     HEADLINE,
+    MAIN_AND_RECALL,
     OF_COLD_START,
-    OF_JUDGED_QUERIES,
     WITH_INTERVAL,
     catalogue_metrics,
     mean,
@@ -95,10 +95,10 @@ def evaluate_judged(
     for name, ranker in {"": rank, **(others or {})}.items():
         by_query = per_query(ranker(judged.query), judged.relevant, judged.gains)
         prefix = f"{JUDGED}{name}_" if name else JUDGED
-        for metric in OF_JUDGED_QUERIES:
+        for metric in MAIN_AND_RECALL:
             found |= interval(by_query[metric], clusters).named(prefix + metric)
         if name:
-            differences = _differences(own, by_query, clusters, OF_JUDGED_QUERIES)
+            differences = _differences(own, by_query, clusters, MAIN_AND_RECALL)
             found |= {prefix + metric: value for metric, value in differences.items()}
         else:
             own = by_query

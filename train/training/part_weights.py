@@ -6,7 +6,8 @@
 
 A part is a `Mixture` of both towers: coordinates that training leaves out, such as those of a linear model.
 An inner product of the whole vectors is the weighted sum of the part's scores and of all others. Weights from
-0, the other coordinates alone, to 16 are measured, in units of standard deviation.
+0, the other coordinates alone, to 16 are measured, in units of standard deviation, and the part alone
+(infinity), which is only shown.
 
 Of the weights that are within a standard error of the best, the one nearest to a default weight is taken
 (after Breiman et al. 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in
@@ -187,8 +188,8 @@ class WeightCurves(PartWeighting):
     @property
     def chosen(self) -> float:
         """The weight that is taken."""
-        allowed = {weight: each for weight, each in self.values.items() if weight < math.inf}
-        return choose_weight(allowed, self.shown, self._default)
+        finite = {weight: each for weight, each in self.values.items() if weight < math.inf}
+        return choose_weight(finite, self.shown, self._default)
 
     @property
     def users(self) -> int:

@@ -20,7 +20,7 @@ from tests.helpers.beir import DOCUMENTS, QUESTIONS, write_papers
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at
 from train.data.training_data import training_data_of
 from train.evaluation.baselines import baselines
-from train.metrics import OF_JUDGED_QUERIES, mean, per_query
+from train.metrics import MAIN_AND_RECALL, mean, per_query
 from train.terminal import show_fit
 from train.training.metric_groups import metrics_of
 
@@ -66,7 +66,7 @@ def test_the_run_has_the_figures_of_judged_queries_beside_those_of_titles(papers
     assert data.judged is not None
     for name, rank in baselines(papers.experiment, data).items():
         expected = mean(per_query(rank(data.judged.query), data.judged.relevant, data.judged.gains))
-        for metric in OF_JUDGED_QUERIES:
+        for metric in MAIN_AND_RECALL:
             assert metrics[f"judged_{name}_{metric}"] == pytest.approx(expected[metric])
             assert metrics[f"served_judged_{name}_{metric}"] == pytest.approx(expected[metric])
     assert metrics["judged_start_ndcg_at_10"] > 0.2
@@ -75,7 +75,7 @@ def test_the_run_has_the_figures_of_judged_queries_beside_those_of_titles(papers
 def test_the_bundle_is_measured_over_what_it_serves(papers: Made) -> None:
     quality, metrics = bundle.read(papers.folder).quality, metrics_of(papers.run)
     assert quality["judged_ndcg_at_10"] > 0.3
-    for metric in OF_JUDGED_QUERIES:
+    for metric in MAIN_AND_RECALL:
         assert quality[f"judged_exact_{metric}"] == pytest.approx(metrics[f"judged_{metric}"], abs=0.02)
         assert (
             quality[f"judged_{metric}_low"] <= quality[f"judged_{metric}"] <= quality[f"judged_{metric}_high"]
@@ -98,7 +98,7 @@ def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) 
     start = next(n for n, line in enumerate(lines) if f"judged, {QUESTIONS + 1} queries" in line)
     assert lines[start].split()[3:] == ["nDCG@10", "recall@10", "MRR@10", "recall@100"]
     bm25 = next(n for n in range(start, len(lines)) if lines[n].split()[0] == "BM25")
-    figures = [metrics[f"judged_bm25_{name}"] for name in OF_JUDGED_QUERIES]
+    figures = [metrics[f"judged_bm25_{name}"] for name in MAIN_AND_RECALL]
     assert lines[bm25].split()[1:] == [f"{value:.4f}" for value in figures]
     low, high = (metrics[f"judged_bm25_ndcg_at_10_{end}"] for end in ("low", "high"))
     ends = [f"{each:.3f}".removeprefix("0") for each in (low, high)]

@@ -57,6 +57,12 @@ def test_a_query_of_the_same_words_has_the_same_prior() -> None:
     assert known(index, "shoe RED") == known(index, "red shoe") == pytest.approx({3: 2 / 4})
 
 
+def test_a_blank_query_has_no_prior() -> None:
+    index = index_of(data_with(("", 3), (" ", 3), ("hat", 4)))
+    assert known(index, "") == known(index, " ") == {}
+    assert known(index, "hat") == pytest.approx({4: 1 / 3})
+
+
 def test_weights_count_and_negative_impressions_do_not() -> None:
     data = data_with(("shoe", 3), ("shoe", 2), ("shoe", 1))
     train = replace(data.parts["train"], weight=np.array([2.0, 0.0, 1.0], np.float32))

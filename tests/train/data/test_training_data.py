@@ -110,3 +110,11 @@ def test_a_sample_is_seeded_and_of_its_part(stdlib: Path, tmp_path: Path) -> Non
     assert len(first["text"]) == 20
     assert {*first["text"]} <= tested
     assert len(training_data.sample("item", "test", 10_000, 0)["text"]) == len(tested)
+
+
+def test_further_answers_of_a_query_move_with_its_items() -> None:
+    one = np.ones(2, np.float32)
+    answers = Positives.of(Pairs(np.array([0, 0]), np.array([1, 2]), one), 2)
+    pairs = Pairs(np.array([0, 1]), np.array([0, 2]), one, answers=answers)
+    queries, relevant = pairs.with_rows(np.array([5, 3, 4])).by_query()
+    assert (queries.tolist(), [each.tolist() for each in relevant]) == ([0, 1], [[3, 4, 5], [4]])

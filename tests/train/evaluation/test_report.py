@@ -18,7 +18,7 @@ from train.evaluation.report import (
     evaluate_labels,
     evaluate_ranking,
 )
-from train.metrics import OF_JUDGED_QUERIES, WITH_INTERVAL, mean, per_query
+from train.metrics import MAIN_AND_RECALL, WITH_INTERVAL, mean, per_query
 
 ITEMS = 8
 PEOPLE = [[0, 1, 2, 3], [1, 0, 3, 2], [0, 2, 1, 6]]  # nobody takes item 6 in training, nor 4, 5 and 7
@@ -138,7 +138,7 @@ def test_judged_queries_are_measured_by_their_gains_for_all_alike() -> None:
     assert known.judged is not None
     for prefix, each in (("judged_", rank), ("judged_back_", backwards)):
         expected = mean(per_query(each(known.judged.query), known.judged.relevant, known.judged.gains))
-        for name in OF_JUDGED_QUERIES:
+        for name in MAIN_AND_RECALL:
             low, value, high = (found[f"{prefix}{name}{end}"] for end in ("_low", "", "_high"))
             assert value == pytest.approx(expected[name])
             assert low <= value <= high

@@ -115,16 +115,16 @@ def test_where_recency_carries_the_ranking_the_share_itself_is_taken_and_may_out
 def test_scores_are_the_sum_of_those_of_the_towers_and_of_recent_popularity(
     log: str, request: pytest.FixtureRequest
 ) -> None:
-    fashions: TrainingData = request.getfixturevalue(log)
-    plain, trainer = untrained(fashions), untrained(fashions)
+    data: TrainingData = request.getfixturevalue(log)
+    plain, trainer = untrained(data), untrained(data)
     found = add_recent_popularity(trainer, "ndcg_at_10")
     assert found is not None
-    train = fashions.parts["train"]
+    train = data.parts["train"]
     assert train.time is not None
-    assert fashions.moments is not None
+    assert data.moments is not None
     events = EventsByPeriod(train.time, train.item, ITEMS)
     periods, items = events.factors(found.form, found.half_life, 16)
-    asked = np.searchsorted(events.begins, np.floor(fashions.moments), side="right")
+    asked = np.searchsorted(events.begins, np.floor(data.moments), side="right")
     added = torch.from_numpy(periods[asked] @ items.T).float()
     expected = scores(plain) + found.weight * found.unit * added
     torch.testing.assert_close(scores(trainer), expected, atol=1e-4, rtol=1e-4)
