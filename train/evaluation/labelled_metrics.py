@@ -44,7 +44,7 @@ def pair_losses(labels: Labels, probability: Floats) -> Floats:
     return -np.log(np.where(labels, clipped, 1 - clipped))
 
 
-def reliability(labels: Labels, probability: Floats, bins: int = BINS) -> list[Bin]:
+def reliability(labels: Labels, probability: Floats) -> list[Bin]:
     """The pairs in order of their probability, in bins of about equal size.
 
     Pairs of the same probability are always in one bin, so that the order of the rows changes nothing: that
@@ -52,14 +52,14 @@ def reliability(labels: Labels, probability: Floats, bins: int = BINS) -> list[B
     """
     _, each, counts = np.unique(probability, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - counts / 2
-    of_pair = (middle * bins / len(labels)).astype(np.int64).clip(max=bins - 1)[each]
+    of_pair = (middle * BINS / len(labels)).astype(np.int64).clip(max=BINS - 1)[each]
     parts = [np.flatnonzero(of_pair == n) for n in np.unique(of_pair)]
     return [Bin(float(probability[rows].mean()), float(labels[rows].mean()), len(rows)) for rows in parts]
 
 
-def calibration_error(labels: Labels, probability: Floats, bins: int = BINS) -> float:
+def calibration_error(labels: Labels, probability: Floats) -> float:
     """Expected calibration error (Naeini et al. 2015): mean distance of predicted and true share in bins."""
-    found = reliability(labels, probability, bins)
+    found = reliability(labels, probability)
     return sum(each.count * abs(each.predicted - each.share) for each in found) / len(labels)
 
 

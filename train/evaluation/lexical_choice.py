@@ -31,8 +31,8 @@ from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
 from train.evaluation.lexical_model import CountedTerms, LexicalModel
-from train.evaluation.ranking import Fitting
-from train.metrics import per_query
+from train.evaluation.ranking import FittedBaseline, Fitting
+from train.metrics import CUTOFFS, per_query
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -155,16 +155,25 @@ class FittedLexical:
     texts: Sequence[str]
     settings: LexicalSettings
 
-    def rank(self, k: int, queries: Rows, first: Any = None) -> Rows:
+    def rank(self, queries: Rows, first: Any = None) -> Rows:
         """Rank the items for query rows (Q,); `first` as of `best_columns`."""
-        return self.model.rank((self.texts[row] for row in queries), k, first)
+        return self.model.rank((self.texts[row] for row in queries), max(CUTOFFS), first)
+
+
+def lexical_baseline(kind: WeightingName, cut: bool) -> Callable[[Fitting], FittedBaseline]:
+    """The function that fits a lexical model as a baseline; arguments as of `fitted`."""
+
+    def fit(fitting: Fitting) -> FittedBaseline:
+        found = fitted(fitting, kind, cut)
+        return FittedBaseline(found.rank, found.settings.shown(kind))
+
+    return fit
 
 
 def fitted(fitting: Fitting, kind: WeightingName, cut: bool) -> FittedLexical:
     """The lexical model of a kind for the baselines that are fitted together.
 
     Args:
-        fitting: what it is fitted with.
         cut: over what the towers read, not over the whole texts.
     """
     return fitting.once(f"{kind}, cut {cut}", lambda: _fitted(fitting, kind, cut))

@@ -26,12 +26,7 @@ _BLOCK, _SCORES = 256, 10_000_000  # queries, and scores of all items, at a time
 class CountedTerms:
     """How often each of N texts holds each of its V terms.
 
-    Args:
-        analyzer: splits texts into terms.
-        texts: of the items.
-
     Attributes:
-        tokens: the V terms, in the order of the rows of `counts`.
         counts: CSR (V, N).
         mean_length: terms of a text in the mean, repeated ones included.
         relative_length: (N,), terms of each text over the mean.
@@ -49,7 +44,7 @@ class CountedTerms:
 
     @property
     def tokens(self) -> list[str]:
-        """See the class."""
+        """The V terms, in the order of the rows of `counts`."""
         return [*self._row_of]
 
     def of(self, texts: Iterable[str]) -> Any:
@@ -81,12 +76,7 @@ def _counts(rows: Sequence[Sequence[int]], width: int) -> Any:
 
 
 class LexicalModel:
-    """Terms of N items, weighted.
-
-    Args:
-        terms: of the items.
-        weighting: of the terms.
-    """
+    """Terms of N items, weighted."""
 
     def __init__(self, terms: CountedTerms, weighting: Weighting) -> None:
         self.terms, self.weighting = terms, weighting
@@ -116,11 +106,7 @@ class LexicalModel:
             int64 (Q, min(k, N)) rows of items, best first, of equal ones the first; -1 where no other item
             shares a term with the query.
         """
-        return self.rank_counted(self.terms.of(queries), k, first)
-
-    def rank_counted(self, queries: Any, k: int, first: Any = None) -> Rows:
-        """As `rank`, of the terms of some queries as `CountedTerms.of` counts them."""
-        factors = queries.copy()
+        factors = self.terms.of(queries)
         factors.data = np.asarray(query_factors(self.weighting.kind, factors.data), np.float32)
         return best_columns(factors, self.weights, min(k, self.weights.shape[1]), first)
 

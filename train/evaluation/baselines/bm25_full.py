@@ -1,12 +1,9 @@
 """BM25 over the whole texts, where the towers read a part of them."""
 
-from functools import partial
-
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
-from train.evaluation.lexical_choice import fitted, has_texts
-from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
-from train.metrics import CUTOFFS
+from train.evaluation.lexical_choice import has_texts, lexical_baseline
+from train.evaluation.ranking import Baseline
 
 
 def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
@@ -17,15 +14,10 @@ def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
     return any(texts_of(*side) != texts_of(*side, cut=True, folder=folder) for side in sides)
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    bm25 = fitted(fitting, "bm25", cut=False)
-    return FittedBaseline(partial(bm25.rank, max(CUTOFFS)), bm25.settings.shown("bm25"))
-
-
 BASELINE = Baseline(
     "bm25_full",
     "BM25, full texts",
     _has_cut_texts,
-    _fit,
+    lexical_baseline("bm25", cut=False),
     "texts on both sides, of which one is longer than its max_length",
 )

@@ -13,7 +13,6 @@ from train.data.training_data import TrainingData
 from train.evaluation.lexical_choice import fitted, has_texts
 from train.evaluation.query_groups import repeated_share
 from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
-from train.metrics import CUTOFFS
 
 
 def _has_known_queries(experiment: Experiment, data: TrainingData) -> bool:
@@ -37,7 +36,7 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     # Weights need not be whole numbers; their ranks are, and have the same order.
     clicks.data = np.unique(clicks.data, return_inverse=True)[1] + 1.0
     bm25 = fitted(fitting, "bm25", cut=True)
-    return FittedBaseline(lambda rows: bm25.rank(max(CUTOFFS), rows, clicks[words[rows]]))
+    return FittedBaseline(lambda rows: bm25.rank(rows, clicks[words[rows]]))
 
 
 BASELINE = Baseline(
