@@ -102,7 +102,6 @@ def score_factors(
     weights: Floats | scipy.sparse.csr_matrix,
     width: int,
     own: float = 0.0,
-    seed: int = 0,
 ) -> tuple[Floats, Floats]:
     """Factors L and R, each (N, width), of item-item weights B: L R' is close to B where users are.
 
@@ -115,12 +114,11 @@ def score_factors(
         weights: (N, N), B less its diagonal's `own`.
         width: columns beyond N are zero.
         own: added to the diagonal of B.
-        seed: of the start.
     """
     items = weights.shape[1]
     kept = min(width, items)
     wide = min(items, kept + max(16, kept // 4))
-    start = np.random.default_rng(seed).standard_normal((items, wide)).astype(np.float32)
+    start = np.random.default_rng(0).standard_normal((items, wide)).astype(np.float32)
     basis = np.linalg.qr(start)[0]
     for _ in range(_ITERATIONS):
         users = matrix.T @ (matrix @ (weights @ basis + own * basis))

@@ -104,24 +104,11 @@ class HashedTextEncoder(nn.Module):
         """
         first = ordered != F.pad(ordered[:, :-1], (1, 0), value=-1)
         place = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
-        start = running_max(place * first, MAX_OCCURRENCES)
+        # The largest of the last `MAX_OCCURRENCES` starts, or 0, by pooling: ONNX has no cumulative maximum.
+        # Doubles are exact below 2^53.
+        starts = F.pad((place * first).double()[:, None, None], (MAX_OCCURRENCES - 1, 0))
+        start = F.max_pool2d(starts, (1, MAX_OCCURRENCES), stride=1).squeeze((1, 2)).long()
         return torch.where(start == 0, MAX_OCCURRENCES, place - start)
-
-
-def running_max(values: Tensor, window: int) -> Tensor:
-    """The maximum of the last `window` values up to each place, or 0.
-
-    Computed by pooling, because ONNX has no cumulative maximum.
-
-    Args:
-        values: integers (B, L) from 0 to below 2^53, where doubles are exact.
-        window: number of values.
-
-    Returns:
-        int64 (B, L)
-    """
-    padded = F.pad(values.double()[:, None, None], (window - 1, 0))
-    return F.max_pool2d(padded, (1, window), stride=1).squeeze((1, 2)).long()
 
 
 def l2_normalize(x: Tensor) -> Tensor:
