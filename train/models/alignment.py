@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from train.models.encoders import HashedTextEncoder
 from train.models.placement import beside, beside_module
@@ -76,7 +76,8 @@ def align(
         losses: list[float] = []
         for task, places in _batches(tasks, size, random):
             vectors = task.tower(beside_module(task.inputs.batch(task.rows[places]), task.tower))
-            loss = _distance(vectors, beside(torch.from_numpy(task.targets[places]), vectors))
+            targets = beside(torch.from_numpy(task.targets[places]), vectors)
+            loss = (1 - (vectors * targets).sum(dim=1)).mean()  # of 1 - cos
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -87,11 +88,6 @@ def align(
     for module, training in was_training.items():
         module.training = training
     return means
-
-
-def _distance(vectors: Tensor, targets: Tensor) -> Tensor:
-    """(): the mean of 1 - cos between unit vectors (B, D)."""
-    return (1 - (vectors * targets).sum(dim=1)).mean()
 
 
 def _batches(

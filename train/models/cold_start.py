@@ -38,7 +38,7 @@ def fit_content_fallback(
     Returns:
         Whether the tower has a content fallback.
     """
-    fallback = tower.content_fallback
+    fallback = tower.newcomers
     if fallback is None:
         return False
     rows = np.flatnonzero(items.arrays[tower.id_name][:, 0] != UNKNOWN)

@@ -40,16 +40,11 @@ def ease(matrix: scipy.sparse.csr_matrix, strength: float) -> Floats:
         matrix: (U, N) interactions.
         strength: lambda, of the L2 penalty.
     """
-    return ease_of_gram(gram_matrix(matrix), strength)
+    return np.asarray(ease_of_gram(gram_matrix(matrix), strength))
 
 
-def ease_of_gram(gram: Tensor, strength: float) -> Floats:
-    """The same from the Gram matrix (N, N) of the interactions, which is overwritten."""
-    return np.asarray(ease_on_device(gram, strength).numpy(), np.float32)
-
-
-def ease_on_device(gram: Tensor, strength: float) -> Tensor:
-    """The same, on the device of the Gram matrix."""
+def ease_of_gram(gram: Tensor, strength: float) -> Tensor:
+    """The same from the Gram matrix (N, N) of the interactions, on its device; it is overwritten."""
     weights = invert_ridge(gram, strength)
     weights /= -weights.diagonal().clone()
     return weights.fill_diagonal_(0)

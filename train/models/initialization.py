@@ -24,7 +24,7 @@ from protos.features import (
     Side,
 )
 from train.data.training_data import TrainingData
-from train.models.collaborative import ease_on_device, gram_matrix, interaction_matrix
+from train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
 from train.models.encoders import HashedTextEncoder, NumberEncoder
 from train.models.placement import beside, to_solve_beside
 from train.models.prepared_inputs import PreparedInputs
@@ -184,8 +184,8 @@ def inverse_document_frequency(items: PreparedInputs, buckets: int) -> npt.NDArr
 def fit_number_encoders(tower: Tower, side: Side, training: Mapping[Side, Values]) -> None:
     """Set mean and standard deviation of number encoders to those of the training rows that have a value."""
     encoders = list(tower.encoders.items())
-    if tower.content_fallback is not None:
-        encoders += tower.content_fallback.encoders.items()
+    if tower.newcomers is not None:
+        encoders += tower.newcomers.encoders.items()
     for name, encoder in encoders:
         if isinstance(encoder, NumberEncoder):
             values = [value for value in training[side][name] if value is not None]
@@ -228,7 +228,7 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
     row_of = {each: row for row, each in enumerate(data.item_ids)}
     known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
     gram = to_solve_beside(gram_matrix(interaction_matrix(data)[:, known]), item.table)
-    weights = ease_on_device(gram, strength)
+    weights = ease_of_gram(gram, strength)
     width = min(item.table.shape[1], len(weights))
     with torch.no_grad():
         for table, factor in zip((query.table, item.table), _factors(weights, width), strict=True):

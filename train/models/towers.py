@@ -105,11 +105,6 @@ class Tower(nn.Module):
         before = [getattr(self, each) for each in PARTS[: PARTS.index(part)]]
         return [each for each in before if each is not None]
 
-    @property
-    def content_fallback(self) -> "ContentFallback | None":
-        """The layer that encodes items with an unknown id by their content, if the tower has one."""
-        return self.newcomers
-
     def encode_features(self, inputs: Inputs) -> Tensor:
         """(B, H): the sum of the encoders; one that reads more than its feature names that as `beside`."""
         parts = [

@@ -37,7 +37,7 @@ def _strength(fitting: Fitting) -> float:
     gram = gram_matrix(interaction_matrix(tuning.data))
 
     def scorer(value: float) -> Scorer:
-        return summed(tuning.data, ease_of_gram(gram.clone(), value))
+        return summed(tuning.data, ease_of_gram(gram.clone(), value).numpy())
 
     best = tuning.climb("lambda", STRENGTHS, 300.0, scorer)
     near = [best, float(f"{best * FINER:.2g}"), float(f"{best / FINER:.2g}")]
