@@ -140,7 +140,7 @@ class PairwiseObjective(Objective[Sampled]):
             sampled = hard[batch.pairs]
         else:
             queries = self.pairs.query[batch.pairs]
-            sampled, _ = self._sampler.draw(queries, self.positives, self.config.negatives, generator)
+            sampled = self._sampler.draw(queries, self.positives, self.config.negatives, generator)
         items = np.unique(np.concatenate([own, sampled.ravel()]))
         known = self.known_mask(batch, items)
         return Candidates(items, columns_of(items, own), known, columns_of(items, sampled))

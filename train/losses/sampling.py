@@ -1,7 +1,7 @@
-"""Negative sampling: items drawn from the catalogue, and the probability of each draw.
+"""Negative sampling: items drawn from the catalogue.
 
 sampler = NegativeSampler.from_weights(popularity_weights(share, 0.75))
-items, log_q = sampler.draw(queries, positives, 4, generator)
+items = sampler.draw(queries, positives, 4, generator)
 """
 
 from dataclasses import dataclass
@@ -53,9 +53,7 @@ class NegativeSampler:
         tickets = np.where(share > 0, np.maximum(tickets, 1), 0)
         return cls(tickets, np.concatenate([[0], np.cumsum(tickets)]))
 
-    def draw(
-        self, queries: Rows, positives: Positives, count: int, generator: np.random.Generator
-    ) -> tuple[Rows, npt.NDArray[np.float32]]:
+    def draw(self, queries: Rows, positives: Positives, count: int, generator: np.random.Generator) -> Rows:
         """For each query `count` items, with replacement, none of them a positive of the query.
 
         If all items that can be drawn are positives of a query, it gets positives. Memory is proportional
@@ -68,8 +66,7 @@ class NegativeSampler:
             generator: of the draws.
 
         Returns:
-            Item rows, int64 (B, count), and the log of each one's probability in one draw, float32
-            (B, count).
+            Item rows, int64 (B, count).
         """
         total = int(self.begin[-1])
         place, item = positives.of_queries(queries)  # by place, then by item
@@ -87,9 +84,7 @@ class NegativeSampler:
         row = np.arange(len(queries))[:, None] * total
         passed = np.searchsorted(place * total + cut, row + ticket, side="right")
         ticket += removed[passed] - removed[first][:, None]
-        items = np.searchsorted(self.begin, ticket, side="right") - 1
-        log_q = np.log(self.tickets[items]) - np.log(free)[:, None]
-        return items, log_q.astype(np.float32)
+        return np.searchsorted(self.begin, ticket, side="right") - 1
 
 
 def mixed_log_q(share: Floats, drawn: int | Rows, uniform: int, catalogue: int) -> npt.NDArray[np.float32]:

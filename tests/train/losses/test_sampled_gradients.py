@@ -67,12 +67,13 @@ def batch_errors(own: int, batch: int, uniform: int, known: tuple[int, ...] = ()
 def sampled_errors(own: int, count: int) -> Errors:
     """Errors where candidates are the own item and `count` drawn ones, one column for each draw."""
     positives = Positives.of(Pairs(np.zeros(1, np.int64), np.array([own]), np.ones(1, np.float32)), 1)
-    items, each_log_q = NegativeSampler.from_weights(SHARE).draw(
+    items = NegativeSampler.from_weights(SHARE).draw(
         np.zeros(DRAWS, np.int64), positives, count, np.random.default_rng(own)
     )
     columns = torch.cat([torch.full((DRAWS, 1), own), torch.from_numpy(items)], dim=1)
     positive, same = torch.zeros(DRAWS, dtype=torch.int64), columns == own
-    log_q = torch.cat([torch.full((DRAWS, 1), np.log(SHARE[own])), torch.from_numpy(each_log_q)], dim=1)
+    of_draws = torch.from_numpy(np.log(SHARE[items] / (1 - SHARE[own])))
+    log_q = torch.cat([torch.full((DRAWS, 1), np.log(SHARE[own])), of_draws], dim=1)
     expected = log_q + np.log(count)
 
     def loss(correction: Correction, scores: Tensor) -> Tensor:
