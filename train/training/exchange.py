@@ -10,7 +10,7 @@ from torch import Tensor
 Group = dist.ProcessGroup | None
 
 
-def meet(group: Group) -> None:
+def barrier(group: Group) -> None:
     """Wait for the other ranks in main memory before an exchange between cards.
 
     There the end of a rank is an error at once; an exchange between cards would wait for it.
@@ -22,28 +22,28 @@ def meet(group: Group) -> None:
         dist.barrier()
 
 
-def all_gather_rows(own: Tensor, total: int, rank: int, count: int, group: Group = None) -> Tensor:
+def all_gather_rows(own: Tensor, total: int, count: int, group: Group = None) -> Tensor:
     """Vectors of all ranks, with gradients: the gradient of a rank's own ones is the sum over all ranks.
 
     Args:
-        own: (n, D), every `count`-th row of the result, from `rank` on.
+        own: (n, D), every `count`-th row of the result, from the number of this rank on.
         total: N, rows of the result.
-        group: see `meet`.
+        group: see `barrier`.
 
     Returns:
         (N, D)
     """
-    gathered: Tensor = _AllGather.apply(own, total, rank, count, group)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _AllGather.apply(own, total, count, group)  # type: ignore[no-untyped-call]
     return gathered
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, total: int, rank: int, count: int, group: Group) -> Tensor:
+    def forward(ctx: Any, own: Tensor, total: int, count: int, group: Group) -> Tensor:
         ctx.count, ctx.rows, ctx.group = count, len(own), group
         padded = _padded(own, -(-total // count))
         parts = [torch.empty_like(padded) for _ in range(count)]
-        meet(group)
+        barrier(group)
         dist.all_gather(parts, padded, group)
         return torch.stack(parts, 1).flatten(0, 1)[:total]
 
@@ -53,9 +53,9 @@ class _AllGather(torch.autograd.Function):
         padded = _padded(grad, width * ctx.count)
         by_rank = padded.view(width, ctx.count, -1).transpose(0, 1).contiguous()  # (count, width, D)
         received = torch.empty_like(by_rank)
-        meet(ctx.group)
+        barrier(ctx.group)
         dist.all_to_all_single(received, by_rank, group=ctx.group)
-        return received.sum(dim=0)[: ctx.rows], None, None, None, None
+        return received.sum(dim=0)[: ctx.rows], None, None, None
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
@@ -71,7 +71,7 @@ class ReplicatedOptimiser:
 
     Args:
         optimiser: over all parameters; the same on all ranks.
-        group: see `meet`.
+        group: see `barrier`.
     """
 
     def __init__(self, optimiser: torch.optim.Optimizer, group: Group) -> None:
@@ -85,7 +85,7 @@ class ReplicatedOptimiser:
         A parameter without a gradient on any rank is not stepped on, as in one process.
         """
         flat = _flattened(self._parameters, self._parameters, loss)
-        meet(self._group)
+        barrier(self._group)
         dist.all_reduce(flat, group=self._group)
         count = len(self._parameters)
         has_gradient = flat[-count - 1 : -1].tolist()

@@ -57,16 +57,13 @@ LOST = 3  # exit code of a rank that ends because another has
 
 
 @contextmanager
-def ranks_of(
-    trainer: Trainer, count: int, threads: int, to_resume: str = "", rows_from: int = ROWS_FROM
-) -> Iterator[None]:
+def ranks_of(trainer: Trainer, count: int, threads: int, to_resume: str = "") -> Iterator[None]:
     """Train with `count` processes in this block; with one, nothing changes.
 
     Args:
         trainer: in the state to start from.
         threads: torch's threads of each rank; 0 divides the cores.
         to_resume: the command that resumes the run, for the error about a rank that has ended.
-        rows_from: see `ROWS_FROM`.
 
     Raises:
         Unavailable: a rank could not start, or has ended, or the shared memory is too small.
@@ -75,7 +72,7 @@ def ranks_of(
         yield
         return
     cards = cards_of(count) if trainer.process.device != CPU else ()
-    with Ranks(count, threads, to_resume, cards).started() as ranks, ranks.training(trainer, rows_from):
+    with Ranks(count, threads, to_resume, cards).started() as ranks, ranks.training(trainer):
         yield
 
 

@@ -106,7 +106,7 @@ class Rank(TrainingProcess):
         if not for_all or len(rows) < self.count:  # then every rank encodes all
             return super().encode(tower, rows, read)
         own = super().encode(tower, rows[self.rank :: self.count], read)
-        return all_gather_rows(own, len(rows), self.rank, self.count, self._group)
+        return all_gather_rows(own, len(rows), self.count, self._group)
 
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> float:
         """Take a step down the gradient of the sum of the ranks' losses; returns the sum."""

@@ -31,12 +31,7 @@ from train.evaluation.baselines import baselines, left_out
 from train.evaluation.intervals import Interval, clusters_of, interval
 from train.evaluation.labelled_metrics import Bin
 from train.evaluation.ranking import FittedBaseline, Fitting, Ranker, selection_metric
-from train.evaluation.report import (
-    JUDGED,
-    evaluate_cold_items,
-    evaluate_judged,
-    evaluate_ranking,
-)
+from train.evaluation.report import JUDGED, evaluate_cold_items, evaluate_judged, evaluate_ranking
 from train.evaluation.warnings import run_warnings, worse_than_baselines
 from train.fingerprint import code_fingerprint, fingerprint
 from train.interrupts import before_leaving
@@ -328,7 +323,8 @@ def _finish(
         stored.parent.mkdir(exist_ok=True)
         save_towers(stored, trainer.towers)
     with console.status("test evaluation, baselines beside it"):
-        metrics |= _test_metrics(experiment, trainer, rankers)
+        metrics |= evaluate_ranking(data, "test", trainer.rank, rankers)
+        metrics |= evaluate_cold_items(data, trainer.rank)
         metrics |= labelled.metrics(experiment)
         on_judged = judged.metrics(rankers, start, validated.choices, console)
     log_choices(validated.choices)  # after the judged queries, which may add some
@@ -473,15 +469,6 @@ def _start_metrics(
     found = evaluate_ranking(trainer.data, "test", trainer.rank)
     named = {f"start_{name}": value for name, value in found.items() if name != "queries"}
     return named, judged.answers()
-
-
-def _test_metrics(
-    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, FittedBaseline]
-) -> dict[str, float]:
-    """The metrics of the towers and of the baselines on the test part, by exact search."""
-    data = trainer.data
-    found = evaluate_ranking(data, "test", trainer.rank, rankers)
-    return found | evaluate_cold_items(data, trainer.rank)
 
 
 def _baselines_on_validation(
