@@ -24,6 +24,13 @@ def above_zero(section: Any, *names: str) -> None:
             raise ValueError(f"{name}: expected a number above 0, got {value}")
 
 
+def below_one(section: Any, *names: str) -> None:
+    """Refuse shares that are not from 0 to below 1."""
+    for name in names:
+        if not 0 <= getattr(section, name) < 1:
+            raise ValueError(f"{name}: expected 0 to below 1, got {getattr(section, name)}")
+
+
 def finite(section: Any, *names: str) -> None:
     """Refuse keys of a section whose value is infinite or no number."""
     for name in names:

@@ -12,7 +12,7 @@ from protos.features import (
     TimeFeature,
 )
 from protos.toml_config import FROM_DATA
-from train.config.checks import above_zero, at_least, refuse_unused
+from train.config.checks import above_zero, at_least, below_one, refuse_unused
 from train.config.losses import FullSoftmax, LossConfig
 from train.config.tower_section import TowerSection, check_orders
 
@@ -125,10 +125,8 @@ class SequenceTower(TowerSection):
                 )
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
-        shares = ("dropout", "input_dropout", "age_dropout", "query_dropout", "history_dropout", "id_dropout")
-        for name in shares:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        below_one(self, "dropout", "input_dropout", "age_dropout", "query_dropout", "history_dropout")
+        below_one(self, "id_dropout")
         check_orders(self)
 
     def _refuse_keys_without_effect(self) -> None:
@@ -327,9 +325,7 @@ class ComirecTower(TowerSection):
         refuse_unused(self, {"layers above 0": (self.layers > 0, ("heads", "dropout"))})
         if self.layers and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        below_one(self, "dropout", "input_dropout")
         check_orders(self)
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:

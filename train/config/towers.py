@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from protos.features import FeatureSpec
 from protos.toml_config import FROM_DATA
-from train.config.checks import at_least
+from train.config.checks import at_least, below_one
 from train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
 from train.config.losses import Bce, LossConfig, SampledSoftmax
 from train.config.pretrained_tower import EncodingPrecision, TransformerTower
@@ -201,9 +201,7 @@ class ClicksTower(TowerSection):
         at_least(1, self, "dimension")
         at_least(0, self, "hidden")
         at_least(2, self, "buckets")
-        for name in ("dropout", "id_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        below_one(self, "dropout", "id_dropout")
         check_orders(self)
 
 

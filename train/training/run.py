@@ -256,10 +256,10 @@ def _train(
         model, prepared = build_model(experiment, data, partial(_print, console), process)
     about = architecture_of(experiment.tower).describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
-        console.print(line, highlight=False, soft_wrap=True)
+        _print(console, line)
     no_linear_model = drop_useless_coordinates(model.towers, experiment, data)
     for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+        _print(console, f"[yellow]warning:[/yellow] {escape(warning)}")
     trainer = trainer_of(model, data, prepared, process)
     trainer.check_precision()
     if resume:
@@ -299,12 +299,7 @@ def _finish(
         changed = architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     labelled, state = LabelledPairs(trainer), trainer.state
     validated, rankers = _choose_on_validation(experiment, trainer, labelled, console)
-    calibrated, added, mixed, recent = (
-        validated.calibrated,
-        validated.added,
-        validated.mixed,
-        validated.recent,
-    )
+    added, mixed, recent = validated.added, validated.mixed, validated.recent
     if experiment.training.refit:
         rankers = {}  # their item-item weights are freed for those of the refit
         model, trainer = refit(folder, experiment, trainer, console, ranks, to_resume)
@@ -317,29 +312,28 @@ def _finish(
         judged = _JudgedQueries(model, trainer)
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
-    if changed or calibrated or any(part is not None for part in (added, mixed, recent)):
+    if changed or validated.calibrated or any(part is not None for part in (added, mixed, recent)):
         # The towers of the best epoch stay: a run that is interrupted from here on begins with them again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
         save_towers(stored, trainer.towers)
     with console.status("test evaluation, baselines beside it"):
-        metrics |= evaluate_ranking(data, "test", trainer.rank, rankers)
-        metrics |= evaluate_cold_items(data, trainer.rank)
+        of_items = evaluate_cold_items(data, trainer.rank)
+        metrics |= evaluate_ranking(data, "test", trainer.rank, rankers) | of_items
         metrics |= labelled.metrics(experiment)
         on_judged = judged.metrics(rankers, start, validated.choices, console)
     log_choices(validated.choices)  # after the judged queries, which may add some
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
-    chosen = flattened({"baselines": settings}) | flattened({"calibration": calibrated})
+    chosen = flattened({"baselines": settings}) | flattened({"calibration": validated.calibrated})
     mlflow.log_params(chosen | {DRAWN: str(clusters_of(data, "test"))})
     for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):
         if part is not None:
             mlflow.log_params(flattened({name: part.parameters()}))
             mlflow.log_metrics(grouped("validation", part.metrics()))
     best, beside, selection = state.best_epoch, validated.beside, experiment.training.selection
-    mlflow.log_metrics(grouped("test", metrics) | grouped("judged", on_judged))
-    mlflow.log_metrics(grouped("train", {"best_epoch": float(best)}))
     named = {f"{name}_{selection}": value for name, value in beside.items()}
-    mlflow.log_metrics(grouped("validation", named))
+    mlflow.log_metrics(grouped("test", metrics) | grouped("judged", on_judged))
+    mlflow.log_metrics(grouped("train", {"best_epoch": float(best)}) | grouped("validation", named))
     losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
     doubts = worse_than_baselines(validated.leads, beside, selection, clusters_of(data, "validation"))
     log_warnings([*run_warnings(experiment, data, metrics, best, losses), *doubts])
