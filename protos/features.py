@@ -513,7 +513,7 @@ class Tokens:
 
         def convert(texts: Sequence[Any], field_name: str) -> Array:
             check_strings(texts, field_name)
-            return _padded([tokens(text[:longest]) for text in texts])
+            return _padded([tokens(text[:longest]) for text in texts], np.int32)
 
         return convert
 
@@ -521,10 +521,10 @@ class Tokens:
 TEXT_INPUTS: dict[str, TextInput] = {CODE_POINTS: CodePoints(), TOKENS: Tokens(), BOTH: Tokens()}
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
-    """Numbers of each record, padded with 0 behind to the longest: int32 (B, L), L at least 1."""
+def _padded(rows: Sequence[Sequence[int]], dtype: type[np.generic]) -> Array:
+    """Numbers of each record, padded with 0 behind to the longest: (B, L), L at least 1."""
     width = max(1, max(map(len, rows), default=1))
-    padded = np.full((len(rows), width), PADDING, np.int32)
+    padded = np.full((len(rows), width), PADDING, dtype)
     for n, row in enumerate(rows):
         padded[n, : len(row)] = row
     return padded
@@ -536,7 +536,7 @@ def _length(value: Any) -> int:
 
 def _categories(
     values: Sequence[Any], spec: CategoryFeature, rows: Mapping[str, int], field_name: str
-) -> npt.NDArray[np.int64]:
+) -> Array:
     lists = values if spec.multi else [[] if value is None else [value] for value in values]
     encoded = []
     for each in lists:
@@ -544,11 +544,7 @@ def _categories(
             expected = "a list of strings" if spec.multi else "a string"
             raise InvalidInput(field_name, f"expected {expected}, got {each!r}")
         encoded.append([rows.get(value, UNKNOWN) for value in each or ()])
-    width = max(1, max(map(len, encoded), default=1))
-    padded = np.full((len(encoded), width), PADDING, np.int64)
-    for n, row in enumerate(encoded):
-        padded[n, : len(row)] = row
-    return padded
+    return _padded(encoded, np.int64)
 
 
 def _ids(values: Sequence[Any], rows: Mapping[str, int], field_name: str) -> npt.NDArray[np.int64]:
