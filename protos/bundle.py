@@ -90,7 +90,6 @@ class IndexParameters:
             experiment asks for it. The graph is in the bundle but not used.
         kind: `hnsw`, `exact`, or the name of another implementation. The first two follow from `exact` and
             are not stored in the manifest.
-        options: parameters of another kind.
     """
 
     space: str = "ip"
@@ -164,8 +163,6 @@ class Precisions:
         query: the query tower's variant. `fp16_tables` stores the embedding tables in float16, `int8_tables`
             as int8 rows with a scale each. `int8_dynamic` and `int8_static`, of earlier versions, also have
             int8 dense layers.
-        item: the item tower's variant.
-        vectors: precision of the item vectors on disk.
     """
 
     query: Variant = "fp32"
@@ -191,7 +188,6 @@ class Snapshot:
     """The state of the store of live items that a bundle's items were read from.
 
     Args:
-        store: id of the store.
         sequence: all its changes up to this one are in the bundle.
         mark: by which the store is told from a copy with other changes; 0 in older bundles.
     """

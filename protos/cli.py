@@ -91,7 +91,6 @@ def as_typed(make: str, module: str, arguments: str) -> str:
     Args:
         make: the command for `make`, which is returned if `make` started this process.
         module: the program otherwise, as `python -m` names it; or the installed program, if it was typed.
-        arguments: of the program.
     """
     if os.environ.get(UNDER_MAKE):
         return make
@@ -222,11 +221,7 @@ def printable(text: str) -> str:
 
 
 def print_result(result: Result, as_json: bool, console: Callable[[], Console]) -> None:
-    """Write a result to stdout, as one line of JSON or as a person reads it.
-
-    Args:
-        console: makes the console on stdout.
-    """
+    """Write a result to stdout, as one line of JSON or as a person reads it."""
     document, show = result
     if as_json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
@@ -261,7 +256,6 @@ def execute(
 
     Args:
         arguments: of the command line; `sys.argv[1:]` if None.
-        console: makes the console on stdout.
         folder: the folder that commands write to, for errors that do not name a file.
         usage_errors: errors for which the exit code is 2, as for wrong arguments.
 

@@ -214,7 +214,6 @@ class CategoryFeature(Feature):
     """One of a set of strings, or several.
 
     Args:
-        column: the column that is read.
         multi: a record holds a list of categories, not one.
         min_count: categories seen less often in training data are treated as unknown.
     """
@@ -363,8 +362,6 @@ class Schema:
     """The features of both towers by name, and the vocabularies that some of them need.
 
     Args:
-        query: features of the query tower.
-        item: features of the item tower.
         vocabularies: `"query.<feature>"` or `"item.<feature>"` -> known categories, and `"items"` ->
             known item ids, which ids and histories share; the first is row 2.
     """
@@ -459,7 +456,6 @@ class TowerInputs:
         Args:
             values: feature name -> raw values of a batch, as `to_arrays` takes them; one that does not fit
                 its feature counts as empty.
-            count: records in the batch.
         """
         lengths = [0] * count
         for name, spec in self.features.items():

@@ -81,7 +81,6 @@ def parse_value(kind: FilterKind, raw: Any, field: str) -> Parsed:
     are a date (`20260102`), and seconds have nine digits or more; others might be years.
 
     Args:
-        kind: type of the field.
         raw: a string, number, boolean, datetime, list of strings, or None.
         field: name of the value in errors.
 
@@ -201,7 +200,6 @@ def build_column(kind: FilterKind, values: Sequence[Parsed]) -> Column:
     """The column of N items.
 
     Args:
-        kind: type of the field.
         values: for each item, what `parse_value` has returned.
     """
     if kind in ORDERED:

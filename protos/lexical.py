@@ -145,7 +145,6 @@ class Weighting:
     """How the terms that a query shares with a text become a score (`protos/hybrid/term_weights.py`).
 
     Args:
-        kind: BM25, or the cosine of TF-IDF.
         k1: of BM25: how much a repeated term counts, above 0.
         b: of BM25: how much the length of a text counts, 0 to 1.
     """

@@ -36,8 +36,6 @@ def difference(expected: Hits, found: Hits, tolerance: float = SCORE_TOLERANCE) 
     """The first difference between two answers that rounding does not explain.
 
     Args:
-        expected: the reference.
-        found: the answer to check.
         tolerance: largest difference between two scores of one item; relative to the largest absolute score
             in `expected` if that exceeds 1.
 

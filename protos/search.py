@@ -31,7 +31,6 @@ def graph_width(k: int, ef_search: int, count: int, exact: bool = False) -> int 
 
     Args:
         k: items wanted, including those that will be filtered out.
-        ef_search: of the bundle.
         count: N, items in the graph.
         exact: of the bundle: whether every search is exact.
 
@@ -147,7 +146,6 @@ def search_each(
         vectors_of: the item vectors of some rows.
         queries: (B, K * D).
         dimension: D.
-        k: items wanted.
     """
     found = search(each_vector(queries, dimension)).reshape(len(queries), -1)
     return [merge(rows, vectors_of, query, k) for rows, query in zip(found, queries, strict=True)]
@@ -160,7 +158,6 @@ def merge(found: Rows, vectors_of: Callable[[Rows], Vectors], query: Vectors, k:
         found: int64, rows of any shape; below 0 is none.
         vectors_of: the item vectors of some rows.
         query: (K * D,).
-        k: items wanted.
 
     Returns:
         rows int64 and products float32, best first: `k` of each, or fewer if fewer items were found.

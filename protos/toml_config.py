@@ -99,7 +99,6 @@ def parse(value: Any, schema: Any, key: str = "") -> Any:
     """Check a value that was parsed from TOML or JSON, and convert it to `schema`.
 
     Args:
-        value: the parsed value.
         schema: a dataclass, or the type of a dataclass field.
         key: full path of the value's key, for error texts.
 

@@ -90,7 +90,6 @@ def write_merged(
     """Write the vectors of a bundle of which some are those of another bundle, byte for byte.
 
     Args:
-        folder: of the new bundle.
         source: folder of the other bundle, of the same precision.
         origin: int64 (N,): row of the other bundle, or -1 for the next fresh vector.
         fresh: float32 (n, D), one for each -1, in their order.

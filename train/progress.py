@@ -14,11 +14,7 @@ PROGRESS = Console(stderr=True)  # stdout belongs to the result
 
 
 def progress_bar(console: Console, transient: bool = False) -> Progress:
-    """A bar with the count, the time spent and the time left.
-
-    Args:
-        transient: it vanishes when it is done.
-    """
+    """A bar with the count, the time spent and the time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -6,11 +6,6 @@ from collections.abc import Callable
 def check_name(key: str, check: Callable[[str], str], name: str) -> None:
     """Check a name.
 
-    Args:
-        key: of the field.
-        check: a function of `protos.names`.
-        name: the field's value.
-
     Raises:
         ValueError: `check` refuses the name.
     """

@@ -25,7 +25,6 @@ def map_array(
     """Map an array in C order, read only.
 
     Args:
-        path: of the file.
         dtype: that the array must have.
         shape: that the array must have; None for a length that is not known.
         file: the file, if it has been opened; it may be closed afterwards.

@@ -87,8 +87,6 @@ class Fusion:
         """The `k` best of the candidates of both sides; fewer if there are fewer.
 
         Args:
-            query: with the candidates of the dense side.
-            k: items wanted.
             weight: of the lexical score in a convex combination without priors; if not given, the bundle's
                 own method and weights are taken.
 

@@ -108,7 +108,6 @@ class LexicalIndex:
     """Texts to terms, and their postings; safe to call from several threads.
 
     Args:
-        postings: of the items.
         hybrid: how texts are split and weights are computed.
 
     Attributes:

@@ -84,10 +84,6 @@ def warn_of_other_version(file: BinaryIO, name: str) -> None:
 
     A process logs the warning of a bundle once.
 
-    Args:
-        file: the bundle's record.
-        name: of the bundle.
-
     Raises:
         BundleDamaged: the file is no record.
     """

@@ -68,7 +68,6 @@ def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict
     Args:
         contenders: name -> calls, each on other inputs, called over and over; in a turn all contenders take
             the calls at the same places.
-        effort: number of calls.
 
     Returns:
         name -> its times, of the same shape for all.

@@ -305,8 +305,6 @@ def write_collection(client: Any, folder: Path, manifest: Manifest) -> str:
     """Write the collection of a bundle, whole or not at all; returns its name. One that is there is checked.
 
     Args:
-        client: of the server.
-        folder: of the bundle's files.
         manifest: sealed.
 
     Raises:
@@ -364,10 +362,7 @@ def fill(
     """Create a collection, insert N items, index and load it.
 
     Args:
-        client: of the server.
-        name: of the collection.
         vectors: float32 (N, D), as the bundle holds them.
-        parameters: of the index.
         has_padding_dim: whether the last coordinate only pads.
         description: of the collection: the version of its bundle.
         ids: of the items; without them the collection holds vectors alone.

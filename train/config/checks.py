@@ -43,7 +43,6 @@ def refuse_unused(section: Any, conditions: Mapping[str, tuple[bool, tuple[str, 
     """Refuse keys that were set but have no effect.
 
     Args:
-        section: a dataclass.
         conditions: text of a condition -> whether it holds, and the keys that have an effect only then.
     """
     defaults = {each.name: each.default for each in fields(section)}

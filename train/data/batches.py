@@ -88,9 +88,7 @@ def batches(count: int, queries: Rows, size: int, seed: tuple[int, int]) -> Iter
     """All pairs in random order, `size` at a time; a last batch of one pair is dropped: it has no negatives.
 
     Args:
-        count: number of pairs.
         queries: int64 (count,), the query row of each pair.
-        size: pairs in a batch.
         seed: of the order; the same seed gives the same batches.
     """
     order = np.random.default_rng(seed).permutation(count)
@@ -133,8 +131,6 @@ class HistoryBatches:
     (`train/losses/sampling.py`).
 
     Args:
-        pairs: training pairs.
-        histories: of all queries.
         size: approximate number of pairs in a batch; windows are not split.
         shared: queries of a user share windows.
     """

@@ -35,7 +35,6 @@ class Columns:
     Every method raises `DataError` for the first invalid value.
 
     Args:
-        path: of the file.
         frame: all rows of the file, or some of them.
         rows: numbers of these rows in the file, from 0; None if `frame` has all rows in order.
         casts: key of `[data]` with the casts of this file, for error texts; empty if there is none.
@@ -219,8 +218,6 @@ def read_columns(
     """The named columns of the table at `path`; names may repeat.
 
     Args:
-        path: of the table.
-        names: of the columns.
         layout: of delimited text, where the suffix does not say it.
         file: name of the table in `[data.layouts]`, for error texts; empty if a layout cannot be given.
         casts: key of `[data]` with the casts of this table, for error texts; empty if there is none.
@@ -326,9 +323,6 @@ def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> p
     """UInt32 rows of the items whose ids are in a column.
 
     Args:
-        columns: a table.
-        column: name of its column of item ids.
-        item_ids: ids of all items.
         table: name of the table of items, for error texts.
 
     Raises:

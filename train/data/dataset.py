@@ -69,7 +69,6 @@ class Dataset:
     """Items and (query, item) pairs, split.
 
     Args:
-        folder: of the files.
         items: `item_id` first, then the columns of features and display fields.
         pairs: columns of the query's features, `item_row`, `weight`, `group`, maybe `time` and `label`,
             `part`; of events also `label`, `position`, `user_start`, `begin`, `end`, `negative_begin`,
@@ -408,11 +407,9 @@ def _report_of_judged(
 
 
 def _write(folder: Path, frames: Mapping[str, pl.DataFrame], report: dict[str, Any], refresh: bool) -> None:
-    """Write all files to a draft and rename it to `folder`; a folder that another process wrote is kept.
+    """Write all files to a draft and rename it to `folder`.
 
-    Args:
-        frames: file name -> table.
-        refresh: replace an existing folder.
+    Without `refresh`, a folder that another process wrote is kept.
     """
     with atomic_directory.draft(folder.parent, ".dataset-") as draft:
         _fill(draft, frames, report)

@@ -23,7 +23,6 @@ class Module:
     """The docstrings and imports of one Python file.
 
     Args:
-        name: dotted path.
         is_package: the file is an `__init__.py`.
         docstrings: path within the module (`Class.method`) -> docstring, in order of appearance.
         imports: name in this module -> (module, name in that module), of `from module import name as name`.

@@ -33,11 +33,6 @@ def filter_columns(
 ) -> dict[str, pl.Series]:
     """The columns of the filter fields: name with `PREFIX` -> values as `parse_value` returns them.
 
-    Args:
-        columns: the items.
-        config: `[filter]`.
-        features: of the items.
-
     Raises:
         DataError: a value is of another type than its field; the text names file, row and column.
     """
@@ -57,7 +52,6 @@ def with_filter_columns(
         items: of a source that may have made these columns; if not, they are made of its columns.
         source: its kind, for errors.
         config: `[filter]`.
-        features: of the items.
 
     Raises:
         DataError: a field is no column of the items.

@@ -17,7 +17,6 @@ class ItemTable:
     """What `[data]` says of tables of items.
 
     Args:
-        id_column: column of ids.
         casts: column -> type that it is read as.
         casts_key: key of `[data]` with these casts, for error texts; empty if there is none.
         file: the experiment's table, as `[data]` names it; empty if it has none.

@@ -60,11 +60,9 @@ def read_judged(
     """The judged queries of a folder.
 
     Args:
-        base: folder of the TOML file.
         config: `[judged]`.
         query: features of the query tower. A text is read from `text`, any other value from the key that has
             the name of its column; so are texts of two or more columns.
-        item_ids: ids of the catalogue.
 
     Raises:
         DataError: a file is missing or a value is invalid, which the text names by file, row and column; the
@@ -139,7 +137,6 @@ def match_qrels(
     the count of `UNKNOWN_ITEM` is theirs.
 
     Args:
-        path: of the judgements.
         queries: as `read_queries` returns them.
         item_ids: ids of the items, in the order of their rows.
 

@@ -18,11 +18,7 @@ DAY = 86_400.0  # seconds
 
 
 class RecentShares:
-    """The items' shares of the training events before a moment.
-
-    Args:
-        data: with times.
-    """
+    """The items' shares of the training events before a moment, of data with times."""
 
     def __init__(self, data: TrainingData) -> None:
         train = data.parts["train"].positive()
@@ -35,7 +31,6 @@ class RecentShares:
         """float32 (Q, N): share of each item; all zero where no event went before.
 
         Args:
-            queries: rows of the queries.
             days: length of the window; `WHOLE` takes all that went before.
         """
         moments = self._moments[queries]

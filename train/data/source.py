@@ -131,12 +131,8 @@ class SourceContext:
     Args:
         base: folder of the TOML file; paths in it are relative to this folder.
         cache: folder for downloads; each source uses a subfolder of its own.
-        query: features of the query tower.
-        item: features of the item tower.
         filter: columns of the items that a search can filter by.
         test_file: path of a second table of pairs, for test; empty if there is none.
-        refresh: download again.
-        console: for progress.
     """
 
     base: Path
@@ -163,7 +159,6 @@ class SourceContext:
 
         Args:
             file: its name in the TOML.
-            names: of the columns.
             layouts: file -> how it is written.
             casts: key of `[data]` with the casts of this file, for error texts.
 
@@ -225,11 +220,7 @@ class SourceConfig(DataConfig, ABC):
         return ItemTable()
 
     def judged_of(self, base: Path) -> JudgedConfig | None:
-        """The judged queries that come with these data; None if there are none.
-
-        Args:
-            base: folder of the TOML file.
-        """
+        """The judged queries that come with these data; None if there are none."""
         return None
 
 

@@ -103,7 +103,6 @@ def leave_out_known_queries(
 
     Args:
         pairs: as `assign_parts` returns them.
-        texts: columns of the query's texts.
         columns: of all of its features.
 
     Returns:
@@ -204,12 +203,7 @@ def history_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
 
 
 def events_of_history(events: pl.DataFrame, by: str) -> pl.DataFrame:
-    """The events that the history of all users holds, in order.
-
-    Args:
-        events: with `part`.
-        by: how they were split.
-    """
+    """The events that the history of all users holds, in order."""
     return known_events(events, by).filter(POSITIVE)
 
 

@@ -105,7 +105,6 @@ def read_slices(
         path: of the file; its suffix tells the format.
         columns: distinct names.
         size: rows in a slice; the last slice may have fewer.
-        first: number of rows to skip.
         layout: of delimited text, where the suffix does not say it.
         name: of the file in `[data.layouts]`, for error texts; empty if a layout cannot be given.
 

@@ -80,11 +80,7 @@ class Pairs:
         return bool(self.is_positive.any() and not self.is_positive.all())
 
     def where(self, kept: npt.NDArray[np.bool_]) -> "Pairs":
-        """Some of the pairs.
-
-        Args:
-            kept: bool (P,).
-        """
+        """The pairs where `kept`, bool (P,), is true."""
         columns = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "answers"}
         return replace(self, **{name: each[kept] for name, each in columns.items() if each is not None})
 
@@ -205,10 +201,6 @@ class TrainingData:
         queries: feature name -> raw values of the distinct queries.
         items: feature name -> raw values of the items, as used in training and evaluation.
         parts: part -> its pairs.
-        query_count: number of distinct queries.
-        item_count: number of items.
-        item_ids: by row.
-        histories: of the queries, if they have any.
         exclude_seen: whether items of a query's history are excluded from its results.
         catalogue_lengths: text feature of the items -> characters of each text that is served, where that is
             another one than in training.
@@ -274,11 +266,7 @@ class TrainingData:
         return replace(self, parts={**self.parts, "train": Pairs(**both)}, before_refit=self)
 
     def counts(self, negative: bool = False) -> Rows:
-        """int64 (N,): positive training pairs of each item.
-
-        Args:
-            negative: count the negative ones, too.
-        """
+        """int64 (N,): positive training pairs of each item; with `negative` the negative ones, too."""
         pairs = self.parts["train"]
         return np.bincount((pairs if negative else pairs.positive()).item, minlength=self.item_count)
 
@@ -388,7 +376,6 @@ def data_of_kept_towers(dataset: Dataset, experiment: Experiment) -> TrainingDat
     """As `training_data_of`, with the training pairs that the towers of a finished run have learned from.
 
     Args:
-        dataset: of the run.
         experiment: of the run: with `[training] refit` the pairs of validation are among them.
     """
     data = training_data_of(dataset, experiment.query, experiment.item)
@@ -433,9 +420,7 @@ def _judged(judgements: pl.DataFrame, queries: pl.Series, items: Mapping[str, Se
     """Judged queries in the order of their table.
 
     Args:
-        judgements: of all judged queries.
         queries: row of the distinct query of each judgement.
-        items: raw values of the served items.
     """
     table = judgements.select("query_id", "score", pl.col("item_row").cast(pl.Int64), queries.alias("query"))
     found = table.group_by("query_id", maintain_order=True).agg(

@@ -195,7 +195,6 @@ def interval(values: Values, clusters: Clusters, other: Values | None = None, se
 
     Args:
         values: (Q,), of each query.
-        clusters: of the queries.
         other: (Q,), the metric of the same queries by another model, that is subtracted.
     """
     values = values.astype(np.float64) - (0.0 if other is None else other.astype(np.float64))
@@ -211,7 +210,6 @@ def within_standard_error(curve: Mapping[T, Floats], clusters: Clusters) -> list
 
     Args:
         curve: setting -> a metric of each query; higher is better.
-        clusters: of the queries.
     """
     best = max(curve.values(), key=np.mean)
     lost = {setting: best - each for setting, each in curve.items()}

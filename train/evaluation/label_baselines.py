@@ -52,8 +52,6 @@ class LabelBaseline:
 
     Args:
         name: prefix of its metrics.
-        label: its name in tables.
-        fit: returns the predictions.
     """
 
     name: str

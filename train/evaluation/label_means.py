@@ -104,7 +104,6 @@ def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_rea
     user's training pairs; without users there are none.
 
     Args:
-        query: features of the query tower.
         as_read: of histories, count only the newest events, `max_length` of them, as the towers do. Items
             that are in no vocabulary count here, and not for the towers.
     """

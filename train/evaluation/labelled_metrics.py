@@ -67,7 +67,6 @@ class Auc:
     """Area under the ROC curve for any weights of the pairs.
 
     Args:
-        labels: of the pairs.
         scores: (P,), larger for pairs that are more likely positive.
     """
 
@@ -98,7 +97,6 @@ def compare(
     Args:
         labels: true for positive pairs; both kinds occur.
         predicted: name -> (P,), probabilities; "" is the model that the others are compared with.
-        clusters: of the pairs.
         scores: (P,), of the model, by which its AUC is computed: the logits, which tell apart what rounds to
             the same probability, or what it gives instead of probabilities; then `predicted` lacks it.
         draws: for the intervals; without any there are none.

@@ -69,11 +69,7 @@ def default_analyzer(experiment: Experiment, texts: Sequence[str]) -> str:
 
 
 def candidates(kind: WeightingName, experiment: Experiment, texts: Sequence[str]) -> list[str]:
-    """Names of the analysers from which one is chosen, the default first.
-
-    Args:
-        texts: of the items.
-    """
+    """Names of the analysers from which one is chosen for the items' texts, the default first."""
     words = [default_analyzer(experiment, texts)]
     if experiment.baselines.analyzer == "auto":
         words += [name for name in ("english", "characters") if name not in words]
@@ -105,9 +101,7 @@ class Validation:
     """Q queries, by which settings are chosen.
 
     Args:
-        texts: of the queries.
         relevant: the items that each asks for.
-        clusters: of the queries.
     """
 
     texts: Sequence[str]
@@ -146,9 +140,7 @@ class FittedLexical:
     """A lexical model over the items of a data set.
 
     Args:
-        model: over the items.
         texts: of the data set's queries.
-        settings: what was chosen.
     """
 
     model: LexicalModel

@@ -99,7 +99,6 @@ class LexicalModel:
         """The best items of each query.
 
         Args:
-            queries: Q texts.
             first: as of `best_columns`.
 
         Returns:

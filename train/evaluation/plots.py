@@ -31,11 +31,9 @@ class TrainingHistory:
     """What a training did, step by step and epoch by epoch.
 
     Args:
-        name: of the experiment.
         epochs: the metrics on validation after each epoch; record 0 is the start.
         losses: of all steps.
         pairs: number of pairs of each step.
-        selection: the metric that chooses the epoch.
         best_epoch: the epoch whose towers are kept.
         baselines: name -> the selection metric on validation, of each baseline that was measured.
     """

@@ -50,7 +50,6 @@ class FittedBaseline:
     """The ranking of a baseline.
 
     Args:
-        rank: the ranking.
         settings: what was chosen for it, by name; numbers and texts.
     """
 
@@ -70,7 +69,6 @@ class Tuning:
 
     Args:
         experiment: with the metric that chooses.
-        data: the data set.
         say: is told what is being tried.
     """
 
@@ -125,7 +123,6 @@ class Tuning:
         Args:
             default: a dataclass with the values to start from.
             ranges: name of a field and its ordered values; a name may occur again.
-            scorer: the scores by some settings.
         """
 
         @cache
@@ -173,8 +170,6 @@ class Fitting:
     """What the baselines of one run are fitted with. What several of them need is computed once.
 
     Args:
-        experiment: of the run.
-        data: the data set.
         say: is told what is being done.
         choices: made before on the same split, by name; others are added.
         stored: choices that a run with the same settings, data and code has made, as parsed from JSON.
@@ -211,7 +206,6 @@ class Fitting:
         values are trusted otherwise, as are the towers, which come from the same store.
 
         Args:
-            name: of the choice.
             kind: type of what is chosen: int, float, or a dataclass of these and texts.
             make: gets a fitting to data whose training pairs hold none of validation.
         """
@@ -274,9 +268,7 @@ class Baseline:
 
     Args:
         name: prefix of its metrics, as in `bm25_ndcg_at_10`, and name of its module.
-        label: its name in tables and plots.
         applies: whether the data hold what it reads.
-        fit: returns the ranking.
         reads: what it reads, for the sentence that says why it does not apply.
     """
 

@@ -36,8 +36,6 @@ def evaluate_ranking(
     """Metrics over all queries of a part, with 95 % intervals of the main ones, and those of cold queries.
 
     Args:
-        part: of the split.
-        rank: the model's ranking.
         others: the baselines' rankings; the names of their metrics start with the baseline's name.
 
     Returns:
@@ -133,7 +131,6 @@ def _differences(
     """Metrics of the model less those of a baseline on the same queries, with their intervals.
 
     Args:
-        group: name of a group of queries.
         weights: (Q,), of each query in it; None if there is no group.
     """
     found: dict[str, float] = {}

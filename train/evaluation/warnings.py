@@ -50,7 +50,6 @@ def worse_than_baselines(
     Args:
         leads: name of a baseline -> a metric of ranking of the towers less that of the baseline.
         beside: name of a baseline -> that metric.
-        drawn: the clusters of the validation queries.
     """
     best = max(leads, key=beside.__getitem__, default="")
     if not best or leads[best].mean >= 0:

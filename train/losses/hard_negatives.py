@@ -51,11 +51,7 @@ def mine_hard_negatives(
     Args:
         queries: (Q, D), vectors of all queries; or (Q, K * D), whose largest product counts.
         items: (N, D), vectors of all items, on the same device.
-        pairs: the training pairs.
-        positives: by query row.
-        per_pair: hard negatives of each pair.
         depth: number of nearest items that they are drawn from.
-        seed: of the draw.
         seen_mask: query rows (B,) and item rows (M,) -> bool (B, M), true where the query has seen the
             item; None if no query has.
         share: the rank of a process and their number. It mines for every `number`-th block of pairs; the

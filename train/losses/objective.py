@@ -64,10 +64,6 @@ class Candidates:
 class Objective(ABC, Generic[Config]):
     """One loss over the training pairs of one data set.
 
-    Args:
-        config: the `[loss]` section.
-        data: the data set.
-
     Raises:
         DataError: there are fewer than two training pairs, or none is positive.
     """
@@ -97,7 +93,6 @@ class Objective(ABC, Generic[Config]):
         Args:
             batch: of `self.pairs`.
             hard: what `mine` returned for this epoch.
-            generator: of random negatives.
         """
 
     @abstractmethod

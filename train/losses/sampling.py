@@ -63,7 +63,6 @@ class NegativeSampler:
             queries: int64 (B,), query rows.
             positives: by query row.
             count: items of each query.
-            generator: of the draws.
 
         Returns:
             Item rows, int64 (B, count).

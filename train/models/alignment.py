@@ -52,8 +52,6 @@ def align(
     Args:
         tasks: of towers that may share parameters, or be the same.
         epochs: over all texts.
-        seed: of the order.
-        report: receives a line for each epoch.
 
     Returns:
         The mean loss of each epoch, 1 - cos.

@@ -143,7 +143,6 @@ class ClickTower(Tower):
     Args:
         encoders: an encoder of width W for each feature but the histories.
         deep: (B, W) -> the coordinates of the side.
-        head: the last layer.
         feedback: the encoder of the histories, if there are any.
         gates: weights of the features, if any.
         crosses: add the products of features to the bias.

@@ -28,12 +28,9 @@ def fit_content_fallback(
     """Fit the item tower's content fallback by ridge regression on the known items.
 
     Args:
-        tower: the trained item tower.
-        items: all items.
         counts: (N,), training interactions of each item.
         alpha: an item's weight is its interactions to this power. At 0 a new item gets the vector of an
             average item with its content; at 1 that of an average interaction, which has popular items.
-        strength: lambda of the ridge regression.
 
     Returns:
         Whether the tower has a content fallback.

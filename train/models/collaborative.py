@@ -133,7 +133,6 @@ def position_weights(data: TrainingData, decay: float, positions: int) -> Floats
     the history: a client sends the items of a history, and not their sessions.
 
     Args:
-        data: with histories.
         decay: factor for each step, as of `history_matrix`.
         positions: where no history is so long, the weight of the longest ones' first item goes on.
     """
@@ -200,13 +199,7 @@ class ItemWeights:
     own: float = 0.0
 
     def scores(self, data: TrainingData, queries: Rows, decay: float = 1.0) -> Floats:
-        """float32 (Q, N).
-
-        Args:
-            data: with N items.
-            queries: rows of the queries.
-            decay: as of `history_matrix`.
-        """
+        """The scores of all N items for some queries, float32 (Q, N); `decay` as of `history_matrix`."""
         found = np.zeros((len(queries), data.item_count), np.float32)
         history = history_matrix(data, queries, decay)
         product = (history if len(self.rows) == data.item_count else history[:, self.rows]) @ self.values

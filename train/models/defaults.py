@@ -93,7 +93,6 @@ class Chosen:
     """An experiment with all keys set.
 
     Args:
-        experiment: the experiment.
         reasons: full key -> `value`, which was chosen, and `reason`.
     """
 

@@ -12,19 +12,13 @@ from train.models.towers import ContentFallback
 
 
 def text_factory(hashing: WordHashing, buckets: int, width: int) -> EncoderFactories:
-    """Encoders of texts that share one table.
-
-    Args:
-        hashing: of words and n-grams to rows.
-        buckets: rows of the table.
-        width: of the vectors.
-    """
+    """Encoders of texts that share one table."""
     table = nn.Parameter(torch.randn(buckets, width) * 0.004)
     return {TextFeature: lambda: HashedTextEncoder(hashing, table, torch.ones(buckets))}
 
 
 def content_fallback(schema: Schema, width: int, buckets: int, hashing: WordHashing) -> ContentFallback:
-    """Encoders of an item's content, separate from the learned ones; arguments as of `text_factory`."""
+    """Encoders of an item's content, separate from the learned ones."""
     encoders = {
         name: feature_encoder(schema, "item", name, width, text_factory(hashing, buckets, width))
         for name, spec in schema.item.items()

@@ -84,9 +84,7 @@ def initialize_tfidf(towers: tuple[Tower, Tower], items: PreparedInputs, latent:
 
     Args:
         towers: query tower and item tower, which share the table.
-        items: all items.
         latent: number of columns from the singular value decomposition.
-        seed: of the decomposition.
     """
     encoders = [
         encoder
@@ -148,7 +146,6 @@ def truncated_svd(
 
     Args:
         matrix: sparse or dense.
-        count: of the values.
         iterations: of a subspace.
         oversamples: further vectors of the projection.
         seed: of the projection. Torch's generator of the device goes on from it, which each step of training
@@ -198,8 +195,6 @@ def weight_id_dropout(tower: Tower, schema: Schema, items: Mapping[str, int], al
     """Make the item tower's id dropout proportional to interactions^alpha.
 
     Args:
-        tower: the item tower.
-        schema: of the tower.
         items: item id -> its training interactions.
         alpha: 0 gives all items the same rate.
     """
@@ -218,9 +213,6 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
 
     Args:
         towers: query tower and item tower; without factors they stay unchanged.
-        data: the data set.
-        schema: of the towers.
-        strength: lambda of EASE.
     """
     query, item = (next(iter(tower.factors.values()), None) for tower in towers)
     if not isinstance(query, PoolingEncoder) or not isinstance(item, IdEncoder):

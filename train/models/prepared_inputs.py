@@ -122,8 +122,6 @@ class PreparedHistories:
     """The histories of all queries as rows of the known items; unknown items are skipped.
 
     Args:
-        histories: of all queries.
-        known: the item vocabulary.
         max_length: a longer history keeps its newest items.
     """
 
@@ -193,10 +191,7 @@ class PreparedInputs:
     """The tower inputs of all records of one side.
 
     Args:
-        schema: features and vocabularies.
-        side: whose features to encode.
         values: feature name -> raw values of all records.
-        hashing: the word hashing of the towers.
         encoded: feature name -> float32 (N, H), texts that a frozen encoder has encoded already; they take
             the place of its tokens.
     """
@@ -256,7 +251,6 @@ class PreparedInputs:
 
         Args:
             index: int64 (B,).
-            spans: the windows, if the histories share windows.
         """
         inputs: dict[str, Any] = {name: corpus.bags(index) for name, corpus in self.texts.items()}
         inputs |= {name: corpus.batch(index) for name, corpus in self.tokenized.items()}

@@ -81,7 +81,6 @@ class EventsByPeriod:
         Without earlier events the share is the usual one.
 
         Args:
-            form: which one.
             half_life: days in which the weight of an event halves.
         """
         usual = _shares(np.maximum(self.counts.sum(axis=0), 0.5))  # there is no logarithm of zero events
@@ -103,7 +102,6 @@ class EventsByPeriod:
         They are the best ones of this width (Eckart and Young 1936); columns beyond the rank are zero.
 
         Args:
-            form: of the matrix.
             half_life: days in which the weight of an event halves.
             width: K.
         """

@@ -239,12 +239,10 @@ class AttentionEncoder(nn.Module):
 
     Args:
         table: (V, H), shared with the item tower.
-        layers: number of blocks.
         heads: attention heads; must divide H.
         dropout: inside the blocks.
         input_dropout: on the embedded items.
         positions: number of positions of the longest history or window.
-        gates: the blocks have gates.
         beside: names of the inputs with the times of the events and of the query, if the encoder reads them:
             the blocks have biases by age, and to an embedded item the vector of the time from its event to
             the moment of its position is added.
@@ -280,7 +278,6 @@ class AttentionEncoder(nn.Module):
         """Rows (B, L) or windows of B records -> (B, H).
 
         Args:
-            history: the rows or windows.
             times: int64, seconds since 1970 of the events, of the shape of the rows; `UNKNOWN_TIME` where not
                 known. None if the encoder does not read them.
             asked: int64 (B, 1), when each query is asked, likewise.
@@ -319,7 +316,6 @@ class AttentionEncoder(nn.Module):
 
         Args:
             rows: int64 (B, L).
-            count: of positions.
             dated: times of the events and moments of the positions, int64 (B, L) each, if the encoder reads
                 them.
         """

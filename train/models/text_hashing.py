@@ -46,7 +46,6 @@ class WordHashing(nn.Module):
 
     Args:
         orders: lengths of the character n-grams, 1 to 16.
-        words: also hash whole words.
         buckets: rows of the table, including row 0.
         characters: lengths of the n-grams of scripts without spaces, 1 to 4, whose characters are then no
             part of words and of other n-grams. If empty, all scripts are treated alike.

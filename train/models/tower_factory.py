@@ -57,10 +57,7 @@ class InitializationData:
     """What `Architecture.initialize` computes the start values of towers from.
 
     Args:
-        schema: of the towers.
-        data: the data set.
         prepared: all queries and all items, as `Architecture.prepare` returned them.
-        seed: of all random draws.
         report: receives lines about the progress where that takes long.
     """
 
@@ -72,11 +69,7 @@ class InitializationData:
 
 
 class Architecture(ABC, Generic[Config]):
-    """One kind of towers.
-
-    Args:
-        config: the `[tower]` section.
-    """
+    """One kind of towers."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -101,7 +94,6 @@ class Architecture(ABC, Generic[Config]):
         """The inputs of all records of a side, as the towers read them in training.
 
         Args:
-            schema: of the towers.
             values: feature name -> raw values of all records.
             report: receives lines about the progress where that takes long.
             place: moves tensors to the device where frozen encoders compute; the result is in main memory.
@@ -135,7 +127,6 @@ class Architecture(ABC, Generic[Config]):
 
         Args:
             towers: what `build` returned.
-            given: what to compute them from.
         """
 
     def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
@@ -144,8 +135,6 @@ class Architecture(ABC, Generic[Config]):
         This covers item ids that are not in the training data, and event ages larger than any in it.
 
         Args:
-            towers: the trained towers.
-            items: all items.
             counts: (N,), training interactions of each item.
 
         Returns:
@@ -204,8 +193,6 @@ def text_and_id_factories(
     """Factories of the encoders of texts, item ids and histories, by the class of the feature.
 
     Args:
-        schema: gives the longest history.
-        text: makes the encoder of a text.
         ids: a row for each item; an id is encoded as its row, a history as the mean of its rows.
     """
     return {

@@ -56,7 +56,6 @@ class Additive:
     Args:
         kind: `means` or `logistic`.
         weight: of the model, 0 to .9; with 0 the towers stay as they were.
-        settings: of the model.
         before: log loss on validation of the towers alone.
         after: that with the model.
     """
@@ -90,9 +89,7 @@ class _Model:
     """A fitted additive model.
 
     Args:
-        constant: that is added to all logits.
         tables: for each side, name of a feature -> (V,), the number of each value.
-        smoothing: of histories.
     """
 
     kind: str
@@ -107,7 +104,6 @@ def add_additive_model(trainer: Trainer, experiment: Experiment) -> Additive | N
 
     Args:
         trainer: with the towers of the best epoch, not yet calibrated.
-        experiment: whose features the towers read.
 
     Returns:
         What was chosen; None if the towers have no place for a model, one label is too rare, or the epochs

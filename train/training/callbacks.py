@@ -21,11 +21,7 @@ from train.training.trainer import Interrupted, Trainer
 
 
 class RunCallbacks:
-    """Shows progress, logs to the active MLflow run, and writes checkpoints.
-
-    Args:
-        folder: of the checkpoints.
-    """
+    """Shows progress, logs to the active MLflow run, and writes checkpoints."""
 
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder = folder

@@ -131,7 +131,6 @@ class TrainingProcess:
 
         Args:
             rows: int64 (N,), of the records.
-            read: gives the inputs of records.
             for_all: all processes ask for the vectors of the same records: each encodes a share and gathers
                 the vectors of the others.
         """
@@ -174,9 +173,6 @@ def start_process(
 
     Args:
         threads: torch's thread budget; 0: see `thread_count`.
-        device: see `TrainingConfig`.
-        precision: see `TrainingConfig`.
-        ranks: number of processes of the run.
 
     Raises:
         ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
@@ -201,7 +197,6 @@ def choose_device(asked: Device, ranks: int = 1) -> torch.device:
     """The device of the main process.
 
     Args:
-        asked: see `TrainingConfig`.
         ranks: number of processes; each takes a card of its own.
 
     Raises:

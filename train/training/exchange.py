@@ -107,8 +107,6 @@ class SharedOptimiser:
     Args:
         optimiser: over all parameters, with a state for each.
         tables: the parameters whose gradients are exchanged as rows.
-        rank: of this process.
-        count: number of processes.
     """
 
     def __init__(

@@ -26,9 +26,6 @@ from train.training.trainer import Trainer
 class LabelledPairs:
     """Calibrates the towers of a run, and compares them; does nothing where labels are all alike.
 
-    Args:
-        trainer: with the towers of the best epoch.
-
     Attributes:
         settings: name of a baseline -> what was chosen for it.
         reliability: name of a model -> its bins on the test part, for the plot.

@@ -41,10 +41,7 @@ class Linear:
     """A linear model of histories.
 
     Args:
-        label: its name.
-        weights: item-item weights.
         decay: factor on an event for each later step of the history.
-        settings: what was chosen for it, by name.
     """
 
     label: str
@@ -58,7 +55,6 @@ class Mixed:
     """What was chosen.
 
     Args:
-        label: of the linear model.
         weight: of its scores against those of the towers, once both have the same standard deviation; 0 if
             the towers are better alone, which then have no coordinates for it.
         unit: the standard deviation of the towers' scores, divided by that of the linear ones.
@@ -67,7 +63,6 @@ class Mixed:
         learned: that of the towers alone.
         mixture: that of the mixture.
         users: number of validation users that chose.
-        settings: of the linear model.
     """
 
     label: str
@@ -116,7 +111,6 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
 
     Args:
         trainer: with the towers of the best epoch.
-        fitting: of the baselines of the same run.
 
     Returns:
         What was chosen; None if the towers have no coordinates for a linear model. Where no linear model

@@ -86,7 +86,6 @@ class PartWeighting:
 
     Args:
         trainer: with the towers, whose score is an inner product.
-        part: the part.
 
     Attributes:
         queries: int64 (Q,), rows of the validation queries that are read.
@@ -113,7 +112,7 @@ class PartWeighting:
 
         Args:
             weight: of the part's scores, in units of standard deviation.
-            unit: that unit.
+            unit: the standard deviation of the others' scores, divided by that of the part's.
         """
         own, others = _weights(weight * unit)
         scale = 1.0
@@ -141,10 +140,7 @@ class WeightCurves(PartWeighting):
     """The quality of all weights on validation, for the part that the towers hold now.
 
     Args:
-        trainer: with the towers.
-        part: the part.
         metric: of the ranking, that selects the epoch.
-        default: as of `choose_weight`.
 
     Attributes:
         unit: the standard deviation over the items of the others' scores, divided by that of the part's.

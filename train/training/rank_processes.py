@@ -61,7 +61,6 @@ def ranks_of(trainer: Trainer, count: int, threads: int, to_resume: str = "") ->
     """Train with `count` processes in this block; with one, nothing changes.
 
     Args:
-        trainer: in the state to start from.
         threads: torch's threads of each rank; 0 divides the cores.
         to_resume: the command that resumes the run, for the error about a rank that has ended.
 
@@ -130,10 +129,6 @@ class Ranks:
     @contextmanager
     def training(self, trainer: Trainer, rows_from: int = ROWS_FROM) -> Iterator[None]:
         """Train with all ranks in this block.
-
-        Args:
-            trainer: in the state to start from.
-            rows_from: see `ROWS_FROM`.
 
         Raises:
             Unavailable: the shared memory is too small.
@@ -271,11 +266,7 @@ def _without_tracebacks_of_sharing() -> Iterator[None]:
 
 
 class _RankFailed(RuntimeError):
-    """A rank has sent a traceback.
-
-    Args:
-        told: the traceback.
-    """
+    """A rank has sent a traceback."""
 
     def __init__(self, told: str) -> None:
         super().__init__(told)

@@ -49,12 +49,7 @@ SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; containers often limit
 
 @dataclass(frozen=True)
 class Replica:
-    """A copy of towers and optimiser that a rank trains on a device of its own.
-
-    Args:
-        device: of the copy.
-        group: of the devices of all ranks.
-    """
+    """A copy of towers and optimiser that a rank trains on a device of its own."""
 
     device: torch.device
     group: dist.ProcessGroup
@@ -64,10 +59,7 @@ class Rank(TrainingProcess):
     """One of several processes that train together.
 
     Args:
-        rank: of this process, from 0.
-        count: number of processes.
         trainer: whose towers and optimiser are in shared memory.
-        rows_from: see `ROWS_FROM`.
         replica: where this rank has a copy of towers and optimiser, and the group of such ranks.
     """
 

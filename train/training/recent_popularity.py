@@ -38,7 +38,6 @@ class RecentPopularity:
     """What was chosen.
 
     Args:
-        form: of the coordinates.
         half_life: days in which the weight of an event halves.
         weight: of its scores against all others, once both have the same standard deviation; 0 if the others
             are better alone, and the towers then have no coordinates for it.

@@ -54,7 +54,6 @@ def refit(
         folder: of the run.
         experiment: with every key set, as the towers were trained.
         trained: the trainer that has found the best epoch.
-        console: for progress.
         ranks: number of processes that train together.
         to_resume: the command that goes on with an interrupted run.
 
@@ -124,13 +123,7 @@ def vectors_before_refit(run: Run) -> tuple[Vectors, Vectors]:
 
 
 class _RefitCallbacks(RunCallbacks):
-    """Callbacks of a refit, whose epochs have a loss and no metrics of validation.
-
-    Args:
-        folder: of the state.
-        console: for progress.
-        epochs: number of epochs of the refit.
-    """
+    """Callbacks of a refit, whose epochs have a loss and no metrics of validation."""
 
     def __init__(self, folder: Path, console: Console, epochs: int) -> None:
         super().__init__(folder, console)

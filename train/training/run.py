@@ -436,7 +436,6 @@ class _JudgedQueries:
             rankers: the baselines over the values of the items in training and evaluation.
             start: `answers` of the towers before the first step, empty if those do not rank.
             choices: made for the baselines, by name; others are added.
-            console: for progress.
         """
         if self._trainer.data.judged is None:
             return {}

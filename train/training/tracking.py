@@ -72,7 +72,6 @@ def refuse_unusable_uri(variable: str, uri: str) -> None:
 
     Args:
         variable: that sets it, for the error.
-        uri: of a store or a registry.
 
     Raises:
         Unavailable: it is no URI, or the driver of its database is missing or for asyncio.
@@ -238,7 +237,6 @@ def tracked_run(
     """An active MLflow run; it ends as finished, as failed, or as killed after an interrupt.
 
     Args:
-        resume: the id of a run to continue.
         title: what runs, `stage` by default. A new run is named by experiment, title and the start of its
             id: `pydocs-bag-3f2a`.
 

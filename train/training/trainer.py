@@ -114,12 +114,9 @@ class Trainer:
     """Trains two towers.
 
     Args:
-        towers: query tower and item tower.
-        data: the training data.
         prepared: the inputs of all queries and of all items, as the towers read them.
         shared_windows: queries of one user share windows of their history; for query towers that encode
             every place of a window at little extra cost.
-        process: the device and the processes.
     """
 
     def __init__(
@@ -416,7 +413,6 @@ class Trainer:
         """A ranking of other values of the items, such as the texts that are served.
 
         Args:
-            items: encoded values of all items.
             seen: the items to leave out of the answers to some queries.
         """
         vectors = encode(self.towers[1], items, place=self.process.place)

@@ -24,9 +24,7 @@ def update_average(optimiser: torch.optim.Optimizer, window: float, steps: int) 
     """Include the weights after a step in the average; those after the first step begin it.
 
     Args:
-        optimiser: after the step.
         window: of the average, in steps.
-        steps: done so far.
     """
     step_weight = 1 / max(1.0, min(window, LARGEST_WINDOW * steps))
     averages, weights = list[Tensor](), list[Tensor]()

@@ -127,13 +127,7 @@ class BeirData(SourceConfig):
 
 @dataclass(frozen=True)
 class BeirSource:
-    """Documents, and the pairs to train on.
-
-    Args:
-        data: `[data]`.
-        context: of the experiment.
-        folder: that holds the files.
-    """
+    """Documents, and the pairs to train on."""
 
     data: BeirData
     context: SourceContext

@@ -246,7 +246,6 @@ class EventsSource:
         events: without it, items kept out of training would have no content to be found by.
 
         Args:
-            logs: all events.
             rows: `LOG_ROW` of the events to use.
         """
         data, item = self.data, self.context.item
@@ -369,8 +368,6 @@ def build_items(
     """One row for each item of a log, in the order of first appearance: `item_id`, and a value by each rule.
 
     Args:
-        events: the log, cleaned.
-        item: column of item ids.
         rules: column -> rule that gives an item's one value; absent and blank values are ignored.
         time: column of times, which defines `first`, `last` and ties; if empty, the order of the file does.
         absent: items may lack values, which are null.

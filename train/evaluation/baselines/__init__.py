@@ -74,7 +74,6 @@ def baselines(
     """Name -> ranking, of each baseline that applies and that `[baselines] run` does not leave out.
 
     Args:
-        console: for progress.
         fitting: of the same experiment and data; what was computed with it before is not computed again.
     """
     chosen = [each for each in BASELINES if experiment.baselines.measures(each.name)]

@@ -112,11 +112,7 @@ class Cosines:
 
 
 class ContentScores:
-    """The scores by some settings.
-
-    Args:
-        fitting: to the data of the queries.
-    """
+    """The scores by some settings."""
 
     def __init__(self, fitting: Fitting) -> None:
         self._data, self._ease = fitting.data, ease_recency.weights(fitting)[0]

@@ -49,8 +49,6 @@ def scorer(score: Scorer, shares: RecentShares, settings: RecentSettings) -> Sco
 
     Args:
         score: of EASE, with the decay of the settings.
-        shares: of the same data.
-        settings: of the product.
     """
     if not settings.power:
         return score

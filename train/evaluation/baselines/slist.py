@@ -62,11 +62,7 @@ class SlistSettings:
 
 
 class Slist:
-    """The regression for some data. What does not depend on a setting is computed once.
-
-    Args:
-        data: the data set.
-    """
+    """The regression for some data. What does not depend on a setting is computed once."""
 
     def __init__(self, data: TrainingData) -> None:
         self._data = data
@@ -108,7 +104,6 @@ def transitions(data: TrainingData, tau: float) -> tuple[scipy.sparse.csr_matrix
     """S and T, each (B, N): the items before and after each border between two steps of a training history.
 
     Args:
-        data: the data set.
         tau: an item d steps from the nearest step of its side weighs exp(-d / tau).
     """
     pairs = data.parts["train"].positive()
@@ -150,7 +145,6 @@ def _chosen_borders(pairs: Pairs, step: Rows, has_border: npt.NDArray[np.bool_])
     """The steps whose borders are fitted, sorted: the latest ones; without times, drawn with a seed.
 
     Args:
-        pairs: P training pairs.
         step: int64 (P,), their steps.
         has_border: bool (S,), whether another step of the same user follows.
     """

@@ -205,7 +205,6 @@ def _task_of_items(
 
     Args:
         tower: of the queries; its other features are left out.
-        name: of the items' feature.
         catalogue: the hashed texts of the items.
         vectors: (N, H), by the encoder.
     """

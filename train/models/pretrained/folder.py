@@ -43,7 +43,6 @@ class PretrainedFolder:
     """What a folder says about its encoder.
 
     Args:
-        path: of the folder.
         model_type: of its `config.json`.
         width: H, of a vector.
         max_tokens: of a text, special ones included.

@@ -44,7 +44,6 @@ class EncodedTexts:
     """The vectors of texts by one pretrained model.
 
     Args:
-        folder: of the model.
         parent: of the files with vectors; None is the cache of this project.
         report: receives a line now and then while texts are encoded.
         precision: of the encoder's matrix products; vectors are float32 in any case, and those of another
