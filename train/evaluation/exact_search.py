@@ -9,7 +9,7 @@ from torch import Tensor
 
 from train.metrics import CUTOFFS
 from train.models.interests import largest_products
-from train.models.placement import Place, as_given, beside
+from train.models.placement import Place, as_given, to_device_of
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Inputs, Tower
 
@@ -36,7 +36,7 @@ def encode(
     with torch.inference_mode():
         vectors = torch.cat([tower(place(corpus.batch(index[block]))) for block in blocks])
         encoded = torch.empty_like(vectors)
-        encoded[beside(torch.from_numpy(np.concatenate(blocks)), vectors)] = vectors
+        encoded[to_device_of(np.concatenate(blocks), vectors)] = vectors
     tower.train(was_training)
     return encoded.clone()
 
@@ -93,4 +93,4 @@ def mask_seen(scores: Tensor, seen: Sequence[Rows]) -> None:
     lengths = np.fromiter(map(len, seen), np.int64, len(seen))
     if lengths.any():
         query, item = np.repeat(np.arange(len(seen)), lengths), np.concatenate(seen)
-        scores[beside(torch.from_numpy(query), scores), beside(torch.from_numpy(item), scores)] = -torch.inf
+        scores[to_device_of(query, scores), to_device_of(item, scores)] = -torch.inf

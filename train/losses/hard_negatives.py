@@ -10,7 +10,7 @@ from torch import Tensor
 
 from train.data.training_data import Pairs, Positives
 from train.models.interests import largest_products
-from train.models.placement import beside
+from train.models.placement import to_device_of
 
 Rows = npt.NDArray[np.int64]
 SeenMask = Callable[[Rows, Rows], npt.NDArray[np.bool_] | None]
@@ -65,7 +65,7 @@ def mine_hard_negatives(
     """
     generator = np.random.default_rng(seed)
     drawable = np.unique(pairs.item)
-    vectors = items[_index(drawable, items)]
+    vectors = items[to_device_of(drawable, items)]
     depth = min(depth, len(drawable))
     per_pair = min(per_pair, depth)
     mined = np.zeros((len(pairs), per_pair), np.int64)
@@ -76,15 +76,15 @@ def mine_hard_negatives(
         random = generator.random((len(rows), depth))  # also of the blocks of other processes
         if at // _BLOCK % processes != rank:
             continue
-        scores = largest_products(queries[_index(rows, queries)], vectors)
+        scores = largest_products(queries[to_device_of(rows, queries)], vectors)
         column = np.searchsorted(drawable, pairs.item[at : at + _BLOCK])
-        own = scores.gather(1, _index(column, scores)[:, None])
+        own = scores.gather(1, to_device_of(column, scores)[:, None])
         place, item = positives.of_queries(rows)
         column = np.searchsorted(drawable, item)
-        scores[_index(place, scores), _index(column, scores)] = -torch.inf
+        scores[to_device_of(place, scores), to_device_of(column, scores)] = -torch.inf
         seen = seen_mask(rows, drawable)
         if seen is not None:
-            scores[beside(torch.from_numpy(seen), scores)] = -torch.inf
+            scores[to_device_of(seen, scores)] = -torch.inf
         best = torch.topk(scores, depth, dim=1)
         if drop_above:
             bound = own - (1 - drop_above) * own.abs()
@@ -95,8 +95,3 @@ def mine_hard_negatives(
         picks = (random + masked).argpartition(per_pair - 1, axis=1)
         mined[at : at + _BLOCK] = drawable[np.take_along_axis(nearest, picks[:, :per_pair], 1)]
     return Mined(mined, dropped / near if near else 0.0)
-
-
-def _index(rows: Rows, tensor: Tensor) -> Tensor:
-    """Rows, to index a tensor where it is."""
-    return beside(torch.from_numpy(rows), tensor)

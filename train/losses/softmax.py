@@ -14,7 +14,7 @@ from train.data.batches import Batch
 from train.data.training_data import TrainingData
 from train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
 from train.losses.sampling import mixed_log_q
-from train.models.placement import beside
+from train.models.placement import to_device_of
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -206,7 +206,7 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
         drawn, uniform = np.maximum(1, batch.size - sizes), self.config.uniform_negatives
         by_size = mixed_log_q(self.item_share[items], drawn[:, None], uniform, len(self.trained_items))
         arrays = by_size, self.window_mask(batch, items), size[window], window
-        log_q, certain, size_row, window_row = (beside(torch.from_numpy(each), scores) for each in arrays)
+        log_q, certain, size_row, window_row = (to_device_of(each, scores) for each in arrays)
         is_certain = certain[window_row].scatter(1, candidates.positive[:, None], False)
         return log_q[size_row].masked_fill(is_certain, 0.0)
 

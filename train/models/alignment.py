@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from train.models.encoders import HashedTextEncoder
-from train.models.placement import beside, beside_module
+from train.models.placement import to_device_of, to_device_of_module
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Tower
 
@@ -73,8 +73,8 @@ def align(
     for epoch in range(epochs):
         losses: list[float] = []
         for task, places in _batches(tasks, size, random):
-            vectors = task.tower(beside_module(task.inputs.batch(task.rows[places]), task.tower))
-            targets = beside(torch.from_numpy(task.targets[places]), vectors)
+            vectors = task.tower(to_device_of_module(task.inputs.batch(task.rows[places]), task.tower))
+            targets = to_device_of(task.targets[places], vectors)
             loss = (1 - (vectors * targets).sum(dim=1)).mean()  # of 1 - cos
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from protos.features import UNKNOWN
 from train.models.encoders import CategoryEncoder, HashedTextEncoder, NumberEncoder
-from train.models.placement import beside, beside_module
+from train.models.placement import to_device_of, to_device_of_module
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Tower
 
@@ -40,7 +40,7 @@ def fit_content_fallback(
         return False
     rows = np.flatnonzero(items.arrays[tower.id_name][:, 0] != UNKNOWN)
     with torch.no_grad():
-        inputs = beside_module(items.batch(rows), tower)
+        inputs = to_device_of_module(items.batch(rows), tower)
         targets = tower.encode_features(inputs).cpu().numpy()  # (N, H)
     blocks = {name: _design_matrix(name, each, items, rows) for name, each in fallback.encoders.items()}
     weights = counts[rows].astype(np.float64) ** alpha
@@ -78,7 +78,7 @@ def _design_matrix(
         return scipy.sparse.csr_matrix((values, (item, array[item, column])), shape=shape)
     assert isinstance(encoder, NumberEncoder)
     with torch.no_grad():
-        number = beside(torch.from_numpy(array), encoder.mean)
+        number = to_device_of(array, encoder.mean)
         return scipy.sparse.csr_matrix(encoder.standardize(number).cpu().numpy())
 
 

@@ -26,7 +26,7 @@ from protos.features import (
 from train.data.training_data import TrainingData
 from train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
 from train.models.encoders import HashedTextEncoder, NumberEncoder
-from train.models.placement import beside, to_solve_beside
+from train.models.placement import WITHOUT_SOLVERS, to_device_of, to_solver_of
 from train.models.prepared_inputs import PreparedInputs
 from train.models.sequence_encoders import IdDropout, IdEncoder, PoolingEncoder
 from train.models.towers import Tower
@@ -37,7 +37,6 @@ Floats = npt.NDArray[np.float32]
 EXACT_UP_TO = 1_000  # items, of which all singular values are computed
 MAX_APPROXIMATED_SHARE = 1 / 8  # a larger share of the singular values is computed exactly
 OVERSAMPLES = 10  # of a projection of texts, as scikit-learn has them by default
-_NOWHERE = torch.empty(0)  # asks where a matrix would be solved
 
 
 def build_schema(
@@ -100,7 +99,7 @@ def initialize_tfidf(towers: tuple[Tower, Tower], items: PreparedInputs, latent:
         for encoder in encoders:
             encoder.weights[1:] = torch.from_numpy(root[1:])
         if latent:
-            directions = beside(_singular_vectors(items, root, latent, seed, table), table)
+            directions = to_device_of(_singular_vectors(items, root, latent, seed, table), table)
             random = table[:, latent:] * (table.shape[1] / max(1, table.shape[1] - latent)) ** 0.5
             table[:, latent:] = random - directions @ (directions.T @ random)
             table[:, :latent] = directions
@@ -126,11 +125,11 @@ def _singular_vectors(
     ]
     matrix = normalize(scipy.sparse.vstack(blocks, format="csr"))
     kept = min(count, *matrix.shape)
-    if to_solve_beside(_NOWHERE, table).is_cpu:
+    if table.is_cpu or table.device.type in WITHOUT_SOLVERS:
         _, _, right = randomized_svd(matrix, kept, n_iter=3, random_state=seed)
         found = torch.from_numpy(np.ascontiguousarray(right.T))
     else:
-        found = truncated_svd(_sparse_beside(matrix, table), kept, 3, OVERSAMPLES, seed)[2]
+        found = truncated_svd(_sparse_on_device_of(matrix, table), kept, 3, OVERSAMPLES, seed)[2]
     directions = found.new_zeros(len(weights), count)
     directions[:, :kept] = found
     return directions
@@ -161,11 +160,11 @@ def truncated_svd(
     return left[:, :count], values[:count], right[:, :count]
 
 
-def _sparse_beside(matrix: Any, tensor: Tensor) -> Tensor:
+def _sparse_on_device_of(matrix: Any, tensor: Tensor) -> Tensor:
     """A sparse matrix of scipy on the device of a tensor."""
     entries = matrix.tocoo()
-    index = beside(torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64)), tensor)
-    values = beside(torch.from_numpy(entries.data.astype(np.float32)), tensor)
+    index = to_device_of(np.stack([entries.row, entries.col]).astype(np.int64), tensor)
+    values = to_device_of(entries.data.astype(np.float32), tensor)
     return torch.sparse_coo_tensor(index, values, matrix.shape, check_invariants=True).coalesce()
 
 
@@ -219,7 +218,7 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
         return
     row_of = {each: row for row, each in enumerate(data.item_ids)}
     known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
-    gram = to_solve_beside(gram_matrix(interaction_matrix(data)[:, known]), item.table)
+    gram = to_solver_of(gram_matrix(interaction_matrix(data)[:, known]), item.table)
     weights = ease_of_gram(gram, strength)
     width = min(item.table.shape[1], len(weights))
     with torch.no_grad():

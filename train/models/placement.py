@@ -1,4 +1,4 @@
-"""Places tensors beside others: what is computed together has to be on one device.
+"""Moves tensors to the device of others: what is computed together has to be on one device.
 
 `train/training/device.py` chooses the device, and places the towers there. What else computes with a tower
 follows it by the functions of this module.
@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -29,19 +31,21 @@ def moved(value: T, move: Callable[[Tensor], Tensor]) -> T:
     return found
 
 
-def beside(value: T, tensor: Tensor) -> T:
-    """A value as of `moved`, on the device of a tensor."""
-    return moved(value, lambda each: each.to(tensor.device))
+def to_device_of(values: npt.NDArray[Any] | Tensor, tensor: Tensor) -> Tensor:
+    """An array or a tensor as a tensor on the device of another one."""
+    found = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    return found.to(tensor.device)
 
 
-def beside_module(value: T, module: nn.Module) -> T:
+def to_device_of_module(value: T, module: nn.Module) -> T:
     """A value as of `moved`, on the device of a module that has parameters or buffers."""
-    return beside(value, next(chain(module.parameters(), module.buffers())))
+    device = next(chain(module.parameters(), module.buffers())).device
+    return moved(value, lambda each: each.to(device))
 
 
-def to_solve_beside(value: T, tensor: Tensor) -> T:
-    """As `beside`, but in main memory where the device of the tensor has no solvers."""
-    return value if tensor.device.type in WITHOUT_SOLVERS else beside(value, tensor)
+def to_solver_of(values: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor on the device of another one, in main memory where that has no solvers."""
+    return values if tensor.device.type in WITHOUT_SOLVERS else to_device_of(values, tensor)
 
 
 def _moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:

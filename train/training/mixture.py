@@ -24,7 +24,7 @@ from train.data.training_data import TrainingData
 from train.evaluation.baselines import ease, ease_recency, itemknn, slist
 from train.evaluation.ranking import Fitting, selection_metric
 from train.models.collaborative import ItemWeights, interaction_matrix, position_weights, score_factors
-from train.models.placement import beside
+from train.models.placement import to_device_of
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.models.tower_factory import Towers
 from train.models.towers import Part
@@ -193,7 +193,7 @@ def _place(model: Linear, trainer: Trainer) -> None:
     with torch.no_grad():
         query.table.zero_()
         item.table.zero_()
-        index = beside(torch.from_numpy(rows[known]), item.table)
+        index = to_device_of(rows[known], item.table)
         for table, values in zip((query.table, item.table), factors, strict=True):
-            table[index] = beside(torch.from_numpy(values[known]), table)
+            table[index] = to_device_of(values[known], table)
         query.age[:] = torch.from_numpy(np.log(np.maximum(weights, 1e-12)))

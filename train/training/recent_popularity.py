@@ -20,7 +20,7 @@ from torch import Tensor
 
 from protos.features import FIRST_KNOWN
 from train.evaluation.intervals import Clusters, within_standard_error
-from train.models.placement import beside
+from train.models.placement import to_device_of
 from train.models.recent_popularity import FORMS, EventsByPeriod, Form, PeriodEncoder, Rows
 from train.models.sequence_encoders import IdEncoder
 from train.models.towers import Part
@@ -153,8 +153,8 @@ def _place(events: EventsByPeriod, kind: _Kind, trainer: Trainer) -> None:
     with torch.no_grad():
         periods.begins.copy_(torch.from_numpy(events.begins))
         periods.table.copy_(torch.from_numpy(of_periods))
-        index = beside(torch.from_numpy(rows[known]), items.table)
-        items.table[index] = beside(torch.from_numpy(of_items[known].astype(np.float32)), items.table)
+        index = to_device_of(rows[known], items.table)
+        items.table[index] = to_device_of(of_items[known].astype(np.float32), items.table)
 
 
 def _coordinates(trainer: Trainer, queries: Rows) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from train.models.alignment import AlignmentTask, align
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import CosineHead
 from train.models.initialization import inverse_document_frequency
-from train.models.placement import Place, as_given, beside_module
+from train.models.placement import Place, as_given, to_device_of_module
 from train.models.prepared_inputs import PreparedInputs
 from train.models.pretrained.encoder import PretrainedTextEncoder, empty_encoder, load_encoder
 from train.models.pretrained.folder import PretrainedFolder
@@ -157,7 +157,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             _weigh_by_rarity(tower, catalogue)
             if side in self.config.sides or not self.config.align_epochs:
                 continue
-            place = partial(beside_module, module=tower)
+            place = partial(to_device_of_module, module=tower)
             rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
             values = data.queries if side == "query" else data.items
             features = _texts(schema, side)
