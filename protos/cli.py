@@ -63,7 +63,7 @@ def gc_paused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def imports_frozen() -> Iterator[None]:
-    """As `gc_paused`, for the imports of a command: later collections leave out what was imported.
+    """Garbage collection is off while a command imports, and later leaves out what was imported.
 
     Torch and MLflow make half a million objects that stay. Each full collection that scans them takes a third
     of a second. If the block has imported modules, all objects that exist after it, also older ones, are
@@ -102,7 +102,7 @@ class CommandParser(ArgumentParser):
     """A parser, or a subcommand's: its errors show its own usage, and name what was probably meant."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As `ArgumentParser` does, but unknown arguments are an error of the parser that meets them.
+        """Parse the arguments; unknown ones are an error of the parser that meets them.
 
         Otherwise the outermost parser would report them, beside its own usage.
         """

@@ -51,7 +51,7 @@ def code_fingerprint(*entries: str) -> str:
 
 
 def source_fingerprint(*entries: str) -> str:
-    """As `code_fingerprint`, without the versions of libraries and of Python."""
+    """sha256 over the code alone that modules depend on, without the versions of libraries and of Python."""
     return fingerprint(_hashes(_reachable(ROOT, entries)[0]))
 
 

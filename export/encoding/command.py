@@ -12,7 +12,7 @@ from export.onnx.runtimes import onnx_encoder
 from protos import bundle
 from protos.system import memory
 from train.config import read_experiment
-from train.data.source import item_table_of
+from train.data.source import source_config
 from train.progress import PROGRESS
 
 
@@ -24,7 +24,8 @@ def encode(arguments: Namespace) -> dict[str, Any]:
     inputs = manifest.schema.side("item")
     tower = ItemTower(path, inputs, manifest.dimension, onnx_encoder(path, threads=0))
     with PROGRESS.status(f"checking {arguments.items}"):
-        records = TableRecords.open(arguments.items, manifest.schema.item, item_table_of(experiment.data))
+        table = source_config(experiment.data).item_table()
+        records = TableRecords.open(arguments.items, manifest.schema.item, table)
     with windows_of(arguments.ray, PROGRESS) as windows:
         streamed = encode_into(arguments.output, tower, records, PROGRESS, "items", windows)
     return {

@@ -17,7 +17,7 @@ from export.terminal import show_move
 from protos import bundle
 from train.config import read_experiment
 from train.data.dataset import Dataset, prepare
-from train.data.source import item_table_of
+from train.data.source import source_config
 from train.progress import PROGRESS
 from train.training.tracking import connect
 
@@ -32,7 +32,7 @@ def refresh(arguments: Namespace) -> dict[str, Any]:
     def data() -> Dataset:
         return prepare(experiment, arguments.config.parent, console=PROGRESS)
 
-    table = item_table_of(experiment.data)
+    table = source_config(experiment.data).item_table()
     request = RefreshRequest(experiment, data, arguments.catalogue, arguments.items, table)
     return document(experiment.name, run(request, PROGRESS))
 

@@ -52,7 +52,7 @@ def history_rows(values: Sequence[Any], max_length: int, rows: Mapping[str, int]
 def dated_history_rows(
     values: Sequence[Any], max_length: int, rows: Mapping[str, int], field_name: str
 ) -> Rows:
-    """As `history_rows`, of histories that may have times."""
+    """Histories that may have times -> int64 (B, L): rows of known items, newest last, 0 in front."""
     events = [_events(each, field_name) for each in values]
     encoded = [[rows[item] for item, _ in each if item in rows][-max_length:] for each in events]
     return _aligned(encoded, 0)

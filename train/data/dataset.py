@@ -45,10 +45,10 @@ from train.data.source import (
     LOG_ROW,
     POSITIVE,
     Source,
-    SourceConfig,
     SourceContext,
     Tables,
     sample_groups,
+    source_config,
 )
 from train.data.table_files import identity_of
 from train.fingerprint import code_fingerprint
@@ -201,11 +201,8 @@ def _under_another_name(folder: Path) -> Dataset | None:
 
 
 def _open(experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console) -> Source:
-    data = experiment.data
-    if not isinstance(data, SourceConfig):
-        raise TypeError(f"{type(data).__qualname__}: expected a subclass of SourceConfig")
     test_file = experiment.split.test_file
-    return data.open(
+    return source_config(experiment.data).open(
         SourceContext(
             base,
             cache,
@@ -221,10 +218,7 @@ def _open(experiment: Experiment, base: Path, cache: Path, refresh: bool, consol
 
 def _judged(experiment: Experiment, base: Path) -> JudgedConfig | None:
     """Where the judged queries are: in the folder of `[judged]`, or else with the data."""
-    data = experiment.data
-    if experiment.judged is None and isinstance(data, SourceConfig):
-        return data.judged_of(base)
-    return experiment.judged
+    return experiment.judged or source_config(experiment.data).judged_of(base)
 
 
 def _identity(source: Source, judged: JudgedConfig | None, base: Path) -> str:

@@ -224,11 +224,11 @@ class SourceConfig(DataConfig, ABC):
         return None
 
 
-def item_table_of(data: DataConfig) -> ItemTable:
-    """How a table of items is read that takes the place of those of an experiment's `[data]`."""
+def source_config(data: DataConfig) -> SourceConfig:
+    """The `[data]` of an experiment, as the type that all sources derive theirs from."""
     if not isinstance(data, SourceConfig):
         raise TypeError(f"{type(data).__qualname__}: expected a subclass of SourceConfig")
-    return data.item_table()
+    return data
 
 
 def sort_and_filter(

@@ -354,7 +354,7 @@ def training_data_of(
         judged = _judged(dataset.judged, numbered, items if served == items else served)
     moments = _moments(parts, distinct.height)
     queries = values_of(distinct, query, {"history": histories, "negative_history": negatives}, moments)
-    texts = texts_of(queries, query) if histories is None and _has_text(query) else None
+    texts = texts_of(queries, query) if histories is None and has_text(query) else None
     return TrainingData(
         queries,
         items,
@@ -373,7 +373,7 @@ def training_data_of(
 
 
 def data_of_kept_towers(dataset: Dataset, experiment: Experiment) -> TrainingData:
-    """As `training_data_of`, with the training pairs that the towers of a finished run have learned from.
+    """The data set in memory, with the training pairs that the towers of a finished run have learned from.
 
     Args:
         experiment: of the run: with `[training] refit` the pairs of validation are among them.
@@ -435,7 +435,8 @@ def _judged(judgements: pl.DataFrame, queries: pl.Series, items: Mapping[str, Se
     )
 
 
-def _has_text(features: Mapping[str, FeatureSpec]) -> bool:
+def has_text(features: Mapping[str, FeatureSpec]) -> bool:
+    """Whether one of the features is a text."""
     return any(isinstance(spec, TextFeature) for spec in features.values())
 
 

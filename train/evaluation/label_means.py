@@ -7,8 +7,9 @@ over the n events j that are known of the user before the pair. The item's share
 label y_j, which makes users comparable whichever items they met. k shrinks the user's mean towards zero.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,8 @@ class UserItemMeans:
     positive_rate: float
     user_residuals: Callable[[Pairs], tuple[Floats, Floats]]
     item_smoothing: float
-    smoothing: float = SMOOTHINGS[0]
-    factor: float = USER_FACTORS[0]
+    smoothing: float
+    factor: float
 
     def logits(self, pairs: Pairs) -> Floats:
         """(P,)."""
@@ -112,9 +113,10 @@ def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_rea
     shares = _item_shares(data, smoothing)
     histories = both_histories(query, data)
     sums = _history_sums(histories, shares, as_read) if histories else _training_sums(data, shares)
-    means = UserItemMeans(shares, float(train.is_positive.mean()), sums, smoothing)
+    rate = float(train.is_positive.mean())
     tried = [
-        replace(means, smoothing=of_user, factor=factor) for of_user in SMOOTHINGS for factor in USER_FACTORS
+        UserItemMeans(shares, rate, sums, smoothing, *of_user)
+        for of_user in itertools.product(SMOOTHINGS, USER_FACTORS)
     ]
     return min(tried, key=lambda each: _loss_on_validation(data, each.predict))
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.features import TextFeature
 from protos.lexical import (
     ANALYZERS,
     DEFAULT_B,
@@ -28,7 +27,7 @@ from protos.lexical import (
     choose_analyzer,
 )
 from train.config import Experiment
-from train.data.training_data import TrainingData, texts_of
+from train.data.training_data import TrainingData, has_text, texts_of
 from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
 from train.evaluation.lexical_model import CountedTerms, LexicalModel
 from train.evaluation.ranking import FittedBaseline, Fitting
@@ -52,10 +51,6 @@ TUNED_ON = 1_000  # validation queries on which settings are chosen
 
 def has_texts(experiment: Experiment, data: TrainingData) -> bool:
     """Whether both sides are texts."""
-
-    def has_text(features: Mapping[str, Any]) -> bool:
-        return any(isinstance(spec, TextFeature) for spec in features.values())
-
     return data.histories is None and has_text(experiment.query) and has_text(experiment.item)
 
 

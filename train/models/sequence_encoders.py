@@ -451,7 +451,7 @@ def moments_of(times: Tensor, asked: Tensor) -> Tensor:
 
 
 def moments_in_windows(places: Tensor, times: Tensor, asked: Tensor) -> Tensor:
-    """As `moments_of`, of windows: int64 (W, C).
+    """int64 (W, C): the moment of each position of windows that records share.
 
     Records whose histories end at the same event, and that differ in time, share the earliest moment.
 

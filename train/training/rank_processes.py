@@ -117,7 +117,7 @@ class Ranks:
             except (RuntimeError, ConnectionError, EOFError) as error:
                 if not isinstance(error, _RankFailed) and memory_advice(error, SINGLE_PROCESS):
                     raise  # the memory of rank 0 itself has run out
-                ended = self._ended(error.told if isinstance(error, _RankFailed) else "")
+                ended = self._ended(str(error) if isinstance(error, _RankFailed) else "")
                 if ended is None:
                     raise
                 advice = f"; `{self._to_resume}` goes on from the last checkpoint" if self._to_resume else ""
@@ -266,11 +266,7 @@ def _without_tracebacks_of_sharing() -> Iterator[None]:
 
 
 class _RankFailed(RuntimeError):
-    """A rank has sent a traceback."""
-
-    def __init__(self, told: str) -> None:
-        super().__init__(told)
-        self.told = told
+    """A rank has sent a traceback, which is the text of this error."""
 
 
 def _cause(process: Any, connection: Connection, count: int, told: str) -> str:

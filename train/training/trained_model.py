@@ -14,12 +14,12 @@ from mlflow.exceptions import MlflowException
 
 from protos.documents import parse_json
 from protos.errors import DataError, MissingStage, Unavailable
-from protos.features import Schema, TextFeature
+from protos.features import Schema
 from protos.toml_config import parse
 from train.config import Experiment
 from train.config.losses import learns_from_negatives
 from train.config.removed import RemovedName, without_removed
-from train.data.training_data import TrainingData
+from train.data.training_data import TrainingData, has_text
 from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
 from train.models.prepared_inputs import PreparedInputs
@@ -135,7 +135,8 @@ def load_model(run: Run) -> Model:
         raise MissingStage(f"run {run.info.run_id}: {error}, and train again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / DESCRIPTION}: damaged: {error}") from None
-    if _has_text(schema) and content.get("hashing") != HASHING_VERSION:
+    reads_text = has_text(schema.query) or has_text(schema.item)
+    if reads_text and content.get("hashing") != HASHING_VERSION:
         raise MissingStage(
             f"run {run.info.run_id}: its towers were trained with another text hashing scheme ("
             f"{content.get('hashing', 'unknown')}, now {HASHING_VERSION}); train them again"
@@ -159,8 +160,3 @@ def _download_error(run_id: str, error: Exception) -> MissingStage | Unavailable
         f"run {run_id}: its model cannot be downloaded to {tempfile.gettempdir()}: the disk is full, or the "
         f"artifact store fails ({error})"
     )
-
-
-def _has_text(schema: Schema) -> bool:
-    features = [*schema.query.values(), *schema.item.values()]
-    return any(isinstance(spec, TextFeature) for spec in features)

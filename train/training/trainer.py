@@ -195,16 +195,12 @@ class Trainer:
                 the towers predict no probability.
         """
         state = self.state
-        self._begun = time.perf_counter() - state.seconds
-        try:
+        with self._saved_on_interrupt(callbacks):
             if not state.history:
                 self._end_epoch(callbacks, 0)
             while state.epoch < self.config.epochs and not self._out_of_patience():
                 self._epoch(callbacks)
                 self._end_epoch(callbacks, state.epoch + 1)
-        except Interrupted:
-            self._checkpoint(callbacks)
-            raise
 
     def refit(self, callbacks: Callbacks, epochs: int) -> None:
         """Train from the current state to the end of an epoch, and evaluate nothing.
@@ -219,8 +215,7 @@ class Trainer:
             Interrupted: the callbacks asked to stop; the state has been saved.
         """
         state = self.state
-        self._begun = time.perf_counter() - state.seconds
-        try:
+        with self._saved_on_interrupt(callbacks):
             while state.epoch < epochs:
                 self._epoch(callbacks)
                 record = self._training_record()
@@ -229,10 +224,17 @@ class Trainer:
                 callbacks.on_epoch_end(state.epoch, record)
                 state.step, state.epoch_seconds = 0, 0.0
                 self._checkpoint(callbacks)
+        self._exchange_in_all_ranks()
+
+    @contextmanager
+    def _saved_on_interrupt(self, callbacks: Callbacks) -> Iterator[None]:
+        """Time the training in this block, and save the state where it is interrupted."""
+        self._begun = time.perf_counter() - self.state.seconds
+        try:
+            yield
         except Interrupted:
             self._checkpoint(callbacks)
             raise
-        self._exchange_in_all_ranks()
 
     def _checkpoint(self, callbacks: Callbacks) -> None:
         self.state.seconds = time.perf_counter() - self._begun

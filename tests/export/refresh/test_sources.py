@@ -15,7 +15,7 @@ from protos.errors import DataError
 from protos.features import IdFeature, NumberFeature, TextFeature
 from protos.toml_config import parse
 from tests.helpers.stdlib import write_toml
-from train.data.source import SourceConfig, item_table_of
+from train.data.source import SourceConfig, source_config
 from train.data.sources.events import EventsData
 from train.data.sources.files import FilesData
 
@@ -29,7 +29,7 @@ def read(path: Path, section: Any, kind: type[SourceConfig], item: Any = TEXT) -
     """The items of a table, of an experiment with this `[data]`; a manifest has many other fields."""
     schema = SimpleNamespace(item={"id": IdFeature("id"), **item})
     manifest: Any = SimpleNamespace(schema=schema, filters={}, display_fields=())
-    return read_items(path, item_table_of(parse(section, kind)), manifest)
+    return read_items(path, source_config(parse(section, kind)).item_table(), manifest)
 
 
 @pytest.mark.parametrize("kind", [FilesData, EventsData])

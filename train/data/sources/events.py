@@ -157,7 +157,7 @@ class EventsData(SourceConfig):
         return EventsSource(self, context)
 
     def item_table(self) -> ItemTable:
-        """As `items` is read; without it, with the casts of the columns that items are built from."""
+        """How `items` is read; without it, a table with the casts of the columns that make its items."""
         if self.items:
             layout = self.layouts.get(self.items)
             return ItemTable(self.item_id, self.item_casts, "item_casts", self.items, layout)

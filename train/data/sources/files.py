@@ -96,7 +96,7 @@ class FilesData(SourceConfig):
         return FilesSource(self, context)
 
     def item_table(self) -> ItemTable:
-        """As `items` is read."""
+        """The layout, the casts and the column of ids with which `items` is read."""
         layout = self.layouts.get(self.items)
         return ItemTable(self.item_id, self.item_casts, "item_casts", self.items, layout)
 
