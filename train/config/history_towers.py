@@ -57,16 +57,10 @@ class SequenceTower(TowerSection):
             needs a feature of kind `time`.
         linear: coordinates of EASE, SLIST or item-kNN that are added after training, with a weight against
             all other coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
-        id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
-            content encoders learn to place an item.
-        id_dropout_alpha: an item's share is proportional to its interactions to this power. At 0 all items
-            have the same share, and unknown items get the popularity of an average item, which is low; at 1
-            they get the popularity of the items that users interact with.
-        newcomers: how items that are not in the training data get a vector: `fitted` regresses the learned
-            vectors on the items' content after training; `learned` relies on `id_dropout`.
-        newcomers_alpha: with `fitted`, an item's weight in the regression is its interactions to this
+        newcomers_alpha: items that are not in the training data get a vector by a regression of the learned
+            vectors on the items' content, after training. In it an item's weight is its interactions to this
             power; higher values give new items a higher popularity.
-        newcomers_strength: with `fitted`, lambda of the ridge regression.
+        newcomers_strength: lambda of that ridge regression.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
         buckets: rows of the hashed table of texts.
         orders: lengths of the character n-grams of texts.
@@ -93,9 +87,6 @@ class SequenceTower(TowerSection):
     decay: float = 0.0
     recent_popularity: int = 0
     linear: int = 0
-    id_dropout: float = 0.0
-    id_dropout_alpha: float = 0.0
-    newcomers: Literal["fitted", "learned"] = "fitted"
     newcomers_alpha: float = 1.0
     newcomers_strength: float = 10.0
     item_hidden: int = 0
@@ -109,12 +100,10 @@ class SequenceTower(TowerSection):
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension", "layers", "heads")
-        at_least(0, self, "latent", "recent_popularity", "linear", "item_hidden", "decay", "id_dropout_alpha")
+        at_least(0, self, "latent", "recent_popularity", "linear", "item_hidden", "decay")
         at_least(2, self, "buckets")
         above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
         at_least(0, self, "newcomers_alpha")
-        if self.newcomers == "fitted" and self.id_dropout:
-            raise ValueError('newcomers: "fitted" places new items without id_dropout; choose one of them')
         self._refuse_keys_without_effect()
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
@@ -126,7 +115,6 @@ class SequenceTower(TowerSection):
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
         below_one(self, "dropout", "input_dropout", "age_dropout", "query_dropout", "history_dropout")
-        below_one(self, "id_dropout")
         check_orders(self)
 
     def _refuse_keys_without_effect(self) -> None:
@@ -139,11 +127,6 @@ class SequenceTower(TowerSection):
             "ages = true": (self.ages, ("age_dropout",)),
             "latent above 0": (self.latent > 0, LATENT_KEYS),
             "a sum over the history": (self.latent > 0 or self.history in ("mean", "sum"), ("decay",)),
-            "id_dropout above 0": (self.id_dropout > 0, ("id_dropout_alpha",)),
-            'newcomers = "fitted"': (
-                self.newcomers == "fitted",
-                ("newcomers_alpha", "newcomers_strength"),
-            ),
         }
         refuse_unused(self, conditions)
 
@@ -223,8 +206,6 @@ class HistoryTower(_OpenKeys, TowerSection):  # type: ignore[misc]
             found["history"] = ("sum", "decay is set")
         if own.get("history") == "latent" or of_latent:
             found["latent"] = (USUAL_LATENT, f"{[*of_latent, 'history'][0]} is set")
-        if own.get("id_dropout"):
-            found["newcomers"] = ("learned", "id_dropout is set")
         if own.get("similarity") == "cosine":
             found |= dict.fromkeys(("linear", "recent_popularity"), (0, 'similarity = "cosine"'))
         return {name: each for name, each in found.items() if name not in own}
@@ -287,7 +268,7 @@ class ComirecTower(TowerSection):
         heads: heads of such a layer; must divide `dimension`.
         dropout: dropout inside these layers.
         input_dropout: dropout on the embedded history.
-        newcomers_alpha, newcomers_strength: as of `sequence`, whose `newcomers = "fitted"` this kind has.
+        newcomers_alpha, newcomers_strength: as of `sequence`.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
         buckets: rows of the hashed table of texts.
         orders: lengths of the character n-grams of texts.

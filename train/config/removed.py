@@ -14,11 +14,15 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("precision.item", "int8_dynamic"): 'use "auto", which never took it, or "int8_tables"',
     ("precision.item", "int8_static"): 'use "auto", which never took it, or "int8_tables"',
     ("precision.calibration", ""): 'leave it out: only "int8_static" read it, which was removed, too',
+    ("tower.id_dropout", ""): "leave it out: the content of new items places them without it",
+    ("tower.id_dropout_alpha", ""): 'leave it out: only "id_dropout" read it, which was removed, too',
+    ("tower.newcomers", ""): 'leave it out: new items are placed as with "fitted"',
     ("tower.augment", ""): "leave it out: the vectors that it added brought nothing",
     ("tower.augment_query", ""): "leave it out: the vectors that it added brought nothing",
     ("index.latency_budget_us", ""): "leave it out: the smallest width that reaches recall_target is taken",
     ("bench.compiled", ""): "leave it out: torch.compile is not measured any more",
 }
+AS_NOW = (("tower.newcomers", "fitted"),)  # keys and values of earlier towers that are built alike today
 AFTER_TRAINING = ("baselines", "precision", "index", "bench")  # sections that towers do not depend on
 
 
@@ -54,7 +58,8 @@ def without_removed(table: Mapping[str, Any]) -> dict[str, Any]:
             kept[section] = {
                 key: value
                 for key, value in keys.items()
-                if not (any(_removed(section, key, value)) and (section in AFTER_TRAINING or not value))
+                if not any(_removed(section, key, value))
+                or (value and section not in AFTER_TRAINING and (f"{section}.{key}", value) not in AS_NOW)
             }
     refuse_removed(kept)
     return kept

@@ -162,8 +162,6 @@ class ClicksTower(TowerSection):
         gate: weigh the features of a side by each other (SENet, Huang et al. 2019, section 3.2).
         hidden: width of a residual layer on each side; 0 leaves it out.
         dropout: dropout on u.
-        id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
-            content encoders learn to place an item.
         additive: after training, mix the logits with those of an additive model, with a weight from
             validation: user and item means of labels, or logistic regression over categories and ids
             (`train/training/additive_model.py`).
@@ -179,7 +177,6 @@ class ClicksTower(TowerSection):
     gate: bool = False
     hidden: int = 0
     dropout: float = 0.2
-    id_dropout: float = 0.0
     additive: bool = True
     orders: tuple[int, ...] = (3,)
     words: bool = True
@@ -201,7 +198,7 @@ class ClicksTower(TowerSection):
         at_least(1, self, "dimension")
         at_least(0, self, "hidden")
         at_least(2, self, "buckets")
-        below_one(self, "dropout", "id_dropout")
+        below_one(self, "dropout")
         check_orders(self)
 
 

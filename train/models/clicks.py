@@ -146,7 +146,6 @@ class ClickTower(Tower):
         feedback: the encoder of the histories, if there are any.
         gates: weights of the features, if any.
         crosses: add the products of features to the bias.
-        prepare: layers that a feature passes before it is encoded, by name.
         additive: the side's part of an additive model, if it has one; it is left out in training.
     """
 
@@ -158,10 +157,9 @@ class ClickTower(Tower):
         feedback: FeedbackEncoder | None = None,
         gates: Gates | None = None,
         crosses: bool = False,
-        prepare: Mapping[str, nn.Module] | None = None,
         additive: AdditivePart | None = None,
     ) -> None:
-        super().__init__(encoders, deep, head, prepare=prepare)
+        super().__init__(encoders, deep, head)
         self.feedback = feedback
         self.gates = gates
         self.crosses = crosses

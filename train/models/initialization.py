@@ -28,7 +28,7 @@ from train.models.collaborative import ease_of_gram, gram_matrix, interaction_ma
 from train.models.encoders import HashedTextEncoder, NumberEncoder
 from train.models.placement import WITHOUT_SOLVERS, to_device_of, to_solver_of
 from train.models.prepared_inputs import PreparedInputs
-from train.models.sequence_encoders import IdDropout, IdEncoder, PoolingEncoder
+from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.models.towers import Tower
 
 Values = Mapping[str, Sequence[Any]]
@@ -188,19 +188,6 @@ def fit_number_encoders(tower: Tower, side: Side, training: Mapping[Side, Values
             if values:
                 encoder.mean.fill_(float(np.mean(values)))
                 encoder.deviation.fill_(float(np.std(values)) or 1.0)
-
-
-def weight_id_dropout(tower: Tower, schema: Schema, items: Mapping[str, int], alpha: float) -> None:
-    """Make the item tower's id dropout proportional to interactions^alpha.
-
-    Args:
-        items: item id -> its training interactions.
-        alpha: 0 gives all items the same rate.
-    """
-    for layer in tower.prepare.values():
-        if isinstance(layer, IdDropout):
-            counts = [items[each] for each in schema.vocabularies[ITEM_VOCABULARY]]
-            layer.set_weights(torch.tensor(counts, dtype=torch.float32) ** alpha)
 
 
 def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Schema, strength: float) -> None:

@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.features import FIRST_KNOWN, UNKNOWN
+from protos.features import FIRST_KNOWN
 from protos.inputs.events import UNKNOWN_TIME
 from train.models.dropout import FUSED, dropout
 from train.models.placement import WITHOUT_SOLVERS
 from train.models.row_gradients import touched
-from train.models.text_hashing import look_up
 
 SHORTEST = 60  # seconds; ages below it share a bucket
 BUCKETS = 32
@@ -386,36 +385,6 @@ class HistoryDropout(nn.Module):
     def _drop(self, rows: Tensor) -> Tensor:
         share = self.max_share * torch.rand(len(rows), 1, device=rows.device)
         return rows.masked_fill(torch.rand(rows.shape, device=rows.device) < share, 0)
-
-
-class IdDropout(nn.Module):
-    """Replaces some ids by "unknown" in training, so that the content encoders learn to place an item.
-
-    DropoutNet (Volkovs et al. 2017, section 3) does so with the preference half of its input.
-
-    Args:
-        share: of the items, in a step; 0 replaces none.
-        known: number of items in the vocabulary.
-    """
-
-    MAX_RATE = 0.8  # so that every id is trained
-    rates: Tensor
-
-    def __init__(self, share: float, known: int) -> None:
-        super().__init__()
-        self.share = share
-        self.register_buffer("rates", torch.full((FIRST_KNOWN + known,), share), persistent=False)
-
-    def set_weights(self, weights: Tensor) -> None:
-        """Make each item's rate proportional to weights (known,), with mean `share` before clipping."""
-        self.rates[FIRST_KNOWN:] = (self.share * weights / weights.mean()).clamp(max=self.MAX_RATE)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """int64 (B, 1) -> int64 (B, 1)."""
-        if not self.training or not self.share:
-            return rows
-        dropped = torch.rand(rows.shape, device=rows.device) < look_up(self.rates, rows)
-        return rows.masked_fill(dropped, UNKNOWN)
 
 
 def age_rows(moments: Tensor, times: Tensor) -> Tensor:

@@ -43,3 +43,10 @@ def test_a_stored_experiment_whose_towers_need_what_was_removed_is_refused() -> 
         if section == "tower":
             with pytest.raises(RemovedName, match=f"^{name}: .* removed; "):
                 without_removed({section: {key: value or 0.1}})
+
+
+def test_a_removed_key_whose_value_is_what_towers_do_now_is_left_out_of_a_stored_experiment() -> None:
+    stored = {"tower": {"kind": "sequence", "newcomers": "fitted"}}
+    assert without_removed(stored) == {"tower": {"kind": "sequence"}}
+    with pytest.raises(RemovedName, match=r"^tower\.newcomers: was removed; "):
+        without_removed({"tower": {"kind": "sequence", "newcomers": "learned"}})

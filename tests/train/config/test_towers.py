@@ -49,7 +49,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"kind": "history", "history": "sum", "layers": 3}, 'tower.layers: goes with history = "attention"'),
     ({"kind": "history", "history": "sum", "heads": 4}, 'tower.heads: goes with history = "attention"'),
     ({"kind": "history", "dimension": 64, "heads": 3}, "tower.heads: expected a divisor of dimension = 64"),
-    ({"kind": "history", "id_dropout_alpha": 1.0}, "tower.id_dropout_alpha: goes with id_dropout above 0"),
     ({**SHARED, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
     ({**SHARED, "hidden": [8, 0]}, r"tower.hidden: expected numbers of at least 1, got \[8, 0\]"),
     ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of 1 to 16, got"),
@@ -102,8 +101,6 @@ IDLE: list[tuple[dict[str, Any], str]] = [
     ({"age_dropout": 0.2}, "age_dropout: goes with ages = true"),
     ({"regularisation": 10}, "regularisation: goes with latent above 0"),
     ({"decay": 0.1}, "decay: goes with a sum over the history"),
-    ({"id_dropout_alpha": 1}, "id_dropout_alpha: goes with id_dropout above 0"),
-    ({"newcomers": "learned", "newcomers_alpha": 2}, 'newcomers_alpha: goes with newcomers = "fitted"'),
 ]
 WRONG += [({**SEQUENCE, **changed}, f"tower.{expected}; leave it out") for changed, expected in IDLE]
 WRONG += [
@@ -111,12 +108,7 @@ WRONG += [
     for name in ("dropout", "input_dropout", "query_dropout", "history_dropout")
 ]
 WRONG += [
-    (
-        {**SEQUENCE, "newcomers": "learned", "id_dropout": 1.0},
-        "tower.id_dropout: expected 0 to below 1, got 1.0",
-    ),
     ({**SEQUENCE, "ages": True, "age_dropout": 1.0}, "tower.age_dropout: expected 0 to below 1, got 1.0"),
-    ({**SEQUENCE, "id_dropout": 0.5}, 'tower.newcomers: "fitted" places new items without id_dropout'),
     ({**SEQUENCE, "newcomers_alpha": -1}, "tower.newcomers_alpha: expected at least 0, got -1"),
     ({**SEQUENCE, "newcomers_strength": 0}, "tower.newcomers_strength: expected a number above 0"),
 ]

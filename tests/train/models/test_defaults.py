@@ -253,8 +253,6 @@ ALONE: dict[str, tuple[Any, dict[str, Any]]] = {
     "decay": (0.1, {"history": "sum"}),
     "recent_popularity": (8, {}),
     "linear": (0, {}),
-    "id_dropout": (0.1, {"newcomers": "learned"}),
-    "newcomers": ("learned", {}),
     "newcomers_alpha": (0.5, {}),
     "newcomers_strength": (5.0, {}),
     "item_hidden": (16, {}),
@@ -269,8 +267,6 @@ ALONE: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("sessions", [False, True], ids=["events", "sessions"])
 @pytest.mark.parametrize("key", [each.name for each in dataclasses.fields(SequenceTower)][1:])
 def test_each_key_of_the_recipe_can_be_set_alone(key: str, sessions: bool) -> None:
-    if key == "id_dropout_alpha":  # says nothing without a share; tests/train/config/test_towers.py
-        return
     value, follows = ALONE[key]
     recipe = dataclasses.replace(history_experiment(), tower=HistoryTower("history", **{key: value}))
     data = with_sessions(films_of(40, 40)) if sessions else films_of(40, 40)

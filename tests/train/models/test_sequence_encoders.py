@@ -9,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from protos.features import UNKNOWN
 from train.models.interests import InterestsEncoder
 from train.models.sequence_encoders import (
     AttentionEncoder,
     EmptyHistory,
     HistoryDropout,
-    IdDropout,
     IdEncoder,
     PoolingEncoder,
     Windows,
@@ -185,30 +183,6 @@ def test_history_dropout_drops_items_in_training_and_keeps_positions() -> None:
     dropout.eval()
     assert dropout(windows) is windows
     assert dropout(rows) is rows
-
-
-def test_id_dropout_replaces_ids_in_training() -> None:
-    torch.manual_seed(0)
-    dropout, rows = IdDropout(0.25, KNOWN), torch.randint(2, 9, (4000, 1))
-    dropped = dropout(rows)
-    gone = dropped != rows
-    assert (dropped[gone] == UNKNOWN).all()
-    assert 0.22 < gone.float().mean() < 0.28
-    assert IdDropout(0.0, KNOWN)(rows) is rows
-    assert dropout.eval()(rows) is rows
-
-
-def test_id_dropout_follows_the_weights() -> None:
-    torch.manual_seed(0)
-    dropout = IdDropout(0.2, 3)
-    dropout.set_weights(torch.tensor([1.0, 2, 3]))
-    rows = torch.arange(2, 5).repeat(4000)[:, None]
-    gone = (dropout(rows) == UNKNOWN).view(-1, 3).float().mean(dim=0)
-    torch.testing.assert_close(gone, torch.tensor([0.1, 0.2, 0.3]), rtol=0, atol=0.03)
-    dropout.set_weights(torch.tensor([0.0, 0, 9]))
-    gone = (dropout(rows) == UNKNOWN).view(-1, 3).float().mean(dim=0)
-    assert gone[:2].max() == 0
-    assert 0.5 < gone[2] < 0.9  # of 3 x 0.2, within bounds
 
 
 def test_an_id_is_its_row_and_an_empty_history_is_zero() -> None:

@@ -158,8 +158,6 @@ def test_dropout_and_windows_of_histories_stay_on_the_device() -> None:
         "dimension": 8,
         "buckets": 64,
         "history_dropout": 0.5,
-        "id_dropout": 0.5,
-        "newcomers": "learned",
     }
     schema = schema_of_people(ITEMS, max_length=10)
     data = data_of_people(random_people(25, ITEMS), ITEMS)

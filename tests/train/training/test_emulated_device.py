@@ -50,7 +50,7 @@ OF_TEXTS: dict[str, Sections] = {
     "bag": {**stdlib_sections.FEATURES, "loss": HARD, "training": {**SHORT, "epochs": 2}},
     "dssm": {**stdlib_sections.DSSM, "training": SHORT},
 }
-DROPOUT: Any = {"history_dropout": 0.3, "id_dropout": 0.3, "newcomers": "learned"}
+DROPOUT: Any = {"history_dropout": 0.3}
 OF_FILMS: dict[str, Sections] = {
     "attention": {**watched.ATTENTION, "tower": {**watched.ATTENTION["tower"], **DROPOUT}},
     "latent": {**watched.LATENT, "tower": {**watched.LATENT["tower"], "history": "attention"}},

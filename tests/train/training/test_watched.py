@@ -103,8 +103,7 @@ def backwards(training_data: TrainingData, trainer: Trainer) -> float:
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     toml: Callable[..., Path], tmp_path: Path, stops: list[int]
 ) -> None:
-    tower = {"id_dropout": 0.2, "newcomers": "learned"}
-    path = toml(training={"epochs": 3, "batch_size": 1500}, tower=tower)
+    path = toml(training={"epochs": 3, "batch_size": 1500}, tower={"history_dropout": 0.2})
     _, _, straight = begun(path)
     straight.fit(Watcher())
     assert len(straight.state.losses) > sum(stops)

@@ -23,7 +23,7 @@ from train.models.clicks import (
 )
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import Head, ItemDotHead, LogisticHead
-from train.models.sequence_encoders import IdDropout, IdEncoder
+from train.models.sequence_encoders import IdEncoder
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
@@ -52,7 +52,6 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         config, width, hashing = self.config, self.config.dimension + 1, self.hashing()
         features = getattr(schema, side)
         histories = [name for name, spec in features.items() if isinstance(spec, HistoryFeature)]
-        named = [name for name, spec in features.items() if isinstance(spec, IdFeature)]
 
         def text() -> nn.Module:
             table = nn.Parameter(torch.randn(config.buckets, width) * SCALE)
@@ -71,7 +70,6 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         }
         tables = {name: _item_table(schema, width) for name in histories}
         feedback = FeedbackEncoder(tables) if tables else None
-        known = len(schema.vocabularies.get("items", ()))
         count = len(encoders) + (feedback is not None)
         coordinates = QueryCoordinates(config.dropout) if side == "query" else ItemCoordinates()
         residual = [Residual(width, config.hidden)] if config.hidden else []
@@ -82,7 +80,6 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             feedback,
             Gates(count) if config.gate else None,
             config.crosses,
-            {name: IdDropout(config.id_dropout, known) for name in named if config.id_dropout},
             self._additive(schema, side),
         )
 

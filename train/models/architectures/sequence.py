@@ -8,19 +8,18 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema, TimeFeature
+from protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
 from protos.inputs.events import TIMES
 from train.config.towers import SequenceTower
 from train.models.cold_start import fit_content_fallback
 from train.models.history_towers import content_fallback, heads_of, text_factory
-from train.models.initialization import initialize_ease, weight_id_dropout
+from train.models.initialization import initialize_ease
 from train.models.prepared_inputs import PreparedInputs
 from train.models.recent_popularity import PeriodEncoder
 from train.models.sequence_encoders import (
     AttentionEncoder,
     EmptyHistory,
     HistoryDropout,
-    IdDropout,
     IdEncoder,
     PoolingEncoder,
 )
@@ -54,15 +53,11 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         histories, named = _of_kind(schema.query, HistoryFeature), _of_kind(schema.item, IdFeature)
         query_factors, item_factors = self._factors(schema, histories, named)
         history_dropout = {name: HistoryDropout(config.history_dropout) for name in histories}
-        id_dropout = {name: IdDropout(config.id_dropout, len(ids) - FIRST_KNOWN) for name in named}
         query_deep = nn.Sequential(nn.Dropout(config.query_dropout), Bias(width))
         item_deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
-        is_fitted = bool(named) and config.newcomers == "fitted"
-        fallback = (
-            (named[0], content_fallback(schema, config.dimension, config.buckets, self.hashing()))
-            if is_fitted
-            else None
-        )
+        fallback = None
+        if named:
+            fallback = named[0], content_fallback(schema, width, config.buckets, self.hashing())
         query_head, item_head = heads_of(config.similarity)
         query = {
             name: feature_encoder(schema, "query", name, width, factories)
@@ -87,7 +82,6 @@ class SequenceArchitecture(Architecture[SequenceTower]):
                 item_deep,
                 item_head,
                 factors=item_factors,
-                prepare=id_dropout,
                 fallback=fallback,
                 mixture=item_mixture,
                 recent=item_recent,
@@ -157,15 +151,12 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         return self.config.history == "attention"
 
     def initialize(self, towers: Towers, given: InitializationData) -> None:
-        """Start as EASE, and drop ids by the items' interactions."""
-        schema, data = given.schema, given.data
-        counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))
-        weight_id_dropout(towers[1], schema, counts, self.config.id_dropout_alpha)
+        """Start as EASE."""
         if self.config.latent:
-            initialize_ease(towers, data, schema, self.config.regularisation)
+            initialize_ease(towers, given.data, given.schema, self.config.regularisation)
 
     def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
-        """Regress the learned vectors on the items' content, if the configuration asks for it.
+        """Regress the learned vectors on the items' content.
 
         Higher ages than those of training count as the highest of these.
         """
