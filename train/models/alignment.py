@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from train.models.encoders import HashedTextEncoder
 from train.models.placement import to_device_of, to_device_of_module
@@ -73,7 +73,8 @@ def align(
     for epoch in range(epochs):
         losses: list[float] = []
         for task, places in _batches(tasks, size, random):
-            vectors = task.tower(to_device_of_module(task.inputs.batch(task.rows[places]), task.tower))
+            inputs = to_device_of_module(task.inputs.batch(task.rows[places]), task.tower)
+            vectors: Tensor = task.tower(inputs)
             targets = to_device_of(task.targets[places], vectors)
             loss = (1 - (vectors * targets).sum(dim=1)).mean()  # of 1 - cos
             optimiser.zero_grad()

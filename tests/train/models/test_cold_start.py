@@ -113,7 +113,7 @@ def test_without_content_an_unknown_item_is_the_average_item() -> None:
 def test_items_with_similar_titles_get_similar_vectors() -> None:
     tower, _, _, after = fitted(TITLE, 1.0)
     titles = values_of()["title"]
-    assert tower.content_fallback is not None
+    assert tower.newcomers is not None
     for new in range(KNOWN, KNOWN + NEW):
         alike = [n for n in range(KNOWN) if titles[n] == titles[new]]
         others = [n for n in range(KNOWN) if not {*titles[n].split()} & {*titles[new].split()} - {"and"}]
@@ -124,6 +124,6 @@ def test_items_with_similar_titles_get_similar_vectors() -> None:
 
 def test_the_fallback_has_no_gradient() -> None:
     tower, items, _, _ = fitted({**CONTENT, **TITLE}, 1.0)
-    assert tower.content_fallback is not None
+    assert tower.newcomers is not None
     tower(items.batch(np.arange(len(items)))).sum().backward()
-    assert all(not each.requires_grad and each.grad is None for each in tower.content_fallback.parameters())
+    assert all(not each.requires_grad and each.grad is None for each in tower.newcomers.parameters())
