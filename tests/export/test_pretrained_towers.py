@@ -17,7 +17,6 @@ from protos import bundle
 from protos.errors import BundleDamaged, PackageMissing
 from protos.features import Schema, Side, TextFeature
 from protos.files.tokenizer import TOKENIZER
-from protos.scores import Hits, difference
 from serving.client import Item, RetrievalClient
 from serving.retrieval.encoder import Encoder, item_encoder
 from serving.retrieval.query import Query
@@ -37,6 +36,7 @@ from tests.helpers.serving.loopback import client_of
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
 from tests.helpers.waiting import wait_until
+from tests.load.scores import Hits, difference
 from train.models.prepared_inputs import TokenizedTexts
 from train.paths import ROOT
 from train.training.run import choices_of

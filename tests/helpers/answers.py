@@ -1,4 +1,4 @@
-"""Answers compared as the product compares them: `protos/scores.py` says what has to be equal.
+"""Answers compared up to rounding: `tests/load/scores.py` says what has to be equal.
 
 Tests use `==` on scores and vectors only where equal bits are promised: the same batch, in the same process,
 with the same number of threads.
@@ -7,7 +7,7 @@ with the same number of threads.
 from collections.abc import Iterable
 from typing import Any
 
-from protos.scores import Hits, difference
+from tests.load.scores import Hits, difference
 
 
 def hits_of(answer: Any) -> Hits:

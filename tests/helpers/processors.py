@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from protos.scores import Hits, difference
 from tests.helpers import tables
 from tests.helpers.serving.answering import Answers
+from tests.load.scores import Hits, difference
 
 ROOT = Path(__file__).parents[2]
 HASWELL = "OpenBLAS for Haswell, 2 threads"

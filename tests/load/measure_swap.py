@@ -4,7 +4,7 @@ The window of a swap reaches from moving the alias until every worker serves the
 of each client is from it, and `Info` reports no version that waits to be served.
 
 An answer is right where its ids and scores are those that the bundle of its `bundle_version` gives in this
-process, compared as `protos/scores.py` says.
+process, compared as `tests/load/scores.py` says.
 """
 
 import statistics
@@ -22,13 +22,13 @@ from rich.console import Console
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.errors import Unavailable
-from protos.scores import Hits, difference
 from protos.system.timing import p99_remark
 from tests.helpers.serving.http2 import PREFIX_BYTES, Call, Connection, ConnectionPool, Status
 from tests.load import report
 from tests.load.load import Clients, Requests, Tick, percentile
 from tests.load.plan import Target
 from tests.load.report import Report, Table, number, rounded
+from tests.load.scores import Hits, difference
 from tests.load.services import Service
 from tests.load.workload import hits_of
 

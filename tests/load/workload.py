@@ -11,7 +11,6 @@ from typing import Any
 from google.protobuf.json_format import MessageToJson
 
 from protos import retrieval_pb2 as wire
-from protos.scores import Hits, difference
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
@@ -19,6 +18,7 @@ from serving.wire.converters import fusion_to_wire, query_to_wire
 from tests.helpers.serving.http2 import PREFIX_BYTES, message
 from tests.load.http1 import HttpPool
 from tests.load.load import Requests
+from tests.load.scores import Hits, difference
 
 SERVICE = "/retrieval.v1.Retrieval/"
 BATCH = 64
@@ -30,7 +30,7 @@ class Workload:
     Args:
         queries: to send.
         k: items in an answer.
-        expected: the answer to each query, compared as `protos/scores.py` says; None compares nothing.
+        expected: the answer to each query, compared as `tests/load/scores.py` says; None compares nothing.
         fusion: which scores rank; DENSE where a server beside it knows vectors alone.
     """
 

@@ -17,7 +17,6 @@ import pytest
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
-from protos.scores import Hits, difference
 from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from serving.client import RetrievalClient, where
 from serving.filters import planner
@@ -32,6 +31,7 @@ from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from tests.helpers.waiting import wait_until
+from tests.load.scores import Hits, difference
 from train.paths import ROOT
 
 pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.timeout(300)]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import threadpoolctl  # type: ignore[import-untyped]
 
-from protos.scores import Hits
 from serving.benchmark import query_generator
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import hits_of
+from tests.load.scores import Hits
 
 QUERIES = 33
 BATCHES = (1, 2, 7, 33)

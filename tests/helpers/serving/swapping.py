@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from protos import bundle
-from protos.scores import Hits
 from serving.engine.limits import WorkerLimits
 from serving.observability.worker_metrics import SharedMetrics
 from serving.rollout.hot_swap import HotSwapper
@@ -17,6 +16,7 @@ from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.server import RetrievalServer
 from serving.service_status import ServiceStatus
 from serving.shared_state import NEXT, TARGET, SharedState
+from tests.load.scores import Hits
 
 WORKER = "worker 0"
 

@@ -16,7 +16,6 @@ from typing import Any
 from protos import bundle
 from protos.cli import Result, UsageError
 from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
-from protos.scores import Hits, difference
 from serving import bundles
 from serving.benchmark import query_generator
 from serving.client import RetrievalClient
@@ -28,6 +27,7 @@ from tests.load.load import Requests
 from tests.load.measure_swap import WARM_UP, Schedule, SwapClients, Versions, expecting
 from tests.load.plan import missed
 from tests.load.report import machine_text, progress
+from tests.load.scores import Hits, difference
 from tests.load.services import Service
 from tests.load.workload import Workload, expected_answers
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from protos import bundle
-from protos.scores import SCORE_TOLERANCE, Hits
+from protos.scores import SCORE_TOLERANCE
 from protos.search import largest_products
 from serving.benchmark import query_generator
 from serving.client import RetrievalClient
@@ -27,6 +27,7 @@ from tests.load import alias, measure_swap
 from tests.load.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from tests.load.load import Say
 from tests.load.measure_swap import Schedule, SwapClients, Versions
+from tests.load.scores import Hits
 from tests.load.workload import Workload
 
 K = 10

@@ -8,11 +8,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from protos.scores import PARTS, difference
+from protos.scores import PARTS
 from serving.__main__ import main
 from serving.client import RetrievalClient, answer_files
 from serving.client.batch import search_file
 from serving.server import RetrievalServer
+from tests.load.scores import difference
 
 Capture = pytest.CaptureFixture[str]
 

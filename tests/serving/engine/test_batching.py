@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from protos.errors import InvalidInput
-from protos.scores import Hits, difference
 from serving.engine import batching
 from serving.engine.batching import Batcher, Job, kind
 from serving.engine.status import ClientGone, Code
@@ -18,6 +17,7 @@ from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, SearchResul
 from serving.retrieval.retriever import Retriever
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from tests.load.scores import Hits, difference
 
 
 class Told:

@@ -17,7 +17,6 @@ from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.bundle import IndexParameters
 from protos.errors import Overloaded, Unavailable
-from protos.scores import difference
 from serving.engine import remote_batches
 from serving.engine.admission import Admission
 from serving.engine.batching import Batcher, Job, kind
@@ -37,6 +36,7 @@ from serving.segments.built import BuiltSegment
 from tests.helpers.answers import hits_of
 from tests.helpers.serving.reacting import reacting, soon
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from tests.load.scores import difference
 
 NAMES = item_names(300)
 SOME = NAMES[:100]  # calls at once

@@ -9,7 +9,6 @@ import pytest
 from protos import bundle
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
-from protos.scores import difference
 from serving.client import RetrievalClient, where
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
@@ -33,6 +32,7 @@ from tests.helpers.tiny import (
     watched_bundle,
 )
 from tests.helpers.tiny_towers import TinyTower
+from tests.load.scores import difference
 
 ITEMS = 300
 VALUES = dict(zip(item_ids(ITEMS), filter_values(ITEMS), strict=True))

@@ -16,7 +16,6 @@ import pytest
 
 from protos.bundle import INDEX, ITEMS, VECTORS, IndexParameters, Manifest
 from protos.errors import BundleDamaged, BundleTooNew
-from protos.scores import difference
 from protos.vector_databases.milvus import URI
 from serving.index import vector_index
 from serving.index.hnsw_index import HnswIndex
@@ -24,6 +23,7 @@ from serving.index.vector_index import ExactIndex, VectorIndex, open_index
 from tests.helpers.milvus import needs_lite, needs_server, publish
 from tests.helpers.tiny import build_index, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from tests.load.scores import difference
 
 COUNT, DIMENSION = 2000, 16
 Vectors = npt.NDArray[np.float32]

@@ -16,7 +16,6 @@ import pytest
 from protos import bundle
 from protos import retrieval_pb2 as wire
 from protos.errors import Unavailable
-from protos.scores import Hits, difference
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
@@ -29,6 +28,7 @@ from tests.load import measure_swap
 from tests.load.cli.swaptest import pair
 from tests.load.measure_swap import MIXED, Swap, SwapClients, SwapRun, Versions, expecting
 from tests.load.plan import missed
+from tests.load.scores import Hits, difference
 from tests.load.workload import Workload, expected_answers
 from tests.serving.cli.test_commands import Capture
 from tests.serving.conftest import ROOT

@@ -9,7 +9,6 @@ import pytest
 
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput, Unavailable
-from protos.scores import difference
 from serving.client import RetrievalClient, protocol, where
 from serving.retrieval.answer import Answer, FusionMode, Timing
 from serving.retrieval.query import Query
@@ -20,6 +19,7 @@ from serving.segments.shared_catalogue import MappedCatalogue
 from serving.server import RetrievalServer
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from tests.load.scores import difference
 
 ITEMS = 300
 NAMES = item_names(ITEMS)

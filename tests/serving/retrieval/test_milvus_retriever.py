@@ -10,7 +10,6 @@ import pytest
 from protos import bundle, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from protos.bundle import IndexParameters
-from protos.scores import difference
 from protos.search import exact_search
 from protos.vector_databases.milvus import URI
 from serving.filters.expression import where
@@ -23,6 +22,7 @@ from tests.helpers.answers import differences, hits_of
 from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.serving.reacting import reacting, soon
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle, watched_bundle
+from tests.load.scores import difference
 
 EXACT = IndexParameters("ip", 16, 100, 64, exact=True)
 FLAT = IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})

@@ -11,13 +11,13 @@ import pytest
 from protos.bundle import IndexParameters
 from protos.errors import BundleDamaged, InvalidInput
 from protos.features import NumberFeature
-from protos.scores import difference
 from serving.retrieval.answer import Answer
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import hits_of
 from tests.helpers.tiny import item_ids, item_names, tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, TEXT, TinyTower
+from tests.load.scores import difference
 
 
 def ids(answer: Answer) -> list[str]:

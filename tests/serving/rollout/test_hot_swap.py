@@ -13,7 +13,6 @@ from protos import open_inference_pb2 as inference
 from protos import open_inference_pb2_grpc as inference_stubs
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc as stubs
-from protos.scores import Hits, difference
 from serving.client import RetrievalClient
 from serving.observability import layout
 from serving.observability.exporter import serve_metrics
@@ -26,6 +25,7 @@ from tests.helpers.serving.reacting import soon
 from tests.helpers.serving.scraping import Scrape
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import item_names, tiny_bundle
+from tests.load.scores import Hits, difference
 
 
 @pytest.fixture(scope="module")
