@@ -109,8 +109,17 @@ def read_queries(path: Path, query: Mapping[str, FeatureSpec]) -> pl.DataFrame:
     return pl.DataFrame({"query_id": ids, **features_of(read, query)})
 
 
-def read_qrels(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The distinct judgements of a file (`query-id`, `corpus-id`, `score`), and how many equal another.
+def match_qrels(
+    path: Path, queries: pl.DataFrame, item_ids: pl.Series
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The distinct judgements of known queries, and counts of the others by reason.
+
+    Each has the row of its item, null where the catalogue lacks the item. The caller leaves out such
+    judgements by `IS_KNOWN`; the count of `UNKNOWN_ITEM` is theirs.
+
+    Args:
+        queries: as `read_queries` returns them.
+        item_ids: ids of the items, in the order of their rows.
 
     Raises:
         DataError: the file is missing, a score is no whole number, or a document has two scores for a query.
@@ -125,31 +134,14 @@ def read_qrels(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
     pair = judged.select(pl.struct(QUERY_ID, DOCUMENT_ID).alias("pair"), SCORE)
     first = pair.select(pl.col(SCORE).first().over("pair")).to_series()
     columns.refuse(SCORE, first != judged[SCORE], "the score that an earlier row gives the same document")
-    return once, {REPEATED: judged.height - once.height}
-
-
-def match_qrels(
-    path: Path, queries: pl.DataFrame, item_ids: pl.Series
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The distinct judgements of known queries, each with the row of its item, and counts by reason.
-
-    The row is null where the catalogue lacks the item. The caller leaves out such judgements by `IS_KNOWN`;
-    the count of `UNKNOWN_ITEM` is theirs.
-
-    Args:
-        queries: as `read_queries` returns them.
-        item_ids: ids of the items, in the order of their rows.
-
-    Raises:
-        DataError: as `read_qrels`.
-    """
-    qrels, dropped = read_qrels(path)
     rows = pl.DataFrame({DOCUMENT_ID: item_ids}).with_row_index("item_row")
-    joined = qrels.join(rows, on=DOCUMENT_ID, how="left", maintain_order="left")
+    joined = once.join(rows, on=DOCUMENT_ID, how="left", maintain_order="left")
     asked = joined.filter(pl.col(QUERY_ID).is_in(queries["query_id"].implode()))
-    dropped[UNKNOWN_QUERY] = joined.height - asked.height
-    dropped[UNKNOWN_ITEM] = asked["item_row"].null_count()
-    return asked, dropped
+    return asked, {
+        REPEATED: judged.height - once.height,
+        UNKNOWN_QUERY: joined.height - asked.height,
+        UNKNOWN_ITEM: asked["item_row"].null_count(),
+    }
 
 
 def _example(unknown: pl.DataFrame) -> str:

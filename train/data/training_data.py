@@ -322,6 +322,7 @@ def training_data_of(
     who = "__group" if dataset.history is None else "__user"
     keyed = keyed.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1).alias(who))
     answers = _answers(dataset, numbers, distinct.height)
+    has_negatives = "label" in keyed.columns and (keyed["label"] <= 0).any()
     parts = {}
     for part in PARTS:
         of_part = keyed.filter(pl.col("part") == part)
@@ -329,7 +330,7 @@ def training_data_of(
             of_part["__query"].to_numpy(writable=True),
             of_part["item_row"].cast(pl.Int64).to_numpy(writable=True),
             of_part["weight"].to_numpy(writable=True),
-            of_part["label"].to_numpy(writable=True) if _has_negatives(keyed) else None,
+            of_part["label"].to_numpy(writable=True) if has_negatives else None,
             of_part["__user"].to_numpy(writable=True) if "__user" in of_part.columns else None,
             of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
             of_part["__group"].to_numpy(writable=True) if "__group" in of_part.columns else None,
@@ -438,10 +439,6 @@ def _judged(judgements: pl.DataFrame, queries: pl.Series, items: Mapping[str, Se
 def has_text(features: Mapping[str, FeatureSpec]) -> bool:
     """Whether one of the features is a text."""
     return any(isinstance(spec, TextFeature) for spec in features.values())
-
-
-def _has_negatives(pairs: pl.DataFrame) -> bool:
-    return "label" in pairs.columns and bool((pairs["label"] <= 0).any())
 
 
 def _histories(

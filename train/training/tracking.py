@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -252,7 +251,8 @@ def tracked_run(
     )
     status = RunStatus.FAILED
     try:
-        with before_leaving(partial(_killed, active.info.run_id)):
+        killed = active.info.run_id, RunStatus.to_string(RunStatus.KILLED)
+        with before_leaving(lambda: mlflow.MlflowClient().set_terminated(*killed)):
             if not resume:
                 name = f"{experiment}-{title or stage}-{active.info.run_id[:RUN_ID_SHOWN]}"
                 mlflow.MlflowClient().update_run(active.info.run_id, name=name)
@@ -312,10 +312,6 @@ def chosen_settings(run: Run) -> dict[str, str]:
         for name, value in params
         if name.count(".") > 1 and name.startswith(prefix)
     }
-
-
-def _killed(run_id: str) -> None:
-    mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
 def environment() -> dict[str, str]:

@@ -194,11 +194,11 @@ class Trainer:
             DataError: `training.selection` is of labels, and those of the validation part are all alike, or
                 the towers predict no probability.
         """
-        state = self.state
+        state, config = self.state, self.config
         with self._saved_on_interrupt(callbacks):
             if not state.history:
                 self._end_epoch(callbacks, 0)
-            while state.epoch < self.config.epochs and not self._out_of_patience():
+            while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
                 self._epoch(callbacks)
                 self._end_epoch(callbacks, state.epoch + 1)
 
@@ -239,9 +239,6 @@ class Trainer:
     def _checkpoint(self, callbacks: Callbacks) -> None:
         self.state.seconds = time.perf_counter() - self._begun
         callbacks.on_checkpoint(self)
-
-    def _out_of_patience(self) -> bool:
-        return self.state.epoch - self.state.best_epoch >= self.config.patience
 
     def _epoch(self, callbacks: Callbacks) -> None:
         state = self.state
