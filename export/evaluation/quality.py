@@ -26,7 +26,7 @@ from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.intervals import Interval, clusters_of
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.label_means import item_means
-from train.evaluation.ranking import Fitting
+from train.evaluation.ranking import BaselineFitter
 from train.evaluation.report import (
     DIFFERENCE,
     JUDGED,
@@ -104,8 +104,8 @@ def rankings(
         -> both and `lexical`.
     """
     vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
-    fitting = Fitting(experiment, data, stored=choices)
-    others = {name: rank(rows) for name, rank in baselines(experiment, data, console, fitting).items()}
+    fitter = BaselineFitter(experiment, data, stored=choices)
+    others = {name: rank(rows) for name, rank in baselines(experiment, data, console, fitter).items()}
     exact = ann.exact(vectors, model.items, K, data.seen(rows))
     parts = _parts(data, model, tried, vectors, rows)
     return {"": _search(data, model, vectors, rows), EXACT: exact, **parts, **others}

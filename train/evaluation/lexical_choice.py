@@ -30,7 +30,7 @@ from train.config import Experiment
 from train.data.training_data import TrainingData, has_text, texts_of
 from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
 from train.evaluation.lexical_model import CountedTerms, LexicalModel
-from train.evaluation.ranking import FittedBaseline, Fitting
+from train.evaluation.ranking import BaselineFitter, FittedBaseline
 from train.metrics import CUTOFFS, per_query
 
 Rows = npt.NDArray[np.int64]
@@ -147,27 +147,27 @@ class FittedLexical:
         return self.model.rank((self.texts[row] for row in queries), max(CUTOFFS), first)
 
 
-def lexical_baseline(kind: WeightingName, cut: bool) -> Callable[[Fitting], FittedBaseline]:
+def lexical_baseline(kind: WeightingName, cut: bool) -> Callable[[BaselineFitter], FittedBaseline]:
     """The function that fits a lexical model as a baseline; arguments as of `fitted`."""
 
-    def fit(fitting: Fitting) -> FittedBaseline:
-        found = fitted(fitting, kind, cut)
+    def fit(fitter: BaselineFitter) -> FittedBaseline:
+        found = fitted(fitter, kind, cut)
         return FittedBaseline(found.rank, found.settings.shown(kind))
 
     return fit
 
 
-def fitted(fitting: Fitting, kind: WeightingName, cut: bool) -> FittedLexical:
+def fitted(fitter: BaselineFitter, kind: WeightingName, cut: bool) -> FittedLexical:
     """The lexical model of a kind for the baselines that are fitted together.
 
     Args:
         cut: over what the towers read, not over the whole texts.
     """
-    return fitting.once(f"{kind}, cut {cut}", lambda: _fitted(fitting, kind, cut))
+    return fitter.once(f"{kind}, cut {cut}", lambda: _fitted(fitter, kind, cut))
 
 
-def _fitted(fitting: Fitting, kind: WeightingName, cut: bool) -> FittedLexical:
-    experiment, data = fitting.experiment, fitting.data
+def _fitted(fitter: BaselineFitter, kind: WeightingName, cut: bool) -> FittedLexical:
+    experiment, data = fitter.experiment, fitter.data
     folder = experiment.tower.features_folder
     queries = texts_of(data.queries, experiment.query, cut, folder)
     items = texts_of(data.items, experiment.item, cut, folder)
@@ -177,11 +177,11 @@ def _fitted(fitting: Fitting, kind: WeightingName, cut: bool) -> FittedLexical:
     def over(texts: Sequence[str], what: str, name: str) -> CountedTerms:
         """Counted once for BM25 and TF-IDF."""
         made = partial(CountedTerms, ALL_ANALYZERS[name], texts)
-        return fitting.once(f"terms of {what}, {name}, cut {cut}", made)
+        return fitter.once(f"terms of {what}, {name}, cut {cut}", made)
 
     what = "items" if data.chosen_with is None else "items without held-out texts"
 
-    def choose(_: Fitting) -> LexicalSettings:  # it learns nothing from pairs, so a refit changes nothing
+    def choose(_: BaselineFitter) -> LexicalSettings:  # learns nothing from pairs: a refit changes nothing
         rows, relevant = data.parts["validation"].by_query()
         drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
         texts, wanted = [queries[rows[n]] for n in drawn], [relevant[n] for n in drawn]
@@ -189,6 +189,6 @@ def _fitted(fitting: Fitting, kind: WeightingName, cut: bool) -> FittedLexical:
         return chosen_settings(kind, names, partial(over, before, what), validation)
 
     name = f"{kind} by {', '.join(names)}{'' if cut else ', full texts'}"
-    chosen = fitting.choose(name, LexicalSettings, choose)
+    chosen = fitter.choose(name, LexicalSettings, choose)
     model = LexicalModel(over(items, "items", chosen.analyzer), chosen.weighting(kind))
     return FittedLexical(model, queries, chosen)

@@ -2,8 +2,9 @@
 
     BASELINE = Baseline("popularity", "popularity", has_histories, fit, "histories")
 
-A parameter is chosen on validation, within a budget: on some of the validation queries (`Fitting.tuning`),
-and by what takes time with the cube of the items (`Fitting.popular`), on `TUNED_ITEMS` of them.
+A parameter is chosen on validation, within a budget: on some of the validation queries
+(`BaselineFitter.tuning`), and by what takes time with the cube of the items (`BaselineFitter.popular`), on
+`TUNED_ITEMS` of them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -166,7 +167,7 @@ def _changed(settings: Any, name: str, value: Any) -> Any:
     return replace(settings, **{name: value})
 
 
-class Fitting:
+class BaselineFitter:
     """What the baselines of one run are fitted with. What several of them need is computed once.
 
     Args:
@@ -187,7 +188,7 @@ class Fitting:
         self.choices: dict[str, Any] = {} if choices is None else choices
         self._stored = stored or {}
         self._made: dict[str, Any] = {}
-        self._chooser: Fitting | None = None  # to the data of before a refit, where choices are made
+        self._chooser: BaselineFitter | None = None  # to the data of before a refit, where choices are made
 
     def _tell(self, text: str) -> None:
         self.say(text)  # read anew at each call: the command replaces it
@@ -199,7 +200,7 @@ class Fitting:
         made: T = self._made[name]
         return made
 
-    def choose(self, name: str, kind: type[T], make: "Callable[[Fitting], T]") -> T:
+    def choose(self, name: str, kind: type[T], make: "Callable[[BaselineFitter], T]") -> T:
         """What `make` chooses on validation, at the first call with this name, unless it is stored.
 
         A stored value is ignored if it does not fit `kind`, or has a number that is negative or infinite. The
@@ -207,7 +208,7 @@ class Fitting:
 
         Args:
             kind: type of what is chosen: int, float, or a dataclass of these and texts.
-            make: gets a fitting to data whose training pairs hold none of validation.
+            make: gets a fitter to data whose training pairs hold none of validation.
         """
         if name not in self.choices and name in self._stored:
             with suppress(ValueError):
@@ -215,7 +216,9 @@ class Fitting:
         if name not in self.choices:
             before = self.data.before_refit
             if self._chooser is None and before is not None:
-                self._chooser = Fitting(self.experiment, before, self._tell, self.choices, self._stored)
+                self._chooser = BaselineFitter(
+                    self.experiment, before, self._tell, self.choices, self._stored
+                )
             self.choices[name] = make(self._chooser or self)
         chosen: T = self.choices[name]
         return chosen
@@ -275,7 +278,7 @@ class Baseline:
     name: str
     label: str
     applies: Callable[[Experiment, TrainingData], bool]
-    fit: Callable[[Fitting], FittedBaseline]
+    fit: Callable[[BaselineFitter], FittedBaseline]
     reads: str
 
 

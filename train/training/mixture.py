@@ -1,6 +1,6 @@
 """The end of a run on histories: a linear model beside the trained towers, with a weight from validation.
 
-    mixed = mix(trainer, fitting)            towers with `[tower] linear` above 0
+    mixed = mix(trainer, fitter)            towers with `[tower] linear` above 0
 
 The linear model is EASE or SLIST (`train/evaluation/baselines/`), or item-kNN where EASE leaves items out.
 Its item-item weights become `linear` coordinates on either side, so that the index, the exported graph and
@@ -22,7 +22,7 @@ from protos.features import FIRST_KNOWN
 from train.config import Experiment
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import ease, ease_recency, itemknn, slist
-from train.evaluation.ranking import Fitting, selection_metric
+from train.evaluation.ranking import BaselineFitter, selection_metric
 from train.models.collaborative import ItemWeights, interaction_matrix, position_weights, score_factors
 from train.models.placement import to_device_of
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
@@ -104,7 +104,7 @@ def drop_useless_coordinates(towers: Towers, experiment: Experiment, data: Train
     return f"tower.linear: the towers get no linear model, because none applies to the data: {needs}"
 
 
-def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
+def mix(trainer: Trainer, fitter: BaselineFitter) -> Mixed | None:
     """Add the best linear model to the towers, and choose its weight on validation.
 
     Towers to which it adds nothing lose their coordinates for it.
@@ -118,9 +118,9 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
     """
     if trainer.towers[0].mixture is None:
         return None
-    metric = selection_metric(fitting.experiment)
+    metric = selection_metric(fitter.experiment)
     tried: list[tuple[Linear, WeightCurves]] = []
-    for model in _models(fitting):
+    for model in _models(fitter):
         _place(model, trainer)
         tried.append((model, WeightCurves(trainer, PART, metric)))
     model, curves = max(tried, key=lambda each: each[1].quality)
@@ -136,7 +136,7 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
     )
 
 
-def mix_as(trainer: Trainer, fitting: Fitting, mixed: Mixed | None) -> None:
+def mix_as(trainer: Trainer, fitter: BaselineFitter, mixed: Mixed | None) -> None:
     """Add a linear model to towers with the weight that was chosen before.
 
     The unit of the weight stays, too: the new towers have learned the validation queries, so the spread of
@@ -144,7 +144,7 @@ def mix_as(trainer: Trainer, fitting: Fitting, mixed: Mixed | None) -> None:
 
     Args:
         trainer: with other towers of the same experiment.
-        fitting: to the same training pairs as these towers.
+        fitter: to the same training pairs as these towers.
         mixed: what `mix` returned.
     """
     if mixed is None:
@@ -152,27 +152,27 @@ def mix_as(trainer: Trainer, fitting: Fitting, mixed: Mixed | None) -> None:
     if not mixed.weight:
         remove_part(trainer, PART)
         return
-    (model,) = _models(fitting, mixed.label)
+    (model,) = _models(fitter, mixed.label)
     _place(model, trainer)
     PartWeighting(trainer, PART).apply(mixed.weight, mixed.unit)
 
 
-def _models(fitting: Fitting, label: str = "") -> list[Linear]:
+def _models(fitter: BaselineFitter, label: str = "") -> list[Linear]:
     """The linear models that apply to the data; only the one with a label, if it is given."""
-    experiment, data = fitting.experiment, fitting.data
+    experiment, data = fitter.experiment, fitter.data
     found = []
     with_ease, with_slist = (
         each.applies(experiment, data) and label in ("", name)
         for each, name in zip(_BASELINES, (EASE, SLIST), strict=True)
     )
     if with_ease:
-        weights, chosen = ease_recency.weights(fitting)
-        found.append(Linear(EASE, weights, chosen.decay, ease.named(fitting) | vars(chosen)))
+        weights, chosen = ease_recency.weights(fitter)
+        found.append(Linear(EASE, weights, chosen.decay, ease.named(fitter) | vars(chosen)))
     if with_slist:
-        weights, of_slist = slist.weights(fitting)
-        found.append(Linear(SLIST, weights, of_slist.decay, slist.named(fitting, of_slist)))
+        weights, of_slist = slist.weights(fitter)
+        found.append(Linear(SLIST, weights, of_slist.decay, slist.named(fitter, of_slist)))
     if label == ITEM_KNN or (not label and with_ease and data.item_count > ease.LARGEST):
-        weights, of_knn = itemknn.weights(fitting)
+        weights, of_knn = itemknn.weights(fitter)
         found.append(Linear(ITEM_KNN, weights, of_knn.decay, vars(of_knn)))
     return found
 

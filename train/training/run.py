@@ -30,7 +30,7 @@ from train.evaluation import plots
 from train.evaluation.baselines import baselines, left_out
 from train.evaluation.intervals import Interval, clusters_of, interval
 from train.evaluation.labelled_metrics import Bin
-from train.evaluation.ranking import FittedBaseline, Fitting, Ranker, selection_metric
+from train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
 from train.evaluation.report import JUDGED, evaluate_cold_items, evaluate_judged, evaluate_ranking
 from train.evaluation.warnings import run_warnings, worse_than_baselines
 from train.fingerprint import code_fingerprint, fingerprint
@@ -152,7 +152,7 @@ def finished_run(experiment: Experiment, dataset: Dataset) -> Run | None:
 def choices_of(
     run: Run, experiment: Experiment, dataset: Dataset, report: Report = silent
 ) -> Mapping[str, Any]:
-    """What a run has chosen for its baselines, as `Fitting(stored=...)` takes it.
+    """What a run has chosen for its baselines, as `BaselineFitter(stored=...)` takes it.
 
     It is empty unless the run has the same settings, data and code, on which choices depend. It is also empty
     if a file that training reads, such as a pretrained model, is missing: the run's key covers its content.
@@ -304,11 +304,11 @@ def _finish(
         rankers = {}  # their item-item weights are freed for those of the refit
         model, trainer = refit(folder, experiment, trainer, console, ranks, to_resume)
         changed, data, labelled = True, trainer.data, LabelledPairs(trainer)
-        fitting = Fitting(experiment, data, choices=validated.choices)
+        fitter = BaselineFitter(experiment, data, choices=validated.choices)
         with console.status("a linear model and recent popularity beside the new towers"):
-            mix_as(trainer, fitting, mixed)
+            mix_as(trainer, fitter, mixed)
             add_as_chosen(trainer, recent)
-        rankers = baselines(experiment, data, console, fitting)
+        rankers = baselines(experiment, data, console, fitter)
         judged = _JudgedQueries(model, trainer)
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
@@ -384,21 +384,21 @@ def _choose_on_validation(
         calibrated = labelled.calibrate()
     if added is not None:
         _print(console, added.line())
-    fitting = Fitting(experiment, trainer.data)
+    fitter = BaselineFitter(experiment, trainer.data)
     with console.status("a linear model beside the towers") as status:
-        fitting.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
-        mixed = mix(trainer, fitting)
+        fitter.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
+        mixed = mix(trainer, fitter)
     if mixed is not None:
         _print(console, mixed.line())
     with console.status("recent popularity beside the towers"):
         recent = add_recent_popularity(trainer, selection_metric(experiment))
     if recent is not None:
         _print(console, recent.line())
-    rankers = baselines(experiment, trainer.data, console, fitting)
+    rankers = baselines(experiment, trainer.data, console, fitter)
     with console.status("towers and baselines on validation"):
         on_labels = labelled.baselines_on_validation(experiment)
         beside, leads = _baselines_on_validation(experiment, trainer, rankers, on_labels)
-    return _Validated(added, calibrated, fitting.choices, mixed, recent, beside, leads), rankers
+    return _Validated(added, calibrated, fitter.choices, mixed, recent, beside, leads), rankers
 
 
 class _JudgedQueries:
@@ -441,8 +441,8 @@ class _JudgedQueries:
             return {}
         data = self._trainer.data.as_served()
         if data is not self._trainer.data:
-            fitting = Fitting(self._experiment, data, choices=choices)
-            rankers = baselines(self._experiment, data, console, fitting)
+            fitter = BaselineFitter(self._experiment, data, choices=choices)
+            rankers = baselines(self._experiment, data, console, fitter)
         others: dict[str, Ranker] = {**rankers, **({"start": start[""]} if start else {})}
         found = evaluate_judged(data, self.answers()[""], others)
         return {name.removeprefix(JUDGED): value for name, value in found.items()}

@@ -281,7 +281,7 @@ def log_choices(choices: Mapping[str, Any]) -> None:
     """Store what validation has chosen for baselines and the linear model, as a tag of the active run.
 
     Args:
-        choices: name -> value, as `Fitting.choose` describes them.
+        choices: name -> value, as `BaselineFitter.choose` describes them.
     """
     mlflow.set_tag(CHOICES, json.dumps(to_table(choices)))
 
@@ -289,7 +289,7 @@ def log_choices(choices: Mapping[str, Any]) -> None:
 def stored_choices(run: Run) -> Mapping[str, Any]:
     """What `log_choices` has kept with a run, as JSON; empty if its tag is missing or cannot be read.
 
-    The values are not checked; `Fitting.choose` does that.
+    The values are not checked; `BaselineFitter.choose` does that.
     """
     try:
         found = parse_json(run.data.tags.get(CHOICES, "{}"))

@@ -18,7 +18,7 @@ from train.data.training_data import TrainingData, texts_of
 from train.evaluation import lexical_choice
 from train.evaluation.baselines import baselines
 from train.evaluation.lexical_choice import LexicalSettings, Validation, candidates, default_analyzer
-from train.evaluation.ranking import FittedBaseline, Fitting
+from train.evaluation.ranking import BaselineFitter, FittedBaseline
 from train.evaluation.report import evaluate_ranking
 from train.metrics import CUTOFFS, WITH_INTERVAL, mean, per_query
 from train.paths import ROOT
@@ -114,7 +114,7 @@ def test_nothing_is_chosen_again_that_a_run_has_chosen(
         return LexicalSettings(names[0])
 
     monkeypatch.setattr(lexical_choice, "chosen_settings", choose)
-    found = baselines(model.experiment, data, fitting=Fitting(model.experiment, data, stored=chosen))
+    found = baselines(model.experiment, data, fitter=BaselineFitter(model.experiment, data, stored=chosen))
     assert asked == []
     assert found["bm25"].settings == {"k1": 2.5, "b": 0.25, "analyzer": str(ANALYZERS["english"])}
     assert found["bm25_full"].settings == {"k1": 1.5, "b": 1.0, "analyzer": str(ANALYZERS["characters"])}
@@ -124,7 +124,7 @@ def test_nothing_is_chosen_again_that_a_run_has_chosen(
     assert (best != baselines(model.experiment, data)["bm25"](queries)).any()
     assert asked == ["bm25", "bm25", "tfidf"]
     words = replace(model.experiment, baselines=BaselinesConfig("words"))
-    baselines(words, data, fitting=Fitting(words, data, stored=chosen))
+    baselines(words, data, fitter=BaselineFitter(words, data, stored=chosen))
     assert len(asked) == 6  # they were chosen from other analysers
 
 

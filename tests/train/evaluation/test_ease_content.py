@@ -16,7 +16,7 @@ from train.data.recency import DAY
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.baselines import ease, ease_content, ease_recency, ease_recent
 from train.evaluation.baselines.ease_content import Cosines
-from train.evaluation.ranking import Baseline, Fitting
+from train.evaluation.ranking import Baseline, BaselineFitter
 from train.metrics import mean, per_query
 from train.paths import ROOT
 
@@ -52,19 +52,19 @@ def people_of_kinds(of_a_kind: int) -> TrainingData:
     return replace(found, items={**found.items, **values}, parts=parts, moments=moments)
 
 
-def quality(baseline: Baseline, fitting: Fitting) -> float:
-    queries, relevant = fitting.data.parts["test"].by_query()
-    return mean(per_query(baseline.fit(fitting)(queries), relevant))["recall_at_20"]
+def quality(baseline: Baseline, fitter: BaselineFitter) -> float:
+    queries, relevant = fitter.data.parts["test"].by_query()
+    return mean(per_query(baseline.fit(fitter)(queries), relevant))["recall_at_20"]
 
 
 def test_contents_find_items_that_few_have_taken(experiment: Experiment, data: TrainingData) -> None:
-    fitting = Fitting(experiment, data)
-    assert quality(ease_content.BASELINE, fitting) > quality(ease_recent.BASELINE, fitting) + 0.1
-    settings = ease_content.BASELINE.fit(fitting).settings
+    fitter = BaselineFitter(experiment, data)
+    assert quality(ease_content.BASELINE, fitter) > quality(ease_recent.BASELINE, fitter) + 0.1
+    settings = ease_content.BASELINE.fit(fitter).settings
     assert settings["content"] > 0
     assert {*settings} == {"lambda", "content", "decay", "days", "power", "own"}
-    stored = json.loads(json.dumps(to_table(fitting.choices)))
-    assert ease_content.BASELINE.fit(Fitting(experiment, data, stored=stored)).settings == settings
+    stored = json.loads(json.dumps(to_table(fitter.choices)))
+    assert ease_content.BASELINE.fit(BaselineFitter(experiment, data, stored=stored)).settings == settings
 
 
 def test_cosines_read_words_and_categories(experiment: Experiment, data: TrainingData) -> None:
@@ -93,12 +93,13 @@ def test_it_holds_no_second_matrix_of_all_pairs_of_items(
     monkeypatch.setattr(ease_content, "_BLOCK", 32)
     data = people_of_kinds(250)
     choices = {"lambda of EASE": 100.0, "EASE, recency weights": ease_recency.RecencySettings()}
-    ease_content.BASELINE.fit(Fitting(experiment, data, choices=choices))  # chooses, and imports scikit-learn
-    fitting = Fitting(experiment, data, choices=choices)
-    ease.weights(fitting)
+    fitter = BaselineFitter(experiment, data, choices=choices)
+    ease_content.BASELINE.fit(fitter)  # chooses, and imports scikit-learn
+    fitter = BaselineFitter(experiment, data, choices=choices)
+    ease.weights(fitter)
     tracemalloc.start()
     try:
-        ease_content.BASELINE.fit(fitting)(data.parts["test"].query)
+        ease_content.BASELINE.fit(fitter)(data.parts["test"].query)
         assert tracemalloc.get_traced_memory()[1] < data.item_count**2 * 4
     finally:
         tracemalloc.stop()

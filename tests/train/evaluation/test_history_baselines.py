@@ -34,7 +34,7 @@ from train.evaluation.baselines import (
     slist,
 )
 from train.evaluation.label_baselines import LABEL_BASELINES
-from train.evaluation.ranking import Fitting, Tuning, rank_by, rank_by_scores, summed
+from train.evaluation.ranking import BaselineFitter, Tuning, rank_by, rank_by_scores, summed
 from train.evaluation.warnings import run_warnings
 from train.metrics import mean, per_query
 from train.models import collaborative
@@ -94,8 +94,8 @@ def data() -> TrainingData:
     return timed(data_of_people(people, ITEMS), times)
 
 
-def fitting(data: TrainingData, **sections: Any) -> Fitting:
-    return Fitting(experiment_with(**sections), data)
+def fitter(data: TrainingData, **sections: Any) -> BaselineFitter:
+    return BaselineFitter(experiment_with(**sections), data)
 
 
 def test_a_baseline_that_ranks_is_named_as_its_module_and_the_names_of_the_others_are_known() -> None:
@@ -127,21 +127,21 @@ def test_all_baselines_of_histories_run_and_progress_is_shown(data: TrainingData
 def test_what_a_run_has_chosen_is_not_chosen_again(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = fitting(data)
-    expected = baselines(experiment_with(), data, fitting=first)
-    again = Fitting(experiment_with(), data, stored=json.loads(json.dumps(to_table(first.choices))))
+    first = fitter(data)
+    expected = baselines(experiment_with(), data, fitter=first)
+    again = BaselineFitter(experiment_with(), data, stored=json.loads(json.dumps(to_table(first.choices))))
 
-    def refuse(fitting: Fitting) -> Tuning:
+    def refuse(fitter: BaselineFitter) -> Tuning:
         raise AssertionError("a choice was made again")
 
-    monkeypatch.setattr(Fitting, "tuning", refuse)
-    found = baselines(experiment_with(), data, fitting=again)
+    monkeypatch.setattr(BaselineFitter, "tuning", refuse)
+    found = baselines(experiment_with(), data, fitter=again)
     queries, _ = data.parts["test"].by_query()
     for name, each in found.items():
         assert each.settings == expected[name].settings
         np.testing.assert_array_equal(each(queries), expected[name](queries))
     with pytest.raises(AssertionError, match="made again"):
-        baselines(experiment_with(), data, fitting=fitting(data))
+        baselines(experiment_with(), data, fitter=fitter(data))
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -149,7 +149,7 @@ def test_a_stored_choice_that_cannot_be_one_is_made_anew(data: TrainingData, nam
     module, possible = STORED[name]
 
     def settings(**stored: Any) -> Any:
-        return module.BASELINE.fit(Fitting(experiment_with(), data, stored=stored)).settings
+        return module.BASELINE.fit(BaselineFitter(experiment_with(), data, stored=stored)).settings
 
     expected = settings()
     assert settings(**{name: possible}) != expected
@@ -252,7 +252,7 @@ def test_the_window_and_the_power_are_those_that_validation_prefers() -> None:
         people.append(draw.permutation(seasons[season]).tolist())
         times += [(season * 10 + n % 10 + 0.01 * k) * DAY for k in range(4)]
     seasonal = timed(data_of_people(people, ITEMS), times)
-    shared = fitting(seasonal, training=TrainingConfig(selection="ndcg_at_10"))
+    shared = fitter(seasonal, training=TrainingConfig(selection="ndcg_at_10"))
     recent = next(each for each in BASELINES if each.name == "recent_popularity").fit(shared)
     assert recent.settings["days"] in (1.0, 2.0, 4.0, 7.0, 14.0)
     product = ease_recent.BASELINE.fit(shared)
@@ -271,7 +271,7 @@ def test_a_query_that_a_linear_model_knows_nothing_of_gets_popular_items() -> No
     people = [*[[5, 4, 3, 2]] * 6, *[[4, 3, 2, 1]] * 3, *[[3, 1, 0, 2]] * 2]
     data = data_of_people(people, 7, exclude_seen=False)
     assert data.counts().tolist() == [0, 2, 0, 5, 9, 6, 0]
-    shared, without = fitting(data), np.array([0])
+    shared, without = fitter(data), np.array([0])
     assert data.histories is not None and not len(data.histories.rows(0))
     for module in (ease, ease_recency, slist, itemknn):
         assert module.BASELINE.fit(shared)(without).tolist() == [[4, 5, 3, 1, 0, 2, 6]], module
@@ -353,7 +353,7 @@ def test_above_its_limit_a_baseline_reads_the_items_with_most_events(
     for module in (ease, slist):
         monkeypatch.setattr(module, "LARGEST", 10)
     popular = np.sort(np.argsort(-data.counts(), kind="stable")[:10])
-    found, shared = baselines(experiment_with(), data), fitting(data)
+    found, shared = baselines(experiment_with(), data), fitter(data)
     assert {"itemknn", "slist", "ease", "ease_recency", "ease_recent"} <= {*found}
     assert found["ease"].settings["items"] == found["slist"].settings["items"] == 10
     assert "items" not in found["itemknn"].settings
@@ -381,15 +381,15 @@ def people_who_repeat(count: int) -> list[list[int]]:
 
 def test_where_purchases_repeat_personal_frequency_is_measured_and_read_by_others() -> None:
     repeating = data_of_people(people_who_repeat(120), ITEMS, exclude_seen=False)
-    shared = fitting(repeating, training=TrainingConfig(selection="ndcg_at_10"))
-    found = baselines(shared.experiment, repeating, fitting=shared)
+    shared = fitter(repeating, training=TrainingConfig(selection="ndcg_at_10"))
+    found = baselines(shared.experiment, repeating, fitter=shared)
     queries, relevant = repeating.parts["test"].by_query()
     quality = {name: mean(per_query(rank(queries), relevant))["ndcg_at_10"] for name, rank in found.items()}
     assert quality["personal_frequency"] > quality["ease"] + 0.1
     for name in ("ease_recency", "itemknn"):
         assert found[name].settings["own"] > 0
         assert quality[name] > quality["ease"] + 0.1
-    once = fitting(data_of_people(random_people(60, ITEMS), ITEMS))
+    once = fitter(data_of_people(random_people(60, ITEMS), ITEMS))
     assert ease_recency.weights(once)[1].own == 0
 
 
@@ -398,7 +398,7 @@ def test_personal_frequency_adds_the_weights_of_all_events() -> None:
     found = history_matrix(data, np.array([4]), 0.5, every=True).toarray()
     assert found.tolist() == [[0.5 + 0.125, 0.25, 1, 0, 0]]
     stored = {"decay of personal frequency": 0.5}
-    rank = personal_frequency.BASELINE.fit(Fitting(experiment_with(), data, stored=stored))
+    rank = personal_frequency.BASELINE.fit(BaselineFitter(experiment_with(), data, stored=stored))
     # The query after items 0, 1 and 0: then by popularity.
     assert rank(np.array([3])).tolist() == [[0, 1, 2, 3, 4]]
 
@@ -407,14 +407,14 @@ def test_items_of_the_history_come_before_all_others_however_old_they_are() -> N
     people = [[4, 3, *[2] * 60], *[[0, 1, 0, 1, 0, 1]] * 9]
     data = data_of_people(people, 5, exclude_seen=False)
     rank = personal_frequency.BASELINE.fit(
-        Fitting(experiment_with(), data, stored={"decay of personal frequency": 0.1})
+        BaselineFitter(experiment_with(), data, stored={"decay of personal frequency": 0.1})
     )
     # Of items 3 and 4 the float32 weights are 0 after 60 steps.
     assert rank(np.array([8, 61])).tolist() == [[2, 3, 4, 0, 1]] * 2
 
 
 def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None:
-    fewer = fitting(data).tuning(items=10, queries=15).data
+    fewer = fitter(data).tuning(items=10, queries=15).data
     popular = sorted(np.argsort(-data.counts(), kind="stable")[:10].tolist())
     assert fewer.item_count == 10
     assert fewer.counts().tolist() == data.counts()[popular].tolist()
@@ -427,7 +427,7 @@ def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None
 
 
 def test_steps_keep_their_distance_while_parameters_are_chosen(data: TrainingData) -> None:
-    shared = fitting(data)
+    shared = fitter(data)
     fewer = shared.tuning(items=10).data
     popular = np.sort(np.argsort(-data.counts(), kind="stable")[:10])
     queries = data.parts["validation"].query
@@ -441,7 +441,7 @@ def test_steps_keep_their_distance_while_parameters_are_chosen(data: TrainingDat
 
 def test_borders_of_slist_keep_their_distance_while_parameters_are_chosen() -> None:
     people = [[0, 4, 1, 2, 3, 3], *[[0, 1, 2, 3, 3, 3]] * 3]
-    fewer = fitting(data_of_people(people, 5, exclude_seen=False)).tuning(items=4).data
+    fewer = fitter(data_of_people(people, 5, exclude_seen=False)).tuning(items=4).data
     assert fewer.item_count == 4
     past, future = slist.transitions(fewer, 2.0)
     # The first user's borders are 0 | 1 and 1 | 2; item 4 lay between 0 and 1.
@@ -454,7 +454,7 @@ def test_queries_without_a_popular_item_are_not_drawn(data: TrainingData) -> Non
     validation = data.parts["validation"]
     answered = np.unique(validation.query[np.isin(validation.item, popular)])
     assert 15 < len(answered) < len(np.unique(validation.query))
-    drawn = np.unique(fitting(data).tuning(items=10, queries=15).data.parts["validation"].query)
+    drawn = np.unique(fitter(data).tuning(items=10, queries=15).data.parts["validation"].query)
     assert len(drawn) == 15
     assert set(drawn) <= set(answered)
 
@@ -473,7 +473,7 @@ def test_ease_is_the_same_by_halves_and_in_single_precision() -> None:
 
 @pytest.mark.usefixtures("many_users")
 def test_lambda_and_decay_of_ease_are_the_best_of_those_near(data: TrainingData) -> None:
-    shared = fitting(data, training=TrainingConfig(selection="ndcg_at_10"))
+    shared = fitter(data, training=TrainingConfig(selection="ndcg_at_10"))
     tuning, chosen = shared.tuning(), ease.strength(shared)
 
     def quality(strength: float, decay: float = 1.0) -> float:
@@ -564,9 +564,9 @@ def test_a_query_without_a_history_gets_what_is_popular_lately(data: TrainingDat
 
 
 def test_fewer_queries_are_drawn_with_a_seed(data: TrainingData) -> None:
-    drawn = [np.unique(fitting(data).tuning(queries=9).data.parts["validation"].query) for _ in range(2)]
+    drawn = [np.unique(fitter(data).tuning(queries=9).data.parts["validation"].query) for _ in range(2)]
     assert len(drawn[0]) == 9
     assert drawn[0].tolist() == drawn[1].tolist()
     assert len(np.unique(data.parts["validation"].query)) < ranking.TUNED_QUERIES
-    whole = fitting(data).tuning().data.parts["validation"].query
+    whole = fitter(data).tuning().data.parts["validation"].query
     assert whole.tolist() == data.parts["validation"].query.tolist()

@@ -22,7 +22,7 @@ from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines, ease, ease_recency, slist
 from train.evaluation.intervals import clusters_of
-from train.evaluation.ranking import Fitting, rank_by, summed
+from train.evaluation.ranking import BaselineFitter, rank_by, summed
 from train.metrics import mean, per_query
 from train.models import collaborative
 from train.models.prepared_inputs import PreparedInputs
@@ -42,9 +42,9 @@ def data() -> TrainingData:
 
 
 @pytest.fixture(scope="module")
-def fitting(data: TrainingData) -> Fitting:
+def fitter(data: TrainingData) -> BaselineFitter:
     """What linear models need, computed once for all tests."""
-    return Fitting(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
+    return BaselineFitter(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
 
 
 def untrained(data: TrainingData, linear: int = ITEMS) -> Trainer:
@@ -65,13 +65,13 @@ def ranked(trainer: Trainer) -> Any:
     return trainer.rank(trainer.data.parts["test"].by_query()[0])
 
 
-def test_the_queries_of_one_user_count_as_one(data: TrainingData, fitting: Fitting) -> None:
+def test_the_queries_of_one_user_count_as_one(data: TrainingData, fitter: BaselineFitter) -> None:
     validation = data.parts["validation"]
     pairs = len(validation)
     shared = replace(validation, user=np.arange(pairs) % 7)
     of_few = replace(data, parts={**data.parts, "validation": shared})
-    found = WeightCurves(_placed(untrained(of_few), fitting), mixture.PART, "ndcg_at_10")
-    of_each = WeightCurves(_placed(untrained(data), fitting), mixture.PART, "ndcg_at_10")
+    found = WeightCurves(_placed(untrained(of_few), fitter), mixture.PART, "ndcg_at_10")
+    of_each = WeightCurves(_placed(untrained(data), fitter), mixture.PART, "ndcg_at_10")
     assert {len(each) for each in found.values.values()} == {7}
     rows = np.unique(validation.query, return_index=True)[1]
     for weight, values in found.values.items():
@@ -81,66 +81,66 @@ def test_the_queries_of_one_user_count_as_one(data: TrainingData, fitting: Fitti
 
 
 def test_a_linear_model_that_lowers_the_selected_metric_is_left_out(
-    data: TrainingData, fitting: Fitting
+    data: TrainingData, fitter: BaselineFitter
 ) -> None:
-    found = WeightCurves(_placed(untrained(data), fitting), mixture.PART, "ndcg_at_10")
+    found = WeightCurves(_placed(untrained(data), fitter), mixture.PART, "ndcg_at_10")
     assert found.chosen > 0
     found.shown = {weight: found.shown[0.0] - (weight > 0) for weight in found.shown}
     assert found.chosen == 0.0
 
 
-def _placed(trainer: Trainer, fitting: Fitting) -> Trainer:
-    mixture._place(mixture._models(fitting)[0], trainer)
+def _placed(trainer: Trainer, fitter: BaselineFitter) -> Trainer:
+    mixture._place(mixture._models(fitter)[0], trainer)
     return trainer
 
 
-def test_untrained_towers_become_the_linear_model(data: TrainingData, fitting: Fitting) -> None:
+def test_untrained_towers_become_the_linear_model(data: TrainingData, fitter: BaselineFitter) -> None:
     trainer = untrained(data)
-    found = mix(trainer, fitting)
+    found = mix(trainer, fitter)
     assert found is not None
     assert found.linear > found.learned + 0.1
     assert found.line().endswith(f"; {len(clusters_of(data, 'validation')):,} users")
     weights, chosen = {
-        "SLIST": lambda: (slist.weights(fitting)[0], slist.weights(fitting)[1].decay),
-        "EASE": lambda: (ease_recency.weights(fitting)[0], ease_recency.weights(fitting)[1].decay),
+        "SLIST": lambda: (slist.weights(fitter)[0], slist.weights(fitter)[1].decay),
+        "EASE": lambda: (ease_recency.weights(fitter)[0], ease_recency.weights(fitter)[1].decay),
     }[found.label]()
     queries, relevant = data.parts["test"].by_query()
     alone = rank_by(data, summed(data, weights, chosen))(queries)
     quality = [mean(per_query(each, relevant))["ndcg_at_10"] for each in (ranked(trainer), alone)]
     assert quality[0] > quality[1] - 0.03
-    _with_weight(trainer, fitting, math.inf)
+    _with_weight(trainer, fitter, math.inf)
     assert (trainer.rank(queries)[:, :10] == alone[:, :10]).mean() > 0.99
 
 
-def _with_weight(trainer: Trainer, fitting: Fitting, weight: float) -> Trainer:
+def _with_weight(trainer: Trainer, fitter: BaselineFitter, weight: float) -> Trainer:
     """The same towers with a given weight."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(part_weights, "choose_weight", lambda *_: weight)
-        found = mix(trainer, fitting)
+        found = mix(trainer, fitter)
     assert found is not None
     assert found.weight == weight
     return trainer
 
 
-def test_with_weight_0_the_ranking_is_that_of_the_towers(data: TrainingData, fitting: Fitting) -> None:
+def test_with_weight_0_the_ranking_is_that_of_the_towers(data: TrainingData, fitter: BaselineFitter) -> None:
     trainer = untrained(data)
     before = ranked(trainer)
-    assert not np.array_equal(ranked(_with_weight(trainer, fitting, 1.0)), before)
-    np.testing.assert_array_equal(ranked(_with_weight(trainer, fitting, 0.0)), before)
+    assert not np.array_equal(ranked(_with_weight(trainer, fitter, 1.0)), before)
+    np.testing.assert_array_equal(ranked(_with_weight(trainer, fitter, 0.0)), before)
 
 
 @pytest.mark.parametrize("weight", [0.5, 2.0])
 def test_scores_are_the_weighted_sum_of_both_in_units_of_their_deviation(
-    data: TrainingData, fitting: Fitting, weight: float
+    data: TrainingData, fitter: BaselineFitter, weight: float
 ) -> None:
     def scores(at: float) -> Any:
-        trainer = _with_weight(untrained(data), fitting, at)
+        trainer = _with_weight(untrained(data), fitter, at)
         queries = trainer.data.parts["validation"].by_query()[0]
         items = trainer.item_vectors()  # first, because it sets the radius
         return (trainer.query_vectors(queries) @ items.T).double()
 
     own, linear, mixed = scores(0.0), scores(math.inf), scores(weight)
-    trainer = _with_weight(untrained(data), fitting, weight)
+    trainer = _with_weight(untrained(data), fitter, weight)
     unit = own.std(dim=1).mean() / linear.std(dim=1).mean()
     torch.testing.assert_close(mixed, own + weight * unit * linear, atol=1e-4, rtol=1e-4)
     lengths = [
@@ -153,11 +153,11 @@ def test_scores_are_the_weighted_sum_of_both_in_units_of_their_deviation(
 def test_what_the_baselines_have_fitted_is_not_fitted_again(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitting = Fitting(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
-    assert mix(untrained(data), fitting) is not None
+    fitter = BaselineFitter(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
+    assert mix(untrained(data), fitter) is not None
     for module, name in ((collaborative, "ease"), (slist.Slist, "solve")):
         monkeypatch.setattr(module, name, None)  # is not called
-    baselines(fitting.experiment, data, Console(file=io.StringIO()), fitting)
+    baselines(fitter.experiment, data, Console(file=io.StringIO()), fitter)
 
 
 def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_the_scores_of_each(
@@ -165,8 +165,8 @@ def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_
 ) -> None:
     for module in (ease, slist):
         monkeypatch.setattr(module, "LARGEST", 15)
-    fitting = Fitting(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
-    models = mixture._models(fitting)
+    fitter = BaselineFitter(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
+    models = mixture._models(fitter)
     assert [(each.label, len(each.weights.rows)) for each in models] == [
         ("EASE", 15),
         ("SLIST", 15),
@@ -186,50 +186,50 @@ def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_
         found = (trainer.query_vectors(queries) @ items.T).numpy()
         np.testing.assert_allclose(found, model.weights.scores(data, queries, model.decay), atol=1e-3)
     for model in models:
-        assert [each.label for each in mixture._models(fitting, model.label)] == [model.label]
+        assert [each.label for each in mixture._models(fitter, model.label)] == [model.label]
 
 
 def test_where_the_towers_tell_no_items_apart_the_linear_model_ranks(
-    data: TrainingData, fitting: Fitting
+    data: TrainingData, fitter: BaselineFitter
 ) -> None:
     trainer = untrained(data)
     with torch.no_grad():
         for parameter in trainer.towers[1].parameters():
             if parameter.requires_grad:
                 parameter.zero_()
-    found = mix(trainer, fitting)
+    found = mix(trainer, fitter)
     assert found is not None
     assert 0 < found.weight < math.inf
     assert found.mixture == pytest.approx(found.linear)
 
 
-def test_towers_without_room_for_it_stay_as_they_are(data: TrainingData, fitting: Fitting) -> None:
+def test_towers_without_room_for_it_stay_as_they_are(data: TrainingData, fitter: BaselineFitter) -> None:
     trainer = untrained(data, linear=0)
-    assert mix(trainer, fitting) is None
+    assert mix(trainer, fitter) is None
 
 
 def test_where_no_linear_model_applies_the_towers_have_no_coordinates_for_it(
-    data: TrainingData, fitting: Fitting, monkeypatch: pytest.MonkeyPatch
+    data: TrainingData, fitter: BaselineFitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = untrained(data)
-    assert drop_useless_coordinates(trainer.towers, fitting.experiment, data) == ""
+    assert drop_useless_coordinates(trainer.towers, fitter.experiment, data) == ""
     before = ranked(trainer)
     never = [replace(each, applies=lambda *_: False) for each in (ease_recency.BASELINE, slist.BASELINE)]
     monkeypatch.setattr(mixture, "_BASELINES", never)
-    warning = drop_useless_coordinates(trainer.towers, fitting.experiment, data)
+    warning = drop_useless_coordinates(trainer.towers, fitter.experiment, data)
     assert "tower.linear" in warning
     assert "needs histories" in warning
-    assert mix(trainer, fitting) is None
+    assert mix(trainer, fitter) is None
     trainer.clear_cached_vectors()
     np.testing.assert_array_equal(ranked(trainer), before)
 
 
 def test_towers_that_are_better_alone_are_stored_without_coordinates_for_a_linear_model(
-    data: TrainingData, fitting: Fitting, tmp_path: Path
+    data: TrainingData, fitter: BaselineFitter, tmp_path: Path
 ) -> None:
     trainer, fresh = untrained(data), untrained(data)
     width = trainer.item_vectors().shape[1]
-    _with_weight(trainer, fitting, 0.0)
+    _with_weight(trainer, fitter, 0.0)
     assert trainer.item_vectors().shape[1] == width - ITEMS
     save_towers(tmp_path / "towers.pt", trainer.towers)
     load_towers(tmp_path / "towers.pt", fresh.towers)

@@ -30,7 +30,7 @@ from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, training_data_of
 from train.evaluation.baselines import baselines
 from train.evaluation.exact_search import encode
-from train.evaluation.ranking import Fitting, Tuning
+from train.evaluation.ranking import BaselineFitter, Tuning
 from train.metrics import mean, per_query
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import hashing_of
@@ -70,12 +70,12 @@ def test_baselines_keep_their_choices_and_learn_from_validation(
 ) -> None:
     experiment = experiment_with(training=TrainingConfig(selection="ndcg_at_10", refit=True))
     console = Console(file=io.StringIO())
-    fitting = Fitting(experiment, data)
-    before = baselines(experiment, data, console, fitting)
+    fitter = BaselineFitter(experiment, data)
+    before = baselines(experiment, data, console, fitter)
     both = data.with_validation()
     again = baselines(experiment, both, console)  # as the exporter fits them without the run's choices
     monkeypatch.setattr(Tuning, "quality", None)  # nothing is chosen again
-    after = baselines(experiment, both, console, Fitting(experiment, both, choices=fitting.choices))
+    after = baselines(experiment, both, console, BaselineFitter(experiment, both, choices=fitter.choices))
     assert {name: each.settings for name, each in before.items()} == {
         name: each.settings for name, each in after.items()
     }

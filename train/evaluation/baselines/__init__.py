@@ -28,7 +28,7 @@ from train.evaluation.baselines import (
     tfidf,
 )
 from train.evaluation.label_baselines import LABEL_BASELINES, labels_needed
-from train.evaluation.ranking import FittedBaseline, Fitting
+from train.evaluation.ranking import BaselineFitter, FittedBaseline
 from train.progress import PROGRESS, progress_bar
 
 # In the order of tables and plots.
@@ -69,12 +69,12 @@ def baselines(
     experiment: Experiment,
     data: TrainingData,
     console: Console = PROGRESS,
-    fitting: Fitting | None = None,
+    fitter: BaselineFitter | None = None,
 ) -> dict[str, FittedBaseline]:
     """Name -> ranking, of each baseline that applies and that `[baselines] run` does not leave out.
 
     Args:
-        fitting: of the same experiment and data; what was computed with it before is not computed again.
+        fitter: of the same experiment and data; what was computed with it before is not computed again.
     """
     chosen = [each for each in BASELINES if experiment.baselines.measures(each.name)]
     chosen = [each for each in chosen if each.applies(experiment, data)]
@@ -83,10 +83,10 @@ def baselines(
         return found
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("baselines", total=len(chosen), note="")
-        fitting = fitting or Fitting(experiment, data)
-        fitting.say = lambda text: progress.update(task, note=text)
+        fitter = fitter or BaselineFitter(experiment, data)
+        fitter.say = lambda text: progress.update(task, note=text)
         for each in chosen:
             progress.update(task, description=each.label, note="")
-            found[each.name] = each.fit(fitting)
+            found[each.name] = each.fit(fitter)
             progress.advance(task)
     return found

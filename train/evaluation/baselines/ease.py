@@ -12,8 +12,8 @@ import numpy as np
 from train.evaluation.ranking import (
     TUNED_ITEMS,
     Baseline,
+    BaselineFitter,
     FittedBaseline,
-    Fitting,
     Scorer,
     has_histories,
     rank_by,
@@ -27,13 +27,13 @@ STRENGTHS = tuple(float(f"{each:.2g}") for each in 300 * 3.0 ** np.arange(-8, 6)
 FINER = 3**0.5
 
 
-def strength(fitting: Fitting) -> float:
+def strength(fitter: BaselineFitter) -> float:
     """The lambda that is best on validation."""
-    return fitting.choose("lambda of EASE", float, _strength)
+    return fitter.choose("lambda of EASE", float, _strength)
 
 
-def _strength(fitting: Fitting) -> float:
-    tuning = fitting.tuning(TUNED_ITEMS)
+def _strength(fitter: BaselineFitter) -> float:
+    tuning = fitter.tuning(TUNED_ITEMS)
     gram = gram_matrix(interaction_matrix(tuning.data))
 
     def scorer(value: float) -> Scorer:
@@ -44,26 +44,26 @@ def _strength(fitting: Fitting) -> float:
     return tuning.best("lambda", near, scorer)
 
 
-def weights(fitting: Fitting) -> ItemWeights:
+def weights(fitter: BaselineFitter) -> ItemWeights:
     """EASE's weights over the items with most events."""
 
     def fit() -> ItemWeights:
-        chosen = strength(fitting)
-        data, rows = fitting.popular(LARGEST)
-        fitting.say(f"{len(rows):,} items, lambda {chosen}")
+        chosen = strength(fitter)
+        data, rows = fitter.popular(LARGEST)
+        fitter.say(f"{len(rows):,} items, lambda {chosen}")
         return ItemWeights(collaborative.ease(interaction_matrix(data), chosen), rows)
 
-    return fitting.once("weights of EASE", fit)
+    return fitter.once("weights of EASE", fit)
 
 
-def named(fitting: Fitting) -> dict[str, float]:
+def named(fitter: BaselineFitter) -> dict[str, float]:
     """What was chosen for the weights, by name, as a run logs it."""
-    return {"lambda": strength(fitting), **fitting.reach(LARGEST)}
+    return {"lambda": strength(fitter), **fitter.reach(LARGEST)}
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    ranked = rank_by(fitting.data, summed(fitting.data, weights(fitting)))
-    return FittedBaseline(ranked, named(fitting))
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    ranked = rank_by(fitter.data, summed(fitter.data, weights(fitter)))
+    return FittedBaseline(ranked, named(fitter))
 
 
 BASELINE = Baseline("ease", "EASE", has_histories, _fit, "histories")

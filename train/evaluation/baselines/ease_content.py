@@ -23,8 +23,8 @@ from train.evaluation.baselines import ease, ease_recency, ease_recent
 from train.evaluation.ranking import (
     DECAYS,
     Baseline,
+    BaselineFitter,
     FittedBaseline,
-    Fitting,
     Floats,
     Rows,
     Scorer,
@@ -114,13 +114,13 @@ class Cosines:
 class ContentScores:
     """The scores by some settings."""
 
-    def __init__(self, fitting: Fitting) -> None:
-        self._data, self._ease = fitting.data, ease_recency.weights(fitting)[0]
-        vectors = fitting.once("contents", lambda: content_vectors(fitting.experiment, fitting.data))
+    def __init__(self, fitter: BaselineFitter) -> None:
+        self._data, self._ease = fitter.data, ease_recency.weights(fitter)[0]
+        vectors = fitter.once("contents", lambda: content_vectors(fitter.experiment, fitter.data))
         self._cosines = Cosines(vectors[self._ease.rows])
         spread = torch.from_numpy(np.asarray(self._ease.values)).std(correction=0)  # NumPy copies the matrix
         self._unit = float(spread) / max(self._cosines.deviation(), 1e-12)
-        self._shares = RecentShares(fitting.data)
+        self._shares = RecentShares(fitter.data)
 
     def scorer(self, settings: ContentSettings) -> Scorer:
         """The scores of all items."""
@@ -136,18 +136,18 @@ class ContentScores:
         return ease_recent.scorer(score, self._shares, settings)
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    settings = fitting.choose("EASE and content", ContentSettings, _choose)
-    before = ease_recency.weights(fitting)[1]
-    named = ease.named(fitting) | vars(settings) | {"own": before.own, "days": settings.days or "all"}
-    return FittedBaseline(rank_by(fitting.data, ContentScores(fitting).scorer(settings)), named)
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    settings = fitter.choose("EASE and content", ContentSettings, _choose)
+    before = ease_recency.weights(fitter)[1]
+    named = ease.named(fitter) | vars(settings) | {"own": before.own, "days": settings.days or "all"}
+    return FittedBaseline(rank_by(fitter.data, ContentScores(fitter).scorer(settings)), named)
 
 
-def _choose(fitting: Fitting) -> ContentSettings:
-    tuning = fitting.tuning()  # over all items: those of a tuning with fewer have no contents
+def _choose(fitter: BaselineFitter) -> ContentSettings:
+    tuning = fitter.tuning()  # over all items: those of a tuning with fewer have no contents
     ranges = [("content", CONTENTS), ("days", WINDOWS), ("power", ease_recent.POWERS), ("decay", DECAYS)]
-    before = ease_recency.weights(fitting)[1]
-    return tuning.search(ContentSettings(before.decay), ranges, ContentScores(fitting).scorer)
+    before = ease_recency.weights(fitter)[1]
+    return tuning.search(ContentSettings(before.decay), ranges, ContentScores(fitter).scorer)
 
 
 BASELINE = Baseline(

@@ -10,8 +10,8 @@ from train.evaluation.baselines import ease
 from train.evaluation.ranking import (
     DECAYS,
     Baseline,
+    BaselineFitter,
     FittedBaseline,
-    Fitting,
     Scorer,
     has_histories,
     own_range,
@@ -35,14 +35,14 @@ class RecencySettings:
     own: float = 0.0
 
 
-def weights(fitting: Fitting) -> tuple[ItemWeights, RecencySettings]:
+def weights(fitter: BaselineFitter) -> tuple[ItemWeights, RecencySettings]:
     """The weights over the items with most events, and what was chosen for them."""
-    settings = fitting.choose("EASE, recency weights", RecencySettings, _choose)
-    return replace(ease.weights(fitting), own=settings.own), settings
+    settings = fitter.choose("EASE, recency weights", RecencySettings, _choose)
+    return replace(ease.weights(fitter), own=settings.own), settings
 
 
-def _choose(fitting: Fitting) -> RecencySettings:
-    tuning, found = fitting.tuning(), ease.weights(fitting)
+def _choose(fitter: BaselineFitter) -> RecencySettings:
+    tuning, found = fitter.tuning(), ease.weights(fitter)
 
     def scorer(settings: RecencySettings) -> Scorer:
         return summed(tuning.data, replace(found, own=settings.own), settings.decay)
@@ -51,10 +51,10 @@ def _choose(fitting: Fitting) -> RecencySettings:
     return tuning.search(RecencySettings(own=usual_own(tuning.data)), ranges, scorer)
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    found, settings = weights(fitting)
-    ranked = rank_by(fitting.data, summed(fitting.data, found, settings.decay))
-    return FittedBaseline(ranked, ease.named(fitting) | vars(settings))
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    found, settings = weights(fitter)
+    ranked = rank_by(fitter.data, summed(fitter.data, found, settings.decay))
+    return FittedBaseline(ranked, ease.named(fitter) | vars(settings))
 
 
 BASELINE = Baseline("ease_recency", "EASE, recency weights", has_histories, _fit, "histories")

@@ -14,8 +14,8 @@ from train.evaluation.baselines import ease, ease_recency
 from train.evaluation.ranking import (
     DECAYS,
     Baseline,
+    BaselineFitter,
     FittedBaseline,
-    Fitting,
     Floats,
     Rows,
     Scorer,
@@ -62,18 +62,18 @@ def scorer(score: Scorer, shares: RecentShares, settings: RecentSettings) -> Sco
     return product
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    settings = fitting.choose("EASE x recent popularity", RecentSettings, _choose)
-    weights, before = ease_recency.weights(fitting)
-    shares = RecentShares(fitting.data)
-    score = summed(fitting.data, weights, settings.decay)
-    ranked = rank_by(fitting.data, scorer(score, shares, settings))
-    named = ease.named(fitting) | {"decay": settings.decay, "own": before.own}
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    settings = fitter.choose("EASE x recent popularity", RecentSettings, _choose)
+    weights, before = ease_recency.weights(fitter)
+    shares = RecentShares(fitter.data)
+    score = summed(fitter.data, weights, settings.decay)
+    ranked = rank_by(fitter.data, scorer(score, shares, settings))
+    named = ease.named(fitter) | {"decay": settings.decay, "own": before.own}
     return FittedBaseline(ranked, named | {"days": settings.days or "all", "power": settings.power})
 
 
-def _choose(fitting: Fitting) -> RecentSettings:
-    tuning, (weights, before) = fitting.tuning(), ease_recency.weights(fitting)
+def _choose(fitter: BaselineFitter) -> RecentSettings:
+    tuning, (weights, before) = fitter.tuning(), ease_recency.weights(fitter)
     shares = RecentShares(tuning.data)
 
     def scored(settings: RecentSettings) -> Scorer:

@@ -10,8 +10,8 @@ import numpy as np
 from train.evaluation.ranking import (
     DECAYS,
     Baseline,
+    BaselineFitter,
     FittedBaseline,
-    Fitting,
     Scorer,
     has_histories,
     own_range,
@@ -39,24 +39,24 @@ class NeighbourSettings:
     own: float = 0.0
 
 
-def weights(fitting: Fitting) -> tuple[ItemWeights, NeighbourSettings]:
+def weights(fitter: BaselineFitter) -> tuple[ItemWeights, NeighbourSettings]:
     """The weights over all items, and what was chosen for them."""
-    settings = fitting.choose("item-kNN", NeighbourSettings, _choose)
+    settings = fitter.choose("item-kNN", NeighbourSettings, _choose)
 
     def fit() -> ItemWeights:
-        values = item_knn(interaction_matrix(fitting.data), settings.neighbours)
-        return ItemWeights(values, np.arange(fitting.data.item_count), settings.own)
+        values = item_knn(interaction_matrix(fitter.data), settings.neighbours)
+        return ItemWeights(values, np.arange(fitter.data.item_count), settings.own)
 
-    return fitting.once("weights of item-kNN", fit), settings
-
-
-def _fit(fitting: Fitting) -> FittedBaseline:
-    found, settings = weights(fitting)
-    return FittedBaseline(rank_by(fitting.data, summed(fitting.data, found, settings.decay)), vars(settings))
+    return fitter.once("weights of item-kNN", fit), settings
 
 
-def _choose(fitting: Fitting) -> NeighbourSettings:
-    tuning = fitting.tuning()
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    found, settings = weights(fitter)
+    return FittedBaseline(rank_by(fitter.data, summed(fitter.data, found, settings.decay)), vars(settings))
+
+
+def _choose(fitter: BaselineFitter) -> NeighbourSettings:
+    tuning = fitter.tuning()
     most = item_knn(interaction_matrix(tuning.data), NEIGHBOURS[-1]).T.tocsr()
 
     def scorer(settings: NeighbourSettings) -> Scorer:

@@ -10,8 +10,8 @@ from train.data.training_data import TrainingData
 from train.evaluation.ranking import (
     DECAYS,
     Baseline,
+    BaselineFitter,
     FittedBaseline,
-    Fitting,
     Floats,
     Rows,
     Scorer,
@@ -32,13 +32,13 @@ def _scorer(data: TrainingData, decay: float) -> Scorer:
     return score
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    decay = fitting.choose("decay of personal frequency", float, _choose)
-    return FittedBaseline(rank_by(fitting.data, _scorer(fitting.data, decay)), {"decay": decay})
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    decay = fitter.choose("decay of personal frequency", float, _choose)
+    return FittedBaseline(rank_by(fitter.data, _scorer(fitter.data, decay)), {"decay": decay})
 
 
-def _choose(fitting: Fitting) -> float:
-    tuning = fitting.tuning()
+def _choose(fitter: BaselineFitter) -> float:
+    tuning = fitter.tuning()
     return tuning.climb("decay", DECAYS, 0.9, lambda decay: _scorer(tuning.data, decay))
 
 

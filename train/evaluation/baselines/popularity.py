@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, has_histories, rank_by_scores
+from train.evaluation.ranking import Baseline, BaselineFitter, FittedBaseline, has_histories, rank_by_scores
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    data = fitting.data
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    data = fitter.data
     return FittedBaseline(rank_by_scores(data, data.counts().astype(np.float32)))
 
 

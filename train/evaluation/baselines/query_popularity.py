@@ -12,7 +12,7 @@ from train.config import Experiment
 from train.data.training_data import TrainingData
 from train.evaluation.lexical_choice import fitted, has_texts
 from train.evaluation.query_groups import repeated_share
-from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
+from train.evaluation.ranking import Baseline, BaselineFitter, FittedBaseline
 
 
 def _has_known_queries(experiment: Experiment, data: TrainingData) -> bool:
@@ -23,8 +23,8 @@ def _has_known_queries(experiment: Experiment, data: TrainingData) -> bool:
     return any(repeated_share(before, part) for part in ("validation", "test"))
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    data = fitting.data
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    data = fitter.data
     words = data.query_words
     assert words is not None
     pairs = data.parts["train"].positive()
@@ -35,7 +35,7 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     clicks.eliminate_zeros()
     # Weights need not be whole numbers; their ranks are, and have the same order.
     clicks.data = np.unique(clicks.data, return_inverse=True)[1] + 1.0
-    bm25 = fitted(fitting, "bm25", cut=True)
+    bm25 = fitted(fitter, "bm25", cut=True)
     return FittedBaseline(lambda rows: bm25.rank(rows, clicks[words[rows]]))
 
 

@@ -2,7 +2,15 @@
 
 from train.data.recency import WHOLE, WINDOWS, Floats, RecentShares
 from train.data.training_data import TrainingData
-from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, Rows, Scorer, has_times, rank_by
+from train.evaluation.ranking import (
+    Baseline,
+    BaselineFitter,
+    FittedBaseline,
+    Rows,
+    Scorer,
+    has_times,
+    rank_by,
+)
 
 USUAL = 30.0  # days
 _REMAINDER = 1e-3  # weight of the share of all that went before
@@ -18,13 +26,13 @@ def _scorer(data: TrainingData, days: float) -> Scorer:
     return score
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    days = fitting.choose("days of recent popularity", float, _choose)
-    return FittedBaseline(rank_by(fitting.data, _scorer(fitting.data, days)), {"days": days or "all"})
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    days = fitter.choose("days of recent popularity", float, _choose)
+    return FittedBaseline(rank_by(fitter.data, _scorer(fitter.data, days)), {"days": days or "all"})
 
 
-def _choose(fitting: Fitting) -> float:
-    tuning = fitting.tuning()
+def _choose(fitter: BaselineFitter) -> float:
+    tuning = fitter.tuning()
     nearest = sorted(WINDOWS, key=lambda days: abs(WINDOWS.index(days) - WINDOWS.index(USUAL)))
     return tuning.best("days", nearest, lambda days: _scorer(tuning.data, days))
 

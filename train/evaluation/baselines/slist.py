@@ -26,8 +26,8 @@ from train.evaluation.ranking import (
     DECAYS,
     TUNED_ITEMS,
     Baseline,
+    BaselineFitter,
     FittedBaseline,
-    Fitting,
     Floats,
     Rows,
     Scorer,
@@ -160,33 +160,33 @@ def _chosen_borders(pairs: Pairs, step: Rows, has_border: npt.NDArray[np.bool_])
     return np.sort(order[-LARGEST_TRANSITIONS:])
 
 
-def weights(fitting: Fitting) -> tuple[ItemWeights, SlistSettings]:
+def weights(fitter: BaselineFitter) -> tuple[ItemWeights, SlistSettings]:
     """SLIST's weights over the items with most events, and what was chosen for them."""
 
     def fit() -> tuple[ItemWeights, SlistSettings]:
-        settings = fitting.choose("SLIST", SlistSettings, _choose)
-        data, rows = fitting.popular(LARGEST)
-        fitting.say(f"{len(rows):,} items")
+        settings = fitter.choose("SLIST", SlistSettings, _choose)
+        data, rows = fitter.popular(LARGEST)
+        fitter.say(f"{len(rows):,} items")
         inverse, target = Slist(data).solve(settings)
         return ItemWeights((inverse @ target).numpy(), rows), settings
 
-    return fitting.once("weights of SLIST", fit)
+    return fitter.once("weights of SLIST", fit)
 
 
-def _fit(fitting: Fitting) -> FittedBaseline:
-    found, settings = weights(fitting)
-    scorer = summed(fitting.data, found, settings.decay)
-    return FittedBaseline(rank_by(fitting.data, scorer), named(fitting, settings))
+def _fit(fitter: BaselineFitter) -> FittedBaseline:
+    found, settings = weights(fitter)
+    scorer = summed(fitter.data, found, settings.decay)
+    return FittedBaseline(rank_by(fitter.data, scorer), named(fitter, settings))
 
 
-def named(fitting: Fitting, settings: SlistSettings) -> dict[str, float]:
+def named(fitter: BaselineFitter, settings: SlistSettings) -> dict[str, float]:
     """What was chosen, by name, as a run logs it."""
     chosen = {name: getattr(settings, name) for name in ("alpha", "tau", "decay")}
-    return {"lambda": settings.strength, **chosen, **fitting.reach(LARGEST)}
+    return {"lambda": settings.strength, **chosen, **fitter.reach(LARGEST)}
 
 
-def _choose(fitting: Fitting) -> SlistSettings:
-    tuning = fitting.tuning(TUNED_ITEMS)
+def _choose(fitter: BaselineFitter) -> SlistSettings:
+    tuning = fitter.tuning(TUNED_ITEMS)
     ranges = [("decay", DECAYS), ("tau", TAUS), ("alpha", ALPHAS), ("strength", STRENGTHS)]
     return tuning.search(SlistSettings(), ranges, Slist(tuning.data).scorer)
 
