@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import SCALES, VECTORS, Precision, whole_file
+from protos.bundle import SCALES, VECTORS, Manifest, Precision, whole_file
 from protos.files.npy_file import map_array
 
 Vectors = npt.NDArray[np.float32]
@@ -151,6 +151,12 @@ def read_vectors(
         else:
             _restore(stored[rows], scales[rows], has_padding_dim, found[rows])
     return found
+
+
+def vectors_of(folder: Path, manifest: Manifest) -> Vectors:
+    """The vectors (N, D) of a verified bundle as float32; errors as of `read_vectors`."""
+    stored = manifest.precision.vectors, manifest.count, manifest.dimension
+    return read_vectors(folder, *stored, manifest.score.has_padding_dim)
 
 
 def check_lengths(vectors: Vectors, has_padding_dim: bool = False) -> None:

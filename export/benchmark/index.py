@@ -12,7 +12,7 @@ from export.latency.estimate import percentile, ratio
 from protos.bundle import IndexParameters
 from protos.system.cores import thread_count
 from protos.system.timing import in_rounds
-from protos.vectors import read_vectors
+from protos.vectors import vectors_of
 from train.progress import PROGRESS
 
 BUILDS = ("build_s", "build_bare_s")
@@ -27,8 +27,7 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     """Build the index and plain hnswlib in turn; returns the part of the report, and adds the figures."""
     config, manifest = bundle.experiment.bench, bundle.manifest
     threads = thread_count(bundle.experiment.index.threads)
-    stored = manifest.precision.vectors, manifest.count, manifest.dimension
-    mapped = read_vectors(bundle.folder, *stored, manifest.score.has_padding_dim)
+    mapped = vectors_of(bundle.folder, manifest)
     drawn = np.random.default_rng(config.seed).permutation(len(mapped))[: config.build_items]
     vectors = np.ascontiguousarray(mapped[np.sort(drawn)], np.float32)  # in memory
     builds: dict[str, Callable[[], object]] = {

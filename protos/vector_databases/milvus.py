@@ -37,7 +37,7 @@ from protos.bundle import ITEMS, MANIFEST, IndexParameters, Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, ConfigError, DataError, PackageMissing, Unavailable
 from protos.filters import StringColumn, column_values, read_filters
-from protos.vectors import read_vectors
+from protos.vectors import vectors_of
 
 URI, TOKEN, DATABASE = "TWINSPIRE_MILVUS_URI", "TWINSPIRE_MILVUS_TOKEN", "TWINSPIRE_MILVUS_DATABASE"
 PREFIX = "twinspire_"
@@ -323,8 +323,7 @@ def write_collection(client: Any, folder: Path, manifest: Manifest) -> str:
         for row, item_id in enumerate(ids):
             if len(item_id.encode()) > MAX_BYTES:
                 raise DataError(f"items, row {row}: expected an id of at most {MAX_BYTES} bytes for Milvus")
-        stored = manifest.precision.vectors, manifest.count, manifest.dimension
-        vectors = read_vectors(folder, *stored, manifest.score.has_padding_dim)
+        vectors = vectors_of(folder, manifest)
         with draft(client, manifest.bundle_version) as made:
             with server_errors():
                 padded, fields = manifest.score.has_padding_dim, CollectionFields.of(folder, manifest)
@@ -441,9 +440,7 @@ def check_collection(client: Any, name: str, folder: Path, manifest: Manifest) -
         found = client.query(
             name, filter=f"{ID} in {sample.tolist()}", output_fields=[ID, VECTOR, ITEM_ID], **strong
         )
-    stored = manifest.precision.vectors, manifest.count, manifest.dimension
-    vectors = read_vectors(folder, *stored, manifest.score.has_padding_dim)
-    expected = searched_vectors(vectors[sample], manifest.score.has_padding_dim)
+    expected = searched_vectors(vectors_of(folder, manifest)[sample], manifest.score.has_padding_dim)
     ids = parse_json((folder / ITEMS).read_bytes())["ids"]
     held = {int(each[ID]): each for each in found}
     for row, vector in zip(sample.tolist(), expected, strict=True):

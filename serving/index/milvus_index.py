@@ -21,7 +21,7 @@ import numpy as np
 from protos.bundle import Manifest
 from protos.errors import Unavailable
 from protos.vector_databases.milvus import CONNECT_SECONDS, MAX_K, import_client
-from protos.vectors import read_vectors
+from protos.vectors import vectors_of
 from serving.filters.passing_rows import PassingRows
 from serving.index import remote_search
 from serving.index.milvus_collection import MilvusCollection, check, check_apart
@@ -55,9 +55,7 @@ class MilvusIndex(ExactIndex):
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._count, self._has_padding_dim = manifest.count, manifest.score.has_padding_dim
-        self._vectors = read_vectors(
-            folder, manifest.precision.vectors, manifest.count, manifest.dimension, self._has_padding_dim
-        )
+        self._vectors = vectors_of(folder, manifest)
         self._local = threading.local()
         self._scan = None
         self._filters = manifest.filters

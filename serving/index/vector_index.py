@@ -16,7 +16,7 @@ import numpy.typing as npt
 from protos.bundle import Manifest, Score
 from protos.errors import BundleTooNew, PackageMissing
 from protos.search import BLOCK, exact_search, top_k
-from protos.vectors import read_vectors
+from protos.vectors import vectors_of
 from serving.index.int8_scan import Int8Scan
 
 Vectors = npt.NDArray[np.float32]
@@ -133,12 +133,10 @@ class ExactIndex(VectorIndex):
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._count, dimension = manifest.count, manifest.dimension
+        self._count = manifest.count
         # Vectors have unit length. Where scores are not cosines, the last coordinate only pads to it.
         self._has_padding_dim = manifest.score.has_padding_dim
-        self._vectors = read_vectors(
-            folder, manifest.precision.vectors, self._count, dimension, self._has_padding_dim
-        )
+        self._vectors = vectors_of(folder, manifest)
         self._local = threading.local()
         self._scan: Int8Scan | None = None  # without the padding coordinate
         if manifest.filters:
