@@ -26,7 +26,7 @@ from protos.features import (
 from train.data.training_data import TrainingData
 from train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
 from train.models.encoders import HashedTextEncoder, NumberEncoder
-from train.models.placement import WITHOUT_SOLVERS, to_device_of, to_solver_of
+from train.models.placement import has_solvers, to_device_of, to_solver_of
 from train.models.prepared_inputs import PreparedInputs
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.models.towers import Tower
@@ -125,7 +125,7 @@ def _singular_vectors(
     ]
     matrix = normalize(scipy.sparse.vstack(blocks, format="csr"))
     kept = min(count, *matrix.shape)
-    if table.is_cpu or table.device.type in WITHOUT_SOLVERS:
+    if table.is_cpu or not has_solvers(table):
         _, _, right = randomized_svd(matrix, kept, n_iter=3, random_state=seed)
         found = torch.from_numpy(np.ascontiguousarray(right.T))
     else:

@@ -43,9 +43,14 @@ def to_device_of_module(value: T, module: nn.Module) -> T:
     return moved(value, lambda each: each.to(device))
 
 
+def has_solvers(tensor: Tensor) -> bool:
+    """Whether a matrix can be decomposed on the device of a tensor."""
+    return tensor.device.type not in WITHOUT_SOLVERS
+
+
 def to_solver_of(values: Tensor, tensor: Tensor) -> Tensor:
     """A tensor on the device of another one, in main memory where that has no solvers."""
-    return values if tensor.device.type in WITHOUT_SOLVERS else to_device_of(values, tensor)
+    return to_device_of(values, tensor) if has_solvers(tensor) else values
 
 
 def _moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
