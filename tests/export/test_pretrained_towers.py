@@ -31,12 +31,12 @@ from tests.helpers.pretrained import (
     texts_of_many_scripts,
     write_experiment,
 )
+from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.cataloguing import catalogue_service, first
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
 from tests.helpers.waiting import wait_until
-from tests.load.scores import Hits, difference
 from train.models.prepared_inputs import TokenizedTexts
 from train.paths import ROOT
 from train.training.run import choices_of

@@ -16,8 +16,8 @@ from serving.client import RetrievalClient
 from serving.retrieval.answer import Answer
 from serving.retrieval.query import Query, example_query
 from tests.helpers.answers import hits_of
+from tests.helpers.scores import difference
 from tests.helpers.stdlib import Made
-from tests.load.scores import difference
 from train.data.training_data import TrainingData, training_data_of
 from train.metrics import mean, per_query
 

@@ -7,7 +7,7 @@ with the same number of threads.
 from collections.abc import Iterable
 from typing import Any
 
-from tests.load.scores import Hits, difference
+from tests.helpers.scores import Hits, difference
 
 
 def hits_of(answer: Any) -> Hits:

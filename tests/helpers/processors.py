@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from tests.helpers import tables
+from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.answering import Answers
-from tests.load.scores import Hits, difference
 
 ROOT = Path(__file__).parents[2]
 HASWELL = "OpenBLAS for Haswell, 2 threads"

@@ -23,12 +23,12 @@ from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.errors import Unavailable
 from protos.system.timing import p99_remark
+from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.http2 import PREFIX_BYTES, Call, Connection, ConnectionPool, Status
 from tests.load import report
 from tests.load.load import Clients, Requests, Tick, percentile
 from tests.load.plan import Target
 from tests.load.report import Report, Table, number, rounded
-from tests.load.scores import Hits, difference
 from tests.load.services import Service
 from tests.load.workload import hits_of
 

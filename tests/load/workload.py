@@ -15,10 +15,10 @@ from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.wire.converters import fusion_to_wire, query_to_wire
+from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.http2 import PREFIX_BYTES, message
 from tests.load.http1 import HttpPool
 from tests.load.load import Requests
-from tests.load.scores import Hits, difference
 
 SERVICE = "/retrieval.v1.Retrieval/"
 BATCH = 64

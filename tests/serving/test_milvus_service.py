@@ -26,12 +26,12 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import hits_of
 from tests.helpers.milvus import RunningMilvus, milvus_server, needs_server, publish
+from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.cataloguing import catalogue_service, item
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from tests.helpers.waiting import wait_until
-from tests.load.scores import Hits, difference
 from train.paths import ROOT
 
 pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.timeout(300)]

@@ -14,7 +14,7 @@ import threadpoolctl  # type: ignore[import-untyped]
 from serving.benchmark import query_generator
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import hits_of
-from tests.load.scores import Hits
+from tests.helpers.scores import Hits
 
 QUERIES = 33
 BATCHES = (1, 2, 7, 33)

@@ -16,7 +16,7 @@ from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.server import RetrievalServer
 from serving.service_status import ServiceStatus
 from serving.shared_state import NEXT, TARGET, SharedState
-from tests.load.scores import Hits
+from tests.helpers.scores import Hits
 
 WORKER = "worker 0"
 

@@ -21,13 +21,13 @@ from serving.benchmark import query_generator
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from tests.helpers.scores import Hits, difference
 from tests.load import alias, measure_swap
 from tests.load.cli.steps import result_or_failure
 from tests.load.load import Requests
 from tests.load.measure_swap import WARM_UP, Schedule, SwapClients, Versions, expecting
 from tests.load.plan import missed
 from tests.load.report import machine_text, progress
-from tests.load.scores import Hits, difference
 from tests.load.services import Service
 from tests.load.workload import Workload, expected_answers
 

@@ -23,11 +23,11 @@ from serving.retrieval.answer import FusionMode
 from serving.retrieval.encoder import Encoder
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from tests.helpers.scores import Hits
 from tests.load import alias, measure_swap
 from tests.load.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from tests.load.load import Say
 from tests.load.measure_swap import Schedule, SwapClients, Versions
-from tests.load.scores import Hits
 from tests.load.workload import Workload
 
 K = 10

@@ -13,7 +13,7 @@ from serving.__main__ import main
 from serving.client import RetrievalClient, answer_files
 from serving.client.batch import search_file
 from serving.server import RetrievalServer
-from tests.load.scores import difference
+from tests.helpers.scores import difference
 
 Capture = pytest.CaptureFixture[str]
 

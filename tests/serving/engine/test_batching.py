@@ -15,9 +15,9 @@ from serving.fair_queue import Client
 from serving.retrieval.answer import Timing
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, SearchResult
 from serving.retrieval.retriever import Retriever
+from tests.helpers.scores import Hits, difference
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
-from tests.load.scores import Hits, difference
 
 
 class Told:

@@ -34,9 +34,9 @@ from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.retrieval.retriever import Retriever
 from serving.segments.built import BuiltSegment
 from tests.helpers.answers import hits_of
+from tests.helpers.scores import difference
 from tests.helpers.serving.reacting import reacting, soon
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
-from tests.load.scores import difference
 
 NAMES = item_names(300)
 SOME = NAMES[:100]  # calls at once

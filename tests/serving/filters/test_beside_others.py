@@ -19,6 +19,7 @@ from serving.wire.filter_converters import filter_to_wire
 from tests.helpers.answers import hits_of
 from tests.helpers.filter_oracle import passes
 from tests.helpers.ports import held_port
+from tests.helpers.scores import difference
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.serving.scraping import Scrape
 from tests.helpers.serving.shadowing import Champion, Scene, asked
@@ -32,7 +33,6 @@ from tests.helpers.tiny import (
     watched_bundle,
 )
 from tests.helpers.tiny_towers import TinyTower
-from tests.load.scores import difference
 
 ITEMS = 300
 VALUES = dict(zip(item_ids(ITEMS), filter_values(ITEMS), strict=True))

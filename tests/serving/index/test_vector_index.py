@@ -21,9 +21,9 @@ from serving.index import vector_index
 from serving.index.hnsw_index import HnswIndex
 from serving.index.vector_index import ExactIndex, VectorIndex, open_index
 from tests.helpers.milvus import needs_lite, needs_server, publish
+from tests.helpers.scores import difference
 from tests.helpers.tiny import build_index, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
-from tests.load.scores import difference
 
 COUNT, DIMENSION = 2000, 16
 Vectors = npt.NDArray[np.float32]

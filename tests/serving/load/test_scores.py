@@ -7,9 +7,9 @@ import pytest
 
 from protos.bundle import Precisions
 from protos.scores import SCORE_TOLERANCE
+from tests.helpers.scores import Hits, difference, is_bounded
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
-from tests.load.scores import Hits, difference, is_bounded
 
 CLOSE, FAR = 0.9 * SCORE_TOLERANCE, 1.1 * SCORE_TOLERANCE
 EXPECTED: Hits = [("a", 0.9), ("b", 0.5), ("c", 0.5 - CLOSE), ("d", 0.1)]

@@ -20,6 +20,7 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.wire.converters import RequestLimits
+from tests.helpers.scores import Hits, difference
 from tests.helpers.serving import http2
 from tests.helpers.serving.http2 import ConnectionPool
 from tests.helpers.serving.shown import shown
@@ -28,7 +29,6 @@ from tests.load import measure_swap
 from tests.load.cli.swaptest import pair
 from tests.load.measure_swap import MIXED, Swap, SwapClients, SwapRun, Versions, expecting
 from tests.load.plan import missed
-from tests.load.scores import Hits, difference
 from tests.load.workload import Workload, expected_answers
 from tests.serving.cli.test_commands import Capture
 from tests.serving.conftest import ROOT

@@ -18,8 +18,8 @@ from serving.segments import shared_catalogue
 from serving.segments.shared_catalogue import MappedCatalogue
 from serving.server import RetrievalServer
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
+from tests.helpers.scores import difference
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
-from tests.load.scores import difference
 
 ITEMS = 300
 NAMES = item_names(ITEMS)

@@ -20,9 +20,9 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import differences, hits_of
 from tests.helpers.milvus import needs_lite, publish
+from tests.helpers.scores import difference
 from tests.helpers.serving.reacting import reacting, soon
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle, watched_bundle
-from tests.load.scores import difference
 
 EXACT = IndexParameters("ip", 16, 100, 64, exact=True)
 FLAT = IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})

@@ -15,9 +15,9 @@ from serving.retrieval.answer import Answer
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import hits_of
+from tests.helpers.scores import difference
 from tests.helpers.tiny import item_ids, item_names, tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, TEXT, TinyTower
-from tests.load.scores import difference
 
 
 def ids(answer: Answer) -> list[str]:

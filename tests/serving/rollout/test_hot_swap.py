@@ -21,11 +21,11 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.shared_state import NEXT
 from tests.helpers.answers import hits_of
+from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.reacting import soon
 from tests.helpers.serving.scraping import Scrape
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import item_names, tiny_bundle
-from tests.load.scores import Hits, difference
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ tolerance of this size holds for them.
 
 from collections.abc import Sequence
 
-from protos.bundle import Manifest
 from protos.scores import SCORE_TOLERANCE
 
 Hits = Sequence[tuple[str, float]]  # item ids and scores, best first
@@ -53,8 +52,3 @@ def difference(expected: Hits, found: Hits, tolerance: float = SCORE_TOLERANCE) 
         if item not in seen and not score - last <= 2 * bound:
             return f"{item} with score {score:.7g} is missing"
     return ""
-
-
-def is_bounded(manifest: Manifest) -> bool:
-    """Whether `SCORE_TOLERANCE` holds for the scores of a bundle."""
-    return manifest.precision.query not in ("int8_dynamic", "int8_static")
