@@ -1,4 +1,4 @@
-"""Answers compared up to rounding: `tests/load/scores.py` says what has to be equal.
+"""Answers compared up to rounding: `tests/helpers/scores.py` says what has to be equal.
 
 Tests use `==` on scores and vectors only where equal bits are promised: the same batch, in the same process,
 with the same number of threads.

@@ -4,7 +4,7 @@ The window of a swap reaches from moving the alias until every worker serves the
 of each client is from it, and `Info` reports no version that waits to be served.
 
 An answer is right where its ids and scores are those that the bundle of its `bundle_version` gives in this
-process, compared as `tests/load/scores.py` says.
+process, compared as `tests/helpers/scores.py` says.
 """
 
 import statistics

@@ -30,7 +30,7 @@ class Workload:
     Args:
         queries: to send.
         k: items in an answer.
-        expected: the answer to each query, compared as `tests/load/scores.py` says; None compares nothing.
+        expected: the answer to each query, compared as `tests/helpers/scores.py` says; None compares nothing.
         fusion: which scores rank; DENSE where a server beside it knows vectors alone.
     """
 

@@ -1,15 +1,11 @@
 """Which differences between two answers are rounding, and which are reported."""
 
 import math
-from dataclasses import replace
 
 import pytest
 
-from protos.bundle import Precisions
 from protos.scores import SCORE_TOLERANCE
-from tests.helpers.scores import Hits, difference, is_bounded
-from tests.helpers.tiny import tiny_manifest
-from tests.helpers.tiny_towers import TinyTower
+from tests.helpers.scores import Hits, difference
 
 CLOSE, FAR = 0.9 * SCORE_TOLERANCE, 1.1 * SCORE_TOLERANCE
 EXPECTED: Hits = [("a", 0.9), ("b", 0.5), ("c", 0.5 - CLOSE), ("d", 0.1)]
@@ -76,13 +72,3 @@ def test_the_tolerance_grows_with_scores_above_1() -> None:
 
 def test_two_empty_answers_are_the_same() -> None:
     assert difference([], []) == ""
-
-
-@pytest.mark.parametrize(
-    ("variant", "bounded"),
-    [("fp32", True), ("fp16_tables", True), ("int8_tables", True), ("int8_dynamic", False)],
-)
-def test_scores_have_a_bound_if_the_query_tower_computes_in_float32(variant: str, bounded: bool) -> None:
-    manifest = tiny_manifest(20, TinyTower())
-    precision = Precisions(query=variant)  # type: ignore[arg-type]
-    assert is_bounded(replace(manifest, precision=precision)) is bounded
