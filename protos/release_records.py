@@ -1,7 +1,7 @@
 """Records of releases: what `export` writes into MLflow for each promotion, refusal and rollback.
 
 Each record is the JSON in the tag `RECORD_TAG` of an MLflow run, whose tag `STAGE` is `RELEASE`. See
-`export/release/audit_log.py` for how records are chained; a service shows the newest of them.
+`export/release/audit_log.py` for how records are chained.
 """
 
 from collections.abc import Sequence

@@ -59,11 +59,6 @@ class RetrievalStub:
                 request_serializer=protos_dot_retrieval__pb2.InfoRequest.SerializeToString,
                 response_deserializer=protos_dot_retrieval__pb2.InfoResponse.FromString,
                 _registered_method=True)
-        self.Releases = channel.unary_unary(
-                '/retrieval.v1.Retrieval/Releases',
-                request_serializer=protos_dot_retrieval__pb2.ReleasesRequest.SerializeToString,
-                response_deserializer=protos_dot_retrieval__pb2.ReleasesResponse.FromString,
-                _registered_method=True)
         self.Score = channel.unary_unary(
                 '/retrieval.v1.Retrieval/Score',
                 request_serializer=protos_dot_retrieval__pb2.ScoreRequest.SerializeToString,
@@ -109,13 +104,6 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Releases(self, request, context):
-        """How what is served became the champion: gates, promotions and rollbacks, as the registry has them.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def Score(self, request, context):
         """The towers' scores of given items for given queries, exact, without a search.
         """
@@ -150,11 +138,6 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.Info,
                     request_deserializer=protos_dot_retrieval__pb2.InfoRequest.FromString,
                     response_serializer=protos_dot_retrieval__pb2.InfoResponse.SerializeToString,
-            ),
-            'Releases': grpc.unary_unary_rpc_method_handler(
-                    servicer.Releases,
-                    request_deserializer=protos_dot_retrieval__pb2.ReleasesRequest.FromString,
-                    response_serializer=protos_dot_retrieval__pb2.ReleasesResponse.SerializeToString,
             ),
             'Score': grpc.unary_unary_rpc_method_handler(
                     servicer.Score,
@@ -297,33 +280,6 @@ class Retrieval:
             '/retrieval.v1.Retrieval/Info',
             protos_dot_retrieval__pb2.InfoRequest.SerializeToString,
             protos_dot_retrieval__pb2.InfoResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Releases(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/retrieval.v1.Retrieval/Releases',
-            protos_dot_retrieval__pb2.ReleasesRequest.SerializeToString,
-            protos_dot_retrieval__pb2.ReleasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,7 +15,6 @@ from typing import Any
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from protos import retrieval_pb2 as wire
 from serving.address import join
 from serving.api import catalogue_service, open_inference
 from serving.api.catalogue_service import CatalogueServicer
@@ -66,7 +65,6 @@ class RetrievalServer:
         slot: of this worker in `metrics`.
         share_port: whether other workers listen on the same port.
         status: gives the fields of `Info` that describe the bundles of the service.
-        releases: gives the answer to `Releases`; by default one without records, since no alias is followed.
         catalogue: connection to the catalogue's process, already started, if the service takes writes.
         shared_state: has the entry `CATALOGUE` of that process.
         front: accepts the calls; one for gRPC by default.
@@ -89,7 +87,6 @@ class RetrievalServer:
         tracing: Tracing | None = None,
         share_port: bool = False,
         status: Callable[[], dict[str, Any]] = dict,
-        releases: Callable[[], wire.ReleasesResponse] | None = None,
         catalogue: CatalogueClient | None = None,
         shared_state: SharedState | None = None,
         front: Front | None = None,
@@ -119,7 +116,6 @@ class RetrievalServer:
             access.rate,
             state,
             sink,
-            releases,
             None if shared_state is None else lambda: int(shared_state.read(CATALOGUE)["sequence"]),
         )
         self._metrics.shows([bundle.version])

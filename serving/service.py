@@ -52,7 +52,6 @@ from serving.shared_state import (
     CATALOGUE,
     FOLLOWING,
     NEXT,
-    RELEASES,
     SHADOW,
     SHADOW_TARGET,
     TARGET,
@@ -193,7 +192,7 @@ class _Service:
             self._shared_bundle.manifest if self._shared_bundle else bundle.read_manifest(config.folder)
         )
         self.shared = SharedMetrics.create(config.workers)
-        entries = [TARGET, NEXT, FOLLOWING, RELEASES, SHADOW_TARGET, SHADOW, ACCESS]
+        entries = [TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS]
         if config.catalogue:
             entries.append(CATALOGUE)
         self.shared_state = SharedState.create((*entries, *map(worker_name, range(config.workers))))
@@ -320,7 +319,6 @@ class _Service:
             tracing,
             share_port=True,
             status=self._status.state,
-            releases=self._status.releases,
             catalogue=catalogue,
             shared_state=self.shared_state,
         )

@@ -1,4 +1,4 @@
-"""The state of a service for `Info` and `Releases`, and the metrics that are computed at a scrape.
+"""The state of a service for `Info`, and the metrics that are computed at a scrape.
 
 The values come from the processes' entries in shared memory, and from the workers' rows of metrics.
 """
@@ -21,7 +21,7 @@ from serving.rollout.target import Target
 from serving.security.certificate_expiry import DAY
 from serving.shadow.channel import ShadowChannel
 from serving.shadow.report import shadow_readings, shadow_state
-from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, RELEASES, SHADOW, TARGET, SharedState
+from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, SHADOW, TARGET, SharedState
 
 # Name of a process -> name of its entry in shared memory, which holds the process id.
 PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW, "catalogue": CATALOGUE}
@@ -75,7 +75,6 @@ class ServiceStatus:
         self._shared = shared
         self._channel = channel
         self._facts: BundleFacts | None = None  # of the champion at the last scrape
-        self._releases: tuple[Any, wire.ReleasesResponse] | None = None  # and the key of its inputs
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` in `Info` that describe bundles."""
@@ -88,15 +87,6 @@ class ServiceStatus:
             "shadow": self._shadow(),
             "catalogue": self._catalogue(),
         }
-
-    def releases(self) -> wire.ReleasesResponse:
-        """The promotion of the champion and the model's release records, as the follower read them last."""
-        state = self._shared_state
-        versions = tuple(map(state.version, (TARGET, RELEASES)))
-        model = state.read(FOLLOWING).get("model", "")
-        if self._releases is None or self._releases[0] != (versions, model):
-            self._releases = (versions, model), self._read_releases(model)
-        return self._releases[1]
 
     def metrics(self) -> Iterator[Reading]:
         """The metrics with `Source.SCRAPE`, except those of processes."""
@@ -144,21 +134,6 @@ class ServiceStatus:
             except (BundleError, OSError):
                 return None
         return self._facts
-
-    def _read_releases(self, model: str) -> wire.ReleasesResponse:
-        champion = Target.of(self._shared_state.read(TARGET)).champion
-        known = self._shared_state.read(RELEASES)
-        is_current = known.get("version") == champion.model_version
-        promotion = known.get("promotion") if is_current else None
-        return wire.ReleasesResponse(
-            model=model,
-            model_version=champion.model_version,
-            bundle_version=champion.bundle_version,
-            promotion=wire.ReleaseRecord(**promotion) if promotion else None,
-            records=[wire.ReleaseRecord(**each) for each in known.get("records", ())],
-            read_at=known.get("read_at", 0.0) if is_current else 0.0,  # 0: not read for this version yet
-            last_error=known.get("last_error", ""),
-        )
 
     def _shadow(self) -> wire.Shadow | None:
         if self._channel is None:

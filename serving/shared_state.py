@@ -14,7 +14,6 @@ import json
 import mmap
 import struct
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 # Names of entries, with the process that writes each. A worker's own entry is named by `worker_name`.
@@ -24,12 +23,11 @@ FOLLOWING = "following"  # follower: how it follows its aliases
 SHADOW_TARGET = "shadow target"  # follower: the bundle that the shadow has to load
 SHADOW = "shadow"  # shadow: what it has compared
 ACCESS = "access"  # supervisor: the state of certificate and token files
-RELEASES = "releases"  # follower: promotions and rollbacks of the model
 CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live items, and what was encoded
 WORKER = "worker "  # prefix of the names of workers' entries
 
 PAGE = 16 << 10  # bytes
-PAGES = {RELEASES: 256 << 10}  # bytes of the pages of entries that need more than `PAGE`
+SLOT = 8 + 2 * PAGE  # bytes of an entry: its version number and two pages
 HEAD = struct.Struct("<Q")  # at the start of a page: the length of its content
 
 
@@ -44,13 +42,12 @@ class SharedState:
     def __init__(self, memory: mmap.mmap, names: Sequence[str]) -> None:
         self._memory = memory
         self._versions = memoryview(memory).cast("Q")
-        starts = accumulate((_slot_bytes(name) for name in names), initial=0)
-        self._starts = dict(zip(names, starts, strict=False))  # the last start is the end of the memory
+        self._starts = {name: n * SLOT for n, name in enumerate(names)}
 
     @classmethod
     def create(cls, names: Sequence[str]) -> "SharedState":
         """Allocate an empty entry for each name."""
-        return cls(mmap.mmap(-1, sum(map(_slot_bytes, names))), names)
+        return cls(mmap.mmap(-1, len(names) * SLOT), names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,7 +70,7 @@ class SharedState:
             ValueError: the entry is larger than a page.
         """
         content = json.dumps(entry).encode()
-        most = _page_bytes(name) - HEAD.size
+        most = PAGE - HEAD.size
         if len(content) > most:
             raise ValueError(f"{name}: an entry of {len(content)} bytes, expected at most {most}")
         version = self.version(name) + 1
@@ -96,13 +93,4 @@ class SharedState:
         return {}
 
     def _page(self, name: str, version: int) -> int:
-        return self._starts[name] + 8 + version % 2 * _page_bytes(name)
-
-
-def _page_bytes(name: str) -> int:
-    return PAGES.get(name, PAGE)
-
-
-def _slot_bytes(name: str) -> int:
-    """The bytes that an entry takes: its version number and two pages."""
-    return 8 + 2 * _page_bytes(name)
+        return self._starts[name] + 8 + version % 2 * PAGE

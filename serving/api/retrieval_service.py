@@ -52,7 +52,6 @@ class RetrievalServicer:
         rate: limit of each client, if there is one.
         state: gives the fields of `ServiceState` for `Info`.
         sink: takes a share of the champion's searches, if there is one.
-        releases: gives the answer to `Releases`; by default one with the champion's versions alone.
         store_sequence: gives the last known sequence of the store of live items; by default that of the
             champion's items.
 
@@ -67,7 +66,6 @@ class RetrievalServicer:
         rate: RateLimit | None,
         state: Callable[[], dict[str, Any]],
         sink: MessageSink | None = None,
-        releases: Callable[[], wire.ReleasesResponse] | None = None,
         store_sequence: Callable[[], int] | None = None,
     ) -> None:
         self.split = split
@@ -76,7 +74,6 @@ class RetrievalServicer:
         self._rate = rate
         self._sizes = AnswerBytes(limits.max_answer_bytes)
         self._state = state
-        self._releases = releases or self._no_releases
         self._store_sequence = store_sequence or (lambda: self.split.sequence)
         self._sink = sink
         self._started = time.monotonic()
@@ -189,14 +186,6 @@ class RetrievalServicer:
         return converters.info_to_wire(
             self.split.champion.manifest, self._limits, uptime_seconds, self._state()
         )
-
-    def Releases(self, request: wire.ReleasesRequest, call: Call) -> wire.ReleasesResponse:
-        """The promotion of the champion, and the release records of its model."""
-        return self._releases()
-
-    def _no_releases(self) -> wire.ReleasesResponse:
-        champion = self.split.champion
-        return wire.ReleasesResponse(model_version=champion.model_version, bundle_version=champion.version)
 
     def encode(self, queries: Sequence[Query], call: Call, respond: MakeResponse) -> Job:
         """A job for the champion's vectors of queries; for the Open Inference Protocol."""

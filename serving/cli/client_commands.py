@@ -20,7 +20,6 @@ from serving import flag_types as flags
 from serving.cli import tables
 from serving.cli.advice import TOKEN, advice_on
 from serving.cli.item_commands import add_items
-from serving.cli.release_tables import show_releases
 from serving.client.answer_files import answer_document, check_answer_file
 from serving.client.batch import search_file
 from serving.client.blocking import RetrievalClient
@@ -37,7 +36,7 @@ ADDRESS = "127.0.0.1:50051"
 
 
 def add_commands(subparsers: Any) -> None:
-    """Add `search`, `encode`, `score`, `info`, `status`, `releases`, `batch` and `items`."""
+    """Add `search`, `encode`, `score`, `info`, `status`, `batch` and `items`."""
 
     def add(name: str, text: str, run: Callable[[Namespace], Result]) -> ArgumentParser:
         parser = add_command(subparsers, name, text, run)
@@ -67,10 +66,7 @@ def add_commands(subparsers: Any) -> None:
     _add_hits(search_parser)
     info_parser = add("info", "Show what a server serves, and its state.", info)
     status_parser = add("status", "Show which bundles answer, and how aliases are followed.", status)
-    releases_parser = add(
-        "releases", "Show how what is served became the champion: gates and history.", releases
-    )
-    for each in (search_parser, encode_parser, score_parser, info_parser, status_parser, releases_parser):
+    for each in (search_parser, encode_parser, score_parser, info_parser, status_parser):
         each.add_argument(
             "--timeout",
             type=flags.seconds,
@@ -259,13 +255,6 @@ def status(arguments: Namespace) -> Result:
         **{key: state[key] for key in ("workers", "workers_up", "restarts", "uptime_seconds")},
     }
     return document, lambda console: tables.show_status(console, found.name, state)
-
-
-def releases(arguments: Namespace) -> Result:
-    """Show how what is served became the champion: gates, promotions and rollbacks."""
-    with connect(arguments) as client:
-        found = client.releases()
-    return dataclasses.asdict(found), lambda console: show_releases(console, found, time.time())
 
 
 def batch(arguments: Namespace) -> Result:

@@ -35,7 +35,7 @@ from serving.client.security import Security
 from serving.retrieval.answer import Answer, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.wire import converters
-from serving.wire.converters import Info, Releases
+from serving.wire.converters import Info
 
 Queries = Iterable[Query | str] | AsyncIterable[Query | str]
 
@@ -202,11 +202,6 @@ class AsyncRetrievalClient:
         return converters.info_from_wire(
             await self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata)
         )
-
-    async def releases(self, timeout: float | None = None, metadata: Metadata = ()) -> Releases:
-        """As `RetrievalClient.releases`."""
-        answer = await self._call(self._stub.Releases, wire.ReleasesRequest(), timeout, metadata)
-        return converters.releases_from_wire(answer)
 
     async def call(
         self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()

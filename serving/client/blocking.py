@@ -27,7 +27,7 @@ from serving.client.security import Security
 from serving.retrieval.answer import Answer, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.wire import converters
-from serving.wire.converters import Info, Releases
+from serving.wire.converters import Info
 
 
 class RetrievalClient:
@@ -285,11 +285,6 @@ class RetrievalClient:
     def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
         """What the server serves; errors as in `search`."""
         return converters.info_from_wire(self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata))
-
-    def releases(self, timeout: float | None = None, metadata: Metadata = ()) -> Releases:
-        """Gates, promotions and rollbacks of what the server serves; errors as in `search`."""
-        answer = self._call(self._stub.Releases, wire.ReleasesRequest(), timeout, metadata)
-        return converters.releases_from_wire(answer)
 
     def call(
         self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()

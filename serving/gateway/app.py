@@ -82,7 +82,6 @@ OPERATIONS = (
     Operation("POST", "/v1/items:get", "items", CATALOGUE["Get"], example={"ids": ["17"]}),
     Operation("POST", "/v1/items:changes", "items", CATALOGUE["Changes"], example={"after": "0"}),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
-    Operation("GET", "/v1/releases", "service", RETRIEVAL["Releases"]),
     Operation("GET", "/v1/health", "service", summary="Whether the service answers.", schema="Health"),
     Operation(
         "GET",

@@ -11,8 +11,6 @@ between polls doubles likewise, up to a minute or eight poll intervals. The entr
 has the state of the champion's alias, and under `canary` and `shadow` the state of their aliases.
 
 A canary and a shadow follow their own alias in the same way; while that fails there is none.
-
-The entry `RELEASES` holds the newest promotions and rollbacks of the model (`release_log.py`).
 """
 
 import logging
@@ -33,7 +31,6 @@ from serving.rollout.bundle_validation import ValidationResult, validate_bundle
 from serving.rollout.memory_budget import BATCH, VALUES, ValidationBounds
 from serving.rollout.registry import Meanwhile, ModelRegistry, do_nothing
 from serving.rollout.registry_process import RegistryProcess
-from serving.rollout.release_log import ReleaseLog
 from serving.rollout.shadow_log import ShadowLog
 from serving.rollout.target import BundleRef, Clock, Workers, bundle_at
 from serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
@@ -98,7 +95,7 @@ def follower(
 
     Args:
         config: what to follow.
-        shared_state: with the entries `TARGET`, `NEXT`, `FOLLOWING`, `RELEASES` and those of the workers, and
+        shared_state: with the entries `TARGET`, `NEXT`, `FOLLOWING` and those of the workers, and
             `SHADOW_TARGET` and `SHADOW` if there is a shadow.
         workers: number of worker processes.
         item_tower: the item tower is offered.
@@ -204,9 +201,6 @@ class Follower:
             )
 
         self._champion = track(config.model, self._champion_deployment(), copies, before)
-        self._releases = ReleaseLog(
-            config.model, shared_state, registry, clock, lambda: self._workers.target.champion.model_version
-        )
         self._others: dict[str, AliasTracker] = {}
         if config.canary:
             canary = self._canary_deployment()
@@ -242,10 +236,7 @@ class Follower:
     def step(self) -> float:
         """Poll the registry once; returns the seconds until the next poll."""
         broken_off = self._champion.poll()
-        if self._champion.unanswered:
-            self._releases.unanswered(self._champion.state["last_error"])
-        else:
-            self._releases.poll()  # before the others, whose downloads may take long
+        if not self._champion.unanswered:
             for tracker in self._others.values():
                 if broken_off:  # the aliases are resolved anew, from the champion's on
                     break

@@ -12,7 +12,6 @@ import queue
 import re
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,6 @@ from protos import names
 from protos.cli import gc_paused
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.mlflow_keys import ABSENT, BUNDLE_VERSION, SHADOW, SHADOW_CHALLENGER, SHADOW_CHAMPION, STAGE
-from serving.rollout.release_records import read_releases
 
 STORE = Path("mlruns/mlflow.db")
 MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
@@ -110,9 +108,6 @@ class ModelRegistry(Protocol):
             MissingStage: there is no such version.
         """
 
-    def releases(self, name: str, version: str) -> dict[str, Any]:
-        """The newest records of a model's releases, as `read_releases` gives them."""
-
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
         """The id of a run for the figures of a shadow.
 
@@ -151,11 +146,6 @@ class MlflowRegistry:
             import mlflow
 
             mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(draft))
-
-    def releases(self, name: str, version: str) -> dict[str, Any]:
-        """As `ModelRegistry` says."""
-        with _asking(name) as client:
-            return read_releases(client, name, version, time.time())
 
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
         """As `ModelRegistry` says."""
@@ -329,8 +319,6 @@ def _call(registry: MlflowRegistry, asked: Any) -> Callable[[], Any]:
             return partial(registry.resolve, model)
         case ["download", registered, draft]:
             return partial(registry.download, Registered(*registered), Path(draft))
-        case ["releases", name, version]:
-            return partial(registry.releases, name, version)
         case ["shadow_run", pair, resume]:
             return partial(registry.shadow_run, ShadowPair(*pair), resume)
         case ["log_shadow", run_id, metrics, step, ended]:

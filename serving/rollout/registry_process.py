@@ -97,10 +97,6 @@ class RegistryProcess:
             finally:
                 self._second = None
 
-    def releases(self, name: str, version: str) -> dict[str, Any]:
-        """As `Registry` says."""
-        return dict(self._ask("releases", name, version))
-
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
         """As `Registry` says."""
         return str(self._ask("shadow_run", pair, resume))

@@ -63,7 +63,6 @@ METHODS = {
     "retrieval.v1.Catalogue/Upsert": Role.WRITER,
     "retrieval.v1.Retrieval/Encode": Role.READER,
     "retrieval.v1.Retrieval/Info": Role.READER,
-    "retrieval.v1.Retrieval/Releases": Role.READER,
     "retrieval.v1.Retrieval/Score": Role.READER,
     "retrieval.v1.Retrieval/Search": Role.READER,
     "retrieval.v1.Retrieval/SearchBatch": Role.READER,

@@ -389,52 +389,6 @@ def info_from_wire(message: wire.InfoResponse) -> Info:
     )
 
 
-@dataclass(frozen=True)
-class Releases:
-    """How what is served became the champion.
-
-    Args:
-        model: the alias that the service follows; empty where it follows none.
-        model_version: of the champion in the registry; empty where a folder is served.
-        promotion: the fields of the `ReleaseRecord` by which it became champion; None if there is none.
-        records: the fields of each `ReleaseRecord`, newest first.
-        read_at: Unix time at which they were read; 0 before that.
-        last_error: why they could not be read since; empty where nothing went wrong.
-    """
-
-    model: str
-    model_version: str
-    bundle_version: str
-    promotion: dict[str, Any] | None
-    records: tuple[dict[str, Any], ...]
-    read_at: float
-    last_error: str
-
-
-def releases_from_wire(message: wire.ReleasesResponse) -> Releases:
-    """How what is served became the champion, as the client returns it."""
-    return Releases(
-        model=message.model,
-        model_version=message.model_version,
-        bundle_version=message.bundle_version,
-        promotion=_record(message.promotion) if message.HasField("promotion") else None,
-        records=tuple(map(_record, message.records)),
-        read_at=message.read_at,
-        last_error=message.last_error,
-    )
-
-
-def _record(message: wire.ReleaseRecord) -> dict[str, Any]:
-    """All fields; a figure or a bound that is absent is None."""
-    gates = [
-        {name: getattr(each, name) if each.HasField(name) else None for name in ("figure", "bound")}
-        for each in message.gates
-    ]
-    record = _fields(message)
-    record["gates"] = [{**each, **given} for each, given in zip(record["gates"], gates, strict=True)]
-    return record
-
-
 def _manifest(text: str) -> dict[str, object]:
     try:
         manifest: Any = parse_json(text)

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from export.release import audit_log, lock, registry
 from export.release.gate import CandidateVersion, Decision, GateResult
-from export.release.history import history
 from protos.release_records import Action
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
@@ -65,12 +64,6 @@ DATASET = {
     "origin": {"licence": "nobody's"},
 }
 HELD = GateResult("parity", 1.3e-7, 1e-5, True, "torch and ONNX Runtime agree")
-# A gate in the answer of `Releases` where the record in MLflow has no field of it.
-GATE: dict[str, Any] = {
-    **dict.fromkeys(("name", "title", "shown_figure", "shown_bound", "warning"), ""),
-    **dict.fromkeys(("figure", "bound")),
-    "holds": False,
-}
 REFUSED = GateResult("quality", -0.05, -0.01, False, "nDCG@10 is worse than the champion's")
 
 
@@ -163,18 +156,6 @@ def record_move(
     with audit_log.release_run(name, f"version {after}") as run_id, lock.acquire(name, "ann@one") as held:
         audit_log.commit(held, run_id, action, before, after, gates, reason)
     return run_id
-
-
-def served_records(name: str) -> list[dict[str, Any]]:
-    """The records of `export history` as a service tells them: newest first, without what chains them."""
-    kept = history(name)["records"][::-1]
-    return [
-        {
-            **{key: value for key, value in record.items() if key not in ("previous", "broke")},
-            "gates": [{**GATE, **gate} for gate in record["gates"]],
-        }
-        for record in kept
-    ]
 
 
 def aliased(alias: str) -> str:

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from serving.shared_state import PAGE, PAGES, RELEASES, SharedState
+from serving.shared_state import PAGE, SharedState
 from tests.helpers.forking import fork
 from tests.helpers.waiting import wait_until
 
@@ -30,19 +30,6 @@ def test_a_note_that_is_too_long_leaves_the_one_before() -> None:
     with pytest.raises(ValueError, match=f"expected at most {PAGE - 8}"):
         shared_state.write("target", {"a": "x" * PAGE})
     assert shared_state.read("target") == {"a": 1}
-
-
-def test_a_note_with_larger_pages_leaves_its_neighbours_alone() -> None:
-    shared_state = SharedState.create(("target", RELEASES, "worker 0"))
-    long = {"text": "x" * (PAGES[RELEASES] - 100)}
-    for turn in range(3):
-        shared_state.write("target", {"turn": turn})
-        shared_state.write("worker 0", {"turn": -turn})
-        shared_state.write(RELEASES, long | {"turn": turn})
-        assert shared_state.read(RELEASES) == long | {"turn": turn}
-    assert (shared_state.read("target"), shared_state.read("worker 0")) == ({"turn": 2}, {"turn": -2})
-    with pytest.raises(ValueError, match=f"expected at most {PAGES[RELEASES] - 8}"):
-        shared_state.write(RELEASES, {"text": "x" * PAGES[RELEASES]})
 
 
 def test_a_reader_in_another_process_never_sees_half_a_note() -> None:

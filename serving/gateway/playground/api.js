@@ -41,16 +41,6 @@ export async function info() {
   return { ...body, manifest };
 }
 
-/** GET /v1/releases: ReleasesResponse, or `{failure}` where the service does not give it. */
-export async function releases() {
-  try {
-    return (await call("v1/releases")).body;
-  } catch (failure) {
-    if (failure instanceof Failure) return { failure };
-    throw failure;
-  }
-}
-
 /** POST /v1/search. Gives `{body, milliseconds}`, the latter from sending to having read the answer. */
 export const search = (request, signal) => call("v1/search", request, signal);
 

@@ -19,7 +19,6 @@ const items = new ItemsSeen();
 const trips = []; // microseconds of the round trips so far
 let info = {};
 let gateway = null;
-let releases = {};
 let question = emptyQuestion();
 let controller = new AbortController();
 let asking = ""; // the request under way
@@ -49,7 +48,6 @@ async function load() {
 async function refresh() {
   gateway = (await api.gateway()).body;
   info = await api.info();
-  releases = await api.releases();
   items.of(info);
   at("served").hidden = false;
   at("served").replaceChildren(
@@ -65,7 +63,7 @@ function showRail(stages = null, both = false) {
   const open = new Map(
     [...rail.querySelectorAll("details.panel")].map((each) => [each.querySelector("h2").textContent, each.open]),
   );
-  const panels = railPanels(info, gateway, releases);
+  const panels = railPanels(info, gateway);
   for (const each of panels) {
     const before = open.get(each.querySelector("h2").textContent);
     if (before !== undefined) each.open = before;

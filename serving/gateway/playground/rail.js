@@ -1,18 +1,16 @@
-// What is served: the bundle's card, its figures, gates and history, its release, live items, and the service.
+// What is served: the bundle's card, its figures, its release, live items, and the service.
 
 import { copyButton, el, setShare } from "./dom.js";
 import { figuresPanel } from "./figures.js";
 import { facts, panel } from "./panel.js";
-import { promotionPanels } from "./promotions.js";
 import * as words from "./words.js";
 
 /** The panels about a bundle and its service. */
-export function railPanels(info, gateway, releases = {}) {
+export function railPanels(info, gateway) {
   const { manifest } = info;
   return [
     bundlePanel(info, manifest),
     figuresPanel(manifest),
-    ...promotionPanels(releases),
     releasePanel(info, manifest),
     livePanel(info, manifest),
     servicePanel(info, gateway),

@@ -18,7 +18,7 @@ from serving.rollout.target import Clock, Workers, bundle_at
 from serving.shared_state import SharedState
 
 CHAMPION, CHALLENGER = "models:/tiny@champion", "models:/tiny@challenger"
-NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow", "releases")
+NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow")
 
 
 class Shelf:
@@ -34,9 +34,6 @@ class Shelf:
         self.downloaded: list[str] = []  # versions
         self.tags = True
         self.during_download: Callable[[Meanwhile], None] = lambda meanwhile: None
-        self.releases_asked: list[str] = []  # the versions that were asked about
-        self.records: list[dict[str, Any]] = []  # newest first
-        self.records_lost: Exception | None = None  # what reading them raises
         self.runs: list[tuple[ShadowPair, bool]] = []
         self.logged: list[tuple[str, dict[str, float], int, bool]] = []
 
@@ -60,14 +57,6 @@ class Shelf:
         self.downloaded.append(registered.version)
         self.during_download(meanwhile)
         shutil.copytree(self.folders[registered.version], draft / "bundle")
-
-    def releases(self, name: str, version: str) -> dict[str, Any]:
-        self.releases_asked.append(version)
-        self._answer()
-        if self.records_lost:
-            raise self.records_lost
-        promotion = next((each for each in self.records if each["after"] == version), None)
-        return {"promotion": promotion, "records": self.records}
 
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
         self._answer()

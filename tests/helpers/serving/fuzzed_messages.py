@@ -42,7 +42,6 @@ def _seeds() -> list[tuple[str, bytes]]:
         (f"{RETRIEVAL}/Encode", wire.EncodeRequest(queries=_QUERIES)),
         (f"{RETRIEVAL}/Encode", wire.EncodeRequest(queries=_QUERIES[:1])),
         (f"{RETRIEVAL}/Info", wire.InfoRequest()),
-        (f"{RETRIEVAL}/Releases", wire.ReleasesRequest()),
         (f"{INFERENCE}/ModelInfer", inference.ModelInferRequest(model_name="query_tower", inputs=[_TENSOR])),
         (f"{INFERENCE}/ModelMetadata", inference.ModelMetadataRequest(name="query_tower")),
         (f"{INFERENCE}/ModelReady", inference.ModelReadyRequest(name="query_tower", version="1")),

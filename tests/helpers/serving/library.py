@@ -160,7 +160,6 @@ def main() -> None:
             *map(worker_name, range(WORKERS)),
             "shadow target",
             "shadow",
-            "releases",
         )
     )
     first = vars(bundle_at(folder, bundle.read_manifest(folder).bundle_version, version))

@@ -12,16 +12,12 @@ from rich.console import Console
 
 from protos import retrieval_pb2 as wire
 from serving.cli import tables
-from serving.cli.release_tables import show_releases
 from serving.cli.tables import ages, duration, release_rows
 from serving.client.__main__ import main as client_main
 from serving.retrieval.answer import Answer, Hit, Scores, Timing
 from serving.retrieval.retriever import Retriever
-from serving.rollout.loaded_bundle import LoadedBundle
 from serving.server import RetrievalServer
-from serving.wire.converters import Releases
 from tests.helpers.serving.gateways import decided
-from tests.helpers.serving.promotions import releases
 from tests.serving.cli.test_commands import Capture, document, failure
 
 NOW = 1_000_000.0
@@ -188,61 +184,6 @@ def test_a_server_of_a_folder_has_a_status_too(capsys: Capture, retriever: Retri
         assert json.dumps(found)
 
 
-def test_times_of_the_registry_are_no_markup(capsys: Capture, retriever: Retriever) -> None:
-    told = releases()
-    told.records[0].at = "[/b][link=x]"
-    with RetrievalServer(retriever, releases=lambda: told) as server:
-        assert client_main(["releases", "--address", server.address]) == 0
-    assert "[/b][link=" in capsys.readouterr().out
-
-
-def test_a_forced_promotion_whose_gates_held_says_what_was_forced(
-    capsys: Capture, retriever: Retriever
-) -> None:
-    told = releases()
-    del told.promotion.gates[1:]
-    with RetrievalServer(retriever, releases=lambda: told) as server:
-        assert client_main(["releases", "--address", server.address]) == 0
-    assert "its gate held, but not everything could be compared" in capsys.readouterr().out
-
-
-def test_releases_are_a_table_and_a_document(capsys: Capture, retriever: Retriever) -> None:
-    told = releases()
-    with RetrievalServer(retriever, releases=lambda: told) as server:
-        found = document(capsys, "releases", "--address", server.address)
-        assert found["promotion"]["number"] == 5
-        assert [each["number"] for each in found["records"]] == [8, 7, 6, 5, 4, 3, 2, 1]
-        assert client_main(["releases", "--address", server.address]) == 0
-        text = capsys.readouterr().out
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert lines[:3] == [
-        "champion: version 2, bundle bbbbbbbbbbbb",
-        "version 2 was promoted by force at 2026-11-25 14:05:00 UTC: although 2 of 4 gates did not hold",
-        "gate figure bound outcome",
-    ]
-    assert lines[3:6] == [
-        "recall of the index 0.9876 ≥ 0.9500 pass",
-        "load_time 1.5 30 pass",
-        "parity – 1e-05 overridden",
-    ]
-    (forced,) = (n for n, line in enumerate(lines) if line.startswith("5 2026-11-25 14:05:00 ann@one"))
-    assert " force 1 2 the shop opens; did not hold: parity" in " ".join(
-        lines[forced : forced + 2]
-    )  # it wraps
-    assert "last error: the table is locked" in lines
-
-
-@pytest.mark.parametrize(("version", "what"), [("", "a folder"), ("3", "a fixed version")])
-def test_what_follows_no_alias_has_no_promotions(
-    capsys: Capture, retriever: Retriever, version: str, what: str
-) -> None:
-    bundle = LoadedBundle.of(retriever, model_version=version)
-    with RetrievalServer(bundle) as server:
-        assert client_main(["releases", "--address", server.address]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"served from {what}, so no alias is followed: no promotions to show"
-
-
 def test_without_a_server_the_command_fails(capsys: Capture) -> None:
     assert "127.0.0.1:1" in failure(capsys, "status", "--address", "127.0.0.1:1", "--timeout", "1")
 
@@ -281,17 +222,16 @@ def test_control_characters_of_a_service_do_not_reach_the_terminal(capsys: Captu
     assert "a�]0;title" in told
 
 
-def test_control_characters_of_items_scores_and_releases_are_replaced() -> None:
+def test_control_characters_of_items_and_scores_are_replaced() -> None:
     output = io.StringIO()
     console = Console(file=output, width=120)
     hit = Hit("a", 1.0, {"name": CONTROLS, CONTROLS: "x"})
     tables.show_answer(console, Answer((hit,), "v1", Timing(0, 0, 0)))
     tables.show_pairs(console, {CONTROLS: CONTROLS})
     tables.show_scores(console, Scores(((CONTROLS, 1.0),), "cosine", "v1", Timing(0, 0, 0)))
-    show_releases(console, Releases(CONTROLS, "", "", None, (), 1.0, CONTROLS), 2.0)
     written = output.getvalue()
     assert not set(written) & {"\x1b", "\x07", "\x9b", "\x7f", "\t"}
-    assert written.count(SHOWN) == 7
+    assert written.count(SHOWN) == 5
 
 
 def test_an_answer_without_hits_fits_any_terminal() -> None:

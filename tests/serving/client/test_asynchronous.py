@@ -11,10 +11,8 @@ from protos.errors import DeadlineExceeded, InvalidInput, NotAuthenticated, Unav
 from serving.client import AsyncRetrievalClient, RetrievalClient, Security
 from serving.retrieval.answer import Answer
 from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.answers import differences
-from tests.helpers.serving.promotions import HELD, MODEL, releases
 from tests.helpers.serving.refusing import Refusing, serving
 from tests.helpers.tiny import item_names
 
@@ -47,31 +45,6 @@ def test_both_clients_say_the_same(server: RetrievalServer, client: RetrievalCli
         assert (await other.info()).manifest == client.info().manifest
 
     run(server.address, test)
-
-
-def test_both_clients_tell_gates_and_history(retriever: Retriever) -> None:
-    told = releases()
-    with RetrievalServer(retriever, releases=lambda: told) as server:
-
-        async def test(other: AsyncRetrievalClient) -> None:
-            with RetrievalClient(server.address) as client:
-                found = client.releases()
-            assert await other.releases() == found
-            assert (found.model, found.model_version, found.last_error) == (MODEL, "2", told.last_error)
-            assert found.read_at == told.read_at
-            assert found.promotion == found.records[3]
-            assert [each["number"] for each in found.records] == [8, 7, 6, 5, 4, 3, 2, 1]
-            assert found.records[3]["gates"][0] == {**HELD, "warning": ""}
-            assert found.records[3]["gates"][2]["figure"] is None
-            assert (found.records[0]["moved"], found.records[0]["outcome"]) == (False, "interrupted")
-
-        run(server.address, test)
-
-
-def test_a_server_of_a_folder_tells_its_bundle_and_no_promotions(client: RetrievalClient) -> None:
-    found = client.releases()
-    assert (found.model, found.model_version, found.promotion, found.records) == ("", "", None, ())
-    assert found.bundle_version == client.info().bundle_version
 
 
 def test_many_calls_share_one_connection(server: RetrievalServer) -> None:

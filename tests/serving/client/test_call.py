@@ -45,7 +45,7 @@ def test_its_errors_are_those_of_a_search(server: RetrievalServer, client: Retri
         (
             "Forget",
             TEXT,
-            "method: expected one of Encode, Info, Releases, Score, Search, SearchBatch, got 'Forget'",
+            "method: expected one of Encode, Info, Score, Search, SearchBatch, got 'Forget'",
         ),
         ("SearchStream", TEXT, "method: expected one of .* got 'SearchStream'"),
         ("Info", TEXT, r"request: expected retrieval\.v1\.InfoRequest, got retrieval\.v1\.SearchRequest"),

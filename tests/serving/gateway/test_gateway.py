@@ -28,7 +28,6 @@ from tests.helpers.ports import held_port
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import NDJSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
-from tests.helpers.serving.promotions import releases
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
 
@@ -63,7 +62,6 @@ def without_times(document: Any) -> Any:
             {"queries": [{"query": {"text": "bavuti"}, "item_ids": ["item-004", "nowhere"]}]},
         ),
         ("/v1/info", "Info", wire.InfoRequest, None),
-        ("/v1/releases", "Releases", wire.ReleasesRequest, None),
     ],
 )
 def test_an_rpc_answers_as_it_does_over_grpc(
@@ -79,17 +77,6 @@ def test_an_rpc_answers_as_it_does_over_grpc(
     )
     assert without_times(answer.document) == without_times(expected)
     assert set(answer.document) == set(expected)
-
-
-def test_gates_and_history_are_json_with_the_names_of_the_proto_file(retriever: Retriever) -> None:
-    told = releases()
-    with RetrievalServer(retriever, releases=lambda: told) as server, run_gateway(server.address) as running:
-        found = running.ask("/v1/releases").document
-    expected = json_format.MessageToDict(
-        told, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    assert found == expected
-    assert [gate.get("figure") for gate in found["promotion"]["gates"]] == [0.9876, 1.5, None, -0.05]
 
 
 def test_health_is_that_of_the_service(gateway: RunningGateway) -> None:

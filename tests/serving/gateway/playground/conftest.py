@@ -17,7 +17,6 @@ from serving.server import RetrievalServer
 from tests.helpers.serving import browser
 from tests.helpers.serving.browser import DESKTOP, Browser
 from tests.helpers.serving.gateways import gateway
-from tests.helpers.serving.promotions import releases
 from tests.helpers.serving.token_files import Tokens
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 
@@ -40,7 +39,6 @@ class Sites(NamedTuple):
         stoppable_url: URL of a gateway in front of a service that a test may stop.
         stoppable_server: that service.
         hybrid: URL of a gateway in front of a service that ranks by words and vectors.
-        promoted: URL of a gateway in front of a service that tells promotions, some of them with markup.
     """
 
     both: str
@@ -50,7 +48,6 @@ class Sites(NamedTuple):
     stoppable_url: str
     stoppable_server: RetrievalServer
     hybrid: str
-    promoted: str
 
 
 def hostile(folder: Path) -> None:
@@ -90,19 +87,16 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
         dataset = {"kind": "tiny", "items": 300, "repeats": "first"}
         guarded = serve(watched_bundle(folder, dataset=dataset), access=Access(tokens=TokenFile(tokens.path)))
         words = serve(tiny_bundle(folder, 100, is_hybrid=True))
-        told = releases()
-        promoted = serve(challenger, releases=lambda: told)
-        both, behind_tokens, stoppable_url, hybrid, behind_registry = (
+        both, behind_tokens, stoppable_url, hybrid = (
             stack.enter_context(gateway(server.address, compare_address=compared))
             for server, compared in (
                 (one, other.address),
                 (guarded, None),
                 (stoppable_server, None),
                 (words, None),
-                (promoted, None),
             )
         )
-        gateways = (both, behind_tokens, stoppable_url, hybrid, behind_registry)
+        gateways = (both, behind_tokens, stoppable_url, hybrid)
         urls = [f"http://127.0.0.1:{each.port}/" for each in gateways]
         yield Sites(urls[0], one.address, urls[1], tokens, urls[2], stoppable_server, *urls[3:])
 

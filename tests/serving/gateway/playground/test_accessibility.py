@@ -29,7 +29,6 @@ FOCUS = """
     const unseen = before && look(before.parts) === before.seen ? before.name : null;
     return [window.before.name, here.getBoundingClientRect().top + scrollY, unseen];
 """
-PROMOTED = "promoted"  # stands for the page of a service that tells promotions
 OPEN_ALL = "document.querySelectorAll('details').forEach((each) => { each.open = true })"
 WIDER_THAN_THE_SCREEN = """
     const spills = (each) => each.clientWidth > 0 && each.scrollWidth > each.clientWidth + 8
@@ -106,16 +105,13 @@ def test_everything_that_can_be_used_has_a_name(page: Browser, sites: Sites) -> 
 
 def opened(page: Browser, sites: Sites, link: str) -> None:
     """Open a link, and all cards."""
-    if link == PROMOTED:
-        asked(page, sites.promoted)
-    else:
-        asked(page, sites.both, link or "none")
+    asked(page, sites.both, link or "none")
     page.run(OPEN_ALL)
 
 
 def test_text_is_readable_in_both_themes(page: Browser, sites: Sites) -> None:
     link = f'text={QUERY}&exclude=item-001&where=["price","between","1","40"]'
-    for each in (link, f"{link}&compare=1", "item=no-such-item", "", PROMOTED):
+    for each in (link, f"{link}&compare=1", "item=no-such-item", ""):
         opened(page, sites, each)
         for theme in THEMES:
             page.prefer(theme)
@@ -154,7 +150,7 @@ def test_the_theme_follows_the_system_until_the_button_says_otherwise(page: Brow
 def test_a_phone_shows_everything_without_scrolling_sideways(page: Browser, sites: Sites) -> None:
     # Among the hits is the hostile item, whose name is long.
     link = f'text={QUERY}&exclude=item-001&where=["released","between","2026-01-01T00:00","2026-02-01T00:00"]'
-    for each in (link, f"text={QUERY}&compare=1", "item=no-such-item", "", PROMOTED):
+    for each in (link, f"text={QUERY}&compare=1", "item=no-such-item", ""):
         opened(page, sites, each)
         for width in (PHONE[0], 320):
             page.resize((width, PHONE[1]))
