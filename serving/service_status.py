@@ -18,7 +18,6 @@ from serving.observability.metrics import Reading
 from serving.observability.worker_metrics import SharedMetrics, sum_by_version
 from serving.rollout.loaded_bundle import CANARY, CHAMPION
 from serving.rollout.target import Target
-from serving.security.certificate_expiry import DAY
 from serving.shadow.channel import ShadowChannel
 from serving.shadow.report import shadow_readings, shadow_state
 from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, SHADOW, TARGET, SharedState
@@ -227,10 +226,6 @@ def access_readings(access: Mapping[str, Any]) -> Iterator[Reading]:
     Args:
         access: the supervisor's entry in shared memory.
     """
-    ends, stale = access.get("not_after", {}), access.get("stale", {})
-    if ends:
-        now = time.time()
-        yield metrics.CERTIFICATE_END, [([name], end) for name, end in ends.items()]
-        yield metrics.CERTIFICATE_DAYS, [([name], (end - now) / DAY) for name, end in ends.items()]
+    stale = access.get("stale", {})
     if stale:
         yield metrics.FILE_STALE, [([name], float(is_stale)) for name, is_stale in stale.items()]

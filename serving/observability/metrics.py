@@ -221,21 +221,6 @@ CATALOGUE_FAILED = _scrape(
     _G, "catalogue_failed", "1 while the store cannot be used or items not be encoded."
 )
 
-CERTIFICATE_END = _scrape(
-    _G,
-    "certificate_not_after_timestamp_seconds",
-    "Unix time at which the first certificate of the file expires.",
-    "s",
-    "file",
-)
-CERTIFICATE_DAYS = _scrape(
-    _G,
-    "certificate_days_left",
-    "Days until the first certificate of the file expires; negative afterwards.",
-    "days",
-    "file",
-)
-
 FILE_STALE = _scrape(
     _G,
     "access_file_stale",

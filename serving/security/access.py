@@ -10,7 +10,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from serving.security.certificate_expiry import ExpiryLog, earliest_end
 from serving.security.file_watch import Reloaded
 from serving.security.rate_limit import RateLimit
 from serving.security.tls import ServerTls
@@ -70,14 +69,11 @@ class AccessFiles:
 
     def __init__(self, access: Access, shared_state: SharedState) -> None:
         self._access, self._shared_state = access, shared_state
-        self._expiry = ExpiryLog()
         self._entry: dict[str, Any] = {}
 
     def check(self) -> bool:
-        """Read changed files, warn of certificates, publish the state; returns whether a file was read."""
+        """Read changed files and publish the state; returns whether a file was read."""
         changed = [file.refresh() for file in self._access.files.values()]
-        if self._access.tls:
-            self._expiry.check(self._access.tls.content.certificates)
         entry = self._current()
         if entry != self._entry:
             self._entry = entry
@@ -87,17 +83,10 @@ class AccessFiles:
     def reload(self) -> None:
         """Read all files again, changed or not."""
         self._access.reload()
-        self._expiry.reset()
         read = [file.description for file in self._access.files.values()]
         log.info("SIGHUP: read again: %s", "; ".join(read) or "nothing, there are no such files")
         self.check()
 
     def _current(self) -> dict[str, Any]:
-        """The entry `ACCESS`: when certificates expire, by file, and which files cannot be used now."""
-        ends, tls = {}, self._access.tls
-        if tls:
-            by_path = earliest_end(tls.content.certificates)
-            named = {"certificate": tls.files.certificate, "client_ca": tls.files.client_ca}
-            ends = {name: by_path[path] for name, path in named.items() if path}
-        stale = {name: bool(file.error) for name, file in self._access.files.items()}
-        return {"not_after": ends, "stale": stale}
+        """The entry `ACCESS`: which files cannot be used now."""
+        return {"stale": {name: bool(file.error) for name, file in self._access.files.items()}}

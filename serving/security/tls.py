@@ -14,7 +14,6 @@ import grpc
 from protos.errors import ConfigError
 from protos.files.regular_files import open_regular
 from serving.address import is_loopback
-from serving.security.certificate_expiry import Certificate, certificates, date
 from serving.security.file_watch import FileWatch, Reloaded
 
 log = logging.getLogger(__name__)
@@ -22,12 +21,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Material:
-    """The content of the files, as PEM, and the validity of all certificates in it."""
+    """The content of the files, as PEM."""
 
     certificate: bytes
     key: bytes
     client_ca: bytes | None
-    certificates: tuple[Certificate, ...]
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,15 @@ class TlsFiles:
         """
         watch = FileWatch(self.paths)
         certificate, key = _read(self.certificate), _read(self.key)
-        found, client_ca = certificates(self.certificate, certificate), None
+        _loaded(self.certificate, certificate)
+        client_ca = None
         if self.client_ca:
             client_ca = _read(self.client_ca)
-            found += certificates(self.client_ca, client_ca)
             _check_authorities(self.client_ca, client_ca)
         _check_pair(self.certificate, self.key)
         if watch.changed():  # OpenSSL reads the pair itself, and may have read other files
             raise ConfigError(f"{self.certificate}: was replaced while it was read")
-        return Material(certificate, key, client_ca, found)
+        return Material(certificate, key, client_ca)
 
 
 class ServerTls(Reloaded[Material]):
@@ -84,9 +82,7 @@ class ServerTls(Reloaded[Material]):
 
     def __init__(self, files: TlsFiles) -> None:
         self.files = files
-        super().__init__(
-            files.paths, files.read, _validity, "new connections get the certificate read before"
-        )
+        super().__init__(files.paths, files.read, _content, "new connections get the certificate read before")
 
 
 def credentials(tls: ServerTls) -> grpc.ServerCredentials:
@@ -153,20 +149,25 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _validity(material: Material) -> str:
-    return f"valid until {date(min(each.not_after for each in material.certificates))}"
+def _content(material: Material) -> str:
+    return "certificate and key" if material.client_ca is None else "certificate, key and authorities"
 
 
 def _check_authorities(path: Path, pem: bytes) -> None:
     """Raise ConfigError unless the file holds an authority's certificate."""
+    if not _loaded(path, pem).cert_store_stats()["x509_ca"]:
+        raise ConfigError(f"{path}: holds no certificate of an authority")
+
+
+def _loaded(path: Path, pem: bytes) -> ssl.SSLContext:
+    """A context with the certificates of a file; raises ConfigError if it holds none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     text = pem.decode("ascii", "backslashreplace")  # a comment beside a certificate may hold any characters
     try:
         context.load_verify_locations(cadata=text)
     except (ValueError, ssl.SSLError):
         raise ConfigError(f"{path}: expected certificates as PEM") from None
-    if not context.cert_store_stats()["x509_ca"]:
-        raise ConfigError(f"{path}: holds no certificate of an authority")
+    return context
 
 
 def _check_pair(certificate: Path, key: Path) -> None:

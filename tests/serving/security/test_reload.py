@@ -13,7 +13,6 @@ import pytest
 from protos.errors import NotAuthenticated, Unavailable
 from serving.client import RetrievalClient
 from serving.client.security import Security
-from serving.security.certificate_expiry import DAY, ExpiryLog, certificates
 from serving.security.tls import ServerTls, TlsFiles
 from serving.security.tokens import TokenFile, new_token
 from tests.helpers.serving.certificates import Authority
@@ -88,7 +87,7 @@ def test_a_hangup_makes_all_workers_read_tokens_and_certificates(
     guarded.tokens.write_text(guarded.entries[1])
     process.send_signal(signal.SIGHUP)
     told = log_until(process, "SIGHUP: read again")[-1]
-    assert f"{guarded.tokens}: 1 tokens; {guarded.certificate}: valid until" in told
+    assert f"{guarded.tokens}: 1 tokens; {guarded.certificate}: certificate and key" in told
     wait_until(lambda: guarded.has_revoked_first(address))
     assert {child.pid for child in psutil.Process(process.pid).children()} == before
     guarded.tokens.write_text("[[token")
@@ -213,51 +212,3 @@ def test_a_file_that_could_not_be_read_for_a_moment_is_tried_again(
     target.chmod(0o600)
     assert tokens.identify(token).name == "a"
     assert not tokens.error
-
-
-@pytest.mark.exhaustive
-def test_an_expired_certificate_is_served_with_a_warning_and_a_metric(
-    start_server: Start, guarded: Guarded
-) -> None:
-    guarded.authority.server(first_day=-9, last_day=-2).write(guarded.folder)
-    process, _ = start_server("--workers", "2", "--metrics-port", "0", "--json", *guarded.flags)
-    (warning,) = [line for line in log_until(process, "serving at") if "WARNING" in line]
-    (end,) = [each.not_after for each in certificates(guarded.certificate, guarded.certificate.read_bytes())]
-    assert f"{guarded.certificate}: certificate 1 expired on 2" in warning
-    assert process.stdout is not None
-    port = json.loads(process.stdout.readline())["metrics_port"]
-    figures = scrape(port)
-    assert figures["twinspire_certificate_not_after_timestamp_seconds['certificate']"] == end
-    assert -2.1 < figures["twinspire_certificate_days_left['certificate']"] <= -2
-    guarded.authority.server(first_day=2, last_day=90).write(guarded.folder)
-    assert f"{guarded.certificate}: certificate 1 is not valid before 2" in log_until(process, "WARNING")[-1]
-    wait_until(lambda: scrape(port)["twinspire_certificate_days_left['certificate']"] > 89)
-    process.send_signal(signal.SIGHUP)
-    log_until(process, "SIGHUP: read again")
-    assert "is not valid before" in log_until(process, "WARNING")[-1]
-    guarded.authority.server(last_day=60).write(guarded.folder)
-    assert "WARNING" not in "".join(log_until(process, f"{guarded.certificate}: read again"))
-    assert "WARNING" not in stop(process)
-
-
-def test_a_certificate_gets_a_warning_30_7_and_1_days_before_its_end_and_at_its_end(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path, _ = Authority().server(last_day=90).write(tmp_path)
-    path.write_bytes(path.read_bytes() + Authority().server(last_day=400).certificate)
-    found = certificates(path, path.read_bytes())
-    assert [each.number for each in found] == [1, 2]
-    end, expiry, warned = found[0].not_after, ExpiryLog(), {}
-    for hour in range(60 * 24, -48, -1):
-        caplog.clear()
-        expiry.check(found, end - hour * DAY / 24)
-        if caplog.messages:
-            (warned[hour],) = caplog.messages
-    assert [*warned] == [30 * 24, 7 * 24, 24, 0]
-    assert all(text.startswith(f"{path}: certificate 1 expire") for text in warned.values())
-    assert "in 7.0 days" in warned[7 * 24]
-    expiry.check(found, end)
-    assert caplog.messages == []
-    expiry.reset()
-    expiry.check(found, end)
-    assert len(caplog.messages) == 1
