@@ -42,7 +42,6 @@ OPERATIONS = (
         RETRIEVAL["SearchBatch"],
         example={"queries": [{"text": "red shoes"}, {"history": ["17", "4"]}], "k": 5},
     ),
-    Operation("POST", "/v1/search:stream", "search", RETRIEVAL["SearchStream"], example=SEARCH_EXAMPLE),
     Operation(
         "POST", "/v1/encode", "search", RETRIEVAL["Encode"], example={"queries": [{"text": "red shoes"}]}
     ),
@@ -208,8 +207,6 @@ def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
             "/v1/compare": gateway.compare,
         }
         return own[operation.path]
-    if method.descriptor.client_streaming:
-        return partial(gateway.bidirectional_stream, method)
     if method.descriptor.server_streaming:
         return partial(gateway.server_stream, method)
     return partial(gateway.unary if operation.verb == "POST" else gateway.info, method)

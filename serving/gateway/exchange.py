@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import grpc
@@ -21,7 +21,6 @@ AUTHORIZE_SECONDS = (
 BODY_SECONDS = 5.0
 BODY_RATE = 16 << 10
 RECEIVED = "twinspire.received"  # in a request's scope: bytes of its body that have arrived
-IDLE = "the stream was idle: no line came within its time (--stream-idle-timeout)"
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Authorize = Callable[[], Awaitable[None]]
@@ -51,8 +50,8 @@ def deadline(request: Request, usual: float, longest: float) -> float:
     return seconds
 
 
-def check_type(request: Request, *types: str) -> None:
-    """Refuse a body of another type.
+def check_type(request: Request) -> None:
+    """Refuse a body of another type than JSON.
 
     Browsers send JSON to another origin only after a preflight request (CORS), which the gateway never
     permits; bodies of some other types they send at once. So a page of another origin cannot write items.
@@ -61,12 +60,12 @@ def check_type(request: Request, *types: str) -> None:
         HttpFailure: the type is another one.
     """
     given = request.headers.get("content-type", "")
-    if given.partition(";")[0].strip().lower() not in types:
-        raise invalid(f"Content-Type: expected {' or '.join(types)}, got {given[:100] or 'none'}", WRONG_TYPE)
+    if given.partition(";")[0].strip().lower() != JSON:
+        raise invalid(f"Content-Type: expected {JSON}, got {given[:100] or 'none'}", WRONG_TYPE)
 
 
 class PendingBytes(FairShare):
-    """The bytes of all bodies and lines that have begun to arrive and have not been answered."""
+    """The bytes of all bodies that have begun to arrive and have not been answered."""
 
     def keep(self, client: str, count: int) -> contextlib.AbstractContextManager[None]:
         """Count bytes of a client while the block lasts.
@@ -156,49 +155,9 @@ class _Parts:
         return await _received(self._receive, self._begun + seconds - self._clock())
 
 
-async def lines(
-    receive: Receive, client: str, most: int, pending: PendingBytes, idle: Callable[[], float]
-) -> AsyncIterator[bytes]:
-    """The lines of a body of any length; empty lines are skipped.
-
-    A part of the body is read only when the caller takes the next line, so that a client cannot send faster
-    than it is answered. Each byte is scanned once, also where a line arrives in many parts.
-
-    Args:
-        client: that sends them.
-        most: bytes of one line.
-        pending: bytes of all bodies.
-        idle: seconds that the end of a line may still take.
-
-    Raises:
-        HttpFailure: a line is too long, takes too long, or there is no room for it.
-        ClientGone: the client has gone.
-    """
-    line = bytearray()
-    more = True
-    while more:
-        with pending.keep(client, len(line)):
-            message = await _line_part(receive, idle)
-        more = message.get("more_body", False)
-        parts = message.get("body", b"").split(b"\n")
-        if not more:
-            parts.append(b"")  # the end of the body ends its last line
-        for part in parts[:-1]:
-            line += part
-            if len(line) > most:
-                raise too_large(most, "line")
-            if line.strip():
-                with pending.keep(client, len(line)):
-                    yield bytes(line)
-            line.clear()
-        line += parts[-1]
-        if len(line) > most:
-            raise too_large(most, "line")
-
-
-def too_large(most: int, what: str = "body") -> HttpFailure:
-    """The failure of a body, or a line, that is too large; the rest of the body is not read."""
-    message = f"{what}: expected at most {most} bytes (--max-body-bytes)"
+def too_large(most: int) -> HttpFailure:
+    """The failure of a body that is too large; the rest of it is not read."""
+    message = f"body: expected at most {most} bytes (--max-body-bytes)"
     return HttpFailure(grpc.StatusCode.INVALID_ARGUMENT, message, TOO_LARGE, CLOSE)
 
 
@@ -234,15 +193,6 @@ class DisconnectWatcher:
             pass
         self.is_gone = True
         self._call.cancel()
-
-
-async def _line_part(receive: Receive, idle: Callable[[], float]) -> MutableMapping[str, Any]:
-    """The next part of a body of lines; arguments and errors as of `lines`."""
-    while (seconds := idle()) > 0:
-        message = await _received(receive, seconds)
-        if message is not None:
-            return message
-    raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, IDLE, TOO_SLOW, CLOSE)
 
 
 async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any] | None:

@@ -16,7 +16,6 @@ from serving.address import is_local
 from serving.gateway.authorization import Authorization
 from serving.gateway.exchange import (
     JSON,
-    NDJSON,
     RECEIVED,
     DisconnectWatcher,
     HttpClientGone,
@@ -32,7 +31,7 @@ from serving.gateway.heavy_work import HeavyWork
 from serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, parse, to_json
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.options import GatewayOptions
-from serving.gateway.streams import NdjsonRequests, NdjsonWriter, relay
+from serving.gateway.streams import NdjsonWriter, relay
 from serving.gateway.upstream import Metadata, Upstream, UpstreamMethod
 
 # HTTP headers that become metadata of the call.
@@ -160,32 +159,24 @@ class Gateway:
 
     async def server_stream(self, method: UpstreamMethod, request: Request) -> Response:
         """The responses to one message, as lines."""
-        check_type(request, JSON)
+        check_type(request)
         longest = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
         bound = min(self.options.timeout, longest)
         async with self._message(method, request, bound) as (left, message):
             pass
         return StreamResponse(self, method, message, longest - bound + left, request)
 
-    async def bidirectional_stream(self, method: UpstreamMethod, request: Request) -> Response:
-        """The responses to the messages of a body's lines, as lines."""
-        check_type(request, NDJSON, JSON)
-        seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
-        return StreamResponse(self, method, None, seconds, request)
-
     @contextlib.asynccontextmanager
     async def streaming(
-        self, method: UpstreamMethod, messages: Any, seconds: float, request: Request
+        self, method: UpstreamMethod, message: Any, seconds: float, request: Request
     ) -> AsyncIterator[Any]:
         """A call whose responses are a stream, which the gateway ends when it stops."""
         client = client_in(request.scope)
         with self._in_progress(request), self.streams.hold(client, self._too_many_streams):
             wait = min(self.options.timeout, seconds)
-            # The lines of a body are left for the call: a watch would take them.
-            receive = None if isinstance(messages, NdjsonRequests) else request.receive
-            async with self._place(self._service, client, wait, receive):
-                with self._service.call(method, messages, seconds, self._metadata(request)) as call:
-                    if getattr(messages, "follow", False):
+            async with self._place(self._service, client, wait, request.receive):
+                with self._service.call(method, message, seconds, self._metadata(request)) as call:
+                    if getattr(message, "follow", False):
                         self._following.add(call)
                     try:
                         yield call
@@ -268,7 +259,7 @@ class Gateway:
 
         They are counted from the end of its body, which has a time of its own.
         """
-        check_type(request, JSON)
+        check_type(request)
         clock = asyncio.get_running_loop().time
         seconds = self._seconds(request) if seconds is None else seconds
         authorize = partial(self.authorize, method, request)
@@ -402,7 +393,7 @@ class StreamResponse(Response):
     Args:
         gateway: that makes the call.
         method: with responses that are a stream.
-        message: the request; None for a method whose requests are the lines of the body.
+        message: the request.
         seconds: until the call's deadline.
         request: of HTTP.
     """
@@ -430,36 +421,15 @@ class StreamResponse(Response):
         await lines.end()
 
     async def _relay(self, receive: Any, out: NdjsonWriter) -> None:
-        gateway, requests = self._gateway, None
-        messages = self._message
-        client = client_in(self._request.scope)
-        if messages is None:
-            messages = requests = self._requests(receive)
-            await requests.begin(partial(gateway.authorize, self._method, self._request), out.begin)
-        async with gateway.streaming(self._method, messages, self._seconds, self._request) as call:
-            watch: DisconnectWatcher | NdjsonRequests = requests or DisconnectWatcher(receive, call)
-            if requests is not None:
-                requests.call = call
+        gateway, client = self._gateway, client_in(self._request.scope)
+        async with gateway.streaming(self._method, self._message, self._seconds, self._request) as call:
+            watch = DisconnectWatcher(receive, call)
             try:
-                answered = None if requests is None else requests.answered
-                await relay(call, out, self._seconds, partial(gateway.write, client=client), answered)
+                await relay(call, out, self._seconds, partial(gateway.write, client=client))
             except asyncio.CancelledError:
                 raise gateway.cancellation_error(watch.is_gone) from None
             finally:
                 watch.stop()
-        if requests is not None and requests.failure is not None:
-            raise requests.failure
-
-    def _requests(self, receive: Any) -> NdjsonRequests:
-        gateway = self._gateway
-        options = gateway.options
-
-        async def read(line: bytes) -> Any:
-            self._request.scope[RECEIVED] = len(line)
-            return await gateway.read(line, self._method, self._request, options.timeout)
-
-        client, most = client_in(self._request.scope), options.bounds.max_body_bytes
-        return NdjsonRequests(receive, client, most, gateway.pending, read, options.stream_idle_timeout)
 
 
 def json_response(content: bytes, status: int = 200) -> Response:

@@ -86,10 +86,9 @@ class Operation:
     def extra(self) -> Document:
         """Its description in OpenAPI, without path and summary."""
         body = self.request_of or self.method
-        sends, gives = JSON, JSON
+        gives = JSON
         if self.method is not None:
             descriptor = self.method.descriptor
-            sends = NDJSON if descriptor.client_streaming else JSON
             gives = NDJSON if descriptor.server_streaming else JSON
             schema = reference(descriptor.output_type)
         else:
@@ -113,7 +112,7 @@ class Operation:
             content: Document = {"schema": reference(body.descriptor.input_type)}
             if self.example is not None:
                 content["example"] = self.example
-            found["requestBody"] = {"required": True, "content": {sends: content}}
+            found["requestBody"] = {"required": True, "content": {JSON: content}}
         return found
 
 

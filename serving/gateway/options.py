@@ -97,9 +97,6 @@ class GatewayOptions:
     stream_timeout: float = option(
         3600.0, "seconds of a stream at most", flags.bounded_seconds(LONGEST_STREAM_SECONDS)
     )
-    stream_idle_timeout: float = option(
-        60.0, "seconds that a stream may wait for its next line", flags.seconds
-    )
     grace: float = option(10.0, "seconds for requests in progress to finish", flags.seconds)
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = option(

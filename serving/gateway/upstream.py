@@ -1,6 +1,6 @@
 """The gateway's connections to one service, and its calls."""
 
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,9 +37,8 @@ class UpstreamMethod:
 
     @property
     def kind(self) -> str:
-        """The kind of the method, by the names of a channel's methods: `unary_unary` and so on."""
-        first = "stream" if self.descriptor.client_streaming else "unary"
-        return f"{first}_{'stream' if self.descriptor.server_streaming else 'unary'}"
+        """The kind of the method, by the name of a channel's method."""
+        return "unary_stream" if self.descriptor.server_streaming else "unary_unary"
 
 
 class Upstream:
@@ -76,16 +75,11 @@ class Upstream:
     def call(
         self,
         method: UpstreamMethod,
-        request: Message | AsyncIterable[Message],
+        request: Message,
         seconds: float,
         metadata: Metadata,
     ) -> Iterator[Any]:
-        """A call of gRPC, which is cancelled when the block ends before it.
-
-        Args:
-            request: or an iterator of requests, for a method that takes a stream.
-            seconds: until its deadline.
-        """
+        """A call of gRPC, which is cancelled when the block ends before it; `seconds` is its timeout."""
         with self._slot() as slot:
             call = self._callables(method)[slot](request, timeout=seconds, metadata=metadata)
             self._calls.add(call)

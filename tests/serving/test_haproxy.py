@@ -20,7 +20,7 @@ from tests.helpers.serving import haproxy
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.fuzzed_messages import HEALTH, SEARCH
-from tests.helpers.serving.gateways import NDJSON, gateway
+from tests.helpers.serving.gateways import gateway
 from tests.helpers.serving.raw import Raw, head
 from tests.helpers.waiting import wait_until
 
@@ -121,8 +121,6 @@ def test_the_gateway_is_answered_through_haproxy_within_its_limits(server: Retri
         through = replace(running, port=port)
         wait_until(lambda: through.ask("/v1/health").status == 200)
         assert len(through.ask("/v1/search", {"query": {"text": QUERY}, "k": 3}).document["hits"]) == 3
-        line = b'{"query": {"text": "bavuti"}, "k": 1}\n'
-        assert len(through.ask("/v1/search:stream", line * 3, NDJSON).lines) == 3
         start = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         for more, expected in (
             (b"Content-Length: 9000000\r\n\r\n", b"413"),
@@ -138,32 +136,6 @@ def test_the_gateway_is_answered_through_haproxy_within_its_limits(server: Retri
                 last = connection.recv(1 << 16)
         assert last.startswith(b"HTTP/1.1 429 ")
         assert through.ask("/v1/gateway").status == 200
-
-
-@pytest.mark.parametrize("length", [b"Transfer-Encoding: chunked", b"Content-Length: 9000000"])
-def test_a_stream_may_pause_and_be_long_through_haproxy(server: RetrievalServer, length: bytes) -> None:
-    line = b'{"query": {"text": "bavuti"}, "k": 1}\n'
-    part = b"%x\r\n%s\r\n" % (len(line), line) if b"chunked" in length else line
-    with gateway(server.address) as running, held_port() as port, ExitStack() as stack:
-        listens = f"127.0.0.1:{port}"
-        to = {"TWINSPIRE_HTTP_SERVICE": f"127.0.0.1:{running.port}", "TWINSPIRE_HTTP_LISTEN": listens}
-        stack.enter_context(haproxy.running(server.address, **to))
-        through = replace(running, port=port)
-        wait_until(lambda: through.ask("/v1/health").status == 200)
-        connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
-        kind = b"Content-Type: application/x-ndjson\r\n"
-        connection.sendall(
-            b"POST /v1/search:stream HTTP/1.1\r\nHost: localhost\r\n%s%s\r\n\r\n" % (kind, length)
-        )
-        connection.sendall(part)
-        time.sleep(6)  # longer than the body of another request may take
-        connection.sendall(part)
-        answer = b""
-        while answer.count(b'"hits"') < 2:
-            found = connection.recv(1 << 16)
-            assert found, answer
-            answer += found
-    assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 def test_health_is_answered_but_not_watched_through_haproxy(start_haproxy: Start) -> None:

@@ -24,7 +24,6 @@ from serving.metrics_server import serve_registry
 from tests.helpers.waiting import wait_until
 
 JSON = {"content-type": "application/json"}
-NDJSON = {"content-type": "application/x-ndjson"}
 
 
 @dataclass(frozen=True)
@@ -158,6 +157,7 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
         text: of the status.
         trailers: of every answer.
         released: set to let answers go.
+        begun: methods of the calls that have arrived, also without a message.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.OK
@@ -165,9 +165,9 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
     trailers: tuple[tuple[str, str], ...] = ()
     released: threading.Event = field(default_factory=threading.Event)
     seen: "queue.SimpleQueue[dict[str, Any]]" = field(default_factory=queue.SimpleQueue)
+    begun: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
     ended: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
     sent: int = 0
-    received: int = 0
 
     def __post_init__(self) -> None:
         self.released.set()
@@ -186,25 +186,29 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
         wait_until(lambda: self.released.is_set() or not context.is_active())
         return wire.SearchResponse(hits=[wire.Hit(id=request.query.text)])
 
-    def SearchStream(self, requests: Any, context: Any) -> Iterator[wire.SearchResponse]:
-        context.add_callback(lambda: self.ended.put("SearchStream"))
-        self._begin(context)
-        for request in requests:
-            self.received += 1
-            wait_until(lambda: self.released.is_set() or not context.is_active())
-            yield wire.SearchResponse(hits=[wire.Hit(id=request.query.text)])
-
     def Changes(
         self, request: catalogue_pb2.ChangesRequest, context: Any
     ) -> Iterator[catalogue_pb2.ChangesResponse]:
         """Pages of 64 KiB without end; with `follow` one page, and then nothing."""
         context.add_callback(lambda: self.ended.put("Changes"))
         self._begin(context)
+        wait_until(lambda: self.released.is_set() or not context.is_active())
         while context.is_active():
             self.sent += 1
             yield catalogue_pb2.ChangesResponse(sequence=self.sent, store_id="x" * (64 << 10))
             if request.follow:
                 wait_until(lambda: not context.is_active(), 60)
+
+
+class _Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]
+    """Notes the method of each call when it arrives."""
+
+    def __init__(self, begun: "queue.SimpleQueue[str]") -> None:
+        self._begun = begun
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        self._begun.put(handler_call_details.method)
+        return continuation(handler_call_details)
 
 
 @contextmanager
@@ -213,7 +217,7 @@ def decided(**fields: Any) -> Iterator[tuple[Decided, str]]:
     servicer = Decided(**fields)
     # As many calls of a connection as of the service's own (`serve --calls`).
     bounds = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 16)]
-    server = grpc.server(ThreadPoolExecutor(16), options=bounds)
+    server = grpc.server(ThreadPoolExecutor(16), interceptors=[_Arrivals(servicer.begun)], options=bounds)
     retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
     catalogue_pb2_grpc.add_CatalogueServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

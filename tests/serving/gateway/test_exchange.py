@@ -1,4 +1,4 @@
-"""Bodies and lines: each byte is looked at once, and all together have a bound."""
+"""Bodies: they have a time, and all together have a bound."""
 
 import asyncio
 import json
@@ -9,10 +9,10 @@ import pytest
 from starlette.requests import Request
 
 from protos.errors import InvalidInput
-from serving.gateway.exchange import PendingBytes, body, lines
+from serving.gateway.exchange import PendingBytes, body
 from serving.gateway.failures import TOO_SLOW, HttpFailure
 from serving.gateway.options import GatewayBounds, GatewayOptions
-from tests.helpers.serving.gateways import NDJSON, decided, read
+from tests.helpers.serving.gateways import decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 
@@ -21,37 +21,6 @@ SEARCH = json.dumps({"query": {"text": "a" * 500}}).encode()
 
 async def allow() -> None:
     """Let every client send its body."""
-
-
-def split(parts: list[bytes], most: int = 1 << 30) -> list[bytes]:
-    """The lines of a body that comes in parts."""
-    left = list(parts)
-
-    async def receive() -> Any:
-        part = left.pop(0)
-        return {"type": "http.request", "body": part, "more_body": bool(left)}
-
-    async def gather() -> list[bytes]:
-        return [line async for line in lines(receive, "", most, PendingBytes(1 << 30), lambda: 60.0)]
-
-    return asyncio.run(gather())
-
-
-def test_lines_are_the_same_in_whatever_parts_they_come() -> None:
-    whole = b"\nab\n \n\ncde\r\nf\n\nghi"
-    expected = [b"ab", b"cde\r", b"f", b"ghi"]
-    for size in range(1, len(whole) + 1):
-        assert split([whole[n : n + size] for n in range(0, len(whole), size)]) == expected
-    assert split([whole, b""]) == expected
-    assert split([whole + b"\n"]) == expected
-
-
-def test_a_line_in_many_small_parts_is_read_in_one_pass() -> None:
-    """4 MB in parts of 50 bytes: to copy the line for each part would be 160 GB."""
-    began = time.process_time()
-    (line,) = split([b"x" * 50] * 80_000)
-    assert len(line) == 4_000_000
-    assert time.process_time() - began < 10
 
 
 def test_the_time_of_a_body_begins_before_its_first_part() -> None:
@@ -97,12 +66,9 @@ def test_bodies_that_do_not_end_have_a_bound_together() -> None:
     begun = SEARCH[:400]
     with decided() as (_, address), run_gateway(address, bounds=bounds) as running:
         with running.connect() as first, running.connect() as second:
-            for each, path, kind in (
-                (first, "/v1/search", "application/json"),
-                (second, "/v1/search:stream", NDJSON["content-type"]),
-            ):
-                each.putrequest("POST", path)
-                each.putheader("Content-Type", kind)
+            for each in (first, second):
+                each.putrequest("POST", "/v1/search")
+                each.putheader("Content-Type", "application/json")
                 each.putheader("Content-Length", str(len(SEARCH)))
                 each.endheaders(begun)
             wait_until(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serving.client.security import Security
-from serving.gateway import exchange, fairness, http1
+from serving.gateway import exchange, fairness
 from serving.gateway.failures import HttpFailure
 from serving.gateway.fairness import FairPlaces, FairShare, Refusals
 from serving.gateway.gateway import SEARCH as SEARCH_METHOD
@@ -23,7 +23,7 @@ from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.tokens import TokenFile, new_token
 from serving.server import RetrievalServer
-from tests.helpers.serving.gateways import JSON, NDJSON, RunningGateway, decided, is_ended
+from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 
@@ -154,22 +154,6 @@ def test_a_body_is_waited_for_only_from_a_client_that_may_ask(retriever: Retriev
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_stream_without_a_token_is_refused_before_its_first_line(
-    retriever: Retriever, tmp_path: Path
-) -> None:
-    (tmp_path / "tokens.toml").write_text(new_token("page", "reader")[1])
-    with (
-        RetrievalServer(retriever, access=Access(tokens=TokenFile(tmp_path / "tokens.toml"))) as server,
-        run_gateway(server.address) as running,
-        opened(
-            running,
-            1,
-            head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"]),
-        ) as (connection,),
-    ):
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
-
-
 def test_a_body_has_a_deadline_and_a_smallest_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "BODY_SECONDS", 0.5)
     monkeypatch.setattr(exchange, "BODY_RATE", 100)
@@ -189,42 +173,6 @@ def test_a_body_has_a_deadline_and_a_smallest_rate(monkeypatch: pytest.MonkeyPat
 # Streams and calls that are parked.
 
 
-def test_a_stream_without_lines_makes_no_call_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http1, "REST_SECONDS", 0.2)
-    idle = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
-    line = BODY + b"\n"
-    chunk = b"%x\r\n%s\r\n" % (len(line), line)
-    with decided() as (service, address), run_gateway(address, stream_idle_timeout=1.0) as running:
-        with opened(running, 1, idle) as (connection,):
-            answer = b""
-            while part := connection.recv(1 << 16):
-                answer += part
-            assert b"DEADLINE_EXCEEDED" in answer
-            assert b"--stream-idle-timeout" in answer
-        assert service.ended.get(timeout=30) == "SearchStream"  # asked whether its client may
-        assert service.ended.empty()
-        with opened(running, 1, idle + chunk) as (connection,):
-            answer = b""
-            while part := connection.recv(1 << 16):
-                answer += part
-        assert b'"hits"' in answer
-        assert b"DEADLINE_EXCEEDED" in answer
-        assert service.ended.get(timeout=30) == "SearchStream"
-
-
-def test_a_stream_that_is_to_be_answered_is_not_idle() -> None:
-    line = BODY + b"\n"
-    start = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
-    with decided() as (service, address), run_gateway(address, stream_idle_timeout=0.3) as running:
-        service.released.clear()
-        with opened(running, 1, start + b"%x\r\n%s\r\n" % (len(line), line)):
-            wait_until(lambda: service.received)
-            time.sleep(1.0)
-            assert not service.ended.qsize()
-            service.released.set()
-            wait_until(service.ended.qsize)
-
-
 def test_parked_calls_of_one_client_leave_places_for_others() -> None:
     parked = whole("/v1/search", BODY, "Request-Timeout: 60")
     bounds = GatewayBounds(connections=1)
@@ -241,18 +189,18 @@ def test_parked_calls_of_one_client_leave_places_for_others() -> None:
 
 def test_a_client_that_waits_for_a_place_does_not_delay_the_authorization_of_others() -> None:
     parked = whole("/v1/search", BODY, "Request-Timeout: 60")
-    idle = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
+    waits = head("/v1/search", "Content-Length: 1000")
     bounds = GatewayBounds(connections=1)
     with decided() as (service, address), run_gateway(address, bounds=bounds, timeout=60.0) as running:
         service.released.clear()
         with opened(running, 8, parked):
             for _ in range(8):
                 service.seen.get(timeout=30)
-            with opened(running, 1, idle):
+            with opened(running, 1, waits):
                 time.sleep(5 * exchange.AUTHORIZE_SECONDS)
-                assert not service.ended.qsize()  # it waits for a place of its client
-                with opened(running, 1, idle, ("127.0.0.1",)):
-                    assert service.ended.get(timeout=30) == "SearchStream"
+                assert service.begun.qsize() == 8  # it waits for a place of its client
+                with opened(running, 1, waits, ("127.0.0.1",)):
+                    wait_until(lambda: service.begun.qsize() == 9)
 
 
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes", "/v1/health"])
@@ -298,18 +246,17 @@ def test_questions_to_a_service_count_as_calls_of_a_connection() -> None:
 
 
 def test_streams_and_requests_of_one_client_are_half_of_all() -> None:
-    line = BODY + b"\n"
-    start = head("/v1/search:stream", "Transfer-Encoding: chunked", kind=NDJSON["content-type"])
-    stream = start + b"%x\r\n%s\r\n" % (len(line), line)
-    with decided() as (service, address), run_gateway(address, bounds=GatewayBounds(streams=4)) as running:
-        service.released.clear()
-        with opened(running, 2, stream):
-            wait_until(lambda: running.server.gateway.streams.held == 2)
-            with opened(running, 1, stream) as (third,):
-                assert third.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
-            with opened(running, 1, stream, ["127.0.0.1"]):
-                wait_until(lambda: running.server.gateway.streams.held == 3)
-            service.released.set()
+    stream = whole("/v1/items:changes", b'{"follow": true}')
+    with (
+        decided() as (_, address),
+        run_gateway(address, bounds=GatewayBounds(streams=4)) as running,
+        opened(running, 2, stream),
+    ):
+        wait_until(lambda: running.server.gateway.streams.held == 2)
+        with opened(running, 1, stream) as (third,):
+            assert third.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
+        with opened(running, 1, stream, ["127.0.0.1"]):
+            wait_until(lambda: running.server.gateway.streams.held == 3)
 
 
 # What the gateway has to read.

@@ -26,7 +26,7 @@ from serving.security.tls import ServerTls, TlsFiles
 from serving.server import RetrievalServer
 from tests.helpers.ports import held_port
 from tests.helpers.serving.certificates import Authority
-from tests.helpers.serving.gateways import NDJSON, RunningGateway, decided, read
+from tests.helpers.serving.gateways import RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
@@ -324,10 +324,6 @@ def test_the_objects_of_a_body_or_a_line_are_bounded() -> None:
         reason = f"body: expected at most 68 {what} (--max-body-fields)"
         assert running.ask("/v1/search:batch", queries).error == (413, "INVALID_ARGUMENT", reason)
         assert service.seen.empty()
-        line = json.dumps({"filter": {"all": {"filters": [{}] * 17}}}).encode()
-        told = running.ask("/v1/search:stream", line, NDJSON)
-        reason = f"line 1: {reason.replace('68', '17')}"
-        assert told.error == (413, "INVALID_ARGUMENT", reason)
 
 
 def test_a_body_that_does_not_arrive_in_time_is_given_up(

@@ -15,7 +15,7 @@ LIFETIME = 20.0  # seconds, after which a parked connection is given up for a ne
 NEVER = 1 << 62  # a sequence that no catalogue reaches
 SOON = 1000  # a sequence that a catalogue could reach
 PART = 1 << 16  # bytes that are sent in one go
-JSON, NDJSON = "application/json", "application/x-ndjson"
+JSON = "application/json"
 
 
 class HttpConnection(Connection):
@@ -51,10 +51,9 @@ def search(sequence: int = 0, text: str = "bavuti") -> bytes:
     return json.dumps({"query": {"text": text}, "k": 10, "min_sequence": str(sequence)}).encode()
 
 
-def stream(*lines: bytes) -> bytes:
-    """The head of a stream of searches, and some of its lines."""
-    head = request("/v1/search:stream", b"", NDJSON, "Transfer-Encoding: chunked")
-    return head + b"".join(b"%x\r\n%s\n\r\n" % (len(line) + 1, line) for line in lines)
+def stream() -> bytes:
+    """A stream of changes, which waits for more of them."""
+    return request("/v1/items:changes", b'{"follow": true}')
 
 
 def open_streams(address: str, count: int, seconds: float) -> None:
@@ -63,7 +62,7 @@ def open_streams(address: str, count: int, seconds: float) -> None:
     attack = Attack(host, int(port), host, time.monotonic() + seconds, 0)
     held = [HttpConnection(attack) for _ in range(count)]
     for each in held:
-        each.send(stream(search()))
+        each.send(stream())
     for _ in attack.ticks(TICK):
         pass
     for each in held:
@@ -79,8 +78,8 @@ def slow_bodies(attack: Attack) -> None:
 
 
 def idle_streams(attack: Attack) -> None:
-    """140 streams, half of them without a line, the others with one."""
-    _hold(attack, 140, lambda number: stream(search()) if number % 2 else stream())
+    """140 streams of changes that do not come."""
+    _hold(attack, 140, lambda number: stream())
 
 
 def parked_searches(attack: Attack) -> None:
@@ -88,12 +87,11 @@ def parked_searches(attack: Attack) -> None:
     _hold(attack, 140, lambda number: request("/v1/search", search(SOON if number % 2 else NEVER)))
 
 
-def parked_streams(attack: Attack) -> None:
-    """Six streams of searches of 4 MB that wait for a sequence."""
+def large_parked_searches(attack: Attack) -> None:
+    """Six searches of 4 MB that wait for a sequence."""
     history = ["k" * 9000] * 460  # within the bounds on strings and on a message
-    line = json.dumps({"query": {"history": history}, "min_sequence": str(SOON)}).encode()
-    whole = stream(*[line] * 8)
-    _send(attack, 6, whole, is_stream=True)
+    body = json.dumps({"query": {"history": history}, "min_sequence": str(SOON)}).encode()
+    _send(attack, 6, request("/v1/search", body))
 
 
 def idle_http(attack: Attack) -> None:
@@ -130,7 +128,7 @@ ALL: tuple[Callable[[Attack], None], ...] = (
     slow_bodies,
     idle_streams,
     parked_searches,
-    parked_streams,
+    large_parked_searches,
     idle_http,
     one_byte_chunks,
     empty_features,
@@ -158,14 +156,13 @@ def _hold(attack: Attack, most: int, sent: Callable[[int], bytes]) -> None:
         attack.counts["held at once, most"] = max(attack.counts["held at once, most"], len(held))
 
 
-def _send(attack: Attack, count: int, whole: bytes, is_stream: bool = False) -> None:
+def _send(attack: Attack, count: int, whole: bytes) -> None:
     """Send a request on each of some connections as fast as it is taken, and again when it is answered.
 
     Args:
         attack: that sends.
         count: connections.
         whole: the request.
-        is_stream: the answer may begin before the request has ended.
     """
     connections: list[HttpConnection | None] = [None] * count
     sent = [0] * count
@@ -174,7 +171,7 @@ def _send(attack: Attack, count: int, whole: bytes, is_stream: bool = False) -> 
             connection = connections[n]
             if connection is not None:
                 connection.drain()
-            if connection is None or connection.closed or (connection.is_answered and not is_stream):
+            if connection is None or connection.closed or connection.is_answered:
                 if connection is not None:
                     connection.close()
                 connection, sent[n] = HttpConnection(attack), 0
