@@ -7,14 +7,9 @@ from serving import flag_types as flags
 from serving.engine.limits import WorkerLimits
 from serving.flag_types import option
 from serving.live.config import CatalogueConfig
-from serving.observability.request_log import RequestLogOptions
-from serving.observability.sinks import SinkOptions
 from serving.rollout.follower import FollowConfig
 from serving.security.tls import TlsFiles
 from serving.wire.converters import RequestLimits
-
-# Options of each kind of sink of served requests; each of their fields becomes a flag of the command line.
-SINKS: tuple[type[SinkOptions], ...] = (RequestLogOptions,)
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,6 @@ class ServiceConfig:
         rate, burst: tokens (`rate_limit.tokens`) a second, and at once, that each client may spend; no limit
             if the rate is 0.
         metrics_host, metrics_port: address of `/metrics`; none if the port is None.
-        sinks: options of the sinks that record served requests.
         trace_endpoint, trace_ratio: where traces are sent, and the share of the requests that is traced.
         model_version: the bundle's version in the registry; empty if it is not from there.
         follow: the alias whose bundle is served after the first one; if not given, the bundle never changes.
@@ -59,7 +53,6 @@ class ServiceConfig:
     burst: int = 100
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
-    sinks: tuple[SinkOptions, ...] = (RequestLogOptions(),)
     trace_endpoint: str | None = None
     trace_ratio: float = 0.01
     item_tower: bool = option(False, "offer the item tower too, by the Open Inference Protocol")

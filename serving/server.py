@@ -19,7 +19,7 @@ from serving.address import join
 from serving.api import catalogue_service, open_inference
 from serving.api.catalogue_service import CatalogueServicer
 from serving.api.open_inference import Encode, InferenceServicer
-from serving.api.retrieval_service import SERVICE, RetrievalServicer
+from serving.api.retrieval_service import SERVICE, MessageSink, RetrievalServicer
 from serving.engine.batching import Batcher
 from serving.engine.call import Call, Method
 from serving.engine.event_loop import EventLoop
@@ -34,7 +34,6 @@ from serving.heap import HeapTrimmer
 from serving.live.process.catalogue_client import CatalogueClient
 from serving.observability import layout
 from serving.observability.observer import Observer
-from serving.observability.sinks import RequestSinks
 from serving.observability.tracing import Tracing
 from serving.observability.worker_metrics import SharedMetrics
 from serving.retrieval.retriever import Retriever
@@ -63,6 +62,7 @@ class RetrievalServer:
         access: TLS, tokens and rate limit; without it every client may call.
         metrics: shared by all workers; if not given, this server has metrics of its own.
         slot: of this worker in `metrics`.
+        sink: takes a share of the champion's searches, if there is one.
         share_port: whether other workers listen on the same port.
         status: gives the fields of `Info` that describe the bundles of the service.
         catalogue: connection to the catalogue's process, already started, if the service takes writes.
@@ -83,7 +83,7 @@ class RetrievalServer:
         access: Access | None = None,
         metrics: SharedMetrics | None = None,
         slot: int = 0,
-        sinks: RequestSinks | None = None,
+        sink: MessageSink | None = None,
         tracing: Tracing | None = None,
         share_port: bool = False,
         status: Callable[[], dict[str, Any]] = dict,
@@ -109,7 +109,6 @@ class RetrievalServer:
                 shown["catalogue"].worker_sequence = self._servicer.split.sequence
             return {**metrics.snapshot(), **access.state(), **worker, **shown}
 
-        sink = sinks if sinks is not None and sinks.takes_messages else None
         self._servicer = RetrievalServicer(
             TrafficSplit(bundle),
             limits,
@@ -138,7 +137,7 @@ class RetrievalServer:
         self._event_loop = EventLoop(
             self._methods(limits, offers_item_tower=bundle.item_tower is not None),
             Batcher(worker_metrics, bounds.batch),
-            Observer(worker_metrics, sinks, tracing),
+            Observer(worker_metrics, tracing),
             Guard(access.tokens) if access.tokens is not None else None,
             caller,
             bounds,

@@ -30,7 +30,6 @@ from serving.live.process.catalogue_client import CatalogueClient
 from serving.live.process.catalogue_client import Channel as CatalogueChannel
 from serving.live.search.live_items import LivePlace, StoreState
 from serving.observability.exporter import check_port, serve_metrics
-from serving.observability.sinks import RequestSinks
 from serving.observability.tracing import Tracing, prepare
 from serving.observability.worker_metrics import SharedMetrics
 from serving.rollout.bundle_cache import BundleCache
@@ -45,7 +44,7 @@ from serving.security.tokens import TokenFile
 from serving.server import RetrievalServer
 from serving.service_manager import ServiceManager
 from serving.service_status import ServiceStatus
-from serving.shadow.channel import ShadowChannel
+from serving.shadow.channel import ShadowChannel, TrafficMirror
 from serving.shadow.process import Shadow
 from serving.shared_state import (
     ACCESS,
@@ -254,11 +253,11 @@ class _Service:
             self._access.quiet()  # the supervisor logs reads
             target = self.shared_state.read(TARGET)
             split = TrafficSplit(self._own_bundle() or self._champion(target))
-            sinks, tracing = self._sinks(slot), self._tracing(slot)
+            mirror, tracing = self._mirror(slot), self._tracing(slot)
             catalogue = CatalogueClient(self._catalogue) if self._catalogue else None
             if catalogue:
                 catalogue.start()
-            server = self._server(split.champion, slot, sinks, tracing, catalogue)
+            server = self._server(split.champion, slot, mirror, tracing, catalogue)
             # A canary is loaded like any later change: if it cannot be loaded, the champion answers.
             serial = 0 if target["canary"] else target["serial"]
             swapper = HotSwapper(self.shared_state, worker_name(slot), split, serial, self._load, server.swap)
@@ -272,7 +271,6 @@ class _Service:
             server.stop(config.grace)
             if catalogue:
                 catalogue.stop()
-            sinks.stop()
             if tracing:
                 tracing.stop()
 
@@ -301,7 +299,7 @@ class _Service:
         self,
         champion: LoadedBundle,
         slot: int,
-        sinks: RequestSinks,
+        mirror: TrafficMirror | None,
         tracing: Tracing | None,
         catalogue: CatalogueClient | None,
     ) -> RetrievalServer:
@@ -315,7 +313,7 @@ class _Service:
             self._access,
             self.shared,
             slot,
-            sinks,
+            mirror,
             tracing,
             share_port=True,
             status=self._status.state,
@@ -323,12 +321,11 @@ class _Service:
             shared_state=self.shared_state,
         )
 
-    def _sinks(self, slot: int) -> RequestSinks:
-        """The sinks of a worker's served requests."""
-        sinks = [sink for options in self._config.sinks if (sink := options.open(slot)) is not None]
-        if self._channel is not None and self._config.follow is not None:
-            sinks.append(self._channel.mirror(slot, self._config.follow.shadow_share))
-        return RequestSinks(sinks)
+    def _mirror(self, slot: int) -> TrafficMirror | None:
+        """What takes a share of a worker's searches for the shadow, if there is one."""
+        if self._channel is None or self._config.follow is None:
+            return None
+        return self._channel.mirror(slot, self._config.follow.shadow_share)
 
     def _tracing(self, slot: int) -> Tracing | None:
         endpoint = self._config.trace_endpoint
@@ -392,8 +389,6 @@ def _access(config: ServiceConfig) -> Access:
     check_exposure(config.host, config.tls is not None, config.tokens is not None, config.insecure, client_ca)
     if config.metrics_port is not None and not is_loopback(config.metrics_host):
         log.warning("%s: any client that reaches this address can read the metrics", config.metrics_host)
-    for options in config.sinks:
-        options.check()
     return Access(
         ServerTls(config.tls) if config.tls else None,
         TokenFile(config.tokens) if config.tokens else None,

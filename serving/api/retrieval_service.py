@@ -35,12 +35,12 @@ MakeAnswer = Callable[[Job], bytes]
 
 
 class MessageSink(Protocol):
-    """Takes a share of the served requests; `observability.sinks.RequestSink` is one."""
+    """Takes a share of the served requests, as `shadow.channel.TrafficMirror` does."""
 
     def sample(self, method: str) -> Callable[[Any, bytes, int], None] | None:
         """A function that takes the next request of a method, its response and batch size.
 
-        None if that request is not sampled.
+        It never blocks. None if that request is not sampled.
         """
 
 

@@ -10,7 +10,7 @@ from protos.errors import MissingStage
 from protos.system.cores import usable_cores
 from serving import bundles
 from serving import flag_types as flags
-from serving.config import SINKS, ServiceConfig
+from serving.config import ServiceConfig
 from serving.engine.limits import WorkerLimits
 from serving.live.config import LIVE, CatalogueConfig, default_url
 from serving.live.store.bounds import CatalogueBounds
@@ -111,7 +111,6 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         limits=limits,
         bounds=bounds,
         tls=tls,
-        sinks=tuple(options(**flags.chosen(arguments, options)) for options in SINKS),
         model_version=model_version,
         follow=follow,
         catalogue=_catalogue(arguments),
@@ -262,8 +261,6 @@ def _add_observability(group: _ArgumentGroup) -> None:
     add = group.add_argument
     add("--metrics-port", type=flags.port, help="port of /metrics for Prometheus; 0 for any free port")
     add("--metrics-host", help=f"address of the metrics ({ServiceConfig.metrics_host})")
-    for options in SINKS:
-        flags.add_options(group, options)
     add("--trace-endpoint", help="OTLP collector for OpenTelemetry traces, such as http://127.0.0.1:4317")
     add(
         "--trace-ratio",

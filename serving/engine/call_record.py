@@ -1,4 +1,4 @@
-"""The record of a call that has ended, for traces and logs."""
+"""The record of a call that has ended, for traces."""
 
 import re
 import uuid
@@ -16,7 +16,7 @@ _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._:/+=@-]")
 
 @dataclass
 class CallRecord:
-    """A call that has ended. Made only for calls that are logged or traced, because it takes time.
+    """A call that has ended. Made only for calls that are traced, because it takes time.
 
     Args:
         path: of the method, such as `/retrieval.v1.Retrieval/Search`.
@@ -25,12 +25,10 @@ class CallRecord:
         started: when the call arrived, in `time.perf_counter_ns()`.
         ended: when it ended, by the same clock.
         stages: name, start and end of each stage, by the same clock: queue, encode, search, serialise.
-        caller: name of the client, as far as it is known.
         k: number of items wanted.
         queries: in the call.
         batch: queries in its batch, including its own.
         bundle_version: of the bundle that answered.
-        texts: of its queries; never traced, and logged only on request.
     """
 
     path: str
@@ -39,22 +37,15 @@ class CallRecord:
     started: int
     ended: int
     stages: Sequence[tuple[str, int, int]] = ()
-    caller: str = ""
     k: int = 0
     queries: int = 0
     batch: int = 0
     bundle_version: str = ""
-    texts: Sequence[str] = field(default=(), repr=False)
 
     @property
     def arrived(self) -> int:
         """The earlier of `started` and the start of the first stage, in `time.perf_counter_ns()`."""
         return min([self.started, *(start for _, start, _ in self.stages)])
-
-    @property
-    def method(self) -> str:
-        """The method's bare name, such as `Search`."""
-        return self.path.rpartition("/")[2]
 
     @property
     def full_method(self) -> str:

@@ -1,1 +1,1 @@
-"""Metrics, the request log and traces of the service."""
+"""Metrics and traces of the service."""

@@ -72,12 +72,8 @@ class Tracing:
                 return bool(int(sent[1], 16) & 1)  # the flag "sampled"
         return random() < self._ratio
 
-    def record(self, call: CallRecord) -> str:
-        """Make the spans of a call that is traced.
-
-        Returns:
-            Its trace id, 32 hexadecimal digits.
-        """
+    def record(self, call: CallRecord) -> None:
+        """Make the spans of a call that is traced."""
         from opentelemetry import trace
 
         # Spans have wall-clock times. The offset is computed for each call, because that clock may be set.
@@ -92,7 +88,6 @@ class Tracing:
         for name, start, end in call.stages:
             self._tracer.start_span(name, within, start_time=start + offset).end(end + offset)
         span.end(call.ended + offset)
-        return trace.format_trace_id(span.get_span_context().trace_id)
 
     def stop(self) -> None:
         """Send the remaining spans."""

@@ -2,7 +2,7 @@
 
 import logging
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -15,9 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from protos import retrieval_pb2_grpc
 from protos.errors import InvalidInput, Unavailable, UnknownItem
 from serving.client import RetrievalClient
-from serving.engine.call_record import CallRecord
 from serving.engine.limits import WorkerLimits
-from serving.observability.sinks import RequestSink, RequestSinks, TakeMessage
 from serving.retrieval.answer import Answer
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
@@ -196,28 +194,21 @@ def test_nobody_there_is_unavailable() -> None:
             client.wait_ready(timeout=0.3)
 
 
-class FailingSink(RequestSink):
+class FailingSink:
     """Takes everything, and fails."""
 
-    def sample(self, method: str) -> TakeMessage | None:
+    def sample(self, method: str) -> Callable[[Any, bytes, int], None]:
         def take(request: Any, response: bytes, batch: int) -> None:
             raise ValueError("the disk is full")
 
         return take
 
-    def wants_call(self, code: str) -> bool:
-        return True
-
-    def record_call(self, call: CallRecord, trace_id: str = "") -> None:
-        raise ValueError("the disk is full")
-
 
 def test_a_sink_that_fails_harms_no_search(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
     with (
-        RetrievalServer(retriever, sinks=RequestSinks([FailingSink()])) as server,
+        RetrievalServer(retriever, sink=FailingSink()) as server,
         RetrievalClient(server.address, retries=False) as client,
     ):
         assert len(client.search(item_names(1)[0], k=3).hits) == 3
         assert len(client.search(item_names(1)[0], k=3).hits) == 3
     assert "a sink could not take a request" in caplog.text
-    assert "FailingSink could not record a call" in caplog.text

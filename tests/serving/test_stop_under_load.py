@@ -8,21 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.serving.stopping import Made, clients_under_load, made_service
+from tests.helpers.serving.collector import Collector
+from tests.helpers.serving.stopping import Made, clients_under_load, made_service, traces
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 
 @pytest.fixture
-def make_serve(plain: Path, tmp_path: Path) -> Iterator[Made]:
-    """`make serve` with two workers and a request log; gives the process and the address."""
-    with made_service(plain, tmp_path, "--log-rate 1") as made:
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def make_serve(plain: Path, tmp_path: Path, collector: Collector) -> Iterator[Made]:
+    """`make serve` with two workers and traces; gives the process and the address."""
+    with made_service(plain, tmp_path, traces(collector)) as made:
         yield made
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_process_group_loses_no_request_of_64_clients(
-    make_serve: Made, number: signal.Signals
+    make_serve: Made, collector: Collector, number: signal.Signals
 ) -> None:
     process, address = make_serve
     with ThreadPoolExecutor(1) as pool:
@@ -31,5 +39,5 @@ def test_a_signal_to_the_process_group_loses_no_request_of_64_clients(
             os.killpg(process.pid, number)
             clients.join()
         _, told = log.result(30)
-    clients.check(told)
+    clients.check(collector)
     assert not [word for word in ("killed", "died", "Traceback") if word in told]

@@ -1,19 +1,19 @@
-"""A real server with tokens and TLS, whose log tells who its callers are."""
+"""A real server with tokens and TLS, which records who its callers are."""
 
-import io
-import json
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
+import pytest
 
 from protos import retrieval_pb2 as wire
-from serving.observability.request_log import RequestLog
-from serving.observability.sinks import RequestSinks
+from serving.engine.call import Call
+from serving.observability.observer import NAMES, Observer
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
+from serving.security.auth import caller
 from serving.server import RetrievalServer
 from tests.helpers.serving.token_files import Metadata
 
@@ -21,36 +21,50 @@ SERVICE = "retrieval.v1.Retrieval"
 REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=2)
 
 
-class Lines(io.StringIO):
-    """The lines of a request log, each as soon as it has been written."""
+class Ended:
+    """The calls of a server that have ended, each as soon as it has."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def write(self, line: str) -> int:
-        self._lines.put(json.loads(line))
-        return len(line)
+    def put(self, call: dict[str, Any]) -> None:
+        """Add a call."""
+        self._calls.put(call)
 
     def next(self) -> dict[str, Any]:
-        """The next line; a call's may be written after its answer has been sent."""
-        return self._lines.get(timeout=10)
+        """The next call: method, code, caller, request id; it may end after its answer has been sent."""
+        return self._calls.get(timeout=10)
 
 
 @contextmanager
-def guarded(retriever: Retriever, access: Access) -> Iterator[tuple[str, Lines]]:
-    """Serve in this process; gives the address and the log."""
-    lines = Lines()
-    with RetrievalServer(
-        retriever, access=access, sinks=RequestSinks([RequestLog(1.0, stream=lines)])
-    ) as server:
-        yield server.address, lines
+def recorded() -> Iterator[Ended]:
+    """Record the calls of servers that are made in the block."""
+    ended = Ended()
+
+    class Recording(Observer):
+        """Records the calls besides."""
+
+        def ended(self, call: Call, code: int) -> None:
+            super().ended(call, code)
+            found = {"method": call.method.name, "code": NAMES[code], "caller": caller(call)}
+            ended.put({**found, "request_id": dict(call.metadata).get("x-request-id", "")})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.server.Observer", Recording)
+        yield ended
 
 
-def name_of(lines: Lines, call: Any, request: Any, metadata: Metadata = ()) -> str:
+@contextmanager
+def guarded(retriever: Retriever, access: Access) -> Iterator[tuple[str, Ended]]:
+    """Serve in this process; gives the address and the calls."""
+    with recorded() as ended, RetrievalServer(retriever, access=access) as server:
+        yield server.address, ended
+
+
+def name_of(ended: Ended, call: Any, request: Any, metadata: Metadata = ()) -> str:
     """Who the service believes to be asked by."""
     call(request, metadata=metadata, timeout=10)
-    return str(lines.next()["caller"])
+    return str(ended.next()["caller"])
 
 
 def code_of(call: Any, request: Any, **arguments: Any) -> tuple[grpc.StatusCode, str]:

@@ -1,6 +1,5 @@
 """`make serve`, and 64 clients that search while it is told to stop: it must answer each accepted request."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import grpc
 
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc as stubs
+from tests.helpers.serving.collector import PARENT, TRACE, Collector, attributes
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
 
@@ -57,7 +57,7 @@ class LoadClients:
     """The clients: each has a connection, and searches until the service refuses.
 
     Attributes:
-        answered: ids of the requests that were answered.
+        answered: ids of the requests with a trace that were answered.
         failed: id of a request that was not -> its status.
     """
 
@@ -67,7 +67,8 @@ class LoadClients:
         self.answered: set[str] = set()
         self.failed: dict[str, grpc.StatusCode] = {}
         self._stop = threading.Event()
-        self._busy: set[int] = set()  # clients that have had an answer
+        self._busy: set[int] = set()  # clients that have had an answer to a request with a trace
+        self._traced = False  # whether requests have a trace
         self._threads = [threading.Thread(target=self._run, args=[n], daemon=True) for n in range(clients)]
 
     def _run(self, number: int) -> None:
@@ -75,19 +76,26 @@ class LoadClients:
         with grpc.insecure_channel(self._address, options=ALONE) as channel:
             stub = stubs.RetrievalStub(channel)
             for n in count():
-                name = f"{number}-{n}"
+                name, is_traced = f"{number}-{n}", self._traced
+                parent = f"00-{TRACE}-{PARENT}-{is_traced:02}"
+                metadata = [("x-request-id", name), ("traceparent", parent)]
                 try:
-                    stub.Search(request, timeout=30, metadata=[("x-request-id", name)])
+                    stub.Search(request, timeout=30, metadata=metadata)
                 except grpc.RpcError as error:
                     self.failed[name] = error.code()
                     return
-                self.answered.add(name)
-                self._busy.add(number)
+                if is_traced:
+                    self.answered.add(name)
+                    self._busy.add(number)
                 if self._stop.is_set():
                     return
 
     def wait_busy(self) -> None:
-        """Return when each client has had an answer, and so a request of each is on its way."""
+        """Return when each client has had an answer with a trace, and so a request of each is on its way.
+
+        Only requests from now on have a trace, since a worker keeps a few thousand spans at most.
+        """
+        self._traced = True
         wait_until(lambda: len(self._busy) == self.clients, 30, lambda: (len(self._busy), self.failed))
 
     def join(self) -> None:
@@ -96,23 +104,28 @@ class LoadClients:
             thread.join(60)
             assert not thread.is_alive()
 
-    def check(self, log: str) -> None:
-        """Each request that the service has logged was answered, and the others were told to go elsewhere.
+    def check(self, collector: Collector) -> None:
+        """Each request that the service has traced was answered, and the others were told to go elsewhere.
 
         gRPC cancels what it receives while it shuts down. On a machine so busy that clients do not run for a
         while, some are late in that way; `test_stopping.py` holds that others are refused with UNAVAILABLE.
 
         Args:
-            log: of the service, with `--log-rate 1`.
+            collector: of the service's traces; the service has stopped.
         """
-        lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-        searches = [line for line in lines if line["method"] == "Search"]
-        accepted = {line["request_id"] for line in searches}
+        found = [attributes(span) for span in collector.calls()]
+        searches = [each for each in found if str(each["rpc.method"]).endswith("/Search")]
+        accepted = {each["twinspire.request_id"] for each in searches}
         assert len(accepted) == len(searches), "a request was answered twice"
-        assert {line["code"] for line in searches} == {"OK"}
+        assert {each["rpc.response.status_code"] for each in searches} == {"OK"}
         assert accepted == self.answered
         assert len(self.failed) == self.clients
         assert set(self.failed.values()) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def traces(collector: Collector) -> str:
+    """Flags of a service that traces the requests that say so."""
+    return f"--trace-endpoint {collector.endpoint} --trace-ratio 0"
 
 
 @contextmanager

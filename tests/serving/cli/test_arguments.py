@@ -1,44 +1,12 @@
-"""Options of a sink become flags of `serve`."""
+"""Arguments that cannot be used are named."""
 
-from argparse import ArgumentParser
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from serving.__main__ import main
 from serving.cli import arguments
-from serving.flag_types import number_up_to, option, output_file
-from serving.observability.sinks import RequestSink, SinkOptions
-
-
-@dataclass(frozen=True)
-class FileOptions(SinkOptions):
-    """One field of each type."""
-
-    to_file: Path | None = option(None, "where to", Path)
-    share: float = option(0.5, "how much", number_up_to(1))
-    with_texts: bool = option(False, "texts too")
-
-    def check(self) -> None:
-        """Nothing to check."""
-
-    def open(self, worker: int) -> RequestSink | None:
-        """No sink."""
-        return None
-
-
-def test_each_field_of_a_sink_is_a_flag(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "SINKS", (FileOptions,))
-    parser = ArgumentParser()
-    arguments.add_serve(parser)
-
-    def sinks(*flags: str) -> tuple[SinkOptions, ...]:
-        return arguments.service_config(parser.parse_args(["--bundle", str(plain), *flags])).sinks
-
-    assert sinks() == (FileOptions(),)
-    given = sinks("--to-file", "clicks.jsonl", "--share", "0.25", "--with-texts")
-    assert given == (FileOptions(Path("clicks.jsonl"), 0.25, True),)
+from serving.flag_types import output_file
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from serving.client import RetrievalClient
 from serving.client.security import Security
 from serving.security.tokens import new_token
 from tests.helpers.serving import systemd
+from tests.helpers.serving.collector import Collector
 from tests.helpers.serving.faulty import Versions
-from tests.helpers.serving.stopping import clients_under_load
+from tests.helpers.serving.stopping import clients_under_load, traces
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # a busy machine takes long to start a service three times
@@ -58,7 +59,7 @@ def _analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True)
 
 
-SERVE = "--bundle {state}/bundle --port 0 --port-file {state}/port --workers 2 --log-rate 1 --catalogue"
+SERVE = "--bundle {state}/bundle --port 0 --port-file {state}/port --workers 2 --catalogue"
 STATE = "/var/lib/twinspire"
 real = pytest.mark.skipif(bool(NO_MANAGER), reason=NO_MANAGER)
 
@@ -123,7 +124,7 @@ def test_the_unit_follows_an_alias_of_a_registry(plain: Path, empty_store: Path,
     finally:
         versions.close()
     line = "TWINSPIRE_SERVE=--model models:/faults@champion --port 0 --port-file /var/lib/twinspire/port"
-    environment = {"serving.env": f"MLFLOW_TRACKING_URI={uri}\n{line} --workers 1 --poll 1 --log-rate 1\n"}
+    environment = {"serving.env": f"MLFLOW_TRACKING_URI={uri}\n{line} --workers 1 --poll 1\n"}
     with systemd.booted(tmp_path / "machine", environment, f"BindPaths={registry}") as manager:
         manager.ctl("start", "twinspire")
         with RetrievalClient(address(manager)) as client:
@@ -192,13 +193,15 @@ def _answers(client: RetrievalClient) -> bool:
 @pytest.mark.parametrize("mode", ["mixed", "control-group"])
 def test_a_stop_by_systemd_loses_no_request_of_64_clients(plain: Path, tmp_path: Path, mode: str) -> None:
     """With `control-group` each process of the service gets SIGTERM from systemd, in any order."""
-    with service(tmp_path / "machine", plain, drop_in=f"KillMode={mode}") as manager:
+    collector = Collector()
+    with service(tmp_path / "machine", plain, traces(collector), f"KillMode={mode}") as manager:
         manager.ctl("start", "twinspire")
         with clients_under_load(address(manager)) as clients:
             manager.ctl("stop", "twinspire")
             clients.join()
         assert manager.shown("twinspire", "Result") == "success"
-        clients.check(manager.log())
+        collector.stop()
+        clients.check(collector)
         assert not [word for word in ("killed", "died", "Traceback") if word in manager.log()]
 
 

@@ -1,4 +1,4 @@
-"""How a stream without an open request ends: as its client sees it, so it is counted and logged."""
+"""How a stream without an open request ends: as its client sees it, so it is counted."""
 
 import gc
 import queue
@@ -12,12 +12,10 @@ import grpc
 import pytest
 
 from protos import retrieval_pb2_grpc
-from serving.observability.request_log import RequestLog
-from serving.observability.sinks import RequestSinks
 from serving.observability.worker_metrics import SharedMetrics
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.helpers.serving.guarded import REQUEST, Lines
+from tests.helpers.serving.guarded import REQUEST, Ended, recorded
 from tests.helpers.waiting import wait_until
 
 ROUNDS = 10
@@ -25,20 +23,19 @@ SOON = 0.045  # seconds; an idle event loop polls for longer if it is not told t
 
 
 @dataclass(frozen=True)
-class Logged:
-    """A server: its address, its request log, and its figures."""
+class Recorded:
+    """A server: its address, the calls that have ended, and its figures."""
 
     address: str
-    lines: Lines
+    ended: Ended
     metrics: SharedMetrics
 
 
 @pytest.fixture(scope="module")
-def logged(retriever: Retriever) -> Iterator[Logged]:
-    lines, metrics = Lines(), SharedMetrics.create(workers=1)
-    sinks = RequestSinks([RequestLog(1.0, stream=lines)])
-    with RetrievalServer(retriever, metrics=metrics, sinks=sinks) as server:
-        yield Logged(server.address, lines, metrics)
+def served(retriever: Retriever) -> Iterator[Recorded]:
+    metrics = SharedMetrics.create(workers=1)
+    with recorded() as ended, RetrievalServer(retriever, metrics=metrics) as server:
+        yield Recorded(server.address, ended, metrics)
 
 
 class Opened:
@@ -70,51 +67,51 @@ def closed(stream: Opened) -> None:
 @pytest.mark.parametrize("end", [cancelled, closed])
 @pytest.mark.parametrize("requests", [0, 2])
 def test_a_stream_that_its_client_leaves_is_cancelled(
-    logged: Logged, end: Callable[[Opened], None], requests: int
+    served: Recorded, end: Callable[[Opened], None], requests: int
 ) -> None:
     codes = []
     for _ in range(ROUNDS):
-        stream = Opened(logged.address, requests)
-        wait_until(lambda: logged.metrics.snapshot()["in_flight"] == 1)  # the server has the call
+        stream = Opened(served.address, requests)
+        wait_until(lambda: served.metrics.snapshot()["in_flight"] == 1)  # the server has the call
         end(stream)
-        codes.append(logged.lines.next()["code"])
+        codes.append(served.ended.next()["code"])
         stream.close()
     assert codes == ["CANCELLED"] * ROUNDS
 
 
 @pytest.mark.parametrize("requests", [0, 2])
-def test_a_stream_whose_deadline_passes_is_late(logged: Logged, requests: int) -> None:
+def test_a_stream_whose_deadline_passes_is_late(served: Recorded, requests: int) -> None:
     codes = []
     for _ in range(ROUNDS // 3):
         # From a second on, gRPC rounds it up for the server.
-        stream = Opened(logged.address, requests, timeout=0.5)
+        stream = Opened(served.address, requests, timeout=0.5)
         with suppress(grpc.RpcError):
             next(stream.call)
-        codes.append(logged.lines.next()["code"])
+        codes.append(served.ended.next()["code"])
         stream.close()
     # A client whose clock is ahead cancels the call a moment before the server's deadline.
     assert set(codes) <= {"DEADLINE_EXCEEDED", "CANCELLED"}
     assert "DEADLINE_EXCEEDED" in codes
 
 
-def test_a_stream_that_its_client_completes_is_ok_at_once(logged: Logged) -> None:
+def test_a_stream_that_its_client_completes_is_ok_at_once(served: Recorded) -> None:
     seconds = []
     for _ in range(ROUNDS):
-        stream = Opened(logged.address, 1)
+        stream = Opened(served.address, 1)
         began = time.perf_counter()
         stream.requests.put(None)
         assert list(stream.call) == []
         seconds.append(time.perf_counter() - began)
-        assert logged.lines.next()["code"] == "OK"
+        assert served.ended.next()["code"] == "OK"
         stream.close()
     assert min(seconds) < SOON
 
 
-def test_any_number_of_streams_of_a_connection_may_be_cancelled(logged: Logged) -> None:
+def test_any_number_of_streams_of_a_connection_may_be_cancelled(served: Recorded) -> None:
     """gRPC resets a connection's calls if more than `--calls` earlier ones have not been freed."""
     gc.disable()
     try:
-        with grpc.insecure_channel(logged.address, options=[("grpc.enable_retries", 0)]) as channel:
+        with grpc.insecure_channel(served.address, options=[("grpc.enable_retries", 0)]) as channel:
             stub = retrieval_pb2_grpc.RetrievalStub(channel)
             for _ in range(60):
                 stream = stub.SearchStream(iter([REQUEST] * 50), timeout=10)

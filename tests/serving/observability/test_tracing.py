@@ -1,18 +1,13 @@
 """Traces, as a collector gets them over OTLP."""
 
-import queue
 import random
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from protos import open_inference_pb2, open_inference_pb2_grpc, retrieval_pb2_grpc
@@ -21,49 +16,21 @@ from protos.errors import MissingStage
 from serving.engine.call_record import CallRecord
 from serving.engine.front import Metadata
 from serving.observability import tracing
-from serving.observability.request_log import RequestLog
-from serving.observability.sinks import RequestSinks
 from serving.observability.tracing import Tracing, prepare
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.helpers.serving.guarded import Lines
+from tests.helpers.serving.collector import PARENT, TRACE, Collector, attributes, spans_of
 
 SECRET = "where I was last summer"
 SEARCH = "/retrieval.v1.Retrieval/Search"
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED: Metadata = (("traceparent", f"00-{TRACE}-{PARENT}-01"), ("tracestate", "vendor=1"))
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.requests: queue.SimpleQueue[otlp.ExportTraceServiceRequest] = queue.SimpleQueue()
-        self._server = grpc.server(ThreadPoolExecutor(2))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-
-    def Export(
-        self, request: otlp.ExportTraceServiceRequest, context: Any
-    ) -> otlp.ExportTraceServiceResponse:
-        self.requests.put(request)
-        return otlp.ExportTraceServiceResponse()
-
-    def stop(self) -> None:
-        self._server.stop(None).wait()
-
-    def spans(self) -> list[Span]:
-        """Those of the first batch, server span first."""
-        request = self.requests.get(timeout=10)
-        assert SECRET.encode() not in request.SerializeToString()
-        spans = [
-            each
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for each in scope.spans
-        ]
-        return sorted(spans, key=lambda span: span.kind != Span.SPAN_KIND_SERVER)
+def batch(collector: Collector) -> list[Span]:
+    """The spans of the first batch, server span first."""
+    request = collector.requests.get(timeout=10)
+    assert SECRET.encode() not in request.SerializeToString()
+    return sorted(spans_of(request), key=lambda span: span.kind != Span.SPAN_KIND_SERVER)
 
 
 @pytest.fixture
@@ -84,9 +51,7 @@ def call(code: str = "OK", metadata: Metadata = (), path: str = SEARCH) -> CallR
         ("serialise", start + 3_600_000, start + 3_650_000),
     )
     metadata = (*metadata, ("x-request-id", "job-7"), ("authorization", f"Bearer {SECRET}"))
-    return CallRecord(
-        path, code, metadata, start + 1_000_000, now, stages, SECRET, 10, 1, 8, "3f2a", texts=(SECRET,)
-    )
+    return CallRecord(path, code, metadata, start + 1_000_000, now, stages, 10, 1, 8, "3f2a")
 
 
 def sent(collector: Collector, *calls: CallRecord) -> list[Span]:
@@ -95,11 +60,7 @@ def sent(collector: Collector, *calls: CallRecord) -> list[Span]:
     for each in calls:
         made.record(each)
     made.stop()
-    return collector.spans()
-
-
-def attributes(span: Span) -> dict[str, str | int]:
-    return {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
+    return batch(collector)
 
 
 def test_a_request_is_a_span_of_its_clients_trace_with_one_for_each_stage(collector: Collector) -> None:
@@ -136,43 +97,37 @@ def test_a_request_is_a_span_of_its_clients_trace_with_one_for_each_stage(collec
 
 def test_the_service_and_its_worker_are_named(collector: Collector) -> None:
     made = Tracing(collector.endpoint, ratio=1.0, worker=3)
-    trace_id = made.record(call())
+    made.record(call())
     made.stop()
     (resource,) = collector.requests.get(timeout=10).resource_spans
     named = {
         each.key: each.value.string_value or each.value.int_value for each in resource.resource.attributes
     }
     assert (named["service.name"], named["twinspire.worker"]) == ("twinspire", 3)
-    assert resource.scope_spans[0].spans[0].trace_id.hex() == trace_id
 
 
 def test_spans_go_out_while_the_server_runs(collector: Collector) -> None:
     made = Tracing(collector.endpoint, ratio=1.0)
     made.record(call())
-    assert len(collector.spans()) == 5
+    assert len(batch(collector)) == 5
     made.stop()
 
 
 def test_a_server_sends_the_spans_of_its_calls(retriever: Retriever, collector: Collector) -> None:
-    lines = Lines()
     made = Tracing(collector.endpoint, ratio=0.0, worker=1)
     request = wire.SearchRequest(query={"text": SECRET}, k=3)
-    log = RequestLog(rate=1.0, stream=lines)
     with (
-        RetrievalServer(retriever, sinks=RequestSinks([log]), tracing=made) as server,
+        RetrievalServer(retriever, tracing=made) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         search = retrieval_pb2_grpc.RetrievalStub(channel).Search
         before = time.time_ns()
-        search(request, metadata=SAMPLED, timeout=5)
-        traced = lines.next()
         search(request, timeout=5)
-        untraced = lines.next()
+        search(request, metadata=SAMPLED, timeout=5)
         after = time.time_ns()
     made.stop()
-    span, *stages = collector.spans()
+    span, *stages = batch(collector)
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
-    assert (traced["trace_id"], untraced.get("trace_id")) == (TRACE, None)
     assert before - 10**6 <= span.start_time_unix_nano <= span.end_time_unix_nano <= after + 10**6
     assert [stage.name for stage in stages] == ["queue", "encode", "search", "serialise"]
     for stage in stages:
@@ -189,10 +144,8 @@ def test_a_server_sends_the_spans_of_its_calls(retriever: Retriever, collector: 
 
 def test_a_span_has_the_service_of_its_method(retriever: Retriever, collector: Collector) -> None:
     made = Tracing(collector.endpoint, ratio=0.0)
-    lines = Lines()
-    log = RequestLog(rate=1.0, stream=lines)
     with (
-        RetrievalServer(retriever, sinks=RequestSinks([log]), tracing=made) as server,
+        RetrievalServer(retriever, tracing=made) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         health = health_pb2_grpc.HealthStub(channel)
@@ -201,13 +154,11 @@ def test_a_span_has_the_service_of_its_method(retriever: Retriever, collector: C
         info(wire.InfoRequest(), metadata=SAMPLED, timeout=5)
         inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         inference.ServerLive(open_inference_pb2.ServerLiveRequest(), metadata=SAMPLED, timeout=5)
-        logged = [lines.next()["method"] for _ in range(3)]
     made.stop()
     names = ["grpc.health.v1.Health/Check", "retrieval.v1.Retrieval/Info"]
     names.append("inference.GRPCInferenceService/ServerLive")
-    spans = collector.spans()
+    spans = batch(collector)
     assert [span.name for span in spans] == [attributes(span)["rpc.method"] for span in spans] == names
-    assert logged == ["Check", "Info", "ServerLive"]
 
 
 @pytest.mark.parametrize("sent_parent", ["nonsense", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01"])

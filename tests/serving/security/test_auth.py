@@ -18,7 +18,7 @@ from serving.address import client_of_peer
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.tokens import METHODS, TokenFile
-from tests.helpers.serving.guarded import REQUEST, SERVICE, Lines, code_of, guarded, name_of
+from tests.helpers.serving.guarded import REQUEST, SERVICE, Ended, code_of, guarded, name_of
 from tests.helpers.serving.token_files import Metadata, Tokens, bearer
 
 ENCODE = wire.EncodeRequest(queries=[wire.Query(text="ba")])
@@ -30,19 +30,19 @@ def tokens(tmp_path: Path) -> Tokens:
 
 
 @pytest.fixture
-def served(retriever: Retriever, tokens: Tokens) -> Iterator[tuple[str, Lines]]:
+def served(retriever: Retriever, tokens: Tokens) -> Iterator[tuple[str, Ended]]:
     """A server that looks at its token file before every call."""
     with guarded(retriever, Access(tokens=TokenFile(tokens.path, period=0))) as served:
         yield served
 
 
 @pytest.fixture
-def lines(served: tuple[str, Lines]) -> Lines:
+def lines(served: tuple[str, Ended]) -> Ended:
     return served[1]
 
 
 @pytest.fixture
-def channel(served: tuple[str, Lines]) -> Iterator[grpc.Channel]:
+def channel(served: tuple[str, Ended]) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(served[0]) as channel:
         yield channel
 
@@ -87,7 +87,7 @@ def test_any_number_of_calls_on_one_connection_is_refused(stub: retrieval_pb2_gr
 
 
 def test_an_expired_token_is_refused_and_a_later_date_is_not(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Ended
 ) -> None:
     code, details = code_of(stub.Search, REQUEST, metadata=tokens.metadata("late"))
     assert (code, details) == (StatusCode.UNAUTHENTICATED, "the token has expired")
@@ -117,7 +117,7 @@ def test_a_flood_of_refusals_is_one_line_without_tokens(
 
 
 def test_a_reader_reads_and_so_does_a_writer(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Ended
 ) -> None:
     assert name_of(lines, stub.Search, REQUEST, tokens.metadata("reader")) == "reader"
     scheme = (("authorization", f"bEARER {tokens.plain['reader']}"),)
@@ -132,7 +132,7 @@ def test_a_method_that_there_is_not_is_nobodys(channel: grpc.Channel, tokens: To
 
 
 def test_the_file_changes_the_role_of_a_method(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Ended
 ) -> None:
     reader, writer = tokens.metadata("reader"), tokens.metadata("writer")
     methods = f'[methods]\n"{SERVICE}/Encode" = "writer"\n"{SERVICE}/Search" = "anyone"\n'
@@ -194,7 +194,7 @@ def test_the_file_is_read_again_and_a_broken_one_keeps_the_old_tokens(
 
 
 def test_each_call_is_its_own_callers(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Ended
 ) -> None:
     def ask(n: int) -> None:
         name = ("reader", "writer", "admin")[n % 3]

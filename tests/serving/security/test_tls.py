@@ -21,7 +21,7 @@ from serving.security.tls import ServerTls, TlsFiles, check_exposure
 from serving.security.tokens import TokenFile, new_token
 from serving.service import _access
 from tests.helpers.serving.certificates import Authority, Pair
-from tests.helpers.serving.guarded import REQUEST, Lines, code_of, guarded, name_of
+from tests.helpers.serving.guarded import REQUEST, Ended, code_of, guarded, name_of
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def search(channel: grpc.Channel) -> StatusCode:
         return code_of(retrieval_pb2_grpc.RetrievalStub(channel).Search, REQUEST)[0]
 
 
-def name_of_caller(lines: Lines, channel: grpc.Channel) -> str:
+def name_of_caller(lines: Ended, channel: grpc.Channel) -> str:
     with channel:
         return name_of(lines, retrieval_pb2_grpc.RetrievalStub(channel).Search, REQUEST)
 
