@@ -2,8 +2,7 @@
 
     TwinspireError
     ├── InvalidInput          a request or a record is wrong; the text names the field
-    │   ├── UnknownItem       an item id that is not in the catalogue
-    │   └── UnknownModel      a model or a version that is not served
+    │   └── UnknownItem       an item id that is not in the catalogue
     ├── ConfigError           a TOML file is wrong; the text names file and key
     ├── DataError             a data file is wrong; the text names file, row and column
     ├── BundleError           a bundle cannot be used
@@ -54,10 +53,6 @@ class InvalidInput(TwinspireError):
 
 class UnknownItem(InvalidInput):
     """An item id that is not in the catalogue."""
-
-
-class UnknownModel(InvalidInput):
-    """A model or a version that is not served."""
 
 
 class ConfigError(TwinspireError):

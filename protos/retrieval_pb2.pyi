@@ -269,10 +269,25 @@ class HitList(_message.Message):
     def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("queries",)
+    __slots__ = ("queries", "items")
     QUERIES_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     queries: _containers.RepeatedCompositeFieldContainer[Query]
-    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ...) -> None: ...
+    items: _containers.RepeatedCompositeFieldContainer[UnseenItem]
+    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., items: _Optional[_Iterable[_Union[UnseenItem, _Mapping]]] = ...) -> None: ...
+
+class UnseenItem(_message.Message):
+    __slots__ = ("features",)
+    class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: FeatureValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FeatureValue, _Mapping]] = ...) -> None: ...
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.MessageMap[str, FeatureValue]
+    def __init__(self, features: _Optional[_Mapping[str, FeatureValue]] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
     __slots__ = ("vectors", "bundle_version", "timing")

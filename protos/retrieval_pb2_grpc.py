@@ -91,7 +91,7 @@ class RetrievalServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Encode(self, request, context):
-        """The query tower's vectors, without a search.
+        """The towers' vectors of queries, or of items, without a search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,7 @@ class ServiceConfig:
     metrics_port: int | None = None
     trace_endpoint: str | None = None
     trace_ratio: float = 0.01
-    item_tower: bool = option(False, "offer the item tower too, by the Open Inference Protocol")
+    item_tower: bool = option(False, "offer the item tower too: `items` of Encode")
     model_version: str = ""
     follow: FollowConfig | None = None
     catalogue: CatalogueConfig | None = None

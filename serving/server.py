@@ -1,7 +1,7 @@
 """The gRPC server of one worker process.
 
-Beside `retrieval.v1.Retrieval` it offers the Open Inference Protocol, `grpc.health.v1.Health` and server
-reflection, so that `grpcurl -plaintext 127.0.0.1:50051 list` works without files.
+Beside `retrieval.v1.Retrieval` it offers `grpc.health.v1.Health` and server reflection, so that
+`grpcurl -plaintext 127.0.0.1:50051 list` works without files.
 """
 
 from serving import environment  # noqa: F401  # before gRPC is imported
@@ -16,10 +16,9 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from serving.address import join
-from serving.api import catalogue_service, open_inference
+from serving.api import catalogue_service
 from serving.api.catalogue_service import CatalogueServicer
-from serving.api.open_inference import Encode, InferenceServicer
-from serving.api.retrieval_service import SERVICE, MessageSink, RetrievalServicer
+from serving.api.retrieval_service import SERVICE, RetrievalServicer
 from serving.engine.batching import Batcher
 from serving.engine.call import Call, Method
 from serving.engine.event_loop import EventLoop
@@ -46,7 +45,7 @@ from serving.wire.converters import RequestLimits
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-SERVICES = ("", SERVICE.full_name, open_inference.SERVICE.full_name)  # whose health is reported; "": server
+SERVICES = ("", SERVICE.full_name)  # whose health is reported; "": server
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -135,7 +134,7 @@ class RetrievalServer:
         services = (*SERVICES, catalogue_service.SERVICE.full_name) if self._catalogue else SERVICES
         self._health = _Health(services, bounds.watches)
         self._event_loop = EventLoop(
-            self._methods(limits, offers_item_tower=bundle.item_tower is not None),
+            self._methods(),
             Batcher(worker_metrics, bounds.batch),
             Observer(worker_metrics, tracing),
             Guard(access.tokens) if access.tokens is not None else None,
@@ -159,19 +158,13 @@ class RetrievalServer:
         )
         self._trimmer = HeapTrimmer()
 
-    def _methods(self, limits: RequestLimits, offers_item_tower: bool) -> dict[str, Method]:
+    def _methods(self) -> dict[str, Method]:
         """All methods that the server answers, by path."""
-        servicer = self._servicer
-        towers: dict[Any, Encode] = {"query": servicer.encode}
-        if offers_item_tower:
-            towers["item"] = servicer.encode_items
-        inference = InferenceServicer(lambda: servicer.split.champion.manifest, towers, limits)
         writes = {} if self._catalogue is None else methods(catalogue_service.SERVICE, self._catalogue)
         names = (*self._health.services[1:], HEALTH.full_name, REFLECTION.full_name)
         return {
-            **methods(SERVICE, servicer),
+            **methods(SERVICE, self._servicer),
             **writes,
-            **methods(open_inference.SERVICE, inference),
             **methods(HEALTH, self._health, always=True),
             **methods(REFLECTION, _Reflection(names), always=True),
         }

@@ -1,1 +1,1 @@
-"""The gRPC services: `retrieval.v1.Retrieval`, `retrieval.v1.Catalogue`, and the Open Inference Protocol."""
+"""The gRPC services: `retrieval.v1.Retrieval` and `retrieval.v1.Catalogue`."""

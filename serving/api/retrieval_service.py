@@ -7,15 +7,13 @@ from typing import Any, Protocol
 
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
-from protos.open_inference_pb2 import ModelInferResponse
-from serving.api.open_inference import MakeResponse
 from serving.engine.batching import Job
 from serving.engine.call import Call
 from serving.engine.deferred import Deferred
 from serving.engine.unsent import UNCOUNTED
 from serving.filters.columns import Work
 from serving.live.search.sequence_waits import AHEAD, SequenceWaits
-from serving.retrieval.answer import FusionMode
+from serving.retrieval.answer import FusionMode, Timing
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import caller
@@ -140,8 +138,10 @@ class RetrievalServicer:
         size = self._sizes.expected(bundle, count, options.k)
         return self._job(bundle, queries, names, options, make, size)
 
-    def Encode(self, request: wire.EncodeRequest, call: Call) -> Job:
-        """The vectors of queries."""
+    def Encode(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse | Job:
+        """The vectors of queries, or of items."""
+        if request.items:
+            return self._encode_items(request, call)
         count = self._limits.check_batch(len(request.queries))
         queries, names = self._batch(request.queries)
         bundle = self._choose(call, request.queries[0])
@@ -187,28 +187,33 @@ class RetrievalServicer:
             self.split.champion.manifest, self._limits, uptime_seconds, self._state()
         )
 
-    def encode(self, queries: Sequence[Query], call: Call, respond: MakeResponse) -> Job:
-        """A job for the champion's vectors of queries; for the Open Inference Protocol."""
-        bundle = call.bundle = self.split.champion
-        size = self._sizes.check_vectors(bundle.manifest.width("query"), len(queries))
-        self._admit(call, len(queries))
-        names = [f"queries[{n}]" for n in range(len(queries))]
-        return self._job(bundle, queries, names, NO_SEARCH, lambda job: respond(job.vectors), size)
-
-    def encode_items(self, items: Sequence[Query], call: Call, respond: MakeResponse) -> ModelInferResponse:
-        """The champion's vectors of items, computed at once; for the Open Inference Protocol.
+    def _encode_items(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse:
+        """The vectors of items, computed at once.
 
         Raises:
-            InvalidInput: the answer would be too large.
+            InvalidInput: the item tower is not offered, the items do not fit it, or the answer would be too
+                large.
             RateLimited: the client sends too many requests.
             ClientGone: the client waits no longer.
         """
-        bundle = call.bundle = self.split.champion
-        assert bundle.item_tower is not None, "offered only if it has been loaded"
-        call.reserve(self._sizes.check_vectors(bundle.manifest.width("item"), len(items)))
-        self._admit(call, len(items))
+        if request.queries:
+            raise InvalidInput("items", "expected either queries or items, got both")
+        count = self._limits.check_batch(len(request.items), "items")
+        items = []
+        for n, message in enumerate(request.items):
+            item = converters.item_from_wire(message, f"items[{n}]")
+            self._limits.check_query(item, f"items[{n}]")
+            items.append(item)
+        bundle = self._choose(call, request.items[0])
+        if bundle.item_tower is None:
+            raise InvalidInput("items", "this service does not offer the item tower (--item-tower)")
+        call.reserve(self._sizes.check_vectors(bundle.manifest.width("item"), count, "items"))
+        self._admit(call, count)
         call.check("encode")
-        return respond(bundle.item_tower(items))
+        started = time.perf_counter_ns()
+        vectors = bundle.item_tower(items)
+        timing = Timing(encode_us=(time.perf_counter_ns() - started) // 1000)
+        return converters.vectors_to_wire(vectors, bundle.version, timing)
 
     def _wait(
         self,
@@ -234,7 +239,7 @@ class RetrievalServicer:
             )
         return self.waits.add(sequence, call, again, request.ByteSize())
 
-    def _choose(self, call: Call, query: wire.Query) -> LoadedBundle:
+    def _choose(self, call: Call, query: wire.Query | wire.UnseenItem) -> LoadedBundle:
         """The bundle that answers: chosen by the hash of the client's key, or of the query without a key."""
         split = self.split
         if split.canary is None:
@@ -358,13 +363,13 @@ class AnswerBytes:
         """The bytes of an answer with items of average size."""
         return queries * (ENVELOPE_BYTES_EACH + min(k, len(bundle.responses)) * bundle.responses.average)
 
-    def check_vectors(self, dimension: int, queries: int) -> int:
-        """The bytes of an answer of `queries` vectors of float32.
+    def check_vectors(self, dimension: int, count: int, name: str = "queries") -> int:
+        """The bytes of an answer of `count` vectors of float32; `name` is `queries` or `items`.
 
         Raises:
             InvalidInput: they are above the bound.
         """
-        return self._fitting(queries * (ENVELOPE_BYTES_EACH + 4 * dimension), "use fewer queries")
+        return self._fitting(count * (ENVELOPE_BYTES_EACH + 4 * dimension), f"use fewer {name}", name)
 
     def check_scores(self, asked: Sequence[wire.QueryItems]) -> int:
         """The bytes of an answer with the scores of these items, at most.
@@ -377,11 +382,11 @@ class AnswerBytes:
         size += ids + SCORED_BYTES * sum(len(each.item_ids) for each in asked)
         return self._fitting(size, "use several calls")
 
-    def _fitting(self, size: int, advice: str) -> int:
+    def _fitting(self, size: int, advice: str, name: str = "queries") -> int:
         """The size of an answer, unless it is above the bound."""
         if size > self._most:
             found = f"expected an answer of at most {self._most} bytes, got {size}; {advice}"
-            raise InvalidInput("queries", found)
+            raise InvalidInput(name, found)
         return size
 
     def checked(self, bundle: LoadedBundle, queries: int, k: int, answer: MakeAnswer) -> MakeAnswer:

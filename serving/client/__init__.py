@@ -9,6 +9,7 @@
     async with AsyncRetrievalClient("search.example.org:443", security=Security(tls=True)) as client:
         answers = await client.search_batch(["one query", "another"])
 
+    vectors = client.encode_items([{"title": "a desk lamp"}])  # of a service with --item-tower
     client.upsert([Item("x-12", {"title": "a desk lamp"}, {"title": "A desk lamp"})])
     client.delete(["x-11"])
 

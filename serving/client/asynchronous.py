@@ -33,7 +33,7 @@ from serving.client.protocol import (
 )
 from serving.client.security import Security
 from serving.retrieval.answer import Answer, Scores
-from serving.retrieval.query import Query, refuse_lone_string
+from serving.retrieval.query import Query, Value, refuse_lone_string
 from serving.wire import converters
 from serving.wire.converters import Info
 
@@ -123,6 +123,14 @@ class AsyncRetrievalClient:
         request = protocol.encode_request(queries)
         response = await self._call(self._stub.Encode, request, timeout, metadata)
         return protocol.vectors(response, len(request.queries), self.address)
+
+    async def encode_items(
+        self, items: Sequence[Mapping[str, Value]], timeout: float | None = None, metadata: Metadata = ()
+    ) -> npt.NDArray[np.float32]:
+        """As `RetrievalClient.encode_items`."""
+        request = protocol.encode_items_request(items)
+        response = await self._call(self._stub.Encode, request, timeout, metadata)
+        return protocol.vectors(response, len(request.items), self.address)
 
     async def score(
         self,

@@ -25,7 +25,7 @@ from serving.client.protocol import (
 )
 from serving.client.security import Security
 from serving.retrieval.answer import Answer, Scores
-from serving.retrieval.query import Query, refuse_lone_string
+from serving.retrieval.query import Query, Value, refuse_lone_string
 from serving.wire import converters
 from serving.wire.converters import Info
 
@@ -158,6 +158,24 @@ class RetrievalClient:
         request = protocol.encode_request(queries)
         response = self._call(self._stub.Encode, request, timeout, metadata)
         return protocol.vectors(response, len(request.queries), self.address)
+
+    def encode_items(
+        self, items: Sequence[Mapping[str, Value]], timeout: float | None = None, metadata: Metadata = ()
+    ) -> npt.NDArray[np.float32]:
+        """Vectors of items, float32 (B, D), which the catalogue need not hold.
+
+        The service has to offer its item tower (`--item-tower`).
+
+        Args:
+            items: of each item the values of the item tower's features, by name; each text is required.
+            timeout, metadata: as in `search`.
+
+        Raises:
+            The errors of `search`.
+        """
+        request = protocol.encode_items_request(items)
+        response = self._call(self._stub.Encode, request, timeout, metadata)
+        return protocol.vectors(response, len(request.items), self.address)
 
     def score(
         self,

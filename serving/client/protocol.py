@@ -5,7 +5,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import grpc
@@ -29,7 +29,7 @@ from serving.client.failures import error_from, no_message
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode, Scores
-from serving.retrieval.query import Query, check_item_ids, refuse_lone_string
+from serving.retrieval.query import Query, Value, check_item_ids, refuse_lone_string
 from serving.wire import converters
 from serving.wire.filter_converters import filter_to_wire
 
@@ -330,6 +330,13 @@ def encode_request(queries: Sequence[Query | str]) -> wire.EncodeRequest:
     return wire.EncodeRequest(queries=_queries(queries))
 
 
+def encode_items_request(items: Sequence[Mapping[str, Value]]) -> wire.EncodeRequest:
+    """The request to encode items, from the features of each; raises as `search_request`."""
+    return wire.EncodeRequest(
+        items=[converters.item_to_wire(features, f"items[{n}]") for n, features in enumerate(items)]
+    )
+
+
 def score_request(
     pairs: Sequence[tuple[Query | str, Sequence[str]]], min_sequence: int = 0
 ) -> wire.ScoreRequest:
@@ -391,7 +398,7 @@ def scores(response: wire.ScoreResponse, asked: int, address: str) -> list[Score
 
 
 def vectors(response: wire.EncodeResponse, asked: int, address: str) -> npt.NDArray[np.float32]:
-    """Vectors of `asked` queries, float32 (B, D); errors as of `check_count`."""
+    """Vectors of `asked` queries or items, float32 (B, D); errors as of `check_count`."""
     check_count(len(response.vectors), asked, address)
     if len({len(vector.values) for vector in response.vectors}) > 1:
         raise Unavailable(f"{address}: gave vectors of different lengths")

@@ -13,7 +13,6 @@ jobs take turns, one slice each. While short jobs wait, long jobs get about half
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -76,7 +75,6 @@ class Job:
         deadline: when the client stops waiting, in Unix seconds.
         done: called once, when the job has its results or its error.
         held: whether the job waits for an answer of another server (`remote_batches.py`).
-        renaming: makes the context in which the job's error is raised; it may rename the error's field.
         arrived: start of the wait, in `time.perf_counter_ns()`.
         client: whose call it is.
         batch: queries in the batch.
@@ -89,7 +87,7 @@ class Job:
     __slots__ = (
         "answer", "answer_bytes", "arrived", "batch", "check", "client", "cost", "deadline", "done",
         "encode_started", "encode_us", "error", "found", "held", "options", "prepared", "queue_us",
-        "renaming", "retriever", "search_started", "search_us", "sequence", "used", "vectors",
+        "retriever", "search_started", "search_us", "sequence", "used", "vectors",
     )  # fmt: skip
 
     check: Callable[[str], None]
@@ -110,7 +108,6 @@ class Job:
         self.found: list[SearchResult] = []
         self.vectors = NO_VECTORS
         self.error: Exception | None = None
-        self.renaming: Callable[[], AbstractContextManager[None]] = nullcontext
         self.held = False
         self.used = 0.0
         self.deadline = math.inf

@@ -276,8 +276,7 @@ class Call(ABC):
             Exception: the job's error, or what making the answer raised.
         """
         if job.error is not None:
-            with job.renaming():
-                raise job.error
+            raise job.error
         started = time.perf_counter_ns()
         message = serialised(job.answer(job))
         self.serialised = started, time.perf_counter_ns()

@@ -38,7 +38,6 @@ CODES: dict[type[errors.TwinspireError], Code] = {
     errors.TwinspireError: Code.INTERNAL,
     errors.InvalidInput: Code.INVALID_ARGUMENT,
     errors.UnknownItem: Code.NOT_FOUND,
-    errors.UnknownModel: Code.NOT_FOUND,
     errors.ConfigError: Code.INTERNAL,
     errors.DataError: Code.INTERNAL,
     errors.BundleError: Code.INTERNAL,

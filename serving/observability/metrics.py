@@ -21,8 +21,7 @@ from serving.filters.plan import Plan
 OTHER = "other"
 RETRIEVAL = tuple(method.name for method in wire.DESCRIPTOR.services_by_name["Retrieval"].methods)
 CATALOGUE = tuple(method.name for method in catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].methods)
-INFERENCE = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer")
-METHODS = (*RETRIEVAL, *CATALOGUE, *INFERENCE, OTHER)
+METHODS = (*RETRIEVAL, *CATALOGUE, OTHER)
 CODES = tuple(code.name for code in grpc.StatusCode)
 STAGES = ("queue", "encode", "search", "serialise")
 # Why a query was refused: no room in the queue, too many requests of its client, a deadline that passed or a

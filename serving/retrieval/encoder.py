@@ -162,8 +162,7 @@ class QueryForm:
         spec = self.features[feature]
         if feature in given:
             raise InvalidInput(field_name, f"given twice, here and in {name}.{spec.kind}")
-        if isinstance(value, float) and math.isnan(value):  # inside a tower NaN means "absent"
-            raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
+        _refuse_nan(value, field_name)
         several = isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
         return list(value) if several and not isinstance(value, str | float | int) else value
 
@@ -175,8 +174,13 @@ def _slot(features: Mapping[str, FeatureSpec], kind: type[FeatureSpec], name: st
     return found[0] if len(found) == 1 else None
 
 
-def _known(features: Mapping[str, FeatureSpec]) -> str:
-    return "the query tower takes " + ", ".join(
+def _refuse_nan(value: Value, field_name: str) -> None:
+    if isinstance(value, float) and math.isnan(value):  # inside a tower NaN means "absent"
+        raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
+
+
+def _known(features: Mapping[str, FeatureSpec], side: Side = "query") -> str:
+    return f"the {side} tower takes " + ", ".join(
         f"{name} ({spec.kind})" for name, spec in sorted(features.items())
     )
 
@@ -274,7 +278,7 @@ def item_encoder(folder: Path, manifest: Manifest) -> ItemEncoder:
         folder: of a bundle whose files have been verified.
 
     Returns:
-        A function of items, which hold only features; its InvalidInput calls the n-th item `queries[n]`.
+        A function of items, which hold only features; its InvalidInput calls the n-th item `items[n]`.
 
     Raises:
         BundleDamaged: the tower is not an ONNX model, or not the one that the manifest describes.
@@ -282,7 +286,9 @@ def item_encoder(folder: Path, manifest: Manifest) -> ItemEncoder:
     encoder = Encoder(folder, manifest, side="item")
 
     def encode(items: Sequence[Query]) -> Vectors:
-        names = [f"queries[{n}]" for n in range(len(items))]
+        names = [f"items[{n}]" for n in range(len(items))]
+        for item, name in zip(items, names, strict=True):
+            _check_item(item, encoder.inputs.features, name)
         values = [{name: item.features.get(name) for name in encoder.inputs.features} for item in items]
         vectors = np.empty((len(items), manifest.width("item")), np.float32)
         try:
@@ -294,6 +300,19 @@ def item_encoder(folder: Path, manifest: Manifest) -> ItemEncoder:
         return vectors
 
     return encode
+
+
+def _check_item(item: Query, features: Mapping[str, FeatureSpec], name: str) -> None:
+    """Refuse an item with unknown features, without a text that the item tower reads, or with NaN."""
+    for feature, value in item.features.items():
+        if feature not in features:
+            reason = f"unknown feature; {_known(features, 'item')}"
+            raise InvalidInput(f"{name}.features.{feature}", reason)
+        _refuse_nan(value, f"{name}.features.{feature}")
+    for feature, spec in features.items():
+        if isinstance(spec, TextFeature) and feature not in item.features:
+            reason = "required by this bundle's item tower, but missing"
+            raise InvalidInput(f"{name}.features.{feature}", reason)
 
 
 def length_batches(lengths: Sequence[int]) -> list[list[int]]:

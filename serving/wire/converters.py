@@ -89,14 +89,17 @@ class RequestLimits:
         if exclude and max(map(len, exclude)) > self.max_text_length:
             raise self._too_long(exclude, "exclude", "items")
 
-    def check_batch(self, count: int) -> int:
+    def check_batch(self, count: int, name: str = "queries") -> int:
         """Refuse a batch without queries, or with too many; returns `count`.
+
+        Args:
+            name: of what is counted, `queries` or `items`.
 
         Raises:
             InvalidInput: `count` is 0 or above `max_batch`.
         """
         if not 1 <= count <= self.max_batch:
-            raise InvalidInput("queries", f"expected 1 to {self.max_batch} queries, got {count}")
+            raise InvalidInput(name, f"expected 1 to {self.max_batch} {name}, got {count}")
         return count
 
     def check_scored(self, queries: Sequence[wire.QueryItems]) -> int:
@@ -180,13 +183,30 @@ def query_from_wire(message: wire.Query, name: str) -> Query:
     return Query(
         text=message.text if message.HasField("text") else None,
         history=tuple(message.history),
-        features={
-            feature: value_from_wire(value, f"{name}.features.{feature}")
-            for feature, value in message.features.items()
-        },
+        features=_features_from_wire(message, name),
         item_id=message.item_id if message.HasField("item_id") else None,
         history_times=tuple(message.history_times),
     )
+
+
+def item_from_wire(message: wire.UnseenItem, name: str) -> Query:
+    """An item as `item_encoder` takes it; `name` and errors as of `query_from_wire`."""
+    return Query(features=_features_from_wire(message, name))
+
+
+def _features_from_wire(message: wire.Query | wire.UnseenItem, name: str) -> dict[str, Value]:
+    return {
+        feature: value_from_wire(value, f"{name}.features.{feature}")
+        for feature, value in message.features.items()
+    }
+
+
+def item_to_wire(features: Mapping[str, Value], name: str) -> wire.UnseenItem:
+    """An item as the service takes it; raises as `query_to_wire`."""
+    try:
+        return wire.UnseenItem(features={key: value_to_wire(value) for key, value in features.items()})
+    except UnicodeEncodeError:
+        raise InvalidInput(name, "expected Unicode, got a lone surrogate") from None
 
 
 def query_to_wire(query: Query, name: str = "query") -> wire.Query:
@@ -208,7 +228,7 @@ def query_to_wire(query: Query, name: str = "query") -> wire.Query:
 
 
 def vectors_to_wire(vectors: Vectors, bundle_version: str, timing: Timing) -> wire.EncodeResponse:
-    """The vectors (B, D) of queries."""
+    """The vectors (B, D) of queries or items."""
     return wire.EncodeResponse(
         vectors=[wire.Vector(values=vector) for vector in vectors.tolist()],
         bundle_version=bundle_version,

@@ -5,17 +5,14 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import grpc
 import mlflow
 import numpy as np
 import onnxruntime
 import pytest
 
 from export.release import registry
-from protos import bundle, open_inference_pb2_grpc
-from protos import open_inference_pb2 as wire
+from protos import bundle
 from protos.errors import InvalidInput
 from serving.__main__ import main
 from serving.benchmark import query_generator
@@ -119,46 +116,6 @@ def test_what_does_not_fit_is_refused_by_name(client: RetrievalClient, films_cli
     expected = r"query\.history_times: the query tower reads no times of a history"
     with pytest.raises(InvalidInput, match=expected):
         films_client.search(Query(history=HISTORY, history_times=TIMES))
-
-
-def tensors(*inputs: tuple[str, str, list[Any]]) -> wire.ModelInferRequest:
-    request = wire.ModelInferRequest(model_name="query_tower")
-    for name, datatype, rows in inputs:
-        each = request.inputs.add(name=name, datatype=datatype, shape=np.array(rows, object).shape)
-        for value in np.array(rows, object).ravel():
-            if datatype == "BYTES":
-                each.contents.bytes_contents.append(value.encode())
-            else:
-                each.contents.fp64_contents.append(value)
-    return request
-
-
-def test_other_clients_send_a_tensor_of_times(address: str, client: RetrievalClient) -> None:
-    nan = math.nan
-    history = ("history", "BYTES", [[*HISTORY, ""], ["", *HISTORY], ["f001", "", "", ""]])
-    times = ("history__times", "FP64", [[*TIMES, nan], [nan] * 4, [TIMES[0], nan, nan, nan]])
-    rest = ("country", "BYTES", ["", "", ""]), ("time", "FP64", [TIMES[-1] + 30, nan, TIMES[-1]])
-    with grpc.insecure_channel(address) as channel:
-        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        described = stub.ModelMetadata(wire.ModelMetadataRequest(name="query_tower"), timeout=5)
-        found = {each.name: (each.datatype, [*each.shape]) for each in described.inputs}
-        assert found["history__times"] == ("FP64", [-1, -1])
-        answer = stub.ModelInfer(tensors(history, times, *rest), timeout=5)
-        vectors = np.array(answer.outputs[0].contents.fp32_contents).reshape(3, -1)
-        single = Query(history=HISTORY[:1], history_times=TIMES[:1], features={"time": TIMES[-1]})
-        expected = client.encode([asked(), Query(history=HISTORY), single])
-        np.testing.assert_allclose(vectors, expected, atol=1e-5)
-        short = ("history__times", "FP64", [[1.0], [1.0], [1.0]])
-        large = ("history__times", "FP64", [[*TIMES, nan], [nan] * 4, [1e13, nan, nan, nan]])
-        refused: list[tuple[list[Any], str]] = [
-            ([history, *rest], "inputs.history__times: required, but missing"),
-            ([history, short, *rest], "inputs.history__times: expected the shape of history, [3, 4]"),
-            ([history, large, *rest], "inputs.history__times[2]: expected seconds since 1970"),
-        ]
-        for wrong, said in refused:
-            with pytest.raises(grpc.RpcError) as caught:
-                stub.ModelInfer(tensors(*wrong), timeout=5)
-            assert str(caught.value.details()).startswith(said)
 
 
 def test_the_registered_model_takes_times(made: Made, client: RetrievalClient, tmp_path: Path) -> None:

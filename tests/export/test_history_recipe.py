@@ -10,7 +10,6 @@ from export.release.gates.quality import _evaluate
 from protos import bundle
 from protos.errors import InvalidInput
 from protos.features import HistoryFeature
-from serving.api.open_inference import inputs_metadata
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
@@ -101,8 +100,6 @@ def test_a_query_has_a_time_and_without_one_is_asked_now(of_events: Made) -> Non
             client.search(at(2e12))
         with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
             client.search(Query(history=HISTORY, features={"time": "2026-01-01"}))
-    (tensor,) = inputs_metadata("time", manifest.schema.query["time"])
-    assert (tensor.datatype, list(tensor.shape)) == ("FP64", [-1, 1])
 
 
 def test_a_sum_over_sessions_is_made_served_and_measured_without_times(

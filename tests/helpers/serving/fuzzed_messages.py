@@ -8,12 +8,11 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from protos import open_inference_pb2 as inference
 from protos import retrieval_pb2 as wire
 from tests.helpers.serving import http2 as frames
 from tests.helpers.tiny import item_names
 
-RETRIEVAL, INFERENCE = "/retrieval.v1.Retrieval", "/inference.GRPCInferenceService"
+RETRIEVAL = "/retrieval.v1.Retrieval"
 HEALTH, REFLECTION = "/grpc.health.v1.Health", "/grpc.reflection.v1alpha.ServerReflection"
 SEARCH = f"{RETRIEVAL}/Search"
 
@@ -25,7 +24,7 @@ _QUERIES = [
         history=["item-001", "item-002"], features={"a": wire.FeatureValue(strings={"values": ["b"]})}
     ),
 ]
-_TENSOR = {"name": "text", "datatype": "BYTES", "shape": [2], "contents": {"bytes_contents": [b"a", b"b"]}}
+_ITEM = wire.UnseenItem(features={"text": wire.FeatureValue(text="bavuti")})
 
 
 def _seeds() -> list[tuple[str, bytes]]:
@@ -41,13 +40,8 @@ def _seeds() -> list[tuple[str, bytes]]:
         (f"{RETRIEVAL}/SearchBatch", wire.SearchBatchRequest(queries=_QUERIES, k=2)),
         (f"{RETRIEVAL}/Encode", wire.EncodeRequest(queries=_QUERIES)),
         (f"{RETRIEVAL}/Encode", wire.EncodeRequest(queries=_QUERIES[:1])),
+        (f"{RETRIEVAL}/Encode", wire.EncodeRequest(items=[_ITEM] * 2)),
         (f"{RETRIEVAL}/Info", wire.InfoRequest()),
-        (f"{INFERENCE}/ModelInfer", inference.ModelInferRequest(model_name="query_tower", inputs=[_TENSOR])),
-        (f"{INFERENCE}/ModelMetadata", inference.ModelMetadataRequest(name="query_tower")),
-        (f"{INFERENCE}/ModelReady", inference.ModelReadyRequest(name="query_tower", version="1")),
-        (f"{INFERENCE}/ServerLive", inference.ServerLiveRequest()),
-        (f"{INFERENCE}/ServerReady", inference.ServerReadyRequest()),
-        (f"{INFERENCE}/ServerMetadata", inference.ServerMetadataRequest()),
         (f"{HEALTH}/Check", health_pb2.HealthCheckRequest(service="retrieval.v1.Retrieval")),
         (f"{HEALTH}/List", health_pb2.HealthListRequest()),
     ]

@@ -125,6 +125,7 @@ def test_an_answer_that_has_not_one_result_for_each_query() -> None:
     calls: list[Callable[[RetrievalClient], object]] = [
         lambda client: client.search_batch(["a", "b"]),
         lambda client: client.encode(["a"]),
+        lambda client: client.encode_items([{"text": "a"}]),
         lambda client: client.score("a", ["b"]),
         lambda client: client.upsert([Item("a")]),
         lambda client: client.delete(["a"]),

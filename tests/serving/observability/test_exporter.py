@@ -133,10 +133,10 @@ def test_all_names_are_ours_and_all_figures_are_there_from_the_start(shared: Sha
 def test_methods_beside_the_service_show_once_they_are_called(shared: SharedMetrics) -> None:
     mine = shared.worker(0)
     with serve_metrics(shared) as port:
-        assert "ModelInfer" not in Scrape(port).text
+        assert "Upsert" not in Scrape(port).text
         mine.began()
-        mine.finished("ModelInfer", "OK", 0.001)
-        assert Scrape(port).get("requests_total", method="ModelInfer", code="OK") == 1
+        mine.finished("Upsert", "OK", 0.001)
+        assert Scrape(port).get("requests_total", method="Upsert", code="OK") == 1
 
 
 def test_a_scraper_may_ask_for_openmetrics(shared: SharedMetrics) -> None:

@@ -10,8 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from protos import open_inference_pb2, open_inference_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
 from protos.errors import MissingStage
 from serving.engine.call_record import CallRecord
 from serving.engine.front import Metadata
@@ -152,11 +152,8 @@ def test_a_span_has_the_service_of_its_method(retriever: Retriever, collector: C
         health.Check(health_pb2.HealthCheckRequest(), metadata=SAMPLED, timeout=5)
         info = retrieval_pb2_grpc.RetrievalStub(channel).Info
         info(wire.InfoRequest(), metadata=SAMPLED, timeout=5)
-        inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        inference.ServerLive(open_inference_pb2.ServerLiveRequest(), metadata=SAMPLED, timeout=5)
     made.stop()
     names = ["grpc.health.v1.Health/Check", "retrieval.v1.Retrieval/Info"]
-    names.append("inference.GRPCInferenceService/ServerLive")
     spans = batch(collector)
     assert [span.name for span in spans] == [attributes(span)["rpc.method"] for span in spans] == names
 
@@ -183,11 +180,6 @@ def test_only_what_the_server_answers_for_is_an_error(collector: Collector, code
     assert (span.status.code == Status.STATUS_CODE_ERROR) == error
     assert attributes(span)["rpc.response.status_code"] == code
     assert attributes(span).get("error.type") == (code if error else None)
-
-
-def test_the_towers_protocol_is_a_service_of_its_own(collector: Collector) -> None:
-    span, *_ = sent(collector, call(path="/inference.GRPCInferenceService/ModelInfer"))
-    assert span.name == "inference.GRPCInferenceService/ModelInfer"
 
 
 def test_a_client_decides_for_its_own_requests_and_the_ratio_for_others(collector: Collector) -> None:

@@ -9,8 +9,6 @@ from pathlib import Path
 import grpc
 import pytest
 
-from protos import open_inference_pb2 as inference
-from protos import open_inference_pb2_grpc as inference_stubs
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc as stubs
 from serving.client import RetrievalClient
@@ -164,22 +162,24 @@ def test_what_comes_no_more_is_let_go(swapping: Swapping) -> None:
 
 
 def test_towers_and_what_info_tells_are_swapped_too(swapping: Swapping, bundles: tuple[Path, Path]) -> None:
-    text = inference.ModelInferRequest.InferInputTensor(name="text", datatype="BYTES", shape=[1])
-    text.contents.bytes_contents.append(b"bavuti")
+    query, item = (
+        wire.Query(text="bavuti"),
+        wire.UnseenItem(features={"text": wire.FeatureValue(text="bavuti")}),
+    )
+    requests = wire.EncodeRequest(queries=[query]), wire.EncodeRequest(items=[item])
     with (
         RetrievalClient(swapping.server.address) as client,
         grpc.insecure_channel(swapping.server.address) as channel,
     ):
-        towers = inference_stubs.GRPCInferenceServiceStub(channel)
+        stub = stubs.RetrievalStub(channel)
         for champion, folder in zip("21", reversed(bundles), strict=True):
             swapping.aim(champion)
             swapping.swapped()
             info = client.info()
             assert info.bundle_version[:12] == folder.name
             assert info.item_count == (300 if champion == "1" else 200)
-            for tower in ("query_tower", "item_tower"):
-                request = inference.ModelInferRequest(model_name=tower, inputs=[text])
-                assert towers.ModelInfer(request, timeout=10).model_version == folder.name
+            for request in requests:
+                assert stub.Encode(request, timeout=10).bundle_version[:12] == folder.name
 
 
 @pytest.mark.exhaustive

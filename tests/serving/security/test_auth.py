@@ -12,8 +12,8 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from protos import open_inference_pb2, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
 from serving.address import client_of_peer
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
@@ -158,7 +158,7 @@ def test_health_is_open_and_reflection_is_not(channel: grpc.Channel, tokens: Tok
 
 
 def test_every_method_of_the_service_has_a_role() -> None:
-    for file in (wire, health_pb2, reflection_pb2, open_inference_pb2):
+    for file in (wire, health_pb2, reflection_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             assert {f"{service.full_name}/{method.name}" for method in service.methods} <= {*METHODS}
 
