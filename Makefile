@@ -110,7 +110,7 @@ encode: setup ## a table of ITEMS through the item tower of the newest bundle, o
 	$(call run,export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)" \
 	  $(if $(RAY),--ray $(RAY)))
 
-bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever beside its parts, index
+bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever, index
 	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
 	  $(if $(ONLY),--only $(subst $(COMMA), ,$(ONLY))) $(if $(OUTPUT),--output "$(OUTPUT)"))
 

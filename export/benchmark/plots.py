@@ -1,4 +1,4 @@
-"""The plots of a bench: latency of the towers by batch size, and time of the retriever by part."""
+"""The plot of a bench: latency of the towers by batch size."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,12 +19,6 @@ LABELS = {
 }
 LINES = (*COLOURS, "#8a5ba8", "#b3362d", "#3aa6a6", "#444a54")
 RATIO_COLOUR = "#444a54"
-PARTS = {
-    "prepare": "queries to arrays",
-    "session_run": "bare session.run",
-    "bare_search": "bare search",
-    "rest": "everything else",
-}
 
 
 def latency_by_batch(panels: Mapping[tuple[str, int], ByBatch]) -> Figure:
@@ -45,31 +39,6 @@ def latency_by_batch(panels: Mapping[tuple[str, int], ByBatch]) -> Figure:
         place.set_axis_off()
     lines, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return figure
-
-
-def retriever_parts(batches: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Share of each part in the time of the retriever; a bar for each batch size."""
-    figure, axes = plt.subplots(figsize=(6.6, 1.7 + 0.6 * len(batches)), layout="constrained")
-    labels = [f"batch {b}: {each['parts']['retriever']['p50_us']:,.0f} µs" for b, each in batches.items()]
-    left = np.zeros(len(batches))
-    for (name, text), colour in zip(PARTS.items(), COLOURS[len(PARTS) - 1 :: -1], strict=True):
-        found = np.maximum(0, 1 - left)  # the rest
-        if name != "rest":
-            own, whole = (
-                np.array([each["parts"][key]["cpu_p50_us"] for each in batches.values()])
-                for key in (name, "retriever")
-            )
-            found = own / whole
-        bars = axes.barh(labels, found, left=left, color=colour, label=text)
-        wide = [f"{share:.0%}" if share > 0.06 else "" for share in found]
-        axes.bar_label(bars, wide, label_type="center", color="white", fontsize=8)
-        left += found
-    axes.set(xlabel="share of the retriever's p50 on a processor", title="Time of the retriever by part")
-    axes.invert_yaxis()
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    style_axes(axes)
-    axes.grid(visible=False)
     return figure
 
 

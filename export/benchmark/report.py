@@ -12,7 +12,7 @@ from export.benchmark import plots
 from export.benchmark import report_writer as writer
 from export.benchmark.comparison import DOCUMENT, Budget, changes
 from export.benchmark.figures import SERVED, Figures, MeasuredBundle, shown
-from export.benchmark.retriever import SHARES, WHOLE
+from export.benchmark.retriever import FIGURES as RETRIEVER_FIGURES
 from export.latency.inputs import AS_IS
 from export.markdown import code, plain
 from protos.bundle import write_file
@@ -29,11 +29,6 @@ MAIN = (  # figures, in the order of the reports
     "chosen_size_share",
     "retriever_b1_p50_us",
     "retriever_b1_p99_us",
-    "retriever_b32_p50_us",
-    "retriever_share_b1",
-    "retriever_share_b32",
-    "retriever_cpu_share_b1",
-    "retriever_cpu_share_b32",
     "build_over_bare",
     "load_s",
 )
@@ -44,10 +39,8 @@ TOWERS = (
     "intervals over turns; p99 is of single calls, with interruptions by the system."
 )
 RETRIEVER = (
-    "`session_run` and `bare_search` are the bare calls on prepared inputs, `pair` both in one call; "
-    "`prepare`, `encode` and `nearest` are parts of the retriever. `retriever_share` is the retriever over "
-    "the sum of the two bare calls, `retriever_pair_share` over `pair`, `retriever_cpu_share` of processor "
-    "time only."
+    "The time of a query is the median of several calls, and a percentile the median of those of rounds. "
+    "`load_s` is the time to verify, load and warm up, `start_s` that since the process began."
 )
 CHANGES = (
     "An asterisk marks a change whose intervals do not overlap; times only where no other process used the "
@@ -64,15 +57,6 @@ CASES = (
     writer.Column("threads", "threads", lambda threads: str(threads or "all")),
     writer.Column("input", "kind", lambda kind: kind.replace("_", " "), "l"),
     writer.Column("batch", "batch"),
-)
-PARTS = (
-    writer.Column("batch", "batch"),
-    writer.Column("part", "part", alignment="c"),
-    writer.Column("p50, µs", "p50_us", writer.whole),
-    writer.Column("p95, µs", "p95_us", writer.whole),
-    writer.Column("p99, µs", "p99_us", writer.whole),
-    writer.Column("p50 on a processor, µs", "cpu_p50_us", writer.whole),
-    writer.Column("queries/s", "queries_per_s", writer.whole),
 )
 
 Document = dict[str, Any]
@@ -109,10 +93,9 @@ def document_of(
 
 
 def on_processor(document: Mapping[str, Any]) -> float:
-    """The least share of its time that one thread had a processor, over all parts of a bench."""
-    parts = [document.get("towers", {}), *document.get("retriever", {}).get("batches", {}).values()]
-    shares = [part.get("on_processor") for part in parts]
-    return min((share for share in shares if share is not None), default=1.0)
+    """The share of its time that one thread had a processor, while the towers were measured."""
+    share: float | None = document.get("towers", {}).get("on_processor")
+    return 1.0 if share is None else share
 
 
 def write(document: Document, folder: Path) -> list[Path]:
@@ -171,13 +154,13 @@ def _figures_table(document: Document, names: Sequence[str]) -> writer.ReportTab
 
 
 def _calls(document: Document) -> dict[str, int]:
-    """Number of calls of the served query tower, alone and on one thread, and of the retriever."""
+    """Number of calls of the served query tower, alone and on one thread, and queries of the retriever."""
     found = {}
     for cell in document.get("towers", {}).get("cells", ()):
         if (cell["side"], cell["threads"], cell["batch"], cell["kind"]) == ("query", 1, 1, AS_IS):
             found["query tower"] = cell["backends"][SERVED]["iterations"]
-    for batch, each in document.get("retriever", {}).get("batches", {}).items():
-        found[f"retriever, batch {batch}"] = each["parts"][WHOLE]["iterations"]
+    if "retriever" in document:
+        found["retriever"] = document["retriever"]["queries"]
     return found
 
 
@@ -201,18 +184,11 @@ def _towers(document: Document) -> list[writer.Part]:
 
 def _retriever(document: Document) -> list[writer.Part]:
     found = document["retriever"]
-    rows = [
-        {"batch": batch, "part": name, **part}
-        for batch, each in found["batches"].items()
-        for name, part in each["parts"].items()
-    ]
-    about = f"{found['queries']} different queries, k = {found['k']}, {found['search']} search, one thread."
+    about = f"{found['queries']:,} queries, one at a time, k = {found['k']}, one thread."
     return [
         "## Retriever",
         f"{about} {RETRIEVER}",
-        writer.ReportTable(PARTS, rows, "retriever"),
-        _figures_table(document, [f"{share}_b{batch}" for batch in found["batches"] for share in SHARES]),
-        writer.Picture("retriever.png", "Time by part", lambda: plots.retriever_parts(found["batches"])),
+        _figures_table(document, list(RETRIEVER_FIGURES)),
     ]
 
 

@@ -1,8 +1,7 @@
 """Measures bundles for `make bench`, whose processes are started by `export`.
 
-    bundle_benchmark     bundles side by side, a retriever beside its parts, loading
+    bundle_benchmark     bundles side by side, loading
     filter_measurement   filters of a given selectivity, and their recall
-    query_generator      queries that look like a bundle's
 
 A function raises `MissingStage` where a library, a bundle or what it must hold is missing.
 """

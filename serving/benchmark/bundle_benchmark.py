@@ -9,17 +9,12 @@ step on standard error names the bundle at fault. `threads` are those of the que
      "rounds": 10, "loads": 3, "filtered": ["challenger"]}
         seconds of each load, recall@k of each index as served against exact search, the same with filters of
         the bundles in `filtered`, and latency of query towers and retrievers, side by side
-    {"task": "retriever", "bundle": "<folder>", "k": 10, "threads": 1, "batches": [1, 32], "iterations": 1000,
-     "fewest": 60, "seconds": 10.0}
-        time of each call of the retriever and of its parts, by the clock and on a processor: where other
-        processes use the machine, long calls are interrupted more often than the short calls they consist of
     {"task": "load", "bundle": "<folder>", "threads": 1}
         seconds and bytes that this process takes until the bundle is verified, loaded and warm
     {"task": "encode", "bundle": "<folder>", "arrays": "<folder>"}
         runs the arrays in `<side>.npz` through the towers, and writes `<side>-vectors.npz` beside them
 """
 
-import dataclasses
 import gc
 import itertools
 import json
@@ -38,21 +33,18 @@ from protos.bundle import Manifest
 from protos.entry_points import BENCHMARK_STEP
 from protos.errors import MissingStage
 from protos.features import SIDES
-from protos.search import each_vector, graph_width, largest_products
+from protos.search import largest_products
 from protos.system import memory
-from protos.system.timing import PASSES, Call, Effort, in_rounds, median_of_passes, take_turns
-from serving.benchmark import filter_measurement, query_generator
+from protos.system.timing import PASSES, Call, in_rounds, median_of_passes
+from serving.benchmark import filter_measurement
 from serving.benchmark.filter_measurement import buckets, measure_quality
-from serving.index.vector_index import Vectors, open_index
+from serving.index.vector_index import open_index
 from serving.retrieval.answer import FusionMode
-from serving.retrieval.encoder import OUTPUT, Encoder
+from serving.retrieval.encoder import Encoder
 from serving.retrieval.query import Query, SearchOptions, example_query
 from serving.retrieval.retriever import Retriever
-from serving.segments.built import BuiltSegment
-from serving.segments.catalogue import Catalogue
 
-SEED = 0  # of the generated queries
-MAX_BATCHES = 1024  # different ones
+SEED = 0  # of the filters
 QUANTILES = 101  # evenly spaced, from the shortest to the longest
 
 Document = dict[str, Any]
@@ -122,7 +114,7 @@ def _latency(
     """Latency of query towers and of retrievers, one query at a time.
 
     All get the same queries where their towers take the same features. There are `p50_us` and `p99_us` of
-    each round, and the rounds' median `quantiles_us`.
+    each round, the rounds' median `quantiles_us`, and the number of `queries` in all rounds.
     """
     examples = {name: _examples(retriever.manifest) for name, retriever in retrievers.items()}
     specs = (each.manifest.schema.query.items() for each in retrievers.values())
@@ -153,6 +145,7 @@ def _latency(
                 "p50_us": np.percentile(taken, 50, axis=1).tolist(),
                 "p99_us": np.percentile(taken, 99, axis=1).tolist(),
                 "quantiles_us": np.median(quantiles, axis=1).tolist(),  # of the rounds
+                "queries": taken.size,
             }
     return found
 
@@ -161,98 +154,6 @@ def _examples(manifest: Manifest) -> list[Query]:
     if not manifest.examples:
         raise MissingStage(f"bundle {manifest.bundle_version[:12]}: has no example query to measure it with")
     return [example_query(example) for example in manifest.examples]
-
-
-class RetrieverParts:
-    """A retriever of a bundle and its parts, which use its own session and index, for answers of k items."""
-
-    def __init__(self, folder: Path, threads: int, k: int) -> None:
-        self.manifest = manifest = bundle.read(folder)
-        self.encoder = Encoder(folder, manifest, threads)
-        self.index = open_index(folder, manifest)
-        self.graph: Any = getattr(self.index, "_graph", None)
-        self.retriever = Retriever(
-            self.encoder, BuiltSegment(manifest, self.index, Catalogue(folder, manifest))
-        )
-        self.k, count = k, manifest.count
-        self.width = graph_width(min(k, count), manifest.index.ef_search, count, manifest.index.exact)
-        queries = query_generator.of_bundle(manifest, SEED)
-        contexts = self.retriever.encode(queries).contexts if queries else ()
-        self.queries = [q for q, each in zip(queries, contexts, strict=True) if each.basis.is_searched]
-        if not self.queries:
-            raise MissingStage(f"{folder}: none of its example queries is answered by a search")
-
-    def contenders(self, batch: int) -> dict[str, list[Call]]:
-        """The retriever and its parts, each on the same batches of queries.
-
-        `session_run` runs on prepared arrays, `bare_search` searches with prepared vectors and the same
-        width, and `pair` does both in one call, so that each finds in the processor's caches what the other
-        has left. `prepare` makes the arrays; `encode` and `nearest` are the two halves of the retriever.
-        """
-        groups = [
-            [self.queries[(start * batch + n) % len(self.queries)] for n in range(batch)]
-            for start in range(min(MAX_BATCHES, -(-len(self.queries) // batch)))
-        ]
-        arrays = [self._prepare(group) for group in groups]
-        vectors = [self._run(each) for each in arrays]
-        encoded = [self.retriever.encode(group) for group in groups]
-        retriever, k = self.retriever, self.k
-        return {
-            "retriever": [partial(retriever.search, group, k, exclude_history=False) for group in groups],
-            "session_run": [partial(self._run, each) for each in arrays],
-            "bare_search": [partial(self._search, each) for each in vectors],
-            "pair": [partial(self._pair, each) for each in arrays],
-            "prepare": [partial(self._prepare, group) for group in groups],
-            "encode": [partial(retriever.encode, group) for group in groups],
-            "nearest": [
-                partial(retriever.search_encoded, each, k, exclude_history=False) for each in encoded
-            ],
-        }
-
-    def _prepare(self, group: Sequence[Query]) -> dict[str, Any]:
-        return self.encoder.arrays([self.retriever.prepare(query).values or {} for query in group])
-
-    def _run(self, arrays: Mapping[str, Any]) -> Vectors:
-        vectors: Vectors = self.encoder._session.run([OUTPUT], arrays)[0]
-        return vectors
-
-    def _pair(self, arrays: Mapping[str, Any]) -> object:
-        return self._search(self._run(arrays))
-
-    def _search(self, vectors: Vectors) -> object:
-        if self.manifest.interests > 1:
-            vectors = each_vector(vectors, self.manifest.dimension)
-        if self.width is None or self.graph is None:  # the service compares with every item
-            scores = vectors @ self.index.vectors(slice(None)).T
-            k = min(self.k, self.index.count)
-            return np.argpartition(scores, -k, axis=1)[:, -k:]
-        found: object = self.graph.knn_query(vectors, k=self.width, num_threads=1)
-        return found
-
-
-def measure_retriever(request: Mapping[str, Any], step: Step) -> Document:
-    """The setting, and `wall_us` and `cpu_us`: batch -> part -> microseconds (turns, calls)."""
-    step("retriever", "loading")
-    parts = RetrieverParts(Path(request["bundle"]), request["threads"], request["k"])
-    gc.collect()
-    gc.freeze()
-    effort = Effort(request["iterations"], request["fewest"], request["seconds"])
-    single = dataclasses.replace(effort, fewest=effort.iterations)  # single queries have no time limit
-    clocks: Document = {"wall_us": {}, "cpu_us": {}}
-    for batch in request["batches"]:
-        step("retriever", f"timing batches of {batch}")
-        taken = take_turns(parts.contenders(batch), single if batch == 1 else effort)
-        for clock in ("wall", "cpu"):
-            times = {name: getattr(each, clock).tolist() for name, each in taken.items()}
-            clocks[f"{clock}_us"][str(batch)] = times
-    return {
-        "bundle_version": parts.manifest.bundle_version,
-        "threads": request["threads"],
-        "k": request["k"],
-        "search": "exact" if parts.width is None else "graph",
-        "queries": len(parts.queries),
-        **clocks,
-    }
 
 
 def load(request: Mapping[str, Any], step: Step) -> Document:
@@ -298,7 +199,6 @@ def encode(request: Mapping[str, Any], step: Step) -> Document:
 
 TASKS: dict[str, Callable[[Mapping[str, Any], Step], Document]] = {
     "measure": measure,
-    "retriever": measure_retriever,
     "load": load,
     "encode": encode,
 }

@@ -15,11 +15,11 @@ from export.release import registry
 from protos import bundle
 from protos.errors import InvalidInput
 from serving.__main__ import main
-from serving.benchmark import query_generator
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
+from tests.helpers import query_generator
 from tests.helpers.answers import differences
 from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
 from tests.helpers.watched import AGES, write_toml

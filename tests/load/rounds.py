@@ -15,9 +15,9 @@ from typing import Any
 
 from protos.bundle import Manifest
 from protos.system.timing import p99_remark
-from serving.benchmark import query_generator
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.retriever import Retriever
+from tests.helpers import query_generator
 from tests.load.load import LoadResult, Requests, Say, Tick, closed_loop
 from tests.load.plan import Measurement, Plan, Target, missed
 from tests.load.report import Figures, Report, machine_text

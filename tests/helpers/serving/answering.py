@@ -11,8 +11,8 @@ from pathlib import Path
 
 import threadpoolctl  # type: ignore[import-untyped]
 
-from serving.benchmark import query_generator
 from serving.retrieval.retriever import Retriever
+from tests.helpers import query_generator
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import Hits
 

@@ -19,7 +19,6 @@ from rich.console import Console
 
 from protos.cli import Result
 from protos.errors import MissingStage
-from serving.benchmark import query_generator
 from serving.benchmark.filter_measurement import (
     ANTI_CORRELATED,
     RANDOM,
@@ -29,6 +28,7 @@ from serving.benchmark.filter_measurement import (
 )
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
+from tests.helpers import query_generator
 from tests.load import report as reports
 from tests.load.cli.steps import result_or_failure, tested_folder
 from tests.load.filter_times import bound_of, measure_times

@@ -17,10 +17,10 @@ from protos import bundle
 from protos.cli import Result, UsageError
 from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
 from serving import bundles
-from serving.benchmark import query_generator
 from serving.client import RetrievalClient
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from tests.helpers import query_generator
 from tests.helpers.scores import Hits, difference
 from tests.load import alias, measure_swap
 from tests.load.cli.steps import result_or_failure

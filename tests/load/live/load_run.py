@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from protos import bundle
-from serving.benchmark import query_generator
+from tests.helpers import query_generator
 from tests.load.live.items import shared_ids, writing
 from tests.load.load import Say, Tick, percentile
 from tests.load.plan import Measurement, Plan

@@ -16,13 +16,13 @@ import numpy as np
 from protos import bundle
 from protos.scores import SCORE_TOLERANCE
 from protos.search import largest_products
-from serving.benchmark import query_generator
 from serving.client import RetrievalClient
 from serving.index.vector_index import shown_scores
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.encoder import Encoder
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from tests.helpers import query_generator
 from tests.helpers.scores import Hits
 from tests.load import alias, measure_swap
 from tests.load.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing

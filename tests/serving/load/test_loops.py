@@ -15,10 +15,10 @@ import pytest
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.scores import SCORE_TOLERANCE
-from serving.benchmark import query_generator
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
+from tests.helpers import query_generator
 from tests.load import reference, rounds
 from tests.load.load import LoadResult, closed_loop
 from tests.load.measure_load import LoadTest

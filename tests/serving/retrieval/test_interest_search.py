@@ -214,9 +214,6 @@ def test_the_measurements_of_gates_know_the_largest_score(folder: Path, retrieve
     found = [measure_quality(retriever, bucket, 10) for bucket in made]
     assert {min(each["recall"]) for each in found} == {1.0}
     assert not any(each["incomplete"] or each["wrong"] for each in found)
-    parts = bundle_benchmark.RetrieverParts(folder, 1, 10)
-    for calls in parts.contenders(2).values():
-        calls[0]()
 
 
 def test_a_tower_of_another_number_of_vectors_is_refused(tmp_path: Path) -> None:
