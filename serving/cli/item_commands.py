@@ -19,7 +19,6 @@ from serving.client.blocking import RetrievalClient
 from serving.client.item_upload import (
     BATCH,
     PATIENCE_SECONDS,
-    SUFFIX,
     Operation,
     Upload,
     count_rows,
@@ -74,17 +73,7 @@ def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], con
         each.add_argument(
             "--batch", type=flags.count, default=0, help=f"items in one request ({BATCH}, or what is allowed)"
         )
-        each.add_argument(
-            "--restart",
-            action="store_true",
-            help=f"begin anew; otherwise an interrupted run goes on where FILE{SUFFIX} says",
-        )
-        each.add_argument(
-            "--refused",
-            type=Path,
-            metavar="OUT",
-            help="file for refused items, as JSON lines; a run that goes on adds to it",
-        )
+        each.add_argument("--refused", type=Path, metavar="OUT", help="file for refused items, as JSON lines")
     get_parser = add("get", "Show items as they stand in the catalogue.", _get)
     get_parser.add_argument("ids", nargs="+", metavar="ID", help="ids of the items")
     changes_parser = add(
@@ -148,13 +137,12 @@ def _upload(
                 operation,
                 mode,
                 arguments.batch,
-                arguments.restart,
                 lambda rows: bar.update(task, completed=rows),
                 arguments.refused,
                 max(PATIENCE_SECONDS, arguments.timeout),
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
+            raise KeyboardInterrupt("interrupted; the same command sends all rows again") from None
     if done.refused:
         raise WriteRefused(_refusal(done))
     document = done.document()

@@ -1,6 +1,5 @@
-"""`items` on the command line: tables in four formats, progress, resumption, and errors that name the row."""
+"""`items` on the command line: tables in four formats, interruption, and errors that name the row."""
 
-import hashlib
 import json
 import math
 import os
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +20,6 @@ from serving.client import Item, RetrievalClient
 from serving.client.__main__ import main as client_main
 from serving.client.item_files import _READERS, ItemFileColumns, read_rows
 from serving.client.item_upload import upload
-from serving.client.items import Written
 from tests.helpers.commands_here import run_here
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
 from tests.helpers.waiting import wait_until
@@ -74,7 +71,6 @@ def test_tables_of_each_format_become_the_same_items(
     done = document(run(service, "upsert", str(path), "--json"))
     assert (done["rows"], done["written"], done["refused"]) == (2, 2, 0)
     assert done["ignored_columns"] == ["more"]
-    assert not path.with_name(f"{name}.progress").exists()
     found = document(run(service, "get", "A1", "A2", "A3", "--json"))["items"]
     assert isinstance(found, list)
     assert [(each["id"], each["features"], each["fields"], each["origin"]) for each in found] == [
@@ -188,134 +184,50 @@ def test_a_table_that_is_not_there_and_arguments_that_contradict(
     assert run(service, "delete", "x", "--file", "y.csv").returncode == 2
 
 
-@pytest.mark.exhaustive
-def test_an_upload_that_is_interrupted_goes_on_where_it_stopped(
+def test_an_upload_that_was_interrupted_is_repeated_as_a_whole(
     service: CatalogueService, tmp_path: Path
 ) -> None:
-    table = tmp_path / "many.csv"
-    table.write_text("id,text\n" + "".join(f"M{n},bavuti {n}\n" for n in range(ROWS)))
-    progress = tmp_path / "many.csv.progress"
-    command = [sys.executable, "-m", "serving", "items", "upsert", str(table), "--mode", "insert"]
-    command += ["--batch", "20", "--address", service.address]
-    rows = 0
-
-    def went_on() -> bool:
-        return progress.exists() and json.loads(progress.read_text())["done"]["rows"] > rows + 100
-
-    for number in (signal.SIGKILL, signal.SIGINT):
-        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-            wait_until(went_on)
-            process.send_signal(number)
-            _, said = process.communicate()
-        rows = json.loads(progress.read_text())["done"]["rows"]
-        assert 100 < rows < ROWS
-        if number == signal.SIGINT:
-            assert process.returncode == 130
-            assert "the same command goes on where it stopped" in said
-    # Inserts: an item that was sent twice would be refused if its batch had another request id.
-    result = document(run(service, "upsert", str(table), "--mode", "insert", "--batch", "20", "--json"))
-    assert (result["rows"], result["resumed"], result["refused"]) == (ROWS, rows, 0)
-    assert not progress.exists()
-    with service.client() as client:
-        pages = client.changes()
-        found = [each.item.id for page in pages for each in page.changes if each.item.id.startswith("M")]
-    assert found == [f"M{n}" for n in range(ROWS)]
-    table.write_text(table.read_text() + f"M{ROWS},bavuti\n")  # another table begins anew
-    assert document(run(service, "upsert", str(table), "--json"))["resumed"] == 0
-
-
-def test_the_refused_items_of_an_interrupted_upload_are_kept_once_each(
-    service: CatalogueService, tmp_path: Path
-) -> None:
-    table, refused = tmp_path / "refused.csv", tmp_path / "refused.jsonl"
-    rows = [f"{'item' if n % 2 else 'R'}-{n:03d},bavuti {n}\n" for n in range(200)]  # items 1, 3 ... exist
+    table, refused = tmp_path / "many.csv", tmp_path / "refused.jsonl"
+    rows = [f"{'item' if n % 2 else 'M'}-{n:03d},bavuti {n}\n" for n in range(200)]  # items 1, 3 ... exist
     table.write_text("id,text\n" + "".join(rows))
-    with service.client() as client:
-        for stop_at in (50, 130):
+    existing = [f"item-{n:03d}" for n in range(1, 200, 2)]
 
-            def stop(rows: int, stop_at: int = stop_at) -> None:
-                if rows == stop_at:
-                    raise KeyboardInterrupt
-
-            with pytest.raises(KeyboardInterrupt):
-                upload(client, table, "upsert", "insert", 10, tick=stop, refused=refused)
-            with refused.open("a") as file:  # as if killed between this file and that of the progress
-                file.write('{"id": "item-0')
-        done = upload(client, table, "upsert", "insert", 70, refused=refused)
-        assert (done.rows, done.resumed, done.written, done.refused) == (200, 130, 100, 100)
-        expected = [f"item-{n:03d}" for n in range(1, 200, 2)]
-        assert [json.loads(line)["id"] for line in refused.read_text().splitlines()] == expected
-        assert [each["id"] for each in done.first_refused] == expected[:20]
-        done = upload(client, table, "upsert", "update", refused=refused)
-        assert (done.resumed, done.refused, refused.read_text()) == (0, 0, "")
-
-
-def test_a_batch_is_a_repeat_only_if_its_content_is_the_same(
-    service: CatalogueService, tmp_path: Path
-) -> None:
-    table = tmp_path / "edited.csv"
-    rows = [f"E{n},bavuti {n}\n" for n in range(60)]
-    table.write_text("id,text\n" + "".join(rows))
-    progress = tmp_path / "edited.csv.progress"
-    with service.client() as client:
-        before = ""
-
-        def stop(rows: int) -> None:
-            nonlocal before
-            if rows == 20:  # the third batch is sent, and the run ends before it could save that
-                before = progress.read_text()
-            if rows == 30:
-                raise KeyboardInterrupt
-
-        for change in (False, True):
-            with pytest.raises(KeyboardInterrupt):
-                upload(client, table, "upsert", "upsert", 10, restart=True, tick=stop)
-            progress.write_text(before)
-            if change:  # an editor that keeps what says how far the upload is
-                rows[25] = "E25,another text\n"
-                table.write_text("id,text\n" + "".join(rows))
-                document = json.loads(before)
-                document["sha256"] = hashlib.sha256(table.read_bytes()).hexdigest()
-                progress.write_text(json.dumps(document))
-            sequence = client.get(["E20"])[0].sequence
-            # Another size of the batches does not change the one that may have been sent.
-            done = upload(client, table, "upsert", "upsert", 7)
-            assert (done.rows, done.resumed) == (60, 20)
-            assert (client.get(["E20"])[0].sequence == sequence) is not change
-        assert client.get(["E25"])[0].item.features == {"text": "another text"}
-
-
-def test_a_batch_that_may_have_been_sent_is_cut_in_the_same_way_by_each_later_run(
-    service: CatalogueService, tmp_path: Path
-) -> None:
-    class Dying(RetrievalClient):
-        """Ends after its first write, before it is answered."""
-
-        def upsert(self, *arguments: Any, **options: Any) -> Written:
-            super().upsert(*arguments, **options)
+    def stop(rows: int) -> None:
+        if rows == 50:
             raise KeyboardInterrupt
 
-    table = tmp_path / "cut.csv"
-    table.write_text("id,text\n" + "".join(f"cut-{n},bavuti {n}\n" for n in range(60)))
-    for batch in (40, 20, 10):
-        with Dying(service.address, 20.0) as client, pytest.raises(KeyboardInterrupt):
-            upload(client, table, "upsert", "insert", batch)
+    def refused_ids() -> list[str]:
+        return [json.loads(line)["id"] for line in refused.read_text().splitlines()]
+
     with service.client() as client:
-        # An insert of other rows would have another request id, and be refused.
-        done = upload(client, table, "upsert", "insert", 20)
-    assert (done.rows, done.written, done.refused) == (60, 60, 0)
+        with pytest.raises(KeyboardInterrupt):
+            upload(client, table, "upsert", "insert", 10, stop, refused)
+        assert refused_ids() == existing[:25]
+        done = upload(client, table, "upsert", "insert", 70, refused=refused)  # what is there is refused
+        assert (done.rows, done.written, done.refused) == (200, 75, 125)
+        assert {*existing} < {*refused_ids()} and len(refused_ids()) == 125
+        done = upload(client, table, "upsert", refused=refused)
+        assert (done.rows, done.written, done.refused, refused.read_text()) == (200, 200, 0, "")
+        stored = client.get([f"M-{n:03d}" for n in range(0, 200, 2)])
+    assert [each.item.features for each in stored] == [{"text": f"bavuti {n}"} for n in range(0, 200, 2)]
+    assert sorted(tmp_path.iterdir()) == [table, refused]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": 3}', "damaged"])
-def test_a_damaged_file_of_progress_begins_anew(
-    service: CatalogueService, tmp_path: Path, content: str
-) -> None:
-    table = tmp_path / "d.csv"
-    table.write_text("id,text\nD1,bavuti\n")
-    (tmp_path / "d.csv.progress").write_text(content)
-    with service.client() as client:
-        done = upload(client, table, "upsert")
-    assert (done.rows, done.resumed, done.written) == (1, 0, 1)
+@pytest.mark.exhaustive
+def test_an_upload_ends_on_ctrl_c_and_says_what_to_do(service: CatalogueService, tmp_path: Path) -> None:
+    table = tmp_path / "interrupted.csv"
+    table.write_text("id,text\n" + "".join(f"I{n},bavuti {n}\n" for n in range(ROWS)))
+    command = [sys.executable, "-m", "serving", "items", "upsert", str(table), "--batch", "20"]
+    command += ["--address", service.address]
+    with (
+        service.client() as client,
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        wait_until(lambda: client.get(["I100"])[0].origin == "live")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert "the same command sends all rows again" in said
 
 
 def test_a_file_of_refused_items_that_cannot_be_written_is_told(
