@@ -40,6 +40,7 @@ from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.access import Access
 from serving.security.auth import Guard, caller
 from serving.security.tls import credentials
+from serving.shadow.channel import TrafficMirror
 from serving.shared_state import CATALOGUE, SharedState
 from serving.wire.converters import RequestLimits
 
@@ -82,7 +83,7 @@ class RetrievalServer:
         access: Access | None = None,
         metrics: SharedMetrics | None = None,
         slot: int = 0,
-        sink: MessageSink | None = None,
+        sink: TrafficMirror | None = None,
         tracing: Tracing | None = None,
         share_port: bool = False,
         status: Callable[[], dict[str, Any]] = dict,

@@ -4,10 +4,11 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Overloaded, TwinspireError
+from serving.api.retrieval_service import RetrievalServicer
 from serving.engine.call import Call
 from serving.engine.deferred import Deferred
 from serving.engine.open_calls import OpenCalls
@@ -30,17 +31,11 @@ MAX_STREAMS = 64  # calls of Changes that a worker has open at once
 WaitFor = Callable[[int, Call, Callable[[], Any]], Any]
 
 
-class SplitHolder(Protocol):
-    """An object whose `split` is that of the bundles that answer now."""
-
-    split: TrafficSplit
-
-
 class CatalogueServicer:
     """Answers each call when the catalogue's process has replied, and this worker has applied the write.
 
     Args:
-        holder: has the bundles that answer.
+        retrieval: has the bundles that answer.
         client: the connection to the catalogue's process.
         shared_state: with the entry `CATALOGUE`, which has the bounds.
         rate: limit of each client, if there is one; an item written or read costs as much as a query.
@@ -52,7 +47,7 @@ class CatalogueServicer:
 
     def __init__(
         self,
-        holder: SplitHolder,
+        retrieval: RetrievalServicer,
         client: CatalogueClient,
         shared_state: SharedState,
         rate: RateLimit | None,
@@ -61,7 +56,8 @@ class CatalogueServicer:
         streams_per_connection: int,
         wait_for: WaitFor,
     ) -> None:
-        self._holder, self._client, self._shared_state, self._rate = holder, client, shared_state, rate
+        self._retrieval, self._client = retrieval, client
+        self._shared_state, self._rate = shared_state, rate
         self._call_soon, self._wait_for = call_soon, wait_for
         self._max_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
@@ -120,14 +116,14 @@ class CatalogueServicer:
     @property
     def parser(self) -> WriteParser:
         """Parser and checks of writes, by the schemas of the bundles that answer."""
-        split = self._holder.split
+        split = self._retrieval.split
         if self._parser is None or self._parser[0] is not split:
             self._parser = split, WriteParser([each.manifest for each in split.all])
         return self._parser[1]
 
     def _write(self, request: WriteRequest, call: Call) -> Deferred:
         self._admit(call, len(request.items))
-        rows = self._holder.split.champion.retriever.built.catalogue.rows
+        rows = self._retrieval.split.champion.retriever.built.catalogue.rows
         items = [each._replace(in_bundle=bool(rows([each.item_id]))) for each in request.items]
         deadline = time.monotonic() + call.deadline - time.time()
         asked = replace(request, items=items, deadline=deadline)
@@ -145,7 +141,7 @@ class CatalogueServicer:
         """
         response = wire.GetResponse.FromString(reply.payload)
         # Not the live items: they change meanwhile, and may be older or newer than the store's answer.
-        catalogue = self._holder.split.champion.retriever.built.catalogue
+        catalogue = self._retrieval.split.champion.retriever.built.catalogue
         for each in response.items:
             if each.origin == wire.ITEM_UNKNOWN:
                 for row in catalogue.rows([each.item.id]):
@@ -183,7 +179,7 @@ class CatalogueServicer:
     def _admit(self, call: Call, items: int) -> None:
         """Charge the client's rate limit; each item costs as much as a query, because a tower encodes it."""
         call.queries += items
-        call.bundle = self._holder.split.champion
+        call.bundle = self._retrieval.split.champion
         if self._rate is not None:
             self._rate.admit(caller(call), tokens(items, 0))
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
@@ -18,6 +18,7 @@ from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import caller
 from serving.security.rate_limit import RateLimit, tokens
+from serving.shadow.channel import TrafficMirror
 from serving.wire import converters
 from serving.wire.converters import ASK_LESS, RequestLimits
 from serving.wire.filter_converters import compile_filter
@@ -30,16 +31,6 @@ ENVELOPE_BYTES = 1024  # most bytes of an answer to one query besides its hits
 ENVELOPE_BYTES_EACH = 32  # most bytes of a query's part of a batch's answer besides its hits
 SCORED_BYTES = 20  # most bytes of an item's score besides its id
 MakeAnswer = Callable[[Job], bytes]
-
-
-class MessageSink(Protocol):
-    """Takes a share of the served requests, as `shadow.channel.TrafficMirror` does."""
-
-    def sample(self, method: str) -> Callable[[Any, bytes, int], None] | None:
-        """A function that takes the next request of a method, its response and batch size.
-
-        It never blocks. None if that request is not sampled.
-        """
 
 
 class RetrievalServicer:
@@ -63,7 +54,7 @@ class RetrievalServicer:
         limits: RequestLimits,
         rate: RateLimit | None,
         state: Callable[[], dict[str, Any]],
-        sink: MessageSink | None = None,
+        sink: TrafficMirror | None = None,
         store_sequence: Callable[[], int] | None = None,
     ) -> None:
         self.split = split

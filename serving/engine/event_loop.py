@@ -28,13 +28,14 @@ from serving.engine.admission import Admission
 from serving.engine.batching import Batcher, Job
 from serving.engine.call import Call, Method
 from serving.engine.deferred import Deferred
-from serving.engine.front import SHUTDOWN, Front, FrontCall, Metadata
+from serving.engine.front import SHUTDOWN, Front, FrontCall
 from serving.engine.limits import WorkerLimits
 from serving.engine.remote_batches import RemoteBatches
 from serving.engine.status import Code, status
 from serving.engine.stream_call import StreamCall
 from serving.engine.unsent import UNCOUNTED
 from serving.fair_queue import NOBODY, Client
+from serving.security.auth import Guard
 from serving.wire.retry_trailer import trailers
 
 log = logging.getLogger(__name__)
@@ -51,17 +52,6 @@ UNKNOWN_METHOD = "other"  # for observers
 STOPPING = Unavailable("the service is stopping")
 QUIET_SECONDS = 0.1  # without a new call, after which a loop that stops tells its front to shut down
 REFUSE_SECONDS = 1.0  # in which new calls are refused before that, at most
-
-
-class Authorizer(Protocol):
-    """Decides which client may call which method."""
-
-    def check(self, method: str, metadata: Metadata) -> str | None:
-        """The name of the client's token; None if the method needs no token.
-
-        Raises:
-            AccessDenied: the client may not call the method.
-        """
 
 
 class CallObserver(Protocol):
@@ -110,7 +100,7 @@ class CallDispatcher:
         batcher: Batcher,
         admission: Admission,
         observer: CallObserver,
-        authorizer: Authorizer | None,
+        guard: Guard | None,
         caller: Callable[[Call], str],
         window: int,
         call_soon: Callable[[Callable[[], None]], None],
@@ -130,7 +120,7 @@ class CallDispatcher:
         self.client = NOBODY  # of the last call that arrived
         self._methods = methods
         self._batcher, self._admission, self._clients = batcher, admission, batcher.clients
-        self._observer, self._authorizer = observer, authorizer
+        self._observer, self._guard = observer, guard
 
     def dispatch(self, arriving: FrontCall) -> None:
         """Begin a call that has arrived, or refuse it now or later."""
@@ -143,9 +133,9 @@ class CallDispatcher:
             return
         connection, admission = arriving.connection, self._admission
         token_name = denied = None
-        if method is not None and self._authorizer is not None:
+        if method is not None and self._guard is not None:
             try:
-                token_name = self._authorizer.check(arriving.path, arriving.metadata)
+                token_name = self._guard.check(arriving.path, arriving.metadata)
             except Exception as error:
                 # Its traceback would hold the call until the next garbage collection, and so the stream.
                 denied = error.with_traceback(None)
@@ -247,7 +237,7 @@ class EventLoop:
         methods: Mapping[str, Method],
         batcher: Batcher,
         observer: CallObserver,
-        authorizer: Authorizer | None,
+        guard: Guard | None,
         caller: Callable[[Call], str],
         bounds: WorkerLimits,
         window: int,
@@ -257,7 +247,7 @@ class EventLoop:
         self.admission = Admission(bounds, batcher, observer.streams)
         self._batcher, self._clients = batcher, batcher.clients
         self._dispatcher = CallDispatcher(
-            methods, batcher, self.admission, observer, authorizer, caller, window, self.call_soon
+            methods, batcher, self.admission, observer, guard, caller, window, self.call_soon
         )
         batcher.remote = RemoteBatches(self.call_soon, self._dispatcher.wait_for, self._dispatcher.waited_for)
         self._remote = batcher.remote

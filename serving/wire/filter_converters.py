@@ -1,7 +1,7 @@
 """Filters on the wire: their bounds, and their conversion in both directions."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -21,6 +21,7 @@ from serving.filters.expression import (
     Value,
     shown_name,
 )
+from serving.wire.converters import RequestLimits
 
 if TYPE_CHECKING:  # clients have no library of bitmaps
     from serving.filters.columns import Work
@@ -32,35 +33,8 @@ EXPECTED_TEST = "expected one of equals, in, range and present, got none of them
 EXPECTED_VALUE = "expected a text, a number, a boolean or a time, got none of them"
 
 
-class FilterLimits(Protocol):
-    """The bounds of a filter; `serving.wire.converters.RequestLimits` has them."""
-
-    @property
-    def max_filter_conditions(self) -> int:
-        """Conditions in one filter."""
-
-    @property
-    def max_filter_values(self) -> int:
-        """Values in one filter."""
-
-    @property
-    def max_filter_depth(self) -> int:
-        """Filters inside each other."""
-
-    @property
-    def max_text_length(self) -> int:
-        """Code points in a string."""
-
-
-class _NoLimits(NamedTuple):
-    max_filter_conditions: int = 1 << 31
-    max_filter_values: int = 1 << 31
-    max_filter_depth: int = 1 << 31
-    max_text_length: int = 1 << 31
-
-
 def compile_filter(
-    message: wire.Filter, filters: "FilterCache", limits: FilterLimits, work: "Work | None" = None
+    message: wire.Filter, filters: "FilterCache", limits: RequestLimits, work: "Work | None" = None
 ) -> "CompiledFilter":
     """A request's filter, compiled for a bundle, which keeps it under its serialised bytes.
 
@@ -78,20 +52,20 @@ def compile_filter(
     return filters.compile(filter_from_wire(message, limits), content, work) if kept is None else kept
 
 
-def filter_from_wire(message: wire.Filter, limits: FilterLimits | None = None) -> Filter:
+def filter_from_wire(message: wire.Filter, limits: RequestLimits) -> Filter:
     """A filter as a tree.
 
     Raises:
         InvalidInput: it is beyond a bound, or a part of it is empty; the error's field is its place in the
             tree, such as `filter.all[1].price`.
     """
-    return _Reader(limits or _NoLimits()).filter(message, FILTER_FIELD, 1)
+    return _Reader(limits).filter(message, FILTER_FIELD, 1)
 
 
 class _Reader:
     """Reads one filter, and counts its conditions and values against the bounds."""
 
-    def __init__(self, limits: FilterLimits) -> None:
+    def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
         self._conditions = self._values = 0
 
