@@ -1,8 +1,8 @@
-"""Filters: conditions on fields of items, and the search among the items that pass.
+"""Filters: conditions on fields of items, and the items that pass.
 
 `expression.py` is the typed tree, which clients build; `command_line.py` reads it from texts such as
 `price<50`; `columns.py` holds the values of the items and says which of them pass; `compiled.py` keeps
-filters that have been evaluated, `passing_rows.py` the rows that pass; `planner.py` chooses how to search
-among these rows, and `plan.py` names the choices. Clients need the first
-two alone, and no library of bitmaps.
+filters that have been evaluated, `passing_rows.py` the rows that pass; `plan.py` names the ways to search
+among these rows, of which `serving/segments/planner.py` chooses one. Clients need the first two alone, and no
+library of bitmaps.
 """

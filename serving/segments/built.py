@@ -18,10 +18,10 @@ from serving.filters.columns import FilterColumns, Work
 from serving.filters.expression import Filter
 from serving.filters.passing_rows import PassingRows, Reserve
 from serving.filters.plan import Plan
-from serving.filters.planner import Found, expected_cost, search_one_passing, search_passing
 from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
 from serving.segments.catalogue import Catalogue
 from serving.segments.neighbours import merged, remaining, remaining_of_all, remaining_one
+from serving.segments.planner import Found, expected_cost, search_one_passing, search_passing
 from serving.segments.segment import Mask, Scored, Segment
 
 

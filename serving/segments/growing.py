@@ -20,7 +20,6 @@ from serving.filters.columns import Work
 from serving.filters.expression import Filter
 from serving.filters.passing_rows import Reserve
 from serving.filters.plan import Plan
-from serving.filters.planner import Found
 from serving.index.vector_index import Neighbours, Rows, Vectors
 from serving.segments.brute_force_buffer import BruteForceBuffer
 from serving.segments.encoded_item import EncodedItem, EncodedItemsDamaged, EncodedKind
@@ -29,6 +28,7 @@ from serving.segments.growing_graph import GrowingGraph
 from serving.segments.growing_postings import GrowingPostings
 from serving.segments.neighbours import merged, merged_one, none_of, picked
 from serving.segments.packed_items import hit_of
+from serving.segments.planner import Found
 from serving.segments.segment import Mask, Scored, Segment
 
 FIRST_CAPACITY = 256  # rows
@@ -201,7 +201,7 @@ class GrowingSegment(Segment):
             best = merged_one(best, [(score, row + start) for score, row in more], k)
         if first == self.count:
             return best
-        compared, vectors = self._compared.since(self, first)
+        compared, vectors = self._to_compare(first)
         products = vectors @ vector[0]
         least = best[k - 1][0] if len(best) >= k else -np.inf
         above = (products > least).nonzero()[0]
@@ -217,11 +217,15 @@ class GrowingSegment(Segment):
         """As `Segment.exact`."""
         return merged(best, self._compare_passing(vectors, k, self.alive[: self.count]), k)
 
+    def _to_compare(self, first: int) -> tuple[Rows, Vectors]:
+        """As `BruteForceBuffer.since`."""
+        return self._compared.since(first, self.row_vectors, self.alive, self.dead_count)
+
     def _with_rest(self, found: Neighbours, vectors: Vectors, k: int, first: int) -> Neighbours:
         """The best of what was found and of all rows from `first` on, by comparing each of them."""
         if first == self.count:
             return found
-        compared, rest_vectors = self._compared.since(self, first)
+        compared, rest_vectors = self._to_compare(first)
         products = vectors @ rest_vectors.T  # (B, C)
         enough = found.rows.shape[1] >= k
         least = found.scores[:, k - 1 : k] if enough else np.full((len(vectors), 1), -np.inf, np.float32)

@@ -9,10 +9,10 @@ import numpy as np
 from protos.hybrid.fusion import NO_HITS, FusionQuery, Ranked, by_reciprocal_ranks
 from serving.filters.compiled import CompiledFilter
 from serving.filters.plan import Plan
-from serving.filters.planner import Found
 from serving.index.vector_index import Neighbours, Rows, Vectors
 from serving.segments.built import BuiltSegment
 from serving.segments.growing import GrowingSegment
+from serving.segments.planner import Found
 from serving.segments.segment import Segment
 
 

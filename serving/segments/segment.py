@@ -21,8 +21,8 @@ from serving.filters.columns import Work
 from serving.filters.compiled import SegmentFilter
 from serving.filters.expression import Filter
 from serving.filters.passing_rows import Reserve
-from serving.filters.planner import Found
 from serving.index.vector_index import Neighbours, Rows, Vectors
+from serving.segments.planner import Found
 
 Mask = npt.NDArray[np.bool_]
 Scored = tuple[float, int]  # score and row

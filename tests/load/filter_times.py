@@ -16,10 +16,10 @@ from protos.system.timing import Effort, take_turns
 from serving.benchmark.filter_measurement import Bucket, FilteredQuery, rows_of
 from serving.filters.compiled import CompiledFilter
 from serving.filters.passing_rows import PassingRows
-from serving.filters.planner import search_passing
 from serving.index.vector_index import VectorIndex, Vectors
 from serving.retrieval.query import EncodedQueries
 from serving.retrieval.retriever import Retriever
+from serving.segments.planner import search_passing
 
 SELECTIVE = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
 HALF = 0.5

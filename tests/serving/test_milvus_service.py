@@ -19,11 +19,11 @@ from protos.bundle import IndexParameters
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
 from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from serving.client import RetrievalClient, where
-from serving.filters import planner
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from serving.segments import planner
 from tests.helpers.answers import hits_of
 from tests.helpers.milvus import RunningMilvus, milvus_server, needs_server, publish
 from tests.helpers.scores import Hits, difference

@@ -23,7 +23,6 @@ from serving.engine.batching import Batcher, Job, kind
 from serving.engine.limits import WorkerLimits
 from serving.engine.remote_batches import RemoteBatches
 from serving.engine.status import ClientGone, Code
-from serving.filters import planner
 from serving.filters.compiled import CompiledFilter
 from serving.filters.expression import where
 from serving.filters.passing_rows import PassingRows
@@ -32,6 +31,7 @@ from serving.index.remote_search import Best, OutOfTime
 from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.retrieval.retriever import Retriever
+from serving.segments import planner
 from serving.segments.built import BuiltSegment
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import difference

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 
 from protos.errors import InvalidInput
 from serving.client import RetrievalClient, where
-from serving.filters import planner
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from serving.segments import planner
 from tests.helpers.filter_oracle import FILTERS, passes
 from tests.helpers.tiny import filter_values, item_ids
 

@@ -15,10 +15,10 @@ from protos.system.machine import machine
 from protos.system.timing import Effort
 from serving.benchmark import filter_measurement
 from serving.benchmark.filter_measurement import SELECTIVITIES
-from serving.filters import planner
 from serving.filters.expression import Equals
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from serving.segments import planner
 from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 from tests.load import filter_times

@@ -12,7 +12,6 @@ from protos.errors import BundleDamaged, Overloaded
 from serving.benchmark import bundle_benchmark
 from serving.benchmark.filter_measurement import buckets, measure_quality
 from serving.client import RetrievalClient
-from serving.filters import planner
 from serving.filters.expression import Filter, where
 from serving.retrieval import retriever as retriever_module
 from serving.retrieval.answer import Answer, Basis
@@ -21,6 +20,7 @@ from serving.retrieval.query import PLAIN, Query, SearchResult
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
+from serving.segments import planner
 from serving.server import RetrievalServer
 from tests.helpers.answers import differences
 from tests.helpers.tiny import FILTERS, INNER_PRODUCT, filter_values, item_ids, tiny_bundle

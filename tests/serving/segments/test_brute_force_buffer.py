@@ -33,7 +33,7 @@ def write(growing: GrowingSegment, *names: str) -> None:
 
 def check(growing: GrowingSegment, first: int) -> int:
     """Check what is compared from a row on; returns the number of rows."""
-    rows, vectors = growing._compared.since(growing, first)
+    rows, vectors = growing._to_compare(first)
     current = first + growing.alive[first : growing.count].nonzero()[0]
     assert set(current.tolist()) <= set(rows.tolist())
     assert rows.tolist() == sorted({*rows.tolist()})

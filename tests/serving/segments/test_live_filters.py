@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from protos.errors import InvalidInput
 from serving.client import Item, where
-from serving.filters import planner
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
 from serving.retrieval.query import PreparedQuery, Query
 from serving.retrieval.retriever import Retriever
+from serving.segments import planner
 from serving.segments.encoded_item import EncodedItem
 from serving.segments.growing import GrowingSegment
 from tests.helpers.filter_oracle import FILTERS, passes

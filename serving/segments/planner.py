@@ -9,16 +9,13 @@ where the filter excludes all that is near the query.
 """
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from serving.filters.passing_rows import PassingRows, SubsetIndex
+from serving.filters.passing_rows import PassingRows
 from serving.filters.plan import Plan
-
-Vectors = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
+from serving.index.vector_index import Rows, VectorIndex, Vectors
 
 # Items that are compared with the query in 1 step (defined at `columns.TEST_STEPS`). One more item takes
 # hnswlib 3 to 4 us, because the search is twice as wide as its number of items. To compare an item takes
@@ -30,26 +27,6 @@ GRAPH_SHARE = 2  # the graph, which may not suffice, is searched if it takes at 
 DEVIATIONS = 3.0  # of the number of items that pass, by which a search is wider than the mean needs
 MARGIN = 2.0  # for recall: of the nearest items, the graph misses the farthest most often
 MAX_GROWTH = 8  # factor of the number of items after a search in which none passed
-
-
-class Index(SubsetIndex, Protocol):
-    """What the planner needs of `serving.index.vector_index.VectorIndex`."""
-
-    @property
-    def count(self) -> int:
-        """N, the number of items."""
-
-    def search(self, vectors: Vectors, k: int) -> Any:
-        """Rows and scores of the nearest items, maybe approximate."""
-
-    def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
-        """As `search`, of one query (1, D), in lists."""
-
-    def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Any:
-        """Rows and scores of each query's best items that pass; None if the index cannot filter so."""
-
-    def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Any:
-        """Rows and scores of the nearest items among some rows."""
 
 
 class Found(NamedTuple):
@@ -107,7 +84,7 @@ def expected_cost(k: int, passing: PassingRows, free_width: int | None) -> int:
 
 
 def search_passing(
-    index: Index,
+    index: VectorIndex,
     vectors: Vectors,
     k: int,
     passing: PassingRows,
@@ -169,7 +146,7 @@ def search_passing(
 
 
 def search_one_passing(
-    index: Index, vector: Vectors, k: int, passing: PassingRows, free_width: int
+    index: VectorIndex, vector: Vectors, k: int, passing: PassingRows, free_width: int
 ) -> tuple[list[int], list[float], Plan]:
     """As `search_passing`, of one query (1, D) that the index may be searched for, in lists.
 
@@ -217,7 +194,9 @@ def _width_for(k: int, share: float) -> int:
     return math.ceil(MARGIN * (k + DEVIATIONS * math.sqrt(k)) / share)
 
 
-def _compare_all(index: Index, vectors: Vectors, k: int, passing: PassingRows, plan: Plan) -> list[Found]:
+def _compare_all(
+    index: VectorIndex, vectors: Vectors, k: int, passing: PassingRows, plan: Plan
+) -> list[Found]:
     """Compare all items that pass with the queries.
 
     Args:
