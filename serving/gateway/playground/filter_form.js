@@ -2,7 +2,7 @@
 
 import { choiceField } from "./choice_field.js";
 import { el, icon } from "./dom.js";
-import { arity, isComplete, operators } from "./filters.js";
+import { arity, isComplete, operators, valuesOf } from "./filters.js";
 
 /**
  * The button that adds a condition; null where the bundle has no filter fields.
@@ -130,17 +130,17 @@ function valueFields(condition, type, at, page, mark) {
       },
     }).element;
   }
+  const { input: attributes, hint } = valuesOf(type);
   const inputs = Array.from({ length: wanted }, (_, place) => {
     const input = el("input", {
-      type: { time: "datetime-local", number: "number" }[type] ?? "text",
-      step: type === "time" ? 1 : "any",
+      ...attributes,
       "aria-label": label(place),
       on: { change: () => change(place, input.value) },
     });
     input.value = condition.values[place] ?? "";
     return input;
   });
-  const zone = type === "time" && wanted > 0 && el("span", { class: "hint" }, "UTC");
+  const zone = hint && wanted > 0 && el("span", { class: "hint" }, hint);
   return el("div", { class: "values" }, inputs, zone);
 
   function change(place, value) {

@@ -35,6 +35,24 @@ const OPERATORS = {
     ["between", "between"],
   ],
 };
+/** Field type -> attributes of the inputs of its values, the hint behind them, how a value is shown and read. */
+const VALUES = {
+  number: {
+    input: { type: "number", step: "any" },
+    show: (value) => value,
+    read: (text) => (Number.isFinite(Number(text)) ? { number: Number(text) } : null),
+  },
+  time: {
+    input: { type: "datetime-local", step: 1 },
+    hint: "UTC",
+    show: (value) => value.replace("T", " "),
+    read(text) {
+      const moment = toMoment(text);
+      return Number.isNaN(moment.getTime()) ? null : { time: moment.toISOString() };
+    },
+  },
+};
+const TEXTS = { input: { type: "text" }, show: (value) => value, read: (text) => ({ text }) };
 const PRESENCE = [
   ["present", "has a value"],
   ["absent", "has no value"],
@@ -44,6 +62,11 @@ const BOUNDS = ["at_least", "above", "at_most", "below"];
 /** The operators of a type; those of an unknown type only test whether there is a value. */
 export function operators(type) {
   return [...(OPERATORS[type] ?? []), ...PRESENCE];
+}
+
+/** What the form has to know of the values of a type, as in `VALUES`. */
+export function valuesOf(type) {
+  return VALUES[type] ?? TEXTS;
 }
 
 /** How many values an operator takes: 0, 1, 2, or Infinity. */
@@ -83,7 +106,7 @@ export function toFilter(conditions, fields, match) {
 /** A condition in words, for a list of filters. */
 export function inWords({ field, operator, values }, type) {
   const label = operators(type).find(([name]) => name === operator)?.[1] ?? operator;
-  const shown = values.filter(Boolean).map((value) => (type === "time" ? value.replace("T", " ") : value));
+  const shown = values.filter(Boolean).map(valuesOf(type).show);
   return [field, label, shown.join(operator === "between" ? " and " : ", ")].filter(Boolean).join(" ");
 }
 
@@ -108,14 +131,5 @@ export function toMoment(text) {
 /** A typed `FilterValue` of an input's text, null where it has none. */
 function toValue(type, text) {
   const trimmed = text.trim();
-  if (!trimmed) return null;
-  if (type === "number") {
-    const number = Number(trimmed);
-    return Number.isFinite(number) ? { number } : null;
-  }
-  if (type === "time") {
-    const moment = toMoment(trimmed);
-    return Number.isNaN(moment.getTime()) ? null : { time: moment.toISOString() };
-  }
-  return { text };
+  return trimmed ? valuesOf(type).read(trimmed) : null;
 }
