@@ -17,9 +17,9 @@ from export.ann.index_kind import IndexKind, index_kind
 from export.bundles import BUNDLES
 from export.encoding.digests import Digests
 from protos import bundle
-from protos.bundle import FilterKind
 from protos.files import atomic_directory
-from protos.filters import Parsed, build_column, write_filters
+from protos.filter_kinds import FilterKind, Parsed
+from protos.filters import build_column, write_filters
 
 Reports = Mapping[str, Mapping[str, Any]]
 

@@ -43,6 +43,7 @@ from protos.features import Schema, Side
 from protos.files import atomic_directory
 from protos.files.draft_file import create_draft
 from protos.files.field_checks import check_name, expect_within
+from protos.filter_kinds import FilterKind
 from protos.inputs import unicode_record
 from protos.lexical import Analyzer, WeightingName
 from protos.toml_config import OPTIONAL, parse, to_table
@@ -150,7 +151,6 @@ TableVariant = Literal["fp32", "fp16_tables", "int8_tables"]
 Variant = Literal[TableVariant, "int8_dynamic", "int8_static"]
 Precision = Literal["fp32", "fp16", "int8"]
 FusionMethod = Literal["convex", "reciprocal_ranks"]
-FilterKind = Literal["string", "strings", "number", "boolean", "time"]
 MAX_FILTER_FIELDS = 64
 MAX_CANDIDATES = 1 << 20  # of a hybrid search; its memory grows with them
 

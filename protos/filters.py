@@ -1,4 +1,4 @@
-"""Values of filter fields: how a raw value is read, and the columns of N items on disk.
+"""The columns of filter fields: the values of N items, in memory and on disk.
 
     filters.npz           arrays of each field n, counted from 0 in ascending order of the fields' names
 
@@ -13,31 +13,21 @@ An item without a value is in no row. The file is neither compressed nor pickled
 
 import io
 import itertools
-import math
-import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import FILTERS, FilterKind, Manifest
-from protos.errors import BundleDamaged, InvalidInput
+from protos.bundle import FILTERS, Manifest
+from protos.errors import BundleDamaged
+from protos.filter_kinds import KINDS, FilterKind, Parsed, parse_value
 
 FilterSchema = Mapping[str, FilterKind]
 Rows = npt.NDArray[np.uint32]
-Parsed: TypeAlias = "str | tuple[str, ...] | float | int | None"
-
-KINDS: tuple[FilterKind, ...] = get_args(FilterKind)
-LIST_SEPARATOR = "|"  # between the strings of one text, as in tables
-ORDERED: dict[FilterKind, type[np.generic]] = {"number": np.float64, "boolean": np.int8, "time": np.int64}
-BOOLEANS = {"true": 1, "false": 0, "1": 1, "0": 0}
-EARLIEST = int(datetime(1, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000  # microseconds since 1970
-LATEST = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()) * 1_000_000 + 999_999
 
 
 @dataclass(frozen=True)
@@ -73,138 +63,15 @@ class StringColumn:
 Column = OrderedColumn | StringColumn
 
 
-def parse_value(kind: FilterKind, raw: Any, field: str) -> Parsed:
-    """A raw value of an item as its filter field holds it; None where it is absent.
-
-    Blank strings and NaN are absent. A text may stand for a value of each type: `strings` are split at "|",
-    times are ISO 8601 (without a zone, UTC) or seconds since 1970. Of texts that are numbers, eight digits
-    are a date (`20260102`), and seconds have nine digits or more; others might be years.
-
-    Args:
-        raw: a string, number, boolean, datetime, list of strings, or None.
-        field: name of the value in errors.
-
-    Returns:
-        A string, distinct strings, a finite number, 0 or 1, or microseconds since 1970.
-
-    Raises:
-        InvalidInput: the value is of another type, or a time outside of the years 1 to 9999 of UTC.
-    """
-    if (
-        raw is None
-        or (isinstance(raw, str) and not raw.strip())
-        or (isinstance(raw, float) and math.isnan(raw))
-    ):
-        return None
-    parsed: Parsed = _READERS[kind](raw, field)
-    return parsed
-
-
-def _string(raw: Any, field: str) -> str:
-    if isinstance(raw, bool):
-        return "true" if raw else "false"
-    if isinstance(raw, int):
-        return str(raw)
-    if isinstance(raw, Sequence) and not isinstance(raw, str) and len(raw) == 1:
-        raw = raw[0]
-    if not isinstance(raw, str):
-        raise _wrong(field, "a string", raw)
-    return _unicode(raw, field)
-
-
-def _strings(raw: Any, field: str) -> tuple[str, ...] | None:
-    if isinstance(raw, str):
-        raw = raw.split(LIST_SEPARATOR)
-    elif not isinstance(raw, Iterable):
-        raw = [_string(raw, field)]
-    if isinstance(raw, Mapping | Iterator) or not all(isinstance(each, str) for each in raw):
-        raise _wrong(field, "strings", raw)
-    return tuple(dict.fromkeys(_unicode(each, field) for each in raw if each.strip())) or None
-
-
-def _unicode(text: str, field: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidInput(field, "expected Unicode, got a lone surrogate") from None
-    return text
-
-
-def _number(raw: Any, field: str, expected: str = "a finite number") -> float | None:
-    """A finite number, None for NaN; refuses booleans, bytes and "1_000", which Python's `float` takes."""
-    if isinstance(raw, bool | bytes | bytearray) or (isinstance(raw, str) and "_" in raw):
-        raise _wrong(field, expected, raw)
-    try:
-        number = float(raw)
-    except (TypeError, ValueError, OverflowError):
-        raise _wrong(field, expected, raw) from None
-    if math.isinf(number):
-        raise _wrong(field, expected, raw)
-    return None if math.isnan(number) else number
-
-
-def _boolean(raw: Any, field: str) -> int:
-    found = BOOLEANS.get(raw.strip().lower()) if isinstance(raw, str) else raw
-    if not isinstance(found, int | float) or found not in (0, 1):
-        raise _wrong(field, "true or false", raw)
-    return int(found)
-
-
-_NUMBER = re.compile(r"[+-]?(?P<whole>[0-9]+)(\.[0-9]*)?([eE][+-]?[0-9]+)?")
-_TIME = "an ISO date or seconds since 1970"
-_BETWEEN = "a time in the years 1 to 9999 of UTC"
-DATE_DIGITS = 8  # of an ISO date without hyphens; seconds since 1970 have more since March 1973
-
-
-def _time(raw: Any, field: str) -> int:
-    given = raw
-    if isinstance(raw, str):
-        text = raw.strip()
-        number = _NUMBER.fullmatch(text)
-        if number is None or (text.isdigit() and len(text) == DATE_DIGITS):
-            try:
-                raw = datetime.fromisoformat(text)
-            except ValueError:
-                raise _wrong(field, _TIME, raw) from None
-        elif len(number["whole"]) <= DATE_DIGITS and "e" not in text.lower():
-            raise _wrong(field, f"{_TIME} of at least {DATE_DIGITS + 1} digits", raw)
-    if isinstance(raw, date):
-        raw = raw if isinstance(raw, datetime) else datetime(raw.year, raw.month, raw.day)
-        whole = raw if raw.tzinfo else raw.replace(tzinfo=UTC)
-        since = whole - datetime(1970, 1, 1, tzinfo=UTC)
-        moment = int(since.days * 86_400 + since.seconds) * 1_000_000 + int(since.microseconds)
-        if not EARLIEST <= moment <= LATEST:  # its zone is not UTC
-            raise _wrong(field, _BETWEEN, given)
-        return moment
-    seconds = _number(raw, field, _TIME)
-    if seconds is None or not EARLIEST <= seconds * 1e6 <= LATEST:
-        raise _wrong(field, _BETWEEN, raw)
-    return round(seconds * 1e6)
-
-
-_READERS: dict[FilterKind, Any] = {
-    "string": _string,
-    "strings": _strings,
-    "number": _number,
-    "boolean": _boolean,
-    "time": _time,
-}
-
-
-def _wrong(field: str, expected: str, raw: Any) -> InvalidInput:
-    found = repr(raw)
-    return InvalidInput(field, f"expected {expected}, got {found if len(found) <= 80 else found[:79] + '…'}")
-
-
 def build_column(kind: FilterKind, values: Sequence[Parsed]) -> Column:
     """The column of N items.
 
     Args:
         values: for each item, what `parse_value` has returned.
     """
-    if kind in ORDERED:
+    if (dtype := KINDS[kind].dtype) is not None:
         rows = np.array([row for row, value in enumerate(values) if value is not None], np.uint32)
-        present = np.array([value for value in values if value is not None], ORDERED[kind])
+        present = np.array([value for value in values if value is not None], dtype)
         order = np.argsort(present, kind="stable")
         return OrderedColumn(present[order], rows[order])
     places: dict[str, list[int]] = {}
@@ -319,8 +186,8 @@ def _column(prefix: str, kind: FilterKind, arrays: dict[str, npt.NDArray[Any]], 
 
     rows = take("rows", np.uint32)
     expect(not len(rows) or rows.max() < count, f"rows: expected rows below {count}")
-    if kind in ORDERED:
-        values = take("values", ORDERED[kind])
+    if (stored := KINDS[kind].dtype) is not None:
+        values = take("values", stored)
         expect(len(values) == len(rows), "values: expected one for each row")
         expect(np.isfinite(values).all() and (values[1:] >= values[:-1]).all(), "values: expected ascending")
         expect(kind != "boolean" or np.isin(values, (0, 1)).all(), "values: expected 0 or 1")
@@ -340,6 +207,6 @@ def _column(prefix: str, kind: FilterKind, arrays: dict[str, npt.NDArray[Any]], 
     inside = np.ones(len(rows), np.bool_)  # whether a row must be above the one before it
     inside[starts[starts < len(rows)]] = False
     expect((np.diff(rows.astype(np.int64), prepend=-1)[inside] > 0).all(), "rows: expected ascending")
-    if kind == "string":
+    if not KINDS[kind].is_list:
         expect(len(np.unique(rows)) == len(rows), "rows: an item stands in it twice")
     return StringColumn(text, ends, starts, rows)

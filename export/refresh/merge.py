@@ -21,7 +21,8 @@ from protos.bundle import Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, DataError, InvalidInput
 from protos.features import IdFeature
-from protos.filters import Parsed, column_values, parse_value, read_filters
+from protos.filter_kinds import Parsed, parse_value
+from protos.filters import column_values, read_filters
 
 NO_DIGEST = bytes(SIZE)  # of an item whose bundle tells none; no item has it
 FRESH = -1

@@ -17,7 +17,7 @@ from protos import entry_points
 from protos.bundle import Manifest, Snapshot
 from protos.errors import DataError, MissingStage, TwinspireError
 from protos.features import TextFeature
-from protos.filters import Parsed
+from protos.filter_kinds import Parsed
 from train.config.filter import FilterConfig
 from train.data.columns import column_names, items_of, read_columns
 from train.data.filters import PREFIX, filter_columns

@@ -13,11 +13,11 @@ import polars as pl
 
 from export.refresh import sources
 from export.refresh.sources import ItemChange
-from protos.bundle import FilterKind, whole_file
+from protos.bundle import whole_file
 from protos.errors import DataError, InvalidInput, MissingStage
 from protos.features import FeatureSpec
-from protos.filters import parse_value
-from train.data.columns import LIST_SEPARATOR, column_names
+from protos.filter_kinds import KINDS, LIST_SEPARATOR, parse_value
+from train.data.columns import column_names
 from train.data.filters import PREFIX, filter_kinds
 
 ID = "item_id"
@@ -106,15 +106,12 @@ def _without_prefixes(items: pl.DataFrame) -> pl.DataFrame:
     for name, kind in kinds.items():
         if name not in found.columns:
             column = pl.col(PREFIX + name)
-            if kind == "boolean":
-                column = column.cast(pl.Boolean)
-            elif kind == "time":
-                column = column.cast(pl.Datetime("us"))
-            added.append(column.alias(name))
+            shown = KINDS[kind].table
+            added.append((column.cast(shown) if shown else column).alias(name))
     return items.select([*found.columns, *added])
 
 
-def _filter_value(kind: FilterKind, change: ItemChange, column: str) -> Any:
+def _filter_value(kind: str, change: ItemChange, column: str) -> Any:
     """The value of an item that was written, as it is in a table's column.
 
     Raises:
@@ -124,11 +121,7 @@ def _filter_value(kind: FilterKind, change: ItemChange, column: str) -> Any:
         value = parse_value(kind, change.features.get(column), column)
     except InvalidInput as error:
         raise DataError(f"item {change.item_id!r}, column {column!r}: {error.reason}") from None
-    if value is None:
-        return None
-    if kind == "boolean":
-        return bool(value)
-    return [*value] if isinstance(value, tuple) else value
+    return None if value is None else KINDS[kind].cell(value)
 
 
 def _series(column: str, values: list[Any], dtype: Any, ids: Sequence[str]) -> pl.Series:

@@ -36,6 +36,7 @@ from protos import names
 from protos.bundle import ITEMS, MANIFEST, IndexParameters, Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, ConfigError, DataError, PackageMissing, Unavailable
+from protos.filter_kinds import KINDS
 from protos.filters import StringColumn, column_values, read_filters
 from protos.vectors import vectors_of
 
@@ -252,19 +253,19 @@ class CollectionFields:
         """The fields of the items from `first` to before `last`."""
         rows: list[dict[str, Any]] = [{} for _ in range(first, last)]
         for n, kind in self.kinds.items():
+            _, empty, cast = ("ARRAY", [], list) if KINDS[kind].is_list else _STORED[KINDS[kind].dtype]
             for row, value in zip(rows, self.values[n][first:last], strict=True):
                 row[f"has{n}"] = value is not None
-                row[f"f{n}"] = _EMPTY[kind] if value is None else _CAST[kind](value)
+                row[f"f{n}"] = empty if value is None else cast(value)
         return rows
 
 
-_EMPTY: dict[str, Any] = {"string": "", "strings": [], "number": 0.0, "boolean": False, "time": 0}
-_CAST: dict[str, Callable[[Any], Any]] = {
-    "string": lambda value: value[0],  # `column_values` gives every string in a tuple
-    "strings": list,
-    "number": float,
-    "boolean": bool,
-    "time": int,
+# Stored type of a field's values, None for strings -> type in Milvus, value where it is absent, and cast.
+_STORED: dict[Any, tuple[str, Any, Callable[[Any], Any]]] = {
+    np.float64: ("DOUBLE", 0.0, float),
+    np.int8: ("BOOL", False, bool),
+    np.int64: ("INT64", 0, int),
+    None: ("VARCHAR", "", "".join),  # `column_values` gives every string in a tuple
 }
 
 
@@ -370,12 +371,6 @@ def fill(
     from pymilvus import DataType
 
     fields = fields or CollectionFields({}, {})
-    types = {
-        "string": DataType.VARCHAR,
-        "number": DataType.DOUBLE,
-        "boolean": DataType.BOOL,
-        "time": DataType.INT64,
-    }
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=description)
     schema.add_field(ID, DataType.INT64, is_primary=True)
     schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=vectors.shape[1])
@@ -383,14 +378,12 @@ def fill(
         schema.add_field(ITEM_ID, DataType.VARCHAR, max_length=MAX_BYTES)
     for n, kind in fields.kinds.items():
         schema.add_field(f"has{n}", DataType.BOOL)
-        if kind == "strings":
-            schema.add_field(
-                f"f{n}", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=MAX_STRINGS,
-                max_length=MAX_BYTES,
-            )  # fmt: skip
-        else:
-            long = {"max_length": MAX_BYTES} if kind == "string" else {}
-            schema.add_field(f"f{n}", types[kind], **long)
+        held = getattr(DataType, _STORED[KINDS[kind].dtype][0])
+        long = {"max_length": MAX_BYTES} if held == DataType.VARCHAR else {}
+        if KINDS[kind].is_list:
+            long |= {"element_type": held, "max_capacity": MAX_STRINGS}
+            held = DataType.ARRAY
+        schema.add_field(f"f{n}", held, **long)
     client.create_collection(name, schema=schema, consistency_level="Strong", timeout=WRITE_SECONDS)
     for part in _inserts(_rows(vectors, has_padding_dim, ids, fields)):
         client.insert(name, part, timeout=WRITE_SECONDS)

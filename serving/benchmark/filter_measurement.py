@@ -21,7 +21,8 @@ from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
 from protos.search import largest_products, search_each
 from serving.filters.compiled import CompiledFilter, FilterCache
-from serving.filters.expression import Equals, Filter, In, Range, Time
+from serving.filters.expression import Equals, Filter, In, Range
+from serving.filters.kinds import COMPARISONS
 from serving.filters.passing_rows import PassingRows
 from serving.index.vector_index import Neighbours, VectorIndex, Vectors
 from serving.retrieval.answer import FusionMode
@@ -133,9 +134,8 @@ class FilterWorkload:
             before = np.concatenate([[0], np.cumsum(held)])
             inside = before[length:] - before[:-length]  # items `near` in the range from each start (starts,)
             first = int(self._random.choice(np.flatnonzero(inside == inside.min())))
-        is_time = self._columns.schema[name] == "time"
         ends = values[first], values[first + length - 1]
-        low, high = (Time(int(each) * 1000) if is_time else float(each) for each in ends)
+        low, high = map(COMPARISONS[self._columns.schema[name]].given, ends)
         return Range(name, at_least=low, at_most=high)
 
 

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from protos.documents import parse_json
 from protos.errors import DataError
+from protos.filter_kinds import KINDS, LIST_SEPARATOR
 from serving.client.items import Item
 from serving.client.lines import LONGEST_LINE, bounded_lines
 from serving.retrieval.query import Value
@@ -26,7 +27,6 @@ EXPECTED = "expected_sequence"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
-LIST_SEPARATOR = "|"
 PARQUET_ROWS = 1024  # rows that are read at once
 # Keys of a row that is an object with `features` and `fields`; some keys of a printed state are not read.
 WHOLE = frozenset(
@@ -189,6 +189,8 @@ class ItemFileColumns:
 
 def _reader(name: str, kind: str) -> Callable[[Any], Value | None]:
     """The function that reads the values of a feature, or of a filter field, of a kind."""
+    if kind in KINDS:
+        kind = KINDS[kind].read_as
     if kind not in _READERS:
         raise DataError(f"the service's {name!r} is of kind {kind!r}, which this client does not know")
     return _READERS[kind]
@@ -389,7 +391,5 @@ _READERS: dict[str, Callable[[Any], Value | None]] = {
     "number": _number,
     "strings": _strings,
     "history": _strings,
-    "string": _text,
-    "boolean": _text,
     "time": _moment,
 }

@@ -8,7 +8,6 @@ Rows are Roaring bitmaps (Lemire et al. 2018, "Roaring Bitmaps: Implementation o
 Library"). Values are kept sorted, so that a test reads only the rows that pass it.
 """
 
-import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,17 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from protos.bundle import FilterKind, Manifest
+from protos.bundle import Manifest
 from protos.errors import InvalidInput
-from protos.filters import (
-    EARLIEST,
-    LATEST,
-    FilterSchema,
-    OrderedColumn,
-    StringColumn,
-    build_columns,
-    read_filters,
-)
+from protos.filters import FilterSchema, OrderedColumn, StringColumn, build_columns, read_filters
 from serving.filters.expression import (
     FILTER_FIELD,
     MAX_DEPTH,
@@ -43,18 +34,15 @@ from serving.filters.expression import (
     Not,
     Present,
     Range,
-    Time,
-    Value,
     describe,
     shown_name,
 )
+from serving.filters.kinds import COMPARISONS, Bound, typed
 
 # Work is counted in steps: 1 step is the time for the graph to return one more item, about 3 us.
 TEST_STEPS = 8  # to evaluate a condition, or one of its values: 14 to 24 us
 STEP_ROWS = 512  # rows that pass a condition, for 1 step more (65,441 items, ranges of half of them)
 DENSE_SHARE = 4  # a range of more than 1/4 of the rows is found by a scan of all ranks
-RANGE_KINDS = ("number", "time")
-Bound = float | int
 
 
 def bitmap(rows: npt.NDArray[np.uint32]) -> BitMap:
@@ -191,7 +179,7 @@ class FilterColumns:
         """The columns of items that are given as raw values by field; a missing value is absent.
 
         Raises:
-            InvalidInput: a value is of another type; `protos.filters.parse_value` says what fits.
+            InvalidInput: a value is of another type; `protos.filter_kinds.parse_value` says what fits.
         """
         return cls._of(schema, build_columns(schema, items), len(items))
 
@@ -257,24 +245,23 @@ class FilterColumns:
             present: BitMap = column.present
             return present if test.present else present.flip(0, self.count)
         if isinstance(test, Range):
-            if kind not in RANGE_KINDS:
+            if (bound := COMPARISONS[kind].bound) is None:
                 raise InvalidInput(
                     path, f"expected equals, in or present, because it is a {kind}; got a range"
                 )
             bounds = {
-                name: _bound(name, _typed(kind, value, f"{path}.{name}")) for name, value in test.bounds()
+                name: bound(typed(kind, value, f"{path}.{name}"), name) for name, value in test.bounds()
             }
             if not bounds:
                 raise InvalidInput(path, "expected a bound of the range, got none")
             found: BitMap = column.within(bounds)
             return found
         if isinstance(test, Equals):
-            typed = [_typed(kind, test.value, path)]
+            values = [typed(kind, test.value, path)]
         else:
-            typed = [_typed(kind, value, f"{path}.in[{n}]") for n, value in enumerate(test.values)]
-        if kind == "time":  # the columns hold microseconds, so no item has a time between two of them
-            typed = [value // 1000 for value in typed if value % 1000 == 0]
-        return _union(column.equal(value) for value in dict.fromkeys(typed))
+            values = [typed(kind, value, f"{path}.in[{n}]") for n, value in enumerate(test.values)]
+        sought = dict.fromkeys(map(COMPARISONS[kind].stored, values))
+        return _union(column.equal(value) for value in sought if value is not None)
 
     def strings(self, field: str) -> list[tuple[str, int]]:
         """The distinct strings of a field, and the number of items that hold each; none of other kinds."""
@@ -285,7 +272,7 @@ class FilterColumns:
         """The values of a number, or the microseconds of a time, ascending; none of other kinds."""
         column = self._columns[field]
         empty: npt.NDArray[Any] = np.empty(0)
-        return column.values if self.schema[field] in RANGE_KINDS else empty
+        return column.values if COMPARISONS[self.schema[field]].bound else empty
 
     def ranks(self, field: str) -> npt.NDArray[np.int32]:
         """The place of each item's value in `ordered`, -1 where it has none: int32 (N,)."""
@@ -296,44 +283,3 @@ class FilterColumns:
 def _union(found: Iterable[BitMap]) -> BitMap:
     several = list(found)
     return BitMap.union(*several) if several else BitMap()
-
-
-def _typed(kind: FilterKind, value: Value, path: str) -> Any:
-    """A value as the column of its kind compares it; a time in nanoseconds."""
-    if kind == "time" and isinstance(value, Time):
-        if not EARLIEST <= value.nanoseconds // 1000 <= LATEST:
-            raise InvalidInput(path, "expected a time between the years 1 and 9999")
-        return value.nanoseconds
-    if kind == "boolean" and isinstance(value, bool):
-        return int(value)
-    if kind in ("string", "strings") and isinstance(value, str):
-        return value
-    if kind == "number" and isinstance(value, float | int) and not isinstance(value, bool):
-        if math.isnan(value):
-            raise InvalidInput(path, "expected a number, got NaN")
-        return _double(value, path)
-    expected = "string" if kind == "strings" else kind
-    raise InvalidInput(path, f"expected a {expected}, got {_kind(value)}")
-
-
-def _double(value: float, path: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise InvalidInput(path, "expected a number that a double can hold") from None
-
-
-def _bound(name: str, value: Any) -> Bound:
-    """A bound of a range as the column compares it: of a time, in whole microseconds.
-
-    No item has a time between two microseconds, so `at_least` and `below` round up, the others down.
-    """
-    if isinstance(value, float):
-        return value
-    nanoseconds = int(value)
-    return -(-nanoseconds // 1000) if name in ("at_least", "below") else nanoseconds // 1000
-
-
-def _kind(value: Any) -> str:
-    names = {str: "a string", bool: "a boolean", float: "a number", int: "a number", Time: "a time"}
-    return names.get(type(value), type(value).__name__)

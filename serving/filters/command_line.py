@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from protos.errors import InvalidInput
-from protos.filters import KINDS, parse_value
+from protos.filter_kinds import KINDS
 from serving.filters.expression import (
     AllOf,
     Equals,
@@ -20,11 +20,10 @@ from serving.filters.expression import (
     Not,
     Present,
     Range,
-    Time,
-    Value,
     describe,
     shown_name,
 )
+from serving.filters.kinds import Value, from_text
 
 WHERE_FIELD = "where"  # the option, as errors name it
 _TEST = re.compile(r"\s*(<=|>=|!=|=|<|>)(.*)", re.DOTALL)
@@ -87,17 +86,9 @@ def _parts(text: str, field: str) -> list[str]:
 
 
 def _value(text: str, kind: str, field: str) -> Value:
-    """A value of a field, parsed as the values of items are; strings are not changed."""
     if kind not in KINDS:
         raise InvalidInput(_place(field), f"is of a type that this client does not know: {kind}")
-    if kind in ("string", "strings"):
-        return text
-    value = parse_value(kind, text, _place(field))
-    if not isinstance(value, int | float):
-        raise InvalidInput(_place(field), f"expected a {kind}, got {text!r}")
-    if kind == "time":
-        return Time(int(value) * 1000)
-    return bool(value) if kind == "boolean" else float(value)
+    return from_text(kind, text, _place(field))
 
 
 def _place(field: str) -> str:

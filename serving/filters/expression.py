@@ -11,35 +11,16 @@ and raise a TypeError.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any, NoReturn, final
+
+from serving.filters.kinds import Time, Value
 
 FILTER_FIELD = "filter"  # the field of a request, as errors name it
 MAX_DEPTH = 64  # filters inside each other that this program evaluates
 LONGEST_NAME = 100  # code points of a field's name that an error shows
 
 
-@dataclass(frozen=True, order=True)
-class Time:
-    """A moment.
-
-    Args:
-        nanoseconds: since 1970, UTC.
-    """
-
-    nanoseconds: int
-
-    @classmethod
-    def of(cls, value: date) -> "Time":
-        """The moment of a datetime, or of the first moment of a day; without a zone, UTC."""
-        if not isinstance(value, datetime):
-            value = datetime(value.year, value.month, value.day)
-        whole = value if value.tzinfo else value.replace(tzinfo=UTC)
-        since = whole - datetime(1970, 1, 1, tzinfo=UTC)
-        return cls(((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000)
-
-
-Value = str | float | bool | Time  # an integer counts as a float
 Given = Value | date  # what `where` takes
 
 

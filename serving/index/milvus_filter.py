@@ -11,7 +11,11 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range, Time
+import numpy as np
+
+from protos.filter_kinds import KINDS
+from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range
+from serving.filters.kinds import COMPARISONS
 
 MAX_EXPRESSION_LENGTH = 32_768  # characters; a filter with a longer expression is evaluated by the service
 NEVER = "id < 0"  # an expression that no item passes
@@ -56,7 +60,9 @@ def _expression(
     if isinstance(node, Present):
         return present if node.present else f"has{n} == false"
     if isinstance(node, Range):
-        tests = [f"f{n} {_OPERATORS[name]} {_bound(kind, name, value)}" for name, value in node.bounds()]
+        bound = COMPARISONS[kind].bound
+        assert bound is not None  # the filter was accepted
+        tests = [f"f{n} {_OPERATORS[name]} {_number(bound(value, name))}" for name, value in node.bounds()]
     else:
         values = [node.value] if isinstance(node, Equals) else node.values
         tests = [_any_of(n, kind, values)]
@@ -67,33 +73,23 @@ def _any_of(n: int, kind: str, values: Collection[Any]) -> str:
     texts = [text for value in dict.fromkeys(values) if (text := _literal(kind, value)) is not None]
     if not texts:
         return NEVER
-    if kind == "strings":
+    if KINDS[kind].is_list:
         return "(" + " or ".join(f"array_contains(f{n}, {text})" for text in texts) + ")"
-    if kind == "boolean":  # servers differ in whether a list may hold booleans
+    if KINDS[kind].dtype is np.int8:  # servers differ in whether a list may hold booleans
         return "(" + " or ".join(f"f{n} == {text}" for text in texts) + ")"
     return f"f{n} in [{', '.join(texts)}]"
 
 
 def _literal(kind: str, value: Any) -> str | None:
     """A value that an item may have; None if no item can have it."""
-    if kind in ("string", "strings"):
+    if isinstance(value, str):
         if any(ord(each) < 32 and each not in _READ_BY_ALL for each in value) or not _is_unicode(value):
             raise _NotPushed
         return json.dumps(value, ensure_ascii=False)
-    if kind == "boolean":
-        return "true" if value else "false"
-    if kind == "time":
-        nanoseconds = value.nanoseconds
-        return None if nanoseconds % 1000 else str(nanoseconds // 1000)
-    return _number(float(value))
-
-
-def _bound(kind: str, name: str, value: Any) -> str:
-    """A bound of a range; of a time in microseconds, rounded as `columns` rounds it."""
-    if isinstance(value, Time):
-        up = name in ("at_least", "below")
-        return str(-(-value.nanoseconds // 1000) if up else value.nanoseconds // 1000)
-    return _number(float(value))
+    found = COMPARISONS[kind].stored(value)
+    if KINDS[kind].dtype is np.int8:  # a boolean of Milvus
+        return "true" if found else "false"
+    return None if found is None else _number(found)
 
 
 def _number(value: float) -> str:

@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from protos.filters import ORDERED, FilterSchema
-from serving.filters.columns import Bound, FilterColumns, bitmap
+from protos.filter_kinds import KINDS
+from protos.filters import FilterSchema
+from serving.filters.columns import FilterColumns, bitmap
 from serving.filters.expression import Filter
+from serving.filters.kinds import Bound
 
 Mask = npt.NDArray[np.bool_]
 FIRST_CAPACITY = 256  # rows
@@ -23,7 +25,7 @@ class _Column(Protocol):
         """A value as `set` takes it; does not change the column.
 
         Args:
-            value: as `protos.filters.parse_value` gives it.
+            value: as `protos.filter_kinds.parse_value` gives it.
 
         Raises:
             TypeError, ValueError, OverflowError: the column cannot hold it.
@@ -123,7 +125,7 @@ class GrowingColumns:
     def __init__(self, schema: FilterSchema) -> None:
         self.schema = schema
         self._columns: dict[str, _Column] = {
-            field: _Ordered(ORDERED[kind]) if kind in ORDERED else _Strings()
+            field: _Strings() if (dtype := KINDS[kind].dtype) is None else _Ordered(dtype)
             for field, kind in schema.items()
         }
 
@@ -132,7 +134,7 @@ class GrowingColumns:
 
         Args:
             row: the next one, or one that has values.
-            values: as JSON: filter field -> value as `protos.filters.parse_value` gives it.
+            values: as JSON: filter field -> value as `protos.filter_kinds.parse_value` gives it.
 
         Raises:
             TypeError, ValueError, OverflowError: a column cannot hold its value, and nothing was set.

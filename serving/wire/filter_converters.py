@@ -17,10 +17,9 @@ from serving.filters.expression import (
     Not,
     Present,
     Range,
-    Time,
-    Value,
     shown_name,
 )
+from serving.filters.kinds import Time, Value
 from serving.wire.converters import RequestLimits
 
 if TYPE_CHECKING:  # clients have no library of bitmaps

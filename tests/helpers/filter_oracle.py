@@ -15,8 +15,8 @@ from serving.filters.expression import (
     Not,
     Present,
     Range,
-    Time,
 )
+from serving.filters.kinds import Time
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = datetime(2026, 1, 1, tzinfo=UTC)

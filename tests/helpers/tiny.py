@@ -17,8 +17,9 @@ import numpy.typing as npt
 import onnxruntime
 
 from protos import bundle
-from protos.bundle import FilterKind, IndexParameters, Manifest, Score
+from protos.bundle import IndexParameters, Manifest, Score
 from protos.features import FeatureSpec, Schema
+from protos.filter_kinds import FilterKind
 from protos.filters import build_columns, write_filters
 from protos.inputs.unicode_record import RECORD
 from tests.helpers.lexical import HYBRID, postings_of_texts

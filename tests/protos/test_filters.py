@@ -13,14 +13,12 @@ from protos import bundle
 from protos.bundle import FILTERS as FILE
 from protos.bundle import Manifest
 from protos.errors import BundleDamaged, InvalidInput
+from protos.filter_kinds import EARLIEST, LATEST, parse_value
 from protos.filters import (
-    EARLIEST,
-    LATEST,
     StringColumn,
     build_column,
     build_columns,
     column_values,
-    parse_value,
     read_filters,
     write_filters,
 )

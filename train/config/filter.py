@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from protos.bundle import MAX_FILTER_FIELDS, FilterKind
+from protos.bundle import MAX_FILTER_FIELDS
+from protos.filter_kinds import FilterKind
 
 
 @dataclass(frozen=True)

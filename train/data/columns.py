@@ -15,10 +15,9 @@ import polars as pl
 
 from protos.errors import DataError
 from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature, TimeFeature
+from protos.filter_kinds import LIST_SEPARATOR
 from train.data.layouts import ATOMIC, Layout
 from train.data.table_files import read_table
-
-LIST_SEPARATOR = "|"
 
 UNITS = (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 UNIT_BOUNDS = (1e11, 1e14, 1e17)  # from these on the next unit: 1e11 seconds are the year 5138

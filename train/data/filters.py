@@ -7,24 +7,20 @@ field.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
-from protos.bundle import FilterKind
 from protos.errors import DataError, InvalidInput
 from protos.features import CategoryFeature, FeatureSpec, NumberFeature
-from protos.filters import parse_value
+from protos.filter_kinds import KINDS, FilterKind, parse_value
 from train.config.filter import FilterConfig
 from train.data.columns import Columns
 
 PREFIX = "__filter."  # of the columns' names
 TYPES: dict[FilterKind, Any] = {
-    "string": pl.String,
-    "strings": pl.List(pl.String),
-    "number": pl.Float64,
-    "boolean": pl.Int8,
-    "time": pl.Int64,
+    kind: pl.List(getattr(pl, KINDS[kind].series)) if KINDS[kind].is_list else getattr(pl, KINDS[kind].series)
+    for kind in get_args(FilterKind)
 }
 
 

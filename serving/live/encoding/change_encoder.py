@@ -17,7 +17,7 @@ import numpy as np
 from protos import bundle
 from protos.errors import InvalidInput
 from protos.features import IdFeature, TextFeature
-from protos.filters import parse_value
+from protos.filter_kinds import parse_value
 from protos.hybrid.lexical_index import LexicalIndex
 from serving.live.encoded_items import EncodedItemsWriter, EncodingLock, folder_of, origin_of
 from serving.live.encoding.graph_builder import GraphBuilder

@@ -9,7 +9,7 @@ from typing import Any
 
 from protos import catalogue_pb2 as wire
 from protos import retrieval_pb2
-from protos.bundle import FilterKind, Manifest
+from protos.bundle import Manifest
 from protos.errors import InvalidInput
 from protos.features import (
     LARGEST,
@@ -20,7 +20,7 @@ from protos.features import (
     NumberFeature,
     TextFeature,
 )
-from protos.filters import parse_value
+from protos.filter_kinds import FilterKind, parse_value
 from serving.live.store.bounds import CatalogueBounds
 from serving.live.store.write_rules import ItemWrite, Mode, WriteRequest
 from serving.retrieval.query import Value

@@ -5,7 +5,7 @@ import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from protos.errors import InvalidInput
-from protos.filters import parse_value
+from protos.filter_kinds import KINDS, FilterKind, FilterType, parse_value
 from serving.filters.columns import FilterColumns, _Ordered
+from serving.filters.command_line import parse_where
 from serving.filters.compiled import KEY_BYTES, MAX_CONTENT, FilterCache, content_of
-from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, Time, where
+from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, where
+from serving.filters.kinds import COMPARISONS, FilterComparison, Time
 from tests.helpers.filter_oracle import FILTERS as NODES
 from tests.helpers.filter_oracle import passes
 from tests.helpers.serving.segments import segment_of
@@ -273,3 +275,21 @@ def test_subsets_of_the_index_are_counted() -> None:
     assert large.nbytes + 64 * rows.count <= 40_000
     filters.compile(where.sale.is_present())
     assert rows.subset(Subsets(1600)) is None  # a subset of more than half of the memory
+
+
+def test_each_type_has_its_records() -> None:
+    assert [*KINDS] == [*COMPARISONS] == [*get_args(FilterKind)]
+    series = [(each.series, each.is_list) for each in KINDS.values()]
+    assert len({*series}) == len(series)  # `train.data.filters.filter_kinds` tells types by them
+
+
+def test_a_type_needs_nothing_but_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind: Any = "cents"
+    stored = FilterType(lambda raw, field: round(float(raw) * 100), "Int32", "number", np.int32)
+    monkeypatch.setitem(KINDS, kind, stored)
+    compared = FilterComparison((float, int), lambda value: round(value * 100), lambda cents: cents / 100)
+    monkeypatch.setitem(COMPARISONS, kind, compared._replace(bound=lambda value, name: value * 100))
+    columns = FilterColumns.from_values({"price": kind}, [{"price": "1.10"}, {}, {"price": 3}])
+    assert [*columns.evaluate(where.price == 1.1)] == [0]
+    assert [*columns.evaluate(where.price > 1.1)] == [2]
+    assert parse_where(["price>=1.1"], {"price": kind}) == Range("price", at_least=1.1)

@@ -12,7 +12,8 @@ from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
 from serving.client import where
 from serving.filters.command_line import parse_where
-from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range, Time
+from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range
+from serving.filters.kinds import Time
 from serving.wire.converters import RequestLimits
 from serving.wire.filter_converters import filter_from_wire, filter_to_wire
 from tests.helpers.filter_oracle import FILTERS

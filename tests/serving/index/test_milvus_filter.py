@@ -12,7 +12,8 @@ from protos.bundle import IndexParameters
 from protos.filters import build_columns, column_values
 from protos.vector_databases.milvus import CollectionFields, MilvusServer, fill
 from serving.filters.columns import FilterColumns
-from serving.filters.expression import AllOf, Filter, Not, Time, where
+from serving.filters.expression import AllOf, Filter, Not, where
+from serving.filters.kinds import Time
 from serving.index.milvus_filter import MAX_EXPRESSION_LENGTH, milvus_expression
 from tests.helpers.milvus import RunningMilvus, needs_lite, needs_server
 

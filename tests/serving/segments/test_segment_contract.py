@@ -12,7 +12,7 @@ import pytest
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import InvalidInput
-from protos.filters import parse_value
+from protos.filter_kinds import parse_value
 from protos.hybrid.fusion import FusionQuery
 from protos.vector_databases.milvus import URI
 from serving.filters.columns import Work
