@@ -25,7 +25,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from protos import toml_config
+from protos import catalogue_pb2, retrieval_pb2, toml_config
 from protos.errors import InvalidInput, NotAuthenticated
 from serving.security.file_watch import Reloaded
 
@@ -44,6 +44,10 @@ class Role(IntEnum):
     ADMIN = 3
 
 
+_SERVICES = (
+    (catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"], Role.WRITER),
+    (retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"], Role.READER),
+)
 # A method that is not in the table requires the role ADMIN.
 METHODS = {
     "grpc.health.v1.Health/Check": Role.ANYONE,
@@ -51,16 +55,7 @@ METHODS = {
     "grpc.health.v1.Health/Watch": Role.ANYONE,
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Role.READER,
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.READER,
-    "retrieval.v1.Catalogue/Changes": Role.WRITER,
-    "retrieval.v1.Catalogue/Delete": Role.WRITER,
-    "retrieval.v1.Catalogue/Get": Role.WRITER,
-    "retrieval.v1.Catalogue/Upsert": Role.WRITER,
-    "retrieval.v1.Retrieval/Encode": Role.READER,
-    "retrieval.v1.Retrieval/Info": Role.READER,
-    "retrieval.v1.Retrieval/Score": Role.READER,
-    "retrieval.v1.Retrieval/Search": Role.READER,
-    "retrieval.v1.Retrieval/SearchBatch": Role.READER,
-    "retrieval.v1.Retrieval/SearchStream": Role.READER,
+    **{f"{each.full_name}/{method.name}": role for each, role in _SERVICES for method in each.methods},
 }
 
 

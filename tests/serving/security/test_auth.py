@@ -17,7 +17,7 @@ from protos import retrieval_pb2_grpc
 from serving.address import client_of_peer
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
-from serving.security.tokens import METHODS, TokenFile
+from serving.security.tokens import METHODS, Role, TokenFile
 from tests.helpers.serving.guarded import REQUEST, SERVICE, Ended, code_of, guarded, name_of
 from tests.helpers.serving.token_files import Metadata, Tokens, bearer
 
@@ -158,9 +158,22 @@ def test_health_is_open_and_reflection_is_not(channel: grpc.Channel, tokens: Tok
 
 
 def test_every_method_of_the_service_has_a_role() -> None:
-    for file in (wire, health_pb2, reflection_pb2):
+    for file in (health_pb2, reflection_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             assert {f"{service.full_name}/{method.name}" for method in service.methods} <= {*METHODS}
+
+
+def test_a_new_method_is_opened_to_a_role_on_purpose() -> None:
+    """A method takes the role of its service: name a new one here once that is what it should require."""
+    reader = {"Encode", "Info", "Score", "Search", "SearchBatch", "SearchStream"}
+    writer = {"Changes", "Delete", "Get", "Upsert"}
+    roles = {f"{SERVICE}/{name}": Role.READER for name in reader}
+    roles |= {f"retrieval.v1.Catalogue/{name}": Role.WRITER for name in writer}
+    assert {name: role for name, role in METHODS.items() if name.startswith("retrieval.v1.")} == roles
+
+
+def test_a_method_of_another_service_is_for_administrators(tokens: Tokens) -> None:
+    assert TokenFile(tokens.path).role("/retrieval.v1.Other/Search") is Role.ADMIN
 
 
 def test_nothing_that_a_stranger_sends_is_parsed(channel: grpc.Channel, tokens: Tokens) -> None:
