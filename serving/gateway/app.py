@@ -33,6 +33,15 @@ log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 SEARCH_EXAMPLE: dict[str, Any] = {"query": {"text": "red shoes"}, "k": 5}
+ITEM_EXAMPLES: dict[str, Any] = {
+    "Upsert": {
+        "items": [{"item": {"id": "17", "features": {"title": {"text": "red shoes"}}}}],
+        "request_id": "a-uuid",
+    },
+    "Delete": {"items": [{"id": "17"}], "request_id": "a-uuid"},
+    "Get": {"ids": ["17"]},
+    "Changes": {"after": "0"},
+}
 OPERATIONS = (
     Operation("POST", "/v1/search", "search", RETRIEVAL["Search"], example=SEARCH_EXAMPLE),
     Operation(
@@ -61,25 +70,10 @@ OPERATIONS = (
         request_of=RETRIEVAL["Search"],
         example=SEARCH_EXAMPLE,
     ),
-    Operation(
-        "POST",
-        "/v1/items:upsert",
-        "items",
-        CATALOGUE["Upsert"],
-        example={
-            "items": [{"item": {"id": "17", "features": {"title": {"text": "red shoes"}}}}],
-            "request_id": "a-uuid",
-        },
+    *(
+        Operation("POST", f"/v1/items:{name.lower()}", "items", method, example=ITEM_EXAMPLES.get(name))
+        for name, method in CATALOGUE.items()
     ),
-    Operation(
-        "POST",
-        "/v1/items:delete",
-        "items",
-        CATALOGUE["Delete"],
-        example={"items": [{"id": "17"}], "request_id": "a-uuid"},
-    ),
-    Operation("POST", "/v1/items:get", "items", CATALOGUE["Get"], example={"ids": ["17"]}),
-    Operation("POST", "/v1/items:changes", "items", CATALOGUE["Changes"], example={"after": "0"}),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
     Operation("GET", "/v1/health", "service", summary="Whether the service answers.", schema="Health"),
     Operation(
