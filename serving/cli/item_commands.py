@@ -19,7 +19,6 @@ from serving.client.blocking import RetrievalClient
 from serving.client.item_upload import (
     BATCH,
     PATIENCE_SECONDS,
-    Operation,
     Upload,
     count_rows,
     upload,
@@ -116,9 +115,7 @@ def _delete(arguments: Namespace, client: RetrievalClient) -> Result:
     return document, lambda console: tables.show_pairs(console, document)
 
 
-def _upload(
-    arguments: Namespace, client: RetrievalClient, path: Path, operation: Operation, mode: Any
-) -> Result:
+def _upload(arguments: Namespace, client: RetrievalClient, path: Path, operation: str, mode: Any) -> Result:
     if (
         arguments.refused
         and arguments.refused.exists()

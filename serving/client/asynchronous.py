@@ -166,9 +166,7 @@ class AsyncRetrievalClient:
     ) -> Written:
         """As `RetrievalClient.upsert`."""
         request = catalogue.upsert_request(items, mode, request_id)
-        response = await self._call_catalogue(self._catalogue.Upsert, request, timeout, metadata)
-        protocol.check_count(len(response.results), len(request.items), self.address)
-        return catalogue.written(response, [each.item.id for each in request.items], strict)
+        return await self.write("Upsert", request, timeout, strict, metadata)
 
     async def delete(
         self,
@@ -181,9 +179,20 @@ class AsyncRetrievalClient:
     ) -> Written:
         """As `RetrievalClient.delete`."""
         request = catalogue.delete_request(ids, request_id, expected or {})
-        response = await self._call_catalogue(self._catalogue.Delete, request, timeout, metadata)
+        return await self.write("Delete", request, timeout, strict, metadata)
+
+    async def write(
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None = None,
+        strict: bool = True,
+        metadata: Metadata = (),
+    ) -> Written:
+        """As `RetrievalClient.write`."""
+        response = await self._call_catalogue(getattr(self._catalogue, method), request, timeout, metadata)
         protocol.check_count(len(response.results), len(request.items), self.address)
-        return catalogue.written(response, [each.id for each in request.items], strict)
+        return catalogue.written(response, request, strict)
 
     async def get(
         self, ids: Iterable[str], timeout: float | None = None, metadata: Metadata = ()

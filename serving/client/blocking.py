@@ -245,9 +245,7 @@ class RetrievalClient:
             The other errors of `search`. Each error of a call that failed has the `request_id`.
         """
         request = catalogue.upsert_request(items, mode, request_id)
-        response = self._call_catalogue(self._catalogue.Upsert, request, timeout, metadata)
-        protocol.check_count(len(response.results), len(request.items), self.address)
-        return catalogue.written(response, [each.item.id for each in request.items], strict)
+        return self.write("Upsert", request, timeout, strict, metadata)
 
     def delete(
         self,
@@ -266,9 +264,20 @@ class RetrievalClient:
             expected: id -> the sequence that the item's last change must have; each id is one of `ids`.
         """
         request = catalogue.delete_request(ids, request_id, expected or {})
-        response = self._call_catalogue(self._catalogue.Delete, request, timeout, metadata)
+        return self.write("Delete", request, timeout, strict, metadata)
+
+    def write(
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None = None,
+        strict: bool = True,
+        metadata: Metadata = (),
+    ) -> Written:
+        """Call a method that writes items, with its request; other arguments and errors as of `upsert`."""
+        response = self._call_catalogue(getattr(self._catalogue, method), request, timeout, metadata)
         protocol.check_count(len(response.results), len(request.items), self.address)
-        return catalogue.written(response, [each.id for each in request.items], strict)
+        return catalogue.written(response, request, strict)
 
     def get(
         self, ids: Iterable[str], timeout: float | None = None, metadata: Metadata = ()

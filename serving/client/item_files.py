@@ -98,13 +98,15 @@ class ItemFileColumns:
                 fed.append((name, _reader(name, kind)))
         return cls(path, readers, frozenset(served.display_fields), sources)
 
-    def item(self, row: Row, number: int) -> Item:
-        """The item of a row, counted from 1.
+    def item(self, row: Row, number: int, reads_values: bool = True) -> Item:
+        """The item of a row, counted from 1; only its id and its expected sequence without `reads_values`.
 
         Raises:
             DataError: it has no id, or a cell of another type.
         """
         item_id = self.item_id(row, number)
+        if not reads_values:
+            return Item(item_id, expected_sequence=self.expected(row, number))
         if WHOLE.issuperset(row) and isinstance(row.get("features"), Mapping):
             return self._whole(item_id, row, number)
         features: dict[str, Value] = {}

@@ -10,19 +10,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from protos.errors import DataError, InvalidInput, TwinspireError
 from serving.client.blocking import RetrievalClient
 from serving.client.item_files import ItemFileColumns, Row, id_of, read_rows
-from serving.client.items import Item, ItemResult, Mode, Written
+from serving.client.items import OPERATIONS, ItemResult, Mode, WriteOperation, Written
 
 BATCH = 500  # items
 BATCH_BYTES = 1 << 20  # approximate bytes of a batch; a service accepts 4 MiB by default
 PATIENCE_SECONDS = 60.0  # for which a batch is sent again while the service is not available
 KEPT = 20  # most refused items that a summary names
-
-Operation = Literal["upsert", "delete"]
 
 
 @dataclass
@@ -74,7 +72,7 @@ class Upload:
 def upload(
     client: RetrievalClient,
     path: Path,
-    operation: Operation,
+    operation: str,
     mode: Mode = "upsert",
     batch: int = 0,
     tick: Callable[[int], None] = lambda rows: None,
@@ -84,7 +82,7 @@ def upload(
     """Write or delete the items of a table.
 
     Args:
-        operation: `upsert` or `delete`; a delete reads ids and expected sequences only.
+        operation: one of `OPERATIONS`; a delete reads ids and expected sequences only.
         mode: as of `RetrievalClient.upsert`.
         batch: items in one request; 0 for the usual number, or fewer if the service takes no more.
         tick: called with the number of rows that are done.
@@ -105,7 +103,7 @@ def upload(
     tick(done.rows)
     with _RefusedFile(refused) as file:
         for part in _parts(enumerate(read_rows(path), 1), size):
-            written = _send(client, columns, part, operation, mode, patience)
+            written = _send(client, columns, part, OPERATIONS[operation], mode, patience)
             file.add(done.add(written))
             tick(done.rows)
     done.ignored = sorted(columns.ignored)
@@ -185,25 +183,16 @@ def _send(
     client: RetrievalClient,
     columns: ItemFileColumns,
     part: Sequence[tuple[int, Row]],
-    operation: Operation,
+    operation: WriteOperation,
     mode: Mode,
     patience: float,
 ) -> Written:
     """Send one batch; the client repeats it, with the same request id, for up to `patience` seconds."""
     first = part[0][0]
-    if operation == "upsert":
-        items = [columns.item(row, number) for number, row in part]
-    else:
-        items = [
-            Item(columns.item_id(row, number), expected_sequence=columns.expected(row, number))
-            for number, row in part
-        ]
+    items = [columns.item(row, number, operation.reads_values) for number, row in part]
     try:
-        if operation == "upsert":
-            return client.upsert(items, mode, timeout=patience, strict=False)
-        expected = {each.id: each.expected_sequence for each in items if each.expected_sequence is not None}
-        ids = [each.id for each in items]
-        return client.delete(ids, expected=expected, timeout=patience, strict=False)
+        request = operation.request(items, mode, None)
+        return client.write(operation.method, request, patience, strict=False)
     except InvalidInput as error:
         raise _named(error, columns.path, first) from None
 

@@ -2,10 +2,10 @@
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
@@ -207,20 +207,44 @@ def changes_request(after: int, follow: bool) -> wire.ChangesRequest:
     return wire.ChangesRequest(after=_sequence(after, "after"), follow=follow)
 
 
-def written(response: wire.WriteResponse, ids: Sequence[str], strict: bool) -> Written:
+def _deletion(items: Sequence[Item], mode: Mode, request_id: str | None) -> wire.DeleteRequest:
+    expected = {each.id: each.expected_sequence for each in items if each.expected_sequence is not None}
+    return delete_request([each.id for each in items], request_id, expected)
+
+
+class WriteOperation(NamedTuple):
+    """How a table of items is written.
+
+    Args:
+        method: of the service.
+        request: items, mode and request id -> request of the method.
+        reads_values: whether it reads more of an item than the id and the expected sequence.
+    """
+
+    method: str
+    request: Callable[[Sequence[Item], Mode, str | None], Message]
+    reads_values: bool
+
+
+OPERATIONS = {
+    "upsert": WriteOperation("Upsert", upsert_request, True),
+    "delete": WriteOperation("Delete", _deletion, False),
+}
+
+
+def written(response: wire.WriteResponse, request: Any, strict: bool) -> Written:
     """The answer to a write.
 
     Args:
-        response: as received.
-        ids: of the items, in the order of the request.
+        response: as received, with a result for each item of the request.
         strict: whether an item that was not written, or not encoded, is an error.
 
     Raises:
         WriteRefused: an item was refused.
     """
     results = tuple(
-        ItemResult(item_id, each.sequence, *_refusal(each))
-        for item_id, each in zip(ids, response.results, strict=True)
+        ItemResult(getattr(item, "item", item).id, each.sequence, *_refusal(each))
+        for item, each in zip(request.items, response.results, strict=True)
     )
     found = Written(response.sequence, results, response.repeated_request)
     refused = [each for each in results if each.refusal is not None]
@@ -250,8 +274,7 @@ def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireEr
     found = error_from(error, address)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         found = MissingStage(f"{address}: the service takes no writes; start it with --catalogue")
-    if isinstance(request, wire.UpsertRequest | wire.DeleteRequest):
-        found.request_id = request.request_id
+    found.request_id = getattr(request, "request_id", "")
     return found
 
 
