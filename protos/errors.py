@@ -22,7 +22,7 @@
         │   └── RateLimited   this client exceeds its rate limit
         └── DeadlineExceeded  the service did not answer before the request's deadline
 
-`serving/engine/status.py` maps each class to a gRPC status code.
+`serving/wire/status.py` maps each class to a gRPC status code.
 """
 
 
@@ -125,7 +125,7 @@ class ConnectionFailed(Unavailable):
 
     Args:
         text: the address, and what is wrong.
-        fault: one of `serving.engine.status.ConnectionFault`.
+        fault: one of `serving.client.failures.ConnectionFault`.
     """
 
     def __init__(self, text: str, fault: str) -> None:

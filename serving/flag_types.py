@@ -138,3 +138,14 @@ def add_options(parser: Any, kind: type[Any]) -> None:
 def chosen(arguments: Namespace, kind: type[Any]) -> dict[str, Any]:
     """The values of the flags of a dataclass, by field."""
     return {each.name: getattr(arguments, each.name) for each in options_of(kind)}
+
+
+def check_positive(bounds: Any) -> None:
+    """Refuse a dataclass of bounds, which an operator sets, if one is below 1.
+
+    Raises:
+        ValueError: a bound is below 1.
+    """
+    for each in fields(bounds):
+        if getattr(bounds, each.name) < 1:
+            raise ValueError(f"{each.name}: expected at least 1, got {getattr(bounds, each.name)}")

@@ -9,10 +9,8 @@ from typing import Any
 from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Overloaded, TwinspireError
 from serving.api.retrieval_service import RetrievalServicer
-from serving.engine.call import Call
-from serving.engine.deferred import Deferred
-from serving.engine.open_calls import OpenCalls
-from serving.engine.stream_call import WatchCall
+from serving.engine.call import Call, Deferred
+from serving.engine.stream_call import OpenCalls, WatchCall
 from serving.live.process.catalogue_client import CatalogueClient, FrameKind, Reply
 from serving.live.store.bounds import CatalogueBounds
 from serving.live.store.write_checks import WriteParser, check_id

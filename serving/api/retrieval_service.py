@@ -8,8 +8,7 @@ from typing import Any
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
 from serving.engine.batching import Job
-from serving.engine.call import Call
-from serving.engine.deferred import Deferred
+from serving.engine.call import Call, Deferred
 from serving.engine.unsent import UNCOUNTED
 from serving.filters.columns import Work
 from serving.live.search.sequence_waits import AHEAD, SequenceWaits

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from protos import errors
-from serving.wire.retry_trailer import NO_RETRY, PUSHBACK
+from serving.wire.status import NO_RETRY, PUSHBACK
 
 
 class ConnectionFault(StrEnum):

@@ -20,7 +20,6 @@ import numpy as np
 
 from protos.errors import Overloaded
 from serving.engine.remote_batches import RemoteBatches, RemoteSearch
-from serving.engine.status import ClientGone
 from serving.fair_queue import NOBODY, Client, Clients, FairQueue
 from serving.index.vector_index import REMOTE_KINDS
 from serving.retrieval.answer import Timing
@@ -33,6 +32,7 @@ from serving.retrieval.query import (
     Vectors,
 )
 from serving.retrieval.retriever import Retriever
+from serving.wire.status import ClientGone
 
 Kind = tuple[int, int, int, bool, str]  # what `kind` returns
 

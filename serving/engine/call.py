@@ -2,9 +2,9 @@
 
 A method is a function of a request and its call. It returns the answer's message, or its bytes, or a `Job`
 whose answer is made when the job has been worked on, or a `Deferred` that becomes one of these later. If it
-raises, the call ends with the status that `status.py` gives to the error. Calls of many requests are in
-`stream_call.py`. Everything here runs on the event loop's thread; a call reaches the
-event loop only by its `Dispatcher`.
+raises, the call ends with the status that `serving/wire/status.py` gives to the error. Calls of many requests
+are in `stream_call.py`. Everything here runs on the event loop's thread; a call reaches the event loop only
+by its `Dispatcher`.
 """
 
 import logging
@@ -18,12 +18,10 @@ from google.protobuf.message import DecodeError
 
 from protos.errors import InvalidInput
 from serving.engine.batching import Job
-from serving.engine.deferred import Deferred
 from serving.engine.front import FrontCall, Metadata, Trailers
-from serving.engine.status import ClientGone, Code, status
 from serving.engine.unsent import UNCOUNTED, UnsentBytes
 from serving.fair_queue import Client
-from serving.wire.retry_trailer import trailers
+from serving.wire.status import ClientGone, Code, status, trailers
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +36,63 @@ class ServedBundle(Protocol):
     @property
     def cell(self) -> float:
         """The version as a number in the metrics."""
+
+
+class Deferred:
+    """What a method returns when its outcome comes later; for the event loop's thread.
+
+    def Wait(self, request: Any, call: Call) -> Deferred:
+        deferred = Deferred()
+        ask_another_process(request, lambda answer: call_soon(lambda: deferred.resolve(lambda: answer)))
+        return deferred
+
+    While a call waits for one, the event loop polls for `DEFERRED_SECONDS` at most, so `call_soon` is prompt.
+    The call's deadline and its cancellation end the wait.
+
+    Args:
+        abandoned: called if the call ends before the outcome has come.
+    """
+
+    __slots__ = ("_abandoned", "_finish", "_outcome")
+
+    def __init__(self, abandoned: Callable[[], None] = lambda: None) -> None:
+        self._abandoned: Callable[[], None] | None = abandoned
+        self._finish: Callable[[Callable[[], Any]], None] | None = None
+        self._outcome: Callable[[], Any] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the outcome has not come, and the call waits for it."""
+        return self._abandoned is not None
+
+    def resolve(self, outcome: Callable[[], Any]) -> None:
+        """Give the outcome; without effect if the call is over or there is an outcome already.
+
+        Args:
+            outcome: returns what a method may return, or raises the error of the call.
+        """
+        if self._abandoned is None:
+            return
+        self._abandoned = None
+        if self._finish is None:  # the method has not returned yet
+            self._outcome = outcome
+        else:
+            finish, self._finish = self._finish, None
+            finish(outcome)
+
+    def abandon(self) -> None:
+        """End the wait, because the call is over; only `Call` calls this."""
+        abandoned, self._abandoned, self._finish = self._abandoned, None, None
+        if abandoned is not None:
+            abandoned()
+
+    def when_resolved(self, finish: Callable[[Callable[[], Any]], None]) -> None:
+        """Call `finish` with the outcome, now or when it comes; only `Call` calls this."""
+        if self._outcome is not None:
+            outcome, self._outcome = self._outcome, None
+            finish(outcome)
+        elif self._abandoned is not None:
+            self._finish = finish
 
 
 class Place:
@@ -72,10 +127,10 @@ class Dispatcher(Protocol):
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call a function on the event loop's thread as soon as no event waits."""
 
-    def wait_for(self, deferred: Deferred) -> None:
+    def wait_for(self, deferred: object) -> None:
         """A call waits for an outcome; `call_soon` is prompt until `waited_for`."""
 
-    def waited_for(self, deferred: Deferred) -> None:
+    def waited_for(self, deferred: object) -> None:
         """The outcome has come, or the call is over."""
 
     def failed(self, call: "Call", error: Exception) -> None:

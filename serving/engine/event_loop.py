@@ -27,16 +27,14 @@ from protos.errors import Unavailable
 from serving.engine.admission import Admission
 from serving.engine.batching import Batcher, Job
 from serving.engine.call import Call, Method
-from serving.engine.deferred import Deferred
 from serving.engine.front import SHUTDOWN, Front, FrontCall
 from serving.engine.limits import WorkerLimits
 from serving.engine.remote_batches import RemoteBatches
-from serving.engine.status import Code, status
 from serving.engine.stream_call import StreamCall
 from serving.engine.unsent import UNCOUNTED
 from serving.fair_queue import NOBODY, Client
 from serving.security.auth import Guard
-from serving.wire.retry_trailer import trailers
+from serving.wire.status import Code, status, trailers
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ class CallDispatcher:
         self.idle_since = 0  # when the last batch was answered, in `time.perf_counter_ns()`
         self.lone_calls = 0  # in a row, that arrived while there was nothing to do
         self.last_calls: dict[bytes, int] = {}  # connection -> its last call or message, perf_counter_ns
-        self.deferred: set[Deferred] = set()  # outcomes that calls wait for
+        self.deferred: set[object] = set()  # outcomes that calls and batches wait for
         self.wait_for, self.waited_for = self.deferred.add, self.deferred.discard
         # Monotonic time at which the loop began to stop or last refused a call; 0 while it accepts calls.
         self.refused_at = 0.0

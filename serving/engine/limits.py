@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from serving.flag_types import option
-from serving.wire.bounds import check_positive
+from serving.flag_types import check_positive, option
 
 LONGEST_SECONDS = (2**31 - 1) // 1000  # gRPC holds milliseconds in 32 bits: 24 days
 OTHER_FILES = 256  # descriptors of a worker besides its connections: libraries, models, logs, pipes, sockets

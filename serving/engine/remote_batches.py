@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from protos.errors import Overloaded, Unavailable
-from serving.engine.deferred import Deferred
 from serving.index.remote_search import (
     Answers,
     Best,
@@ -126,8 +125,8 @@ class RemoteBatches:
     def __init__(
         self,
         call_soon: Callable[[Callable[[], None]], None],
-        wait_for: Callable[[Deferred], None],
-        waited_for: Callable[[Deferred], None],
+        wait_for: Callable[[object], None],
+        waited_for: Callable[[object], None],
     ) -> None:
         self._call_soon, self._wait_for, self._waited_for = call_soon, wait_for, waited_for
         self._pool: ThreadPoolExecutor | None = None
@@ -229,7 +228,7 @@ class RemoteBatches:
         count = len(search.encoded.contexts)
         self.queries += count
         self._compared += pairs
-        pending = Deferred()  # makes the loop poll often until the answer has come
+        pending = object()  # makes the loop poll often until the answer has come
         self._wait_for(pending)
 
         def resume(future: "Future[list[Best]]") -> None:

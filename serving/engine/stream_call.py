@@ -1,16 +1,18 @@
 """Calls of many requests, or of many answers: streams of searches, and watches."""
 
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from protos.errors import Overloaded
 from serving.engine.batching import Job
-from serving.engine.call import Call, Dispatcher, Place, serialised
-from serving.engine.deferred import Deferred
-from serving.engine.status import Code
+from serving.engine.call import Call, Deferred, Dispatcher, Place, serialised
+from serving.wire.status import Code
 
 WINDOW_BYTES = 1 << 20  # of the answers of one stream that are being made or wait to be sent
+RETRY_SECONDS = 1.0  # after which a refused `WatchCall` may come again
 
 
 class StreamDispatcher(Dispatcher, Protocol):
@@ -215,3 +217,42 @@ class WatchCall(StreamCall):
         super()._sent(event)
         if self.on_clear is not None and self.is_clear and not (self._ended or self._cancelled):
             self.on_clear()
+
+
+class OpenCalls:
+    """Bounds the open calls of one method, such as `Health/Watch`; for the event loop's thread.
+
+    Args:
+        method: its name, for errors.
+        per_connection: calls that one connection may have open.
+        per_worker: calls that the worker may have open.
+    """
+
+    def __init__(self, method: str, per_connection: int, per_worker: float = math.inf) -> None:
+        self._method, self._per_connection, self._per_worker = method, per_connection, per_worker
+        self._of_connection: Counter[str] = Counter()
+        self._open = 0
+
+    def enter(self, call: Call) -> None:
+        """Count a call until it is over.
+
+        Raises:
+            Overloaded: its connection, or the worker, has as many calls open as are allowed.
+        """
+        connection = call.peer()
+        if self._of_connection[connection] >= self._per_connection:
+            raise self._refusal("connection", self._per_connection)
+        if self._open >= self._per_worker:
+            raise self._refusal("worker", self._per_worker)
+        self._of_connection[connection] += 1
+        self._open += 1
+        call.add_callback(lambda: self._leave(connection))
+
+    def _leave(self, connection: str) -> None:
+        self._open -= 1
+        self._of_connection[connection] -= 1
+        if not self._of_connection[connection]:
+            del self._of_connection[connection]
+
+    def _refusal(self, owner: str, most: float) -> Overloaded:
+        return Overloaded(f"a {owner} may have {most} calls of {self._method} open", RETRY_SECONDS)

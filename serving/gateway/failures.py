@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from serving.client.failures import TOO_LARGE as TOO_LARGE_TEXT
-from serving.wire.retry_trailer import NO_RETRY, PUSHBACK
+from serving.wire.status import NO_RETRY, PUSHBACK
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ from protos.errors import DataError, InvalidInput
 from serving import flag_types as flags
 from serving.address import check_target, is_loopback
 from serving.client.security import Security
-from serving.flag_types import option
+from serving.flag_types import check_positive, option
 from serving.gateway.messages import MAX_FIELDS
-from serving.wire.bounds import check_positive
 
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")

@@ -6,10 +6,10 @@ from protos.errors import AccessDenied, Overloaded, RateLimited
 from serving.engine.batching import Job
 from serving.engine.call import Call
 from serving.engine.call_record import CallRecord
-from serving.engine.status import ClientGone, Code
 from serving.observability.layout import HEARTBEAT, PLANS
 from serving.observability.tracing import Tracing
 from serving.observability.worker_metrics import WorkerMetrics
+from serving.wire.status import ClientGone, Code
 
 NAMES: dict[int, str] = {code.value: code.name for code in Code}
 

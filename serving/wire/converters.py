@@ -13,10 +13,9 @@ from protos.documents import parse_json
 from protos.errors import BundleDamaged, InvalidInput
 from protos.features import SIDES
 from serving.filters.plan import Plan
-from serving.flag_types import option
+from serving.flag_types import check_positive, option
 from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
 from serving.retrieval.query import Query, QueryContext, Value, Vectors, check_item_ids
-from serving.wire.bounds import check_positive
 
 TEXT = wire.Query.DESCRIPTOR.fields_by_name["text"]
 NO_BOUND = 2**32 - 1  # for a limit that an older server does not report

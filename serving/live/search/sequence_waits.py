@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from protos.errors import Overloaded, Unavailable
-from serving.engine.call import Call
-from serving.engine.deferred import Deferred
+from serving.engine.call import Call, Deferred
 
 WAIT_SECONDS = 30.0  # longest wait; shorter if the call has an earlier deadline
 CHECK_SECONDS = 1.0  # between two checks for calls that have waited too long

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from serving.flag_types import option
-from serving.wire.bounds import check_positive
+from serving.flag_types import check_positive, option
 
 
 @dataclass(frozen=True)

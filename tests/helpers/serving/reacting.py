@@ -15,7 +15,6 @@ from serving.engine.batching import Batcher
 from serving.engine.call import Call, Method, UnaryCall
 from serving.engine.event_loop import EventLoop
 from serving.engine.limits import WorkerLimits
-from serving.engine.methods import methods
 from serving.engine.stream_call import StreamCall
 from serving.grpc.core import GrpcFront
 from serving.observability import layout
@@ -28,6 +27,7 @@ from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import Guard, caller
 from serving.segments.packed_items import PackedItems
+from serving.server import methods
 from serving.wire.converters import RequestLimits
 
 SEARCH = "/retrieval.v1.Retrieval/Search"

@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from serving.client import SERVICE
-from serving.wire.retry_trailer import PUSHBACK
+from serving.wire.status import PUSHBACK
 
 
 class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.CatalogueServicer):

@@ -10,11 +10,11 @@ import pytest
 from protos.errors import InvalidInput
 from serving.engine import batching
 from serving.engine.batching import Batcher, Job, kind
-from serving.engine.status import ClientGone, Code
 from serving.fair_queue import Client
 from serving.retrieval.answer import Timing
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, SearchResult
 from serving.retrieval.retriever import Retriever
+from serving.wire.status import ClientGone, Code
 from tests.helpers.scores import Hits, difference
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower

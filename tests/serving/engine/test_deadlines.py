@@ -35,7 +35,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetrievalServer]:
 def test_nothing_is_searched_for_a_client_that_waits_no_longer(
     slow: RetrievalServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "serving.engine.status")
+    caplog.set_level(logging.DEBUG, "serving.wire.status")
     with grpc.insecure_channel(slow.address) as channel:
         stub = retrieval_pb2_grpc.RetrievalStub(channel)
         whole = seconds(stub)

@@ -14,8 +14,7 @@ from protos import retrieval_pb2_grpc
 from protos.errors import InvalidInput
 from serving.engine import event_loop
 from serving.engine.batching import Batcher, Job
-from serving.engine.call import Call, Method, UnaryCall
-from serving.engine.deferred import Deferred
+from serving.engine.call import Call, Deferred, Method, UnaryCall
 from serving.engine.event_loop import EventLoop
 from serving.engine.limits import WorkerLimits
 from serving.engine.stream_call import StreamCall

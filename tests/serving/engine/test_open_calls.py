@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from protos.errors import Overloaded
-from serving.engine.open_calls import OpenCalls
+from serving.engine.stream_call import OpenCalls
 
 
 class OpenCall:

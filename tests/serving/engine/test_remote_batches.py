@@ -22,7 +22,6 @@ from serving.engine.admission import Admission
 from serving.engine.batching import Batcher, Job, kind
 from serving.engine.limits import WorkerLimits
 from serving.engine.remote_batches import RemoteBatches
-from serving.engine.status import ClientGone, Code
 from serving.filters.compiled import CompiledFilter
 from serving.filters.expression import where
 from serving.filters.passing_rows import PassingRows
@@ -33,6 +32,7 @@ from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from serving.retrieval.retriever import Retriever
 from serving.segments import planner
 from serving.segments.built import BuiltSegment
+from serving.wire.status import ClientGone, Code
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import difference
 from tests.helpers.serving.reacting import reacting, soon

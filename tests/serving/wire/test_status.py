@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from protos import errors
-from serving.engine.status import CODES, Code, status
+from serving.wire.status import CODES, Code, status
 
 CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass)]
 

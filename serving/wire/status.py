@@ -1,9 +1,10 @@
-"""The codes with which calls end, and the code and text of each error.
+"""The codes with which calls end, and the code, the text and the retry trailer of each error.
 
 The codes are those of `google.rpc.Code`, which gRPC has, too.
 """
 
 import logging
+import math
 import uuid
 from enum import IntEnum
 
@@ -61,6 +62,9 @@ CODES: dict[type[errors.TwinspireError], Code] = {
 
 # Code points; gRPC drops a status whose text does not fit into 8 KiB of trailers.
 LONGEST_FIELD, LONGEST_REASON = 200, 300
+# A trailer that gRPC's own clients obey (gRFC A6): milliseconds to wait before a retry, -1 for none.
+PUSHBACK = "grpc-retry-pushback-ms"
+NO_RETRY = "-1"
 
 
 class ClientGone(Exception):
@@ -87,6 +91,15 @@ def status(error: Exception) -> tuple[Code, str]:
     if isinstance(error, errors.InvalidInput):
         return code, f"{_cut(error.field, LONGEST_FIELD)}: {_cut(error.reason, LONGEST_REASON)}"
     return code, _cut(str(error), LONGEST_REASON)
+
+
+def trailers(error: Exception) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata of an error: when to retry, if the service is overloaded."""
+    if isinstance(error, errors.Overloaded):
+        if error.retry_after == math.inf:
+            return ((PUSHBACK, NO_RETRY),)
+        return ((PUSHBACK, str(max(1, math.ceil(error.retry_after * 1000)))),)
+    return ()
 
 
 def _cut(text: str, longest: int) -> str:
