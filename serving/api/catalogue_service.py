@@ -12,9 +12,8 @@ from serving.api.retrieval_service import RetrievalServicer
 from serving.engine.call import Call, Deferred
 from serving.engine.stream_call import OpenCalls, WatchCall
 from serving.live.process.catalogue_client import CatalogueClient, FrameKind, Reply
-from serving.live.store.bounds import CatalogueBounds
 from serving.live.store.write_checks import WriteParser, check_id
-from serving.live.store.write_rules import WriteRequest
+from serving.live.store.write_rules import CatalogueBounds, WriteRequest
 from serving.rollout.loaded_bundle import TrafficSplit
 from serving.security.auth import caller
 from serving.security.rate_limit import RateLimit, tokens

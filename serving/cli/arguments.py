@@ -13,7 +13,7 @@ from serving import flag_types as flags
 from serving.config import ServiceConfig
 from serving.engine.limits import WorkerLimits
 from serving.live.config import LIVE, CatalogueConfig, default_url
-from serving.live.store.bounds import CatalogueBounds
+from serving.live.store.write_rules import CatalogueBounds
 from serving.rollout.bundle_cache import BUNDLES
 from serving.rollout.follower import FollowConfig
 from serving.security.rate_limit import ITEMS_PER_TOKEN

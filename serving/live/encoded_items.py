@@ -33,7 +33,7 @@ from protos.bundle import Manifest
 from protos.errors import TwinspireError, Unavailable
 from protos.files.draft_file import create_draft
 from serving.live.store.changes import START, Position
-from serving.segments.encoded_item import EncodedItem, EncodedItemsDamaged, EncodedKind
+from serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
 
 log = logging.getLogger(__name__)
 

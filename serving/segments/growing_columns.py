@@ -1,6 +1,7 @@
-"""The filter fields of live items: as `FilterColumns`, but items are added and change."""
+"""The filter fields, as `FilterColumns`, and the terms of a growing segment: rows are added and change."""
 
 import json
+from array import array
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -13,8 +14,14 @@ from protos.filters import FilterSchema
 from serving.filters.columns import FilterColumns, bitmap
 from serving.filters.expression import Filter
 from serving.filters.kinds import Bound
+from serving.segments.packed_items import EncodedItemsDamaged
 
 Mask = npt.NDArray[np.bool_]
+Slots = npt.NDArray[np.int32]
+Weights = npt.NDArray[np.float32]
+NO_SLOTS: Slots = np.empty(0, np.int32)
+NO_WEIGHTS: Weights = np.empty(0, np.float32)
+TERM_BYTES = 8  # for each term: its number and its weight
 FIRST_CAPACITY = 256  # rows
 
 
@@ -153,6 +160,39 @@ class GrowingColumns:
         mask = np.zeros(count, np.bool_)
         mask[np.frombuffer(passing.to_array(), np.uint32)] = True
         return mask
+
+
+class GrowingPostings:
+    """The rows of each term, and their weights; for one thread. Rows are only added, so that they ascend."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, array[int]] = {}
+        self._weights: dict[int, array[float]] = {}
+
+    def add(self, slot: int, terms: bytes) -> None:
+        """Add a row.
+
+        Args:
+            slot: higher than those before.
+            terms: as `EncodedItem.terms`.
+
+        Raises:
+            EncodedItemsDamaged: they are not whole; nothing has been added.
+        """
+        if len(terms) % TERM_BYTES:
+            raise EncodedItemsDamaged(f"{len(terms)} bytes of terms, expected {TERM_BYTES} for each")
+        half = len(terms) // 2
+        numbers, weights = np.frombuffer(terms[:half], np.int32), np.frombuffer(terms[half:], np.float32)
+        for term, weight in zip(numbers.tolist(), weights.tolist(), strict=True):
+            self._slots.setdefault(term, array("i")).append(slot)
+            self._weights.setdefault(term, array("f")).append(weight)
+
+    def of(self, term: int) -> tuple[Slots, Weights]:
+        """The rows that hold a term, ascending, and the weight of each; copies."""
+        slots = self._slots.get(term)
+        if slots is None:
+            return NO_SLOTS, NO_WEIGHTS
+        return np.array(slots, np.int32), np.array(self._weights[term], np.float32)
 
 
 def _rows(mask: Mask) -> BitMap:

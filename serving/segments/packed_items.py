@@ -2,18 +2,20 @@
 
 A part is the field `hits` of an answer without its last bytes, which are the item's scores. Parts that are
 joined with scores are an answer (`retrieval/response_bytes.py`). They may lie in a mapped file
-(`shared_catalogue.py`).
+(`shared_catalogue.py`). A live item has one such part, too: it is a part of an `EncodedItem`.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from mmap import mmap
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
+from protos.errors import TwinspireError
 from protos.scores import PARTS
 from serving.segments.catalogue import Catalogue
 
@@ -75,6 +77,40 @@ class PackedItems:
     def hit(self, row: int) -> wire.Hit:
         """An item, without a score."""
         return hit_of(self.content[self.ends[row] : self.ends[row + 1]])
+
+
+class EncodedKind(IntEnum):
+    """What has become of an item."""
+
+    ITEM = 0
+    DELETED = 1
+    FAILED = 2  # the item tower could not encode it, so no search may find it or its earlier version
+    SAME = 3  # an item with the vector and the terms of its earlier row, such as one whose price has changed
+
+
+class EncodedItem(NamedTuple):
+    """The latest state of an item, as a bundle sees it.
+
+    Args:
+        kind: what has become of it.
+        hit: the item's part of an answer (`packed_hit`); of a failed item, the reason.
+        values: what filters need, as JSON; empty if there is nothing.
+        vector: float32 (D,) as bytes; empty if there is none.
+        terms: of a hybrid bundle, numbers of the terms of its text, int32 (T,), and what each adds to its
+            lexical score, float32 (T,), as bytes.
+    """
+
+    sequence: int
+    item_id: str
+    kind: EncodedKind = EncodedKind.ITEM
+    hit: bytes = b""
+    values: bytes = b""
+    vector: bytes = b""
+    terms: bytes = b""
+
+
+class EncodedItemsDamaged(TwinspireError):
+    """Encoded items cannot be applied, or their file is damaged or belongs to something else."""
 
 
 def score_parts(manifest: Manifest) -> int:

@@ -34,7 +34,7 @@ from serving.live.encoded_items import (
 from serving.live.encoding.change_encoder import ChangeEncoder
 from serving.live.store.changes import START, Change, ChangeFeed, Position
 from serving.live.store.store import LastWrite, Store
-from serving.segments.encoded_item import EncodedItemsDamaged
+from serving.segments.packed_items import EncodedItemsDamaged
 from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,7 @@ from serving.live.encoded_items import EncodedItemsWriter, EncodingLock, folder_
 from serving.live.encoding.graph_builder import GraphBuilder
 from serving.live.store.changes import Change, ChangeFeed
 from serving.retrieval.encoder import Encoder
-from serving.segments.encoded_item import EncodedItem, EncodedKind
-from serving.segments.packed_items import packed_hit, score_parts
+from serving.segments.packed_items import EncodedItem, EncodedKind, packed_hit, score_parts
 
 log = logging.getLogger(__name__)
 

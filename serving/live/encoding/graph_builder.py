@@ -19,8 +19,8 @@ from protos.bundle import Manifest
 from serving.index.hnsw_index import SPACE
 from serving.index.vector_index import Vectors
 from serving.live.encoded_items import EncodedItemsReader, EncodedOrigin, graph_path
-from serving.segments.encoded_item import EncodedKind
 from serving.segments.growing_graph import CopyCounter
+from serving.segments.packed_items import EncodedKind
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,15 @@ from serving.live.config import CatalogueConfig
 from serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
 from serving.live.process import wire_items
 from serving.live.process.catalogue_client import Channel, FrameKind, error_document
-from serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
-from serving.live.process.request_queue import PendingRequest, RequestQueue, belongs_to
+from serving.live.process.frame_socket import (
+    LARGEST,
+    Frame,
+    FrameLoop,
+    Peer,
+    PendingRequest,
+    RequestQueue,
+    belongs_to,
+)
 from serving.live.store.changes import Position
 from serving.live.store.database import detail, public_text
 from serving.live.store.history import StoreRolledBack

@@ -23,9 +23,9 @@ from serving.live.encoded_items import (
     origin_of,
 )
 from serving.retrieval.retriever import Retriever
-from serving.segments.encoded_item import EncodedItemsDamaged
 from serving.segments.growing import GrowingSegment
 from serving.segments.growing_graph import open_graph
+from serving.segments.packed_items import EncodedItemsDamaged
 
 log = logging.getLogger(__name__)
 

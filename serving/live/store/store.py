@@ -32,7 +32,6 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.store.bounds import CatalogueBounds
 from serving.live.store.changes import START, Change, Position
 from serving.live.store.database import (
     APPLICATION_ID,
@@ -48,15 +47,21 @@ from serving.live.store.database import (
     shown,
 )
 from serving.live.store.history import (
+    HISTORY,
+    ITEMS,
     KEEP_MARKS,
+    META,
+    REQUESTS,
+    SCHEMA_VERSION,
+    TABLES,
     advance,
     locked_meta,
     read_position,
     require_same_history,
     was_at,
 )
-from serving.live.store.tables import HISTORY, ITEMS, META, REQUESTS, SCHEMA_VERSION, TABLES
 from serving.live.store.write_rules import (
+    CatalogueBounds,
     Decisions,
     ItemVersion,
     ItemWrite,

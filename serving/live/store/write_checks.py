@@ -21,8 +21,7 @@ from protos.features import (
     TextFeature,
 )
 from protos.filter_kinds import FilterKind, parse_value
-from serving.live.store.bounds import CatalogueBounds
-from serving.live.store.write_rules import ItemWrite, Mode, WriteRequest
+from serving.live.store.write_rules import CatalogueBounds, ItemWrite, Mode, WriteRequest
 from serving.retrieval.query import Value
 
 MAX_ID_BYTES = 1024  # of an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,700

@@ -17,8 +17,8 @@ from serving.client.items import ItemState
 from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply, error_document
 from serving.live.process.frame_socket import Frame
 from serving.retrieval.retriever import Retriever
-from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.segments.growing import GrowingSegment
+from serving.segments.packed_items import EncodedItem, EncodedKind
 from serving.server import RetrievalServer
 from serving.shared_state import CATALOGUE, SharedState
 from tests.helpers.serving.catalogue_end import Answering

@@ -26,7 +26,7 @@ from serving.live.encoded_items import (
 )
 from serving.live.encoding.bundle_encoders import prune
 from serving.live.store.changes import START, Position
-from serving.segments.encoded_item import EncodedItem, EncodedItemsDamaged, EncodedKind
+from serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
 from tests.helpers.waiting import wait_until
 
 ORIGIN = EncodedOrigin("a" * 64, "store", 2)

@@ -35,7 +35,7 @@ from serving.rollout.hot_swap import HotSwapper
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
-from serving.segments.encoded_item import EncodedItem, EncodedKind
+from serving.segments.packed_items import EncodedItem, EncodedKind
 from serving.server import RetrievalServer
 from serving.shared_state import NEXT, TARGET, SharedState
 from tests.helpers.answers import differences

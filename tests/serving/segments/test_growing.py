@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from serving.client import where
-from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.segments.growing import FIRST_CAPACITY, GrowingSegment
 from serving.segments.growing_columns import GrowingColumns
+from serving.segments.packed_items import EncodedItem, EncodedKind
 from tests.helpers.serving.segments import segment_of
 
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving.segments.encoded_item import EncodedItem, EncodedKind
 from serving.segments.growing import GrowingSegment
 from serving.segments.items import Items
+from serving.segments.packed_items import EncodedItem, EncodedKind
 from serving.segments.searcher import Searcher
 from tests.helpers.serving.segments import segment_of
 

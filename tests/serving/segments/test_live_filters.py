@@ -17,8 +17,8 @@ from serving.filters.plan import Plan
 from serving.retrieval.query import PreparedQuery, Query
 from serving.retrieval.retriever import Retriever
 from serving.segments import planner
-from serving.segments.encoded_item import EncodedItem
 from serving.segments.growing import GrowingSegment
+from serving.segments.packed_items import EncodedItem
 from tests.helpers.filter_oracle import FILTERS, passes
 from tests.helpers.serving.cataloguing import catalogue_service
 from tests.helpers.serving.live import LiveWorld

@@ -14,9 +14,8 @@ from serving.client import where
 from serving.retrieval.answer import Answer, FusionMode, Timing
 from serving.retrieval.query import Query
 from serving.retrieval.response_bytes import ResponseWriter
-from serving.segments.encoded_item import EncodedItemsDamaged
-from serving.segments.growing_postings import GrowingPostings
-from serving.segments.packed_items import PackedItems
+from serving.segments.growing_columns import GrowingPostings
+from serving.segments.packed_items import EncodedItemsDamaged, PackedItems
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle

@@ -21,9 +21,8 @@ from serving.filters.plan import Plan
 from serving.index.vector_index import Neighbours, Vectors
 from serving.segments.built import BuiltSegment
 from serving.segments.catalogue import Catalogue
-from serving.segments.encoded_item import EncodedItem
 from serving.segments.growing import GrowingSegment
-from serving.segments.packed_items import packed_hit
+from serving.segments.packed_items import EncodedItem, packed_hit
 from serving.segments.planner import Found
 from serving.segments.segment import Segment
 from tests.helpers.milvus import needs_lite, publish

@@ -35,7 +35,7 @@ from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.segments.encoded_item import EncodedKind
+from serving.segments.packed_items import EncodedKind
 from serving.shared_state import NEXT, TARGET, SharedState
 from tests.helpers.serving.live import copy_with_snapshot
 from tests.helpers.waiting import wait_until

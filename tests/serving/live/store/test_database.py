@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from protos.errors import ConfigError, Unavailable
 from serving.live.store import database
 from serving.live.store.database import is_missing, public_text
+from serving.live.store.history import META
 from serving.live.store.store import Store
-from serving.live.store.tables import META
 from tests.helpers.mlflow_servers import without_postgres
 from tests.serving.live.store.test_store import one, upsert
 

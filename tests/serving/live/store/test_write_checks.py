@@ -23,9 +23,8 @@ from protos.features import (
     Schema,
     TextFeature,
 )
-from serving.live.store.bounds import CatalogueBounds
 from serving.live.store.write_checks import WriteParser
-from serving.live.store.write_rules import Mode, WriteRequest
+from serving.live.store.write_rules import CatalogueBounds, Mode, WriteRequest
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from protos.bundle import read_manifest
-from serving.segments.brute_force_buffer import OUTDATED, SHARE
 from serving.segments.catalogue import Catalogue
-from serving.segments.encoded_item import EncodedItem, EncodedKind
-from serving.segments.growing import GrowingSegment
+from serving.segments.growing import OUTDATED, SHARE, GrowingSegment
+from serving.segments.packed_items import EncodedItem, EncodedKind
 from tests.helpers.serving.segments import segment_of
 
 DIMENSION = 4
