@@ -41,7 +41,7 @@ class SegmentFilter(Protocol):
 
 
 class Filterable(Protocol):
-    """What the cache needs of `serving.segments.segment.Segment`."""
+    """What the cache needs of a segment (`serving/segments/`)."""
 
     def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> SegmentFilter:
         """The rows that pass a filter."""

@@ -4,12 +4,11 @@ The bundle's graph is not changed, because an HNSW graph whose items are replace
 paths to some of them. It is asked for more items than wanted, until enough remain that are not deleted.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from protos.bundle import EXACT, Manifest
 from protos.hybrid.fusion import Fusion, FusionQuery, Ranked
@@ -20,12 +19,11 @@ from serving.filters.passing_rows import PassingRows, Reserve
 from serving.filters.plan import Plan
 from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
 from serving.segments.catalogue import Catalogue
-from serving.segments.neighbours import merged, remaining, remaining_of_all, remaining_one
+from serving.segments.neighbours import Mask, remaining, remaining_of_all
 from serving.segments.planner import Found, expected_cost, search_one_passing, search_passing
-from serving.segments.segment import Mask, Scored, Segment
 
 
-class BuiltSegment(Segment):
+class BuiltSegment:
     """The items of a bundle; safe to call from several threads while nothing is deleted.
 
     Args:
@@ -40,8 +38,6 @@ class BuiltSegment(Segment):
         has_graph: whether the index may be approximate.
         free_width: the index returns this many items in the same time as fewer.
     """
-
-    first_row = 0
 
     def __init__(
         self,
@@ -83,45 +79,47 @@ class BuiltSegment(Segment):
 
     @property
     def count(self) -> int:
-        """N."""
+        """N, deleted ones included."""
         return self._count
 
-    @property
-    def visible_count(self) -> int:
-        """As `Segment.visible_count`."""
-        return self._count - self.deleted_count
+    def search(self, vectors: Vectors, k: int) -> Neighbours:
+        """The `k` nearest items, fewer if there are fewer, maybe approximate.
 
-    def search(self, vectors: Vectors, k: int, best: Neighbours | None = None) -> Neighbours:
-        """As `Segment.search`."""
-        if not self.deleted_count and best is None:
-            return self.index.search(vectors, k)
-        found = remaining_of_all(self.index.search, self.deleted, self.deleted_count, vectors, k)
-        return found if best is None else merged(best, found, k)
+        Args:
+            vectors: of the query tower, float32 (B, D).
+            k: items wanted.
+        """
+        return remaining_of_all(self.index.search, self.deleted, self.deleted_count, vectors, k)
 
-    def search_one(self, vector: Vectors, k: int, best: list[Scored]) -> list[Scored] | None:
-        """As `Segment.search_one`; the first segment is searched before there are other hits."""
-        return None if best else remaining_one(self.index, self.deleted, self.deleted_count, vector, k)
-
-    def exact(self, vectors: Vectors, k: int, best: Neighbours | None = None) -> Neighbours:
-        """As `Segment.exact`."""
-        found = remaining_of_all(self.index.exact, self.deleted, self.deleted_count, vectors, k)
-        return found if best is None else merged(best, found, k)
+    def exact(self, vectors: Vectors, k: int) -> Neighbours:
+        """As `search`, of any vectors, items included, and never approximate."""
+        return remaining_of_all(self.index.exact, self.deleted, self.deleted_count, vectors, k)
 
     def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> "BuiltFilter":
-        """As `Segment.filter`."""
+        """The rows that pass a filter.
+
+        Args:
+            expression: the filter.
+            work: counts the work of the evaluation, also if it fails.
+            reserve: as of `PassingRows`.
+
+        Raises:
+            InvalidInput: the filter does not fit the fields.
+        """
         passing = self.columns.evaluate(expression, work)
         return BuiltFilter(self, PassingRows(expression, passing, self._count, reserve))
 
     def search_passing(
-        self,
-        vectors: Vectors,
-        k: int,
-        passing: "BuiltFilter",
-        approximate: bool,
-        best: list[Found] | None = None,
+        self, vectors: Vectors, k: int, passing: "BuiltFilter", approximate: bool
     ) -> list[Found]:
-        """As `Segment.search_passing`; the first segment is searched before there are other hits."""
-        assert best is None, "a built segment is the first"
+        """As `search`, of the items that pass a filter, with the plan of each query.
+
+        Args:
+            vectors: float32 (B, D).
+            k: items wanted, at least 1.
+            passing: the rows that pass.
+            approximate: whether the search may be.
+        """
         approximate = approximate and self.has_graph
         if not (deleted_count := passing.deleted_count):
             return search_passing(self.index, vectors, k, passing.rows, self.free_width, approximate)
@@ -151,16 +149,23 @@ class BuiltSegment(Segment):
         return expected_cost(k, passing.rows, self.free_width if self.has_graph else None)
 
     def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
-        """As `Segment.vectors`."""
+        """The vectors of some of its rows, float32 (R, D)."""
         return self.index.vectors(rows)
 
     def rank(self, query: FusionQuery, k: int, passing: "BuiltFilter | None", weight: float | None) -> Ranked:
-        """As `Segment.rank`."""
+        """The `k` best of the dense candidates and of those that hold the query's terms (`Fusion.rank`).
+
+        Args:
+            query: with the dense candidates that are in this segment.
+            k: items wanted.
+            passing: the rows that pass the request's filter; None without one.
+            weight: of the lexical score, without priors; None for the weights of the bundle.
+        """
         assert self.fusion is not None, "only hybrid bundles are ranked"
         return self.fusion.rank(query._replace(mask=self._mask(passing)), k, weight)
 
     def candidates(self, query: FusionQuery, k: int, passing: "BuiltFilter | None") -> Ranked:
-        """As `Segment.candidates`."""
+        """All candidates with their dense and lexical scores (`Fusion.candidates`)."""
         assert self.fusion is not None, "only hybrid bundles are ranked"
         return self.fusion.candidates(query._replace(mask=self._mask(passing)), k)
 
@@ -175,24 +180,24 @@ class BuiltSegment(Segment):
         return ~self.deleted
 
     def find(self, item_id: str) -> int | None:
-        """As `Segment.find`."""
+        """The visible row of an item; None if there is none."""
         row = self.catalogue.find(item_id)
         return row if row is None or not self.deleted_count or not self.deleted[row] else None
 
     def holds(self, item_id: str) -> bool:
-        """As `Segment.holds`."""
+        """Whether there is a row of an item, deleted or not."""
         return self.catalogue.find(item_id) is not None
 
     def item_id(self, row: int) -> str:
-        """As `Segment.item_id`."""
+        """The id of the item in a row, deleted or not."""
         return self.catalogue.ids[row]
 
     def fields(self, row: int) -> dict[str, str]:
-        """As `Segment.fields`."""
+        """The display fields of the item in a row."""
         return self.catalogue.fields(row)
 
     def delete(self, item_id: str) -> int | None:
-        """As `Segment.delete`."""
+        """Delete the visible row of an item, and return it; None if there is none."""
         row = self.find(item_id)
         if row is None:
             return None
@@ -200,10 +205,6 @@ class BuiltSegment(Segment):
         self.deleted_count += 1
         self.__dict__.pop("_visible", None)
         return row
-
-    def added(self, mask: Mask | None) -> Iterable[int]:
-        """As `Segment.added`: a bundle gives a popularity to each item."""
-        return ()
 
 
 class BuiltFilter:
@@ -233,7 +234,7 @@ class BuiltFilter:
         return self._deleted_count
 
     @property
-    def mask(self) -> npt.NDArray[np.bool_]:
+    def mask(self) -> Mask:
         """As `SegmentFilter.mask`."""
         if not self.deleted_count:
             return self.rows.mask

@@ -8,7 +8,7 @@ All current rows are compared with a query, unless they are many: then most are 
 search without a filter compares only the rest. Changes are applied on the thread that searches.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,29 +21,28 @@ from serving.filters.expression import Filter
 from serving.filters.passing_rows import Reserve
 from serving.filters.plan import Plan
 from serving.index.vector_index import Neighbours, Rows, Vectors
+from serving.segments.built import BuiltSegment
 from serving.segments.growing_columns import GrowingColumns, GrowingPostings
 from serving.segments.growing_graph import GrowingGraph
-from serving.segments.neighbours import merged, merged_one, none_of, picked
+from serving.segments.neighbours import Mask, Scored, merged, merged_one, none_of, picked
 from serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind, hit_of
 from serving.segments.planner import Found
-from serving.segments.segment import Mask, Scored, Segment
 
 FIRST_CAPACITY = 256  # rows
 MAX_ROWS_IN_PYTHON = 8  # better rows a query, on average; more are merged by NumPy, not in Python
-MANY = 4  # above MANY * k better rows for one query, `search` takes the place of `search_one`
 COPIED_SHARE = 4  # the vectors of at most 1/4 of the rows are copied; of more, all are compared
 NO_FILTERS: FilterSchema = {}
 # Rows that may have become outdated before the others are copied anew: OUTDATED, or 1/SHARE of all.
 OUTDATED, SHARE = 64, 4
 
 
-class GrowingSegment(Segment):
-    """The live items of one bundle; its rows replace those of an earlier segment.
+class GrowingSegment:
+    """The live items of one bundle; its rows replace those of the bundle's segment.
 
     For one thread; another one may read `row_vectors` and set `graph`.
 
     Args:
-        earlier: the bundle's segment; items that are written again are deleted there.
+        built: the bundle's segment; items that are written again are deleted there.
         dimension: D.
         sequence: of the snapshot that the bundle was built from.
         filters: the bundle's filter fields and their types.
@@ -70,7 +69,7 @@ class GrowingSegment(Segment):
 
     def __init__(
         self,
-        earlier: Segment,
+        built: BuiltSegment,
         dimension: int,
         sequence: int = 0,
         filters: FilterSchema = NO_FILTERS,
@@ -80,15 +79,15 @@ class GrowingSegment(Segment):
         self.sequence = sequence
         self.rows: dict[str, int | None] = {}
         self.replaced: dict[int, str] = {}
-        self.first_row = earlier.first_row + earlier.count
+        self.first_row = built.count
         self.dead_count = self.largest = self.changes = 0
         self.alive: Mask = np.ones(FIRST_CAPACITY, np.bool_)
         self.hits: list[bytes] = []
         self.columns = GrowingColumns(filters)
         self.graph: GrowingGraph | None = None
-        self._earlier, self._names, self._fusion = earlier, names, fusion
+        self._built, self._names, self._fusion = built, names, fusion
         self._ids: list[str] = []
-        self._added: Mask = np.zeros(FIRST_CAPACITY, np.bool_)  # rows of items that no earlier segment holds
+        self._added: Mask = np.zeros(FIRST_CAPACITY, np.bool_)  # rows of items that the bundle does not hold
         self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
         self._compared = BruteForceBuffer(dimension)
         self._postings = GrowingPostings()
@@ -101,7 +100,7 @@ class GrowingSegment(Segment):
 
     @property
     def visible_count(self) -> int:
-        """As `Segment.visible_count`."""
+        """Number of rows that are neither deleted nor replaced."""
         return self.count - self.dead_count
 
     # Changes
@@ -134,7 +133,7 @@ class GrowingSegment(Segment):
         self._postings.add(self.count, item.terms)
         self._retire(item.item_id)
         self.rows[item.item_id] = self.first_row + self.count
-        self._added[self.count] = not self._earlier.holds(item.item_id)
+        self._added[self.count] = not self._built.holds(item.item_id)
         self._ids.append(item.item_id)
         self.hits.append(item.hit)
         self.largest = max(self.largest, len(item.hit))
@@ -150,13 +149,13 @@ class GrowingSegment(Segment):
         self.largest = max(self.largest, len(item.hit))
 
     def _retire(self, item_id: str) -> None:
-        """Delete the current version of an item, if there is one, here or in the earlier segment."""
-        row = self.delete(item_id) if item_id in self.rows else self._earlier.delete(item_id)
+        """Delete the current version of an item, if there is one, here or in the bundle's segment."""
+        row = self.delete(item_id) if item_id in self.rows else self._built.delete(item_id)
         if row is not None:
             self.replaced[row] = item_id
 
     def delete(self, item_id: str) -> int | None:
-        """As `Segment.delete`."""
+        """As `BuiltSegment.delete`."""
         row = self.rows.get(item_id)
         if row is None:
             return None
@@ -177,9 +176,14 @@ class GrowingSegment(Segment):
 
     # Search by vectors
 
-    def search(self, vectors: Vectors, k: int, best: Neighbours | None) -> Neighbours:
-        """As `Segment.search`."""
-        found = none_of(len(vectors)) if best is None else best
+    def search(self, vectors: Vectors, k: int, found: Neighbours) -> Neighbours:
+        """As `BuiltSegment.search`, of the items here and of those that have been found.
+
+        Args:
+            vectors: of the query tower, float32 (B, D).
+            k: items wanted.
+            found: hits of the bundle's segment, (B, at most k); of equal scores, they come first.
+        """
         if not self.visible_count:
             return found
         graph, first = self.graph, 0
@@ -189,32 +193,9 @@ class GrowingSegment(Segment):
             found = merged(found, Neighbours(more.rows + self.first_row, more.scores), k)
         return self._with_rest(found, vectors, k, first)
 
-    def search_one(self, vector: Vectors, k: int, best: list[Scored]) -> list[Scored] | None:
-        """As `Segment.search_one`."""
-        graph, first, start = self.graph, 0, self.first_row
-        if graph is not None:
-            first = graph.count
-            more = graph.search_one(self.alive, vector, k)
-            if more is None:
-                return None
-            best = merged_one(best, [(score, row + start) for score, row in more], k)
-        if first == self.count:
-            return best
-        compared, vectors = self._to_compare(first)
-        products = vectors @ vector[0]
-        least = best[k - 1][0] if len(best) >= k else -np.inf
-        above = (products > least).nonzero()[0]
-        if len(above) > MANY * k:
-            return None
-        if not len(above):
-            return best
-        slots, scores, alive = compared[above].tolist(), products[above].tolist(), self.alive
-        rest = [(score, slot + start) for score, slot in zip(scores, slots, strict=True) if alive[slot]]
-        return merged_one(best, rest, k)
-
-    def exact(self, vectors: Vectors, k: int, best: Neighbours | None) -> Neighbours:
-        """As `Segment.exact`."""
-        return merged(best, self._compare_passing(vectors, k, self.alive[: self.count]), k)
+    def exact(self, vectors: Vectors, k: int, found: Neighbours) -> Neighbours:
+        """As `search`, of any vectors, items included, and never approximate."""
+        return merged(found, self._compare_passing(vectors, k, self.alive[: self.count]), k)
 
     def _to_compare(self, first: int) -> tuple[Rows, Vectors]:
         """As `BruteForceBuffer.since`."""
@@ -266,33 +247,26 @@ class GrowingSegment(Segment):
         return Neighbours(rows, scores)
 
     def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
-        """As `Segment.vectors`."""
+        """As `BuiltSegment.vectors`."""
         found: Vectors = self.row_vectors[np.asarray(rows, np.int64) - self.first_row]
         return found
 
     # Search with a filter
 
     def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> "GrowingFilter":
-        """As `Segment.filter`; evaluated by the first search, and after each change."""
+        """As `BuiltSegment.filter`; evaluated by the first search, and after each change."""
         return GrowingFilter(self, expression)
 
     def search_passing(
-        self,
-        vectors: Vectors,
-        k: int,
-        passing: "GrowingFilter",
-        approximate: bool,
-        best: list[Found] | None,
+        self, vectors: Vectors, k: int, passing: "GrowingFilter", found: list[Found]
     ) -> list[Found]:
-        """As `Segment.search_passing`; all rows that pass are compared."""
+        """As `search`, of the items that pass a filter, with the plan of each query; all are compared."""
         own = self._compare_passing(vectors, k, passing.mask)
-        if best is None:
-            best = [Found(*each, Plan.EMPTY) for each in zip(*none_of(len(vectors)), strict=True)]
         if not own.rows.shape[1]:
-            return best
-        first = Neighbours(np.stack([each.rows for each in best]), np.stack([each.scores for each in best]))
+            return found
+        first = Neighbours(np.stack([each.rows for each in found]), np.stack([each.scores for each in found]))
         both = merged(first, own, k)
-        plans = [Plan.EXACT if each.plan is Plan.EMPTY else each.plan for each in best]
+        plans = [Plan.EXACT if each.plan is Plan.EMPTY else each.plan for each in found]
         return [Found(*each) for each in zip(both.rows, both.scores, plans, strict=True)]
 
     def _compare_passing(self, vectors: Vectors, k: int, passing: Mask) -> Neighbours:
@@ -323,7 +297,7 @@ class GrowingSegment(Segment):
     def rank(
         self, query: FusionQuery, k: int, passing: "GrowingFilter | None", weight: float | None
     ) -> Ranked:
-        """As `Segment.rank`."""
+        """As `BuiltSegment.rank`."""
         assert self._fusion is not None, "only hybrid bundles are ranked"
         hybrid, base, start = self._fusion.hybrid, self._fusion.index.postings, self.first_row
         mask = self.alive[: self.count] if passing is None else passing.mask
@@ -339,7 +313,7 @@ class GrowingSegment(Segment):
         return ([row + start for row in best[0]], *best[1:])
 
     def candidates(self, query: FusionQuery, k: int, passing: "GrowingFilter | None") -> Ranked:
-        """As `Segment.candidates`."""
+        """As `BuiltSegment.candidates`."""
         assert self._fusion is not None, "only hybrid bundles are ranked"
         most = len(query.rows) + max(self._fusion.hybrid.lexical_candidates, k)
         return self.rank(query, most, passing, 0.0)
@@ -348,7 +322,7 @@ class GrowingSegment(Segment):
         """As `clicked`, of the rows that have replaced some of the bundle's."""
         assert self._fusion is not None, "only hybrid bundles are ranked"
         rows, priors = clicked(self._fusion.index.postings, terms)
-        now = [self.rows.get(self._earlier.item_id(row)) for row in rows.tolist()]
+        now = [self.rows.get(self._built.item_id(row)) for row in rows.tolist()]
         slots = np.array([-1 if row is None else row - self.first_row for row in now], np.int64)
         order = np.argsort(slots)[np.count_nonzero(slots < 0) :]
         return slots[order], priors[order]
@@ -356,24 +330,24 @@ class GrowingSegment(Segment):
     # Items
 
     def find(self, item_id: str) -> int | None:
-        """As `Segment.find`."""
+        """As `BuiltSegment.find`."""
         return self.rows.get(item_id)
 
-    def holds(self, item_id: str) -> bool:
-        """As `Segment.holds`."""
-        return item_id in self.rows or self._earlier.holds(item_id)
-
     def item_id(self, row: int) -> str:
-        """As `Segment.item_id`."""
+        """As `BuiltSegment.item_id`."""
         return self._ids[row - self.first_row]
 
     def fields(self, row: int) -> dict[str, str]:
-        """As `Segment.fields`."""
+        """As `BuiltSegment.fields`."""
         fields = hit_of(self.hits[row - self.first_row]).fields
         return {name: fields[name] for name in self._names if name in fields}
 
-    def added(self, mask: Mask | None) -> Iterable[int]:
-        """As `Segment.added`."""
+    def added(self, mask: Mask | None) -> list[int]:
+        """Visible rows, ascending, of items that the bundle does not hold; they have no popularity.
+
+        Args:
+            mask: whether each row may be among them, bool (M,); None for all.
+        """
         wanted = self._added[: self.count] & self.alive[: self.count]
         if mask is not None:
             wanted &= mask

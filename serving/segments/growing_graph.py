@@ -20,8 +20,7 @@ from protos.search import exact_search
 from serving.index.hnsw_file import read_graph
 from serving.index.hnsw_index import SPACE, HnswIndex
 from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
-from serving.segments.neighbours import merged, remaining_of_all, remaining_one
-from serving.segments.segment import Mask, Scored
+from serving.segments.neighbours import Mask, merged, remaining_of_all
 
 COPIES = 16  # equal vectors that a graph holds
 # Vectors in one cell are equal; a cell is 2**-10 to 2**-11 of the largest coordinate, wide against rounding.
@@ -88,13 +87,6 @@ class GrowingGraph:
             return best
         places, scores = exact_search(vectors, compared, min(k, len(rows)))
         return merged(best, Neighbours(rows[places], scores), k)
-
-    def search_one(self, alive: Mask, vector: Vectors, k: int) -> list[Scored] | None:
-        """As `search`, of one query (1, D), as scores and rows; None if it takes more than one search."""
-        if len(self._others):
-            return None
-        gone = ~alive[: self.count]
-        return remaining_one(self._index, gone, int(np.count_nonzero(gone)), vector, k)
 
 
 def open_graph(path: Path, manifest: Manifest, vectors: Vectors) -> GrowingGraph | None:

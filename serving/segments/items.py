@@ -7,8 +7,8 @@ import numpy as np
 
 from protos.errors import UnknownItem
 from serving.segments.catalogue import IdsByRow
+from serving.segments.neighbours import Mask
 from serving.segments.searcher import Searcher
-from serving.segments.segment import Mask
 
 RANKING_STEP = 4096  # items of the ranking that are compared with a filter at once
 

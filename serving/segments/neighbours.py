@@ -6,12 +6,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
-from serving.segments.segment import Mask, Scored
+from serving.index.vector_index import Neighbours, Rows, Vectors
 
 SPARE = 8  # items to search for beyond those that are expected to be deleted
 WIDER = 4  # factor of the number of items in a repeated search
 
+Mask = npt.NDArray[np.bool_]
+Scored = tuple[float, int]  # score and row
 Array = TypeVar("Array", Rows, Vectors)
 Search = Callable[[Rows, int], Neighbours]  # places of queries, and k
 
@@ -21,9 +22,9 @@ def none_of(queries: int) -> Neighbours:
     return Neighbours(np.empty((queries, 0), np.int64), np.empty((queries, 0), np.float32))
 
 
-def merged(first: Neighbours | None, second: Neighbours, k: int) -> Neighbours:
+def merged(first: Neighbours, second: Neighbours, k: int) -> Neighbours:
     """The best `k` of both; of equal scores, those of the first come first."""
-    if first is None or not first.rows.shape[1]:
+    if not first.rows.shape[1]:
         return Neighbours(second.rows[:, :k], second.scores[:, :k])
     if not second.rows.shape[1]:
         return first
@@ -96,22 +97,6 @@ def remaining_of_all(
         deleted_count,
         len(deleted),
     )
-
-
-def remaining_one(
-    index: VectorIndex, deleted: Mask, deleted_count: int, vector: Vectors, k: int
-) -> list[Scored] | None:
-    """As `remaining`, of one query (1, D), as scores and rows; None if it takes more than one search."""
-    want = min(k, len(deleted) - deleted_count)
-    if want == 0:
-        return None
-    ask = _expected(want, deleted_count, len(deleted)) if deleted_count else want
-    rows, scores = index.search_one(vector, ask)
-    best = [*zip(scores, rows, strict=True)]
-    if deleted_count:
-        flags = deleted.data
-        best = [each for each in best if not flags[each[1]]][:want]
-    return best if len(best) == want else None
 
 
 def _expected(want: int, deleted_count: int, count: int) -> int:

@@ -1,4 +1,16 @@
-"""One search of several segments: their best hits under the same filter and options, merged."""
+"""One search of two segments: their best hits under the same filter and options, merged.
+
+A segment holds items with their vectors, filter columns, postings, ids and display fields, and knows which of
+its rows are deleted or replaced. The rows of the second one are numbered on from those of the first.
+
+    BuiltSegment     the items of a bundle; only deletions change it (`built.py`)
+    GrowingSegment   versions of items that were written since, on the thread that searches (`growing.py`)
+
+Both answer `search`, `exact`, `filter` and `search_passing` by vectors, `rank` and `candidates` by words, and
+`vectors`, `find`, `item_id`, `fields` and `delete` of their items. The growing segment is searched second: it
+takes the hits of the other, and skips items that are worse. The vectors of a built segment may be in a
+collection on another server (`serving/index/milvus_index.py`).
+"""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -13,7 +25,8 @@ from serving.index.vector_index import Neighbours, Rows, Vectors
 from serving.segments.built import BuiltSegment
 from serving.segments.growing import GrowingSegment
 from serving.segments.planner import Found
-from serving.segments.segment import Segment
+
+Segment = BuiltSegment | GrowingSegment
 
 
 class Searcher:
@@ -45,15 +58,10 @@ class Searcher:
 
     def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
         """As `search`, of one query (1, D), in lists."""
-        if self.growing is None or not self.growing.rows:
+        if self.is_built_alone:
             return self.built.index.search_one(vector, k)
-        best = self.built.search_one(vector, k, [])
-        if best is not None:
-            best = self.growing.search_one(vector, k, best)
-        if best is None:
-            rows, scores = self.search(vector, k)
-            return rows[0].tolist(), scores[0].tolist()
-        return [row for _, row in best], [score for score, _ in best]
+        rows, scores = self.search(vector, k)
+        return rows[0].tolist(), scores[0].tolist()
 
     def exact(self, vectors: Vectors, k: int) -> Neighbours:
         """As `search`, of any vectors, items included, and never approximate."""
@@ -71,11 +79,10 @@ class Searcher:
             passing: the filter.
             approximate: whether the search may be.
         """
-        found: list[Found] | None = None
-        for segment, part in zip(self.segments, passing.parts, strict=True):
-            found = segment.search_passing(vectors, k, part, approximate, found)
-        assert found is not None, "there is a segment"
-        return found
+        found = self.built.search_passing(vectors, k, passing.parts[0], approximate)
+        if self.growing is None:
+            return found
+        return self.growing.search_passing(vectors, k, passing.parts[1], found)
 
     def search_one_passing(
         self, vector: Vectors, k: int, passing: CompiledFilter

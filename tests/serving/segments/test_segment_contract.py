@@ -22,9 +22,10 @@ from serving.index.vector_index import Neighbours, Vectors
 from serving.segments.built import BuiltSegment
 from serving.segments.catalogue import Catalogue
 from serving.segments.growing import GrowingSegment
+from serving.segments.neighbours import none_of
 from serving.segments.packed_items import EncodedItem, packed_hit
 from serving.segments.planner import Found
-from serving.segments.segment import Segment
+from serving.segments.searcher import Segment
 from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS, filter_values, item_ids, item_names, tiny_bundle
@@ -118,6 +119,21 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield World(growing(made) if request.param == "growing" else plain, plain)
 
 
+def search(segment: Segment, queries: Vectors, k: int, exact: bool = False) -> Neighbours:
+    if isinstance(segment, BuiltSegment):
+        return (segment.exact if exact else segment.search)(queries, k)
+    return (segment.exact if exact else segment.search)(queries, k, none_of(len(queries)))
+
+
+def search_passing(
+    segment: Segment, queries: Vectors, k: int, passing: Any, approximate: bool = True
+) -> list[Found]:
+    if isinstance(segment, BuiltSegment):
+        return segment.search_passing(queries, k, passing, approximate)
+    nothing = [Found(*each, Plan.EMPTY) for each in zip(*none_of(len(queries)), strict=True)]
+    return segment.search_passing(queries, k, passing, nothing)
+
+
 def is_visible(segment: Segment, row: int) -> bool:
     return segment.find(segment.item_id(row)) == row
 
@@ -125,9 +141,9 @@ def is_visible(segment: Segment, row: int) -> bool:
 @pytest.mark.parametrize("k", [1, 10, ITEMS, ITEMS + 50])
 def test_the_nearest_visible_items(world: World, k: int) -> None:
     segment = world.segment
-    for search in (segment.search, segment.exact):
-        found = search(world.queries, k, None)
-        assert found.rows.shape == (4, min(k, segment.visible_count))
+    for exact in (False, True):
+        found = search(segment, world.queries, k, exact)
+        assert found.rows.shape == (4, min(k, len(world.visible)))
         for query, rows, scores in zip(world.queries, *found, strict=True):
             np.testing.assert_allclose(scores, world.best(query, k), atol=1e-5)
             assert all(is_visible(segment, row) for row in rows.tolist())
@@ -135,14 +151,16 @@ def test_the_nearest_visible_items(world: World, k: int) -> None:
 
 
 def test_one_query_is_answered_as_in_a_batch(world: World) -> None:
+    batch = search(world.segment, world.queries, 5)
     for n, query in enumerate(world.queries):
-        one = world.segment.search_one(query[None], 5, [])
-        if one is not None:  # else `search` is faster
-            batch = world.segment.search(world.queries, 5, None)
-            np.testing.assert_allclose([score for score, _ in one], batch.scores[n], atol=1e-5)
+        np.testing.assert_allclose(
+            search(world.segment, query[None], 5).scores[0], batch.scores[n], atol=1e-5
+        )
 
 
-def test_hits_of_earlier_segments_are_merged(world: World) -> None:
+def test_hits_of_the_bundle_are_merged_with_those_of_live_items(world: World) -> None:
+    if isinstance(world.segment, BuiltSegment):
+        return
     earlier = Neighbours(np.array([[9001, 9002]] * 4), np.array([[2.0, -2.0]] * 4, np.float32))
     for search in (world.segment.search, world.segment.exact):
         found = search(world.queries, 5, earlier)
@@ -160,10 +178,10 @@ def test_a_filter_is_never_short(world: World, k: int, approximate: bool) -> Non
     segment = world.segment
     passing = segment.filter(CHEAP, Work(), None)
     count = sum(map(cheap, world.prices.values()))
-    assert 0 < count < segment.visible_count
+    assert 0 < count < len(world.visible)
     assert np.count_nonzero(passing.mask) == count
     for query, each in zip(
-        world.queries, segment.search_passing(world.queries, k, passing, approximate, None), strict=True
+        world.queries, search_passing(segment, world.queries, k, passing, approximate), strict=True
     ):
         np.testing.assert_allclose(each.scores, world.best(query, k, cheap), atol=1e-5)
         assert all(passing.passes(row) and is_visible(segment, row) for row in each.rows.tolist())
@@ -171,12 +189,12 @@ def test_a_filter_is_never_short(world: World, k: int, approximate: bool) -> Non
 
 
 def test_a_filter_that_nothing_passes_finds_nothing(world: World) -> None:
-    passing = world.segment.filter(where.price > 1e9, Work(), None)
-    for each in world.segment.search_passing(world.queries, 5, passing, True, None):
+    passing: Any = world.segment.filter(where.price > 1e9, Work(), None)
+    for each in search_passing(world.segment, world.queries, 5, passing):
         assert (each.rows.tolist(), each.plan) == ([], Plan.EMPTY)
     if not isinstance(world.segment, BuiltSegment):
         earlier = [Found(np.array([9001]), np.array([2.0], np.float32), Plan.GRAPH)] * 4
-        assert world.segment.search_passing(world.queries, 5, passing, True, earlier) == earlier
+        assert world.segment.search_passing(world.queries, 5, passing, earlier) == earlier
 
 
 def test_a_filter_that_does_not_fit_is_refused_by_its_place(world: World) -> None:
@@ -187,18 +205,16 @@ def test_a_filter_that_does_not_fit_is_refused_by_its_place(world: World) -> Non
 
 def test_rows_lead_to_their_items(world: World) -> None:
     segment, ids = world.segment, item_ids(ITEMS)
-    assert segment.visible_count == len(world.visible)
+    first = 0 if isinstance(segment, BuiltSegment) else segment.first_row
     for n, item_id in enumerate(ids):
         row = segment.find(item_id)
-        assert segment.holds(item_id)
         assert (row is None) is (n in DELETED)
         if row is not None:
-            assert segment.first_row <= row < segment.first_row + segment.count
+            assert first <= row < first + segment.count
             assert segment.item_id(row) == item_id
             assert segment.fields(row)["name"] == item_names(ITEMS)[n]
             np.testing.assert_allclose(segment.vectors([row])[0], world.vectors[item_id], atol=1e-6)
     assert segment.find("nothing") is None
-    assert not segment.holds("nothing")
     assert segment.delete("nothing") is None
 
 
@@ -211,6 +227,6 @@ def test_items_that_hold_the_words_of_a_query_are_ranked(world: World, weight: f
     assert scores == sorted(scores, reverse=True)
     assert all(is_visible(segment, row) for row in rows)
     assert max(lexical) > 0
-    cheap = segment.filter(CHEAP, Work(), None)
+    cheap: Any = segment.filter(CHEAP, Work(), None)
     assert all(cheap.passes(row) for row in segment.rank(query, 10, cheap, weight)[0])
     assert {*rows} <= {*segment.candidates(query, 10, None)[0]}
