@@ -131,7 +131,6 @@ class RetrievalServer:
                 self._call_soon,
                 limits.max_answer_bytes,
                 bounds.watches,
-                self._when_searched,
             )
         services = (*SERVICES, catalogue_service.SERVICE.full_name) if self._catalogue else SERVICES
         self._health = _Health(services, bounds.watches)
@@ -222,12 +221,6 @@ class RetrievalServer:
             self._shown_sequence = split.sequence
             self._metrics.set(layout.SEEN_SEQUENCE, split.sequence)
             self._metrics.set(layout.OVERLAY_ROWS, split.champion.live.segment.count)
-
-    def _when_searched(self, sequence: int, call: Call, outcome: Callable[[], Any]) -> Any:
-        """The outcome of a write: now, or deferred until this worker's searches have applied its sequence."""
-        if self._servicer.split.sequence >= sequence:
-            return outcome()
-        return self._servicer.waits.add(sequence, call, outcome, is_stored=True)
 
     def _call_soon(self, function: Callable[[], None]) -> None:
         self._event_loop.call_soon(function)

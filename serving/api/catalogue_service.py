@@ -11,7 +11,8 @@ from protos.errors import InvalidInput, Overloaded, TwinspireError
 from serving.api.retrieval_service import RetrievalServicer
 from serving.engine.call import Call, Deferred
 from serving.engine.stream_call import OpenCalls, WatchCall
-from serving.live.process.catalogue_client import CatalogueClient, FrameKind, Reply
+from serving.live.process.catalogue_client import CatalogueClient, FrameKind
+from serving.live.process.frame_socket import Frame
 from serving.live.store.write_checks import WriteParser, check_id
 from serving.live.store.write_rules import CatalogueBounds, WriteRequest
 from serving.rollout.loaded_bundle import TrafficSplit
@@ -24,22 +25,18 @@ PAGE = 500  # changes in one answer of a stream, at most
 HIGHEST = 2**63 - 1  # no sequence of a store is higher
 MAX_STREAMS = 64  # calls of Changes that a worker has open at once
 
-# Sequence, call, outcome -> the outcome, or a Deferred of it if the worker has not applied the sequence yet.
-WaitFor = Callable[[int, Call, Callable[[], Any]], Any]
-
 
 class CatalogueServicer:
     """Answers each call when the catalogue's process has replied, and this worker has applied the write.
 
     Args:
-        retrieval: has the bundles that answer.
+        retrieval: has the bundles that answer, and waits until they have applied a write.
         client: the connection to the catalogue's process.
         shared_state: with the entry `CATALOGUE`, which has the bounds.
         rate: limit of each client, if there is one; an item written or read costs as much as a query.
         call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
         max_answer_bytes: bound on the answer of `Get`.
         streams_per_connection: calls of Changes that one connection may have open.
-        wait_for: gives an outcome as soon as the worker has applied a sequence.
     """
 
     def __init__(
@@ -51,11 +48,9 @@ class CatalogueServicer:
         call_soon: Callable[[Callable[[], None]], None],
         max_answer_bytes: int,
         streams_per_connection: int,
-        wait_for: WaitFor,
     ) -> None:
-        self._retrieval, self._client = retrieval, client
-        self._shared_state, self._rate = shared_state, rate
-        self._call_soon, self._wait_for = call_soon, wait_for
+        self._retrieval, self._client, self._shared_state = retrieval, client, shared_state
+        self._rate, self._call_soon = rate, call_soon
         self._max_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
         self._parser: tuple[TrafficSplit, WriteParser] | None = None  # and the bundles that it is for
@@ -125,12 +120,12 @@ class CatalogueServicer:
         deadline = time.monotonic() + call.deadline - time.time()
         asked = replace(request, items=items, deadline=deadline)
 
-        def written(reply: Reply) -> Any:
-            return self._wait_for(reply.sequence, call, lambda: reply.payload)
+        def written(reply: Frame) -> Any:
+            return self._retrieval.when_searched(reply.value, call, lambda: reply.payload)
 
         return self._ask(FrameKind.WRITE, asked.to_bytes(), bool(request.request_id), written, len(items))
 
-    def _found(self, reply: Reply) -> wire.GetResponse:
+    def _found(self, reply: Frame) -> wire.GetResponse:
         """The store's answer, completed by the display fields of items that only the bundle holds.
 
         Raises:
@@ -156,13 +151,13 @@ class CatalogueServicer:
         kind: FrameKind,
         payload: bytes,
         repeatable: bool,
-        outcome: Callable[[Reply], Any],
+        outcome: Callable[[Frame], Any],
         items: int = 0,
     ) -> Deferred:
         number = 0
         deferred = Deferred(lambda: self._client.forget(number))
 
-        def answered(reply: Reply | TwinspireError) -> None:
+        def answered(reply: Frame | TwinspireError) -> None:
             def give() -> Any:
                 if isinstance(reply, TwinspireError):
                     raise reply
@@ -212,7 +207,7 @@ class _ChangesStream:
         number = 0
         page = Deferred(lambda: self._client.forget(number))
 
-        def answered(reply: Reply | TwinspireError) -> None:
+        def answered(reply: Frame | TwinspireError) -> None:
             self._call_soon(lambda: page.resolve(lambda: self._take(reply)))
 
         try:
@@ -233,7 +228,7 @@ class _ChangesStream:
         self._is_open = False
         self._call.on_clear = None
 
-    def _take(self, reply: Reply | TwinspireError) -> None:
+    def _take(self, reply: Frame | TwinspireError) -> None:
         """Send a page, and end or read on.
 
         Raises:

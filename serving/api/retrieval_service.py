@@ -205,6 +205,12 @@ class RetrievalServicer:
         timing = Timing(encode_us=(time.perf_counter_ns() - started) // 1000)
         return converters.vectors_to_wire(vectors, bundle.version, timing)
 
+    def when_searched(self, sequence: int, call: Call, outcome: Callable[[], Any]) -> Any:
+        """The outcome of a write: now, or deferred until this worker's searches have applied its sequence."""
+        if self.split.sequence >= sequence:
+            return outcome()
+        return self.waits.add(sequence, call, outcome, is_stored=True)
+
     def _wait(
         self,
         bundle: LoadedBundle,

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from protos import bundle
-from protos.bundle import Snapshot
 from protos.errors import TwinspireError, Unavailable
 from serving.live.encoded_items import (
     SUFFIX,
@@ -169,17 +168,20 @@ class _BundleEncoder:
         self._thread.start()
 
     def _catch_up(self) -> None:
-        """Open the file, and encode what the store has; on a thread of its own."""
-        switch = _SwitchingFeed(self._open_feed, self._feed)
+        """Open the file, and encode what the store has; on a thread and a connection of its own."""
+        store: Store | None = None
         encoder: ChangeEncoder | None = None
         try:
-            if self._origin is None:
-                manifest = bundle.read_manifest(self._folder)
-                switch.check(manifest.catalogue)
-                self._origin = origin_of(manifest, self._feed.store_id)
-            encoder = ChangeEncoder(self._folder, switch, self._place, stop=self._stop)
+            self._origin = self._origin or self._read_origin()
+            # While another process encodes these items, no connection is opened.
+            EncodingLock(folder_of(self._place, self._origin)).close()
+            store = self._open_feed()
+            feed = KnownFeed(store)
+            feed.known = store.check(self._feed.known, self._feed.store_id)
+            encoder = ChangeEncoder(self._folder, feed, self._place, stop=self._stop)
             self._beginning = encoder
-            self._run(encoder)
+            while self._run(encoder, feed):
+                feed.known = store.check(self._feed.known, self._feed.store_id)
         except EncodedItemsInUse as error:
             self._open_reader()
             if self._reader is not None:
@@ -196,16 +198,36 @@ class _BundleEncoder:
         else:
             self._encoder, self._reader, self.error, self._pause = encoder, None, "", RETRY_SECONDS
         finally:
-            switch.to_shared()
             self._beginning = None
+            if store is not None:
+                store.close()
             if encoder is not None and self._encoder is not encoder:
                 encoder.close()  # its lock would keep out the next attempt
+
+    def _read_origin(self) -> EncodedOrigin:
+        """What the bundle's items are encoded from.
+
+        Raises:
+            Unavailable: the bundle claims to have changes which the store has never made, or the store cannot
+                be read now.
+            BundleError: the bundle cannot be used.
+        """
+        manifest = bundle.read_manifest(self._folder)
+        snapshot = manifest.catalogue
+        if snapshot is not None and snapshot.store == self._feed.store_id:
+            with closing(self._open_feed()) as store:
+                if store.was_at(Position(snapshot.sequence, snapshot.mark)) is False:
+                    raise Unavailable(
+                        f"the bundle was built from sequence {snapshot.sequence} of another history of the "
+                        "store; if the store was restored from a copy, restart the service with this bundle"
+                    )
+        return origin_of(manifest, self._feed.store_id)
 
     def _encode(self, encoder: ChangeEncoder, progress: Callable[[], None]) -> None:
         if time.monotonic() < self._due and self.error:
             return
         try:
-            self._run(encoder, progress)
+            self._run(encoder, self._feed, progress)
         except (TwinspireError, OSError) as error:
             self._fail(error)
         except Exception as error:  # of any kind: other bundles and writes go on
@@ -214,12 +236,16 @@ class _BundleEncoder:
         else:
             self.error = ""
 
-    def _run(self, encoder: ChangeEncoder, progress: Callable[[], None] = lambda: None) -> None:
+    def _run(
+        self, encoder: ChangeEncoder, feed: KnownFeed, progress: Callable[[], None] = lambda: None
+    ) -> int:
+        """Encode what is missing of a feed; returns the number of changes."""
         started = time.monotonic()
-        count = encoder.run_once(progress)
+        count = encoder.run_once(feed, progress)
         if count:
             self.items += count
             self.seconds += time.monotonic() - started
+        return count
 
     def _fail(self, error: Exception) -> None:
         self._note(error)
@@ -270,59 +296,6 @@ class _BundleEncoder:
             self._reader = None
         except (Unavailable, OSError) as error:
             self._note(error)
-
-
-class _SwitchingFeed:
-    """A feed with a connection of its own, opened at its first use; after `to_shared`, the shared feed."""
-
-    def __init__(self, open_feed: Callable[[], Store], shared: KnownFeed) -> None:
-        self.store_id = shared.store_id
-        self._open_feed, self._shared = open_feed, shared
-        self._own: Store | None = None
-        self._is_shared = False
-
-    def to_shared(self) -> None:
-        """From now on use the feed of the thread that commits; closes the own connection."""
-        self._is_shared = True
-        if self._own is not None:
-            self._own.close()
-            self._own = None
-
-    def check(self, snapshot: Snapshot | None) -> None:
-        """Refuse a bundle that claims to have changes which the store has never made.
-
-        Raises:
-            Unavailable: it does, or the store cannot be read now.
-        """
-        if snapshot is None or snapshot.store != self.store_id:
-            return
-        if self._opened().was_at(Position(snapshot.sequence, snapshot.mark)) is False:
-            raise Unavailable(
-                f"the bundle was built from sequence {snapshot.sequence} of another history of the store; if "
-                "the store was restored from a copy, restart the service with this bundle"
-            )
-
-    def position(self) -> Position:
-        """As `ChangeFeed.position`, of a store that has been where the shared feed is."""
-        known = self._shared.position()
-        return known if self._is_shared else self._opened().check(known, self.store_id)
-
-    def was_at(self, position: Position) -> bool | None:
-        """As `ChangeFeed.was_at`."""
-        return self._current.was_at(position)
-
-    def changes(self, after: int, limit: int) -> list[Change]:
-        """As `ChangeFeed.changes`."""
-        return self._current.changes(after, limit)
-
-    @property
-    def _current(self) -> ChangeFeed:
-        return self._shared if self._is_shared else self._opened()
-
-    def _opened(self) -> Store:
-        if self._own is None:
-            self._own = self._open_feed()
-        return self._own
 
 
 class BundleEncoders:

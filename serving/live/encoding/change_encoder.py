@@ -37,7 +37,7 @@ class ChangeEncoder:
 
     Args:
         folder: of the bundle.
-        feed: the changes of the store.
+        feed: of the store; it says whether the store has been where the file of an earlier process ends.
         place: the folder of all live items.
         stop: ends `run_once` after a page of changes, and a graph that is being built; set by `close`.
 
@@ -64,7 +64,6 @@ class ChangeEncoder:
         # The lock first: another process may have it, and the rest takes long.
         with ExitStack() as undo:
             lock = undo.enter_context(closing(EncodingLock(encoded)))
-            self._feed = feed
             self._writer = EncodedItemsWriter(encoded, origin, feed.was_at, lock)
             undo.callback(self._writer.close)
             self.manifest = bundle.read(folder)
@@ -79,10 +78,11 @@ class ChangeEncoder:
         """Sequence -> why the item of that change cannot be found; any thread may read it."""
         return self._writer.failures
 
-    def run_once(self, progress: Callable[[], None] = lambda: None) -> int:
+    def run_once(self, feed: ChangeFeed, progress: Callable[[], None] = lambda: None) -> int:
         """Encode what is missing.
 
         Args:
+            feed: the changes of the store, on this thread.
             progress: called after each page of changes, and often while a generation is copied.
 
         Returns:
@@ -98,10 +98,10 @@ class ChangeEncoder:
             log.error("%s: its file is damaged, so all items are encoded again", writer.folder)
             writer.begin()
         self.sequence = writer.state.sequence
-        while not self._stop.is_set() and (position := self._feed.position()).sequence > self.sequence:
+        while not self._stop.is_set() and (position := feed.position()).sequence > self.sequence:
             # Read after the position: so the last page holds all that the position covers. What was committed
             # meanwhile is left to the next turn, because no row may be beyond the position.
-            page = self._feed.changes(writer.cursor, PAGE)
+            page = feed.changes(writer.cursor, PAGE)
             changes = [each for each in page if each.sequence <= position.sequence]
             writer.append(self._encoded(changes), position, is_complete=len(changes) < PAGE)
             self.sequence = writer.state.sequence

@@ -22,7 +22,8 @@ A frame (`frame_socket.py`) has a head of 21 bytes, little-endian, and then the 
     offset  bytes  content
     0       4      bytes of the payload, at most 64 MiB
     4       8      number of the request, unique on the worker; a reply has that of its request
-    12      8      of a reply, the sequence (`Reply.sequence`); of a write, the number of its items
+    12      8      of a reply, the sequence that a write reached, or else that of the store; of a write, the
+                   number of its items
     20      1      `FrameKind`, which says what the payload is
 
 Each request gets one reply, also one that is forgotten; replies come in any order. Both ends belong to one
@@ -63,19 +64,8 @@ class FrameKind(IntEnum):
     FORGET = 6  # no payload; the caller of the request of this number has gone, so it need not be carried out
 
 
-class Reply(NamedTuple):
-    """An answer of the catalogue's process.
-
-    Args:
-        sequence: that a write reached; of other answers, that of the store.
-        payload: the message, serialised.
-    """
-
-    sequence: int
-    payload: bytes
-
-
-Answered = Callable[[Reply | TwinspireError], None]
+# Called with the reply, a frame of the kind `ANSWER`, or with an error.
+Answered = Callable[[Frame | TwinspireError], None]
 
 
 class Channel:
@@ -224,7 +214,7 @@ class CatalogueClient:
         if frame.kind == FrameKind.ERROR:
             waiting.answered(error_of(json.loads(frame.payload)))
         else:
-            waiting.answered(Reply(frame.value, frame.payload))
+            waiting.answered(frame)
 
     def _closed(self, peer: Peer) -> None:
         """Connect to the successor of the catalogue's process, and repeat what may be repeated."""

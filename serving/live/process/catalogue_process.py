@@ -36,7 +36,7 @@ from serving.live.store.changes import Position
 from serving.live.store.database import detail, public_text
 from serving.live.store.history import StoreRolledBack
 from serving.live.store.store import RETRY_SECONDS, Store
-from serving.live.store.write_rules import WriteError, WriteOutcome, WriteRequest
+from serving.live.store.write_rules import WriteOutcome, WriteRequest
 from serving.shared_state import CATALOGUE, SharedState
 from serving.supervisor import Heartbeat, WorkerHandle
 
@@ -243,8 +243,8 @@ class CatalogueProcess:
         for each in outcome.results:
             error, text = each.error, each.text
             if not error and (why := encoders.failure(each.sequence)):
-                error, text = WriteError.NOT_ENCODED, why
-            response.results.add(sequence=each.sequence, error=int(error), error_text=text)
+                error, text = wire.WRITE_NOT_ENCODED, why
+            response.results.add(sequence=each.sequence, error=error, error_text=text)
         return response.SerializeToString()
 
     def _follow(self, store: Store, feed: KnownFeed) -> None:

@@ -21,7 +21,7 @@ from protos.features import (
     TextFeature,
 )
 from protos.filter_kinds import FilterKind, parse_value
-from serving.live.store.write_rules import CatalogueBounds, ItemWrite, Mode, WriteRequest
+from serving.live.store.write_rules import CatalogueBounds, ItemWrite, WriteRequest
 from serving.retrieval.query import Value
 
 MAX_ID_BYTES = 1024  # of an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,700
@@ -88,13 +88,11 @@ class WriteParser:
         Raises:
             InvalidInput: a value is refused; the field names it.
         """
-        try:
-            mode = Mode(request.mode)
-        except ValueError:
-            raise InvalidInput("mode", f"expected 0, 1 or 2, got {request.mode}") from None
+        if request.mode not in wire.WriteMode.values():
+            raise InvalidInput("mode", f"expected 0, 1 or 2, got {request.mode}")
         _check_count(len(request.items), bounds, "items")
         items = [self._item(each, f"items[{n}]", bounds) for n, each in enumerate(request.items)]
-        return _request(items, mode, request.request_id, "items[{}].item.id")
+        return _request(items, request.mode, request.request_id, "items[{}].item.id")
 
     def delete(self, request: wire.DeleteRequest, bounds: CatalogueBounds) -> WriteRequest:
         """The deletes of a request; errors as of `upsert`."""
@@ -103,7 +101,7 @@ class WriteParser:
             ItemWrite(check_id(each.id, f"items[{n}].id"), True, _expected(each))
             for n, each in enumerate(request.items)
         ]
-        return _request(items, Mode.UPSERT, request.request_id, "items[{}].id")
+        return _request(items, wire.WRITE_UPSERT, request.request_id, "items[{}].id")
 
     def _item(self, message: wire.ItemWrite, name: str, bounds: CatalogueBounds) -> ItemWrite:
         if not message.HasField("item"):
@@ -173,7 +171,9 @@ class WriteParser:
         return f"{text}; the filter fields are {filters}" if filters else text
 
 
-def _request(items: Sequence[ItemWrite], mode: Mode, request_id: str, id_name: str) -> WriteRequest:
+def _request(
+    items: Sequence[ItemWrite], mode: "wire.WriteMode", request_id: str, id_name: str
+) -> WriteRequest:
     first: dict[str, int] = {}
     for n, each in enumerate(items):
         if first.setdefault(each.item_id, n) != n:

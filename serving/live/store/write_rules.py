@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from enum import IntEnum
 from typing import Any, NamedTuple, Self
 
 from protos import catalogue_pb2 as wire
@@ -42,24 +41,6 @@ class CatalogueBounds:
     def changed(self, given: Mapping[str, int]) -> "CatalogueBounds":
         """With other bounds by name."""
         return replace(self, **given)
-
-
-class Mode(IntEnum):
-    """Whether an item must exist already; the numbers are those of the wire."""
-
-    UPSERT = wire.WRITE_UPSERT
-    INSERT = wire.WRITE_INSERT
-    UPDATE = wire.WRITE_UPDATE
-
-
-class WriteError(IntEnum):
-    """What went wrong with the write of an item; the numbers are those of the wire."""
-
-    OK = wire.WRITE_OK
-    EXISTS = wire.WRITE_EXISTS
-    MISSING = wire.WRITE_MISSING
-    CONFLICT = wire.WRITE_CONFLICT
-    NOT_ENCODED = wire.WRITE_NOT_ENCODED
 
 
 class ItemWrite(NamedTuple):
@@ -96,7 +77,7 @@ class WriteRequest:
     """
 
     items: Sequence[ItemWrite]
-    mode: Mode = Mode.UPSERT
+    mode: "wire.WriteMode" = wire.WRITE_UPSERT
     request_id: str = ""
     digest: str = ""
     deadline: float = math.inf
@@ -109,7 +90,7 @@ class WriteRequest:
     def from_bytes(cls, content: bytes) -> Self:
         """What `to_bytes` made."""
         mode, request_id, digest, deadline, items = json.loads(content)
-        return cls([ItemWrite(*each) for each in items], Mode(mode), request_id, digest, deadline)
+        return cls([ItemWrite(*each) for each in items], mode, request_id, digest, deadline)
 
 
 class WriteResult(NamedTuple):
@@ -122,7 +103,7 @@ class WriteResult(NamedTuple):
     """
 
     sequence: int
-    error: WriteError = WriteError.OK
+    error: "wire.WriteError" = wire.WRITE_OK
     text: str = ""
 
 
@@ -153,7 +134,7 @@ class WriteOutcome:
         sequence, results = json.loads(text)
         if isinstance(results, int):
             return cls(sequence, [WriteResult(sequence - results + 1 + n) for n in range(results)], True)
-        return cls(sequence, [WriteResult(n, WriteError(code), why) for n, code, why in results], True)
+        return cls(sequence, [WriteResult(*each) for each in results], True)
 
 
 class ItemVersion(NamedTuple):
@@ -185,17 +166,17 @@ class Decisions:
         done = [each.sequence for each in results if not each.error]
         return WriteOutcome(max(done, default=self.sequence), results)
 
-    def _write(self, item: ItemWrite, mode: Mode) -> WriteResult:
+    def _write(self, item: ItemWrite, mode: "wire.WriteMode") -> WriteResult:
         version = self.versions.get(item.item_id)
         last = version.sequence if version else 0
         if item.expected is not None and item.expected != last:
             text = f"expected sequence {item.expected}, but the item's last change is {last}"
-            return WriteResult(last, WriteError.CONFLICT, text)
+            return WriteResult(last, wire.WRITE_CONFLICT, text)
         exists = not version.deleted if version else item.in_bundle
-        if not item.deleted and mode is Mode.INSERT and exists:
-            return WriteResult(last, WriteError.EXISTS, "the item exists already")
-        if not item.deleted and mode is Mode.UPDATE and not exists:
-            return WriteResult(last, WriteError.MISSING, "the item does not exist")
+        if not item.deleted and mode == wire.WRITE_INSERT and exists:
+            return WriteResult(last, wire.WRITE_EXISTS, "the item exists already")
+        if not item.deleted and mode == wire.WRITE_UPDATE and not exists:
+            return WriteResult(last, wire.WRITE_MISSING, "the item does not exist")
         self.sequence += 1
         self.versions[item.item_id] = ItemVersion(self.sequence, item.deleted)
         self.written[item.item_id] = self.sequence, item

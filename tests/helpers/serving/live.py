@@ -79,7 +79,7 @@ class LiveWorld:
     def sync(self) -> dict[int, str]:
         """Derive and apply what was written; returns what failed."""
         before = self.live.sequence
-        self.encoder.run_once()
+        self.encoder.run_once(self.feed)
         self.live.catch_up()
         assert self.live.sequence == self.feed.sequence()
         return {sequence: why for sequence, why in self.encoder.failures.items() if sequence > before}

@@ -14,7 +14,7 @@ from protos.errors import InvalidInput, Unavailable
 from serving.api.catalogue_service import CatalogueServicer
 from serving.client import RetrievalClient
 from serving.client.items import ItemState
-from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply, error_document
+from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, error_document
 from serving.live.process.frame_socket import Frame
 from serving.retrieval.retriever import Retriever
 from serving.segments.growing import GrowingSegment
@@ -151,11 +151,11 @@ def read(retriever: Retriever, max_bytes: int, *ids: str) -> wire.GetResponse:
         ]
     )
     champion = SimpleNamespace(retriever=retriever.with_live_items(built, growing))
-    holder: Any = SimpleNamespace(split=SimpleNamespace(champion=champion))
+    retrieval: Any = SimpleNamespace(split=SimpleNamespace(champion=champion))
     unused = cast(Any, None)
-    servicer = CatalogueServicer(holder, unused, unused, None, unused, max_bytes, 1, unused)
+    servicer = CatalogueServicer(retrieval, unused, unused, None, unused, max_bytes, 1)
     response = wire.GetResponse(items=[{"item": {"id": each}} for each in ids])
-    return servicer._found(Reply(2, response.SerializeToString()))
+    return servicer._found(Frame(FrameKind.ANSWER, 1, 2, response.SerializeToString()))
 
 
 def test_an_item_that_the_store_does_not_hold_is_told_as_the_bundle_has_it(retriever: Retriever) -> None:

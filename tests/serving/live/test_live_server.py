@@ -54,7 +54,7 @@ class Host:
         self.folder, self.path = folder, place
         self.place = LivePlace(place, lambda: StoreState(self.feed.store_id, self.feed.sequence()))
         self.encoder = ChangeEncoder(folder, self.feed, place)
-        self.encoder.run_once()
+        self.encoder.run_once(self.feed)
         self.bundle = LoadedBundle.load(folder).with_live(self.place)
         self.server = RetrievalServer(self.bundle)
 
@@ -75,7 +75,7 @@ def client(host: Host) -> Iterator[RetrievalClient]:
 
 def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None:
     sequence = host.feed.put("new", {"text": ZOO}, {"name": ZOO, "section": "zoo", "unknown": "x"})
-    later = threading.Timer(0.3, host.encoder.run_once)
+    later = threading.Timer(0.3, host.encoder.run_once, (host.feed,))
     later.start()
     answer = client.search(ZOO, k=1, min_sequence=sequence)
     later.join()
@@ -83,7 +83,7 @@ def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None
     assert answer.hits[0].fields == {"name": ZOO, "section": "zoo"}
     assert answer.sequence == sequence
     gone = host.feed.put("new")
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     (batch, other) = client.search_batch([ZOO, "a"], k=300, min_sequence=gone)
     assert "new" not in {hit.id for hit in (*batch.hits, *other.hits)}
     assert len(batch.hits) == len(other.hits) == 300
@@ -92,7 +92,7 @@ def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None
 
 def test_a_stream_waits_for_a_write_in_its_order(host: Host, client: RetrievalClient) -> None:
     sequence = host.feed.put("new", {"text": ZOO})
-    later = threading.Timer(0.2, host.encoder.run_once)
+    later = threading.Timer(0.2, host.encoder.run_once, (host.feed,))
     later.start()
     found = list(client.search_stream([ZOO, item_names(300)[7], ZOO], k=1, min_sequence=sequence))
     later.join()
@@ -119,7 +119,7 @@ def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
         calls = [stub.Search.future(one, timeout=20), stub.SearchBatch.future(batch, timeout=20)]
         wait_until(lambda: len(server._servicer.waits._waits) == 2)
         host.feed.put("new", {"text": ZOO})
-        host.encoder.run_once()
+        host.encoder.run_once(host.feed)
         assert calls[0].result().hits[0].id == "new"
         assert calls[1].result().results[0].hits[0].id == "new"
         one.min_sequence = batch.min_sequence = 5
@@ -148,7 +148,7 @@ def test_no_more_searches_wait_than_may_and_those_that_go_make_room(
         calls[0] = search.future(request, timeout=20)
         wait_until(lambda: len(waits._waits) == 2)
         host.feed.put("new", {"text": ZOO})
-        host.encoder.run_once()
+        host.encoder.run_once(host.feed)
         assert [each.result().sequence for each in calls] == [1, 1]
     assert not waits._waits
 
@@ -168,7 +168,7 @@ def test_a_sequence_that_the_store_cannot_have_given_is_refused_at_once(
     host: Host, client: RetrievalClient, sequence: int
 ) -> None:
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     assert client.search("a", min_sequence=1).hits
     text = f"min_sequence: expected a sequence that the store has given, .* known is 1, got {sequence}"
     with pytest.raises(InvalidInput, match=text):
@@ -206,7 +206,7 @@ def test_live_items_are_queries_and_can_be_excluded(host: Host, client: Retrieva
     host.feed.put("new", {"text": ZOO})
     host.feed.put("item-007", {"text": ZOO + " ke"})
     sequence = host.feed.put("item-008")
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     answer = client.search(Query(item_id="new"), k=2, min_sequence=sequence)
     assert answer.hits[0].id == "item-007"  # the new version
     answer = client.search(Query(item_id="new"), k=2, exclude=["item-007"])
@@ -221,7 +221,7 @@ def test_an_item_that_cannot_be_encoded_hides_its_old_version_and_no_other(
     host.feed.put("new", {"text": ZOO})
     wrong = host.feed.put("item-007", {"text": 7.0})
     sequence = host.feed.put("other", {"text": ZOO})
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     assert host.encoder.failures == {wrong: "features.text: expected a string, got float"}
     answer = client.search(ZOO, k=1000, min_sequence=sequence)
     ids = {hit.id for hit in answer.hits}
@@ -237,16 +237,16 @@ def test_a_swap_waits_until_the_new_bundle_has_what_the_old_one_had(
     host.feed.put("item-007")
     folder = copy_with_snapshot(host.folder, tmp_path / "other", Snapshot("another store", 1))
     other = ChangeEncoder(folder, host.feed, host.path)
-    other.run_once()
+    other.run_once(host.feed)
     loaded = LoadedBundle.load(folder).with_live(host.place)
     sequence = host.feed.put("item-008")
-    host.encoder.run_once()  # the new bundle has not got this one
+    host.encoder.run_once(host.feed)  # the new bundle has not got this one
     assert client.search("a", min_sequence=sequence).sequence == sequence
     swapped = threading.Event()
     host.server.swap(TrafficSplit(loaded), swapped.set)
     assert not swapped.wait(0.5)
     assert client.search("a").bundle_version == host.bundle.version
-    other.run_once()
+    other.run_once(host.feed)
     host.server.swap(TrafficSplit(loaded), swapped.set)
     assert swapped.wait(5)
     answer = client.search(ZOO, k=1000)
@@ -262,7 +262,7 @@ def test_a_bundle_that_was_built_from_the_store_takes_what_came_later(host: Host
     folder = copy_with_snapshot(host.folder, tmp_path / "other", Snapshot(host.feed.store_id, 1))
     other = ChangeEncoder(folder, host.feed, host.path)
     assert other.sequence == 1
-    other.run_once()
+    other.run_once(host.feed)
     live = LoadedBundle.load(folder).with_live(host.place).live
     assert live is not None
     assert live.sequence == sequence
@@ -274,14 +274,14 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
     live = host.bundle.live
     assert live is not None
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     live.catch_up()
     retriever = host.bundle.retriever
     prepared = [retriever.prepare(Query(item_id="new")), retriever.prepare(Query(ZOO))]
     options = [retriever.search_options(5), retriever.search_options(5, ["item-007", "new"])]
     host.feed.put("new", {"text": ZOO + "zo"})
     host.feed.put("item-007", {"text": ZOO})
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     live.catch_up()
     found = retriever.find(retriever.encode_prepared(prepared), options)
     ids = [[retriever.items.ids[row] for row in each.rows] for each in found]
@@ -298,7 +298,7 @@ def test_a_worker_changes_over_to_another_generation(host: Host, client: Retriev
     host.feed.put("item-007")
     for n in range(20):
         host.feed.put("new", {"text": f"{ZOO} {n}"}, {"name": str(n)})
-        host.encoder.run_once()
+        host.encoder.run_once(host.feed)
     before = client.search(ZOO, k=300, min_sequence=21)
     assert before.hits[0].fields == {"name": "19"}
     host.encoder._writer.compact()
@@ -311,7 +311,7 @@ def test_a_worker_changes_over_to_another_generation(host: Host, client: Retriev
     assert after.sequence == 21
     assert differences([before], [after]) == []
     sequence = host.feed.put("other", {"text": ZOO})
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     assert client.search(ZOO, k=1, min_sequence=sequence).hits[0].id == "other"
     swapper.stop()
 
@@ -322,7 +322,7 @@ def _no_load(folder: Path, version: str) -> LoadedBundle:
 
 def test_a_bundle_is_opened_as_soon_as_all_of_the_store_is_encoded_for_it(host: Host) -> None:
     sequence = host.feed.put("new", {"text": ZOO})
-    later = threading.Timer(0.3, host.encoder.run_once)
+    later = threading.Timer(0.3, host.encoder.run_once, (host.feed,))
     later.start()
     live = LiveItems.open(Retriever.load(host.folder), host.place)
     assert live.sequence == sequence
@@ -349,7 +349,7 @@ def test_damaged_rows_stop_no_answers_until_they_are_encoded_again(
     host: Host, client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     assert client.search(ZOO, k=1, min_sequence=1).hits[0].id == "new"
     writer = host.encoder._writer
     host.feed.put("other", {"text": ZOO})
@@ -359,7 +359,7 @@ def test_damaged_rows_stop_no_answers_until_they_are_encoded_again(
     for _ in range(5):
         assert client.search(ZOO, k=1).sequence == 1
     assert writer.has_damage_report
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     assert host.bundle.reopened().sequence == 2
     assert not writer.has_damage_report
 
@@ -375,7 +375,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(
     host: Host, client: RetrievalClient, item: EncodedItem
 ) -> None:
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     client.search(ZOO, k=1, min_sequence=1)
     host.feed.put("other", {"text": ZOO})
     host.encoder._writer.append([item], Position(2, 2))
@@ -386,7 +386,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(
         answer = client.search(ZOO, k=300)
         assert answer.sequence == 1
         assert not {"other", "third"} & {each.id for each in answer.hits}
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     assert not host.encoder._writer.has_damage_report
     live = host.bundle.reopened().live
     assert live is not None
@@ -397,7 +397,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(
 def test_splits_of_traffic_have_the_least_sequence(host: Host) -> None:
     behind = LoadedBundle.load(host.folder)
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once()
+    host.encoder.run_once(host.feed)
     ahead = replace(behind).with_live(host.place)
     assert ahead.sequence == 1
     assert TrafficSplit(ahead, behind, 0.5).sequence == 0

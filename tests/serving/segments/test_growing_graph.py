@@ -125,7 +125,7 @@ def test_a_damaged_graph_is_not_used(world: LiveWorld) -> None:
 def test_a_graph_that_is_being_built_is_given_up(world: LiveWorld) -> None:
     for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
-    world.encoder.run_once()
+    world.encoder.run_once(world.feed)
     world.encoder._graphs.wait()
     folder = folder_of(world.place, world.origin)
     (graph,) = folder.glob(f"*{GRAPH_SUFFIX}")

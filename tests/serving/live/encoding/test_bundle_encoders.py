@@ -106,7 +106,7 @@ def test_an_error_while_a_bundle_catches_up_is_told_and_the_next_attempt_succeed
     sequence = host.put("a")
     run_once = ChangeEncoder.run_once
 
-    def fails(encoder: ChangeEncoder, *progress: Callable[[], None]) -> None:
+    def fails(encoder: ChangeEncoder, *arguments: Any) -> None:
         raise Unavailable("the store is away")
 
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
@@ -312,11 +312,11 @@ def test_a_bundle_that_is_gone_stops_nothing(
     release, done = threading.Event(), []
     run_once = ChangeEncoder.run_once
 
-    def slow(encoder: ChangeEncoder, *progress: Callable[[], None]) -> object:
+    def slow(encoder: ChangeEncoder, *arguments: Any) -> object:
         if encoder.manifest.bundle_version == host.version:
             release.wait(20)
             done.append(1)
-        return run_once(encoder, *progress)
+        return run_once(encoder, *arguments)
 
     monkeypatch.setattr(ChangeEncoder, "run_once", slow)
     sequence = host.put("a")
@@ -343,7 +343,7 @@ def test_an_encoder_stops_between_two_pages(host: Host, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(host.store, "changes", two_pages)
     encoder = ChangeEncoder(host.folder, host.feed, host.place, stop=stop)
-    encoder.run_once()
+    encoder.run_once(host.feed)
     assert (encoder.sequence, encoder._writer.cursor) == (0, 4)
     encoder.close()
 
@@ -403,9 +403,9 @@ def test_what_is_encoded_is_not_known_before_the_file_is_open(
         release.wait(20)
         return encoder(*arguments)
 
-    def slow(encoder: ChangeEncoder, *progress: Callable[[], None]) -> object:
+    def slow(encoder: ChangeEncoder, *arguments: Any) -> object:
         pages.wait(20)
-        return run_once(encoder, *progress)
+        return run_once(encoder, *arguments)
 
     monkeypatch.setattr(encoders, "Encoder", slow_encoder)
     monkeypatch.setattr(ChangeEncoder, "run_once", slow)

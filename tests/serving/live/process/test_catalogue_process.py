@@ -18,8 +18,9 @@ from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from serving.live.config import CatalogueConfig
 from serving.live.encoding import change_encoder as encoders
 from serving.live.process import catalogue_process as processes
-from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply
+from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind
 from serving.live.process.catalogue_process import CatalogueProcess
+from serving.live.process.frame_socket import Frame
 from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
@@ -96,9 +97,9 @@ class Asked:
 
     def __init__(self) -> None:
         self.number = 0
-        self.replies: queue.Queue[Reply | TwinspireError] = queue.Queue()
+        self.replies: queue.Queue[Frame | TwinspireError] = queue.Queue()
 
-    def reply(self) -> Reply:
+    def reply(self) -> Frame:
         """The answer.
 
         Raises:
@@ -152,9 +153,9 @@ def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Let every encoder wait for the event before it derives."""
     release, run_once = threading.Event(), encoders.ChangeEncoder.run_once
 
-    def slow(encoder: encoders.ChangeEncoder, *progress: Callable[[], None]) -> object:
+    def slow(encoder: encoders.ChangeEncoder, *arguments: Any) -> object:
         release.wait(20)
-        return run_once(encoder, *progress)
+        return run_once(encoder, *arguments)
 
     monkeypatch.setattr(encoders.ChangeEncoder, "run_once", slow)
     return release

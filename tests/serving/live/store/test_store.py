@@ -12,19 +12,13 @@ from typing import Any
 
 import pytest
 
+from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Overloaded, Unavailable
 from serving.live.store import store as stores
 from serving.live.store.changes import START, Position
 from serving.live.store.history import StoreRolledBack
 from serving.live.store.store import Store
-from serving.live.store.write_rules import (
-    ItemWrite,
-    Mode,
-    WriteError,
-    WriteOutcome,
-    WriteRequest,
-    WriteResult,
-)
+from serving.live.store.write_rules import ItemWrite, WriteOutcome, WriteRequest, WriteResult
 from tests.helpers.mlflow_servers import without_postgres
 from tests.helpers.warm import WarmPython
 
@@ -173,20 +167,20 @@ def test_modes_and_expected_sequences_decide_for_each_item(store: Store) -> None
     one(store, upsert("a", "b"))
     one(store, delete("b"))
 
-    def results(*items: ItemWrite, mode: Mode = Mode.UPSERT) -> list[tuple[int, WriteError]]:
+    def results(*items: ItemWrite, mode: "wire.WriteMode" = wire.WRITE_UPSERT) -> list[tuple[int, int]]:
         return [(each.sequence, each.error) for each in one(store, WriteRequest(items, mode)).results]
 
     inserted = results(
-        ItemWrite("a"), ItemWrite("b"), ItemWrite("c"), ItemWrite("d", in_bundle=True), mode=Mode.INSERT
+        ItemWrite("a"), ItemWrite("b"), ItemWrite("c"), ItemWrite("d", in_bundle=True), mode=wire.WRITE_INSERT
     )
     assert inserted == [
-        (1, WriteError.EXISTS),
-        (4, WriteError.OK),
-        (5, WriteError.OK),
-        (0, WriteError.EXISTS),
+        (1, wire.WRITE_EXISTS),
+        (4, wire.WRITE_OK),
+        (5, wire.WRITE_OK),
+        (0, wire.WRITE_EXISTS),
     ]
-    updated = results(ItemWrite("a"), ItemWrite("x"), ItemWrite("d", in_bundle=True), mode=Mode.UPDATE)
-    assert updated == [(6, WriteError.OK), (0, WriteError.MISSING), (7, WriteError.OK)]
+    updated = results(ItemWrite("a"), ItemWrite("x"), ItemWrite("d", in_bundle=True), mode=wire.WRITE_UPDATE)
+    assert updated == [(6, wire.WRITE_OK), (0, wire.WRITE_MISSING), (7, wire.WRITE_OK)]
     expected = results(
         ItemWrite("a", expected=1),
         ItemWrite("c", expected=5),
@@ -194,9 +188,9 @@ def test_modes_and_expected_sequences_decide_for_each_item(store: Store) -> None
         ItemWrite("d", True, 0),
     )
     assert expected == [
-        (6, WriteError.CONFLICT), (8, WriteError.OK), (9, WriteError.OK), (7, WriteError.CONFLICT),
+        (6, wire.WRITE_CONFLICT), (8, wire.WRITE_OK), (9, wire.WRITE_OK), (7, wire.WRITE_CONFLICT),
     ]  # fmt: skip
-    nothing = one(store, WriteRequest([ItemWrite("a")], Mode.INSERT))
+    nothing = one(store, WriteRequest([ItemWrite("a")], wire.WRITE_INSERT))
     assert (nothing.sequence, store.sequence()) == (9, 9)
     assert "exists already" in nothing.results[0].text
 
@@ -204,21 +198,21 @@ def test_modes_and_expected_sequences_decide_for_each_item(store: Store) -> None
 def test_requests_of_one_transaction_see_one_another(store: Store) -> None:
     outcomes = store.write(
         [
-            upsert("a", mode=Mode.INSERT),
-            upsert("a", mode=Mode.INSERT),
+            upsert("a", mode=wire.WRITE_INSERT),
+            upsert("a", mode=wire.WRITE_INSERT),
             delete("a", expected=1),
-            upsert("a", mode=Mode.INSERT, request_id="r", digest="1"),
+            upsert("a", mode=wire.WRITE_INSERT, request_id="r", digest="1"),
             upsert("a", request_id="r", digest="1"),
             upsert("a", request_id="r", digest="2"),
         ]
     )
     found = [each.results[0] for each in outcomes[:5] if isinstance(each, WriteOutcome)]
     assert [(each.sequence, each.error) for each in found] == [
-        (1, WriteError.OK),
-        (1, WriteError.EXISTS),
-        (2, WriteError.OK),
-        (3, WriteError.OK),
-        (3, WriteError.OK),
+        (1, wire.WRITE_OK),
+        (1, wire.WRITE_EXISTS),
+        (2, wire.WRITE_OK),
+        (3, wire.WRITE_OK),
+        (3, wire.WRITE_OK),
     ]
     assert isinstance(outcomes[4], WriteOutcome)
     assert outcomes[4].repeated
@@ -286,10 +280,10 @@ def test_answers_of_requests_that_wrote_nothing_are_kept_as_long_as_others_and_t
         changes = store.changes(0, 10)
 
         def refused(n: int) -> WriteOutcome:
-            return one(store, upsert("a", mode=Mode.INSERT, request_id=str(n), digest="1"))
+            return one(store, upsert("a", mode=wire.WRITE_INSERT, request_id=str(n), digest="1"))
 
         for n in range(50):
-            assert refused(n).results[0].error == WriteError.EXISTS
+            assert refused(n).results[0].error == wire.WRITE_EXISTS
         assert refused(45).repeated
         assert not refused(3).repeated
         with store._reading() as connection:
@@ -303,8 +297,8 @@ def test_answers_are_kept_as_they_were_given() -> None:
     for results in (
         [WriteResult(3), WriteResult(4)],
         [WriteResult(3), WriteResult(7)],
-        [WriteResult(2, WriteError.CONFLICT, "why"), WriteResult(4)],
-        [WriteResult(0, WriteError.MISSING, "no")],
+        [WriteResult(2, wire.WRITE_CONFLICT, "why"), WriteResult(4)],
+        [WriteResult(0, wire.WRITE_MISSING, "no")],
     ):
         outcome = WriteOutcome(4, results)
         again = WriteOutcome.repeat(outcome.to_json())

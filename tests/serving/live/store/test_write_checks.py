@@ -24,7 +24,7 @@ from protos.features import (
     TextFeature,
 )
 from serving.live.store.write_checks import WriteParser
-from serving.live.store.write_rules import CatalogueBounds, Mode, WriteRequest
+from serving.live.store.write_rules import CatalogueBounds, WriteRequest
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 
@@ -75,7 +75,7 @@ def test_an_item_with_a_value_of_each_kind_is_taken() -> None:
     request.items[0].expected_sequence = 2**64 - 1
     found = FORM.upsert(request, BOUNDS)
     (item,) = found.items
-    assert (item.item_id, item.deleted, item.expected, found.mode) == ("ä/1", False, 2**64 - 1, Mode.UPDATE)
+    assert (item.item_id, item.deleted, item.expected, found.mode) == ("ä/1", False, 2**64 - 1, 2)
     assert json.loads(item.features) == {"title": "a\tb\0", "price": 3.0, "section": "s", "tags": ["a", "b"]}
     assert json.loads(item.fields) == {"name": "N\n\0"}
     assert WriteRequest.from_bytes(found.to_bytes()) == found
