@@ -1,16 +1,15 @@
 """Query or item to vector: `features.py` makes arrays of it, an ONNX tower on ONNX Runtime the vector.
 
-`QueryForm` fills the features of the tower, `Encoder` runs the tower, and `length_batches` divides queries
-into batches of like length. `bases`, `BlankQuery` and `KnownLetters` find queries of which the tower knows
-nothing.
+`Encoder` runs a tower, and `length_batches` divides queries into batches of like length. `QueryEncoder`
+encodes queries, and finds by `bases`, `BlankQuery` and `KnownLetters` those of which the tower knows nothing.
 """
 
 from serving import environment  # noqa: F401  # before ONNX Runtime is imported
 
 # isort: split
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ import onnxruntime
 from protos.bundle import TOWERS, Manifest
 from protos.errors import BundleDamaged, InvalidInput
 from protos.features import (
+    CODE_POINTS,
     FIRST_KNOWN,
     PADDING,
     Arrays,
-    CategoryFeature,
     FeatureSpec,
     HistoryFeature,
     Side,
@@ -33,11 +32,21 @@ from protos.features import (
     TowerInputs,
 )
 from protos.files.onnx_file import check_self_contained
-from protos.inputs.events import LARGEST_TIME
+from protos.inputs.events import item_ids
 from protos.system.huge_pages import on_huge_pages
 from serving.index.vector_index import NOT_FINITE
 from serving.retrieval.answer import Basis
-from serving.retrieval.query import Query, RawValue, Value, Vectors
+from serving.retrieval.query import (
+    PLAIN,
+    PreparedQuery,
+    Query,
+    QueryContext,
+    QueryForm,
+    Vectors,
+    accepted_features,
+    refuse_nan,
+    text_is_required,
+)
 
 MAX_PADDING = 192  # padded places in one call; at D = 128 and 512, 96 to 256 are within an eighth as fast
 MAX_QUERIES = 64  # in one call; above it memory grows and speed does not
@@ -49,140 +58,6 @@ ELEMENT_TYPES: dict[type[np.generic], str] = {
     np.int64: "tensor(int64)",
     np.float32: "tensor(float)",
 }
-
-
-def text_is_required(features: Mapping[str, FeatureSpec]) -> bool:
-    """Whether a query must have a text: the tower has a text feature, and no history in its place."""
-    kinds = {spec.kind for spec in features.values()}
-    return "text" in kinds and "history" not in kinds
-
-
-def check_item_query(query: Query, name: str) -> None:
-    """Refuse an `item_id` that comes with anything else.
-
-    Raises:
-        InvalidInput: text, history or features are given too.
-    """
-    if query.text is not None:
-        raise InvalidInput(f"{name}.text", "expected either a text or an item_id, got both")
-    if query.history:
-        raise InvalidInput(f"{name}.history", "expected either a history or an item_id, got both")
-    if query.history_times:
-        raise InvalidInput(f"{name}.history_times", "expected either a history or an item_id, got both")
-    if query.features:
-        raise InvalidInput(f"{name}.features", "expected either features or an item_id, got both")
-
-
-class QueryForm:
-    """How the fields of a query fill the features of a query tower; computed once per bundle.
-
-    Args:
-        clock: gives the time, in seconds since 1970, of a query with times of its history and no time of its
-            own; by default the machine's clock.
-    """
-
-    def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] | None = None) -> None:
-        self.features = dict(features)
-        self._clock = clock or time.time
-        self.text = _slot(features, TextFeature, "text")
-        positive = {name: spec for name, spec in features.items() if spec.kind != "negative_history"}
-        self.history = _slot(positive, HistoryFeature, "history")
-        self._time = _slot(features, TimeFeature, "time")
-        spec = self.features[self.history] if self.history else None
-        self._reads_times = isinstance(spec, HistoryFeature) and spec.times
-        self.blank: dict[str, RawValue | None] = {
-            name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
-        }
-        texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
-        self.needs_text = text_is_required(features)
-        self._required = texts if self.needs_text else []
-        self._only_text = self.text if self.needs_text and len(features) == 1 else None
-
-    def values(self, query: Query, name: str) -> dict[str, RawValue | None]:
-        """Feature name -> raw value, one for each feature of the query tower, as `blank` where absent.
-
-        Args:
-            query: one without an `item_id`.
-            name: of the query in errors, such as `queries[3]`.
-
-        Raises:
-            InvalidInput: the query does not fit the tower; the field begins with `name`.
-        """
-        others = query.history or query.features or query.history_times
-        if self._only_text and query.text is not None and not others:
-            return {self._only_text: query.text}  # the usual query
-        given: dict[str, RawValue] = {}
-        if query.text is not None:
-            given[self._feature_of(self.text, f"{name}.text")] = query.text
-        if query.history:
-            given[self._feature_of(self.history, f"{name}.history")] = list(query.history)
-        for feature, value in query.features.items():
-            given[feature] = self._checked(feature, value, given, name)
-        if query.history_times:
-            self._add_times(query, given, name)
-        for feature in self._required:
-            if feature not in given:
-                field_name = f"{name}.text" if feature == self.text else f"{name}.features.{feature}"
-                raise InvalidInput(field_name, "required by this bundle's query tower, but missing")
-        return {**self.blank, **given}
-
-    def _add_times(self, query: Query, given: dict[str, RawValue], name: str) -> None:
-        """Join the history in `given` with its events' times, and add the query's time if it has none."""
-        field_name, times = f"{name}.history_times", query.history_times
-        if not self._reads_times or self.history is None:
-            raise InvalidInput(
-                field_name, f"the query tower reads no times of a history; {_known(self.features)}"
-            )
-        if len(times) != len(query.history):
-            raise InvalidInput(
-                field_name,
-                f"expected {len(query.history)}, one for each item of the history, or none, got {len(times)}",
-            )
-        for n, seconds in enumerate(times):
-            if not abs(seconds) <= LARGEST_TIME and not math.isnan(seconds):
-                raise InvalidInput(
-                    f"{field_name}[{n}]", f"expected seconds since 1970, at most 1e12, got {seconds!r}"
-                )
-        known = [None if math.isnan(seconds) else seconds for seconds in times]
-        given[self.history] = [*zip(query.history, known, strict=True)]
-        if self._time is not None and self._time not in given:
-            given[self._time] = self._clock()
-
-    def _feature_of(self, slot: str | None, field_name: str) -> str:
-        """The feature that a field of the query fills, unless there is none."""
-        if slot is None:
-            kind = field_name.rpartition(".")[2]
-            raise InvalidInput(field_name, f"no {kind} feature for it; {_known(self.features)}")
-        return slot
-
-    def _checked(self, feature: str, value: Value, given: Mapping[str, RawValue], name: str) -> Value:
-        field_name = f"{name}.features.{feature}"
-        if feature not in self.features:
-            raise InvalidInput(field_name, f"unknown feature; {_known(self.features)}")
-        spec = self.features[feature]
-        if feature in given:
-            raise InvalidInput(field_name, f"given twice, here and in {name}.{spec.kind}")
-        _refuse_nan(value, field_name)
-        several = isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
-        return list(value) if several and not isinstance(value, str | float | int) else value
-
-
-def _slot(features: Mapping[str, FeatureSpec], kind: type[FeatureSpec], name: str) -> str | None:
-    found = [feature for feature, spec in features.items() if isinstance(spec, kind)]
-    if name in found:
-        return name
-    return found[0] if len(found) == 1 else None
-
-
-def _refuse_nan(value: Value, field_name: str) -> None:
-    if isinstance(value, float) and math.isnan(value):  # inside a tower NaN means "absent"
-        raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
-
-
-def _known(features: Mapping[str, FeatureSpec], side: Side = "query") -> str:
-    return f"the {side} tower takes " + ", ".join(
-        f"{name} ({spec.kind})" for name, spec in sorted(features.items())
-    )
 
 
 class Encoder:
@@ -306,9 +181,9 @@ def _check_item(item: Query, features: Mapping[str, FeatureSpec], name: str) -> 
     """Refuse an item with unknown features, without a text that the item tower reads, or with NaN."""
     for feature, value in item.features.items():
         if feature not in features:
-            reason = f"unknown feature; {_known(features, 'item')}"
+            reason = f"unknown feature; {accepted_features(features, 'item')}"
             raise InvalidInput(f"{name}.features.{feature}", reason)
-        _refuse_nan(value, f"{name}.features.{feature}")
+        refuse_nan(value, f"{name}.features.{feature}")
     for feature, spec in features.items():
         if isinstance(spec, TextFeature) and feature not in item.features:
             reason = "required by this bundle's item tower, but missing"
@@ -420,6 +295,122 @@ class KnownLetters:
         for name in self._names:
             found |= self._known[np.minimum(arrays[name], self._end)].any(axis=1)
         return np.flatnonzero(~found).tolist()
+
+
+class QueryEncoder:
+    """The query tower of a bundle, and how much it knows of each query.
+
+    Args:
+        tower: the query tower.
+        manifest: of the bundle.
+        rows_of: gives the rows of the items that the catalogue holds, of some ids.
+        unknown_basis: the basis of queries of which the tower knows nothing.
+
+    Attributes:
+        form: how the fields of a query fill the tower's features.
+        tower: may be replaced by the same one, opened again.
+        blank_vector: of a query in which every feature is absent, float32 (1, D).
+
+    Raises:
+        BundleDamaged: the tower cannot encode that query.
+    """
+
+    def __init__(
+        self,
+        tower: Encoder,
+        manifest: Manifest,
+        rows_of: Callable[[Iterable[str]], set[int]],
+        unknown_basis: Basis,
+    ) -> None:
+        self.tower, self.form = tower, QueryForm(manifest.schema.query)
+        self._version, self._width = manifest.bundle_version, manifest.width("query")
+        self._rows_of, self._unknown_basis = rows_of, unknown_basis
+        self._unknown_context = QueryContext(basis=unknown_basis)
+        features = self.form.features.items()
+        self._histories = [name for name, spec in features if isinstance(spec, HistoryFeature)]
+        texts = {name: spec for name, spec in features if isinstance(spec, TextFeature)}
+        times = {name for name, spec in features if isinstance(spec, TimeFeature)}
+        self._texts_and_times = texts.keys() | times
+        self.blank_vector = self.encode_blank()
+        self._blank = BlankQuery(self.blank_vector) if texts else None
+        hashed = [name for name, spec in texts.items() if spec.input == CODE_POINTS]
+        is_checked = bool(manifest.letters and hashed) and len(hashed) == len(texts)
+        self._letters = KnownLetters(manifest.letters, hashed) if is_checked else None
+
+    def encode(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
+        """Vectors (B, D) and contexts of queries that are not items, at least one.
+
+        Raises:
+            InvalidInput: a value does not fit its feature; the field begins with the query's name.
+        """
+        parts = [] if len(raw) == 1 else self.tower.length_batches([each.values or {} for each in raw])
+        if len(parts) < 2:
+            return self._encode_batch(raw)
+        vectors = np.empty((len(raw), self._width), np.float32)
+        contexts = [PLAIN] * len(raw)
+        for places in parts:
+            vectors[places], some = self._encode_batch([raw[place] for place in places])
+            for place, each in zip(places, some, strict=True):
+                contexts[place] = each
+        return vectors, contexts
+
+    def _encode_batch(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
+        """As `encode`, all in one batch."""
+        values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
+        try:
+            arrays = self.tower.arrays(values)
+        except InvalidInput:
+            self.tower.raise_for_bad_row(values, [each.name for each in raw])
+            raise
+        vectors = self.tower.unchecked(arrays)
+        contexts = [PLAIN] * len(raw) if self.form.needs_text else self._contexts(values, arrays)
+        # The first comparison takes 0.3 us. The other ones take 7 us, and are rarely needed.
+        if self._blank is not None and self._blank.may_be_in(vectors):
+            tower = self.tower
+            for place in self._blank.places(
+                vectors, lambda n: tower.unchecked(tower.arrays(values[n : n + 1]))
+            ):
+                self._note_unknown(contexts, place)
+        if self._letters is not None:
+            for place in self._letters.places_without(arrays):
+                if self._has_only_text(values[place]):
+                    self._note_unknown(contexts, place)
+        return vectors, contexts
+
+    def _has_only_text(self, values: Mapping[str, Any]) -> bool:
+        """Whether all features but texts are absent; a time does not count, because it describes no user."""
+        others = (value for name, value in values.items() if name not in self._texts_and_times)
+        return all(value is None or value in ("", (), []) for value in others)
+
+    def _note_unknown(self, contexts: list[QueryContext], place: int) -> None:
+        """Set the basis in `contexts` of a query of which the tower knows nothing."""
+        context, basis = contexts[place], self._unknown_basis
+        contexts[place] = self._unknown_context if context is PLAIN else replace(context, basis=basis)
+
+    def _contexts(self, values: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[QueryContext]:
+        """The contexts of queries to a tower that does not require a text: histories and bases."""
+        contexts = []
+        for each, basis in zip(values, bases(self.form.features, arrays), strict=True):
+            histories = [(name, item_ids(each[name] or ())) for name in self._histories]
+            rows = self._rows_of(item_id for _, history in histories for item_id in history)
+            unknown = sum(self.tower.inputs.unknown(name, history) for name, history in histories)
+            basis = self._unknown_basis if basis is Basis.POPULAR else basis
+            contexts.append(QueryContext(None, frozenset(rows), unknown, basis))
+        return contexts
+
+    def encode_blank(self) -> Vectors:
+        """The vector (1, D) of a query in which every feature is absent.
+
+        Some towers require a text from clients, but every tower must encode this query.
+
+        Raises:
+            BundleDamaged: the query tower cannot.
+        """
+        try:
+            return self.tower.unchecked(self.tower.arrays([self.form.blank]))
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            name = self._version[:12]
+            raise BundleDamaged(f"bundle {name}: the query tower fails on an empty query: {error}") from error
 
 
 def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:

@@ -1,10 +1,13 @@
 """The records that a query becomes on its way to the result.
 
 Query -> PreparedQuery -> EncodedQueries (vectors and a QueryContext each) + SearchOptions -> SearchResult
+
+`QueryForm` makes the values of a PreparedQuery.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import InvalidInput
-from protos.inputs.events import is_dated, without_times
+from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, TextFeature, TimeFeature
+from protos.inputs.events import LARGEST_TIME, is_dated, without_times
 from serving.filters.plan import Plan
 from serving.retrieval.answer import Basis, FusionMode
 
@@ -117,6 +121,146 @@ class PreparedQuery(NamedTuple):
     own_row: int | None = None
 
 
+def text_is_required(features: Mapping[str, FeatureSpec]) -> bool:
+    """Whether a query must have a text: the tower has a text feature, and no history in its place."""
+    kinds = {spec.kind for spec in features.values()}
+    return "text" in kinds and "history" not in kinds
+
+
+def check_item_query(query: Query, name: str) -> None:
+    """Refuse an `item_id` that comes with anything else.
+
+    Raises:
+        InvalidInput: text, history or features are given too.
+    """
+    if query.text is not None:
+        raise InvalidInput(f"{name}.text", "expected either a text or an item_id, got both")
+    if query.history:
+        raise InvalidInput(f"{name}.history", "expected either a history or an item_id, got both")
+    if query.history_times:
+        raise InvalidInput(f"{name}.history_times", "expected either a history or an item_id, got both")
+    if query.features:
+        raise InvalidInput(f"{name}.features", "expected either features or an item_id, got both")
+
+
+class QueryForm:
+    """How the fields of a query fill the features of a query tower; computed once per bundle.
+
+    Args:
+        clock: gives the time, in seconds since 1970, of a query with times of its history and no time of its
+            own; by default the machine's clock.
+    """
+
+    def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] | None = None) -> None:
+        self.features = dict(features)
+        self._clock = clock or time.time
+        self.text = _slot(features, TextFeature, "text")
+        positive = {name: spec for name, spec in features.items() if spec.kind != "negative_history"}
+        self.history = _slot(positive, HistoryFeature, "history")
+        self._time = _slot(features, TimeFeature, "time")
+        spec = self.features[self.history] if self.history else None
+        self._reads_times = isinstance(spec, HistoryFeature) and spec.times
+        self.blank: dict[str, RawValue | None] = {
+            name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
+        }
+        texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
+        self.needs_text = text_is_required(features)
+        self._required = texts if self.needs_text else []
+        self._only_text = self.text if self.needs_text and len(features) == 1 else None
+
+    def values(self, query: Query, name: str) -> dict[str, RawValue | None]:
+        """Feature name -> raw value, one for each feature of the query tower, as `blank` where absent.
+
+        Args:
+            query: one without an `item_id`.
+            name: of the query in errors, such as `queries[3]`.
+
+        Raises:
+            InvalidInput: the query does not fit the tower; the field begins with `name`.
+        """
+        others = query.history or query.features or query.history_times
+        if self._only_text and query.text is not None and not others:
+            return {self._only_text: query.text}  # the usual query
+        given: dict[str, RawValue] = {}
+        if query.text is not None:
+            given[self._feature_of(self.text, f"{name}.text")] = query.text
+        if query.history:
+            given[self._feature_of(self.history, f"{name}.history")] = list(query.history)
+        for feature, value in query.features.items():
+            given[feature] = self._checked(feature, value, given, name)
+        if query.history_times:
+            self._add_times(query, given, name)
+        for feature in self._required:
+            if feature not in given:
+                field_name = f"{name}.text" if feature == self.text else f"{name}.features.{feature}"
+                raise InvalidInput(field_name, "required by this bundle's query tower, but missing")
+        return {**self.blank, **given}
+
+    def _add_times(self, query: Query, given: dict[str, RawValue], name: str) -> None:
+        """Join the history in `given` with its events' times, and add the query's time if it has none."""
+        field_name, times = f"{name}.history_times", query.history_times
+        if not self._reads_times or self.history is None:
+            raise InvalidInput(
+                field_name, f"the query tower reads no times of a history; {accepted_features(self.features)}"
+            )
+        if len(times) != len(query.history):
+            raise InvalidInput(
+                field_name,
+                f"expected {len(query.history)}, one for each item of the history, or none, got {len(times)}",
+            )
+        for n, seconds in enumerate(times):
+            if not abs(seconds) <= LARGEST_TIME and not math.isnan(seconds):
+                raise InvalidInput(
+                    f"{field_name}[{n}]", f"expected seconds since 1970, at most 1e12, got {seconds!r}"
+                )
+        known = [None if math.isnan(seconds) else seconds for seconds in times]
+        given[self.history] = [*zip(query.history, known, strict=True)]
+        if self._time is not None and self._time not in given:
+            given[self._time] = self._clock()
+
+    def _feature_of(self, slot: str | None, field_name: str) -> str:
+        """The feature that a field of the query fills, unless there is none."""
+        if slot is None:
+            kind = field_name.rpartition(".")[2]
+            raise InvalidInput(field_name, f"no {kind} feature for it; {accepted_features(self.features)}")
+        return slot
+
+    def _checked(self, feature: str, value: Value, given: Mapping[str, RawValue], name: str) -> Value:
+        field_name = f"{name}.features.{feature}"
+        if feature not in self.features:
+            raise InvalidInput(field_name, f"unknown feature; {accepted_features(self.features)}")
+        spec = self.features[feature]
+        if feature in given:
+            raise InvalidInput(field_name, f"given twice, here and in {name}.{spec.kind}")
+        refuse_nan(value, field_name)
+        several = isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
+        return list(value) if several and not isinstance(value, str | float | int) else value
+
+
+def _slot(features: Mapping[str, FeatureSpec], kind: type[FeatureSpec], name: str) -> str | None:
+    found = [feature for feature, spec in features.items() if isinstance(spec, kind)]
+    if name in found:
+        return name
+    return found[0] if len(found) == 1 else None
+
+
+def refuse_nan(value: Value, field_name: str) -> None:
+    """Refuse a number that is not one.
+
+    Raises:
+        InvalidInput: it is NaN.
+    """
+    if isinstance(value, float) and math.isnan(value):  # inside a tower NaN means "absent"
+        raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
+
+
+def accepted_features(features: Mapping[str, FeatureSpec], side: str = "query") -> str:
+    """The features of a tower with their kinds, as an error names them."""
+    return f"the {side} tower takes " + ", ".join(
+        f"{name} ({spec.kind})" for name, spec in sorted(features.items())
+    )
+
+
 class SearchOptions(NamedTuple):
     """Which items a query should find.
 
@@ -134,14 +278,10 @@ class SearchOptions(NamedTuple):
     filter: "CompiledFilter | None" = None
     fusion: FusionMode = FusionMode.DEFAULT
 
-    def is_only(self, k: int) -> bool:
-        """Whether a query without history needs the `k` nearest items and nothing is excluded."""
-        return self.k == k and not self.exclude and self.filter is None
-
     @property
-    def only_filter(self) -> "CompiledFilter | None":
-        """The filter of a query without history, if nothing is excluded; else None."""
-        return None if self.exclude else self.filter
+    def is_plain(self) -> bool:
+        """Whether a query without history needs just the `k` nearest items: none is left out."""
+        return not self.exclude and self.filter is None
 
 
 NO_SEARCH = SearchOptions(0)  # the options of a query that is only encoded

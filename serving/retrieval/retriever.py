@@ -7,34 +7,22 @@ retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from protos import bundle
 from protos.bundle import Manifest
 from protos.errors import BundleDamaged, InvalidInput, Unavailable
-from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature, TimeFeature
-from protos.inputs.events import item_ids
 from protos.search import largest_products
 from serving.filters.compiled import CompiledFilter, FilterCache
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
 from serving.index.vector_index import NOT_FINITE, Rows, Vectors, shown_scores, shows_products
 from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
-from serving.retrieval.encoder import (
-    BlankQuery,
-    Encoder,
-    KnownLetters,
-    QueryForm,
-    bases,
-    check_item_query,
-    require_finite,
-)
+from serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
 from serving.retrieval.hybrid_search import HybridSearch, check_fusion
 from serving.retrieval.interest_search import find_interests
 from serving.retrieval.query import (
@@ -46,6 +34,7 @@ from serving.retrieval.query import (
     SearchOptions,
     SearchResult,
     check_item_ids,
+    check_item_query,
     example_query,
     refuse_lone_string,
 )
@@ -91,28 +80,13 @@ class Retriever:
         self.items = Items(self.searcher)
         self.filters = FilterCache(self.searcher.segments)
         self.hybrid = None if built.fusion is None else HybridSearch(manifest, built.fusion, self.searcher)
-        self._encoder = encoder
-        self._form = QueryForm(manifest.schema.query)
+        unknown = Basis.POPULAR if self.items.knows_popular else Basis.NONE
+        self._query_encoder = QueryEncoder(encoder, manifest, self.items.rows, unknown)
         self._excludes_history = manifest.excludes_history
         self.interests, self._width = manifest.interests, manifest.width("query")
         self._has_short_path = shows_products(manifest.score) and self.interests == 1
         # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
         self._searches_items_exactly = manifest.score.has_padding_dim
-        self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
-        # Basis and context of a query of which the tower knows nothing.
-        self._unknown_basis = Basis.POPULAR if self.items.knows_popular else Basis.NONE
-        self._unknown_context = QueryContext(basis=self._unknown_basis)
-        self._blank: BlankQuery | None = None
-        self._blank_vector = self._encode_blank()
-        if any(isinstance(spec, TextFeature) for spec in self._form.features.values()):
-            self._blank = BlankQuery(self._blank_vector)
-        texts = {n: spec for n, spec in self._form.features.items() if isinstance(spec, TextFeature)}
-        self._texts = frozenset(texts)
-        times = {n for n, spec in self._form.features.items() if isinstance(spec, TimeFeature)}
-        self._texts_and_times = self._texts | times
-        hashed = [name for name, spec in texts.items() if spec.input == CODE_POINTS]
-        is_checked = bool(manifest.letters and hashed) and len(hashed) == len(texts)
-        self._letters = KnownLetters(manifest.letters, hashed) if is_checked else None
 
     @classmethod
     def load(
@@ -142,7 +116,7 @@ class Retriever:
             built: the bundle's items, without those that are replaced.
             growing: the live items.
         """
-        return Retriever(self._encoder, built, growing)
+        return Retriever(self._query_encoder.tower, built, growing)
 
     @property
     def item_vectors(self) -> Vectors:
@@ -164,7 +138,7 @@ class Retriever:
         Raises:
             BundleDamaged: as `load`.
         """
-        self._encoder = Encoder(folder, self.manifest, threads)
+        self._query_encoder.tower = Encoder(folder, self.manifest, threads)
 
     def search(
         self,
@@ -202,7 +176,7 @@ class Retriever:
             UnknownItem: an `item_id` that the catalogue does not hold.
         """
         if query.item_id is None:
-            return PreparedQuery(name, self._form.values(query, name))
+            return PreparedQuery(name, self._query_encoder.form.values(query, name))
         check_item_query(query, name)
         return PreparedQuery(name, None, self.items.row(query.item_id, f"{name}.item_id"))
 
@@ -250,10 +224,10 @@ class Retriever:
         lone = len(prepared) == 1 and prepared[0].values is not None
         raw = prepared if lone else [each for each in prepared if each.values is not None]
         if len(raw) == len(prepared):
-            vectors, contexts = self._encode_values(raw)
+            vectors, contexts = self._query_encoder.encode(raw)
             return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), terms)
         vectors = np.empty((len(prepared), self._width), np.float32)
-        encoded = iter(zip(*self._encode_values(raw), strict=True) if raw else ())
+        encoded = iter(zip(*self._query_encoder.encode(raw), strict=True) if raw else ())
         contexts = []
         for n, each in enumerate(prepared):
             if each.own_row is None:
@@ -354,17 +328,18 @@ class Retriever:
     def _find_dense(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, by the vectors alone."""
         k = options[0].k if options else 0
-        if k and encoded.contexts == ONE_PLAIN and self._has_short_path and options[0].is_only(k):
+        if k and encoded.contexts == ONE_PLAIN and self._has_short_path and options[0].is_plain:
             return [self._find_one(encoded.vectors, k)]
         require_finite(encoded.vectors)
         if self.interests > 1:
             return find_interests(self._find_each, self.searcher, self.manifest, encoded, options)
+        # Without a graph all items that pass are compared, as `_find_each` does.
         if k and encoded.contexts == ONE_PLAIN and self._has_short_path and self.built.has_graph:
-            passing = options[0].only_filter
-            if passing is not None:
+            passing = options[0].filter
+            if passing is not None and not options[0].exclude:
                 return [self._find_one_passing(encoded.vectors, k, passing)]
         plain = k and encoded.contexts[0] is PLAIN and encoded.contexts.count(PLAIN) == len(options)
-        if plain and options.count(options[0]) == len(options) and options[0].is_only(k):
+        if plain and options.count(options[0]) == len(options) and options[0].is_plain:
             rows, products = self.searcher.search(encoded.vectors, k)
             scores = shown_scores(products, self.manifest.score)
             best = zip(rows.tolist(), scores.tolist(), strict=True)
@@ -388,7 +363,7 @@ class Retriever:
             ArithmeticError: the vector is not finite.
         """
         if basis in (Basis.POPULAR, Basis.NONE):
-            vector = self._blank_vector[0]
+            vector = self._query_encoder.blank_vector[0]
         require_finite(vector)
         rows = [self.items.find(each) for each in item_ids]
         known = [row for row in rows if row is not None]
@@ -466,74 +441,6 @@ class Retriever:
             return SearchResult([], [], context, Plan.EMPTY)
         return SearchResult(*self.items.popular(options.k, excluded, mask), context, Plan.POPULAR)
 
-    def _encode_values(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
-        """Vectors (B, D) and contexts of queries that are not items."""
-        parts = [] if len(raw) == 1 else self._encoder.length_batches([each.values or {} for each in raw])
-        if len(parts) < 2:
-            return self._encode_batch(raw)
-        vectors = np.empty((len(raw), self._width), np.float32)
-        contexts = [PLAIN] * len(raw)
-        for places in parts:
-            vectors[places], some = self._encode_batch([raw[place] for place in places])
-            for place, each in zip(places, some, strict=True):
-                contexts[place] = each
-        return vectors, contexts
-
-    def _encode_batch(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
-        """As `_encode_values`, all in one batch."""
-        values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
-        try:
-            arrays = self._encoder.arrays(values)
-        except InvalidInput:
-            self._encoder.raise_for_bad_row(values, [each.name for each in raw])
-            raise
-        vectors = self._encoder.unchecked(arrays)
-        contexts = [PLAIN] * len(raw) if self._form.needs_text else self._contexts(values, arrays)
-        # The first comparison takes 0.3 us. The other ones take 7 us, and are rarely needed.
-        if self._blank is not None and self._blank.may_be_in(vectors):
-            self._note_blank(self._blank, vectors, values, contexts)
-        if self._letters is not None:
-            for place in self._letters.places_without(arrays):
-                if self._has_only_text(values[place]):
-                    self._note_unknown(contexts, place)
-        return vectors, contexts
-
-    def _has_only_text(self, values: Mapping[str, Any]) -> bool:
-        """Whether all features but texts are absent; a time does not count, because it describes no user."""
-        others = (value for name, value in values.items() if name not in self._texts_and_times)
-        return all(value is None or value in ("", (), []) for value in others)
-
-    def _note_unknown(self, contexts: list[QueryContext], place: int) -> None:
-        """Set the basis in `contexts` of a query of which the tower knows nothing."""
-        context, basis = contexts[place], self._unknown_basis
-        contexts[place] = self._unknown_context if context is PLAIN else replace(context, basis=basis)
-
-    def _note_blank(
-        self,
-        blank: BlankQuery,
-        vectors: Vectors,
-        values: Sequence[Mapping[str, Any]],
-        contexts: list[QueryContext],
-    ) -> None:
-        """Set the bases in `contexts` of the queries that are equal to the blank query."""
-
-        def alone(place: int) -> Vectors:
-            return self._encoder.unchecked(self._encoder.arrays(values[place : place + 1]))
-
-        for place in blank.places(vectors, alone):
-            self._note_unknown(contexts, place)
-
-    def _contexts(self, values: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[QueryContext]:
-        """The contexts of queries to a tower that does not require a text: histories and bases."""
-        contexts = []
-        for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
-            histories = [(name, item_ids(each[name] or ())) for name in self._histories]
-            rows = self.items.rows(item_id for _, history in histories for item_id in history)
-            unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
-            basis = self._unknown_basis if basis is Basis.POPULAR else basis
-            contexts.append(QueryContext(None, frozenset(rows), unknown, basis))
-        return contexts
-
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
         items, ids = self.items, self.items.ids
         if found.dense:
@@ -544,25 +451,13 @@ class Retriever:
             [_tuple(Hit, (ids[row], value, Fields(items, row), None, None, None)) for row, value in best]
         )
 
-    def _encode_blank(self) -> Vectors:
-        """The vector (1, D) of a query in which every feature is absent.
-
-        Some towers require a text from clients, but every tower must encode this query.
-
-        Raises:
-            BundleDamaged: the query tower cannot.
-        """
-        try:
-            return self._encoder.unchecked(self._encoder.arrays([self._form.blank]))
-        except Exception as error:  # ONNX Runtime's errors share no other base
-            name = self.manifest.bundle_version[:12]
-            raise BundleDamaged(f"bundle {name}: the query tower fails on an empty query: {error}") from error
-
     def _warm_up(self, folder: Path) -> None:
         """Answer some queries, so that the first client's query is as fast as later ones."""
         examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
-            answers = self.search_encoded(EncodedQueries(self._encode_blank(), (PLAIN,), 0), k=10)
+            answers = self.search_encoded(
+                EncodedQueries(self._query_encoder.encode_blank(), (PLAIN,), 0), k=10
+            )
             if examples:  # with histories: a small catalogue may be all in an example's history
                 answers += self.search(examples, k=10, exclude_history=False)
         except Unavailable:  # a fault of the index's server, not of the bundle

@@ -240,7 +240,8 @@ def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, bounds: 
         BundleDamaged: a tower cannot be opened, or does not encode them.
         Unavailable: that takes more memory than `bounds.encoding`.
     """
-    from serving.retrieval.encoder import MAX_QUERIES, Encoder, QueryForm
+    from serving.retrieval.encoder import MAX_QUERIES, Encoder
+    from serving.retrieval.query import QueryForm
 
     sides: tuple[Side, ...] = ("query", "item") if item_tower else ("query",)
     for side in sides:

@@ -25,7 +25,7 @@ from protos.features import TextFeature
 from protos.files.onnx_file import check_self_contained
 from protos.search import search_each
 from serving.index.vector_index import Neighbours, Vectors, open_index, shown_scores
-from serving.retrieval.encoder import QueryForm
+from serving.retrieval.query import QueryForm
 from serving.segments.catalogue import Catalogue
 from serving.wire.converters import query_from_wire
 from tests.load.services import report_ready

@@ -8,8 +8,8 @@ import pytest
 
 from protos import bundle
 from protos.scores import SCORE_TOLERANCE
-from serving.retrieval.encoder import Encoder, QueryForm
-from serving.retrieval.query import example_query
+from serving.retrieval.encoder import Encoder
+from serving.retrieval.query import QueryForm, example_query
 from tests.helpers.processors import ENVIRONMENTS, answers_in, assert_same
 from tests.helpers.serving.answering import Answers, answers
 from tests.helpers.stdlib import Made

@@ -115,7 +115,7 @@ def serving(near: Retriever, index: FarIndex) -> Iterator[tuple[Any, Any]]:
     parameters = replace(near.manifest.index, kind="milvus", exact=False)
     manifest = replace(near.manifest, index=parameters)
     built = BuiltSegment(manifest, index, near.built.catalogue, near.built.columns)
-    far = Retriever(near._encoder, built)
+    far = Retriever(near._query_encoder.tower, built)
     with reacting(far) as served, grpc.insecure_channel(served.address) as channel:
         yield served, retrieval_pb2_grpc.RetrievalStub(channel)
 
@@ -353,7 +353,7 @@ class Asked:
         parameters = replace(near.manifest.index, kind="milvus", exact=False)
         manifest = replace(near.manifest, index=parameters)
         built = BuiltSegment(manifest, index, near.built.catalogue, near.built.columns)
-        self.far = Retriever(near._encoder, built)
+        self.far = Retriever(near._query_encoder.tower, built)
         self.soon: list[Callable[[], None]] = []
         self.waits: set[Any] = set()
         self.batcher = Batcher()

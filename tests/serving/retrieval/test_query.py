@@ -10,8 +10,7 @@ import pytest
 from protos.errors import InvalidInput, UnknownItem
 from protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature, TimeFeature
 from serving.client.protocol import batch_request, score_request, search_fields
-from serving.retrieval.encoder import QueryForm
-from serving.retrieval.query import Query, example_query
+from serving.retrieval.query import Query, QueryForm, example_query
 from serving.retrieval.retriever import Retriever
 from serving.wire.converters import RequestLimits, query_from_wire, query_to_wire
 from tests.helpers.tiny_towers import FULL, HISTORY, PLAIN, WATCHED

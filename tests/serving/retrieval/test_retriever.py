@@ -76,13 +76,13 @@ def test_queries_of_about_one_length_are_encoded_together(
     one_by_one = np.concatenate([full_retriever.encode([query]).vectors for query in queries])
 
     shapes: list[tuple[int, int]] = []
-    vectors = full_retriever._encoder.unchecked
+    vectors = full_retriever._query_encoder.tower.unchecked
 
     def noted(arrays: dict[str, Any]) -> Any:
         shapes.append(arrays["text"].shape)
         return vectors(arrays)
 
-    monkeypatch.setattr(full_retriever._encoder, "unchecked", noted)
+    monkeypatch.setattr(full_retriever._query_encoder.tower, "unchecked", noted)
     together = full_retriever.encode(queries).vectors
     np.testing.assert_allclose(together, one_by_one, atol=1e-6)
     assert sum(count for count, _ in shapes) == len(queries) - 1
@@ -95,14 +95,14 @@ def test_queries_of_about_one_length_are_encoded_together(
 def test_a_vector_that_is_not_finite_is_told_and_answers_nobody(
     retriever: Retriever, monkeypatch: pytest.MonkeyPatch, wrong: float
 ) -> None:
-    run = retriever._encoder._run
+    run = retriever._query_encoder.tower._run
 
     def faulty(*arguments: Any) -> list[Any]:
         (vectors,) = run(*arguments)
         vectors[-1, 3] = wrong
         return [vectors]
 
-    monkeypatch.setattr(retriever._encoder, "_run", faulty)
+    monkeypatch.setattr(retriever._query_encoder.tower, "_run", faulty)
     for count in (1, 3):
         prepared = [retriever.prepare(Query("a"))] * count
         for wanted in (SearchOptions(3), SearchOptions(3, frozenset({1})), NO_SEARCH):
