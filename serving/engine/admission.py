@@ -1,6 +1,7 @@
 """Which calls and jobs are accepted, and how soon the others are refused.
 
 A client that has less than its share of the queue is accepted, whatever others do (`serving/fair_queue.py`).
+Its share is the room of the queue, divided by the number of clients with calls or queries that wait.
 While several clients call, the calls of one that has used more time than the others wait until the event loop
 has nothing else to do, or has answered a batch. That also holds the client back: its HTTP/2 streams stay
 open, so it can send no more calls. The rest of this module is about clients that take more than their share,
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from functools import partial
 
 from protos.errors import DeadlineExceeded, Overloaded
-from serving.engine.batching import BATCH_COST, Batcher, Job
+from serving.engine.batching import Batcher, Job
 from serving.engine.call import UnaryCall
 from serving.engine.limits import WorkerLimits
 from serving.engine.stream_call import StreamCall
@@ -157,15 +158,20 @@ class RefusalQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, refuse: Callable[[], None], answer: Callable[[], None]) -> None:
-        """Refuse a call by calling `refuse`, now or later, or have it answered by calling `answer`."""
+    def add(self, refuse: Callable[[], None], accept: Callable[[], None]) -> None:
+        """Refuse a call by calling `refuse`, now or later, or accept it after all.
+
+        Args:
+            refuse: ends the call with its error.
+            accept: begins the call, or queues its job again.
+        """
         self._refill()
         if (self._saved >= COST and not self._waiting) or len(self._waiting) >= MAX_WAITING:
             # Bounded, because otherwise a long flood of calls would delay refusals for long after its end.
             self._saved = max(-SAVED, self._saved - COST)
             refuse()
         else:
-            self._waiting.append((self._since, refuse, answer))
+            self._waiting.append((self._since, refuse, accept))
 
     def reject(self, share: float = SHARE) -> None:
         """Refuse the calls that have waited longest, as many as there is time for.
@@ -182,18 +188,18 @@ class RefusalQueue:
             refuse()
 
     def drain(self, room: int, keep_fresh: bool = False) -> None:
-        """Have up to `room` fresh calls answered, and refuse the others.
+        """Accept up to `room` fresh calls, and refuse the others.
 
         Args:
-            room: calls that may be answered.
+            room: calls that may be accepted.
             keep_fresh: fresh calls beyond the room are not refused yet, because there may soon be more room.
         """
         self._refill()
         waiting, fresh_since = self._waiting, self._since - FRESH
         while waiting and room > 0 and waiting[-1][0] >= fresh_since:
             room -= 1
-            _, _, answer = waiting.pop()
-            answer()
+            _, _, accept = waiting.pop()
+            accept()
         while waiting and not (keep_fresh and waiting[0][0] >= fresh_since):
             _, refuse, _ = waiting.popleft()
             refuse()
@@ -271,7 +277,7 @@ class Admission:
         waiting = batcher.short_queries
         if is_stream:
             self.overload.call_arrived(waiting)
-        if job.cost > BATCH_COST or queries > batcher.most:  # long jobs have a queue of their own
+        if batcher.is_long(job):  # long jobs have a queue of their own
             if not batcher.long.has_room(job, self._room):
                 raise batcher.refusal(is_long=True)
             return

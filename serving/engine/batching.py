@@ -308,11 +308,6 @@ class Batcher:
         self._jobs: FairQueue[Job] = FairQueue(self.clients)
         self._worked: list[tuple[int, int, int, int]] = []  # arguments of `BatchObserver.batch`
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a whole batch waits."""
-        return self.short_queries >= self.most
-
     def is_long(self, job: Job) -> bool:
         """Whether a job is answered in slices."""
         return job.cost > BATCH_COST or len(job.prepared) > self.most
@@ -356,19 +351,19 @@ class Batcher:
         """
         is_due = self.long.queries and (not self._jobs or self.long.is_due(self._jobs.first_client))
         if is_due and not (is_busy and self.long.is_paused):
-            self._answer_slice()
+            self._run_slice()
         elif self._jobs:
-            self._answer_batch()
+            self._run_batch()
         self._worked.clear()
 
-    def _answer_batch(self) -> None:
+    def _run_batch(self) -> None:
         expected = self._used_per_batch
         batch = self._take()
         started, used = time.perf_counter(), time.thread_time()
         wanted = [job for job in batch if self._is_wanted(job)]
         if wanted:
             for group in _by_retriever(wanted):
-                self._answer(group)
+                self._search_or_split(group)
             queries = sum(len(job.prepared) for job in wanted)
             whole = (time.thread_time() - used) / sum(self._part_of_batch(job) for job in wanted)
             self._used_per_batch += (whole - expected) / 8
@@ -385,8 +380,8 @@ class Batcher:
         if self._observer is not None:
             self._report(self._observer, batch)
 
-    def _answer_slice(self) -> None:
-        """Answer the next slice of the next long job; the job goes to the end of the queue of long jobs."""
+    def _run_slice(self) -> None:
+        """Work on the next slice of the next long job; the job goes to the end of the queue of long jobs."""
         long = self.long.take()
         part = long.slice(SHORTER if self.clients.have_rivals else 1)
         self.queries -= len(part.prepared)
@@ -394,7 +389,7 @@ class Batcher:
         part.used = -used
         part.done = lambda part: self._held_slice_done(long, part, time.perf_counter() - started)
         if self._is_wanted(part):
-            self._answer((part,))
+            self._search_or_split((part,))
         if part.held:
             part.used += time.thread_time()
             self.queries -= long.queries  # they wait for this slice, and not in the queue
@@ -461,19 +456,19 @@ class Batcher:
         job.queue_us = (time.perf_counter_ns() - job.arrived) // 1000
         return job.client_waits("encode")
 
-    def _answer(self, batch: Sequence[Job]) -> None:
-        """Encode and search; a job that makes the batch fail gets the error, the others their results."""
+    def _search_or_split(self, batch: Sequence[Job]) -> None:
+        """Encode and search; if that fails, in halves, so that only the job at fault gets the error."""
         try:
-            self._work(batch)
+            self._encode_and_search(batch)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].error = error
                 return
             half = len(batch) // 2
-            self._answer(batch[:half])
-            self._answer(batch[half:])
+            self._search_or_split(batch[:half])
+            self._search_or_split(batch[half:])
 
-    def _work(self, batch: Sequence[Job]) -> None:
+    def _encode_and_search(self, batch: Sequence[Job]) -> None:
         """Encode the queries of all jobs, and search for them; all jobs have one retriever."""
         retriever = batch[0].retriever
         remote = self.remote if retriever.manifest.index.kind in REMOTE_KINDS else None

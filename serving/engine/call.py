@@ -95,8 +95,8 @@ class Deferred:
             self._finish = finish
 
 
-class Place:
-    """Where the answer to one request of a stream is kept: made, expected, or replaced by an error."""
+class StreamAnswer:
+    """The answer to one request of a stream, before it is sent: made, expected, or replaced by an error."""
 
     __slots__ = ("error", "message", "size")
 
@@ -266,33 +266,38 @@ class Call(ABC):
     def _received(self, event: Any) -> None:
         """A message has arrived, or the client sends no more."""
 
-    def _answer(self, message: bytes | None) -> None:
-        """Pass a request to the method, and handle what it returns."""
-        place = self._place()
-        try:
-            self._handle(self.method.behaviour(self._request(message), self), place)
-        except Exception as error:
-            self._failed(error, place)
+    def _call_method(self, message: bytes | None, answer: StreamAnswer | None = None) -> None:
+        """Pass a request to the method, and handle what it returns.
 
-    def _handle(self, outcome: Any, place: "Place | None") -> None:
+        Args:
+            message: the request; None if the client has sent none.
+            answer: to be made; None if the call is no stream.
+        """
+        try:
+            self._handle(self.method.behaviour(self._request(message), self), answer)
+        except Exception as error:
+            self._failed(error, answer)
+
+    def _handle(self, outcome: Any, answer: StreamAnswer | None) -> None:
         """Handle what a method has returned, or a deferred outcome."""
         if isinstance(outcome, Job):
             self._dispatcher.submit(self, outcome)
+            self._await_job(outcome, answer)
         elif isinstance(outcome, Deferred):
-            self._defer(outcome, place)
-            return
-        self._respond(outcome, place)
+            self._defer(outcome, answer)
+        else:
+            self._respond(outcome, answer)
 
-    def _defer(self, deferred: Deferred, place: "Place | None", soon: bool = True) -> None:
+    def _defer(self, deferred: Deferred, answer: StreamAnswer | None, soon: bool = True) -> None:
         """Answer a request when its outcome comes; `soon` makes the event loop poll more often until then."""
 
         def finish(outcome: Callable[[], Any]) -> None:
             self._deferred = tuple(each for each in self._deferred if each is not deferred)
             self._dispatcher.waited_for(deferred)
             try:
-                self._handle(outcome(), place)
+                self._handle(outcome(), answer)
             except Exception as error:
-                self._failed(error, place)
+                self._failed(error, answer)
 
         self._deferred = (*self._deferred, deferred)
         if soon:
@@ -312,15 +317,15 @@ class Call(ABC):
         except DecodeError:
             raise InvalidInput("request", f"cannot be read as a request of {self.method.name}") from None
 
-    def _place(self) -> "Place | None":
-        """Where the answer to the last request of a stream is kept; None if the call is no stream."""
-        return None
+    @abstractmethod
+    def _await_job(self, job: Job, answer: StreamAnswer | None) -> None:
+        """Answer a request when its job, which has been queued, is done."""
 
     @abstractmethod
-    def _respond(self, outcome: Any, place: "Place | None") -> None:
-        """Answer a request with what its method has returned: a job, a message, or the bytes of one."""
+    def _respond(self, message: Any, answer: StreamAnswer | None) -> None:
+        """Answer a request with the message that its method has returned, or with the bytes of one."""
 
-    def _failed(self, error: Exception, place: "Place | None") -> None:
+    def _failed(self, error: Exception, answer: StreamAnswer | None) -> None:
         """End the call, because the method or a deferred outcome has raised an error."""
         self.fail(error)
 
@@ -397,19 +402,19 @@ class UnaryCall(Call):
         if message is None:  # if the client has gone, the next event is the end of the call
             self._dispatcher.call_soon(self._no_message)
         else:
-            self._answer(message)
+            self._call_method(message)
 
     def _no_message(self) -> None:
         if not self._ended:
-            self._answer(None)
+            self._call_method(None)
 
-    def _respond(self, outcome: Any, place: "Place | None") -> None:
-        if isinstance(outcome, Job):
-            outcome.done = self._done
-        else:
-            message = serialised(outcome) if self._code == Code.OK else None
-            self.reserve(len(message or b""))
-            self._end(self._code, b"", message)
+    def _await_job(self, job: Job, answer: StreamAnswer | None) -> None:
+        job.done = self._done
+
+    def _respond(self, message: Any, answer: StreamAnswer | None) -> None:
+        content = serialised(message) if self._code == Code.OK else None
+        self.reserve(len(content or b""))
+        self._end(self._code, b"", content)
 
     def _done(self, job: Job) -> None:
         try:

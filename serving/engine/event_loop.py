@@ -226,8 +226,8 @@ class EventLoop:
         bounds: of queued queries and open streams; more are refused.
         window: requests of one stream that may be in progress at once.
         front: accepts the calls.
-        between: called between batches, and between polls while the loop is idle; returns whether it wants to
-            be called again soon.
+        between: applies some changes of live items; returns whether there are more. Called before each batch,
+            and after polls without an event, for which an idle loop waits `IDLE_SECONDS` at most.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class EventLoop:
         self._soon: deque[Callable[[], None]] = deque()
         self._extra = 0  # events read while a whole batch waits
         self._empty = 0  # idle polls in a row
-        self._answered = 0.0  # when the last batch was, in `time.perf_counter()` seconds
+        self._batch_ended = 0.0  # when the last batch was, in `time.perf_counter()` seconds
         self._is_shut = self._has_slept = False
         self._front = front
         self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
@@ -379,7 +379,7 @@ class EventLoop:
             return
         self._run_soon()
         if self._batcher.queries:
-            self._answer(is_busy=self._clients.have_rivals and not self._has_slept)
+            self._work_once(is_busy=self._clients.have_rivals and not self._has_slept)
         elif not self.admission.begin_waiting():
             self._refuse_waiting()
 
@@ -391,17 +391,18 @@ class EventLoop:
         """
         batcher = self._batcher
         if self._dispatcher.lone_calls > ALONE and batcher.short_queries:
-            self._answer()
+            self._work_once()
         elif batcher.short_queries >= batcher.most:  # a whole batch waits
             self._extra += 1
             if self._extra > READ_ON:
-                self._answer()
+                self._work_once()
         elif self._dispatcher.deferred and self._soon:  # otherwise new calls would delay the outcomes
             self._run_soon()
-        if batcher.queries and now > self._answered + RIVAL_SECONDS and self._clients.have_rivals:
-            self._answer(is_busy=True)
+        if batcher.queries and now > self._batch_ended + RIVAL_SECONDS and self._clients.have_rivals:
+            self._work_once(is_busy=True)
 
-    def _answer(self, is_busy: bool = False) -> None:
+    def _work_once(self, is_busy: bool = False) -> None:
+        """Work between batches, answer a batch or a slice, and then refuse and begin some calls that wait."""
         self._extra = self._empty = 0
         self._has_slept = False
         self._run_soon()  # otherwise these functions would wait until the queue is empty
@@ -414,7 +415,7 @@ class EventLoop:
         except Exception:
             log.exception("a batch could not be answered, or a call could not be refused")
         self._dispatcher.idle_since = time.perf_counter_ns()
-        self._answered = time.perf_counter()
+        self._batch_ended = time.perf_counter()
 
     def _refuse_waiting(self) -> None:
         try:
@@ -448,7 +449,11 @@ class EventLoop:
 
     def _run_soon(self) -> None:
         """Do the work between batches, and call the functions that were passed to `call_soon`."""
-        more = self._between is not None and self._work_between(self._between)
+        more = False
+        try:
+            more = self._between is not None and self._between()
+        except Exception:
+            log.exception("work between batches has failed")
         while self._soon:
             try:
                 self._soon.popleft()()
@@ -456,13 +461,6 @@ class EventLoop:
                 log.exception("a function of call_soon has failed")
         if more:
             self._soon.append(_nothing)  # so that the next poll does not wait
-
-    def _work_between(self, work: Callable[[], bool]) -> bool:
-        try:
-            return work()
-        except Exception:
-            log.exception("work between batches has failed")
-            return False
 
     def _call_arrived(self, event: Any) -> None:
         """Begin the call of an event, and ask the front for the next one."""

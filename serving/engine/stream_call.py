@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from protos.errors import Overloaded
 from serving.engine.batching import Job
-from serving.engine.call import Call, Deferred, Dispatcher, Place, serialised
+from serving.engine.call import Call, Deferred, Dispatcher, StreamAnswer, serialised
 from serving.wire.status import Code
 
 WINDOW_BYTES = 1 << 20  # of the answers of one stream that are being made or wait to be sent
@@ -42,7 +42,7 @@ class StreamCall(Call):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._answers: deque[Place] = deque()
+        self._answers: deque[StreamAnswer] = deque()
         self._bytes = 0  # of the answers, expected or made, including the one that is being sent
         self._sending_bytes = 0
         self._is_sending = self._is_receiving = self._is_complete = False
@@ -80,32 +80,31 @@ class StreamCall(Call):
             self._send_on()
         elif not self._ended:
             self._touch()
-            self._answers.append(Place())
-            self._answer(message)
+            answer = StreamAnswer()
+            self._answers.append(answer)
+            self._call_method(message, answer)
             self._read_on()
 
-    def _place(self) -> Place:
-        return self._answers[-1]
+    def _await_job(self, job: Job, answer: StreamAnswer | None) -> None:
+        assert answer is not None, "each request of a stream has one"
+        job.done = lambda job: self._done(answer, job)
+        answer.size = job.answer_bytes
+        self._bytes += answer.size
 
-    def _respond(self, outcome: Any, place: Place | None) -> None:
-        assert place is not None, "each request of a stream has the place of its answer"
-        if isinstance(outcome, Job):
-            outcome.done = lambda job: self._done(place, job)
-            place.size = outcome.answer_bytes
-            self._bytes += place.size
-        else:
-            place.message = serialised(outcome)
-            self._resize(place)
-            self._send_on()
+    def _respond(self, message: Any, answer: StreamAnswer | None) -> None:
+        assert answer is not None, "each request of a stream has one"
+        answer.message = serialised(message)
+        self._resize(answer)
+        self._send_on()
 
-    def _failed(self, error: Exception, place: Place | None) -> None:
+    def _failed(self, error: Exception, answer: StreamAnswer | None) -> None:
         """The call ends with the error, after the answers to earlier requests."""
-        assert place is not None, "each request of a stream has the place of its answer"
-        place.error = error
+        assert answer is not None, "each request of a stream has one"
+        answer.error = error
         self._is_complete = True
         self._send_on()
 
-    def _done(self, answer: Place, job: Job) -> None:
+    def _done(self, answer: StreamAnswer, job: Job) -> None:
         try:
             answer.message = self._message(job)
             self._resize(answer)
@@ -117,7 +116,7 @@ class StreamCall(Call):
         if answer.error is None:
             self._dispatcher.answered(self, job)
 
-    def _resize(self, answer: Place) -> None:
+    def _resize(self, answer: StreamAnswer) -> None:
         """Count the real size of an answer that has been made."""
         size = len(answer.message or b"")
         self._bytes += size - answer.size
@@ -186,11 +185,11 @@ class WatchCall(StreamCall):
         """
         self._defer(deferred, None, soon)
 
-    def _respond(self, outcome: Any, place: Place | None) -> None:
-        if outcome is not None:
-            self._push(outcome)
+    def _respond(self, message: Any, answer: StreamAnswer | None) -> None:
+        if message is not None:
+            self._push(message)
 
-    def _failed(self, error: Exception, place: Place | None) -> None:
+    def _failed(self, error: Exception, answer: StreamAnswer | None) -> None:
         self.fail(error)
 
     def _enter(self) -> None:
@@ -210,7 +209,7 @@ class WatchCall(StreamCall):
         if message is None:
             self._is_complete = True
         else:
-            self._answers.append(Place(serialised(message)))
+            self._answers.append(StreamAnswer(serialised(message)))
         self._send_on()
 
     def _sent(self, event: Any) -> None:

@@ -162,7 +162,16 @@ class GrpcCall(FrontCall):
         message: bytes | None,
         finished: Finished,
     ) -> None:
-        """As `FrontCall.send_status`."""
+        """End the call.
+
+        Args:
+            code: number of the status.
+            details: its text.
+            trailers: metadata to send with it.
+            is_first: no message has been sent before, so the initial metadata are still to be sent.
+            message: last message, sent before the status, if there is one.
+            finished: receives the event when everything has been written, or the call is over.
+        """
         operations = [cygrpc.SendStatusFromServerOperation(trailers, code, details, NO_FLAGS)]
         if is_first:
             operations.append(cygrpc.SendInitialMetadataOperation(None, NO_FLAGS))

@@ -102,7 +102,8 @@ class EncodedState(NamedTuple):
         origin: of its items, as text.
         last_id: of the last row, and so the number of rows.
         sequence: all changes of the store up to this one are in the rows.
-        position: of the store, which no row is beyond.
+        position: of the store, which no row is beyond. Its sequence is higher than `sequence` only while
+            changes between them have not been added yet.
     """
 
     origin: str
@@ -181,7 +182,8 @@ class EncodedItemsWriter:
         folder: of the bundle's encoded items.
         generation: of the file.
         state: of the file.
-        cursor: the sequence after which the changes of the store are missing.
+        cursor: the sequence after which the changes of the store are missing. It is higher than
+            `state.sequence` only after a page that did not reach `state.position`.
         live_items: number of the items whose latest row has a vector.
         failures: sequence -> why the item of that change cannot be found; the last `KEPT_FAILURES` of them.
             Any thread may read it.

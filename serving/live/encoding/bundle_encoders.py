@@ -347,7 +347,7 @@ class BundleEncoders:
             each.join(until and max(0.0, until - time.monotonic()))
 
     @property
-    def base(self) -> int | None:
+    def lowest_snapshot(self) -> int | None:
         """The lowest sequence of the snapshots from which the bundles that answer were built.
 
         None until that is known of each of them.

@@ -198,7 +198,7 @@ class CatalogueProcess:
         started = time.monotonic()
         try:
             requests = [WriteRequest.from_bytes(each.frame.payload) for each in group]
-            outcomes = store.write(requests, encoders.base, feed.known)
+            outcomes = store.write(requests, encoders.lowest_snapshot, feed.known)
         except StoreRolledBack as error:
             self._drop(error)
             return [Unavailable(self._error)] * len(group)
@@ -233,7 +233,7 @@ class CatalogueProcess:
             request, outcome, until = each
             is_encoded = encoded is not None and encoded >= outcome.sequence
             if is_encoded or encoders.error or until <= now or not encoders.serves:
-                self._answer(request, outcome.sequence, self._response(encoders, outcome))
+                self._send_answer(request, outcome.sequence, self._response(encoders, outcome))
             else:
                 held.append(each)
         self._committed = held
@@ -269,7 +269,7 @@ class CatalogueProcess:
                 if store is None:
                     store = Store.open(self._config.url, create=False)
                 sequence, message = self._read_one(store, request.frame)
-                self._answer(request, sequence, message)
+                self._send_answer(request, sequence, message)
             except StoreRolledBack as error:
                 self._rolled_back = error
                 self._refuse(request, Unavailable(public_text(error, self._config.url)))
@@ -401,7 +401,7 @@ class CatalogueProcess:
                 "writes": self._writes_done,
                 "commit_seconds": round(self._commit_seconds, 3),
             }
-            base = encoders.base
+            base = encoders.lowest_snapshot
             counted = feed.known.sequence, base
             if base is not None and counted != self._counted and time.monotonic() >= self._count_due:
                 started = time.monotonic()
@@ -454,7 +454,7 @@ class CatalogueProcess:
             self._followers = [each for each in self._followers if not belongs_to(each, peer, number)]
         return found
 
-    def _answer(self, request: PendingRequest, sequence: int, message: bytes) -> None:
+    def _send_answer(self, request: PendingRequest, sequence: int, message: bytes) -> None:
         self._loop.send(request.peer, Frame(FrameKind.ANSWER, request.frame.number, sequence, message))
 
     def _refuse(self, request: PendingRequest, error: Exception) -> None:

@@ -79,7 +79,7 @@ def waiting(retriever: Retriever) -> Waiting:
 
 def test_a_batch_takes_what_waits_in_order_up_to_its_bound(waiting: Waiting) -> None:
     jobs = [waiting.submit(name) for name in item_names(20)]
-    assert waiting.batcher.is_full
+    assert waiting.batcher.short_queries == 20
     sizes = []
     while waiting.batcher.queries:
         before = len(waiting.done)
@@ -92,7 +92,7 @@ def test_a_batch_takes_what_waits_in_order_up_to_its_bound(waiting: Waiting) -> 
     assert waiting.told.batches == [(8, 8), (8, 8), (4, 4)]
     assert waiting.told.depths == [12, 4, 0]
     assert [queries for queries, _ in waiting.told.waits] == [1] * 20
-    assert not waiting.batcher.is_full
+    assert waiting.batcher.short_queries == 0
 
 
 def test_the_depth_of_the_queue_counts_queries(waiting: Waiting) -> None:

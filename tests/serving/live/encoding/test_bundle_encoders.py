@@ -411,8 +411,8 @@ def test_what_is_encoded_is_not_known_before_the_file_is_open(
     monkeypatch.setattr(ChangeEncoder, "run_once", slow)
     host.put("b")
     host.encoders = host.service()
-    assert (host.encoders.base, host.encoders.sequence) == (None, None)
-    wait_until(lambda: host.step().base == 0)
+    assert (host.encoders.lowest_snapshot, host.encoders.sequence) == (None, None)
+    wait_until(lambda: host.step().lowest_snapshot == 0)
     assert host.encoders.sequence is None
     release.set()
     wait_until(host.reaches(1))  # while it catches up
