@@ -127,7 +127,6 @@ class RetrievalServer:
                 self._servicer,
                 catalogue,
                 shared_state,
-                access.rate,
                 self._call_soon,
                 limits.max_answer_bytes,
                 bounds.watches,

@@ -16,8 +16,6 @@ from serving.live.process.frame_socket import Frame
 from serving.live.store.write_checks import WriteParser, check_id
 from serving.live.store.write_rules import CatalogueBounds, WriteRequest
 from serving.rollout.loaded_bundle import TrafficSplit
-from serving.security.auth import caller
-from serving.security.rate_limit import RateLimit, tokens
 from serving.shared_state import CATALOGUE, SharedState
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
@@ -33,7 +31,6 @@ class CatalogueServicer:
         retrieval: has the bundles that answer, and waits until they have applied a write.
         client: the connection to the catalogue's process.
         shared_state: with the entry `CATALOGUE`, which has the bounds.
-        rate: limit of each client, if there is one; an item written or read costs as much as a query.
         call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
         max_answer_bytes: bound on the answer of `Get`.
         streams_per_connection: calls of Changes that one connection may have open.
@@ -44,13 +41,12 @@ class CatalogueServicer:
         retrieval: RetrievalServicer,
         client: CatalogueClient,
         shared_state: SharedState,
-        rate: RateLimit | None,
         call_soon: Callable[[Callable[[], None]], None],
         max_answer_bytes: int,
         streams_per_connection: int,
     ) -> None:
         self._retrieval, self._client, self._shared_state = retrieval, client, shared_state
-        self._rate, self._call_soon = rate, call_soon
+        self._call_soon = call_soon
         self._max_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
         self._parser: tuple[TrafficSplit, WriteParser] | None = None  # and the bundles that it is for
@@ -169,11 +165,9 @@ class CatalogueServicer:
         return deferred
 
     def _admit(self, call: Call, items: int) -> None:
-        """Charge the client's rate limit; each item costs as much as a query, because a tower encodes it."""
-        call.queries += items
+        """Charge the client's rate limit; an item written or read costs as much as a query."""
         call.bundle = self._retrieval.split.champion
-        if self._rate is not None:
-            self._rate.admit(caller(call), tokens(items, 0))
+        self._retrieval.admit(call, items)
 
 
 class _ChangesStream:

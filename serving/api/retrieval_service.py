@@ -140,7 +140,7 @@ class RetrievalServicer:
         def answer(job: Job) -> wire.EncodeResponse:
             return converters.vectors_to_wire(job.vectors, bundle.version, job.timing)
 
-        self._admit(call, count)
+        self.admit(call, count)
         return self._job(bundle, queries, names, NO_SEARCH, answer, size)
 
     def Score(self, request: wire.ScoreRequest, call: Call, admitted: bool = False) -> Job | Deferred:
@@ -152,7 +152,7 @@ class RetrievalServicer:
         bundle = self._choose(call, asked[0].query)
         size = self._sizes.check_scores(asked)
         if not admitted:
-            self._admit(call, len(queries), items)
+            self.admit(call, len(queries), items)
         if request.min_sequence and request.min_sequence > bundle.sequence:
             return self._wait(bundle, request, call, lambda: self.Score(request, call, True))
 
@@ -278,8 +278,12 @@ class RetrievalServicer:
             each = bundle.retriever.interests
             self._rate.admit(caller(call), tokens(each * len(queries), each * _items(queries, options)))
 
-    def _admit(self, call: Call, queries: int, items: int = 0) -> None:
-        """Charge the client's rate limit for queries, and for the items that their searches look for."""
+    def admit(self, call: Call, queries: int, items: int = 0) -> None:
+        """Charge the client's rate limit for queries, and for the items that their searches look for.
+
+        Raises:
+            RateLimited: the client sends too many requests.
+        """
         call.queries += queries
         if self._rate is not None:
             self._rate.admit(caller(call), tokens(queries, items))

@@ -9,6 +9,7 @@ search without a filter compares only the rest. Changes are applied on the threa
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from serving.index.vector_index import Neighbours, Rows, Vectors
 from serving.segments.built import BuiltSegment
 from serving.segments.growing_columns import GrowingColumns, GrowingPostings
 from serving.segments.growing_graph import GrowingGraph
-from serving.segments.neighbours import Mask, Scored, merged, merged_one, none_of, picked
+from serving.segments.neighbours import Mask, merged, none_of, picked
 from serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind, hit_of
 from serving.segments.planner import Found
 
@@ -235,13 +236,13 @@ class GrowingSegment:
         """
         rows, scores = found.rows.copy(), found.scores.copy()
         width, k = products.shape[1], rows.shape[1]
-        better: dict[int, list[Scored]] = {}
+        better: dict[int, list[tuple[float, int]]] = {}  # query -> scores and rows
         for place, score in zip(places.tolist(), products.ravel()[places].tolist(), strict=True):
             query, slot = divmod(place, width)
             better.setdefault(query, []).append((score, self.first_row + int(compared[slot])))
         for query, pairs in better.items():
             own = [*zip(scores[query].tolist(), rows[query].tolist(), strict=True)]
-            best = merged_one(own, pairs, k)
+            best = sorted(own + pairs, key=itemgetter(0), reverse=True)[:k]
             scores[query] = [score for score, _ in best]
             rows[query] = [row for _, row in best]
         return Neighbours(rows, scores)

@@ -3,7 +3,7 @@
 import json
 from array import array
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,36 +25,15 @@ TERM_BYTES = 8  # for each term: its number and its weight
 FIRST_CAPACITY = 256  # rows
 
 
-class _Column(Protocol):
-    """The values of one field; `FilterColumns` evaluates tests of the field by its other methods."""
-
-    def converted(self, value: Any) -> Any:
-        """A value as `set` takes it; does not change the column.
-
-        Args:
-            value: as `protos.filter_kinds.parse_value` gives it.
-
-        Raises:
-            TypeError, ValueError, OverflowError: the column cannot hold it.
-        """
-
-    def set(self, row: int, value: Any) -> None:
-        """Give a row its value; always succeeds.
-
-        Args:
-            row: one that has been set before, or the next: 0, then 1 and so on.
-            value: as `converted` gives it.
-        """
-
-
 class _Ordered:
-    """Numbers, booleans or times, in the order of the rows."""
+    """Numbers, booleans or times, in the order of the rows; `FilterColumns` evaluates tests of them."""
 
     def __init__(self, dtype: type[np.generic]) -> None:
         self._values: npt.NDArray[Any] = np.zeros(FIRST_CAPACITY, dtype)
         self._has: Mask = np.zeros(FIRST_CAPACITY, np.bool_)
 
     def converted(self, value: Bound | None) -> Any:
+        """A value of `parse_value` as `set` takes it; an error if the column cannot hold it."""
         if value is None:
             return None
         found = np.zeros(1, self._values.dtype)
@@ -62,6 +41,7 @@ class _Ordered:
         return found[0]
 
     def set(self, row: int, value: Any) -> None:
+        """Give a row its value: one that has been set before, or the next, from 0 on; always succeeds."""
         if row >= len(self._has):
             more = len(self._has)
             self._values = np.concatenate([self._values, np.zeros(more, self._values.dtype)])
@@ -100,12 +80,14 @@ class _Strings:
         self.present = BitMap()
 
     def converted(self, value: str | list[str] | None) -> tuple[str, ...]:
+        """As `_Ordered.converted`."""
         found = () if value is None else (value,) if isinstance(value, str) else tuple(value)
         if not all(isinstance(each, str) for each in found):
             raise TypeError("expected strings")
         return found
 
     def set(self, row: int, value: tuple[str, ...]) -> None:
+        """As `_Ordered.set`."""
         if row < len(self._held):
             for each in self._held[row]:
                 self._rows[each].discard(row)
@@ -131,7 +113,7 @@ class GrowingColumns:
 
     def __init__(self, schema: FilterSchema) -> None:
         self.schema = schema
-        self._columns: dict[str, _Column] = {
+        self._columns: dict[str, _Ordered | _Strings] = {
             field: _Strings() if (dtype := KINDS[kind].dtype) is None else _Ordered(dtype)
             for field, kind in schema.items()
         }

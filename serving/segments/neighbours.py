@@ -12,7 +12,6 @@ SPARE = 8  # items to search for beyond those that are expected to be deleted
 WIDER = 4  # factor of the number of items in a repeated search
 
 Mask = npt.NDArray[np.bool_]
-Scored = tuple[float, int]  # score and row
 Array = TypeVar("Array", Rows, Vectors)
 Search = Callable[[Rows, int], Neighbours]  # places of queries, and k
 
@@ -32,15 +31,6 @@ def merged(first: Neighbours, second: Neighbours, k: int) -> Neighbours:
     scores = np.concatenate([first.scores, second.scores], axis=1)
     order = (-scores).argsort(axis=1, kind="stable")[:, :k]
     return Neighbours(picked(rows, order), picked(scores, order))
-
-
-def merged_one(first: list[Scored], second: list[Scored], k: int) -> list[Scored]:
-    """As `merged`, of one query."""
-    return sorted(first + second, key=_by_score, reverse=True)[:k]
-
-
-def _by_score(each: Scored) -> float:
-    return each[0]
 
 
 def picked(array: Array, columns: npt.NDArray[np.intp]) -> Array:

@@ -60,14 +60,10 @@ class LivePlace:
     folder: Path
     store: Callable[[], StoreState | None]
 
-    def end_of(self, origin: EncodedOrigin) -> Callable[[], VerifiedEnd | None]:
-        """Gives where to stop reading the encoded items of an origin; None if at their end."""
-
-        def end() -> VerifiedEnd | None:
-            state = self.store()
-            return None if state is None else state.ends.get(origin.bundle_version[:12])
-
-        return end
+    def end_of(self, origin: EncodedOrigin) -> VerifiedEnd | None:
+        """Where to stop reading the encoded items of an origin, if another service writes them; else None."""
+        state = self.store()
+        return None if state is None else state.ends.get(origin.bundle_version[:12])
 
 
 class LiveItems:
@@ -77,9 +73,8 @@ class LiveItems:
 
     Args:
         retriever: of the bundle alone.
-        folder: of the encoded items.
+        place: of the live items.
         origin: of the encoded items.
-        end: gives where to stop, if another service writes them; None if none does.
 
     Attributes:
         retriever: with the live items.
@@ -90,15 +85,10 @@ class LiveItems:
         OSError: there are none yet, or they cannot be read now.
     """
 
-    def __init__(
-        self,
-        retriever: Retriever,
-        folder: Path,
-        origin: EncodedOrigin,
-        end: Callable[[], VerifiedEnd | None] = lambda: None,
-    ) -> None:
-        self._base, self._folder, self._origin, self._end = retriever, folder, origin, end
-        self._reader = EncodedItemsReader(folder, origin)
+    def __init__(self, retriever: Retriever, place: LivePlace, origin: EncodedOrigin) -> None:
+        self._base, self._place, self._origin = retriever, place, origin
+        self._folder = folder_of(place.folder, origin)
+        self._reader = EncodedItemsReader(self._folder, origin)
         self._graph_file: tuple[int, ...] = ()  # that was last opened
         self._is_damaged, self._error = False, ""
         manifest, built = retriever.manifest, retriever.built.undeleted()
@@ -108,12 +98,7 @@ class LiveItems:
         self.retriever = retriever.with_live_items(built, self.segment)
 
     @classmethod
-    def open(
-        cls,
-        retriever: Retriever,
-        place: LivePlace,
-        stop: threading.Event | None = None,
-    ) -> "LiveItems":
+    def open(cls, retriever: Retriever, place: LivePlace, stop: threading.Event | None = None) -> "LiveItems":
         """Wait until all that the store holds now has been encoded for a bundle, and apply it.
 
         Args:
@@ -153,9 +138,8 @@ class LiveItems:
     @classmethod
     def _opened(cls, retriever: Retriever, place: LivePlace, store: StoreState) -> "LiveItems | None":
         """The live items of a bundle without applied changes; None if none can be read yet."""
-        origin = origin_of(retriever.manifest, store.store_id)
         try:
-            return cls(retriever, folder_of(place.folder, origin), origin, place.end_of(origin))
+            return cls(retriever, place, origin_of(retriever.manifest, store.store_id))
         except (OSError, EncodedItemsDamaged):  # the process that encodes begins a file
             return None
 
@@ -178,7 +162,7 @@ class LiveItems:
         try:
             if self._is_damaged or not self._reader.has_more:
                 return False
-            items, sequence = self._reader.read(self._end())
+            items, sequence = self._reader.read(self._place.end_of(self._origin))
             self.segment.apply(items)
         except OSError as error:  # such as a lock of SQLite's; the next call tries again
             if str(error) != self._error:
@@ -225,7 +209,7 @@ class LiveItems:
 
     def reopened(self) -> "LiveItems":
         """The same bundle with the current generation, all of it applied; errors as the class."""
-        live = LiveItems(self._base, self._folder, self._origin, self._end)
+        live = LiveItems(self._base, self._place, self._origin)
         live.catch_up()
         live.follow_graph()
         return live

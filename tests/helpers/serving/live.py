@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from protos import bundle
-from serving.live.encoded_items import folder_of, origin_of
+from serving.live.encoded_items import origin_of
 from serving.live.encoding.change_encoder import ChangeEncoder
-from serving.live.search.live_items import LiveItems
+from serving.live.search.live_items import LiveItems, LivePlace
 from serving.live.store.changes import Change, Position
 from serving.retrieval.encoder import item_encoder
 from serving.retrieval.query import Query, Value, Vectors
@@ -64,7 +64,7 @@ class LiveWorld:
 
     def open(self) -> LiveItems:
         """One more worker."""
-        return LiveItems(self.base, folder_of(self.place, self.origin), self.origin)
+        return LiveItems(self.base, LivePlace(self.place, lambda: None), self.origin)
 
     def put(self, item_id: str, text: str, **fields: str) -> int:
         """Write an item in the store, and in the truth."""

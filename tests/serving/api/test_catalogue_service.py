@@ -153,7 +153,7 @@ def read(retriever: Retriever, max_bytes: int, *ids: str) -> wire.GetResponse:
     champion = SimpleNamespace(retriever=retriever.with_live_items(built, growing))
     retrieval: Any = SimpleNamespace(split=SimpleNamespace(champion=champion))
     unused = cast(Any, None)
-    servicer = CatalogueServicer(retrieval, unused, unused, None, unused, max_bytes, 1)
+    servicer = CatalogueServicer(retrieval, unused, unused, unused, max_bytes, 1)
     response = wire.GetResponse(items=[{"item": {"id": each}} for each in ids])
     return servicer._found(Frame(FrameKind.ANSWER, 1, 2, response.SerializeToString()))
 
