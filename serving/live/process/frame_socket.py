@@ -122,7 +122,6 @@ class FrameLoop:
             end.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._peers: set[Peer] = set()
-        self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -133,8 +132,7 @@ class FrameLoop:
 
     def watch(self, readable: socket.socket, function: Callable[[], None]) -> None:
         """Call a function on the thread when a socket can be read; before `start`."""
-        self._watched[readable.fileno()] = readable, function
-        self._selector.register(readable, selectors.EVENT_READ)
+        self._selector.register(readable, selectors.EVENT_READ, function)
 
     def start(self) -> None:
         """Start the thread."""
@@ -187,8 +185,8 @@ class FrameLoop:
         for key, _ in self._selector.select():
             if isinstance(key.data, Peer):
                 self._handle(key.data)
-            elif key.fd in self._watched:
-                self._guarded(self._watched[key.fd][1])
+            elif key.data is not None:
+                self._guarded(key.data)
             else:
                 self._drain()
         for peer in [each for each in self._peers if each.wants_to_write]:

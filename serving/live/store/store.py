@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -67,7 +67,6 @@ from serving.live.store.write_rules import (
     ItemWrite,
     WriteOutcome,
     WriteRequest,
-    feature_values,
 )
 
 log = logging.getLogger(__name__)
@@ -340,7 +339,7 @@ class Store:
         """The last transaction of this object."""
         before, position, written = self._last
         changes = [
-            Change(n, each.item_id, each.deleted, feature_values(each.features), feature_values(each.fields))
+            Change(n, each.item_id, each.deleted, json.loads(each.features), json.loads(each.fields))
             for n, each in written
         ]
         return LastWrite(before, position, changes)
@@ -488,7 +487,7 @@ class Store:
             advance(connection, meta.sequence)
         self.store_id = meta.store_id
         held = CatalogueBounds.of(json.loads(meta.bounds))
-        self.bounds = held.changed(bounds)
+        self.bounds = replace(held, **bounds)
         if self.bounds != held:
             connection.execute(sa.update(META).values(bounds=json.dumps(asdict(self.bounds))))
 
@@ -585,5 +584,5 @@ def _row(sequence: int, item: ItemWrite, now: float) -> dict[str, Any]:
 
 
 def _stored(row: Any) -> StoredItem:
-    features, fields = feature_values(row.features), feature_values(row.fields)
+    features, fields = json.loads(row.features), json.loads(row.fields)
     return StoredItem(Change(row.sequence, row.id, row.deleted, features, fields), row.written_at)

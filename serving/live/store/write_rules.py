@@ -7,7 +7,7 @@ condition does not hold is refused, and the other items of its request are writt
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
 from protos import catalogue_pb2 as wire
@@ -37,10 +37,6 @@ class CatalogueBounds:
         """From the store's JSON; names of a newer program are skipped."""
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in document.items() if name in known})
-
-    def changed(self, given: Mapping[str, int]) -> "CatalogueBounds":
-        """With other bounds by name."""
-        return replace(self, **given)
 
 
 class ItemWrite(NamedTuple):
@@ -181,9 +177,3 @@ class Decisions:
         self.versions[item.item_id] = ItemVersion(self.sequence, item.deleted)
         self.written[item.item_id] = self.sequence, item
         return WriteResult(self.sequence)
-
-
-def feature_values(text: str) -> Mapping[str, Any]:
-    """The features or the display fields of an `ItemWrite`, from their JSON."""
-    values: Mapping[str, Any] = json.loads(text)
-    return values
