@@ -198,7 +198,7 @@ class RetrievalServicer:
         if bundle.item_tower is None:
             raise InvalidInput("items", "this service does not offer the item tower (--item-tower)")
         call.reserve(self._sizes.check_vectors(bundle.manifest.width("item"), count, "items"))
-        self._admit(call, count)
+        self.admit(call, count)
         call.check("encode")
         started = time.perf_counter_ns()
         vectors = bundle.item_tower(items)

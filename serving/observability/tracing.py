@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from protos.errors import MissingStage
+from serving.engine.call_record import CallRecord
 from serving.engine.front import Metadata
-from serving.observability.sinks import CallRecord
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

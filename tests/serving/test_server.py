@@ -20,6 +20,7 @@ from serving.retrieval.answer import Answer
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
+from serving.shadow.channel import TrafficMirror
 from serving.wire.converters import RequestLimits
 from tests.helpers.answers import differences
 from tests.helpers.tiny import item_ids, item_names
@@ -194,8 +195,11 @@ def test_nobody_there_is_unavailable() -> None:
             client.wait_ready(timeout=0.3)
 
 
-class FailingSink:
+class FailingSink(TrafficMirror):
     """Takes everything, and fails."""
+
+    def __init__(self) -> None:
+        """Nothing is connected."""
 
     def sample(self, method: str) -> Callable[[Any, bytes, int], None]:
         def take(request: Any, response: bytes, batch: int) -> None:
