@@ -152,7 +152,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "ef_search": manifest.index.ef_search,
         "quality": manifest.quality,
         "parity": manifest.parity,
-        "ann": {k: v for k, v in manifest.ann.items() if k not in ("curve", "grid")},
+        "ann": {k: v for k, v in manifest.ann.items() if k != "curve"},
         "precision": _report(folder, manifest, "precision"),
         "hybrid": _report(folder, manifest, "hybrid"),
         "latency": {k: v for k, v in manifest.latency.items() if k != "towers"},

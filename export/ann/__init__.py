@@ -1,18 +1,16 @@
 """The index over the item vectors: HNSW or exact search, chosen by measurement.
 
-index_kind.py   kinds of indexes by name; kinds/ has one module for each
-graph.py        vectors -> HNSW graph; duplicates.py handles vectors that many items share
-merged.py       the same for queries of several vectors
-search.py       exact and approximate search, what the service returns, and recall
-timer.py        the time of a search, and exact search against the graph
-ef_search.py    the search width for a recall target
-graph_sweep.py  M and ef_construction, compared on a sample
-tuner.py        all of it together; report.py explains the choice in JSON, words and a plot
+index_kind.py  kinds of indexes by name; kinds/ has one module for each
+graph.py       vectors -> HNSW graph; duplicates.py handles vectors that many items share
+merged.py      the same for queries of several vectors
+search.py      exact and approximate search, what the service returns, and recall
+timer.py       the time of a search, and exact search against the graph
+ef_search.py   the search width for a recall target
+tuner.py       all of it together; report.py explains the choice in JSON, words and a plot
 """
 
 from export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tune
 from export.ann.graph import COSINE, SPACE, Rows, Vectors, build_graph, save
-from export.ann.graph_sweep import GRID, cost_at
 from export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall, rebuild
 from export.ann.merged import search_merged
 from export.ann.report import frontier
@@ -21,7 +19,6 @@ from export.ann.search import approximate, exact, recalls, search_as_served
 __all__ = [
     "COSINE",
     "EF_LADDER",
-    "GRID",
     "MARGIN",
     "SPACE",
     "EfChoice",
@@ -31,7 +28,6 @@ __all__ = [
     "Vectors",
     "approximate",
     "build_graph",
-    "cost_at",
     "exact",
     "frontier",
     "index_kind",

@@ -13,7 +13,7 @@ import numpy as np
 
 from export.ann.graph import Rows, Vectors
 from export.ann.search import Shares, approximate, kth_scores, shares_above
-from export.ann.timer import SearchTimer, graph_search
+from export.ann.timer import graph_search, search_us
 from protos.system.cores import thread_count
 from train.config.index import IndexConfig
 
@@ -85,26 +85,17 @@ def recall_curve(
     vectors: Vectors,
     queries: Vectors,
     config: IndexConfig,
-    timer: SearchTimer | None = None,
-    bounds: Shares | None = None,
-    widths: Sequence[int] = (),
 ) -> Iterator[Point]:
     """Measure recall and time of each width, from small to large, up to the size of the graph.
 
     A width that is clearly below the target on the first queries is not measured on the others.
 
-    Args:
-        timer: times the searches; by default one whose reference is this graph.
-        bounds: `kth_scores` of these queries, if known.
-        widths: at least k each; by default those of `ef_ladder`.
-
     Raises:
         GateRefused: the graph is so disconnected that a query reaches fewer than k items.
     """
-    bounds = kth_scores(vectors, queries, config.k) if bounds is None else bounds
-    timer = timer or SearchTimer(graph_search(index, config.k, 2 * config.k), queries)
+    bounds = kth_scores(vectors, queries, config.k)
     first, rest = _first_and_rest(len(queries), config.seed)
-    for ef in widths or ef_ladder(config.k, len(vectors)):
+    for ef in ef_ladder(config.k, len(vectors)):
 
         def shares(some: Rows, ef: int = ef) -> Shares:
             found = approximate(index, queries[some], config.k, ef, thread_count(config.threads))
@@ -115,7 +106,7 @@ def recall_curve(
         within_reach = point["recall"] + 2 * point["standard_error"] >= with_margin(config.recall_target)
         if len(rest) and within_reach:
             each = np.concatenate([each, shares(rest)])
-        us = timer.microseconds(graph_search(index, config.k, ef))
+        us = search_us(graph_search(index, config.k, ef), queries)
         yield {"ef": ef, **_point(each), "us_per_query": us}
         if ef >= len(vectors):
             break

@@ -12,7 +12,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from export.ann.ef_search import EfChoice
 from export.ann.graph import links_size
-from export.ann.graph_sweep import SweptGraph, as_report
 from export.ann.timer import ExactVsGraph
 from protos.bundle import IndexParameters
 from train.config.index import IndexConfig
@@ -21,7 +20,6 @@ from train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, 
 SHOWN = 0.2  # recall below the target that the plot shows
 LABEL_PIXELS = 34  # between two labels of search widths
 MIN_SPAN = 4.0  # of the axis of times, its end over its start
-SHADES = ("#b9c6d6", "#8fb0d6", "#5b8c5a", "#9a6fb0", "#c77d1e", "#a8433f")
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,6 @@ class IndexReport:
     Args:
         items: N.
         config: what was configured.
-        swept: graphs that were measured on a sample; empty if there was nothing to choose.
-        first: M and ef_construction that were chosen on the sample.
         tuned: the search width on all items.
         times: exact search against the graph at that width.
         parameters: the result.
@@ -42,8 +38,6 @@ class IndexReport:
 
     items: int
     config: IndexConfig
-    swept: Sequence[SweptGraph]
-    first: tuple[int, int]
     tuned: EfChoice
     times: ExactVsGraph
     parameters: IndexParameters
@@ -56,7 +50,6 @@ def report_of(facts: IndexReport, graph: hnswlib.Index) -> dict[str, Any]:
     config, chosen, times = facts.config, facts.parameters, facts.times
     return {
         "items": facts.items,
-        "sample": min(facts.items, config.sample) if facts.swept else 0,
         "k": config.k,
         "target": config.recall_target,
         "ef_search": chosen.ef_search,
@@ -64,7 +57,6 @@ def report_of(facts: IndexReport, graph: hnswlib.Index) -> dict[str, Any]:
         "build_s": facts.build_s,
         "bytes_per_item": links_size(graph),
         "curve": list(facts.tuned.curve),
-        "grid": [as_report(each) for each in facts.swept],
         "chosen": {"m": chosen.m, "ef_construction": chosen.ef_construction, "exact": chosen.exact},
         "exact_us": {str(size): us for size, us in times.exact_us.items()},
         "graph_us": {str(size): us for size, us in times.graph_us.items()},
@@ -74,25 +66,8 @@ def report_of(facts: IndexReport, graph: hnswlib.Index) -> dict[str, Any]:
 
 def why(facts: IndexReport) -> str:
     """The choice, in a sentence."""
-    return "; ".join(filter(None, (_graph(facts), _width(facts), _exact(facts)))) + "."
-
-
-def _graph(facts: IndexReport) -> str:
-    chosen, config = facts.parameters, facts.config
-    text = f"M {chosen.m} and ef_construction {chosen.ef_construction}"
-    if not facts.swept:
-        if config.m and config.ef_construction:
-            return f"{text} as configured"
-        return f"{text}, the smallest values, because all searches are exact"
-    tried = f"of {len(facts.swept)} tried on {min(facts.items, config.sample):,} items"
-    if facts.first != (chosen.m, chosen.ef_construction):
-        first = f"M {facts.first[0]} and ef_construction {facts.first[1]}"
-        return f"{text}, because {first}, the cheapest {tried}, fall short on all items"
-    costs = {(each.m, each.ef_construction): each.expected_us for each in facts.swept}
-    cost = costs[facts.first]
-    if cost is None:
-        return f"{text} find most {tried}, none of which reaches {config.recall_target}"
-    return f"{text} reach {config.recall_target} at least cost {tried} ({cost:,.0f} us a query expected)"
+    graph = f"M {facts.parameters.m} and ef_construction {facts.parameters.ef_construction}"
+    return "; ".join(filter(None, (graph, _width(facts), _exact(facts)))) + "."
 
 
 def _width(facts: IndexReport) -> str:
@@ -113,43 +88,12 @@ def _exact(facts: IndexReport) -> str:
 
 
 def frontier(report: Mapping[str, Any]) -> Figure:
-    """Plot recall@k against the time of a query, for the graphs of the sweep and for the one that was built.
+    """Plot recall@k against the time of a query, for each measured width of the search.
 
     Args:
         report: as `report_of` returns it.
     """
-    panels = 2 if report["grid"] else 1
-    figure, axes = plt.subplots(1, panels, figsize=(5.4 * panels, 4.0), layout="constrained", squeeze=False)
-    if report["grid"]:
-        _swept(axes[0][0], report)
-    _built(axes[0][-1], report)
-    return figure
-
-
-def _swept(axes: Axes, report: Mapping[str, Any]) -> None:
-    chosen = report["chosen"]["m"], report["chosen"]["ef_construction"]
-    most = max(each["bytes_per_item"] for each in report["grid"])
-    for each, shade in zip(report["grid"], SHADES, strict=False):
-        if not each["curve"]:
-            continue
-        own = (each["m"], each["ef_construction"]) == chosen
-        axes.plot(
-            [point["us_per_query"] for point in each["curve"]],
-            [point["recall"] for point in each["curve"]],
-            marker="o",
-            markersize=2 + 6 * each["bytes_per_item"] / most,
-            linewidth=2.4 if own else 1.1,
-            color=MODEL_COLOUR if own else shade,
-            zorder=3 if own else 2,
-            label=f"M {each['m']}, {each['ef_construction']}: {each['bytes_per_item']:.0f} B an item"
-            + (", chosen" if own else ""),
-        )
-    axes.legend(frameon=False, fontsize=7, title="M, ef_construction: memory of links", title_fontsize=7)
-    points = [point for each in report["grid"] for point in each["curve"]]
-    _dress(axes, report, points, f"Graphs on {report['sample']:,} items")
-
-
-def _built(axes: Axes, report: Mapping[str, Any]) -> None:
+    figure, axes = plt.subplots(figsize=(5.4, 4.0), layout="constrained")
     curve = report["curve"]
     axes.plot(
         [point["us_per_query"] for point in curve],
@@ -176,6 +120,7 @@ def _built(axes: Axes, report: Mapping[str, Any]) -> None:
     said = "exact search chosen" if chosen["exact"] else f"ef_search = {report['ef_search']} chosen"
     _dress(axes, report, curve, f"M {chosen['m']} on all {report['items']:,} items, {said}")
     _label_widths(axes, sorted(curve, key=lambda point: point["ef"] != report["ef_search"]))
+    return figure
 
 
 def _label_widths(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:

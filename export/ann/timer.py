@@ -1,8 +1,7 @@
 """How long a search takes: one query after the other, on one thread, in short turns.
 
 The timer counts the thread's processor time, so that other processes on the machine do not influence the
-choice. Caches and clock rate still drift. So contenders take turns, and searches that are not measured in the
-same turns are related to a reference search that always is.
+figures. Caches and clock rate still drift, so contenders take turns.
 """
 
 import time
@@ -71,24 +70,10 @@ def _plan(once: Sequence[int]) -> tuple[int, int]:
     return max(MIN_TURNS, min(TURNS, affordable // (calls + SETTLING))), calls
 
 
-class SearchTimer:
-    """Times searches at different moments as if all had been measured at the same moment.
-
-    Args:
-        reference: the search that every other search is timed beside.
-        queries: (Q, D).
-    """
-
-    def __init__(self, reference: Search, queries: Vectors) -> None:
-        self._reference = reference
-        self._batches = [queries[n : n + 1] for n in range(min(len(queries), TURNS * CALLS))]
-        for _ in range(2):  # the first round reads the graph into memory
-            self._usual = median_search_us({"reference": reference}, self._batches)["reference"]
-
-    def microseconds(self, search: Search) -> float:
-        """Of one query, median."""
-        taken = median_search_us({"search": search, "reference": self._reference}, self._batches)
-        return taken["search"] * self._usual / taken["reference"]
+def search_us(search: Search, queries: Vectors) -> float:
+    """Median microseconds of a search with one of the queries (Q, D)."""
+    batches = [queries[n : n + 1] for n in range(min(len(queries), TURNS * CALLS))]
+    return median_search_us({"search": search}, batches)["search"]
 
 
 @dataclass(frozen=True)

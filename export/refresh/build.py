@@ -1,7 +1,7 @@
 """Vectors, index, reports and manifest of a refreshed bundle.
 
-The towers, and what was measured of them, are the champion's. The index is built anew over all items, with
-the champion's parameters; the width of its searches is tuned again.
+The towers, and what was measured of them, are the champion's. The index is built anew over all items, by
+`[index]` of the experiment; the width of its searches is tuned again.
 """
 
 import shutil
@@ -24,14 +24,13 @@ from export.onnx.runtimes import Encode, onnx_encoder
 from export.refresh.merge import FRESH, Champion, Merged
 from export.refresh.quality import Evaluation, NotMeasured
 from protos import bundle
-from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
+from protos.bundle import Manifest, Refreshed, Snapshot
 from protos.errors import BundleError
 from protos.hybrid.lexical_index import LexicalIndex
 from protos.inputs import unicode_record
 from protos.search import each_vector
 from protos.vectors import read_vectors, write_merged
 from train.config import Experiment
-from train.config.index import IndexConfig
 from train.data.training_data import texts_of
 from train.evaluation.plots import save
 
@@ -166,7 +165,7 @@ class _Build:
 
     def _index(self, vectors: Any, folder: Path) -> tuple[bundle.IndexParameters, dict[str, Any]]:
         """Build and tune the index; returns its parameters and its report."""
-        config = index_config(self.experiment.index, self.manifest.index)
+        config = self.experiment.index
         tune, test = (
             each_vector(self._queries(part), self.manifest.dimension) for part in ("validation", "test")
         )
@@ -216,22 +215,6 @@ class _Build:
             "catalogue": snapshot and asdict(snapshot),
             "failed_items": dict([*merged.failed.items()][:100]),
         }
-
-
-def index_config(config: IndexConfig, parameters: bundle.IndexParameters) -> IndexConfig:
-    """The settings of the experiment, with the graph's parameters of a bundle."""
-    if parameters.kind not in (HNSW, EXACT):
-        return replace(config, kind=parameters.kind, options=parameters.options, seed=parameters.seed)
-    if config.search == "exact":  # the graph is not searched, and its parameters are not to be chosen
-        return replace(config, seed=parameters.seed)
-    default = IndexConfig()
-    return replace(
-        config,
-        m=parameters.m,
-        ef_construction=parameters.ef_construction,
-        seed=parameters.seed,
-        sample=default.sample,  # which is for the choice of the two
-    )
 
 
 def not_finite(merged: Merged, fresh: Any) -> Mapping[str, str]:

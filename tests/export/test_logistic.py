@@ -130,7 +130,7 @@ def test_the_graph_ranks_by_the_models_own_score(seed: int) -> None:
     found = 1 / (1 + np.exp(-(queries @ lifted.T + float(logistic.bias)).astype(np.float64)))
     np.testing.assert_allclose(found, scores, atol=1e-5)
 
-    config = IndexConfig(threads=1, seed=seed)
+    config = IndexConfig(m=16, ef_construction=200, threads=1, seed=seed)
     graph = graphs.build(lifted, config, logistic.score())
     tuned = ann.tune(graph, lifted, queries[:150], config)
     assert tuned.reached

@@ -1,4 +1,4 @@
-"""Graphs by the settings of an experiment; the tuner chooses what these leave open."""
+"""Graphs by the settings of an experiment."""
 
 import hnswlib
 
@@ -8,8 +8,8 @@ from train.config.index import IndexConfig
 
 
 def parameters(config: IndexConfig, ef_search: int) -> IndexParameters:
-    """Parameters with the settings, M 16 and ef_construction 200 where they are open."""
-    return IndexParameters(ann.SPACE, config.m or 16, config.ef_construction or 200, ef_search, config.seed)
+    """Parameters with the settings."""
+    return IndexParameters(ann.SPACE, config.m, config.ef_construction, ef_search, config.seed)
 
 
 def build(vectors: ann.Vectors, config: IndexConfig, score: Score = ann.COSINE) -> hnswlib.Index:

@@ -1,4 +1,4 @@
-"""`[index]`: the search index, and what the tuner may choose."""
+"""`[index]`: the search index."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,30 +13,25 @@ MILVUS_TYPES = ("HNSW", "FLAT")  # as `protos/vector_databases/milvus.py` names 
 class IndexConfig:
     """An HNSW graph (Malkov and Yashunin 2018), or exact search where it is about as fast.
 
-    The tuner keeps the values that are set. It measures the others and takes those with the shortest query.
-
     Args:
-        m: links of a node; 0 leaves it to the tuner.
-        ef_construction: width of the search while the graph is built; 0 leaves it to the tuner.
+        m: links of a node. Where every search is exact, the graph is not used, and is built with fewer.
+        ef_construction: width of the search while the graph is built.
         recall_target: ef_search is the smallest that reaches this recall@k against exact search.
-        sample: items on which graphs with different m and ef_construction are compared.
         search: `auto` takes exact search for up to 2,097,152 coordinates (items x dimensions), such as 32,768
-            items of 64, and where a graph is no faster or misses the target; `graph` and `exact` decide it.
+            items of 64, and where the graph is no faster or misses the target; `graph` and `exact` decide it.
         k: neighbours at which recall is measured.
-        seed: of the graph's levels and of the samples.
+        seed: of the graph's levels, and of the queries that a width is measured on first.
         threads: threads of the build; 0 takes OMP_NUM_THREADS, or all cores where it is not set. With 1
-            thread, and m and ef_construction set, the graph is reproducible byte for byte. The tuner's own
-            choice depends on measured times.
+            thread the graph is reproducible byte for byte.
         kind: one of `INDEX_KINDS`; `hnsw` includes exact search. `milvus` is a collection on the server that
-            the variable TWINSPIRE_MILVUS_URI names, with m 16 and ef_construction 200 where they are not set.
+            the variable TWINSPIRE_MILVUS_URI names.
         options: parameters of another kind. Of `milvus`: `type`, which is "HNSW" or "FLAT" (all items are
             compared).
     """
 
-    m: int = 0
-    ef_construction: int = 0
+    m: int = 32
+    ef_construction: int = 400
     recall_target: float = 0.98
-    sample: int = 20_000
     search: Literal["auto", "graph", "exact"] = "auto"
     k: int = 10
     seed: int = 0
@@ -45,13 +40,10 @@ class IndexConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.m:
-            at_least(2, self, "m")
-        if self.ef_construction:
-            at_least(1, self, "ef_construction")
+        at_least(2, self, "m")
+        at_least(1, self, "ef_construction")
         if not 0 < self.recall_target <= 1:
             raise ValueError(f"recall_target: expected above 0 and at most 1, got {self.recall_target}")
-        at_least(1000, self, "sample")
         at_least(1, self, "k")
         at_least(0, self, "seed", "threads")
         if self.kind == EXACT:
@@ -65,13 +57,8 @@ class IndexConfig:
         if self.kind == MILVUS:
             self._check_milvus()
             return
-        swept = not (self.m and self.ef_construction)
-        graph_keys = ("m", "ef_construction", "sample")
-        conditions = {
-            'search = "auto" or "graph"': (self.search != "exact", graph_keys),
-            "m or ef_construction left to the tuner": (swept, ("sample",)),
-        }
-        refuse_unused(self, conditions)
+        graph_keys = ("m", "ef_construction")
+        refuse_unused(self, {'search = "auto" or "graph"': (self.search != "exact", graph_keys)})
 
     def _check_milvus(self) -> None:
         unknown = [*{*self.options} - {"type"}]
@@ -83,7 +70,7 @@ class IndexConfig:
         refuse_unused(
             self,
             {
-                f'kind = "{HNSW}"': (False, ("sample", "search")),
+                f'kind = "{HNSW}"': (False, ("search",)),
                 'options.type = "HNSW"': (chosen == MILVUS_TYPES[0], ("m", "ef_construction")),
             },
         )

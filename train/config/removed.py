@@ -20,6 +20,9 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("tower.augment", ""): "leave it out: the vectors that it added brought nothing",
     ("tower.augment_query", ""): "leave it out: the vectors that it added brought nothing",
     ("index.latency_budget_us", ""): "leave it out: the smallest width that reaches recall_target is taken",
+    ("index.sample", ""): "leave it out: m and ef_construction are not chosen by measurement any more",
+    ("index.m", "0"): "leave it out for 32, which is not chosen by measurement any more",
+    ("index.ef_construction", "0"): "leave it out for 400, which is not chosen by measurement any more",
     ("bench.compiled", ""): "leave it out: torch.compile is not measured any more",
 }
 AS_NOW = (("tower.newcomers", "fitted"),)  # keys and values of earlier towers that are built alike today
@@ -68,7 +71,7 @@ def without_removed(table: Mapping[str, Any]) -> dict[str, Any]:
 def _removed(section: str, key: str, value: Any) -> Iterator[tuple[tuple[str, str], str]]:
     """The entries of `REMOVED` for a key and for its values."""
     values = value if isinstance(value, list) else [value]
-    for used in ("", *(each for each in values if isinstance(each, str) and each)):
-        entry = (f"{section}.{key}", used)
+    for used in ("", *(each for each in values if isinstance(each, str | int) and each != "")):
+        entry = (f"{section}.{key}", str(used))
         if entry in REMOVED:
             yield entry, REMOVED[entry]

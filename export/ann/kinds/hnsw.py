@@ -46,7 +46,7 @@ class HnswKind(IndexKind):
     def tune(
         self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
     ) -> TunedIndex:
-        """Choose M, ef_construction, ef_search and exact search, as `export.ann.tuner` describes."""
+        """Choose ef_search or exact search, as `export.ann.tuner` describes."""
         graph, parameters, report = tune_index(vectors, queries, config, score, console)
         return TunedIndex(TunedHnsw(graph, vectors, parameters), report, frontier(report))
 

@@ -41,7 +41,6 @@ from protos.vector_databases.milvus import (
 from train.config.index import IndexConfig
 from train.evaluation.plots import MODEL_COLOUR, style_axes
 
-LINKS, CONSTRUCTION = 16, 200  # M and efConstruction where the experiment sets none
 QUERIES = 64  # in one search
 ROUNDS = 20  # single searches that are timed
 
@@ -126,8 +125,15 @@ class MilvusKind(IndexKind):
             Unavailable: the server does not answer.
         """
         kind = config.options.get("type", HNSW_TYPE)
-        shape = config.m or LINKS, config.ef_construction or CONSTRUCTION
-        widest = IndexParameters("ip", *shape, 2 * config.k, config.seed, kind=MILVUS, options={"type": kind})
+        widest = IndexParameters(
+            "ip",
+            config.m,
+            config.ef_construction,
+            2 * config.k,
+            config.seed,
+            kind=MILVUS,
+            options={"type": kind},
+        )
         index, begun = TunedMilvus(vectors, widest, score.has_padding_dim), time.perf_counter()
         if kind == FLAT_TYPE:
             MilvusServer.from_environment().connect().close()  # before hours of other work

@@ -21,7 +21,7 @@ from tests.helpers.limited import files_limited_to
 from tests.helpers.tiny import watched_bundle
 from train.config.index import IndexConfig
 
-CONFIG = IndexConfig(threads=1)
+CONFIG = IndexConfig(m=16, ef_construction=200, threads=1)
 
 
 def unit_vectors(count: int, dimension: int = 24, seed: int = 0) -> ann.Vectors:
@@ -72,7 +72,7 @@ def test_the_smallest_width_that_reaches_the_target_is_chosen() -> None:
     reaching = [p["ef"] for p in tuned.curve if ann.reaches_target(p, CONFIG.recall_target)]
     assert tuned.ef_search == reaching[0]
     assert [p["ef"] for p in tuned.curve][-2:] == reaching  # one rung past the choice
-    loose = ann.tune(graph, ITEMS, QUERIES, IndexConfig(threads=1, recall_target=0.5))
+    loose = ann.tune(graph, ITEMS, QUERIES, dataclasses.replace(CONFIG, recall_target=0.5))
     assert loose.ef_search < tuned.ef_search
 
 
@@ -85,7 +85,7 @@ def test_a_target_out_of_reach_is_reported() -> None:
 @pytest.mark.parametrize("seed", [0, 7])
 @pytest.mark.parametrize("copies", [1, 20])
 def test_one_thread_builds_the_same_bytes(tmp_path: Path, seed: int, copies: int) -> None:
-    config, items = IndexConfig(threads=1, seed=seed), np.repeat(ITEMS[: 2000 // copies], copies, axis=0)
+    config, items = dataclasses.replace(CONFIG, seed=seed), np.repeat(ITEMS[: 2000 // copies], copies, axis=0)
     for name in ("a", "b"):
         ann.save(graphs.build(items, config), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -207,7 +207,7 @@ def test_recall_grows_with_the_width() -> None:
 
 
 def test_a_k_above_the_largest_width_is_the_width() -> None:
-    config = IndexConfig(threads=1, k=2500)
+    config = dataclasses.replace(CONFIG, k=2500)
     tuned = ann.tune(graphs.build(ITEMS, config), ITEMS, QUERIES[:5], config)
     assert tuned.ef_search >= 2500
     assert tuned.reached

@@ -36,7 +36,7 @@ def test_a_collection_is_tuned_to_its_target_and_rebuilt(lite: None, console: Co
     config = IndexConfig(kind="milvus", recall_target=0.9)
     tuned = ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
     parameters, report = tuned.index.parameters, tuned.report
-    assert (parameters.kind, parameters.options, parameters.m) == ("milvus", {"type": "HNSW"}, 16)
+    assert (parameters.kind, parameters.options, parameters.m) == ("milvus", {"type": "HNSW"}, 32)
     assert report["reached"] and report["ef_search"] == parameters.ef_search
     assert ann.mean_recall(tuned.index, ITEMS, QUERIES, 10) >= 0.9
     assert report["points"][0]["ef"] == 20  # 2 k: no search is narrower, so no point below is another one

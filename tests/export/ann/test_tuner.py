@@ -1,8 +1,7 @@
-"""The tuner chooses the cheapest index that meets the configuration, or exact search."""
+"""The tuner chooses the smallest search width that reaches the target, or exact search."""
 
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,8 @@ from rich.console import Console
 from rich.status import Status
 
 from export import ann
-from export.ann.graph_sweep import Extrapolation, SweptGraph, choose, cost_at, grid, is_past_the_best
 from export.ann.kinds.hnsw import TunedHnsw
-from export.ann.report import IndexReport, why
 from export.ann.timer import ExactVsGraph, compare
-from export.ann.tuner import first_that_reaches
 from protos.bundle import Score
 from tests.helpers import graphs
 from train.config.index import IndexConfig
@@ -26,7 +22,7 @@ from train.evaluation.plots import save
 
 COSINE = Score("cosine")
 HNSW = ann.index_kind("hnsw")
-GRAPH = IndexConfig(sample=1000, search="graph", threads=1)
+GRAPH = IndexConfig(search="graph", threads=1)
 
 
 def clustered(count: int, dimension: int = 32, clusters: int = 60, seed: int = 0) -> ann.Vectors:
@@ -57,34 +53,23 @@ def test_the_target_is_met_on_other_queries(tuned: ann.TunedIndex) -> None:
     assert not tuned.index.parameters.exact
     found = ann.approximate(graph_of(tuned), UNSEEN, 10, tuned.index.parameters.ef_search)
     assert ann.recalls(found, ITEMS, UNSEEN, 10).mean() >= GRAPH.recall_target
-    assert (graph_of(tuned).M, graph_of(tuned).ef_construction) == (
-        tuned.index.parameters.m,
-        tuned.index.parameters.ef_construction,
-    )
+    assert (graph_of(tuned).M, graph_of(tuned).ef_construction) == (32, 400)
+    assert (tuned.index.parameters.m, tuned.index.parameters.ef_construction) == (32, 400)
 
 
 def test_the_report_has_measurements_and_reason(tuned: ann.TunedIndex) -> None:
     report = json.loads(json.dumps(tuned.report, allow_nan=False))
-    own, tried = report["chosen"], [(each["m"], each["ef_construction"]) for each in report["grid"]]
-    assert len(tried) > 1
-    assert tried == list(ann.GRID[: len(tried)])
-    assert (own["m"], own["ef_construction"]) in tried
-    assert (
-        f"M {own['m']} and ef_construction {own['ef_construction']} reach 0.98 at least cost" in report["why"]
-    )
-    assert f"ef_search {report['ef_search']} reaches 0.98: recall@10 0.9" in report["why"]
-    assert (report["items"], report["sample"], report["reached"]) == (6000, 1000, True)
+    assert report["chosen"] == {"m": 32, "ef_construction": 400, "exact": False}
+    assert report["why"].startswith("M 32 and ef_construction 400; ef_search ")
+    assert f"ef_search {report['ef_search']} reaches 0.98: recall@10 " in report["why"]
+    assert (report["items"], report["reached"]) == (6000, True)
     assert {*report["exact_us"]} == {*report["graph_us"]} == {"1", "32"}
     assert min(*report["exact_us"].values(), *report["graph_us"].values(), report["build_s"]) > 0
-    sizes = {each["m"]: each["bytes_per_item"] for each in report["grid"]}
-    assert all(
-        8 * m < size < 8 * m + 40 for m, size in sizes.items()
-    )  # 2 M links of 4 bytes, and little more
+    assert 8 * 32 < report["bytes_per_item"] < 8 * 32 + 40  # 2 M links of 4 bytes, and little more
 
 
-def test_the_plot_shows_all_graphs_and_marks_the_chosen_width(tuned: ann.TunedIndex, tmp_path: Any) -> None:
-    sweep, built = tuned.figure.axes
-    assert len(sweep.lines) == len(tuned.report["grid"]) + 1  # and the target
+def test_the_plot_marks_the_chosen_width(tuned: ann.TunedIndex, tmp_path: Any) -> None:
+    (built,) = tuned.figure.axes
     (label,) = (text for text in built.texts if text.get_text() == f"ef {tuned.index.parameters.ef_search}")
     assert label.get_fontweight() == "bold"
     assert save(tuned.figure, tmp_path / "index.png").stat().st_size > 10_000
@@ -95,7 +80,7 @@ def test_a_tiny_catalogue_is_searched_exactly(count: int, console: Console) -> N
     made = HNSW.tune(ITEMS[:count], ASKED, IndexConfig(), COSINE, console)
     assert made.index.parameters.exact
     assert made.report["reached"]
-    assert made.report["grid"] == []
+    assert made.index.parameters.m == 8  # a graph that no search reads is small
     assert ann.mean_recall(made.index, ITEMS[:count], UNSEEN, 10) == 1
     assert "every search is exact" in made.report["why"]
     assert len(made.figure.axes) == 1
@@ -125,7 +110,6 @@ def test_the_plot_of_a_tiny_catalogue_is_readable(tmp_path: Path) -> None:
         "budget_us": None,
         "ef_search": 20,
         "curve": points,
-        "grid": [],
         "chosen": {"m": 8, "ef_construction": 100, "exact": True},
         "exact_us": {"1": 7.0},
     }
@@ -165,7 +149,7 @@ def test_a_large_catalogue_is_searched_in_the_graph(console: Console) -> None:
     made = HNSW.tune(items, clustered(300, 64, seed=1), config, COSINE, console)
     assert made.report["exact_us"]["1"] > made.report["graph_us"]["1"]
     assert not made.index.parameters.exact
-    assert "as configured" in made.report["why"]
+    assert (made.index.parameters.m, graph_of(made).ef_construction) == (6, 20)
 
 
 @pytest.mark.parametrize("search", ["graph", "exact"])
@@ -188,30 +172,6 @@ def test_searches_are_exact_if_no_graph_reaches_the_target(
     assert "does not surely reach 1.0" in stubborn.report["why"]
 
 
-@pytest.mark.parametrize("weak", [(2, 3), (4, 6)])  # the first is torn, too
-def test_a_denser_graph_is_built_if_the_chosen_one_misses_the_target(weak: tuple[int, int]) -> None:
-    told = Console(file=io.StringIO())
-    built = first_that_reaches([weak, (16, 100), (32, 200)], ITEMS, ASKED, GRAPH, COSINE, told)
-    assert (built.shape, built.graph.M, built.tuned.reached) == ((16, 100), 16, True)
-    assert f"M {weak[0]} and ef_construction {weak[1]} do not reach 0.98" in told.file.getvalue()  # type: ignore[attr-defined]
-    parameters = replace(graphs.parameters(GRAPH, built.tuned.ef_search), m=16, ef_construction=100)
-    times = ExactVsGraph({1: 90.0}, {1: 9.0})
-    swept_ = [swept(weak[0], 5)]
-    facts = IndexReport(6000, GRAPH, swept_, weak, built.tuned, times, parameters, built.seconds)
-    said = (
-        f"M 16 and ef_construction 100, because M {weak[0]} and ef_construction {weak[1]}, the cheapest of 1"
-    )
-    assert why(facts).startswith(said)
-
-
-def test_a_configured_m_is_kept(console: Console) -> None:
-    config = replace(GRAPH, m=12)
-    assert grid(config) == [(12, 100), (12, 200), (12, 400)]
-    made = HNSW.tune(ITEMS[:2000], ASKED, config, COSINE, console)
-    assert (made.index.parameters.m, graph_of(made).M) == (12, 12)
-    assert grid(IndexConfig(m=12, ef_construction=77)) == [(12, 77)]
-
-
 def test_the_target_is_met_with_duplicates(console: Console) -> None:
     items = np.concatenate(
         [np.repeat(ITEMS[:1], 900, axis=0), np.repeat(ITEMS[:20], 30, axis=0), ITEMS[:1500]]
@@ -220,62 +180,6 @@ def test_the_target_is_met_with_duplicates(console: Console) -> None:
     assert made.report["reached"]
     for queries in (UNSEEN, ITEMS[:20]):
         assert ann.mean_recall(made.index, items, queries, 10) >= GRAPH.recall_target
-
-
-def swept(
-    m: int, cost: float | None, size: float = 0, curve: Sequence[Any] = (), build_s: float = 1
-) -> SweptGraph:
-    return SweptGraph(m, 100, build_s, size or 8.0 * m, curve, cost, cost)
-
-
-def curve(*points: tuple[float, float]) -> list[dict[str, float]]:
-    return [{"ef": 10, "us_per_query": us, "recall": recall, "standard_error": 0} for us, recall in points]
-
-
-def test_the_lowest_cost_is_chosen_and_between_equals_the_smaller_graph() -> None:
-    assert choose([swept(8, 200), swept(16, 100), swept(32, 150)]).m == 16
-    assert choose([swept(8, 104), swept(16, 100), swept(32, 99)]).m == 8
-    assert choose([swept(8, None), swept(16, 100), swept(32, 99)]).m == 16
-    even = [swept(16, 101, build_s=3), replace(swept(16, 99, build_s=5), ef_construction=400)]
-    assert choose(even).ef_construction == 100
-    none = [swept(8, None, curve=curve((9, 0.8))), swept(16, None, curve=curve((9, 0.9))), swept(32, None)]
-    assert choose(none).m == 16
-
-
-def test_a_cost_is_interpolated_between_two_widths() -> None:
-    points = curve((10, 0.9), (20, 0.96), (80, 0.99), (100, 1.0))
-    assert cost_at(points, 0.98) == pytest.approx(40)  # half as much is missed at each doubling
-    assert cost_at(points, 0.96) == 20
-    assert cost_at(points, 0.8) == 10
-    assert 80 < (cost_at(points, 0.995) or 0) < 100
-    assert cost_at(points, 1.0) == pytest.approx(100)
-    assert cost_at(points[:2], 0.98) is None
-
-
-def test_costs_are_extrapolated_from_the_growth_between_samples() -> None:
-    quarter, sample = curve((5, 0.9), (10, 0.99)), curve((10, 0.9), (20, 0.99))
-    assert Extrapolation(sample, quarter, 4, 0.9).cost_us() == pytest.approx(20)  # doubles, and again
-    assert Extrapolation(sample, quarter, 2, 0.9).cost_us() == pytest.approx(10 * 2**0.5)
-    assert Extrapolation(sample, quarter, 4, 0.995).factor == pytest.approx(2)  # at a recall both reach
-    assert Extrapolation(sample, quarter, 4, 0.995).cost_us() is None
-    for alone in (
-        Extrapolation(sample, [], 4, 0.9),
-        Extrapolation(sample, sample, 4, 0.9),
-        Extrapolation(quarter, sample, 4, 0.9),
-    ):
-        assert alone.factor == 1
-    assert Extrapolation([], [], 4, 0.9).cost_us() is None
-    sparse, dense = replace(swept(8, 9), expected_us=30), replace(swept(16, 10), expected_us=20)
-    assert choose([sparse, dense]).m == 16
-
-
-def test_denser_graphs_are_skipped_once_two_cost_clearly_more() -> None:
-    assert not is_past_the_best([swept(8, None)])
-    assert not is_past_the_best([swept(8, 100), swept(16, 110), swept(32, 140)])
-    assert not is_past_the_best([swept(8, 100), swept(16, None), swept(32, None)])
-    assert not is_past_the_best([swept(8, None), swept(16, 100), swept(32, 140)])
-    dearer = [swept(8, 100), swept(16, 140), swept(32, 150)]
-    assert is_past_the_best(dearer)
 
 
 def test_exact_search_and_the_graph_are_timed_for_one_query_and_in_batches() -> None:
@@ -291,10 +195,8 @@ def test_exact_search_and_the_graph_are_timed_for_one_query_and_in_batches() -> 
         ({"ef_construction": -1}, "ef_construction: expected at least 1, got -1"),
         ({"recall_target": 1.1}, "recall_target: expected above 0 and at most 1, got 1.1"),
         ({"recall_target": 0.0}, "recall_target: expected above 0 and at most 1"),
-        ({"sample": 10}, "sample: expected at least 1000, got 10"),
-        ({"m": 16, "ef_construction": 200, "sample": 5000}, "sample: goes with m or ef_construction left"),
         ({"search": "exact", "m": 16}, 'm: goes with search = "auto" or "graph"; leave it out'),
-        ({"search": "exact", "sample": 5000}, 'sample: goes with search = "auto" or "graph"'),
+        ({"search": "exact", "ef_construction": 90}, 'ef_construction: goes with search = "auto" or "graph"'),
     ],
 )
 def test_a_wrong_or_unused_setting_is_refused(wrong: dict[str, Any], said: str) -> None:

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 
 from export.encoding.digests import digest, item_digests, read_digests
-from export.refresh.build import index_config, not_finite
+from export.refresh.build import not_finite
 from export.refresh.merge import Champion, merge
 from export.refresh.sources import ItemChange, SnapshotState, TableItem
 from protos import bundle
-from protos.bundle import IndexParameters, Manifest, Snapshot
+from protos.bundle import Manifest, Snapshot
 from protos.errors import BundleDamaged, DataError, InvalidInput
 from protos.features import CategoryFeature, IdFeature, NumberFeature, Schema, TextFeature
 from tests.helpers.refreshing import resealed
 from tests.helpers.tiny import tiny_bundle
-from train.config.index import IndexConfig
 
 INPUTS = Schema(
     {"text": TextFeature("text", "query")},
@@ -107,15 +106,6 @@ def test_digests_that_are_not_one_for_each_item_are_damage(champion: Champion, t
         folder = resealed(champion.folder, tmp_path / "other", content)
         with pytest.raises(BundleDamaged, match="expected uint8"):
             read_digests(folder, bundle.read(folder))
-
-
-def test_the_index_keeps_the_parameters_of_the_champion() -> None:
-    parameters = IndexParameters(m=24, ef_construction=150, ef_search=90, seed=3)
-    found = index_config(IndexConfig(sample=5000, recall_target=0.9), parameters)
-    assert (found.m, found.ef_construction, found.seed, found.recall_target) == (24, 150, 3, 0.9)
-    exact = IndexParameters(m=24, ef_construction=150, ef_search=90, seed=3, exact=True)
-    assert index_config(IndexConfig(search="exact"), exact).search == "exact"
-    assert index_config(IndexConfig(), exact).search == "auto"
 
 
 def test_a_manifest_names_the_bundle_that_was_refreshed(champion: Champion) -> None:
