@@ -58,7 +58,7 @@ COMMANDS = {
     ),
     "promote": Command(
         "Make the challenger the champion, if all gates hold.",
-        "export.commands:promote",
+        "export.release.promote:command",
         "export.terminal:show_move",
     ),
     "refresh": Command(

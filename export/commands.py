@@ -1,10 +1,9 @@
-"""The commands `bundle`, `evaluate` and `promote` of `python -m export`.
+"""The commands `bundle` and `evaluate` of `python -m export`.
 
 Each takes its arguments and returns one JSON document. `__main__.py` says where the other commands are.
 """
 
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,13 @@ from export.bundle_builder import build_bundle
 from export.bundles import find_bundle, why_not_comparable
 from export.encoding.ray_cluster import windows_of
 from export.evaluation import quality, trec
-from export.release import promote as release
 from export.served_model import served_model
 from protos import bundle, names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, MissingStage
-from protos.release_records import CHAMPION
 from train.config import Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
-from train.data.training_data import TrainingData, data_of_kept_towers
+from train.data.training_data import data_of_kept_towers
 from train.progress import PROGRESS
 from train.training.metric_groups import metrics_of
 from train.training.run import STAGE as FIT
@@ -92,24 +89,6 @@ def _run_of_bundle(manifest: bundle.Manifest) -> Run | None:
         return get_run(manifest.run_id)
     except MissingStage:
         return None
-
-
-def promote(arguments: Namespace) -> dict[str, Any]:
-    """Make the challenger the champion, if all gates hold."""
-    connect()
-    experiment = read_experiment(arguments.config)
-
-    def data() -> TrainingData:
-        return release.challenger_data(experiment, _dataset(experiment, arguments))
-
-    done = release.promote(experiment, data, PROGRESS, arguments.force, arguments.reason)
-    return {
-        "model": f"models:/{experiment.name}/{done.version}",
-        "alias": CHAMPION,
-        "move": done.record and asdict(done.record),
-        "decision": done.decision and done.decision.document(),
-        "run_id": done.run_id,
-    }
 
 
 def _dataset(experiment: Experiment, arguments: Namespace) -> Dataset:

@@ -11,6 +11,22 @@ queries, D of 32 to 512, 1 and 2 threads and the OpenBLAS kernels of five proces
 rounding of a tower stay well within the tolerance.
 """
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.floating[Any]]
+
 SCORE_TOLERANCE = 1e-5  # absolute; relative to the largest score of an answer if that exceeds 1
 
 PARTS = ("dense", "lexical", "prior")  # of the score of a hybrid bundle's hit, as `Hit` names them
+
+
+def least_found(kth: Scores) -> Scores:
+    """The least score that counts as found in recall@k, for the score of each k-th best item (Q,): (Q,).
+
+    An item may be another than the k-th best and as good as it, or seem worse by rounding alone.
+    """
+    least: Scores = kth - SCORE_TOLERANCE * np.maximum(1, np.abs(kth))
+    return least

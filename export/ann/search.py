@@ -9,7 +9,7 @@ import torch
 
 from export.ann.graph import Rows, Vectors
 from protos.errors import GateRefused
-from protos.scores import SCORE_TOLERANCE
+from protos.scores import least_found
 from protos.search import graph_width
 from train.evaluation.exact_search import search
 
@@ -76,13 +76,9 @@ def search_as_served(
 
 
 def kth_scores(vectors: Vectors, queries: Vectors, k: int) -> Shares:
-    """The score of each query's k-th best item, less the tolerance for rounding: (Q,).
-
-    The tolerance is `SCORE_TOLERANCE`, times the score where that exceeds 1.
-    """
+    """The score of each query's k-th best item, less the tolerance for rounding: (Q,)."""
     last = exact(queries, vectors, k)[:, -1]
-    bound = np.einsum("qd,qd->q", queries, vectors[last])
-    return np.asarray(bound - SCORE_TOLERANCE * np.maximum(1, np.abs(bound)), np.float64)
+    return np.asarray(least_found(np.einsum("qd,qd->q", queries, vectors[last])), np.float64)
 
 
 def shares_above(found: Rows, vectors: Vectors, queries: Vectors, bounds: Shares) -> Shares:

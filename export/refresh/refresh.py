@@ -23,7 +23,7 @@ from export.refresh.build import RefreshInputs, build, encode_fresh, find_built,
 from export.refresh.merge import Champion, Merged, merge
 from export.refresh.quality import applies, evaluation
 from export.refresh.work import WORK, RefreshFolder
-from export.release import audit_log, comparison, registry
+from export.release import audit_log, gates, registry
 from export.release.model_card import REFRESHED_FROM
 from export.release.promote import Compare, Promotion, challenger_data, promote
 from export.release.registry import CHALLENGER, AliasState, by_version, registry_errors
@@ -62,7 +62,7 @@ class RefreshRequest:
     catalogue: str = ""
     items: Path | None = None
     table: ItemTable = field(default_factory=ItemTable)
-    compare: Compare = comparison.compare
+    compare: Compare = gates.compare
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The commands that move or show a registered model, and compute nothing: `register`, `rollback`, `history`.
 
-They are apart from `export/commands.py` because they import nothing that trains or measures. Only for a
-bundle that is new to the registry does `register` import torch, because the model card names the baselines.
+They are apart from `promote.py` because they import nothing that trains or measures. Only for a bundle that
+is new to the registry does `register` import torch, because the model card names the baselines.
 """
 
 from argparse import Namespace
@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from export.bundles import find_bundle
-from export.release import registry
-from export.release.history import history as history_of
-from export.release.rollback import rollback as roll_back
+from export.release import audit_log, lock, registry
+from export.release.registry import AliasState, by_version, collection_kept, registry_errors
 from protos.cli import imports_frozen
-from protos.release_records import CHAMPION
+from protos.errors import GateRefused, MissingStage
+from protos.release_records import CHAMPION, ReleaseRecord, outcomes
 from train.config import read_experiment
 from train.training.tracking import connect
 
@@ -24,7 +24,7 @@ def register(arguments: Namespace) -> dict[str, Any]:
     experiment = read_experiment(arguments.config)
     folder, manifest = find_bundle(experiment, arguments.bundle)
     version, reused = registry.register(folder)
-    is_champion = registry.AliasState.of(manifest.name).champion == str(version.version)
+    is_champion = AliasState.of(manifest.name).champion == str(version.version)
     return {
         "model": f"models:/{manifest.name}/{version.version}",
         "alias": CHAMPION if is_champion else registry.CHALLENGER,
@@ -46,6 +46,63 @@ def rollback(arguments: Namespace) -> dict[str, Any]:
     }
 
 
+def roll_back(name: str, to: str = "", reason: str = "") -> ReleaseRecord | None:
+    """Make an earlier champion the champion again, at once: nothing is compared or downloaded.
+
+    Args:
+        to: the version; by default the one that was champion before. A rollback after a rollback goes one
+            version further back.
+        reason: required for a version that never was champion, because it has passed no gate.
+
+    Returns:
+        The record; None if that version is champion already.
+
+    Raises:
+        ConfigError: its index is on a Milvus server, and the environment names none.
+        MissingStage: there is no champion before this one, or no such version, or its index is on a Milvus
+            server and its collection is not there any more.
+        GateRefused: the version never was champion, and no reason is given.
+        Unavailable: the registry or the Milvus server does not answer, or another release is under way.
+    """
+    with registry_errors():
+        _target(name, to, reason)  # raises before anything is written
+        with lock.acquire(name, lock.actor()) as held:
+            before, after = _target(name, to, reason)  # again, now that no other process can move the alias
+            if before == after:
+                return None
+            with (
+                collection_kept(name, after),
+                audit_log.release_run(name, f"back to version {after}") as run_id,
+            ):
+                return audit_log.commit(held, run_id, "rollback", before, after, reason=reason)
+
+
+def _target(name: str, to: str, reason: str) -> tuple[str, str]:
+    """The champion now, and the version to roll back to."""
+    champion = AliasState.of(name).champion
+    known = audit_log.read(name)
+    if not to:
+        versions = audit_log.promoted_versions(known, champion)
+        if len(versions) < 2:
+            raise MissingStage(f"{name}: there is no champion before this one to go back to")
+        try:
+            return champion, str(by_version(name, versions[-2]).version)
+        except MissingStage as error:
+            raise MissingStage(f"{error} any more to go back to; TO=version names another") from None
+    after = str(by_version(name, to).version)
+    champions = {champion} | {
+        version
+        for entry, moved in zip(known.entries, known.moved(champion), strict=True)
+        for version in (entry.record.before, entry.record.after if moved else "")
+    }
+    if after not in champions and not reason:
+        raise GateRefused(
+            f"{name}: version {after} never was champion, so it has passed no gate; "
+            'give a reason (REASON="...") to roll back to it anyway'
+        )
+    return champion, after
+
+
 def prune(arguments: Namespace) -> dict[str, Any]:
     """Drop the collections on the Milvus server that no alias of the model can come back to."""
     from export.release.prune import prune as drop
@@ -59,3 +116,43 @@ def history(arguments: Namespace) -> dict[str, Any]:
     with imports_frozen():  # MLflow imports its store when it is first asked
         connect()
         return history_of(read_experiment(arguments.config).name)
+
+
+def history_of(name: str) -> dict[str, Any]:
+    """All records, oldest first, with what is wrong with them and moves of the alias that have no record.
+
+    Raises:
+        Unavailable: the registry does not answer.
+    """
+    with registry_errors():
+        known = audit_log.read(name)
+        champion = AliasState.of(name).champion
+        release_runs = bool(lock.holder(name))
+    ended = outcomes([entry.status for entry in known.entries], release_runs)
+    records = [
+        asdict(entry.record) | {"run_id": entry.run_id, "outcome": outcome, "moved": moved}
+        for entry, outcome, moved in zip(known.entries, ended, known.moved(champion), strict=True)
+    ]
+    problems = audit_log.problems(known)
+    return {
+        "name": name,
+        "champion": champion,
+        "records": records,
+        "intact": not problems,
+        "problems": problems,
+        "beside": _unrecorded_moves(records, champion),
+    }
+
+
+def _unrecorded_moves(records: list[dict[str, Any]], champion: str) -> list[str]:
+    """Moves of the alias without a record, in words."""
+    found, expected = [], records[0]["before"] if records else champion
+    for record in records:
+        if record["before"] != expected:
+            found.append(
+                f"before record {record['number']}: from {expected or 'none'} to {record['before'] or 'none'}"
+            )
+        expected = record["after"] if record["moved"] else record["before"]
+    if expected != champion:
+        found.append(f"since the last record: from {expected or 'none'} to {champion or 'none'}")
+    return found

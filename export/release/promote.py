@@ -8,19 +8,20 @@ alias. If champion or challenger have changed by then, it refuses: the compariso
 
 import math
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from rich.console import Console
 
-from export.release import audit_log, comparison, lock
+from export.release import audit_log, gates, lock
 from export.release.decision_report import PAGE, write_report
 from export.release.gate import CandidateVersion, Decision, GateResult
-from export.release.gates import GATES
 from export.release.registry import (
     CHALLENGER,
     AliasState,
@@ -31,18 +32,19 @@ from export.release.registry import (
     registry_errors,
     retire_challenger,
 )
-from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
+from protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
 from protos.release_records import CHAMPION, Action, ReleaseRecord
-from train.config import Experiment
-from train.data.dataset import Dataset
+from train.config import Experiment, read_experiment
+from train.data.dataset import Dataset, prepare
 from train.data.training_data import TrainingData, data_of_kept_towers
+from train.progress import PROGRESS
 from train.training.metric_groups import grouped
-from train.training.tracking import log_metrics
+from train.training.tracking import connect, log_metrics
 
 Compare = Callable[
     [CandidateVersion, CandidateVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
 ]
-GATES_BY_NAME = {gate.name: gate for gate in GATES}
+GATES_BY_NAME = {gate.name: gate for gate in gates.GATES}
 REPORT = "release"  # folder of the report among a run's artefacts
 
 
@@ -63,13 +65,31 @@ class Promotion:
     run_id: str = ""
 
 
+def command(arguments: Namespace) -> dict[str, Any]:
+    """The command `promote`: make the challenger the champion, if all gates hold."""
+    connect()
+    experiment = read_experiment(arguments.config)
+
+    def data() -> TrainingData:
+        return challenger_data(experiment, prepare(experiment, arguments.config.parent, console=PROGRESS))
+
+    done = promote(experiment, data, PROGRESS, arguments.force, arguments.reason)
+    return {
+        "model": f"models:/{experiment.name}/{done.version}",
+        "alias": CHAMPION,
+        "move": done.record and asdict(done.record),
+        "decision": done.decision and done.decision.document(),
+        "run_id": done.run_id,
+    }
+
+
 def promote(
     experiment: Experiment,
     data: Callable[[], TrainingData],
     console: Console,
     force: bool = False,
     reason: str = "",
-    compare: Compare = comparison.compare,
+    compare: Compare = gates.compare,
     expected: str = "",
 ) -> Promotion:
     """Make the challenger the champion if all gates hold.
@@ -77,24 +97,22 @@ def promote(
     Args:
         data: gives the challenger's data; called only if a bundle must be evaluated again.
         console: shows the progress.
-        force: promote even if gates do not hold; requires a reason.
+        force: promote even if gates do not hold; the command line asks for a reason then.
         reason: for the record.
         compare: measures both bundles and decides.
         expected: the version that must be the challenger; by default any.
 
     Raises:
-        InvalidInput: forced without a reason.
         ConfigError: the challenger's index is on a Milvus server, and the environment names none.
         MissingStage: there is no challenger, or its collection on the Milvus server is missing.
         GateRefused: gates do not hold; the text names them with their figures. The refusal is recorded.
         Unavailable: the aliases were moved in between, or the registry does not answer.
     """
     name = experiment.name
-    if force and not reason:
-        raise InvalidInput("reason", "expected one, as the promotion is forced")
     with registry_errors():
         compared = AliasState.of(name)
-        if compared.champion and _is_champion(expected or compared.challenger, compared.champion):
+        # The version to promote is the champion already; so it is if no version waits.
+        if compared.champion and (expected or compared.challenger) in (None, compared.champion):
             retire_challenger(name, compared.champion)  # a process that died may have left it
             return Promotion(compared.champion)
         if compared.challenger is None:
@@ -112,11 +130,6 @@ def promote(
     if error is not None:
         raise error
     return Promotion(compared.challenger, record, decision, run_id)
-
-
-def _is_champion(version: str | None, champion: str) -> bool:
-    """Whether the version to promote is the champion already; so it is if no version waits."""
-    return version in (None, champion)
 
 
 def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:

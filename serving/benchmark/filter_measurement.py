@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pyroaring import BitMap
 
 from protos.errors import MissingStage
-from protos.scores import SCORE_TOLERANCE
+from protos.scores import least_found
 from protos.search import largest_products, search_each
 from serving.filters.compiled import CompiledFilter, FilterCache
 from serving.filters.expression import Equals, Filter, In, Range
@@ -222,9 +222,8 @@ def exact(index: VectorIndex, queries: Vectors, k: int, rows: Rows | None = None
 
 
 def recall(products: Vectors, best: Vectors) -> float:
-    """recall@k of an answer: an item whose product is within `SCORE_TOLERANCE` of the k-th best is found."""
-    least = best[-1] - SCORE_TOLERANCE * max(1, abs(best[-1]))
-    return float((products >= least).sum() / len(best))
+    """recall@k of an answer: an item whose product is that of the k-th best up to rounding is found."""
+    return float((products >= least_found(best[-1:])).sum() / len(best))
 
 
 def rows_of(compiled: CompiledFilter) -> PassingRows:

@@ -1,14 +1,27 @@
 """The gates. Each module in this folder declares some, and is found by being here.
 
+    decision = compare(challenger, champion, experiment, data, console)
+
+A manifest states what its export measured. Whatever can be measured again is measured again here, on the
+files of both bundles, in alternating turns.
+
 To add a gate, write one module with a tuple `GATES` of `export.release.gate.Gate`: its measurement, its
 judgement, and how the page shows it; its keys go into `train/config/gates.py`. `latency.py` shows two gates
-with a section and a plot, `bundle_size.py` a small one.
+with a section and a plot, `size_and_load.py` two small ones.
 """
 
 import importlib
 import pkgutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from export.release.gate import Gate
+from rich.console import Console
+
+from export.release.gate import CandidateVersion, Comparison, Decision, Gate, GateResult
+from train.config import Experiment
+from train.data.training_data import TrainingData
 
 
 def _discovered() -> tuple[Gate, ...]:
@@ -18,3 +31,39 @@ def _discovered() -> tuple[Gate, ...]:
 
 
 GATES = _discovered()
+
+
+def compare(
+    challenger: CandidateVersion,
+    champion: CandidateVersion | None,
+    experiment: Experiment,
+    data: Callable[[], TrainingData],
+    console: Console,
+    gates: Sequence[Gate] = GATES,
+) -> Decision:
+    """Measure both bundles, and judge the challenger by every gate.
+
+    Args:
+        champion: None if no version is served yet; gates that compare with it then hold.
+        experiment: its `[gates]` hold the bounds.
+        data: gives the challenger's data; called only if a bundle must be evaluated again.
+        console: shows the progress.
+
+    Raises:
+        Unavailable: MLflow does not answer.
+    """
+    request: dict[str, Any] = {}
+    for gate in gates:
+        request |= gate.request(experiment)
+    results: list[GateResult] = []
+    measured: dict[str, Any] = {"not_measured": []}
+    with tempfile.TemporaryDirectory(prefix="twinspire-gates-") as scratch:
+        comparison = Comparison(challenger, champion, experiment, data, console, Path(scratch), request)
+        for gate in gates:
+            judged = gate.judge(comparison)
+            if judged is None:
+                measured["not_measured"].append(gate.name)
+                continue
+            results.append(judged[0])
+            measured.setdefault(gate.key, {}).update(judged[1])
+    return Decision(challenger, champion, tuple(results), measured | comparison.conditions)

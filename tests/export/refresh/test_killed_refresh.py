@@ -8,8 +8,7 @@ import pytest
 from export.bundles import BUNDLES
 from export.refresh.work import WORK
 from export.release import lock
-from export.release.history import history
-from export.release.rollback import rollback
+from export.release.commands import history_of, roll_back
 from protos import bundle
 from protos.errors import Unavailable
 from tests.helpers import tiny
@@ -71,7 +70,7 @@ def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> None:
     world.release()
     world.release("second")
-    rollback(world.name, "1")
+    roll_back(world.name, "1")
     mlflow.MlflowClient().set_registered_model_alias(world.name, "challenger", "2")  # it waits
     expected = set(tiny.item_ids(60))
     for n, (step, stop) in enumerate(STEPS.items()):
@@ -86,7 +85,7 @@ def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> Non
         assert manifest.catalogue.sequence >= sequence, step
         assert expected <= vectors_of(folder).keys(), step
         assert f"item-{n:03}" not in vectors_of(folder), step
-        assert history(world.name)["intact"], step
+        assert history_of(world.name)["intact"], step
         world.refresh()  # takes what came later, or finds nothing
         assert world.refresh().folder is None, step
         assert not (WORK / world.name).exists(), step

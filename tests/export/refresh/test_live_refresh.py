@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export.release.rollback import rollback
+from export.release.commands import roll_back
 from serving.client import Item
 from tests.helpers.refreshing import World
 from tests.helpers.serving.faulty import NAME, Asker, Service
@@ -61,7 +61,7 @@ def test_a_service_follows_a_refresh_and_a_rollback_without_a_failed_call(
     written = client.upsert([Item("late", {"text": "late lamp"}, {"name": "late"})])
     client.delete(["new-7"], expected={"new-7": 8})
     for version, live in (("1", LIVE - 1), ("2", 1)):  # without new-7, and with the late one
-        rollback(world.name, version, "for the test")
+        roll_back(world.name, version, "for the test")
         wait_until(partial(_serves, service, version), 90, service.log)
         _check(service, gone=("new-7",))
         found = client.search("late lamp", k=60, min_sequence=written.sequence)

@@ -16,10 +16,10 @@ from export.evaluation import per_query
 from export.evaluation.per_query import PerQuery
 from export.refresh.quality import Evaluation, NotMeasured, _fits, applies
 from export.refresh.refresh import RefreshRequest, RefreshResult, refresh
-from export.release import comparison, registry
 from export.release import promote as release
+from export.release import registry
 from export.release.gate import Comparison
-from export.release.gates import GATES
+from export.release.gates import GATES, compare
 from export.release.gates.quality import Evaluated, refreshed_without_metrics, stored
 from protos import bundle
 from protos.features import HistoryFeature, TextFeature
@@ -77,7 +77,7 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
         console,
         ItemWrite(lost, True),
         ItemWrite("shop.lamp", features=new, fields='{"name": "lamp"}'),
-        compare=comparison.compare,
+        compare=compare,
     )
     assert done.folder is not None and done.promotion is not None and done.promotion.decision is not None
     assert (done.counts["encoded"], done.counts["deleted"]) == (1, 1)

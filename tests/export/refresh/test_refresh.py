@@ -19,8 +19,7 @@ from export.refresh.command import document, show_refreshed
 from export.refresh.refresh import RefreshResult
 from export.refresh.work import WORK
 from export.release import registry
-from export.release.history import history
-from export.release.rollback import rollback
+from export.release.commands import history_of, roll_back
 from protos import bundle
 from protos.errors import DataError, GateRefused, MissingStage, TwinspireError, Unavailable
 from protos.files.file_lock import exclusive_lock
@@ -115,7 +114,7 @@ def test_a_refresh_is_registered_promoted_and_logged_and_the_next_one_finds_noth
     world.write(item("lamp", "bavuti"))
     done = world.refresh()
     assert (world.alias("champion"), world.alias("challenger"), world.versions()) == ("2", "", ["1", "2"])
-    record = history(world.name)["records"][-1]
+    record = history_of(world.name)["records"][-1]
     assert (record["action"], record["before"], record["after"]) == ("promote", "1", "2")
     version = registry.by_version(world.name, "2")
     assert done.folder is not None
@@ -167,7 +166,7 @@ def test_a_delete_is_not_brought_back_by_a_rollback_and_the_next_refresh(world: 
     world.release()
     world.write(item("lamp", "bavuti"), gone("item-005"))
     world.refresh()
-    rollback(world.name, "1")
+    roll_back(world.name, "1")
     done = world.refresh()  # the champion is the first again, and the changes are all new to it
     assert done.folder is not None
     held = vectors_of(done.folder).keys()
@@ -226,7 +225,7 @@ def test_a_refused_refresh_leaves_the_champion_and_can_be_tried_again(
 def test_the_challenger_that_waited_gets_its_alias_back(world: World) -> None:
     world.release("a")
     world.release("b")
-    rollback(world.name, "1")
+    roll_back(world.name, "1")
     mlflow.MlflowClient().set_registered_model_alias(world.name, "challenger", "2")  # it waits
     world.write(item("lamp", "bavuti"))
     world.refresh()

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from export.release.decision_report import write_report
 from export.release.gate import CandidateVersion, Comparison, Decision, GateResult, Judgement
-from export.release.gates import filtered_recall
+from export.release.gates import recall
 from protos import bundle
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import FILTERS, tiny_bundle
@@ -17,7 +17,7 @@ from train.config import Experiment, read_experiment
 from train.config.gates import GatesConfig
 from train.data.training_data import TrainingData
 
-(GATE,) = filtered_recall.GATES
+(GATE,) = (gate for gate in recall.GATES if gate.name == "filtered_recall")
 KINDS = ("random", "anti_correlated")
 
 
@@ -40,7 +40,7 @@ def judged(
     compared = Comparison(side, None, experiment, unasked, Console(quiet=True), scratch, request=request)
     if served is not None:
         compared.served = served
-    found = filtered_recall.judge(compared)
+    found = recall.judge_filtered(compared)
     assert found is not None
     return found
 

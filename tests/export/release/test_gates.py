@@ -13,10 +13,9 @@ from rich.table import Table
 
 from export.bundle_builder import build_bundle
 from export.markdown import plain
-from export.release.comparison import compare
 from export.release.decision_report import write_report
 from export.release.gate import CandidateVersion, Decision
-from export.release.gates import GATES
+from export.release.gates import GATES, compare
 from protos import bundle
 from tests.helpers import altered, tables
 from tests.helpers.stdlib import DSSM, QUICK, Made, experiment_at, tracking_copy, write_toml

@@ -17,7 +17,6 @@ import pytest
 from rich.console import Console
 
 from export.benchmark.isolated_process import ProcessFailure, ask
-from export.release.comparison import compare
 from export.release.decision_report import write_report
 from export.release.gate import (
     CandidateVersion,
@@ -29,12 +28,12 @@ from export.release.gate import (
 )
 from export.release.gates import (
     GATES,
-    bundle_size,
-    index_recall,
+    compare,
     latency,
-    load_time,
     parity,
+    recall,
     shadow,
+    size_and_load,
 )
 from protos import bundle, entry_points
 from protos.mlflow_keys import SHADOW, SHADOW_CHALLENGER, STAGE
@@ -196,7 +195,7 @@ def judged_recall(made: Made, recalls: list[float], claimed: float, **gates: Any
     manifest = dataclasses.replace(side.manifest, ann={"ann_recall_at_10": claimed})
     compared = comparison(made, made.folder, dataclasses.replace(side, manifest=manifest), **gates)
     compared.served = {"recall": {"challenger": recalls}}
-    found = index_recall.judge(compared)
+    found = recall.judge_index(compared)
     assert found is not None
     return found[0]
 
@@ -245,7 +244,7 @@ def test_a_bundle_may_be_as_large_and_as_slow_to_load_as_the_toml_says(made: Mad
     large = altered.side("2", altered.altered(made.folder, tmp_path, grow))
 
     def judged_size(champion: CandidateVersion | None, **gates: float) -> Judgement:
-        return bundle_size.judge(comparison(made, tmp_path, large, champion, **gates))
+        return size_and_load.judge_size(comparison(made, tmp_path, large, champion, **gates))
 
     gate, sizes = judged_size(champion, max_size_ratio=1.2)
     assert not gate.holds
@@ -257,7 +256,7 @@ def test_a_bundle_may_be_as_large_and_as_slow_to_load_as_the_toml_says(made: Mad
     for most, holds in ((1.5, False), (2.5, True)):
         compared = comparison(made, tmp_path, large, champion, max_load_seconds=most)
         compared.served = {"load_s": {"challenger": [3.0, 1.0, 2.0], "champion": [1.0, 1.0, 9.0]}}
-        gate, seconds = load_time.judge(compared)
+        gate, seconds = size_and_load.judge_load_time(compared)
         assert (gate.holds, gate.figure, seconds) == (holds, 2.0, {"challenger": 2.0, "champion": 1.0})
 
 

@@ -9,9 +9,8 @@ import mlflow
 import pytest
 
 from export.release import lock
-from export.release.history import history
+from export.release.commands import history_of, roll_back
 from export.release.lock import actor
-from export.release.rollback import rollback
 from tests.helpers import releases
 from tests.helpers.releases import NAME, aliased
 from tests.helpers.stdlib import tracking_at
@@ -51,7 +50,7 @@ def versions(empty_store: Path, tmp_path: Path) -> Iterator[str]:
         for number in ("1", "2", "3"):
             client.create_model_version(NAME, f"{tmp_path}/nothing-is-read", run_id=None)
             if number != "3":
-                rollback(NAME, number, "for the test")
+                roll_back(NAME, number, "for the test")
         releases.make_challenger(3)
         yield uri
 
@@ -63,18 +62,18 @@ def test_a_rollback_works_at_once_after_a_promotion_was_killed_under_its_lock(
     try:
         assert process.stdout.readline() == "here\n"
         assert lock.holder(NAME) == actor()
-        assert history(NAME)["records"][-1]["outcome"] == "under way"
+        assert history_of(NAME)["records"][-1]["outcome"] == "under way"
     finally:
         process.kill()
         process.communicate()
     assert aliased("champion") == "2"
-    assert history(NAME)["records"][-1]["outcome"] == "interrupted"
+    assert history_of(NAME)["records"][-1]["outcome"] == "interrupted"
     begun = time.monotonic()
-    done = rollback(NAME, "1")
+    done = roll_back(NAME, "1")
     assert time.monotonic() - begun < lock.WAIT_S
     assert done is not None
     assert (done.after, aliased("champion")) == ("1", "1")
-    found = history(NAME)
+    found = history_of(NAME)
     assert found["intact"]
     (broken,) = found["records"][-1]["broke"]
     assert broken.startswith(f"{actor()} (process {process.pid}), held since ")

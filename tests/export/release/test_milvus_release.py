@@ -12,10 +12,9 @@ from rich.console import Console
 
 from export.release import lock, registry
 from export.release import promote as releasing
+from export.release.commands import history_of, roll_back
 from export.release.gate import CandidateVersion
-from export.release.history import history
 from export.release.prune import prune
-from export.release.rollback import rollback
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import MissingStage, Unavailable
@@ -77,16 +76,16 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
     drop()
     refused = rf"version 1 cannot get an alias: there is no collection {store.collection} in Milvus"
     with pytest.raises(MissingStage, match=refused):
-        rollback(NAME)
+        roll_back(NAME)
     with pytest.raises(MissingStage, match=refused):
         promote(1, Decide(meanwhile=pytest.fail), force=True, reason="now")
     assert aliased("champion") == "2"
     registry.register(store.folder)
     with pytest.raises(MissingStage, match=refused):
         promote(1, Decide(meanwhile=drop))
-    assert (aliased("champion"), len(history(NAME)["records"])) == ("2", 2)
+    assert (aliased("champion"), len(history_of(NAME)["records"])) == ("2", 2)
     registry.register(store.folder)
-    assert rollback(NAME) is not None
+    assert roll_back(NAME) is not None
     assert aliased("champion") == "1"
 
 
@@ -101,7 +100,7 @@ def test_registering_is_refused_while_a_collection_is_dropped_and_says_by_whom(
 ) -> None:
     without_alias("1")
     drop, refused = type(store.client).drop_collection, []
-    moves = (lambda: registry.register(store.folder), lambda: rollback(NAME, to="1", reason="now"))
+    moves = (lambda: registry.register(store.folder), lambda: roll_back(NAME, to="1", reason="now"))
 
     def drop_meanwhile(client: Any, name: str, **others: Any) -> None:
         for move in moves:

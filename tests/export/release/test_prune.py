@@ -13,9 +13,9 @@ import pytest
 from export.__main__ import parser
 from export.release import commands
 from export.release import prune as pruning
+from export.release.commands import roll_back
 from export.release.prune import prune
 from export.release.registry import by_version
-from export.release.rollback import rollback
 from protos.bundle import IndexParameters
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.vector_databases import milvus
@@ -72,7 +72,7 @@ def test_collections_of_aliases_and_of_the_champions_before_stay(
     assert {*store.list_collections()} == {*names.values(), other, old, abandoned, "theirs"}
     assert prune(NAME)["dropped"] == told["dropped"]
     assert {*store.list_collections()} == {*names.values(), other, old, "theirs"} - {names["1"]}
-    assert rollback(NAME) is not None  # to version 3, whose collection is there
+    assert roll_back(NAME) is not None  # to version 3, whose collection is there
     mlflow.MlflowClient().delete_registered_model_alias(NAME, "challenger")
     assert prune(NAME)["dropped"] == sorted([names["4"], names["5"]])
     assert prune(NAME) == {

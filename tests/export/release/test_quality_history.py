@@ -14,8 +14,7 @@ from export.evaluation import per_query
 from export.release import audit_log
 from export.release import promote as release
 from export.release.audit_log import AuditLog, Entry
-from export.release.comparison import compare
-from export.release.gates import GATES
+from export.release.gates import GATES, compare
 from export.release.gates.quality_history import CHAMPIONS, NAME, differences
 from protos.release_records import Action, ReleaseRecord, parse_record
 from tests.helpers import altered, releases
