@@ -43,7 +43,6 @@ Vectors = npt.NDArray[np.float32]
 K = max(CUTOFFS)
 FIRST = 10  # items in a typical request
 DRAWN = "drawn"  # what the intervals of the test part draw, such as "214 modules"
-HELD = "queries_in_edited_texts"  # of a refresh: queries left out because their item's new text holds them
 REFITTED = "refitted"  # whether the towers have learned from the validation pairs, too
 SINGLE = "single queries"  # what the intervals of older bundles draw, which do not say it
 EXACT = "exact"  # search over the vectors of the bundle, without its index

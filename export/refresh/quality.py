@@ -5,10 +5,9 @@ right answers, and deleted ones are gone. A test query that asks for a deleted i
 the comparison with the champion.
 
 An item is evaluated by the text that the split evaluates, as long as its content is that of the data set. An
-item that was edited since has one text, and is evaluated by that. Such a text may hold a test query that the
-split has taken out of the item: all words of the query, which the item's text in the split lacks. Finding the
-item by it would prove nothing, so the query is left out as well. A bundle holds no texts, so for an item that
-an earlier refresh has encoded, the queries are left out that the champion's figures leave out.
+item that was edited since has one text, and competes with that. Such a text may hold a test query that the
+split has taken out of the item, and finding the item by it would prove nothing. So a query that asks for an
+edited item is left out as well.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ from export.evaluation.hybrid_ranking import HybridRanking
 from export.evaluation.per_query import PerQuery
 from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode
-from export.refresh.merge import FRESH, NO_DIGEST, Champion, Merged
+from export.refresh.merge import NO_DIGEST, Champion, Merged
 from export.refresh.work import WORK
 from protos.bundle import IndexParameters, Manifest
 from protos.errors import DataError, MissingStage
@@ -45,7 +44,6 @@ from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
 from train.evaluation.intervals import clusters_of
-from train.evaluation.lexical_choice import ALL_ANALYZERS, default_analyzer
 from train.evaluation.report import evaluate_ranking
 from train.metrics import mean
 from train.metrics import per_query as metrics_of
@@ -66,25 +64,6 @@ class Measured:
 
     metrics: dict[str, Any]
     queries: PerQuery
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Rows of the test queries that are left out.
-
-    Args:
-        deleted: they ask for an item that the catalogue lacks.
-        held: of the others, those whose words are all in the edited text of an item that they ask for, and
-            not all in its text of the split: to find it would be no achievement.
-    """
-
-    deleted: Rows
-    held: Rows
-
-    @property
-    def all(self) -> Rows:
-        """Both."""
-        return np.concatenate([self.deleted, self.held])
 
 
 @dataclass(frozen=True)
@@ -125,17 +104,13 @@ class Evaluation:
         """Of the champion."""
         return self.champion.manifest
 
-    def left_out(self, merged: Merged) -> LeftOut:
-        """The test queries that do not apply to a catalogue.
-
-        Raises:
-            BundleDamaged: the champion's metrics of single queries are damaged.
-        """
+    def left_out(self, merged: Merged) -> Rows:
+        """Rows of the test queries that ask for an item that a catalogue lacks, or has with other content."""
         place_of = self._place_of(merged)
+        is_gone = (place_of < 0) | self._edited(merged, place_of)
         queries, relevant = self.data.parts["test"].by_query()
-        deleted = queries[[bool((place_of[items] < 0).any()) for items in relevant]]
-        held = self._held(merged, place_of) if self._has_texts else deleted
-        return LeftOut(deleted, np.setdiff1d(held, deleted))
+        found: Rows = queries[[bool(is_gone[items].any()) for items in relevant]]
+        return found
 
     def measure(
         self,
@@ -157,7 +132,7 @@ class Evaluation:
             lexical: the lexical index over the catalogue, if the bundle is hybrid.
         """
         left_out = self.left_out(merged)
-        gone = len(left_out.all)
+        gone = len(left_out)
         items, data, columns = self._on(merged, vectors, left_out, console)
         inputs, config = self.manifest.schema.side("query"), self.experiment.index
         with console.status("quality on the test split"):
@@ -178,7 +153,6 @@ class Evaluation:
         metrics |= {
             "queries": len(rows),
             "queries_left_out": gone,
-            quality.HELD: len(left_out.held),
             "evaluated_text": self.dataset.report["evaluated_text"],
             quality.REFITTED: self.manifest.quality.get(quality.REFITTED, False),
             quality.DRAWN: str(clusters_of(data, "test")),
@@ -195,7 +169,7 @@ class Evaluation:
         return LexicalIndex(interleaved(lexical.postings, own, served, is_own), lexical.hybrid)
 
     def _on(
-        self, merged: Merged, vectors: Any, left_out: LeftOut, console: Console
+        self, merged: Merged, vectors: Any, left_out: Rows, console: Console
     ) -> tuple[Any, TrainingData, _Columns]:
         """Vectors to evaluate on, the data with rows of these, without the queries left out, and the items.
 
@@ -213,7 +187,7 @@ class Evaluation:
         rows[left] = np.arange(len(left))
         rows[deleted] = len(items) + np.arange(len(deleted))
         order = [ids[n] for n in left] + [merged.items.ids[n] for n in others] + [ids[n] for n in deleted]
-        data = _with_rows(self.data, rows, order, left_out.all)
+        data = _with_rows(self.data, rows, order, left_out)
         is_own = np.concatenate([by_split[left], np.zeros(len(others), np.bool_)])
         columns = _Columns(is_own, left[by_split[left]], np.concatenate([place_of[left], others]))
         return items, data, columns
@@ -243,49 +217,6 @@ class Evaluation:
         """The digests of the data set's items, with the values that the catalogue serves."""
         values = values_of(self.dataset.items, self.manifest.schema.item, catalogue=True)
         return item_digests(self.tower.inputs, values, self.manifest.hybrid is not None)
-
-    @property
-    def _has_texts(self) -> bool:
-        sides = self.manifest.schema.query, self.manifest.schema.item
-        return all(any(isinstance(spec, TextFeature) for spec in side.values()) for side in sides)
-
-    def _held(self, merged: Merged, place_of: Rows) -> Rows:
-        """The test queries that the new text of an edited item holds which they ask for."""
-        data, schema = self.data, self.manifest.schema
-        edited, is_fresh = self._edited(merged, place_of), merged.origin == FRESH
-        queries = [
-            (row, items)
-            for row, items in zip(*data.parts["test"].by_query(), strict=True)
-            if any(edited[items])
-        ]
-        if not queries:
-            return np.empty(0, np.int64)
-        asked = {name: [data.queries[name][row] for row, _ in queries] for name in schema.query}
-        own, fresh = texts_of(data.items, schema.item), texts_of(merged.fresh, schema.item)
-        fresh_row, analyzer = np.cumsum(is_fresh) - 1, ALL_ANALYZERS[default_analyzer(self.experiment, own)]
-        judged = self._judged_before()
-
-        def is_held(words: set[str], item: int) -> bool:
-            new = {*analyzer.tokens(fresh[fresh_row[place_of[item]]])}
-            return bool(words) and words <= new and not words <= {*analyzer.tokens(own[item])}
-
-        found = []
-        for (row, items), text in zip(queries, texts_of(asked, schema.query), strict=True):
-            words, places = {*analyzer.tokens(text)}, place_of[items]
-            written = items[edited[items] & (places >= 0) & is_fresh[places]]
-            is_known = len(written) == np.count_nonzero(edited[items])
-            was_held = not is_known and per_query.digest(data, int(row), items) not in judged
-            if was_held or any(is_held(words, int(item)) for item in written):
-                found.append(int(row))
-        return np.array(found, np.int64)
-
-    def _judged_before(self) -> set[int]:
-        """Digests of the queries that the champion's figures judge; none of figures of an older program."""
-        manifest = self.manifest
-        if manifest.refreshed_from is not None and quality.HELD not in manifest.quality:
-            return set()
-        found = per_query.load(self.champion.folder)
-        return set() if found is None else {*found.queries.tolist()}
 
     def _evaluated(self, console: Console) -> Any:
         """Vectors of the data set's items by the text of the split; encoded once for all refreshes."""
@@ -379,16 +310,12 @@ def _without(pairs: Pairs, queries: Rows) -> Pairs:
 
 
 def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:
-    """The evaluation; NotMeasured if no test query is left.
-
-    Raises:
-        BundleDamaged: as of `Evaluation.left_out`.
-    """
+    """The evaluation; NotMeasured if no test query is left."""
     if isinstance(found, NotMeasured):
         return found
     positive = found.data.parts["test"].positive()
     if not len(positive):
         return NotMeasured("the test split has no queries")
-    if np.isin(positive.query, found.left_out(merged).all).all():
-        return NotMeasured("each test query asks for an item that is deleted or whose edited text holds it")
+    if np.isin(positive.query, found.left_out(merged)).all():
+        return NotMeasured("each test query asks for an item that was deleted or edited")
     return found

@@ -7,9 +7,8 @@ as users, which one of the two bundles brings (`train/evaluation/intervals.py`).
 queries are drawn, and the result says so.
 
 A bundle that was refreshed has the champion's towers and other items. Its metrics leave out each query that
-asks for a deleted item, or for an item whose edited text holds it, and so does the comparison. Where the
-split does not apply to its items any more, it has no metrics, and this gate holds: the towers have learned
-nothing else.
+asks for a deleted or an edited item, and so does the comparison. Where the split does not apply to its items
+any more, it has no metrics, and this gate holds: the towers have learned nothing else.
 """
 
 from collections.abc import Mapping
@@ -136,9 +135,9 @@ def stored(challenger: CandidateVersion, champion: CandidateVersion | None) -> E
         if not len(own.queries):
             return "no test query is in both bundles"
         out = all_queries - len(own.queries)
-        left_out = f"{out:,} queries are left out, because they ask for deleted items" if out else ""
-        if left_out and (held := challenger.manifest.quality.get(quality.HELD)):
-            left_out += f", or for items whose edited text holds them ({held:,} queries of the split)"
+        left_out = (
+            f"{out:,} queries are left out, because they ask for deleted or edited items" if out else ""
+        )
         return Evaluated(own, other, "", left_out)
     if not np.array_equal(own.queries, other.queries):  # hashes of texts, not vectors
         return "the towers do not read the same of each query"
