@@ -37,7 +37,10 @@ def add_options(name: str, command: ArgumentParser) -> None:
         add("--ray", default="", metavar="ADDRESS", help=f"{cluster} (needs the extra [ray])")
     if name == "evaluate":
         add(
-            "--runs", type=Path, metavar="FOLDER", help="also write TREC run files and qrels into this folder"
+            "--runs",
+            type=Path,
+            metavar="FOLDER",
+            help="also write TREC run files and qrels into this folder, empty or new",
         )
     for flag, text in FLAGS.get(name, {}).items():
         add(flag, action="store_true", help=text)

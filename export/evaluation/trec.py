@@ -47,7 +47,6 @@ Rows = npt.NDArray[np.int64]
 QRELS, QUERIES, RUN = "qrels.txt", "queries.jsonl", ".run"
 TEST, JUDGED = "test", "judged"
 SERVED = "served"
-LINE = 100_000  # characters of a run file's first line that are read
 DIGEST_BYTES = 8  # of the id of a test query
 
 _SEPARATES = re.compile(r"[\s%]")
@@ -98,53 +97,19 @@ def judged_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder that holds something else than an earlier output, which would be replaced.
-
-    Of an earlier output are the folders `test` and `judged`, and in them `qrels.txt`, `queries.jsonl`, and
-    run files whose first line has rank 1, the score of it, and a tag that ends with the ranking's name.
+    """Refuse a folder that holds something; run files are written into a new or an empty one.
 
     Raises:
-        DataError: it does, which the text names by file, or it is no folder.
+        DataError: it does, or it is no folder.
     """
     if not os.path.lexists(folder):
         return
-    if not folder.is_dir() or folder.is_symlink():
-        raise DataError(f"{folder}: expected a folder for run files, which is made if it is missing")
-    for each in _foreign(folder):
-        raise DataError(
-            f"{folder}: holds other files than run files ({each.relative_to(folder)}); name another folder, "
-            "or empty it"
-        )
-
-
-def _foreign(folder: Path) -> Iterator[Path]:
-    """What an earlier output did not write."""
-    parts = (TEST, JUDGED) if (folder / TEST / QRELS).is_file() else ()
-    for part in sorted(folder.iterdir()):
-        if part.name in parts and part.is_dir() and not part.is_symlink():
-            yield from (each for each in sorted(part.iterdir()) if not _is_written(each))
-        else:
-            yield part
-
-
-def _is_written(path: Path) -> bool:
-    """Whether the name and, of a run, the first line are as `write_runs` writes them."""
-    if path.is_symlink() or not path.is_file():
-        return False
-    if path.suffix != RUN:
-        return path.name in (QRELS, QUERIES)
-    try:
-        with path.open(encoding="utf-8") as file:
-            fields = file.readline(LINE).split()
-    except (OSError, UnicodeError):
-        return False
-    if not fields:  # a ranking that finds nothing for any query
-        return path.stat().st_size == 0
-    return fields[1:2] + fields[3:5] == ["Q0", "1", str(K)] and fields[-1].endswith(f"-{path.stem}")
+    if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
+        raise DataError(f"{folder}: expected an empty folder for run files, or a new name")
 
 
 def write_runs(folder: Path, topics: Sequence[Topics], tag: str) -> None:
-    """Write run files and judgements, whole or not at all; an earlier output is replaced.
+    """Write run files and judgements, whole or not at all.
 
     Args:
         folder: receives a folder for each of the topics.
@@ -152,8 +117,7 @@ def write_runs(folder: Path, topics: Sequence[Topics], tag: str) -> None:
         tag: of the runs; each file adds the name of its ranking.
 
     Raises:
-        DataError: the folder holds something else than an earlier output.
-        DataError: the files cannot be written.
+        DataError: the folder is not empty, or the files cannot be written.
     """
     check_output(folder)
     parent = folder.absolute().parent
@@ -163,7 +127,6 @@ def write_runs(folder: Path, topics: Sequence[Topics], tag: str) -> None:
                 _fill(draft / each.part, each, tag)
             sync(draft)
             draft.chmod(0o755)
-            atomic_directory.remove(folder)
             os.rename(draft, folder)
             sync(parent)
     except OSError as error:

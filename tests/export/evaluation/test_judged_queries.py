@@ -155,7 +155,7 @@ def test_a_folder_for_runs_is_checked_before_the_work(
     arguments = ["--config", str(papers.config), "--bundle", "nowhere", "--runs", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["export", "evaluate", *arguments])
     assert main() == 1
-    assert f"{tmp_path}: holds other files than run files" in " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path}: expected an empty folder for run files" in " ".join(capsys.readouterr().err.split())
 
 
 def test_equal_questions_are_two_topics(papers: Made) -> None:

@@ -146,65 +146,21 @@ def test_users_with_equal_values_are_two_queries(tmp_path: Path) -> None:
     assert found == pytest.approx({name: expected[name] for name in found}, abs=1e-9)
 
 
-def test_an_earlier_output_is_replaced_whole(tmp_path: Path) -> None:
-    made = topics(2)
-    write_runs(tmp_path / "runs", [replace(made, part="test"), made], "t")
-    write_runs(
-        tmp_path / "runs", [replace(made, part="test", rankings={"served": made.rankings["served"]})], "t"
-    )
-    assert [each.name for each in tmp_path.iterdir()] == ["runs"]
-    files = sorted(
-        each.relative_to(tmp_path / "runs").as_posix() for each in (tmp_path / "runs").rglob("*.*")
-    )
-    assert files == ["test/qrels.txt", "test/queries.jsonl", "test/served.run"]
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     check_output(tmp_path / "mine")  # an empty one will do
-    (tmp_path / "mine" / "test").mkdir()
+    write_runs(tmp_path / "mine", [topics(1)], "t")
+    before = (tmp_path / "mine" / "judged" / "served.run").read_bytes()
     (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "link").symlink_to(tmp_path)
     for name in ("mine", "file", "link"):
-        with pytest.raises(DataError, match=f"{name}: (holds other files|expected a folder)"):
-            write_runs(tmp_path / name, [topics(1)], "t")
-    assert (tmp_path / "mine" / "test").is_dir()
+        with pytest.raises(DataError, match=f"{name}: expected an empty folder for run files"):
+            write_runs(tmp_path / name, [topics(2)], "t")
+    assert (tmp_path / "mine" / "judged" / "served.run").read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "link", "mine"]
 
 
-FOREIGN = {
-    "test/results.txt": "mine",
-    "test/mine.run": "1 Q0 d1 1 17.3 mine\n",
-    "test/bm25.run": "1 Q0 d1 1 100 bm25\n",  # our name, but the tag of another program
-    "test/exact.run": "1 Q0 d1\n",
-    "test/old.run": "\n",
-    "test/latin.run": "1 Q0 d\xe9 1 100 t-latin\n",
-    "test/plots/a.png": "x",
-    "judged/notes.md": "mine",
-    "notes.md": "mine",
-}
-
-
-@pytest.mark.parametrize("name", FOREIGN)
-def test_a_file_of_the_user_among_run_files_is_left_alone(name: str, tmp_path: Path) -> None:
-    made, runs = replace(topics(2), rankings={"served": topics(2).rankings["served"]}), tmp_path / "runs"
-    nothing = replace(made, rankings={**made.rankings, "bm25": np.full((2, 100), -1)})
-    write_runs(runs, [replace(made, part="test"), nothing], "t")
-    check_output(runs)
-    path = runs / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(FOREIGN[name], encoding="latin-1")
-    held = "test/plots" if name.startswith("test/plots") else name
-    with pytest.raises(DataError, match=rf"runs: holds other files than run files \({held}\); name"):
-        write_runs(runs, [replace(made, part="test")], "t")
-    assert path.read_text(encoding="latin-1") == FOREIGN[name]
-    assert (runs / "judged" / "served.run").is_file()
-
-
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
-    small, large = replace(topics(1), part="test"), replace(topics(40), part="test")
-    write_runs(tmp_path / "runs", [small], "t")
-    before = (tmp_path / "runs" / "test" / "served.run").read_bytes()
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     with files_limited_to(20_000), pytest.raises(DataError, match="runs: the run files cannot be written"):
-        write_runs(tmp_path / "runs", [large], "t")
-    assert (tmp_path / "runs" / "test" / "served.run").read_bytes() == before
-    assert [each.name for each in tmp_path.iterdir()] == ["runs"]
+        write_runs(tmp_path / "runs", [topics(40)], "t")
+    assert [*tmp_path.iterdir()] == []
