@@ -1,16 +1,13 @@
 """What is printed and drawn of a run's figures, for queries of every kind."""
 
 import io
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
-import pytest
 from rich.console import Console
 
-from train.evaluation.plots import TrainingHistory, baseline_comparison, learning_curves, save
-from train.metrics import SHOWN, metric_label
+from train.evaluation.plots import baseline_comparison
+from train.metrics import SHOWN
 from train.terminal import baseline_columns, show_fit
 
 MAIN = dict.fromkeys(SHOWN, 0.25)
@@ -163,25 +160,3 @@ def test_bars_stand_for_the_model_and_every_baseline() -> None:
     heights = [round(float(bar.get_height()), 4) for bar in axes.patches]  # type: ignore[attr-defined]
     assert heights == [each for height in (0.25, 0.05, 0.15, 0.2) for each in [height] * 4]
     plt.close(figure)
-
-
-@pytest.mark.parametrize("selection", ["ndcg_at_10", "auc"])
-def test_the_curve_is_of_what_chose_the_epoch(selection: str, tmp_path: Path) -> None:
-    history: list[Any] = [{f"validation_{selection}": value} for value in (0.1, 0.3, 0.2)]
-    losses, pairs = [3.0, 0.7, 2.0, 0.5], [64, 20, 64, 63]
-    beside = {"bm25": 0.25, "popularity": 0.05}
-    figure = learning_curves(TrainingHistory("films", history, losses, pairs, selection, 1, beside))
-    left, right = figure.axes
-    assert figure.get_suptitle() == "films"
-    assert right.get_ylabel() == metric_label(selection)
-    assert np.asarray(right.lines[0].get_ydata()).tolist() == [0.1, 0.3, 0.2]
-    # The second step has a third of the pairs, so its loss is another quantity.
-    assert np.asarray(left.lines[0].get_xdata()).tolist() == [1, 3, 4]
-    assert np.asarray(left.lines[0].get_ydata()).tolist() == [3.0, 2.0, 0.5]
-    legend = right.get_legend()
-    assert legend is not None
-    texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["two-tower", "best: epoch 1, 0.300", "BM25, 0.250"]
-    assert np.asarray(right.lines[1].get_xdata()).tolist() == [1]
-    assert np.asarray(right.lines[2].get_ydata()).tolist() == [0.25, 0.25]
-    assert save(figure, tmp_path / "deep" / "a.png").stat().st_size > 1000

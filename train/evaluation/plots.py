@@ -1,18 +1,16 @@
 """The two plots of a run, and the style of all plots."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.labelled_metrics import Bin
-from train.metrics import MAIN_AND_RECALL, as_higher_is_better, metric_label
+from train.metrics import MAIN_AND_RECALL, metric_label
 
 matplotlib.use("Agg")
 
@@ -22,78 +20,6 @@ QUIET_COLOUR = "#8a8f98"
 OTHER_COLOURS = ("#5b8c5a", "#a0522d", "#8f6bb3", "#3aa6a0", "#c2577e", "#b5a642", "#4a4a4a")
 COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, *OTHER_COLOURS)
 FEW_BARS = 5  # side by side, whose figures fit above them
-FEW_STEPS = 40  # so many steps are drawn as points, too
-FULL_SHARE = 0.9  # of the pairs of the middle batch, from which on a batch counts as full
-
-
-@dataclass(frozen=True)
-class TrainingHistory:
-    """What a training did, step by step and epoch by epoch.
-
-    Args:
-        epochs: the metrics on validation after each epoch; record 0 is the start.
-        losses: of all steps.
-        pairs: number of pairs of each step.
-        best_epoch: the epoch whose towers are kept.
-        baselines: name -> the selection metric on validation, of each baseline that was measured.
-    """
-
-    name: str
-    epochs: Sequence[Mapping[str, float]]
-    losses: Sequence[float]
-    pairs: Sequence[int]
-    selection: str
-    best_epoch: int
-    baselines: Mapping[str, float]
-
-
-def learning_curves(history: TrainingHistory) -> Figure:
-    """Loss by step, and the selection metric on validation by epoch with the best epoch and baseline marked.
-
-    Steps of much smaller batches are left out of the loss: with fewer negatives a softmax loss is smaller, so
-    that the last batch of each epoch would look like progress.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(history.name, fontsize=11)
-    steps = full_steps(history.pairs)
-    marker = "o" if len(steps) < FEW_STEPS else ""
-    losses = [history.losses[step] for step in steps]
-    left.plot(
-        [step + 1 for step in steps], losses, color=MODEL_COLOUR, linewidth=1, marker=marker, markersize=3
-    )
-    left.set(xlabel="step", ylabel="loss", title="Training loss")
-    label = metric_label(history.selection)
-    values = [record[f"validation_{history.selection}"] for record in history.epochs]
-    right.plot(range(len(values)), values, marker="o", markersize=4, color=MODEL_COLOUR, label="two-tower")
-    best = values[history.best_epoch]
-    right.plot(
-        [history.best_epoch],
-        [best],
-        "o",
-        markersize=11,
-        color=MODEL_COLOUR,
-        fillstyle="none",
-        label=f"best: epoch {history.best_epoch}, {best:.3f}",
-    )
-    if history.baselines:
-        name, value = max(
-            history.baselines.items(), key=lambda each: as_higher_is_better(history.selection, each[1])
-        )
-        text = f"{LABELS[name]}, {value:.3f}"
-        right.axhline(value, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label=text)
-    right.set(xlabel="epoch (0 is the start)", ylabel=label, title="Validation")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.legend(frameon=False, fontsize=8, loc="lower right")
-    for axes in (left, right):
-        style_axes(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
-def full_steps(pairs: Sequence[int]) -> list[int]:
-    """The steps, from 0, whose batch is not much smaller than that of most steps."""
-    least = FULL_SHARE * sorted(pairs)[len(pairs) // 2] if pairs else 0
-    return [step for step, count in enumerate(pairs) if count >= least]
 
 
 def baseline_comparison(metrics: Mapping[str, float], name: str) -> Figure:

@@ -337,10 +337,7 @@ def _finish(
     losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
     doubts = worse_than_baselines(validated.leads, beside, selection, clusters_of(data, "validation"))
     log_warnings([*run_warnings(experiment, data, metrics, best, losses), *doubts])
-    history = plots.TrainingHistory(
-        experiment.name, state.history, state.losses, state.pairs, selection, best, beside
-    )
-    _log_outputs(folder, stored, history, metrics, labelled.reliability)
+    _log_outputs(folder, stored, experiment.name, metrics, labelled.reliability)
     for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}", f"{REFIT}/{RUN_STATE}"):
         (folder / name).unlink(missing_ok=True)
 
@@ -521,16 +518,13 @@ def _print(console: Console, line: str) -> None:
 def _log_outputs(
     folder: Path,
     towers: Path,
-    history: plots.TrainingHistory,
+    name: str,
     metrics: dict[str, float],
     reliability: Mapping[str, Sequence[Bin]],
 ) -> None:
     mlflow.log_artifact(str(towers), ARTIFACTS)
-    figures = {
-        "learning_curves.png": plots.learning_curves(history),
-        "beside_baselines.png": plots.baseline_comparison(metrics, history.name),
-    }
+    figures = {"beside_baselines.png": plots.baseline_comparison(metrics, name)}
     if reliability:
-        figures["reliability.png"] = plots.reliability_diagram(reliability, history.name)
-    for name, figure in figures.items():
-        mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")
+        figures["reliability.png"] = plots.reliability_diagram(reliability, name)
+    for file, figure in figures.items():
+        mlflow.log_artifact(str(plots.save(figure, folder / file)), "plots")

@@ -58,7 +58,6 @@ class State:
         dropped: share of the nearest items that were dropped as hard negatives of the current epoch, of the
             pairs for which this process mines; None if none could be.
         losses: of all steps.
-        pairs: number of pairs of each step.
         history: one record for each finished epoch; record 0 is the start, before any step.
         seconds: of training, in all parts of an interrupted run.
         epoch_seconds: of them, those of the steps of the current epoch.
@@ -73,7 +72,6 @@ class State:
     hard_negatives: Any = None
     dropped: float | None = None
     losses: list[float] = field(default_factory=list)
-    pairs: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     epoch_seconds: float = 0.0
@@ -272,7 +270,6 @@ class Trainer:
         epochs_done = state.epoch + state.step / self._steps
         set_learning_rate(self.optimiser, epochs_done, self.config.epochs, self._steps)
         state.losses.append(self._step(batch))
-        state.pairs.append(len(batch.pairs))
         state.step += 1
         if self.config.average_epochs and self.process.updates_average:
             window = self.config.average_epochs * self._steps
