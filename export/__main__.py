@@ -59,7 +59,7 @@ COMMANDS = {
     "promote": Command(
         "Make the challenger the champion, if all gates hold.",
         "export.release.promote:command",
-        "export.terminal:show_move",
+        "export.terminal:show_record",
     ),
     "refresh": Command(
         "Make a new bundle of the champion's towers and the catalogue as it stands; resumes after a kill.",
@@ -74,7 +74,7 @@ COMMANDS = {
     "rollback": Command(
         "Make the champion before this one the champion again, or the version that is named.",
         "export.release.commands:rollback",
-        "export.terminal:show_move",
+        "export.terminal:show_record",
     ),
     "prune": Command(
         "Drop the collections on the Milvus server that no alias of the model can come back to.",
@@ -82,7 +82,7 @@ COMMANDS = {
         "export.terminal:show_pruned",
     ),
     "history": Command(
-        "Print every promotion, refusal and rollback of the champion, and whether the record is whole.",
+        "Print the audit log: each promotion, refusal and rollback of the champion; and whether it is whole.",
         "export.release.commands:history",
         "export.terminal:show_history",
     ),

@@ -125,20 +125,20 @@ def show_registered(result: dict[str, Any], console: Console) -> None:
     console.print(f"{result['model']} is {result['alias']}{again}", highlight=False)
 
 
-def show_move(result: dict[str, Any], console: Console) -> None:
-    """Print the gates, the champion, and the champion before."""
-    move = result["move"]
-    if move is None:
+def show_record(result: dict[str, Any], console: Console) -> None:
+    """Print a record, which the key `move` holds: the gates, the champion, and the champion before."""
+    record = result["move"]
+    if record is None:
         console.print(f"{result['model']} is champion already", highlight=False)
         return
-    if move["gates"]:
-        console.print(_gates_table(move["gates"]))
-    for gate in move["gates"]:
+    if record["gates"]:
+        console.print(_gates_table(record["gates"]))
+    for gate in record["gates"]:
         if gate.get("warning"):
             text = f"warning: {gate['warning']}"
             console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    before = f"; before: version {move['before']}" if move["before"] else ""
-    forced = ", forced" if move["action"] == "force" else ""
+    before = f"; before: version {record['before']}" if record["before"] else ""
+    forced = ", forced" if record["action"] == "force" else ""
     console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
 
 

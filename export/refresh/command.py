@@ -13,7 +13,7 @@ from rich.console import Console
 from export.refresh.refresh import RefreshRequest, RefreshResult
 from export.refresh.refresh import refresh as run
 from export.refresh.table import catalogue_table, store_changes, write_table
-from export.terminal import show_move
+from export.terminal import show_record
 from protos import bundle
 from train.config import read_experiment
 from train.data.dataset import Dataset, prepare
@@ -101,4 +101,4 @@ def show_refreshed(result: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     console.print(f"bundle {result['bundle_version'][:12]}: {result['bundle']}", soft_wrap=True)
-    show_move(result, console)
+    show_record(result, console)

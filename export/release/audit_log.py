@@ -1,9 +1,9 @@
 """The audit log of a model: every promotion, refusal, forced promotion and rollback of its champion.
 
-Each record is one MLflow run in the model's experiment. The run has the record in the tag `twinspire.move`
-and the report of the gates as artefacts. Records are numbered, and each holds the sha256 of the one before.
-The registered model's tag `twinspire.trail` holds number and sha256 of the newest record. So a record that
-was altered, removed or inserted is found.
+Each record is one MLflow run in the model's experiment. The run has the record in its tag `RECORD_TAG`, and
+the report of the gates as artefacts. Records are numbered, and each holds the sha256 of the one before. The
+registered model's tag `NEWEST_TAG` holds number and sha256 of the newest record. So a record that was
+altered, removed or inserted is found. The tags have older names: `twinspire.move` and `twinspire.trail`.
 
 `commit` writes the record first, then moves the alias, then ends the run. If a process died in between, the
 `before` of the next record, or the alias itself, shows whether the alias was moved.
@@ -42,7 +42,7 @@ from protos.release_records import (
 )
 from train.training.tracking import environment, experiment_id, is_absent
 
-HEAD_TAG = "twinspire.trail"  # of the registered model
+NEWEST_TAG = "twinspire.trail"  # of the registered model
 EARLIER_CHAMPIONS = 2  # whose files are kept for a rollback
 
 
@@ -74,12 +74,12 @@ class AuditLog:
 
     Args:
         unreadable: ids of runs whose record cannot be parsed.
-        head: number and sha256 of the newest record, as the registry has it; 0 if it has none.
+        newest: number and sha256 of the newest record, as the registry has it; 0 if it has none.
     """
 
     entries: tuple[Entry, ...]
     unreadable: tuple[str, ...]
-    head: tuple[int, str]
+    newest: tuple[int, str]
 
     def moved(self, champion: str) -> list[bool]:
         """For each entry, whether it moved the alias.
@@ -155,7 +155,7 @@ def read(name: str) -> AuditLog:
         deleted = run.info.lifecycle_stage != "active"
         entries.append(Entry(record, text, run.info.run_id, run.info.status, deleted))
     entries.sort(key=lambda entry: (entry.record.number, entry.record.at))
-    return AuditLog(tuple(entries), tuple(unreadable), _head(name))
+    return AuditLog(tuple(entries), tuple(unreadable), _newest(name))
 
 
 def append(
@@ -200,7 +200,7 @@ def append(
     client = mlflow.MlflowClient()
     client.set_tag(run_id, RECORD_TAG, text)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    client.set_registered_model_tag(name, HEAD_TAG, json.dumps({"number": record.number, "sha256": digest}))
+    client.set_registered_model_tag(name, NEWEST_TAG, json.dumps({"number": record.number, "sha256": digest}))
     return record
 
 
@@ -219,7 +219,7 @@ def problems(log: AuditLog) -> list[str]:
             what = f"record {number - 1} was altered, or record {number} was" if before else "it was altered"
             found.append(f"record {number}: does not follow from the one before: {what}")
         before = entry
-    return found + _head_problems(log)
+    return found + _newest_problems(log)
 
 
 def promoted_versions(log: AuditLog, champion: str) -> list[str]:
@@ -275,7 +275,7 @@ def _runs(name: str) -> Sequence[Run]:
     return [run for run in runs if RECORD_TAG in run.data.tags]
 
 
-def _head(name: str) -> tuple[int, str]:
+def _newest(name: str) -> tuple[int, str]:
     try:
         tags = mlflow.MlflowClient().get_registered_model(name).tags
     except MlflowException as error:
@@ -283,21 +283,21 @@ def _head(name: str) -> tuple[int, str]:
             return 0, ""
         raise
     try:
-        table = parse_json(tags.get(HEAD_TAG, '{"number": 0, "sha256": ""}'))
+        table = parse_json(tags.get(NEWEST_TAG, '{"number": 0, "sha256": ""}'))
         return int(table["number"]), str(table["sha256"])
     except (ValueError, TypeError, KeyError):
         return -1, ""
 
 
-def _head_problems(log: AuditLog) -> list[str]:
+def _newest_problems(log: AuditLog) -> list[str]:
     """What is wrong with the newest record: no record follows it, so the registry's tag vouches for it."""
-    number, digest = log.head
+    number, digest = log.newest
     last = log.entries[-1].record.number if log.entries else 0
     named = [entry for entry in log.entries if entry.record.number == number]
     if number > last:
         return [_missing(last + 1, number)]
     if number < last - 1:  # it is one behind if a process died between the two writes
-        return [f"the registered model's tag {HEAD_TAG} does not name record {last}, which is the newest"]
+        return [f"the registered model's tag {NEWEST_TAG} does not name record {last}, which is the newest"]
     if named and all(entry.sha256 != digest for entry in named):
         return [f"record {number}: was altered"]
     return []

@@ -37,12 +37,12 @@ def rollback(arguments: Namespace) -> dict[str, Any]:
     """Make the champion before this one the champion again, or the version that is named."""
     connect()
     name = read_experiment(arguments.config).name
-    move = roll_back(name, arguments.to, arguments.reason)
-    version = move.after if move else arguments.to
+    record = roll_back(name, arguments.to, arguments.reason)
+    version = record.after if record else arguments.to
     return {
         "model": f"models:/{name}/{version}",
         "alias": CHAMPION,
-        "move": move and asdict(move),
+        "move": record and asdict(record),
     }
 
 
@@ -112,14 +112,15 @@ def prune(arguments: Namespace) -> dict[str, Any]:
 
 
 def history(arguments: Namespace) -> dict[str, Any]:
-    """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
+    """Print every record of the audit log, and whether the log is whole."""
     with imports_frozen():  # MLflow imports its store when it is first asked
         connect()
-        return history_of(read_experiment(arguments.config).name)
+        return audit_log_of(read_experiment(arguments.config).name)
 
 
-def history_of(name: str) -> dict[str, Any]:
-    """All records, oldest first, with what is wrong with them and moves of the alias that have no record.
+def audit_log_of(name: str) -> dict[str, Any]:
+    """All records of the audit log, oldest first, with what is wrong with them, and moves of the alias that
+    have no record.
 
     Raises:
         Unavailable: the registry does not answer.

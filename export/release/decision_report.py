@@ -9,7 +9,7 @@ from pathlib import Path
 
 from export.html_page import html_page
 from export.markdown import code, picture, plain, table
-from export.release.gate import CandidateVersion, Decision, Gate, Section
+from export.release.gate import ComparedVersion, Decision, Gate, Section
 from export.release.gates import GATES
 from protos.bundle import write_file
 from train.evaluation.plots import save
@@ -90,7 +90,7 @@ def _results(decision: Decision, gates: dict[str, Gate]) -> str:
 def _bundles(decision: Decision, gates: Sequence[Gate]) -> str:
     versions = decision.versions
 
-    def row(title: str, cell: Callable[[CandidateVersion], str]) -> list[str]:
+    def row(title: str, cell: Callable[[ComparedVersion], str]) -> list[str]:
         return [title, *map(cell, versions.values())]
 
     rows = [

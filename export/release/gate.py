@@ -5,6 +5,11 @@ Each file in `gates/` declares the gates of one measurement:
     GATES = (Gate(name="bundle_size", title="size of the bundle", judge=judge, ...),)
 
 A gate judges the challenger of a `Comparison`. The results of all gates make a `Decision`.
+
+Gates are judged in the order of `Gate.order`. Load times, recalls and latencies of both bundles are measured
+together, by the first gate that reads `Comparison.served`; the requests of all gates are known by then. Two
+gates rely on an earlier one: `parity` sets `Comparison.towers_fail`, so that later gates do not run towers
+that fail, and `quality` sets `Comparison.quality_change`, which `quality_history` reads.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +29,8 @@ from train.data.training_data import TrainingData
 
 
 @dataclass(frozen=True)
-class CandidateVersion:
-    """One registered model version.
+class ComparedVersion:
+    """One registered model version that is compared: the challenger or the champion.
 
     Args:
         version: its number in the registry.
@@ -88,13 +93,13 @@ class Decision:
         measured: all measurements, ready for JSON; `not_measured` names the gates without a result.
     """
 
-    challenger: CandidateVersion
-    champion: CandidateVersion | None
+    challenger: ComparedVersion
+    champion: ComparedVersion | None
     results: tuple[GateResult, ...]
     measured: dict[str, Any]
 
     @property
-    def versions(self) -> dict[str, CandidateVersion]:
+    def versions(self) -> dict[str, ComparedVersion]:
         """`challenger` and, if there is one, `champion`."""
         return _versions(self.challenger, self.champion)
 
@@ -152,8 +157,8 @@ class Comparison:
 
     def __init__(
         self,
-        challenger: CandidateVersion,
-        champion: CandidateVersion | None,
+        challenger: ComparedVersion,
+        champion: ComparedVersion | None,
         experiment: Experiment,
         data: Callable[[], TrainingData],
         console: Console,
@@ -175,7 +180,7 @@ class Comparison:
 
     @cached_property
     def served(self) -> Mapping[str, Any] | ProcessFailure:
-        """Load times, recalls and latencies of the bundles, measured once in a process of their own."""
+        """Load times, recalls and latencies of the bundles, measured in another process at the first read."""
         request = {
             "task": "measure",
             "bundles": {name: str(each.folder.absolute()) for name, each in self.versions.items()},
@@ -228,8 +233,8 @@ class Gate:
     Args:
         name: in `decision.json`, in the audit log and in the run's metrics.
         title: on the page.
-        order: gates are judged and listed by it. A gate may rely on what an earlier one has found: `parity`
-            sets `Comparison.towers_fail`, so that later gates do not run towers that fail.
+        order: gates are judged and listed by it, from low to high. `quality_history` must come after
+            `quality`, and what runs towers after `parity`.
         judge: measures and judges. It returns the result and all measurements, ready for JSON, or None if the
             gate cannot be measured because the challenger does not run.
         shown: formats the figure and the bound.
@@ -268,6 +273,6 @@ class Gate:
         return f"{'≥' if self.at_least else '≤'} {self.shown(bound)}"
 
 
-def _versions(challenger: CandidateVersion, champion: CandidateVersion | None) -> dict[str, CandidateVersion]:
+def _versions(challenger: ComparedVersion, champion: ComparedVersion | None) -> dict[str, ComparedVersion]:
     found = {"challenger": challenger}
     return found if champion is None else {**found, "champion": champion}

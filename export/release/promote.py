@@ -21,7 +21,7 @@ from rich.console import Console
 
 from export.release import audit_log, gates, lock
 from export.release.decision_report import PAGE, write_report
-from export.release.gate import CandidateVersion, Decision, GateResult
+from export.release.gate import ComparedVersion, Decision, GateResult
 from export.release.registry import (
     CHALLENGER,
     AliasState,
@@ -42,7 +42,7 @@ from train.training.metric_groups import grouped
 from train.training.tracking import connect, log_metrics
 
 Compare = Callable[
-    [CandidateVersion, CandidateVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
+    [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
 ]
 GATES_BY_NAME = {gate.name: gate for gate in gates.GATES}
 REPORT = "release"  # folder of the report among a run's artefacts
@@ -151,14 +151,14 @@ def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:
 
 def _versions(
     name: str, challenger: str, champion: str, console: Console, force: bool
-) -> tuple[CandidateVersion, CandidateVersion | None]:
+) -> tuple[ComparedVersion, ComparedVersion | None]:
     """Download both bundles. If the promotion is forced, the champion's may be unavailable."""
     with console.status("fetching both bundles"):
-        candidate = CandidateVersion(challenger, *fetch(name, challenger))
+        candidate = ComparedVersion(challenger, *fetch(name, challenger))
         if not champion:
             return candidate, None
         try:
-            return candidate, CandidateVersion(champion, *fetch(name, champion))
+            return candidate, ComparedVersion(champion, *fetch(name, champion))
         except TwinspireError as error:
             if not force:
                 raise

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from export.release.gate import CandidateVersion
+from export.release.gate import ComparedVersion
 from export.release.gates.quality import _evaluate
 from protos import bundle
 from protos.errors import InvalidInput
@@ -116,6 +116,6 @@ def test_a_sum_over_sessions_is_made_served_and_measured_without_times(
     data = training_data_of(of_sessions.dataset, of_sessions.experiment.query, of_sessions.experiment.item)
     assert data.histories is not None
     assert data.histories.times is not None
-    version = CandidateVersion("1", of_sessions.folder, manifest)
+    version = ComparedVersion("1", of_sessions.folder, manifest)
     found = _evaluate(version, data, 1, Console(quiet=True))
     assert found.metrics["ndcg_at_10"].mean() == pytest.approx(manifest.quality["ndcg_at_10"], abs=1e-6)

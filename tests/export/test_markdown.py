@@ -13,7 +13,7 @@ from export.benchmark.report import parts_of
 from export.benchmark.report_writer import page_of
 from export.release import model_card, registry
 from export.release.decision_report import write_report
-from export.release.gate import CandidateVersion, Decision, GateResult
+from export.release.gate import ComparedVersion, Decision, GateResult
 from protos import bundle
 from tests.helpers.releases import DATASET, LATENCY, PARITY, QUALITY, small_bundle
 from tests.helpers.rendered import HOSTILE, elements, shown
@@ -97,7 +97,7 @@ def test_the_page_of_a_decision_shows_hostile_names_as_text(tmp_path: Path) -> N
     for n, text in enumerate((ALL, "x")):
         folder = hostile_bundle(tmp_path / f"{n}", text, NAME, split_hash=text)
         manifest = dataclasses.replace(bundle.read(folder), bundle_version=text)
-        side = CandidateVersion(text, folder, manifest)
+        side = ComparedVersion(text, folder, manifest)
         results = (
             GateResult("parity", 1e-7, 1e-5, True, text),
             GateResult("quality", -1.0, 0.0, False, text),

@@ -56,7 +56,7 @@ def moved(gates: list[Any], colour: bool = False) -> str:
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=colour, color_system="standard" if colour else None)
     move = {"gates": gates, "before": "", "action": "promote"}
-    terminal.show_move({"model": "models:/shop/1", "move": move}, console)
+    terminal.show_record({"model": "models:/shop/1", "move": move}, console)
     return out.getvalue()
 
 

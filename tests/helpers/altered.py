@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.release.gate import CandidateVersion
+from export.release.gate import ComparedVersion
 from protos import bundle
 
 ENTRY_POINT = 52  # bytes before hnswlib's entry point in its file
@@ -35,9 +35,9 @@ def altered(
     return bundle.write(parent, dataclasses.replace(bundle.read(folder), **manifest), fill)
 
 
-def side(version: str, folder: Path) -> CandidateVersion:
+def side(version: str, folder: Path) -> ComparedVersion:
     """A bundle as a model version."""
-    return CandidateVersion(version, folder, bundle.read(folder))
+    return ComparedVersion(version, folder, bundle.read(folder))
 
 
 def with_ef(folder: Path, ef_search: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 
 from export.release import audit_log, lock, registry
-from export.release.gate import CandidateVersion, Decision, GateResult
+from export.release.gate import ComparedVersion, Decision, GateResult
 from protos.release_records import Action
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
@@ -134,8 +134,8 @@ class Decide:
 
     def __call__(
         self,
-        challenger: CandidateVersion,
-        champion: CandidateVersion | None,
+        challenger: ComparedVersion,
+        champion: ComparedVersion | None,
         experiment: Experiment,
         data: Callable[[], TrainingData],
         console: Console,

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from export.release.gate import CandidateVersion, Comparison, Decision, Gate, GateResult
+from export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult
 from train.config import Experiment
 from train.data.training_data import TrainingData
 
@@ -34,8 +34,8 @@ GATES = _discovered()
 
 
 def compare(
-    challenger: CandidateVersion,
-    champion: CandidateVersion | None,
+    challenger: ComparedVersion,
+    champion: ComparedVersion | None,
     experiment: Experiment,
     data: Callable[[], TrainingData],
     console: Console,

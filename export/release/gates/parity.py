@@ -18,7 +18,7 @@ from export.onnx import export as graph
 from export.onnx import parity
 from export.onnx.runtimes import Encode, torch_encoder
 from export.quantization import round_tables
-from export.release.gate import CandidateVersion, Comparison, Gate, GateResult, Judgement
+from export.release.gate import ComparedVersion, Comparison, Gate, GateResult, Judgement
 from protos import bundle, features
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, DataError, MissingStage
@@ -101,7 +101,7 @@ def _difference(found: Any, expected: Any) -> float:
     return difference if math.isfinite(difference) else math.inf
 
 
-def _from_manifest(challenger: CandidateVersion, tolerances: Tolerances, why: str) -> Judgement:
+def _from_manifest(challenger: ComparedVersion, tolerances: Tolerances, why: str) -> Judgement:
     """The result by the manifest's figures, as the run's towers cannot be restored."""
     claimed = {side: _manifest_figure(challenger, side, "max_abs_diff") for side in features.SIDES}
     known = [
@@ -116,20 +116,20 @@ def _from_manifest(challenger: CandidateVersion, tolerances: Tolerances, why: st
     return GateResult("parity", figure, bound, holds, text), {"claimed": figure, "error": why}
 
 
-def _tolerance(challenger: CandidateVersion, side: features.Side, experiment: Experiment) -> float:
+def _tolerance(challenger: ComparedVersion, side: features.Side, experiment: Experiment) -> float:
     if experiment.gates.parity_tolerance is not None:
         return experiment.gates.parity_tolerance
     return _manifest_figure(challenger, side, "tolerance") or experiment.export.parity_tolerance
 
 
-def _manifest_figure(challenger: CandidateVersion, side: features.Side, name: str) -> float | None:
+def _manifest_figure(challenger: ComparedVersion, side: features.Side, name: str) -> float | None:
     """A figure of one tower's parity in the manifest."""
     report = challenger.manifest.parity.get(side)
     value = report.get(name) if isinstance(report, dict) else None
     return float(value) if isinstance(value, int | float) else None
 
 
-def _records(challenger: CandidateVersion, side: features.Side) -> tuple[TowerInputs, dict[str, list[Any]]]:
+def _records(challenger: ComparedVersion, side: features.Side) -> tuple[TowerInputs, dict[str, list[Any]]]:
     """The inputs of a tower, and records for them: feature name -> raw values."""
     inputs = challenger.manifest.schema.side(side)
     if side == "query":

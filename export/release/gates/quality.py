@@ -24,7 +24,7 @@ from export.bundles import why_not_comparable
 from export.evaluation import per_query, quality
 from export.evaluation.per_query import PerQuery
 from export.markdown import plain, table
-from export.release.gate import CandidateVersion, Comparison, Decision, Gate, GateResult, Judgement, Section
+from export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult, Judgement, Section
 from export.served_model import served_model
 from protos import bundle
 from protos.errors import DataError, TwinspireError
@@ -111,7 +111,7 @@ def judge(comparison: Comparison) -> Judgement | None:
     return replace(result, warning=beside), measured
 
 
-def stored(challenger: CandidateVersion, champion: CandidateVersion | None) -> Evaluated | str:
+def stored(challenger: ComparedVersion, champion: ComparedVersion | None) -> Evaluated | str:
     """The metrics that the bundles hold, or why they cannot be compared.
 
     Raises:
@@ -144,7 +144,7 @@ def stored(challenger: CandidateVersion, champion: CandidateVersion | None) -> E
     return Evaluated(own, other, "")
 
 
-def has_same_towers(challenger: CandidateVersion, champion: CandidateVersion | None) -> bool:
+def has_same_towers(challenger: ComparedVersion, champion: ComparedVersion | None) -> bool:
     """Whether the challenger was refreshed from a bundle with the champion's towers."""
     if champion is None or challenger.manifest.refreshed_from is None:
         return False
@@ -154,7 +154,7 @@ def has_same_towers(challenger: CandidateVersion, champion: CandidateVersion | N
     )
 
 
-def refreshed_without_metrics(challenger: CandidateVersion, champion: CandidateVersion | None) -> str:
+def refreshed_without_metrics(challenger: ComparedVersion, champion: ComparedVersion | None) -> str:
     """Why a refreshed challenger has no metrics of single queries; empty if it has, or other towers.
 
     Raises:
@@ -253,7 +253,7 @@ def _differences(
     }
 
 
-def _evaluate(version: CandidateVersion, data: TrainingData, threads: int, console: Console) -> PerQuery:
+def _evaluate(version: ComparedVersion, data: TrainingData, threads: int, console: Console) -> PerQuery:
     manifest = version.manifest
     _check_features(version, data)
     data = data.as_read_by(manifest.schema.query)
@@ -262,7 +262,7 @@ def _evaluate(version: CandidateVersion, data: TrainingData, threads: int, conso
     return per_query.measure(data, quality.ranked(data, model, console))
 
 
-def _check_features(version: CandidateVersion, data: TrainingData) -> None:
+def _check_features(version: ComparedVersion, data: TrainingData) -> None:
     """Make sure that the data have every feature that the towers read.
 
     Raises:

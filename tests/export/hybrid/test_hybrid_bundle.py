@@ -10,7 +10,7 @@ from rich.console import Console
 
 from export.bundle_builder import build_bundle
 from export.evaluation import per_query
-from export.release.gate import CandidateVersion
+from export.release.gate import ComparedVersion
 from export.release.gates.quality import _evaluate
 from protos import bundle
 from protos.bundle import LEXICAL_FILES
@@ -57,5 +57,5 @@ def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, 
     assert measured is not None
     assert measured.metrics["recall_at_10"].mean() == pytest.approx(quality["recall_at_10"], abs=1e-6)
     # A gate that evaluates the bundle again finds the same, with the weight of the manifest.
-    again = _evaluate(CandidateVersion("1", folder, manifest), data, 1, console)
+    again = _evaluate(ComparedVersion("1", folder, manifest), data, 1, console)
     assert again.metrics["mrr_at_10"].mean() == pytest.approx(quality["mrr_at_10"], abs=1e-6)

@@ -8,7 +8,7 @@ import pytest
 from export.bundles import BUNDLES
 from export.refresh.work import WORK
 from export.release import lock
-from export.release.commands import history_of, roll_back
+from export.release.commands import audit_log_of, roll_back
 from protos import bundle
 from protos.errors import Unavailable
 from tests.helpers import tiny
@@ -85,7 +85,7 @@ def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> Non
         assert manifest.catalogue.sequence >= sequence, step
         assert expected <= vectors_of(folder).keys(), step
         assert f"item-{n:03}" not in vectors_of(folder), step
-        assert history_of(world.name)["intact"], step
+        assert audit_log_of(world.name)["intact"], step
         world.refresh()  # takes what came later, or finds nothing
         assert world.refresh().folder is None, step
         assert not (WORK / world.name).exists(), step

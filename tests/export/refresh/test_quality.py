@@ -159,10 +159,10 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
     assert done.folder is not None
     manifest = bundle.read(done.folder)
     assert "there is no such file" in manifest.quality["not_measured"]
-    from export.release.gate import CandidateVersion
+    from export.release.gate import ComparedVersion
 
-    challenger = CandidateVersion("2", done.folder, manifest)
-    champion = CandidateVersion("1", made.folder, bundle.read(made.folder))
+    challenger = ComparedVersion("2", done.folder, manifest)
+    champion = ComparedVersion("1", made.folder, bundle.read(made.folder))
     (gate,) = (each for each in GATES if each.name == "quality")
 
     result = gate.judge(
@@ -173,7 +173,7 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
     assert "not measured: the data set cannot be read" in result[0].text
     assert "the towers are those of the champion" in result[0].text
     files = {**champion.manifest.files, bundle.QUERY_TOWER: bundle.FileRecord("0" * 64, 1)}
-    other = CandidateVersion("1", made.folder, _with_files(champion.manifest, files))
+    other = ComparedVersion("1", made.folder, _with_files(champion.manifest, files))
     assert refreshed_without_metrics(challenger, champion)
     assert not refreshed_without_metrics(challenger, other)  # then it is evaluated
 

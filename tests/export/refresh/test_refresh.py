@@ -19,7 +19,7 @@ from export.refresh.command import document, show_refreshed
 from export.refresh.refresh import RefreshResult
 from export.refresh.work import WORK
 from export.release import registry
-from export.release.commands import history_of, roll_back
+from export.release.commands import audit_log_of, roll_back
 from protos import bundle
 from protos.errors import DataError, GateRefused, MissingStage, TwinspireError, Unavailable
 from protos.files.file_lock import exclusive_lock
@@ -114,7 +114,7 @@ def test_a_refresh_is_registered_promoted_and_logged_and_the_next_one_finds_noth
     world.write(item("lamp", "bavuti"))
     done = world.refresh()
     assert (world.alias("champion"), world.alias("challenger"), world.versions()) == ("2", "", ["1", "2"])
-    record = history_of(world.name)["records"][-1]
+    record = audit_log_of(world.name)["records"][-1]
     assert (record["action"], record["before"], record["after"]) == ("promote", "1", "2")
     version = registry.by_version(world.name, "2")
     assert done.folder is not None

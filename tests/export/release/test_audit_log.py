@@ -42,7 +42,7 @@ def test_records_are_numbered_and_chained(name: str) -> None:
     assert records[1].reason == "größer als ø|[b]"
     assert len(records[2].reason) == REASON_LENGTH
     assert all(record.actor == "ann@one" and record.at.endswith("+00:00") for record in records)
-    assert found.head == (3, found.entries[2].sha256)
+    assert found.newest == (3, found.entries[2].sha256)
     assert audit_log.problems(found) == []
 
 

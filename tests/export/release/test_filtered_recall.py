@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from export.release.decision_report import write_report
-from export.release.gate import CandidateVersion, Comparison, Decision, GateResult, Judgement
+from export.release.gate import ComparedVersion, Comparison, Decision, GateResult, Judgement
 from export.release.gates import recall
 from protos import bundle
 from tests.helpers.stdlib import write_toml
@@ -34,7 +34,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def judged(
     experiment: Experiment, folder: Path, scratch: Path, served: Any = None, **settings: Any
 ) -> Judgement:
-    side = CandidateVersion("1", folder, bundle.read(folder))
+    side = ComparedVersion("1", folder, bundle.read(folder))
     experiment = dataclasses.replace(experiment, gates=GatesConfig(**settings))
     request = {"k": 10, "loads": 1, "iterations": 100, "rounds": 1, **GATE.request(experiment)}
     compared = Comparison(side, None, experiment, unasked, Console(quiet=True), scratch, request=request)
@@ -54,7 +54,7 @@ def test_the_recall_of_each_bucket_is_measured_and_drawn(experiment: Experiment,
     for each in measured["buckets"]:
         assert (each["incomplete"], each["wrong"], each["queries"] > 5) == (0, 0, True)
         assert each["selectivity"] / 1.5 <= each["passing"] <= each["selectivity"] * 1.5
-    side = CandidateVersion("1", folder, bundle.read(folder))
+    side = ComparedVersion("1", folder, bundle.read(folder))
     decision = Decision(
         side, None, (result,), {"filtered_recall": measured, "bundle_size": {"challenger": 1}}
     )

@@ -14,7 +14,7 @@ from rich.table import Table
 from export.bundle_builder import build_bundle
 from export.markdown import plain
 from export.release.decision_report import write_report
-from export.release.gate import CandidateVersion, Decision
+from export.release.gate import ComparedVersion, Decision
 from export.release.gates import GATES, compare
 from protos import bundle
 from tests.helpers import altered, tables
@@ -170,7 +170,7 @@ def test_no_run_and_no_bundle_follows_from_the_gates(made_once: Made, tracked: P
 
 def test_a_version_is_identified_in_the_report(made_once: Made) -> None:
     manifest = bundle.read(made_once.folder)
-    document = CandidateVersion("7", made_once.folder, manifest).document()
+    document = ComparedVersion("7", made_once.folder, manifest).document()
     assert (document["version"], document["bundle_version"], document["items"]) == (
         "7",
         manifest.bundle_version,

@@ -19,7 +19,7 @@ from rich.console import Console
 from export.benchmark.isolated_process import ProcessFailure, ask
 from export.release.decision_report import write_report
 from export.release.gate import (
-    CandidateVersion,
+    ComparedVersion,
     Comparison,
     Decision,
     Gate,
@@ -58,8 +58,8 @@ def unasked() -> TrainingData:
 def comparison(
     made: Made,
     scratch: Path,
-    challenger: CandidateVersion,
-    champion: CandidateVersion | None = None,
+    challenger: ComparedVersion,
+    champion: ComparedVersion | None = None,
     **gates: Any,
 ) -> Comparison:
     experiment = dataclasses.replace(made.experiment, gates=GatesConfig(**gates))
@@ -165,7 +165,7 @@ def test_a_process_that_is_killed_is_a_failure_of_what_it_did(made: Made, tmp_pa
     assert "the process was killed by SIGKILL" in found.text
 
 
-def judged_parity(made: Made, scratch: Path, side: CandidateVersion, **gates: Any) -> Judgement:
+def judged_parity(made: Made, scratch: Path, side: ComparedVersion, **gates: Any) -> Judgement:
     """As `parity.judge`, for a challenger that loads."""
     return parity._judge(comparison(made, scratch, side, **gates))
 
@@ -243,7 +243,7 @@ def test_a_bundle_may_be_as_large_and_as_slow_to_load_as_the_toml_says(made: Mad
     champion = altered.side("1", made.folder)
     large = altered.side("2", altered.altered(made.folder, tmp_path, grow))
 
-    def judged_size(champion: CandidateVersion | None, **gates: float) -> Judgement:
+    def judged_size(champion: ComparedVersion | None, **gates: float) -> Judgement:
         return size_and_load.judge_size(comparison(made, tmp_path, large, champion, **gates))
 
     gate, sizes = judged_size(champion, max_size_ratio=1.2)

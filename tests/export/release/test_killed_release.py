@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from export.release import lock
-from export.release.commands import history_of, roll_back
+from export.release.commands import audit_log_of, roll_back
 from export.release.lock import actor
 from tests.helpers import releases
 from tests.helpers.releases import NAME, aliased
@@ -62,18 +62,18 @@ def test_a_rollback_works_at_once_after_a_promotion_was_killed_under_its_lock(
     try:
         assert process.stdout.readline() == "here\n"
         assert lock.holder(NAME) == actor()
-        assert history_of(NAME)["records"][-1]["outcome"] == "under way"
+        assert audit_log_of(NAME)["records"][-1]["outcome"] == "under way"
     finally:
         process.kill()
         process.communicate()
     assert aliased("champion") == "2"
-    assert history_of(NAME)["records"][-1]["outcome"] == "interrupted"
+    assert audit_log_of(NAME)["records"][-1]["outcome"] == "interrupted"
     begun = time.monotonic()
     done = roll_back(NAME, "1")
     assert time.monotonic() - begun < lock.WAIT_S
     assert done is not None
     assert (done.after, aliased("champion")) == ("1", "1")
-    found = history_of(NAME)
+    found = audit_log_of(NAME)
     assert found["intact"]
     (broken,) = found["records"][-1]["broke"]
     assert broken.startswith(f"{actor()} (process {process.pid}), held since ")

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from export.release import lock, registry
 from export.release import promote as releasing
-from export.release.commands import history_of, roll_back
-from export.release.gate import CandidateVersion
+from export.release.commands import audit_log_of, roll_back
+from export.release.gate import ComparedVersion
 from export.release.prune import prune
 from protos import bundle
 from protos.bundle import IndexParameters
@@ -60,7 +60,7 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
     assert store.client.list_collections() == [store.collection]  # `register` has written it
     files = mlflow.artifacts.load_text(f"models:/{NAME}/1/requirements.txt").splitlines()
     assert {"pymilvus", "circuitbreaker"} <= {each.partition("==")[0] for each in files}
-    candidate = CandidateVersion("1", store.folder, bundle.read_manifest(store.folder))
+    candidate = ComparedVersion("1", store.folder, bundle.read_manifest(store.folder))
     monkeypatch.setattr(releasing, "fetch", lambda _, number: (candidate.folder, candidate.manifest))
     experiment = releases.small_experiment(tmp_path)
 
@@ -83,7 +83,7 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
     registry.register(store.folder)
     with pytest.raises(MissingStage, match=refused):
         promote(1, Decide(meanwhile=drop))
-    assert (aliased("champion"), len(history_of(NAME)["records"])) == ("2", 2)
+    assert (aliased("champion"), len(audit_log_of(NAME)["records"])) == ("2", 2)
     registry.register(store.folder)
     assert roll_back(NAME) is not None
     assert aliased("champion") == "1"

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from export.release import lock, registry
 from export.release import promote as release
-from export.release.commands import history_of, roll_back
+from export.release.commands import audit_log_of, roll_back
 from export.release.lock import actor
 from protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
 from tests.helpers import releases
@@ -78,7 +78,7 @@ def promote(
 
 
 def moves() -> list[tuple[str, str, str]]:
-    return [(e["action"], e["before"], e["after"]) for e in history_of(NAME)["records"]]
+    return [(e["action"], e["before"], e["after"]) for e in audit_log_of(NAME)["records"]]
 
 
 def test_a_version_carries_its_card_its_lineage_and_its_figures(versions: str) -> None:
@@ -156,7 +156,7 @@ def test_what_is_refused_stays_and_is_on_record(promote: Any) -> None:
         assert part in str(refused.value)
     assert "parity" not in str(refused.value)
     assert aliased("champion") == "1"
-    last = history_of(NAME)["records"][-1]
+    last = audit_log_of(NAME)["records"][-1]
     assert (last["action"], last["before"], last["after"]) == ("refuse", "1", "2")
     assert (last["outcome"], last["moved"]) == ("done", False)
     assert [gate["holds"] for gate in last["gates"]] == [True, False]
@@ -201,7 +201,7 @@ def test_who_was_overtaken_is_told_by_whom(promote: Any) -> None:
         promote(2, Decide(meanwhile=lambda: promote(3)))
     assert f"version 2 is not promoted: version 3 was made champion by {actor()} at 2" in str(raised.value)
     assert aliased("champion") == "3"
-    last = history_of(NAME)["records"][-1]
+    last = audit_log_of(NAME)["records"][-1]
     assert (last["action"], last["before"], last["after"]) == ("refuse", "3", "2")
     assert last["reason"].startswith("version 3 was made champion by")
 
@@ -216,7 +216,7 @@ def test_another_challenger_or_a_champion_moved_by_hand_stops_it_too(promote: An
 
     with pytest.raises(Unavailable, match="version 4 was made champion without a record meanwhile"):
         promote(2, Decide(meanwhile=by_hand))
-    assert history_of(NAME)["beside"] == ["before record 2: from none to 4"]
+    assert audit_log_of(NAME)["beside"] == ["before record 2: from none to 4"]
 
 
 def test_a_challenger_that_became_champion_waits_no_longer(promote: Any, experiment: Experiment) -> None:
@@ -240,7 +240,7 @@ def test_a_warning_is_on_record_and_on_the_page(promote: Any) -> None:
     )
     done = promote(1, Decide((warned,)))
     assert done.record.action == "promote"
-    assert [gate["warning"] for gate in history_of(NAME)["records"][-1]["gates"]] == [warned.warning]
+    assert [gate["warning"] for gate in audit_log_of(NAME)["records"][-1]["gates"]] == [warned.warning]
     report = mlflow.artifacts.load_text(f"runs:/{done.run_id}/release/decision.html")
     assert "<strong>Warning.</strong> better baseline on the test split: BM25" in report
 
@@ -256,7 +256,7 @@ def test_a_rollback_goes_back_one_champion_at_a_time(promote: Any) -> None:
         roll_back(NAME)
     assert aliased("champion") == "1"
     assert moves()[-2:] == [("rollback", "3", "2"), ("rollback", "2", "1")]
-    found = history_of(NAME)
+    found = audit_log_of(NAME)
     assert (found["intact"], found["champion"], found["beside"]) == (True, "1", [])
 
 
@@ -339,7 +339,7 @@ def test_one_that_is_killed_leaves_a_trace_that_says_whether_the_alias_moved(
     _, said = killed.communicate(timeout=200)
     assert killed.returncode == 9, said
     assert aliased("champion") == champion
-    last = history_of(NAME)["records"][-1]
+    last = audit_log_of(NAME)["records"][-1]
     assert (last["outcome"], last["moved"]) == ("interrupted", champion == "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lock, "LOCK_STALE_S", 0.0)
@@ -348,7 +348,7 @@ def test_one_that_is_killed_leaves_a_trace_that_says_whether_the_alias_moved(
     again = promote(2)
     assert (again.record is None) == (champion == "2")
     promote(3)
-    found = history_of(NAME)
+    found = audit_log_of(NAME)
     assert found["intact"]
     assert (found["records"][1]["outcome"], found["records"][1]["moved"]) == ("interrupted", champion == "2")
     assert roll_back(NAME).after == "2"  # type: ignore[union-attr]
@@ -365,7 +365,7 @@ def test_a_move_that_fails_is_told_and_lets_the_lock_go(
         roll_back(NAME, "2", "because")
     monkeypatch.undo()
     assert lock.holder(NAME) == ""
-    last = history_of(NAME)["records"][-1]
+    last = audit_log_of(NAME)["records"][-1]
     assert (last["action"], last["outcome"], last["moved"]) == ("rollback", "interrupted", False)
     assert aliased("champion") == ""
 
@@ -377,7 +377,7 @@ def test_nothing_registered_is_said_with_the_command_that_comes_first(
         release.promote(experiment, releases.no_data, console)
     with pytest.raises(MissingStage, match="no champion before this one"):
         roll_back(NAME)
-    assert history_of(NAME) == {
+    assert audit_log_of(NAME) == {
         "name": NAME,
         "champion": "",
         "records": [],
@@ -396,7 +396,7 @@ def test_a_registry_that_does_not_answer_is_not_an_empty_one(
         for ask in (
             lambda: release.promote(experiment, releases.no_data, console),
             lambda: roll_back(NAME),
-            lambda: history_of(NAME),
+            lambda: audit_log_of(NAME),
             lambda: registry.register(releases.small_bundle(Path(os.environ["TWINSPIRE_CACHE"]) / "x", "a")),
         ):
             with pytest.raises(Unavailable, match="MLflow does not answer"):

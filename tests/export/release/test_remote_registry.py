@@ -15,7 +15,7 @@ from rich.console import Console
 
 from export.release import promote as release
 from export.release import registry
-from export.release.commands import history_of, roll_back
+from export.release.commands import audit_log_of, roll_back
 from export.release.lock import actor
 from protos.errors import GateRefused
 from protos.release_records import CHAMPION
@@ -64,7 +64,7 @@ def test_from_challenger_to_champion_and_back(
 ) -> None:
     monkeypatch.setattr(release, "fetch", functools.cache(registry.fetch))  # a process for each version
     client, experiment = mlflow.MlflowClient(), releases.small_experiment(tmp_path)
-    before = len(history_of(NAME)["records"])
+    before = len(audit_log_of(NAME)["records"])
 
     def promote(version: int, gates: Any, **others: Any) -> release.Promotion:
         make_challenger(version)
@@ -80,7 +80,7 @@ def test_from_challenger_to_champion_and_back(
     reason = "größer – “gemessen” 検索 100 %"
     assert promote(2, (HELD, REFUSED), force=True, reason=reason).version == "2"
     assert roll_back(NAME).after == "1"  # type: ignore[union-attr]
-    found = history_of(NAME)
+    found = audit_log_of(NAME)
     records = found["records"][before:]
     assert [(each["action"], each["moved"]) for each in records] == [
         ("promote", True),
@@ -123,7 +123,7 @@ except TwinspireError as error:
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tmp_path: Path) -> None:
-    before = len(history_of(NAME)["records"])
+    before = len(audit_log_of(NAME)["records"])
     make_challenger(2)
     processes = []
     for name in ("one", "two"):
@@ -139,7 +139,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tm
     (said,) = (said for said, code in ended if code)
     assert f"Unavailable: tiny: version 2 is not promoted: version 2 was made champion by {actor()}" in said
     assert aliased("champion") == "2"
-    found = history_of(NAME)
+    found = audit_log_of(NAME)
     assert [(each["action"], each["before"], each["after"]) for each in found["records"][before:]] == [
         ("promote", "", "2"),
         ("refuse", "2", "2"),
