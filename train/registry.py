@@ -2,8 +2,8 @@
 
     OBJECTIVES: Registry[type[Objective[Any]]] = Registry("train.losses.*")
 
-    @OBJECTIVES.register(Hinge)
-    class HingeObjective(Objective[Hinge]): ...
+    @OBJECTIVES.register(Bpr)
+    class BprObjective(Objective[Bpr]): ...
 
     OBJECTIVES.find(experiment.loss)
 

@@ -17,7 +17,6 @@ from protos import names
 from protos.bundle import HNSW
 from protos.features import (
     SIDES,
-    CategoryFeature,
     FeatureSpec,
     HistoryFeature,
     IdFeature,
@@ -35,7 +34,7 @@ from train.config.gates import GatesConfig
 from train.config.hybrid import HybridConfig
 from train.config.index import IndexConfig
 from train.config.judged import JudgedConfig
-from train.config.losses import LossConfig, SampledSoftmax
+from train.config.losses import LossConfig
 from train.config.precision import PrecisionConfig
 from train.config.removed import refuse_removed
 from train.config.towers import ComirecTower, TowerConfig
@@ -112,7 +111,6 @@ class Experiment:
         _check_negative_history(self.query, self.split)
         if isinstance(self.tower, ComirecTower):
             _check_several_vectors(self.index, self.hybrid)
-        _check_negatives(self.loss, self.item)
         if self.training.selection == "log_loss" and not self.tower.predicts_probability:
             raise ValueError(
                 'training.selection: "log_loss" needs towers that predict a probability: '
@@ -235,17 +233,6 @@ def _check_several_vectors(index: IndexConfig, hybrid: HybridConfig) -> None:
         )
     if hybrid.enabled is True:
         raise ValueError('hybrid.enabled: expected "auto" or false with [tower] kind "comirec", got true')
-
-
-def _check_negatives(loss: LossConfig, item: dict[str, FeatureSpec]) -> None:
-    """Refuse `loss.within` that names no category of the items, or one of several values."""
-    if isinstance(loss, SampledSoftmax) and loss.within:
-        spec = item.get(loss.within)
-        if not isinstance(spec, CategoryFeature) or spec.multi:
-            raise ValueError(
-                f'loss.within: expected the name of an item feature of kind "category" with one value for '
-                f'each item, got "{loss.within}"'
-            )
 
 
 def read_experiment(path: Path) -> Experiment:

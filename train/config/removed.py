@@ -8,6 +8,13 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("tower.kind", "cdssm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "lstm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "multi_view"): 'use "bag" or "dssm"; the feature of the key view is read as others are',
+    ("loss.kind", "hinge"): 'use "bpr"',
+    ("loss.correction", "khrylchenko"): 'use "logq", which was at least as good',
+    ("loss.label_smoothing", ""): "leave it out: the whole target is the pair's own item",
+    ("loss.drop_above", ""): "leave it out: all of the nearest items can be hard negatives",
+    ("loss.within", ""): "leave it out: negatives are drawn from all items of the batch",
+    ("loss.positive_weight", ""): "leave it out: positive and negative pairs count alike",
+    ("loss.focal_gamma", ""): "leave it out: all pairs count alike",
     ("baselines.run", "vsknn"): 'leave it out, or use "slist"',
     ("precision.query", "int8_dynamic"): 'use "auto", which never took it, or "int8_tables"',
     ("precision.query", "int8_static"): 'use "auto", which never took it, or "int8_tables"',
@@ -25,7 +32,10 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("index.ef_construction", "0"): "leave it out for 400, which is not chosen by measurement any more",
     ("bench.compiled", ""): "leave it out: torch.compile is not measured any more",
 }
-AS_NOW = (("tower.newcomers", "fitted"),)  # keys and values of earlier towers that are built alike today
+AS_NOW = (  # keys and values of earlier towers that are trained and built alike today
+    ("tower.newcomers", "fitted"),
+    ("loss.positive_weight", 1.0),
+)
 AFTER_TRAINING = ("baselines", "precision", "index", "bench")  # sections that towers do not depend on
 
 

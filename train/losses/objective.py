@@ -80,7 +80,6 @@ class Objective(ABC, Generic[Config]):
             raise DataError("the train part of the split holds no positive pair")
         self.trained_items = np.flatnonzero(counts)  # items with a positive training pair
         self.item_share = counts / counts.sum()  # (N,), of the positive training pairs
-        self.dropped: float | None = None  # share of the nearest items that the last `mine` has dropped
 
     def _select_pairs(self, pairs: Pairs) -> Pairs:
         """The training pairs that the loss uses: by default the positive ones."""
@@ -104,11 +103,6 @@ class Objective(ABC, Generic[Config]):
         """Hard negatives of each pair, and the number of nearest items that they are drawn from."""
         return None
 
-    @property
-    def drop_above(self) -> float:
-        """Share of the own item's score above which a hard negative is dropped; 0 keeps all."""
-        return 0.0
-
     def losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """(P,): the loss of each pair, from scores (B, N) of the batch's queries and all candidates."""
         if len(batch.query) != len(scores):
@@ -125,21 +119,15 @@ class Objective(ABC, Generic[Config]):
 
         Args:
             encode: computes the vectors of all queries and of all items; called only if needed.
-            seed: of the draw: that of the run, and the epoch from 0. In the first epoch none is dropped,
-                because its scores say little.
+            seed: of the draw: that of the run, and the epoch from 0.
             share: see `mine_hard_negatives`.
         """
         if self.hard_negatives is None:
             return None
         queries, items = encode()
         per_pair, depth = self.hard_negatives
-        drop_above = self.drop_above if seed[1] else 0.0
         positives, mask = self.positives, self._seen_mask
-        mined = mine_hard_negatives(
-            queries, items, self.pairs, positives, per_pair, depth, seed, mask, share, drop_above
-        )
-        self.dropped = mined.dropped if drop_above else None
-        return mined.items
+        return mine_hard_negatives(queries, items, self.pairs, positives, per_pair, depth, seed, mask, share)
 
     def known_mask(self, batch: Batch, items: Rows) -> Tensor:
         """Bool (P, N): is the item a positive of the pair's query, or an excluded item of its history?"""

@@ -1,4 +1,4 @@
-"""Losses over pairs of a query and an item: binary cross-entropy, hinge, BPR.
+"""Losses over pairs of a query and an item: binary cross-entropy, BPR.
 
 Each pair is compared with a few negatives that are sampled for it. In every function `known` is bool (B, J),
 true where a sampled negative is a known positive of the query, which happens for a query with hardly any
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protos.errors import DataError
-from train.config.losses import Bce, Bpr, Hinge, SampledNegatives
+from train.config.losses import Bce, Bpr, SampledNegatives
 from train.data.batches import Batch
 from train.data.training_data import Pairs, TrainingData
 from train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
@@ -25,70 +25,35 @@ Rows = npt.NDArray[np.int64]
 Sampled = TypeVar("Sampled", bound=SampledNegatives)
 
 
-def bce(
-    positive: Tensor,
-    negatives: Tensor,
-    known: Tensor | None = None,
-    positive_weight: float = 1.0,
-    focal_gamma: float = 0.0,
-) -> Tensor:
+def bce(positive: Tensor, negatives: Tensor, known: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of the own item, plus the sum over the sampled items.
 
-    Negative sampling of Mikolov et al. 2013, equation 4, and Kang and McAuley 2018, section III-E. With
-    J negatives a `positive_weight` of J gives both classes the same weight.
+    Negative sampling of Mikolov et al. 2013, equation 4, and Kang and McAuley 2018, section III-E.
 
     Args:
         positive: logits (B,) of query and own item.
         negatives: logits (B, J) of query and J sampled items.
         known: bool (B, J) or None.
-        positive_weight: multiplies the own item's term.
-        focal_gamma: see `labelled_bce`.
 
     Returns:
         (B,)
     """
-    own = labelled_bce(positive, torch.ones_like(positive), positive_weight, focal_gamma)
-    others = labelled_bce(negatives, torch.zeros_like(negatives), 1.0, focal_gamma)
+    own = labelled_bce(positive, torch.ones_like(positive))
+    others = labelled_bce(negatives, torch.zeros_like(negatives))
     return own + _dropped(others, known).sum(dim=1)
 
 
-def labelled_bce(
-    logits: Tensor, labels: Tensor, positive_weight: float = 1.0, focal_gamma: float = 0.0
-) -> Tensor:
-    """Binary cross-entropy or focal loss of labelled pairs.
-
-    -w (1 - p)^gamma log p, where p is the probability of the true label (Lin et al. 2017, equation 5, with
-    alpha and 1 - alpha as w : 1); a gamma of 0 is plain cross-entropy.
+def labelled_bce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of labelled pairs.
 
     Args:
         logits: of any shape, usually (B,).
         labels: of the same shape; above 0 is positive.
-        positive_weight: w of a positive pair; w of a negative pair is 1.
-        focal_gamma: the larger, the less well-classified pairs count.
 
     Returns:
         The shape of the logits.
     """
-    signed = torch.where(labels > 0, logits, -logits)
-    loss = F.softplus(-signed)
-    if focal_gamma:
-        loss = loss * (focal_gamma * F.logsigmoid(-signed)).exp()
-    return torch.where(labels > 0, positive_weight * loss, loss)
-
-
-def hinge(positive: Tensor, negatives: Tensor, known: Tensor | None = None, margin: float = 0.2) -> Tensor:
-    """How far the own item is from beating each sampled item by a margin (Ying et al. 2018, equation 1).
-
-    Args:
-        positive: scores (B,) of query and own item.
-        negatives: scores (B, J) of query and J sampled items.
-        known: bool (B, J) or None.
-        margin: in units of the scores.
-
-    Returns:
-        (B,), the mean over the J items.
-    """
-    return _mean(F.relu(margin + negatives - positive[:, None]), known)
+    return F.softplus(torch.where(labels > 0, -logits, logits))
 
 
 def bpr(positive: Tensor, negatives: Tensor, known: Tensor | None = None) -> Tensor:
@@ -158,15 +123,6 @@ class PairwiseObjective(Objective[Sampled]):
         """(P,) from the scores (P,) of the own items and (P, J) of the sampled ones."""
 
 
-@OBJECTIVES.register(Hinge)
-class HingeObjective(PairwiseObjective[Hinge]):
-    """`hinge` over sampled negatives."""
-
-    def sampled_losses(self, positive: Tensor, negatives: Tensor, known: Tensor) -> Tensor:
-        """(P,) from the scores (P,) of the own items and (P, J) of the sampled ones."""
-        return hinge(positive, negatives, known, self.config.margin)
-
-
 @OBJECTIVES.register(Bpr)
 class BprObjective(PairwiseObjective[Bpr]):
     """`bpr` over sampled negatives."""
@@ -207,8 +163,8 @@ class BceObjective(PairwiseObjective[Bce]):
         assert self.pairs.label is not None
         logits = scores.gather(1, candidates.positive[:, None])[:, 0]
         labels = torch.from_numpy(self.pairs.label[batch.pairs]).to(logits.device)
-        return labelled_bce(logits, labels, self.config.positive_weight, self.config.focal_gamma)
+        return labelled_bce(logits, labels)
 
     def sampled_losses(self, positive: Tensor, negatives: Tensor, known: Tensor) -> Tensor:
         """(P,) from the scores (P,) of the own items and (P, J) of the sampled ones."""
-        return bce(positive, negatives, known, self.config.positive_weight, self.config.focal_gamma)
+        return bce(positive, negatives, known)

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.config.losses import Correction, FullSoftmax, InBatchSoftmax, SampledSoftmax
+from train.config.losses import FullSoftmax, InBatchSoftmax, SampledSoftmax
 from train.data.batches import Batch
-from train.data.training_data import TrainingData
 from train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
 from train.losses.sampling import mixed_log_q
 from train.models.placement import to_device_of
@@ -20,24 +19,14 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-def full_softmax(
-    scores: Tensor,
-    positive: Tensor,
-    seen: Tensor | None,
-    temperature: float,
-    label_smoothing: float = 0.0,
-) -> Tensor:
+def full_softmax(scores: Tensor, positive: Tensor, seen: Tensor | None, temperature: float) -> Tensor:
     """Cross-entropy over the whole catalogue (Covington et al. 2016, section 3.1, without sampling).
-
-    Smoothing moves a share of the target from the query's own item to all items that are not masked,
-    including the own item (Szegedy et al. 2016, section 7).
 
     Args:
         scores: (B, N) of B queries and all N items.
         positive: int64 (B,), the column of each query's own item.
         seen: bool (B, N), true where the item is not a negative of the query; None masks nothing.
         temperature: divides the scores.
-        label_smoothing: the share that is moved, at least 0 and below 1.
 
     Returns:
         (B,)
@@ -45,13 +34,7 @@ def full_softmax(
     logits = scores if temperature == 1 else scores / temperature  # a pass over (B, N) is slow
     if seen is not None:
         logits = _masked(logits, seen, positive)
-    log_p = F.log_softmax(logits, dim=1)
-    loss = -_own(log_p, positive)
-    if not label_smoothing:
-        return loss
-    masked = log_p.isneginf()
-    everywhere = -log_p.masked_fill(masked, 0).sum(dim=1) / (~masked).sum(dim=1)
-    return (1 - label_smoothing) * loss + label_smoothing * everywhere
+    return -_own(F.log_softmax(logits, dim=1), positive)
 
 
 def in_batch_softmax(
@@ -59,53 +42,30 @@ def in_batch_softmax(
     positive: Tensor,
     known: Tensor,
     temperature: float,
-    correction: Correction = "none",
     log_q: Tensor | None = None,
 ) -> Tensor:
     """Softmax over the items of the batch; returns one loss for each query.
 
     The other items of the batch are the negatives, except known positives of the query. A popular item is a
-    negative in more batches than others, which lowers its scores; a correction removes this bias:
-
-    - "none": no correction.
-    - "logq": s_j - log q_j for every column, including the own item's (Yi et al. 2019, section 3).
-    - "khrylchenko": the own item is not drawn but in every batch, so its score is not corrected
-      (Khrylchenko et al. 2025, section 3.3). With s = scores / temperature, p the own item and P the
-      full softmax, the full gradient is
-
-          (1 - P_p) (-grad s_p + sum_{j != p} P_j / (1 - P_p) grad s_j).
-
-      Z = sum_{columns j != p} exp(s_j - log q_j) has the expectation sum_{j != p} exp(s_j) over the
-      catalogue. The paper estimates P_p by exp(s_p) / (exp(s_p) + Z), under a stopped gradient, and
-      P_j / (1 - P_p) by exp(s_j - log q_j) / Z. Both use the same draw, so their product is the gradient
-      of log(exp(s_p) + Z) - s_p, which is returned: its minimum is 0, and it is finite where every
-      negative is masked.
+    negative in more batches than others, which lowers its scores. With `log_q` this bias is corrected: the
+    logits are s_j - log q_j for every column, including the own item's (Yi et al. 2019, section 3).
 
     Args:
         scores: (B, N) of B queries and N items.
         positive: int64 (B,), the column of each query's own item.
         known: bool (B, N), true where the item is a known positive of the query.
         temperature: divides the scores.
-        correction: which of the above.
         log_q: (N,) or (B, N), log of the expected number of a query's columns that hold the item, given the
             query. For distinct columns this is the log probability that there is one
             (`sampling.mixed_log_q`), 0 for items that are always there; for J columns drawn one by one, log J
-            plus the log probability of one draw.
+            plus the log probability of one draw. None corrects nothing.
 
     Returns:
         (B,)
-
-    Raises:
-        ValueError: a correction without log_q, or log_q without a correction.
     """
-    if (correction == "none") != (log_q is None):
-        raise ValueError(f"correction: {correction!r} does not go with log_q {log_q}")
     logits = scores / temperature
     if log_q is not None:
-        subtracted = log_q.expand_as(scores)
-        if correction == "khrylchenko":
-            subtracted = subtracted.scatter(1, positive[:, None], 0.0)
-        logits = logits - subtracted
+        logits = logits - log_q
     return F.cross_entropy(_masked(logits, known, positive), positive, reduction="none")
 
 
@@ -140,13 +100,7 @@ class FullSoftmaxObjective(Objective[FullSoftmax]):
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """(P,) from scores (P, N)."""
-        return full_softmax(
-            scores,
-            candidates.positive,
-            candidates.known,
-            self.config.temperature,
-            self.config.label_smoothing,
-        )
+        return full_softmax(scores, candidates.positive, candidates.known, self.config.temperature)
 
 
 @OBJECTIVES.register(InBatchSoftmax)
@@ -157,11 +111,6 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
     def hard_negatives(self) -> tuple[int, int] | None:
         """Hard negatives of each pair, and the number of nearest items that they are drawn from."""
         return (self.config.hard_negatives, self.config.mine_from) if self.config.hard_negatives else None
-
-    @property
-    def drop_above(self) -> float:
-        """Share of the own item's score above which a hard negative is dropped; 0 keeps all."""
-        return self.config.drop_above
 
     def candidates(self, batch: Batch, hard: Rows | None, generator: np.random.Generator) -> Candidates:
         """The items of the batch, their hard negatives, and the uniform negatives."""
@@ -182,14 +131,7 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
         log_q = None
         if self.config.correction != "none":
             log_q = self._log_q(batch, candidates, scores)
-        return in_batch_softmax(
-            scores,
-            candidates.positive,
-            candidates.known,
-            self.config.temperature,
-            self.config.correction,
-            log_q,
-        )
+        return in_batch_softmax(scores, candidates.positive, candidates.known, self.config.temperature, log_q)
 
     def _log_q(self, batch: Batch, candidates: Candidates, scores: Tensor) -> Tensor:
         """(P, N): log of the probability, given a pair, that the item is among the candidates of its step.
@@ -215,23 +157,12 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
 class SampledSoftmaxObjective(Objective[SampledSoftmax]):
     """`sampled_softmax` with negatives drawn from the items of the batch."""
 
-    def __init__(self, config: SampledSoftmax, data: TrainingData) -> None:
-        super().__init__(config, data)
-        self._group: Rows | None = None  # (N,), by item row; items of one number have one value
-        if config.within:
-            values = [value or "" for value in data.items[config.within]]
-            self._group = np.unique(values, return_inverse=True)[1]
-
     def candidates(self, batch: Batch, hard: Rows | None, generator: np.random.Generator) -> Candidates:
         """The items of the batch, and the negatives drawn from them for each pair."""
         own = self.pairs.item[batch.pairs]
         items = np.unique(own)
-        known = excluded = self.known_or_only_from_window(batch, items, own[:0])
-        if self._group is not None:
-            other = torch.from_numpy(self._group[own][:, None] != self._group[items])
-            alone = (known | other).all(dim=1, keepdim=True)  # then the negatives are of all values
-            excluded = known | other & ~alone
-        negatives = draw_negatives(excluded, self.config.negatives, generator)
+        known = self.known_or_only_from_window(batch, items, own[:0])
+        negatives = draw_negatives(known, self.config.negatives, generator)
         return Candidates(items, columns_of(items, own), known, negatives)
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:

@@ -55,8 +55,6 @@ class State:
         best_ndcg: its nDCG@10 on validation.
         highest: the highest validation metric so far; that of the best epoch may be lower by one query.
         hard_negatives: of the current epoch.
-        dropped: share of the nearest items that were dropped as hard negatives of the current epoch, of the
-            pairs for which this process mines; None if none could be.
         losses: of all steps.
         history: one record for each finished epoch; record 0 is the start, before any step.
         seconds: of training, in all parts of an interrupted run.
@@ -70,7 +68,6 @@ class State:
     best_ndcg: float = -1.0
     highest: float = -math.inf
     hard_negatives: Any = None
-    dropped: float | None = None
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -244,7 +241,6 @@ class Trainer:
         with callbacks.repeatable():
             if state.step == 0:
                 state.hard_negatives = self._mined()
-                state.dropped = self.objective.dropped
         self.process.lead("begin_epoch", state.epoch, state.step, _as_tensor(state.hard_negatives))
         self._draw_batches()
         report_loss = callbacks.on_epoch_start(
@@ -362,12 +358,11 @@ class Trainer:
     def _training_record(self) -> dict[str, float]:
         """Loss and time of the epoch whose last step is done."""
         state = self.state
-        record = {
+        return {
             "loss": float(np.mean(state.losses[-state.step :])),
             "epoch_s": state.epoch_seconds,
             "pairs_per_s": len(self.pairs) / state.epoch_seconds,
         }
-        return record if state.dropped is None else {**record, "negatives_dropped": state.dropped}
 
     def _no_selection(self, record: dict[str, float]) -> str:
         selection = f'training.selection = "{self.config.selection}"'

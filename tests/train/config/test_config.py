@@ -160,25 +160,6 @@ def test_the_papers_sections_are_checked_too(
         read_experiment(write_toml(stdlib, tmp_path / "a.toml", sections=DSSM, **changed))
 
 
-@pytest.mark.parametrize("within", ["text", "parts", "section"])
-def test_negatives_within_need_a_category(stdlib: Path, tmp_path: Path, within: str) -> None:
-    sections = {
-        **DSSM,
-        "item.package": {"kind": "category", "column": "package"},
-        "item.parts": {"kind": "category", "column": "parts", "multi": True},
-    }
-    said = (
-        'loss.within: expected the name of an item feature of kind "category" with one value for each item, '
-        f'got "{within}"'
-    )
-    with pytest.raises(ConfigError, match=said):
-        read_experiment(write_toml(stdlib, tmp_path / "a.toml", sections=sections, loss={"within": within}))
-    read = read_experiment(
-        write_toml(stdlib, tmp_path / "a.toml", sections=sections, loss={"within": "package"})
-    )
-    assert read.loss == SampledSoftmax("sampled_softmax", within="package")
-
-
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "../up", "models:", "-x"])
 def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="name: expected 1 to 255 letters"):

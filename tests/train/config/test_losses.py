@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 
 from protos.toml_config import parse
-from train.config.losses import Bce, Bpr, FullSoftmax, Hinge, InBatchSoftmax, LossConfig, SampledSoftmax
+from train.config.losses import Bce, Bpr, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 
 KINDS = {
     "full_softmax": FullSoftmax,
     "in_batch_softmax": InBatchSoftmax,
     "sampled_softmax": SampledSoftmax,
     "bce": Bce,
-    "hinge": Hinge,
     "bpr": Bpr,
 }
 
@@ -27,8 +26,6 @@ def test_every_key_but_the_kind_has_a_default(kind: str, schema: Callable[[str],
 def test_options_are_off_by_default() -> None:
     plain = InBatchSoftmax("in_batch_softmax")
     assert (plain.temperature, plain.correction, plain.uniform_negatives) == (0.05, "none", 0)
-    assert FullSoftmax("full_softmax").label_smoothing == 0
-    assert (Bce("bce").positive_weight, Bce("bce").focal_gamma) == (1, 0)
 
 
 def test_bce_needs_no_sampled_negatives() -> None:
@@ -42,27 +39,18 @@ def test_only_hard_sampling_bounds_the_number_of_negatives() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"kind": "full"}, "loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
     ({"kind": "full_softmax", "temperature": 0}, "loss.temperature: expected a number above 0"),
-    ({"kind": "full_softmax", "label_smoothing": 1}, "loss.label_smoothing: expected at least 0, below 1"),
     ({"kind": "full_softmax", "negatives": 3}, "loss.negatives: unknown key"),
     ({"kind": "in_batch_softmax", "correction": "yi"}, "loss.correction: expected one of 'none', 'logq'"),
     ({"kind": "in_batch_softmax", "mine_from": 50}, "loss.mine_from: goes with hard_negatives above 0"),
-    ({"kind": "in_batch_softmax", "drop_above": 0.9}, "loss.drop_above: goes with hard_negatives above 0"),
-    (
-        {"kind": "in_batch_softmax", "hard_negatives": 1, "drop_above": 1.1},
-        "loss.drop_above: expected 0 to 1, got 1.1",
-    ),
     ({"kind": "bpr", "mine_from": 50}, 'loss.mine_from: goes with sampling = "hard"'),
-    ({"kind": "hinge", "alpha": 0.5}, 'loss.alpha: goes with sampling = "popularity"'),
+    ({"kind": "bpr", "alpha": 0.5}, 'loss.alpha: goes with sampling = "popularity"'),
     ({"kind": "in_batch_softmax", "uniform_negatives": -1}, "loss.uniform_negatives: expected at least 0"),
     (
         {"kind": "in_batch_softmax", "correction": "logq", "hard_negatives": 1},
         'loss.correction: expected "none" with hard_negatives',
     ),
     ({"kind": "bce", "negatives": -1}, "loss.negatives: expected at least 0"),
-    ({"kind": "bce", "positive_weight": 0}, "loss.positive_weight: expected a number above 0"),
-    ({"kind": "bce", "focal_gamma": -1}, "loss.focal_gamma: expected at least 0"),
     ({"kind": "bce", "margin": 1}, "loss.margin: unknown key"),
-    ({"kind": "hinge", "margin": 0}, "loss.margin: expected a number above 0"),
     ({"kind": "bpr", "negatives": 0}, "loss.negatives: expected at least 1"),
     ({"kind": "bpr", "alpha": -0.5}, "loss.alpha: expected at least 0"),
     ({"kind": "bpr", "sampling": "easy"}, "loss.sampling: expected one of 'uniform', 'popularity', 'hard'"),

@@ -9,7 +9,7 @@ import pytest
 from protos.errors import ConfigError
 from tests.helpers.stdlib import write_toml
 from train.config import read_experiment
-from train.config.removed import REMOVED, RemovedName, without_removed
+from train.config.removed import AFTER_TRAINING, AS_NOW, REMOVED, RemovedName, without_removed
 
 
 @pytest.mark.parametrize(("name", "value"), REMOVED)
@@ -31,8 +31,8 @@ def test_a_removed_key_that_was_off_is_left_out_of_a_stored_experiment() -> None
     assert without_removed(kept) == kept
     for name, value in REMOVED:
         section, key = name.split(".")
-        if key != "kind":
-            given: Any = (value or 512) if section != "tower" else 0.0
+        if section in AFTER_TRAINING or not value:
+            given: Any = (value or 512) if section in AFTER_TRAINING else 0.0
             stored = {**kept, section: {**kept.get(section, {}), key: given}}  # type: ignore[dict-item]
             assert without_removed(stored).get(section, {}) == kept.get(section, {}), name
 
@@ -40,13 +40,14 @@ def test_a_removed_key_that_was_off_is_left_out_of_a_stored_experiment() -> None
 def test_a_stored_experiment_whose_towers_need_what_was_removed_is_refused() -> None:
     for name, value in REMOVED:
         section, key = name.split(".")
-        if section == "tower":
+        if section not in AFTER_TRAINING:
             with pytest.raises(RemovedName, match=f"^{name}: .* removed; "):
                 without_removed({section: {key: value or 0.1}})
 
 
 def test_a_removed_key_whose_value_is_what_towers_do_now_is_left_out_of_a_stored_experiment() -> None:
-    stored = {"tower": {"kind": "sequence", "newcomers": "fitted"}}
-    assert without_removed(stored) == {"tower": {"kind": "sequence"}}
+    for name, value in AS_NOW:
+        section, key = name.split(".")
+        assert without_removed({section: {"kind": "a", key: value}}) == {section: {"kind": "a"}}
     with pytest.raises(RemovedName, match=r"^tower\.newcomers: was removed; "):
         without_removed({"tower": {"kind": "sequence", "newcomers": "learned"}})

@@ -76,12 +76,11 @@ def test_corrections_are_finite_for_every_batch_size() -> None:
     """The last batch of an epoch may have only two pairs."""
     for size in range(2, 12):
         data = data_of_people([[n % ITEMS, (n + 3) % ITEMS] for n in range(11)], ITEMS)
-        for correction in ("logq", "khrylchenko"):
-            objective = build_objective(InBatchSoftmax("in_batch_softmax", correction=correction), data)
-            for batch, candidates in batches_and_candidates(objective, data, size):
-                scores = torch.zeros(len(batch.queries), len(candidates.items))
-                losses = objective.losses(scores, batch, candidates)
-                assert losses.isfinite().all()
+        objective = build_objective(InBatchSoftmax("in_batch_softmax", correction="logq"), data)
+        for batch, candidates in batches_and_candidates(objective, data, size):
+            scores = torch.zeros(len(batch.queries), len(candidates.items))
+            losses = objective.losses(scores, batch, candidates)
+            assert losses.isfinite().all()
 
 
 def losses_of_steps(objective: Objective[Any], data: TrainingData, steps: int) -> npt.NDArray[np.float64]:

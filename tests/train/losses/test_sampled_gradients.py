@@ -39,7 +39,7 @@ def compare(own: int, loss: Callable[[Correction, Tensor], Tensor], known: Tenso
     """Correction -> relative error; `loss` takes the correction and the rows of scores."""
     positive = torch.full((DRAWS,), own)
     full = mean_gradient(lambda scores: full_softmax(scores, positive, known, TEMPERATURE))
-    corrections: list[Correction] = ["none", "logq", "khrylchenko"]
+    corrections: list[Correction] = ["none", "logq"]
     found = {each: mean_gradient(functools.partial(loss, each)) for each in corrections}
     return {each: float((found[each] - full).norm() / full.norm()) for each in corrections}
 
@@ -59,7 +59,7 @@ def batch_errors(own: int, batch: int, uniform: int, known: tuple[int, ...] = ()
 
     def loss(correction: Correction, scores: Tensor) -> Tensor:
         given = None if correction == "none" else log_q
-        return in_batch_softmax(scores, positive, same, TEMPERATURE, correction, given)
+        return in_batch_softmax(scores, positive, same, TEMPERATURE, given)
 
     return compare(own, loss, seen)
 
@@ -78,48 +78,42 @@ def sampled_errors(own: int, count: int) -> Errors:
 
     def loss(correction: Correction, scores: Tensor) -> Tensor:
         given = None if correction == "none" else expected
-        return in_batch_softmax(scores.gather(1, columns), positive, same, TEMPERATURE, correction, given)
+        return in_batch_softmax(scores.gather(1, columns), positive, same, TEMPERATURE, given)
 
     return compare(own, loss)
 
 
-@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize("own", OWN[:-1])
 def test_in_batch(own: int) -> None:
     small, large = batch_errors(own, 8, 0), batch_errors(own, 32, 0)
-    assert small["khrylchenko"] < 0.17
-    assert large["khrylchenko"] < 0.06
-    for errors in (small, large):
-        assert errors["khrylchenko"] < 0.6 * errors["none"]
-        assert errors["khrylchenko"] < errors["logq"] + 0.01
+    assert small["logq"] < 0.9 * small["none"]
+    assert large["logq"] < 0.5 * large["none"]
+    assert large["logq"] < 0.08
 
 
-def test_khrylchenkos_correction_matters_most_where_the_positive_is_rare() -> None:
-    for batch in (8, 16, 32):
-        errors = batch_errors(OWN[-1], batch, 0)
-        assert errors["khrylchenko"] < 0.3 * errors["logq"]
-        assert errors["logq"] > errors["none"]  # logq gives a rare positive too much weight
+def test_a_rare_positive_gets_too_much_weight() -> None:
+    errors = [batch_errors(OWN[-1], batch, 0) for batch in (8, 16, 32)]
+    assert all(each["logq"] > each["none"] for each in errors)
+    assert errors[2]["logq"] < 0.6 * errors[0]["logq"]  # less so in a larger batch
 
 
-@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize("own", OWN[:-1])
 def test_mixed_with_uniform_negatives(own: int) -> None:
     errors = batch_errors(own, 8, 8)
-    assert errors["khrylchenko"] < 0.06
-    assert errors["khrylchenko"] < 0.6 * errors["none"]
-    assert errors["khrylchenko"] < batch_errors(own, 8, 0)["khrylchenko"]
+    assert errors["logq"] < 0.08
+    assert errors["logq"] < 0.7 * errors["none"]
+    assert errors["logq"] < 0.5 * batch_errors(own, 8, 0)["logq"]
 
 
 def test_known_positives_are_masked_in_both() -> None:
     errors = batch_errors(3, 32, 0, known=(0, 5))
-    assert errors["khrylchenko"] < 0.06
-    assert errors["khrylchenko"] < 0.6 * errors["none"]
+    assert errors["logq"] < 0.08
+    assert errors["logq"] < 0.6 * errors["none"]
 
 
 @pytest.mark.parametrize("own", OWN)
 def test_drawn_from_the_catalogue(own: int) -> None:
     few, many = sampled_errors(own, 8), sampled_errors(own, 256)
-    assert many["khrylchenko"] < 0.02
     assert many["none"] > 0.15  # more draws do not help
-    for errors in (few, many):
-        assert errors["khrylchenko"] < 0.7 * errors["none"]
-        assert errors["khrylchenko"] < errors["logq"] + 0.01
-    assert many["khrylchenko"] < 0.25 * few["khrylchenko"]
+    assert many["logq"] < 0.4 * many["none"]
+    assert many["logq"] < 0.6 * few["logq"]

@@ -45,7 +45,7 @@ from train.training.trainer import Interrupted, Trainer
 
 THERE = TrainingProcess(DEVICE)
 SHORT: Any = {"epochs": 1, "batch_size": 128, "threads": 1}
-HARD: Any = {"kind": "in_batch_softmax", "hard_negatives": 1, "drop_above": 0.9}
+HARD: Any = {"kind": "in_batch_softmax", "hard_negatives": 1}
 OF_TEXTS: dict[str, Sections] = {
     "bag": {**stdlib_sections.FEATURES, "loss": HARD, "training": {**SHORT, "epochs": 2}},
     "dssm": {**stdlib_sections.DSSM, "training": SHORT},

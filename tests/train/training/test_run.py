@@ -343,7 +343,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
             {"training": {"epoch": 3}},
             r"training.epoch: unknown key; known here: average_epochs, batch_size, device",
         ),
-        ({"loss": {"kind": "hinges"}}, r"loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
+        ({"loss": {"kind": "bprs"}}, r"loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
         ({"tower": {"dimension": "wide"}}, r"tower.dimension: expected an integer, got 'wide'"),
     ],
 )

@@ -164,7 +164,6 @@ LOSSES: dict[str, dict[str, Any]] = {
     "in_batch_softmax": {},
     "sampled_softmax": {},
     "bce": {"negatives": 4},
-    "hinge": {},
     "bpr": {},
 }
 
@@ -266,25 +265,6 @@ def test_a_run_may_be_interrupted_while_it_mines_and_evaluates(
     trainer.fit(Watcher())
     assert all(map(torch.equal, weights(trainer), weights(straight)))
     assert history(trainer) == history(straight)
-
-
-def test_the_share_of_dropped_negatives_is_a_figure_of_later_epochs(
-    toml: Callable[..., Path], tmp_path: Path
-) -> None:
-    path, state = toml(loss={"drop_above": 0.9}, epochs=2, patience=2), tmp_path / "run.pt"
-    straight = trainer_at(path)
-    straight.fit(Watcher())
-    start, first, second = history(straight)
-    assert "negatives_dropped" not in {**start, **first}
-    assert 0 < second["negatives_dropped"] < 1
-    trainer = trainer_at(path)
-    with pytest.raises(Interrupted):
-        trainer.fit(Watcher(state, len(straight.state.losses) // 2 + 2))
-    assert (trainer.state.epoch, trainer.state.step) == (1, 2)
-    again = trainer_at(path)
-    load_run(state, again)
-    again.fit(Watcher(state))
-    assert history(again) == history(straight)
 
 
 def test_the_time_of_a_run_is_that_of_all_its_parts(toml: Callable[..., Path], tmp_path: Path) -> None:
