@@ -1,4 +1,4 @@
-"""One tower for both sides, a linear layer over the product of its two vectors, ratings as labels.
+"""Ratings as labels, and a linear layer over the product of the two vectors.
 
 The score sigmoid(w . (q * d) + b) is no distance; it is served by a graph of neighbours all the same.
 """

@@ -114,7 +114,7 @@ class Experiment:
         if self.training.selection == "log_loss" and not self.tower.predicts_probability:
             raise ValueError(
                 'training.selection: "log_loss" needs towers that predict a probability: '
-                'tower.kind = "clicks" or "shared"'
+                'tower.kind = "clicks"'
             )
         if self.training.refit:
             _check_refit(self)

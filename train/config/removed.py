@@ -15,6 +15,7 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("loss.within", ""): "leave it out: negatives are drawn from all items of the batch",
     ("loss.positive_weight", ""): "leave it out: positive and negative pairs count alike",
     ("loss.focal_gamma", ""): "leave it out: all pairs count alike",
+    ("tower.kind", "shared"): 'use "clicks"',
     ("baselines.run", "vsknn"): 'leave it out, or use "slist"',
     ("precision.query", "int8_dynamic"): 'use "auto", which never took it, or "int8_tables"',
     ("precision.query", "int8_static"): 'use "auto", which never took it, or "int8_tables"',

@@ -25,7 +25,6 @@ __all__ = [
     "EncodingPrecision",
     "HistoryTower",
     "SequenceTower",
-    "SharedTower",
     "TowerConfig",
     "TransformerTower",
 ]
@@ -112,41 +111,6 @@ class DssmTower(TowerSection):
 
 
 @dataclass(frozen=True)
-class SharedTower(TowerSection):
-    """One tower for both sides, and a linear layer over the elementwise product of the two vectors.
-
-    The score is sigmoid(w . (q * d) + b). The weights w are folded into the query vector, so the index
-    searches by inner product and the service returns the same score.
-
-    Args:
-        dimension: D, the size of a vector before the product.
-        hidden: widths of the shared layers before the last.
-        orders: lengths of the letter n-grams of texts.
-        words: also hash whole words of texts.
-        buckets: rows of the hashed table of texts.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
-    """
-
-    kind: Literal["shared"]
-    dimension: int = 64
-    hidden: tuple[int, ...] = (128,)
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
-    buckets: int = 8192
-    characters: tuple[int, ...] = FROM_DATA
-
-    usual_loss: ClassVar[LossConfig] = Bce(kind="bce")
-    predicts_probability: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "dimension")
-        at_least(2, self, "buckets")
-        if min(self.hidden, default=1) < 1:
-            raise ValueError(f"hidden: expected numbers of at least 1, got {list(self.hidden)}")
-        check_orders(self)
-
-
-@dataclass(frozen=True)
 class ClicksTower(TowerSection):
     """Predicts whether an item is clicked, bought or liked: sigmoid(<u, v> + b_u + b_v + b).
 
@@ -203,12 +167,5 @@ class ClicksTower(TowerSection):
 
 
 TowerConfig = (
-    BagTower
-    | DssmTower
-    | SequenceTower
-    | HistoryTower
-    | ComirecTower
-    | SharedTower
-    | ClicksTower
-    | TransformerTower
+    BagTower | DssmTower | SequenceTower | HistoryTower | ComirecTower | ClicksTower | TransformerTower
 )

@@ -36,9 +36,9 @@ class TrainingConfig:
             weights of the last step. With an average the best epoch is less a matter of chance where
             validation is small.
         selection: the validation metric that chooses the best epoch; `auc` and `log_loss` need labelled data,
-            and `log_loss` a sigmoid: the towers `clicks` and `shared`. An epoch
-            whose recall or hit rate is within one query of the highest so far replaces the kept one if that
-            is further below, or has a lower nDCG@10.
+            and `log_loss` a sigmoid: the tower `clicks`. An epoch whose recall or hit rate is within one
+            query of the highest so far replaces the kept one if that is further below, or has a lower
+            nDCG@10.
         device: where towers, mining and evaluation compute. `auto` takes `cuda` where there are as many cards
             as processes, else `mps` for a single process, else `cpu`. It is not part of a run's key: a run
             that was begun on one device can be resumed on another.

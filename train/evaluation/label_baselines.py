@@ -77,7 +77,7 @@ def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
         return dict.fromkeys(names, "positive and negative pairs in the test part")
     if experiment.tower.predicts_probability:
         return {}
-    needs = 'towers that predict a probability: tower.kind = "clicks" or "shared"'
+    needs = 'towers that predict a probability: tower.kind = "clicks"'
     return {name: needs for name in names if name != "itemmean"}
 
 

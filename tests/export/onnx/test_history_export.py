@@ -18,7 +18,7 @@ from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from protos.features import FeatureSpec, TowerInputs
 from tests.helpers.exported import export_both, unoptimised_path
 from tests.helpers.stdlib import Sections, started
-from tests.helpers.watched import AGES, ASKED, ATTENTION, LATENT, MEAN, RATINGS, write_toml
+from tests.helpers.watched import AGES, ASKED, ATTENTION, LATENT, MEAN, write_toml
 from train.evaluation import exact_search
 from train.models.encoders import HashedTextEncoder
 from train.models.recent_popularity import PeriodEncoder
@@ -37,7 +37,6 @@ KINDS: Mapping[str, Sections] = {
         "query.time": {"kind": "time"},
         "tower": {**ATTENTION["tower"], "linear": 12, "recent_popularity": 8},
     },
-    "shared": RATINGS,
     "bag": ASKED,
 }
 LENGTHS = (0, 1, 2, 19, 20, 21, 60)  # around max_length, and far beyond it

@@ -31,7 +31,6 @@ pytestmark = pytest.mark.exhaustive
 WIDE = {"dimension": 160, "layers": 1, "item_hidden": 32}  # an id table of 78 KiB
 HISTORIES: Mapping[str, Sections] = {
     "attention": {**watched.ATTENTION, "tower": {**watched.ATTENTION["tower"], **WIDE}},
-    "shared": {**watched.RATINGS, "tower": {**watched.RATINGS["tower"], "hidden": [160]}},
 }
 TEXTS = ("features", "dssm")  # kinds whose queries are texts
 TABLES: tuple[TableVariant, ...] = ("fp16_tables", "int8_tables")
@@ -194,7 +193,7 @@ def test_tables_that_share_an_encoder_stay_shared(both: dict[Side, Made]) -> Non
     assert set(before) == set(after)  # shared ones are named once
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if f"tower.{name}" in both["query"].variants.tables}
-    assert bool(names) == (both["query"].kind in ("attention", "shared"))
+    assert bool(names) == (both["query"].kind == "attention")
 
 
 def test_a_table_with_other_readers_is_not_changed() -> None:

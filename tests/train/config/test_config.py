@@ -38,7 +38,6 @@ from train.config.towers import (
     DssmTower,
     HistoryTower,
     SequenceTower,
-    SharedTower,
     TransformerTower,
 )
 from train.data.sources.events import EventsData
@@ -65,7 +64,7 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert experiment.index.recall_target == (0.93 if path.stem == "debian-128" else 0.98)
     if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
         assert isinstance(experiment.data, EventsData | MovielensData)
-        kinds: Any = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
+        kinds: Any = {"movielens-clicks": ClicksTower}
         kinds |= {"history": HistoryTower, "movielens-comirec": ComirecTower}
         assert isinstance(experiment.tower, kinds.get(path.stem, SequenceTower))
         return

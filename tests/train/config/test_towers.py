@@ -9,19 +9,16 @@ from protos.features import SIDES, HistoryFeature, IdFeature, TextFeature
 from protos.toml_config import FROM_DATA, parse, to_table
 from train.config import TowerConfig
 from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower, SequenceTower, SharedTower, TransformerTower
+from train.config.towers import BagTower, SequenceTower, TransformerTower
 
 
 def test_every_key_but_the_kind_has_a_default() -> None:
     assert parse({"kind": "sequence"}, TowerConfig, "tower") == SequenceTower("sequence")
-    assert parse({"kind": "shared"}, TowerConfig, "tower") == SharedTower("shared")
     assert SequenceTower("sequence").history == "attention"
     assert SequenceTower("sequence", history="sum", dimension=63).heads == 2  # a sum has no heads
-    assert SharedTower("shared", hidden=()).hidden == ()  # a single layer
 
 
 SEQUENCE: dict[str, Any] = {"kind": "sequence"}
-SHARED: dict[str, Any] = {"kind": "shared"}
 PRETRAINED: dict[str, Any] = {"kind": "transformer", "model": "mini"}
 COMIREC: dict[str, Any] = {"kind": "comirec"}
 CLICKS: dict[str, Any] = {"kind": "clicks"}
@@ -49,9 +46,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"kind": "history", "history": "sum", "layers": 3}, 'tower.layers: goes with history = "attention"'),
     ({"kind": "history", "history": "sum", "heads": 4}, 'tower.heads: goes with history = "attention"'),
     ({"kind": "history", "dimension": 64, "heads": 3}, "tower.heads: expected a divisor of dimension = 64"),
-    ({**SHARED, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
-    ({**SHARED, "hidden": [8, 0]}, r"tower.hidden: expected numbers of at least 1, got \[8, 0\]"),
-    ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of 1 to 16, got"),
+    ({**CLICKS, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
+    ({**CLICKS, "orders": [], "words": False}, "tower.orders: expected lengths of 1 to 16, got"),
     ({**COMIREC, "interests": 1}, "tower.interests: expected at least 2, got 1"),
     ({**COMIREC, "interests": 65}, "tower.interests: expected at most 64, got 65"),
     ({**COMIREC, "layers": 1, "heads": 3}, "tower.heads: expected a divisor of dimension = 64, got 3"),

@@ -74,5 +74,5 @@ def test_a_baseline_of_labels_that_was_asked_for_and_does_not_apply_is_named() -
     ]
     assert left_out(experiment(), without) == []
     towers = experiment("itemmean", "fm", config="movielens")
-    probability = 'towers that predict a probability: tower.kind = "clicks" or "shared"'
+    probability = 'towers that predict a probability: tower.kind = "clicks"'
     assert left_out(towers, data) == [f"baselines.run: fm is not measured: it needs {probability}"]

@@ -16,7 +16,7 @@ from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
 from train.config import Experiment, read_experiment
 from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
-from train.config.towers import BagTower, DssmTower, HistoryTower, SequenceTower, SharedTower
+from train.config.towers import BagTower, ClicksTower, DssmTower, HistoryTower, SequenceTower
 from train.config.training import TrainingConfig
 from train.data.training_data import Pairs, TrainingData, training_data_of
 from train.models.defaults import (
@@ -171,8 +171,8 @@ def test_large_sets_get_the_tables_of_the_shipped_examples() -> None:
 
 def test_each_kind_of_tower_has_a_usual_loss(tmp_path: Path) -> None:
     assert read_experiment(experiment_on(tmp_path, *english(30))).loss == InBatchSoftmax("in_batch_softmax")
-    usual = [tower.usual_loss for tower in (DssmTower, SequenceTower, SharedTower)]
-    assert usual == [SampledSoftmax("sampled_softmax"), FullSoftmax("full_softmax"), Bce(kind="bce")]
+    usual = [tower.usual_loss for tower in (DssmTower, SequenceTower, ClicksTower)]
+    assert usual == [SampledSoftmax("sampled_softmax"), FullSoftmax("full_softmax"), Bce("bce", negatives=0)]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from train.config.towers import (
     ComirecTower,
     DssmTower,
     SequenceTower,
-    SharedTower,
 )
 from train.models.heads import ItemDotHead, QueryDotHead
 from train.models.interests import largest_products
@@ -60,7 +59,6 @@ KINDS: dict[str, TowerConfig] = {
     "mean": SequenceTower("sequence", history="mean", **SMALL),
     "sum": SequenceTower("sequence", history="sum", **SMALL),
     "latent": SequenceTower("sequence", history="latent", latent=3, **SMALL),
-    "shared": SharedTower("shared", hidden=(6,), **SMALL),
     "comirec": ComirecTower("comirec", interests=3, hidden=6, item_hidden=4, **SMALL),
     "comirec, attention": ComirecTower("comirec", interests=3, hidden=6, layers=1, **SMALL),
 }
@@ -125,8 +123,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
         unit[1] = 0  # an empty text and no other feature
     torch.testing.assert_close(items.norm(dim=1), unit)
     cosine = kind in ("bag", "bag by characters", "dssm", "attention, cosine")
-    expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
-    assert query.head.score().kind == expected
+    assert query.head.score().kind == ("cosine" if cosine else "inner_product")
     total: Any = largest_products(vectors, items).sum()
     total.backward()
     for tower in (query, item):
@@ -135,7 +132,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["bag", "dssm", "attention", "mean", "shared", "attention and latent"],
+    ["bag", "dssm", "attention", "mean", "attention and latent"],
 )
 def test_histories_and_ids_share_the_item_embeddings(kind: str) -> None:
     query, item = built(kind, "everything")
@@ -224,24 +221,13 @@ def test_a_step_of_training_leaves_the_linear_coordinates_out() -> None:
     assert not any("mixture" in name for name in trained)
 
 
-def test_both_sides_of_the_shared_architecture_have_the_same_layers() -> None:
-    query, item = built("shared", "everything")
-    assert query.deep is item.deep
-    assert query.encoders["text"].table is item.encoders["text"].table
-    assert query.encoders["tags"] is not item.encoders["tags"]
-    own = {*query.head.parameters()}
-    assert len(own) == 2  # the weights of the product, and its bias
-    assert not own & {*item.parameters()}
-
-
-@pytest.mark.parametrize("kind", ["attention", "shared"])
-def test_both_heads_have_one_radius(kind: str) -> None:
-    query, item = built(kind, "ids")
+def test_both_heads_have_one_radius() -> None:
+    query, item = built("attention", "ids")
     assert isinstance(query.head, QueryDotHead)
     assert isinstance(item.head, ItemDotHead)
     item.head.radius.fill_(3.5)
     assert float(query.head.radius) == 3.5
-    copy = build_towers(KINDS[kind], SCHEMAS["ids"])
+    copy = build_towers(KINDS["attention"], SCHEMAS["ids"])
     for tower, source in zip(copy, (query, item), strict=True):
         tower.load_state_dict(source.state_dict())
     assert copy[0].head.radius is copy[1].head.radius  # also after weights came back

@@ -36,7 +36,7 @@ from tests.train.models.test_tower_factory import (
 )
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
 from train.config.losses import Bce
-from train.config.towers import SequenceTower, SharedTower
+from train.config.towers import ClicksTower, SequenceTower
 from train.config.training import Device, Precision, TrainingConfig
 from train.data.batches import HistoryBatches
 from train.losses.objective import build_objective
@@ -112,7 +112,7 @@ def test_a_batch_is_placed_whole() -> None:
 
 
 def test_towers_that_share_a_buffer_share_it_on_the_device() -> None:
-    towers = build_towers(SharedTower("shared", dimension=8, hidden=(8,), buckets=64), SCHEMA)
+    towers = build_towers(ClicksTower("clicks", dimension=8, buckets=64), SCHEMA)
     ELSEWHERE.place_towers(towers)
     query, item = (tower.head.radius for tower in towers)
     assert query is item

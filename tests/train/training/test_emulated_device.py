@@ -25,7 +25,7 @@ from tests.helpers.emulated_device import DEVICE, EmulatedTensor, OtherDevice, e
 from tests.helpers.stdlib import Sections, experiment_at, started, tracking_at
 from tests.helpers.stdlib import write_toml as stdlib_toml
 from tests.train.losses.test_objective import LOSSES
-from tests.train.training.test_ranks import BAG, CASES, LABELS, SHARED, of_people, of_texts
+from tests.train.training.test_ranks import BAG, CASES, CLICKS, LABELS, of_people, of_texts
 from tests.train.training.test_trainer import Watcher, history
 from train.config import LossConfig
 from train.config.training import Precision
@@ -56,7 +56,7 @@ OF_FILMS: dict[str, Sections] = {
     "latent": {**watched.LATENT, "tower": {**watched.LATENT["tower"], "history": "attention"}},
     "sum": {**watched.MEAN, "tower": {**watched.PLAIN_TOWER, "history": "sum"}},
     "mean": watched.MEAN,
-    "shared": watched.RATINGS,
+    "clicks": watched.RATINGS,
     "comirec": watched.COMIREC,
     "query by words": watched.ASKED,
 }
@@ -165,7 +165,7 @@ def test_each_loss_trains_there(kind: str) -> None:
 
 @pytest.mark.parametrize("loss", [LABELS, LOSSES["in batch, hard"]], ids=["labels", "mined"])
 def test_texts_train_there(loss: LossConfig) -> None:
-    same_as_on_the_cpu(moved(lambda: of_texts(loss, SHARED if loss is LABELS else BAG)))
+    same_as_on_the_cpu(moved(lambda: of_texts(loss, CLICKS if loss is LABELS else BAG)))
 
 
 @pytest.mark.parametrize("kind", OF_TEXTS)

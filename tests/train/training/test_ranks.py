@@ -17,7 +17,7 @@ from tests.train.training.test_trainer import Watcher
 from train.config import LossConfig, TowerConfig, TrainingConfig
 from train.config.history_towers import ComirecTower
 from train.config.losses import Bce, FullSoftmax
-from train.config.towers import BagTower, ClicksTower, SequenceTower, SharedTower
+from train.config.towers import BagTower, ClicksTower, SequenceTower
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import BLOCK
 from train.losses.hard_negatives import mine_hard_negatives
@@ -48,10 +48,7 @@ Made = Callable[[], Trainer]
 
 
 BAG = BagTower("bag", 8, 0, buckets=256, item_hidden=4)
-SHARED = SharedTower("shared", dimension=8, hidden=(6,), buckets=256)
-
-
-CLICKS = ClicksTower("clicks", dimension=6, dropout=0.0, characters=())
+CLICKS = ClicksTower("clicks", dimension=6, dropout=0.0, buckets=256, characters=())
 INTERESTS = ComirecTower("comirec", interests=3, dimension=8, hidden=6, input_dropout=0.0, buckets=64)
 AGES = SequenceTower(
     "sequence", dimension=8, buckets=64, dropout=0.0, input_dropout=0.0, ages=True, age_dropout=0.0
@@ -162,7 +159,7 @@ def test_loss_and_gradients_of_two_ranks_are_those_of_one_for_every_loss(two: Ra
                 an_epoch_is_the_same(two, lambda loss=loss, made=made: made(loss), rows_from)  # type: ignore[misc]
             except AssertionError as error:
                 raise AssertionError(f"{name}, {made.__name__}: {error}") from error
-    for config in (BAG, SHARED):
+    for config in (BAG, CLICKS):
         an_epoch_is_the_same(two, lambda config=config: of_texts(LABELS, config), rows_from)  # type: ignore[misc]
 
 
