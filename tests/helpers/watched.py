@@ -54,8 +54,8 @@ ATTENTION: Sections = {
     "index": {"threads": 1, "m": 16, "ef_construction": 200, "search": "graph"},
 }
 PLAIN_TOWER: dict[str, Any] = {"kind": "sequence", "dimension": 32, "buckets": 512}
-MEAN: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "mean", "decay": 0.1}}
-LATENT: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "latent", "latent": 16}}
+SUM: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "sum", "decay": 0.1}}
+LATENT: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "sum", "latent": 16}}
 COMIREC: Sections = {
     **{name: each for name, each in ATTENTION.items() if name != "query.country"},
     "tower": {"kind": "comirec", "interests": 3, "dimension": 32, "hidden": 64, "buckets": 512},

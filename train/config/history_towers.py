@@ -16,7 +16,7 @@ from train.config.checks import above_zero, at_least, below_one, refuse_unused
 from train.config.losses import FullSoftmax, LossConfig
 from train.config.tower_section import TowerSection, check_orders
 
-ATTENTION_KEYS = ("layers", "heads", "dropout", "input_dropout", "gates", "ages")  # no effect without it
+ATTENTION_KEYS = ("layers", "heads", "dropout", "input_dropout", "ages")  # no effect without it
 LATENT_KEYS = ("regularisation", "latent_scale")
 USUAL_LATENT = 128  # coordinates that start as EASE, where a key asks for some
 
@@ -31,16 +31,13 @@ class SequenceTower(TowerSection):
     factors. The learned coordinates add to that score.
 
     Args:
-        history: `attention` is causal self-attention (SASRec, Kang and McAuley 2018); `mean` the mean of
-            the items' embeddings, weighted by how recent each item is; `sum` a weighted sum over a separate
-            embedding table that starts at zero; `latent` uses EASE's coordinates alone.
+        history: `attention` is causal self-attention (SASRec, Kang and McAuley 2018); `sum` a weighted sum
+            over a separate embedding table that starts at zero.
         dimension: learned coordinates, and the width of the item embeddings.
         layers: number of attention layers.
         heads: number of attention heads; must divide `dimension`.
         dropout: dropout inside the attention layers.
         input_dropout: dropout on the embedded history, before the attention.
-        gates: what an attention or feed-forward layer adds passes a learned gate for each coordinate (LiGR,
-            Borisyuk et al. 2025).
         ages: the attention reads the times of a history's events and of the query
             (`train/models/sequence_encoders.py`). The history needs `times = true`, the query a feature of
             kind `time`.
@@ -65,18 +62,16 @@ class SequenceTower(TowerSection):
         buckets: rows of the hashed table of texts.
         orders: lengths of the character n-grams of texts.
         words: also hash whole words of texts.
-        similarity: `inner_product` lets the lengths of item vectors differ, `cosine` does not.
         characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
     kind: Literal["sequence"]
-    history: Literal["attention", "mean", "sum", "latent"] = "attention"
+    history: Literal["attention", "sum"] = "attention"
     dimension: int = 64
     layers: int = 2
     heads: int = 2
     dropout: float = 0.3
     input_dropout: float = 0.5
-    gates: bool = False
     ages: bool = False
     age_dropout: float = 0.1
     query_dropout: float = 0.0
@@ -93,7 +88,6 @@ class SequenceTower(TowerSection):
     buckets: int = 8192
     orders: tuple[int, ...] = (3,)
     words: bool = True
-    similarity: Literal["inner_product", "cosine"] = "inner_product"
     characters: tuple[int, ...] = FROM_DATA
 
     usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
@@ -105,13 +99,6 @@ class SequenceTower(TowerSection):
         above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
         at_least(0, self, "newcomers_alpha")
         self._refuse_keys_without_effect()
-        if self.history == "latent" and not self.latent:
-            raise ValueError('latent: expected at least 1 with history = "latent", got 0')
-        for name in ("recent_popularity", "linear"):
-            if getattr(self, name) and self.similarity != "inner_product":
-                raise ValueError(
-                    f'{name}: goes with similarity = "inner_product", not with "{self.similarity}"'
-                )
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
         below_one(self, "dropout", "input_dropout", "age_dropout", "query_dropout", "history_dropout")
@@ -120,13 +107,10 @@ class SequenceTower(TowerSection):
     def _refuse_keys_without_effect(self) -> None:
         """Refuse a key that was set but has no effect without another key."""
         conditions = {
-            'history = "attention"': (
-                self.history == "attention",
-                ATTENTION_KEYS,
-            ),
+            'history = "attention"': (self.history == "attention", ATTENTION_KEYS),
             "ages = true": (self.ages, ("age_dropout",)),
             "latent above 0": (self.latent > 0, LATENT_KEYS),
-            "a sum over the history": (self.latent > 0 or self.history in ("mean", "sum"), ("decay",)),
+            "a sum over the history": (self.latent > 0 or self.history == "sum", ("decay",)),
         }
         refuse_unused(self, conditions)
 
@@ -204,10 +188,8 @@ class HistoryTower(_OpenKeys, TowerSection):  # type: ignore[misc]
             found["history"] = ("attention", f"{of_attention[0]} is set")
         elif own.get("decay") and not (own.get("latent") or of_latent):
             found["history"] = ("sum", "decay is set")
-        if own.get("history") == "latent" or of_latent:
-            found["latent"] = (USUAL_LATENT, f"{[*of_latent, 'history'][0]} is set")
-        if own.get("similarity") == "cosine":
-            found |= dict.fromkeys(("linear", "recent_popularity"), (0, 'similarity = "cosine"'))
+        if of_latent:
+            found["latent"] = (USUAL_LATENT, f"{of_latent[0]} is set")
         return {name: each for name, each in found.items() if name not in own}
 
     @property
@@ -273,7 +255,6 @@ class ComirecTower(TowerSection):
         buckets: rows of the hashed table of texts.
         orders: lengths of the character n-grams of texts.
         words: also hash whole words of texts.
-        similarity: `inner_product` lets the lengths of vectors differ, `cosine` does not.
         characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
@@ -291,7 +272,6 @@ class ComirecTower(TowerSection):
     buckets: int = 8192
     orders: tuple[int, ...] = (3,)
     words: bool = True
-    similarity: Literal["inner_product", "cosine"] = "inner_product"
     characters: tuple[int, ...] = FROM_DATA
 
     usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")

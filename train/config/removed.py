@@ -16,6 +16,11 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("loss.positive_weight", ""): "leave it out: positive and negative pairs count alike",
     ("loss.focal_gamma", ""): "leave it out: all pairs count alike",
     ("tower.kind", "shared"): 'use "clicks"',
+    ("tower.history", "mean"): 'use "sum"',
+    ("tower.history", "latent"): 'use "sum", whose learned coordinates start at zero',
+    ("tower.similarity", ""): "leave it out: the lengths of item vectors may differ",
+    ("tower.gates", ""): "leave it out: attention layers have no gates",
+    ("tower.gate", ""): "leave it out: the features of a side count alike",
     ("baselines.run", "vsknn"): 'leave it out, or use "slist"',
     ("precision.query", "int8_dynamic"): 'use "auto", which never took it, or "int8_tables"',
     ("precision.query", "int8_static"): 'use "auto", which never took it, or "int8_tables"',
@@ -35,6 +40,7 @@ REMOVED: Mapping[tuple[str, str], str] = {
 }
 AS_NOW = (  # keys and values of earlier towers that are trained and built alike today
     ("tower.newcomers", "fitted"),
+    ("tower.similarity", "inner_product"),
     ("loss.positive_weight", 1.0),
 )
 AFTER_TRAINING = ("baselines", "precision", "index", "bench")  # sections that towers do not depend on

@@ -123,7 +123,6 @@ class ClicksTower(TowerSection):
     Args:
         dimension: coordinates of u and v.
         crosses: add the products of features of the same side to its bias, as a factorisation machine does.
-        gate: weigh the features of a side by each other (SENet, Huang et al. 2019, section 3.2).
         hidden: width of a residual layer on each side; 0 leaves it out.
         dropout: dropout on u.
         additive: after training, mix the logits with those of an additive model, with a weight from
@@ -138,7 +137,6 @@ class ClicksTower(TowerSection):
     kind: Literal["clicks"]
     dimension: int = 16
     crosses: bool = False
-    gate: bool = False
     hidden: int = 0
     dropout: float = 0.2
     additive: bool = True

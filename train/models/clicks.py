@@ -1,4 +1,4 @@
-"""Layers of towers that predict clicks: pooled feedback, crosses, gates, additive parts.
+"""Layers of towers that predict clicks: pooled feedback, crosses, additive parts.
 
 A dot product of [u, b_u, 1] and [v, 1, b_v] is <u, v> + b_u + b_v. In this module W = D + 1 is the width of
 an encoded feature: D coordinates of its vector, and its bias.
@@ -53,28 +53,6 @@ class FeedbackEncoder(nn.Module):
         assert total is not None and count is not None
         shrinkage = self.shrinkage.exp()
         return (total + shrinkage * self.none) / (count + shrinkage)
-
-
-class Gates(nn.Module):
-    """Weights of the features of one side, from all of them (SENet, Huang et al. 2019, FiBiNET, section 3.2).
-
-    Starts with weight 1 for each feature.
-
-    Args:
-        count: F, the number of features.
-    """
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Linear(count, count)  # of few features fewer units may all be zero behind the ReLU
-        self.excite = nn.Linear(count, count)
-        nn.init.zeros_(self.excite.weight)
-        nn.init.zeros_(self.excite.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, F, W) -> (B, F, W)."""
-        weights = 2 * torch.sigmoid(self.excite(F.relu(self.squeeze(features.mean(dim=2)))))
-        return features * weights[:, :, None]
 
 
 class AdditivePart(nn.Module):
@@ -144,7 +122,6 @@ class ClickTower(Tower):
         encoders: an encoder of width W for each feature but the histories.
         deep: (B, W) -> the coordinates of the side.
         feedback: the encoder of the histories, if there are any.
-        gates: weights of the features, if any.
         crosses: add the products of features to the bias.
         additive: the side's part of an additive model, if it has one; it is left out in training.
     """
@@ -155,13 +132,11 @@ class ClickTower(Tower):
         deep: nn.Module,
         head: Head,
         feedback: FeedbackEncoder | None = None,
-        gates: Gates | None = None,
         crosses: bool = False,
         additive: AdditivePart | None = None,
     ) -> None:
         super().__init__(encoders, deep, head)
         self.feedback = feedback
-        self.gates = gates
         self.crosses = crosses
         self.additive: AdditivePart | None = additive
 
@@ -180,15 +155,11 @@ class ClickTower(Tower):
         parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
         if self.feedback is not None:
             parts.append(self.feedback(inputs))
-        if self.gates is None and not self.crosses:
+        if not self.crosses:
             total: Tensor = sum(parts[1:], start=parts[0])
             return total
         stacked = torch.stack(parts, dim=1)  # (B, F, W)
-        if self.gates is not None:
-            stacked = self.gates(stacked)
         summed = stacked.sum(dim=1)
-        if not self.crosses:
-            return summed
         # The sum over pairs of features of their inner products (Rendle 2010, lemma 3.1).
         products = (summed.square() - stacked.square().sum(dim=1))[:, :-1].sum(dim=1, keepdim=True) / 2
         return torch.cat([summed[:, :-1], summed[:, -1:] + products], dim=1)

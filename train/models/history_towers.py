@@ -5,7 +5,7 @@ from torch import nn
 
 from protos.features import IdFeature, Schema, TextFeature
 from train.models.encoders import HashedTextEncoder
-from train.models.heads import CosineHead, Head, ItemDotHead, QueryDotHead
+from train.models.heads import Head, ItemDotHead, QueryDotHead
 from train.models.text_hashing import WordHashing
 from train.models.tower_factory import EncoderFactories, feature_encoder
 from train.models.towers import ContentFallback
@@ -27,9 +27,7 @@ def content_fallback(schema: Schema, width: int, buckets: int, hashing: WordHash
     return ContentFallback(encoders, width)
 
 
-def heads_of(similarity: str) -> tuple[Head, Head]:
-    """The heads of query and item tower: `cosine`, or `inner_product` with one radius for both."""
-    if similarity == "cosine":
-        return CosineHead(), CosineHead()
+def inner_product_heads() -> tuple[Head, Head]:
+    """The heads of query and item tower, with one radius for both."""
     radius = torch.ones(())
     return QueryDotHead(radius), ItemDotHead(radius)

@@ -134,21 +134,9 @@ class TransformerBlock(nn.Module):
     Instead of position embeddings there is a bias for each head and distance (Raffel et al. 2020, section
     2.1), so the result does not depend on where in the window a history begins. With `ages` there is one for
     each head and age, too.
-
-    With `gates` a layer f adds f(norm(x)) * sigmoid(W x + b) to x, one gate for each coordinate, as in LiGR
-    (Borisyuk et al. 2025) by equation 1 of eSASRec (Tikhonovich et al. 2025); without, it adds f(norm(x)).
-    The feed-forward layer has GELU in both cases, where eSASRec has SwiGLU.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float,
-        positions: int,
-        gates: bool = False,
-        ages: bool = False,
-    ) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, positions: int, ages: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.scale = (width // heads) ** -0.5
@@ -162,9 +150,6 @@ class TransformerBlock(nn.Module):
         self.forward_norm = nn.LayerNorm(width)
         self.inner = nn.Linear(width, 4 * width)
         self.outer = nn.Linear(4 * width, width)
-        # Last, so that the same seed gives the other layers of the first block the same values with gates.
-        self.attention_gate = nn.Linear(width, width) if gates else None
-        self.forward_gate = nn.Linear(width, width) if gates else None
 
     def forward(self, x: Tensor, masked: Tensor, places: Tensor, queries: Tensor) -> Tensor:
         """One layer.
@@ -188,11 +173,9 @@ class TransformerBlock(nn.Module):
         keys, values = both.chunk(2, dim=1)
         attended = self._attend(query, keys, values, bias, masked)
         joined = attended.transpose(1, 2).flatten(2)  # (B, Q, H)
-        added = dropout(self.output(joined), self.dropout, self.training)
-        attended_to = _residual(queries, added, self.attention_gate)
+        attended_to = queries + dropout(self.output(joined), self.dropout, self.training)
         inner = dropout(F.gelu(self.inner(self.forward_norm(attended_to))), self.dropout, self.training)
-        added = dropout(self.outer(inner), self.dropout, self.training)
-        return _residual(attended_to, added, self.forward_gate)
+        return attended_to + dropout(self.outer(inner), self.dropout, self.training)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, masked: Tensor) -> Tensor:
         """(B, heads, Q, H / heads), by the formula that is fastest on a GPU, on a CPU, or as a graph."""
@@ -222,14 +205,6 @@ def _head_biases(table: Tensor, rows: Tensor) -> Tensor:
     return torch.stack([head.gather(0, flat).view_as(rows) for head in table.T.contiguous()], dim=-3)
 
 
-def _residual(x: Tensor, added: Tensor, gate: nn.Module | None) -> Tensor:
-    """(B, Q, H): x and what a layer adds to it, multiplied by its gate if it has one."""
-    if gate is None:
-        return x + added
-    opened: Tensor = gate(x).sigmoid()
-    return x + added * opened
-
-
 class AttentionEncoder(nn.Module):
     """Causal self-attention over a history (SASRec, Kang and McAuley 2018, section III).
 
@@ -257,7 +232,6 @@ class AttentionEncoder(nn.Module):
         dropout: float,
         input_dropout: float,
         positions: int,
-        gates: bool = False,
         beside: tuple[str, ...] = (),
         age_dropout: float = 0.0,
     ) -> None:
@@ -268,7 +242,7 @@ class AttentionEncoder(nn.Module):
         self.beside = beside
         self.age_dropout = age_dropout
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, heads, dropout, positions, gates, bool(beside)) for _ in range(layers)
+            TransformerBlock(width, heads, dropout, positions, bool(beside)) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
         self.ages = nn.Parameter(torch.zeros(AGE_ROWS, width)) if beside else None
@@ -345,19 +319,6 @@ class AttentionEncoder(nn.Module):
             return times, moments
         dropped = torch.rand(len(times), 1, device=times.device) < self.age_dropout
         return times.masked_fill(dropped, UNKNOWN_TIME), moments.masked_fill(dropped, UNKNOWN_TIME)
-
-
-class EmptyHistory(nn.Module):
-    """Zeros, for a tower that encodes the history by its factors alone."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, history: History) -> Tensor:
-        """Rows (B, L) or windows of B records -> (B, H)."""
-        records = history.places if isinstance(history, Windows) else history[:, 0]
-        return torch.zeros_like(records, dtype=torch.float32)[:, None].expand(-1, self.width)
 
 
 class HistoryDropout(nn.Module):

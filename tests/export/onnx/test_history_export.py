@@ -18,7 +18,7 @@ from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from protos.features import FeatureSpec, TowerInputs
 from tests.helpers.exported import export_both, unoptimised_path
 from tests.helpers.stdlib import Sections, started
-from tests.helpers.watched import AGES, ASKED, ATTENTION, LATENT, MEAN, write_toml
+from tests.helpers.watched import AGES, ASKED, ATTENTION, LATENT, SUM, write_toml
 from train.evaluation import exact_search
 from train.models.encoders import HashedTextEncoder
 from train.models.recent_popularity import PeriodEncoder
@@ -29,8 +29,7 @@ pytestmark = pytest.mark.exhaustive
 KINDS: Mapping[str, Sections] = {
     "attention": ATTENTION,
     "ages": AGES,
-    "gates": {**ATTENTION, "tower": {**ATTENTION["tower"], "gates": True}},
-    "mean": MEAN,
+    "sum": SUM,
     "latent and linear": {**LATENT, "tower": {**LATENT["tower"], "linear": 12}},
     "recent popularity": {
         **ATTENTION,

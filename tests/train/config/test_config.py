@@ -239,8 +239,6 @@ def test_recent_popularity_needs_the_time_of_a_query_and_an_id() -> None:
         ValueError, match=r'query\.asked: a feature of kind "time" needs tower\.kind = "history"'
     ):
         dataclasses.replace(experiment, tower=SequenceTower("sequence"))
-    with pytest.raises(ValueError, match='recent_popularity: goes with similarity = "inner_product"'):
-        SequenceTower("sequence", recent_popularity=4, similarity="cosine")
 
 
 def test_several_vectors_of_a_query_are_those_of_a_history() -> None:

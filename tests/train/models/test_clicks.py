@@ -1,4 +1,4 @@
-"""The towers of clicks: biases as coordinates, pooled feedback, crosses and gates."""
+"""The towers of clicks: biases as coordinates, pooled feedback, and crosses."""
 
 from typing import Any
 
@@ -10,7 +10,6 @@ from torch import nn
 from train.models.clicks import (
     ClickTower,
     FeedbackEncoder,
-    Gates,
     ItemCoordinates,
     QueryCoordinates,
 )
@@ -50,16 +49,6 @@ def test_without_crosses_the_features_of_a_side_add_up() -> None:
     crossed = tower(nn.Identity(), crosses=True).encode_features(inputs)
     assert torch.allclose(crossed[:, :3], total[:, :3], atol=1e-6)
     assert not torch.allclose(crossed[:, 3], total[:, 3])
-
-
-def test_gates_start_as_one_and_weigh_features_by_each_other() -> None:
-    torch.manual_seed(0)
-    gates, features = Gates(3), torch.randn(5, 3, 4)
-    assert torch.allclose(gates(features), features)
-    nn.init.normal_(gates.excite.weight)
-    ratio = gates(features) / features
-    assert torch.allclose(ratio, ratio[:, :, :1].expand_as(ratio), atol=1e-5)  # one weight for a feature
-    assert ratio.std() > 0.01
 
 
 def test_feedback_of_both_kinds_is_pooled_and_shrunk_together() -> None:

@@ -50,7 +50,7 @@ def values_of() -> dict[str, list[Any]]:
 
 def fitted(content: dict[str, FeatureSpec], alpha: float) -> tuple[Tower, PreparedInputs, Tensor, Tensor]:
     """An item tower with random encoders, the items, and their vectors before and after the fit."""
-    config = SequenceTower("sequence", dimension=WIDTH, buckets=512, similarity="cosine")
+    config = SequenceTower("sequence", dimension=WIDTH, buckets=512)
     vocabularies = {"items": tuple(f"i{n}" for n in range(KNOWN))} | {"item.genres": GENRES}
     schema = Schema({"past": HistoryFeature("history")}, {"id": IdFeature("id"), **content}, vocabularies)
     torch.manual_seed(0)

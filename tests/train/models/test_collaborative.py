@@ -138,7 +138,7 @@ def started(
 ) -> tuple[Towers, PreparedInputs, PreparedInputs]:
     """Towers that consist of factors only, before training."""
     config = SequenceTower(
-        "sequence", history="latent", latent=latent, dimension=4, regularisation=STRENGTH, latent_scale=scale
+        "sequence", history="sum", latent=latent, dimension=4, regularisation=STRENGTH, latent_scale=scale
     )
     schema = schema_of_people(ITEMS)
     torch.manual_seed(0)
@@ -193,7 +193,7 @@ def test_factors_by_random_projection_are_nearly_the_best_of_their_rank(
     count, latent = 240, 24
     people = data_of_people(random_people(400, count, longest=30), count)
     config = SequenceTower(
-        "sequence", history="latent", latent=latent, dimension=4, regularisation=STRENGTH, latent_scale=1.0
+        "sequence", history="sum", latent=latent, dimension=4, regularisation=STRENGTH, latent_scale=1.0
     )
     schema = schema_of_people(count)
     towers = build_towers(config, schema)
@@ -214,7 +214,7 @@ def test_items_outside_the_vocabulary_have_zero_factors(data: TrainingData) -> N
     schema = schema_of_people(ITEMS)
     known = tuple(ids_of(ITEMS)[::-1][:20])  # in another order, five of them unknown
     schema = type(schema)(schema.query, schema.item, {"items": known})
-    config = SequenceTower("sequence", history="latent", latent=20, dimension=4, latent_scale=1.0)
+    config = SequenceTower("sequence", history="sum", latent=20, dimension=4, latent_scale=1.0)
     towers = build_towers(config, schema)
     initialize_ease(towers, data, schema, STRENGTH)
     items = PreparedInputs(schema, "item", data.items, hashing_of(config))

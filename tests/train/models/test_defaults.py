@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from protos.errors import ConfigError
 from protos.features import USUAL_HISTORY, HistoryFeature, TextFeature
 from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
@@ -242,7 +241,6 @@ ALONE: dict[str, tuple[Any, dict[str, Any]]] = {
     "heads": (3, {"history": "attention", "dimension": 66}),
     "dropout": (0.0, {"history": "attention"}),
     "input_dropout": (0.1, {"history": "attention"}),
-    "gates": (True, {"history": "attention"}),
     "ages": (True, {"history": "attention"}),
     "age_dropout": (0.2, {"history": "attention", "ages": True}),
     "query_dropout": (0.3, {}),
@@ -259,7 +257,6 @@ ALONE: dict[str, tuple[Any, dict[str, Any]]] = {
     "buckets": (512, {}),
     "orders": ((4,), {}),
     "words": (False, {}),
-    "similarity": ("cosine", {"linear": 0, "recent_popularity": 0}),
     "characters": ((1,), {}),
 }
 
@@ -270,10 +267,6 @@ def test_each_key_of_the_recipe_can_be_set_alone(key: str, sessions: bool) -> No
     value, follows = ALONE[key]
     recipe = dataclasses.replace(history_experiment(), tower=HistoryTower("history", **{key: value}))
     data = with_sessions(films_of(40, 40)) if sessions else films_of(40, 40)
-    if (key, sessions) == ("similarity", True):  # then neither a sum nor recent popularity reads the time
-        with pytest.raises(ConfigError, match=r'history: query\.time: .* "time" needs tower\.kind'):
-            from_data(recipe, data)
-        return
     chosen = from_data(recipe, data)
     tower = chosen.experiment.tower
     assert {name: getattr(tower, name) for name in (key, *follows)} == {key: value, **follows}
@@ -282,7 +275,7 @@ def test_each_key_of_the_recipe_can_be_set_alone(key: str, sessions: bool) -> No
 
 
 def test_a_history_that_is_set_alone_is_that_of_any_data() -> None:
-    for kind, latent in (("attention", 0), ("mean", 0), ("latent", 40)):
+    for kind, latent in (("attention", 0), ("sum", 40)):
         recipe = dataclasses.replace(history_experiment(), tower=HistoryTower("history", history=kind))
         for data in (films_of(40, 40), with_sessions(films_of(40, 40))):
             tower: Any = from_data(recipe, data).experiment.tower

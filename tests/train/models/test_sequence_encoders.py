@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from train.models.interests import InterestsEncoder
 from train.models.sequence_encoders import (
     AttentionEncoder,
-    EmptyHistory,
     HistoryDropout,
     IdEncoder,
     PoolingEncoder,
@@ -24,7 +23,6 @@ KNOWN, WIDTH, LONGEST = 12, 8, 6
 ENCODERS: dict[str, Callable[[nn.Parameter], nn.Module]] = {
     "attention": lambda table: AttentionEncoder(table, 2, 2, 0.1, 0.2, LONGEST + 1),
     "one layer": lambda table: AttentionEncoder(table, 1, 4, 0.1, 0.2, LONGEST + 1),
-    "gates": lambda table: AttentionEncoder(table, 2, 2, 0.1, 0.2, LONGEST + 1, gates=True),
     "sum": lambda table: PoolingEncoder(table, LONGEST + 1, mean=False, scale=2.0, decay=0.3),
     "mean": lambda table: PoolingEncoder(table, LONGEST + 1, mean=True),
     "interests": lambda table: InterestsEncoder(table, 3, 16, 0.1, LONGEST + 1),
@@ -185,12 +183,7 @@ def test_history_dropout_drops_items_in_training_and_keeps_positions() -> None:
     assert dropout(rows) is rows
 
 
-def test_an_id_is_its_row_and_an_empty_history_is_zero() -> None:
+def test_an_id_is_its_row() -> None:
     table = item_table(KNOWN, WIDTH, 1.0)
     assert table.shape == (KNOWN + 2, WIDTH)
     assert torch.equal(IdEncoder(table)(torch.tensor([[5], [1]])), table[[5, 1]])
-    for history in (
-        torch.tensor([[0, 2], [0, 0], [3, 4]]),
-        Windows(torch.ones(1, 4).long(), torch.arange(3)),
-    ):
-        assert torch.equal(EmptyHistory(4)(history), torch.zeros(3, 4))

@@ -26,7 +26,7 @@ from train.config.towers import (
 )
 from train.models.heads import ItemDotHead, QueryDotHead
 from train.models.interests import largest_products
-from train.models.sequence_encoders import AttentionEncoder, EmptyHistory, PoolingEncoder
+from train.models.sequence_encoders import AttentionEncoder, PoolingEncoder
 from train.models.tower_factory import build_towers, longest_window
 from train.models.towers import Tower
 
@@ -55,10 +55,8 @@ KINDS: dict[str, TowerConfig] = {
     "attention": SequenceTower("sequence", **SMALL),
     "attention and latent": SequenceTower("sequence", latent=3, item_hidden=4, **SMALL),
     "attention and linear": SequenceTower("sequence", linear=3, **SMALL),
-    "attention, cosine": SequenceTower("sequence", similarity="cosine", **SMALL),
-    "mean": SequenceTower("sequence", history="mean", **SMALL),
     "sum": SequenceTower("sequence", history="sum", **SMALL),
-    "latent": SequenceTower("sequence", history="latent", latent=3, **SMALL),
+    "sum and latent": SequenceTower("sequence", history="sum", latent=3, **SMALL),
     "comirec": ComirecTower("comirec", interests=3, hidden=6, item_hidden=4, **SMALL),
     "comirec, attention": ComirecTower("comirec", interests=3, hidden=6, layers=1, **SMALL),
 }
@@ -118,11 +116,8 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     assert len(items) == 4
     assert vectors.isfinite().all()
     assert len(vectors.detach().unique(dim=0)) > 1
-    unit = torch.ones(4)
-    if "id" not in SCHEMAS[schema].item and kind == "attention, cosine":
-        unit[1] = 0  # an empty text and no other feature
-    torch.testing.assert_close(items.norm(dim=1), unit)
-    cosine = kind in ("bag", "bag by characters", "dssm", "attention, cosine")
+    torch.testing.assert_close(items.norm(dim=1), torch.ones(4))
+    cosine = kind in ("bag", "bag by characters", "dssm")
     assert query.head.score().kind == ("cosine" if cosine else "inner_product")
     total: Any = largest_products(vectors, items).sum()
     total.backward()
@@ -132,7 +127,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["bag", "dssm", "attention", "mean", "attention and latent"],
+    ["bag", "dssm", "attention", "attention and latent"],
 )
 def test_histories_and_ids_share_the_item_embeddings(kind: str) -> None:
     query, item = built(kind, "everything")
@@ -150,32 +145,14 @@ def test_a_sum_has_its_own_embeddings_that_start_at_zero() -> None:
 
 
 def test_the_configuration_selects_the_history_encoder() -> None:
-    kinds = {
-        "attention": AttentionEncoder,
-        "mean": PoolingEncoder,
-        "sum": PoolingEncoder,
-        "latent": EmptyHistory,
-    }
+    kinds = {"attention": AttentionEncoder, "sum": PoolingEncoder, "sum and latent": PoolingEncoder}
     for kind, expected in kinds.items():
         query, _ = build_towers(KINDS[kind], SCHEMAS["ids"])
         assert isinstance(query.encoders["history"], expected)
-        assert getattr(query.encoders["history"], "mean", None) == (
-            kind == "mean" if expected is PoolingEncoder else None
-        )
+        assert not getattr(query.encoders["history"], "mean", False)
 
 
-def test_the_configuration_gives_every_block_gates_or_none() -> None:
-    for gates in (False, True):
-        query, _ = build_towers(SequenceTower("sequence", dimension=8, gates=gates), SCHEMAS["ids"])
-        encoder = query.encoders["history"]
-        assert isinstance(encoder, AttentionEncoder)
-        found = {name.split(".")[2] for name in encoder.state_dict() if name.startswith("blocks.")}
-        assert ({"attention_gate", "forward_gate"} & found) == (
-            {"attention_gate", "forward_gate"} if gates else set()
-        )
-
-
-@pytest.mark.parametrize("kind", ["latent", "attention and latent"])
+@pytest.mark.parametrize("kind", ["sum and latent", "attention and latent"])
 def test_factors_are_two_tables_that_are_not_trained(kind: str) -> None:
     query, item = build_towers(KINDS[kind], SCHEMAS["everything"])
     left, right = query.factors["history"], item.factors["id"]

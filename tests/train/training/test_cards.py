@@ -40,7 +40,7 @@ ON_EACH = pytest.mark.parametrize(
 @ON_EACH
 @pytest.mark.parametrize("kind", CASES)
 def test_each_loss_on_a_card_is_that_on_the_cpu(card: str, kind: str) -> None:
-    made = moved(lambda: of_people(CASES[kind], history="mean"))
+    made = moved(lambda: of_people(CASES[kind], history="sum"))
     here, there = (trained(made, each) for each in (SINGLE_PROCESS, TrainingProcess(torch.device(card))))
     assert there.state.losses == pytest.approx(here.state.losses, rel=1e-3)
 
@@ -72,7 +72,7 @@ def test_towers_of_histories_on_a_card_have_the_quality_of_the_cpu(
 
 @ON_EACH
 def test_a_checkpoint_of_a_card_goes_on_on_the_cpu_and_back(card: str, tmp_path: Path) -> None:
-    made = moved(lambda: of_people(IN_BATCH, history="mean"))
+    made = moved(lambda: of_people(IN_BATCH, history="sum"))
     whole = trained(made, SINGLE_PROCESS)
     there = TrainingProcess(torch.device(card))
     path = tmp_path / "run.pt"
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_a_card_goes_on_on_the_cpu_and_back(card: str, tmp_path:
 
 @ON_EACH
 def test_bfloat16_on_a_card_is_close_to_float32_there(card: str) -> None:
-    made = moved(lambda: of_people(IN_BATCH, history="mean"))
+    made = moved(lambda: of_people(IN_BATCH, history="sum"))
     device = torch.device(card)
     exact, rounded = (trained(made, TrainingProcess(device, each)) for each in ("float32", "bfloat16"))
     assert rounded.state.losses != exact.state.losses

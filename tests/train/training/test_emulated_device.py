@@ -54,8 +54,7 @@ DROPOUT: Any = {"history_dropout": 0.3}
 OF_FILMS: dict[str, Sections] = {
     "attention": {**watched.ATTENTION, "tower": {**watched.ATTENTION["tower"], **DROPOUT}},
     "latent": {**watched.LATENT, "tower": {**watched.LATENT["tower"], "history": "attention"}},
-    "sum": {**watched.MEAN, "tower": {**watched.PLAIN_TOWER, "history": "sum"}},
-    "mean": watched.MEAN,
+    "sum": watched.SUM,
     "clicks": watched.RATINGS,
     "comirec": watched.COMIREC,
     "query by words": watched.ASKED,
@@ -160,7 +159,7 @@ def test_the_emulated_device_is_strict() -> None:
 
 @pytest.mark.parametrize("kind", CASES)
 def test_each_loss_trains_there(kind: str) -> None:
-    same_as_on_the_cpu(moved(lambda: shortened(of_people(CASES[kind], history="mean"))))
+    same_as_on_the_cpu(moved(lambda: shortened(of_people(CASES[kind], history="sum"))))
 
 
 @pytest.mark.parametrize("loss", [LABELS, LOSSES["in batch, hard"]], ids=["labels", "mined"])
@@ -186,7 +185,7 @@ def test_each_tower_of_histories_trains_there(kind: str, films: Path, tmp_path: 
 @pytest.mark.parametrize("begun_there", [True, False])
 def test_a_run_goes_on_on_another_device_to_the_same_weights(begun_there: bool, tmp_path: Path) -> None:
     """With the optimiser's moments, the hard negatives and the place in the epoch."""
-    made = moved(lambda: of_people(CASES["in batch, hard"], history="mean"))
+    made = moved(lambda: of_people(CASES["in batch, hard"], history="sum"))
     whole = trained(made, SINGLE_PROCESS)
     path = tmp_path / "run.pt"
     with emulated_device():
@@ -322,7 +321,7 @@ def factors_of(trainer: Trainer) -> Tensor:
 
 def test_towers_that_do_not_fit_stay_in_main_memory_and_can_be_trained_there() -> None:
     """The first one fits; both share what a buffer holds."""
-    made = of_people(CASES["in batch"], history="mean")
+    made = of_people(CASES["in batch"], history="sum")
     shared = torch.ones(3)
     for tower in made.towers:
         tower.register_buffer("shared", shared)

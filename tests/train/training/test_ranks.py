@@ -191,7 +191,7 @@ def test_shared_memory_has_room_for_all_vectors_of_the_queries() -> None:
     assert rank._vectors_bytes(trainer) == queries.nbytes + 2 * items.nbytes
 
 
-@pytest.mark.parametrize("history", ["sum", "mean", "attention"])
+@pytest.mark.parametrize("history", ["sum", "attention"])
 def test_a_step_whose_only_window_belongs_to_another_rank(two: Ranks, history: str) -> None:
     def made() -> Trainer:
         return of_people(IN_BATCH, history, batch_size=2)

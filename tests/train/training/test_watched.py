@@ -11,7 +11,7 @@ import torch
 
 from protos.errors import DataError
 from tests.helpers.stdlib import Sections, experiment_at
-from tests.helpers.watched import ATTENTION, LATENT, RATINGS, write_toml
+from tests.helpers.watched import ATTENTION, RATINGS, write_toml
 from tests.train.training.test_trainer import Watcher, history, weights
 from train.config import Experiment
 from train.data.training_data import TrainingData, training_data_of
@@ -121,11 +121,10 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert trainer.state.losses == straight.state.losses
 
 
-@pytest.mark.parametrize("sections", [LATENT, SUM], ids=["latent", "sum"])
-def test_it_starts_as_good_as_ease(toml: Callable[..., Path], sections: Sections) -> None:
+def test_it_starts_as_good_as_ease(toml: Callable[..., Path]) -> None:
     """With as many factors as items; what is learned adds nothing as yet."""
     changed: Any = {"tower": {"latent": 120, "regularisation": 50.0}, "query.history": {"max_length": 100}}
-    _, training_data, trainer = begun(toml(sections, **changed))
+    _, training_data, trainer = begun(toml(SUM, **changed))
     rank = rank_by_scores(training_data, ease(interaction_matrix(training_data), 50.0))
     queries, _ = training_data.parts["validation"].by_query()
     for tower in trainer.towers:

@@ -17,7 +17,6 @@ from train.models.clicks import (
     AdditivePart,
     ClickTower,
     FeedbackEncoder,
-    Gates,
     ItemCoordinates,
     QueryCoordinates,
 )
@@ -70,7 +69,6 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         }
         tables = {name: _item_table(schema, width) for name in histories}
         feedback = FeedbackEncoder(tables) if tables else None
-        count = len(encoders) + (feedback is not None)
         coordinates = QueryCoordinates(config.dropout) if side == "query" else ItemCoordinates()
         residual = [Residual(width, config.hidden)] if config.hidden else []
         return ClickTower(
@@ -78,7 +76,6 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             nn.Sequential(Bias(width), *residual, coordinates),
             head,
             feedback,
-            Gates(count) if config.gate else None,
             config.crosses,
             self._additive(schema, side),
         )

@@ -10,7 +10,7 @@ from protos.features import HistoryFeature, IdFeature, Schema
 from train.config.towers import ComirecTower
 from train.models.cold_start import fit_content_fallback
 from train.models.heads import InterestsHead
-from train.models.history_towers import content_fallback, heads_of, text_factory
+from train.models.history_towers import content_fallback, inner_product_heads, text_factory
 from train.models.interests import InterestsEncoder
 from train.models.prepared_inputs import PreparedInputs
 from train.models.sequence_encoders import AttentionEncoder, IdEncoder
@@ -43,7 +43,7 @@ class ComirecArchitecture(Architecture[ComirecTower]):
         item = feature_encoders(schema, "item", width, factories)
         named = next(name for name, spec in schema.item.items() if isinstance(spec, IdFeature))
         deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
-        query_head, item_head = heads_of(config.similarity)
+        query_head, item_head = inner_product_heads()
         return (
             Tower(query, Bias(width), InterestsHead(query_head, config.interests)),
             Tower(

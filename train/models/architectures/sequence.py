@@ -12,13 +12,12 @@ from protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
 from protos.inputs.events import TIMES
 from train.config.towers import SequenceTower
 from train.models.cold_start import fit_content_fallback
-from train.models.history_towers import content_fallback, heads_of, text_factory
+from train.models.history_towers import content_fallback, inner_product_heads, text_factory
 from train.models.initialization import initialize_ease
 from train.models.prepared_inputs import PreparedInputs
 from train.models.recent_popularity import PeriodEncoder
 from train.models.sequence_encoders import (
     AttentionEncoder,
-    EmptyHistory,
     HistoryDropout,
     IdEncoder,
     PoolingEncoder,
@@ -58,7 +57,7 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         fallback = None
         if named:
             fallback = named[0], content_fallback(schema, width, config.buckets, self.hashing())
-        query_head, item_head = heads_of(config.similarity)
+        query_head, item_head = inner_product_heads()
         query = {
             name: feature_encoder(schema, "query", name, width, factories)
             for name, spec in schema.query.items()
@@ -134,16 +133,11 @@ class SequenceArchitecture(Architecture[SequenceTower]):
                 config.dropout,
                 config.input_dropout,
                 positions,
-                config.gates,
                 _beside(schema) if config.ages else (),
                 config.age_dropout,
             )
-        if config.history == "mean":
-            return PoolingEncoder(ids, positions, True, decay=config.decay)
-        if config.history == "sum":
-            own = shared_item_table(schema, config.dimension, 0.0)
-            return PoolingEncoder(own, positions, False, decay=config.decay)
-        return EmptyHistory(config.dimension)
+        own = shared_item_table(schema, config.dimension, 0.0)
+        return PoolingEncoder(own, positions, False, decay=config.decay)
 
     @property
     def shares_windows(self) -> bool:
