@@ -8,6 +8,7 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("tower.kind", "cdssm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "lstm"): 'use "bag", or "dssm" for a network of the literature',
     ("tower.kind", "multi_view"): 'use "bag" or "dssm"; the feature of the key view is read as others are',
+    ("training.precision", ""): "leave it out: towers are trained in float32",
     ("loss.kind", "hinge"): 'use "bpr"',
     ("loss.correction", "khrylchenko"): 'use "logq", which was at least as good',
     ("loss.label_smoothing", ""): "leave it out: the whole target is the pair's own item",
@@ -38,12 +39,12 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("index.ef_construction", "0"): "leave it out for 400, which is not chosen by measurement any more",
     ("bench.compiled", ""): "leave it out: torch.compile is not measured any more",
 }
-AS_NOW = (  # keys and values of earlier towers that are trained and built alike today
+AS_NOW = (  # keys and values of earlier towers that are built alike today
     ("tower.newcomers", "fitted"),
     ("tower.similarity", "inner_product"),
-    ("loss.positive_weight", 1.0),
 )
-AFTER_TRAINING = ("baselines", "precision", "index", "bench")  # sections that towers do not depend on
+# Sections that trained towers are not built from, apart from the kind of a loss.
+BESIDE_TOWERS = ("loss", "training", "baselines", "precision", "index", "bench")
 
 
 class RemovedName(ValueError):
@@ -64,12 +65,12 @@ def refuse_removed(table: Mapping[str, Any]) -> None:
 
 
 def without_removed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The stored experiment of an earlier run, without removed keys that had no effect on its towers.
+    """The stored experiment of an earlier run, without removed keys that its towers are not built from.
 
-    Such are keys that were off, and those of sections that are read after training.
+    Such are keys that were off, and those of sections that say how to train, or what to do afterwards.
 
     Raises:
-        RemovedName: the towers were trained with what was removed.
+        RemovedName: the towers or the kind of their loss were removed.
     """
     kept: dict[str, Any] = {}
     for section, keys in table.items():
@@ -78,8 +79,9 @@ def without_removed(table: Mapping[str, Any]) -> dict[str, Any]:
             kept[section] = {
                 key: value
                 for key, value in keys.items()
-                if not any(_removed(section, key, value))
-                or (value and section not in AFTER_TRAINING and (f"{section}.{key}", value) not in AS_NOW)
+                if key == "kind"
+                or not any(_removed(section, key, value))
+                or (value and section not in BESIDE_TOWERS and (f"{section}.{key}", value) not in AS_NOW)
             }
     refuse_removed(kept)
     return kept

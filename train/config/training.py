@@ -8,7 +8,6 @@ from train.config.checks import above_zero, at_least, finite
 from train.metrics import Selection
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,6 @@ class TrainingConfig:
             linear model and the parameters of baselines stay as validation chose them; baselines are fitted
             to both parts, too. The weight of `[hybrid]` is chosen with the towers before. No test pair is
             learned. Not for towers that are calibrated on validation, nor with a split by "random".
-        precision: of the towers in training. `bfloat16` computes their matrix products in bfloat16;
-            parameters, vectors, losses and logQ stay float32, as do mining and evaluation.
     """
 
     epochs: int = 5
@@ -61,7 +58,6 @@ class TrainingConfig:
     weight_decay: float = 0.0
     average_epochs: float = 0.0
     device: Device = "cpu"
-    precision: Precision = "float32"
     refit: bool = False
 
     def __post_init__(self) -> None:

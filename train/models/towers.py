@@ -77,8 +77,6 @@ class Tower(nn.Module):
         parts.append(self.deep(encoded))
         joined = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         joined = self.with_parts(prepared, joined)
-        if joined.dtype == torch.bfloat16:  # of a training in this precision
-            joined = joined.float()
         vectors: Tensor = self.head(joined)
         return vectors
 

@@ -4,7 +4,7 @@ A run computes on the CPU or on a card, in one process or in several (`ranks`). 
 through `TrainingProcess` wherever another device or more processes make a difference:
 
 - `share` and `encode` in each step: the records are moved to the device; each process has a share of the
-  queries, and the vectors of all items. `encode` also sets the precision.
+  queries, and the vectors of all items.
 - `step`: the gradients of all processes are summed before the optimiser's step.
 - `place` for the candidates of a step.
 - `lead`: the main process says what the others do.
@@ -16,7 +16,6 @@ step follows it to its device (`train/models/placement.py`).
 import platform
 import re
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from protos.errors import ConfigError
 from protos.system.cores import thread_count
-from train.config.training import Device, Precision
+from train.config.training import Device
 from train.data.batches import Batch
 from train.models.placement import moved
 from train.models.towers import Inputs, Tower
@@ -38,7 +37,6 @@ CPU = torch.device("cpu")
 PINNED_BYTES = 64 << 20  # larger tensors, of whole corpora, would stay in locked memory
 SENTENCES = 3  # of torch's error text that are shown: the allocation that failed, and the free memory
 _OTHER_MEMORY = re.compile(r"DefaultCPUAllocator|MPS backend out of memory")
-BFLOAT16_ON_MAC = 14  # first version of macOS whose cards compute in bfloat16
 
 
 class TrainingProcess:
@@ -46,16 +44,14 @@ class TrainingProcess:
 
     Args:
         device: of towers, mining and evaluation.
-        precision: of the towers in a step of training.
     """
 
     rank = 0
     count = 1  # of the processes
     updates_average = True  # False for a rank that shares memory with rank 0, which updates the average
 
-    def __init__(self, device: torch.device = CPU, precision: Precision = "float32") -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
-        self.precision: Precision = precision
 
     @property
     def device_name(self) -> str:
@@ -65,12 +61,8 @@ class TrainingProcess:
         return platform.processor() or platform.machine()
 
     def describe(self) -> dict[str, str]:
-        """Device, its name, and precision, as a run logs them."""
-        return {
-            "device": str(self.device),
-            "device.name": self.device_name,
-            "precision": self.precision,
-        }
+        """Device and its name, as a run logs them."""
+        return {"device": str(self.device), "device.name": self.device_name}
 
     def place(self, value: T) -> T:
         """A tensor, or a mapping or a dataclass that holds tensors, on the device."""
@@ -134,16 +126,8 @@ class TrainingProcess:
             for_all: all processes ask for the vectors of the same records: each encodes a share and gathers
                 the vectors of the others.
         """
-        inputs = self.place(read(rows))
-        with self._matrix_products():
-            vectors: Tensor = tower(inputs)
+        vectors: Tensor = tower(self.place(read(rows)))
         return vectors
-
-    def _matrix_products(self) -> AbstractContextManager[object]:
-        """Matrix products in this block have the precision of the run; heads return float32."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> float:
         """Take a step down the gradient of the loss, which is the sum over all processes; returns the sum."""
@@ -166,9 +150,7 @@ class TrainingProcess:
 SINGLE_PROCESS = TrainingProcess()
 
 
-def start_process(
-    threads: int, device: Device = "cpu", precision: Precision = "float32", ranks: int = 1
-) -> TrainingProcess:
+def start_process(threads: int, device: Device = "cpu", ranks: int = 1) -> TrainingProcess:
     """Set up this process for a run.
 
     Args:
@@ -178,12 +160,9 @@ def start_process(
         ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
     """
     chosen = choose_device(device, ranks)
-    check_precision(chosen, precision)
     torch.set_num_threads(thread_count(threads))
     prepare(chosen)
-    if chosen == CPU and precision == "float32":
-        return SINGLE_PROCESS
-    return TrainingProcess(chosen, precision)
+    return SINGLE_PROCESS if chosen == CPU else TrainingProcess(chosen)
 
 
 def prepare(device: torch.device) -> None:
@@ -224,23 +203,6 @@ def choose_device(asked: Device, ranks: int = 1) -> torch.device:
     return CPU
 
 
-def check_precision(device: torch.device, precision: Precision) -> None:
-    """Refuse a precision that the device does not compute in.
-
-    Raises:
-        ConfigError: see above.
-    """
-    if precision == "float32":
-        return
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        card = torch.cuda.get_device_name(device)
-        raise ConfigError(f'training.precision: "bfloat16", but {card} does not compute in it; use "float32"')
-    if device.type == "mps" and not torch.backends.mps.is_macos_or_newer(BFLOAT16_ON_MAC, 0):
-        raise ConfigError(
-            f'training.precision: "bfloat16" on "mps" needs macOS {BFLOAT16_ON_MAC}; use "float32"'
-        )
-
-
 def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
     """An error text with advice, if torch or NumPy has run out of memory; None for all other errors.
 
@@ -257,8 +219,6 @@ def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
     if isinstance(error, MemoryError):
         return f"main memory is too small: {said}; use fewer items, or a machine with more memory"
     ways = ["a smaller training.batch_size"]
-    if process.precision == "float32":
-        ways.append('training.precision = "bfloat16"')
     if process.device != CPU:
         ways.append('training.device = "cpu", which can also resume a run')
     return f"{process.device} ({process.device_name}) has too little memory: {said}; try {', or '.join(ways)}"

@@ -333,9 +333,7 @@ def _follow(
                 trainer = task
                 if replica is not None:
                     own_memory(trainer)
-                    trainer.process = TrainingProcess(
-                        replica.device, trainer.config.precision
-                    )  # an error of memory names this device
+                    trainer.process = TrainingProcess(replica.device)  # an error of memory names this device
                     place_trainer(trainer, trainer.process)
                 (rows_from,) = arguments
                 trainer.process = Rank(rank, count, trainer, rows_from, replica)

@@ -66,7 +66,7 @@ class Rank(TrainingProcess):
     def __init__(
         self, rank: int, count: int, trainer: Trainer, rows_from: int, replica: Replica | None = None
     ) -> None:
-        super().__init__(replica.device if replica else CPU, trainer.config.precision)
+        super().__init__(replica.device if replica else CPU)
         self.rank = rank
         self.count = count
         self.updates_average = rank == 0 or replica is not None

@@ -93,8 +93,7 @@ def fit(
         KeyboardInterrupt: SIGINT asked to stop; the run is marked as killed and can be resumed.
         Terminated: the same by SIGTERM.
         MissingStage: there is nothing to resume.
-        ConfigError: this machine lacks the device, has fewer cards than there are ranks, or cannot train
-            the towers in the precision.
+        ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
         Unavailable: one of several processes has ended, or there is too little memory.
     """
     key = _fingerprint(experiment, dataset)
@@ -107,8 +106,8 @@ def fit(
     if interrupted and not resume:
         console.print(f"run {interrupted} was interrupted; `{to_resume}` goes on with it; starting anew")
     training = experiment.training
-    process = start_process(training.threads, training.device, training.precision, ranks)
-    console.print(f"device: {process.device} ({process.device_name}), {process.precision}", highlight=False)
+    process = start_process(training.threads, training.device, ranks)
+    console.print(f"device: {process.device} ({process.device_name})", highlight=False)
     run_id = ""
     try:
         with (
@@ -261,7 +260,6 @@ def _train(
     for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
         _print(console, f"[yellow]warning:[/yellow] {escape(warning)}")
     trainer = trainer_of(model, data, prepared, process)
-    trainer.check_precision()
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")

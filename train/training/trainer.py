@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from protos.errors import ConfigError, DataError
+from protos.errors import DataError
 from train.config import LossConfig, TrainingConfig
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
@@ -31,12 +31,11 @@ from train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
 from train.models.interests import paired_products, route
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import Towers
-from train.training.device import SINGLE_PROCESS, TrainingProcess, in_shared_memory, memory_advice
+from train.training.device import SINGLE_PROCESS, TrainingProcess, in_shared_memory
 from train.training.optimiser import adam, set_learning_rate
 from train.training.weight_average import exchange_average, update_average
 
 Rows = npt.NDArray[np.int64]
-TRIED = 8  # queries, and items, that are encoded to find out whether torch can train in a precision
 
 
 class Interrupted(Exception):
@@ -146,40 +145,6 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets to train on, without what it makes itself."""
         return {**self.__dict__, "process": SINGLE_PROCESS, "_left": iter(()), "_item_vectors": None}
-
-    def check_precision(self) -> None:
-        """Encode a few records in the precision of the run and derive their vectors; changes no state.
-
-        Whether torch has every operation of a tower in bfloat16 depends on the tower, the processor and the
-        version of oneDNN. So the towers try it.
-
-        Raises:
-            ConfigError: torch cannot train these towers in this precision here.
-        """
-        process = self.process
-        if process.precision == "float32":
-            return
-        batch = next(iter(self._batches()[1]), None)
-        if batch is None:  # without pairs there is nothing to train
-            return
-        some, _ = batch.share(0, max(1, len(batch.queries) // TRIED))
-        items = np.unique(self.pairs.item[some.pairs])[:TRIED]
-        try:
-            queries = process.encode(
-                self.towers[0], some.queries, lambda rows: self.queries.batch(rows, some.spans)
-            )
-            vectors = (queries, process.encode(self.towers[1], items, self.items.batch))
-            torch.stack([each.square().sum() for each in vectors]).sum().backward()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            if memory_advice(error, process) is not None:
-                raise
-            reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
-            raise ConfigError(
-                f'training.precision: "{process.precision}", but torch cannot train these towers in it on '
-                f'{process.device} ({process.device_name}): {reason}; use "float32"'
-            ) from error
-        finally:
-            self.optimiser.zero_grad()
 
     def fit(self, callbacks: Callbacks) -> None:
         """Train from the current state until patience or epochs run out.

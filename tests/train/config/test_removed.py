@@ -9,7 +9,7 @@ import pytest
 from protos.errors import ConfigError
 from tests.helpers.stdlib import write_toml
 from train.config import read_experiment
-from train.config.removed import AFTER_TRAINING, AS_NOW, REMOVED, RemovedName, without_removed
+from train.config.removed import AS_NOW, BESIDE_TOWERS, REMOVED, RemovedName, without_removed
 
 
 @pytest.mark.parametrize(("name", "value"), REMOVED)
@@ -26,13 +26,13 @@ def test_a_removed_name_is_refused_with_file_key_and_cure(
         read_experiment(path)
 
 
-def test_a_removed_key_that_was_off_is_left_out_of_a_stored_experiment() -> None:
+def test_a_removed_key_that_was_off_or_is_not_of_towers_is_left_out_of_a_stored_experiment() -> None:
     kept = {"name": "a", "tower": {"kind": "bag"}, "baselines": {"analyzer": "words"}}
     assert without_removed(kept) == kept
     for name, value in REMOVED:
         section, key = name.split(".")
-        if section in AFTER_TRAINING or not value:
-            given: Any = (value or 512) if section in AFTER_TRAINING else 0.0
+        if key != "kind" and (section in BESIDE_TOWERS or not value):
+            given: Any = (value or 512) if section in BESIDE_TOWERS else 0.0
             stored = {**kept, section: {**kept.get(section, {}), key: given}}  # type: ignore[dict-item]
             assert without_removed(stored).get(section, {}) == kept.get(section, {}), name
 
@@ -40,7 +40,7 @@ def test_a_removed_key_that_was_off_is_left_out_of_a_stored_experiment() -> None
 def test_a_stored_experiment_whose_towers_need_what_was_removed_is_refused() -> None:
     for name, value in REMOVED:
         section, key = name.split(".")
-        if section not in AFTER_TRAINING:
+        if section not in BESIDE_TOWERS or key == "kind":
             with pytest.raises(RemovedName, match=f"^{name}: .* removed; "):
                 without_removed({section: {key: value or 0.1}})
 

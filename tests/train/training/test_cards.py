@@ -87,15 +87,6 @@ def test_a_checkpoint_of_a_card_goes_on_on_the_cpu_and_back(card: str, tmp_path:
             torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
-@ON_EACH
-def test_bfloat16_on_a_card_is_close_to_float32_there(card: str) -> None:
-    made = moved(lambda: of_people(IN_BATCH, history="sum"))
-    device = torch.device(card)
-    exact, rounded = (trained(made, TrainingProcess(device, each)) for each in ("float32", "bfloat16"))
-    assert rounded.state.losses != exact.state.losses
-    assert rounded.state.losses == pytest.approx(exact.state.losses, rel=0.05)
-
-
 @TWO_CARDS
 @pytest.mark.parametrize("kind", ["in batch, hard", "labels"])
 def test_two_ranks_on_two_cards_train_as_one_process(kind: str) -> None:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from protos.errors import ConfigError
-from protos.features import SIDES, Side
+from protos.features import SIDES
 from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.helpers.stdlib import experiment_at, write_toml
 from tests.train.losses.test_objective import (
@@ -27,9 +27,6 @@ from tests.train.losses.test_objective import (
     pairs_of,
 )
 from tests.train.models.test_tower_factory import (
-    KINDS,
-    RECORDS,
-    SCHEMAS,
     TAKEN,
     built,
     inputs,
@@ -37,25 +34,20 @@ from tests.train.models.test_tower_factory import (
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
 from train.config.losses import Bce
 from train.config.towers import ClicksTower, SequenceTower
-from train.config.training import Device, Precision, TrainingConfig
+from train.config.training import Device
 from train.data.batches import HistoryBatches
 from train.losses.objective import build_objective
 from train.models.encoders import TextBags
-from train.models.interests import largest_products
-from train.models.prepared_inputs import PreparedHistories, PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
-from train.models.towers import Inputs, Tower
+from train.models.prepared_inputs import PreparedHistories
+from train.models.tower_factory import build_towers
 from train.paths import ROOT
 from train.training.device import (
-    CPU,
     SINGLE_PROCESS,
     TrainingProcess,
-    check_precision,
     choose_device,
     start_process,
 )
 from train.training.run import _fingerprint, fit
-from train.training.trainer import Trainer
 
 ELSEWHERE = TrainingProcess(torch.device("meta"))  # a device that stores no values
 
@@ -254,137 +246,8 @@ def test_a_device_that_is_not_there_is_refused_before_a_run_starts(
     assert not len(mlflow.search_runs(search_all_experiments=True))
 
 
-def test_the_device_is_not_part_of_a_runs_key_and_the_precision_is(stdlib: Path, tmp_path: Path) -> None:
+def test_the_device_is_not_part_of_a_runs_key(stdlib: Path, tmp_path: Path) -> None:
     def key(**training: Any) -> str:
         return _fingerprint(*experiment_at(write_toml(stdlib, tmp_path / "a.toml", training=training)))
 
-    assert key() == key(device="auto") == key(device="cuda") == key(precision="float32")
-    assert key(precision="bfloat16") != key()
-
-
-def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
-    with pytest.raises(ConfigError, match="an old card does not compute in it"):
-        check_precision(torch.device("cuda", 0), "bfloat16")
-    check_precision(torch.device("cuda", 0), "float32")
-    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: major <= 13)
-    with pytest.raises(ConfigError, match="needs macOS 14"):
-        check_precision(torch.device("mps"), "bfloat16")
-    check_precision(torch.device("cpu"), "bfloat16")
-
-
-def test_towers_that_torch_cannot_train_in_a_precision_are_refused_before_training(
-    stdlib: Path, tmp_path: Path, store: str, console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode_features = Tower.encode_features
-
-    def lacking(tower: Tower, inputs: Any) -> Tensor:
-        """Through an operation that torch has in float32 only, on every processor."""
-        found = encode_features(tower, inputs)
-        return torch.special.bessel_j0(found.bfloat16()) if torch.is_autocast_enabled("cpu") else found
-
-    monkeypatch.setattr(Tower, "encode_features", lacking)
-    training = {"precision": "bfloat16"}
-    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", training=training))
-    with pytest.raises(ConfigError, match=r'training\.precision: "bfloat16".*bessel_j0.*; use "float32"$'):
-        fit(experiment, dataset, console)
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert run.info.status == "FAILED"
-    assert not [
-        name for name in run.data.metrics if not name.startswith("system/")
-    ]  # no epoch, not even the start
-
-
-def test_the_trial_of_a_precision_changes_nothing() -> None:
-    data = data_of_people(random_people(25, ITEMS), ITEMS)
-    schema = schema_of_people(ITEMS, max_length=10)
-    config = SequenceTower("sequence", dimension=8, buckets=64)
-    towers, hashing = build_towers(config, schema), hashing_of(config)
-    prepared = (
-        PreparedInputs(schema, "query", data.queries, hashing),
-        PreparedInputs(schema, "item", data.items, hashing),
-    )
-    trainer = Trainer(towers, data, prepared, IN_BATCH, TrainingConfig(batch_size=8), shared_windows=True)
-    trainer.process = TrainingProcess(CPU, "bfloat16")
-    before = [value.clone() for tower in towers for value in tower.state_dict().values()]
-    trainer.check_precision()
-    after = [value for tower in towers for value in tower.state_dict().values()]
-    assert all(map(torch.equal, after, before))
-    assert all(each.grad is None for tower in towers for each in tower.parameters())
-    assert (trainer.state.step, trainer.state.losses) == (0, [])
-
-
-class Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The types of the matrix products that torch computes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: set[torch.dtype] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
-            self.found.add(result.dtype)
-        return result
-
-
-def test_in_bfloat16_towers_multiply_in_it_and_all_else_stays_float32() -> None:
-    trainer = trainer_of(BAG, 0)
-    trainer.process = TrainingProcess(CPU, "bfloat16")
-    batch = next(iter(trainer._batches()[1]))
-    with Dtypes() as seen:
-        vectors = trainer.process.encode(trainer.towers[1], batch.queries, trainer.items.batch)
-    assert seen.found == {torch.bfloat16}
-    assert vectors.dtype == torch.float32
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)), atol=1e-6, rtol=0)
-    scored: list[torch.dtype] = []
-    losses = trainer.objective.losses
-
-    def watched(scores: Tensor, *rest: Any) -> Tensor:
-        found = losses(scores, *rest)
-        scored.extend([scores.dtype, found.dtype])
-        return found
-
-    trainer.objective.losses = watched  # type: ignore[assignment, method-assign]
-    trainer._step(batch)
-    assert scored == [torch.float32] * 2
-    values = [*trainer.optimiser.state.values()]
-    assert {each["exp_avg"].dtype for each in values} == {torch.float32}
-    found = trainer.item_vectors()
-    trainer.process = SINGLE_PROCESS
-    trainer.clear_cached_vectors()
-    assert torch.equal(found, trainer.item_vectors())  # mining and evaluation see what is exported
-
-
-def prepared(kind: str, schema: str, side: Side) -> Inputs:
-    """The records as training reads them: texts are hashed before, not by a network in bfloat16."""
-    whole = SCHEMAS[schema]
-    features = getattr(whole, side)
-    values: dict[str, Any] = {name: RECORDS[side][name] for name in features if name != "history"}
-    if not values:
-        return inputs(schema, side)
-    read = replace(whole, **{side: {name: features[name] for name in values}})
-    given = PreparedInputs(read, side, values, hashing_of(KINDS[kind])).batch(np.arange(4))
-    return {**inputs(schema, side), **given} if len(values) < len(features) else given
-
-
-@pytest.mark.parametrize(
-    ("kind", "schema"), [each for each in TAKEN if each[1] in ("texts", "everything") or "comirec" in each[0]]
-)
-def test_each_tower_trains_in_bfloat16_close_to_float32(kind: str, schema: str) -> None:
-    found = {}
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    for precision in precisions:
-        query, item = built(kind, schema)
-        process = TrainingProcess(CPU, precision)
-        left = process.encode(query, np.arange(4), lambda _: prepared(kind, schema, "query"))
-        right = process.encode(item, np.arange(4), lambda _: prepared(kind, schema, "item"))
-        scores = largest_products(left, right)
-        scores.logsumexp(dim=1).sum().backward()  # type: ignore[no-untyped-call]
-        assert left.dtype == right.dtype == torch.float32
-        given = [each.grad for tower in (query, item) for each in tower.parameters()]
-        assert all(each is None or (each.isfinite().all() and each.dtype == torch.float32) for each in given)
-        found[precision] = scores.detach()
-    scale = found["float32"].abs().max()
-    torch.testing.assert_close(found["bfloat16"] / scale, found["float32"] / scale, atol=0.05, rtol=0)
+    assert key() == key(device="auto") == key(device="cuda")

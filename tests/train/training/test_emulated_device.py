@@ -28,7 +28,6 @@ from tests.train.losses.test_objective import LOSSES
 from tests.train.training.test_ranks import BAG, CASES, CLICKS, LABELS, of_people, of_texts
 from tests.train.training.test_trainer import Watcher, history
 from train.config import LossConfig
-from train.config.training import Precision
 from train.data.training_data import Pairs
 from train.models import initialization
 from train.models.architectures import transformer
@@ -39,7 +38,7 @@ from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.models.tower_factory import architecture_of
 from train.training import run as training
 from train.training.checkpoint import load_run
-from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, memory_advice
+from train.training.device import SINGLE_PROCESS, TrainingProcess, memory_advice
 from train.training.trained_model import load_model
 from train.training.trainer import Interrupted, Trainer
 
@@ -250,7 +249,6 @@ def test_a_run_of_histories_is_the_same_there(
     assert all(map(torch.equal, there[1], here[1]))
     assert there[0].data.tags["device"] == "meta"
     assert here[0].data.tags["device"] == "cpu"
-    assert here[0].data.tags["precision"] == there[0].data.tags["precision"] == "float32"
     assert here[0].data.tags["device.name"]
 
 
@@ -346,7 +344,7 @@ def test_a_device_without_memory_is_an_error_with_advice(
     advice = (
         r"^meta \(.+\) has too little memory: CUDA out of memory\. Tried to allocate 2\.00 GiB\. GPU 0 has "
         r"a total capacity of 79\.11 GiB of which 1\.00 GiB is free; try a smaller training\.batch_size, or "
-        r'training\.precision = "bfloat16", or training\.device = "cpu", which can also resume a run$'
+        r'training\.device = "cpu", which can also resume a run$'
     )
     with (
         tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"),
@@ -420,20 +418,3 @@ def test_a_pretrained_encoder_computes_there(
     assert there.state.losses[0] == pytest.approx(here.state.losses[0], rel=1e-4)
     # Dropout draws in another order, and other negatives are mined where scores differ by rounding.
     assert there.state.losses == pytest.approx(here.state.losses, rel=0.1)
-
-
-@pytest.mark.exhaustive
-def test_bfloat16_keeps_the_quality_within_the_spread_of_seeds(stdlib: Path, tmp_path: Path) -> None:
-    found: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
-    losses: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
-    for seed in range(3):
-        changed: Any = {"training": {"epochs": 2, "seed": seed}}
-        path = stdlib_toml(stdlib, tmp_path / "a.toml", sections=stdlib_sections.FEATURES, **changed)
-        for precision, quality in found.items():
-            trainer = made_from(path, whole=True)(TrainingProcess(CPU, precision))
-            trainer.fit(Watcher())
-            quality.append(trainer.state.history[-1]["validation_ndcg_at_10"])
-            losses[precision].append(trainer.state.history[-1]["loss"])
-    exact, rounded = found["float32"], found["bfloat16"]
-    assert losses["bfloat16"] != losses["float32"]
-    assert abs(np.mean(rounded) - np.mean(exact)) <= max(exact) - min(exact)
