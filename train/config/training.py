@@ -38,8 +38,8 @@ class TrainingConfig:
             and `log_loss` a sigmoid: the tower `clicks`. An epoch whose recall or hit rate is within one
             query of the highest so far replaces the kept one if that is further below, or has a lower
             nDCG@10.
-        device: where towers, mining and evaluation compute. `auto` takes `cuda` where there are as many cards
-            as processes, else `mps` for a single process, else `cpu`. It is not part of a run's key: a run
+        device: where towers, mining and evaluation compute. `auto` takes `cuda` where there is a card, else
+            `mps`, else `cpu`; several processes train on the CPU alone. It is not part of a run's key: a run
             that was begun on one device can be resumed on another.
         refit: after the best epoch is known, train new towers on training and validation pairs together for
             as many epochs, and keep these; if the best epoch is 0, they stay as they start. The weight of a

@@ -136,9 +136,6 @@ class TrainingProcess:
         optimiser.step()
         return float(loss.detach())
 
-    def follow_buffers(self, towers: Iterable[Tower]) -> None:
-        """Set the towers' buffers, which the main process alone changes, to those of the main process."""
-
     def sum(self, values: Rows) -> Rows:
         """The sum of an array over all processes."""
         return values
@@ -155,52 +152,45 @@ def start_process(threads: int, device: Device = "cpu", ranks: int = 1) -> Train
 
     Args:
         threads: torch's thread budget; 0: see `thread_count`.
+        ranks: number of processes that train together.
 
     Raises:
-        ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
+        ConfigError: this machine lacks the device, or several processes are to train on a card.
     """
     chosen = choose_device(device, ranks)
     torch.set_num_threads(thread_count(threads))
-    prepare(chosen)
-    return SINGLE_PROCESS if chosen == CPU else TrainingProcess(chosen)
-
-
-def prepare(device: torch.device) -> None:
-    """Set what each process of a run sets before it computes on a device."""
-    if device.type == "cuda":
-        # float32 means float32; by default cuDNN's recurrent layers round their inputs to 10 bits.
-        torch.backends.cudnn.allow_tf32 = False
+    if chosen == CPU:
+        return SINGLE_PROCESS
+    # float32 means float32; by default cuDNN's recurrent layers round their inputs to 10 bits.
+    torch.backends.cudnn.allow_tf32 = False
+    return TrainingProcess(chosen)
 
 
 def choose_device(asked: Device, ranks: int = 1) -> torch.device:
-    """The device of the main process.
+    """The device of a run.
 
     Args:
-        ranks: number of processes; each takes a card of its own.
+        ranks: number of processes; several train on the CPU alone.
 
     Raises:
-        ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
+        ConfigError: this machine lacks the device, or several processes are to train on a card.
     """
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    has_mps = torch.backends.mps.is_available()
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if asked == "auto":
-        asked = "cuda" if cards >= ranks else "mps" if has_mps and ranks == 1 else "cpu"
-    if asked == "cuda":
-        if not cards:
-            raise ConfigError('training.device: "cuda", but torch finds no CUDA device; use "cpu" or "auto"')
-        if cards < ranks:
-            raise ConfigError(
-                f'training.device: "cuda" with {ranks} ranks needs {ranks} CUDA devices, one for each rank; '
-                f"torch finds {cards}"
-            )
-        return torch.device("cuda", 0)
-    if asked == "mps":
-        if not has_mps:
-            raise ConfigError('training.device: "mps", but torch finds no Metal device; use "cpu" or "auto"')
-        if ranks > 1:
-            raise ConfigError(f'training.device: "mps" trains with one process, not with {ranks} ranks')
-        return torch.device("mps")
-    return CPU
+        asked = "cpu" if ranks > 1 else "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
+    if asked == "cpu":
+        return CPU
+    if ranks > 1:
+        raise ConfigError(
+            f'training.device: "{asked}" trains with one process, not with {ranks} ranks, which train on the '
+            'CPU; use "cpu" or "auto", or one rank'
+        )
+    if not there[asked]:
+        name = {"cuda": "CUDA", "mps": "Metal"}[asked]
+        raise ConfigError(
+            f'training.device: "{asked}", but torch finds no {name} device; use "cpu" or "auto"'
+        )
+    return torch.device("cuda", 0) if asked == "cuda" else torch.device("mps")
 
 
 def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:

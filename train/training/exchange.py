@@ -7,44 +7,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Group = dist.ProcessGroup | None
 
-
-def barrier(group: Group) -> None:
-    """Wait for the other ranks in main memory before an exchange between cards.
-
-    There the end of a rank is an error at once; an exchange between cards would wait for it.
-
-    Args:
-        group: of the cards; None where ranks exchange in main memory.
-    """
-    if group is not None:
-        dist.barrier()
-
-
-def all_gather_rows(own: Tensor, total: int, count: int, group: Group = None) -> Tensor:
+def all_gather_rows(own: Tensor, total: int, count: int) -> Tensor:
     """Vectors of all ranks, with gradients: the gradient of a rank's own ones is the sum over all ranks.
 
     Args:
         own: (n, D), every `count`-th row of the result, from the number of this rank on.
         total: N, rows of the result.
-        group: see `barrier`.
 
     Returns:
         (N, D)
     """
-    gathered: Tensor = _AllGather.apply(own, total, count, group)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _AllGather.apply(own, total, count)  # type: ignore[no-untyped-call]
     return gathered
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, total: int, count: int, group: Group) -> Tensor:
-        ctx.count, ctx.rows, ctx.group = count, len(own), group
+    def forward(ctx: Any, own: Tensor, total: int, count: int) -> Tensor:
+        ctx.count, ctx.rows = count, len(own)
         padded = _padded(own, -(-total // count))
         parts = [torch.empty_like(padded) for _ in range(count)]
-        barrier(group)
-        dist.all_gather(parts, padded, group)
+        dist.all_gather(parts, padded)
         return torch.stack(parts, 1).flatten(0, 1)[:total]
 
     @staticmethod
@@ -53,9 +37,8 @@ class _AllGather(torch.autograd.Function):
         padded = _padded(grad, width * ctx.count)
         by_rank = padded.view(width, ctx.count, -1).transpose(0, 1).contiguous()  # (count, width, D)
         received = torch.empty_like(by_rank)
-        barrier(ctx.group)
-        dist.all_to_all_single(received, by_rank, group=ctx.group)
-        return received.sum(dim=0)[: ctx.rows], None, None, None
+        dist.all_to_all_single(received, by_rank)
+        return received.sum(dim=0)[: ctx.rows], None, None
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
@@ -64,38 +47,6 @@ def _padded(rows: Tensor, count: int) -> Tensor:
     padded = rows.new_zeros(count, rows.shape[1])
     padded[: len(rows)] = rows
     return padded
-
-
-class ReplicatedOptimiser:
-    """An optimiser of which each rank has a copy, with its own copy of all parameters, and steps on all.
-
-    Args:
-        optimiser: over all parameters; the same on all ranks.
-        group: see `barrier`.
-    """
-
-    def __init__(self, optimiser: torch.optim.Optimizer, group: Group) -> None:
-        self._optimiser = optimiser
-        self._group = group
-        self._parameters = [each for group in optimiser.param_groups for each in group["params"]]
-
-    def step(self, loss: Tensor) -> float:
-        """Sum the gradients over all ranks, and step; returns the sum of the losses.
-
-        A parameter without a gradient on any rank is not stepped on, as in one process.
-        """
-        flat = _flattened(self._parameters, self._parameters, loss)
-        barrier(self._group)
-        dist.all_reduce(flat, group=self._group)
-        count = len(self._parameters)
-        has_gradient = flat[-count - 1 : -1].tolist()
-        at = 0
-        for parameter, has in zip(self._parameters, has_gradient, strict=True):
-            summed = flat[at : at + parameter.numel()].view(parameter.shape)
-            parameter.grad = summed.to(parameter.dtype) if has else None
-            at += parameter.numel()
-        self._optimiser.step()
-        return float(flat[-1])
 
 
 class SharedOptimiser:
@@ -166,7 +117,7 @@ def _flattened(dense: Sequence[Tensor], parameters: Sequence[Tensor], loss: Tens
         each.new_zeros(each.numel()) if each.grad is None else each.grad.reshape(-1) for each in dense
     ]
     given = torch.tensor([each.grad is not None for each in parameters], dtype=torch.float32)
-    return torch.cat([*gradients, given.to(loss.device), loss.reshape(1)])
+    return torch.cat([*gradients, given, loss.reshape(1)])
 
 
 class _RowExchange:

@@ -4,10 +4,10 @@
         trainer.fit(callbacks)
 
 The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
-shared memory, or copied to a card of each rank. They call the methods that rank 0 names, and compute with the
-others over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by
-the closed connection, and end, too. Until the ranks are connected, rank 0 watches whether the other processes
-live. Each of these ends as soon as rank 0 has ended.
+shared memory. They call the methods that rank 0 names, and compute with the others over gloo, on the loopback
+interface. Where a rank has ended, the others learn it by the closed connection, and end, too. Until the ranks
+are connected, rank 0 watches whether the other processes live. Each of these ends as soon as rank 0 has
+ended.
 """
 
 import os
@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing import parent_process, resource_tracker
@@ -34,22 +34,12 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 from protos.errors import Unavailable
 from protos.system.cores import thread_count
 from protos.system.signals import signal_name
-from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, memory_advice, prepare
-from train.training.ranks import (
-    ROWS_FROM,
-    Leader,
-    Rank,
-    Replica,
-    expect_shared_memory,
-    own_memory,
-    place_trainer,
-    share_memory,
-)
+from train.training.device import SINGLE_PROCESS, memory_advice
+from train.training.ranks import ROWS_FROM, Leader, Rank, share_memory
 from train.training.trainer import Trainer
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 LONG = timedelta(days=7)  # of one exchange; rank 0 may evaluate for hours between two
-BETWEEN_CARDS = timedelta(minutes=10)  # of one exchange, for which all ranks have met before
 STARTED_SECONDS = 600.0  # for a rank to start and receive the data
 MEET_SECONDS = 300.0  # for all started ranks to join the process group
 ENDED_SECONDS = 10.0  # for the ranks beside one that has ended to end, too
@@ -70,8 +60,7 @@ def ranks_of(trainer: Trainer, count: int, threads: int, to_resume: str = "") ->
     if count == 1:
         yield
         return
-    cards = cards_of(count) if trainer.process.device != CPU else ()
-    with Ranks(count, threads, to_resume, cards).started() as ranks, ranks.training(trainer):
+    with Ranks(count, threads, to_resume).started() as ranks, ranks.training(trainer):
         yield
 
 
@@ -82,15 +71,10 @@ class Ranks:
         count: at least 2.
         threads: torch's threads of each; 0 divides the cores, see `thread_count`.
         to_resume: the command that resumes the run, for the error about a rank that has ended.
-        cards: the device of each rank, on which it has a copy of the towers; without, they share memory.
     """
 
-    def __init__(
-        self, count: int, threads: int, to_resume: str = "", cards: Sequence[torch.device] = ()
-    ) -> None:
+    def __init__(self, count: int, threads: int, to_resume: str = "") -> None:
         self.count = count
-        self._cards = cards
-        self._group: dist.ProcessGroup | None = None
         self.threads = thread_count(threads, count)
         self._to_resume = to_resume
         self._processes: list[Any] = []
@@ -111,7 +95,7 @@ class Ranks:
                     self._start(rank, store)
                 self._wait_for_all()
                 torch.set_num_threads(self.threads)
-                self._group = self._join_watching(store)
+                self._join_watching(store)
                 with _without_tracebacks_of_sharing():
                     yield self
             except (RuntimeError, ConnectionError, EOFError) as error:
@@ -134,19 +118,11 @@ class Ranks:
             Unavailable: the shared memory is too small.
         """
         alone = trainer.process
-        replica = None
-        if self._group is None:
-            share_memory(trainer)
-        else:
-            replica = Replica(self._cards[0], self._group)
-            place_trainer(trainer, SINGLE_PROCESS)  # the other ranks receive it in shared memory, and copy it
-            expect_shared_memory(trainer)
+        share_memory(trainer)
         for connection in self._connections:
             connection.send((trainer, rows_from))
         self._wait_for_all()
-        if replica is not None:
-            place_trainer(trainer, TrainingProcess(replica.device))
-        leader = Leader(self._connections, trainer, rows_from, replica)
+        leader = Leader(self._connections, trainer, rows_from)
         trainer.process = leader
         try:
             yield
@@ -158,7 +134,7 @@ class Ranks:
         """Start a rank. The signals that ask for a stop stay blocked in it: rank 0 answers them."""
         context = processes.get_context("spawn")
         ours, theirs = context.Pipe()
-        arguments = (rank, self.count, self.threads, store, theirs, self._cards)
+        arguments = (rank, self.count, self.threads, store, theirs)
         process = context.Process(target=_follow, args=arguments, name=f"rank {rank}", daemon=True)
         resource_tracker.ensure_running()  # which would unblock the signals when it starts itself
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -185,36 +161,32 @@ class Ranks:
             if told is not None:
                 raise _RankFailed(told)
 
-    def _join_watching(self, store: str) -> dist.ProcessGroup | None:
+    def _join_watching(self, store: str) -> None:
         """Join the process group on a thread, while the calling thread watches whether the other ranks live.
 
         Raises:
             ConnectionError: one has ended.
             RuntimeError: torch cannot make the process group.
         """
-        joined: list[dist.ProcessGroup | Exception | None] = []
+        failures: list[Exception] = []
         finished, finish = processes.get_context("spawn").Pipe(duplex=False)
 
         def join() -> None:
             try:
-                joined.append(_join_group(0, self.count, store, self._cards))
+                _join_group(0, self.count, store)
             except Exception as error:
-                joined.append(error)
+                failures.append(error)
             finish.close()
 
         threading.Thread(target=join, name="ranks meet", daemon=True).start()
         with finished:
             if finished not in wait([finished, *[each.sentinel for each in self._processes]]):
-                joined.append(ConnectionError("a rank has ended before it joined the process group"))
-        group = joined[0]
-        if isinstance(group, Exception):
+                failures.append(ConnectionError("a rank has ended before it joined the process group"))
+        if failures:
             from torch.distributed.distributed_c10d import _world  # torch has no public name for it
 
             _world.group_count = 0  # torch names groups by it, and new ranks count from 0
-            raise group
-        if self._cards:
-            _set_current_card(self._cards[0])  # torch keeps the current card for each thread
-        return group
+            raise failures[0]
 
     def _end(self) -> None:
         for process in self._processes:
@@ -223,9 +195,6 @@ class Ranks:
         for connection in self._connections:
             connection.close()
         if dist.is_initialized():
-            # Destroying NCCL's group waits for the other ranks, which are gone; aborting it does not.
-            if self._group is not None and self._cards[0].type == "cuda":
-                self._group._get_backend(self._cards[0]).abort()
             dist.destroy_process_group()
 
     def _ended(self, told: str) -> str | None:
@@ -281,42 +250,18 @@ def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
     return f"{who} failed" + (f":\n{told.rstrip()}\n" if told else f" with exit code {process.exitcode}")
 
 
-def _join_group(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
-    """Join the process group of all ranks; returns the group of the cards, if there are any."""
+def _join_group(rank: int, count: int, store: str) -> None:
+    """Join the process group of all ranks."""
     from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
 
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        os.environ[name] = LOOPBACK  # neither asks for a password
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK  # gloo asks for no password
     group = FileStore(store, count)
     to_meet = timedelta(seconds=MEET_SECONDS)
     dist.init_process_group("gloo", store=group, rank=rank, world_size=count, timeout=to_meet)
     _set_pg_timeout(LONG)
-    if not cards:
-        return None
-    _set_current_card(cards[rank])
-    made: dist.ProcessGroup
-    if cards[rank] == CPU:
-        made = dist.new_group(backend="gloo")
-    else:
-        made = dist.new_group(backend="nccl", timeout=BETWEEN_CARDS)
-    return made
 
 
-def _set_current_card(card: torch.device) -> None:
-    """Make a card the current one of this thread."""
-    if card.type == "cuda":
-        torch.cuda.set_device(card)
-        prepare(card)
-
-
-def cards_of(count: int) -> tuple[torch.device, ...]:
-    """The card of each rank."""
-    return tuple(torch.device("cuda", rank) for rank in range(count))
-
-
-def _follow(
-    rank: int, count: int, threads: int, store: str, leader: Connection, cards: Sequence[torch.device]
-) -> None:
+def _follow(rank: int, count: int, threads: int, store: str, leader: Connection) -> None:
     """The life of a rank: do what rank 0 says, until it closes the connection."""
     torch.set_num_threads(threads)
     has_joined = False
@@ -324,19 +269,14 @@ def _follow(
     threading.Thread(target=_end_with_rank_0, name="rank 0 lives", daemon=True).start()
     try:
         leader.send(None)
-        group = _join_group(rank, count, store, cards)
+        _join_group(rank, count, store)
         has_joined = True
-        replica = None if group is None else Replica(cards[rank], group)
         while True:
             task, *arguments = leader.recv()
             if isinstance(task, Trainer):
                 trainer = task
-                if replica is not None:
-                    own_memory(trainer)
-                    trainer.process = TrainingProcess(replica.device)  # an error of memory names this device
-                    place_trainer(trainer, trainer.process)
                 (rows_from,) = arguments
-                trainer.process = Rank(rank, count, trainer, rows_from, replica)
+                trainer.process = Rank(rank, count, trainer, rows_from)
                 leader.send(None)
             else:
                 getattr(trainer, task)(*arguments)

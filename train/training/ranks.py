@@ -13,14 +13,10 @@ says which method of their trainers the other ranks call (`lead`). A step:
 Vectors and gradients go through torch.distributed. Parameters and moments are in memory that all ranks share,
 so each part is computed and stored once, and rank 0 has the whole state for a checkpoint at any time. The
 result is that of one process up to rounding; where there is dropout, each rank draws its own.
-
-Ranks on cards have a copy of parameters and moments each, and each steps on all of them; vectors and
-gradients are exchanged between the cards.
 """
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from protos.errors import Unavailable
 from train.data.batches import Batch
@@ -38,8 +34,8 @@ from train.models.encoders import CategoryEncoder, HashedTextEncoder
 from train.models.row_gradients import mark
 from train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from train.models.towers import Inputs, Tower
-from train.training.device import CPU, Rows, TrainingProcess, in_shared_memory
-from train.training.exchange import ReplicatedOptimiser, SharedOptimiser, all_gather_rows
+from train.training.device import Rows, TrainingProcess, in_shared_memory
+from train.training.exchange import SharedOptimiser, all_gather_rows
 from train.training.trainer import Trainer
 from train.training.weight_average import AVERAGE
 
@@ -47,37 +43,18 @@ ROWS_FROM = 1 << 20  # numbers in a table from which on its gradients are exchan
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; containers often limit it
 
 
-@dataclass(frozen=True)
-class Replica:
-    """A copy of towers and optimiser that a rank trains on a device of its own."""
-
-    device: torch.device
-    group: dist.ProcessGroup
-
-
 class Rank(TrainingProcess):
     """One of several processes that train together.
 
     Args:
         trainer: whose towers and optimiser are in shared memory.
-        replica: where this rank has a copy of towers and optimiser, and the group of such ranks.
     """
 
-    def __init__(
-        self, rank: int, count: int, trainer: Trainer, rows_from: int, replica: Replica | None = None
-    ) -> None:
-        super().__init__(replica.device if replica else CPU)
+    def __init__(self, rank: int, count: int, trainer: Trainer, rows_from: int) -> None:
+        super().__init__()
         self.rank = rank
         self.count = count
-        self.updates_average = rank == 0 or replica is not None
-        self._replica = replica
-        self._group = replica.group if replica else None
-        self._tables: list[Tensor] = []
-        if replica is not None:
-            self._optimiser: ReplicatedOptimiser | SharedOptimiser = ReplicatedOptimiser(
-                trainer.optimiser, replica.group
-            )
-            return
+        self.updates_average = rank == 0
         self._tables = [table for table in _tables(trainer.towers) if table.numel() >= rows_from]
         for table in self._tables:
             mark(table)
@@ -98,27 +75,15 @@ class Rank(TrainingProcess):
         if not for_all or len(rows) < self.count:  # then every rank encodes all
             return super().encode(tower, rows, read)
         own = super().encode(tower, rows[self.rank :: self.count], read)
-        return all_gather_rows(own, len(rows), self.count, self._group)
+        return all_gather_rows(own, len(rows), self.count)
 
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> float:
         """Take a step down the gradient of the sum of the ranks' losses; returns the sum."""
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         total = self._optimiser.step(loss.detach())
-        if self._replica is None:
-            dist.barrier()  # the others' parts of the parameters are complete
+        dist.barrier()  # the others' parts of the parameters are complete
         return total
-
-    def follow_buffers(self, towers: Iterable[Tower]) -> None:
-        """Set the buffers of a copy of the towers, such as the radius of an inner product, to rank 0's."""
-        if self._replica is None:
-            return
-        for tower in towers:
-            for each in tower.state_dict(keep_vars=True).values():
-                if not isinstance(each, nn.Parameter):
-                    held = each.cpu()
-                    dist.broadcast(held, 0)
-                    each.copy_(held)
 
     def sum(self, values: Rows) -> Rows:
         """The sum of an int64 array over all ranks."""
@@ -134,14 +99,8 @@ class Rank(TrainingProcess):
 class Leader(Rank):
     """Rank 0, which has a connection to each of the others."""
 
-    def __init__(
-        self,
-        connections: list[Connection],
-        trainer: Trainer,
-        rows_from: int,
-        replica: Replica | None = None,
-    ) -> None:
-        super().__init__(0, len(connections) + 1, trainer, rows_from, replica)
+    def __init__(self, connections: list[Connection], trainer: Trainer, rows_from: int) -> None:
+        super().__init__(0, len(connections) + 1, trainer, rows_from)
         self._connections = connections
 
     def lead(self, task: str, *arguments: Any) -> None:
@@ -153,18 +112,6 @@ class Leader(Rank):
         """Give the tables dense gradients again."""
         for table in self._tables:
             mark(table, sparse=False)
-
-
-def place_trainer(trainer: Trainer, process: TrainingProcess) -> None:
-    """Move towers and optimiser to the device of a process."""
-    process.place_towers(trainer.towers)
-    trainer.optimiser.load_state_dict(trainer.optimiser.state_dict())  # moves it beside the parameters
-
-
-def own_memory(trainer: Trainer) -> None:
-    """Give this process a copy of towers and optimiser that it has received in shared memory."""
-    for each in _tensors(trainer):
-        each.data = each.data.clone()
 
 
 def share_memory(trainer: Trainer) -> None:
@@ -190,11 +137,8 @@ def share_memory(trainer: Trainer) -> None:
 def expect_shared_memory(trainer: Trainer) -> None:
     """Check that shared memory has room for all that ranks exchange in it.
 
-    Shared memory holds the vectors, the towers and the optimiser's state; ranks on cards copy the latter two
-    from there. A process that writes to more memory than there is is ended by SIGBUS.
-
-    Args:
-        trainer: with towers in main memory.
+    Shared memory holds the vectors, the towers and the optimiser's state. A process that writes to more
+    memory than there is is ended by SIGBUS.
 
     Raises:
         Unavailable: there is too little of it.

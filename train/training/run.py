@@ -93,7 +93,7 @@ def fit(
         KeyboardInterrupt: SIGINT asked to stop; the run is marked as killed and can be resumed.
         Terminated: the same by SIGTERM.
         MissingStage: there is nothing to resume.
-        ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
+        ConfigError: this machine lacks the device, or several processes are to train on a card.
         Unavailable: one of several processes has ended, or there is too little memory.
     """
     key = _fingerprint(experiment, dataset)

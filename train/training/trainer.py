@@ -405,11 +405,11 @@ class Trainer:
         if self.process.count == 1:
             return encode(tower, corpus, rows, place)
         index = np.arange(len(corpus)) if rows is None else rows
-        first = encode(tower, corpus, index[:1], place).cpu()
+        first = encode(tower, corpus, index[:1])
         vectors = in_shared_memory(first.new_empty(len(index), first.shape[1]))
         self.process.lead("encode_share", side, rows, vectors)
         self.encode_share(side, rows, vectors)
-        return place(vectors)
+        return vectors
 
     def encode_share(self, side: int, rows: Rows | None, vectors: Tensor) -> None:
         """Encode this process's share of some records, and wait for the others.
@@ -417,14 +417,12 @@ class Trainer:
         Args:
             side: 0 for queries, 1 for items.
             rows: of the records; None for all.
-            vectors: (len(rows), D), filled here; in main memory that all processes share.
+            vectors: (len(rows), D), filled here; in memory that all processes share.
         """
         process, corpus = self.process, (self.queries, self.items)[side]
-        process.follow_buffers(self.towers)
         index = np.arange(len(corpus)) if rows is None else rows
         for block in blocks_of_like_length(corpus, index)[process.rank :: process.count]:
-            found = encode(self.towers[side], corpus, index[block], process.place)
-            vectors[torch.from_numpy(block)] = found.to(vectors.device)
+            vectors[torch.from_numpy(block)] = encode(self.towers[side], corpus, index[block])
         process.wait()
 
     def _mined(self) -> Rows | None:
@@ -432,15 +430,14 @@ class Trainer:
         seed = (self.config.seed, self.state.epoch)
         if self.process.count == 1 or self.objective.hard_negatives is None:
             return self.objective.mine(self._all_vectors, seed)
-        queries, items = (in_shared_memory(each.cpu()) for each in self._all_vectors())
+        queries, items = (in_shared_memory(each) for each in self._all_vectors())
         self.process.lead("mine_share", seed, queries, items)
         return self.mine_share(seed, queries, items)
 
     def mine_share(self, seed: tuple[int, int], queries: Tensor, items: Tensor) -> Rows | None:
         """Mine for this process's share of the pairs; returns the hard negatives of all pairs."""
         share = (self.process.rank, self.process.count)
-        place = self.process.place
-        mined = self.objective.mine(lambda: (place(queries), place(items)), seed, share)
+        mined = self.objective.mine(lambda: (queries, items), seed, share)
         return None if mined is None else self.process.sum(mined)
 
     def _all_vectors(self) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,19 +18,14 @@ from tests.train.training.test_emulated_device import (
     moved,
     trained,
 )
-from tests.train.training.test_rank_copies import an_epoch_ends_alike
-from tests.train.training.test_ranks import CASES, in_doubles, of_people, of_texts
+from tests.train.training.test_ranks import CASES, of_people
 from tests.train.training.test_trainer import Watcher
 from train.training.checkpoint import load_run
 from train.training.device import SINGLE_PROCESS, TrainingProcess
-from train.training.rank_processes import Ranks, cards_of
 from train.training.trainer import Interrupted
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 MPS = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="torch finds no Metal device")
-TWO_CARDS = pytest.mark.skipif(
-    torch.cuda.device_count() < 2, reason="torch finds fewer than two CUDA devices"
-)
 ON_EACH = pytest.mark.parametrize(
     "card", [pytest.param("cuda:0", marks=CUDA), pytest.param("mps", marks=MPS)]
 )
@@ -85,15 +79,3 @@ def test_a_checkpoint_of_a_card_goes_on_on_the_cpu_and_back(card: str, tmp_path:
         assert resumed.state.losses == pytest.approx(whole.state.losses, rel=1e-3)
         for ours, theirs in zip(held(resumed), held(whole), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
-
-
-@TWO_CARDS
-@pytest.mark.parametrize("kind", ["in batch, hard", "labels"])
-def test_two_ranks_on_two_cards_train_as_one_process(kind: str) -> None:
-    with Ranks(2, 1, cards=cards_of(2)).started() as ranks:
-        made: Any = of_texts if kind == "labels" else of_people
-        one, both = (in_doubles(made(CASES.get(kind, IN_BATCH))) for _ in range(2))
-        process = TrainingProcess(cards_of(2)[0])
-        process.place_towers(both.towers)
-        both.process = process
-        an_epoch_ends_alike(ranks, one, both)

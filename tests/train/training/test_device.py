@@ -200,17 +200,16 @@ def cards(monkeypatch: pytest.MonkeyPatch, count: int, metal: bool = False) -> N
     ("asked", "ranks", "count", "metal", "expected"),
     [
         ("auto", 1, 2, True, "cuda:0"),
-        ("auto", 2, 2, False, "cuda:0"),
-        ("auto", 2, 1, False, "cpu"),
+        ("auto", 2, 2, False, "cpu"),
         ("auto", 1, 0, True, "mps"),
         ("auto", 2, 0, True, "cpu"),
         ("auto", 1, 0, False, "cpu"),
         ("cpu", 1, 2, True, "cpu"),
-        ("cuda", 2, 3, False, "cuda:0"),
+        ("cuda", 1, 3, False, "cuda:0"),
         ("mps", 1, 2, True, "mps"),
     ],
 )
-def test_auto_takes_a_card_for_each_rank_then_metal_then_the_cpu(
+def test_auto_takes_a_card_then_metal_then_the_cpu_and_several_ranks_the_cpu(
     asked: Device, ranks: int, count: int, metal: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cards(monkeypatch, count, metal)
@@ -221,7 +220,14 @@ def test_auto_takes_a_card_for_each_rank_then_metal_then_the_cpu(
     ("asked", "ranks", "count", "metal", "expected"),
     [
         ("cuda", 1, 0, False, 'training.device: "cuda", but torch finds no CUDA device'),
-        ("cuda", 3, 2, False, "with 3 ranks needs 3 CUDA devices, one for each rank; torch finds 2"),
+        (
+            "cuda",
+            2,
+            2,
+            False,
+            'training.device: "cuda" trains with one process, not with 2 ranks, which train on the CPU; use '
+            '"cpu" or "auto", or one rank',
+        ),
         ("mps", 1, 0, False, 'training.device: "mps", but torch finds no Metal device'),
         ("mps", 2, 0, True, "trains with one process, not with 2 ranks"),
     ],
