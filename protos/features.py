@@ -1,4 +1,7 @@
-"""How a raw record becomes the input arrays of a tower. Training, export and serving all call this module.
+"""How a raw record becomes the input arrays of a tower.
+
+Export and serving call this module for whole records. Training calls it for categories, numbers, ids and
+times; `train/models/prepared_inputs.py` prepares texts and histories, once, with the same functions below.
 
 A feature spec says which column feeds a tower and how. `TowerInputs.to_arrays` turns columns of raw values
 into the arrays that a tower (torch or ONNX) takes, batch first. Each is named as its feature:

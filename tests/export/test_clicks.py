@@ -20,7 +20,7 @@ from train.evaluation.exact_search import encode
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.models.heads import LogisticHead
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import hashing_of
+from train.models.tower_factory import architecture_of
 from train.training.metric_groups import metrics_of
 from train.training.trained_model import load_model
 
@@ -79,7 +79,7 @@ def served_as_by_torch(clicks: Made) -> None:
     query_tower, item_tower = model.towers
     head = query_tower.head
     assert isinstance(head, LogisticHead)
-    hashing = hashing_of(model.experiment.tower)
+    hashing = architecture_of(model.experiment.tower).hashing()
     pairs = data.parts["test"]
     asked = np.unique(pairs.query)[:40]
     corpus = PreparedInputs(model.schema, "item", data.items, hashing)

@@ -30,6 +30,7 @@ from train.data.dataset import CACHE as DATA
 from train.data.dataset import Dataset, prepare
 from train.data.sources import pydocs
 from train.data.training_data import TrainingData, training_data_of
+from train.models.defaults import from_data
 from train.training.device import SINGLE_PROCESS, TrainingProcess
 from train.training.run import fit
 from train.training.tracking import connect
@@ -144,10 +145,17 @@ def experiment_at(path: Path) -> tuple[Experiment, Dataset]:
     return experiment, prepare(experiment, path.parent, console=Console(file=io.StringIO()))
 
 
+def completed(experiment: Experiment, dataset: Dataset) -> tuple[Experiment, TrainingData]:
+    """An experiment with every key set, and its data as its towers read them."""
+    training_data = training_data_of(dataset, experiment.query, experiment.item)
+    experiment = from_data(experiment, training_data).experiment
+    return experiment, training_data.as_read_by(experiment.query)
+
+
 def started(path: Path, process: TrainingProcess = SINGLE_PROCESS) -> tuple[Model, TrainingData, Any]:
     """An experiment's model at its start, its training_data, and both sides as its towers read them."""
     experiment, dataset = experiment_at(path)
-    training_data = training_data_of(dataset, experiment.query, experiment.item)
+    experiment, training_data = completed(experiment, dataset)
     model, prepared = build_model(experiment, training_data, process=process)
     return model, training_data, prepared
 

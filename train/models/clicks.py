@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.models.encoders import touched
 from train.models.heads import Head
-from train.models.row_gradients import touched
 from train.models.towers import Inputs, Tower
 
 USUAL_SHRINKAGE = 3.0  # start value, in items

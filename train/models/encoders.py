@@ -3,6 +3,10 @@
 The input of a text encoder is either code points (B, L), as in the exported graph, or `TextBags`, which were
 hashed once before training. Both give the same sums. Code points are gathered and summed, because the
 exporter does not handle `embedding_bag`; bags are several times faster on a CPU.
+
+By default the gradient of a table is as large as the table, most of it zeros. That of a marked table is a
+sparse tensor: the distinct rows that a batch looks up, and the gradient of each. `train/training/ranks.py`
+marks tables, for processes exchange such rows; Adam itself needs dense gradients.
 """
 
 from dataclasses import dataclass
@@ -11,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.models.row_gradients import touched
 from train.models.text_hashing import WordHashing, look_up
 
 MAX_OCCURRENCES = 64  # of one n-gram or word in one text; further ones do not count
 MAX_DEVIATIONS = 1000.0  # a number farther from its mean is clipped to avoid overflow
+_MARK = "has_row_gradients"
 
 
 @dataclass(frozen=True)
@@ -173,3 +177,36 @@ class NumberEncoder(nn.Module):
         absent = torch.isnan(number)
         standard = ((number - self.mean) / self.deviation).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
         return torch.cat([torch.where(absent, 0.0, standard), absent.float()], dim=1)
+
+
+def mark(table: Tensor, sparse: bool = True) -> None:
+    """Give a table sparse gradients in this process, or dense ones again."""
+    setattr(table, _MARK, sparse)
+
+
+def is_marked(table: Tensor) -> bool:
+    """Whether the table has sparse gradients."""
+    found: bool = getattr(table, _MARK, False)
+    return found
+
+
+def touched(table: Tensor, rows: Tensor, padding: int | None = None) -> tuple[Tensor, Tensor]:
+    """A table to look rows up in, and the rows: of a marked table the part that is looked up.
+
+    Args:
+        table: (V, H).
+        rows: integers of any shape.
+        padding: a row that gets no gradient.
+
+    Returns:
+        (U, H), the distinct rows, and integers of the shape of `rows` below U; both unchanged if the table is
+        not marked.
+    """
+    if not is_marked(table) or not torch.is_grad_enabled():
+        return table, rows
+    occurs = torch.zeros(len(table), dtype=torch.bool, device=rows.device)
+    occurs[rows.flatten().long()] = True
+    distinct = occurs.nonzero()[:, 0]  # (U,), ascending
+    place = torch.zeros(len(table), dtype=rows.dtype, device=rows.device)
+    place[distinct] = torch.arange(len(distinct), dtype=rows.dtype, device=rows.device)
+    return F.embedding(distinct, table, padding, sparse=True), place[rows.long()]

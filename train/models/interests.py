@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.models.dropout import dropout
-from train.models.row_gradients import touched
-from train.models.sequence_encoders import AttentionEncoder, History, Windows
+from train.models.encoders import touched
+from train.models.sequence_encoders import AttentionEncoder, History, Windows, dropout
 
 
 class InterestsEncoder(nn.Module):

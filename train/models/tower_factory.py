@@ -152,16 +152,6 @@ def architecture_of(config: TowerConfig) -> Architecture[Any]:
     return ARCHITECTURES.find(complete)(complete)
 
 
-def build_towers(config: TowerConfig, schema: Schema) -> Towers:
-    """Query tower and item tower with random weights, drawn from torch's global generator."""
-    return architecture_of(config).build(schema)
-
-
-def hashing_of(config: TowerConfig) -> WordHashing:
-    """The word hashing of both towers."""
-    return architecture_of(config).hashing()
-
-
 def longest_window(schema: Schema) -> int:
     """Positions of the longest window: the longest history, and the empty history before it."""
     lengths = [spec.longest for spec in schema.query.values() if isinstance(spec, HistoryFeature)]

@@ -30,8 +30,7 @@ from protos.errors import Unavailable
 from train.data.batches import Batch
 from train.evaluation.exact_search import encode
 from train.models.clicks import FeedbackEncoder
-from train.models.encoders import CategoryEncoder, HashedTextEncoder
-from train.models.row_gradients import mark
+from train.models.encoders import CategoryEncoder, HashedTextEncoder, mark
 from train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from train.models.towers import Inputs, Tower
 from train.training.device import Rows, TrainingProcess, in_shared_memory

@@ -29,7 +29,7 @@ from train.training.checkpoint import RUN_STATE, load_run
 from train.training.metric_groups import grouped
 from train.training.mixture import drop_useless_coordinates
 from train.training.rank_processes import ranks_of
-from train.training.trained_model import Model, build_model, trainer_of
+from train.training.trained_model import Model, build_model
 from train.training.trainer import Trainer
 
 Vectors = npt.NDArray[np.float32]
@@ -71,7 +71,11 @@ def refit(
     console.print(text, highlight=False, soft_wrap=True)
     model, prepared = build_model(experiment, data, process=trained.process)
     drop_useless_coordinates(model.towers, experiment, data)
-    trainer = trainer_of(model, data, prepared, trained.process)
+    architecture = architecture_of(experiment.tower)
+    shared = architecture.shares_windows
+    trainer = Trainer(
+        model.towers, data, prepared, experiment.loss, experiment.training, shared, trained.process
+    )
     place = folder / REFIT
     place.mkdir(exist_ok=True)
     if (place / RUN_STATE).is_file():
@@ -84,7 +88,7 @@ def refit(
         trainer.refit(callbacks, epochs)
     mlflow.log_metrics(grouped("train", {"refit_s": trainer.state.seconds}))
     trainer.clear_cached_vectors()
-    architecture_of(experiment.tower).fit_unseen(trainer.towers, trainer.items, data.counts())
+    architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     trainer.clear_cached_vectors()
     trainer.item_vectors()  # which fits the radius of the inner product
     return model, trainer

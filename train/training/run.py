@@ -62,7 +62,7 @@ from train.training.tracking import (
     tracked_run,
     unfinished_runs,
 )
-from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, trainer_of
+from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model
 from train.training.trainer import Trainer
 
 STAGE = "fit"
@@ -253,19 +253,21 @@ def _train(
         experiment = chosen.experiment
         data = data.as_read_by(experiment.query)
         model, prepared = build_model(experiment, data, partial(_print, console), process)
-    about = architecture_of(experiment.tower).describe()
+    architecture = architecture_of(experiment.tower)
+    about = architecture.describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
         _print(console, line)
     no_linear_model = drop_useless_coordinates(model.towers, experiment, data)
     for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
         _print(console, f"[yellow]warning:[/yellow] {escape(warning)}")
-    trainer = trainer_of(model, data, prepared, process)
+    shared = architecture.shares_windows
+    trainer = Trainer(model.towers, data, prepared, experiment.loss, experiment.training, shared, process)
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
     else:
         _log_inputs(model, dataset, chosen)
-        if architecture_of(experiment.tower).ranks_untrained:
+        if architecture.ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
     with RunCallbacks(folder, console).watching() as callbacks, contextlib.ExitStack() as stack:
         with callbacks.repeatable():

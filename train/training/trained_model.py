@@ -20,7 +20,6 @@ from train.config import Experiment
 from train.config.losses import learns_from_negatives
 from train.config.removed import RemovedName, without_removed
 from train.data.training_data import TrainingData, has_text
-from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
 from train.models.prepared_inputs import PreparedInputs
 from train.models.text_hashing import HASHING_VERSION
@@ -29,12 +28,10 @@ from train.models.tower_factory import (
     Report,
     Towers,
     architecture_of,
-    build_towers,
     silent,
 )
 from train.training.checkpoint import BEST_TOWERS, load_towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess
-from train.training.trainer import Trainer
 
 ARTIFACTS = "model"
 DESCRIPTION = "description.json"
@@ -66,16 +63,15 @@ def build_model(
 ) -> tuple[Model, tuple[PreparedInputs, PreparedInputs]]:
     """An untrained model, and the encoded queries and items.
 
-    Keys of the experiment that are not set are chosen from the data; the model's experiment holds them all.
     Seeds torch's global generator.
 
     Args:
+        experiment: with every key set, see `from_data`.
+        data: as these features read them, see `TrainingData.as_read_by`.
         report: receives lines about the progress where that takes long.
         process: on whose device the towers are, and their start is computed. Random weights are drawn on the
             CPU, so they are the same on all devices.
     """
-    experiment = from_data(experiment, data).experiment
-    data = data.as_read_by(experiment.query)
     torch.manual_seed(experiment.training.seed)
     training = data.training_values()
     of_all_pairs = data.counts(learns_from_negatives(experiment.loss)).tolist()
@@ -93,24 +89,6 @@ def build_model(
     for tower, side in zip(towers, ("query", "item"), strict=True):
         fit_number_encoders(tower, side, training)  # type: ignore[arg-type]
     return Model(experiment, schema, towers), (queries, items)
-
-
-def trainer_of(
-    model: Model,
-    data: TrainingData,
-    prepared: tuple[PreparedInputs, PreparedInputs],
-    process: TrainingProcess = SINGLE_PROCESS,
-) -> Trainer:
-    """A trainer of a model's towers.
-
-    Args:
-        model: with every key of its experiment set.
-        data: that the model was built from.
-        prepared: the inputs of all queries and of all items, as `build_model` gives them.
-        process: on whose device the towers are.
-    """
-    experiment, windows = model.experiment, architecture_of(model.experiment.tower).shares_windows
-    return Trainer(model.towers, data, prepared, experiment.loss, experiment.training, windows, process)
 
 
 def load_model(run: Run) -> Model:
@@ -142,7 +120,7 @@ def load_model(run: Run) -> Model:
             f"{content.get('hashing', 'unknown')}, now {HASHING_VERSION}); train them again"
         )
     schema = schema.in_folder(folder)
-    towers = build_towers(experiment.tower, schema)
+    towers = architecture_of(experiment.tower).build(schema)
     load_towers(folder / BEST_TOWERS, towers)
     for tower in towers:
         tower.eval()

@@ -30,7 +30,7 @@ from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation.exact_search import encode
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import hashing_of
+from train.models.tower_factory import architecture_of
 from train.training import run as training
 from train.training.metric_groups import metrics_of
 from train.training.refit import vectors_before_refit
@@ -140,7 +140,7 @@ def test_the_vectors_before_the_refit_know_nothing_of_validation(shop: Shop) -> 
     data = training_data_of(shop.dataset, shop.experiment.query, shop.experiment.item)
     rows, _ = data.parts["validation"].by_query()
     model = load_model(shop.plain.run)
-    hashing = hashing_of(model.experiment.tower)
+    hashing = architecture_of(model.experiment.tower).hashing()
     sides: tuple[tuple[Side, Any, Any], ...] = (("item", data.items, None), ("query", data.queries, rows))
     stored = vectors_before_refit(shop.refitted.run)
     for vectors, tower, (side, values, read) in zip(stored, model.towers[::-1], sides, strict=True):

@@ -17,7 +17,7 @@ from export.quantization import round_tables
 from export.quantization.tables import with_stored_tables
 from protos.features import Arrays, CategoryFeature, HistoryFeature, IdFeature, NumberFeature, Schema
 from train.config.towers import ClicksTower
-from train.models.tower_factory import Towers, build_towers
+from train.models.tower_factory import Towers, architecture_of
 from train.models.towers import Tower
 
 CONFIG = ClicksTower("clicks", dimension=5, crosses=True, characters=())
@@ -54,7 +54,7 @@ SIDES: tuple[Side, ...] = ("query", "item")
 def built() -> Towers:
     """Towers away from their start, at which the additive model adds nothing."""
     torch.manual_seed(0)
-    towers = build_towers(CONFIG, SCHEMA)
+    towers = architecture_of(CONFIG).build(SCHEMA)
     with torch.no_grad():
         for parameter in {each for tower in towers for each in tower.parameters()}:
             parameter.add_(0.5 * torch.randn_like(parameter))

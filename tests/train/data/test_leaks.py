@@ -13,6 +13,7 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from protos.errors import ConfigError
+from tests.helpers.stdlib import completed
 from train.config import BaselinesConfig, Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
 from train.data.training_data import training_data_of
@@ -151,7 +152,7 @@ def test_events_of_validation_and_test_change_no_start_and_no_training_value(tmp
     found = []
     for name, rows in (("plain", coin_flips()), ("changed", coin_flips(change))):
         experiment, dataset = built(tmp_path / name, rows)
-        data = training_data_of(dataset, experiment.query, experiment.item)
+        experiment, data = completed(experiment, dataset)
         alone = replace(experiment, baselines=BaselinesConfig(run=("hashed_lr",)))
         model, (_, prepared) = build_model(experiment, data)
         train = data.parts["train"]

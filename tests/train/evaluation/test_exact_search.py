@@ -11,7 +11,7 @@ from tests.helpers.stdlib import started, write_toml
 from train.config.towers import SequenceTower
 from train.evaluation.exact_search import blocks_of_like_length, encode, search
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import architecture_of
 
 TOWER = SequenceTower("sequence", dimension=8, buckets=64, characters=())
 
@@ -41,9 +41,9 @@ def test_encoding_in_blocks_is_encoding(stdlib: Path, tmp_path: Path) -> None:
 def test_records_of_like_length_are_encoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each record has the vector that it has alone, and no block is larger than allowed."""
     data, schema = data_of_people(random_people(40, 40, longest=30), 40), schema_of_people(40, 30)
-    queries = PreparedInputs(schema, "query", data.queries, hashing_of(TOWER))
+    queries = PreparedInputs(schema, "query", data.queries, architecture_of(TOWER).hashing())
     torch.manual_seed(0)
-    tower = build_towers(TOWER, schema)[0]
+    tower = architecture_of(TOWER).build(schema)[0]
     index = np.random.default_rng(0).permutation(len(queries))[:200]
     alone = torch.cat([encode(tower, queries, np.array([row])) for row in index])
     lengths = queries.lengths(index)

@@ -23,7 +23,7 @@ from train.models.sequence_encoders import (
     item_table,
     moments_in_windows,
 )
-from train.models.tower_factory import Towers, architecture_of, build_towers, hashing_of
+from train.models.tower_factory import Towers, architecture_of
 from train.training.trainer import Trainer
 
 ITEMS, LONGEST = 14, 6
@@ -37,6 +37,7 @@ TOWER = SequenceTower(
     age_dropout=0.0,
     characters=(),
 )
+HASHING = architecture_of(TOWER).hashing()
 SCHEMA = schema_of_people(ITEMS, LONGEST, times=True)
 DATA = dated(data_of_people(random_people(9, ITEMS), ITEMS))
 YEAR = 31_557_600
@@ -46,7 +47,7 @@ def towers(ages: bool = True, moved: bool = False, age_dropout: float = 0.0) -> 
     """Towers of one seed; `moved` away from their start, at which ages count for nothing."""
     torch.manual_seed(0)
     config = replace(TOWER, ages=ages, age_dropout=age_dropout if ages else SequenceTower.age_dropout)
-    made = build_towers(config, SCHEMA if ages else schema_of_people(ITEMS, LONGEST))
+    made = architecture_of(config).build(SCHEMA if ages else schema_of_people(ITEMS, LONGEST))
     for name, table in tables(made).items() if moved else ():
         nn.init.normal_(table)
         with torch.no_grad():
@@ -60,11 +61,14 @@ def tables(made: Towers) -> dict[str, nn.Parameter]:
 
 
 def prepared_queries() -> PreparedInputs:
-    return PreparedInputs(SCHEMA, "query", DATA.queries, hashing_of(TOWER))
+    return PreparedInputs(SCHEMA, "query", DATA.queries, HASHING)
 
 
 def trainer(made: Towers, batch_size: int = 14) -> Trainer:
-    prepared = prepared_queries(), PreparedInputs(SCHEMA, "item", DATA.items, hashing_of(TOWER))
+    prepared = (
+        prepared_queries(),
+        PreparedInputs(SCHEMA, "item", DATA.items, HASHING),
+    )
     training = TrainingConfig(epochs=2, batch_size=batch_size)
     return Trainer(made, DATA, prepared, FullSoftmax("full_softmax"), training, shared_windows=True)
 
@@ -143,7 +147,10 @@ def test_at_the_start_and_without_times_the_vectors_are_those_of_the_tower_witho
     every, queries = np.arange(len(prepared_queries())), prepared_queries()
     without = towers(ages=False)[0].eval()
     plain = PreparedInputs(
-        schema_of_people(ITEMS, LONGEST), "query", {"history": DATA.queries["history"]}, hashing_of(TOWER)
+        schema_of_people(ITEMS, LONGEST),
+        "query",
+        {"history": DATA.queries["history"]},
+        HASHING,
     )
     with torch.no_grad():
         expected = without(plain.batch(every))
@@ -233,6 +240,6 @@ def test_a_tower_that_reads_no_times_is_given_none() -> None:
     assert undated.queries["history"][3] == [item for item, _ in DATA.queries["history"][3]] != []
     assert undated.queries["time"] == DATA.queries["time"]
     assert DATA.as_read_by(SCHEMA.query) is DATA
-    batch = PreparedInputs(bare, "query", undated.queries, hashing_of(TOWER)).batch(np.arange(5))
+    batch = PreparedInputs(bare, "query", undated.queries, HASHING).batch(np.arange(5))
     assert [*batch] == ["history"]
     assert {"history", "history__times"} <= {*prepared_queries().batch(np.arange(5))}

@@ -8,7 +8,7 @@ from protos.features import Schema, TextFeature
 from train.config.towers import BagTower
 from train.models.alignment import AlignmentTask, align
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import architecture_of
 from train.models.towers import Tower
 
 SCHEMA = Schema({"text": TextFeature("text", "text", 64)}, {"text": TextFeature("text", "text", 64)})
@@ -30,7 +30,7 @@ def teacher(given: list[str]) -> np.ndarray:
 
 def task(tower: Tower, count: int, seed: int) -> AlignmentTask:
     given = texts(count, seed)
-    inputs = PreparedInputs(SCHEMA, "query", {"text": given}, hashing_of(CONFIG))
+    inputs = PreparedInputs(SCHEMA, "query", {"text": given}, architecture_of(CONFIG).hashing())
     return AlignmentTask(tower, inputs, np.arange(count), teacher(given))
 
 
@@ -42,7 +42,7 @@ def cosine(tower: Tower, of: AlignmentTask) -> float:
 
 def test_a_tower_learns_the_vectors_of_texts_that_it_has_not_seen() -> None:
     torch.manual_seed(0)
-    query, _ = build_towers(CONFIG, SCHEMA)
+    query, _ = architecture_of(CONFIG).build(SCHEMA)
     unseen = task(query, 50, seed=2)
     assert abs(cosine(query, unseen)) < 0.3
     lines: list[str] = []
@@ -56,7 +56,7 @@ def test_a_tower_learns_the_vectors_of_texts_that_it_has_not_seen() -> None:
 def test_two_towers_learn_side_by_side() -> None:
     """They share a table, so one after the other would forget."""
     torch.manual_seed(0)
-    query, item = build_towers(CONFIG, SCHEMA)
+    query, item = architecture_of(CONFIG).build(SCHEMA)
     tasks = [task(query, 600, seed=1), task(item, 600, seed=3)]
     align(tasks, 20, 0)
     assert cosine(query, tasks[0]) > 0.9
@@ -66,7 +66,7 @@ def test_two_towers_learn_side_by_side() -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 3, 9, 10, 11, 20])
 def test_any_number_of_steps_will_do(epochs: int) -> None:
     torch.manual_seed(0)
-    query, _ = build_towers(CONFIG, SCHEMA)
+    query, _ = architecture_of(CONFIG).build(SCHEMA)
     losses = align([task(query, 20, seed=1)], epochs, 0)  # a step an epoch
     assert len(losses) == epochs
     assert np.isfinite(losses).all()
@@ -76,13 +76,13 @@ def test_the_order_follows_from_the_seed() -> None:
     found = []
     for seed in (0, 0, 1):
         torch.manual_seed(0)
-        query, _ = build_towers(CONFIG, SCHEMA)
+        query, _ = architecture_of(CONFIG).build(SCHEMA)
         found.append(align([task(query, 100, seed=1)], 2, seed))
     assert found[0] == found[1] != found[2]
 
 
 def test_training_mode_is_left_as_it_was() -> None:
-    query, _ = build_towers(CONFIG, SCHEMA)
+    query, _ = architecture_of(CONFIG).build(SCHEMA)
     query.eval()
     align([task(query, 20, seed=1)], 1, 0)
     assert not query.training

@@ -21,7 +21,7 @@ from train.config.towers import SequenceTower
 from train.models.cold_start import fit_content_fallback
 from train.models.initialization import fit_number_encoders
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import architecture_of
 from train.models.towers import Tower
 
 KNOWN, NEW, WIDTH, STRENGTH = 30, 6, 4, 2.0
@@ -54,13 +54,13 @@ def fitted(content: dict[str, FeatureSpec], alpha: float) -> tuple[Tower, Prepar
     vocabularies = {"items": tuple(f"i{n}" for n in range(KNOWN))} | {"item.genres": GENRES}
     schema = Schema({"past": HistoryFeature("history")}, {"id": IdFeature("id"), **content}, vocabularies)
     torch.manual_seed(0)
-    _, tower = build_towers(config, schema)
+    _, tower = architecture_of(config).build(schema)
     for parameter in tower.encoders.parameters():
         nn.init.normal_(parameter)
     tower.head = nn.Identity()  # type: ignore[assignment]
     values = {name: each for name, each in values_of().items() if name in schema.item}
     fit_number_encoders(tower, "item", {"query": {}, "item": values})
-    items = PreparedInputs(schema, "item", values, hashing_of(config))
+    items = PreparedInputs(schema, "item", values, architecture_of(config).hashing())
     before = vectors(tower, items)
     fit_content_fallback(tower, items, COUNTS, alpha, STRENGTH)
     return tower, items, before, vectors(tower, items)

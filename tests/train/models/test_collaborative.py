@@ -24,7 +24,7 @@ from train.models.collaborative import (
 )
 from train.models.initialization import initialize_ease
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import Towers, build_towers, hashing_of
+from train.models.tower_factory import Towers, architecture_of
 
 ITEMS = 25
 STRENGTH = 3.0
@@ -142,11 +142,11 @@ def started(
     )
     schema = schema_of_people(ITEMS)
     torch.manual_seed(0)
-    towers = build_towers(config, schema)
+    towers = architecture_of(config).build(schema)
     initialize_ease(towers, data, schema, STRENGTH)
     for tower in towers:
         tower.eval()
-    hashing = hashing_of(config)
+    hashing = architecture_of(config).hashing()
     return (
         towers,
         PreparedInputs(schema, "query", data.queries, hashing),
@@ -196,7 +196,7 @@ def test_factors_by_random_projection_are_nearly_the_best_of_their_rank(
         "sequence", history="sum", latent=latent, dimension=4, regularisation=STRENGTH, latent_scale=1.0
     )
     schema = schema_of_people(count)
-    towers = build_towers(config, schema)
+    towers = architecture_of(config).build(schema)
     initialize_ease(towers, people, schema, STRENGTH)
     query: Any = towers[0].factors["history"]
     item: Any = towers[1].factors["id"]
@@ -215,9 +215,9 @@ def test_items_outside_the_vocabulary_have_zero_factors(data: TrainingData) -> N
     known = tuple(ids_of(ITEMS)[::-1][:20])  # in another order, five of them unknown
     schema = type(schema)(schema.query, schema.item, {"items": known})
     config = SequenceTower("sequence", history="sum", latent=20, dimension=4, latent_scale=1.0)
-    towers = build_towers(config, schema)
+    towers = architecture_of(config).build(schema)
     initialize_ease(towers, data, schema, STRENGTH)
-    items = PreparedInputs(schema, "item", data.items, hashing_of(config))
+    items = PreparedInputs(schema, "item", data.items, architecture_of(config).hashing())
     table: Any = towers[1].factors["id"]
     rows = np.array([int(each[1:]) for each in known])
     weights = ease(interaction_matrix(data)[:, rows], STRENGTH)

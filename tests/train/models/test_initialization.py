@@ -31,7 +31,7 @@ from train.models.initialization import (
     inverse_document_frequency,
 )
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import architecture_of
 from train.models.towers import Tower
 
 TEXT = TextFeature("text", "text")
@@ -50,8 +50,8 @@ def bag(dimension: int, latent: int) -> tuple[tuple[Tower, Tower], PreparedInput
     """Towers on whole words, initialized with `documents`; the queries are their first words."""
     config = BagTower("bag", dimension, latent, orders=(), buckets=4096, item_hidden=0)
     torch.manual_seed(0)
-    towers = build_towers(config, SCHEMA)
-    hashing = hashing_of(config)
+    towers = architecture_of(config).build(SCHEMA)
+    hashing = architecture_of(config).hashing()
     queries = [" ".join(text.split()[:3]) for text in documents()]
     query, item = (
         PreparedInputs(SCHEMA, "query", {"text": queries}, hashing),
@@ -110,7 +110,9 @@ def test_the_first_dimensions_start_as_latent_semantics(dimension: int, latent: 
 
 def test_idf_is_that_of_bm25() -> None:
     config = BagTower("bag", 8, 0, orders=(), buckets=4096)
-    items = PreparedInputs(SCHEMA, "item", {"text": ["one two", "one one", "three", ""]}, hashing_of(config))
+    items = PreparedInputs(
+        SCHEMA, "item", {"text": ["one two", "one one", "three", ""]}, architecture_of(config).hashing()
+    )
     found = inverse_document_frequency(items, 4096)
     seen = {int(round(value, 3) * 1000) for value in found}
     expected = [math.log(1 + (4 - n + 0.5) / (n + 0.5)) for n in (0, 1, 2)]
@@ -152,7 +154,7 @@ def test_known_items_have_enough_training_interactions_most_frequent_first() -> 
 def test_numbers_are_standardised_by_the_rows_that_have_them() -> None:
     number = NumberFeature("number", "n")
     features: dict[str, FeatureSpec] = {"text": TEXT, "age": number, "same": number, "never": number}
-    towers = build_towers(BagTower("bag", 8, 0, buckets=64), Schema({**features}, {**features}))
+    towers = architecture_of(BagTower("bag", 8, 0, buckets=64)).build(Schema({**features}, {**features}))
     values: dict[str, list[Any]] = {"text": [], "age": [1.0, None, 5.0], "same": [2.0, 2.0], "never": [None]}
     fit_number_encoders(towers[0], "query", {"query": values, "item": {}})
     found = {}

@@ -6,10 +6,9 @@ import torch
 from protos.features import SIDES
 from tests.train.models.test_tower_factory import KINDS, SCHEMAS, built, inputs
 from train.config.towers import ClicksTower
-from train.models.encoders import CategoryEncoder, HashedTextEncoder, TextBags
-from train.models.row_gradients import is_marked, mark, touched
+from train.models.encoders import CategoryEncoder, HashedTextEncoder, TextBags, is_marked, mark, touched
 from train.models.text_hashing import WordHashing
-from train.models.tower_factory import build_towers
+from train.models.tower_factory import architecture_of
 from train.models.towers import Tower
 from train.training.ranks import _tables
 
@@ -31,7 +30,7 @@ def gradients(towers: tuple[Tower, Tower], schema: str) -> list[torch.Tensor | N
 def test_gradients_of_marked_tables_are_the_same(kind: str, schema: str) -> None:
     if kind == "clicks":
         torch.manual_seed(0)
-        towers = build_towers(ClicksTower("clicks", dimension=4, buckets=64), SCHEMAS[schema])
+        towers = architecture_of(ClicksTower("clicks", dimension=4, buckets=64)).build(SCHEMAS[schema])
         for tower in towers:
             tower.eval()
     else:

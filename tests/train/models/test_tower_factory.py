@@ -27,7 +27,7 @@ from train.config.towers import (
 from train.models.heads import ItemDotHead, QueryDotHead
 from train.models.interests import largest_products
 from train.models.sequence_encoders import AttentionEncoder, PoolingEncoder
-from train.models.tower_factory import build_towers, longest_window
+from train.models.tower_factory import architecture_of, longest_window
 from train.models.towers import Tower
 
 TEXT = TextFeature("text", "t", max_length=40)
@@ -79,7 +79,7 @@ RECORDS: dict[Side, dict[str, list[Any]]] = {
 def built(kind: str, schema: str) -> tuple[Tower, Tower]:
     """Towers in evaluation mode, with random numbers where they start with zeros."""
     torch.manual_seed(0)
-    towers = build_towers(KINDS[kind], SCHEMAS[schema])
+    towers = architecture_of(KINDS[kind]).build(SCHEMAS[schema])
     for tower in towers:
         for parameter in tower.parameters():
             if parameter.numel() and parameter.abs().max() == 0:
@@ -137,7 +137,7 @@ def test_histories_and_ids_share_the_item_embeddings(kind: str) -> None:
 
 
 def test_a_sum_has_its_own_embeddings_that_start_at_zero() -> None:
-    query, item = build_towers(KINDS["sum"], SCHEMAS["ids"])
+    query, item = architecture_of(KINDS["sum"]).build(SCHEMAS["ids"])
     table: Any = query.encoders["history"].table
     assert table is not item.encoders["id"].table
     assert table.abs().max() == 0
@@ -147,14 +147,14 @@ def test_a_sum_has_its_own_embeddings_that_start_at_zero() -> None:
 def test_the_configuration_selects_the_history_encoder() -> None:
     kinds = {"attention": AttentionEncoder, "sum": PoolingEncoder, "sum and latent": PoolingEncoder}
     for kind, expected in kinds.items():
-        query, _ = build_towers(KINDS[kind], SCHEMAS["ids"])
+        query, _ = architecture_of(KINDS[kind]).build(SCHEMAS["ids"])
         assert isinstance(query.encoders["history"], expected)
         assert not getattr(query.encoders["history"], "mean", False)
 
 
 @pytest.mark.parametrize("kind", ["sum and latent", "attention and latent"])
 def test_factors_are_two_tables_that_are_not_trained(kind: str) -> None:
-    query, item = build_towers(KINDS[kind], SCHEMAS["everything"])
+    query, item = architecture_of(KINDS[kind]).build(SCHEMAS["everything"])
     left, right = query.factors["history"], item.factors["id"]
     assert isinstance(left, PoolingEncoder)
     tables: list[Any] = [left.table, right.table]
@@ -162,7 +162,7 @@ def test_factors_are_two_tables_that_are_not_trained(kind: str) -> None:
     assert [each.shape for each in tables] == [(5, 3), (5, 3)]
     assert not any(each.requires_grad for each in tables)
     assert left.age.requires_grad
-    plain, _ = build_towers(KINDS["attention"], SCHEMAS["everything"])
+    plain, _ = architecture_of(KINDS["attention"]).build(SCHEMAS["everything"])
     assert not plain.factors
 
 
@@ -204,7 +204,7 @@ def test_both_heads_have_one_radius() -> None:
     assert isinstance(item.head, ItemDotHead)
     item.head.radius.fill_(3.5)
     assert float(query.head.radius) == 3.5
-    copy = build_towers(KINDS["attention"], SCHEMAS["ids"])
+    copy = architecture_of(KINDS["attention"]).build(SCHEMAS["ids"])
     for tower, source in zip(copy, (query, item), strict=True):
         tower.load_state_dict(source.state_dict())
     assert copy[0].head.radius is copy[1].head.radius  # also after weights came back

@@ -16,7 +16,7 @@ from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema,
 from train.config.towers import BagTower, DssmTower
 from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import architecture_of
 from train.models.towers import Tower
 
 DSSM = DssmTower("dssm", dimension=6, buckets=512, hidden=(10, 8))
@@ -37,7 +37,7 @@ TEXTS = ["a", "read a file", "the file " * 40, "搜索 引擎", "listen", "x" * 
 def built(config: Config, schema: Schema = SCHEMA) -> tuple[Tower, Tower]:
     """Towers with random numbers where they start with zeros."""
     torch.manual_seed(0)
-    towers = build_towers(config, schema)
+    towers = architecture_of(config).build(schema)
     for tower in towers:
         for parameter in tower.parameters():
             if parameter.abs().max() == 0:
@@ -74,7 +74,7 @@ def test_a_record_does_not_depend_on_other_records(config: Config, texts: list[s
 
 @CONFIGS
 def test_bags_and_code_points_give_the_same_vectors(config: Config) -> None:
-    corpus = PreparedInputs(SCHEMA, "item", {"text": TEXTS}, hashing_of(config))
+    corpus = PreparedInputs(SCHEMA, "item", {"text": TEXTS}, architecture_of(config).hashing())
     for tower in plain(config):
         with torch.no_grad():
             bags = tower(corpus.batch(np.arange(len(TEXTS))))
@@ -83,7 +83,7 @@ def test_bags_and_code_points_give_the_same_vectors(config: Config) -> None:
 
 def test_dssm_is_the_papers_network() -> None:
     tower = plain(DSSM)[1]
-    hashing = hashing_of(DSSM)
+    hashing = architecture_of(DSSM).hashing()
     corpus = PreparedInputs(SCHEMA, "item", {"text": TEXTS}, hashing).texts["text"]
     counts = np.zeros((len(TEXTS), DSSM.buckets))  # the bag of letter trigrams, equation 3
     for n in range(len(TEXTS)):
@@ -99,7 +99,7 @@ def test_dssm_is_the_papers_network() -> None:
 
 
 def test_dssm_widths_are_those_of_the_paper_by_default() -> None:
-    query, item = build_towers(DssmTower("dssm"), SCHEMA)
+    query, item = architecture_of(DssmTower("dssm")).build(SCHEMA)
     for tower in (query, item):
         shapes = [tuple(value.shape) for value in tower.parameters()]
         assert shapes == [(32_768, 300), (300,), (300, 300), (300,), (128, 300), (128,)]
@@ -118,9 +118,9 @@ def test_the_two_towers_are_two_modules() -> None:
 
 def test_the_residual_layer_starts_as_the_identity() -> None:
     torch.manual_seed(0)
-    query, item = build_towers(BAG, SCHEMA)
+    query, item = architecture_of(BAG).build(SCHEMA)
     torch.manual_seed(0)
-    _, bare = build_towers(replace(BAG, item_hidden=0), SCHEMA)
+    _, bare = architecture_of(replace(BAG, item_hidden=0)).build(SCHEMA)
     torch.testing.assert_close(encoded(item, TEXTS), encoded(bare, TEXTS), rtol=0, atol=1e-6)
     assert sum(p.numel() for p in item.parameters()) > sum(p.numel() for p in query.parameters())
 
@@ -151,7 +151,7 @@ def test_every_feature_counts_and_may_be_absent(config: Config) -> None:
 @CONFIGS
 def test_a_text_without_letters_gives_no_tremendous_gradient(config: Config) -> None:
     torch.manual_seed(0)
-    tower = build_towers(config, SCHEMA)[1]
+    tower = architecture_of(config).build(SCHEMA)[1]
     arrays = SCHEMA.side("item").to_arrays({"text": ["-", "read a file"]})
     vectors = tower({name: torch.from_numpy(array) for name, array in arrays.items()})
     (vectors @ torch.ones(config.dimension)).sum().backward()

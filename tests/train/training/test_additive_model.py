@@ -13,16 +13,16 @@ from sklearn.linear_model import LogisticRegression
 
 from protos.features import IdFeature
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
-from tests.helpers.stdlib import experiment_at
+from tests.helpers.stdlib import completed, experiment_at
 from train.config import Experiment
 from train.config.towers import ClicksTower
-from train.data.training_data import Pairs, TrainingData, training_data_of
+from train.data.training_data import Pairs, TrainingData
 from train.evaluation.intervals import Clusters
 from train.evaluation.label_means import UserItemMeans, user_item_means
 from train.models.heads import LogisticHead
 from train.training.additive_model import DEFAULT_WEIGHT, WEIGHTS, Additive, add_additive_model, choose_weight
 from train.training.checkpoint import load_towers, save_towers
-from train.training.trained_model import build_model, trainer_of
+from train.training.trained_model import build_model
 from train.training.trainer import Trainer
 
 
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Training
     toml = toml.replace('kind = "negative_history"', 'kind = "negative_history"\nmax_length = 5')
     (folder / "clicks.toml").write_text(toml)
     experiment, dataset = experiment_at(folder / "clicks.toml")
-    return experiment, training_data_of(dataset, experiment.query, experiment.item)
+    return completed(experiment, dataset)
 
 
 def untrained(experiment: Experiment, data: TrainingData) -> Trainer:
@@ -50,7 +50,7 @@ def untrained(experiment: Experiment, data: TrainingData) -> Trainer:
             for name, each in tower.named_parameters():
                 if "table" in name:
                     each.normal_(0, 0.3)
-    return trainer_of(model, data, prepared)
+    return Trainer(model.towers, data, prepared, experiment.loss, experiment.training)
 
 
 def logits(trainer: Trainer, part: str = "test") -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ from train.config.losses import InBatchSoftmax
 from train.config.towers import BagTower, DssmTower
 from train.data.training_data import Pairs, TrainingData
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import Towers, build_towers, hashing_of
+from train.models.tower_factory import Towers, architecture_of
 from train.training.checkpoint import load_run, load_towers, save_run, save_towers
 from train.training.trainer import Trainer
 
@@ -27,7 +27,7 @@ DSSM = DssmTower("dssm", 8, buckets=64, hidden=(4,))
 
 def towers_of(config: BagTower | DssmTower, seed: int) -> Towers:
     torch.manual_seed(seed)
-    return build_towers(config, SCHEMA)
+    return architecture_of(config).build(SCHEMA)
 
 
 def state(towers: Towers) -> list[torch.Tensor]:
@@ -38,7 +38,7 @@ def trainer_of(config: BagTower | DssmTower, seed: int) -> Trainer:
     texts = {"text": [f"text {n}" for n in range(8)]}
     pairs = Pairs(np.arange(8), np.arange(8), np.ones(8, np.float32))
     data = TrainingData(texts, texts, dict.fromkeys(("train", "validation", "test"), pairs), 8, 8)
-    hashing = hashing_of(config)
+    hashing = architecture_of(config).hashing()
     prepared = PreparedInputs(SCHEMA, "query", texts, hashing), PreparedInputs(SCHEMA, "item", texts, hashing)
     loss = InBatchSoftmax("in_batch_softmax", hard_negatives=1)
     return Trainer(

@@ -39,7 +39,7 @@ from train.data.batches import HistoryBatches
 from train.losses.objective import build_objective
 from train.models.encoders import TextBags
 from train.models.prepared_inputs import PreparedHistories
-from train.models.tower_factory import build_towers
+from train.models.tower_factory import architecture_of
 from train.paths import ROOT
 from train.training.device import (
     SINGLE_PROCESS,
@@ -104,7 +104,7 @@ def test_a_batch_is_placed_whole() -> None:
 
 
 def test_towers_that_share_a_buffer_share_it_on_the_device() -> None:
-    towers = build_towers(ClicksTower("clicks", dimension=8, buckets=64), SCHEMA)
+    towers = architecture_of(ClicksTower("clicks", dimension=8, buckets=64)).build(SCHEMA)
     ELSEWHERE.place_towers(towers)
     query, item = (tower.head.radius for tower in towers)
     assert query is item
@@ -156,7 +156,7 @@ def test_dropout_and_windows_of_histories_stay_on_the_device() -> None:
     assert data.histories is not None
     histories = PreparedHistories(data.histories, data.item_ids, 10)
     for history in ("attention", "sum"):
-        towers = build_towers(SequenceTower("sequence", history=history, **sequence), schema)
+        towers = architecture_of(SequenceTower("sequence", history=history, **sequence)).build(schema)
         ELSEWHERE.place_towers(towers)
         for batch in HistoryBatches(data.parts["train"], histories, 8, shared=True).draw((0, 0)):
             assert batch.spans is not None

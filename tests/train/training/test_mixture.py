@@ -26,7 +26,7 @@ from train.evaluation.ranking import BaselineFitter, rank_by, summed
 from train.metrics import mean, per_query
 from train.models import collaborative
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import architecture_of
 from train.training import mixture, part_weights
 from train.training.checkpoint import load_towers, save_towers
 from train.training.mixture import drop_useless_coordinates, mix
@@ -52,10 +52,10 @@ def untrained(data: TrainingData, linear: int = ITEMS) -> Trainer:
     torch.manual_seed(0)
     config = SequenceTower("sequence", dimension=8, linear=linear)
     schema = schema_of_people(ITEMS)
-    towers = build_towers(config, schema)
+    towers = architecture_of(config).build(schema)
     queries, items = (
-        PreparedInputs(schema, "query", data.queries, hashing_of(config)),
-        PreparedInputs(schema, "item", data.items, hashing_of(config)),
+        PreparedInputs(schema, "query", data.queries, architecture_of(config).hashing()),
+        PreparedInputs(schema, "item", data.items, architecture_of(config).hashing()),
     )
     settings = TrainingConfig(batch_size=100, selection="ndcg_at_10")
     return Trainer(towers, data, (queries, items), FullSoftmax("full_softmax"), settings)

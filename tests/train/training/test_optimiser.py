@@ -6,7 +6,7 @@ import torch
 
 from protos.features import HistoryFeature, IdFeature, Schema, TextFeature
 from train.config.towers import BagTower, DssmTower, SequenceTower
-from train.models.tower_factory import build_towers
+from train.models.tower_factory import architecture_of
 from train.training.optimiser import WEIGHTS_FACTOR, adam, set_learning_rate
 
 TEXT = TextFeature("text", "text")
@@ -15,14 +15,14 @@ SCHEMA = Schema({"text": TEXT}, {"text": TEXT})
 
 def test_every_parameter_is_in_one_group() -> None:
     for config in (BagTower("bag", 16, 0, buckets=64), DssmTower("dssm", 8, buckets=64, hidden=(4,))):
-        towers = build_towers(config, SCHEMA)
+        towers = architecture_of(config).build(SCHEMA)
         grouped = [p for group in adam(towers, 0.1).param_groups for p in group["params"]]
         assert len(grouped) == len({*grouped})
         assert {*grouped} == {p for tower in towers for p in tower.parameters()}
 
 
 def test_tables_and_weights_have_steps_of_their_size() -> None:
-    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    towers = architecture_of(BagTower("bag", 16, 0, buckets=64)).build(SCHEMA)
     deep: Any = towers[1].deep
     rates = {p: group["lr"] for group in adam(towers, 0.1).param_groups for p in group["params"]}
     for tower in towers:
@@ -33,7 +33,7 @@ def test_tables_and_weights_have_steps_of_their_size() -> None:
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
-    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    towers = architecture_of(BagTower("bag", 16, 0, buckets=64)).build(SCHEMA)
     optimiser = adam(towers, 0.1)
     shares = [set_learning_rate(optimiser, step / 20, 10, 20) for step in range(200)]
     top = shares.index(max(shares))
@@ -48,7 +48,7 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
 
 
 def test_the_rate_goes_by_epochs_whatever_their_length() -> None:
-    optimiser = adam(build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA), 0.1)
+    optimiser = adam(architecture_of(BagTower("bag", 16, 0, buckets=64)).build(SCHEMA), 0.1)
     early, late = (
         [set_learning_rate(optimiser, done, 10, steps) for steps in (20, 23)] for done in (0.2, 7.5)
     )
@@ -60,7 +60,7 @@ def test_the_rate_goes_by_epochs_whatever_their_length() -> None:
 def test_what_is_not_learned_has_no_step() -> None:
     features = IdFeature("id"), HistoryFeature("history", max_length=5)
     schema = Schema({"history": features[1]}, {"id": features[0]}, {"items": ("a", "b")})
-    towers = build_towers(SequenceTower("sequence", latent=2), schema)
+    towers = architecture_of(SequenceTower("sequence", latent=2)).build(schema)
     grouped = {p for group in adam(towers, 0.1).param_groups for p in group["params"]}
     fixed: Any = [*towers[0].factors.values(), *towers[1].factors.values()]
     assert not {each.table for each in fixed} & grouped
@@ -69,7 +69,7 @@ def test_what_is_not_learned_has_no_step() -> None:
 
 def test_a_step_moves_every_part() -> None:
     torch.manual_seed(0)
-    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    towers = architecture_of(BagTower("bag", 16, 0, buckets=64)).build(SCHEMA)
     optimiser = adam(towers, 0.1)
     before = [p.clone() for tower in towers for p in tower.parameters()]
     for _ in range(2):  # the first moves only what is behind the zeros

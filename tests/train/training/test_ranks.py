@@ -23,7 +23,7 @@ from train.evaluation.exact_search import BLOCK
 from train.losses.hard_negatives import mine_hard_negatives
 from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import architecture_of
 from train.training import ranks as rank
 from train.training.device import TrainingProcess
 from train.training.rank_processes import Ranks
@@ -65,13 +65,13 @@ def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) 
     pairs = Pairs(query, item, np.linspace(0.5, 2, 38, dtype=np.float32), label)
     parts = dict.fromkeys(("train", "validation", "test"), pairs)
     data = TrainingData({"text": text}, items, parts, 20, ITEMS)
-    hashing = hashing_of(config)
+    hashing = architecture_of(config).hashing()
     prepared = (
         PreparedInputs(TEXTS, "query", data.queries, hashing),
         PreparedInputs(TEXTS, "item", data.items, hashing),
     )
     torch.manual_seed(0)
-    towers = build_towers(config, TEXTS)
+    towers = architecture_of(config).build(TEXTS)
     return Trainer(towers, data, prepared, loss, TrainingConfig(epochs=2, batch_size=batch_size))
 
 
@@ -88,8 +88,8 @@ def of_people(
     if config is None:
         config = SequenceTower("sequence", history=history, dimension=8, buckets=64, **without)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    towers = build_towers(config, schema)
-    hashing = hashing_of(config)
+    towers = architecture_of(config).build(schema)
+    hashing = architecture_of(config).hashing()
     prepared = (
         PreparedInputs(schema, "query", data.queries, hashing),
         PreparedInputs(schema, "item", data.items, hashing),

@@ -20,7 +20,7 @@ from train.data.recency import DAY
 from train.data.training_data import TrainingData
 from train.models.prepared_inputs import PreparedInputs
 from train.models.recent_popularity import EventsByPeriod
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import architecture_of
 from train.training.checkpoint import load_towers, save_towers
 from train.training.part_weights import MIN_USERS
 from train.training.recent_popularity import (
@@ -72,11 +72,13 @@ def untrained(data: TrainingData, **keys: Any) -> Trainer:
     plain = schema_of_people(ITEMS)
     schema = Schema({**plain.query, "time": TimeFeature("time")}, plain.item, plain.vocabularies)
     prepared = (
-        PreparedInputs(schema, "query", data.queries, hashing_of(config)),
-        PreparedInputs(schema, "item", data.items, hashing_of(config)),
+        PreparedInputs(schema, "query", data.queries, architecture_of(config).hashing()),
+        PreparedInputs(schema, "item", data.items, architecture_of(config).hashing()),
     )
     settings = TrainingConfig(batch_size=100, selection="ndcg_at_10")
-    return Trainer(build_towers(config, schema), data, prepared, FullSoftmax("full_softmax"), settings)
+    return Trainer(
+        architecture_of(config).build(schema), data, prepared, FullSoftmax("full_softmax"), settings
+    )
 
 
 def scores(trainer: Trainer) -> torch.Tensor:

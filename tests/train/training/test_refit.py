@@ -33,7 +33,7 @@ from train.evaluation.exact_search import encode
 from train.evaluation.ranking import BaselineFitter, Tuning
 from train.metrics import mean, per_query
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import hashing_of
+from train.models.tower_factory import architecture_of
 from train.training import run as training
 from train.training.checkpoint import RUN_STATE
 from train.training.refit import REFIT, _RefitCallbacks
@@ -142,7 +142,7 @@ def test_the_baselines_of_the_first_fit_are_freed_before_the_refit(
 def read_by(model: Model, made: Made) -> tuple[TrainingData, tuple[PreparedInputs, PreparedInputs]]:
     """The data, and both sides of it as the towers of a model read them."""
     data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
-    schema, hashing = model.schema, hashing_of(model.experiment.tower)
+    schema, hashing = model.schema, architecture_of(model.experiment.tower).hashing()
     return data, (
         PreparedInputs(schema, "query", data.queries, hashing),
         PreparedInputs(schema, "item", data.items, hashing),
@@ -209,7 +209,7 @@ def test_items_without_a_linear_model_have_unit_vectors_too(
         run, _ = training.fit(experiment, dataset, Console(file=io.StringIO()))
         model = load_model(run)
     items = training_data_of(dataset, experiment.query, experiment.item).items
-    inputs = PreparedInputs(model.schema, "item", items, hashing_of(model.experiment.tower))
+    inputs = PreparedInputs(model.schema, "item", items, architecture_of(model.experiment.tower).hashing())
     lengths = encode(model.towers[1], inputs).norm(dim=1)  # by the radius that is stored
     torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
 

@@ -242,7 +242,7 @@ def test_a_baseline_that_does_not_apply_is_named_before_the_first_epoch(
     def start(*_: object) -> None:
         raise Started
 
-    monkeypatch.setattr(training, "trainer_of", start)
+    monkeypatch.setattr(training, "Trainer", start)
     with pytest.raises(Started):
         training._train(tmp_path, start_process(1), asked, dataset, console, resume=False)
     shown = console.file.getvalue()  # type: ignore[attr-defined]

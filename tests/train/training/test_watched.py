@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from protos.errors import DataError
-from tests.helpers.stdlib import Sections, experiment_at
+from tests.helpers.stdlib import Sections, completed, experiment_at
 from tests.helpers.watched import ATTENTION, RATINGS, write_toml
 from tests.train.training.test_trainer import Watcher, history, weights
 from train.config import Experiment
@@ -43,9 +43,8 @@ def toml(films: Path, tmp_path: Path) -> Callable[..., Path]:
 def begun(path: Path) -> tuple[Experiment, TrainingData, Trainer]:
     experiment, dataset = experiment_at(path)
     torch.set_num_threads(1)
-    training_data = training_data_of(dataset, experiment.query, experiment.item)
+    experiment, training_data = completed(experiment, dataset)
     model, prepared = build_model(experiment, training_data)
-    experiment = model.experiment
     shared = architecture_of(experiment.tower).shares_windows
     trainer = Trainer(model.towers, training_data, prepared, experiment.loss, experiment.training, shared)
     return experiment, training_data, trainer
