@@ -24,7 +24,7 @@ from export.bundle_files import ItemColumns, display_text, publish, write_bundle
 from export.bundles import bundle_of_tag, export_metrics
 from export.encoding import ColumnRecords, EncodeWindows, ItemTower, encode_once
 from export.encoding.digests import item_digests
-from export.evaluation import per_query, quality
+from export.evaluation import pair_losses, per_query, quality
 from export.evaluation.hybrid_ranking import HybridRanking
 from export.hybrid.choose import Choice, choose
 from export.hybrid.postings import with_priors
@@ -266,10 +266,14 @@ class _BundleBuilder:
                 self.experiment, self.data, model, rows, self.console, tried, self.choices
             )
             beside = quality.of_label_baselines(metrics_of(self.run))
+            products = quality.inner_products(self.data, model, self.console)
             metrics = quality.evaluate(
-                self.experiment, self.data, model, self.score, self.console, answers, beside
+                self.experiment, self.data, model, self.score, self.console, answers, beside, products
             )
         per_query.save(per_query.measure(self.data, answers[""]), folder)
+        losses = pair_losses.measure(self.data, products, self.score)
+        if losses is not None:
+            pair_losses.save(losses, folder)
         self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
 
     def _write_lexical(

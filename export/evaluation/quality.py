@@ -118,6 +118,7 @@ def evaluate(
     console: Console,
     answers: Mapping[str, Rows] | None = None,
     beside: Mapping[str, float] | None = None,
+    products: Vectors | None = None,
 ) -> dict[str, Any]:
     """Metrics of the served pipeline on the test split.
 
@@ -126,15 +127,16 @@ def evaluate(
     Args:
         answers: the result of `rankings` for the test queries, if known.
         beside: metrics on the same test split that are not measured here (`of_label_baselines`).
+        products: the result of `inner_products`, if known.
     """
 
     def served(rows: Rows) -> Rows:
         return _served(data, model, rows, console)
 
-    def products(pairs: Pairs) -> Vectors:
-        distinct, query = np.unique(pairs.query, return_inverse=True)
-        vectors = encode_queries(model.query, model.inputs, data, distinct, console, "queries")
-        return paired_products(vectors[query], model.items[pairs.item])
+    def of_pairs(_: Pairs) -> Vectors:
+        found = inner_products(data, model, console) if products is None else products
+        assert found is not None  # asked for only if the pairs have both labels
+        return found
 
     queries, relevant = data.parts["test"].by_query()
     known = dict(answers or rankings(experiment, data, model, queries, console))
@@ -146,10 +148,20 @@ def evaluate(
     metrics |= {f"{EXACT}_{k}": v for k, v in mean(per_query(exact, relevant)).items()}
     metrics |= evaluate_cold_items(data, served)
     means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
-    metrics |= evaluate_labels(data, "test", products, score, means)
+    metrics |= evaluate_labels(data, "test", of_pairs, score, means)
     metrics |= {"queries": len(queries), DRAWN: str(clusters_of(data, "test"))}
     metrics[REFITTED] = data.before_refit is not None
     return metrics | {"verdict": verdict(metrics, experiment.training.selection)}
+
+
+def inner_products(data: TrainingData, model: ServedModel, console: Console) -> Vectors | None:
+    """(P,): the inner product of each test pair; None if the pairs do not have both labels."""
+    pairs = data.parts["test"]
+    if not pairs.has_both_labels:
+        return None
+    distinct, query = np.unique(pairs.query, return_inverse=True)
+    vectors = encode_queries(model.query, model.inputs, data, distinct, console, "queries")
+    return paired_products(vectors[query], model.items[pairs.item])
 
 
 def of_label_baselines(metrics: Mapping[str, Any]) -> dict[str, float]:

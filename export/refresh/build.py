@@ -16,7 +16,7 @@ from rich.console import Console
 from export import ann
 from export.bundle_files import write_bundle, write_reports
 from export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
-from export.evaluation import per_query
+from export.evaluation import pair_losses, per_query
 from export.evaluation.quality import encode_queries
 from export.example_queries import example_queries
 from export.hybrid.rebuild import interleaved, rows_of, weights_of_rows, weights_of_texts
@@ -205,6 +205,8 @@ class _Build:
         merged, console = self.inputs.merged, self.console
         found = evaluation.measure(self.query, merged, vectors, parameters, console, lexical)
         per_query.save(found.queries, folder)
+        if found.losses is not None:
+            pair_losses.save(found.losses, folder)
         return found.metrics
 
     def _report(self) -> dict[str, Any]:

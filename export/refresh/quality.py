@@ -25,8 +25,9 @@ from export import ann
 from export.bundles import why_not_comparable
 from export.encoding import ColumnRecords, ItemTower, encode_once
 from export.encoding.digests import Digests, item_digests
-from export.evaluation import per_query, quality
+from export.evaluation import pair_losses, per_query, quality
 from export.evaluation.hybrid_ranking import HybridRanking
+from export.evaluation.pair_losses import PairLosses
 from export.evaluation.per_query import PerQuery
 from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode
@@ -44,7 +45,7 @@ from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
 from train.evaluation.intervals import clusters_of
-from train.evaluation.report import evaluate_ranking
+from train.evaluation.report import evaluate_labels, evaluate_ranking
 from train.metrics import mean
 from train.metrics import per_query as metrics_of
 
@@ -60,10 +61,15 @@ class NotMeasured:
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of the refreshed bundle, for its manifest, and of each query."""
+    """Metrics of the refreshed bundle, for its manifest, and of each query.
+
+    Args:
+        losses: of each labelled pair; None if there are none.
+    """
 
     metrics: dict[str, Any]
     queries: PerQuery
+    losses: PairLosses | None
 
 
 @dataclass(frozen=True)
@@ -148,8 +154,13 @@ class Evaluation:
             encoded = quality.encode_queries(query, inputs, data, rows, console, "queries")
             seen = [each[each < len(items)] for each in data.seen(rows)]
             exact = ann.exact(encoded, items, quality.K, seen)
+            labelled = _with_vectors(data, len(items))
+            products = quality.inner_products(labelled, model, console)
         metrics |= {f"exact_{name}": value for name, value in mean(metrics_of(exact, relevant)).items()}
-        selection = self.experiment.training.selection
+        selection, score = self.experiment.training.selection, self.manifest.score
+        if products is not None:
+            found = products
+            metrics |= evaluate_labels(labelled, "test", lambda _: found, score)
         metrics |= {
             "queries": len(rows),
             "queries_left_out": gone,
@@ -158,7 +169,8 @@ class Evaluation:
             quality.DRAWN: str(clusters_of(data, "test")),
             "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
         }
-        return Measured(metrics, per_query.measure(data, answers))
+        losses = pair_losses.measure(labelled, products, score)
+        return Measured(metrics, per_query.measure(data, answers), losses)
 
     def _evaluated_index(self, lexical: LexicalIndex, columns: _Columns) -> LexicalIndex:
         """The lexical index over the items to evaluate on, by the statistics of the bundle."""
@@ -287,12 +299,11 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], left_out: Rows) -
     """
     parts = {name: each.with_rows(rows) for name, each in data.parts.items()}
     parts["test"] = _without(parts["test"], left_out)
-    histories, queries = data.histories, dict(data.queries)
-    if histories is not None:
-        histories = dataclasses.replace(histories, run=rows[histories.run], ids=ids)
-        queries = {
-            name: histories if isinstance(values, Histories) else values for name, values in queries.items()
-        }
+    queries = {
+        name: _moved(values, rows, ids) if isinstance(values, Histories) else values
+        for name, values in data.queries.items()
+    }
+    histories = None if data.histories is None else _moved(data.histories, rows, ids)
     return dataclasses.replace(
         data,
         queries=queries,
@@ -303,6 +314,19 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], left_out: Rows) -
         histories=histories,
         judged=None,  # a refresh measures the test split alone
     )
+
+
+def _moved(histories: Histories, rows: Rows, ids: list[str]) -> Histories:
+    return dataclasses.replace(histories, run=rows[histories.run], ids=ids)
+
+
+def _with_vectors(data: TrainingData, count: int) -> TrainingData:
+    """The data with the test pairs alone whose items have one of `count` vectors.
+
+    The queries of positive pairs of deleted items are left out already, but not those of negative pairs.
+    """
+    test = data.parts["test"]
+    return dataclasses.replace(data, parts={**data.parts, "test": test.where(test.item < count)})
 
 
 def _without(pairs: Pairs, queries: Rows) -> Pairs:
