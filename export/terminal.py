@@ -218,6 +218,6 @@ def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:
     for each in results:
         gate = gates[each["name"]]
         held = Text("pass", "green") if each["holds"] else Text("refused", "bold red")
-        shown = gate.shown_figure(each["figure"]), gate.shown_bound(each["bound"])
-        table.add_row(gate.title, *shown, held)
+        shown = each.get("shown_bound") or gate.shown_bound(each["bound"])
+        table.add_row(gate.title, gate.shown_figure(each["figure"]), shown, held)
     return table

@@ -80,7 +80,8 @@ def _results(decision: Decision, gates: dict[str, Gate]) -> str:
     for result in decision.results:
         gate = gates[result.name]
         outcome = "pass" if result.holds else "**refuse**"
-        figures = gate.shown_figure(result.figure), gate.shown_bound(result.bound)
+        bound = gate.shown_bound(result.bound, result.lower_is_better)
+        figures = gate.shown_figure(result.figure), bound
         rows.append([gate.title, *figures, outcome, plain(result.text)])
     left_out = decision.measured.get("not_measured", ())
     rows += [[gates[name].title, "–", "–", "not measured", "see what refuses"] for name in left_out]

@@ -70,6 +70,7 @@ class GateResult:
         text: one sentence: what was measured, and the outcome.
         warning: what a person should know although the gate holds; empty if there is nothing.
         change: metric -> mean difference to the champion, which the record keeps for later promotions.
+        lower_is_better: the bound is an upper one, also where other results of the gate have a lower one.
     """
 
     name: str
@@ -79,6 +80,7 @@ class GateResult:
     text: str
     warning: str = ""
     change: Mapping[str, float] = field(default_factory=dict)
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,9 +270,13 @@ class Gate:
         """The figure with its unit; a dash if there is none."""
         return "–" if figure is None else self.shown(figure)
 
-    def shown_bound(self, bound: float) -> str:
-        """The bound with its unit, and on which side of it the figure must be."""
-        return f"{'≥' if self.at_least else '≤'} {self.shown(bound)}"
+    def shown_bound(self, bound: float, lower_is_better: bool = False) -> str:
+        """The bound with its unit, and on which side of it the figure must be.
+
+        Args:
+            lower_is_better: as of the result.
+        """
+        return f"{'≥' if self.at_least and not lower_is_better else '≤'} {self.shown(bound)}"
 
 
 def _versions(challenger: ComparedVersion, champion: ComparedVersion | None) -> dict[str, ComparedVersion]:

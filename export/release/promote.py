@@ -214,7 +214,7 @@ def _summary(result: GateResult) -> dict[str, object]:
         shown = {
             "title": gate.title,
             "shown_figure": gate.shown_figure(result.figure),
-            "shown_bound": gate.shown_bound(result.bound),
+            "shown_bound": gate.shown_bound(result.bound, result.lower_is_better),
         }
     warning = {"warning": result.warning} if result.warning else {}
     change = {"change": dict(result.change)} if result.change else {}

@@ -2,20 +2,32 @@
 
 import shutil
 from argparse import Namespace
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from export import commands
+from export.evaluation import pair_losses
+from export.refresh.refresh import RefreshRequest, refresh
+from export.release import promote as release
+from export.release import registry
+from export.release.gate import Comparison
+from export.release.gates import quality as quality_gate
 from protos import bundle
 from serving.client import Query
+from serving.live.store.store import Store
+from serving.live.store.write_rules import ItemWrite, WriteRequest
 from serving.retrieval.query import example_query
+from tests.helpers import altered, releases
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
+from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.serving.loopback import client_of
-from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at
-from train.data.training_data import training_data_of
+from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
+from train.data.training_data import TrainingData, data_of_kept_towers, training_data_of
 from train.evaluation.exact_search import encode
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.models.heads import LogisticHead
@@ -143,3 +155,74 @@ def test_a_run_has_the_metrics_of_labels_and_a_calibration(clicks: Made) -> None
     assert clicks.run.data.params["calibration.kind"] in ("none", "temperature", "platt")
     best = int(metrics["best_epoch"])
     assert best > 0
+
+
+def judged(clicks: Made, challenger: Path, folder: Path, champion: Path | None = None) -> Any:
+    """The judgement of the gate on quality, and what it records."""
+
+    def data() -> TrainingData:
+        return data_of_kept_towers(clicks.dataset, clicks.experiment)
+
+    sides = altered.side("2", challenger), altered.side("1", champion or clicks.folder)
+    comparison = Comparison(*sides, clicks.experiment, data, Console(quiet=True), folder)
+    return quality_gate.judge(comparison), comparison.quality_change
+
+
+def test_the_stored_losses_are_those_of_the_report(clicks: Made) -> None:
+    found, quality = pair_losses.load(clicks.folder), bundle.read(clicks.folder).quality
+    assert found is not None
+    assert len(found.pairs) == len(np.unique(found.pairs)) == quality["labelled_pairs"]
+    assert found.losses.mean(dtype=np.float64) == pytest.approx(quality["log_loss"], abs=1e-6)
+    assert found.clusters.unit == "users"
+
+
+def test_the_gate_judges_the_log_loss_and_evaluates_older_bundles_again(
+    clicks: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Comparison, "challenger_runs", True)
+
+    def forget(folder: Path) -> None:
+        (folder / bundle.REPORTS / pair_losses.FILE).unlink()
+
+    def spoil(folder: Path) -> None:
+        forget(folder)
+        altered.disturb(folder, share=20)
+
+    loss = bundle.read(clicks.folder).quality["log_loss"]
+    for change, is_again in ((altered.annotate, False), (forget, True)):
+        (result, measured), _ = judged(
+            clicks, altered.altered(clicks.folder, tmp_path / str(is_again), change), tmp_path
+        )
+        assert result.holds and result.figure == 0
+        assert result.text.startswith(f"log loss {loss:.4f} against {loss:.4f}: +0.0000")
+        assert bool(measured["evaluated_anew"]) == is_again
+    (result, _), change = judged(clicks, altered.altered(clicks.folder, tmp_path, spoil), tmp_path)
+    assert not result.holds and result.figure > result.bound
+    assert change["log_loss"] > 0
+
+
+def test_a_refreshed_click_model_is_judged_on_the_pairs_that_are_left(
+    clicks: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'items.db'}"
+    lost = clicks.dataset.items["item_id"][int(clicks.dataset.part("test")["item_row"][0])]
+    with closing(Store.open(url)) as store:
+        store.write([WriteRequest([ItemWrite(lost, True)])])
+    with tracking_copy(clicks, tmp_path):
+        registry.register(clicks.folder)
+        without_processes(World(tmp_path), monkeypatch)
+        release.promote(clicks.experiment, releases.no_data, console, compare=ACCEPT)
+        request = RefreshRequest(clicks.experiment, lambda: clicks.dataset, url, compare=ACCEPT)
+        done = refresh(request, console)
+    assert done.folder is not None
+    own, before = pair_losses.load(done.folder), pair_losses.load(clicks.folder)
+    assert own is not None and before is not None
+    assert 0 < len(own.pairs) < len(before.pairs)
+    quality = bundle.read(done.folder).quality
+    assert quality["labelled_pairs"] == len(own.pairs)
+    assert quality["log_loss"] == pytest.approx(own.losses.mean(dtype=np.float64), abs=1e-6)
+    (result, measured), change = judged(clicks, done.folder, tmp_path)
+    assert result.holds and result.figure == pytest.approx(0, abs=1e-6)
+    assert measured["pairs"] == len(own.pairs)
+    assert f"over {len(own.pairs):,} pairs, lower is better" in result.text
+    assert set(change) >= {"log_loss", "ndcg_at_10"}

@@ -190,11 +190,13 @@ def _unit(data: TrainingData, pairs: Pairs) -> str:
     return data.unit if pairs.user is None else "users"
 
 
-def interval(values: Values, clusters: Clusters, other: Values | None = None, seed: int = 0) -> Interval:
-    """The mean of a metric between 0 and 1, or its mean difference, with the 95 % interval.
+def interval(
+    values: Values, clusters: Clusters, other: Values | None = None, seed: int = 0, highest: float = 1.0
+) -> Interval:
+    """The mean of a metric between 0 and `highest`, or its mean difference, with the 95 % interval.
 
     Args:
-        values: (Q,), of each query.
+        values: (Q,), of each query, or of each pair.
         other: (Q,), the metric of the same queries by another model, that is subtracted.
     """
     values = values.astype(np.float64) - (0.0 if other is None else other.astype(np.float64))
@@ -202,7 +204,7 @@ def interval(values: Values, clusters: Clusters, other: Values | None = None, se
     values = values if clusters.weights is None else values * clusters.weights
     sums, sizes = np.bincount(clusters.of, values), clusters.sizes
     means = [sums[rows].sum(axis=1) / sizes[rows].sum(axis=1) for rows in clusters.draws(seed=seed)]
-    return clusters.interval(mean, np.concatenate(means), 0.0 if other is None else -1.0, 1.0)
+    return clusters.interval(mean, np.concatenate(means), 0.0 if other is None else -highest, highest)
 
 
 def within_standard_error(curve: Mapping[T, Floats], clusters: Clusters) -> list[T]:

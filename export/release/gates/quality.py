@@ -6,13 +6,19 @@ the lower end of the 95 % interval of the mean paired difference. It draws the c
 as users, which one of the two bundles brings (`train/evaluation/intervals.py`). If neither does, single
 queries are drawn, and the result says so.
 
+Towers of labelled data, whose epochs AUC or log loss selects, are judged by their log loss, pair by pair,
+with a margin of its own: the figure is the upper end of the interval of the challenger's loss less the
+champion's, and lower is better. Rankings cannot judge them, since nDCG@10 of a click model is near 0. Where
+a bundle of an earlier version holds no losses of pairs, both are evaluated again. If that fails, or if
+scores are no probabilities, nDCG@10 decides, and the result says so.
+
 A bundle that was refreshed has the champion's towers and other items. Its metrics leave out each query that
 asks for a deleted or an edited item, and so does the comparison. Where the split does not apply to its items
 any more, it has no metrics, and this gate holds: the towers have learned nothing else.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,20 +27,22 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from export.bundles import why_not_comparable
-from export.evaluation import per_query, quality
+from export.evaluation import pair_losses, per_query, quality
+from export.evaluation.pair_losses import PairLosses
 from export.evaluation.per_query import PerQuery
 from export.markdown import plain, table
 from export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult, Judgement, Section
+from export.release.paired_losses import LOG_LOSS, PairedLosses, paired, stored_losses, why_without_losses
 from export.served_model import served_model
 from protos import bundle
 from protos.errors import DataError, TwinspireError
-from train.config import Experiment
+from train.config import Experiment, GatesConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import LABELS
 from train.evaluation.intervals import Clusters, Interval, interval
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
 from train.evaluation.ranking import selection_metric
-from train.metrics import WITH_INTERVAL, metric_label
+from train.metrics import LOWER_IS_BETTER, OF_LABELS, WITH_INTERVAL, as_higher_is_better, metric_label
 
 REFUSED_COLOUR = "#b3362d"
 
@@ -47,12 +55,14 @@ class Evaluated:
         challenger, champion: of each bundle.
         evaluated_again: why they were evaluated again; empty if the bundles hold them.
         left_out: which queries are left out, in words; empty if none is.
+        losses: of labelled pairs, where the experiment is judged by them.
     """
 
     challenger: PerQuery
     champion: PerQuery | None
     evaluated_again: str
     left_out: str = ""
+    losses: PairedLosses = field(default_factory=PairedLosses)
 
     @property
     def clusters(self) -> Clusters:
@@ -63,16 +73,29 @@ class Evaluated:
 
 
 def metric_of(experiment: Experiment) -> str:
-    """The metric that decides."""
+    """The metric of single queries that decides, unless log loss does."""
     asked = experiment.gates.quality_metric
     return selection_metric(experiment) if asked == "selection" else asked
+
+
+def judges_labels(experiment: Experiment) -> bool:
+    """Whether the log loss of labelled pairs decides, if both bundles have it."""
+    return experiment.gates.quality_metric == "selection" and experiment.training.selection in OF_LABELS
+
+
+def bound_of(metric: str, gates: GatesConfig) -> float:
+    """The bound of the difference to the champion: at least 0 where lower is better, at most 0 elsewhere."""
+    return as_higher_is_better(metric, -_margin_of(metric, gates))
+
+
+def _margin_of(metric: str, gates: GatesConfig) -> float:
+    return gates.log_loss_margin if metric == LOG_LOSS else gates.quality_margin
 
 
 def metric_beside_baselines(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
     """The metric by which a model is compared with its baselines.
 
-    AUC and log loss are not means over queries, so two bundles are not compared by them, but a model and its
-    baselines are.
+    Two bundles are compared by log loss where AUC selects, but a model and its baselines by AUC.
 
     Args:
         metrics: of the model.
@@ -90,25 +113,53 @@ def judge(comparison: Comparison) -> Judgement | None:
     try:
         why = refreshed_without_metrics(comparison.challenger, comparison.champion)
         if why:
-            comparison.quality_change = {metric_of(comparison.experiment): 0.0}
+            comparison.quality_change = dict.fromkeys(_shared(comparison), 0.0)
             text = f"not measured: {why}; the towers are those of the champion"
-            return GateResult("quality", None, -comparison.gates.quality_margin, True, text), {"error": text}
+            return _without_figure(text, comparison.experiment, True)
         found = stored(comparison.challenger, comparison.champion)
         if isinstance(found, str):
             if not comparison.challenger_runs:
                 return None
             found = evaluate_again(found, comparison)
+        elif judges_labels(comparison.experiment):
+            losses = _losses(comparison)
+            if losses is None:
+                return None
+            found = replace(found, losses=losses)
     except TwinspireError as error:
-        return _not_evaluated(str(error), comparison.gates.quality_margin)
+        return _without_figure(str(error), comparison.experiment, False)
     except Exception as error:  # errors of ONNX Runtime share no other base class
-        return _not_evaluated(f"cannot be evaluated again: {error}", comparison.gates.quality_margin)
+        return _without_figure(f"cannot be evaluated again: {error}", comparison.experiment, False)
     result, measured = judge_metrics(found, comparison.experiment)
     if "differences" in measured:
         found_differences = measured["differences"].items()
         comparison.quality_change = {name: round(each["mean"], 6) for name, each in found_differences}
     own = comparison.challenger.manifest.quality
     beside = quality.better_baseline(own, metric_beside_baselines(comparison.experiment, own))
-    return replace(result, warning=beside), measured
+    return replace(result, warning="; ".join(filter(None, (result.warning, beside)))), measured
+
+
+def _shared(comparison: Comparison) -> list[str]:
+    """The metrics in which a refreshed bundle that was not measured counts as equal to the champion."""
+    with_losses = judges_labels(comparison.experiment) and not why_without_losses(comparison.challenger)
+    return [metric_of(comparison.experiment), *([LOG_LOSS] if with_losses else [])]
+
+
+def _losses(comparison: Comparison) -> PairedLosses | None:
+    """The losses of pairs beside stored metrics of queries, which stay.
+
+    None if the bundles must be evaluated again and the challenger does not run.
+    """
+    challenger, champion = comparison.challenger, comparison.champion
+    found = stored_losses(challenger, champion, has_same_towers(challenger, champion))
+    if not isinstance(found, str):
+        return found
+    if not comparison.challenger_runs:
+        return None
+    try:
+        return replace(evaluate_again(found, comparison).losses, evaluated_again=found)
+    except Exception as error:  # errors of ONNX Runtime share no other base class
+        return PairedLosses(lacking=f"{found}, and they cannot be evaluated again: {error}")
 
 
 def stored(challenger: ComparedVersion, champion: ComparedVersion | None) -> Evaluated | str:
@@ -175,54 +226,106 @@ def evaluate_again(why: str, comparison: Comparison) -> Evaluated:
         TwinspireError: a bundle cannot be evaluated on these data.
     """
     data, threads = comparison.data(), comparison.experiment.index.threads
-    own = _evaluate(comparison.challenger, data, threads, comparison.console)
-    champion = comparison.champion
-    other = None if champion is None else _evaluate(champion, data, threads, comparison.console)
-    return Evaluated(own, other, why)
+    versions = tuple(comparison.versions.values())
+    found = [_evaluate(each, data, threads, comparison.console) for each in versions]
+    own, other = found[0], found[1] if len(found) > 1 else (None, None)
+    losses = PairedLosses()
+    if judges_labels(comparison.experiment):
+        losses = paired(own[1], other[1], versions)
+    return Evaluated(own[0], other[0], why, losses=losses)
 
 
 def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
     """The result, and the metrics with their differences."""
-    margin, seed = experiment.gates.quality_margin, experiment.gates.seed
-    metric, bound = metric_of(experiment), -margin
-    sides, clusters = {"challenger": found.challenger, "champion": found.champion}, found.clusters
-    means = {name: _means(each) for name, each in sides.items() if each is not None}
-    measured: dict[str, Any] = {
-        "metric": metric,
-        "margin": margin,
-        "queries": len(found.challenger.queries),
-        "drawn": str(clusters),
-        "evaluated_anew": found.evaluated_again,
-        "left_out": found.left_out,
-        "means": means,
-        "intervals": {
-            name: _intervals(each, clusters, seed) for name, each in sides.items() if each is not None
-        },
-    }
+    gates, losses = experiment.gates, found.losses
+    metric = metric_of(experiment) if losses.challenger is None else LOG_LOSS
+    is_lower_better, label = metric in LOWER_IS_BETTER, metric_label(metric)
+    measured = _measured(found, metric, gates)
+    means, lacking = measured["means"], f"; {losses.lacking}, so {label} decides" if losses.lacking else ""
+
+    def result(figure: float | None, holds: bool, text: str, warning: str = "") -> GateResult:
+        bound, text = bound_of(metric, gates), text + lacking
+        return GateResult("quality", figure, bound, holds, text, warning, lower_is_better=is_lower_better)
+
     own = means["challenger"].get(metric)
     if own is None:
-        text = f"the challenger's {metric_label(metric)} is not a number for every query"
-        return GateResult("quality", None, bound, False, text), measured
-    shown = f"{metric_label(metric)} {own:.4f}"
-    if found.champion is None:
-        text = f"{shown}; there is no champion to compare it with"
-        return GateResult("quality", None, bound, True, text), measured  # the bound is one of a difference
-    differences = _differences(found.challenger, found.champion, metric, clusters, seed)
-    if metric not in differences:
-        text = f"{shown}; the champion has no {metric_label(metric)} to compare it with"
-        return GateResult("quality", None, bound, False, text), measured
-    difference = differences[metric]
-    text = f"{shown} against {means['champion'][metric]:.4f}: {difference.text(clusters)}"
-    text += f" over {measured['queries']:,} queries"
-    text += "; the bundles hold no clusters" if clusters.unit == quality.SINGLE else ""
-    text += f"; both evaluated again, because {found.evaluated_again}" if found.evaluated_again else ""
-    text += f"; {found.left_out}" if found.left_out else ""
+        each = "pair" if metric == LOG_LOSS else "query"
+        return result(None, False, f"the challenger's {label} is not a number for every {each}"), measured
+    shown = f"{label} {own:.4f}"
+    if found.champion is None:  # the bound is one of a difference
+        return result(None, True, f"{shown}; there is no champion to compare it with"), measured
+    if metric not in means["champion"]:
+        text = f"{shown}; the champion has no {label} to compare it with"
+        return result(None, False, text), measured
+    differences = _differences(found, metric, gates.seed)
     measured["differences"] = {name: asdict(each) for name, each in differences.items()}
-    return GateResult("quality", difference.low, bound, difference.low >= bound, text), measured
+    difference, champion = differences[metric], means["champion"][metric]
+    clusters, over = found.clusters, f"{measured['queries']:,} queries"
+    if metric == LOG_LOSS:
+        clusters, over = losses.clusters, f"{measured['pairs']:,} pairs, lower is better"
+    text = f"{shown} against {champion:.4f}: {difference.text(clusters)} over {over}"
+    text += "; the bundles hold no clusters" if clusters.unit == quality.SINGLE else ""
+    again = measured["evaluated_anew"]
+    text += f"; both evaluated again, because {again}" if again else ""
+    text += f"; {found.left_out}" if found.left_out else ""
+    figure = difference.high if is_lower_better else difference.low
+    holds = figure <= bound_of(metric, gates) if is_lower_better else figure >= bound_of(metric, gates)
+    return result(figure, holds, text, _wide_margin(metric, champion, found, gates)), measured
 
 
-def _not_evaluated(why: str, margin: float) -> Judgement:
-    return GateResult("quality", None, -margin, False, why), {"error": why}
+def _measured(found: Evaluated, metric: str, gates: GatesConfig) -> dict[str, Any]:
+    """All but the differences.
+
+    Args:
+        metric: that decides.
+    """
+    sides, clusters, losses = _sides(found), found.clusters, found.losses
+    measured: dict[str, Any] = {
+        "metric": metric,
+        "margin": _margin_of(metric, gates),
+        "queries": len(found.challenger.queries),
+        "drawn": str(clusters),
+        "evaluated_anew": found.evaluated_again or losses.evaluated_again,
+        "left_out": found.left_out,
+        "means": {name: _means(each) for name, each in sides.items()},
+        "intervals": {name: _intervals(each, clusters, gates.seed) for name, each in sides.items()},
+    }
+    if losses.challenger is not None:
+        measured |= {"pairs": len(losses.challenger.pairs), "drawn": str(losses.clusters)}
+        for name, each in losses.intervals(gates.seed).items():
+            measured["means"][name][LOG_LOSS] = each.mean
+            measured["intervals"][name] |= each.named(LOG_LOSS)
+    return measured
+
+
+def _wide_margin(metric: str, champion: float, found: Evaluated, gates: GatesConfig) -> str:
+    """A warning where the margin is so wide that the gate refuses next to nothing; empty elsewhere.
+
+    Args:
+        champion: its figure.
+    """
+    margin, label = _margin_of(metric, gates), metric_label(metric)
+    if metric == LOG_LOSS:
+        own, key = found.losses.champions_lead(), "log_loss_margin"
+        what = f"the champion's {label} is {own:.4f} below that of the base rate"
+    else:
+        own, key = champion, "quality_margin"
+        what = f"the champion's {label} is {own:.4f}"
+    if own >= 2 * margin:
+        return ""
+    return f"{what}, less than two margins of {margin:g}, so the gate on quality says little; lower {key}"
+
+
+def _without_figure(text: str, experiment: Experiment, holds: bool) -> Judgement:
+    metric = LOG_LOSS if judges_labels(experiment) else metric_of(experiment)
+    bound, is_lower_better = bound_of(metric, experiment.gates), metric in LOWER_IS_BETTER
+    result = GateResult("quality", None, bound, holds, text, lower_is_better=is_lower_better)
+    return result, {"error": text}
+
+
+def _sides(found: Evaluated) -> dict[str, PerQuery]:
+    bare = {"challenger": found.challenger}
+    return bare if found.champion is None else {**bare, "champion": found.champion}
 
 
 def _means(found: PerQuery) -> dict[str, float]:
@@ -242,24 +345,30 @@ def _intervals(found: PerQuery, clusters: Clusters, seed: int) -> dict[str, floa
     return ends
 
 
-def _differences(
-    own: PerQuery, other: PerQuery, metric: str, clusters: Clusters, seed: int
-) -> dict[str, Interval]:
-    """The paired difference of `metric` and of the main metrics."""
-    return {
-        name: interval(own.metrics[name], clusters, other.metrics[name], seed)
+def _differences(found: Evaluated, metric: str, seed: int) -> dict[str, Interval]:
+    """The paired difference of `metric`, which both have, and of the main metrics."""
+    own, other = found.challenger, found.champion
+    assert other is not None
+    first = {LOG_LOSS: found.losses.difference(seed)} if metric == LOG_LOSS else {}
+    return first | {
+        name: interval(own.metrics[name], found.clusters, other.metrics[name], seed)
         for name in dict.fromkeys((metric, *WITH_INTERVAL))
         if name in _means(own) and name in _means(other)
     }
 
 
-def _evaluate(version: ComparedVersion, data: TrainingData, threads: int, console: Console) -> PerQuery:
+def _evaluate(
+    version: ComparedVersion, data: TrainingData, threads: int, console: Console
+) -> tuple[PerQuery, PairLosses | None]:
     manifest = version.manifest
     _check_features(version, data)
-    data = data.as_read_by(manifest.schema.query)
+    read = data.as_read_by(manifest.schema.query)
     title = f"items by version {version.version}"
     model = served_model(version.folder, manifest, data.items, data.item_ids, threads, console, title)
-    return per_query.measure(data, quality.ranked(data, model, console))
+    # Digests are of the data of both, so that a query has the same one for towers that read no times.
+    products = quality.inner_products(read, model, console)
+    losses = pair_losses.measure(data, products, manifest.score)
+    return per_query.measure(data, quality.ranked(read, model, console)), losses
 
 
 def _check_features(version: ComparedVersion, data: TrainingData) -> None:
@@ -287,7 +396,8 @@ def _text(decision: Decision) -> str:
     baselines = {name: label for name, label in LABELS.items() if f"{name}_ndcg_at_10" in manifest}
     rows = []
     for metric in dict.fromkeys((measured["metric"], *WITH_INTERVAL)):
-        row = [f"**{metric_label(metric)}**" if metric == measured["metric"] else metric_label(metric)]
+        label = metric_label(metric) + (", lower is better" if metric in LOWER_IS_BETTER else "")
+        row = [f"**{label}**" if metric == measured["metric"] else label]
         row += [_with_interval(means[name], metric, measured["intervals"][name]) for name in means]
         if differences:
             each = differences.get(metric)
@@ -295,7 +405,10 @@ def _text(decision: Decision) -> str:
         row += [_with_interval(manifest, f"{name}_{metric}", manifest) for name in baselines]
         rows.append(row)
     heads = ["metric", *means, *(["difference (95 %)"] if differences else []), *baselines.values()]
-    text = f"Means over {measured['queries']:,} test queries, as served, with 95 % intervals: "
+    over = f"{measured['queries']:,} test queries"
+    if "pairs" in measured:
+        over += f", and of log loss over {measured['pairs']:,} labelled pairs"
+    text = f"Means over {over}, as served, with 95 % intervals: "
     text += f"{measured['drawn']} drawn."
     if measured["evaluated_anew"]:
         text += f" Evaluated again on the challenger's data, because {plain(measured['evaluated_anew'])}."
@@ -325,14 +438,16 @@ def _draw(decision: Decision) -> Figure | None:
     if not found or measured["metric"] not in found:
         return None
     deciding, margin = measured["metric"], measured["margin"]
+    is_lower_better = deciding in LOWER_IS_BETTER
+    bound = margin if is_lower_better else -margin
     names = [deciding, *(name for name in found if name != deciding)]
     figure, axes = plt.subplots(figsize=(7.2, 1.3 + 0.42 * len(names)), layout="constrained")
-    axes.axvspan(-margin, 0, color="#eef1f5", zorder=0)
+    axes.axvspan(min(bound, 0), max(bound, 0), color="#eef1f5", zorder=0)
     axes.axvline(0, color=QUIET_COLOUR, linewidth=1)
-    axes.axvline(-margin, color=REFUSED_COLOUR, linestyle="--", linewidth=1)
+    axes.axvline(bound, color=REFUSED_COLOUR, linestyle="--", linewidth=1)
     for place, name in enumerate(names):
         each = found[name]
-        worse = name == deciding and each["low"] < -margin
+        worse = name == deciding and (each["high"] > bound if is_lower_better else each["low"] < bound)
         colour = REFUSED_COLOUR if worse else MODEL_COLOUR if name == deciding else QUIET_COLOUR
         axes.plot(
             [each["low"], each["high"]], [place, place], color=colour, linewidth=2.4 - 0.8 * (place > 0)
@@ -344,20 +459,26 @@ def _draw(decision: Decision) -> Figure | None:
         )
     top = axes.get_xaxis_transform()
     axes.annotate(
-        f"margin −{margin:g} ",
-        (-margin, 0.02),
+        f" margin +{margin:g}" if is_lower_better else f"margin −{margin:g} ",
+        (bound, 0.02),
         xycoords=top,
         fontsize=8,
         color=REFUSED_COLOUR,
-        ha="right",
+        ha="left" if is_lower_better else "right",
     )
     axes.set_yticks(range(len(names)), [metric_label(name) for name in names])
     axes.get_yticklabels()[0].set_fontweight("bold")
     axes.set_ylim(len(names) - 0.4, -0.7)
     axes.margins(x=0.12)
+    of, over = "queries", f"{measured['queries']:,} test queries; {metric_label(deciding)} decides"
+    if is_lower_better:
+        of, over = (
+            "pairs",
+            f"{measured['pairs']:,} labelled pairs; {metric_label(deciding)} decides, lower is better",
+        )
     axes.set(
-        xlabel=f"challenger − champion: mean over queries, 95 % interval, {measured['drawn']} drawn",
-        title=f"Quality on {measured['queries']:,} test queries; {metric_label(deciding)} decides",
+        xlabel=f"challenger − champion: mean over {of}, 95 % interval, {measured['drawn']} drawn",
+        title=f"Quality on {over}",
     )
     style_axes(axes)
     axes.grid(visible=False)
@@ -372,7 +493,8 @@ GATES = (
         judge=judge,
         shown=lambda figure: f"{figure:+.4f}",
         at_least=True,
-        note="The figure of quality is the lower end of the 95 % interval of the paired difference.",
+        note="The figure of quality is the end of the 95 % interval of the paired difference at which the "
+        "challenger is worse: the lower one, or the upper one of log loss, where lower is better.",
         section=Section(
             title="Quality",
             text=_text,

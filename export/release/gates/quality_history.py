@@ -5,8 +5,10 @@ of each champion to the one before, which the record of its promotion holds, is 
 champion. Each difference is of two bundles on the same queries, so the sum needs no split that all champions
 share. On one split, and on the same queries, it is the difference of the means.
 
-The figure is the mean, not the lower end of its interval: it bounds the measured loss of all promotions
+The figure is the mean, not an end of its interval: it bounds the measured loss of all promotions
 together. The best of several champions is partly the luckiest, so an interval would refuse equal bundles.
+
+The metric is the one that `quality` has compared by. Of log loss lower is better, so a sum above 0 is a loss.
 
 A sum ends at a promotion whose record holds no difference by the metric, as those of older programs, and at a
 forced one: a person has accepted that loss. The text says where it ends.
@@ -18,10 +20,11 @@ from typing import Any
 from export.release import audit_log
 from export.release.audit_log import AuditLog
 from export.release.gate import Comparison, Gate, GateResult, Judgement
-from export.release.gates.quality import metric_of
+from export.release.gates.quality import bound_of, judges_labels, metric_of
+from export.release.paired_losses import LOG_LOSS
 from export.release.registry import registry_errors
 from protos.release_records import ReleaseRecord
-from train.metrics import metric_label
+from train.metrics import LOWER_IS_BETTER, as_higher_is_better, metric_label
 
 NAME = "quality_history"
 CHAMPIONS = 10  # the last ones, among them the one now
@@ -35,11 +38,18 @@ def judge(comparison: Comparison) -> Judgement | None:
     Raises:
         Unavailable: the registry does not answer.
     """
-    bound, metric = -comparison.gates.quality_margin, metric_of(comparison.experiment)
     champion, change = comparison.champion, comparison.quality_change
+    is_judged = judges_labels(comparison.experiment) and (change is None or LOG_LOSS in change)
+    metric = LOG_LOSS if is_judged else metric_of(comparison.experiment)
+    bound, is_lower_better = bound_of(metric, comparison.gates), metric in LOWER_IS_BETTER
+
+    def result(figure: float | None, holds: bool, text: str) -> GateResult:
+        return GateResult(
+            NAME, figure, bound, holds, text, change=change or {}, lower_is_better=is_lower_better
+        )
+
     if champion is None:
-        text = "there is no champion to compare it with"
-        return GateResult(NAME, None, bound, True, text), {}
+        return result(None, True, "there is no champion to compare it with"), {}
     if change is None or metric not in change:
         return None
     with registry_errors():
@@ -49,17 +59,19 @@ def judge(comparison: Comparison) -> Judgement | None:
     measured: dict[str, Any] = {"metric": metric, "differences": levels, "end": end}
     if not levels:
         text = f"no champion before version {champion.version} to compare with{end}"
-        return GateResult(NAME, None, bound, True, text, change=change), measured
-    best = min(levels, key=lambda version: levels[version])
+        return result(None, True, text), measured
+    best = min(levels, key=lambda version: as_higher_is_better(metric, levels[version]))
     figure = levels[best]
+    holds = figure <= bound if is_lower_better else figure >= bound
     text = (
         f"{metric_label(metric)} {figure:+.4f} against version {best}, the best of {len(levels)} champions "
         f"before version {champion.version}: {change[metric]:+.4f} against version {champion.version}, which "
-        f"has {earlier[best]:+.4f} against version {best}, as measured at each promotion{end}"
+        f"has {earlier[best]:+.4f} against version {best}, as measured at each promotion"
     )
-    if figure < bound:
+    text += f"{', lower is better' if is_lower_better else ''}{end}"
+    if not holds:
         text += "; train a better one, or promote it with --force and a reason, which ends the sum"
-    return GateResult(NAME, figure, bound, figure >= bound, text, change=change), measured
+    return result(figure, holds, text), measured
 
 
 def differences(log: AuditLog, champion: str, metric: str) -> tuple[dict[str, float], str]:

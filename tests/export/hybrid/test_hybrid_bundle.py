@@ -57,5 +57,5 @@ def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, 
     assert measured is not None
     assert measured.metrics["recall_at_10"].mean() == pytest.approx(quality["recall_at_10"], abs=1e-6)
     # A gate that evaluates the bundle again finds the same, with the weight of the manifest.
-    again = _evaluate(ComparedVersion("1", folder, manifest), data, 1, console)
+    again, _ = _evaluate(ComparedVersion("1", folder, manifest), data, 1, console)
     assert again.metrics["mrr_at_10"].mean() == pytest.approx(quality["mrr_at_10"], abs=1e-6)

@@ -124,6 +124,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "gates.quality_metric: expected one of 'selection', 'recall_at_1'",
     ),
     ({"gates": {"quality_margin": -0.1}}, "gates.quality_margin: expected at least 0 and below 1, got -0.1"),
+    ({"gates": {"log_loss_margin": 1.0}}, "gates.log_loss_margin: expected at least 0 and below 1, got 1.0"),
     ({"gates": {"retriever_p99_ratio": 0}}, "gates.retriever_p99_ratio: expected a number above 0, got 0"),
     ({"gates": {"iterations": 10}}, "gates.iterations: expected at least 100, got 10"),
     ({"gates": {"max_load_seconds": 0}}, "gates.max_load_seconds: expected a number above 0, got 0"),
