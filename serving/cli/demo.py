@@ -57,6 +57,7 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "base_rate": "base rate",
     "itemmean": "item means",
     "user_item": "user + item means",
+    "user_item_knn": "user + item means, item-kNN",
     "hashed_lr": "hashed logistic regression",
     "fm": "factorisation machine",
 }

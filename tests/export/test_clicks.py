@@ -147,7 +147,7 @@ def test_a_run_has_the_metrics_of_labels_and_a_calibration(clicks: Made) -> None
     metrics = metrics_of(clicks.run)
     assert bundle.read(clicks.folder).score.kind == "sigmoid"
     assert metrics["log_loss"] < metrics["base_rate_log_loss"] - 0.05
-    for name in ("base_rate", "itemmean", "user_item", "hashed_lr", "fm"):
+    for name in ("base_rate", "itemmean", "user_item", "user_item_knn", "hashed_lr", "fm"):
         gain = metrics[f"{name}_log_loss_gain"]
         assert gain == pytest.approx(metrics[f"{name}_log_loss"] - metrics["log_loss"], abs=1e-9)
         assert metrics[f"{name}_log_loss_gain_low"] <= gain <= metrics[f"{name}_log_loss_gain_high"]

@@ -1,16 +1,18 @@
 """Baselines that predict labels, fitted on the training pairs and tuned on the validation pairs.
 
-| name        | what it is                                                                     |
-|-------------|--------------------------------------------------------------------------------|
-| `base_rate` | the share of positives in training                                             |
-| `itemmean`  | each item's share of positives, drawn to the share of all                      |
-| `user_item` | log-odds of the item, plus the user's mean residual, drawn to zero             |
-| `hashed_lr` | logistic regression over hashed features of query and item, with their ids     |
-| `fm`        | factorisation machine (Rendle 2010) over the same features                     |
+| name            | what it is                                                                     |
+|-----------------|--------------------------------------------------------------------------------|
+| `base_rate`     | the share of positives in training                                             |
+| `itemmean`      | each item's share of positives, drawn to the share of all                      |
+| `user_item`     | log-odds of the item, plus the user's mean residual, drawn to zero             |
+| `user_item_knn` | the same, plus item-kNN of the residuals of the pair's history                 |
+| `hashed_lr`     | logistic regression over hashed features of query and item, with their ids     |
+| `fm`            | factorisation machine (Rendle 2010) over the same features                     |
 
 `user_item` reads the histories of the towers, where these read positive and negative ones
-(`label_means.py`). `hashed_lr` and `fm` read the user's id and no history. To add a baseline, add a
-`LabelBaseline` to `LABEL_BASELINES`, and its name to `LABEL_BASELINE_NAMES` of `train/config/baselines.py`.
+(`label_means.py`). `user_item_knn` also reads which items are in them (`label_neighbours.py`). `hashed_lr`
+and `fm` read the user's id and no history. To add a baseline, add a `LabelBaseline` to `LABEL_BASELINES`, and
+its name to `LABEL_BASELINE_NAMES` of `train/config/baselines.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,11 +33,10 @@ from train.evaluation.label_means import (
     Floats,
     Predict,
     best_on_validation,
-    both_histories,
     item_means,
-    lowest_loss,
-    user_item_means,
+    user_item,
 )
+from train.evaluation.label_neighbours import histories_of, item_neighbours
 
 Rows = npt.NDArray[np.int64]
 
@@ -52,11 +53,13 @@ class LabelBaseline:
 
     Args:
         name: prefix of its metrics.
+        reads_histories: whether it is left out where queries have none.
     """
 
     name: str
     label: str
     fit: Callable[[Experiment, TrainingData], FittedLabels]
+    reads_histories: bool = False
 
 
 def label_baselines(experiment: Experiment, data: TrainingData) -> dict[str, FittedLabels]:
@@ -67,6 +70,8 @@ def label_baselines(experiment: Experiment, data: TrainingData) -> dict[str, Fit
     found = [each for each in LABEL_BASELINES if experiment.baselines.measures(each.name)]
     if not experiment.tower.predicts_probability:
         found = [each for each in found if each.name == "itemmean"]
+    if not histories_of(experiment.query, data):
+        found = [each for each in found if not each.reads_histories]
     return {each.name: each.fit(experiment, data) for each in found}
 
 
@@ -76,7 +81,8 @@ def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
     if not data.parts["test"].has_both_labels:
         return dict.fromkeys(names, "positive and negative pairs in the test part")
     if experiment.tower.predicts_probability:
-        return {}
+        without = not histories_of(experiment.query, data)
+        return {each.name: "histories" for each in LABEL_BASELINES if each.reads_histories and without}
     needs = 'towers that predict a probability: tower.kind = "clicks"'
     return {name: needs for name in names if name != "itemmean"}
 
@@ -84,22 +90,6 @@ def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
 def _base_rate(experiment: Experiment, data: TrainingData) -> FittedLabels:
     share = float(data.parts["train"].is_positive.mean())
     return FittedLabels(lambda pairs: np.full(len(pairs), share), {})
-
-
-def _user_item(experiment: Experiment, data: TrainingData) -> FittedLabels:
-    """With the events that the towers read, or with all that are known before a pair."""
-    found, histories = [], both_histories(experiment.query, data)
-    for as_read in (True, False) if histories else (False,):
-        means = user_item_means(experiment.query, data, as_read)
-        settings: dict[str, Any] = {
-            "item_smoothing": means.item_smoothing,
-            "smoothing": means.smoothing,
-            "factor": means.factor,
-        }
-        if histories:
-            settings["events"] = "as the towers" if as_read else "all"
-        found.append(FittedLabels(means.predict, settings))
-    return lowest_loss(data, found)
 
 
 def _hashed_lr(experiment: Experiment, data: TrainingData) -> FittedLabels:
@@ -241,7 +231,13 @@ def _train(
 LABEL_BASELINES = (
     LabelBaseline("base_rate", "base rate", _base_rate),
     LabelBaseline("itemmean", "item means", lambda _, data: item_means(data)),
-    LabelBaseline("user_item", "user + item means", _user_item),
+    LabelBaseline("user_item", "user + item means", lambda each, data: user_item(each.query, data)),
+    LabelBaseline(
+        "user_item_knn",
+        "user + item means, item-kNN",
+        lambda each, data: item_neighbours(each.query, data),
+        reads_histories=True,
+    ),
     LabelBaseline("hashed_lr", "hashed logistic regression", _hashed_lr),
     LabelBaseline("fm", "factorisation machine", _fm),
 )

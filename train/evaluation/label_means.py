@@ -92,7 +92,7 @@ def item_means(data: TrainingData) -> FittedLabels:
     """Each item's share of positives, drawn to that of all pairs by a smoothing chosen on validation."""
 
     def fit(smoothing: float) -> Predict:
-        shares = _item_shares(data, smoothing)
+        shares = item_shares(data, smoothing)
         return lambda pairs: shares[pairs.item]
 
     return best_on_validation(data, {"smoothing": SMOOTHINGS}, fit)
@@ -110,7 +110,7 @@ def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_rea
     """
     train = data.parts["train"]
     smoothing = item_means(data).settings["smoothing"]
-    shares = _item_shares(data, smoothing)
+    shares = item_shares(data, smoothing)
     histories = both_histories(query, data)
     sums = _history_sums(histories, shares, as_read) if histories else _training_sums(data, shares)
     rate = float(train.is_positive.mean())
@@ -119,6 +119,22 @@ def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_rea
         for of_user in itertools.product(SMOOTHINGS, USER_FACTORS)
     ]
     return min(tried, key=lambda each: _loss_on_validation(data, each.predict))
+
+
+def user_item(query: Mapping[str, FeatureSpec], data: TrainingData) -> FittedLabels:
+    """The formula with the events that the towers read, or with all that are known before a pair."""
+    found, histories = [], both_histories(query, data)
+    for as_read in (True, False) if histories else (False,):
+        means = user_item_means(query, data, as_read)
+        settings: dict[str, Any] = {
+            "item_smoothing": means.item_smoothing,
+            "smoothing": means.smoothing,
+            "factor": means.factor,
+        }
+        if histories:
+            settings["events"] = "as the towers" if as_read else "all"
+        found.append(FittedLabels(means.predict, settings))
+    return lowest_loss(data, found)
 
 
 def both_histories(
@@ -133,7 +149,7 @@ def both_histories(
     return found if set(found) == set(KINDS) else {}
 
 
-def _item_shares(data: TrainingData, smoothing: float) -> Floats:
+def item_shares(data: TrainingData, smoothing: float) -> Floats:
     """(N,): each item's share of positives in training, drawn to that of all pairs."""
     train = data.parts["train"]
     labels = train.is_positive
@@ -142,13 +158,18 @@ def _item_shares(data: TrainingData, smoothing: float) -> Floats:
     return np.asarray((positives + smoothing * labels.mean()) / (total + smoothing))
 
 
+def first_event(spec: HistoryFeature, values: Histories, as_read: bool) -> npt.NDArray[np.int64]:
+    """(Q,): where in `run` each history begins, of all its events or of the newest, as a tower reads them."""
+    return np.maximum(values.read_from, values.end - spec.longest) if as_read else values.begin
+
+
 def _history_sums(
     histories: Mapping[str, tuple[HistoryFeature, Histories]], shares: Floats, as_read: bool
 ) -> Callable[[Pairs], tuple[Floats, Floats]]:
     sides: list[tuple[Floats, Floats]] = []
     for kind, residuals in zip(KINDS, (1 - shares, -shares), strict=True):
         spec, values = histories[kind]
-        begin = np.maximum(values.read_from, values.end - spec.longest) if as_read else values.begin
+        begin = first_event(spec, values, as_read)
         running = np.concatenate([[0.0], np.cumsum(residuals[values.run])])
         sides.append((running[values.end] - running[begin], (values.end - begin).astype(np.float64)))
     sums, counts = sides[0][0] + sides[1][0], sides[0][1] + sides[1][1]
