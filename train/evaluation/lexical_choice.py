@@ -142,9 +142,9 @@ class FittedLexical:
     texts: Sequence[str]
     settings: LexicalSettings
 
-    def rank(self, queries: Rows, first: Any = None) -> Rows:
-        """Rank the items for query rows (Q,); `first` as of `best_columns`."""
-        return self.model.rank((self.texts[row] for row in queries), max(CUTOFFS), first)
+    def rank(self, queries: Rows) -> Rows:
+        """Rank the items for query rows (Q,)."""
+        return self.model.rank((self.texts[row] for row in queries), max(CUTOFFS))
 
 
 def lexical_baseline(kind: WeightingName, cut: bool) -> Callable[[BaselineFitter], FittedBaseline]:

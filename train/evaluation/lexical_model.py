@@ -20,6 +20,7 @@ from protos.hybrid.term_weights import inverse_frequency, query_factors, text_we
 from protos.lexical import Analyzer, Weighting, runs_of
 
 Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 _BLOCK, _SCORES = 256, 10_000_000  # queries, and scores of all items, at a time
 
 
@@ -95,45 +96,56 @@ class LexicalModel:
         weights = text_weights(self.weighting, idf, counts.data, counts.indices, lengths)
         return scipy.sparse.csr_matrix((weights, counts.indices, counts.indptr), counts.shape)
 
-    def rank(self, queries: Iterable[str], k: int, first: Any = None) -> Rows:
+    def rank(self, queries: Iterable[str], k: int) -> Rows:
         """The best items of each query.
-
-        Args:
-            first: as of `best_columns`.
 
         Returns:
             int64 (Q, min(k, N)) rows of items, best first, of equal ones the first; -1 where no other item
             shares a term with the query.
         """
+        return self.best(queries, k)[0]
+
+    def best(self, queries: Iterable[str], k: int) -> tuple[Rows, Floats]:
+        """The best items of each query as of `rank`, and their scores, float32 of the same shape."""
         factors = self.terms.of(queries)
         factors.data = np.asarray(query_factors(self.weighting.kind, factors.data), np.float32)
-        return best_columns(factors, self.weights, min(k, self.weights.shape[1]), first)
+        return best_columns(factors, self.weights, min(k, self.weights.shape[1]))
 
 
-def best_columns(queries: Any, weights: Any, k: int, first: Any = None) -> Rows:
-    """The columns with the highest scores above 0 in each row of a product of sparse matrices.
+def best_columns(queries: Any, weights: Any, k: int) -> tuple[Rows, Floats]:
+    """The highest values above 0 in each row of a product of sparse matrices, as of `best_of_rows`.
 
     Args:
         queries: (Q, V), CSR.
         weights: (V, N), CSR; not negative.
-        first: (Q, N), CSR of whole numbers. Columns that have one come before all others, those with the
-            highest first, and equal ones by score.
-
-    Returns:
-        int64 (Q, k), best first, of equal ones the first; -1 where there is no other.
     """
     ranked = np.full((queries.shape[0], k), -1, np.int64)
+    scores = np.zeros(ranked.shape, np.float32)
     block = max(1, min(_BLOCK, _SCORES // max(1, weights.shape[1])))
     for at in range(0, len(ranked), block):
-        scores = queries[at : at + block] @ weights
-        if first is not None:
-            scores = scores + first[at : at + block] * (1.0 + scores.data.max(initial=0))
-        for n in range(scores.shape[0]):
-            row = slice(scores.indptr[n], scores.indptr[n + 1])
-            values, columns = scores.data[row], scores.indices[row]
-            if len(values) > k:
-                least = np.partition(values, -k)[-k]
-                values, columns = values[values >= least], columns[values >= least]
-            order = np.lexsort((columns, -values))[:k]
-            ranked[at + n, : len(order)] = columns[order]
-    return ranked
+        rows = slice(at, at + block)
+        ranked[rows], scores[rows] = best_of_rows(queries[rows] @ weights, k)
+    return ranked, scores
+
+
+def best_of_rows(scores: Any, k: int) -> tuple[Rows, Floats]:
+    """The columns of the highest stored values in each row of a sparse matrix, and these values.
+
+    Args:
+        scores: (Q, N), CSR.
+
+    Returns:
+        int64 (Q, k), best first, of equal ones the first; -1 where there is no other. The values float32
+        (Q, k), there 0.
+    """
+    ranked = np.full((scores.shape[0], k), -1, np.int64)
+    found = np.zeros(ranked.shape, np.float32)
+    for n in range(len(ranked)):
+        row = slice(scores.indptr[n], scores.indptr[n + 1])
+        values, columns = scores.data[row], scores.indices[row]
+        if len(values) > k:
+            least = np.partition(values, -k)[-k]
+            values, columns = values[values >= least], columns[values >= least]
+        order = np.lexsort((columns, -values))[:k]
+        ranked[n, : len(order)], found[n, : len(order)] = columns[order], values[order]
+    return ranked, found

@@ -97,7 +97,7 @@ def test_a_word_of_all_of_many_items_takes_little_memory() -> None:
     weights = scipy.sparse.csr_matrix(np.linspace(1, 2, items, dtype=np.float32)[None])
     queries = scipy.sparse.csr_matrix(np.ones((150, 1), np.float32))
     tracemalloc.start()
-    found = best_columns(queries, weights, 3)
+    found, _ = best_columns(queries, weights, 3)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (found == [items - 1, items - 2, items - 3]).all()

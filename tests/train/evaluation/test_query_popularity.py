@@ -1,6 +1,7 @@
-"""The most clicked items of the same query text, then BM25."""
+"""The most clicked items of the same query text, before or among those of a text ranking."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from tests.train.evaluation.test_report import pairs_of
 from train.config import BaselinesConfig, read_experiment
 from train.data.dataset import prepare
 from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import baselines, left_out
+from train.evaluation.baselines import baselines, left_out, query_popularity
+from train.evaluation.baselines.query_popularity import QuerySettings
 from train.evaluation.intervals import clusters_of, interval
+from train.evaluation.lexical_choice import fitted
+from train.evaluation.ranking import BaselineFitter
 from train.evaluation.report import evaluate_ranking
 from train.evaluation.warnings import worse_than_baselines
 from train.metrics import per_query
@@ -35,8 +39,8 @@ def clicked(*clicks: tuple[str, int]) -> TrainingData:
 
 
 def ranked(data: TrainingData) -> list[int]:
-    fitted = baselines(experiment_with(), data)[QUERY_POPULARITY]
-    return [row for row in fitted(np.array([data.query_count - 1]))[0].tolist() if row >= 0]
+    found = baselines(experiment_with(), data)[QUERY_POPULARITY]
+    return [row for row in found(np.array([data.query_count - 1]))[0].tolist() if row >= 0]
 
 
 def test_clicked_items_come_first_by_clicks_and_all_others_by_bm25() -> None:
@@ -72,6 +76,26 @@ def test_negative_impressions_are_no_clicks() -> None:
     assert ranked(replace(data, parts={**data.parts, "train": train}))[:2] == [4, 1]
 
 
+@pytest.mark.parametrize("clicks", [2, 3])
+def test_clicks_are_smoothed_by_text_scores_and_the_clicks_of_each_item(clicks: int) -> None:
+    """Of items that few click after the query, one that suits the text or is popular may come first."""
+    data = clicked(*[("shoe", 3)] * clicks, ("shoe", 4), ("red", 0), ("red", 0), ("red", 0))
+    settings = QuerySettings("tfidf", weight=2.0, power=2.0, popularity=0.5)
+    fitter = BaselineFitter(experiment_with(), data, choices={"query popularity": settings})
+    text = fitted(fitter, "tfidf", cut=True)
+    rows, scores = text.model.best(["shoe"], len(ITEMS))
+    prior = np.zeros(len(ITEMS))
+    prior[rows[rows >= 0]] = scores[rows >= 0].astype(np.float64) ** 2
+    prior *= np.sqrt(data.counts() + 1)
+    total = 2.0 * prior / prior.sum() + [0, 0, 0, clicks, 1]
+    expected = [row for row in np.argsort(-total, kind="stable").tolist() if total[row]]
+    baseline = query_popularity.BASELINE.fit(fitter)
+    assert baseline.settings == vars(settings)
+    found = baseline(np.array([data.query_count - 1]))[0]
+    assert found[found >= 0].tolist() == expected
+    assert expected.index(1) < expected.index(4)  # the shoe that nobody clicked after this query
+
+
 def test_it_is_left_out_where_no_query_text_of_validation_or_test_was_in_training() -> None:
     data = clicked(("shoes", 3), ("hat", 4))
     assert QUERY_POPULARITY not in baselines(experiment_with(), data)
@@ -91,6 +115,36 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingData]:
     experiment = read_experiment(path)
     dataset = prepare(experiment, folder, cache=folder / "cache", console=Console(quiet=True))
     return path, training_data_of(dataset, experiment.query, experiment.item)
+
+
+def test_validation_chooses_the_text_ranking_behind_the_clicks() -> None:
+    """Of words without their last letter BM25 knows nothing."""
+    words = ["".join(letters) for letters in product("bdf", "aeiou", "klm", "aeiou", "ng")][::9]
+    data = data_of(words, [*(word[:-1] for word in words), words[0]], [*range(len(words)), 0])
+    known = pairs_of([len(words)], [0])
+    data = replace(data, parts={**data.parts, "train": known}, query_words=word_numbers(data.queries["text"]))
+    found = baselines(experiment_with(), data)[QUERY_POPULARITY]
+    assert found.settings["fallback"] == "tfidf"
+    queries, relevant = data.parts["test"].by_query()
+    assert per_query(found(queries), relevant)["ndcg_at_10"].mean() > 0.9
+
+
+def test_validation_chooses_to_smooth_clicks() -> None:
+    """One click after a query says less than many after other queries on another item of the same words."""
+    nouns = range(40)
+    items = [f"noun{noun} style{style}" for noun in nouns for style in range(3)]
+    asked = [(f"noun{noun}", 3 * noun) for noun in nouns]
+    asked += [(f"style1 noun{noun}", 3 * noun + 1) for noun in nouns for _ in range(5)]
+    texts, clicks = zip(*asked, strict=True)
+    data = data_of(items, texts, clicks)
+    train, later = data.parts["test"], pairs_of([*nouns], [3 * noun + 1 for noun in nouns])
+    parts = {**data.parts, "train": train, "validation": later, "test": later}
+    data = replace(data, parts=parts, query_words=word_numbers(texts))
+    fitter = BaselineFitter(experiment_with(), data)
+    assert query_popularity.BASELINE.fit(fitter)(np.arange(40))[:, 0].tolist() == later.item.tolist()
+    choices = {"query popularity": QuerySettings()}
+    before = query_popularity.BASELINE.fit(BaselineFitter(experiment_with(), data, choices=choices))
+    assert before(np.arange(40))[:, 0].tolist() == [3 * noun for noun in nouns]
 
 
 def test_a_model_that_is_better_than_bm25_alone_is_told_to_be_worse(
