@@ -50,7 +50,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
         "tracking_uri": uri,
         "split_hash": dataset.split_hash,
         "metrics": metrics_of(run),
-        "drawn": drawn_of(run),
+        **drawn_of(run),
         "baselines": chosen_settings(run),
         "warnings": warnings_of(run),
     }

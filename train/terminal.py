@@ -32,10 +32,10 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     rows = metric_rows(metrics)
     show_labels(metrics, console, is_first=True)
     console.print(metric_table("test, exact search", metrics, names))
-    with_labels = (*probability_rows(metrics), *rows)
-    if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in with_labels))):
-        text = f"two-tower, 95 % intervals, {result['drawn']} drawn: {intervals}"
-        console.print(text, highlight=False, soft_wrap=True)
+    for drawn, group in (("drawn_pairs", probability_rows(metrics)), ("drawn", rows)):
+        if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in group))):
+            text = f"two-tower, 95 % intervals, {result[drawn]} drawn: {intervals}"
+            console.print(text, highlight=False, soft_wrap=True)
     differences = ((name, _difference(metrics, name)) for name in rows)
     if shown := ", ".join(f"{metric_label(name)} {lead}" for name, lead in differences if lead):
         text = f"difference to the best baseline, 95 % intervals, {result['drawn']} drawn: {shown}"

@@ -23,7 +23,7 @@ from protos.search import paired_products
 from train.config import Experiment
 from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
-from train.evaluation.intervals import Interval, clusters_of
+from train.evaluation.intervals import DRAWN, DRAWN_PAIRS, Interval, drawn_in
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.label_means import item_means
 from train.evaluation.ranking import BaselineFitter
@@ -42,7 +42,6 @@ Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 K = max(CUTOFFS)
 FIRST = 10  # items in a typical request
-DRAWN = "drawn"  # what the intervals of the test part draw, such as "214 modules"
 REFITTED = "refitted"  # whether the towers have learned from the validation pairs, too
 SINGLE = "single queries"  # what the intervals of older bundles draw, which do not say it
 EXACT = "exact"  # search over the vectors of the bundle, without its index
@@ -149,7 +148,7 @@ def evaluate(
     metrics |= evaluate_cold_items(data, served)
     means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
     metrics |= evaluate_labels(data, "test", of_pairs, score, means)
-    metrics |= {"queries": len(queries), DRAWN: str(clusters_of(data, "test"))}
+    metrics |= {"queries": len(queries), **drawn_in(data, "test")}
     metrics[REFITTED] = data.before_refit is not None
     return metrics | {"verdict": verdict(metrics, experiment.training.selection)}
 
@@ -262,7 +261,7 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
     lead = _lead(metrics, best, metric)
     if lead is None:
         return f"{label} {model:.3f}, {LABELS[best]} {baseline:.3f}, without an interval of the difference"
-    figures = lead.text(metrics.get(DRAWN, SINGLE))
+    figures = lead.text(_drawn(metrics, metric))
     if lead.is_better:
         return f"better than {LABELS[best]} at {label}: {model:.3f} against {baseline:.3f}, {figures}"
     if lead.is_worse:
@@ -285,11 +284,17 @@ def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
         is_better = as_higher_is_better(metric, model) < as_higher_is_better(metric, baseline)
         figures = "without an interval of the difference"
     else:
-        is_better, figures = lead.is_worse, lead.text(metrics.get(DRAWN, SINGLE))
+        is_better, figures = lead.is_worse, lead.text(_drawn(metrics, metric))
     if not is_better:
         return ""
     figures = f"{baseline:.4f} against {model:.4f} as served, {figures}"
     return f"better baseline on the test split: {LABELS[best]}, {metric_label(metric)} {figures}"
+
+
+def _drawn(metrics: Mapping[str, Any], metric: str) -> str:
+    """What the interval of a metric draws; the bundles of before name the clusters of queries alone."""
+    drawn = metrics.get(DRAWN, SINGLE)
+    return str(metrics.get(DRAWN_PAIRS, drawn) if metric in OF_LABELS else drawn)
 
 
 def _lead(metrics: Mapping[str, Any], baseline: str, metric: str) -> Interval | None:

@@ -44,7 +44,7 @@ from train.config import Experiment
 from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
-from train.evaluation.intervals import clusters_of
+from train.evaluation.intervals import DRAWN, clusters_of
 from train.evaluation.report import evaluate_labels, evaluate_ranking
 from train.metrics import mean
 from train.metrics import per_query as metrics_of
@@ -166,7 +166,7 @@ class Evaluation:
             "queries_left_out": gone,
             "evaluated_text": self.dataset.report["evaluated_text"],
             quality.REFITTED: self.manifest.quality.get(quality.REFITTED, False),
-            quality.DRAWN: str(clusters_of(data, "test")),
+            DRAWN: str(clusters_of(data, "test")),
             "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
         }
         losses = pair_losses.measure(labelled, products, score)

@@ -150,7 +150,10 @@ def _quality(metrics: Mapping[str, Any]) -> str:
         of_labels = {f"{name}_": label for name, label in LABELS.items() if f"{name}_auc" in metrics}
         parts.append(_figures(metrics, labels, {"": "served", **of_labels}))
     parts.append(_figures(metrics, rows, names))
-    parts += [f"95 % intervals, {_plain(metrics['drawn'])} drawn."] if metrics.get("drawn") else []
+    if metrics.get("drawn"):
+        labelled = metrics.get("drawn_pairs")
+        of_labels = f"; of AUC and log loss, {_plain(labelled)}" if labelled else ""
+        parts.append(f"95 % intervals, {_plain(metrics['drawn'])} drawn{of_labels}.")
     parts += [REFIT] if metrics.get("refitted") else []
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
     return "\n\n".join(parts)

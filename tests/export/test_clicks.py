@@ -125,6 +125,8 @@ def test_a_bundle_is_compared_with_the_best_of_all_baselines_of_labels(clicks: M
     assert best in quality["verdict"]
     assert f"{losses[best]:.3f}" in quality["verdict"]
     assert "user_item_log_loss" in quality
+    assert f"{quality['drawn_pairs']} drawn" in quality["verdict"]
+    assert quality["drawn_pairs"] == clicks.run.data.params["evaluation.drawn_pairs"] != quality["drawn"]
     of_labels = {name for name in quality if name.endswith(("auc", "log_loss"))}
     arguments = Namespace(config=clicks.config, bundle=clicks.folder, runs=None)
     with tracking_at(clicks.uri):

@@ -20,6 +20,7 @@ FILMS: dict[str, float] = {
     **{f"ease_{name}": 0.2 for name in SHOWN},
 }
 RESULT = {"run_id": "abc", "reused": False, "baselines": {}, "warnings": [], "drawn": "7 users"}
+RESULT |= {"drawn_pairs": "9 users"}  # a user without a positive pair has no query to rank for
 
 
 def shown(metrics: dict[str, float], **more: Any) -> list[str]:
@@ -132,8 +133,10 @@ def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
     assert table[2] == "item means 0.6250 0.5625 +0.1250 +0.0625 (+0.0312 to +0.0938)".split()
     assert lines[4].lstrip().startswith("test, exact search")
     of_labels = {"auc_low": 0.7, "auc_high": 0.8, "log_loss_low": 0.25, "log_loss_high": 0.75}
-    found = "AUC 0.7000 to 0.8000, log loss 0.2500 to 0.7500, nDCG@10"
-    assert any(f"7 users drawn: {found}" in line for line in shown(FILMS | cold | of_labels))
+    found = "AUC 0.7000 to 0.8000, log loss 0.2500 to 0.7500"
+    lines = shown(FILMS | cold | of_labels)
+    assert f"two-tower, 95 % intervals, 9 users drawn: {found}" in lines
+    assert "two-tower, 95 % intervals, 7 users drawn: nDCG@10 0.1250 to 0.5000" in lines
     del cold["log_loss"], cold["ece"]  # of other towers the rankings come first
     assert shown(FILMS | cold)[-2].split() == ["two-tower", "0.7500"]
 

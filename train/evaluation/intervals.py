@@ -34,6 +34,7 @@ T = TypeVar("T")
 Values = npt.NDArray[np.floating[Any]]
 DRAWS = 2000
 LEAST_SHOWN = 0.001  # two figures that are closer look the same with three digits
+DRAWN, DRAWN_PAIRS = "drawn", "drawn_pairs"  # names of what `drawn_in` returns
 NORMAL = 1.959964  # quantile .975 of the normal distribution
 _BLOCK = 2_000_000  # numbers that are drawn at a time
 
@@ -184,6 +185,19 @@ def pair_clusters_of(data: TrainingData, part: str) -> Clusters:
     """The clusters of the pairs of a part, positive and negative."""
     pairs = data.parts[part]
     return Clusters.by(pairs.clusters, len(pairs), _unit(data, pairs), "pairs")
+
+
+def drawn_in(data: TrainingData, part: str) -> dict[str, str]:
+    """What the intervals of a part draw, such as "214 modules".
+
+    Returns:
+        `drawn` of rankings, and of metrics of labels `drawn_pairs`, where there are any: a user without a
+        positive pair has no query to rank for.
+    """
+    found = {DRAWN: str(clusters_of(data, part))}
+    if data.parts[part].has_both_labels:
+        found[DRAWN_PAIRS] = str(pair_clusters_of(data, part))
+    return found
 
 
 def _unit(data: TrainingData, pairs: Pairs) -> str:

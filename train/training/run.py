@@ -28,7 +28,7 @@ from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
 from train.evaluation.baselines import baselines, left_out
-from train.evaluation.intervals import Interval, clusters_of, interval
+from train.evaluation.intervals import Interval, clusters_of, drawn_in, interval
 from train.evaluation.labelled_metrics import Bin
 from train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
 from train.evaluation.report import JUDGED, evaluate_cold_items, evaluate_judged, evaluate_ranking
@@ -52,7 +52,6 @@ from train.training.rank_processes import ranks_of
 from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from train.training.refit import REFIT, refit
 from train.training.tracking import (
-    DRAWN,
     FINGERPRINT,
     find_run,
     flattened,
@@ -325,7 +324,7 @@ def _finish(
     log_choices(validated.choices)  # after the judged queries, which may add some
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     chosen = flattened({"baselines": settings}) | flattened({"calibration": validated.calibrated})
-    mlflow.log_params(chosen | {DRAWN: str(clusters_of(data, "test"))})
+    mlflow.log_params(chosen | flattened({"evaluation": drawn_in(data, "test")}))
     for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):
         if part is not None:
             mlflow.log_params(flattened({name: part.parameters()}))

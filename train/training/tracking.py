@@ -29,6 +29,7 @@ from protos.errors import MissingStage, Unavailable
 from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import ABSENT, STAGE
 from protos.toml_config import to_table
+from train.evaluation.intervals import DRAWN, DRAWN_PAIRS
 from train.interrupts import before_leaving
 from train.paths import IS_CHECKOUT, MLRUNS, ROOT
 
@@ -37,7 +38,6 @@ DESCRIPTION = "mlflow.note.content"  # tag of a run or an experiment; the UI sho
 EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment: which of its views the UI opens
 WARNINGS = "twinspire.warnings"  # tag of a run: a JSON list of sentences
 CHOICES = "twinspire.choices"  # tag of a run: JSON, what validation has chosen for its baselines
-DRAWN = "evaluation.drawn"  # parameter of a run: what the intervals of its test part draw
 MODEL_TRAINING = "custom_model_development"  # its value for training runs; the UI's default is for agents
 SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000  # limit of MLflow
@@ -298,9 +298,11 @@ def stored_choices(run: Run) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def drawn_of(run: Run) -> str:
-    """What the intervals of the test part draw, such as "214 modules"."""
-    return str(run.data.params.get(DRAWN, "single queries"))
+def drawn_of(run: Run) -> dict[str, str]:
+    """What the intervals of the test part draw, as of `drawn_in`; both kinds in any run."""
+    params = run.data.params
+    drawn = params.get(f"evaluation.{DRAWN}", "single queries")
+    return {DRAWN: drawn, DRAWN_PAIRS: params.get(f"evaluation.{DRAWN_PAIRS}", drawn)}
 
 
 def chosen_settings(run: Run) -> dict[str, str]:

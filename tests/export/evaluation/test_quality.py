@@ -113,6 +113,13 @@ def test_the_verdict_names_the_better_one_where_the_interval_leaves_out_0(
     )
 
 
+def test_a_difference_of_labels_says_how_many_clusters_of_labelled_pairs_are_drawn() -> None:
+    drawn = {"drawn_pairs": "230 modules"}
+    assert "230 modules drawn" in verdict(compared("auc", 0.7, 0.6, 0.05, 0.15) | drawn, "auc")
+    assert "230 modules drawn" in better_baseline(compared("auc", 0.5, 0.6, -0.15, -0.05) | drawn, "auc")
+    assert "214 modules drawn" in verdict(compared("hr_at_10", 0.7, 0.6, 0.05, 0.15) | drawn, "hr_at_10")
+
+
 @pytest.mark.parametrize("model", [0.5996, 0.6, 0.6004])
 def test_a_difference_that_may_be_chance_is_none(model: float) -> None:
     even = compared("ndcg_at_10", model, 0.6, model - 0.62, model - 0.58)
