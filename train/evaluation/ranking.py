@@ -349,17 +349,21 @@ def constant(scores: Floats) -> Scorer:
 
 
 def summed(
-    data: TrainingData, weights: ItemWeights | Floats | scipy.sparse.csr_matrix, decay: float = 1.0
+    data: TrainingData,
+    weights: ItemWeights | Floats | scipy.sparse.csr_matrix,
+    decay: float = 1.0,
+    ages: float = 0.0,
 ) -> Scorer:
     """Item-item weights, summed over a history.
 
     Args:
         weights: of some items, or (N, N).
         decay: factor on an event for each later step of the history, see `history_matrix`.
+        ages: power of the age of an event, see there.
     """
     if not isinstance(weights, ItemWeights):
         weights = ItemWeights(weights, np.arange(data.item_count))
-    return lambda rows: weights.scores(data, rows, decay)
+    return lambda rows: weights.scores(data, rows, decay, ages)
 
 
 def _first(scores: Floats, k: int, priority: Rows) -> Rows:
@@ -398,6 +402,7 @@ def _most_popular(data: TrainingData, items: int) -> tuple[TrainingData, Rows]:
         begin=before[histories.begin],
         end=before[histories.end],
         steps=steps[kept],
+        times=None if histories.times is None else histories.times[kept],
     )
     parts = {name: _of_items(data.parts[name].positive(), new_rows) for name in ("train", "validation")}
     return replace(data, parts=parts, item_count=items, histories=fewer), rows

@@ -198,19 +198,19 @@ class ItemWeights:
     rows: Rows
     own: float = 0.0
 
-    def scores(self, data: TrainingData, queries: Rows, decay: float = 1.0) -> Floats:
-        """The scores of all N items for some queries, float32 (Q, N); `decay` as of `history_matrix`."""
+    def scores(self, data: TrainingData, queries: Rows, decay: float = 1.0, ages: float = 0.0) -> Floats:
+        """The scores of all N items for queries, float32 (Q, N); `decay`, `ages` as of `history_matrix`."""
         found = np.zeros((len(queries), data.item_count), np.float32)
-        history = history_matrix(data, queries, decay)
+        history = history_matrix(data, queries, decay, ages=ages)
         product = (history if len(self.rows) == data.item_count else history[:, self.rows]) @ self.values
         found[:, self.rows] = product.toarray() if scipy.sparse.issparse(product) else product
         if self.own:
-            found += self.own * history_matrix(data, queries, decay, every=True).toarray()
+            found += self.own * history_matrix(data, queries, decay, every=True, ages=ages).toarray()
         return found
 
 
 def history_matrix(
-    data: TrainingData, queries: Rows, decay: float = 1.0, every: bool = False
+    data: TrainingData, queries: Rows, decay: float = 1.0, every: bool = False, ages: float = 0.0
 ) -> scipy.sparse.csr_matrix:
     """(Q, N): the weight of each item in a query's history; 0 of other items.
 
@@ -219,6 +219,8 @@ def history_matrix(
             where the data have sessions, else an event. Events of the last step weigh 1; of an item that
             occurs several times, the last event counts.
         every: add the weights of all events of an item instead.
+        ages: an event also weighs (1 + age / minute)^-ages; above 0 only where events and queries have times.
+            The age is 0 where the time of the query is not known.
     """
     histories = data.histories
     assert histories is not None
@@ -234,4 +236,9 @@ def history_matrix(
     step = histories.steps if histories.steps is not None else np.arange(len(histories.run))
     later = step[end[query] - 1] - step[event]
     weights = np.power(decay, later).astype(np.float32)
+    if ages:
+        assert histories.times is not None and data.moments is not None
+        age = data.moments[queries][query] - histories.times[event]
+        minutes = np.where(np.isfinite(age), age.clip(min=0), 0) / 60
+        weights *= np.power(1 + minutes, -ages).astype(np.float32)
     return scipy.sparse.csr_matrix((weights, (query, item)), shape=(len(queries), data.item_count))

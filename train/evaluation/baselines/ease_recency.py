@@ -1,4 +1,4 @@
-"""EASE whose histories weigh an event less with each later step, by a factor.
+"""EASE whose histories weigh an event less with each later step, by a factor, and by age (`age_decay.py`).
 
 EASE gives an item no weight for itself. Where users take items again, it gets one, the same for all items. It
 and the factor are chosen on validation.
@@ -6,6 +6,7 @@ and the factor are chosen on validation.
 
 from dataclasses import dataclass, replace
 
+from train.evaluation.age_decay import event_weights
 from train.evaluation.baselines import ease
 from train.evaluation.ranking import (
     DECAYS,
@@ -53,8 +54,9 @@ def _choose(fitter: BaselineFitter) -> RecencySettings:
 
 def _fit(fitter: BaselineFitter) -> FittedBaseline:
     found, settings = weights(fitter)
-    ranked = rank_by(fitter.data, summed(fitter.data, found, settings.decay))
-    return FittedBaseline(ranked, ease.named(fitter) | vars(settings))
+    events = event_weights(fitter, "EASE, recency weights", lambda each: weights(each)[0], settings.decay)
+    ranked = rank_by(fitter.data, summed(fitter.data, found, events.decay, events.ages))
+    return FittedBaseline(ranked, ease.named(fitter) | vars(settings) | events.shown(fitter.data))
 
 
 BASELINE = Baseline("ease_recency", "EASE, recency weights", has_histories, _fit, "histories")

@@ -1,12 +1,13 @@
 """Item-kNN: cosines to the most similar items, summed over the history (Sarwar et al. 2001).
 
-An event weighs less with each later step of the history, by a factor.
+An event weighs less with each later step of the history, by a factor, and by age (`age_decay.py`).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from train.evaluation.age_decay import event_weights
 from train.evaluation.ranking import (
     DECAYS,
     Baseline,
@@ -52,7 +53,9 @@ def weights(fitter: BaselineFitter) -> tuple[ItemWeights, NeighbourSettings]:
 
 def _fit(fitter: BaselineFitter) -> FittedBaseline:
     found, settings = weights(fitter)
-    return FittedBaseline(rank_by(fitter.data, summed(fitter.data, found, settings.decay)), vars(settings))
+    events = event_weights(fitter, "item-kNN", lambda each: weights(each)[0], settings.decay)
+    ranked = rank_by(fitter.data, summed(fitter.data, found, events.decay, events.ages))
+    return FittedBaseline(ranked, vars(settings) | events.shown(fitter.data))
 
 
 def _choose(fitter: BaselineFitter) -> NeighbourSettings:

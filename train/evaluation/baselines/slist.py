@@ -5,7 +5,8 @@ A row of the regression is a user's training history. With weight alpha, all its
 exp(-distance / tau) in steps from the border (SLIT). A step is a session where the split is by session, else
 an event. The weights are (A + lambda I)^-1 C with A = alpha X'X + (1 - alpha) S'S and C = alpha X'X +
 (1 - alpha) S'T. The paper's weights of whole sessions by their date are left out: a history here spans all
-dates of a user. A query's history is weighted by a factor for each later step.
+dates of a user. A query's history is weighted by a factor for each later step, and by age
+(`age_decay.py`).
 
 alpha, tau, lambda and the factor are chosen on validation, one after the other, until none changes.
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from train.data.training_data import Pairs, TrainingData
+from train.evaluation.age_decay import event_weights
 from train.evaluation.ranking import (
     DECAYS,
     TUNED_ITEMS,
@@ -175,8 +177,9 @@ def weights(fitter: BaselineFitter) -> tuple[ItemWeights, SlistSettings]:
 
 def _fit(fitter: BaselineFitter) -> FittedBaseline:
     found, settings = weights(fitter)
-    scorer = summed(fitter.data, found, settings.decay)
-    return FittedBaseline(rank_by(fitter.data, scorer), named(fitter, settings))
+    events = event_weights(fitter, "SLIST", lambda each: weights(each)[0], settings.decay)
+    scorer = summed(fitter.data, found, events.decay, events.ages)
+    return FittedBaseline(rank_by(fitter.data, scorer), named(fitter, settings) | events.shown(fitter.data))
 
 
 def named(fitter: BaselineFitter, settings: SlistSettings) -> dict[str, float]:
