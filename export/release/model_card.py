@@ -152,8 +152,8 @@ def _quality(metrics: Mapping[str, Any]) -> str:
     parts.append(_figures(metrics, rows, names))
     if metrics.get("drawn"):
         labelled = metrics.get("drawn_pairs")
-        of_labels = f"; of AUC and log loss, {_plain(labelled)}" if labelled else ""
-        parts.append(f"95 % intervals, {_plain(metrics['drawn'])} drawn{of_labels}.")
+        beside = f"; of AUC and log loss, {_plain(labelled)}" if labelled else ""
+        parts.append(f"95 % intervals, {_plain(metrics['drawn'])} drawn{beside}.")
     parts += [REFIT] if metrics.get("refitted") else []
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
     return "\n\n".join(parts)
