@@ -41,7 +41,7 @@ def histories_of(
 ) -> list[tuple[HistoryFeature, Histories]]:
     """The features of queries that are histories, with their values; empty if there are none."""
     specs = {name: spec for name, spec in query.items() if isinstance(spec, HistoryFeature)}
-    found = [(spec, data.queries[name]) for name, spec in specs.items()]
+    found = [(spec, data.queries.get(name)) for name, spec in specs.items()]
     return [(spec, values) for spec, values in found if isinstance(values, Histories)]
 
 

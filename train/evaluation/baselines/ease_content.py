@@ -1,8 +1,9 @@
 """EASE and the contents of items, times what is popular lately: `ease_recent` with other item-item weights.
 
-It reads what the recipe for histories reads, ids, contents and what is popular lately, but no ages. To the weights of EASE is added the
-cosine of two items' TF-IDF, over the words of their texts and the values of their categories. How much of it,
-and the settings of `ease_recent`, are chosen on validation, one after the other, until none changes.
+It reads what the recipe for histories reads, ids, contents and what is popular lately, but no ages. To the
+weights of EASE is added the cosine of two items' TF-IDF, over the words of their texts and the values of
+their categories. How much of it, and the settings of `ease_recent`, are chosen on validation, one after the
+other, until none changes.
 """
 
 from collections.abc import Iterator
