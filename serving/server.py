@@ -63,7 +63,7 @@ class RetrievalServer:
         access: TLS, tokens and rate limit; without it every client may call.
         metrics: shared by all workers; if not given, this server has metrics of its own.
         slot: of this worker in `metrics`.
-        sink: takes a share of the champion's searches, if there is one.
+        mirror: takes a share of the champion's searches, if there is one.
         share_port: whether other workers listen on the same port.
         status: gives the fields of `Info` that describe the bundles of the service.
         catalogue: connection to the catalogue's process, already started, if the service takes writes.
@@ -84,7 +84,7 @@ class RetrievalServer:
         access: Access | None = None,
         metrics: SharedMetrics | None = None,
         slot: int = 0,
-        sink: TrafficMirror | None = None,
+        mirror: TrafficMirror | None = None,
         tracing: Tracing | None = None,
         share_port: bool = False,
         status: Callable[[], dict[str, Any]] = dict,
@@ -115,7 +115,7 @@ class RetrievalServer:
             limits,
             access.rate,
             state,
-            sink,
+            mirror,
             None if shared_state is None else lambda: int(shared_state.read(CATALOGUE)["sequence"]),
         )
         self._metrics.shows([bundle.version])

@@ -39,7 +39,7 @@ class RetrievalServicer:
         split: the bundles that answer; may be replaced on the event loop's thread.
         rate: limit of each client, if there is one.
         state: gives the fields of `ServiceState` for `Info`.
-        sink: takes a share of the champion's searches, if there is one.
+        mirror: takes a share of the champion's searches, if there is one.
         store_sequence: gives the last known sequence of the store of live items; by default that of the
             champion's items.
 
@@ -53,7 +53,7 @@ class RetrievalServicer:
         limits: RequestLimits,
         rate: RateLimit | None,
         state: Callable[[], dict[str, Any]],
-        sink: TrafficMirror | None = None,
+        mirror: TrafficMirror | None = None,
         store_sequence: Callable[[], int] | None = None,
     ) -> None:
         self.split = split
@@ -63,7 +63,7 @@ class RetrievalServicer:
         self._sizes = AnswerBytes(limits.max_answer_bytes)
         self._state = state
         self._store_sequence = store_sequence or (lambda: self.split.sequence)
-        self._sink = sink
+        self._mirror = mirror
         self._started = time.monotonic()
 
     def advance(self) -> bool:
@@ -97,8 +97,8 @@ class RetrievalServicer:
         if options.k * bundle.responses.largest > self._sizes.small:
             make = self._sizes.checked(bundle, 1, options.k, answer)
             size = self._sizes.expected(bundle, 1, options.k)
-        if self._sink is not None and bundle is self.split.champion:
-            take = self._sink.sample(call.method.name)
+        if self._mirror is not None and bundle is self.split.champion:
+            take = self._mirror.sample(call.method.name)
             if take is not None:
                 make = _taken(request, make, take)
         return self._job(bundle, queries, ("query",), options, make, size)
@@ -132,6 +132,8 @@ class RetrievalServicer:
         """The vectors of queries, or of items."""
         if request.items:
             return self._encode_items(request, call)
+        if not request.queries:
+            raise InvalidInput("queries", "expected queries or items, got neither")
         count = self._limits.check_batch(len(request.queries))
         queries, names = self._batch(request.queries)
         bundle = self._choose(call, request.queries[0])
@@ -427,8 +429,8 @@ def _taken(
         response = answer(job)
         try:
             take(request, response, job.batch)
-        except Exception:  # a sink must not fail the client's search
-            log.exception("a sink could not take a request")
+        except Exception:  # it must not fail the client's search
+            log.exception("a search could not be mirrored to the shadow")
         return response
 
     return make

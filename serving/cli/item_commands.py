@@ -72,7 +72,9 @@ def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], con
         each.add_argument(
             "--batch", type=flags.count, default=0, help=f"items in one request ({BATCH}, or what is allowed)"
         )
-        each.add_argument("--refused", type=Path, metavar="OUT", help="file for refused items, as JSON lines")
+        each.add_argument(
+            "--refused", type=Path, metavar="OUT", help="file for refused items, as JSON lines; written anew"
+        )
     get_parser = add("get", "Show items as they stand in the catalogue.", _get)
     get_parser.add_argument("ids", nargs="+", metavar="ID", help="ids of the items")
     changes_parser = add(

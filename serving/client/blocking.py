@@ -168,6 +168,8 @@ class RetrievalClient:
 
         Args:
             items: of each item the values of the item tower's features, by name; each text is required.
+                A tower that reads ids takes the id as the feature of that kind; without it, the item counts
+                as one that training has not seen.
             timeout, metadata: as in `search`.
 
         Raises:

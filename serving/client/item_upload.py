@@ -1,6 +1,7 @@
 """Sends a table of items in batches.
 
-An upload that was interrupted is repeated as a whole: items that are written again stay the same.
+An upload that was interrupted is repeated as a whole. Items are then written again, also over newer versions
+of other writers, unless the rows have expected sequences; the file of refused items is written anew.
 """
 
 import json

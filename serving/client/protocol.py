@@ -332,6 +332,11 @@ def encode_request(queries: Sequence[Query | str]) -> wire.EncodeRequest:
 
 def encode_items_request(items: Sequence[Mapping[str, Value]]) -> wire.EncodeRequest:
     """The request to encode items, from the features of each; raises as `search_request`."""
+    if not items:
+        raise InvalidInput("items", "expected at least one, got none")
+    for n, features in enumerate(items):
+        if not isinstance(features, Mapping):
+            raise InvalidInput(f"items[{n}]", f"expected features by name, got {features!r}")
     return wire.EncodeRequest(
         items=[converters.item_to_wire(features, f"items[{n}]") for n, features in enumerate(items)]
     )

@@ -86,7 +86,7 @@ class CallDispatcher:
         batcher: answers jobs.
         admission: decides which calls and jobs are accepted.
         observer: of calls.
-        authorizer: checks tokens; None allows every call.
+        guard: checks tokens; None allows every call.
         caller: gives the name of the client that makes a call.
         window: requests of one stream that may be in progress at once.
         call_soon: of the event loop.
@@ -221,7 +221,7 @@ class EventLoop:
         methods: by path.
         batcher: answers jobs.
         observer: of calls.
-        authorizer: checks tokens; None allows every call.
+        guard: checks tokens; None allows every call.
         caller: gives the name of the client that makes a call.
         bounds: of queued queries and open streams; more are refused.
         window: requests of one stream that may be in progress at once.

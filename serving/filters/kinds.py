@@ -1,4 +1,4 @@
-"""The values that filters compare with, and how those of each type of field are comparison.
+"""The values that filters compare with, and how those of each type of field are compared.
 
 Columns hold times in whole microseconds, so no item has a time between two of them.
 """

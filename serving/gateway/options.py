@@ -26,7 +26,7 @@ class GatewayBounds:
         ValueError: a bound is below 1.
     """
 
-    max_body_bytes: int = option(4 << 20, "bytes of a request, or of one line of a streamed request")
+    max_body_bytes: int = option(4 << 20, "bytes of a request")
     max_body_fields: int = option(
         MAX_FIELDS,
         "objects, fields, and elements of mixed lists in the JSON of a request with items; a "
@@ -34,7 +34,7 @@ class GatewayBounds:
     )
     pending_body_bytes: int = option(
         64 << 20,
-        "bytes of all bodies and lines that have begun to arrive and have not been "
+        "bytes of all bodies that have begun to arrive and have not been "
         "answered, half of them of one client; more are answered with 503",
     )
     requests: int = option(

@@ -24,6 +24,7 @@ from protos.features import (
     FIRST_KNOWN,
     PADDING,
     Arrays,
+    CategoryFeature,
     FeatureSpec,
     HistoryFeature,
     Side,
@@ -42,6 +43,7 @@ from serving.retrieval.query import (
     Query,
     QueryContext,
     QueryForm,
+    RawValue,
     Vectors,
     accepted_features,
     refuse_nan,
@@ -164,7 +166,7 @@ def item_encoder(folder: Path, manifest: Manifest) -> ItemEncoder:
         names = [f"items[{n}]" for n in range(len(items))]
         for item, name in zip(items, names, strict=True):
             _check_item(item, encoder.inputs.features, name)
-        values = [{name: item.features.get(name) for name in encoder.inputs.features} for item in items]
+        values = [_item_values(item, encoder.inputs.features) for item in items]
         vectors = np.empty((len(items), manifest.width("item")), np.float32)
         try:
             for places in encoder.length_batches(values):
@@ -178,16 +180,30 @@ def item_encoder(folder: Path, manifest: Manifest) -> ItemEncoder:
 
 
 def _check_item(item: Query, features: Mapping[str, FeatureSpec], name: str) -> None:
-    """Refuse an item with unknown features, without a text that the item tower reads, or with NaN."""
+    """Refuse an item with unknown features, with NaN, or with a text missing or blank; as writes do."""
     for feature, value in item.features.items():
         if feature not in features:
             reason = f"unknown feature; {accepted_features(features, 'item')}"
             raise InvalidInput(f"{name}.features.{feature}", reason)
         refuse_nan(value, f"{name}.features.{feature}")
     for feature, spec in features.items():
-        if isinstance(spec, TextFeature) and feature not in item.features:
-            reason = "required by this bundle's item tower, but missing"
-            raise InvalidInput(f"{name}.features.{feature}", reason)
+        if isinstance(spec, TextFeature):
+            if feature not in item.features:
+                reason = "required by this bundle's item tower, but missing"
+                raise InvalidInput(f"{name}.features.{feature}", reason)
+            if not str(item.features[feature]).strip():
+                raise InvalidInput(f"{name}.features.{feature}", "expected a text, got a blank one")
+
+
+def _item_values(item: Query, features: Mapping[str, FeatureSpec]) -> dict[str, RawValue | None]:
+    """The value of each feature; a single text of a category with several values is a list of it."""
+    found: dict[str, RawValue | None] = {}
+    for name, spec in features.items():
+        value = item.features.get(name)
+        if isinstance(spec, CategoryFeature) and spec.multi and isinstance(value, str):
+            value = [value]
+        found[name] = value
+    return found
 
 
 def length_batches(lengths: Sequence[int]) -> list[list[int]]:

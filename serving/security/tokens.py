@@ -48,7 +48,7 @@ _SERVICES = (
     (catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"], Role.WRITER),
     (retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"], Role.READER),
 )
-# A method that is not in the table requires the role ADMIN.
+# A method that is not in the table requires the role ADMIN; a new one of `_SERVICES` has the service's role.
 METHODS = {
     "grpc.health.v1.Health/Check": Role.ANYONE,
     "grpc.health.v1.Health/List": Role.ANYONE,

@@ -1,7 +1,7 @@
 """The shadow: a process that answers a share of the searches from another bundle, and compares the answers.
 
     channel = ShadowChannel.create(workers=2)                      # in the supervisor, before it forks
-    sink = channel.mirror(slot, share=0.1)                   # in each worker: a `TrafficMirror`
+    mirror = channel.mirror(slot, share=0.1)                 # in each worker: a `TrafficMirror`
     shadow = Shadow(channel, shared_state, model, limits)
     ProcessSpec("shadow", shadow.run)                        # a process of its own
     shadow_state(shared_state.read(SHADOW), channel.dropped)     # for Info

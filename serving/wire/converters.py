@@ -19,7 +19,7 @@ from serving.retrieval.query import Query, QueryContext, Value, Vectors, check_i
 
 TEXT = wire.Query.DESCRIPTOR.fields_by_name["text"]
 NO_BOUND = 2**32 - 1  # for a limit that an older server does not report
-ASK_LESS = "use a smaller k, fewer queries, or SearchStream"
+ASK_LESS = "use a smaller k, or fewer queries in a request"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RequestLimits:
     default_k: int = option(10, "items in an answer where k is 0")
     max_k: int = option(1000, "items in an answer")
     max_text_length: int = option(10_000, "code points in a string")
-    max_batch: int = option(256, "queries in one request")
+    max_batch: int = option(256, "queries, or items of Encode, in one request")
     max_exclude: int = option(1000, "items that one request excludes")
     max_values: int = option(1000, "strings in a history or a feature")
     max_in_flight: int = option(64, "requests of one stream on their way at once")

@@ -195,7 +195,7 @@ def test_nobody_there_is_unavailable() -> None:
             client.wait_ready(timeout=0.3)
 
 
-class FailingSink(TrafficMirror):
+class FailingMirror(TrafficMirror):
     """Takes everything, and fails."""
 
     def __init__(self) -> None:
@@ -208,11 +208,11 @@ class FailingSink(TrafficMirror):
         return take
 
 
-def test_a_sink_that_fails_harms_no_search(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mirror_that_fails_harms_no_search(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
     with (
-        RetrievalServer(retriever, sink=FailingSink()) as server,
+        RetrievalServer(retriever, mirror=FailingMirror()) as server,
         RetrievalClient(server.address, retries=False) as client,
     ):
         assert len(client.search(item_names(1)[0], k=3).hits) == 3
         assert len(client.search(item_names(1)[0], k=3).hits) == 3
-    assert "a sink could not take a request" in caplog.text
+    assert "a search could not be mirrored to the shadow" in caplog.text

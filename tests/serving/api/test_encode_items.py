@@ -26,7 +26,7 @@ from tests.helpers.serving.gateways import gateway
 from tests.helpers.tiny_towers import FULL, PLAIN, VOCABULARIES, TinyTower, write_tower
 
 LIMITS = RequestLimits(max_batch=8, max_values=5, max_text_length=100)
-TEXTS = ["bake limo nupy", "", "日本 ß", "a" * 100]
+TEXTS = ["bake limo nupy", "?", "日本 ß", "a" * 100]
 ITEMS = [{"text": each} for each in TEXTS]
 SHORT = {"text": "a"}
 
@@ -80,12 +80,13 @@ def test_items_are_encoded_over_http(server: RetrievalServer, client: RetrievalC
 def test_every_kind_of_feature_reaches_the_item_tower(full_items: Path) -> None:
     items: list[dict[str, Any]] = [
         {"text": "bake", "country": "fr", "tags": ["new", "old"], "age": 41.5},
-        {"text": "limo", "tags": ["old"]},
+        {"text": "limo", "tags": "old"},
         {"text": "nupy", "country": "nowhere", "age": -1e30},
     ]
     loaded = LoadedBundle.load(full_items, item_tower=True)
     encoder = Encoder(full_items, loaded.manifest, side="item")
     rows = [{name: item.get(name) for name in FULL} for item in items]
+    rows[1]["tags"] = ["old"]  # one text is a list of it, as in writes
     expected = np.concatenate([encoder.vectors(encoder.arrays([row])) for row in rows])
     with RetrievalServer(loaded) as server, RetrievalClient(server.address) as client:
         np.testing.assert_allclose(client.encode_items(items), expected, atol=1e-5)
@@ -101,6 +102,9 @@ def test_every_kind_of_feature_reaches_the_item_tower(full_items: Path) -> None:
         ([SHORT] * 9, "items: expected 1 to 8 items, got 9"),
         ([SHORT, {}], "items[1].features.text: required by this bundle's item tower, but missing"),
         ([{**SHORT, "age": 1}], "items[0].features.age: unknown feature; the item tower takes text (text)"),
+        ([SHORT, {"text": " "}], "items[1].features.text: expected a text, got a blank one"),
+        ([], "items: expected at least one, got none"),
+        (["a"], "items[0]: expected features by name, got 'a'"),
         ([{"text": 1.0}], "items[0].features.text: expected a string"),
         ([{"text": "a" * 101}], "items[0].features.text: expected at most 100 code points, got 101"),
         ([SHORT, {"text": "\ud800"}], "items[1]: expected Unicode, got a lone surrogate"),
@@ -120,6 +124,7 @@ def test_a_request_has_either_queries_or_items(server: RetrievalServer) -> None:
         for wrong, error in (
             (request, "items: expected either queries or items, got both"),
             (valueless, "items[0].features.text: "),
+            (wire.EncodeRequest(), "queries: expected queries or items, got neither"),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 stub.Encode(wrong, timeout=5)

@@ -88,7 +88,7 @@ def test_a_small_request_for_too_many_items_is_refused_before_any_search(
         assert status.code == "INVALID_ARGUMENT"
         assert status.message == (
             "k: expected at most 16384 items in one answer, got 256 queries x 1000 items = 256000; "
-            "use a smaller k, fewer queries, or SearchStream"
+            "use a smaller k, or fewer queries in a request"
         )
         assert searched(metrics) == 0
         for queries, k in ((256, 64), (16, 1000), (1, 1000), (256, 0)):
@@ -115,7 +115,7 @@ def test_a_client_with_the_default_bound_receives_the_largest_answer(verbose: Re
         for code, text in refused:
             assert code is StatusCode.INVALID_ARGUMENT
             assert "expected an answer of at most 4000000 bytes, got" in text
-            assert text.endswith("use a smaller k, fewer queries, or SearchStream")
+            assert text.endswith("use a smaller k, or fewer queries in a request")
         assert len(stub.Search(wire.SearchRequest(query={"text": "a"}, k=1000), timeout=10).hits) == 300
 
 
