@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+DRAWN, DRAWN_PAIRS = "drawn", "drawn_pairs"  # names of what `evaluation.intervals.drawn_in` returns
 Floats = npt.NDArray[np.float64]
 Ranked = npt.NDArray[np.int64]
 

@@ -14,6 +14,7 @@ from export.ann.graph import SPACE, Vectors, build_graph
 from export.ann.report import IndexReport, report_of
 from export.ann.timer import compare
 from protos.bundle import IndexParameters, Score
+from protos.errors import GateRefused
 from protos.search import EXACT_SHARE, graph_width
 from train.config.index import IndexConfig
 
@@ -38,18 +39,28 @@ def tune_index(
     Returns:
         the graph, its parameters, and the report of `export.ann.report`.
 
+    A graph in which a search reaches fewer than k items is built once more, denser.
+
     Raises:
-        GateRefused: a search in the graph reaches fewer than k items.
+        GateRefused: a search reaches fewer than k items in the denser graph, too.
     """
     small = config.search == "auto" and _is_small(vectors, config)
     unsearched = small or config.search == "exact"
-    m, ef_construction = UNSEARCHED if unsearched else (config.m, config.ef_construction)
+    configured = config.m, config.ef_construction
+    denser = 2 * config.m, 2 * config.ef_construction
+    sizes = [UNSEARCHED, configured] if unsearched else [configured, denser]
     begun = time.perf_counter()
-    with console.status(f"HNSW over {len(vectors):,} items, M {m}, ef_construction {ef_construction}"):
-        wanted = IndexParameters(SPACE, m, ef_construction, config.k, config.seed)
-        graph = build_graph(wanted, vectors, score, config.threads)
-    seconds = time.perf_counter() - begun
-    tuned = _search_width(graph, vectors, queries, config, console)
+    for m, ef_construction in sizes:
+        with console.status(f"HNSW over {len(vectors):,} items, M {m}, ef_construction {ef_construction}"):
+            wanted = IndexParameters(SPACE, m, ef_construction, config.k, config.seed)
+            graph = build_graph(wanted, vectors, score, config.threads)
+        seconds = time.perf_counter() - begun
+        try:
+            tuned = _search_width(graph, vectors, queries, config, console)
+            break
+        except GateRefused:
+            if (m, ef_construction) == sizes[-1]:
+                raise
     with console.status("index: exact search beside the graph"):
         times = compare(graph, vectors, queries, config.k, tuned.ef_search)
     exact = SMALL if small else _why_exact(tuned, len(vectors), config)

@@ -31,7 +31,7 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     """
     config = bundle.experiment.bench
     request = {"task": "measure", "bundles": {NAME: str(bundle.folder.absolute())}, "k": K, "loads": 0}
-    request |= {"iterations": config.iterations, "rounds": ROUNDS}
+    request |= {"iterations": bundle.experiment.gates.iterations, "rounds": ROUNDS}
     with PROGRESS.status("the retriever, and load time"):
         taken = ask_of_bundle(bundle.folder, request)["latency"]["retriever"][NAME]
         loads = [ask_of_bundle(bundle.folder, {"task": "load"}) for _ in range(config.loads)]

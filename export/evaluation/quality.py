@@ -23,7 +23,7 @@ from protos.search import paired_products
 from train.config import Experiment
 from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
-from train.evaluation.intervals import DRAWN, DRAWN_PAIRS, Interval, drawn_in
+from train.evaluation.intervals import Interval, drawn_in
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.label_means import item_means
 from train.evaluation.ranking import BaselineFitter
@@ -36,7 +36,16 @@ from train.evaluation.report import (
     evaluate_ranking,
     judged_clusters_of,
 )
-from train.metrics import CUTOFFS, OF_LABELS, as_higher_is_better, mean, metric_label, per_query
+from train.metrics import (
+    CUTOFFS,
+    DRAWN,
+    DRAWN_PAIRS,
+    OF_LABELS,
+    as_higher_is_better,
+    mean,
+    metric_label,
+    per_query,
+)
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

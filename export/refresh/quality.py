@@ -44,9 +44,9 @@ from train.config import Experiment
 from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
-from train.evaluation.intervals import DRAWN, clusters_of
+from train.evaluation.intervals import clusters_of
 from train.evaluation.report import evaluate_labels, evaluate_ranking
-from train.metrics import mean
+from train.metrics import DRAWN, mean
 from train.metrics import per_query as metrics_of
 
 Rows = npt.NDArray[np.int64]

@@ -32,7 +32,7 @@ from export.release.registry import (
     registry_errors,
     retire_challenger,
 )
-from protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
+from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
 from protos.release_records import CHAMPION, Action, ReleaseRecord
 from train.config import Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
@@ -97,17 +97,20 @@ def promote(
     Args:
         data: gives the challenger's data; called only if a bundle must be evaluated again.
         console: shows the progress.
-        force: promote even if gates do not hold; the command line asks for a reason then.
+        force: promote even if gates do not hold; requires a reason.
         reason: for the record.
         compare: measures both bundles and decides.
         expected: the version that must be the challenger; by default any.
 
     Raises:
+        InvalidInput: forced without a reason.
         ConfigError: the challenger's index is on a Milvus server, and the environment names none.
         MissingStage: there is no challenger, or its collection on the Milvus server is missing.
         GateRefused: gates do not hold; the text names them with their figures. The refusal is recorded.
         Unavailable: the aliases were moved in between, or the registry does not answer.
     """
+    if force and not reason:
+        raise InvalidInput("reason", "expected one, as the promotion is forced")
     name = experiment.name
     with registry_errors():
         compared = AliasState.of(name)

@@ -4,7 +4,8 @@ The towers may read when events were and when a query is asked, so item-item bas
 weighs decay^steps * (1 + age / minute)^-ages. Beyond minutes, twice the age is the same factor whether it is
 hours or years, so one power suits any data. On validation of `history.toml`, nDCG@10 of SLIST is .1407 with
 it, .1401 with the best of exp(-age / tau) with a floor, and .1366 without ages. The power and the decay are
-searched one after the other, from 7 and 13 values, with the item-item weights that are there.
+searched one after the other, from 7 and 13 values, with the item-item weights that were chosen
+without ages.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class EventWeights:
     ages: float = 0.0
 
     def shown(self, data: TrainingData) -> dict[str, float]:
-        """By name, what applies to the data."""
+        """The settings for reports; without `ages` where none are read."""
         return vars(self) if reads_ages(data) else {"decay": self.decay}
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.data.training_data import Pairs, TrainingData
+from train.metrics import DRAWN, DRAWN_PAIRS
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -34,7 +35,6 @@ T = TypeVar("T")
 Values = npt.NDArray[np.floating[Any]]
 DRAWS = 2000
 LEAST_SHOWN = 0.001  # two figures that are closer look the same with three digits
-DRAWN, DRAWN_PAIRS = "drawn", "drawn_pairs"  # names of what `drawn_in` returns
 NORMAL = 1.959964  # quantile .975 of the normal distribution
 _BLOCK = 2_000_000  # numbers that are drawn at a time
 

@@ -53,7 +53,7 @@ class LabelBaseline:
 
     Args:
         name: prefix of its metrics.
-        reads_histories: whether it is left out where queries have none.
+        reads_histories: whether it needs histories.
     """
 
     name: str

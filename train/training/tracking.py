@@ -29,8 +29,8 @@ from protos.errors import MissingStage, Unavailable
 from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import ABSENT, STAGE
 from protos.toml_config import to_table
-from train.evaluation.intervals import DRAWN, DRAWN_PAIRS
 from train.interrupts import before_leaving
+from train.metrics import DRAWN, DRAWN_PAIRS
 from train.paths import IS_CHECKOUT, MLRUNS, ROOT
 
 FINGERPRINT = "twinspire.fingerprint"

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.status import Status
 
 from export import ann
+from export.ann import tuner
 from export.ann.kinds.hnsw import TunedHnsw
 from export.ann.timer import ExactVsGraph, compare
 from protos.bundle import Score
+from protos.errors import GateRefused
 from tests.helpers import graphs
 from train.config.index import IndexConfig
 from train.evaluation.plots import save
@@ -55,6 +57,28 @@ def test_the_target_is_met_on_other_queries(tuned: ann.TunedIndex) -> None:
     assert ann.recalls(found, ITEMS, UNSEEN, 10).mean() >= GRAPH.recall_target
     assert (graph_of(tuned).M, graph_of(tuned).ef_construction) == (32, 400)
     assert (tuned.index.parameters.m, tuned.index.parameters.ef_construction) == (32, 400)
+
+
+@pytest.mark.parametrize(
+    ("search", "sizes"), [("exact", [(8, 100), (16, 50)]), ("graph", [(16, 50), (32, 100)])]
+)
+def test_a_graph_that_does_not_hold_together_is_built_denser(
+    monkeypatch: pytest.MonkeyPatch, search: Any, sizes: list[tuple[int, int]]
+) -> None:
+    tried: list[tuple[int, int]] = []
+    width = tuner._search_width
+
+    def once_disconnected(graph: hnswlib.Index, *arguments: Any) -> Any:
+        tried.append((graph.M, graph.ef_construction))
+        if len(tried) == 1:
+            raise GateRefused("index: a search reaches fewer than 10 items; raise index.m")
+        return width(graph, *arguments)
+
+    monkeypatch.setattr(tuner, "_search_width", once_disconnected)
+    config = replace(GRAPH, search=search, m=16, ef_construction=50)
+    found = HNSW.tune(ITEMS[:1000], ASKED, config, COSINE, Console(quiet=True))
+    assert tried == sizes
+    assert (graph_of(found).M, graph_of(found).ef_construction) == sizes[1]
 
 
 def test_the_report_has_measurements_and_reason(tuned: ann.TunedIndex) -> None:

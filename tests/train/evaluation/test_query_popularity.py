@@ -76,6 +76,37 @@ def test_negative_impressions_are_no_clicks() -> None:
     assert ranked(replace(data, parts={**data.parts, "train": train}))[:2] == [4, 1]
 
 
+def test_all_clicks_of_an_item_count_by_their_weights() -> None:
+    data = clicked(("shoe", 3), ("red", 1), ("red", 0))
+    settings = QuerySettings("bm25", weight=5.0, power=1e-9, popularity=1.0)
+
+    def first(weight: list[float]) -> int:
+        train = replace(data.parts["train"], weight=np.array(weight, np.float32))
+        weighted = replace(data, parts={**data.parts, "train": train})
+        fitter = BaselineFitter(experiment_with(), weighted, choices={"query popularity": settings})
+        return int(query_popularity.BASELINE.fit(fitter)(np.array([3]))[0, 0])
+
+    assert (first([0.0, 90.0, 1.0]), first([0.0, 1.0, 90.0])) == (1, 0)
+
+
+def test_what_is_chosen_reads_texts_without_held_out_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where items are served with other texts, validation queries may stand in them."""
+    data = clicked(("shoe", 3), ("red", 1))
+    served = replace(data, items={**data.items, "text": ["shoe"] * len(ITEMS)}, chosen_with=data.items)
+    read: list[list[str]] = []
+    clicks = query_popularity._QueryClicks
+
+    class Watched(clicks):  # type: ignore[misc, valid-type]
+        def __init__(self, fitter: BaselineFitter, fallback: str) -> None:
+            read.append(list(fitter.data.items["text"]))
+            super().__init__(fitter, fallback)
+
+    monkeypatch.setattr(query_popularity, "_QueryClicks", Watched)
+    baselines(experiment_with(), served)
+    assert read[:2] == [ITEMS, ITEMS]
+    assert read[-1] == ["shoe"] * len(ITEMS)
+
+
 @pytest.mark.parametrize("clicks", [2, 3])
 def test_clicks_are_smoothed_by_text_scores_and_the_clicks_of_each_item(clicks: int) -> None:
     """Of items that few click after the query, one that suits the text or is popular may come first."""

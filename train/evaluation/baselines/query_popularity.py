@@ -37,6 +37,7 @@ WEIGHTS = (30.0, 10.0, 3.0)  # clicks
 POWERS = (4.0, 8.0, 2.0)
 POPULARITIES = (0.25, 0.5, 0.0, 1.0)
 CANDIDATES = 1_000
+_BLOCK = 256  # queries that are ranked at a time
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,27 @@ class _QueryClicks:
         words = data.query_words
         assert words is not None
         pairs = data.parts["train"].positive()
+        totals = np.bincount(pairs.item, pairs.weight, data.item_count)
         pairs = pairs.where(words[pairs.query] >= 0)
         places = (words[pairs.query], pairs.item)
         # The last row, without clicks, is that of blank queries.
         shape = (int(words.max()) + 2, data.item_count)
-        self._words, self._totals = words, data.counts() + 1.0
+        self._words, self._totals = words, totals + 1.0
         self._clicks = scipy.sparse.csr_matrix((pairs.weight.astype(np.float64), places), shape)
         self._clicks.eliminate_zeros()  # equal pairs are summed
         # Weights need not be whole numbers; their ranks are, and have the same order.
         self._ranks = self._clicks.copy()
         self._ranks.data = np.unique(self._clicks.data, return_inverse=True)[1] + 1.0
 
-    def of(self, rows: Rows) -> Callable[[QuerySettings], Rows]:
-        """Rankings (Q, K) of the items for query rows (Q,) by any settings."""
-        ranked, scores = self._text.model.best((self._text.texts[row] for row in rows), CANDIDATES)
+    def rank(self, rows: Rows, settings: QuerySettings) -> Rows:
+        """The ranking (Q, K) of the items for query rows (Q,)."""
+        most = CANDIDATES if settings.weight else max(CUTOFFS)
+        blocks = [rows[at : at + _BLOCK] for at in range(0, max(1, len(rows)), _BLOCK)]
+        return np.concatenate([self.of(block, most)(settings) for block in blocks])
+
+    def of(self, rows: Rows, candidates: int = CANDIDATES) -> Callable[[QuerySettings], Rows]:
+        """Rankings (Q, K) of the items for query rows (Q,) by any settings; all queries are held at once."""
+        ranked, scores = self._text.model.best((self._text.texts[row] for row in rows), candidates)
         query, place = np.nonzero(ranked >= 0)
         shape = (len(rows), len(self._totals))
         cells = (scores[query, place].astype(np.float64), (query, ranked[query, place]))
@@ -99,6 +107,9 @@ class _QueryClicks:
 
 def _choose(fitter: BaselineFitter) -> QuerySettings:
     data = fitter.data
+    if data.chosen_with is not None:  # the items' texts may hold validation queries
+        data = replace(data, items=data.chosen_with, chosen_with=None)
+        fitter = BaselineFitter(fitter.experiment, data, fitter.say, fitter.choices)
     rows, relevant = data.parts["validation"].by_query()
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
     if not len(drawn):
@@ -125,7 +136,7 @@ def _fit(fitter: BaselineFitter) -> FittedBaseline:
     settings = fitter.choose("query popularity", QuerySettings, _choose)
     clicks = _QueryClicks(fitter, settings.fallback)
     smoothed = vars(settings) if settings.weight else {"fallback": settings.fallback}
-    return FittedBaseline(lambda rows: clicks.of(rows)(settings), smoothed)
+    return FittedBaseline(lambda rows: clicks.rank(rows, settings), smoothed)
 
 
 BASELINE = Baseline(
