@@ -60,10 +60,14 @@ def test_the_target_is_met_on_other_queries(tuned: ann.TunedIndex) -> None:
 
 
 @pytest.mark.parametrize(
-    ("search", "sizes"), [("exact", [(8, 100), (16, 50)]), ("graph", [(16, 50), (32, 100)])]
+    ("config", "sizes"),
+    [
+        (IndexConfig(search="exact", threads=1), [(8, 100), (32, 400)]),
+        (replace(GRAPH, m=16, ef_construction=50), [(16, 50), (32, 100)]),
+    ],
 )
 def test_a_graph_that_does_not_hold_together_is_built_denser(
-    monkeypatch: pytest.MonkeyPatch, search: Any, sizes: list[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch, config: IndexConfig, sizes: list[tuple[int, int]]
 ) -> None:
     tried: list[tuple[int, int]] = []
     width = tuner._search_width
@@ -75,7 +79,6 @@ def test_a_graph_that_does_not_hold_together_is_built_denser(
         return width(graph, *arguments)
 
     monkeypatch.setattr(tuner, "_search_width", once_disconnected)
-    config = replace(GRAPH, search=search, m=16, ef_construction=50)
     found = HNSW.tune(ITEMS[:1000], ASKED, config, COSINE, Console(quiet=True))
     assert tried == sizes
     assert (graph_of(found).M, graph_of(found).ef_construction) == sizes[1]
