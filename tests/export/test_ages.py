@@ -96,7 +96,7 @@ def test_a_query_without_its_own_time_is_asked_now(made: Made, monkeypatch: pyte
     for later in (90.0, DAY):  # ages that training has seen
         at = TIMES[-1] + later
         with monkeypatch.context() as patch:
-            patch.setattr("serving.retrieval.encoder.time.time", lambda at=at: at)
+            patch.setattr("serving.retrieval.query.time.time", lambda at=at: at)
             retriever = Retriever.load(made.folder)
             now, then = retriever.encode([asked(None), asked(at)]).vectors
         np.testing.assert_allclose(now, then, atol=1e-6)
