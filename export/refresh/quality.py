@@ -8,6 +8,8 @@ An item is evaluated by the text that the split evaluates, as long as its conten
 item that was edited since has one text, and competes with that. Such a text may hold a test query that the
 split has taken out of the item, and finding the item by it would prove nothing. So a query that asks for an
 edited item is left out as well.
+
+Of labelled pairs, those of deleted and edited items are left out, whatever their label.
 """
 
 import dataclasses
@@ -44,9 +46,9 @@ from train.config import Experiment
 from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
-from train.evaluation.intervals import clusters_of
+from train.evaluation.intervals import drawn_in
 from train.evaluation.report import evaluate_labels, evaluate_ranking
-from train.metrics import DRAWN, mean
+from train.metrics import mean
 from train.metrics import per_query as metrics_of
 
 Rows = npt.NDArray[np.int64]
@@ -80,11 +82,13 @@ class _Columns:
         is_own: whether each is evaluated by the text of the split, bool (N,).
         by_split: rows of these in the data set.
         places: of all in the catalogue, int64 (N,).
+        is_edited: whether each has other content than in the data set, bool (N,).
     """
 
     is_own: npt.NDArray[np.bool_]
     by_split: Rows
     places: Rows
+    is_edited: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class Evaluation:
             encoded = quality.encode_queries(query, inputs, data, rows, console, "queries")
             seen = [each[each < len(items)] for each in data.seen(rows)]
             exact = ann.exact(encoded, items, quality.K, seen)
-            labelled = _with_vectors(data, len(items))
+            labelled = _of_unchanged_items(data, columns.is_edited)
             products = quality.inner_products(labelled, model, console)
         metrics |= {f"exact_{name}": value for name, value in mean(metrics_of(exact, relevant)).items()}
         selection, score = self.experiment.training.selection, self.manifest.score
@@ -166,7 +170,7 @@ class Evaluation:
             "queries_left_out": gone,
             "evaluated_text": self.dataset.report["evaluated_text"],
             quality.REFITTED: self.manifest.quality.get(quality.REFITTED, False),
-            DRAWN: str(clusters_of(data, "test")),
+            **drawn_in(labelled, "test"),
             "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
         }
         losses = pair_losses.measure(labelled, products, score)
@@ -200,8 +204,14 @@ class Evaluation:
         rows[deleted] = len(items) + np.arange(len(deleted))
         order = [ids[n] for n in left] + [merged.items.ids[n] for n in others] + [ids[n] for n in deleted]
         data = _with_rows(self.data, rows, order, left_out)
-        is_own = np.concatenate([by_split[left], np.zeros(len(others), np.bool_)])
-        columns = _Columns(is_own, left[by_split[left]], np.concatenate([place_of[left], others]))
+        is_edited = self._edited(merged, place_of)
+        no_others = np.zeros(len(others), np.bool_)
+        columns = _Columns(
+            is_own=np.concatenate([by_split[left], no_others]),
+            by_split=left[by_split[left]],
+            places=np.concatenate([place_of[left], others]),
+            is_edited=np.concatenate([is_edited[left], no_others]),
+        )
         return items, data, columns
 
     def _place_of(self, merged: Merged) -> Rows:
@@ -320,13 +330,18 @@ def _moved(histories: Histories, rows: Rows, ids: list[str]) -> Histories:
     return dataclasses.replace(histories, run=rows[histories.run], ids=ids)
 
 
-def _with_vectors(data: TrainingData, count: int) -> TrainingData:
-    """The data with the test pairs alone whose items have one of `count` vectors.
+def _of_unchanged_items(data: TrainingData, is_edited: npt.NDArray[np.bool_]) -> TrainingData:
+    """The data without the test pairs of deleted and edited items.
 
-    The queries of positive pairs of deleted items are left out already, but not those of negative pairs.
+    The queries of positive pairs of such items are left out already, but not those of negative pairs.
+
+    Args:
+        is_edited: of each item with a vector, bool (N,); deleted items have rows beyond these.
     """
     test = data.parts["test"]
-    return dataclasses.replace(data, parts={**data.parts, "test": test.where(test.item < count)})
+    kept = test.item < len(is_edited)
+    kept[kept] = ~is_edited[test.item[kept]]
+    return dataclasses.replace(data, parts={**data.parts, "test": test.where(kept)})
 
 
 def _without(pairs: Pairs, queries: Rows) -> Pairs:

@@ -1,5 +1,6 @@
 """A click model from labelled events to a served probability."""
 
+import json
 import shutil
 from argparse import Namespace
 from contextlib import closing
@@ -27,7 +28,7 @@ from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
-from train.data.training_data import TrainingData, data_of_kept_towers, training_data_of
+from train.data.training_data import Pairs, TrainingData, data_of_kept_towers, training_data_of
 from train.evaluation.exact_search import encode
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.models.heads import LogisticHead
@@ -203,13 +204,24 @@ def test_the_gate_judges_the_log_loss_and_evaluates_older_bundles_again(
     assert change["log_loss"] > 0
 
 
+def _with_both_labels(pairs: Pairs) -> list[int]:
+    """The items that have positive and negative pairs."""
+    clicked, skipped = pairs.item[pairs.is_positive], pairs.item[~pairs.is_positive]
+    found: list[int] = np.intersect1d(clicked, skipped).tolist()
+    return found
+
+
 def test_a_refreshed_click_model_is_judged_on_the_pairs_that_are_left(
     clicks: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{tmp_path / 'items.db'}"
-    lost = clicks.dataset.items["item_id"][int(clicks.dataset.part("test")["item_row"][0])]
+    data = data_of_kept_towers(clicks.dataset, clicks.experiment)
+    test = data.parts["test"]
+    lost, edited = _with_both_labels(test)[:2]
+    new = json.dumps({"shop": "shop1", "price": 999.5})
     with closing(Store.open(url)) as store:
-        store.write([WriteRequest([ItemWrite(lost, True)])])
+        writes = [ItemWrite(data.item_ids[lost], True), ItemWrite(data.item_ids[edited], features=new)]
+        store.write([WriteRequest(writes)])
     with tracking_copy(clicks, tmp_path):
         registry.register(clicks.folder)
         without_processes(World(tmp_path), monkeypatch)
@@ -219,8 +231,16 @@ def test_a_refreshed_click_model_is_judged_on_the_pairs_that_are_left(
     assert done.folder is not None
     own, before = pair_losses.load(done.folder), pair_losses.load(clicks.folder)
     assert own is not None and before is not None
-    assert 0 < len(own.pairs) < len(before.pairs)
+    is_gone = np.isin(test.item, [lost, edited])
+    is_left_out = np.isin(test.query, test.query[is_gone & test.is_positive])
+    assert len(before.pairs) == len(test)
+    assert len(own.pairs) == np.count_nonzero(~is_gone & ~is_left_out)
+    # The pairs that are left have the same loss as before, so the towers saw no new content.
+    one, other = pair_losses.common(own, before)
+    assert len(one.pairs) == len(own.pairs)
+    assert one.losses == pytest.approx(other.losses, abs=1e-5)
     quality = bundle.read(done.folder).quality
+    assert quality["drawn_pairs"] == str(own.clusters)
     assert quality["labelled_pairs"] == len(own.pairs)
     assert quality["log_loss"] == pytest.approx(own.losses.mean(dtype=np.float64), abs=1e-6)
     (result, measured), change = judged(clicks, done.folder, tmp_path)
