@@ -90,7 +90,7 @@ def stored_losses(
         own, other = pair_losses.common(own, other)
         return PairedLosses(own, other) if len(own.pairs) else "no test pair is in both bundles"
     if not np.array_equal(own.pairs, other.pairs):
-        return "the towers do not read the same of each pair"
+        return "the bundles hold other pairs"
     return PairedLosses(own, other)
 
 

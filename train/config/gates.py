@@ -20,8 +20,9 @@ class GatesConfig:
             by default the `recall_target` of `[index]`, not that of `[gates]`.
         recall_k: the k of recall@k; by default that of `[index]`.
         quality_metric: that champion and challenger are compared by; `selection` is the metric of that name
-            in `[training]`. If that is AUC or log loss, it is the log loss of the labelled test pairs, or
-            nDCG@10 where the bundles hold none.
+            in `[training]`. If that is AUC or log loss, it is the log loss of the labelled test pairs. Where
+            bundles hold none, both are evaluated again. Where scores are no probabilities, or the pairs do
+            not have both labels, nDCG@10 decides.
         quality_margin: the challenger may be worse than the champion by this much, at 95 %, and than the best
             of the last ten champions by the means. Of a metric of rankings, 0 to 1.
         log_loss_margin: the same where log loss decides, in nats a pair. On `movielens-clicks` two seeds

@@ -9,8 +9,9 @@ queries are drawn, and the result says so.
 Towers of labelled data, whose epochs AUC or log loss selects, are judged by their log loss, pair by pair,
 with a margin of its own: the figure is the upper end of the interval of the challenger's loss less the
 champion's, and lower is better. Rankings cannot judge them, since nDCG@10 of a click model is near 0. Where
-a bundle of an earlier version holds no losses of pairs, both are evaluated again. If that fails, or if
-scores are no probabilities, nDCG@10 decides, and the result says so.
+a bundle of an earlier version holds no losses of pairs, both are evaluated again, and if that fails, the
+challenger is refused. If scores are no probabilities, or the pairs do not have both labels, nDCG@10 decides,
+and the result says so.
 
 A bundle that was refreshed has the champion's towers and other items. Its metrics leave out each query that
 asks for a deleted or an edited item, and so does the comparison. Where the split does not apply to its items
@@ -39,7 +40,7 @@ from protos.errors import DataError, TwinspireError
 from train.config import Experiment, GatesConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import LABELS
-from train.evaluation.intervals import Clusters, Interval, interval
+from train.evaluation.intervals import DRAWN, DRAWN_PAIRS, Clusters, Interval, interval
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
 from train.evaluation.ranking import selection_metric
 from train.metrics import LOWER_IS_BETTER, OF_LABELS, WITH_INTERVAL, as_higher_is_better, metric_label
@@ -149,6 +150,9 @@ def _losses(comparison: Comparison) -> PairedLosses | None:
     """The losses of pairs beside stored metrics of queries, which stay.
 
     None if the bundles must be evaluated again and the challenger does not run.
+
+    Raises:
+        TwinspireError: a bundle cannot be evaluated on the challenger's data.
     """
     challenger, champion = comparison.challenger, comparison.champion
     found = stored_losses(challenger, champion, has_same_towers(challenger, champion))
@@ -156,10 +160,7 @@ def _losses(comparison: Comparison) -> PairedLosses | None:
         return found
     if not comparison.challenger_runs:
         return None
-    try:
-        return replace(evaluate_again(found, comparison).losses, evaluated_again=found)
-    except Exception as error:  # errors of ONNX Runtime share no other base class
-        return PairedLosses(lacking=f"{found}, and they cannot be evaluated again: {error}")
+    return replace(evaluate_again(found, comparison).losses, evaluated_again=found)
 
 
 def stored(challenger: ComparedVersion, champion: ComparedVersion | None) -> Evaluated | str:
@@ -284,14 +285,14 @@ def _measured(found: Evaluated, metric: str, gates: GatesConfig) -> dict[str, An
         "metric": metric,
         "margin": _margin_of(metric, gates),
         "queries": len(found.challenger.queries),
-        "drawn": str(clusters),
+        DRAWN: str(clusters),
         "evaluated_anew": found.evaluated_again or losses.evaluated_again,
         "left_out": found.left_out,
         "means": {name: _means(each) for name, each in sides.items()},
         "intervals": {name: _intervals(each, clusters, gates.seed) for name, each in sides.items()},
     }
     if losses.challenger is not None:
-        measured |= {"pairs": len(losses.challenger.pairs), "drawn": str(losses.clusters)}
+        measured |= {"pairs": len(losses.challenger.pairs), DRAWN_PAIRS: str(losses.clusters)}
         for name, each in losses.intervals(gates.seed).items():
             measured["means"][name][LOG_LOSS] = each.mean
             measured["intervals"][name] |= each.named(LOG_LOSS)
@@ -307,6 +308,9 @@ def _wide_margin(metric: str, champion: float, found: Evaluated, gates: GatesCon
     margin, label = _margin_of(metric, gates), metric_label(metric)
     if metric == LOG_LOSS:
         own, key = found.losses.champions_lead(), "log_loss_margin"
+        if own <= 0:  # no margin helps
+            lost = f"the champion's {label} is {-own:.4f} above that of the base rate"
+            return f"{lost}, so the gate on quality says little"
         what = f"the champion's {label} is {own:.4f} below that of the base rate"
     else:
         own, key = champion, "quality_margin"
@@ -409,7 +413,8 @@ def _text(decision: Decision) -> str:
     if "pairs" in measured:
         over += f", and of log loss over {measured['pairs']:,} labelled pairs"
     text = f"Means over {over}, as served, with 95 % intervals: "
-    text += f"{measured['drawn']} drawn."
+    text += f"{measured[DRAWN]} drawn"
+    text += f", and of log loss {measured[DRAWN_PAIRS]}." if "pairs" in measured else "."
     if measured["evaluated_anew"]:
         text += f" Evaluated again on the challenger's data, because {plain(measured['evaluated_anew'])}."
     if measured.get("left_out"):
@@ -470,14 +475,14 @@ def _draw(decision: Decision) -> Figure | None:
     axes.get_yticklabels()[0].set_fontweight("bold")
     axes.set_ylim(len(names) - 0.4, -0.7)
     axes.margins(x=0.12)
-    of, over = "queries", f"{measured['queries']:,} test queries; {metric_label(deciding)} decides"
-    if is_lower_better:
-        of, over = (
-            "pairs",
-            f"{measured['pairs']:,} labelled pairs; {metric_label(deciding)} decides, lower is better",
-        )
+    of, drawn = "mean over queries", f"{measured[DRAWN]} drawn"
+    over = f"{measured['queries']:,} test queries; {metric_label(deciding)} decides"
+    if "pairs" in measured:
+        of = f"mean, {metric_label(LOG_LOSS)} over pairs, others over queries"
+        drawn = f"{measured[DRAWN_PAIRS]} drawn of pairs, {measured[DRAWN]} of queries"
+        over = f"{measured['pairs']:,} labelled pairs; {metric_label(deciding)} decides, lower is better"
     axes.set(
-        xlabel=f"challenger − champion: mean over {of}, 95 % interval, {measured['drawn']} drawn",
+        xlabel=f"challenger − champion: {of}\n95 % interval, {drawn}",
         title=f"Quality on {over}",
     )
     style_axes(axes)

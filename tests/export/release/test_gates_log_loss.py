@@ -146,6 +146,20 @@ def test_the_margin_is_that_of_log_loss(log: Log, experiment: Experiment) -> Non
     assert warned.endswith("lower log_loss_margin")
 
 
+def test_a_champion_worse_than_the_base_rate_is_named_without_advice(
+    log: Log, experiment: Experiment
+) -> None:
+    bad = log.losses(log.logits + 3)
+    losses, queries = PairedLosses(log.losses(log.logits), bad), log.queries(log.logits)
+    result, _ = judge_metrics(Evaluated(queries, queries, "", losses=losses), experiment)
+    above = bad.losses.mean(dtype=np.float64) - bad.base_rate_loss
+    assert above > 0
+    assert result.warning == (
+        f"the champion's log loss is {above:.4f} above that of the base rate, "
+        "so the gate on quality says little"
+    )
+
+
 def test_a_loss_that_is_no_number_is_refused(log: Log, experiment: Experiment) -> None:
     logits = log.logits.copy()
     logits[log.item[0]] = np.nan
@@ -209,8 +223,17 @@ def test_bundles_are_judged_by_the_losses_that_they_hold(
         assert gate.shown_bound(result.bound, result.lower_is_better) == "≤ +0.0050"
         assert _summary(result)["shown_bound"] == "≤ +0.0050"
         decision = Decision(comparison.challenger, comparison.champion, (result,), {"quality": measured})
-        assert "| **log loss, lower is better** |" in page(decision)
-        assert gate.section is not None and gate.section.draw(decision) is not None
+        text = page(decision)
+        assert "| **log loss, lower is better** |" in text
+        clicked = len(np.unique(log.user[log.is_positive]))
+        assert (measured["drawn"], measured["drawn_pairs"]) == (f"{clicked} users", f"{USERS} users")
+        assert f"{clicked} users drawn, and of log loss {USERS} users." in text
+        assert gate.section is not None
+        figure = gate.section.draw(decision)
+        assert figure is not None
+        label = figure.axes[0].get_xlabel()
+        assert "mean, log loss over pairs, others over queries" in label
+        assert f"{USERS} users drawn of pairs, {clicked} users of queries" in label
 
 
 def test_the_metric_of_the_toml_still_decides_where_it_is_set(
@@ -222,11 +245,23 @@ def test_the_metric_of_the_toml_still_decides_where_it_is_set(
     assert found is not None and found[0].holds and found[1]["metric"] == "ndcg_at_10"
 
 
-def test_where_older_bundles_cannot_be_evaluated_again_rankings_decide(
-    log: Log, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (BundleDamaged("the data are gone"), "the data are gone"),
+        (RuntimeError("no memory"), "cannot be evaluated again: no memory"),
+    ],
+)
+def test_where_older_bundles_cannot_be_evaluated_again_the_challenger_is_refused(
+    log: Log,
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    text: str,
 ) -> None:
     def gone() -> TrainingData:
-        raise BundleDamaged("the data are gone")
+        raise error
 
     sides = written(tmp_path / "2", log, log.logits), written(tmp_path / "1", log, log.logits, False)
     monkeypatch.setattr(Comparison, "challenger_runs", False)
@@ -235,11 +270,24 @@ def test_where_older_bundles_cannot_be_evaluated_again_rankings_decide(
     found = quality.judge(compared(*sides, experiment, tmp_path, gone))
     assert found is not None
     result, measured = found
-    assert (result.holds, result.bound, measured["metric"]) == (True, -0.01, "ndcg_at_10")
-    assert result.text.endswith(
-        "; the champion brings no log loss of single pairs, and they cannot be evaluated again: "
-        "the data are gone, so nDCG@10 decides"
-    )
+    assert (result.holds, result.figure, result.bound) == (False, None, 0.005)
+    assert result.text == text
+    assert measured == {"error": text}
+
+
+def test_bundles_of_other_pairs_are_evaluated_again(
+    log: Log, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs(monkeypatch)
+    challenger = written(tmp_path / "2", log, log.logits)
+
+    def cut(draft: Path) -> None:
+        pair_losses.save(log.losses(log.logits).of_pairs(np.arange(100, EVENTS)), draft)
+
+    champion = altered.altered(challenger, tmp_path / "1", cut)
+    found = quality.judge(compared(challenger, champion, experiment, tmp_path, labelled_data))
+    assert found is not None
+    assert found[1]["evaluated_anew"] == "the bundles hold other pairs"
 
 
 def test_scores_that_are_no_probabilities_are_judged_by_rankings(
