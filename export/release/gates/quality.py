@@ -40,10 +40,18 @@ from protos.errors import DataError, TwinspireError
 from train.config import Experiment, GatesConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import LABELS
-from train.evaluation.intervals import DRAWN, DRAWN_PAIRS, Clusters, Interval, interval
+from train.evaluation.intervals import Clusters, Interval, interval
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
 from train.evaluation.ranking import selection_metric
-from train.metrics import LOWER_IS_BETTER, OF_LABELS, WITH_INTERVAL, as_higher_is_better, metric_label
+from train.metrics import (
+    DRAWN,
+    DRAWN_PAIRS,
+    LOWER_IS_BETTER,
+    OF_LABELS,
+    WITH_INTERVAL,
+    as_higher_is_better,
+    metric_label,
+)
 
 REFUSED_COLOUR = "#b3362d"
 
