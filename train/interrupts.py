@@ -56,7 +56,7 @@ class _Watch:
             self._due = None
 
     def close(self) -> None:
-        """Receive no more. The process is still ended for a signal of before: threads may delay its end."""
+        """Receive no more signals. The process still ends for one that was received before."""
         signal.set_wakeup_fd(self._previous)
         os.close(self._write)
 

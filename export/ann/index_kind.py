@@ -79,7 +79,7 @@ class IndexKind(Protocol):
 
         Args:
             folder: with the files of the bundle.
-            manifest: sealed.
+            manifest: with the digests of its files and its version.
 
         Raises:
             Unavailable: a server of the index does not answer.
@@ -102,7 +102,7 @@ def index_kind(name: str) -> IndexKind:
     Raises:
         BundleError: this program does not have the kind of a manifest.
     """
-    kind = HNSW if name == EXACT else name  # exact search comes with a graph, built and saved alike
+    kind = HNSW if name == EXACT else name  # an exact index has a graph, too, for comparison
     if kind not in INDEX_KINDS:
         raise BundleError(f"{MANIFEST}: index.kind: expected one of {', '.join(INDEX_KINDS)}, got {name!r}")
     return cast(IndexKind, importlib.import_module(_MODULES.replace("*", kind)).KIND)

@@ -1,4 +1,4 @@
-"""Search for queries of several vectors, each a search of its own, as the service merges them."""
+"""Search for queries of several vectors, (Q, K * D): one search a vector, merged as the service does."""
 
 from collections.abc import Sequence
 

@@ -62,7 +62,7 @@ def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
 
 
 def common(one: PerQuery, other: PerQuery) -> tuple[PerQuery, PerQuery]:
-    """Both, of the queries alone that both have."""
+    """Both, restricted to the queries that both have."""
     _, *rows = np.intersect1d(one.queries, other.queries, return_indices=True)
     return one.of_queries(rows[0]), other.of_queries(rows[1])
 

@@ -49,12 +49,12 @@ def as_matrix(postings: Postings) -> Any:
 
 
 def without_words(postings: Postings) -> Postings:
-    """No terms of the same items: what a hybrid stores beside priors if BM25 has no weight."""
+    """Postings without terms over the same items, which priors are added to where BM25 has no weight."""
     return as_postings(postings.terms[:0], postings.idf[:0], as_matrix(postings)[:0])
 
 
 def with_priors(postings: Postings, priors: Priors) -> Postings:
-    """The postings of words, and in place of those of whole queries, if any, these; all of the same items."""
+    """The postings of words with `priors` in place of earlier priors; all are over the same items."""
     is_word = postings.idf > 0
     is_new = ~np.isin(priors.terms, postings.terms[is_word])  # a query with the hash of a word has no prior
     terms = np.concatenate([postings.terms[is_word], priors.terms[is_new]])

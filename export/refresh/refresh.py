@@ -147,7 +147,7 @@ class _Refresh:
             "code": code_fingerprint(__name__),
         }
         if not work.begin(begun_with):
-            # A table tells nothing of the changes before the champion's snapshot, so all are needed.
+            # With a table all changes are read: it does not hold those before the champion's snapshot.
             after = known if items is None else None
             with self.console.status("reading the store of live items"):
                 has_store = sources.take_snapshot(self.request.catalogue, work.changes, after)
@@ -243,14 +243,14 @@ class _Refresh:
         return run_id
 
     def _end(self) -> None:
-        """The refresh has ended: the challenger before it gets its alias back, and its folder is removed."""
+        """End the refresh: a displaced challenger gets its alias back, and the work folder is removed."""
         state = self.work.state
         if state.waiting and AliasState.of(self.name).challenger in (None, state.version):
             mlflow.MlflowClient().set_registered_model_alias(self.name, CHALLENGER, state.waiting)
         self.work.end()
 
     def _compact(self, snapshot: Snapshot | None) -> dict[str, Any]:
-        """Remove what no bundle needs that may be served again soon."""
+        """Compact the store; what champion, challenger and targets of a rollback need is kept."""
         if snapshot is None:
             return {}
         aliases = AliasState.of(self.name)

@@ -1,7 +1,7 @@
 """Weights of documents by term, in files that all processes map and share.
 
     lexical/terms.npy       uint64 (V,): hashes of the terms, ascending; their place is the term's number
-    lexical/idf.npy         float32 (V,): inverse document frequency, frozen; 0 of a whole query
+    lexical/idf.npy         float32 (V,): inverse document frequency, frozen; 0 of a prior (below)
     lexical/starts.npy      int64 (V + 1,): where the postings of a term begin
     lexical/documents.npy   int32 (P,): rows of the items that hold a term, ascending for each term
     lexical/weights.npy     float32 (P,): what the term adds to the item's score

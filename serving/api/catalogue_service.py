@@ -150,7 +150,7 @@ class CatalogueServicer:
         outcome: Callable[[Frame], Any],
         items: int = 0,
     ) -> Deferred:
-        number = 0
+        number = 0  # of the request; set below, before anything can call the lambda
         deferred = Deferred(lambda: self._client.forget(number))
 
         def answered(reply: Frame | TwinspireError) -> None:

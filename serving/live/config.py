@@ -7,8 +7,8 @@ from pathlib import Path
 
 # Where live items are by default; `TWINSPIRE_CACHE` names another folder than `.cache`.
 LIVE = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "live"
-# Shortest bound on the time between two heartbeats of the catalogue's process: there is none while it waits
-# for its database, whose own timeouts are shorter (`store/database.py`).
+# Smallest `--worker-timeout` for the catalogue's process. It sends no heartbeat while it waits for its database,
+# whose own timeouts are shorter (`store/database.py`).
 PATIENCE_SECONDS = 15.0
 
 
@@ -18,7 +18,7 @@ class CatalogueConfig:
 
     Args:
         url: of the store, `sqlite:///path` or `postgresql://user@host/database`.
-        place: folder of what bundles encode of it; services of one host should share it.
+        place: folder with the encoded items of each bundle; services of one host should share it.
         bounds: of writes, by name; those that are not given stay as the store has them.
     """
 

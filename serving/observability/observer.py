@@ -79,13 +79,13 @@ def _stages(call: Call) -> list[tuple[str, int, int]]:
     job = call.job
     if job is None or not job.encode_started:
         return []
-    encoded, found = job.encode_us * 1000, job.search_us * 1000
+    encode_ns, search_ns = job.encode_us * 1000, job.search_us * 1000
     stages = [
         ("queue", call.arrived, job.encode_started),
-        ("encode", job.encode_started, job.encode_started + encoded),
+        ("encode", job.encode_started, job.encode_started + encode_ns),
     ]
     if job.options.k:
-        stages.append(("search", job.search_started, job.search_started + found))
+        stages.append(("search", job.search_started, job.search_started + search_ns))
     if call.serialised is not None:
         stages.append(("serialise", *call.serialised))
     return stages

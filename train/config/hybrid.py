@@ -18,11 +18,12 @@ class HybridConfig:
     Args:
         enabled: `auto` takes it into the bundle if it is better than the towers alone on the validation
             queries, as `export/hybrid/choose.py` says; `true` always does, and fails where it cannot; without
-            enough validation queries it adds ranks, which need no weight. `false` never does.
+            enough validation queries both rankings are fused by reciprocal ranks, which need no weight.
+            `false` never does.
         dense_candidates: items of the dense search that are ranked again; 0 takes half of the index's
             `ef_search`, which costs no time, and 32 at least.
         lexical_candidates: items that the lexical side adds.
-        most_postings: postings of a query's rarer terms that are read for these.
+        most_postings: postings, of a query's rarest terms first, that are read to find them.
         queries: largest number of validation queries for the choice.
     """
 

@@ -1,4 +1,4 @@
-"""How a table of items is read that takes the place of the experiment's, such as that of a refresh.
+"""How a table is read that replaces the experiment's table of items, such as that of a refresh.
 
 Its ids and values have to be those that training read, so casts and layout are those of `[data]`.
 """
@@ -30,7 +30,7 @@ class ItemTable:
     layout: Layout | None = None
 
     def as_file(self, path: Path) -> tuple[Layout | None, str]:
-        """Layout, and name in `[data.layouts]`, of a table: those of the experiment's if it ends alike.
+        """Layout, and name in `[data.layouts]`, of a table: those of the experiment's if the suffix is the same.
 
         A table with another suffix is written as its suffix says, and has no such name.
         """

@@ -89,7 +89,7 @@ def _loss_on_validation(data: TrainingData, predict: Predict) -> float:
 
 
 def item_means(data: TrainingData) -> FittedLabels:
-    """Each item's share of positives, drawn to that of all pairs by a smoothing chosen on validation."""
+    """Each item's share of positives, shrunk towards that of all pairs by a smoothing chosen on validation."""
 
     def fit(smoothing: float) -> Predict:
         shares = item_shares(data, smoothing)
@@ -99,7 +99,7 @@ def item_means(data: TrainingData) -> FittedLabels:
 
 
 def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_read: bool) -> UserItemMeans:
-    """The items' smoothing is that of `item_means`; only then the users' smoothing and factor are chosen.
+    """The items' smoothing is that of `item_means`; the users' smoothing and factor are chosen after it.
 
     Where the towers read histories of both kinds, a pair's events are those of the histories; else the
     user's training pairs; without users there are none.
@@ -150,7 +150,7 @@ def both_histories(
 
 
 def item_shares(data: TrainingData, smoothing: float) -> Floats:
-    """(N,): each item's share of positives in training, drawn to that of all pairs."""
+    """(N,): each item's share of positives in training, shrunk towards that of all pairs."""
     train = data.parts["train"]
     labels = train.is_positive
     positives = np.bincount(train.item, labels, data.item_count)

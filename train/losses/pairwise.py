@@ -26,12 +26,12 @@ Sampled = TypeVar("Sampled", bound=SampledNegatives)
 
 
 def bce(positive: Tensor, negatives: Tensor, known: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of the own item, plus the sum over the sampled items.
+    """Binary cross-entropy of the positive item, plus the sum over the sampled items.
 
     Negative sampling of Mikolov et al. 2013, equation 4, and Kang and McAuley 2018, section III-E.
 
     Args:
-        positive: logits (B,) of query and own item.
+        positive: logits (B,) of query and positive item.
         negatives: logits (B, J) of query and J sampled items.
         known: bool (B, J) or None.
 

@@ -53,7 +53,7 @@ class InterestsEncoder(nn.Module):
         return self._pool(history, 1)[:, 0]
 
     def _pool(self, rows: Tensor, count: int) -> Tensor:
-        """(B, count, K, H): the interests at the last `count` places, each of the places up to it."""
+        """(B, count, K, H): for each of the last `count` places the K vectors of the history up to it."""
         places = self._places(rows)  # (B, L, H)
         place = torch.arange(rows.shape[1], device=rows.device)
         offset = (place[:, None] - place)[-count:]  # (Q, L), above 0 for earlier places

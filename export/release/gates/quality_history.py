@@ -81,8 +81,8 @@ def differences(log: AuditLog, champion: str, metric: str) -> tuple[dict[str, fl
         champion: the version that is champion now.
 
     Returns:
-        version -> sum of the differences since, newest first; and why it has not more of them, empty if there
-        are no more.
+        version -> sum of the differences since, newest first; and why the sum ends before the first champion,
+        empty if it does not.
     """
     promoted = {
         (entry.record.after, entry.record.before): entry.record

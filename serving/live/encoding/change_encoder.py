@@ -28,7 +28,7 @@ from serving.segments.packed_items import EncodedItem, EncodedKind, packed_hit, 
 log = logging.getLogger(__name__)
 
 PAGE = 1024  # changes that are read, encoded and announced at once
-OUTDATED = 4096  # outdated rows beyond the number of the others, after which a generation begins
+OUTDATED = 4096  # a new file begins when so many more rows are outdated than current
 LONGEST_REASON = 500  # characters of a reason
 
 
@@ -99,8 +99,8 @@ class ChangeEncoder:
             writer.begin()
         self.sequence = writer.state.sequence
         while not self._stop.is_set() and (position := feed.position()).sequence > self.sequence:
-            # Read after the position: so the last page holds all that the position covers. What was committed
-            # meanwhile is left to the next turn, because no row may be beyond the position.
+            # The page is read after the position, so it holds all changes up to that. A change that was committed
+            # in between is left to the next turn, because no row may be beyond the position.
             page = feed.changes(writer.cursor, PAGE)
             changes = [each for each in page if each.sequence <= position.sequence]
             writer.append(self._encoded(changes), position, is_complete=len(changes) < PAGE)

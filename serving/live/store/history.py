@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from protos.errors import Unavailable
 from serving.live.store.changes import START, Position
 
-KEEP_MARKS = 1_000_000  # later changes, after which it is no longer known whether a store was at a position
+KEEP_MARKS = 1_000_000  # newest changes whose marks are kept; older positions cannot be checked
 SCHEMA_VERSION = 1
 
 TABLES = sa.MetaData()
@@ -81,10 +81,10 @@ def read_position(connection: Connection) -> Position:
 
 
 def was_at(connection: Connection, position: Position) -> bool | None:
-    """Whether the store has been at a position; None if that is not known, as of old positions.
+    """Whether the store has been at a position; None if the mark of that position is no longer kept.
 
     Args:
-        position: if its mark is 0, that is not known, and only the sequence counts.
+        position: with a mark of 0, which is unknown, only its sequence is checked.
     """
     if position.sequence > read_position(connection).sequence:
         return False

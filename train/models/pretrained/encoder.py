@@ -79,7 +79,7 @@ def load_encoder(folder: PretrainedFolder, trainable: bool = False) -> Pretraine
     Raises:
         ConfigError: `transformers` is not installed, or the weights do not fit the description.
     """
-    folder.weights()
+    folder.weights()  # raises where the weights are missing
     with _quiet() as transformers:
         try:
             model, report = transformers.AutoModel.from_pretrained(
