@@ -254,7 +254,7 @@ def _filters(manifest: Manifest) -> str:
 
 
 def as_input(query: Mapping[str, Any]) -> Any:
-    """A query as `predict` of a registered model takes it: the text if there is nothing else, or features by name."""
+    """A query as `predict` of a registered model takes it: a text, or features by name."""
     (only, *others) = query.values()
     if isinstance(only, str) and not others:
         return only

@@ -7,8 +7,8 @@ from pathlib import Path
 
 # Where live items are by default; `TWINSPIRE_CACHE` names another folder than `.cache`.
 LIVE = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "live"
-# Smallest `--worker-timeout` for the catalogue's process. It sends no heartbeat while it waits for its database,
-# whose own timeouts are shorter (`store/database.py`).
+# Least number of seconds without a heartbeat after which the catalogue's process is replaced. It sends none
+# while it waits for its database, whose own timeouts are shorter (`store/database.py`).
 PATIENCE_SECONDS = 15.0
 
 

@@ -30,7 +30,7 @@ class ItemTable:
     layout: Layout | None = None
 
     def as_file(self, path: Path) -> tuple[Layout | None, str]:
-        """Layout, and name in `[data.layouts]`, of a table: those of the experiment's if the suffix is the same.
+        """Layout, and name in `[data.layouts]`, of a table: the experiment's if the suffix is the same.
 
         A table with another suffix is written as its suffix says, and has no such name.
         """

@@ -61,8 +61,8 @@ def read_judged(
 
     Args:
         config: `[judged]`.
-        query: features of the query tower. A single text feature is read from the key `text`. Any other feature,
-            and each of several text features, is read from the key with the name of its column.
+        query: features of the query tower. A single text feature is read from the key `text`. Any other
+            feature, and each of several text features, is read from the key with the name of its column.
 
     Raises:
         DataError: a file is missing or a value is invalid, which the text names by file, row and column; the

@@ -89,7 +89,7 @@ def _loss_on_validation(data: TrainingData, predict: Predict) -> float:
 
 
 def item_means(data: TrainingData) -> FittedLabels:
-    """Each item's share of positives, shrunk towards that of all pairs by a smoothing chosen on validation."""
+    """Each item's share of positives, shrunk towards that of all pairs; validation chooses by how much."""
 
     def fit(smoothing: float) -> Predict:
         shares = item_shares(data, smoothing)

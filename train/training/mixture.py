@@ -3,11 +3,12 @@
     mixed = mix(trainer, fitter)            towers with `[tower] linear` above 0
 
 The linear model is EASE or SLIST (`train/evaluation/baselines/`), or item-kNN where EASE leaves items out.
-Its item-item weights are factorised at a rank of `linear`, and the factors become coordinates on either
-side, so that the index, the exported graph and the service need nothing new: an inner product of the longer vectors is the weighted sum of both scores. The
-towers differ from the baseline in three ways: recency weights go by position, an item that a history holds
-twice counts twice, and only `max_length` items are read. An item that training has not seen has the towers'
-coordinates only, so the linear model never stands alone. `part_weights.py` chooses the weight.
+Its item-item weights are factorised at a rank of `linear`, and the factors become coordinates on either side.
+So the index, the exported graph and the service need nothing new: an inner product of the longer vectors is
+the weighted sum of both scores. The towers differ from the baseline in three ways: weights of events go by
+position, and by no age; an item that a history holds twice counts twice; and only `max_length` items are
+read. An item that training has not seen has the towers' coordinates only, so the linear model never stands
+alone. `part_weights.py` chooses the weight.
 """
 
 import math
@@ -55,8 +56,8 @@ class Mixed:
     """What was chosen.
 
     Args:
-        weight: of the linear model's scores, once they have the standard deviation of the towers' scores. It is
-            0 if the towers are better alone; they then lose the coordinates of the linear model.
+        weight: of the linear model's scores, once they have the standard deviation of the towers' scores. It
+            is 0 if the towers are better alone; they then lose the coordinates of the linear model.
         unit: the standard deviation of the towers' scores, divided by that of the linear ones.
         metric: by which the weight was chosen.
         linear: the metric of the linear model alone on validation.

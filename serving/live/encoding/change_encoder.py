@@ -99,8 +99,8 @@ class ChangeEncoder:
             writer.begin()
         self.sequence = writer.state.sequence
         while not self._stop.is_set() and (position := feed.position()).sequence > self.sequence:
-            # The page is read after the position, so it holds all changes up to that. A change that was committed
-            # in between is left to the next turn, because no row may be beyond the position.
+            # The page is read after the position, so it holds all changes up to that. A change that was
+            # committed in between is left to the next turn, because no row may be beyond the position.
             page = feed.changes(writer.cursor, PAGE)
             changes = [each for each in page if each.sequence <= position.sequence]
             writer.append(self._encoded(changes), position, is_complete=len(changes) < PAGE)
