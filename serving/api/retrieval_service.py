@@ -132,8 +132,6 @@ class RetrievalServicer:
         """The vectors of queries, or of items."""
         if request.items:
             return self._encode_items(request, call)
-        if not request.queries:
-            raise InvalidInput("queries", "expected queries or items, got neither")
         count = self._limits.check_batch(len(request.queries))
         queries, names = self._batch(request.queries)
         bundle = self._choose(call, request.queries[0])

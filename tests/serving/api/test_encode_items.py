@@ -124,7 +124,7 @@ def test_a_request_has_either_queries_or_items(server: RetrievalServer) -> None:
         for wrong, error in (
             (request, "items: expected either queries or items, got both"),
             (valueless, "items[0].features.text: "),
-            (wire.EncodeRequest(), "queries: expected queries or items, got neither"),
+            (wire.EncodeRequest(), "queries: expected 1 to 8 queries, got 0"),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 stub.Encode(wrong, timeout=5)
