@@ -28,7 +28,7 @@ from serving.segments.packed_items import EncodedItem, EncodedKind, packed_hit, 
 log = logging.getLogger(__name__)
 
 PAGE = 1024  # changes that are read, encoded and announced at once
-OUTDATED = 4096  # a new file begins when so many more rows are outdated than current
+OUTDATED = 4096  # a new file begins when outdated rows exceed the current ones by this number
 LONGEST_REASON = 500  # characters of a reason
 
 
