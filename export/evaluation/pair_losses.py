@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from export.evaluation.per_query import read_arrays
 from protos import bundle
 from protos.bundle import Score
 from protos.errors import BundleDamaged
@@ -133,17 +134,11 @@ def load(folder: Path) -> PairLosses | None:
     Raises:
         BundleDamaged: the file is not what `save` writes.
     """
-    name = f"{bundle.REPORTS}/{FILE}"
-    path = folder / name
-    if name not in bundle.read_manifest(folder).files:
+    path, names = folder / bundle.REPORTS / FILE, (*KINDS, UNIT)
+    found = read_arrays(folder, FILE, "losses of pairs", names)
+    if found is None:
         return None
-    try:
-        with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {each: file[each] for each in (*KINDS, UNIT)}
-    except BundleDamaged:
-        raise
-    except Exception as error:  # NumPy's and those of damaged archives share no other base
-        raise BundleDamaged(f"{path}: not the losses of pairs: {error}") from None
+    arrays = {name: found[name] for name in names}
     unit, shape = arrays.pop(UNIT), (arrays["pairs"].size,)
     for each, values in arrays.items():
         if values.dtype != KINDS[each] or values.shape != shape:

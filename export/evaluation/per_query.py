@@ -7,6 +7,7 @@ query goes its cluster (`train/evaluation/intervals.py`), of which intervals dra
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,24 +89,39 @@ def save(found: PerQuery, folder: Path) -> None:
     np.savez_compressed(folder / bundle.REPORTS / FILE, allow_pickle=False, **arrays)
 
 
+def read_arrays(folder: Path, file: str, what: str, required: Collection[str]) -> dict[str, Any] | None:
+    """The arrays of a file in the reports of a bundle, by name; None if the bundle has no such file.
+
+    Args:
+        what: the content, for the error.
+        required: names of arrays that the file must have.
+
+    Raises:
+        BundleDamaged: the file is no archive of arrays, or one is missing.
+    """
+    name = f"{bundle.REPORTS}/{file}"
+    if name not in bundle.read_manifest(folder).files:
+        return None
+    try:
+        with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as archive:
+            return {each: archive[each] for each in {*archive.files, *required}}
+    except BundleDamaged:
+        raise
+    except Exception as error:  # NumPy's and those of damaged archives share no other base
+        raise BundleDamaged(f"{folder / name}: not the {what}: {error}") from None
+
+
 def load(folder: Path) -> PerQuery | None:
     """Read the metrics from the reports of a bundle; None if it has none.
 
     Raises:
         BundleDamaged: the file is not what `save` writes.
     """
-    name = f"{bundle.REPORTS}/{FILE}"
-    path = folder / name
-    if name not in bundle.read_manifest(folder).files:
+    path = folder / bundle.REPORTS / FILE
+    arrays = read_arrays(folder, FILE, "metrics of queries", (QUERIES,))
+    if arrays is None:
         return None
-    try:
-        with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        queries, of, unit = arrays.pop(QUERIES), arrays.pop(CLUSTERS, None), arrays.pop(UNIT, None)
-    except BundleDamaged:
-        raise
-    except Exception as error:  # NumPy's and those of damaged archives share no other base
-        raise BundleDamaged(f"{path}: not the metrics of queries: {error}") from None
+    queries, of, unit = arrays.pop(QUERIES), arrays.pop(CLUSTERS, None), arrays.pop(UNIT, None)
     if queries.dtype != np.uint64 or queries.ndim != 1:
         raise BundleDamaged(f"{path}: {QUERIES}: expected uint64 (Q,), got {queries.dtype} {queries.shape}")
     for name, values in arrays.items():

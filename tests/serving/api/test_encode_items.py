@@ -66,7 +66,7 @@ def test_the_asynchronous_client_encodes_the_same(server: RetrievalServer, clien
         async with AsyncRetrievalClient(server.address) as other:
             return await other.encode_items(ITEMS)
 
-    np.testing.assert_array_equal(asyncio.run(vectors()), client.encode_items(ITEMS))
+    np.testing.assert_allclose(asyncio.run(vectors()), client.encode_items(ITEMS), atol=1e-6)
 
 
 def test_items_are_encoded_over_http(server: RetrievalServer, client: RetrievalClient) -> None:
@@ -74,7 +74,7 @@ def test_items_are_encoded_over_http(server: RetrievalServer, client: RetrievalC
     with gateway(server.address) as running:
         answer = running.ask("/v1/encode", body)
     found = np.array([each["values"] for each in answer.document["vectors"]], np.float32)
-    np.testing.assert_array_equal(found, client.encode_items(ITEMS))
+    np.testing.assert_allclose(found, client.encode_items(ITEMS), atol=1e-6)
 
 
 def test_every_kind_of_feature_reaches_the_item_tower(full_items: Path) -> None:

@@ -124,7 +124,7 @@ def test_clicks_are_smoothed_by_text_scores_and_the_clicks_of_each_item(clicks: 
     assert baseline.settings == vars(settings)
     found = baseline(np.array([data.query_count - 1]))[0]
     assert found[found >= 0].tolist() == expected
-    assert expected.index(1) < expected.index(4)  # the shoe that nobody clicked after this query
+    assert expected.index(1) < expected.index(4)  # item 1 has no click after this query
 
 
 def test_it_is_left_out_where_no_query_text_of_validation_or_test_was_in_training() -> None:
