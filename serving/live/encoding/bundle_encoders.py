@@ -31,7 +31,7 @@ from serving.live.encoded_items import (
     origin_of,
 )
 from serving.live.encoding.change_encoder import ChangeEncoder
-from serving.live.store.changes import START, Change, ChangeFeed, Position
+from serving.live.store.changes import START, ChangePage, Position
 from serving.live.store.store import LastWrite, Store
 from serving.segments.packed_items import EncodedItemsDamaged
 from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
@@ -58,7 +58,7 @@ class KnownFeed:
         known: where this process knows the history to end; the thread that commits sets it.
     """
 
-    def __init__(self, feed: ChangeFeed) -> None:
+    def __init__(self, feed: Store) -> None:
         self.store_id = feed.store_id
         self.known = feed.position()
         self._feed = feed
@@ -76,12 +76,14 @@ class KnownFeed:
         """Keep the changes that this process has written, so that encoders take them from memory."""
         self._last, self.known = last, last.position
 
-    def changes(self, after: int, limit: int) -> list[Change]:
-        """As `ChangeFeed.changes`; changes after the known position may be among them."""
+    def page(self, after: int, limit: int) -> ChangePage:
+        """As `ChangeFeed.page`; its position becomes the known one."""
         last = self._last
         if after == last.before.sequence and last.position == self.known and len(last.changes) < limit:
-            return last.changes
-        return self._feed.changes(after, limit)
+            return ChangePage(self.known, last.changes)
+        page = self._feed.page(after, limit, self.known)
+        self.known = page.position
+        return page
 
 
 class _BundleEncoder:

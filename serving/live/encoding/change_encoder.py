@@ -98,11 +98,8 @@ class ChangeEncoder:
             log.error("%s: its file is damaged, so all items are encoded again", writer.folder)
             writer.begin()
         self.sequence = writer.state.sequence
-        while not self._stop.is_set() and (position := feed.position()).sequence > self.sequence:
-            # The page is read after the position, so it holds all changes up to that. A change that was
-            # committed in between is left to the next turn, because no row may be beyond the position.
-            page = feed.changes(writer.cursor, PAGE)
-            changes = [each for each in page if each.sequence <= position.sequence]
+        while not self._stop.is_set() and feed.position().sequence > self.sequence:
+            position, changes = feed.page(writer.cursor, PAGE)
             writer.append(self._encoded(changes), position, is_complete=len(changes) < PAGE)
             self.sequence = writer.state.sequence
             count += len(changes)

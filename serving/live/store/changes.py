@@ -42,6 +42,21 @@ class Position(NamedTuple):
 START = Position(0, 0)  # of each history
 
 
+class ChangePage(NamedTuple):
+    """Some changes of a store, with the state that they were read from.
+
+    An item may change between two reads, and moves to the end of the feed then. So a page is of one state:
+    with the position of another one, it could lack an item that had changed by then.
+
+    Args:
+        position: where the history of the store ended.
+        changes: lowest sequence first; none is beyond the position.
+    """
+
+    position: Position
+    changes: list[Change]
+
+
 class ChangeFeed(Protocol):
     """Gives the latest change of each item of a store, in the order of their sequences.
 
@@ -70,8 +85,8 @@ class ChangeFeed(Protocol):
             Unavailable: the store cannot be read now.
         """
 
-    def changes(self, after: int, limit: int) -> list[Change]:
-        """The changes with a higher sequence than `after`, lowest first, at most `limit`.
+    def page(self, after: int, limit: int) -> ChangePage:
+        """The changes with a higher sequence than `after`, at most `limit`.
 
         Raises:
             Unavailable: the store cannot be read now.

@@ -32,7 +32,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.store.changes import START, Change, Position
+from serving.live.store.changes import START, Change, ChangePage, Position
 from serving.live.store.database import (
     APPLICATION_ID,
     BUSY_SECONDS,
@@ -230,9 +230,24 @@ class Store:
 
     def stored(self, after: int, limit: int) -> list[StoredItem]:
         """As `changes`, with the times of the writes."""
-        query = sa.select(ITEMS).where(ITEMS.c.sequence > after).order_by(ITEMS.c.sequence).limit(limit)
         with self._reading() as connection:
-            return [*map(_stored, connection.execute(query))]
+            return [*map(_stored, connection.execute(_changed_after(after).limit(limit)))]
+
+    def page(self, after: int, limit: int, known: Position = START) -> ChangePage:
+        """As `ChangeFeed.page`.
+
+        Args:
+            known: a position that the store has had.
+
+        Raises:
+            StoreRolledBack: it was never there.
+            Unavailable: the store cannot be read now.
+        """
+        with self._one_state() as connection:
+            meta = connection.execute(sa.select(META)).one()
+            position = require_same_history(connection, meta, self.store_id, known)
+            rows = connection.execute(_changed_after(after).limit(limit))
+            return ChangePage(position, [_stored(row).change for row in rows])
 
     def get(self, ids: Sequence[str]) -> dict[str, StoredItem]:
         """The items of these ids that the store holds, deleted ones included.
@@ -253,14 +268,10 @@ class Store:
         Raises:
             Unavailable: the store cannot be read now.
         """
-        query = sa.select(ITEMS).where(ITEMS.c.sequence > after).order_by(ITEMS.c.sequence)
-        with self._errors("read"), self._engine.connect() as connection:
-            if connection.dialect.name == "postgresql":  # SQLite's transactions are snapshots
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                position = read_position(connection)
-                rows = connection.execution_options(yield_per=PARTS).execute(query)
-                yield position, (_stored(row).change for row in rows)
+        with self._one_state() as connection:
+            position = read_position(connection)
+            rows = connection.execution_options(yield_per=PARTS).execute(_changed_after(after))
+            yield position, (_stored(row).change for row in rows)
 
     def compact(self) -> int:
         """Forget answers to old requests, and shorten SQLite's log; returns how many answers were forgotten.
@@ -419,6 +430,16 @@ class Store:
             yield connection
 
     @contextmanager
+    def _one_state(self) -> Iterator[Connection]:
+        """A connection whose statements all see the same state."""
+        with self._errors("read"), self._engine.connect() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite's transactions are snapshots
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                check_open_files(connection)
+                yield connection
+
+    @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """A transaction that waits for all others which write; committed unless the block raises."""
         with self._errors("written"), self._engine.connect() as connection:
@@ -522,6 +543,11 @@ class _OverlayCount:
     def commit(self, sequence: int) -> None:
         """Record that the transaction was committed at this sequence."""
         self._sequence = sequence
+
+
+def _changed_after(sequence: int) -> sa.Select[Any]:
+    """The rows that changed after a sequence, lowest first."""
+    return sa.select(ITEMS).where(ITEMS.c.sequence > sequence).order_by(ITEMS.c.sequence)
 
 
 def _versions(connection: Connection, requests: Sequence[WriteRequest]) -> dict[str, ItemVersion]:

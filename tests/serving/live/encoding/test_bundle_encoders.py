@@ -29,7 +29,7 @@ from serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
 from serving.live.encoding.change_encoder import ChangeEncoder
 from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
 from serving.live.search.live_items import LiveItems, LivePlace, StoreState
-from serving.live.store.changes import Change
+from serving.live.store.changes import ChangePage, Position
 from serving.live.store.database import copy_file
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
@@ -334,30 +334,49 @@ def test_an_encoder_stops_between_two_pages(host: Host, monkeypatch: pytest.Monk
     monkeypatch.setattr(encoders, "PAGE", 2)
     host.put(*"abcdefg")
     host.feed.known = host.store.position()
-    stop, changes = threading.Event(), host.store.changes
+    stop, page = threading.Event(), host.store.page
 
-    def two_pages(after: int, limit: int) -> list[Change]:
+    def two_pages(after: int, limit: int, known: Position) -> ChangePage:
         if after == 2:
             stop.set()
-        return changes(after, limit)
+        return page(after, limit, known)
 
-    monkeypatch.setattr(host.store, "changes", two_pages)
+    monkeypatch.setattr(host.store, "page", two_pages)
     encoder = ChangeEncoder(host.folder, host.feed, host.place, stop=stop)
     encoder.run_once(host.feed)
     assert (encoder.sequence, encoder._writer.cursor) == (0, 4)
     encoder.close()
 
 
+def test_an_item_that_another_host_changes_again_meanwhile_is_encoded(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.put("a", "b")
+    host.feed.known = host.store.position()
+    page, others = host.store.page, iter(["a", "c"])
+
+    def page_after_a_write(after: int, limit: int, known: Position) -> ChangePage:
+        if other := next(others, ""):
+            host.put(other)
+        return page(after, limit, known)
+
+    monkeypatch.setattr(host.store, "page", page_after_a_write)
+    with closing(ChangeEncoder(host.folder, host.feed, host.place)) as encoder:
+        encoder.run_once(host.feed)
+        assert (encoder.sequence, encoder._writer.items) == (3, 2)
+        assert host.feed.known == host.store.position()
+
+
 def test_what_this_process_has_written_is_not_read_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_until(host.reaches(host.put("a")))
     asked: list[int] = []
-    changes = host.store.changes
+    page = host.store.page
 
-    def noted(after: int, limit: int) -> list[Change]:
+    def noted(after: int, limit: int, known: Position) -> ChangePage:
         asked.append(after)
-        return changes(after, limit)
+        return page(after, limit, known)
 
-    monkeypatch.setattr(host.store, "changes", noted)
+    monkeypatch.setattr(host.store, "page", noted)
     feed = host.encoders._feed
 
     def write(*items: ItemWrite) -> None:

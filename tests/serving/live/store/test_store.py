@@ -16,7 +16,7 @@ from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Overloaded, Unavailable
 from serving.live.store import store as stores
 from serving.live.store.changes import START, Position
-from serving.live.store.history import StoreRolledBack
+from serving.live.store.history import StoreRolledBack, require_same_history
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteOutcome, WriteRequest, WriteResult
 from tests.helpers.mlflow_servers import without_postgres
@@ -415,6 +415,24 @@ def test_a_snapshot_is_one_state_while_others_write(store: Store, url: str) -> N
     assert (position.sequence, found) == (3, [(2, "b", False), (3, "c", False)])
     with store.snapshot() as (position, changes):
         assert (position.sequence, [each.item_id for each in changes]) == (6, ["a", "b", "d", "c"])
+
+
+def test_a_page_of_changes_is_one_state(store: Store, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one(store, upsert("a", "b", "c"))
+    with closing(Store.open(url)) as other, monkeypatch.context() as patch:
+
+        def write_after_the_position(*given: Any) -> Position:
+            patch.undo()
+            one(other, upsert("b", "d"))
+            return require_same_history(*given)
+
+        patch.setattr(stores, "require_same_history", write_after_the_position)
+        position, changes = store.page(0, 10)
+        found = [(each.sequence, each.item_id) for each in changes]
+        assert (position.sequence, found) == (3, [(1, "a"), (2, "b"), (3, "c")])
+        position, changes = store.page(1, 10)
+        found = [(each.sequence, each.item_id) for each in changes]
+        assert (position.sequence, found) == (5, [(3, "c"), (4, "b"), (5, "d")])
 
 
 def test_compaction_forgets_old_answers_and_keeps_each_item_and_delete(
