@@ -37,6 +37,8 @@ from tests.load.services import START_SECONDS, STEP_SECONDS, Service, wait_for
 BASE_SHARE, MAX_BASE = 0.1, 300
 WORKERS = 2  # of each service
 WRITES = 20  # acknowledged between two kills or swaps, at least
+ITEMS = 2000  # different ids that are written, beside those of the bundles
+FEW_ITEMS = 15  # the same for several services, which shall change the same items at the same time
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
         services = [stack.enter_context(each) for each in started]
         operations = Operations(options.operations)
         addresses = [each.address for each in services]
-        traffic = Traffic(addresses, maker, base_ids, operations, options.threads, seed=options.seed)
+        items = ITEMS if options.services == 1 else FEW_ITEMS
+        traffic = Traffic(addresses, maker, base_ids, operations, options.threads, items, options.seed)
         begun = time.perf_counter()
         with traffic:
             refresh = partial(_refresh, options.config, place, url, traffic) if options.config else None

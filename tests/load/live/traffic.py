@@ -80,9 +80,9 @@ class Traffic:
         maker: ItemMaker,
         base_ids: Sequence[str],
         operations: Operations,
-        threads: int = 12,
-        items: int = 2000,
-        seed: int = 0,
+        threads: int,
+        items: int,
+        seed: int,
     ) -> None:
         self.writes: list[Write] = []  # that were acknowledged
         self.seen: list[Seen] = []
