@@ -49,6 +49,7 @@ MAX_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
 GROUP_ITEMS = 4096  # items of one transaction, if no request has more
 GATHER_SECONDS = 0.004  # a transaction waits as long for more writes while several clients write at once
 CROWDED_SECONDS = 0.1  # several clients count as writing for as long after a write that waited for another
+READER_SECONDS = 1.0  # for which the start waits until the reader has opened the store
 COUNT_SECONDS = 1.0  # between two counts of the items, at least
 COUNT_REST = 50  # the next count follows after 50 times the duration of the last, at least
 LONGEST_ERROR = 500  # characters of an error in shared memory
@@ -104,6 +105,7 @@ class CatalogueProcess:
         self._store_id: str = self._entry["store_id"]
         self._began = Position(self._entry["sequence"], self._entry["mark"])
         self._rolled_back: StoreRolledBack | None = None  # found by the reader, for `step`
+        self._reader_opened = threading.Event()
         self._counts = (0, 0)
         self._commits = self._writes_done = 0
         self._crowded_until = 0.0
@@ -112,11 +114,12 @@ class CatalogueProcess:
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops and the workers have ended their calls."""
         self._heartbeat.reset()
+        reading = threading.Thread(target=self._read, name="reader", daemon=True)
+        reading.start()
+        self._reader_opened.wait(READER_SECONDS)
         self._open()
         self._loop.watch(self._channel.receiver, self._accept)
         self._loop.start()
-        reading = threading.Thread(target=self._read, name="reader", daemon=True)
-        reading.start()
         handle.ready()
         stopped = handle.stop_event()
         until = float("inf")
@@ -260,7 +263,12 @@ class CatalogueProcess:
     # Reads, on a thread of their own.
 
     def _read(self) -> None:
+        # The reader opens the store before encoders do. SQLite keeps the descriptor of a closed connection
+        # while the process has others, so their number would depend on the order.
         store: Store | None = None
+        with suppress(TwinspireError):  # the first read tries again
+            store = Store.open(self._config.url, create=False)
+        self._reader_opened.set()
         while (request := self._reads.take()) is not None:
             if self._dropped:
                 self._refuse(request, Unavailable(self._dropped))
