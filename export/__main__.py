@@ -82,7 +82,7 @@ COMMANDS = {
         "export.terminal:show_pruned",
     ),
     "history": Command(
-        "Print the audit log: each promotion, refusal and rollback of the champion; and whether it is whole.",
+        "Print the audit log: each promotion, refusal and rollback of the champion; and missing records.",
         "export.release.commands:history",
         "export.terminal:show_history",
     ),

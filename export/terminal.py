@@ -172,10 +172,6 @@ def show_history(result: dict[str, Any], console: Console) -> None:
     else:
         console.print(f"{result['name']}: the champion was never moved", highlight=False)
     console.print(f"champion: {result['champion'] or 'none'}", highlight=False)
-    for record in result["records"]:
-        for text in record["broke"]:
-            warning = f"record {record['number']} broke the release lock of {text}"
-            console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for text in result["beside"]:
         console.print(f"moved without a record {text}", style="yellow", highlight=False, markup=False)
     for text in result["problems"]:

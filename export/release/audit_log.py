@@ -1,32 +1,38 @@
 """The audit log of a model: every promotion, refusal, forced promotion and rollback of its champion.
 
 Each record is one MLflow run in the model's experiment. The run has the record in its tag `RECORD_TAG`, and
-the report of the gates as artefacts. Records are numbered, and each holds the sha256 of the one before. The
-registered model's tag `NEWEST_TAG` holds number and sha256 of the newest record. So a record that was
-altered, removed or inserted is found. The tags have older names: `twinspire.move` and `twinspire.trail`.
+the report of the gates as artefacts. Records are numbered, so one that is missing is noticed.
 
-`commit` writes the record first, then moves the alias, then ends the run. If a process died in between, the
-`before` of the next record, or the alias itself, shows whether the alias was moved.
+`commit` writes the record, checks that the champion is still the version that the release was decided
+against, moves the alias, and ends the run. If a process died in between, the `before` of the next record, or
+the alias itself, shows whether the alias was moved.
+
+The registry lets the last writer of an alias win. Processes with the same cache folder commit one at a time:
+each locks a file there, and the kernel unlocks it when a process ends. On two hosts, both may move the alias
+if their checks fall within the same moment. Then the last move wins, and both records are kept. The `before`
+of the later record is not the `after` of the earlier one, which `history` reports.
 """
 
 import contextlib
-import hashlib
+import getpass
 import json
+import logging
 import math
+import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import mlflow
 from mlflow.entities import Run, ViewType
-from mlflow.exceptions import MlflowException
 
-from export.release.lock import ReleaseLock, actor
-from export.release.registry import retire_challenger
-from protos.documents import parse_json
-from protos.errors import InvalidInput
+from export.release.registry import AliasState, expect_collection, retire_challenger
+from protos.errors import InvalidInput, TwinspireError, Unavailable
+from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import STAGE
 from protos.release_records import (
     CHAMPION,
@@ -37,13 +43,16 @@ from protos.release_records import (
     RELEASE,
     Action,
     ReleaseRecord,
-    moved_alias,
     parse_record,
 )
-from train.training.tracking import environment, experiment_id, is_absent
+from train.fingerprint import fingerprint
+from train.paths import CACHE
+from train.training.tracking import environment, experiment_id
 
-NEWEST_TAG = "twinspire.trail"  # of the registered model
 EARLIER_CHAMPIONS = 2  # whose files are kept for a rollback
+LOCKS = CACHE / "locks"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,21 +60,19 @@ class Entry:
     """A record and the run that holds it.
 
     Args:
-        text: the record as it was written.
         status: of the run; `FINISHED` once the alias was moved.
         deleted: the run was deleted; MLflow keeps it for a while.
     """
 
     record: ReleaseRecord
-    text: str
     run_id: str
     status: str
     deleted: bool
 
     @property
-    def sha256(self) -> str:
-        """The next record's `previous`."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+    def is_complete(self) -> bool:
+        """Whether the release has ended; if not, its process has died, failed, or is at work now."""
+        return self.status == "FINISHED"
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,10 @@ class AuditLog:
 
     Args:
         unreadable: ids of runs whose record cannot be parsed.
-        newest: number and sha256 of the newest record, as the registry has it; 0 if it has none.
     """
 
     entries: tuple[Entry, ...]
     unreadable: tuple[str, ...]
-    newest: tuple[int, str]
 
     def moved(self, champion: str) -> list[bool]:
         """For each entry, whether it moved the alias.
@@ -87,13 +92,16 @@ class AuditLog:
         Args:
             champion: the version that is champion now.
         """
-        records = [entry.record for entry in self.entries]
-        return moved_alias(records, [entry.status for entry in self.entries], champion)
+        next_champions = [*(entry.record.before for entry in self.entries[1:]), champion]
+        return [
+            entry.record.action in MOVING_ACTIONS and (entry.is_complete or following == entry.record.after)
+            for entry, following in zip(self.entries, next_champions, strict=False)  # one more if no entry
+        ]
 
 
 @contextmanager
 def release_run(name: str, title: str) -> Iterator[str]:
-    """A new run for one record; gives its id. `commit` ends the run. If the block raises, the run fails.
+    """A new run for one record; gives its id. `commit` ends the run. If the block raises before, it fails.
 
     Args:
         name: of the registered model and of its experiment.
@@ -106,12 +114,13 @@ def release_run(name: str, title: str) -> Iterator[str]:
         yield run_id
     except BaseException:
         with contextlib.suppress(Exception):  # the first error is the one to show
-            client.set_terminated(run_id, "FAILED")
+            if client.get_run(run_id).info.status == "RUNNING":
+                client.set_terminated(run_id, "FAILED")
         raise
 
 
 def commit(
-    held: ReleaseLock,
+    name: str,
     run_id: str,
     action: Action,
     before: str,
@@ -121,24 +130,43 @@ def commit(
 ) -> ReleaseRecord:
     """Write the record, then move the alias if the action does so, then end the run.
 
-    The version that becomes champion loses the alias `challenger`.
+    The version that becomes champion loses the alias `challenger`. If its index is on a Milvus server, its
+    collection is looked for before the alias moves, and again after: until then, `prune` may drop it.
 
     Args:
-        held: the release lock of the model.
+        name: of the registered model.
         run_id: of a `release_run`.
+        before: the champion that the release was decided against; empty if there was none.
+        gates: with `name`, `figure`, `bound` and `holds`; a figure that is not finite becomes None.
 
     Raises:
-        InvalidInput: the record is too long; nothing was written.
-        Unavailable: the lock was lost.
+        ConfigError, MissingStage: as of `expect_collection`. A note says so if the alias was moved.
+        InvalidInput: the record is too long; the alias was not moved.
+        Unavailable: another version is champion by now. The record becomes a refusal that says so. Or the
+            Milvus server does not answer.
     """
+    moves = action in MOVING_ACTIONS
+    if moves:
+        expect_collection(name, after)
     client = mlflow.MlflowClient()
-    held.check()
-    record = append(held.name, run_id, actor(), action, before, after, gates, reason, held.broke)
-    if action in MOVING_ACTIONS:
-        held.check()
-        client.set_registered_model_alias(held.name, CHAMPION, after)
-        retire_challenger(held.name, after)
-    client.set_terminated(run_id, "FINISHED")
+    with _one_at_a_time(name):
+        record = append(name, run_id, action, before, after, gates, reason)
+        champion = AliasState.of(name).champion
+        if champion != before:
+            overtaken = _overtaken(name, run_id, before, champion)
+            record = _write(run_id, replace(record, action="refuse", before=champion, reason=overtaken))
+        elif moves:
+            client.set_registered_model_alias(name, CHAMPION, after)
+            retire_challenger(name, after)
+        client.set_terminated(run_id, "FINISHED")
+    if champion != before:
+        raise Unavailable(f"{name}: version {after} is not promoted: {record.reason}; try again")
+    if moves:
+        try:
+            expect_collection(name, after)
+        except TwinspireError as error:
+            error.add_note(f"version {after} has become {CHAMPION}")
+            raise
     return record
 
 
@@ -146,80 +174,64 @@ def read(name: str) -> AuditLog:
     """The audit log of a registered model; empty if it has none."""
     entries, unreadable = [], []
     for run in _runs(name):
-        text = run.data.tags[RECORD_TAG]
         try:
-            record = parse_record(text)
+            record = parse_record(run.data.tags[RECORD_TAG])
         except (ValueError, TypeError):
             unreadable.append(run.info.run_id)
             continue
         deleted = run.info.lifecycle_stage != "active"
-        entries.append(Entry(record, text, run.info.run_id, run.info.status, deleted))
+        entries.append(Entry(record, run.info.run_id, run.info.status, deleted))
     entries.sort(key=lambda entry: (entry.record.number, entry.record.at))
-    return AuditLog(tuple(entries), tuple(unreadable), _newest(name))
+    return AuditLog(tuple(entries), tuple(unreadable))
 
 
 def append(
     name: str,
     run_id: str,
-    actor: str,
     action: Action,
     before: str,
     after: str,
     gates: Iterable[Mapping[str, Any]] = (),
     reason: str = "",
-    broke: tuple[str, ...] = (),
 ) -> ReleaseRecord:
-    """Write the next record into a run. The caller must hold the release lock.
-
-    Args:
-        gates: with `name`, `figure`, `bound` and `holds`; a figure that is not finite becomes None.
-        broke: descriptions of the release locks that were broken.
-
-    Raises:
-        InvalidInput: the record is too long for a tag of a run; nothing was written.
-    """
+    """Write the next record into a run; arguments and errors are as of `commit`."""
     known = read(name).entries
     record = ReleaseRecord(
         number=known[-1].record.number + 1 if known else 1,
         at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        actor=actor,
+        actor=actor(),
         action=action,
         before=before,
         after=after,
         gates=tuple({key: _finite(value) for key, value in gate.items()} for gate in gates),
         reason=reason[:REASON_LENGTH],
-        previous=known[-1].sha256 if known else "",
-        broke=broke,
     )
-    text = json.dumps(asdict(record), ensure_ascii=False, sort_keys=True, allow_nan=False)
-    if len(text) > RECORD_LENGTH:
-        raise InvalidInput(
-            "record of the release",
-            f"expected at most {RECORD_LENGTH:,} characters of JSON, got {len(text):,}; shorten the reason",
-        )
-    client = mlflow.MlflowClient()
-    client.set_tag(run_id, RECORD_TAG, text)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    client.set_registered_model_tag(name, NEWEST_TAG, json.dumps({"number": record.number, "sha256": digest}))
-    return record
+    return _write(run_id, record)
+
+
+def actor() -> str:
+    """User and host of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def problems(log: AuditLog) -> list[str]:
-    """What is wrong with an audit log, one sentence each; empty if every record is as it was written."""
+    """What is wrong with an audit log, one sentence each; empty if no record is known to be missing."""
     found = [f"run {run_id}: its record cannot be read" for run_id in log.unreadable]
     found += [f"record {e.record.number}: its run {e.run_id} was deleted" for e in log.entries if e.deleted]
-    before: Entry | None = None
-    for entry in log.entries:
-        number, expected = entry.record.number, before.record.number + 1 if before else 1
+    expected = 1
+    for number in (entry.record.number for entry in log.entries):
         if number < expected:
             found.append(f"record {number}: there are several of that number")
+        elif number == expected + 1:
+            found.append(f"record {expected}: missing")
         elif number > expected:
-            found.append(_missing(expected, number - 1))
-        elif entry.record.previous != (before.sha256 if before else ""):
-            what = f"record {number - 1} was altered, or record {number} was" if before else "it was altered"
-            found.append(f"record {number}: does not follow from the one before: {what}")
-        before = entry
-    return found + _newest_problems(log)
+            found.append(f"records {expected} to {number - 1}: missing")
+        expected = number + 1
+    return found
 
 
 def promoted_versions(log: AuditLog, champion: str) -> list[str]:
@@ -275,36 +287,48 @@ def _runs(name: str) -> Sequence[Run]:
     return [run for run in runs if RECORD_TAG in run.data.tags]
 
 
-def _newest(name: str) -> tuple[int, str]:
-    try:
-        tags = mlflow.MlflowClient().get_registered_model(name).tags
-    except MlflowException as error:
-        if is_absent(error):
-            return 0, ""
-        raise
-    try:
-        table = parse_json(tags.get(NEWEST_TAG, '{"number": 0, "sha256": ""}'))
-        return int(table["number"]), str(table["sha256"])
-    except (ValueError, TypeError, KeyError):
-        return -1, ""
+def _write(run_id: str, record: ReleaseRecord) -> ReleaseRecord:
+    """Write a record into its run; returns it."""
+    text = json.dumps(asdict(record), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    if len(text) > RECORD_LENGTH:
+        raise InvalidInput(
+            "record of the release",
+            f"expected at most {RECORD_LENGTH:,} characters of JSON, got {len(text):,}; shorten the reason",
+        )
+    mlflow.MlflowClient().set_tag(run_id, RECORD_TAG, text)
+    return record
 
 
-def _newest_problems(log: AuditLog) -> list[str]:
-    """What is wrong with the newest record: no record follows it, so the registry's tag vouches for it."""
-    number, digest = log.newest
-    last = log.entries[-1].record.number if log.entries else 0
-    named = [entry for entry in log.entries if entry.record.number == number]
-    if number > last:
-        return [_missing(last + 1, number)]
-    if number < last - 1:  # it is one behind if a process died between the two writes
-        return [f"the registered model's tag {NEWEST_TAG} does not name record {last}, which is the newest"]
-    if named and all(entry.sha256 != digest for entry in named):
-        return [f"record {number}: was altered"]
-    return []
+@contextmanager
+def _one_at_a_time(name: str) -> Iterator[None]:
+    """Keep the processes that use this cache folder and registry apart; without the file, only log that."""
+    path = LOCKS / f"release-{fingerprint(mlflow.get_tracking_uri(), name)[:16]}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            waits = partial(logger.warning, "%s: waits for another release on this host (%s)", name, path)
+            stack.enter_context(exclusive_lock(path, on_wait=waits))
+        except OSError as error:  # another user's file, for example; the check of the champion remains
+            logger.warning("%s: another release on this host is not waited for: %s", name, error)
+        yield
 
 
-def _missing(first: int, last: int) -> str:
-    return f"record {first}: missing" if first == last else f"records {first} to {last}: missing"
+def _overtaken(name: str, run_id: str, before: str, champion: str) -> str:
+    """Which version was made champion since a release was decided, when and by whom.
+
+    Args:
+        run_id: of that release.
+        before: the champion that it was decided against.
+        champion: the version that is champion now.
+    """
+    known = read(name)
+    others = replace(known, entries=tuple(each for each in known.entries if each.run_id != run_id))
+    moves = zip(others.entries, others.moved(champion), strict=True)
+    last = [entry.record for entry, moved in moves if moved][-1:]
+    if last and last[0].after == champion:
+        by = f"by {last[0].actor} at {last[0].at}"
+    else:
+        by = "without a record"
+    return f"version {champion or 'none'} was made {CHAMPION} {by} meanwhile, in place of {before or 'none'}"
 
 
 def _finite(value: Any) -> Any:

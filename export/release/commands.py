@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from export.bundles import find_bundle
-from export.release import audit_log, lock, registry
-from export.release.registry import AliasState, by_version, collection_kept, registry_errors
+from export.release import audit_log, registry
+from export.release.registry import AliasState, by_version, registry_errors
 from protos.cli import imports_frozen
 from protos.errors import GateRefused, MissingStage
-from protos.release_records import CHAMPION, ReleaseRecord, outcomes
+from protos.release_records import CHAMPION, ReleaseRecord
 from train.config import read_experiment
 from train.training.tracking import connect
 
@@ -62,19 +62,15 @@ def roll_back(name: str, to: str = "", reason: str = "") -> ReleaseRecord | None
         MissingStage: there is no champion before this one, or no such version, or its index is on a Milvus
             server and its collection is not there any more.
         GateRefused: the version never was champion, and no reason is given.
-        Unavailable: the registry or the Milvus server does not answer, or another release is under way.
+        Unavailable: the registry or the Milvus server does not answer, or another version became champion
+            meanwhile.
     """
     with registry_errors():
-        _target(name, to, reason)  # raises before anything is written
-        with lock.acquire(name, lock.actor()) as held:
-            before, after = _target(name, to, reason)  # again, now that no other process can move the alias
-            if before == after:
-                return None
-            with (
-                collection_kept(name, after),
-                audit_log.release_run(name, f"back to version {after}") as run_id,
-            ):
-                return audit_log.commit(held, run_id, "rollback", before, after, reason=reason)
+        before, after = _target(name, to, reason)
+        if before == after:
+            return None
+        with audit_log.release_run(name, f"back to version {after}") as run_id:
+            return audit_log.commit(name, run_id, "rollback", before, after, reason=reason)
 
 
 def _target(name: str, to: str, reason: str) -> tuple[str, str]:
@@ -112,7 +108,7 @@ def prune(arguments: Namespace) -> dict[str, Any]:
 
 
 def history(arguments: Namespace) -> dict[str, Any]:
-    """Print every record of the audit log, and whether the log is whole."""
+    """Print every record of the audit log, and what is wrong with it."""
     with imports_frozen():  # MLflow imports its store when it is first asked
         connect()
         return audit_log_of(read_experiment(arguments.config).name)
@@ -128,11 +124,10 @@ def audit_log_of(name: str) -> dict[str, Any]:
     with registry_errors():
         known = audit_log.read(name)
         champion = AliasState.of(name).champion
-        release_runs = bool(lock.holder(name))
-    ended = outcomes([entry.status for entry in known.entries], release_runs)
     records = [
-        asdict(entry.record) | {"run_id": entry.run_id, "outcome": outcome, "moved": moved}
-        for entry, outcome, moved in zip(known.entries, ended, known.moved(champion), strict=True)
+        asdict(entry.record)
+        | {"run_id": entry.run_id, "outcome": "done" if entry.is_complete else "incomplete", "moved": moved}
+        for entry, moved in zip(known.entries, known.moved(champion), strict=True)
     ]
     problems = audit_log.problems(known)
     return {

@@ -2,31 +2,30 @@
 
     python -m export promote --config train/configs/pydocs.toml
 
-A promotion measures first, which takes minutes, and then holds the release lock only while it moves the
-alias. If champion or challenger have changed by then, it refuses: the comparison was of other versions.
+A promotion measures first, which takes minutes. If champion or challenger have changed by then, it refuses:
+the comparison was of other versions.
 """
 
 import math
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 
-from export.release import audit_log, gates, lock
+from export.release import audit_log, gates
 from export.release.decision_report import PAGE, write_report
 from export.release.gate import ComparedVersion, Decision, GateResult
 from export.release.registry import (
     CHALLENGER,
     AliasState,
     by_alias,
-    collection_kept,
     expect_collection,
     fetch,
     registry_errors,
@@ -128,10 +127,7 @@ def promote(
         decision = compare(challenger, champion, experiment, data, console)
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
             _log_report(decision, run_id)
-            with lock.acquire(name, lock.actor()) as held:
-                error, record = _conclude(held, run_id, compared, decision, force, reason)
-    if error is not None:
-        raise error
+            record = _conclude(name, run_id, compared, decision, force, reason)
     return Promotion(compared.challenger, record, decision, run_id)
 
 
@@ -182,21 +178,21 @@ def _log_report(decision: Decision, run_id: str) -> None:
 
 
 def _conclude(
-    held: lock.ReleaseLock,
+    name: str,
     run_id: str,
     compared: AliasState,
     decision: Decision,
     force: bool,
     reason: str,
-) -> tuple[TwinspireError | None, ReleaseRecord]:
-    """With the lock held, promote or refuse; returns the error to raise and the record."""
-    name, challenger = held.name, compared.challenger
+) -> ReleaseRecord:
+    """Promote or refuse, and record it; a refusal raises what `promote` does."""
+    challenger = compared.challenger
     assert challenger is not None
-    now = AliasState.of(name)
     error: TwinspireError | None = None
     action: Action = "promote"
-    if now != compared:
-        action, reason = "refuse", _what_changed(name, compared, now)
+    waiting = by_alias(name, CHALLENGER)
+    if waiting is None or str(waiting.version) != challenger:
+        action, reason = "refuse", _new_challenger(waiting)
         error = Unavailable(f"{name}: version {challenger} is not promoted: {reason}; try again")
     elif force and (not decision.accepted or _champion_was_not_compared(compared, decision)):
         action = "force"
@@ -204,13 +200,14 @@ def _conclude(
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
     summary = [_summary(each) for each in decision.results]
-    # The collection may have been dropped since the first check.
-    with collection_kept(name, challenger) if error is None else nullcontext():
-        return error, audit_log.commit(held, run_id, action, now.champion, challenger, summary, reason)
+    record = audit_log.commit(name, run_id, action, compared.champion, challenger, summary, reason)
+    if error is not None:
+        raise error
+    return record
 
 
 def _summary(result: GateResult) -> dict[str, object]:
-    """A result for the record, with what a service shows of it: the service knows no gates."""
+    """A result for the record, with title, figure and bound for people."""
     gate = GATES_BY_NAME.get(result.name)
     shown = {}
     if gate is not None:
@@ -240,18 +237,8 @@ def _figure(figure: float | None) -> str:
     return "has no figure" if figure is None else f"{figure:g}"
 
 
-def _what_changed(name: str, compared: AliasState, now: AliasState) -> str:
-    """Which alias was moved while the gates were measured, when and by whom."""
-    if now.champion != compared.champion:
-        known = audit_log.read(name)
-        moves = zip(known.entries, known.moved(now.champion), strict=True)
-        last = [entry.record for entry, moved in moves if moved][-1:]
-        if last and last[0].after == now.champion:
-            by = f"by {last[0].actor} at {last[0].at}"
-        else:
-            by = "without a record"
-        return f"version {now.champion or 'none'} was made {CHAMPION} {by} meanwhile"
-    challenger = by_alias(name, CHALLENGER)
+def _new_challenger(challenger: ModelVersion | None) -> str:
+    """Which version became challenger while the gates were measured."""
     if challenger is None:
         return f"the alias {CHALLENGER} was removed meanwhile"
     made = datetime.fromtimestamp(challenger.creation_timestamp / 1000, UTC)

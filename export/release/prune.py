@@ -8,8 +8,8 @@ several names the collection is kept if one of them needs it. Those of other mod
 bundles that this registry does not know, unless `unregistered_days` says otherwise. Drafts that an
 interrupted export has left are dropped when they are a day old.
 
-The lock of the collections is held while one is dropped, after the aliases have been read again: `register`,
-`promote` and `rollback` hold it while they move an alias to a version with a collection.
+The aliases are read right before a collection is dropped, and once more after it. A release looks for the
+collection after it has moved an alias. So if both happen at the same moment, one of the two notices.
 """
 
 import logging
@@ -20,8 +20,9 @@ from typing import Any
 
 import mlflow
 
-from export.release import audit_log, lock
+from export.release import audit_log
 from export.release.registry import registry_errors
+from protos.errors import MissingStage
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.release_records import CHAMPION
 from protos.vector_databases.milvus import (
@@ -37,7 +38,7 @@ from protos.vector_databases.milvus import (
 log = logging.getLogger(__name__)
 
 DAY_SECONDS = 86_400
-DROP_SECONDS = 60.0  # to drop one: well below `LOCK_STALE_S` / 2, after which the lock would not hold
+DROP_SECONDS = 60.0  # to drop one collection
 DRAFT_SECONDS = DAY_SECONDS  # age of a draft that is no longer being written
 
 
@@ -53,7 +54,8 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
 
     Raises:
         ConfigError: the environment names no Milvus server.
-        Unavailable: the registry or the server does not answer, or another process still holds the lock.
+        MissingStage: a version got an alias while its collection was dropped.
+        Unavailable: the registry or the server does not answer.
     """
     client = MilvusServer.from_environment().connect()
     kept: list[str] = []
@@ -93,17 +95,19 @@ def _is_needed(
 
 def _drop(client: Any, collection: str, name: str, unregistered_days: int) -> bool | None:
     """Drop a collection unless an alias needs it by now; returns what `_is_needed` does."""
-    with lock.acquire(lock.COLLECTIONS, lock.actor(), lock.COLLECTIONS_WAIT_S) as held:
+    with server_errors():
+        if not client.has_collection(collection, timeout=CONNECT_SECONDS):
+            return None  # another `prune` has dropped it
+    is_needed = _is_needed(client, collection, name, unregistered_days, _needed)
+    if is_needed is False:
         with server_errors():
-            if not client.has_collection(collection, timeout=CONNECT_SECONDS):
-                return None  # another `prune` has dropped it
-        is_needed = _is_needed(client, collection, name, unregistered_days, _needed)
-        if is_needed is False:
-            held.check()
-            with server_errors():
-                client.drop_collection(collection, timeout=DROP_SECONDS)
-            log.info("%s: dropped %s", name, collection)
-    time.sleep(2 * lock.POLL_S)  # a process that waits for the lock takes it now
+            client.drop_collection(collection, timeout=DROP_SECONDS)
+        log.info("%s: dropped %s", name, collection)
+        if bundle_of(collection) and _is_needed(client, collection, name, 0, _needed):
+            raise MissingStage(
+                f"{name}: a version got an alias while its collection {collection} was dropped; "
+                "`python -m export register --bundle FOLDER`, with its bundle, writes it again"
+            )
     return is_needed
 
 

@@ -22,7 +22,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from export.bundles import BUNDLES, export_metrics
-from export.release import lock
 from protos import bundle, entry_points
 from protos.bundle import EXACT, HNSW, MILVUS
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
@@ -79,8 +78,7 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
     Raises:
         BundleError: the bundle is damaged.
         MissingStage: MLflow does not know the run that trained its towers.
-        Unavailable: the registry does not answer, or a server of the index, or another process
-            holds the lock of the collections.
+        Unavailable: the registry does not answer, or a server of the index.
     """
     manifest = bundle.read(folder)
     _publish(folder, manifest)
@@ -95,11 +93,8 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
                 manifest.name, known.version, INDEX_KIND, manifest.index.kind
             )
         if AliasState.of(manifest.name).champion != str(known.version):
-            try:
-                _make_challenger(manifest.name, str(known.version))
-            except MissingStage:  # `prune` has dropped the collection since it was written
-                _publish(folder, manifest)
-                _make_challenger(manifest.name, str(known.version))
+            mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, str(known.version))
+            _publish(folder, manifest)  # `prune` may have dropped it before there was an alias
     return known, registered
 
 
@@ -109,11 +104,6 @@ def _publish(folder: Path, manifest: bundle.Manifest) -> None:
         from export.bundle_files import publish  # imports torch, and all that builds an index
 
         publish(folder)
-
-
-def _make_challenger(name: str, number: str) -> None:
-    with collection_kept(name, number):
-        mlflow.MlflowClient().set_registered_model_alias(name, CHALLENGER, number)
 
 
 def retire_challenger(name: str, number: str) -> None:
@@ -172,26 +162,9 @@ def expect_collection(name: str, number: str) -> None:
         is_there = client.has_collection(collection, timeout=milvus.CONNECT_SECONDS)
     if not is_there:
         raise MissingStage(
-            f"{name}: version {number} cannot get an alias: there is no collection {collection} in Milvus "
+            f"{name}: version {number} cannot be served: there is no collection {collection} in Milvus "
             f"({milvus.URI}); `python -m export register --bundle FOLDER`, with its bundle, writes it again"
         )
-
-
-@contextmanager
-def collection_kept(name: str, number: str) -> Iterator[None]:
-    """Within this block, the collection of a version is on its Milvus server, and `prune` does not drop it.
-
-    Raises:
-        ConfigError, MissingStage: as of `expect_collection`.
-        Unavailable: as of `expect_collection`, or another process still holds the lock.
-    """
-    if by_version(name, number).tags.get(INDEX_KIND) != MILVUS:
-        yield
-        return
-    with lock.acquire(lock.COLLECTIONS, lock.actor(), lock.COLLECTIONS_WAIT_S) as held:
-        expect_collection(name, number)
-        held.check()
-        yield
 
 
 def fetch(name: str, number: str) -> tuple[Path, bundle.Manifest]:

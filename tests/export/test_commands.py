@@ -246,14 +246,13 @@ def test_history_is_printed(capsys: Capture) -> None:
         "reason": "[b]why[/b]",
         "outcome": "done",
         "moved": True,
-        "broke": [],
     }
     forced = {
         **record,
         "number": 2,
         "action": "force",
         "gates": gates,
-        "outcome": "interrupted",
+        "outcome": "incomplete",
         "moved": False,
     }
     result = {
@@ -261,7 +260,7 @@ def test_history_is_printed(capsys: Capture) -> None:
         "champion": "7",
         "records": [record, forced, {**record, "number": 3, "action": "refuse", "gates": gates}],
         "beside": ["since the last record: from 8 to 7"],
-        "problems": ["record 2: was altered"],
+        "problems": ["record 4: missing"],
     }
     terminal.show_history(result, Console(width=200))
     output = capsys.readouterr().out
@@ -269,11 +268,11 @@ def test_history_is_printed(capsys: Capture) -> None:
         "2026-01-02 03:04:05",
         "ann@[one]",
         "[b]why[/b]",
-        "force, interrupted: the alias did not move",
+        "force, incomplete: the alias did not move",
         "0 of 1; not quality",
         "champion: 7",
         "moved without a record since the last record: from 8 to 7",
-        "broken: record 2: was altered",
+        "broken: record 4: missing",
     ):
         assert part in output
 

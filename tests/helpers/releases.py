@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 
-from export.release import audit_log, lock, registry
+from export.release import audit_log, registry
 from export.release.gate import ComparedVersion, Decision, GateResult
 from protos.release_records import Action
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
-from tests.helpers.warm import WarmPython
 from train.config import Experiment, read_experiment
 from train.data.training_data import TrainingData
-from train.paths import ROOT
 from train.training.tracking import experiment_id
 
 NAME = "tiny"
@@ -153,8 +150,8 @@ def record_move(
     reason: str = "",
 ) -> str:
     """A record, and the alias moved, as `promote` and `rollback` do without a comparison; its run's id."""
-    with audit_log.release_run(name, f"version {after}") as run_id, lock.acquire(name, "ann@one") as held:
-        audit_log.commit(held, run_id, action, before, after, gates, reason)
+    with audit_log.release_run(name, f"version {after}") as run_id:
+        audit_log.commit(name, run_id, action, before, after, gates, reason)
     return run_id
 
 
@@ -167,47 +164,6 @@ def aliased(alias: str) -> str:
 def make_challenger(number: int) -> None:
     """Give the alias to a version."""
     mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHALLENGER, str(number))
-
-
-@contextmanager
-def killed_while_it_holds_the_lock(name: str, reaped: bool = True) -> Iterator[int]:
-    """A process that took the release lock in the store that MLflow points at, and was killed; its id.
-
-    Args:
-        reaped: whether its parent has waited for it; if not, it stays a zombie until the block ends.
-    """
-    code = (
-        "import sys, time\n"
-        "from export.release import lock\n"
-        "from train.training.tracking import connect\n"
-        "connect()\n"
-        "with lock.acquire(sys.argv[1], 'ann@one'):\n"
-        "    print('held', flush=True)\n"
-        "    time.sleep(600)\n"
-    )
-    if reaped:
-        warm = WarmPython("-c", code, name)
-        try:
-            assert warm.stdout.readline() == "held\n"
-            warm.kill()
-            warm.process.join(60)
-            yield warm.pid
-        finally:
-            warm.kill()
-            warm.communicate()
-        return
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, name], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        process.kill()  # it is dead, and its status is left for `communicate` below
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        yield process.pid
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def answered_elsewhere(model: str, query: str, folder: Path) -> tuple[list[dict[str, Any]], str]:

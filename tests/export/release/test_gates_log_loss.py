@@ -413,8 +413,8 @@ def log_of(*moves: tuple[Action, str, str, Mapping[str, float]]) -> AuditLog:
     for n, (action, before, after, change) in enumerate(moves, 1):
         gates: tuple[dict[str, Any], ...] = ({"name": "quality_history", "change": dict(change)},)
         record = ReleaseRecord(n, "", "", action, before, after, gates if change else ())
-        entries.append(Entry(record, "", "", "FINISHED", False))
-    return AuditLog(tuple(entries), (), (len(entries), ""))
+        entries.append(Entry(record, "", "FINISHED", False))
+    return AuditLog(tuple(entries), ())
 
 
 @pytest.mark.parametrize(("lost", "holds"), [(0.001, True), (0.003, False), (-0.003, True)])

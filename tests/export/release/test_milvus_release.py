@@ -1,4 +1,4 @@
-"""A version whose index is on a Milvus server has an alias only while its collection is there."""
+"""A version whose index is on a Milvus server is released only while its collection is there."""
 
 import dataclasses
 import shutil
@@ -10,14 +10,15 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from export.release import lock, registry
+from export.release import audit_log, registry
 from export.release import promote as releasing
+from export.release import prune as pruning
 from export.release.commands import audit_log_of, roll_back
 from export.release.gate import ComparedVersion
 from export.release.prune import prune
 from protos import bundle
 from protos.bundle import IndexParameters
-from protos.errors import MissingStage, Unavailable
+from protos.errors import MissingStage
 from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
@@ -74,7 +75,7 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
     promote(1, Decide())
     promote(2, Decide())
     drop()
-    refused = rf"version 1 cannot get an alias: there is no collection {store.collection} in Milvus"
+    refused = rf"version 1 cannot be served: there is no collection {store.collection} in Milvus"
     with pytest.raises(MissingStage, match=refused):
         roll_back(NAME)
     with pytest.raises(MissingStage, match=refused):
@@ -95,26 +96,41 @@ def without_alias(version: str) -> None:
     mlflow.MlflowClient().delete_registered_model_alias(NAME, registry.CHALLENGER)
 
 
-def test_registering_is_refused_while_a_collection_is_dropped_and_says_by_whom(
+def test_a_rollback_to_a_version_whose_collection_is_dropped_meanwhile_says_how_to_write_it_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`prune` runs between the check of the collection and the alias."""
     without_alias("1")
-    drop, refused = type(store.client).drop_collection, []
-    moves = (lambda: registry.register(store.folder), lambda: roll_back(NAME, to="1", reason="now"))
+    append = audit_log.append
 
-    def drop_meanwhile(client: Any, name: str, **others: Any) -> None:
-        for move in moves:
-            with pytest.raises(
-                Unavailable, match=r"in Milvus\): the release lock is taken by .+ \(process \d+"
-            ) as told:
-                move()
-            refused.append(str(told.value))
+    def prune_first(*arguments: Any) -> Any:
+        assert prune(NAME)["dropped"] == [store.collection]
+        return append(*arguments)
+
+    monkeypatch.setattr(audit_log, "append", prune_first)
+    with pytest.raises(MissingStage, match=r"no collection .+ `python -m export register --bundle") as told:
+        roll_back(NAME, to="1", reason="now")
+    assert told.value.__notes__ == ["version 1 has become champion"]
+    assert (aliased("champion"), audit_log_of(NAME)["records"][-1]["outcome"]) == ("1", "done")
+    registry.register(store.folder)
+    assert store.client.list_collections() == [store.collection]
+
+
+def test_prune_says_so_when_it_has_dropped_the_collection_of_a_version_that_got_an_alias(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback begins and ends between the last look at the aliases and the drop."""
+    without_alias("1")
+    drop = type(store.client).drop_collection
+
+    def roll_back_first(client: Any, name: str, **others: Any) -> None:
+        roll_back(NAME, to="1", reason="now")
         drop(client, name, **others)
 
-    monkeypatch.setattr(lock, "COLLECTIONS_WAIT_S", 0.0)
-    monkeypatch.setattr(type(store.client), "drop_collection", drop_meanwhile)
-    assert prune(NAME)["dropped"] == [store.collection]
-    assert len(refused) == 2 and not any(map(aliased, ("champion", "challenger")))
+    monkeypatch.setattr(type(store.client), "drop_collection", roll_back_first)
+    told = f"a version got an alias while its collection {store.collection} was dropped"
+    with pytest.raises(MissingStage, match=told):
+        prune(NAME)
 
 
 def test_a_collection_that_is_dropped_while_its_bundle_is_registered_is_written_again(
@@ -139,13 +155,12 @@ def test_a_collection_whose_version_gets_an_alias_before_it_is_dropped_stays(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_alias("1")
-    acquire = lock.acquire
+    drop = pruning._drop
 
     def register_first(*arguments: Any) -> Any:
-        monkeypatch.setattr(lock, "acquire", acquire)
         registry.register(store.folder)
-        return acquire(*arguments)
+        return drop(*arguments)
 
-    monkeypatch.setattr(lock, "acquire", register_first)
+    monkeypatch.setattr(pruning, "_drop", register_first)
     assert prune(NAME) == {"name": NAME, "dry_run": False, "kept": [store.collection], "dropped": []}
     assert store.client.list_collections() == [store.collection]

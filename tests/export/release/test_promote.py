@@ -12,10 +12,10 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from export.release import lock, registry
+from export.release import audit_log, registry
 from export.release import promote as release
+from export.release.audit_log import actor
 from export.release.commands import audit_log_of, roll_back
-from export.release.lock import actor
 from protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
 from tests.helpers import releases
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
@@ -120,7 +120,6 @@ def test_what_is_accepted_moves_and_its_run_holds_record_report_and_figures(prom
     ]
     assert promote(1).record is None
     assert moves() == [("promote", "", "1")]
-    assert lock.holder(NAME) == ""
 
 
 @pytest.mark.exhaustive
@@ -289,16 +288,59 @@ def test_a_rollback_to_a_deleted_version_is_refused(promote: Any) -> None:
     assert (move.before, aliased("champion")) == ("", "1")
 
 
-def test_while_another_holds_the_lock_nothing_moves(promote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("goes_back", [False, True])
+def test_a_champion_that_changes_after_the_record_was_written_is_not_overwritten(
+    promote: Any, monkeypatch: pytest.MonkeyPatch, goes_back: bool
+) -> None:
     promote(1)
     promote(2)
-    monkeypatch.setattr(lock, "WAIT_S", 0.3)
-    with lock.acquire(NAME, "ann@one"):
-        with pytest.raises(Unavailable, match="the release lock is taken by ann@one"):
-            roll_back(NAME)
-        with pytest.raises(Unavailable, match="the release lock is taken by ann@one"):
-            promote(3)
-    assert aliased("champion") == "2"
+    append = audit_log.append
+
+    def overtaken(*arguments: Any) -> Any:
+        record = append(*arguments)
+        mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", "4")
+        return record
+
+    monkeypatch.setattr(audit_log, "append", overtaken)
+    what = "version 4 was made champion without a record meanwhile, in place of 2"
+    number = 1 if goes_back else 3
+    with pytest.raises(Unavailable, match=f"version {number} is not promoted: {what}; try again"):
+        roll_back(NAME) if goes_back else promote(3)
+    assert aliased("champion") == "4"
+    last = audit_log_of(NAME)["records"][-1]
+    assert (last["action"], last["outcome"], last["moved"]) == ("refuse", "done", False)
+    assert (last["before"], last["after"], last["reason"]) == ("4", str(number), what)
+
+
+def test_two_hosts_that_move_the_alias_at_the_same_moment_are_both_on_record(
+    promote: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins and ends between the check and the move of the first; its cache is another one."""
+    promote(1)
+    promote(2)
+    move = mlflow.MlflowClient.set_registered_model_alias
+
+    def on_another_host_first(*arguments: Any) -> None:
+        monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", move)
+        monkeypatch.setattr(audit_log, "LOCKS", tmp_path / "locks")
+        roll_back(NAME, "4", "on another host")
+        move(*arguments)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", on_another_host_first)
+    roll_back(NAME)
+    assert moves()[2:] == [("rollback", "2", "1"), ("rollback", "2", "4")]
+    found = audit_log_of(NAME)
+    assert (found["champion"], found["intact"]) == ("1", True)
+    assert found["beside"] == ["before record 4: from 1 to 2", "since the last record: from 4 to 1"]
+
+
+def test_a_lock_file_that_cannot_be_opened_does_not_stop_a_release(
+    promote: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "locks").touch()
+    monkeypatch.setattr(audit_log, "LOCKS", tmp_path / "locks")
+    assert promote(1).record.after == aliased("champion") == "1"
+    assert "another release on this host is not waited for" in caplog.text
 
 
 KILLED = """
@@ -340,23 +382,17 @@ def test_one_that_is_killed_leaves_a_trace_that_says_whether_the_alias_moved(
     assert killed.returncode == 9, said
     assert aliased("champion") == champion
     last = audit_log_of(NAME)["records"][-1]
-    assert (last["outcome"], last["moved"]) == ("interrupted", champion == "2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "LOCK_STALE_S", 0.0)
-        with lock.acquire(NAME, "eve@three"):
-            pass
+    assert (last["outcome"], last["moved"]) == ("incomplete", champion == "2")
     again = promote(2)
     assert (again.record is None) == (champion == "2")
     promote(3)
     found = audit_log_of(NAME)
     assert found["intact"]
-    assert (found["records"][1]["outcome"], found["records"][1]["moved"]) == ("interrupted", champion == "2")
+    assert (found["records"][1]["outcome"], found["records"][1]["moved"]) == ("incomplete", champion == "2")
     assert roll_back(NAME).after == "2"  # type: ignore[union-attr]
 
 
-def test_a_move_that_fails_is_told_and_lets_the_lock_go(
-    versions: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_move_that_fails_is_told(versions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise mlflow.exceptions.MlflowException("the database is locked")
 
@@ -364,9 +400,8 @@ def test_a_move_that_fails_is_told_and_lets_the_lock_go(
     with pytest.raises(Unavailable, match="MLflow does not answer: the database is locked"):
         roll_back(NAME, "2", "because")
     monkeypatch.undo()
-    assert lock.holder(NAME) == ""
     last = audit_log_of(NAME)["records"][-1]
-    assert (last["action"], last["outcome"], last["moved"]) == ("rollback", "interrupted", False)
+    assert (last["action"], last["outcome"], last["moved"]) == ("rollback", "incomplete", False)
     assert aliased("champion") == ""
 
 

@@ -29,10 +29,8 @@ def log_of(*moves: Move) -> AuditLog:
     entries = []
     for n, (action, before, after, change) in enumerate(moves, 1):
         gates: tuple[dict[str, Any], ...] = ({"name": NAME, "change": dict(change)},) if change else ()
-        entries.append(
-            Entry(ReleaseRecord(n, "", "", action, before, after, gates), "", "", "FINISHED", False)
-        )
-    return AuditLog(tuple(entries), (), (len(entries), ""))
+        entries.append(Entry(ReleaseRecord(n, "", "", action, before, after, gates), "", "FINISHED", False))
+    return AuditLog(tuple(entries), ())
 
 
 def moved(*changes: float, first: int = 2) -> list[Move]:
@@ -125,9 +123,7 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
     loss = 1 / len(found.queries)
     margin = dataclasses.replace(made.experiment.gates, quality_margin=4.5 * loss)
     experiment = dataclasses.replace(made.experiment, gates=margin)
-    log = AuditLog(
-        (Entry(ReleaseRecord(1, "", "", "promote", "", "1"), "", "", "FINISHED", False),), (), (1, "")
-    )
+    log = AuditLog((Entry(ReleaseRecord(1, "", "", "promote", "", "1"), "", "FINISHED", False),), ())
     monkeypatch.setattr(audit_log, "read", lambda _: log)
     gates = [gate for gate in GATES if gate.name in ("quality", NAME)]
     folder, results = worse(made.folder, tmp_path, 0), []
@@ -141,7 +137,7 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
         results.append(next(each for each in decision.results if each.name == NAME))
         summary = tuple(release._summary(each) for each in decision.results)
         record = ReleaseRecord(n, "", "", "promote", champion.version, str(n), summary)
-        entry = Entry(parse_record(json.dumps(dataclasses.asdict(record))), "", "", "FINISHED", False)
+        entry = Entry(parse_record(json.dumps(dataclasses.asdict(record))), "", "FINISHED", False)
         log = dataclasses.replace(log, entries=(*log.entries, entry))
     assert results[0].text == "no champion before version 1 to compare with"
     assert [each.figure for each in results[1:]] == pytest.approx([-n * loss for n in (2, 3, 4, 5)], abs=5e-6)

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from export.release import promote as release
 from export.release import registry
+from export.release.audit_log import actor
 from export.release.commands import audit_log_of, roll_back
-from export.release.lock import actor
 from protos.errors import GateRefused
 from protos.release_records import CHAMPION
 from tests.helpers import releases
