@@ -60,7 +60,7 @@ class Entry:
     """A record and the run that holds it.
 
     Args:
-        status: of the run; `FINISHED` once the alias was moved.
+        status: of the run; `FINISHED` once the release has ended.
         deleted: the run was deleted; MLflow keeps it for a while.
     """
 
