@@ -79,7 +79,7 @@ def test_a_backup_is_one_state_of_a_store_that_is_written_to(url: str, tmp_path:
     for n, each in enumerate(made):
         with closing(Store.open(f"sqlite:///{tmp_path}/copy-{n}.db", check=True)) as copy:
             assert copy.position().sequence == each["sequence"]
-            assert [found.sequence for found in copy.changes(1, 9)] in (
+            assert [found.sequence for found in copy.page(1, 9).changes] in (
                 [],
                 [each["sequence"] - 1, each["sequence"]],
             )

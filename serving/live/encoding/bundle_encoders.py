@@ -31,8 +31,8 @@ from serving.live.encoded_items import (
     origin_of,
 )
 from serving.live.encoding.change_encoder import ChangeEncoder
-from serving.live.store.changes import START, ChangePage, Position
-from serving.live.store.store import LastWrite, Store
+from serving.live.store.changes import START, FeedPage, LastWrite, Position
+from serving.live.store.store import Store
 from serving.segments.packed_items import EncodedItemsDamaged
 from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
 
@@ -76,11 +76,11 @@ class KnownFeed:
         """Keep the changes that this process has written, so that encoders take them from memory."""
         self._last, self.known = last, last.position
 
-    def page(self, after: int, limit: int) -> ChangePage:
+    def page(self, after: int, limit: int) -> FeedPage:
         """As `ChangeFeed.page`; its position becomes the known one."""
         last = self._last
         if after == last.before.sequence and last.position == self.known and len(last.changes) < limit:
-            return ChangePage(self.known, last.changes)
+            return FeedPage(self.known, last.changes)
         page = self._feed.page(after, limit, self.known)
         self.known = page.position
         return page

@@ -42,7 +42,7 @@ class Position(NamedTuple):
 START = Position(0, 0)  # of each history
 
 
-class ChangePage(NamedTuple):
+class FeedPage(NamedTuple):
     """Some changes of a store, with the state that they were read from.
 
     An item may change between two reads, and moves to the end of the feed then. So a page is of one state:
@@ -53,6 +53,20 @@ class ChangePage(NamedTuple):
         changes: lowest sequence first; none is beyond the position.
     """
 
+    position: Position
+    changes: list[Change]
+
+
+class LastWrite(NamedTuple):
+    """What the last transaction of a `Store` has made.
+
+    Args:
+        before: where the history ended before.
+        position: where it ended then.
+        changes: all between them, lowest sequence first.
+    """
+
+    before: Position
     position: Position
     changes: list[Change]
 
@@ -85,7 +99,7 @@ class ChangeFeed(Protocol):
             Unavailable: the store cannot be read now.
         """
 
-    def page(self, after: int, limit: int) -> ChangePage:
+    def page(self, after: int, limit: int) -> FeedPage:
         """The changes with a higher sequence than `after`, at most `limit`.
 
         Raises:

@@ -2,9 +2,9 @@
 
     store = Store.open("sqlite:///items.db")
     (outcome,) = store.write([WriteRequest([ItemWrite("a", features='{"title": "a lamp"}')])])
-    store.changes(after=0, limit=100)
+    store.page(after=0, limit=100)
 
-A row holds the latest state of an item, and a delete stays as a row without content. So `changes` is a feed
+A row holds the latest state of an item, and a delete stays as a row without content. So `page` reads a feed
 that is compact at all times. Each write gets the next number of the store's sequence, and so does each
 remembered request that has written nothing. A transaction locks the row with the sequence first, so numbers
 are given in the order of the commits, whatever the number of hosts; a reader that sees a number sees all
@@ -32,7 +32,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.store.changes import START, Change, ChangePage, Position
+from serving.live.store.changes import START, Change, FeedPage, LastWrite, Position
 from serving.live.store.database import (
     APPLICATION_ID,
     BUSY_SECONDS,
@@ -92,20 +92,6 @@ class StoredItem(NamedTuple):
 
     change: Change
     written_at: float
-
-
-class LastWrite(NamedTuple):
-    """What the last transaction of a `Store` has made.
-
-    Args:
-        before: where the history ended before.
-        position: where it ended then.
-        changes: all between them, lowest sequence first.
-    """
-
-    before: Position
-    position: Position
-    changes: list[Change]
 
 
 class Store:
@@ -220,20 +206,16 @@ class Store:
             else:
                 self.store_id = meta.store_id
 
-    def changes(self, after: int, limit: int) -> list[Change]:
+    def stored(self, after: int, limit: int) -> list[StoredItem]:
         """The latest state of the items that changed after a sequence, lowest first, at most `limit`.
 
         Raises:
             Unavailable: the store cannot be read now.
         """
-        return [each.change for each in self.stored(after, limit)]
-
-    def stored(self, after: int, limit: int) -> list[StoredItem]:
-        """As `changes`, with the times of the writes."""
         with self._reading() as connection:
             return [*map(_stored, connection.execute(_changed_after(after).limit(limit)))]
 
-    def page(self, after: int, limit: int, known: Position = START) -> ChangePage:
+    def page(self, after: int, limit: int, known: Position = START) -> FeedPage:
         """As `ChangeFeed.page`.
 
         Args:
@@ -247,7 +229,7 @@ class Store:
             meta = connection.execute(sa.select(META)).one()
             position = require_same_history(connection, meta, self.store_id, known)
             rows = connection.execute(_changed_after(after).limit(limit))
-            return ChangePage(position, [_stored(row).change for row in rows])
+            return FeedPage(position, [_stored(row).change for row in rows])
 
     def get(self, ids: Sequence[str]) -> dict[str, StoredItem]:
         """The items of these ids that the store holds, deleted ones included.

@@ -106,7 +106,7 @@ class CatalogueService:
     def stored(self) -> dict[str, Change]:
         """What the store holds, read beside the service."""
         with closing(Store.open(self.url)) as store:
-            return {each.item_id: each for each in store.changes(0, 10**7)}
+            return {each.item_id: each for each in store.page(0, 10**7).changes}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from protos import bundle
 from serving.live.encoded_items import origin_of
 from serving.live.encoding.change_encoder import ChangeEncoder
 from serving.live.search.live_items import LiveItems, LivePlace
-from serving.live.store.changes import Change, ChangePage, Position
+from serving.live.store.changes import Change, FeedPage, Position
 from serving.retrieval.encoder import item_encoder
 from serving.retrieval.query import Query, Value, Vectors
 from serving.retrieval.retriever import Retriever
@@ -48,8 +48,8 @@ class MemoryFeed:
     def changes(self, after: int, limit: int) -> list[Change]:
         return [each for each in self._latest.values() if each.sequence > after][:limit]
 
-    def page(self, after: int, limit: int) -> ChangePage:
-        return ChangePage(self.position(), self.changes(after, limit))
+    def page(self, after: int, limit: int) -> FeedPage:
+        return FeedPage(self.position(), self.changes(after, limit))
 
 
 class LiveWorld:

@@ -29,7 +29,7 @@ from serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
 from serving.live.encoding.change_encoder import ChangeEncoder
 from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
 from serving.live.search.live_items import LiveItems, LivePlace, StoreState
-from serving.live.store.changes import ChangePage, Position
+from serving.live.store.changes import FeedPage, Position
 from serving.live.store.database import copy_file
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
@@ -336,7 +336,7 @@ def test_an_encoder_stops_between_two_pages(host: Host, monkeypatch: pytest.Monk
     host.feed.known = host.store.position()
     stop, page = threading.Event(), host.store.page
 
-    def two_pages(after: int, limit: int, known: Position) -> ChangePage:
+    def two_pages(after: int, limit: int, known: Position) -> FeedPage:
         if after == 2:
             stop.set()
         return page(after, limit, known)
@@ -355,7 +355,7 @@ def test_an_item_that_another_host_changes_again_meanwhile_is_encoded(
     host.feed.known = host.store.position()
     page, others = host.store.page, iter(["a", "c"])
 
-    def page_after_a_write(after: int, limit: int, known: Position) -> ChangePage:
+    def page_after_a_write(after: int, limit: int, known: Position) -> FeedPage:
         if other := next(others, ""):
             host.put(other)
         return page(after, limit, known)
@@ -372,7 +372,7 @@ def test_what_this_process_has_written_is_not_read_again(host: Host, monkeypatch
     asked: list[int] = []
     page = host.store.page
 
-    def noted(after: int, limit: int, known: Position) -> ChangePage:
+    def noted(after: int, limit: int, known: Position) -> FeedPage:
         asked.append(after)
         return page(after, limit, known)
 

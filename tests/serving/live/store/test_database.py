@@ -108,7 +108,7 @@ def test_a_store_that_breaks_while_it_is_used_says_so_and_goes_on_when_it_is_rep
             other.execute("ALTER TABLE twinspire_items RENAME TO hidden")
             other.commit()
             with pytest.raises(Unavailable, match="cannot be read now: no such table"):
-                store.changes(0, 1)
+                store.page(0, 1)
             with pytest.raises(Unavailable, match="cannot be written now: no such table"):
                 store.write([upsert("b")])
             other.execute("ALTER TABLE hidden RENAME TO twinspire_items")
@@ -127,7 +127,7 @@ def test_a_full_disk_refuses_writes_and_loses_none(tmp_path: Path) -> None:
             for n in range(1000):
                 one(store, upsert(f"item {n}", text="x" * 2000))
                 written.append(f"item {n}")
-        assert [each.item_id for each in store.changes(0, 1000)] == written
+        assert [each.item_id for each in store.page(0, 1000).changes] == written
         with store._engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA max_page_count = 1000")
         assert one(store, upsert("one more")).sequence == len(written) + 1
@@ -234,7 +234,7 @@ def test_clients_learn_no_user_of_postgresql(url: str) -> None:
         with store._writing() as connection:
             connection.exec_driver_sql("ALTER TABLE twinspire_items RENAME TO hidden")
         with pytest.raises(Unavailable, match=r"cannot be read now: undefined table$"):
-            store.changes(0, 1)
+            store.page(0, 1)
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])

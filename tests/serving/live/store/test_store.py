@@ -46,14 +46,14 @@ def one(store: Store, request: WriteRequest, **more: Any) -> WriteOutcome:
 
 
 def ids_after(store: Store, after: int, limit: int = 1000) -> list[tuple[int, str, bool]]:
-    return [(each.sequence, each.item_id, each.deleted) for each in store.changes(after, limit)]
+    return [(each.sequence, each.item_id, each.deleted) for each in store.page(after, limit).changes]
 
 
 def test_the_feed_has_the_latest_state_of_each_item_in_the_order_of_the_writes(
     store: Store, url: str
 ) -> None:
     assert store.sequence() == 0
-    assert store.changes(0, 10) == []
+    assert store.page(0, 10).changes == []
     assert one(store, upsert("a", "b", "c")).sequence == 3
     assert one(store, upsert("a", text="a lämp\n\0")).sequence == 4
     assert one(store, delete("b", "unknown")).sequence == 6
@@ -61,9 +61,9 @@ def test_the_feed_has_the_latest_state_of_each_item_in_the_order_of_the_writes(
         (3, "c", False), (4, "a", False), (5, "b", True), (6, "unknown", True),
     ]  # fmt: skip
     assert ids_after(store, 3, 2) == [(4, "a", False), (5, "b", True)]
-    (changed,) = store.changes(3, 1)
+    (changed,) = store.page(3, 1).changes
     assert (changed.features, changed.fields) == ({"title": "a lämp\n\0"}, {"name": "x"})
-    assert store.changes(4, 1)[0].features == {}
+    assert store.page(4, 1).changes[0].features == {}
     assert store.count() == (2, 2)
     assert store.count(after=4) == (0, 2)
     with closing(Store.open(url)) as again:
@@ -277,7 +277,7 @@ def test_answers_of_requests_that_wrote_nothing_are_kept_as_long_as_others_and_t
     monkeypatch.setattr(stores, "PRUNE_EVERY", 2)
     with closing(Store.open(url)) as store:
         one(store, upsert("a"))
-        changes = store.changes(0, 10)
+        changes = store.page(0, 10).changes
 
         def refused(n: int) -> WriteOutcome:
             return one(store, upsert("a", mode=wire.WRITE_INSERT, request_id=str(n), digest="1"))
@@ -289,7 +289,7 @@ def test_answers_of_requests_that_wrote_nothing_are_kept_as_long_as_others_and_t
         with store._reading() as connection:
             query = "SELECT count(*) FROM twinspire_requests"
             assert connection.exec_driver_sql(query).scalar_one() <= 32
-        assert store.changes(0, 10) == changes
+        assert store.page(0, 10).changes == changes
         assert one(store, upsert("b")).sequence == store.sequence()
 
 
@@ -344,7 +344,7 @@ def test_bounds_are_those_of_the_store_for_everybody(store: Store, url: str) -> 
         assert one(other, delete("d"), base=4).sequence == 9  # a bundle of sequence 4 knows b
     with pytest.raises(Overloaded):  # of what another process has written, too
         one(store, upsert("e"), base=4)
-    assert len(store.changes(4, 10)) == 4
+    assert len(store.page(4, 10).changes) == 4
     with pytest.raises(ValueError, match="max_batch"):
         Store.open(url, {"max_batch": 0})
 
@@ -368,7 +368,7 @@ def test_writers_of_several_processes_get_numbers_without_gaps_in_the_order_of_c
         try:
             with closing(Store.open(url)) as store:
                 while not done.is_set() or store.sequence() > (seen[-1] if seen else 0):
-                    seen.extend(each.sequence for each in store.changes(seen[-1] if seen else 0, 50))
+                    seen.extend(each.sequence for each in store.page(seen[-1] if seen else 0, 50).changes)
         except BaseException as error:
             failed.append(error)
 
@@ -444,12 +444,12 @@ def test_compaction_forgets_old_answers_and_keeps_each_item_and_delete(
         for n in range(4):
             one(store, upsert(f"item {n}", request_id=f"request {n}"))
         one(store, delete("item 0"))
-        before = store.changes(0, 100)
+        before = store.page(0, 100).changes
         assert store.compact() == 0  # none is old
         now += stores.KEEP_SECONDS + 1
         assert store.compact() == 1  # the others are the last ones
         assert one(store, upsert("item 3", request_id="request 3")).repeated
-        assert store.changes(0, 100) == before
+        assert store.page(0, 100).changes == before
         if url.startswith("sqlite"):
             assert Path(f"{url.removeprefix('sqlite:///')}-wal").stat().st_size == 0
 
@@ -477,7 +477,7 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_has_acknowledged(url: str
         process.kill()
         process.communicate()
     with closing(Store.open(url, check=True)) as store:
-        found = {each.item_id: each.sequence for each in store.changes(0, 10**6)}
+        found = {each.item_id: each.sequence for each in store.page(0, 10**6).changes}
     assert {item: found.get(item) for item in acknowledged} == acknowledged
     assert len(found) - len(acknowledged) <= 20 * 60  # those that were not acknowledged in time
     assert sorted(found.values()) == [*range(1, len(found) + 1)]
