@@ -127,7 +127,7 @@ def findings(arguments: Namespace) -> Iterator[Finding]:
     """What each check finds, in the order in which a newcomer meets them."""
     yield python()
     yield compiler()
-    yield packages(REQUIREMENTS)
+    yield packages(REQUIREMENTS, sys.prefix != sys.base_prefix)
     yield disk(Path(os.environ.get("TWINSPIRE_CACHE") or CACHE), "name another folder: TWINSPIRE_CACHE=...")
     yield disk(MLRUNS, "name another store: MLFLOW_TRACKING_URI=...")
     yield port("the service", arguments.host, arguments.port, "PORT")
@@ -168,11 +168,12 @@ def compiler() -> Finding:
     return ok("compiler", tried.stdout.partition("\n")[0] or path)
 
 
-def packages(requirements: Path) -> Finding:
+def packages(requirements: Path, is_set_up: bool) -> Finding:
     """The pinned packages.
 
     Args:
         requirements: the file with the pins; where there is none, the package was installed without pins.
+        is_set_up: whether this Python is that of an environment; before, missing packages are no problem.
     """
     if not requirements.is_file():
         return ok("packages", f"no {requirements.name} here: not a checkout")
@@ -180,6 +181,8 @@ def packages(requirements: Path) -> Finding:
     found = {name: _version(name) for name, _ in pins}
     missing = [name for name, version in found.items() if version is None]
     other = [f"{name} {found[name]}, not {pin}" for name, pin in pins if found[name] not in (None, pin)]
+    if missing and not is_set_up:
+        return warning("packages", f"{len(pins)} to install", "make setup, which make demo runs, too")
     if missing:
         return problem("packages", f"{len(missing)} of {len(pins)} missing: {_few(missing)}", "make setup")
     if other:

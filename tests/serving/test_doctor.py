@@ -71,13 +71,20 @@ def test_a_compiler_that_is_missing_or_fails(monkeypatch: Patch, tmp_path: Path)
 
 def test_packages(tmp_path: Path) -> None:
     requirements = tmp_path / "requirements.txt"
-    assert shown(doctor.packages(requirements), "ok", "not a checkout")
+    assert shown(doctor.packages(requirements, is_set_up=True), "ok", "not a checkout")
     requirements.write_text("# pins\nnumpy==0.0.1\npytest>=1\n")
-    assert shown(doctor.packages(requirements), "warning", "1 of 1 differ: numpy ", "not 0.0.1", "make setup")
+    assert shown(
+        doctor.packages(requirements, is_set_up=True),
+        "warning",
+        "1 of 1 differ: numpy ",
+        "not 0.0.1",
+        "make setup",
+    )
     requirements.write_text("\n".join(f"no-such-{n}==1" for n in range(5)))
     parts = ("5 of 5 missing: no-such-0, no-such-1, no-such-2 and 2 more", "make setup")
-    assert shown(doctor.packages(requirements), "problem", *parts)
-    assert shown(doctor.packages(ROOT / "none" / ".." / "requirements.txt"), "ok")
+    assert shown(doctor.packages(requirements, is_set_up=True), "problem", *parts)
+    assert shown(doctor.packages(requirements, is_set_up=False), "warning", "5 to install", "make setup")
+    assert shown(doctor.packages(ROOT / "none" / ".." / "requirements.txt", is_set_up=True), "ok")
 
 
 def test_disk(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -150,8 +157,8 @@ def test_it_runs_before_anything_is_installed(tmp_path: Path) -> None:
     flags = ["--port", "0", "--metrics-port", "0", "--json"]
     command = [sys.executable, "-S", "-m", "serving.doctor", *flags]  # -S: without site-packages
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 0, done.stderr
     checks = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
-    assert checks["packages"]["state"] == FindingState.PROBLEM
-    assert checks["packages"]["todo"] == "make setup"
+    assert checks["packages"]["state"] == FindingState.WARNING
+    assert checks["packages"]["todo"] == "make setup, which make demo runs, too"
     assert checks["python"]["state"] in (FindingState.OK, FindingState.WARNING)
