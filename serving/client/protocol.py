@@ -501,6 +501,9 @@ def _queries(queries: Sequence[Query | str]) -> list[wire.Query]:
 
 
 def _query(query: Query | str, name: str) -> wire.Query:
+    if not isinstance(query, Query | str):
+        several = ", search_batch answers several" if name == "query" else ""
+        raise TypeError(f"{name}: expected a text or a Query, got {type(query).__name__}{several}")
     return converters.query_to_wire(Query(text=query) if isinstance(query, str) else query, name)
 
 

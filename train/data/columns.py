@@ -5,7 +5,7 @@ and the found value.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ UNITS = (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanos
 UNIT_BOUNDS = (1e11, 1e14, 1e17)  # from these on the next unit: 1e11 seconds are the year 5138
 LATEST = 4_133_980_800.0  # seconds: the end of the year 2100
 YEAR = 31_556_952  # seconds
+SHOWN_IDS = 5  # in an error text
 
 _STRING_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 
@@ -47,6 +48,13 @@ class Columns:
     def keep(self, kept: pl.Series) -> "Columns":
         """The rows where `kept` is true; errors still name rows by their number in the file."""
         return Columns(self.path, self.frame.filter(kept), self.row_numbers.filter(kept), self.casts)
+
+    def without_blank(self, *groups: Sequence[str]) -> "Columns":
+        """The rows that have a value in each of some groups of columns; a text of spaces is none."""
+        has_value = [
+            pl.any_horizontal(_has_value(self.frame[name]).alias(name) for name in group) for group in groups
+        ]
+        return self.keep(self.frame.select(pl.all_horizontal(has_value).alias("kept"))["kept"])
 
     @property
     def row_numbers(self) -> pl.Series:
@@ -177,6 +185,12 @@ class Columns:
     def refusal(self, column: str, row: int, reason: str) -> DataError:
         """The error for a value; the text names file, row and column."""
         return DataError(f"{self.path}: row {self.row_numbers[row] + 1}, column {column!r}: {reason}")
+
+
+def _has_value(values: pl.Series) -> pl.Series:
+    if values.dtype == pl.String:
+        return (values.str.strip_chars() != "").fill_null(False)
+    return values.is_not_null()
 
 
 def _in_words(number: float, unit: int) -> str:
@@ -330,5 +344,16 @@ def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> p
     ids = columns.required(column, "an item id")
     rows = pl.DataFrame({"id": item_ids}).with_row_index("item_row")
     joined = pl.DataFrame({"id": ids}).join(rows, on="id", how="left", maintain_order="left")
-    columns.refuse(column, joined["item_row"].is_null(), f"the id of an item in {table}")
+    unknown = joined.filter(pl.col("item_row").is_null())["id"]
+    if len(unknown):
+        distinct = unknown.unique(maintain_order=True)
+        shown = ", ".join(map(repr, distinct[:SHOWN_IDS]))
+        more = f" and {len(distinct) - SHOWN_IDS:,} more" if len(distinct) > SHOWN_IDS else ""
+        row = joined["item_row"].is_null().arg_max() or 0
+        advice = '; unknown_items = "drop" in [data] leaves them out' if columns.casts else ""
+        raise columns.refusal(
+            column,
+            row,
+            f"expected the id of an item in {table}, got {shown}{more}, in {len(unknown):,} rows{advice}",
+        )
     return joined["item_row"]

@@ -55,6 +55,7 @@ from train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
 WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs
+FEW_TESTED = 50  # pairs of test, below which a warning says that their figures mean little
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
 HISTORY = "history.parquet"
@@ -147,6 +148,9 @@ def prepare(
     pairs = splits.assign_parts(tables.pairs, experiment.split)
     for text in splits.unusual_shares(pairs, experiment.split):
         _warn(console, text)
+    tested = pairs.filter(pl.col("part") == "test").height
+    if tested < FEW_TESTED:
+        _warn(console, f"{tested} pairs are for test: their figures mean little, whatever they are")
     tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)

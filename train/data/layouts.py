@@ -42,7 +42,7 @@ class Layout:
     columns: tuple[str, ...] = field(default=(), kw_only=True)
     separator: str = field(default="", kw_only=True)
     quoted: bool | None = field(default=None, kw_only=True)
-    encoding: Literal["utf-8", "latin-1"] = field(default="utf-8", kw_only=True)
+    encoding: Literal["utf-8", "latin-1", "utf-16"] = field(default="utf-8", kw_only=True)
 
     def __post_init__(self) -> None:
         if any(each in self.separator for each in "\r\n\0"):

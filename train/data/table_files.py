@@ -10,6 +10,7 @@ JSONL are read, so a longer row is refused before it fills the memory. A cell of
 its column was decoded, so the limits do not bound the memory for reading Parquet.
 """
 
+import codecs
 import csv
 import hashlib
 import io
@@ -36,6 +37,7 @@ DATA_FOLDER = "TWINSPIRE_DATA"
 """Environment variable: folder of files that are not in the folder of the TOML file."""
 MAX_CELL_LENGTH = 1 << 20  # characters; towers read at most 65,536 of a text
 MAX_ROW_LENGTH = 1 << 24  # characters of the file
+SEPARATORS = (";", "\t", "|", ":", ",")  # that a header is looked at for, to give advice
 SLICE = 65_536  # rows whose cells are Python objects at one time
 
 
@@ -113,7 +115,7 @@ def read_slices(
             raises when its slice is read.
     """
     written = format_of(path, layout, name)
-    reader = _READERS.get(path.suffix.lower()) if written is None else _delimited(written)
+    reader = _READERS.get(path.suffix.lower()) if written is None else _delimited(written, name)
     if reader is None:
         endings = ", ".join([*FORMATS, *_READERS])
         advice = f', or a separator in [data.layouts."{name}"]' if name else ""
@@ -127,8 +129,7 @@ def read_slices(
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         delimited = name if written is not None else ""
-        advice = f'; or set encoding = "latin-1" in {layout_key(delimited)}' if delimited else ""
-        raise _not_unicode(path, advice) from None
+        raise _not_unicode(path, layout_key(delimited) if delimited else "") from None
 
 
 def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -137,15 +138,34 @@ def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _missing(path: Path, column: str, present: Iterable[str]) -> DataError:
+def _missing(path: Path, column: str, present: Iterable[str], advice: str = "") -> DataError:
     names = ", ".join(present) or "none"
-    return DataError(f"{path}: column {column!r} is missing; columns present: {names}")
+    return DataError(f"{path}: column {column!r} is missing; columns present: {names}{advice}")
 
 
-def _not_unicode(path: Path, advice: str) -> DataError:
-    """The error for a file that is not UTF-8, with the position of the first bad byte."""
+def _other_separator(header: Sequence[str], name: str) -> str:
+    """Advice where a header of one column looks like one with another separator; else empty."""
+    if len(header) != 1 or not name:
+        return ""
+    separator = max(SEPARATORS, key=header[0].count)
+    if separator not in header[0]:
+        return ""
+    return f"; if {separator!r} separates them, set separator = {json.dumps(separator)} in {layout_key(name)}"
+
+
+def _not_unicode(path: Path, key: str) -> DataError:
+    """The error for a file that is not UTF-8, with the position of the first bad byte.
+
+    Args:
+        key: the table of the TOML that may name the file's encoding; empty if there is none.
+    """
     offset = 0
+    advice = f'; or set encoding = "latin-1" in {key}' if key else ""
     with open_regular(path) as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            advice = f': set encoding = "utf-16" in {key}' if key else ""
+            return DataError(f"{path}: expected UTF-8, the file begins as UTF-16{advice}")
+        file.seek(0)
         for number, line in enumerate(iter(lambda: file.readline(4 * MAX_ROW_LENGTH), b""), 1):
             try:
                 line.decode()
@@ -158,8 +178,8 @@ def _not_unicode(path: Path, advice: str) -> DataError:
     return DataError(f"{path}: expected UTF-8; changed while it was read")
 
 
-def _delimited(written: Format) -> Reader:
-    """A reader of delimited text.
+def _delimited(written: Format, name: str) -> Reader:
+    """A reader of delimited text, with the name of the file in the TOML.
 
     It uses Python's parser. Polars silently pads short rows with nulls, and its error for a quote inside an
     unquoted cell names no row.
@@ -180,7 +200,7 @@ def _delimited(written: Format) -> Reader:
             header = [*types] or header
             for column in columns:
                 if column not in header:
-                    raise _missing(path, column, header)
+                    raise _missing(path, column, header, _other_separator(header, name))
             positions = [header.index(column) for column in columns]
             rows = islice(_rows(path, lines, header, row, columns), first, None)
             for n, chunk in enumerate(_chunks(rows, size)):
@@ -292,7 +312,11 @@ def _rows(
             if row:
                 yield row
     except csv.Error as error:
-        raise DataError(f"{path}: row {number + 1} (line {lines.line_num}): {error}") from None
+        first = lines.line_num - len(read.lines) + 1
+        what = str(error)
+        if what == "unexpected end of data":
+            what = "a quoted cell begins in this row and does not end"
+        raise DataError(f"{path}: row {number + 1} (line {first}): {what}") from None
     except _RowTooLong:
         column = read.long_cell(header, lines.dialect.delimiter)
         raise _too_long(path, number + 1, column) from None

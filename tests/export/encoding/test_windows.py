@@ -140,7 +140,11 @@ GOOD = [{"text": f"text {n}", "price": None} for n in range(WINDOW + 10)]
 TABLE = "\n".join(["text,price", *(f"text {n}," for n in range(WINDOW + 10))]).encode()
 FAULTS: dict[str, tuple[str, bytes, str]] = {
     "short row": ("csv", TABLE + b"\nshort\n", f"row {WINDOW + 11} .ends on line {WINDOW + 12}.: expected 2"),
-    "quote": ("csv", TABLE + b'\n"torn,1', f"row {WINDOW + 11} .line {WINDOW + 12}.: unexpected end of data"),
+    "quote": (
+        "csv",
+        TABLE + b'\n"torn,1',
+        f"row {WINDOW + 11} .line {WINDOW + 12}.: a quoted cell begins",
+    ),
     "blank line": ("csv", TABLE + b"\n\nlast,1", f"row {WINDOW + 11} .*got 0"),
     "no text": ("csv", TABLE + b'\n" ",1', f"row {WINDOW + 11}, column 'text': expected text, got ' '"),
     "no number": ("csv", TABLE + b"\nlast,x", f"row {WINDOW + 11}, column 'price': expected a finite number"),

@@ -196,6 +196,8 @@ def test_one_string_in_place_of_several_is_refused(server: RetrievalServer, clie
             call("ba")
     with ids:
         client.search("ba", exclude="001")
+    with pytest.raises(TypeError, match="got list, search_batch answers several"):
+        client.search(["ba", "vu"])  # type: ignore[arg-type]
 
     async def test(other: AsyncRetrievalClient) -> None:
         with several:

@@ -122,6 +122,18 @@ def test_events_of_items_that_the_table_lacks_are_refused_or_dropped_and_counted
     assert tables.dropped == {"event of an unknown item": 1}
 
 
+def test_events_without_a_user_or_an_item_are_refused_or_dropped_and_counted(tmp_path: Path) -> None:
+    log = {"user_id": ["a", None, "a", "a"], "item_id": ["1", "1", "", "2"]}
+    pl.DataFrame(log).write_parquet(tmp_path / "log.parquet")
+    context = source_context(tmp_path, {"history": HistoryFeature("history")}, {"id": IdFeature("id")}, "")
+    section = {"kind": "events", "events": "log.parquet"}
+    with pytest.raises(DataError, match="row 3, column 'item_id': expected an item id"):
+        EventsSource(parse(section, EventsData), context).read()
+    tables = EventsSource(parse({**section, "blank_rows": "drop"}, EventsData), context).read()
+    assert tables.items["item_id"].to_list() == ["1", "2"]
+    assert tables.dropped == {"blank row": 2}
+
+
 @pytest.mark.parametrize("key", [{"unknown_items": "drop"}, {"item_casts": {"item_id": "id"}}])
 def test_what_is_said_of_a_table_of_items_goes_with_one(key: Any) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(key))}: goes with items"):

@@ -151,6 +151,29 @@ def test_errors_name_the_file_as_the_toml_does(tmp_path: Path) -> None:
         read_table(tmp_path / "ml/log.csv", ["item_id"])  # such as judgements, which have no layout
 
 
+def test_the_error_of_a_file_of_another_kind_says_which_layout_reads_it(tmp_path: Path) -> None:
+    item = {"id": ITEM["id"]}
+    write(tmp_path, "log.csv", "user_id;item_id\n1;7\n1;8\n")
+    advice = r'if \';\' separates them, set separator = ";" in \[data\.layouts\."log\.csv"\]$'
+    with pytest.raises(DataError, match=f"columns present: user_id;item_id; {advice}"):
+        events(tmp_path, item, events="log.csv")
+    found = events(tmp_path, item, events="log.csv", layouts={"log.csv": {"separator": ";"}})
+    assert found.items["item_id"].to_list() == ["7", "8"]
+    write(tmp_path, "log.csv", "user_id,item_id\n1,7\n1,é\n", "utf-16")
+    advice = r'begins as UTF-16: set encoding = "utf-16" in \[data\.layouts\."log\.csv"\]$'
+    with pytest.raises(DataError, match=advice):
+        events(tmp_path, item, events="log.csv")
+    found = events(tmp_path, item, events="log.csv", layouts={"log.csv": {"encoding": "utf-16"}})
+    assert found.items["item_id"].to_list() == ["7", "é"]
+
+
+def test_the_error_of_an_open_quote_names_the_line_where_it_opens(tmp_path: Path) -> None:
+    write(tmp_path, "log.csv", 'user_id,item_id\n1,"7\n7"\n1,"8\n1,9\n1,10\n')
+    expected = r"log\.csv: row 2 \(line 4\): a quoted cell begins in this row and does not end$"
+    with pytest.raises(DataError, match=expected):
+        events(tmp_path, {"id": ITEM["id"]}, events="log.csv")
+
+
 @pytest.mark.parametrize(
     ("name", "layout", "expected"),
     [

@@ -77,6 +77,8 @@ class EventsData(SourceConfig):
         items: path of the table of items; if empty, items are built from the events.
         unknown_items: what becomes of an event whose item is not in the items table: `refuse` is an error,
             `drop` leaves the event out and counts it.
+        blank_rows: what becomes of an event without a user, an item or a time: `refuse` is an error, `drop`
+            leaves the event out and counts it.
         item_id: the items table's column of unique ids.
         item_columns: without an items table: column of events -> rule that gives an item's one value, from
             its training events.
@@ -104,6 +106,7 @@ class EventsData(SourceConfig):
     weight: str = ""
     items: str = ""
     unknown_items: Literal["refuse", "drop"] = "refuse"
+    blank_rows: Literal["refuse", "drop"] = "refuse"
     item_id: str = "item_id"
     item_columns: dict[str, Rule] = field(default_factory=dict)
     display: tuple[str, ...] = ()
@@ -198,6 +201,12 @@ class EventsSource:
         logs = []
         for name in filter(None, (data.events, test_file)):
             raw = self.context.columns_of(name, self._names(), data.layouts, "casts")
+            rows = raw.frame.height
+            if data.blank_rows == "drop":
+                required = {data.user, data.item, data.time} & {*raw.frame.columns}
+                raw = raw.without_blank(*([each] for each in required))
+            if blank := rows - raw.frame.height:
+                dropped["blank row"] += blank
             columns, counts = clean(raw, data.casts, data.derive, data.filters)
             logs.append(columns)
             dropped.update(counts)

@@ -57,6 +57,8 @@ class FilesData(SourceConfig):
         time: column of the pairs table with numbers or ISO dates; a split by time needs it.
         unknown_items: what becomes of a pair whose item is not in the items table, such as one that was
             withdrawn: `refuse` is an error, `drop` leaves the pair out and counts it.
+        blank_rows: what becomes of a pair without an item id, a time or any value of its query: `refuse` is
+            an error, `drop` leaves the pair out and counts it.
         casts: column of the pairs table -> type that it is read as; see `train/data/cleaning.py`.
         item_casts: the same of the items table.
         layouts: file -> how it is written, where its suffix does not say it; see `train/data/layouts.py`.
@@ -74,6 +76,7 @@ class FilesData(SourceConfig):
     group: str = ""
     time: str = ""
     unknown_items: Literal["refuse", "drop"] = "refuse"
+    blank_rows: Literal["refuse", "drop"] = "refuse"
     casts: dict[str, Cast] = field(default_factory=dict)
     item_casts: dict[str, Cast] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -162,6 +165,11 @@ class FilesSource:
         roles = [each for each in (data.label, data.weight, data.group, data.time) if each]
         names = [*column_names(query), id_column, *roles, *data.casts]
         raw = self.context.columns_of(file, names, data.layouts, "casts")
+        rows = raw.frame.height
+        if data.blank_rows == "drop":
+            required = [[name] for name in (id_column, data.time) if name]
+            raw = raw.without_blank(column_names(query), *required)
+        left_out = {"blank row": rows - raw.frame.height}
         columns = cast_columns(raw, data.casts)
         for name in column_names(query):
             if name in RESERVED or (name == "label" and data.label):
@@ -169,7 +177,8 @@ class FilesSource:
         read_rows = columns.frame.height
         if data.unknown_items == "drop":
             columns = columns.keep(columns.required(id_column, "an item id").is_in(item_ids.to_list()))
-        unknown = read_rows - columns.frame.height
+        left_out["pair of an unknown item"] = read_rows - columns.frame.height
+        left_out = {reason: count for reason, count in left_out.items() if count}
         read = features_of(columns, query)
         read["item_row"] = rows_of(columns, id_column, item_ids, table)
         read["weight"] = weights_of(columns, data.weight)
@@ -184,9 +193,9 @@ class FilesSource:
                     f"{columns.path}: column {data.label!r}: expected a pair with a positive label ({rule}), "
                     f"got none in {columns.frame.height:,} pairs"
                 )
-            return pl.DataFrame(read), {"pair of an unknown item": unknown} if unknown else {}
+            return pl.DataFrame(read), left_out
         pairs, dropped = _distinct(pl.DataFrame(read))  # with labels, equal pairs are several impressions
-        return pairs, dropped | ({"pair of an unknown item": unknown} if unknown else {})
+        return pairs, dropped | left_out
 
 
 def _distinct(pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:

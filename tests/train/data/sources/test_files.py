@@ -376,3 +376,23 @@ def test_pairs_of_unknown_items_are_refused_or_left_out_and_counted(tmp_path: Pa
     assert tables.dropped == {"pair of an unknown item": 1}
     with pytest.raises(DataError, match="row 3, column 'item_id': expected an item id"):
         read(tmp_path, pairs=PAIRS_CSV + "nothing,\n", unknown_items="drop")
+
+
+def test_the_error_of_unknown_items_names_five_and_how_to_leave_them_out(tmp_path: Path) -> None:
+    pairs = PAIRS_CSV + "".join(f"a,u{n}\na,u{n}\n" for n in range(7))
+    expected = (
+        r"got 'u0', 'u1', 'u2', 'u3', 'u4' and 2 more, in 14 rows; unknown_items = \"drop\" in \[data\]"
+    )
+    with pytest.raises(DataError, match=f"row 3, column 'item_id': expected the id .*, {expected}"):
+        read(tmp_path, pairs=pairs)
+
+
+def test_blank_rows_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
+    pairs = 'query,item_id,at\n,,\nspy gun,007,1\n" ",7,2\nlucky number,,3\nlucky number,7,\nlucky,7,4\n'
+    with pytest.raises(DataError, match="row 1, column 'query': expected text, got null"):
+        read(tmp_path, pairs=pairs, time="at")
+    tables = read(tmp_path, pairs=pairs, time="at", blank_rows="drop")
+    assert tables.pairs["query"].to_list() == ["spy gun", "lucky"]
+    assert tables.dropped == {"blank row": 4}
+    with pytest.raises(DataError, match="row 3, column 'item_id': expected the id of an item"):
+        read(tmp_path, pairs="query,item_id\n,\na,7\nb,8\n", blank_rows="drop")  # rows as in the file
