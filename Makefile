@@ -273,19 +273,22 @@ test-hostile: setup ## attack a real service for SECONDS=180, beside good client
 held-out: setup ## train with the defaults on data sets that no rule was chosen on: SETS="senses changes lectures" SEEDS="0 1 2"
 	@$(PY) -m tests.held_out $(or $(SETS),senses changes lectures) $(if $(SEEDS),--seeds $(SEEDS))
 
-lint: setup ## ruff, mypy, import rules, and whether the generated stubs are fresh
+lint: setup ## ruff, mypy, import rules, and whether generated files are fresh
 	@$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy .
 	$(VENV)/bin/lint-imports --no-logo
 	fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT
 	$(PY) -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" protos/*.proto
-	for stub in "$$fresh"/protos/*; do
-	  cmp -s "$$stub" "protos/$$(basename "$$stub")" || { echo "$$(basename "$$stub") is stale: make protos" >&2; exit 1; }
+	mkdir -p "$$fresh/serving/client"
+	$(PY) tools/blocking_client.py "$$fresh/serving/client/blocking.py"
+	for made in "$$fresh"/protos/* "$$fresh"/serving/client/*; do
+	  cmp -s "$$made" "$${made#"$$fresh"/}" || { echo "$${made#"$$fresh"/} is stale: make protos" >&2; exit 1; }
 	done
 
-protos: setup ## write the gRPC stubs anew
+protos: setup ## write the gRPC stubs and the blocking client anew
 	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/*.proto
+	$(PY) tools/blocking_client.py serving/client/blocking.py
 
 clean: ## remove data sets, bundles and caches; .venv and mlruns stay
 	@rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

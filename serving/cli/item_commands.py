@@ -19,6 +19,7 @@ from serving.client.blocking import RetrievalClient
 from serving.client.item_upload import (
     BATCH,
     PATIENCE_SECONDS,
+    Action,
     Upload,
     count_rows,
     upload,
@@ -104,20 +105,20 @@ def state_document(state: ItemState) -> dict[str, Any]:
 
 
 def _upsert(arguments: Namespace, client: RetrievalClient) -> Result:
-    return _upload(arguments, client, arguments.file, "upsert", arguments.mode)
+    return _upload(arguments, client, arguments.file, arguments.mode)
 
 
 def _delete(arguments: Namespace, client: RetrievalClient) -> Result:
     if bool(arguments.ids) == (arguments.file is not None):
         raise UsageError("expected either ids or --file")
     if arguments.file is not None:
-        return _upload(arguments, client, arguments.file, "delete", "upsert")
+        return _upload(arguments, client, arguments.file, "delete")
     written = client.delete(arguments.ids)
     document = {"written": len(written.results), "sequence": written.sequence}
     return document, lambda console: tables.show_pairs(console, document)
 
 
-def _upload(arguments: Namespace, client: RetrievalClient, path: Path, operation: str, mode: Any) -> Result:
+def _upload(arguments: Namespace, client: RetrievalClient, path: Path, action: Action) -> Result:
     if (
         arguments.refused
         and arguments.refused.exists()
@@ -125,16 +126,15 @@ def _upload(arguments: Namespace, client: RetrievalClient, path: Path, operation
         and path.samefile(arguments.refused)
     ):
         raise UsageError("--refused: expected another file than the table")
-    columns = (TextColumn(operation), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn())
+    columns = (TextColumn(action), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn())
     rows = count_rows(path)  # raises before anything is shown where the table is missing
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(operation, total=rows)
+        task = bar.add_task(action, total=rows)
         try:
             done = upload(
                 client,
                 path,
-                operation,
-                mode,
+                action,
                 arguments.batch,
                 lambda rows: bar.update(task, completed=rows),
                 arguments.refused,

@@ -1,16 +1,8 @@
-"""The client for asyncio: the methods of `blocking.py` as coroutines."""
+"""The calls of a client, each written once: `make protos` makes `blocking.py` of `asynchronous.py`."""
 
-import asyncio
 import time
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Coroutine,
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from typing import Any, Unpack
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Self, Unpack
 
 import grpc
 import numpy as np
@@ -19,13 +11,15 @@ from google.protobuf.message import Message
 
 from protos import catalogue_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
+from protos.errors import AccessDenied, Unavailable
 from serving.client import items as catalogue
 from serving.client import protocol
-from serving.client.failures import error_from
+from serving.client.failures import StreamStatus, error_from
 from serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from serving.client.protocol import (
     MAX_ANSWER_BYTES,
     TIMEOUT_SECONDS,
+    AsyncQueries,
     CatalogueRetries,
     ClientConnection,
     Metadata,
@@ -33,17 +27,29 @@ from serving.client.protocol import (
 )
 from serving.client.security import Security
 from serving.retrieval.answer import Answer, Scores
-from serving.retrieval.query import Query, Value, refuse_lone_string
+from serving.retrieval.query import Query, Value
 from serving.wire import converters
 from serving.wire.converters import Info
 
-Queries = Iterable[Query | str] | AsyncIterable[Query | str]
-
 
 class AsyncRetrievalClient:
-    """`RetrievalClient` for asyncio; it belongs to the event loop in which it is created.
+    """A client of the service at an address, with one connection.
 
-    Arguments and errors are those of `RetrievalClient`. Cancelling a task cancels its call.
+    A `RetrievalClient` is safe to use from several threads. An `AsyncRetrievalClient` belongs to the event
+    loop in which it is created, and cancelling a task cancels its call.
+
+    Args:
+        address: `host:port`.
+        timeout: default timeout of a call in seconds, retries included.
+        security: TLS and token; without it the connection is neither encrypted nor authenticated.
+        retries: whether calls that end in UNAVAILABLE or RESOURCE_EXHAUSTED are tried again: `upsert`,
+            `delete` and `get` until the timeout, the others by gRPC, up to four times.
+        max_answer_bytes: of one answer; a larger one is an InvalidInput.
+
+    Raises:
+        DataError: a file of `security` cannot be read, or is invalid.
+        InvalidInput: the address is a URL or has no port, or the token would be sent to another machine
+            without TLS.
     """
 
     def __init__(
@@ -56,9 +62,9 @@ class AsyncRetrievalClient:
     ) -> None:
         self.address = address
         self._connection = ClientConnection(
-            address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
+            grpc.aio, address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
         )
-        self._channel = self._connection.open(grpc.aio)
+        self._channel = self._connection.open()
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
         self._catalogue = catalogue_pb2_grpc.CatalogueStub(self._channel)
         self._health = protocol.health_call(self._channel)
@@ -72,8 +78,29 @@ class AsyncRetrievalClient:
         metadata: Metadata = (),
         **options: Unpack[SearchArguments],
     ) -> Answer:
-        """As `RetrievalClient.search`."""
-        request = protocol.search_request(query, protocol.search_fields(k, options))
+        """The `k` items nearest to one query.
+
+        Args:
+            query: a text, or a `Query` with a history and features.
+            k: 0 for the server's default.
+            timeout: in seconds.
+            metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
+            options: `exclude`, `exclude_history`, `min_sequence`, `filter` and `fusion`, as `SearchArguments`
+                describes them.
+
+        Raises:
+            InvalidInput: the server refuses the request; `field` names the invalid part.
+            UnknownItem: the catalogue has no item of that id.
+            AccessDenied: the token is missing, invalid, or not sufficient.
+            Overloaded: the server is overloaded; retry after `retry_after`.
+            DeadlineExceeded: the timeout has passed.
+            ConnectionFailed: there is no connection; `fault` says why.
+            Unavailable: the server does not answer, or is too old to know filters or fusion, or this client
+                has been closed; the three errors before are of this kind too.
+            TypeError: `exclude` is one string.
+        """
+        fields = protocol.search_fields(k, options)
+        request = wire.SearchRequest(query=protocol.query_message(query), **fields)
         response = await self._call(self._stub.Search, request, timeout, metadata)
         return protocol.answer(response, options, self.address)
 
@@ -86,48 +113,65 @@ class AsyncRetrievalClient:
         metadata: Metadata = (),
         **options: Unpack[SearchArguments],
     ) -> list[Answer]:
-        """As `RetrievalClient.search_batch`."""
-        request = protocol.batch_request(queries, protocol.search_fields(k, options))
+        """One answer for each query, in order, in one call; arguments and errors as in `search`."""
+        fields = protocol.search_fields(k, options)
+        request = wire.SearchBatchRequest(queries=protocol.query_messages(queries), **fields)
         response = await self._call(self._stub.SearchBatch, request, timeout, metadata)
-        return protocol.answers(response, options, self.address, len(request.queries))
+        protocol.check_count(len(response.results), len(request.queries), self.address)
+        return [protocol.answer(response, options, self.address, each) for each in response.results]
 
     def search_stream(
         self,
-        queries: Queries,
+        queries: AsyncQueries,
         k: int = 0,
         *,
         timeout: float | None = None,
         metadata: Metadata = (),
         **options: Unpack[SearchArguments],
     ) -> AsyncIterator[Answer]:
-        """As `RetrievalClient.search_stream`; the queries may come from an asynchronous iterator too."""
-        refuse_lone_string(queries, "queries", "queries")
-        fields, sent = protocol.search_fields(k, options), protocol.SentQueries()
+        """One answer for each query, in order, as they arrive; arguments as in `search`.
 
-        async def requests() -> AsyncIterator[wire.SearchRequest]:
-            try:
-                async for query in _each(queries):
-                    request = protocol.search_request(query, fields)
-                    sent.count += 1
-                    yield request
-                sent.ended = True
-            except Exception as error:  # gRPC would cancel the call, without the cause
-                sent.error = error
+        A stream has no deadline unless one is given, which is then for the whole stream. gRPC reads the
+        queries as far ahead of the answers as it can send, on a thread of its own; for an
+        `AsyncRetrievalClient` in the event loop, also from an asynchronous iterator. It begins when the first
+        answer is requested. Closing the iterator ends the stream.
 
-        return self._stream(requests(), sent, options, timeout, self._connection.metadata(metadata))
+        Raises:
+            The errors of `search`, which end the stream; and any error of `queries`, after the answers to the
+            queries before it.
+        """
+        sent = protocol.StreamedQueries(queries, protocol.search_fields(k, options))
+        return self._stream(sent, options, timeout, self._connection.metadata(metadata))
 
     async def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
     ) -> npt.NDArray[np.float32]:
-        """As `RetrievalClient.encode`."""
-        request = protocol.encode_request(queries)
+        """Vectors of queries, float32 (B, D), of unit length where scores are cosines.
+
+        Where the manifest of `info` has `interests`, (B, K * D): the K vectors of a query side by side.
+
+        Arguments and errors are those of `search`.
+        """
+        request = wire.EncodeRequest(queries=protocol.query_messages(queries))
         response = await self._call(self._stub.Encode, request, timeout, metadata)
         return protocol.vectors(response, len(request.queries), self.address)
 
     async def encode_items(
         self, items: Sequence[Mapping[str, Value]], timeout: float | None = None, metadata: Metadata = ()
     ) -> npt.NDArray[np.float32]:
-        """As `RetrievalClient.encode_items`."""
+        """Vectors of items, float32 (B, D), which the catalogue need not hold.
+
+        The service has to offer its item tower (`--item-tower`).
+
+        Args:
+            items: of each item the values of the item tower's features, by name; each text is required.
+                A tower that reads ids takes the id as the feature of that kind; without it, the item counts
+                as one that training has not seen.
+            timeout, metadata: as in `search`.
+
+        Raises:
+            The errors of `search`.
+        """
         request = protocol.encode_items_request(items)
         response = await self._call(self._stub.Encode, request, timeout, metadata)
         return protocol.vectors(response, len(request.items), self.address)
@@ -140,8 +184,20 @@ class AsyncRetrievalClient:
         metadata: Metadata = (),
         min_sequence: int = 0,
     ) -> Scores:
-        """As `RetrievalClient.score`."""
-        return (await self.score_batch([(query, item_ids)], timeout, metadata, min_sequence))[0]
+        """The exact scores of items for a query: the calibrated probability where the model predicts labels.
+
+        They are those of the towers alone; of a hybrid bundle `Hit.dense`.
+
+        Args:
+            query: as in `search`, but not an item.
+            item_ids: at least one; the score of an item that the catalogue lacks is None.
+            timeout, metadata, min_sequence: as in `search`.
+
+        Raises:
+            The errors of `search`.
+        """
+        scores = await self.score_batch([(query, item_ids)], timeout, metadata, min_sequence)
+        return scores[0]
 
     async def score_batch(
         self,
@@ -150,10 +206,11 @@ class AsyncRetrievalClient:
         metadata: Metadata = (),
         min_sequence: int = 0,
     ) -> list[Scores]:
-        """As `RetrievalClient.score_batch`."""
+        """As `score`, of several queries with the items of each, in one call."""
         request = protocol.score_request(pairs, min_sequence)
         response = await self._call(self._stub.Score, request, timeout, metadata)
-        return protocol.scores(response, len(request.queries), self.address)
+        protocol.check_count(len(response.results), len(request.queries), self.address)
+        return converters.scores_from_wire(response)
 
     async def upsert(
         self,
@@ -164,9 +221,32 @@ class AsyncRetrievalClient:
         strict: bool = True,
         metadata: Metadata = (),
     ) -> Written:
-        """As `RetrievalClient.upsert`."""
+        """Write items, each as a whole. When this returns they are durable, and searches find them.
+
+        Args:
+            items: of different ids.
+            mode: `insert` writes only items that do not exist, `update` only those that do.
+            request_id: a request that is repeated with its id is not carried out again; a new id by default.
+            timeout: in seconds.
+            strict: whether a refused item is an error; otherwise only its result has the refusal.
+            metadata: as in `search`.
+
+        Raises:
+            WriteRefused: an item was not written, because of `mode` or its `expected_sequence`, or cannot be
+                encoded; the error has the results of all items.
+            InvalidInput: the server refuses the request, and has written none of it.
+            Overloaded: nothing was written, for one of these reasons. The bundle was built without as many
+                changes as it may miss, and must be refreshed; then `retry_after` is infinite. Or encoding is
+                too far behind the store, too many requests wait for the catalogue, or the service is over
+                capacity; then send the request again after `retry_after` seconds.
+            RateLimited: an `Overloaded`; this client exceeds its rate limit.
+            MissingStage: the service takes no writes.
+            Unavailable: the store cannot be written now, or there was no answer, so the items may have been
+                written. Repeat the request with the error's `request_id`; it is carried out once.
+            The other errors of `search`. Each error of a call that failed has the `request_id`.
+        """
         request = catalogue.upsert_request(items, mode, request_id)
-        return await self.write("Upsert", request, timeout, strict, metadata)
+        return await self._write(self._catalogue.Upsert, request, timeout, strict, metadata)
 
     async def delete(
         self,
@@ -177,27 +257,20 @@ class AsyncRetrievalClient:
         strict: bool = True,
         metadata: Metadata = (),
     ) -> Written:
-        """As `RetrievalClient.delete`."""
-        request = catalogue.delete_request(ids, request_id, expected or {})
-        return await self.write("Delete", request, timeout, strict, metadata)
+        """Withdraw items, also those that came with a bundle.
 
-    async def write(
-        self,
-        method: str,
-        request: Any,
-        timeout: float | None = None,
-        strict: bool = True,
-        metadata: Metadata = (),
-    ) -> Written:
-        """As `RetrievalClient.write`."""
-        response = await self._call_catalogue(getattr(self._catalogue, method), request, timeout, metadata)
-        protocol.check_count(len(response.results), len(request.items), self.address)
-        return catalogue.written(response, request, strict)
+        Args:
+            ids: of the items; unknown ones are allowed.
+            request_id: as in `upsert`, and so are `timeout`, `strict`, `metadata` and the errors.
+            expected: id -> the sequence that the item's last change must have; each id is one of `ids`.
+        """
+        request = catalogue.delete_request(ids, request_id, expected or {})
+        return await self._write(self._catalogue.Delete, request, timeout, strict, metadata)
 
     async def get(
         self, ids: Iterable[str], timeout: float | None = None, metadata: Metadata = ()
     ) -> list[ItemState]:
-        """As `RetrievalClient.get`."""
+        """The states of items in the catalogue, one for each id, in order; errors as in `upsert`."""
         request = catalogue.get_request(ids)
         response = await self._call_catalogue(self._catalogue.Get, request, timeout, metadata)
         protocol.check_count(len(response.items), len(request.ids), self.address)
@@ -210,24 +283,51 @@ class AsyncRetrievalClient:
         timeout: float | None = None,
         metadata: Metadata = (),
     ) -> AsyncIterator[ChangePage]:
-        """As `RetrievalClient.changes`."""
+        """The latest states of the items that changed after a sequence, in order, in pages.
+
+        Args:
+            after: the sequence; no higher than that of the store.
+            follow: whether later changes are returned, too, until the iterator is closed.
+            timeout: in seconds, for the whole stream; none by default.
+            metadata: as in `search`.
+
+        Raises:
+            As `upsert`.
+        """
         request = catalogue.changes_request(after, follow)
         return self._changes(request, timeout, self._connection.metadata(metadata))
 
     async def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
-        """As `RetrievalClient.info`."""
-        return converters.info_from_wire(
-            await self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata)
-        )
+        """What the server serves; errors as in `search`."""
+        response = await self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata)
+        return converters.info_from_wire(response)
 
     async def call(
         self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()
     ) -> Any:
-        """As `RetrievalClient.call`."""
+        """Call a method of `retrieval.v1.Retrieval` by its name, and return its response.
+
+        For methods that have no method here: token, timeout, retries and errors are those of `search`.
+
+        Args:
+            method: such as `Info`; one request, one response.
+            request: the message that the method takes.
+            timeout: in seconds.
+            metadata: as in `search`.
+
+        Raises:
+            ValueError: the service has no such method, or it is a stream or takes another message.
+        """
         return await self._call(protocol.unary(self._stub, method, request), request, timeout, metadata)
 
     async def wait_ready(self, timeout: float = 30.0) -> None:
-        """As `RetrievalClient.wait_ready`."""
+        """Wait until the service reports that it is serving.
+
+        Raises:
+            Unavailable: the service does not report that within `timeout` seconds, or this client has been
+                closed.
+            AccessDenied: the service refuses this client.
+        """
         until = time.monotonic() + timeout
         why = ""
         while (left := until - time.monotonic()) > 0:
@@ -239,16 +339,20 @@ class AsyncRetrievalClient:
                 if protocol.serves(health):
                     return
             except grpc.RpcError as failure:
-                why = protocol.why_not_ready(failure, self.address)
-            await asyncio.sleep(min(protocol.READY_POLL_SECONDS, max(0.0, until - time.monotonic())))
-        raise protocol.never_ready(self.address, timeout, why)
+                error = error_from(failure, self.address)
+                if isinstance(error, AccessDenied):  # there is nothing to wait for
+                    raise error from failure
+                why = f": {failure.details()}"
+            pause = min(protocol.READY_POLL_SECONDS, max(0.0, until - time.monotonic()))
+            await self._connection.closed.wait(pause)
+        raise Unavailable(f"{self.address}: not serving after {timeout:g} s{why}")
 
     async def close(self) -> None:
         """Close the connection, and end open calls."""
         self._connection.closed.set()
         await self._channel.close()
 
-    async def __aenter__(self) -> "AsyncRetrievalClient":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -260,9 +364,16 @@ class AsyncRetrievalClient:
             response = await connection.begin(
                 method, request, connection.seconds(timeout), connection.metadata(metadata)
             )
-            return protocol.received(response, self.address)
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
+        return protocol.received(response, self.address)
+
+    async def _write(
+        self, method: Any, request: Any, timeout: float | None, strict: bool, metadata: Metadata
+    ) -> Written:
+        response = await self._call_catalogue(method, request, timeout, metadata)
+        protocol.check_count(len(response.results), len(request.items), self.address)
+        return catalogue.written(response, request, strict)
 
     async def _call_catalogue(
         self, method: Any, request: Any, timeout: float | None, metadata: Metadata
@@ -278,8 +389,7 @@ class AsyncRetrievalClient:
             except grpc.RpcError as failure:
                 error = catalogue.failure(failure, self.address, request)
                 pause = attempts.pause(failure, error)
-            await asyncio.sleep(pause)
-            if connection.closed.is_set():
+            if await connection.closed.wait(pause):
                 raise error
 
     async def _changes(self, request: Any, timeout: float | None, metadata: Any) -> AsyncIterator[ChangePage]:
@@ -287,63 +397,27 @@ class AsyncRetrievalClient:
         try:
             async for response in responses:
                 yield catalogue.page(protocol.received(response, self.address))
-        except grpc.RpcError as error:
-            raise catalogue.failure(error, self.address, request) from error
+        except grpc.RpcError as failure:
+            raise catalogue.failure(failure, self.address, request) from failure
         finally:
             responses.cancel()
 
     async def _stream(
         self,
-        requests: AsyncIterator[Any],
-        sent: protocol.SentQueries,
+        sent: protocol.StreamedQueries,
         options: SearchArguments,
         timeout: float | None,
         metadata: Any,
     ) -> AsyncIterator[Answer]:
-        responses = self._connection.begin(self._stub.SearchStream, requests, timeout, metadata)
-        statuses: list[grpc.aio.AioRpcError] = []
-        responses.add_done_callback(lambda call: statuses.append(final_status(call)))
+        responses = self._connection.begin(self._stub.SearchStream, aiter(sent), timeout, metadata)
+        status = StreamStatus(responses)
         answers = 0
         try:
             async for response in responses:
                 answers += 1
                 yield protocol.answer(protocol.received(response, self.address), options, self.address)
         except grpc.RpcError as failure:
-            first = statuses[0] if statuses else failure
-            raise error_from(first, self.address) from failure
+            raise error_from(status.of(failure), self.address) from failure
         finally:
             responses.cancel()
         sent.require_answers(answers, self.address)
-
-
-def final_status(call: Any) -> grpc.aio.AioRpcError:
-    """The status of a call; call it in the call's done callback.
-
-    Later the status may be INTERNAL instead, if a request could not be sent because the server had ended the
-    stream: https://github.com/grpc/grpc/issues/36066.
-    """
-    code, trailers, details = map(_finished, (call.code(), call.trailing_metadata(), call.details()))
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details, None)
-
-
-def _finished(result: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that has nothing to wait for.
-
-    Raises:
-        AssertionError: it waits.
-    """
-    try:
-        result.send(None)
-    except StopIteration as done:
-        return done.value
-    result.close()
-    raise AssertionError("the status of a call that has ended is not there")
-
-
-async def _each(queries: Queries) -> AsyncIterator[Query | str]:
-    if isinstance(queries, AsyncIterable):
-        async for query in queries:
-            yield query
-    else:
-        for query in queries:
-            yield query

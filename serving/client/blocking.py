@@ -1,8 +1,9 @@
-"""The client whose calls block the calling thread."""
+# Generated from asynchronous.py by `make protos`; change that file.
+"""The calls of a client, each written once: `make protos` makes `blocking.py` of `asynchronous.py`."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import grpc
 import numpy as np
@@ -11,9 +12,10 @@ from google.protobuf.message import Message
 
 from protos import catalogue_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
+from protos.errors import AccessDenied, Unavailable
 from serving.client import items as catalogue
 from serving.client import protocol
-from serving.client.failures import error_from
+from serving.client.failures import StreamStatus, error_from
 from serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from serving.client.protocol import (
     MAX_ANSWER_BYTES,
@@ -21,17 +23,21 @@ from serving.client.protocol import (
     CatalogueRetries,
     ClientConnection,
     Metadata,
+    Queries,
     SearchArguments,
 )
 from serving.client.security import Security
 from serving.retrieval.answer import Answer, Scores
-from serving.retrieval.query import Query, Value, refuse_lone_string
+from serving.retrieval.query import Query, Value
 from serving.wire import converters
 from serving.wire.converters import Info
 
 
 class RetrievalClient:
-    """A client of the service at an address, with one connection; safe to use from several threads.
+    """A client of the service at an address, with one connection.
+
+    A `RetrievalClient` is safe to use from several threads. An `AsyncRetrievalClient` belongs to the event
+    loop in which it is created, and cancelling a task cancels its call.
 
     Args:
         address: `host:port`.
@@ -57,9 +63,9 @@ class RetrievalClient:
     ) -> None:
         self.address = address
         self._connection = ClientConnection(
-            address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
+            grpc, address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
         )
-        self._channel = self._connection.open(grpc)
+        self._channel = self._connection.open()
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
         self._catalogue = catalogue_pb2_grpc.CatalogueStub(self._channel)
         self._health = protocol.health_call(self._channel)
@@ -94,7 +100,8 @@ class RetrievalClient:
                 has been closed; the three errors before are of this kind too.
             TypeError: `exclude` is one string.
         """
-        request = protocol.search_request(query, protocol.search_fields(k, options))
+        fields = protocol.search_fields(k, options)
+        request = wire.SearchRequest(query=protocol.query_message(query), **fields)
         response = self._call(self._stub.Search, request, timeout, metadata)
         return protocol.answer(response, options, self.address)
 
@@ -108,13 +115,15 @@ class RetrievalClient:
         **options: Unpack[SearchArguments],
     ) -> list[Answer]:
         """One answer for each query, in order, in one call; arguments and errors as in `search`."""
-        request = protocol.batch_request(queries, protocol.search_fields(k, options))
+        fields = protocol.search_fields(k, options)
+        request = wire.SearchBatchRequest(queries=protocol.query_messages(queries), **fields)
         response = self._call(self._stub.SearchBatch, request, timeout, metadata)
-        return protocol.answers(response, options, self.address, len(request.queries))
+        protocol.check_count(len(response.results), len(request.queries), self.address)
+        return [protocol.answer(response, options, self.address, each) for each in response.results]
 
     def search_stream(
         self,
-        queries: Iterable[Query | str],
+        queries: Queries,
         k: int = 0,
         *,
         timeout: float | None = None,
@@ -124,27 +133,16 @@ class RetrievalClient:
         """One answer for each query, in order, as they arrive; arguments as in `search`.
 
         A stream has no deadline unless one is given, which is then for the whole stream. gRPC reads the
-        queries on a thread of its own, as far ahead of the answers as it can send; it begins when the first
+        queries as far ahead of the answers as it can send, on a thread of its own; for an
+        `AsyncRetrievalClient` in the event loop, also from an asynchronous iterator. It begins when the first
         answer is requested. Closing the iterator ends the stream.
 
         Raises:
             The errors of `search`, which end the stream; and any error of `queries`, after the answers to the
             queries before it.
         """
-        refuse_lone_string(queries, "queries", "queries")
-        fields, sent = protocol.search_fields(k, options), protocol.SentQueries()
-
-        def requests() -> Iterator[wire.SearchRequest]:
-            try:
-                for query in queries:
-                    request = protocol.search_request(query, fields)
-                    sent.count += 1
-                    yield request
-                sent.ended = True
-            except Exception as error:  # gRPC would log it, and replace it by its own
-                sent.error = error
-
-        return self._stream(requests(), sent, options, timeout, self._connection.metadata(metadata))
+        sent = protocol.StreamedQueries(queries, protocol.search_fields(k, options))
+        return self._stream(sent, options, timeout, self._connection.metadata(metadata))
 
     def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -155,7 +153,7 @@ class RetrievalClient:
 
         Arguments and errors are those of `search`.
         """
-        request = protocol.encode_request(queries)
+        request = wire.EncodeRequest(queries=protocol.query_messages(queries))
         response = self._call(self._stub.Encode, request, timeout, metadata)
         return protocol.vectors(response, len(request.queries), self.address)
 
@@ -199,7 +197,8 @@ class RetrievalClient:
         Raises:
             The errors of `search`.
         """
-        return self.score_batch([(query, item_ids)], timeout, metadata, min_sequence)[0]
+        scores = self.score_batch([(query, item_ids)], timeout, metadata, min_sequence)
+        return scores[0]
 
     def score_batch(
         self,
@@ -211,7 +210,8 @@ class RetrievalClient:
         """As `score`, of several queries with the items of each, in one call."""
         request = protocol.score_request(pairs, min_sequence)
         response = self._call(self._stub.Score, request, timeout, metadata)
-        return protocol.scores(response, len(request.queries), self.address)
+        protocol.check_count(len(response.results), len(request.queries), self.address)
+        return converters.scores_from_wire(response)
 
     def upsert(
         self,
@@ -247,7 +247,7 @@ class RetrievalClient:
             The other errors of `search`. Each error of a call that failed has the `request_id`.
         """
         request = catalogue.upsert_request(items, mode, request_id)
-        return self.write("Upsert", request, timeout, strict, metadata)
+        return self._write(self._catalogue.Upsert, request, timeout, strict, metadata)
 
     def delete(
         self,
@@ -266,20 +266,7 @@ class RetrievalClient:
             expected: id -> the sequence that the item's last change must have; each id is one of `ids`.
         """
         request = catalogue.delete_request(ids, request_id, expected or {})
-        return self.write("Delete", request, timeout, strict, metadata)
-
-    def write(
-        self,
-        method: str,
-        request: Any,
-        timeout: float | None = None,
-        strict: bool = True,
-        metadata: Metadata = (),
-    ) -> Written:
-        """Call a method that writes items, with its request; other arguments and errors as of `upsert`."""
-        response = self._call_catalogue(getattr(self._catalogue, method), request, timeout, metadata)
-        protocol.check_count(len(response.results), len(request.items), self.address)
-        return catalogue.written(response, request, strict)
+        return self._write(self._catalogue.Delete, request, timeout, strict, metadata)
 
     def get(
         self, ids: Iterable[str], timeout: float | None = None, metadata: Metadata = ()
@@ -313,7 +300,8 @@ class RetrievalClient:
 
     def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
         """What the server serves; errors as in `search`."""
-        return converters.info_from_wire(self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata))
+        response = self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata)
+        return converters.info_from_wire(response)
 
     def call(
         self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()
@@ -352,16 +340,20 @@ class RetrievalClient:
                 if protocol.serves(health):
                     return
             except grpc.RpcError as failure:
-                why = protocol.why_not_ready(failure, self.address)
-            time.sleep(min(protocol.READY_POLL_SECONDS, max(0.0, until - time.monotonic())))
-        raise protocol.never_ready(self.address, timeout, why)
+                error = error_from(failure, self.address)
+                if isinstance(error, AccessDenied):  # there is nothing to wait for
+                    raise error from failure
+                why = f": {failure.details()}"
+            pause = min(protocol.READY_POLL_SECONDS, max(0.0, until - time.monotonic()))
+            self._connection.closed.wait(pause)
+        raise Unavailable(f"{self.address}: not serving after {timeout:g} s{why}")
 
     def close(self) -> None:
         """Close the connection, and end open calls."""
         self._connection.closed.set()
         self._channel.close()
 
-    def __enter__(self) -> "RetrievalClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -370,11 +362,19 @@ class RetrievalClient:
     def _call(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         connection = self._connection
         try:
-            return connection.begin(
+            response = connection.begin(
                 method, request, connection.seconds(timeout), connection.metadata(metadata)
             )
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
+        return protocol.received(response, self.address)
+
+    def _write(
+        self, method: Any, request: Any, timeout: float | None, strict: bool, metadata: Metadata
+    ) -> Written:
+        response = self._call_catalogue(method, request, timeout, metadata)
+        protocol.check_count(len(response.results), len(request.items), self.address)
+        return catalogue.written(response, request, strict)
 
     def _call_catalogue(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         """Call a method of the catalogue, and repeat it as `CatalogueRetries` allows."""
@@ -383,7 +383,8 @@ class RetrievalClient:
         given = connection.metadata(metadata)
         while True:
             try:
-                return connection.begin(method, request, attempts.seconds, given)
+                response = connection.begin(method, request, attempts.seconds, given)
+                return protocol.received(response, self.address)
             except grpc.RpcError as failure:
                 error = catalogue.failure(failure, self.address, request)
                 pause = attempts.pause(failure, error)
@@ -394,28 +395,28 @@ class RetrievalClient:
         responses = self._connection.begin(self._catalogue.Changes, request, timeout, metadata)
         try:
             for response in responses:
-                yield catalogue.page(response)
-        except grpc.RpcError as error:
-            raise catalogue.failure(error, self.address, request) from error
+                yield catalogue.page(protocol.received(response, self.address))
+        except grpc.RpcError as failure:
+            raise catalogue.failure(failure, self.address, request) from failure
         finally:
             responses.cancel()
 
     def _stream(
         self,
-        requests: Iterator[Any],
-        sent: protocol.SentQueries,
+        sent: protocol.StreamedQueries,
         options: SearchArguments,
         timeout: float | None,
         metadata: Any,
     ) -> Iterator[Answer]:
-        responses = self._connection.begin(self._stub.SearchStream, requests, timeout, metadata)
+        responses = self._connection.begin(self._stub.SearchStream, iter(sent), timeout, metadata)
+        status = StreamStatus(responses)
         answers = 0
         try:
             for response in responses:
                 answers += 1
-                yield protocol.answer(response, options, self.address)
+                yield protocol.answer(protocol.received(response, self.address), options, self.address)
         except grpc.RpcError as failure:
-            raise error_from(failure, self.address) from failure
+            raise error_from(status.of(failure), self.address) from failure
         finally:
             responses.cancel()
         sent.require_answers(answers, self.address)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Coroutine
 from enum import StrEnum
 from typing import Any
 
@@ -112,3 +113,41 @@ def _retry_after(failure: grpc.RpcError) -> float:
 def _field_and_reason(text: str) -> tuple[str, str]:
     field, colon, reason = text.partition(": ")
     return (field, reason) if colon else ("request", text)
+
+
+class StreamStatus:
+    """The status with which a stream has ended.
+
+    Of `grpc.aio`, the error that reading a stream raises may have another: INTERNAL, if a request could not
+    be sent because the server had ended the stream. https://github.com/grpc/grpc/issues/36066.
+
+    Args:
+        call: of `grpc` or of `grpc.aio`, with responses that are a stream.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._first: grpc.RpcError | None = None
+        if isinstance(call, grpc.aio.Call):
+            call.add_done_callback(self._keep)
+
+    def of(self, failure: grpc.RpcError) -> grpc.RpcError:
+        """The error with that status, in place of the one that reading the stream has raised."""
+        return self._first or failure
+
+    def _keep(self, call: Any) -> None:
+        code, trailers, details = map(_finished, (call.code(), call.trailing_metadata(), call.details()))
+        self._first = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details, None)
+
+
+def _finished(result: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing to wait for.
+
+    Raises:
+        AssertionError: it waits.
+    """
+    try:
+        result.send(None)
+    except StopIteration as done:
+        return done.value
+    result.close()
+    raise AssertionError("the status of a call that has ended is not there")

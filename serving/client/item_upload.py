@@ -7,21 +7,22 @@ of other writers, unless the rows have expected sequences; the file of refused i
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from protos.errors import DataError, InvalidInput, TwinspireError
 from serving.client.blocking import RetrievalClient
 from serving.client.item_files import ItemFileColumns, Row, id_of, read_rows
-from serving.client.items import OPERATIONS, ItemResult, Mode, WriteOperation, Written
+from serving.client.items import ItemResult, Mode, Written
 
 BATCH = 500  # items
 BATCH_BYTES = 1 << 20  # approximate bytes of a batch; a service accepts 4 MiB by default
 PATIENCE_SECONDS = 60.0  # for which a batch is sent again while the service is not available
 KEPT = 20  # most refused items that a summary names
+
+Action = Mode | Literal["delete"]
 
 
 @dataclass
@@ -73,8 +74,7 @@ class Upload:
 def upload(
     client: RetrievalClient,
     path: Path,
-    operation: str,
-    mode: Mode = "upsert",
+    action: Action = "upsert",
     batch: int = 0,
     tick: Callable[[int], None] = lambda rows: None,
     refused: Path | None = None,
@@ -83,8 +83,7 @@ def upload(
     """Write or delete the items of a table.
 
     Args:
-        operation: one of `OPERATIONS`; a delete reads ids and expected sequences only.
-        mode: as of `RetrievalClient.upsert`.
+        action: a mode of `RetrievalClient.upsert`, or "delete", which reads ids and expected sequences only.
         batch: items in one request; 0 for the usual number, or fewer if the service takes no more.
         tick: called with the number of rows that are done.
         refused: file for the refused items, a line of JSON for each; it is written anew.
@@ -102,10 +101,10 @@ def upload(
     size = batch or min(BATCH, most)
     done = Upload()
     tick(done.rows)
-    with _RefusedFile(refused) as file:
+    with _refused_file(refused) as write_refused:
         for part in _parts(enumerate(read_rows(path), 1), size):
-            written = _send(client, columns, part, OPERATIONS[operation], mode, patience)
-            file.add(done.add(written))
+            written = _send(client, columns, part, action, patience)
+            write_refused(done.add(written))
             tick(done.rows)
     done.ignored = sorted(columns.ignored)
     done.seconds = time.monotonic() - started
@@ -121,46 +120,30 @@ def count_rows(path: Path) -> int:
     return sum(1 for _ in read_rows(path))
 
 
-class _RefusedFile:
-    """The file of refused items, which is written anew; without a path there is none.
+@contextmanager
+def _refused_file(path: Path | None) -> Iterator[Callable[[Sequence[ItemResult]], None]]:
+    """The file of refused items, which is written anew; yields the function that adds a line for each item.
+
+    Without a path the function does nothing.
 
     Raises:
-        DataError: it cannot be written, now or later.
+        DataError: the file cannot be written, now or later.
     """
+    if path is None:
+        yield lambda refused: None
+        return
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: expected a file, or nothing yet")
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        if path is None:
-            return
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path}: expected a file, or nothing yet")
-        try:
-            self._file = path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise self._failed(error) from None
+    def write(refused: Sequence[ItemResult]) -> None:
+        file.writelines(json.dumps(each._asdict(), ensure_ascii=False) + "\n" for each in refused)
+        file.flush()
 
-    def add(self, refused: Sequence[ItemResult]) -> None:
-        """Write refused items, a line for each."""
-        if self._path is None:
-            return
-        try:
-            self._file.writelines(json.dumps(each._asdict(), ensure_ascii=False) + "\n" for each in refused)
-            self._file.flush()
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def _failed(self, error: OSError) -> DataError:
-        return DataError(f"{self._path}: cannot be written: {error.strerror}")
-
-    def __enter__(self) -> "_RefusedFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._path is not None:
-            with suppress(OSError):  # closing flushes again what `add` has failed to write
-                self._file.close()
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            yield write
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _parts(rows: Iterable[tuple[int, Row]], size: int) -> Iterator[list[tuple[int, Row]]]:
@@ -184,16 +167,20 @@ def _send(
     client: RetrievalClient,
     columns: ItemFileColumns,
     part: Sequence[tuple[int, Row]],
-    operation: WriteOperation,
-    mode: Mode,
+    action: Action,
     patience: float,
 ) -> Written:
     """Send one batch; the client repeats it, with the same request id, for up to `patience` seconds."""
     first = part[0][0]
-    items = [columns.item(row, number, operation.reads_values) for number, row in part]
+    items = [columns.item(row, number, reads_values=action != "delete") for number, row in part]
     try:
-        request = operation.request(items, mode, None)
-        return client.write(operation.method, request, patience, strict=False)
+        if action == "delete":
+            expected = {
+                each.id: each.expected_sequence for each in items if each.expected_sequence is not None
+            }
+            ids = [each.id for each in items]
+            return client.delete(ids, expected=expected, timeout=patience, strict=False)
+        return client.upsert(items, action, timeout=patience, strict=False)
     except InvalidInput as error:
         raise _named(error, columns.path, first) from None
 

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
@@ -178,7 +178,7 @@ def delete_request(
         except UnicodeEncodeError:
             raise InvalidInput(f"items[{n}].id", "expected Unicode, got a lone surrogate") from None
         if item_id in expected:
-            message.expected_sequence = _sequence(expected[item_id], f"items[{n}].expected_sequence")
+            message.expected_sequence = check_range(expected[item_id], f"items[{n}].expected_sequence")
             left.pop(item_id, None)
         request.items.append(message)
     if left:
@@ -204,32 +204,7 @@ def changes_request(after: int, follow: bool) -> wire.ChangesRequest:
     Raises:
         InvalidInput: `after` is negative or above 2**64 - 1.
     """
-    return wire.ChangesRequest(after=_sequence(after, "after"), follow=follow)
-
-
-def _deletion(items: Sequence[Item], mode: Mode, request_id: str | None) -> wire.DeleteRequest:
-    expected = {each.id: each.expected_sequence for each in items if each.expected_sequence is not None}
-    return delete_request([each.id for each in items], request_id, expected)
-
-
-class WriteOperation(NamedTuple):
-    """How a table of items is written.
-
-    Args:
-        method: of the service.
-        request: items, mode and request id -> request of the method.
-        reads_values: whether it reads more of an item than the id and the expected sequence.
-    """
-
-    method: str
-    request: Callable[[Sequence[Item], Mode, str | None], Message]
-    reads_values: bool
-
-
-OPERATIONS = {
-    "upsert": WriteOperation("Upsert", upsert_request, True),
-    "delete": WriteOperation("Delete", _deletion, False),
-}
+    return wire.ChangesRequest(after=check_range(after, "after"), follow=follow)
 
 
 def written(response: wire.WriteResponse, request: Any, strict: bool) -> Written:
@@ -291,7 +266,7 @@ def _write(item: Item, name: str) -> wire.ItemWrite:
     for feature, value in item.features.items():
         message.item.features[feature].CopyFrom(value_to_wire(value))
     if item.expected_sequence is not None:
-        message.expected_sequence = _sequence(item.expected_sequence, f"{name}.expected_sequence")
+        message.expected_sequence = check_range(item.expected_sequence, f"{name}.expected_sequence")
     return message
 
 
@@ -302,9 +277,14 @@ def _state(message: wire.ItemState) -> ItemState:
     return ItemState(Item(item.id, features, dict(item.fields)), message.sequence, origin, message.written_at)
 
 
-def _sequence(value: int, name: str) -> int:
-    if not 0 <= value <= MAX_SEQUENCE:
-        raise InvalidInput(name, f"expected 0 to {MAX_SEQUENCE}, got {value}")
+def check_range(value: int, name: str, most: int = MAX_SEQUENCE) -> int:
+    """Refuse a number that is not in 0 to `most`; returns it.
+
+    Raises:
+        InvalidInput: it is not; the field is `name`.
+    """
+    if not 0 <= value <= most:
+        raise InvalidInput(name, f"expected 0 to {most}, got {value}")
     return value
 
 

@@ -1,11 +1,13 @@
 """The code that both clients share: connection, metadata of a call, retries, requests and responses."""
 
+import asyncio
+import contextlib
 import json
 import random
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import grpc
@@ -16,19 +18,13 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from protos import catalogue_pb2
 from protos import retrieval_pb2 as wire
-from protos.errors import (
-    AccessDenied,
-    DeadlineExceeded,
-    InvalidInput,
-    Overloaded,
-    TwinspireError,
-    Unavailable,
-)
+from protos.errors import DeadlineExceeded, InvalidInput, Overloaded, TwinspireError, Unavailable
 from serving.address import check_target, is_local
-from serving.client.failures import error_from, no_message
+from serving.client.failures import no_message
+from serving.client.items import check_range
 from serving.client.security import Security
 from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, FusionMode, Scores
+from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query, Value, check_item_ids, refuse_lone_string
 from serving.wire import converters
 from serving.wire.filter_converters import filter_to_wire
@@ -79,12 +75,26 @@ HEALTH_SERVING = 1
 READY_POLL_SECONDS = 0.05
 
 Metadata = Iterable[tuple[str, str | bytes]]
+Queries = Iterable[Query | str]
+AsyncQueries = Queries | AsyncIterable[Query | str]
+
+
+class AsyncEvent(asyncio.Event):
+    """An event of asyncio that is used as one of `threading`."""
+
+    async def wait(self, timeout: float | None = None) -> bool:  # type: ignore[override]
+        """Wait until it is set, for at most `timeout` seconds; returns whether it is set."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await super().wait()
+        return self.is_set()
 
 
 class ClientConnection:
     """The configuration of a connection, common to both clients.
 
     Args:
+        api: `grpc` or `grpc.aio`.
         address: `host:port`.
         timeout: default timeout of a call in seconds.
         retries: whether calls are retried.
@@ -92,7 +102,7 @@ class ClientConnection:
         max_answer_bytes: of one answer; a larger one ends its call.
 
     Attributes:
-        closed: set when the client has been closed.
+        closed: set when the client has been closed; of a client of `grpc.aio` an `AsyncEvent`.
 
     Raises:
         InvalidInput: the address is not `host:port`, a token would be sent to another machine without TLS, or
@@ -101,6 +111,7 @@ class ClientConnection:
 
     def __init__(
         self,
+        api: Any,
         address: str,
         timeout: float,
         security: Security,
@@ -111,6 +122,7 @@ class ClientConnection:
         check_target(address)
         if not 1 <= max_answer_bytes < 2**31:
             raise InvalidInput("max_answer_bytes", f"expected 1 to {2**31 - 1}, got {max_answer_bytes}")
+        self._api = api
         self._max_answer_bytes = max_answer_bytes
         self.address = address
         self._connect_seconds = connect_seconds
@@ -118,10 +130,10 @@ class ClientConnection:
         self._security = security
         self.retries = retries
         self._authorization = security.authorization(address)
-        self.closed = threading.Event()
+        self.closed: Any = AsyncEvent() if api is grpc.aio else threading.Event()
 
-    def open(self, api: Any) -> Any:
-        """A channel of `grpc` or of `grpc.aio`.
+    def open(self) -> Any:
+        """A channel of the `api`.
 
         Raises:
             DataError: a file of `security` cannot be read, or is invalid.
@@ -139,8 +151,8 @@ class ClientConnection:
         options = [*chosen.items()]
         credentials = self._security.credentials()
         if credentials is None:
-            return api.insecure_channel(self.address, options=options)
-        return api.secure_channel(self.address, credentials, options=options)
+            return self._api.insecure_channel(self.address, options=options)
+        return self._api.secure_channel(self.address, credentials, options=options)
 
     def begin(self, method: Any, request: Any, timeout: float | None, metadata: Any, **options: Any) -> Any:
         """Call a method of a stub of `grpc` or of `grpc.aio`, and return what it returns.
@@ -229,19 +241,55 @@ class CatalogueRetries:
         return pause
 
 
-class SentQueries:
-    """Counts the queries that a stream has sent, and keeps the error that has ended them.
+class StreamedQueries:
+    """The requests of a stream of searches, for `grpc` by `iter` and for `grpc.aio` by `aiter`.
+
+    gRPC would replace an error of the caller's iterator by its own, so the requests end there without one.
+
+    Args:
+        fields: of `search_fields`.
 
     Attributes:
         count: number of queries sent.
         ended: whether there are no more queries to send.
         error: raised by the caller's iterator, or by a query that cannot be sent; None if there was none.
+
+    Raises:
+        TypeError: `queries` is one string.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, queries: AsyncQueries, fields: dict[str, Any]) -> None:
+        refuse_lone_string(queries, "queries", "queries")
+        self._queries: Any = queries
+        self._fields = fields
         self.count = 0
         self.ended = False
         self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[wire.SearchRequest]:
+        try:
+            for query in self._queries:
+                yield self._request(query)
+            self.ended = True
+        except Exception as error:
+            self.error = error
+
+    async def __aiter__(self) -> AsyncIterator[wire.SearchRequest]:
+        if not isinstance(self._queries, AsyncIterable):
+            for request in self:
+                yield request
+            return
+        try:
+            async for query in self._queries:
+                yield self._request(query)
+            self.ended = True
+        except Exception as error:
+            self.error = error
+
+    def _request(self, query: Query | str) -> wire.SearchRequest:
+        request = wire.SearchRequest(query=query_message(query), **self._fields)
+        self.count += 1
+        return request
 
     def require_answers(self, answers: int, address: str) -> None:
         """Check, after a stream that has ended with OK, that each query has been answered.
@@ -299,39 +347,39 @@ def search_fields(k: int, options: SearchArguments) -> dict[str, Any]:
         raise TypeError(f"{', '.join(sorted(unknown))}: expected only {expected}, timeout and metadata")
     chosen = options.get("filter")
     return {
-        "k": _k(k),
+        "k": check_range(k, "k", 2**32 - 1),
         "exclude": _exclude(options.get("exclude", ())),
         "exclude_history": options.get("exclude_history"),
-        "min_sequence": _sequence(options.get("min_sequence", 0)),
+        "min_sequence": check_range(options.get("min_sequence", 0), "min_sequence"),
         "filter": None if chosen is None else filter_to_wire(chosen),
         "fusion": converters.fusion_to_wire(_fusion(options)),
     }
 
 
-def search_request(query: Query | str, fields: dict[str, Any]) -> wire.SearchRequest:
-    """The request to search for one query, with the fields of `search_fields`.
+def query_message(query: Query | str, name: str = "query") -> wire.Query:
+    """A query as the service takes it.
 
     Raises:
-        InvalidInput: a value cannot be encoded.
+        InvalidInput: as of `query_to_wire`, with the name.
+        TypeError: it is neither a text nor a `Query`.
     """
-    return wire.SearchRequest(query=_query(query, "query"), **fields)
+    if not isinstance(query, Query | str):
+        several = ", search_batch answers several" if name == "query" else ""
+        raise TypeError(f"{name}: expected a text or a Query, got {type(query).__name__}{several}")
+    return converters.query_to_wire(Query(text=query) if isinstance(query, str) else query, name)
 
 
-def batch_request(queries: Sequence[Query | str], fields: dict[str, Any]) -> wire.SearchBatchRequest:
-    """The request to search for many queries; raises as `search_request`.
+def query_messages(queries: Sequence[Query | str]) -> list[wire.Query]:
+    """Queries as the service takes them; raises as `query_message`.
 
     A TypeError is also raised if `queries` is one string.
     """
-    return wire.SearchBatchRequest(queries=_queries(queries), **fields)
-
-
-def encode_request(queries: Sequence[Query | str]) -> wire.EncodeRequest:
-    """The request to encode queries; raises as `search_request`, and a TypeError if they are one string."""
-    return wire.EncodeRequest(queries=_queries(queries))
+    refuse_lone_string(queries, "queries", "queries")
+    return [query_message(query, f"queries[{n}]") for n, query in enumerate(queries)]
 
 
 def encode_items_request(items: Sequence[Mapping[str, Value]]) -> wire.EncodeRequest:
-    """The request to encode items, from the features of each; raises as `search_request`."""
+    """The request to encode items, from the features of each; raises as `query_message`."""
     if not items:
         raise InvalidInput("items", "expected at least one, got none")
     for n, features in enumerate(items):
@@ -345,7 +393,7 @@ def encode_items_request(items: Sequence[Mapping[str, Value]]) -> wire.EncodeReq
 def score_request(
     pairs: Sequence[tuple[Query | str, Sequence[str]]], min_sequence: int = 0
 ) -> wire.ScoreRequest:
-    """The request to score items, from queries with item ids of each; raises as `search_request`.
+    """The request to score items, from queries with item ids of each; raises as `query_message`.
 
     A TypeError is also raised if the ids of a query are one string.
     """
@@ -353,38 +401,30 @@ def score_request(
     for n, (query, item_ids) in enumerate(pairs):
         check_item_ids(item_ids, f"queries[{n}].item_ids")
         try:
-            queries.append(wire.QueryItems(query=_query(query, f"queries[{n}].query"), item_ids=[*item_ids]))
+            queries.append(
+                wire.QueryItems(query=query_message(query, f"queries[{n}].query"), item_ids=[*item_ids])
+            )
         except UnicodeEncodeError:
             raise InvalidInput(f"queries[{n}].item_ids", "expected Unicode, got a lone surrogate") from None
-    return wire.ScoreRequest(queries=queries, min_sequence=_sequence(min_sequence))
+    return wire.ScoreRequest(queries=queries, min_sequence=check_range(min_sequence, "min_sequence"))
 
 
-def answer(response: wire.SearchResponse, options: SearchArguments, address: str) -> Answer:
+def answer(
+    response: wire.SearchResponse | wire.SearchBatchResponse,
+    options: SearchArguments,
+    address: str,
+    result: wire.HitList | None = None,
+) -> Answer:
     """The answer to one query.
 
     Args:
         address: of the server, for errors.
+        result: the part of the response that answers the query; all of it by default.
 
     Raises:
         Unavailable: the server is older than filters, or than fusion, and has ignored the request's.
     """
-    return _answer(response, response, options, address)
-
-
-def answers(
-    response: wire.SearchBatchResponse, options: SearchArguments, address: str, asked: int
-) -> list[Answer]:
-    """The answers to a batch of `asked` queries, in their order; arguments and errors as of `answer`."""
-    check_count(len(response.results), asked, address)
-    return [_answer(result, response, options, address) for result in response.results]
-
-
-def _answer(
-    found: wire.SearchResponse | wire.HitList,
-    response: wire.SearchResponse | wire.SearchBatchResponse,
-    options: SearchArguments,
-    address: str,
-) -> Answer:
+    found: Any = response if result is None else result
     if _fusion(options) in (FusionMode.LEXICAL, FusionMode.HYBRID) and found.fusion == wire.FUSION_DEFAULT:
         raise Unavailable(f"{address}: the server does not know fusion")
     if options.get("filter") is not None and found.plan == wire.PLAN_UNFILTERED:
@@ -396,12 +436,6 @@ def _fusion(options: SearchArguments) -> FusionMode:
     return FusionMode(options.get("fusion", FusionMode.DEFAULT))
 
 
-def scores(response: wire.ScoreResponse, asked: int, address: str) -> list[Scores]:
-    """The scores for each of `asked` queries; errors as of `check_count`."""
-    check_count(len(response.results), asked, address)
-    return converters.scores_from_wire(response)
-
-
 def vectors(response: wire.EncodeResponse, asked: int, address: str) -> npt.NDArray[np.float32]:
     """Vectors of `asked` queries or items, float32 (B, D); errors as of `check_count`."""
     check_count(len(response.vectors), asked, address)
@@ -411,7 +445,7 @@ def vectors(response: wire.EncodeResponse, asked: int, address: str) -> npt.NDAr
 
 
 def received(response: Any, address: str) -> Any:
-    """A response of `grpc.aio`, which is None where the bytes are no message of the call.
+    """A response, which of `grpc.aio` is None where the bytes are no message of the call.
 
     Raises:
         Unavailable: it is None.
@@ -458,26 +492,9 @@ def health_call(channel: Any) -> Any:
     )
 
 
-def serves(response: Int32Value) -> bool:
-    """Whether the service's health is SERVING."""
-    return response.value == HEALTH_SERVING
-
-
-def why_not_ready(failure: grpc.RpcError, address: str) -> str:
-    """Why a health check failed, as the end of the text of `never_ready`.
-
-    Raises:
-        AccessDenied: the server refuses this client, so there is nothing to wait for.
-    """
-    error = error_from(failure, address)
-    if isinstance(error, AccessDenied):
-        raise error from failure
-    return f": {failure.details()}"
-
-
-def never_ready(address: str, seconds: float, why: str) -> Unavailable:
-    """The error of `wait_ready` when its time is over; `why` is what `why_not_ready` returned, or empty."""
-    return Unavailable(f"{address}: not serving after {seconds:g} s{why}")
+def serves(response: Int32Value | None) -> bool:
+    """Whether the service's health is SERVING; not if the bytes of the response are no message (None)."""
+    return response is not None and response.value == HEALTH_SERVING
 
 
 def _trace_context() -> tuple[tuple[str, str], ...]:
@@ -495,18 +512,6 @@ def _trace_context() -> tuple[tuple[str, str], ...]:
     return tuple(carrier.items())
 
 
-def _queries(queries: Sequence[Query | str]) -> list[wire.Query]:
-    refuse_lone_string(queries, "queries", "queries")
-    return [_query(query, f"queries[{n}]") for n, query in enumerate(queries)]
-
-
-def _query(query: Query | str, name: str) -> wire.Query:
-    if not isinstance(query, Query | str):
-        several = ", search_batch answers several" if name == "query" else ""
-        raise TypeError(f"{name}: expected a text or a Query, got {type(query).__name__}{several}")
-    return converters.query_to_wire(Query(text=query) if isinstance(query, str) else query, name)
-
-
 def _exclude(exclude: Collection[str]) -> Collection[str]:
     check_item_ids(exclude, "exclude")
     try:
@@ -514,15 +519,3 @@ def _exclude(exclude: Collection[str]) -> Collection[str]:
     except UnicodeEncodeError:
         raise InvalidInput("exclude", "expected Unicode, got a lone surrogate") from None
     return exclude
-
-
-def _sequence(sequence: int) -> int:
-    if not 0 <= sequence < 2**64:
-        raise InvalidInput("min_sequence", f"expected 0 to {2**64 - 1}, got {sequence}")
-    return sequence
-
-
-def _k(k: int) -> int:
-    if not 0 <= k < 2**32:
-        raise InvalidInput("k", f"expected 0 to {2**32 - 1}, got {k}")
-    return k

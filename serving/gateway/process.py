@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import grpc.aio
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
@@ -180,7 +181,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> GatewaySe
     # Created once here for their errors: in `Gateway.open`, uvicorn would end the process with its own text.
     options.security.credentials()
     for address in filter(None, (options.address, options.compare_address)):
-        protocol.ClientConnection(address, options.timeout, options.security, retries=False)
+        protocol.ClientConnection(grpc.aio, address, options.timeout, options.security, retries=False)
     app, gateway = application(options)
     config = uvicorn.Config(
         app,

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from serving.client.asynchronous import final_status
+from serving.client.failures import StreamStatus
 from serving.gateway.exchange import NDJSON
 from serving.gateway.failures import HttpFailure, failure_of
 
@@ -66,8 +66,7 @@ async def relay(
         Failure: the call has failed.
     """
     responses = call.__aiter__()
-    statuses: list[Any] = []
-    call.add_done_callback(lambda ended: statuses.append(final_status(ended)))
+    status = StreamStatus(call)
     try:
         async with asyncio.timeout(seconds):
             response = await _first(responses, out)
@@ -75,7 +74,7 @@ async def relay(
                 await out.write(await write(response))
                 response = await anext(responses, None)
     except grpc.RpcError as error:
-        raise failure_of(statuses[0] if statuses else error) from None
+        raise failure_of(status.of(error)) from None
     except TimeoutError:
         late = "the stream was not read to its end within its time"
         raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None

@@ -63,9 +63,14 @@ class Upstream:
         self.address = address
         self.places = FairPlaces(CALLS * connections)
         options = protocol.ClientConnection(
-            address, protocol.TIMEOUT_SECONDS, security, retries=False, connect_seconds=CONNECT_SECONDS
+            grpc.aio,
+            address,
+            protocol.TIMEOUT_SECONDS,
+            security,
+            retries=False,
+            connect_seconds=CONNECT_SECONDS,
         )
-        self._channels = [options.open(grpc.aio) for _ in range(connections)]
+        self._channels = [options.open() for _ in range(connections)]
         self._open = [0] * connections
         self._calls: set[Any] = set()
         self._methods: dict[str, list[Any]] = {}

@@ -201,9 +201,9 @@ def test_an_upload_that_was_interrupted_is_repeated_as_a_whole(
 
     with service.client() as client:
         with pytest.raises(KeyboardInterrupt):
-            upload(client, table, "upsert", "insert", 10, stop, refused)
+            upload(client, table, "insert", 10, stop, refused)
         assert refused_ids() == existing[:25]
-        done = upload(client, table, "upsert", "insert", 70, refused=refused)  # what is there is refused
+        done = upload(client, table, "insert", 70, refused=refused)  # what is there is refused
         assert (done.rows, done.written, done.refused) == (200, 75, 125)
         assert {*existing} < {*refused_ids()} and len(refused_ids()) == 125
         done = upload(client, table, "upsert", refused=refused)

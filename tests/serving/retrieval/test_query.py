@@ -9,7 +9,7 @@ import pytest
 
 from protos.errors import InvalidInput, UnknownItem
 from protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature, TimeFeature
-from serving.client.protocol import batch_request, score_request, search_fields
+from serving.client.protocol import score_request, search_fields
 from serving.retrieval.query import Query, QueryForm, example_query
 from serving.retrieval.retriever import Retriever
 from serving.wire.converters import RequestLimits, query_from_wire, query_to_wire
@@ -241,7 +241,7 @@ def test_an_id_that_is_no_string_is_refused_with_the_cure(given: dict[str, Any],
 def test_excluded_and_scored_ids_that_are_no_strings_are_refused_too(retriever: Retriever) -> None:
     for call in (
         lambda: retriever.search([Query("ba ke")], 3, exclude=(22041,)),  # type: ignore[arg-type]
-        lambda: batch_request(["ba ke"], search_fields(3, {"exclude": (22041,)})),  # type: ignore[typeddict-item]
+        lambda: search_fields(3, {"exclude": (22041,)}),  # type: ignore[typeddict-item]
     ):
         with pytest.raises(InvalidInput, match='exclude: expected item ids as strings, got 22041; write "22'):
             call()
