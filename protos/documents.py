@@ -9,7 +9,6 @@ recurse too.
 
 import json
 import tomllib
-from collections.abc import Callable
 from typing import Any
 
 MAX_LEVELS = 64  # of arrays and objects inside one another; a bundle's manifest has about 10
@@ -17,22 +16,26 @@ _CONTAINERS = frozenset((dict, list))
 TOO_DEEP = f"arrays and objects are nested more than {MAX_LEVELS} levels deep"
 
 
-def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
+def parse_json(text: str | bytes, takes_nan: bool = True) -> Any:
     """Parse a JSON text.
 
     Args:
         text: bytes are UTF-8, UTF-16 or UTF-32.
-        parse_constant: converts `NaN`, `Infinity` and `-Infinity`, as in `json.loads`.
+        takes_nan: whether `NaN`, `Infinity` and `-Infinity` are taken, which JSON does not have.
 
     Raises:
         ValueError: it is not JSON, not Unicode, or nested more than `MAX_LEVELS` levels deep.
     """
     try:
-        value = json.loads(text, parse_constant=parse_constant)
+        value = json.loads(text, parse_constant=None if takes_nan else _refuse_constant)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     _check_depth(value, text)
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON; leave out what is unknown")
 
 
 def parse_toml(content: bytes) -> dict[str, Any]:

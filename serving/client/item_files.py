@@ -12,20 +12,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from protos.documents import parse_json
 from protos.errors import DataError
 from protos.filter_kinds import KINDS, LIST_SEPARATOR
 from serving.client.items import Item
-from serving.client.lines import LONGEST_LINE, bounded_lines
+from serving.client.lines import JSON_SUFFIXES, LONGEST_LINE, bounded_lines, parse_object
 from serving.retrieval.query import Value
 from serving.wire.converters import Info
 
 ID_COLUMNS = ("item_id", "id")
 EXPECTED = "expected_sequence"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-JSON_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
 PARQUET_ROWS = 1024  # rows that are read at once
 # Keys of a row that is an object with `features` and `fields`; some keys of a printed state are not read.
@@ -217,52 +215,19 @@ def _delimited(path: Path, separator: str) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_LINE)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = _RowLines(file, path)
+            lines = (line for _, line in bounded_lines(file, path))
             reader = csv.DictReader(lines, delimiter=separator, strict=True)
             columns = reader.fieldnames or []
             if len({*columns}) != len(columns):
                 raise DataError(f"{path}: two columns have the same name")
             for number, row in enumerate(reader, 1):
-                lines.begin_row()
                 if None in row or any(cell is None for cell in row.values()):
                     raise DataError(f"{path}: row {number}: expected {len(columns)} cells")
                 yield row
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except csv.Error as error:
-        raise DataError(f"{path}: {error}") from None
-
-
-class _RowLines:
-    """The lines of a table whose rows may have several lines, as quoted cells do.
-
-    Args:
-        file, path: as of `bounded_lines`.
-
-    Raises:
-        DataError: as `bounded_lines`; or the lines of one row have more than `LONGEST_LINE` characters.
-    """
-
-    def __init__(self, file: TextIO, path: Path) -> None:
-        self._lines, self._path = bounded_lines(file, path), path
-        self._length = 0
-
-    def begin_row(self) -> None:
-        """The lines from now on belong to the next row."""
-        self._length = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        number, line = next(self._lines)
-        self._length += len(line)
-        if self._length > LONGEST_LINE:
-            raise DataError(
-                f"{self._path}: line {number}: its row is longer than {LONGEST_LINE} characters, which a row "
-                "may have; is a quote not closed?"
-            )
-        return line
+        raise DataError(f"{path}: line {reader.line_num + 1}: {error}; is each quote closed?") from None
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -274,11 +239,9 @@ def _json_lines(path: Path) -> Iterator[Row]:
                     continue
                 number += 1
                 try:
-                    row = parse_json(line, _no_number)
+                    row = parse_object(line)
                 except ValueError as error:
                     raise DataError(f"{path}: row {number}: {error}") from None
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}: row {number}: expected a JSON object")
                 yield row
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
@@ -300,10 +263,6 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pa.ArrowException as error:
         raise DataError(f"{path}: {error}") from None
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON; leave the key out, or write null, where it is unknown")
 
 
 def _is_absent(cell: Any) -> bool:

@@ -1,6 +1,5 @@
 """The records of items that both clients write and read, and their messages."""
 
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,16 +13,11 @@ from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, MissingStage, TwinspireError, WriteRefused
 from serving.client.failures import error_from
 from serving.retrieval.query import Value
-from serving.wire.converters import value_from_wire, value_to_wire
+from serving.wire.converters import refuse_surrogates, value_from_wire, value_to_wire
 
 Mode = Literal["upsert", "insert", "update"]
-MODES: dict[str, int] = {
-    "upsert": wire.WRITE_UPSERT,
-    "insert": wire.WRITE_INSERT,
-    "update": wire.WRITE_UPDATE,
-}
+MODES = {name.removeprefix("WRITE_").lower(): number for name, number in wire.WriteMode.items()}
 MAX_SEQUENCE = 2**64 - 1
-SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -131,16 +125,12 @@ class ChangePage(NamedTuple):
     store_id: str
 
 
-_REFUSALS = {
-    wire.WRITE_EXISTS: Refusal.EXISTS,
-    wire.WRITE_MISSING: Refusal.MISSING,
-    wire.WRITE_CONFLICT: Refusal.CONFLICT,
-    wire.WRITE_NOT_ENCODED: Refusal.NOT_ENCODED,
+_REFUSALS: dict[int, Refusal | None] = {
+    number: None if number == wire.WRITE_OK else Refusal[name.removeprefix("WRITE_")]
+    for name, number in wire.WriteError.items()
 }
-_ORIGINS = {
-    wire.ITEM_LIVE: Origin.LIVE,
-    wire.ITEM_DELETED: Origin.DELETED,
-    wire.ITEM_BUNDLE: Origin.BUNDLE,
+_ORIGINS: dict[int, Origin] = {
+    number: Origin[name.removeprefix("ITEM_")] for name, number in wire.ItemOrigin.items()
 }
 
 
@@ -155,10 +145,8 @@ def upsert_request(items: Iterable[Item], mode: Mode, request_id: str | None) ->
     request = wire.UpsertRequest(mode=MODES[mode], request_id=_request_id(request_id))  # type: ignore[arg-type]
     for n, item in enumerate(items):
         name = f"items[{n}]"
-        try:
+        with refuse_surrogates(name):
             request.items.append(_write(item, name))
-        except UnicodeEncodeError:
-            raise InvalidInput(name, "expected Unicode, got a lone surrogate") from None
     return request
 
 
@@ -173,10 +161,8 @@ def delete_request(
     request = wire.DeleteRequest(request_id=_request_id(request_id))
     left = dict(expected)
     for n, item_id in enumerate([ids] if isinstance(ids, str) else ids):
-        try:
+        with refuse_surrogates(f"items[{n}].id"):
             message = wire.ItemDelete(id=item_id)
-        except UnicodeEncodeError:
-            raise InvalidInput(f"items[{n}].id", "expected Unicode, got a lone surrogate") from None
         if item_id in expected:
             message.expected_sequence = check_range(expected[item_id], f"items[{n}].expected_sequence")
             left.pop(item_id, None)
@@ -192,10 +178,9 @@ def get_request(ids: Iterable[str]) -> wire.GetRequest:
     Raises:
         InvalidInput: an id cannot be sent.
     """
-    try:
-        return wire.GetRequest(ids=[ids] if isinstance(ids, str) else ids)
-    except UnicodeEncodeError:
-        raise InvalidInput("ids", "expected Unicode, got a lone surrogate") from None
+    with refuse_surrogates("ids"):
+        request = wire.GetRequest(ids=[ids] if isinstance(ids, str) else ids)
+    return request
 
 
 def changes_request(after: int, follow: bool) -> wire.ChangesRequest:
@@ -255,8 +240,8 @@ def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireEr
 
 def _refusal(result: wire.WriteResult) -> tuple[Refusal | None, str]:
     """Why an item was not written, or is not found, with the reason in English."""
-    if result.error == wire.WRITE_OK or result.error in _REFUSALS:
-        return _REFUSALS.get(result.error), result.error_text
+    if result.error in _REFUSALS:
+        return _REFUSALS[result.error], result.error_text
     text = f"error {result.error} of a newer server, which this client does not know"
     return Refusal.UNKNOWN, f"{text}: {result.error_text}" if result.error_text else text
 
@@ -294,6 +279,7 @@ def _request_id(given: str | None) -> str:
     Raises:
         InvalidInput: it cannot be sent.
     """
-    if given and SURROGATES.search(given):
-        raise InvalidInput("request_id", "expected Unicode, got a lone surrogate")
-    return given or str(uuid.uuid4())
+    request_id = given or str(uuid.uuid4())
+    with refuse_surrogates("request_id"):
+        request_id.encode()
+    return request_id

@@ -1,11 +1,13 @@
-"""Reads the lines of a file, and refuses a line that is too long before it is in memory."""
+"""Reads the lines of a file, and refuses a line that is too long before it is in memory; objects of JSON."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, AnyStr
+from typing import IO, Any, AnyStr
 
+from protos.documents import parse_json
 from protos.errors import DataError
 
+JSON_SUFFIXES = (".jsonl", ".ndjson")  # of files with an object of JSON on each line
 LONGEST_LINE = 16 << 20  # bytes, of a text characters; by default servers accept much smaller requests only
 
 
@@ -35,3 +37,21 @@ def bounded_lines(file: IO[AnyStr], path: Path) -> Iterator[tuple[int, AnyStr]]:
             )
         yield number, line
         number += 1
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """The object of a line of JSON.
+
+    Raises:
+        ValueError: the line is not JSON, or no object.
+    """
+    found = parse_json(line, takes_nan=False)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, got {json_kind(found)}")
+    return found
+
+
+def json_kind(value: Any) -> str:
+    """What a parsed value is in JSON, for errors."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -400,12 +400,9 @@ def score_request(
     queries = []
     for n, (query, item_ids) in enumerate(pairs):
         check_item_ids(item_ids, f"queries[{n}].item_ids")
-        try:
-            queries.append(
-                wire.QueryItems(query=query_message(query, f"queries[{n}].query"), item_ids=[*item_ids])
-            )
-        except UnicodeEncodeError:
-            raise InvalidInput(f"queries[{n}].item_ids", "expected Unicode, got a lone surrogate") from None
+        message = query_message(query, f"queries[{n}].query")
+        with converters.refuse_surrogates(f"queries[{n}].item_ids"):
+            queries.append(wire.QueryItems(query=message, item_ids=[*item_ids]))
     return wire.ScoreRequest(queries=queries, min_sequence=check_range(min_sequence, "min_sequence"))
 
 
@@ -514,8 +511,6 @@ def _trace_context() -> tuple[tuple[str, str], ...]:
 
 def _exclude(exclude: Collection[str]) -> Collection[str]:
     check_item_ids(exclude, "exclude")
-    try:
+    with converters.refuse_surrogates("exclude"):
         "".join(exclude).encode()
-    except UnicodeEncodeError:
-        raise InvalidInput("exclude", "expected Unicode, got a lone surrogate") from None
     return exclude

@@ -5,19 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from protos.documents import parse_json
 from protos.errors import DataError
-from serving.client.lines import LONGEST_LINE, bounded_lines
+from serving.client.lines import JSON_SUFFIXES, LONGEST_LINE, bounded_lines, json_kind, parse_object
 from serving.retrieval.query import Query, Value
 
 Format = Literal["text", "jsonl"]
-SUFFIXES = (".jsonl", ".ndjson")  # of files with JSON on each line
 FIELDS = ("text", "history", "features", "item_id", "history_times")
 
 
 def format_of(path: Path) -> Format:
     """The format of a file, by its name."""
-    return "jsonl" if path.suffix in SUFFIXES else "text"
+    return "jsonl" if path.suffix in JSON_SUFFIXES else "text"
 
 
 def read_queries(file: BinaryIO, path: Path, form: Format) -> Iterator[tuple[int, Query]]:
@@ -57,14 +55,12 @@ def count_lines(path: Path) -> int | None:
 
 
 def _query(text: str) -> Query:
-    found = parse_json(text, parse_constant=_no_number)
-    if not isinstance(found, dict):
-        raise ValueError(f"expected a JSON object, got {_kind(found)}")
+    found = parse_object(text)
     if unknown := sorted(set(found) - set(FIELDS)):
         raise ValueError(f"{unknown[0]}: unknown key; a query has {', '.join(FIELDS)}")
     features = found.get("features") or {}
     if not isinstance(features, dict):
-        raise ValueError(f"features: expected a JSON object, got {_kind(features)}")
+        raise ValueError(f"features: expected a JSON object, got {json_kind(features)}")
     return Query(
         text=_text(found, "text"),
         history=_strings(found.get("history") or [], "history"),
@@ -77,26 +73,26 @@ def _query(text: str) -> Query:
 def _text(found: dict[str, Any], key: str) -> str | None:
     value = found.get(key)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{key}: expected a string, got {_kind(value)}")
+        raise ValueError(f"{key}: expected a string, got {json_kind(value)}")
     return value
 
 
 def _strings(value: Any, key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ValueError(f"{key}: expected an array of strings, got {_kind(value)}")
+        raise ValueError(f"{key}: expected an array of strings, got {json_kind(value)}")
     return tuple(value)
 
 
 def _times(value: Any) -> tuple[float, ...]:
     """Seconds since 1970; NaN for null, which is a time that is not known."""
     if not isinstance(value, list):
-        raise ValueError(f"history_times: expected an array of numbers, got {_kind(value)}")
+        raise ValueError(f"history_times: expected an array of numbers, got {json_kind(value)}")
     return tuple(math.nan if each is None else _seconds(each) for each in value)
 
 
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"history_times: expected seconds since 1970, got {_kind(value)}")
+        raise ValueError(f"history_times: expected seconds since 1970, got {json_kind(value)}")
     return _number(value, "history_times")
 
 
@@ -106,7 +102,7 @@ def _value(value: Any, key: str) -> Value:
     if isinstance(value, list):
         return _strings(value, key)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{key}: expected a string, a number or an array of strings, got {_kind(value)}")
+        raise ValueError(f"{key}: expected a string, a number or an array of strings, got {json_kind(value)}")
     return _number(value, key)
 
 
@@ -118,12 +114,3 @@ def _number(value: float, key: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{key}: expected a number that a double can hold")
     return number
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a truth value", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"expected JSON, which has no {name}")

@@ -1,7 +1,8 @@
 """Conversion between protobuf messages and the retriever's records, and the bounds of a request."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,30 +201,44 @@ def _features_from_wire(message: wire.Query | wire.UnseenItem, name: str) -> dic
     }
 
 
-def item_to_wire(features: Mapping[str, Value], name: str) -> wire.UnseenItem:
-    """An item as the service takes it; raises as `query_to_wire`."""
+@contextmanager
+def refuse_surrogates(name: str) -> Iterator[None]:
+    """Refuse text that is not Unicode, of which the block makes a message.
+
+    Args:
+        name: of the text in errors.
+
+    Raises:
+        InvalidInput: it holds one half of a surrogate pair.
+    """
     try:
-        return wire.UnseenItem(features={key: value_to_wire(value) for key, value in features.items()})
+        yield
     except UnicodeEncodeError:
         raise InvalidInput(name, "expected Unicode, got a lone surrogate") from None
+
+
+def item_to_wire(features: Mapping[str, Value], name: str) -> wire.UnseenItem:
+    """An item as the service takes it; raises as `query_to_wire`."""
+    with refuse_surrogates(name):
+        message = wire.UnseenItem(features={key: value_to_wire(value) for key, value in features.items()})
+    return message
 
 
 def query_to_wire(query: Query, name: str = "query") -> wire.Query:
     """A query as the service takes it.
 
     Raises:
-        InvalidInput: a string in it is not Unicode: it holds one half of a surrogate pair.
+        InvalidInput: as `refuse_surrogates`, or as `value_to_wire`.
     """
-    try:
-        return wire.Query(
+    with refuse_surrogates(name):
+        message = wire.Query(
             text=query.text,
             history=query.history,
             features={feature: value_to_wire(value) for feature, value in query.features.items()},
             item_id=query.item_id,
             history_times=query.history_times,
         )
-    except UnicodeEncodeError:
-        raise InvalidInput(name, "expected Unicode, got a lone surrogate") from None
+    return message
 
 
 def vectors_to_wire(vectors: Vectors, bundle_version: str, timing: Timing) -> wire.EncodeResponse:

@@ -30,11 +30,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.parametrize(
     ("name", "head", "line", "expected"),
     [
-        ("items.jsonl", '{"id": "a"}\n{"id": "b", "text": "', "x", "line 2: longer than"),
-        ("items.csv", "id,text\na,", "x", "line 2: longer than"),
-        ("items.tsv", "id\ttext\na\t", "x", "line 2: longer than"),
-        ("items.csv", "", "x", "line 1: longer than"),
-        ("items.csv", 'id,text\na,"', "x" * 1023 + "\n", "line 16385: its row is longer than"),
+        (
+            "items.jsonl",
+            '{"id": "a"}\n{"id": "b", "text": "',
+            "x",
+            f"line 2: longer than {LONGEST_LINE} characters",
+        ),
+        ("items.csv", "id,text\na,", "x", f"line 2: longer than {LONGEST_LINE} characters"),
+        ("items.tsv", "id\ttext\na\t", "x", f"line 2: longer than {LONGEST_LINE} characters"),
+        ("items.csv", "", "x", f"line 1: longer than {LONGEST_LINE} characters"),
+        (
+            "items.csv",
+            'id,text\na,"',
+            "x" * 1023 + "\n",
+            f"line 2: field larger than field limit ({LONGEST_LINE})",
+        ),
     ],
 )
 def test_a_long_line_is_named_and_takes_no_memory(
@@ -48,7 +58,7 @@ def test_a_long_line_is_named_and_takes_no_memory(
     command = [sys.executable, "-c", MEASURED, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
     error, taken = done.stdout.splitlines()
-    assert error.startswith(f"{path}: {expected} {LONGEST_LINE} characters")
+    assert error.startswith(f"{path}: {expected}")
     unit = 1 if sys.platform == "darwin" else 1024  # of `ru_maxrss`
     assert int(taken) * unit < 6 * LONGEST_LINE  # the file has eight times as much
 

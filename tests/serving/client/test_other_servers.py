@@ -101,12 +101,15 @@ def test_answers_that_are_no_messages(capsys: Capture, command: list[str]) -> No
 
 
 def test_answers_that_are_no_messages_for_asyncio() -> None:
-    async def search(address: str) -> None:
+    async def use(address: str) -> None:
         async with AsyncRetrievalClient(address) as client:
-            await client.search("a")
+            with pytest.raises(Unavailable, match="is not a message of this service"):
+                await client.search("a")
+            with pytest.raises(Unavailable, match=r"not serving after 0\.1 s"):
+                await client.wait_ready(0.1)
 
-    with answering(GARBAGE) as address, pytest.raises(Unavailable, match="is not a message of this service"):
-        asyncio.run(search(address))
+    with answering(GARBAGE) as address:
+        asyncio.run(use(address))
 
 
 @pytest.mark.parametrize("manifest", ["", "[1]", "{}", "7", '{"schema": 5}', '{"schema": {"query": [1]}}'])

@@ -344,6 +344,27 @@ def test_writes_are_not_repeated_without_retries_nor_by_a_client_that_is_closed(
                 client.upsert([Item("a")])
 
 
+def test_closing_a_client_ends_the_pause_before_a_write_is_repeated() -> None:
+    def blocking(address: str) -> None:
+        with RetrievalClient(address, timeout=120.0) as client:
+            threading.Timer(0.5, client.close).start()
+            client.upsert([Item("a")])
+
+    async def asynchronous(address: str) -> None:
+        async with AsyncRetrievalClient(address, timeout=120.0) as client:
+            write = asyncio.create_task(client.upsert([Item("a")]))
+            await asyncio.sleep(0.5)
+            await client.close()
+            async with asyncio.timeout(30):  # a hang is a failure
+                await write
+
+    with serving(Refusing(always(), pushback_ms=100_000)) as address:
+        with pytest.raises(errors.Unavailable):
+            blocking(address)
+        with pytest.raises(errors.Unavailable):
+            asyncio.run(asynchronous(address))
+
+
 def always() -> list[grpc.StatusCode]:
     return list(repeat(Code.RESOURCE_EXHAUSTED, 500))
 
