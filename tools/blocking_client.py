@@ -29,11 +29,13 @@ def blocking(source: str) -> str:
     tokens = generate_tokens(io.StringIO(source).readline)
     for token, after in reversed([*pairwise(tokens)]):  # from the end, so that the places before stay valid
         name, end = token.string, token.end
-        if name in ("async", "await"):
-            name, end = "", after.start
-        elif (name, after.string) == (".", "aio"):
+        if (name, after.string) == (".", "aio"):
             name, end = "", after.end
-        elif token.type == NAME:
+        elif token.type != NAME:
+            continue
+        elif name in ("async", "await"):
+            name, end = "", after.start
+        else:
             name = RENAMED.get(name, name.removeprefix(PREFIX))
         if name != token.string:
             row, column = token.start
