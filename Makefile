@@ -281,14 +281,14 @@ lint: setup ## ruff, mypy, import rules, and whether generated files are fresh
 	fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT
 	$(PY) -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" protos/*.proto
 	mkdir -p "$$fresh/serving/client"
-	$(PY) tools/blocking_client.py "$$fresh/serving/client/blocking.py"
+	$(PY) tests/helpers/blocking_client.py "$$fresh/serving/client/blocking.py"
 	for made in "$$fresh"/protos/* "$$fresh"/serving/client/*; do
 	  cmp -s "$$made" "$${made#"$$fresh"/}" || { echo "$${made#"$$fresh"/} is stale: make protos" >&2; exit 1; }
 	done
 
 protos: setup ## write the gRPC stubs and the blocking client anew
 	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/*.proto
-	$(PY) tools/blocking_client.py serving/client/blocking.py
+	$(PY) tests/helpers/blocking_client.py serving/client/blocking.py
 
 clean: ## remove data sets, bundles and caches; .venv and mlruns stay
 	@rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tools.blocking_client import HEADER, blocking
+from tests.helpers.blocking_client import HEADER, blocking
 
 SOURCE = '''\
 """Waits with `await`, for an AsyncIterator."""

@@ -1,4 +1,4 @@
-"""Writes the blocking client from the one for asyncio: `python tools/blocking_client.py TARGET`.
+"""Writes the blocking client from the one for asyncio: `python tests/helpers/blocking_client.py TARGET`.
 
 `make protos` runs it, and `make lint` compares the client with what it writes.
 """
@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from tokenize import NAME, generate_tokens
 
-SOURCE = Path(__file__).parents[1] / "serving" / "client" / "asynchronous.py"
+SOURCE = Path(__file__).parents[2] / "serving" / "client" / "asynchronous.py"
 HEADER = "# Generated from asynchronous.py by `make protos`; change that file.\n"
 PREFIX = "Async"  # of names that the blocking client has without it
 RENAMED = {"aiter": "iter", "__aenter__": "__enter__", "__aexit__": "__exit__"}
