@@ -101,7 +101,7 @@ data: setup ## read, check and split the data set of CONFIG
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run; RANKS=2 processes
 	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume) $(if $(RANKS),--ranks $(RANKS)))
 
-export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 tells all variants
+export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 shows the precisions that were tried
 	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose) \
 	  $(if $(RAY),--ray $(RAY)))
 

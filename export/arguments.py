@@ -16,7 +16,7 @@ def add_options(name: str, command: ArgumentParser) -> None:
     """Add the options that a command has beside `--config` and `--json`."""
     add = command.add_argument
     if name == "bundle":
-        add("-v", "--verbose", action="store_true", help="tell all variants of the towers, and why")
+        add("-v", "--verbose", action="store_true", help="show the precisions that were tried, and why")
         add("--run", default="", help="id of the MLflow run (default: that of the settings, or the newest)")
     if name in ("bench", "encode", "evaluate", "register"):
         add("--bundle", type=Path, help="folder of the bundle (default: the newest)")

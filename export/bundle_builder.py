@@ -159,16 +159,15 @@ class _BundleBuilder:
         )
         towers = exporter.export(folder, scratch)
         self.reports |= towers.reports
-        for name, figure in towers.figures.items():
-            save(figure, folder / bundle.REPORTS / f"{name}.png")
+        save(towers.latency, folder / bundle.REPORTS / "latency.png")
         evaluated, catalogue = self._vectors(towers)
-        write_vectors(folder, catalogue, towers.vectors.precision, self.has_padding_dim)
+        write_vectors(folder, catalogue, towers.vectors, self.has_padding_dim)
         query = towers.served["query"]
         index = self._index(query, catalogue, folder)
         with self.console.status("the index over the items as evaluated"):
             threads = self.experiment.index.threads
             searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
-        choice = self._choose_hybrid(query, evaluated, searched, towers.vectors.precision)
+        choice = self._choose_hybrid(query, evaluated, searched, towers.vectors)
         self._quality(query, evaluated, searched, choice, folder)
         served = self._write_lexical(choice, catalogue, index, folder)
         self._judged(query, catalogue, index, served)
@@ -191,7 +190,7 @@ class _BundleBuilder:
             )
             self.encoded.add(streamed.path.parent)  # kept until the bundle is written, for a restart
             vectors = np.load(streamed.path, mmap_mode="c")  # torch warns about arrays that are read-only
-            return rounded_vectors(vectors, towers.vectors.precision, self.has_padding_dim)
+            return rounded_vectors(vectors, towers.vectors, self.has_padding_dim)
 
         evaluated = encoded(self.data.items, "items as evaluated")
         if not _has_catalogue_text(self.experiment):
@@ -347,7 +346,7 @@ class _BundleBuilder:
             precision=bundle.Precisions(
                 towers.served["query"].precision,
                 towers.served["item"].precision,
-                towers.vectors.precision,
+                towers.vectors,
             ),
             filters=filter_kinds(self.dataset.items),
             letters=known_letters(self.experiment, self.data),

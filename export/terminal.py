@@ -17,10 +17,8 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
     """Print version, quality, index and parity of a bundle, and a line for each tower.
 
     Args:
-        verbose: print all variants and latencies, too.
+        verbose: print the variants that were tried, and latencies, too.
     """
-    from export.quantization import show_precision
-
     again = ", unchanged" if result["reused"] else ""
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
@@ -61,7 +59,7 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
     if report["chosen"] != "fp32":
         change = f"recall@10 {found['recall_at_10_delta']:+.4f}"
         size += f" ({found['size_share']:.0%} of fp32, {change})"
-    batch = report["batch"]
+    batch = 1 if side == "query" else 32
     metrics = latency["metrics"]
     ratio = metrics[f"{'' if side == 'query' else 'item_'}torch_over_onnx_b{batch}"]
     p50 = metrics[f"{side}_tower_b{batch}_p50_us"]
@@ -69,6 +67,45 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
     if side == "item":
         times += f"; {1e6 * batch / p50:,.0f} items/s"
     return f"{side} tower: {report['chosen']}, {size}, {times}"
+
+
+def show_precision(report: Mapping[str, Any], console: Console) -> None:
+    """Print size and quality of the variants that were tried, the chosen ones, and why.
+
+    Args:
+        report: of `export.quantization.ChosenPrecision`.
+    """
+    from train.metrics import HEADLINE, metric_label
+
+    def print_line(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    def changes(found: Mapping[str, float]) -> list[str]:
+        ends = [[found[f"{metric}_delta{end}"] for end in ("", "_low", "_high")] for metric in HEADLINE]
+        return ["{:+.4f} ({:+.3f} to {:+.3f})".format(*each) for each in ends]
+
+    for part in (*SIDES, "vectors"):
+        own = report[part]
+        head, size = ("vectors", "bytes an item") if part == "vectors" else (f"{part} tower", "bytes")
+        table = Table(head, size, "of fp32", *map(metric_label, HEADLINE), box=None)
+        for name, found in own["variants"].items():
+            shown = f"[bold]{name}, chosen[/bold]" if name == own["chosen"] else name
+            quality = [f"{found[each]:.4f}" for each in HEADLINE] if name == "fp32" else changes(found)
+            table.add_row(shown, f"{found['size_bytes']:,}", f"{found['size_share']:.1%}", *quality)
+        console.print(table)
+        print_line(own["why"])
+        for name, why in own["refused"].items():
+            print_line(f"  {name}: {why}")
+    sample, together = report["judged_on"], changes(report["together"])
+    total = ", ".join(
+        f"{metric_label(each)} {change}" for each, change in zip(HEADLINE, together, strict=True)
+    )
+    print_line(f"all three together against fp32: {total}; 95 % intervals, {sample['drawn']} drawn")
+    if sample["items"] < sample["catalogue"]:
+        print_line(
+            f"searched among {sample['items']:,} of {sample['catalogue']:,} items: those that are relevant, "
+            "and a sample"
+        )
 
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:

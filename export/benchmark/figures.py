@@ -1,22 +1,21 @@
 """The figures of `bench`, under the names that MLflow, manifest, reports and budgets share.
 
-    query_tower_fp32_b1_p50_us           a variant of a tower, at batch 1, on one thread (in a manifest: on
-                                         the threads of `[export]`), on real records
-    query_tower_b1_p50_us                the served variant
-    torch_b1_p50_us                      the query tower in torch; item_tower_torch_b1_p50_us
-    query_tower_fp32_short_b1_p50_us     on texts of 20 characters
-    query_tower_fp32_b1_all_cores_p50_us at another thread budget
-    torch_over_onnx_b1                   p50 of torch over that of the served variant
+    query_tower_b1_p50_us             the served tower at batch 1, on one thread (in a manifest: on the
+                                      threads of `[export]`), on real records
+    torch_b1_p50_us                   the query tower in torch; item_tower_torch_b1_p50_us
+    query_tower_short_b1_p50_us       on texts of 20 characters
+    query_tower_b1_all_cores_p50_us   at another thread budget
+    torch_over_onnx_b1                p50 of torch over that of the served tower
 
 There are also p95, p99 and mean (`_us`), and `records_per_s`. `torch_over_onnx_b1` is of texts of 20
 characters where the query has a text, and `torch_over_onnx_as_is_b1` of real records. Other ratios are of
 real records where their names say nothing else.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from export.latency.estimate import Estimate, ratio
 from export.latency.inputs import AS_IS
@@ -28,12 +27,10 @@ from train.config import Experiment
 from train.data.training_data import TrainingData
 
 TORCH = "torch"
-EXPORTED = "exported"  # the graph as torch exports it, without rewrites
-PLAIN: Literal["fp32"] = "fp32"  # the variant that others are compared with
-SERVED = "served"  # the variant in the bundle
+SERVED = "served"  # the ONNX file in the bundle
 STATISTICS = ("p50_us", "p95_us", "p99_us", "mean_us", "records_per_s")
 UNITS = {"_us": "µs", "_ms": "ms", "_s": "s"}
-RATIOS = ("_over_", "_share")
+RATIO = "_over_"
 
 
 @dataclass(frozen=True)
@@ -65,21 +62,18 @@ class Figures:
         """
         summaries = {name: latency_summary(times, case.batch, seed) for name, times in taken.items()}
         for name, summary in summaries.items():
-            for prefix in _prefixes(case, name):
-                self.add_summary(prefix, summary, STATISTICS)
-        for name, over, under in _ratios(case, main_kind):
-            if over in taken and under in taken:
-                self.add(name, ratio([taken[over]], [taken[under]], seed))
+            self.add_summary(_prefix(case, name), summary, STATISTICS)
+        for name in _ratios(case, main_kind):
+            self.add(name, ratio([taken[TORCH]], [taken[SERVED]], seed))
         return summaries
 
 
-def tower_names(cases: Iterable[LatencyCase], backends: Collection[str], main_kind: str) -> set[str]:
-    """Names of all figures of these cases and backends."""
+def tower_names(cases: Iterable[LatencyCase], main_kind: str) -> set[str]:
+    """Names of all figures of these cases."""
     names: set[str] = set()
     for case in cases:
-        starts = [start for backend in backends for start in _prefixes(case, backend)]
-        names |= {f"{start}_{each}" for start in starts for each in STATISTICS}
-        names |= {name for name, *pair in _ratios(case, main_kind) if set(pair) <= set(backends)}
+        names |= {f"{_prefix(case, backend)}_{each}" for backend in (TORCH, SERVED) for each in STATISTICS}
+        names |= {*_ratios(case, main_kind)}
     return names
 
 
@@ -88,7 +82,7 @@ def unit(name: str) -> str | None:
     if name.endswith("_per_s"):
         return None
     found = next((symbol for end, symbol in UNITS.items() if name.endswith(end)), None)
-    return "" if found is None and any(each in name for each in RATIOS) else found
+    return "" if found is None and RATIO in name else found
 
 
 def shown(name: str, value: float) -> str:
@@ -104,22 +98,21 @@ def _suffix(case: LatencyCase) -> str:
     return f"_b{case.batch}" + ("" if case.threads == 1 else threads)
 
 
-def _prefixes(case: LatencyCase, backend: str) -> list[str]:
+def _prefix(case: LatencyCase, backend: str) -> str:
     end = ("" if case.kind == AS_IS else f"_{case.kind}") + _suffix(case)
     tower = f"{case.side}_tower"
-    own = TORCH if (case.side, backend) == ("query", TORCH) else f"{tower}_{backend}"
-    return [own + end, tower + end] if backend == SERVED else [own + end]
+    if backend == SERVED:
+        return tower + end
+    return (TORCH if case.side == "query" else f"{tower}_{backend}") + end
 
 
-def _ratios(case: LatencyCase, main_kind: str) -> list[tuple[str, str, str]]:
-    """Name, numerator and denominator of the ratios of a case."""
+def _ratios(case: LatencyCase, main_kind: str) -> list[str]:
+    """Names of the ratios of a case, of torch over what is served."""
     side = "" if case.side == "query" else "item_"
-    kind = "" if case.kind == AS_IS else f"_{case.kind}"
-    kinds = [kind]
+    kinds = ["" if case.kind == AS_IS else f"_{case.kind}"]
     if (case.side, case.batch, case.threads) == ("query", 1, 1):  # the plain name belongs to the main kind
         kinds = [f"_{case.kind}", *([""] if case.kind == main_kind else [])]
-    found = [(f"{side}{TORCH}_over_onnx{each}{_suffix(case)}", TORCH, SERVED) for each in kinds]
-    return [*found, (f"{side}{EXPORTED}_over_{PLAIN}{kind}{_suffix(case)}", EXPORTED, PLAIN)]
+    return [f"{side}{TORCH}_over_onnx{each}{_suffix(case)}" for each in kinds]
 
 
 class MeasuredBundle(NamedTuple):

@@ -12,12 +12,7 @@ from export.benchmark.figures import SERVED, TORCH
 from train.evaluation.plots import COLOURS, style_axes
 
 ByBatch = Mapping[str, Mapping[str, Mapping[str, Any]]]  # batch -> backend -> summary
-LABELS = {
-    "torch": "torch eager",
-    "exported": "ONNX Runtime, graph not rewritten",
-    "served": "ONNX Runtime, as served",
-}
-LINES = (*COLOURS, "#8a5ba8", "#b3362d", "#3aa6a6", "#444a54")
+LINES = {SERVED: ("ONNX Runtime, as served", 2.2), TORCH: ("torch eager", 1.2)}  # backend -> label and width
 RATIO_COLOUR = "#444a54"
 
 
@@ -45,29 +40,26 @@ def latency_by_batch(panels: Mapping[tuple[str, int], ByBatch]) -> Figure:
 def _draw(axes: Axes, title: str, measured: ByBatch) -> None:
     batches = sorted(measured, key=int)
     numbers = [int(batch) for batch in batches]
-    others = [name for name in measured[batches[0]] if name not in (SERVED, TORCH)]
-    for backend, colour in zip([SERVED, TORCH, *others], LINES, strict=False):
+    for (backend, (label, width)), colour in zip(LINES.items(), COLOURS, strict=False):
         middle, high = (
             [measured[batch][backend][each] for batch in batches] for each in ("p50_us", "p95_us")
         )
-        width, label = 2.2 if backend == SERVED else 1.2, LABELS.get(backend, f"ONNX Runtime, {backend}")
         axes.plot(numbers, middle, "o-", markersize=4, color=colour, linewidth=width, label=label)
         axes.fill_between(numbers, middle, high, color=colour, alpha=0.13, linewidth=0)
-    if TORCH in measured[batches[0]]:
-        for batch in batches:  # between both, how many times as long torch takes as what is served
-            served, torch = (measured[batch][backend]["p50_us"] for backend in (SERVED, TORCH))
-            ends = sorted((served, torch))
-            axes.vlines(int(batch), *ends, color=RATIO_COLOUR, linewidth=0.8, linestyle=":")
-            axes.annotate(
-                f"{torch / served:.1f} ×",
-                (int(batch), float(np.sqrt(served * torch))),
-                ha="center",
-                va="center",
-                fontsize=8,
-                fontweight="bold",
-                color=RATIO_COLOUR,
-                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-            )
+    for batch in batches:  # between both, how many times as long torch takes as what is served
+        served, torch = (measured[batch][backend]["p50_us"] for backend in (SERVED, TORCH))
+        ends = sorted((served, torch))
+        axes.vlines(int(batch), *ends, color=RATIO_COLOUR, linewidth=0.8, linestyle=":")
+        axes.annotate(
+            f"{torch / served:.1f} ×",
+            (int(batch), float(np.sqrt(served * torch))),
+            ha="center",
+            va="center",
+            fontsize=8,
+            fontweight="bold",
+            color=RATIO_COLOUR,
+            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+        )
     axes.set(
         xscale="log", yscale="log", xlabel="batch size", ylabel="µs a call: p50, band to p95", title=title
     )

@@ -26,7 +26,6 @@ MAIN = (  # figures, in the order of the reports
     "query_tower_b1_p99_us",
     "query_tower_b32_p50_us",
     "item_tower_b32_p50_us",
-    "chosen_size_share",
     "retriever_b1_p50_us",
     "retriever_b1_p99_us",
     "build_over_bare",
@@ -35,8 +34,8 @@ MAIN = (  # figures, in the order of the reports
 TOWERS = (
     "Backends of a row take short turns in one process. Inputs: unchanged records of the data, texts of 20 "
     "characters (short) or of the tower's largest length (long), histories of a given length. `served` is "
-    "the variant in the bundle, `exported` the graph without rewrites. Intervals are 95 % bootstrap "
-    "intervals over turns; p99 is of single calls, with interruptions by the system."
+    "the file in the bundle. Intervals are 95 % bootstrap intervals over turns; p99 is of single calls, "
+    "with interruptions by the system."
 )
 RETRIEVER = (
     "The time of a query is the median of several calls, and a percentile the median of those of rounds. "

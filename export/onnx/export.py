@@ -51,13 +51,13 @@ def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arr
         example: input arrays of at least two records, with any values.
         path: of the file, which includes the weights.
     """
-    model = optimize(_without_traces(as_exported(tower, features, example)))
+    model = optimize(_without_traces(_as_exported(tower, features, example)))
     onnx.checker.check_model(model)
     onnx.save_model(model, path)
     return len(model.graph.node)
 
 
-def as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays) -> onnx.ModelProto:
+def _as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays) -> onnx.ModelProto:
     """A tower as torch's exporter returns it, not optimised; arguments as of `export_tower`."""
     specs = {array: spec for name, spec in features.items() for array in spec.arrays(name)}
     names = tuple(specs)

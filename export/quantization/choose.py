@@ -1,202 +1,209 @@
-"""Chooses the variant of a tower, and the precision of the stored item vectors."""
+"""Chooses the variant of each tower, and the precision of the stored item vectors.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+Variants are tried from the smallest to the largest, and the first one within the bound on the loss is chosen.
+Latency does not decide: the variants of a tower differ in its look-ups alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 from rich.console import Console
 
-from export.quantization.measure import (
-    MeasuredVariant,
-    QualitySample,
-    Vectors,
-    differences,
-    losses,
-    measure,
-)
-from export.quantization.selection import Candidate, Selection, configured, select
-from export.quantization.variants import VARIANTS, Variants, make_variants, round_tables
+from export.onnx.runtimes import onnx_encoder
+from export.quantization.sample import BothVectors, PerQuery, QualitySample, Vectors, draw_sample
+from export.quantization.tables import MIN_BYTES, make_variants, round_tables
 from protos.bundle import Precision, TableVariant
 from protos.errors import ConfigError
 from protos.features import Side, TowerInputs
 from protos.vectors import rounded_vectors
-from train.config import ExportConfig
 from train.config.precision import PrecisionConfig
-from train.metrics import HEADLINE
+from train.data.training_data import TrainingData
+from train.metrics import HEADLINE, metric_label
 from train.models.towers import Tower
 
-DECISIVE_BATCH: Mapping[Side, int] = {"query": 1, "item": 32}  # batch size at which the fastest is chosen
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PLAIN: Literal["fp32"] = "fp32"  # what all others are compared with
+NO_TABLES = f"no table of at least {MIN_BYTES // 2**10} KiB is looked up"
+
+BYTES: Mapping[Precision, tuple[int, int]] = {"fp32": (4, 0), "fp16": (2, 0), "int8": (1, 4)}
+"""Precision -> bytes of a coordinate of a vector, and of its scale."""
+
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
 class ExportedTower:
-    """A tower in float32.
+    """A tower in torch and as an ONNX file.
 
     Args:
-        tower: for inference.
-        path: its ONNX file.
+        tower: for inference, with the same rounded tables as the file.
+        path: the ONNX file.
+        variant: of both.
     """
 
     side: Side
     inputs: TowerInputs
     tower: Tower
     path: Path
+    variant: TableVariant = PLAIN
 
 
 @dataclass(frozen=True)
-class ChosenVariant:
-    """The variant that will be served.
+class ChosenPrecision:
+    """What a bundle stores.
 
     Args:
-        path: its ONNX file.
-        tower: in torch, with the same rounded tables as the file.
-        vectors: of the sample's queries or items, by this variant.
-        report: the measurements of all variants, and the reason for this one.
+        towers: in the chosen variants.
+        vectors: the precision of the item vectors.
+        report: `query`, `item` and `vectors`: size and quality of float32 and of what was tried (the size of
+            `vectors` is that of one item), and the reasons. `together` is the loss of all three against
+            float32, `judged_on` the sample.
     """
 
-    variant: TableVariant
-    path: Path
-    tower: Tower
-    vectors: Vectors
+    towers: dict[Side, ExportedTower]
+    vectors: Precision
     report: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class StoredVectors:
-    """The precision of a bundle's item vectors.
-
-    Args:
-        report: the measurements of all precisions, and the reason for this one; `together` is the loss of
-            both chosen towers and the chosen precision of vectors.
-    """
-
-    precision: Precision
-    report: dict[str, Any]
-
-
-def choose_tower(
-    exported: ExportedTower,
-    sample: QualitySample,
+def choose_precision(
+    towers: Mapping[Side, ExportedTower],
+    data: TrainingData,
     config: PrecisionConfig,
-    export: ExportConfig,
+    has_padding_dim: bool,
     folder: Path,
     console: Console,
-) -> ChosenVariant:
-    """Make the variants of a tower, measure them, and choose one.
+) -> ChosenPrecision:
+    """Choose the variant of each tower, then the precision of the item vectors of the chosen tower.
 
     Args:
-        sample: for the quality of the variants.
-        export: threads and iterations for latency.
-        folder: receives the variants' files.
+        towers: in float32.
+        data: has the validation queries, and the items to search.
+        has_padding_dim: see `protos.vectors`.
+        folder: receives the files of the variants.
         console: for progress.
 
     Raises:
-        ConfigError: the configured variant cannot be made of this tower.
+        ConfigError: the configured variant cannot be made of a tower.
     """
-    side, setting, batch = exported.side, getattr(config, exported.side), DECISIVE_BATCH[exported.side]
-    made = _make(exported, config, folder, console)
-    threads, iterations = export.threads, export.iterations
-    measured = measure(
-        side, exported.inputs, made.files, sample, batch, threads, iterations, config.seed, console
-    )
-    candidates = [_candidate(name, each) for name, each in measured.items()]
-    if setting == "auto":
-        selected = select(candidates, config.max_loss, f"at batch {batch}")
-    else:
-        selected = configured(setting, candidates, config.max_loss, side)
-    variant = next(name for name in measured if name == selected.name)
-    report = _report(made, measured, selected, batch, config, sample)
-    tower = round_tables(exported.tower, variant)
-    return ChosenVariant(variant, made.files[variant], tower, measured[variant].vectors, report)
+    sample = draw_sample(data, config)
+    plain: BothVectors = {side: _encoded(sample, each, console) for side, each in towers.items()}
+    chosen, vectors, report = dict(towers), plain, dict[str, Any]()
+    for side, each in towers.items():
+        chosen[side], own, report[side] = _choose_tower(each, sample, plain, config, folder, console)
+        vectors = {**vectors, side: own[side]}
+    precision, vectors, report["vectors"] = _choose_vectors(sample, vectors, has_padding_dim, config)
+    report["together"] = sample.losses(sample.metrics(vectors), sample.metrics(plain))
+    report["judged_on"] = sample.summary()
+    return ChosenPrecision(chosen, precision, report)
 
 
-def choose_vectors(
-    sample: QualitySample, queries: Vectors, items: Vectors, has_padding_dim: bool, config: PrecisionConfig
-) -> StoredVectors:
-    """Choose the smallest precision within the bound, by exact search over vectors as they will be read.
+def _choose_tower(
+    tower: ExportedTower,
+    sample: QualitySample,
+    plain: BothVectors,
+    config: PrecisionConfig,
+    folder: Path,
+    console: Console,
+) -> tuple[ExportedTower, BothVectors, dict[str, Any]]:
+    """The chosen variant, the sample's vectors with this variant of the tower, and the report.
 
     Args:
-        queries: (Q, D), the sample's queries by the chosen query tower.
-        items: (N, D), its items by the chosen item tower.
-        has_padding_dim: see `protos.vectors`.
+        plain: the sample's vectors by both towers in float32.
     """
-    plain = sample.metrics(queries, items)
-    figures, metrics, candidates = {}, {}, []
-    for precision in PRECISIONS:
-        rounded = rounded_vectors(items, precision, has_padding_dim)
-        metrics[precision] = plain if precision == "fp32" else sample.metrics(queries, rounded)
-        size = _bytes_per_item(precision, items.shape[1])
-        lost = losses(metrics[precision], plain, sample.clusters, config.seed)
-        figures[precision] = {
-            "bytes_per_item": size,
-            "size_share": size / _bytes_per_item("fp32", items.shape[1]),
-            **differences(rounded, items),
-            **lost,
-        }
-        candidates.append(Candidate(precision, size, {name: lost[f"{name}_delta"] for name in HEADLINE}))
-    selected = (
-        select(candidates, config.max_loss, "")
-        if config.vectors == "auto"
-        else configured(config.vectors, candidates, config.max_loss, "vectors")
-    )
-    chosen = next(each for each in PRECISIONS if each == selected.name)
-    report = {
-        "chosen": chosen,
-        "why": selected.why,
-        "max_loss": config.max_loss,
-        "variants": figures,
-        "not_chosen": selected.rejections,
-        "judged_on": sample.summary(),
-        "together": losses(metrics[chosen], sample.baseline, sample.clusters, config.seed),
-    }
-    return StoredVectors(chosen, report)
-
-
-def _make(exported: ExportedTower, config: PrecisionConfig, folder: Path, console: Console) -> Variants:
-    side = exported.side
-    setting = getattr(config, side)
-    wanted = [name for name in VARIANTS if setting in ("auto", name)]
+    side, setting = tower.side, getattr(config, tower.side)
     with console.status(f"variants of the {side} tower"):
-        made = make_variants(exported.path, folder, wanted)
-    if setting != "auto" and setting in made.skipped:
-        raise ConfigError(
-            f"precision.{side}: {setting} cannot be made of this tower: {made.skipped[setting]}"
-        )
-    return made
+        files = make_variants(tower.path, folder)
+    if setting not in ("auto", *files):
+        raise ConfigError(f"precision.{side}: {setting} cannot be made of this tower: {NO_TABLES}")
+
+    def vectors_of(name: TableVariant) -> BothVectors:
+        variant = replace(tower, path=files[name], variant=name)
+        return {**plain, side: _encoded(sample, variant, console)}
+
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    name, vectors, report = first_within(side, config, sizes, plain, vectors_of, sample)
+    rounded = round_tables(tower.tower, name)
+    return replace(tower, tower=rounded, path=files[name], variant=name), vectors, report
 
 
-def _candidate(name: str, measured: MeasuredVariant) -> Candidate:
-    figures = measured.figures
-    deltas = {metric: figures[f"{metric}_delta"] for metric in HEADLINE}
-    return Candidate(name, figures["size_bytes"], deltas, figures["latency"]["p50_us"])
+def _choose_vectors(
+    sample: QualitySample, vectors: BothVectors, has_padding_dim: bool, config: PrecisionConfig
+) -> tuple[Precision, BothVectors, dict[str, Any]]:
+    """The chosen precision, the sample's vectors as they will be read, and the report.
+
+    Args:
+        vectors: by the chosen towers.
+    """
+    items = vectors["item"]
+
+    def vectors_of(name: Precision) -> BothVectors:
+        return {**vectors, "item": rounded_vectors(items, name, has_padding_dim)}
+
+    sizes = {name: items.shape[1] * coordinate + scale for name, (coordinate, scale) in BYTES.items()}
+    return first_within("vectors", config, sizes, vectors, vectors_of, sample)
 
 
-def _report(
-    made: Variants,
-    measured: Mapping[TableVariant, MeasuredVariant],
-    selected: Selection,
-    batch: int,
+def _encoded(sample: QualitySample, tower: ExportedTower, console: Console) -> Vectors:
+    encode = onnx_encoder(tower.path, threads=0)
+    return sample.encode(tower.side, tower.variant, tower.inputs, encode, console)
+
+
+def first_within(
+    key: str,
     config: PrecisionConfig,
+    sizes: Mapping[Name, int],
+    plain: BothVectors,
+    vectors_of: Callable[[Name], BothVectors],
     sample: QualitySample,
-) -> dict[str, Any]:
-    return {
-        "chosen": selected.name,
-        "why": selected.why,
-        "batch": batch,
-        "max_loss": config.max_loss,
-        "variants": {name: each.figures for name, each in measured.items()},
-        "not_chosen": selected.rejections,
-        "not_made": dict(made.skipped),
-        "tables": list(made.tables),
-        "judged_on": sample.summary(),
+) -> tuple[Name, BothVectors, dict[str, Any]]:
+    """Try variants from the smallest on, and take the first one within the bound.
+
+    Args:
+        key: of `config`: `auto`, or the only variant to try, which is taken whatever it loses.
+        sizes: name -> bytes; float32, which loses nothing, comes first.
+        plain: the sample's vectors in float32.
+        vectors_of: the sample's vectors by a variant.
+
+    Returns:
+        the name, its vectors, and the report.
+    """
+    setting, bound = getattr(config, key), config.max_loss
+    baseline, first = sample.metrics(plain), next(iter(sizes))
+
+    def figures(name: Name, metrics: PerQuery) -> dict[str, Any]:
+        share = sizes[name] / sizes[first]
+        return {"size_bytes": sizes[name], "size_share": share, **sample.losses(metrics, baseline)}
+
+    tried = {first: figures(first, baseline)}
+    for name in (each for each in sorted(sizes, key=sizes.__getitem__) if setting in ("auto", each)):
+        vectors = plain if name == first else vectors_of(name)
+        if name != first:
+            tried[name] = figures(name, sample.metrics(vectors))
+        if not _excess_loss(tried[name], bound):
+            break
+    excess = {each: _excess_loss(found, bound) for each, found in tried.items()}
+    report = {
+        "chosen": name,
+        "why": f"{name}: {_why(key, setting, name == first, len(sizes) == 1, excess[name])}",
+        "max_loss": bound,
+        "variants": tried,
+        "refused": {each: text for each, text in excess.items() if text and each != name},
     }
+    return name, vectors, report
 
 
-def _bytes_per_item(precision: Precision, dimension: int) -> int:
-    """Of one row, including its scale."""
-    types = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
-    scale = 4 if precision == "int8" else 0
-    return dimension * np.dtype(types[precision]).itemsize + scale
+def _why(key: str, setting: str, is_plain: bool, is_only: bool, excess: str) -> str:
+    """The reason for a variant, in words."""
+    if setting != "auto":
+        return f"set by precision.{key}" + (f", although {excess}" if excess else "")
+    if not is_plain:
+        return "the smallest within the bound"
+    return NO_TABLES if is_only else "no smaller one is within the bound"
+
+
+def _excess_loss(figures: Mapping[str, float], bound: float) -> str:
+    """The largest loss of a metric in words, if it is above the bound; else empty."""
+    worst = min(HEADLINE, key=lambda metric: figures[f"{metric}_delta"])
+    loss = -figures[f"{worst}_delta"]
+    return f"{metric_label(worst)} falls by {loss:.4f}, more than {bound:g}" if loss > bound else ""

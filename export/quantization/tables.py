@@ -1,4 +1,4 @@
-"""Embedding tables of an ONNX graph in float16, or as int8 rows with a scale each.
+"""Variants of a tower whose embedding tables are in lower precision: ONNX files, and torch towers.
 
 A table is most of a tower's file, and reading its rows takes most of the time of a short text. Only the rows
 are stored in lower precision; computation stays in float32.
@@ -6,29 +6,75 @@ are stored in lower precision; computation stays in float32.
 If rows are summed with weights that are looked up by the same indices, the scale of a row is multiplied into
 its weight, and int8 costs one more node, the Cast after the look-up. Otherwise the scales are looked up
 beside the rows.
+
+To add a variant, add its name to `protos.bundle.TableVariant`, and how its tables are stored to `STORED`.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
+from export.onnx.export import frozen
 from export.onnx.optimize import Graph
+from protos.bundle import TableVariant, Variant
 from protos.vectors import int8_rows
+from train.models.towers import Tower
 
 Stored = Literal["fp16", "int8"]
 Table = npt.NDArray[np.float32]
 
 MIN_BYTES = 64 * 2**10  # of a table in float32; a smaller one fits into the processor's caches
 MIN_WIDTH = 4  # of a row
+VARIANTS: tuple[TableVariant, ...] = get_args(TableVariant)
+STORED: Mapping[Variant, Stored | None] = {
+    "fp32": None,
+    "fp16_tables": "fp16",
+    "int8_tables": "int8",
+    "int8_dynamic": "int8",  # of bundles of earlier versions, as the next
+    "int8_static": "int8",
+}
+"""Variant -> how its embedding tables are stored; None in float32."""
 
 
-def is_table(bytes_: int, width: int) -> bool:
-    """Whether a float32 table (V, H) is large enough to be worth storing in lower precision."""
-    return bytes_ >= MIN_BYTES and width >= MIN_WIDTH
+def make_variants(
+    plain: Path, folder: Path, wanted: Sequence[TableVariant] = VARIANTS
+) -> dict[TableVariant, Path]:
+    """Write variants of a tower as `<its name>-<variant>.onnx`: name -> ONNX file, float32 included.
+
+    Of a tower that has no table to store there is float32 alone.
+
+    Args:
+        plain: the tower in float32; it is not changed.
+        folder: receives the other variants.
+    """
+    model, files = onnx.load(plain), {VARIANTS[0]: plain}
+    for name in wanted if tables_of(model) else ():
+        stored = STORED[name]
+        if stored is not None:
+            files[name] = folder / f"{plain.stem}-{name}.onnx"
+            onnx.save_model(with_stored_tables(model, stored), files[name])
+    return files
+
+
+def round_tables(tower: Tower, variant: Variant) -> Tower:
+    """A copy for inference whose tables are rounded as in a variant's file.
+
+    What rounding costs shows in the quality. With equal tables, torch and ONNX Runtime have to agree as they
+    do in float32. A table that several encoders share stays shared.
+    """
+    copied = frozen(tower)
+    stored = STORED[variant]
+    if stored is not None:
+        for table in _tables_of_tower(copied):
+            table.copy_(torch.from_numpy(rounded_table(table.numpy(), stored)))
+    return copied
 
 
 def rounded_table(table: Table, stored: Stored) -> Table:
@@ -53,7 +99,7 @@ def tables_of(model: onnx.ModelProto) -> tuple[str, ...]:
             continue
         readers = graph.consumers(name)
         looked_up = all(_looks_up(node, name) and node.output[0] not in index_sources for node in readers)
-        if readers and looked_up and is_table(4 * int(np.prod(constant.dims)), constant.dims[1]):
+        if readers and looked_up and _is_table(*constant.dims):
             found.append(name)
     return tuple(found)
 
@@ -174,3 +220,30 @@ def _rows_of(graph: Graph, index: str) -> str:
 def _insert(graph: Graph, nodes: list[Any], place: int) -> None:
     for n, node in enumerate(nodes):
         graph.graph.node.insert(place + n, node)
+
+
+def _is_table(rows: int, width: int) -> bool:
+    """Whether a float32 table (V, H) is large enough to be worth storing in lower precision."""
+    return 4 * rows * width >= MIN_BYTES and width >= MIN_WIDTH
+
+
+def _tables_of_tower(tower: Tower) -> list[Tensor]:
+    """The parameters whose rows are looked up, each once."""
+    found: dict[int, Tensor] = {}
+    for part in tower.modules():
+        for table in _tables_of_encoder(part):
+            if table.ndim == 2 and _is_table(*table.shape):
+                found[id(table)] = table
+    return list(found.values())
+
+
+def _tables_of_encoder(part: nn.Module) -> list[Tensor]:
+    """The tables of an encoder: the weights of an `nn.Embedding`, or its attributes `table` and `tables`."""
+    if isinstance(part, nn.Embedding):
+        return [part.weight]
+    several = getattr(part, "tables", None)
+    tables = [
+        getattr(part, "table", None),
+        *(several.values() if isinstance(several, nn.ParameterDict) else ()),
+    ]
+    return [table for table in tables if isinstance(table, Tensor)]

@@ -24,7 +24,7 @@ Times = npt.NDArray[np.float64]  # microseconds, (turns, calls)
 WARM_UP = 0.25  # seconds that are not counted: short calls get faster over hundreds of calls
 FIRST = 30  # first calls of each contender, which decide the length of turns; fewer where they are slow
 TURN = 30  # counted calls in a turn
-TURNS = 10  # at least: the bootstrap draws whole turns
+TURNS = 10  # at least, within the time limit: the bootstrap draws whole turns
 TURN_SECONDS = 0.25  # longest turn of the slowest contender
 SETTLING = 3  # calls at the start of a turn that are not counted
 PASSES = 5  # calls of a query of which the median counts
@@ -38,16 +38,19 @@ class Effort:
     """The number of calls.
 
     Args:
-        iterations: counted calls of each contender; filled up to whole turns.
+        iterations: most counted calls of each contender; filled up to whole turns.
         fewest: counted calls of each contender that are made despite the time limit.
-        seconds: time limit, after which only `fewest` are made.
+        seconds: time limit, from the first call on, after which only `fewest` are made.
         pause: seconds before each turn, in which the threads of the contender before stop spinning.
+        narrow: a share of the median: no more turns are made once half the 95 % interval of each contender's
+            median is smaller, after `TURNS` turns; 0 makes all calls.
     """
 
     iterations: int
     fewest: int
     seconds: float
     pause: float = 0.0
+    narrow: float = 0.0
 
 
 class Taken(NamedTuple):
@@ -72,10 +75,10 @@ def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict
     Returns:
         name -> its times, of the same shape for all.
     """
-    warm = time.perf_counter() + WARM_UP
+    begun = time.perf_counter()
     slowest = max(_shortest_call(calls) for calls in contenders.values())
     length = max(1, min(TURN, effort.iterations // TURNS, int(TURN_SECONDS / slowest)))
-    settling = SETTLING if length > SETTLING else 1
+    settling = min(SETTLING, length - 1)  # none before a long call, which fills the caches itself
 
     def turns(number: int) -> Iterator[tuple[str, list[tuple[float, float]]]]:
         for name in sorted(contenders, reverse=bool(number % 2)):
@@ -83,14 +86,15 @@ def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict
             yield name, turn(contenders[name], number * length, length, settling)
 
     for number in itertools.count():
-        if time.perf_counter() >= warm:
+        if time.perf_counter() >= begun + WARM_UP:
             break
         for _ in turns(number):
             pass
     taken: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in contenders}
-    until = time.perf_counter() + effort.seconds
     for number in range(-(-effort.iterations // length)):
-        if number * length >= effort.fewest and time.perf_counter() > until:
+        if number * length >= effort.fewest and time.perf_counter() > begun + effort.seconds:
+            break
+        if number >= TURNS and all(half_interval(each) < effort.narrow for each in taken.values()):
             break
         for name, times in turns(number):
             taken[name].append(times)
@@ -165,6 +169,12 @@ def turn(
         microseconds of each call by the clock and on a processor.
     """
     return [_timed(calls[(first + n) % len(calls)]) for n in range(-settling, length)][settling:]
+
+
+def half_interval(turns: Sequence[Sequence[tuple[float, float]]]) -> float:
+    """Half the 95 % interval of the median by the clock, over the median, by the medians of the turns."""
+    medians = np.median(np.array(turns)[..., 0], axis=1)
+    return float(1.96 * medians.std(ddof=1) / np.sqrt(len(medians)) / np.median(medians))
 
 
 def _timed(call: Call) -> tuple[float, float]:

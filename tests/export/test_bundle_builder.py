@@ -63,13 +63,13 @@ def test_a_manifest_has_the_measurements(made: Made) -> None:
 
 def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
     names = {f"{name}.json" for name in ("quality", "parity", "precision", "latency", "index", "hybrid")}
-    names |= {"latency.png", "precision.png", "index.png", "per_query.npz"}
+    names |= {"latency.png", "index.png", "per_query.npz"}
     assert {path.name for path in (made.folder / bundle.REPORTS).iterdir()} == names
     client = mlflow.MlflowClient()
     logged = client.list_artifacts(made.run.info.run_id, "export")
     assert {Path(each.path).name for each in logged} == names
     report = json.loads((made.folder / bundle.REPORTS / "latency.json").read_text())
-    for key in ("query_tower_fp32_b1_p50_us", "torch_b1_p50_us", "torch_over_onnx_b1"):
+    for key in ("query_tower_b1_p50_us", "torch_b1_p50_us", "torch_over_onnx_b1"):
         assert made.run.data.metrics[f"latency/{key}"] == report["metrics"][key]
 
 

@@ -38,8 +38,8 @@ BUNDLE: dict[str, Any] = {
     "parity": {"query": {"max_abs_diff": 1e-7}},
     "hybrid": {"shipped": False, "why": "it is no better"},
     "precision": {
-        "query": {"variants": VARIANTS, "chosen": "int8_tables", "batch": 1},
-        "item": {"variants": VARIANTS, "chosen": "fp32", "batch": 32},
+        "query": {"variants": VARIANTS, "chosen": "int8_tables"},
+        "item": {"variants": VARIANTS, "chosen": "fp32"},
     },
     "latency": {
         "metrics": {

@@ -123,7 +123,7 @@ def tiny_manifest(items: int, query_tower: TinyTower, **changed: Any) -> Manifes
         "quality": {"recall_at_10": 1.0},
         "parity": {"max_abs_diff": 1.3e-07},
         "ann": {"ann_recall_at_10": 1.0},
-        "latency": {"query_tower_fp32_b1_p50_us": 45.0},
+        "latency": {"query_tower_b1_p50_us": 45.0},
     }
     return Manifest(**{**fields, **changed})
 

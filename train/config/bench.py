@@ -13,24 +13,20 @@ class BenchConfig:
     Args:
         threads: thread counts at which the towers are measured; 0 is all cores.
         batches: batch sizes, in records.
-        iterations: largest number of timed calls of each backend; on one thread at batches of up to 8, all of
-            them are made.
-        fewest: least number of timed calls in all other settings, whatever their duration.
-        cell_seconds: seconds for the calls of all backends at one batch size and kind of input, after which
-            `fewest` calls are enough; ten times as long at batches of up to 8.
+        iterations: most timed calls of each backend at one batch size and kind of input; fewer once the
+            intervals of the medians are narrow.
+        cell_seconds: seconds for these calls of both backends, after which two are enough.
         loads: fresh processes that load the bundle; the benchmark reports their median.
         build_items: largest number of items over which the index is built, next to plain hnswlib.
         build_rounds: builds of each.
         seed: of the samples and of the draws.
         budgets: name of a time or ratio in the JSON document -> its bound: a lower one for speed-ups
-            (`torch_over_`, `exported_over_`), an upper one for all others, such as
-            `query_tower_b1_p99_us = 200.0`.
+            (`torch_over_`), an upper one for all others, such as `query_tower_b1_p99_us = 200.0`.
     """
 
     threads: tuple[int, ...] = (1, 0)
     batches: tuple[int, ...] = (1, 8, 32, 256)
     iterations: int = 300
-    fewest: int = 20
     cell_seconds: float = 3.0
     loads: int = 5
     build_items: int = 5_000
@@ -45,12 +41,10 @@ class BenchConfig:
                 raise ValueError(f"{name}: expected different numbers from {least} on, got {list(values)}")
         if 1 not in self.threads or 1 not in self.batches:
             raise ValueError("threads, batches: expected 1 among both; the main figures are measured there")
-        at_least(1, self, "iterations", "fewest", "loads", "build_rounds")
+        at_least(1, self, "iterations", "loads", "build_rounds")
         at_least(100, self, "build_items")
         at_least(0, self, "seed")
         above_zero(self, "cell_seconds")
-        if self.fewest > self.iterations:
-            raise ValueError(f"fewest: expected at most iterations, {self.iterations}, got {self.fewest}")
         for name, bound in self.budgets.items():
             if not 0 < bound < math.inf:
                 raise ValueError(f"budgets.{name}: expected a number above 0, got {bound}")

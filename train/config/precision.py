@@ -9,10 +9,10 @@ from train.config.checks import at_least, refuse_unused
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Variants of the towers and vectors; each is compared with float32 on the validation part.
+    """Variants of the towers and vectors; what is tried is compared with float32 on the validation part.
 
     Args:
-        query: the query tower's variant, all of which compute in float32. `auto` takes the fastest within
+        query: the query tower's variant, all of which compute in float32. `auto` takes the smallest within
             `max_loss`.
         item: the item tower's variant.
         vectors: precision of the item vectors on disk; `auto` takes the smallest within `max_loss`. All

@@ -37,6 +37,7 @@ REMOVED: Mapping[tuple[str, str], str] = {
     ("index.sample", ""): "leave it out: m and ef_construction are not chosen by measurement any more",
     ("index.m", "0"): "leave it out for 32, which is not chosen by measurement any more",
     ("index.ef_construction", "0"): "leave it out for 400, which is not chosen by measurement any more",
+    ("bench.fewest", ""): "leave it out: measuring stops by cell_seconds",
     ("bench.compiled", ""): "leave it out: torch.compile is not measured any more",
 }
 AS_NOW = (  # keys and values of earlier towers that are built alike today

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.benchmark import towers
 from export.benchmark.figures import Figures, tower_names
 from export.benchmark.towers import (
     MANIFEST_BATCHES,
@@ -63,7 +64,7 @@ class Sleeper(torch.nn.Module):
 
 def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
     seen: list[Any] = []
-    backends = {"fp32": sleeper(0.002, []), "served": sleeper(0.001, seen), "torch": sleeper(0.003, [])}
+    backends = {"served": sleeper(0.001, seen), "torch": sleeper(0.003, [])}
     before = torch.get_num_threads()
     cell = LatencyCase("query", 1, 1, AS_IS)
     with torch_threads(1):
@@ -75,7 +76,6 @@ def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
     summaries = found.add_case(cell, taken, AS_IS, seed=0)
     figures = found.metrics
     assert summaries["served"]["p50_us"] == figures["query_tower_b1_p50_us"] >= 1000
-    assert figures["query_tower_served_b1_p50_us"] == figures["query_tower_b1_p50_us"]
     assert figures["torch_b1_p99_us"] >= figures["torch_b1_p95_us"] >= figures["torch_b1_p50_us"] >= 3000
     expected = figures["torch_b1_p50_us"] / figures["query_tower_b1_p50_us"]
     assert figures["torch_over_onnx_b1"] == pytest.approx(expected)
@@ -88,20 +88,32 @@ def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> 
     path = tmp_path / "tower.onnx"
     write_tower(path, TinyTower(INPUTS.features))
     sleepy: Any = Sleeper()
-    forms = TowerForms(INPUTS, sleepy, {"fp32": path, "served": path}, VALUES)
-    towers: Any = dict.fromkeys(("query", "item"), forms)
-    report, _ = manifest_latency(towers, ExportConfig())
+    forms = TowerForms(INPUTS, sleepy, path, VALUES)
+    both: Any = dict.fromkeys(("query", "item"), forms)
+    report, _ = manifest_latency(both, ExportConfig())
     percentiles = [f"b{batch}_p{p}_us" for batch in MANIFEST_BATCHES for p in (50, 95, 99)]
     expected = {f"torch_over_onnx_b{batch}" for batch in MANIFEST_BATCHES}
     expected |= {f"item_torch_over_onnx_b{batch}" for batch in MANIFEST_BATCHES}
-    starts = ["torch_", "query_tower_fp32_", "item_tower_torch_", "item_tower_fp32_"]
-    starts += ["query_tower_", "item_tower_"]
+    starts = ["torch_", "item_tower_torch_", "query_tower_", "item_tower_"]
     expected |= {start + each for start in starts for each in percentiles}
     assert report["metrics"].keys() == expected
     for batch in MANIFEST_BATCHES:
         own, other = (report["towers"]["item"][str(batch)][name]["p50_us"] for name in ("served", "torch"))
         assert report["metrics"][f"item_torch_over_onnx_b{batch}"] == pytest.approx(other / own)
     assert (report["threads"], report["machine"]) == (1, machine())
+
+
+def test_a_bundles_own_report_takes_few_calls_once_the_seconds_of_a_tower_are_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(towers, "TOWER_SECONDS", 0.0)
+    path = tmp_path / "tower.onnx"
+    write_tower(path, TinyTower(INPUTS.features))
+    sleepy: Any = Sleeper()
+    report, _ = manifest_latency({"query": TowerForms(INPUTS, sleepy, path, VALUES)}, ExportConfig())
+    calls = [each[name]["iterations"] for each in report["towers"]["query"].values() for name in each]
+    assert len(calls) == 2 * len(MANIFEST_BATCHES)
+    assert all(2 <= count <= 30 for count in calls)
 
 
 def test_contenders_take_the_same_places_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +143,31 @@ def test_no_more_than_the_fewest_calls_are_made_once_the_time_is_up() -> None:
     assert made(0) == 60  # whole turns of 30
     assert made(math.inf) == 300
     config = BenchConfig()
-    assert effort(LatencyCase("item", 1, 8, AS_IS), config).fewest == config.iterations == 300
-    assert effort(LatencyCase("item", 1, 32, AS_IS), config).fewest == config.fewest
-    assert effort(LatencyCase("item", 0, 8, AS_IS), config).seconds == 10 * config.cell_seconds
+    assert effort(LatencyCase("item", 1, 8, AS_IS), config).seconds == config.cell_seconds
     assert (
         effort(LatencyCase("item", 1, 32, AS_IS), config).pause
         == 0
         < effort(LatencyCase("item", 0, 1, AS_IS), config).pause
     )
+
+
+def test_of_long_calls_two_are_enough_and_none_is_made_before_a_turn() -> None:
+    called: list[int] = []
+    slow: Any = [lambda: (called.append(1), time.sleep(0.3))]
+    taken = take_turns({"a": slow}, Effort(300, 2, 0.0))["a"].wall
+    assert taken.shape == (2, 1)
+    assert len(called) == 4  # two before, for the length of a turn
+
+
+def test_no_more_turns_are_made_once_the_medians_are_certain() -> None:
+    def turns(narrow: float) -> int:
+        quick: Any = {name: [lambda: None] for name in "ab"}
+        return len(take_turns(quick, Effort(900, 900, math.inf, narrow=narrow))["a"].wall)
+
+    assert turns(math.inf) == timing.TURNS < turns(0.0) == 30
+    same, other = [[(100.0, 0.0)] * 3] * 10, [[(300.0, 0.0)] * 3] * 10
+    assert timing.half_interval(same) == 0
+    assert 0.2 < timing.half_interval(same + other) < 0.3  # 1.96 * 103 / sqrt(20) / 200
 
 
 def test_the_plan_holds_what_it_says() -> None:
@@ -160,21 +189,19 @@ def test_the_plan_holds_what_it_says() -> None:
     assert len({(a, b) for a, b in itertools.pairwise(groups) if a != b}) == 3  # each once
 
 
-def test_names_tell_tower_variant_kind_batch_and_threads() -> None:
-    names = tower_names(cases(BenchConfig(), SCHEMA), {"torch", "fp32", "exported", "int8", "served"}, AS_IS)
+def test_names_tell_tower_kind_batch_and_threads() -> None:
+    names = tower_names(cases(BenchConfig(), SCHEMA), AS_IS)
     for name in (
-        "query_tower_fp32_b1_p50_us",
-        "query_tower_int8_b256_all_cores_records_per_s",
+        "query_tower_b256_all_cores_records_per_s",
         "query_tower_b1_p99_us",
         "torch_b1_p50_us",
         "torch_history_30_b32_mean_us",
         "item_tower_torch_b8_p95_us",
-        "item_tower_fp32_short_b1_p50_us",
+        "item_tower_short_b1_p50_us",
         "torch_over_onnx_b1",
         "torch_over_onnx_as_is_b1",
         "torch_over_onnx_b32_all_cores",
         "item_torch_over_onnx_long_b32",
-        "exported_over_fp32_b1",
     ):
         assert name in names
     assert "query_tower_torch_b1_p50_us" not in names
@@ -204,7 +231,6 @@ def test_the_main_ratio_is_of_twenty_characters_where_there_is_a_text() -> None:
         ({"threads": [0]}, "bench.threads, batches: expected 1 among both"),
         ({"threads": [1, 1]}, "bench.threads: expected different numbers from 0 on, got [1, 1]"),
         ({"batches": []}, "bench.batches: expected different numbers from 1 on, got []"),
-        ({"fewest": 400}, "bench.fewest: expected at most iterations, 300, got 400"),
         ({"cell_seconds": 0}, "bench.cell_seconds: expected a number above 0, got 0.0"),
         ({"loads": 0}, "bench.loads: expected at least 1, got 0"),
         ({"build_items": 10}, "bench.build_items: expected at least 100, got 10"),

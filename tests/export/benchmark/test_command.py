@@ -12,20 +12,17 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
 from export.arguments import add_options
-from export.benchmark import command, comparison, figures, report, towers
+from export.benchmark import command, comparison, figures, report
 from export.benchmark.figures import Figures, MeasuredBundle
 from export.benchmark.report_writer import value
-from export.benchmark.towers import SIZE_SHARES, TowerForms, size_shares
 from export.latency.estimate import Estimate
 from protos import bundle
-from protos.bundle import TOWERS, IndexParameters
+from protos.bundle import IndexParameters
 from protos.cli import UsageError
 from protos.errors import BundleDamaged, ConfigError, GateRefused
-from protos.features import Side
 from protos.mlflow_keys import BUNDLE_VERSION
 from tests.helpers.altered import altered, truncate
 from tests.helpers.stdlib import Made, tracking_copy
@@ -40,8 +37,7 @@ TINY = BenchConfig(
     threads=(1,),
     batches=(1, 32),
     iterations=10,
-    fewest=10,
-    cell_seconds=0.1,
+    cell_seconds=60.0,
     loads=2,
     build_items=100,
     build_rounds=2,
@@ -92,12 +88,11 @@ def test_everything_is_measured_written_logged_and_compared(
     metrics = found["metrics"]
     assert found["previous"] is None
     assert metrics["torch_over_onnx_b1"] > 0
-    assert 0 < metrics["chosen_size_share"] <= 1
     assert found["main"] == list(report.MAIN) and set(found).isdisjoint(report.MAIN)
     for name in ("retriever_b1_p50_us", "retriever_b1_p99_us", "build_over_bare", "load_s"):
         low, high = found["intervals"][name]
         assert 0 < low <= metrics[name] <= high
-    for name in ("query_tower_fp32_b1_p50_us", "exported_over_fp32_b1", "item_tower_long_b32_p99_us"):
+    for name in ("query_tower_b1_p50_us", "item_tower_long_b32_p99_us"):
         assert metrics[name] > 0
     assert {cell["kind"] for cell in found["towers"]["cells"]} == {"as_is", "short", "long"}
     folder = tmp_path / "first"
@@ -207,11 +202,10 @@ def test_budgets_bound_times_from_above_and_gains_from_below() -> None:
     assert judged["build_over_bare"].text == "build_over_bare is 1.20, its budget at most 1.15"
     assert judged["torch_b1_p50_us"].text == "torch_b1_p50_us was not measured (budget 1.00 µs)"
     assert len(comparison.judge(bounds, metrics, {"torch_b1_p50_us"})) == 3
-    assert [figures.unit(n) for n in ("a_us", "a_ms", "load_s", "x_over_y", "b_share")] == [
+    assert [figures.unit(n) for n in ("a_us", "a_ms", "load_s", "x_over_y")] == [
         "µs",
         "ms",
         "s",
-        "",
         "",
     ]
     assert [figures.unit(n) for n in ("records_per_s", "iterations")] == [None, None]
@@ -222,23 +216,23 @@ def test_a_change_is_apart_where_the_intervals_do_not_overlap() -> None:
     now.add("load_s", Estimate(1.0, 0.9, 1.1))
     now.add("build_s", Estimate(1.0, 0.9, 1.1))
     now.add("torch_over_onnx_b1", Estimate(4.0, 3.9, 4.1))
-    now.metrics["chosen_size_share"] = 0.5
+    now.metrics["build_over_bare"] = 0.5
     before: dict[str, Any] = {
         "metrics": {
             "load_s": 2.0,
             "build_s": 1.25,
-            "chosen_size_share": 1.0,
+            "build_over_bare": 1.0,
             "torch_over_onnx_b1": 5.0,
             "gone_us": 3.0,
         },
         "intervals": {"load_s": [1.5, 2.5], "build_s": [1.05, 1.5], "torch_over_onnx_b1": [4.9, 5.1]},
     }
-    names = ("load_s", "build_s", "chosen_size_share", "torch_over_onnx_b1", "gone_us", "new_us")
+    names = ("load_s", "build_s", "build_over_bare", "torch_over_onnx_b1", "gone_us", "new_us")
     found = comparison.changes(now, before, names, busy=False)
     assert {name: (round(each["percent"]), each["apart"]) for name, each in found.items()} == {
         "load_s": (-50, True),
         "build_s": (-20, False),
-        "chosen_size_share": (-50, False),
+        "build_over_bare": (-50, False),
         "torch_over_onnx_b1": (-20, True),
     }
     found = comparison.changes(now, before, names, busy=True)  # others disturb times more than ratios
@@ -272,21 +266,6 @@ def test_a_bundle_that_does_not_bear_it_is_named(own: Made, tmp_path: Path) -> N
         command.run(measured(own, broken)._replace(data=no_data), ("retriever",), tmp_path / "out")
     assert str(error.value).startswith(f"{broken}: the retriever cannot be measured: ")
     assert "query_tower.onnx: not an ONNX model" in str(error.value)
-
-
-def test_what_is_served_is_compared_with_float32(own: Made, tmp_path: Path) -> None:
-    forms: Any = {}
-    factors: dict[Side, int] = {"query": 2, "item": 4}
-    for side, factor in factors.items():
-        served, plain = own.folder / TOWERS[side], tmp_path / f"{side}.onnx"
-        plain.write_bytes(served.read_bytes() * factor)
-        inputs = bundle.read(own.folder).schema.side(side)
-        tower: Any = torch.nn.Identity()
-        forms[side] = TowerForms(inputs, tower, {"served": served, "fp32": plain}, {})
-    assert size_shares(forms) == {"chosen_size_share": 0.5, "item_chosen_size_share": 0.25}
-    names = towers.names(measured(own, own.folder))
-    wanted = {"query_tower_int8_tables_b1_p50_us", "item_tower_served_b1_p50_us", "query_tower_b1_p50_us"}
-    assert wanted | set(SIZE_SHARES.values()) <= names
 
 
 def test_the_command_line(own: Made, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -15,9 +15,15 @@ from onnx import TensorProto, numpy_helper
 from export.onnx import parity
 from export.onnx.export import export_tower, frozen
 from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
-from export.quantization import VARIANTS, round_tables
-from export.quantization.tables import MIN_BYTES, rounded_table, tables_of, with_stored_tables
-from export.quantization.variants import NO_TABLES, Variants, make_variants
+from export.quantization.tables import (
+    MIN_BYTES,
+    VARIANTS,
+    make_variants,
+    round_tables,
+    rounded_table,
+    tables_of,
+    with_stored_tables,
+)
 from protos.bundle import TableVariant
 from protos.features import SIDES, HistoryFeature, Side, TextFeature, TowerInputs
 from serving.retrieval.encoder import BlankQuery
@@ -38,14 +44,15 @@ TABLES: tuple[TableVariant, ...] = ("fp16_tables", "int8_tables")
 
 @dataclass(frozen=True)
 class Made:
-    """A tower and its variants."""
+    """A tower and its variants; `tables` are those of its graph."""
 
     kind: str
     side: Side
     inputs: TowerInputs
     tower: Tower
     values: dict[str, list[Any]]
-    variants: Variants
+    variants: dict[TableVariant, Path]
+    tables: tuple[str, ...]
 
     def parity(self, variant: TableVariant, tower: Tower) -> float:
         """By how much torch and ONNX Runtime differ, on real and on hostile records."""
@@ -54,7 +61,7 @@ class Made:
         return float(found["max_abs_diff"])
 
     def path(self, variant: TableVariant) -> Path:
-        return self.variants.files[variant]
+        return self.variants[variant]
 
 
 @pytest.fixture(scope="module", params=[*TEXTS, *HISTORIES])
@@ -78,7 +85,8 @@ def both(
 def _made(kind: str, side: Side, of: Exported, folder: Path) -> Made:
     inputs, data = of.model.schema.side(side), of.data
     values = data.sample(side, "test", 8, seed=1)
-    return Made(kind, side, inputs, of.towers[side], values, make_variants(of.path(side), folder))
+    tables = tables_of(onnx.load(of.path(side)))
+    return Made(kind, side, inputs, of.towers[side], values, make_variants(of.path(side), folder), tables)
 
 
 @pytest.fixture(params=["query", "item"])
@@ -92,9 +100,8 @@ def constants(path: Path) -> dict[str, Any]:
 
 
 def test_torch_with_the_same_tables_agrees(made: Made) -> None:
-    if not made.variants.tables:
-        for variant in TABLES:
-            assert made.variants.skipped[variant] == NO_TABLES
+    if not made.tables:
+        assert [*made.variants] == ["fp32"]
         assert made.kind == "attention" or made.side == "query"
         return
     assert made.parity("int8_tables", round_tables(made.tower, "int8_tables")) <= 1e-5
@@ -113,11 +120,11 @@ def test_the_right_tables_are_rounded_and_shrink(made: Made) -> None:
         for name, each in plain.items()
         if name.endswith(("table", "embedding.weight")) and 4 * np.prod(each.dims) >= MIN_BYTES
     }
-    assert set(made.variants.tables) == expected
+    assert set(made.tables) == expected
     if not expected:
         return
     saved = sum(4 * int(np.prod(plain[name].dims)) for name in expected)
-    sizes = {name: path.stat().st_size for name, path in made.variants.files.items()}
+    sizes = {name: path.stat().st_size for name, path in made.variants.items()}
     stored_as: tuple[tuple[TableVariant, float, int], ...]
     stored_as = (("fp16_tables", 0.5, TensorProto.FLOAT16), ("int8_tables", 0.27, TensorProto.INT8))
     for variant, share, kind in stored_as:
@@ -131,11 +138,11 @@ def test_the_right_tables_are_rounded_and_shrink(made: Made) -> None:
 
 def test_weights_take_the_scales_where_the_same_rows_are_summed(made: Made) -> None:
     """One node more for each look-up of a text's table, two more where rows are used as they are."""
-    if not made.variants.tables:
+    if not made.tables:
         return
     plain, stored = (onnx.load(made.path(each)).graph for each in ("fp32", "int8_tables"))
-    texts = [name for name in made.variants.tables if "title" in name or "text" in name]
-    others = len(made.variants.tables) - len(texts)
+    texts = [name for name in made.tables if "title" in name or "text" in name]
+    others = len(made.tables) - len(texts)
     shared = 1 if len(texts) > 1 else 0  # one weighting of two tables has become two
     assert len(stored.node) == len(plain.node) + len(texts) + shared + 3 * others
     scaled = [numpy_helper.to_array(each) for each in stored.initializer if ".of." in each.name]
@@ -150,7 +157,7 @@ def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
     values = {name: (each * 3)[: len(parity.HOSTILE_TEXTS)] for name, each in made.values.items()}
     arrays = made.inputs.to_arrays({**values, **{name: list(parity.HOSTILE_TEXTS) for name in texts}})
     rows = {}
-    for variant, path in made.variants.files.items():
+    for variant, path in made.variants.items():
         model = onnx.load(path)
         hashed = next(node.output[0] for node in model.graph.node if node.op_type == "Mod")
         del model.graph.value_info[:]
@@ -165,7 +172,7 @@ def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
 
 
 def test_a_vector_does_not_depend_on_its_batch(made: Made) -> None:
-    for path in made.variants.files.values():
+    for path in made.variants.values():
         encode = onnx_encoder(path)
         together = encode(made.inputs.to_arrays(made.values))
         size = max(1.0, float(np.linalg.norm(together, axis=1).max()))
@@ -175,13 +182,13 @@ def test_a_vector_does_not_depend_on_its_batch(made: Made) -> None:
 
 
 def test_one_variant_alone_is_the_same_file(made: Made, tmp_path: Path) -> None:
-    name = next((each for each in VARIANTS[1:] if each in made.variants.files), None)
+    name = next((each for each in VARIANTS[1:] if each in made.variants), None)
     if name is None:
         return
     again = make_variants(made.path("fp32"), tmp_path, [name])
-    assert set(again.files) == {"fp32", name}
-    assert again.files[name].read_bytes() == made.path(name).read_bytes()
-    assert [each.name for each in tmp_path.iterdir()] == [again.files[name].name]
+    assert set(again) == {"fp32", name}
+    assert again[name].read_bytes() == made.path(name).read_bytes()
+    assert [each.name for each in tmp_path.iterdir()] == [again[name].name]
 
 
 def test_tables_that_share_an_encoder_stay_shared(both: dict[Side, Made]) -> None:
@@ -192,7 +199,7 @@ def test_tables_that_share_an_encoder_stay_shared(both: dict[Side, Made]) -> Non
     after = dict(copied.named_parameters())
     assert set(before) == set(after)  # shared ones are named once
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if f"tower.{name}" in both["query"].variants.tables}
+    assert changed == {name for name in before if f"tower.{name}" in both["query"].tables}
     assert bool(names) == (both["query"].kind == "attention")
 
 
@@ -232,7 +239,7 @@ def test_a_text_without_letters_counts_as_empty_in_all_variants(both: dict[Side,
     absent: dict[str, Any] = dict.fromkeys(made.inputs.features)
     rows = [{**absent, "text": text} for text in texts]
 
-    for variant, path in made.variants.files.items():
+    for variant, path in made.variants.items():
         encode = onnx_encoder(path)
 
         def vectors(chosen: list[dict[str, Any]], encode: Encode = encode) -> Any:
