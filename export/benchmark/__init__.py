@@ -1,7 +1,8 @@
-"""How fast a bundle is on this machine: `python -m export bench`.
+"""How fast a bundle is on this machine: `python -m export bench`, and the latency in a manifest.
 
 command         measures the parts, and logs the result
 parts           towers, retriever, index; each adds its figures and returns what else is reported
+tower_latency   times one tower on real records (`latency_inputs`), with intervals (`estimate`)
 figures         names, units and intervals; `comparison` with budgets and with the previous bench
 report          the result as JSON, page, plots and terminal tables; `report_writer` writes them
 processes       isolated_process measures bundles in processes of the service

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from export.benchmark.estimate import Estimate
 from export.benchmark.figures import Figures, shown, unit
-from export.latency.estimate import Estimate
 from protos.documents import parse_json
 from protos.errors import ConfigError
 from protos.system.machine import machine

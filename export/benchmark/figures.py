@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from export.latency.estimate import Estimate, ratio
-from export.latency.inputs import AS_IS
-from export.latency.tower_latency import LatencyCase, latency_summary
+from export.benchmark.estimate import Estimate, ratio
+from export.benchmark.latency_inputs import AS_IS
+from export.benchmark.tower_latency import LatencyCase, latency_summary
 from protos.bundle import Manifest, Variant
 from protos.features import Side
 from protos.system.timing import Times

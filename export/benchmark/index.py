@@ -7,8 +7,8 @@ import hnswlib
 import numpy as np
 
 from export import ann
+from export.benchmark.estimate import percentile, ratio
 from export.benchmark.figures import Figures, MeasuredBundle
-from export.latency.estimate import percentile, ratio
 from protos.bundle import IndexParameters
 from protos.system.cores import thread_count
 from protos.system.timing import in_rounds

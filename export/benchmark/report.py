@@ -12,8 +12,8 @@ from export.benchmark import plots
 from export.benchmark import report_writer as writer
 from export.benchmark.comparison import DOCUMENT, Budget, changes
 from export.benchmark.figures import SERVED, Figures, MeasuredBundle, shown
+from export.benchmark.latency_inputs import AS_IS
 from export.benchmark.retriever import FIGURES as RETRIEVER_FIGURES
-from export.latency.inputs import AS_IS
 from export.markdown import code, plain
 from protos.bundle import write_file
 from protos.features import SIDES

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from export.benchmark.estimate import percentile
 from export.benchmark.figures import Figures, MeasuredBundle
 from export.benchmark.isolated_process import ask_of_bundle
-from export.latency.estimate import percentile
 from protos.system.timing import Times
 from train.progress import PROGRESS
 

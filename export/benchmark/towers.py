@@ -16,9 +16,9 @@ import torch
 from matplotlib.figure import Figure
 
 from export.benchmark.figures import SERVED, TORCH, Figures, MeasuredBundle, tower_names
+from export.benchmark.latency_inputs import AS_IS, HISTORY, LONG, SHORT, Values
 from export.benchmark.plots import latency_by_batch
-from export.latency.inputs import AS_IS, HISTORY, LONG, SHORT, Values
-from export.latency.tower_latency import LatencyCase, time_tower
+from export.benchmark.tower_latency import LatencyCase, time_tower
 from export.onnx.export import frozen
 from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from protos.bundle import TOWERS

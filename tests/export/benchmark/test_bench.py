@@ -12,6 +12,8 @@ import torch
 
 from export.benchmark import towers
 from export.benchmark.figures import Figures, tower_names
+from export.benchmark.latency_inputs import AS_IS, LONG, SHORT
+from export.benchmark.tower_latency import LatencyCase, time_tower
 from export.benchmark.towers import (
     MANIFEST_BATCHES,
     TowerForms,
@@ -22,8 +24,6 @@ from export.benchmark.towers import (
     manifest_latency,
     torch_threads,
 )
-from export.latency.inputs import AS_IS, LONG, SHORT
-from export.latency.tower_latency import LatencyCase, time_tower
 from protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
 from protos.system import timing
 from protos.system.machine import machine
@@ -153,8 +153,12 @@ def test_no_more_than_the_fewest_calls_are_made_once_the_time_is_up() -> None:
 
 def test_of_long_calls_two_are_enough_and_none_is_made_before_a_turn() -> None:
     called: list[int] = []
-    slow: Any = [lambda: (called.append(1), time.sleep(0.3))]
-    taken = take_turns({"a": slow}, Effort(300, 2, 0.0))["a"].wall
+
+    def slow() -> None:
+        called.append(1)
+        time.sleep(0.3)
+
+    taken = take_turns({"a": [slow]}, Effort(300, 2, 0.0))["a"].wall
     assert taken.shape == (2, 1)
     assert len(called) == 4  # two before, for the length of a turn
 

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from export.arguments import add_options
 from export.benchmark import command, comparison, figures, report
+from export.benchmark.estimate import Estimate
 from export.benchmark.figures import Figures, MeasuredBundle
 from export.benchmark.report_writer import value
-from export.latency.estimate import Estimate
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.cli import UsageError

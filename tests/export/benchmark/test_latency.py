@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from export.latency.estimate import Estimate, percentile, ratio
-from export.latency.inputs import (
+from export.benchmark.estimate import Estimate, percentile, ratio
+from export.benchmark.latency_inputs import (
     AS_IS,
     LONG,
     SHORT,

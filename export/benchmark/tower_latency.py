@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from export.latency.estimate import percentile
-from export.latency.inputs import Values, distinct_batches, with_lengths
+from export.benchmark.estimate import percentile
+from export.benchmark.latency_inputs import Values, distinct_batches, with_lengths
 from export.onnx.runtimes import Encode
 from protos.features import Side, TowerInputs
 from protos.system.timing import Effort, Times, take_turns
