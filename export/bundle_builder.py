@@ -163,11 +163,12 @@ class _BundleBuilder:
         evaluated, catalogue = self._vectors(towers)
         write_vectors(folder, catalogue, towers.vectors, self.has_padding_dim)
         query = towers.served["query"]
-        index = self._index(query, catalogue, folder)
+        queries = self._queries(query, "validation")
+        index = self._index(query, queries, catalogue, folder)
         with self.console.status("the index over the items as evaluated"):
             threads = self.experiment.index.threads
             searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
-        choice = self._choose_hybrid(query, evaluated, searched, towers.vectors)
+        choice = self._choose_hybrid(queries, evaluated, searched, towers.vectors)
         self._quality(query, evaluated, searched, choice, folder)
         served = self._write_lexical(choice, catalogue, index, folder)
         self._judged(query, catalogue, index, served)
@@ -202,14 +203,14 @@ class _BundleBuilder:
         title = f"{part} queries"
         return quality.encode_queries(query.onnx, query.inputs, self.data, rows, self.console, title)
 
-    def _index(self, query: ServedTower, catalogue: Any, folder: Path) -> ann.SearchIndex:
+    def _index(self, query: ServedTower, queries: Any, catalogue: Any, folder: Path) -> ann.SearchIndex:
         config = self.experiment.index
         kind = ann.index_kind(config.kind)
         # Each vector of a query is a search of its own.
-        queries, test = (
-            each_vector(self._queries(query, part), catalogue.shape[1]) for part in ("validation", "test")
+        searches, test = (
+            each_vector(each, catalogue.shape[1]) for each in (queries, self._queries(query, "test"))
         )
-        tuned = kind.tune(catalogue, queries, config, self.score, self.console)
+        tuned = kind.tune(catalogue, searches, config, self.score, self.console)
         self.details.print(f"index: {tuned.report.get('why', '')}", highlight=False, soft_wrap=True)
         tuned.index.save(folder)
         recall = ann.mean_recall(tuned.index, catalogue, test, config.k)
@@ -219,16 +220,15 @@ class _BundleBuilder:
         return tuned.index
 
     def _choose_hybrid(
-        self, query: ServedTower, evaluated: Any, index: ann.SearchIndex, precision: bundle.Precision
+        self, queries: Any, evaluated: Any, index: ann.SearchIndex, precision: bundle.Precision
     ) -> Choice:
-        """Decide whether the bundle gets a lexical index, and say why.
+        """Decide by the validation queries whether the bundle gets a lexical index, and say why.
 
         Towers that a refit has taught the validation pairs cannot be compared with BM25 there, so the vectors
         of the towers before decide.
         """
         data = self.data.before_refit
         if data is None or self.experiment.hybrid.enabled is False or not has_texts(self.experiment, data):
-            queries = self._queries(query, "validation")
             choice = choose(self.experiment, self.data, index, evaluated, queries, self.score, self.console)
         else:
             items, queries = vectors_before_refit(self.run)

@@ -2,7 +2,7 @@
 
 command         measures the parts, and logs the result
 parts           towers, retriever, index; each adds its figures and returns what else is reported
-tower_latency   times one tower on real records (`latency_inputs`), with intervals (`estimate`)
+latency_inputs  the records that towers are timed on; `estimate` has the intervals
 figures         names, units and intervals; `comparison` with budgets and with the previous bench
 report          the result as JSON, page, plots and terminal tables; `report_writer` writes them
 processes       isolated_process measures bundles in processes of the service

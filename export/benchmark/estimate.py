@@ -4,7 +4,6 @@ Calls of one turn ran under the same load of the machine, so the bootstrap draws
 turns for all contenders that ran side by side (Efron 1979, percentile method; Künsch 1989, blocks).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,15 +36,14 @@ def percentile(times: Times, percent: float, seed: int) -> Estimate:
     return _estimate(float(np.percentile(times, percent)), _bootstrap(times, percent, seed))
 
 
-def ratio(over: Sequence[Times], under: Sequence[Times], seed: int) -> Estimate:
-    """The sum of some contenders' medians, divided by that of others.
+def ratio(over: Times, under: Times, seed: int) -> Estimate:
+    """The median of one contender divided by that of another.
 
     Args:
-        over, under: (turns, calls) each, measured in the same turns.
+        over, under: (turns, calls), measured in the same turns.
     """
-    value = sum(np.median(each) for each in over) / sum(np.median(each) for each in under)
-    above, below = (sum(_bootstrap(each, 50, seed) for each in sides) for sides in (over, under))
-    return _estimate(float(value), np.asarray(above / below))
+    draws = _bootstrap(over, 50, seed) / _bootstrap(under, 50, seed)
+    return _estimate(float(np.median(over) / np.median(under)), draws)
 
 
 def _bootstrap(times: Times, percent: float, seed: int) -> Times:

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from export.benchmark.estimate import Estimate, ratio
+import numpy as np
+
+from export.benchmark.estimate import Estimate, percentile, ratio
 from export.benchmark.latency_inputs import AS_IS
-from export.benchmark.tower_latency import LatencyCase, latency_summary
 from protos.bundle import Manifest, Variant
 from protos.features import Side
 from protos.system.timing import Times
@@ -28,9 +29,26 @@ from train.data.training_data import TrainingData
 
 TORCH = "torch"
 SERVED = "served"  # the ONNX file in the bundle
+PERCENTILES = (50, 95, 99)
 STATISTICS = ("p50_us", "p95_us", "p99_us", "mean_us", "records_per_s")
 UNITS = {"_us": "µs", "_ms": "ms", "_s": "s"}
 RATIO = "_over_"
+
+
+@dataclass(frozen=True)
+class LatencyCase:
+    """One tower at one thread budget, batch size and kind of input.
+
+    Args:
+        threads: 0 is all cores.
+        kind: `as_is` are records of the test split, unchanged; `short` and `long` have texts of 20
+            characters and of the longest text that the tower reads; `history_5` has histories of 5 items.
+    """
+
+    side: Side
+    threads: int
+    batch: int
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -45,13 +63,6 @@ class Figures:
         self.metrics[name] = estimate.value
         self.estimates[name] = estimate
 
-    def add_summary(self, prefix: str, summary: Mapping[str, Any], statistics: Iterable[str]) -> None:
-        """Add statistics of a `latency_summary`; p50 and p99 have intervals."""
-        self.metrics.update({f"{prefix}_{each}": summary[each] for each in statistics})
-        for each in ("p50", "p99"):
-            interval = summary[f"{each}_interval_us"]
-            self.add(f"{prefix}_{each}_us", Estimate(summary[f"{each}_us"], *interval))
-
     def add_case(
         self, case: LatencyCase, taken: Mapping[str, Times], main_kind: str, seed: int
     ) -> dict[str, dict[str, Any]]:
@@ -62,10 +73,34 @@ class Figures:
         """
         summaries = {name: latency_summary(times, case.batch, seed) for name, times in taken.items()}
         for name, summary in summaries.items():
-            self.add_summary(_prefix(case, name), summary, STATISTICS)
+            prefix = _prefix(case, name)
+            self.metrics.update({f"{prefix}_{each}": summary[each] for each in STATISTICS})
+            for each in ("p50", "p99"):
+                ends = summary[f"{each}_interval_us"]
+                self.add(f"{prefix}_{each}_us", Estimate(summary[f"{each}_us"], *ends))
         for name in _ratios(case, main_kind):
-            self.add(name, ratio([taken[TORCH]], [taken[SERVED]], seed))
+            self.add(name, ratio(taken[TORCH], taken[SERVED], seed))
         return summaries
+
+
+def latency_summary(times: Times, batch: int, seed: int) -> dict[str, Any]:
+    """Statistics of a backend's calls, the 95 % intervals of p50 and p99, and the number of calls.
+
+    Args:
+        times: microseconds, (turns, calls).
+        batch: records in each call.
+        seed: of the bootstrap.
+    """
+    mean = float(times.mean())
+    median, high = percentile(times, 50, seed), percentile(times, 99, seed)
+    return {
+        **{f"p{p}_us": float(np.percentile(times, p)) for p in PERCENTILES},
+        "mean_us": mean,
+        "records_per_s": 1e6 * batch / mean,
+        "iterations": times.size,
+        "p50_interval_us": [median.low, median.high],
+        "p99_interval_us": [high.low, high.high],
+    }
 
 
 def tower_names(cases: Iterable[LatencyCase], main_kind: str) -> set[str]:

@@ -38,7 +38,7 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     with PROGRESS.status(note):
         taken = in_rounds(builds, config.build_rounds)
     own, bare = (np.array(taken[name])[:, None] for name in BUILDS)  # (rounds, 1)
-    figures.add("build_over_bare", ratio([own], [bare], config.seed))
+    figures.add("build_over_bare", ratio(own, bare, config.seed))
     for name, seconds in zip(BUILDS, (own, bare), strict=True):
         figures.add(name, percentile(seconds, 50, config.seed))
     return {

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +16,24 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.figure import Figure
 
-from export.benchmark.figures import SERVED, TORCH, Figures, MeasuredBundle, tower_names
-from export.benchmark.latency_inputs import AS_IS, HISTORY, LONG, SHORT, Values
+from export.benchmark.figures import SERVED, TORCH, Figures, LatencyCase, MeasuredBundle, tower_names
+from export.benchmark.latency_inputs import (
+    AS_IS,
+    HISTORY,
+    LONG,
+    SHORT,
+    Values,
+    distinct_batches,
+    with_lengths,
+)
 from export.benchmark.plots import latency_by_batch
-from export.benchmark.tower_latency import LatencyCase, time_tower
 from export.onnx.export import frozen
 from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from protos.bundle import TOWERS
 from protos.features import SIDES, FeatureSpec, HistoryFeature, Schema, Side, TextFeature, TowerInputs
 from protos.system.huge_pages import on_huge_pages
 from protos.system.machine import machine
-from protos.system.timing import Effort
+from protos.system.timing import Effort, Times, take_turns
 from train.config import ExportConfig
 from train.config.bench import BenchConfig
 from train.models.towers import Tower
@@ -121,6 +129,21 @@ def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> 
         "metrics": {name: figures.metrics[name] for name in kept},
     }
     return report, latency_by_batch({(side, config.threads): found for side, found in towers.items()})
+
+
+def time_tower(
+    case: LatencyCase, encoders: Mapping[str, Encode], inputs: TowerInputs, values: Values, effort: Effort
+) -> dict[str, Times]:
+    """Time all encoders of a tower on the same batches.
+
+    The thread budget of torch and of each encoder is the caller's to set.
+
+    Returns:
+        backend -> microseconds of each call, (turns, calls).
+    """
+    batches = distinct_batches(inputs, with_lengths(inputs, values, case.kind), case.batch)
+    contenders = {name: [partial(encode, each) for each in batches] for name, encode in encoders.items()}
+    return {name: taken.wall for name, taken in take_turns(contenders, effort).items()}
 
 
 def cases(config: BenchConfig, schema: Schema) -> list[LatencyCase]:

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from export.benchmark import towers
-from export.benchmark.figures import Figures, tower_names
+from export.benchmark.figures import Figures, LatencyCase, tower_names
 from export.benchmark.latency_inputs import AS_IS, LONG, SHORT
-from export.benchmark.tower_latency import LatencyCase, time_tower
 from export.benchmark.towers import (
     MANIFEST_BATCHES,
     TowerForms,
@@ -22,6 +21,7 @@ from export.benchmark.towers import (
     kinds,
     main_kind,
     manifest_latency,
+    time_tower,
     torch_threads,
 )
 from protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
