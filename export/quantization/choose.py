@@ -25,7 +25,6 @@ from train.models.towers import Tower
 
 PLAIN: Literal["fp32"] = "fp32"  # what all others are compared with
 NO_TABLES = f"no table of at least {MIN_BYTES // 2**10} KiB is looked up"
-
 BYTES: Mapping[Precision, tuple[int, int]] = {"fp32": (4, 0), "fp16": (2, 0), "int8": (1, 4)}
 """Precision -> bytes of a coordinate of a vector, and of its scale."""
 
