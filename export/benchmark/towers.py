@@ -43,7 +43,7 @@ from train.training.trained_model import load_model
 
 RECORDS = 2000  # of each side
 HISTORIES = (5, 30)  # items, beside the most that a tower reads
-SET_LENGTH_BATCHES = (1, 32)  # batch sizes of inputs with a set length; all would take half an hour
+SET_LENGTH_BATCHES = (1, 32)  # batch sizes of inputs with a set length
 PAUSE = 0.005  # seconds in which the idle threads of torch and of each session stop spinning
 MANIFEST_BATCHES = (1, 8, 32)
 MANIFEST_SEED = 0

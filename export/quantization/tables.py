@@ -10,7 +10,7 @@ beside the rows.
 To add a variant, add its name to `protos.bundle.TableVariant`, and how its tables are stored to `STORED`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,10 +43,8 @@ STORED: Mapping[Variant, Stored | None] = {
 """Variant -> how its embedding tables are stored; None in float32."""
 
 
-def make_variants(
-    plain: Path, folder: Path, wanted: Sequence[TableVariant] = VARIANTS
-) -> dict[TableVariant, Path]:
-    """Write variants of a tower as `<its name>-<variant>.onnx`: name -> ONNX file, float32 included.
+def make_variants(plain: Path, folder: Path) -> dict[TableVariant, Path]:
+    """Write the variants of a tower as `<its name>-<variant>.onnx`: name -> ONNX file, float32 included.
 
     Of a tower that has no table to store there is float32 alone.
 
@@ -55,7 +53,7 @@ def make_variants(
         folder: receives the other variants.
     """
     model, files = onnx.load(plain), {VARIANTS[0]: plain}
-    for name in wanted if tables_of(model) else ():
+    for name in VARIANTS if tables_of(model) else ():
         stored = STORED[name]
         if stored is not None:
             files[name] = folder / f"{plain.stem}-{name}.onnx"
