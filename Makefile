@@ -17,7 +17,7 @@ UI_PORT ?= 5000
 MODEL_PORT ?= 5001
 K      ?= 10
 NAME    = $(shell sed -n "s/^name *= *[\"']\([^\"']*\)[\"'].*/\1/p" $(CONFIG) 2>/dev/null | head -n 1)
-SAME_CONFIG = $(if $(filter command%,$(origin CONFIG)), CONFIG=$(CONFIG))
+SAME = $(strip $(foreach each,$(1),$(if $(filter command%,$(origin $(each))),$(each)=$($(each)))))
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
@@ -191,9 +191,9 @@ demo: setup ## everything: data, training, export, registry, a server, example q
 	step "4/6  registry"; $(PY) -m export register --config $(CONFIG); $(PY) -m export promote --config $(CONFIG)
 	step "5/6  service";  $(call run,serving demo,--model models:/$(NAME)@champion)
 	printf '%s\n' "" "next" \
-	  "  make serve$(SAME_CONFIG)    # answers on port $(PORT), until Ctrl-C; the others in a second terminal" \
-	  "  make serve-http    # a page to try it: http://127.0.0.1:$(HTTP_PORT)" \
-	  '  make search Q="..."    # or HISTORY="id id id"'
+	  "  make serve $(call SAME,CONFIG PORT)  # answers on port $(PORT), until Ctrl-C; the others in a second terminal" \
+	  "  make serve-http $(call SAME,PORT HTTP_PORT)   # a page to try it: http://127.0.0.1:$(HTTP_PORT)" \
+	  '  make search $(call SAME,PORT) Q="..."   # or HISTORY="id id id"'
 
 ui: setup ## the MLflow UI on UI_PORT, or the address of that of the server in MLFLOW_TRACKING_URI
 	@case "$${MLFLOW_TRACKING_URI:-}" in http://*|https://*) # a server has its own UI; a password stays untold

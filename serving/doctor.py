@@ -173,7 +173,7 @@ def packages(requirements: Path, is_set_up: bool) -> Finding:
 
     Args:
         requirements: the file with the pins; where there is none, the package was installed without pins.
-        is_set_up: whether this Python is that of an environment; before, missing packages are no problem.
+        is_set_up: whether this Python is that of an environment; before, packages may be missing.
     """
     if not requirements.is_file():
         return ok("packages", f"no {requirements.name} here: not a checkout")
@@ -181,8 +181,9 @@ def packages(requirements: Path, is_set_up: bool) -> Finding:
     found = {name: _version(name) for name, _ in pins}
     missing = [name for name, version in found.items() if version is None]
     other = [f"{name} {found[name]}, not {pin}" for name, pin in pins if found[name] not in (None, pin)]
-    if missing and not is_set_up:
-        return warning("packages", f"{len(pins)} to install", "make setup, which make demo runs, too")
+    if not is_set_up and len(missing) > len(pins) / 2:
+        todo = "make setup, which make demo runs, too"
+        return warning("packages", f"{len(missing)} of {len(pins)} to install", todo)
     if missing:
         return problem("packages", f"{len(missing)} of {len(pins)} missing: {_few(missing)}", "make setup")
     if other:

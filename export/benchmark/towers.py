@@ -111,7 +111,8 @@ def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> 
     Returns:
         the report (`machine`, `threads`, `towers`, `metrics`) and its plot.
     """
-    effort = Effort(config.iterations, LEAST, TOWER_SECONDS / len(MANIFEST_BATCHES), narrow=NARROW)
+    pause = 0 if config.threads == 1 else PAUSE
+    effort = Effort(config.iterations, LEAST, TOWER_SECONDS / len(MANIFEST_BATCHES), pause, NARROW)
     figures = Figures()
     towers: dict[Side, dict[str, Any]] = {side: {} for side in forms}  # side -> batch -> backend -> summary
     with torch_threads(config.threads):

@@ -1,8 +1,7 @@
 """The queries and items that variants are compared with float32 on.
 
-Both are drawn once from the validation split and the catalogue, and encoded in float32. Search is exact, and
-a variant of one side's tower is evaluated with the other side's float32 vectors, so that a loss is due to the
-variant alone.
+Both are drawn once from the validation split and the catalogue. Search is exact, and a variant of one side's
+tower is evaluated with the other side's float32 vectors, so that a loss is due to the variant alone.
 """
 
 from collections.abc import Mapping

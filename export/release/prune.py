@@ -60,6 +60,7 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
     client = MilvusServer.from_environment().connect()
     kept: list[str] = []
     dropped: list[str] = []
+    too_late: list[str] = []  # that a version has needed while they were dropped
     with server_errors():
         found = [each for each in client.list_collections(timeout=CONNECT_SECONDS) if each.startswith(PREFIX)]
     with registry_errors():
@@ -67,9 +68,15 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
         for each in sorted(found):
             is_needed = _is_needed(client, each, name, unregistered_days, needed)
             if is_needed is False and not dry_run:
-                is_needed = _drop(client, each, name, unregistered_days)
+                is_needed = _drop(client, each, name, unregistered_days, too_late)
             if is_needed is not None:
                 (kept if is_needed else dropped).append(each)
+    if too_late:
+        raise MissingStage(
+            f"{name}: a version got an alias while its collection was dropped: {', '.join(too_late)}; "
+            "`python -m export register --bundle FOLDER`, with its bundle, writes it again; "
+            f"dropped: {', '.join(dropped)}"
+        )
     return {"name": name, "dry_run": dry_run, "kept": kept, "dropped": dropped}
 
 
@@ -93,8 +100,14 @@ def _is_needed(
     return False if is_left else None
 
 
-def _drop(client: Any, collection: str, name: str, unregistered_days: int) -> bool | None:
-    """Drop a collection unless an alias needs it by now; returns what `_is_needed` does."""
+def _drop(
+    client: Any, collection: str, name: str, unregistered_days: int, too_late: list[str]
+) -> bool | None:
+    """Drop a collection unless an alias needs it by now; returns what `_is_needed` does.
+
+    Args:
+        too_late: gets the collection if an alias has come to need it meanwhile.
+    """
     with server_errors():
         if not client.has_collection(collection, timeout=CONNECT_SECONDS):
             return None  # another `prune` has dropped it
@@ -104,10 +117,7 @@ def _drop(client: Any, collection: str, name: str, unregistered_days: int) -> bo
             client.drop_collection(collection, timeout=DROP_SECONDS)
         log.info("%s: dropped %s", name, collection)
         if bundle_of(collection) and _is_needed(client, collection, name, 0, _needed):
-            raise MissingStage(
-                f"{name}: a version got an alias while its collection {collection} was dropped; "
-                "`python -m export register --bundle FOLDER`, with its bundle, writes it again"
-            )
+            too_late.append(collection)
     return is_needed
 
 

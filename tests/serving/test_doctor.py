@@ -83,7 +83,7 @@ def test_packages(tmp_path: Path) -> None:
     requirements.write_text("\n".join(f"no-such-{n}==1" for n in range(5)))
     parts = ("5 of 5 missing: no-such-0, no-such-1, no-such-2 and 2 more", "make setup")
     assert shown(doctor.packages(requirements, is_set_up=True), "problem", *parts)
-    assert shown(doctor.packages(requirements, is_set_up=False), "warning", "5 to install", "make setup")
+    assert shown(doctor.packages(requirements, is_set_up=False), "warning", "5 of 5 to install", "make setup")
     assert shown(doctor.packages(ROOT / "none" / ".." / "requirements.txt", is_set_up=True), "ok")
 
 

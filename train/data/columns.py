@@ -190,6 +190,10 @@ class Columns:
 def _has_value(values: pl.Series) -> pl.Series:
     if values.dtype == pl.String:
         return (values.str.strip_chars() != "").fill_null(False)
+    if values.dtype.is_float():
+        return values.is_not_nan().fill_null(False)
+    if isinstance(values.dtype, pl.List):
+        return (values.list.len() > 0).fill_null(False)
     return values.is_not_null()
 
 
@@ -347,7 +351,7 @@ def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> p
     unknown = joined.filter(pl.col("item_row").is_null())["id"]
     if len(unknown):
         distinct = unknown.unique(maintain_order=True)
-        shown = ", ".join(map(repr, distinct[:SHOWN_IDS]))
+        shown = ", ".join(map(_show, distinct[:SHOWN_IDS]))
         more = f" and {len(distinct) - SHOWN_IDS:,} more" if len(distinct) > SHOWN_IDS else ""
         row = joined["item_row"].is_null().arg_max() or 0
         advice = '; unknown_items = "drop" in [data] leaves them out' if columns.casts else ""

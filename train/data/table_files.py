@@ -127,8 +127,10 @@ def read_slices(
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
+    except UnicodeError:
         delimited = name if written is not None else ""
+        if written is not None and written.encoding == "utf-16":
+            raise DataError(f"{path}: is not UTF-16 or is cut off; {layout_key(name)} says utf-16") from None
         raise _not_unicode(path, layout_key(delimited) if delimited else "") from None
 
 

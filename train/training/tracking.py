@@ -56,9 +56,8 @@ def connect(folder: Path = MLRUNS) -> str:
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout belongs to results
-    os.environ.setdefault(
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"
-    )  # each stage shows its own progress
+    # Stages show progress of their own.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{folder / 'mlflow.db'}"
     refuse_unusable_uri("MLFLOW_TRACKING_URI", uri)
     refuse_unusable_uri("MLFLOW_REGISTRY_URI", os.environ.get("MLFLOW_REGISTRY_URI") or uri)

@@ -80,7 +80,7 @@ class KnownFeed:
         """As `ChangeFeed.page`; its position becomes the known one."""
         last = self._last
         if after == last.before.sequence and last.position == self.known and len(last.changes) < limit:
-            return FeedPage(self.known, last.changes)
+            return FeedPage(last.position, last.changes)
         page = self._feed.page(after, limit, self.known)
         self.known = page.position
         return page

@@ -266,8 +266,8 @@ class CatalogueProcess:
         # The reader opens the store before encoders do. SQLite keeps the descriptor of a closed connection
         # while the process has others, so their number would depend on the order.
         store: Store | None = None
-        with suppress(TwinspireError):  # the first read tries again
-            store = Store.open(self._config.url, create=False)
+        with suppress(Exception):  # of any kind: the first read tries again, and says why
+            store = None if self._dropped else Store.open(self._config.url, create=False)
         self._reader_opened.set()
         while (request := self._reads.take()) is not None:
             if self._dropped:

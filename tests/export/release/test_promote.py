@@ -198,7 +198,9 @@ def test_who_was_overtaken_is_told_by_whom(promote: Any) -> None:
     make_challenger(3)
     with pytest.raises(Unavailable) as raised:
         promote(2, Decide(meanwhile=lambda: promote(3)))
-    assert f"version 2 is not promoted: version 3 was made champion by {actor()} at 2" in str(raised.value)
+    assert f"version 2 does not become champion: version 3 was made champion by {actor()} at 2" in str(
+        raised.value
+    )
     assert aliased("champion") == "3"
     last = audit_log_of(NAME)["records"][-1]
     assert (last["action"], last["before"], last["after"]) == ("refuse", "3", "2")
@@ -304,7 +306,7 @@ def test_a_champion_that_changes_after_the_record_was_written_is_not_overwritten
     monkeypatch.setattr(audit_log, "append", overtaken)
     what = "version 4 was made champion without a record meanwhile, in place of 2"
     number = 1 if goes_back else 3
-    with pytest.raises(Unavailable, match=f"version {number} is not promoted: {what}; try again"):
+    with pytest.raises(Unavailable, match=f"version {number} does not become champion: {what}; try again"):
         roll_back(NAME) if goes_back else promote(3)
     assert aliased("champion") == "4"
     last = audit_log_of(NAME)["records"][-1]

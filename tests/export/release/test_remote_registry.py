@@ -137,7 +137,10 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tm
     ended = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
     assert sorted(code for _, code in ended) == [0, 1], ended
     (said,) = (said for said, code in ended if code)
-    assert f"Unavailable: tiny: version 2 is not promoted: version 2 was made champion by {actor()}" in said
+    assert (
+        f"Unavailable: tiny: version 2 does not become champion: version 2 was made champion by {actor()}"
+        in said
+    )
     assert aliased("champion") == "2"
     found = audit_log_of(NAME)
     assert [(each["action"], each["before"], each["after"]) for each in found["records"][before:]] == [

@@ -268,18 +268,18 @@ def query(count: int) -> dict[str, Any]:
     return {"features": {f"f{n}": {} for n in range(count)}}
 
 
-def test_others_are_answered_while_a_large_body_is_read(
+def test_others_are_answered_while_a_large_body_is_parsed(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_reading, may_go_on = threading.Event(), threading.Event()
 
-    def slow_parse(content: bytes, *rest: Any) -> Any:
+    def parse_once_told(content: bytes, *rest: Any) -> Any:
         if len(content) > len(BODY):
             is_reading.set()
             assert may_go_on.wait(60)
         return messages.parse(content, *rest)
 
-    monkeypatch.setattr("serving.gateway.gateway.parse", slow_parse)
+    monkeypatch.setattr("serving.gateway.gateway.parse", parse_once_told)
     large = json.dumps({"queries": [query(60)] * 200}).encode()
     request = whole("/v1/search:batch", large, "Request-Timeout: 60")
     with opened(gateway, 1, request) as (connection,):

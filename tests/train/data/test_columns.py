@@ -1,5 +1,6 @@
 """Times in any unit since 1970, and ids that another program has written as floats."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -123,15 +124,16 @@ def test_events_of_items_that_the_table_lacks_are_refused_or_dropped_and_counted
 
 
 def test_events_without_a_user_or_an_item_are_refused_or_dropped_and_counted(tmp_path: Path) -> None:
-    log = {"user_id": ["a", None, "a", "a"], "item_id": ["1", "1", "", "2"]}
+    log = {"user_id": ["a", None, "a", "a", "a"], "item_id": ["1", "1", "", "2", "3"]}
+    log["at"] = [1.0, 2.0, 3.0, 4.0, math.nan]
     pl.DataFrame(log).write_parquet(tmp_path / "log.parquet")
     context = source_context(tmp_path, {"history": HistoryFeature("history")}, {"id": IdFeature("id")}, "")
-    section = {"kind": "events", "events": "log.parquet"}
+    section = {"kind": "events", "events": "log.parquet", "time": "at"}
     with pytest.raises(DataError, match="row 3, column 'item_id': expected an item id"):
         EventsSource(parse(section, EventsData), context).read()
     tables = EventsSource(parse({**section, "blank_rows": "drop"}, EventsData), context).read()
     assert tables.items["item_id"].to_list() == ["1", "2"]
-    assert tables.dropped == {"blank row": 2}
+    assert tables.dropped == {"blank row": 3}
 
 
 @pytest.mark.parametrize("key", [{"unknown_items": "drop"}, {"item_casts": {"item_id": "id"}}])

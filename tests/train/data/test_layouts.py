@@ -165,6 +165,13 @@ def test_the_error_of_a_file_of_another_kind_says_which_layout_reads_it(tmp_path
         events(tmp_path, item, events="log.csv")
     found = events(tmp_path, item, events="log.csv", layouts={"log.csv": {"encoding": "utf-16"}})
     assert found.items["item_id"].to_list() == ["7", "é"]
+    for content in (
+        (tmp_path / "log.csv").read_bytes()[:-1],
+        b"user_id,item_id\n1,7\n",
+    ):  # cut off; UTF-8
+        (tmp_path / "log.csv").write_bytes(content)
+        with pytest.raises(DataError, match=r"log\.csv: is not UTF-16 or is cut off; \[data\.layouts"):
+            events(tmp_path, item, events="log.csv", layouts={"log.csv": {"encoding": "utf-16"}})
 
 
 def test_the_error_of_an_open_quote_names_the_line_where_it_opens(tmp_path: Path) -> None:
