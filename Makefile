@@ -58,6 +58,15 @@ define alone
 	$(1) -c '$(LOCK)' "$(2)"
 endef
 
+# RANKS processes that train together. The first command makes the data set for all of them, and tells what is wrong
+# in the TOML once.
+LAUNCH = torch.distributed.run --standalone --nproc-per-node $(RANKS) -m
+define ranks
+	[[ "$(RANKS)" =~ ^[1-9][0-9]*$$ ]] || { echo "error: RANKS=$(RANKS): expected a whole number from 1 on" >&2; exit 2; }
+	$(PY) -m train data --config $(CONFIG) > /dev/null
+	export OMP_NUM_THREADS="$$($(PY) -c 'from protos.system.cores import thread_count; print(thread_count(0, $(RANKS)))')"
+endef
+
 setup: $(STAMP) $(FUSION) ## make .venv with pip from pinned versions
 
 $(STAMP): requirements.txt
@@ -99,7 +108,8 @@ data: setup ## read, check and split the data set of CONFIG
 	@$(call run,train data,--config $(CONFIG) $(if $(REFRESH),--refresh))
 
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run; RANKS=2 processes
-	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume) $(if $(RANKS),--ranks $(RANKS)))
+	@$(if $(RANKS),$(ranks))
+	$(call run,$(if $(RANKS),$(LAUNCH)) train fit,--config $(CONFIG) $(if $(RESUME),--resume))
 
 export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 shows the precisions that were tried
 	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose) \

@@ -200,17 +200,17 @@ def add_command(commands: Any, name: str, description: str | None, run: Command)
 
 
 def document_command(
-    run: Callable[[Namespace], Document], show: Callable[[Document, Console], None]
+    run: Callable[[Namespace], Document | None], show: Callable[[Document, Console], None]
 ) -> Command:
-    """A command from a function that returns the document and a function that shows it.
+    """A command from a function that returns the document, or None to print nothing, and one that shows it.
 
     While `run` runs, stdout is redirected to stderr: MLflow prints there, and the result may be piped.
     """
 
-    def command(arguments: Namespace) -> Result:
+    def command(arguments: Namespace) -> Result | None:
         with contextlib.redirect_stdout(sys.stderr):
             document = run(arguments)
-        return document, lambda console: show(document, console)
+        return None if document is None else (document, lambda console: show(document, console))
 
     return command
 

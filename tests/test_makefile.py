@@ -177,6 +177,23 @@ def test_programs_learn_that_make_started_them(installed: Path) -> None:
     assert done.stdout == "-m train fit --config a.toml TWINSPIRE_MAKE=1\n"
 
 
+def test_several_processes_are_started_by_torchrun_once_the_data_set_is_there(installed: Path) -> None:
+    command = ["make", "train", "CONFIG=a.toml", "RANKS=3", "RESUME=1"]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    launched = (
+        "-m torch.distributed.run --standalone --nproc-per-node 3 -m train fit --config a.toml --resume"
+    )
+    assert done.stdout == f"{launched} TWINSPIRE_MAKE=1\n", done.stderr  # `train data` prints nothing
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "2.5"])
+def test_a_wrong_number_of_processes_is_misuse(installed: Path, given: str) -> None:
+    command = ["make", "train", "CONFIG=a.toml", f"RANKS={given}"]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: RANKS={given}: expected a whole number from 1 on" in done.stderr
+
+
 def test_doctor_runs_after_setup_and_before(folder: Path, installed: Path) -> None:
     shutil.copy(folder / ".venv" / "bin" / "python", folder / "other")
     command = ["make", "doctor", f"PYTHON={folder}/other", "FLAGS=--host ::1"]

@@ -1,6 +1,7 @@
 """python -m train data | fit: from raw rows to a tracked run."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -25,24 +26,29 @@ def data(arguments: argparse.Namespace) -> dict[str, Any]:
     return _dataset(read_experiment(arguments.config), arguments).report
 
 
-def fit(arguments: argparse.Namespace) -> dict[str, Any]:
+def fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """Train, choose the best epoch on validation, and evaluate it and the baselines on test."""
     experiment = read_experiment(arguments.config)
     dataset = _dataset(experiment, arguments)
     with imports_frozen():
         from train.training import run as training
         from train.training.metric_groups import metrics_of
+        from train.training.ranks import joined
         from train.training.tracking import chosen_settings, connect, drawn_of, warnings_of
 
-        uri = connect()
     config = arguments.config
-    ranks = arguments.ranks
+    ranks = os.environ.get("WORLD_SIZE", "1")
     to_resume = as_typed(
-        f"make train CONFIG={config} RESUME=1{f' RANKS={ranks}' if ranks > 1 else ''}",
+        f"make train CONFIG={config} RESUME=1{'' if ranks == '1' else f' RANKS={ranks}'}",
         "train",
-        f"fit --config {config} --resume{f' --ranks {ranks}' if ranks > 1 else ''}",
+        f"fit --config {config} --resume",
     )
-    run, reused = training.fit(experiment, dataset, PROGRESS, arguments.resume, to_resume, ranks)
+    with joined(experiment.training, to_resume) as process:
+        if process.rank > 0:
+            training.follow(experiment, dataset, process)
+            return None
+        uri = connect()
+        run, reused = training.fit(experiment, dataset, PROGRESS, arguments.resume, to_resume, process)
     return {
         "run_id": run.info.run_id,
         "experiment": experiment.name,
@@ -111,12 +117,6 @@ def _show_fit(result: dict[str, Any], console: Console) -> None:
     show_fit(result, console)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
-    return int(text)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = command_line("python -m train", __doc__)
@@ -125,9 +125,6 @@ def parser() -> argparse.ArgumentParser:
     data_command.add_argument("--refresh", action="store_true", help="read the source again, not the cache")
     fit_command = add_experiment_command(commands, "fit", fit, _show_fit)
     fit_command.add_argument("--resume", action="store_true", help="continue the run that was interrupted")
-    fit_command.add_argument(
-        "--ranks", type=_positive, default=1, help="processes that train together (default: %(default)s)"
-    )
     return top
 
 

@@ -16,7 +16,7 @@ from train.paths import CACHE, CONFIGS
 def add_experiment_command(
     commands: Any,
     name: str,
-    run: Callable[[Namespace], cli.Document],
+    run: Callable[[Namespace], cli.Document | None],
     show: Callable[[cli.Document, Console], None],
     text: str | None = None,
 ) -> ArgumentParser:

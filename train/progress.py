@@ -1,5 +1,7 @@
 """Progress of the commands of `python -m train` and `python -m export`, on stderr."""
 
+import os
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -10,7 +12,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-PROGRESS = Console(stderr=True)  # stdout belongs to the result
+# stdout belongs to the result. Of several processes that train together, the first shows progress.
+PROGRESS = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def progress_bar(console: Console, transient: bool = False) -> Progress:

@@ -179,9 +179,9 @@ class NumberEncoder(nn.Module):
         return torch.cat([torch.where(absent, 0.0, standard), absent.float()], dim=1)
 
 
-def mark(table: Tensor, sparse: bool = True) -> None:
-    """Give a table sparse gradients in this process, or dense ones again."""
-    setattr(table, _MARK, sparse)
+def mark(table: Tensor) -> None:
+    """Give a table sparse gradients in this process."""
+    setattr(table, _MARK, True)
 
 
 def is_marked(table: Tensor) -> bool:

@@ -17,10 +17,10 @@ from train.progress import progress_bar
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
 from train.training.metric_groups import GROUPS, grouped
 from train.training.tracking import log_in_batches
-from train.training.trainer import Interrupted, Trainer
+from train.training.trainer import Callbacks, Interrupted, Trainer
 
 
-class RunCallbacks:
+class RunCallbacks(Callbacks):
     """Shows progress, logs to the active MLflow run, and writes checkpoints."""
 
     def __init__(self, folder: Path, console: Console) -> None:

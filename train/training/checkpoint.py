@@ -41,14 +41,7 @@ def load_towers(path: Path, towers: Towers) -> None:
 
 def save_run(path: Path, trainer: Trainer) -> None:
     """Write towers, optimiser and state."""
-    content: dict[str, Any] = {
-        "towers": _towers_state(trainer.towers),
-        "optimiser": moved(trainer.optimiser.state_dict(), Tensor.cpu),
-        "state": dataclasses.asdict(dataclasses.replace(trainer.state, hard_negatives=None)),
-    }
-    if trainer.state.hard_negatives is not None:
-        content["hard_negatives"] = torch.from_numpy(trainer.state.hard_negatives)
-    _save(path, content)
+    _save(path, _run_content(trainer))
 
 
 def load_run(path: Path, trainer: Trainer) -> None:
@@ -57,13 +50,36 @@ def load_run(path: Path, trainer: Trainer) -> None:
     Raises:
         DataError: the file is damaged, or belongs to another experiment.
     """
-    content = _load(path)
+    _restore_run(path, _load(path), trainer)
+
+
+def start_alike(trainer: Trainer) -> None:
+    """Give the trainers of all ranks the state of rank 0's; all of them call this before they train."""
+    process = trainer.process
+    if process.count > 1:
+        content = process.from_rank_0(_run_content(trainer) if process.rank == 0 else None)
+        if process.rank > 0:
+            _restore_run("state of rank 0", content, trainer)
+
+
+def _run_content(trainer: Trainer) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "towers": _towers_state(trainer.towers),
+        "optimiser": moved(trainer.optimiser.state_dict(), Tensor.cpu),
+        "state": dataclasses.asdict(dataclasses.replace(trainer.state, hard_negatives=None)),
+    }
+    if trainer.state.hard_negatives is not None:
+        content["hard_negatives"] = torch.from_numpy(trainer.state.hard_negatives)
+    return content
+
+
+def _restore_run(source: Path | str, content: dict[str, Any], trainer: Trainer) -> None:
     try:
-        _restore_towers(path, content["towers"], trainer.towers)
+        _restore_towers(source, content["towers"], trainer.towers)
         trainer.optimiser.load_state_dict(content["optimiser"])
         trainer.state = State(**content["state"])
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: does not fit this experiment: {error}") from None
+        raise DataError(f"{source}: does not fit this experiment: {error}") from None
     if "hard_negatives" in content:
         trainer.state.hard_negatives = content["hard_negatives"].numpy()
 
@@ -86,7 +102,7 @@ def _towers_state(towers: Towers) -> dict[str, Any]:
     return states
 
 
-def _restore_towers(path: Path, content: dict[str, Any], towers: Towers) -> None:
+def _restore_towers(source: Path | str, content: dict[str, Any], towers: Towers) -> None:
     try:
         for side, tower in zip(("query", "item"), towers, strict=True):
             for part in tower.optional:
@@ -94,7 +110,7 @@ def _restore_towers(path: Path, content: dict[str, Any], towers: Towers) -> None
                     tower.remove(part)  # as the end of a run did before they were stored
             tower.load_state_dict(content[side])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"{path}: does not fit the towers of this experiment: {error}") from None
+        raise DataError(f"{source}: does not fit the towers of this experiment: {error}") from None
 
 
 def _save(path: Path, content: Any) -> None:

@@ -7,7 +7,8 @@ through `TrainingProcess` wherever another device or more processes make a diffe
   queries, and the vectors of all items.
 - `step`: the gradients of all processes are summed before the optimiser's step.
 - `place` for the candidates of a step.
-- `lead`: the main process says what the others do.
+- `encode_all` and `sum` for mining and evaluation, of which each process does a share.
+- `from_rank_0`: what the first process has decided.
 
 Losses and encoders create their tensors on the device of their inputs; what computes with a tower outside a
 step follows it to its device (`train/models/placement.py`).
@@ -16,6 +17,7 @@ step follows it to its device (`train/models/placement.py`).
 import platform
 import re
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -28,7 +30,9 @@ from protos.errors import ConfigError
 from protos.system.cores import thread_count
 from train.config.training import Device
 from train.data.batches import Batch
+from train.evaluation.exact_search import encode
 from train.models.placement import moved
+from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Inputs, Tower
 
 Rows = npt.NDArray[np.int64]
@@ -48,7 +52,6 @@ class TrainingProcess:
 
     rank = 0
     count = 1  # of the processes
-    updates_average = True  # False for a rank that shares memory with rank 0, which updates the average
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
@@ -109,8 +112,16 @@ class TrainingProcess:
         else:
             torch.manual_seed(seed)
 
-    def lead(self, task: str, *arguments: Any) -> None:
-        """Have the other processes call a method of their trainers; the caller does its own part then."""
+    def alone(self) -> "TrainingProcess":
+        """This process without the others, for what it does beside them."""
+        return self
+
+    def failing_once(self) -> AbstractContextManager[None]:
+        """Around a run: with other processes, what is done after an error in it is not interrupted."""
+        return nullcontext()
+
+    def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
+        """Prepare the steps of an optimiser over the parameters of some towers."""
 
     def share(self, batch: Batch) -> tuple[Batch, Rows | None]:
         """This process's share of a batch, and the places of its pairs in the batch; None for all."""
@@ -129,6 +140,14 @@ class TrainingProcess:
         vectors: Tensor = tower(self.place(read(rows)))
         return vectors
 
+    def encode_all(self, tower: Tower, corpus: PreparedInputs, rows: Rows | None = None) -> Tensor:
+        """Float32 vectors (N, D) of records, without gradients; all processes ask for the same ones.
+
+        Args:
+            rows: int64 (N,), of the records; None encodes all.
+        """
+        return encode(tower, corpus, rows, self.place)
+
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> float:
         """Take a step down the gradient of the loss, which is the sum over all processes; returns the sum."""
         optimiser.zero_grad()
@@ -140,6 +159,10 @@ class TrainingProcess:
         """The sum of an array over all processes."""
         return values
 
+    def from_rank_0(self, value: Any) -> Any:
+        """The value of the first process, on all of them."""
+        return value
+
     def wait(self) -> None:
         """Wait until all processes are here."""
 
@@ -147,17 +170,16 @@ class TrainingProcess:
 SINGLE_PROCESS = TrainingProcess()
 
 
-def start_process(threads: int, device: Device = "cpu", ranks: int = 1) -> TrainingProcess:
-    """Set up this process for a run.
+def start_process(threads: int, device: Device = "cpu") -> TrainingProcess:
+    """Set up this process for a run that it trains alone.
 
     Args:
         threads: torch's thread budget; 0: see `thread_count`.
-        ranks: number of processes that train together.
 
     Raises:
-        ConfigError: this machine lacks the device, or several processes are to train on a card.
+        ConfigError: this machine lacks the device.
     """
-    chosen = choose_device(device, ranks)
+    chosen = choose_device(device)
     torch.set_num_threads(thread_count(threads))
     if chosen == CPU:
         return SINGLE_PROCESS
@@ -212,8 +234,3 @@ def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
     if process.device != CPU:
         ways.append('training.device = "cpu", which can also resume a run')
     return f"{process.device} ({process.device_name}) has too little memory: {said}; try {', or '.join(ways)}"
-
-
-def in_shared_memory(tensor: Tensor) -> Tensor:
-    """The tensor, moved in place to memory that other processes get when it is sent to them."""
-    return tensor.share_memory_()  # type: ignore[no-untyped-call, no-any-return]

@@ -1,24 +1,28 @@
-"""One of several processes that train together on one machine: a rank of a run.
+"""One of several processes that train together, on one machine or on several: a rank of a run.
 
-`rank_processes` starts them. Rank 0 leads: it alone evaluates, writes checkpoints and tracks the run, and
-says which method of their trainers the other ranks call (`lead`). A step:
+    torchrun --standalone --nproc-per-node 2 -m train fit --config train/configs/pydocs.toml
+
+All ranks run the same command. They find each other by the variables that torchrun and other launchers set:
+RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT. Rank 0 alone evaluates the finished towers, writes checkpoints and
+tracks the run; what it decides, the others are told (`from_rank_0`). A step:
 
     every rank   the batch and its candidates, drawn with the same seed
                  its share of the queries and of the items -> towers -> vectors
     gathered     the items' vectors; every rank scores its queries against all of them, so that in-batch
                  negatives, logQ and mined negatives are those of the whole batch
-    summed       the gradients; of large tables as rows, each rank receives those of its part of the table
-    every rank   the optimiser's step on its part of all parameters and moments
+    summed       the gradients, of large tables as rows
+    every rank   the optimiser's step on its own copy of the parameters, which stay equal
 
-Vectors and gradients go through torch.distributed. Parameters and moments are in memory that all ranks share,
-so each part is computed and stored once, and rank 0 has the whole state for a checkpoint at any time. The
-result is that of one process up to rounding; where there is dropout, each rank draws its own.
+The result is that of one process up to rounding; where there is dropout, each rank draws its own.
 """
 
+import io
 import os
-from collections.abc import Callable, Iterable
-from multiprocessing.connection import Connection
-from pathlib import Path
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -26,38 +30,160 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from protos.errors import Unavailable
+from protos.errors import ConfigError, Unavailable
+from protos.system.cores import thread_count
+from train.config import TrainingConfig
 from train.data.batches import Batch
-from train.evaluation.exact_search import encode
+from train.evaluation.exact_search import blocks_of_like_length, encode
+from train.interrupts import SIGNALS
 from train.models.clicks import FeedbackEncoder
 from train.models.encoders import CategoryEncoder, HashedTextEncoder, mark
+from train.models.prepared_inputs import PreparedInputs
 from train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from train.models.towers import Inputs, Tower
-from train.training.device import Rows, TrainingProcess, in_shared_memory
-from train.training.exchange import SharedOptimiser, all_gather_rows
-from train.training.trainer import Trainer
-from train.training.weight_average import AVERAGE
+from train.training.device import (
+    SINGLE_PROCESS,
+    Rows,
+    TrainingProcess,
+    choose_device,
+    memory_advice,
+    start_process,
+)
+from train.training.exchange import GradientSum, all_gather_rows
 
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by which ranks find each other
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+LONG = timedelta(days=7)  # of one exchange; rank 0 may evaluate for hours between two
 ROWS_FROM = 1 << 20  # numbers in a table from which on its gradients are exchanged as rows
-SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; containers often limit it
+
+
+@contextmanager
+def joined(config: TrainingConfig, to_resume: str = "") -> Iterator[TrainingProcess]:
+    """This process, set up for a run; with the environment of a launcher, as one of several ranks.
+
+    Ranks other than 0 ignore SIGINT and SIGTERM in this block: rank 0 answers them for all.
+
+    Args:
+        to_resume: the command that resumes the run, for the error about a rank that has ended.
+
+    Raises:
+        ConfigError: the environment is incomplete, this machine lacks the device, or several processes are to
+            train on a card.
+        Unavailable: another rank has ended, or this one has too little memory.
+    """
+    rank, count, on_this_machine = _place()
+    if count == 1:
+        yield start_process(config.threads, config.device)
+        return
+    choose_device(config.device, count)
+    torch.set_num_threads(thread_count(config.threads, on_this_machine))
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if rank > 0:
+        _ignore_signals()
+    try:
+        _join_group(on_this_machine == count)
+        yield Rank(rank, count)
+    except (RuntimeError, MemoryError) as error:
+        text = _told(error)
+        if text is None:
+            raise
+        advice = f"; `{to_resume}` goes on from the last checkpoint" if to_resume and rank == 0 else ""
+        raise Unavailable(f"rank {rank} of {count}: {text}{advice}") from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _place() -> tuple[int, int, int]:
+    """This process's rank, the number of ranks, and how many of them are on this machine.
+
+    Raises:
+        ConfigError: a variable is missing, or holds no such number.
+    """
+    count = _number("WORLD_SIZE", 1)
+    if count == 1:
+        return 0, 1, 1
+    missing = [name for name in VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)}: not set, but WORLD_SIZE is {count}; a launcher such as torchrun sets "
+            f"{', '.join(VARIABLES)}"
+        )
+    rank = _number("RANK", 0)
+    if rank >= count:
+        raise ConfigError(f"RANK: expected a number below WORLD_SIZE, which is {count}, got {rank}")
+    return rank, count, _number("LOCAL_WORLD_SIZE", 1)
+
+
+def _number(name: str, default: int) -> int:
+    """A whole number from the environment, at least as large as its default."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdigit()) or int(text) < default:
+        raise ConfigError(f"{name}: expected a whole number from {default} on, got {text!r}")
+    return int(text)
+
+
+def _join_group(is_local: bool) -> None:
+    """Join the process group of all ranks; those of one machine talk over its loopback interface."""
+    from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
+
+    if is_local:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # gloo asks for no password
+    dist.init_process_group("gloo")
+    _set_pg_timeout(LONG)
+
+
+def _told(error: BaseException) -> str | None:
+    """Why a rank ends: another has ended, or memory has run out; None for an error of its own."""
+    if isinstance(error, dist.DistError) or "gloo" in str(error):
+        return f"the connection to the other ranks is lost, because one of them has ended ({error})"
+    return memory_advice(error, SINGLE_PROCESS)
 
 
 class Rank(TrainingProcess):
-    """One of several processes that train together.
+    """One of several processes that train together, which have joined a process group.
 
     Args:
-        trainer: whose towers and optimiser are in shared memory.
+        rows_from: numbers in a table from which on its gradients are exchanged as rows.
     """
 
-    def __init__(self, rank: int, count: int, trainer: Trainer, rows_from: int) -> None:
+    def __init__(self, rank: int, count: int, rows_from: int = ROWS_FROM) -> None:
         super().__init__()
         self.rank = rank
         self.count = count
-        self.updates_average = rank == 0
-        self._tables = [table for table in _tables(trainer.towers) if table.numel() >= rows_from]
-        for table in self._tables:
+        self.rows_from = rows_from
+        self._gradients = GradientSum([], [])
+
+    def alone(self) -> TrainingProcess:
+        """This process without the others."""
+        return SINGLE_PROCESS
+
+    @contextmanager
+    def failing_once(self) -> Iterator[None]:
+        """After an error in this block, signals are ignored.
+
+        Where a rank has ended, a launcher sends them to the others, which may be marking their run as failed.
+        """
+        try:
+            yield
+        except Exception:
+            _ignore_signals()
+            raise
+
+    def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
+        """Prepare the steps of an optimiser; the large tables get sparse gradients."""
+        tables = [table for table in _tables(towers) if table.numel() >= self.rows_from]
+        for table in tables:
             mark(table)
-        self._optimiser = SharedOptimiser(trainer.optimiser, self._tables, rank, count)
+        parameters = [each for group in optimiser.param_groups for each in group["params"]]
+        self._gradients = GradientSum(parameters, tables)
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step: rank 0 as one process does, each other one differently."""
@@ -76,12 +202,25 @@ class Rank(TrainingProcess):
         own = super().encode(tower, rows[self.rank :: self.count], read)
         return all_gather_rows(own, len(rows), self.count)
 
+    def encode_all(self, tower: Tower, corpus: PreparedInputs, rows: Rows | None = None) -> Tensor:
+        """Vectors of records, without gradients; each rank encodes every `count`-th block of them."""
+        index = np.arange(len(corpus)) if rows is None else rows
+        blocks = blocks_of_like_length(corpus, index)
+        if len(blocks) < self.count:  # then every rank encodes all
+            return super().encode_all(tower, corpus, index)
+        own = blocks[self.rank :: self.count]
+        encoded = torch.cat([encode(tower, corpus, index[block]) for block in own])
+        vectors = encoded.new_zeros(len(index), encoded.shape[1])
+        vectors[torch.from_numpy(np.concatenate(own))] = encoded
+        dist.all_reduce(vectors)  # of the others' records, this rank has zeros
+        return vectors
+
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> float:
         """Take a step down the gradient of the sum of the ranks' losses; returns the sum."""
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        total = self._optimiser.step(loss.detach())
-        dist.barrier()  # the others' parts of the parameters are complete
+        total = self._gradients.add_others(loss.detach())
+        optimiser.step()
         return total
 
     def sum(self, values: Rows) -> Rows:
@@ -90,81 +229,24 @@ class Rank(TrainingProcess):
         dist.all_reduce(total)
         return np.asarray(total.numpy())
 
+    def from_rank_0(self, value: Any) -> Any:
+        """Rank 0's value, a tree of tensors, numbers and texts; what the others give is ignored."""
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        size = torch.tensor(buffer.tell())
+        dist.broadcast(size, 0)
+        content = torch.empty(int(size), dtype=torch.uint8)
+        if self.rank == 0:
+            content = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+        dist.broadcast(content, 0)
+        if self.rank == 0:
+            return value
+        # As a checkpoint: what another process sends cannot run code.
+        return torch.load(io.BytesIO(content.numpy().tobytes()), weights_only=True)
+
     def wait(self) -> None:
         """Wait until all ranks are here."""
         dist.barrier()
-
-
-class Leader(Rank):
-    """Rank 0, which has a connection to each of the others."""
-
-    def __init__(self, connections: list[Connection], trainer: Trainer, rows_from: int) -> None:
-        super().__init__(0, len(connections) + 1, trainer, rows_from)
-        self._connections = connections
-
-    def lead(self, task: str, *arguments: Any) -> None:
-        """Have the other ranks call a method of their trainers."""
-        for connection in self._connections:
-            connection.send((task, *arguments))
-
-    def release(self) -> None:
-        """Give the tables dense gradients again."""
-        for table in self._tables:
-            mark(table, sparse=False)
-
-
-def share_memory(trainer: Trainer) -> None:
-    """Move the towers, and the optimiser's state, which is made if it is not yet, to shared memory.
-
-    Raises:
-        Unavailable: there is too little of it.
-    """
-    for group in trainer.optimiser.param_groups:
-        for parameter in group["params"]:
-            state = trainer.optimiser.state[parameter]
-            if not state:  # as Adam makes it in its first step
-                state["step"] = torch.tensor(0.0)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-            if trainer.config.average_epochs and AVERAGE not in state:
-                state[AVERAGE] = parameter.detach().clone()
-    expect_shared_memory(trainer)
-    for each in _tensors(trainer):
-        in_shared_memory(each)
-
-
-def expect_shared_memory(trainer: Trainer) -> None:
-    """Check that shared memory has room for all that ranks exchange in it.
-
-    Shared memory holds the vectors, the towers and the optimiser's state. A process that writes to more
-    memory than there is is ended by SIGBUS.
-
-    Raises:
-        Unavailable: there is too little of it.
-    """
-    needed = sum(each.nbytes for each in _tensors(trainer)) + _vectors_bytes(trainer)
-    if SHARED_MEMORY.is_dir():
-        found = os.statvfs(SHARED_MEMORY)
-        free = found.f_bavail * found.f_frsize
-        if needed > free:
-            raise Unavailable(
-                f"{SHARED_MEMORY}: towers, optimiser and vectors need {needed / 2**20:,.0f} MiB of shared "
-                f"memory, {free / 2**20:,.0f} MiB are free; in Docker, --shm-size sets its size"
-            )
-
-
-def _tensors(trainer: Trainer) -> list[Tensor]:
-    """The tensors of towers and optimiser, each once."""
-    held = [each for tower in trainer.towers for each in (*tower.parameters(), *tower.buffers())]
-    states = [each for state in trainer.optimiser.state.values() for each in state.values()]
-    return [*{id(each): each for each in (*held, *states)}.values()]
-
-
-def _vectors_bytes(trainer: Trainer) -> int:
-    """Bytes of the vectors of all queries and, twice, of all items, which evaluation and mining share."""
-    prepared, first = (trainer.queries, trainer.items), np.zeros(1, np.int64)
-    query, item = (encode(*each, first).nbytes for each in zip(trainer.towers, prepared, strict=True))
-    return len(trainer.queries) * query + 2 * len(trainer.items) * item
 
 
 def _tables(towers: Iterable[Tower]) -> list[Tensor]:

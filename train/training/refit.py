@@ -10,7 +10,6 @@ What the run says of validation is that of the first towers. No step reads test 
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import mlflow
@@ -22,13 +21,14 @@ from rich.console import Console
 
 from protos.errors import Unavailable
 from train.config import Experiment
+from train.data.training_data import TrainingData
 from train.evaluation.lexical_choice import has_texts
 from train.models.tower_factory import architecture_of
 from train.training.callbacks import RunCallbacks
-from train.training.checkpoint import RUN_STATE, load_run
+from train.training.checkpoint import RUN_STATE, load_run, start_alike
+from train.training.device import TrainingProcess
 from train.training.metric_groups import grouped
 from train.training.mixture import drop_useless_coordinates
-from train.training.rank_processes import ranks_of
 from train.training.trained_model import Model, build_model
 from train.training.trainer import Trainer
 
@@ -39,23 +39,18 @@ _VECTORS = ("items.npy", "validation_queries.npy")
 
 
 def refit(
-    folder: Path,
-    experiment: Experiment,
-    trained: Trainer,
-    console: Console,
-    ranks: int = 1,
-    to_resume: str = "",
+    folder: Path, experiment: Experiment, trained: Trainer, console: Console, process: TrainingProcess
 ) -> tuple[Model, Trainer]:
     """Train new towers on training and validation pairs, for as many epochs as the best towers had.
 
-    An interrupted run that is resumed goes on in the epoch in which it was interrupted.
+    An interrupted run that is resumed goes on in the epoch in which it was interrupted. The other ranks
+    train with it (`run.follow`).
 
     Args:
         folder: of the run.
         experiment: with every key set, as the towers were trained.
         trained: the trainer that has found the best epoch.
-        ranks: number of processes that train together.
-        to_resume: the command that goes on with an interrupted run.
+        process: this one, alone or as rank 0 of several.
 
     Returns:
         The model, and its trainer, whose data have the validation pairs among those of training.
@@ -66,32 +61,40 @@ def refit(
     """
     if has_texts(experiment, trained.data):
         _log_vectors(folder, trained)
-    data, epochs = trained.data.with_validation(), trained.state.best_epoch
+    epochs = trained.state.best_epoch
     text = f"training anew on training and validation pairs together, {epochs} epochs"
     console.print(text, highlight=False, soft_wrap=True)
-    model, prepared = build_model(experiment, data, process=trained.process)
-    drop_useless_coordinates(model.towers, experiment, data)
-    architecture = architecture_of(experiment.tower)
-    shared = architecture.shares_windows
-    trainer = Trainer(
-        model.towers, data, prepared, experiment.loss, experiment.training, shared, trained.process
-    )
+    model, trainer = begun(experiment, trained.data.with_validation(), process)
     place = folder / REFIT
     place.mkdir(exist_ok=True)
     if (place / RUN_STATE).is_file():
         load_run(place / RUN_STATE, trainer)
         done = f"going on with epoch {trainer.state.epoch + 1} of these, step {trainer.state.step}"
         console.print(done, highlight=False)
-    with _RefitCallbacks(place, console, epochs).watching() as callbacks, ExitStack() as stack:
+    with _RefitCallbacks(place, console, epochs).watching() as callbacks:
         with callbacks.repeatable():
-            stack.enter_context(ranks_of(trainer, ranks, experiment.training.threads, to_resume))
+            start_alike(trainer)
         trainer.refit(callbacks, epochs)
+    trainer.process = process.alone()
     mlflow.log_metrics(grouped("train", {"refit_s": trainer.state.seconds}))
     trainer.clear_cached_vectors()
-    architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
+    architecture_of(experiment.tower).fit_unseen(trainer.towers, trainer.items, trainer.data.counts())
     trainer.clear_cached_vectors()
     trainer.item_vectors()  # which fits the radius of the inner product
     return model, trainer
+
+
+def begun(experiment: Experiment, data: TrainingData, process: TrainingProcess) -> tuple[Model, Trainer]:
+    """An untrained model and its trainer.
+
+    Args:
+        experiment: with every key set, see `from_data`.
+        data: as these features read them.
+    """
+    model, prepared = build_model(experiment, data, process=process)
+    drop_useless_coordinates(model.towers, experiment, data)
+    shared = architecture_of(experiment.tower).shares_windows
+    return model, Trainer(model.towers, data, prepared, experiment.loss, experiment.training, shared, process)
 
 
 def _log_vectors(folder: Path, trained: Trainer) -> None:

@@ -42,15 +42,22 @@ from train.models.tower_factory import Report, architecture_of, silent
 from train.paths import CACHE
 from train.training.additive_model import Additive, add_additive_model
 from train.training.callbacks import RunCallbacks
-from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load_run, load_towers, save_towers
+from train.training.checkpoint import (
+    BEST_TOWERS,
+    RUN_STATE,
+    START_TOWERS,
+    load_run,
+    load_towers,
+    save_towers,
+    start_alike,
+)
 from train.training.device import TrainingProcess, memory_advice, start_process
 from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
 from train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
 from train.training.mlflow_dataset import as_mlflow_dataset
-from train.training.rank_processes import ranks_of
 from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
-from train.training.refit import REFIT, refit
+from train.training.refit import REFIT, begun, refit
 from train.training.tracking import (
     FINGERPRINT,
     find_run,
@@ -62,7 +69,7 @@ from train.training.tracking import (
     unfinished_runs,
 )
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model
-from train.training.trainer import Trainer
+from train.training.trainer import Callbacks, Interrupted, Trainer
 
 STAGE = "fit"
 FINISHED = "finished"  # folder of the towers with new items, calibration and mixture, in that of a run
@@ -76,14 +83,15 @@ def fit(
     console: Console,
     resume: bool = False,
     to_resume: str = "python -m train fit --resume",
-    ranks: int = 1,
+    process: TrainingProcess | None = None,
 ) -> tuple[Run, bool]:
     """Train and evaluate an experiment.
 
     Args:
         resume: continue the run that was interrupted last.
         to_resume: the command that does so, for the texts that say how to go on.
-        ranks: number of processes that train together; it is not a part of the run's key.
+        process: this one, alone or as rank 0 of several, whose number is not a part of the run's key; the
+            others call `follow`. If None, it is set up to train alone.
 
     Returns:
         The finished run, and whether it is one of before, whose inputs were the same.
@@ -92,20 +100,22 @@ def fit(
         KeyboardInterrupt: SIGINT asked to stop; the run is marked as killed and can be resumed.
         Terminated: the same by SIGTERM.
         MissingStage: there is nothing to resume.
-        ConfigError: this machine lacks the device, or several processes are to train on a card.
-        Unavailable: one of several processes has ended, or there is too little memory.
+        ConfigError: this machine lacks the device.
+        Unavailable: there is too little memory.
     """
     key = _fingerprint(experiment, dataset)
+    training = experiment.training
+    process = process or start_process(training.threads, training.device)
     finished = find_run(experiment.name, STAGE, key)
     if finished is not None:
+        process.from_rank_0("")
         return finished, True
     interrupted = _interrupted(experiment, key)
     if resume and interrupted is None:
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
     if interrupted and not resume:
         console.print(f"run {interrupted} was interrupted; `{to_resume}` goes on with it; starting anew")
-    training = experiment.training
-    process = start_process(training.threads, training.device, ranks)
+    process.from_rank_0(key)
     console.print(f"device: {process.device} ({process.device_name})", highlight=False)
     run_id = ""
     try:
@@ -115,10 +125,11 @@ def fit(
             ) as run_id,
             _locked(run_folder(run_id)),
             before_leaving(partial(_how_to_go_on, run_id, to_resume)),
+            process.failing_once(),
         ):
             # Not parameters: a resumed run may have others.
-            mlflow.set_tags({"ranks": ranks, **process.describe()})
-            _train(run_folder(run_id), process, experiment, dataset, console, resume, ranks, to_resume)
+            mlflow.set_tags({"ranks": process.count, **process.describe()})
+            _train(run_folder(run_id), process, experiment, dataset, console, resume)
     except (RuntimeError, MemoryError) as error:
         advice = memory_advice(error, process)
         if advice is None:
@@ -129,7 +140,33 @@ def fit(
         if text is None:
             raise
         raise type(interruption)(text) from None
+    process.wait()
     return mlflow.get_run(run_id), False
+
+
+def follow(experiment: Experiment, dataset: Dataset, process: TrainingProcess) -> None:
+    """What the ranks other than 0 do while rank 0 calls `fit`: they train with it, and return when it ends.
+
+    Raises:
+        DataError: settings, data or code are not those of rank 0.
+    """
+    key = process.from_rank_0(None)
+    if not key:  # there is nothing to train
+        return
+    if key != _fingerprint(experiment, dataset):
+        raise DataError(f"rank {process.rank}: settings, data or code are not those of rank 0")
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    experiment = from_data(experiment, data).experiment
+    data = data.as_read_by(experiment.query)
+    _, trainer = begun(experiment, data, process)
+    with contextlib.suppress(Interrupted):
+        start_alike(trainer)
+        trainer.fit(Callbacks())
+        if experiment.training.refit:
+            _, again = begun(experiment, data.with_validation(), process)
+            start_alike(again)
+            again.refit(Callbacks(), trainer.state.best_epoch)
+        process.wait()
 
 
 def _how_to_go_on(run_id: str, to_resume: str) -> str | None:
@@ -242,8 +279,6 @@ def _train(
     dataset: Dataset,
     console: Console,
     resume: bool,
-    ranks: int = 1,
-    to_resume: str = "",
 ) -> None:
     """Train within the active MLflow run, evaluate the towers, and log the results."""
     with console.status("hashing texts"):
@@ -268,22 +303,16 @@ def _train(
         _log_inputs(model, dataset, chosen)
         if architecture.ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
-    with RunCallbacks(folder, console).watching() as callbacks, contextlib.ExitStack() as stack:
+    with RunCallbacks(folder, console).watching() as callbacks:
         with callbacks.repeatable():
-            stack.enter_context(ranks_of(trainer, ranks, experiment.training.threads, to_resume))
+            start_alike(trainer)
         trainer.fit(callbacks)
+    trainer.process = process.alone()
     mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
-    _finish(folder, model, trainer, console, ranks, to_resume)
+    _finish(folder, model, trainer, console, process)
 
 
-def _finish(
-    folder: Path,
-    model: Model,
-    trainer: Trainer,
-    console: Console,
-    ranks: int,
-    to_resume: str,
-) -> None:
+def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, process: TrainingProcess) -> None:
     """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints.
 
     With `[training] refit`, other towers take their place before test is read.
@@ -301,7 +330,7 @@ def _finish(
     added, mixed, recent = validated.added, validated.mixed, validated.recent
     if experiment.training.refit:
         rankers = {}  # their item-item weights are freed for those of the refit
-        model, trainer = refit(folder, experiment, trainer, console, ranks, to_resume)
+        model, trainer = refit(folder, experiment, trainer, console, process)
         changed, data, labelled = True, trainer.data, LabelledPairs(trainer)
         fitter = BaselineFitter(experiment, data, choices=validated.choices)
         with console.status("a linear model and recent popularity beside the new towers"):

@@ -11,9 +11,9 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,14 @@ from protos.errors import DataError
 from train.config import LossConfig, TrainingConfig
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
-from train.evaluation.exact_search import blocks_of_like_length, encode, search
+from train.evaluation.exact_search import encode, search
 from train.evaluation.report import evaluate_labels
 from train.losses.objective import build_objective
 from train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
 from train.models.interests import paired_products, route
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import Towers
-from train.training.device import SINGLE_PROCESS, TrainingProcess, in_shared_memory
+from train.training.device import SINGLE_PROCESS, TrainingProcess
 from train.training.optimiser import adam, set_learning_rate
 from train.training.weight_average import exchange_average, update_average
 
@@ -73,8 +73,8 @@ class State:
     epoch_seconds: float = 0.0
 
 
-class Callbacks(Protocol):
-    """What the trainer calls as it proceeds: progress, tracking and checkpoints."""
+class Callbacks:
+    """What the trainer calls as it proceeds: progress, tracking and checkpoints; nothing here."""
 
     def on_epoch_start(
         self, epoch: int, steps: int, done: int, earlier_steps: int
@@ -87,6 +87,7 @@ class Callbacks(Protocol):
             done: steps of this epoch that are done.
             earlier_steps: of all earlier epochs.
         """
+        return lambda loss: None
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
         """An epoch ended with these metrics; epoch 0 is the start, before any step."""
@@ -99,9 +100,11 @@ class Callbacks(Protocol):
 
     def should_stop(self) -> bool:
         """Whether to save the state and stop after this step."""
+        return False
 
     def repeatable(self) -> AbstractContextManager[None]:
         """Around work that a resumed run does again: raises `Interrupted` in it to stop at once."""
+        return nullcontext()
 
 
 class Trainer:
@@ -132,19 +135,15 @@ class Trainer:
         self.pairs = self.objective.pairs
         process.place_towers(towers)
         self.optimiser = adam(towers, config.learning_rate, config.weight_decay)
+        process.begin(towers, self.optimiser)
         self.history_batches: HistoryBatches | None = None
         histories = next(iter(self.queries.histories.values()), None)
         if histories is not None:
             self.history_batches = HistoryBatches(self.pairs, histories, config.batch_size, shared_windows)
         self.state = State()
-        self._left: Iterator[Batch] = iter(())  # batches of the current epoch that are to come
         self._steps = 0  # batches of the current epoch
         self._begun = time.perf_counter()
         self._item_vectors: Tensor | None = None  # by the current weights, once computed
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process gets to train on, without what it makes itself."""
-        return {**self.__dict__, "process": SINGLE_PROCESS, "_left": iter(()), "_item_vectors": None}
 
     def fit(self, callbacks: Callbacks) -> None:
         """Train from the current state until patience or epochs run out.
@@ -184,7 +183,7 @@ class Trainer:
                 callbacks.on_epoch_end(state.epoch, record)
                 state.step, state.epoch_seconds = 0, 0.0
                 self._checkpoint(callbacks)
-        self._exchange_in_all_ranks()
+        self._exchange_average()
 
     @contextmanager
     def _saved_on_interrupt(self, callbacks: Callbacks) -> Iterator[None]:
@@ -206,59 +205,40 @@ class Trainer:
         with callbacks.repeatable():
             if state.step == 0:
                 state.hard_negatives = self._mined()
-        self.process.lead("begin_epoch", state.epoch, state.step, _as_tensor(state.hard_negatives))
-        self._draw_batches()
+        self._steps, drawn = self._batches()
         report_loss = callbacks.on_epoch_start(
             state.epoch, self._steps, state.step, len(state.losses) - state.step
         )
-        while state.step < self._steps:
-            self.process.lead("next_step")
-            self.next_step()
+        for batch in itertools.islice(drawn, state.step, None):
+            self._train_on(batch)
             state.epoch_seconds = time.perf_counter() - begun
             report_loss(state.losses[-1])
-            if callbacks.should_stop():
+            if self.process.sum(np.array([callbacks.should_stop()], np.int64))[0]:  # all ranks stop together
                 raise Interrupted
 
-    def begin_epoch(self, epoch: int, step: int, hard_negatives: Tensor | None) -> None:
-        """Follow the main process into an epoch, of which `step` steps are done."""
-        self.state.epoch, self.state.step = epoch, step
-        self.state.hard_negatives = None if hard_negatives is None else hard_negatives.numpy()
-        self._draw_batches()
-
-    def next_step(self) -> None:
-        """Train on the next batch of the epoch; all processes do so together."""
-        state, batch = self.state, next(self._left)
+    def _train_on(self, batch: Batch) -> None:
+        """Take the next step of the epoch; all processes do so together."""
+        state = self.state
         epochs_done = state.epoch + state.step / self._steps
         set_learning_rate(self.optimiser, epochs_done, self.config.epochs, self._steps)
         state.losses.append(self._step(batch))
         state.step += 1
-        if self.config.average_epochs and self.process.updates_average:
-            window = self.config.average_epochs * self._steps
-            update_average(self.optimiser, window, len(state.losses))
+        if self.config.average_epochs:
+            update_average(self.optimiser, self.config.average_epochs * self._steps, len(state.losses))
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """In this block the towers have averaged weights, where the configuration asks for an average."""
-        self._exchange_in_all_ranks()
+        self._exchange_average()
         try:
             yield
         finally:
-            self._exchange_in_all_ranks()
+            self._exchange_average()
 
-    def _exchange_in_all_ranks(self) -> None:
+    def _exchange_average(self) -> None:
         if self.config.average_epochs:
-            self.process.lead("exchange_own_average")
-            self.exchange_own_average()
-
-    def exchange_own_average(self) -> None:
-        """Exchange the weights of the towers and their average, if this process updates it."""
-        if self.process.updates_average:
             exchange_average(self.optimiser)
-        self.clear_cached_vectors()
-
-    def _draw_batches(self) -> None:
-        self._steps, drawn = self._batches()
-        self._left = itertools.islice(drawn, self.state.step, None)
+            self.clear_cached_vectors()
 
     def _batches(self) -> tuple[int, Iterable[Batch]]:
         """The number of batches of the current epoch, and the batches."""
@@ -308,6 +288,7 @@ class Trainer:
             record = {f"validation_{k}": v for k, v in self.evaluate("validation").items()}
         if epoch:
             record |= self._training_record()
+        record = self.process.from_rank_0(record)  # by which all ranks decide alike
         state.epoch = epoch
         state.history.append(record)
         callbacks.on_epoch_end(state.epoch, record)
@@ -401,49 +382,14 @@ class Trainer:
 
     def _vectors(self, side: int, rows: Rows | None = None) -> Tensor:
         """Vectors of records of the queries, 0, or items, 1; each process encodes a share of them."""
-        tower, corpus, place = self.towers[side], (self.queries, self.items)[side], self.process.place
-        if self.process.count == 1:
-            return encode(tower, corpus, rows, place)
-        index = np.arange(len(corpus)) if rows is None else rows
-        first = encode(tower, corpus, index[:1])
-        vectors = in_shared_memory(first.new_empty(len(index), first.shape[1]))
-        self.process.lead("encode_share", side, rows, vectors)
-        self.encode_share(side, rows, vectors)
-        return vectors
-
-    def encode_share(self, side: int, rows: Rows | None, vectors: Tensor) -> None:
-        """Encode this process's share of some records, and wait for the others.
-
-        Args:
-            side: 0 for queries, 1 for items.
-            rows: of the records; None for all.
-            vectors: (len(rows), D), filled here; in memory that all processes share.
-        """
-        process, corpus = self.process, (self.queries, self.items)[side]
-        index = np.arange(len(corpus)) if rows is None else rows
-        for block in blocks_of_like_length(corpus, index)[process.rank :: process.count]:
-            vectors[torch.from_numpy(block)] = encode(self.towers[side], corpus, index[block])
-        process.wait()
+        return self.process.encode_all(self.towers[side], (self.queries, self.items)[side], rows)
 
     def _mined(self) -> Rows | None:
         """Hard negatives of the current epoch; each process mines for a share of the pairs."""
-        seed = (self.config.seed, self.state.epoch)
-        if self.process.count == 1 or self.objective.hard_negatives is None:
-            return self.objective.mine(self._all_vectors, seed)
-        queries, items = (in_shared_memory(each) for each in self._all_vectors())
-        self.process.lead("mine_share", seed, queries, items)
-        return self.mine_share(seed, queries, items)
-
-    def mine_share(self, seed: tuple[int, int], queries: Tensor, items: Tensor) -> Rows | None:
-        """Mine for this process's share of the pairs; returns the hard negatives of all pairs."""
         share = (self.process.rank, self.process.count)
-        mined = self.objective.mine(lambda: (queries, items), seed, share)
+        mined = self.objective.mine(self._all_vectors, (self.config.seed, self.state.epoch), share)
         return None if mined is None else self.process.sum(mined)
 
     def _all_vectors(self) -> tuple[Tensor, Tensor]:
         """Vectors of all queries and of all items."""
         return self.query_vectors(), self.item_vectors()
-
-
-def _as_tensor(rows: Rows | None) -> Tensor | None:
-    return None if rows is None else torch.from_numpy(rows)

@@ -5,8 +5,8 @@ decides which epoch is the best. Their average is closer to the minimum than the
 (Polyak and Juditsky 1992). It is exponential here, as in Tarvainen and Valpola 2017: each step adds
 (w - average) / window. The window is a number of epochs, but never more than a tenth of the steps done.
 
-The average of a parameter is part of its state in the optimiser, so checkpoints and shared memory hold it,
-and a device has it beside the parameter. torch's `AveragedModel` would be a module apart from all that.
+The average of a parameter is part of its state in the optimiser, so checkpoints hold it, and a device has it
+beside the parameter. torch's `AveragedModel` would be a module apart from all that.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def update_average(optimiser: torch.optim.Optimizer, window: float, steps: int) 
 def exchange_average(optimiser: torch.optim.Optimizer) -> None:
     """Put the averages in the place of the weights, and these in the place of the averages.
 
-    Both keep their memory, which other processes may share. Where there is no average, nothing changes.
+    Where there is no average, nothing changes.
     """
     for parameter in _trained(optimiser):
         average = optimiser.state[parameter].get(AVERAGE)
@@ -55,7 +55,7 @@ def exchange_average(optimiser: torch.optim.Optimizer) -> None:
 
 
 def _trained(optimiser: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
-    """The parameters of which the optimiser has a state: those that had a gradient, or with ranks all."""
+    """The parameters of which the optimiser has a state: those that had a gradient."""
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             if optimiser.state.get(parameter):

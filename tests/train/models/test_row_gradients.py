@@ -85,5 +85,3 @@ def test_only_a_marked_table_is_replaced_and_only_where_gradients_are_wanted() -
     assert torch.equal(found[rows], table[ROWS])
     with torch.no_grad():
         assert touched(table, ROWS) == (table, ROWS)
-    mark(table, sparse=False)
-    assert touched(table, ROWS) == (table, ROWS)

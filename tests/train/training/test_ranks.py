@@ -1,19 +1,20 @@
-"""Two real processes train as one does: the same loss, gradients, negatives and vectors; and end together."""
+"""Two real processes train as one does: the same loss, gradients, negatives, vectors and stops."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from protos.errors import Unavailable
+from protos.errors import ConfigError, Unavailable
 from protos.features import CategoryFeature, Schema, TextFeature
+from tests.helpers.emulated_device import NO_ROOM
 from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
+from tests.helpers.rank_pair import on_two_ranks
 from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
-from tests.train.training.test_trainer import Watcher
+from tests.train.training.test_trainer import Watcher, weights
 from train.config import LossConfig, TowerConfig, TrainingConfig
 from train.config.history_towers import ComirecTower
 from train.config.losses import Bce, FullSoftmax
@@ -24,10 +25,10 @@ from train.losses.hard_negatives import mine_hard_negatives
 from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import architecture_of
-from train.training import ranks as rank
-from train.training.device import TrainingProcess
-from train.training.rank_processes import Ranks
-from train.training.trainer import Trainer, _as_tensor
+from train.training.checkpoint import start_alike
+from train.training.device import SINGLE_PROCESS, TrainingProcess
+from train.training.ranks import ROWS_FROM, Rank, joined
+from train.training.trainer import Interrupted, Trainer
 
 pytestmark = pytest.mark.exhaustive
 
@@ -44,7 +45,8 @@ CASES: dict[str, LossConfig] = {
 }
 LABELS = Bce("bce", negatives=0)
 AS_ROWS = 1  # tables of any size exchange rows
-Made = Callable[[], Trainer]
+Made = Callable[[TrainingProcess], Trainer]
+ROWS = pytest.mark.parametrize("rows_from", [AS_ROWS, ROWS_FROM], ids=["rows", "dense"])
 
 
 BAG = BagTower("bag", 8, 0, buckets=256, item_hidden=4)
@@ -55,7 +57,13 @@ AGES = SequenceTower(
 )
 
 
-def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) -> Trainer:
+def of_texts(
+    loss: LossConfig,
+    config: TowerConfig = BAG,
+    batch_size: int = 13,
+    process: TrainingProcess = SINGLE_PROCESS,
+    seed: int = 0,
+) -> Trainer:
     """Pairs of texts and weights; a batch of the last pairs has fewer than the others."""
     words = "red green blue small large round flat old new".split()
     text = [f"{words[n % 9]} {words[n % 7]} thing number {n}" for n in range(ITEMS + 5)]
@@ -70,13 +78,18 @@ def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) 
         PreparedInputs(TEXTS, "query", data.queries, hashing),
         PreparedInputs(TEXTS, "item", data.items, hashing),
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     towers = architecture_of(config).build(TEXTS)
-    return Trainer(towers, data, prepared, loss, TrainingConfig(epochs=2, batch_size=batch_size))
+    training = TrainingConfig(epochs=2, batch_size=batch_size)
+    return Trainer(towers, data, prepared, loss, training, process=process)
 
 
 def of_people(
-    loss: LossConfig, history: str = "attention", batch_size: int = 14, config: TowerConfig | None = None
+    loss: LossConfig,
+    history: str = "attention",
+    batch_size: int = 14,
+    config: TowerConfig | None = None,
+    process: TrainingProcess = SINGLE_PROCESS,
 ) -> Trainer:
     """Histories, of which several queries share a window; no dropout."""
     data = data_of_people(random_people(9, ITEMS), ITEMS)
@@ -96,16 +109,7 @@ def of_people(
     )
     training = TrainingConfig(epochs=2, batch_size=batch_size)
     windows = not isinstance(config, ClicksTower)  # which pools rows
-    return Trainer(towers, data, prepared, loss, training, shared_windows=windows)
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Ranks]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with Ranks(2, 1).started() as started:
-        yield started
-    torch.set_num_threads(threads)
+    return Trainer(towers, data, prepared, loss, training, windows, process)
 
 
 def in_doubles(trainer: Trainer) -> Trainer:
@@ -113,6 +117,7 @@ def in_doubles(trainer: Trainer) -> Trainer:
     weights = {module.weights for module in modules if isinstance(module, HashedTextEncoder)}
     for each in {*parameters(trainer), *weights}:
         each.data = each.data.double()
+    trainer.process.begin(trainer.towers, trainer.optimiser)
     return trainer
 
 
@@ -120,100 +125,103 @@ def parameters(trainer: Trainer) -> list[torch.Tensor]:
     return [each for group in trainer.optimiser.param_groups for each in group["params"]]
 
 
-def an_epoch_is_the_same(ranks: Ranks, made: Made, rows_from: int) -> None:
+def same_steps(process: Rank, made: Made) -> None:
     """Loss and gradients of each step of two ranks are those of one process, from the same weights.
 
     In double precision: sums in another order differ by more than 1e-6 where a small temperature makes
     gradients large.
     """
-    one, two = in_doubles(made()), in_doubles(made())
-    with ranks.training(two, rows_from):
+    one, two = in_doubles(made(SINGLE_PROCESS)), in_doubles(made(process))
+    for each in (one, two):
+        each.state.hard_negatives = each._mined()
+    if one.state.hard_negatives is not None:
+        np.testing.assert_array_equal(two.state.hard_negatives, one.state.hard_negatives)
+    one._steps, batches = one._batches()
+    two._steps = one._steps
+    for batch in batches:
+        for ours, theirs in zip(parameters(two), parameters(one), strict=True):
+            ours.detach().copy_(theirs.detach())
         for each in (one, two):
-            each.state.hard_negatives = each._mined()
-            each.process.lead("begin_epoch", 0, 0, _as_tensor(each.state.hard_negatives))
-            each._draw_batches()
-        if one.state.hard_negatives is not None:
-            np.testing.assert_array_equal(two.state.hard_negatives, one.state.hard_negatives)
-        while one.state.step < one._steps:
-            for ours, theirs in zip(parameters(two), parameters(one), strict=True):
-                ours.detach().copy_(theirs.detach())
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    two.optimiser.state[ours][moment].zero_()
-            two.process.lead("next_step")
-            two.next_step()
-            one.next_step()
-            assert two.state.losses[-1] == pytest.approx(one.state.losses[-1], rel=1e-6, abs=1e-6)
-            for ours, theirs in zip(parameters(two), parameters(one), strict=True):
-                # Adam's first moment was 0, so it is a tenth of the gradient.
-                found = 10 * two.optimiser.state[ours]["exp_avg"]
-                expected = torch.zeros_like(found) if theirs.grad is None else theirs.grad
-                torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-        assert two.state.step == two._steps > 1
+            each._train_on(batch)
+        assert two.state.losses[-1] == pytest.approx(one.state.losses[-1], rel=1e-6, abs=1e-6)
+        for ours, theirs in zip(parameters(two), parameters(one), strict=True):
+            assert (ours.grad is None) == (theirs.grad is None)
+            if ours.grad is not None:
+                torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6)
+    assert two.state.step == two._steps > 1
 
 
-@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
-def test_loss_and_gradients_of_two_ranks_are_those_of_one_for_every_loss(two: Ranks, rows_from: int) -> None:
-    for name, loss in CASES.items():
-        for made in (of_texts, of_people):
-            try:
-                an_epoch_is_the_same(two, lambda loss=loss, made=made: made(loss), rows_from)  # type: ignore[misc]
-            except AssertionError as error:
-                raise AssertionError(f"{name}, {made.__name__}: {error}") from error
-    for config in (BAG, CLICKS):
-        an_epoch_is_the_same(two, lambda config=config: of_texts(LABELS, config), rows_from)  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
-def test_two_ranks_train_queries_of_several_vectors_as_one_does(two: Ranks, rows_from: int) -> None:
-    for name, loss in CASES.items():
+def each_the_same(process: Rank, rows_from: str, made: dict[str, Made]) -> None:
+    several = Rank(process.rank, process.count, int(rows_from))
+    for name, trainer in made.items():
         try:
-            an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=INTERESTS), rows_from)  # type: ignore[misc]
+            same_steps(several, trainer)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
-def test_two_ranks_train_with_the_ages_of_events_as_one_does(two: Ranks, rows_from: int) -> None:
+def check_losses(process: Rank, rows_from: str) -> None:
+    made: dict[str, Made] = {}
+    for name, loss in CASES.items():
+        made[f"{name}, texts"] = lambda process, loss=loss: of_texts(loss, process=process)  # type: ignore[misc]
+        made[f"{name}, people"] = lambda process, loss=loss: of_people(loss, process=process)  # type: ignore[misc]
+    made["labels, bag"] = lambda process: of_texts(LABELS, BAG, process=process)
+    made["labels, clicks"] = lambda process: of_texts(LABELS, CLICKS, process=process)
+    each_the_same(process, rows_from, made)
+
+
+@ROWS
+def test_loss_and_gradients_of_two_ranks_are_those_of_one_for_every_loss(rows_from: int) -> None:
+    on_two_ranks(check_losses, rows_from)
+
+
+def check_towers(process: Rank, rows_from: str) -> None:
+    made: dict[str, Made] = {}
+    for name, loss in CASES.items():
+        made[f"{name}, several vectors"] = lambda process, loss=loss: of_people(  # type: ignore[misc]
+            loss, config=INTERESTS, process=process
+        )
     for loss in (FullSoftmax("full_softmax"), IN_BATCH):
-        an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=AGES), rows_from)  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
-def test_two_ranks_train_towers_of_clicks_as_one_does(two: Ranks, rows_from: int) -> None:
+        made[f"{loss.kind}, ages"] = lambda process, loss=loss: of_people(  # type: ignore[misc]
+            loss, config=AGES, process=process
+        )
     for loss in (FullSoftmax("full_softmax"), Bce("bce", negatives=2)):
-        an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=CLICKS), rows_from)  # type: ignore[misc]
+        made[f"{loss.kind}, clicks"] = lambda process, loss=loss: of_people(  # type: ignore[misc]
+            loss, config=CLICKS, process=process
+        )
+    for history in ("sum", "attention"):
+        made[f"few windows, {history}"] = lambda process, history=history: of_people(  # type: ignore[misc]
+            IN_BATCH, history, batch_size=2, process=process
+        )
+    each_the_same(process, rows_from, made)
 
 
-def test_shared_memory_has_room_for_all_vectors_of_the_queries() -> None:
-    trainer = of_people(FullSoftmax("full_softmax"), config=INTERESTS)
-    queries, items = trainer.query_vectors(), trainer.item_vectors()
-    assert queries.shape[1] == 3 * items.shape[1]
-    assert rank._vectors_bytes(trainer) == queries.nbytes + 2 * items.nbytes
+@ROWS
+def test_two_ranks_train_towers_of_histories_as_one_does(rows_from: int) -> None:
+    """Several vectors of a query, ages of events, clicks, and steps whose only window is another rank's."""
+    for history in ("sum", "attention"):
+        _, batches = of_people(IN_BATCH, history, batch_size=2)._batches()
+        assert {len(batch.share(1, 2)[0].queries) for batch in batches} >= {0}
+    on_two_ranks(check_towers, rows_from)
 
 
-@pytest.mark.parametrize("history", ["sum", "attention"])
-def test_a_step_whose_only_window_belongs_to_another_rank(two: Ranks, history: str) -> None:
-    def made() -> Trainer:
-        return of_people(IN_BATCH, history, batch_size=2)
-
-    _, batches = made()._batches()
-    assert {len(batch.share(1, 2)[0].queries) for batch in batches} >= {0}
-    an_epoch_is_the_same(two, made, AS_ROWS)
-
-
-def test_a_training_ends_with_the_towers_of_one_process(two: Ranks) -> None:
-    """From evaluation to evaluation: what is mined, the steps, Adam's moments and counters."""
+def check_training(process: Rank) -> None:
     loss = replace(IN_BATCH, hard_negatives=2, mine_from=5)
-    for rows_from in (AS_ROWS, rank.ROWS_FROM):
-        one, both = of_texts(loss), of_texts(loss)
+    for rows_from in (AS_ROWS, ROWS_FROM):
+        several = Rank(process.rank, process.count, rows_from)
+        one, both = of_texts(loss), of_texts(loss, process=several)
         one.fit(Watcher())
-        with two.training(both, rows_from):
-            both.fit(Watcher())
+        both.fit(Watcher())
         assert both.state.losses == pytest.approx(one.state.losses, rel=1e-4)
         for ours, theirs in zip(parameters(both), parameters(one), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
             assert both.optimiser.state[ours]["step"] == one.optimiser.state[theirs]["step"] == 2 * one._steps
-        both._step(next(iter(both._batches()[1])))  # and then it is one process again
+        assert all(map(torch.equal, weights(both), process.from_rank_0(weights(both))))
+
+
+def test_a_training_ends_with_the_towers_of_one_process() -> None:
+    """From evaluation to evaluation: what is mined, the steps, Adam's counters; alike on both ranks."""
+    on_two_ranks(check_training)
 
 
 class VectorsOfTheBest(Watcher):
@@ -225,15 +233,12 @@ class VectorsOfTheBest(Watcher):
         self.vectors = trainer._vectors(0, many)
 
 
-def averaged_weights_are_those_of_one_process(ranks: Ranks, made: Made) -> None:
-    """In double precision, from start to end; all ranks evaluate the averages, and train on without them."""
-    one, both = (in_doubles(made()) for _ in range(2))
+def check_averages(process: Rank) -> None:
+    one, both = (in_doubles(of_people(CASES["full"], process=each)) for each in (SINGLE_PROCESS, process))
     watchers = VectorsOfTheBest(), VectorsOfTheBest()
-    for each in (one, both):
+    for each, watcher in zip((one, both), watchers, strict=True):
         each.config = replace(each.config, epochs=10, patience=10, average_epochs=1.0)
-    one.fit(watchers[0])
-    with ranks.training(both):
-        both.fit(watchers[1])
+        each.fit(watcher)
     np.testing.assert_allclose(both.state.losses, one.state.losses, 1e-6, 1e-6)
     assert both.state.best_epoch == one.state.best_epoch > 0
     torch.testing.assert_close(watchers[1].vectors, watchers[0].vectors, rtol=1e-5, atol=1e-6)
@@ -244,17 +249,49 @@ def averaged_weights_are_those_of_one_process(ranks: Ranks, made: Made) -> None:
         assert not torch.equal(average, theirs)
 
 
-def test_two_ranks_average_the_weights_as_one_process_does(two: Ranks) -> None:
-    averaged_weights_are_those_of_one_process(two, lambda: of_people(CASES["full"]))
+def test_two_ranks_average_the_weights_as_one_process_does() -> None:
+    """In double precision, from start to end; they evaluate the averages, and train on without them."""
+    on_two_ranks(check_averages)
 
 
-def test_vectors_encoded_in_shares_are_bit_for_bit_those_of_one_process(two: Ranks) -> None:
-    trainer = of_people(IN_BATCH)
-    many = np.resize(np.arange(len(trainer.queries)), 3 * BLOCK + 5)  # two blocks for each rank
-    expected = trainer._vectors(0, many), trainer._vectors(1, np.array([3, 1, 2]))
-    with two.training(trainer):
-        found = trainer._vectors(0, many), trainer._vectors(1, np.array([3, 1, 2]))
-    assert all(map(torch.equal, found, expected))
+def check_shares(process: Rank) -> None:
+    one, two = of_people(IN_BATCH), of_people(IN_BATCH, process=process)
+    many = np.resize(np.arange(len(one.queries)), 3 * BLOCK + 5)  # two blocks for each rank
+    for side, rows in ((0, many), (1, np.array([3, 1, 2]))):
+        assert torch.equal(two._vectors(side, rows), one._vectors(side, rows))
+    assert process.sum(np.array([process.rank, 1])).tolist() == [1, 2]
+
+
+def test_vectors_encoded_in_shares_are_bit_for_bit_those_of_one_process() -> None:
+    on_two_ranks(check_shares)
+
+
+def check_start(process: Rank) -> None:
+    trainer = of_texts(IN_BATCH, process=process, seed=process.rank)
+    own = weights(trainer)
+    trainer.state.losses = [float(process.rank)]
+    trainer.state.hard_negatives = np.array([[process.rank]])
+    of_rank_0 = process.from_rank_0(own)
+    assert all(map(torch.equal, own, of_rank_0)) == (process.rank == 0)
+    start_alike(trainer)
+    assert all(map(torch.equal, weights(trainer), of_rank_0))
+    assert trainer.state.losses == [0.0]
+    assert trainer.state.hard_negatives.tolist() == [[0]]
+
+
+def test_all_ranks_start_with_the_state_of_rank_0() -> None:
+    on_two_ranks(check_start)
+
+
+def check_stop(process: Rank) -> None:
+    trainer = of_texts(IN_BATCH, process=process)
+    with pytest.raises(Interrupted):
+        trainer.fit(Watcher(stop_after=2 if process.rank == 0 else -1))
+    assert trainer.state.step == 2
+
+
+def test_all_ranks_stop_after_the_same_step() -> None:
+    on_two_ranks(check_stop)
 
 
 def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,33 +311,73 @@ def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dropout_of_each_rank_is_its_own_and_that_of_rank_0_as_in_one_process(
-    two: Ranks, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trainer = of_texts(IN_BATCH)
-    with two.training(trainer):
-        leader = trainer.process
-        leader.seed(2**63 - 1)
-        first = torch.rand(4)
-        torch.manual_seed(2**63 - 1)
-        assert torch.equal(first, torch.rand(4))
-        seeded: list[int] = []
-        monkeypatch.setattr(torch, "manual_seed", seeded.append)  # it seeds devices that are not in use, too
-        leader.seed(2**63 - 1)
-        assert torch.equal(first, torch.rand(4))
-        TrainingProcess(torch.device("meta")).seed(7)
-        assert seeded == [7]
-        other = object.__new__(rank.Rank)
-        other.rank, other.device = 1, leader.device
-        other.seed(2**63 - 1)
-        assert not torch.equal(first, torch.rand(4))
+    Rank(0, 2).seed(2**63 - 1)
+    first = torch.rand(4)
+    torch.manual_seed(2**63 - 1)
+    assert torch.equal(first, torch.rand(4))
+    Rank(1, 2).seed(2**63 - 1)
+    assert not torch.equal(first, torch.rand(4))
+    seeded: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeded.append)  # it seeds devices that are not in use, too
+    Rank(0, 2).seed(2**63 - 1)
+    assert torch.equal(first, torch.rand(4))
+    TrainingProcess(torch.device("meta")).seed(7)
+    assert seeded == [7]
 
 
-def test_too_little_shared_memory_is_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        f_bavail, f_frsize = 1, 1024
+COMPLETE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
-    monkeypatch.setattr("train.training.ranks.os.statvfs", lambda path: Full)
-    monkeypatch.setattr("train.training.ranks.SHARED_MEMORY", Path("/"))
-    expected = r"vectors need 2 MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
-    with pytest.raises(Unavailable, match=expected):
-        rank.share_memory(of_texts(IN_BATCH))
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"MASTER_ADDR": ""},
+            "MASTER_ADDR: not set, but WORLD_SIZE is 2; a launcher such as torchrun sets RANK,",
+        ),
+        ({"RANK": "two"}, "RANK: expected a whole number from 0 on, got 'two'"),
+        ({"RANK": "2"}, "RANK: expected a number below WORLD_SIZE, which is 2, got 2"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected a whole number from 1 on, got '0'"),
+    ],
+)
+def test_an_environment_that_is_wrong_is_said(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], said: str
+) -> None:
+    for name, value in {**COMPLETE, **changed}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=said), joined(TrainingConfig()):
+        pytest.fail("it has joined")
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_several_ranks_train_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch, device: Any) -> None:
+    for name, value in COMPLETE.items():
+        monkeypatch.setenv(name, value)
+    said = (
+        f'training.device: "{device}" trains with one process, not with 2 ranks, which train on the CPU; use '
+        '"cpu" or "auto", or one rank'
+    )
+    with pytest.raises(ConfigError, match=said), joined(TrainingConfig(device=device)):
+        pytest.fail("it has joined")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError(NO_ROOM), "rank 0 of 2: cpu .* too little memory: CUDA .* try a smaller"),
+        (
+            RuntimeError("[pair.cc in gloo] closed"),
+            "rank 0 of 2: the connection .* is lost.*; `again` goes on",
+        ),
+    ],
+)
+def test_an_error_of_a_rank_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError, said: str
+) -> None:
+    for name, value in {**COMPLETE, "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("train.training.ranks._join_group", lambda *_: None)
+    with pytest.raises(Unavailable, match=said), joined(TrainingConfig(threads=1), "again"):
+        raise error

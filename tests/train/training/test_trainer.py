@@ -16,13 +16,13 @@ from tests.helpers.stdlib import DSSM, PLAIN, Sections, started, write_toml
 from train.data.training_data import TrainingData
 from train.metrics import mean, per_query
 from train.training.checkpoint import load_run, save_run
-from train.training.trainer import Interrupted, Trainer
+from train.training.trainer import Callbacks, Interrupted, Trainer
 
 TIMES = ("epoch_s", "pairs_per_s")  # the figures that no two runs share
 KINDS = pytest.mark.parametrize("sections", [PLAIN, DSSM], ids=["hard negatives", "sampled softmax"])
 
 
-class Watcher:
+class Watcher(Callbacks):
     """Records what the trainer reports, saves the run, and asks to stop after some steps."""
 
     def __init__(self, path: Path | None = None, stop_after: int = -1) -> None:
@@ -50,9 +50,6 @@ class Watcher:
     def should_stop(self) -> bool:
         self.left -= 1
         return self.left == 0
-
-    def repeatable(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
