@@ -12,6 +12,7 @@ It is stricter than CUDA in one point: CUDA takes an index in main memory for a 
 for its copy. It does not find what differs between the kernels of a card and of the CPU.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -104,6 +105,8 @@ def emulated_device(takes_doubles: bool = True, room: int | None = None) -> Iter
         room: bytes that may be moved there in all; what is moved beyond is an error, as of CUDA.
     """
     with pytest.MonkeyPatch.context() as patch, _Emulation():
+        optimizers = sys.modules["torch.optim.optimizer"]  # Adam's kernels are there for it, as on a card
+        patch.setattr(optimizers, "_get_fused_kernels_supported_devices", lambda: ["cpu", DEVICE.type])
         patch.setattr(EmulatedTensor, "takes_doubles", takes_doubles)
         patch.setattr(EmulatedTensor, "room", room)
         if not takes_doubles:
