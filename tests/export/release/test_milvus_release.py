@@ -128,7 +128,7 @@ def test_prune_says_so_when_it_has_dropped_the_collection_of_a_version_that_got_
         drop(client, name, **others)
 
     monkeypatch.setattr(type(store.client), "drop_collection", roll_back_first)
-    told = f"a version got an alias while its collection {store.collection} was dropped"
+    told = f"a version got an alias while its collection was dropped: {store.collection};"
     with pytest.raises(MissingStage, match=told):
         prune(NAME)
 
