@@ -20,7 +20,7 @@ FORMATTERS = (["check", "--select", "I", "--fix"], ["format"])  # subcommands of
 def blocking(source: str) -> str:
     """The blocking equivalent of asynchronous Python: no `async` and `await`, and `grpc` for `grpc.aio`.
 
-    Strings and comments stay as they are, so what they say has to be true of both.
+    Strings and comments are copied as they are, so each of them must hold for both clients.
 
     Raises:
         subprocess.CalledProcessError: ruff refuses the result.

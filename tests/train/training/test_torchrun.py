@@ -82,6 +82,14 @@ def same_quality(ours: dict[str, float], theirs: dict[str, float], within: float
         assert ours[name] == pytest.approx(theirs[name], abs=within)
 
 
+def same_quality_as_one_process(config: Path, folder: Path, output: str) -> None:
+    """Train the configuration in one process, with its own store, and compare with a command's output."""
+    reference = warm_command(config, folder)
+    expected, said = reference.communicate(timeout=250)
+    assert reference.returncode == 0, said
+    same_quality(json.loads(output)["metrics"], json.loads(expected)["metrics"])
+
+
 def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
     stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., WarmPython]
 ) -> None:
@@ -117,10 +125,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
     assert third.returncode == 0, said
     assert only_run(broken).info.run_id == failed.info.run_id
     assert (only_run(broken).info.status, only_run(broken).data.tags["ranks"]) == ("FINISHED", "1")
-    reference = warm_command(config, straight)
-    expected, said = reference.communicate(timeout=250)
-    assert reference.returncode == 0, said
-    same_quality(json.loads(output)["metrics"], json.loads(expected)["metrics"])
+    same_quality_as_one_process(config, straight, output)
 
 
 def test_all_end_with_rank_0(
@@ -155,10 +160,7 @@ def test_two_nodes_train_as_one_process_and_a_finished_run_is_not_trained_again(
         assert "recall@10" not in other
         assert json.loads(output)["reused"] == reused
     assert only_run(both).data.tags["ranks"] == "2"
-    reference = warm_command(config, alone)
-    expected, said = reference.communicate(timeout=250)
-    assert reference.returncode == 0, said
-    same_quality(json.loads(output)["metrics"], json.loads(expected)["metrics"])
+    same_quality_as_one_process(config, alone, output)
 
 
 def test_a_refit_of_two_ranks_is_that_of_one_process(
