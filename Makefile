@@ -17,6 +17,7 @@ UI_PORT ?= 5000
 MODEL_PORT ?= 5001
 K      ?= 10
 NAME    = $(shell sed -n "s/^name *= *[\"']\([^\"']*\)[\"'].*/\1/p" $(CONFIG) 2>/dev/null | head -n 1)
+# The variables of a list that were given on the command line, to repeat them in a suggested command.
 SAME = $(strip $(foreach each,$(1),$(if $(filter command%,$(origin $(each))),$(each)=$($(each)))))
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -60,11 +61,12 @@ endef
 
 # RANKS processes that train together. The first command makes the data set for all of them, and tells what is wrong
 # in the TOML once.
-LAUNCH = torch.distributed.run --standalone --nproc-per-node $(RANKS) -m
+LAUNCH = torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node $(RANKS) -m
 define ranks
 	[[ "$(RANKS)" =~ ^[1-9][0-9]*$$ ]] || { echo "error: RANKS=$(RANKS): expected a whole number from 1 on" >&2; exit 2; }
 	$(PY) -m train data --config $(CONFIG) > /dev/null
-	export OMP_NUM_THREADS="$$($(PY) -c 'from protos.system.cores import thread_count; print(thread_count(0, $(RANKS)))')"
+	OMP_NUM_THREADS="$$($(PY) -c 'from protos.system.cores import thread_count; print(thread_count(0, $(RANKS)))')"
+	export OMP_NUM_THREADS
 endef
 
 setup: $(STAMP) $(FUSION) ## make .venv with pip from pinned versions

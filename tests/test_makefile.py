@@ -180,9 +180,8 @@ def test_programs_learn_that_make_started_them(installed: Path) -> None:
 def test_several_processes_are_started_by_torchrun_once_the_data_set_is_there(installed: Path) -> None:
     command = ["make", "train", "CONFIG=a.toml", "RANKS=3", "RESUME=1"]
     done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
-    launched = (
-        "-m torch.distributed.run --standalone --nproc-per-node 3 -m train fit --config a.toml --resume"
-    )
+    launcher = "-m torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node 3"
+    launched = f"{launcher} -m train fit --config a.toml --resume"
     assert done.stdout == f"{launched} TWINSPIRE_MAKE=1\n", done.stderr  # `train data` prints nothing
 
 

@@ -13,7 +13,8 @@ from rich.progress import (
 )
 
 # stdout belongs to the result. Of several processes that train together, the first shows progress.
-PROGRESS = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+_IS_FIRST = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+PROGRESS = Console(stderr=True, quiet=not _IS_FIRST)
 
 
 def progress_bar(console: Console, transient: bool = False) -> Progress:

@@ -20,7 +20,8 @@ FORMATTERS = (["check", "--select", "I", "--fix"], ["format"])  # subcommands of
 def blocking(source: str) -> str:
     """The blocking equivalent of asynchronous Python: no `async` and `await`, and `grpc` for `grpc.aio`.
 
-    Strings and comments are copied as they are, so each of them must hold for both clients.
+    Strings and comments are copied as they are, so each of them must hold for both clients. Names in braces
+    of f-strings are renamed from Python 3.12 on alone, so no `Async` name may stand there.
 
     Raises:
         subprocess.CalledProcessError: ruff refuses the result.

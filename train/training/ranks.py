@@ -1,6 +1,6 @@
 """One of several processes that train together, on one machine or on several: a rank of a run.
 
-    torchrun --standalone --nproc-per-node 2 -m train fit --config train/configs/pydocs.toml
+    torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 -m train fit --config pydocs.toml
 
 All ranks run the same command. They find each other by the variables that torchrun and other launchers set:
 RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT. Rank 0 alone evaluates the finished towers, writes checkpoints and
@@ -131,12 +131,24 @@ def _number(name: str, default: int) -> int:
 
 
 def _join_group(is_local: bool) -> None:
-    """Join the process group of all ranks; those of one machine talk over its loopback interface."""
+    """Join the process group of all ranks; those of one machine talk over its loopback interface.
+
+    Raises:
+        Unavailable: they cannot be joined.
+    """
     from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
 
     if is_local:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # gloo asks for no password
-    dist.init_process_group("gloo")
+        os.environ.setdefault(
+            "GLOO_SOCKET_IFNAME", LOOPBACK
+        )  # gloo asks for no password: keep it off the network
+    try:
+        dist.init_process_group("gloo")
+    except (RuntimeError, ValueError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise Unavailable(
+            f"rank {os.environ['RANK']}: cannot join the other ranks at {place}: {error}"
+        ) from error
     _set_pg_timeout(LONG)
 
 

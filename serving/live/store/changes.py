@@ -93,7 +93,7 @@ class ChangeFeed(Protocol):
         """Whether the store has been at a position; None if that is not known, as of old positions.
 
         Args:
-            position: if its mark is 0, that is not known, and only the sequence counts.
+            position: one with mark 0 has no known mark; only its sequence is compared.
 
         Raises:
             Unavailable: the store cannot be read now.

@@ -23,7 +23,7 @@ from train.training.checkpoint import RUN_STATE
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]  # several trainings each
 
 TORCHRUN = ("-m", "torch.distributed.run")
-LOCAL = ("--standalone", "--nproc-per-node")
+LOCAL = ("--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node")
 LONG_RUN: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 1}}
 
 
