@@ -1,4 +1,4 @@
-# Every command is a thin call of `python -m train | export | serving`; `make help` lists them.
+# Every command is a thin call of `python -m twinspire.train | export | serving`; `make help` lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -22,6 +22,8 @@ SAME = $(strip $(foreach each,$(1),$(if $(filter command%,$(origin $(each))),$(e
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+FOLDERS := protos train export serving
+IMPORTS := .import/twinspire/serving
 COMMA  := ,
 PROCESSOR_TESTS := tests/train/models tests/train/evaluation tests/train/training/test_device.py tests/export/encoding \
                    tests/export/onnx tests/export/ann tests/serving/retrieval
@@ -64,14 +66,19 @@ endef
 LAUNCH = torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node $(RANKS) -m
 define ranks
 	[[ "$(RANKS)" =~ ^[1-9][0-9]*$$ ]] || { echo "error: RANKS=$(RANKS): expected a whole number from 1 on" >&2; exit 2; }
-	$(PY) -m train data --config $(CONFIG) > /dev/null
-	OMP_NUM_THREADS="$$($(PY) -c 'from protos.system.cores import thread_count; print(thread_count(0, $(RANKS)))')"
+	$(PY) -m twinspire.train data --config $(CONFIG) > /dev/null
+	OMP_NUM_THREADS="$$($(PY) -c 'from twinspire.protos.system.cores import thread_count; print(thread_count(0, $(RANKS)))')"
 	export OMP_NUM_THREADS
 endef
 
 setup: $(STAMP) $(FUSION) ## make .venv with pip from pinned versions
 
-$(STAMP): requirements.txt
+# The name under which the folders import each other, and under which a wheel installs them: twinspire.train and so on.
+$(IMPORTS):
+	@mkdir -p $(@D)
+	for each in $(FOLDERS); do ln -sfn ../../$$each $(@D)/$$each; done
+
+$(STAMP): requirements.txt | $(IMPORTS)
 	@$(new_enough)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || {
 	  echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
@@ -92,6 +99,7 @@ $(STAMP): requirements.txt
 	@# compileall uses all cores, pip only one. Folders named test or tests and the models of transformers are compiled
 	@# when they are first imported. compileall fails on files that are templates.
 	@$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/|/transformers/models/' $(VENV)/lib || true
+	@for each in $(VENV)/lib/python3*/site-packages; do echo "$(CURDIR)/.import" > "$$each/twinspire.pth"; done
 	@touch $(STAMP)
 
 # The search of vectors and words together; `pip install` compiles it by pyproject.toml.
@@ -101,62 +109,62 @@ $(FUSION): protos/hybrid/fusion.c | $(STAMP)
 	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o $@.part -lm; then mv $@.part $@; else
 	  echo "$< cannot be compiled here, so NumPy takes its place, which is several times as slow" >&2; fi
 
-doctor: ## what this machine lacks, and what to do about it, also before setup
+doctor: $(IMPORTS) ## what this machine lacks, and what to do about it, also before setup
 	@$(if $(wildcard $(STAMP)),,$(new_enough))
-	$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
+	PYTHONPATH=.import $(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m twinspire.serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
 	  $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
 data: setup ## read, check and split the data set of CONFIG
-	@$(call run,train data,--config $(CONFIG) $(if $(REFRESH),--refresh))
+	@$(call run,twinspire.train data,--config $(CONFIG) $(if $(REFRESH),--refresh))
 
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run; RANKS=2 processes
 	@$(if $(RANKS),$(ranks))
-	$(call run,$(if $(RANKS),$(LAUNCH)) train fit,--config $(CONFIG) $(if $(RESUME),--resume))
+	$(call run,$(if $(RANKS),$(LAUNCH)) twinspire.train fit,--config $(CONFIG) $(if $(RESUME),--resume))
 
 export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 shows the precisions that were tried
-	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose) \
+	@$(call run,twinspire.export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose) \
 	  $(if $(RAY),--ray $(RAY)))
 
 encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill; RAY=auto on a Ray cluster
 	@[ -n "$(ITEMS)" ] && [ -n "$(OUTPUT)" ] || {
 	  echo 'say what and where: make encode ITEMS=items.parquet OUTPUT=vectors.npy' >&2; exit 2; }
-	$(call run,export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)" \
+	$(call run,twinspire.export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)" \
 	  $(if $(RAY),--ray $(RAY)))
 
 bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever, index
-	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
+	@$(call run,twinspire.export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
 	  $(if $(ONLY),--only $(subst $(COMMA), ,$(ONLY))) $(if $(OUTPUT),--output "$(OUTPUT)"))
 
 evaluate: setup ## quality of the newest bundle, or of BUNDLE, on test split and judged queries; RUNS=folder writes TREC run files
-	@$(call run,export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(RUNS),--runs "$(RUNS)"))
+	@$(call run,twinspire.export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(RUNS),--runs "$(RUNS)"))
 
 register: setup ## the newest bundle, or BUNDLE, into the model registry as challenger
-	@$(call run,export register,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+	@$(call run,twinspire.export register,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
 
 promote: setup ## make the challenger the champion, if all gates hold; FORCE=1 REASON="..." even if not
-	@$(call run,export promote,--config $(CONFIG) $(if $(FORCE),--force) $${REASON:+"--reason=$$REASON"})
+	@$(call run,twinspire.export promote,--config $(CONFIG) $(if $(FORCE),--force) $${REASON:+"--reason=$$REASON"})
 
 refresh: setup ## a bundle of the champion's towers and the catalogue as it stands: CATALOGUE=url ITEMS=items.csv; goes on after a kill
-	@$(call run,export refresh,--config $(CONFIG) $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \
+	@$(call run,twinspire.export refresh,--config $(CONFIG) $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \
 	  $(if $(ITEMS),--items "$(ITEMS)"))
 
 rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
-	@$(call run,export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
+	@$(call run,twinspire.export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
 
 prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which; UNREGISTERED_DAYS=N also drops those of bundles that this registry does not know, after N days
-	@$(call run,export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run) $${UNREGISTERED_DAYS:+"--unregistered-days=$$UNREGISTERED_DAYS"})
+	@$(call run,twinspire.export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run) $${UNREGISTERED_DAYS:+"--unregistered-days=$$UNREGISTERED_DAYS"})
 
 history: setup ## every promotion, refusal and rollback: who, when, from, to, on which evidence, why
-	@$(call run,export history,--config $(CONFIG))
+	@$(call run,twinspire.export history,--config $(CONFIG))
 
 serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or from BUNDLE; FLAGS="--help"
 	@$(if $(BUNDLE),,$(configured))
-	exec $(PY) -m serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
+	exec $(PY) -m twinspire.serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(FLAGS) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE),--model models:/$(NAME)@$(ALIAS)) $(if $(JSON),--json > "$(JSON)")
 
 serve-http: setup ## HTTP and JSON on HTTP_PORT for the server on PORT: page, API and /docs; COMPARE=host:port FLAGS="--help"
-	@exec $(PY) -m serving gateway --address 127.0.0.1:$(PORT) --port $(HTTP_PORT) \
+	@exec $(PY) -m twinspire.serving gateway --address 127.0.0.1:$(PORT) --port $(HTTP_PORT) \
 	  $(if $(COMPARE),--compare-address $(COMPARE)) $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
 search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id id" [K=10]
@@ -165,14 +173,14 @@ search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id i
 	read -r -d '' -a ids <<< "$$HISTORY" || true
 	history=()
 	for id in $${ids[@]+"$${ids[@]}"}; do history+=("--history=$$id"); done
-	$(call run,serving search,--address 127.0.0.1:$(PORT) --k $(K) "$${history[@]}" -- $${Q:+"$$Q"})
+	$(call run,twinspire.serving search,--address 127.0.0.1:$(PORT) --k $(K) "$${history[@]}" -- $${Q:+"$$Q"})
 
 loadtest: setup ## the service under load, beside a plain server and one that does nothing; BUNDLE= ONLY=closed ROUNDS=3
 	@$(call run,tests.load loadtest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(ONLY),--only $(ONLY)))
 
 status: setup ## which bundles the server on PORT serves, what waits to be served, and what went wrong
-	@$(call run,serving status,--address 127.0.0.1:$(PORT))
+	@$(call run,twinspire.serving status,--address 127.0.0.1:$(PORT))
 
 gatewaytest: setup ## the gateway under load, beside gRPC; BUNDLE= ROUNDS= SECONDS=
 	@$(call run,tests.load gatewaytest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
@@ -197,11 +205,11 @@ demo: setup ## everything: data, training, export, registry, a server, example q
 	@$(configured)
 	$(call alone,$(PY),make demo of $(NAME),$(CONFIG))
 	step() { printf '\n%s\n' "$$1"; }
-	step "1/6  data";     $(PY) -m train data --config $(CONFIG)
-	step "2/6  training"; $(PY) -m train fit --config $(CONFIG)
-	step "3/6  bundle";   $(PY) -m export bundle --config $(CONFIG)
-	step "4/6  registry"; $(PY) -m export register --config $(CONFIG); $(PY) -m export promote --config $(CONFIG)
-	step "5/6  service";  $(call run,serving demo,--model models:/$(NAME)@champion)
+	step "1/6  data";     $(PY) -m twinspire.train data --config $(CONFIG)
+	step "2/6  training"; $(PY) -m twinspire.train fit --config $(CONFIG)
+	step "3/6  bundle";   $(PY) -m twinspire.export bundle --config $(CONFIG)
+	step "4/6  registry"; $(PY) -m twinspire.export register --config $(CONFIG); $(PY) -m twinspire.export promote --config $(CONFIG)
+	step "5/6  service";  $(call run,twinspire.serving demo,--model models:/$(NAME)@champion)
 	printf '%s\n' "" "next" \
 	  "  make serve $(call SAME,CONFIG PORT)  # answers on port $(PORT), until Ctrl-C; the others in a second terminal" \
 	  "  make serve-http $(call SAME,PORT HTTP_PORT)   # a page to try it: http://127.0.0.1:$(HTTP_PORT)" \
@@ -219,7 +227,7 @@ ui: setup ## the MLflow UI on UI_PORT, or the address of that of the server in M
 serve-mlflow: setup ## JSON over HTTP on MODEL_PORT: `mlflow models serve` of the model with alias ALIAS
 	@$(configured)
 	uri="models:/$(NAME)@$(ALIAS)"
-	$(PY) -m serving.bundles "$$uri" "$${TWINSPIRE_CACHE:-$(CURDIR)/.cache}/bundles" >/dev/null # or says why not
+	$(PY) -m twinspire.serving.bundles "$$uri" "$${TWINSPIRE_CACHE:-$(CURDIR)/.cache}/bundles" >/dev/null # or says why not
 	echo "POST http://127.0.0.1:$(MODEL_PORT)/invocations answers $$uri" >&2
 	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" # mlflow looks for uvicorn there
 	export MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
@@ -249,7 +257,7 @@ test-processors: setup ## the tests of towers, encoders and searches as on anoth
 test-serving: ## client, service and gateway, each installed alone, without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
 	mkdir "$$bare/source" # what is built there is not beside other runs of tests
-	cp pyproject.toml README.md LICENSE "$$bare/source"
+	cp pyproject.toml setup.py README.md LICENSE "$$bare/source"
 	$(PYTHON) -c 'import shutil, sys # leaves out what another process may be writing
 	for name in sys.argv[2:]: shutil.copytree(name, sys.argv[1] + "/" + name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.so.part"))' \
 	  "$$bare/source" protos train export serving
@@ -262,8 +270,8 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	done
 	cd "$$bare"
 	client/bin/pip list --format freeze | cut -d= -f1 | sort | tr '\n' ' '
-	client/bin/python -c "import serving.client; print('and the client runs with that')"
-	http/bin/python -c "import serving.gateway.process; print('the gateway runs without the service')"
+	client/bin/python -c "import twinspire.serving.client; print('and the client runs with that')"
+	http/bin/python -c "import twinspire.serving.gateway.process; print('the gateway runs without the service')"
 	http/bin/twinspire-gateway --help >/dev/null
 	unit="$$(sed -n 's|^ExecStart=/opt/twinspire/bin/\(.*\) $$TWINSPIRE_GATEWAY$$|\1|p' $(CURDIR)/serving/deploy/systemd/twinspire-gateway.service)"
 	http/bin/$$unit --port 0 --port-file port >/dev/null & started=$$!
@@ -274,7 +282,7 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	echo "the gateway starts as its unit starts it: $$unit"
 	! http/bin/python -c "import onnxruntime" 2>/dev/null || { echo "onnxruntime is here, so this proves nothing" >&2; exit 1; }
 	! serving/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
-	serving/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"
+	serving/bin/python -c "import twinspire.serving.server, twinspire.serving.client; print('serving runs without torch')"
 	serving/bin/twinspire-serving serve --help >/dev/null
 	serving/bin/twinspire-client --help >/dev/null
 
@@ -285,13 +293,20 @@ test-hostile: setup ## attack a real service for SECONDS=180, beside good client
 held-out: setup ## train with the defaults on data sets that no rule was chosen on: SETS="senses changes lectures" SEEDS="0 1 2"
 	@$(PY) -m tests.held_out $(or $(SETS),senses changes lectures) $(if $(SEEDS),--seeds $(SEEDS))
 
+# gRPC stubs into a folder. The .proto files import each other as protos/NAME, in every language; Python as twinspire.protos.
+define stubs
+	$(PY) -m grpc_tools.protoc -I. --python_out="$(1)" --pyi_out="$(1)" --grpc_python_out="$(1)" protos/*.proto
+	sed -i.old "s/from protos import/from twinspire.protos import/; s/'protos\.\([a-z]*_pb2\)'/'twinspire.protos.\1'/" "$(1)"/protos/*_pb2*
+	rm "$(1)"/protos/*.old
+endef
+
 lint: setup ## ruff, mypy, import rules, and whether generated files are fresh
 	@$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy .
+	$(VENV)/bin/mypy -p twinspire -p tests
 	$(VENV)/bin/lint-imports --no-logo
 	fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT
-	$(PY) -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" protos/*.proto
+	$(call stubs,$$fresh)
 	mkdir -p "$$fresh/serving/client"
 	$(PY) tests/helpers/blocking_client.py "$$fresh/serving/client/blocking.py"
 	for made in "$$fresh"/protos/* "$$fresh"/serving/client/*; do
@@ -299,7 +314,7 @@ lint: setup ## ruff, mypy, import rules, and whether generated files are fresh
 	done
 
 protos: setup ## write the gRPC stubs and the blocking client anew
-	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/*.proto
+	@$(call stubs,.)
 	$(PY) tests/helpers/blocking_client.py serving/client/blocking.py
 
 clean: ## remove data sets, bundles and caches; .venv and mlruns stay

@@ -1,4 +1,4 @@
-"""python -m export bundle | encode | bench | evaluate | register | promote | refresh | ...
+"""python -m twinspire.export bundle | encode | bench | evaluate | register | promote | refresh | ...
 
 Builds the bundle of a training run, measures it, and releases it through the model registry.
 """
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from export.arguments import add_options
-from protos.cli import Document, Result, UsageError, command_line, document_command, imports_frozen
-from train.cli import add_experiment_command, execute
+from twinspire.export.arguments import add_options
+from twinspire.protos.cli import Document, Result, UsageError, command_line, document_command, imports_frozen
+from twinspire.train.cli import add_experiment_command, execute
 
 
 class Command(NamedTuple):
@@ -33,65 +33,65 @@ class Command(NamedTuple):
 COMMANDS = {
     "bundle": Command(
         "Export the towers of a run, measure them, build the index, and write the bundle.",
-        "export.commands:make_bundle",
-        "export.terminal:show_bundle",
+        "twinspire.export.commands:make_bundle",
+        "twinspire.export.terminal:show_bundle",
     ),
     "encode": Command(
         "Encode a table of items with a bundle's item tower; resumes after a kill.",
-        "export.encoding.command:encode",
-        "export.encoding.command:show_encoded",
+        "twinspire.export.encoding.command:encode",
+        "twinspire.export.encoding.command:show_encoded",
     ),
     "bench": Command(
         "Measure a bundle (towers, retriever, index), and compare it with the previous bench.",
-        "export.benchmark.command:bench",
-        "export.benchmark.report:show",
+        "twinspire.export.benchmark.command:bench",
+        "twinspire.export.benchmark.report:show",
     ),
     "evaluate": Command(
         "Measure a bundle on test split and judged queries again; --runs also writes TREC run files.",
-        "export.commands:evaluate",
-        "export.terminal:show_quality",
+        "twinspire.export.commands:evaluate",
+        "twinspire.export.terminal:show_quality",
     ),
     "register": Command(
         "Put a bundle into the MLflow model registry, as the challenger.",
-        "export.release.commands:register",
-        "export.terminal:show_registered",
+        "twinspire.export.release.commands:register",
+        "twinspire.export.terminal:show_registered",
     ),
     "promote": Command(
         "Make the challenger the champion, if all gates hold.",
-        "export.release.promote:command",
-        "export.terminal:show_record",
+        "twinspire.export.release.promote:command",
+        "twinspire.export.terminal:show_record",
     ),
     "refresh": Command(
         "Make a new bundle of the champion's towers and the catalogue as it stands; resumes after a kill.",
-        "export.refresh.command:refresh",
-        "export.refresh.command:show_refreshed",
+        "twinspire.export.refresh.command:refresh",
+        "twinspire.export.refresh.command:show_refreshed",
     ),
     "catalogue": Command(
         "Write the items of the data set with the changes of the store, as a table that training reads.",
-        "export.refresh.command:catalogue",
-        "export.refresh.command:show_table",
+        "twinspire.export.refresh.command:catalogue",
+        "twinspire.export.refresh.command:show_table",
     ),
     "rollback": Command(
         "Make the champion before this one the champion again, or the version that is named.",
-        "export.release.commands:rollback",
-        "export.terminal:show_record",
+        "twinspire.export.release.commands:rollback",
+        "twinspire.export.terminal:show_record",
     ),
     "prune": Command(
         "Drop the collections on the Milvus server that no alias of the model can come back to.",
-        "export.release.commands:prune",
-        "export.terminal:show_pruned",
+        "twinspire.export.release.commands:prune",
+        "twinspire.export.terminal:show_pruned",
     ),
     "history": Command(
         "Print the audit log: each promotion, refusal and rollback of the champion; and missing records.",
-        "export.release.commands:history",
-        "export.terminal:show_history",
+        "twinspire.export.release.commands:history",
+        "twinspire.export.terminal:show_history",
     ),
 }
 
 
 def parser() -> ArgumentParser:
     """The command line."""
-    top = command_line("python -m export", __doc__)
+    top = command_line("python -m twinspire.export", __doc__)
     commands = top.add_subparsers(required=True, metavar=" | ".join(COMMANDS))
     for name, command in COMMANDS.items():
         add_options(name, _add(commands, name, command))

@@ -1,10 +1,10 @@
-"""The options of the commands of `python -m export`; parsing them imports nothing of what the commands do."""
+"""The options of the commands of export; parsing them imports nothing of what the commands do."""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
-from export.benchmark import BENCH_PARTS
-from protos.release_records import REASON_LENGTH
+from twinspire.export.benchmark import BENCH_PARTS
+from twinspire.protos.release_records import REASON_LENGTH
 
 FLAGS = {
     "promote": {"--force": "promote even if gates fail; requires --reason"},

@@ -1,6 +1,6 @@
 """Builds the bundle of a training run.
 
-    python -m export bundle --config train/configs/pydocs.toml
+    python -m twinspire.export bundle --config train/configs/pydocs.toml
 
 Everything is measured on what the bundle contains: the ONNX files, the vectors that they compute, and the
 index that the service will load. A bundle whose inputs have not changed is not built again.
@@ -19,43 +19,43 @@ import numpy as np
 from mlflow.entities import Run
 from rich.console import Console
 
-from export import ann
-from export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
-from export.bundles import bundle_of_tag, export_metrics
-from export.encoding import ColumnRecords, EncodeWindows, ItemTower, encode_once
-from export.encoding.digests import item_digests
-from export.evaluation import pair_losses, per_query, quality
-from export.evaluation.hybrid_ranking import HybridRanking
-from export.hybrid.choose import Choice, choose
-from export.hybrid.postings import with_priors
-from export.hybrid.priors import priors_of
-from export.hybrid.rebuild import over_texts
-from export.onnx.runtimes import onnx_encoder
-from export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
-from protos import bundle
-from protos.errors import MissingStage
-from protos.features import HistoryFeature, Schema, TextFeature
-from protos.files.file_lock import exclusive_lock
-from protos.hybrid.fusion import Fusion
-from protos.hybrid.lexical_index import LexicalIndex, Postings
-from protos.inputs import unicode_record
-from protos.inputs.texts import normalise
-from protos.mlflow_keys import PRETRAINED_MODEL
-from protos.search import each_vector
-from protos.vectors import rounded_vectors, write_vectors
-from train.config import Experiment
-from train.data.dataset import Dataset
-from train.data.filters import filter_kinds, filter_values
-from train.data.training_data import TrainingData, data_of_kept_towers, texts_of, values_of
-from train.evaluation.lexical_choice import has_texts
-from train.evaluation.plots import save
-from train.fingerprint import code_fingerprint, fingerprint
-from train.paths import CACHE
-from train.training.metric_groups import metrics_of
-from train.training.refit import vectors_before_refit
-from train.training.run import choices_of
-from train.training.tracking import log_metrics
-from train.training.trained_model import Model, load_model
+from twinspire.export import ann
+from twinspire.export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
+from twinspire.export.bundles import bundle_of_tag, export_metrics
+from twinspire.export.encoding import ColumnRecords, EncodeWindows, ItemTower, encode_once
+from twinspire.export.encoding.digests import item_digests
+from twinspire.export.evaluation import pair_losses, per_query, quality
+from twinspire.export.evaluation.hybrid_ranking import HybridRanking
+from twinspire.export.hybrid.choose import Choice, choose
+from twinspire.export.hybrid.postings import with_priors
+from twinspire.export.hybrid.priors import priors_of
+from twinspire.export.hybrid.rebuild import over_texts
+from twinspire.export.onnx.runtimes import onnx_encoder
+from twinspire.export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
+from twinspire.protos import bundle
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.features import HistoryFeature, Schema, TextFeature
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.protos.hybrid.fusion import Fusion
+from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
+from twinspire.protos.inputs import unicode_record
+from twinspire.protos.inputs.texts import normalise
+from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
+from twinspire.protos.search import each_vector
+from twinspire.protos.vectors import rounded_vectors, write_vectors
+from twinspire.train.config import Experiment
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.filters import filter_kinds, filter_values
+from twinspire.train.data.training_data import TrainingData, data_of_kept_towers, texts_of, values_of
+from twinspire.train.evaluation.lexical_choice import has_texts
+from twinspire.train.evaluation.plots import save
+from twinspire.train.fingerprint import code_fingerprint, fingerprint
+from twinspire.train.paths import CACHE
+from twinspire.train.training.metric_groups import metrics_of
+from twinspire.train.training.refit import vectors_before_refit
+from twinspire.train.training.run import choices_of
+from twinspire.train.training.tracking import log_metrics
+from twinspire.train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
 ENCODING = CACHE / "encoding"  # vectors of bundles that are not finished yet

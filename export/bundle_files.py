@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from export.ann.index_kind import IndexKind, index_kind
-from export.bundles import BUNDLES
-from export.encoding.digests import Digests
-from protos import bundle
-from protos.files import atomic_directory
-from protos.filter_kinds import FilterKind, Parsed
-from protos.filters import build_column, write_filters
+from twinspire.export.ann.index_kind import IndexKind, index_kind
+from twinspire.export.bundles import BUNDLES
+from twinspire.export.encoding.digests import Digests
+from twinspire.protos import bundle
+from twinspire.protos.files import atomic_directory
+from twinspire.protos.filter_kinds import FilterKind, Parsed
+from twinspire.protos.filters import build_column, write_filters
 
 Reports = Mapping[str, Mapping[str, Any]]
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from protos import bundle, names
-from protos.errors import BundleDamaged, BundleError, MissingStage
-from train.config import Experiment
-from train.paths import CACHE
-from train.training.metric_groups import grouped
+from twinspire.protos import bundle, names
+from twinspire.protos.errors import BundleDamaged, BundleError, MissingStage
+from twinspire.train.config import Experiment
+from twinspire.train.paths import CACHE
+from twinspire.train.training.metric_groups import grouped
 
 if TYPE_CHECKING:  # finding a bundle needs no MLflow, whose import takes seconds
     from mlflow.entities import Run

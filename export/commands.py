@@ -1,4 +1,4 @@
-"""The commands `bundle` and `evaluate` of `python -m export`.
+"""The commands `bundle` and `evaluate` of `python -m twinspire.export`.
 
 Each takes its arguments and returns one JSON document. `__main__.py` says where the other commands are.
 """
@@ -9,22 +9,22 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from export.bundle_builder import build_bundle
-from export.bundles import find_bundle, why_not_comparable
-from export.encoding.ray_cluster import windows_of
-from export.evaluation import quality, trec
-from export.served_model import served_model
-from protos import bundle, names
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, MissingStage
-from train.config import Experiment, read_experiment
-from train.data.dataset import Dataset, prepare
-from train.data.training_data import data_of_kept_towers
-from train.progress import PROGRESS
-from train.training.metric_groups import metrics_of
-from train.training.run import STAGE as FIT
-from train.training.run import choices_of, finished_run
-from train.training.tracking import connect, find_run, get_run
+from twinspire.export.bundle_builder import build_bundle
+from twinspire.export.bundles import find_bundle, why_not_comparable
+from twinspire.export.encoding.ray_cluster import windows_of
+from twinspire.export.evaluation import quality, trec
+from twinspire.export.served_model import served_model
+from twinspire.protos import bundle, names
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged, MissingStage
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.training_data import data_of_kept_towers
+from twinspire.train.progress import PROGRESS
+from twinspire.train.training.metric_groups import metrics_of
+from twinspire.train.training.run import STAGE as FIT
+from twinspire.train.training.run import choices_of, finished_run
+from twinspire.train.training.tracking import connect, find_run, get_run
 
 
 def make_bundle(arguments: Namespace) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from protos.bundle import Manifest
-from protos.features import TextFeature
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.features import TextFeature
 
 
 def example_queries(manifest: Manifest) -> dict[str, list[Any]]:

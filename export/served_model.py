@@ -6,15 +6,15 @@ from typing import Any
 
 from rich.console import Console
 
-from export import ann
-from export.encoding import encode_all
-from export.evaluation.quality import ServedModel
-from export.hybrid.rebuild import ranking_of
-from export.onnx.runtimes import onnx_encoder
-from protos.bundle import TOWERS, Manifest
-from protos.features import SIDES
-from protos.vectors import rounded_vectors
-from train.data.training_data import texts_of
+from twinspire.export import ann
+from twinspire.export.encoding import encode_all
+from twinspire.export.evaluation.quality import ServedModel
+from twinspire.export.hybrid.rebuild import ranking_of
+from twinspire.export.onnx.runtimes import onnx_encoder
+from twinspire.protos.bundle import TOWERS, Manifest
+from twinspire.protos.features import SIDES
+from twinspire.protos.vectors import rounded_vectors
+from twinspire.train.data.training_data import texts_of
 
 
 def served_model(

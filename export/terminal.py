@@ -1,4 +1,4 @@
-"""Terminal output of the commands of `python -m export`.
+"""Terminal output of the commands of `python -m twinspire.export`.
 
 What needs torch or matplotlib to be imported is imported where it is used, so that `history` is quick.
 """
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from protos.features import SIDES
+from twinspire.protos.features import SIDES
 
 
 def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False) -> None:
@@ -75,7 +75,7 @@ def show_precision(report: Mapping[str, Any], console: Console) -> None:
     Args:
         report: of `export.quantization.ChosenPrecision`.
     """
-    from train.metrics import HEADLINE, metric_label
+    from twinspire.train.metrics import HEADLINE, metric_label
 
     def print_line(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
@@ -110,7 +110,7 @@ def show_precision(report: Mapping[str, Any], console: Console) -> None:
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
     """Print the quality of the served pipeline beside exact search and the baselines."""
-    from train.terminal import (
+    from twinspire.train.terminal import (
         baseline_columns,
         metric_table,
         show_cold_start,
@@ -243,7 +243,7 @@ def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         results: name, figure, bound and `holds` of each gate, as in a record of the audit log.
     """
-    from export.release.gates import GATES
+    from twinspire.export.release.gates import GATES
 
     gates = {gate.name: gate for gate in GATES}
     figure, bound = (Column(name, justify="right") for name in ("figure", "bound"))

@@ -13,17 +13,17 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.benchmark.towers import TowerForms, manifest_latency
-from export.onnx import parity
-from export.onnx.export import export_tower, frozen
-from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
-from export.quantization import ExportedTower, choose_precision
-from protos import bundle
-from protos.features import SIDES, Side, TowerInputs
-from train.config import Experiment
-from train.data.training_data import TrainingData
-from train.models.towers import Tower
-from train.training.trained_model import Model
+from twinspire.export.benchmark.towers import TowerForms, manifest_latency
+from twinspire.export.onnx import parity
+from twinspire.export.onnx.export import export_tower, frozen
+from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from twinspire.export.quantization import ExportedTower, choose_precision
+from twinspire.protos import bundle
+from twinspire.protos.features import SIDES, Side, TowerInputs
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.towers import Tower
+from twinspire.train.training.trained_model import Model
 
 SAMPLE = 500  # test records for parity and latency
 

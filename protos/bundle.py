@@ -36,17 +36,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from protos import names
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
-from protos.features import Schema, Side
-from protos.files import atomic_directory
-from protos.files.draft_file import create_draft
-from protos.files.field_checks import check_name, expect_within
-from protos.filter_kinds import FilterKind
-from protos.inputs import unicode_record
-from protos.lexical import Analyzer, WeightingName
-from protos.toml_config import OPTIONAL, parse, to_table
+from twinspire.protos import names
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
+from twinspire.protos.features import Schema, Side
+from twinspire.protos.files import atomic_directory
+from twinspire.protos.files.draft_file import create_draft
+from twinspire.protos.files.field_checks import check_name, expect_within
+from twinspire.protos.filter_kinds import FilterKind
+from twinspire.protos.inputs import unicode_record
+from twinspire.protos.lexical import Analyzer, WeightingName
+from twinspire.protos.toml_config import OPTIONAL, parse, to_table
 
 SCHEMA_VERSION = 3
 

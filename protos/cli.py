@@ -1,6 +1,6 @@
 """Runs one command of a command line: its result goes to stdout, everything else to stderr.
 
-    parser = command_line("python -m serving.client", "Query a server.")
+    parser = command_line("python -m twinspire.serving.client", "Query a server.")
     commands = parser.add_subparsers(required=True)
     add_command(commands, "info", "Ask a server what it serves.", info)
     sys.exit(execute(parser, console=Console))
@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from protos import __version__
-from protos.errors import TwinspireError
+from twinspire.protos import __version__
+from twinspire.protos.errors import TwinspireError
 
 Console = Any  # a rich.console.Console
 Document = dict[str, Any]
@@ -50,7 +50,7 @@ SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy p
 def gc_paused() -> Iterator[None]:
     """Garbage collection is off while the block runs, for imports.
 
-    They make many objects that stay; to scan these takes a tenth of the time of `python -m export history`.
+    They make many objects that stay; to scan these takes a tenth of the time of `export history`.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -90,12 +90,12 @@ def as_typed(make: str, module: str, arguments: str) -> str:
 
     Args:
         make: the command for `make`, which is returned if `make` started this process.
-        module: the program otherwise, as `python -m` names it; or the installed program, if it was typed.
+        module: the program otherwise, such as `serving`; or the installed program, if it was typed.
     """
     if os.environ.get(UNDER_MAKE):
         return make
     typed = Path(sys.argv[0]).name
-    return f"{typed if typed.startswith(INSTALLED) else f'python -m {module}'} {arguments}"
+    return f"{typed if typed.startswith(INSTALLED) else f'python -m twinspire.{module}'} {arguments}"
 
 
 class CommandParser(ArgumentParser):
@@ -156,7 +156,7 @@ class _PrintCompletion(Action):
         for action in _actions(parser):
             if action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-        stage = parser.prog.removeprefix("python -m ").replace("serving.client", "client")
+        stage = parser.prog.removeprefix("python -m twinspire.").replace("serving.client", "client")
         parser.prog = f"{INSTALLED}{stage}"  # shells complete a program by its name
         sys.stdout.write(shtab.complete(parser, values) + "\n")
         parser.exit()

@@ -7,14 +7,18 @@ with an error and no traceback.
 
 import sys
 
-EXPORT = "export"  # the command line of export: `refresh`, `promote`, ...
-SERVING = "serving"  # the command line of the service: `serve`, `search`, ...
-BUNDLES = "serving.bundles"  # downloads a registered model's bundle; prints its folder
-CATALOGUE = "serving.catalogue"  # reads and compacts a store of live items; prints JSON
-REGISTRY = "serving.rollout.registry"  # answers calls to MLflow's registry, a line of JSON each
-BUNDLE_VALIDATION = "serving.rollout.bundle_validation"  # loads and tries a bundle; prints JSON
-MILVUS_CHECK = "serving.index.milvus_check"  # compares a bundle with its collection on a Milvus server
-BUNDLE_BENCHMARK = "serving.benchmark.bundle_benchmark"  # measures bundles and their retriever; prints JSON
+EXPORT = "twinspire.export"  # the command line of export: `refresh`, `promote`, ...
+SERVING = "twinspire.serving"  # the command line of the service: `serve`, `search`, ...
+BUNDLES = "twinspire.serving.bundles"  # downloads a registered model's bundle; prints its folder
+CATALOGUE = "twinspire.serving.catalogue"  # reads and compacts a store of live items; prints JSON
+REGISTRY = "twinspire.serving.rollout.registry"  # answers calls to MLflow's registry, a line of JSON each
+BUNDLE_VALIDATION = "twinspire.serving.rollout.bundle_validation"  # loads and tries a bundle; prints JSON
+MILVUS_CHECK = (
+    "twinspire.serving.index.milvus_check"  # compares a bundle with its collection on a Milvus server
+)
+BUNDLE_BENCHMARK = (
+    "twinspire.serving.benchmark.bundle_benchmark"  # measures bundles and their retriever; prints JSON
+)
 BENCHMARK_STEP = "step: "  # prefix of the lines of JSON by which it names each step on standard error
 
 ALL = (EXPORT, SERVING, BUNDLES, CATALOGUE, REGISTRY, BUNDLE_VALIDATION, MILVUS_CHECK, BUNDLE_BENCHMARK)

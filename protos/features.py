@@ -38,9 +38,9 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import InvalidInput
-from protos.files.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
-from protos.inputs.events import (
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.files.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
+from twinspire.protos.inputs.events import (
     TIMES,
     dated_history_rows,
     history_rows,
@@ -48,8 +48,8 @@ from protos.inputs.events import (
     is_list_of_strings,
     query_times,
 )
-from protos.inputs.texts import check_strings, code_point_rows, folded
-from protos.toml_config import FROM_DATA, OPTIONAL
+from twinspire.protos.inputs.texts import check_strings, code_point_rows, folded
+from twinspire.protos.toml_config import FROM_DATA, OPTIONAL
 
 Side = Literal["query", "item"]
 SIDES: tuple[Side, Side] = ("query", "item")

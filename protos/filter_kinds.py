@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput
 
 FilterKind = Literal["string", "strings", "number", "boolean", "time"]
 Parsed: TypeAlias = "str | tuple[str, ...] | float | int | None"

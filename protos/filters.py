@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import FILTERS, Manifest
-from protos.errors import BundleDamaged
-from protos.filter_kinds import KINDS, FilterKind, Parsed, parse_value
+from twinspire.protos.bundle import FILTERS, Manifest
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.filter_kinds import KINDS, FilterKind, Parsed, parse_value
 
 FilterSchema = Mapping[str, FilterKind]
 Rows = npt.NDArray[np.uint32]

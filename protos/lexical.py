@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from protos.toml_config import OPTIONAL
+from twinspire.protos.toml_config import OPTIONAL
 
 AnalyzerName = Literal["words", "english", "characters"]
 WeightingName = Literal["bm25", "tfidf"]

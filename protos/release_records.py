@@ -6,8 +6,8 @@ Each record is the JSON in the tag `RECORD_TAG` of an MLflow run, whose tag `STA
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from protos.documents import parse_json
-from protos.toml_config import parse
+from twinspire.protos.documents import parse_json
+from twinspire.protos.toml_config import parse
 
 RELEASE = "release"  # value of the tag `STAGE` of a record's run
 RECORD_TAG = "twinspire.move"  # of a run

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from protos.documents import parse_toml
-from protos.errors import ConfigError
-from protos.files.regular_files import open_regular
+from twinspire.protos.documents import parse_toml
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.files.regular_files import open_regular
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ FROM_DATA: Any = None
 class KindsIn:
     """Marks a field whose schemas are the modules of a package, one module for each kind.
 
-        data: Annotated[DataConfig, KindsIn("train.data.sources")]
+        data: Annotated[DataConfig, KindsIn("twinspire.train.data.sources")]
 
     With `kind = "files"`, the schema is the dataclass in `train.data.sources.files` whose field `kind` is
     `Literal["files"]`. Other modules of the package are not imported.

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import SCALES, VECTORS, Manifest, Precision, whole_file
-from protos.files.npy_file import map_array
+from twinspire.protos.bundle import SCALES, VECTORS, Manifest, Precision, whole_file
+from twinspire.protos.files.npy_file import map_array
 
 Vectors = npt.NDArray[np.float32]
 Int8Rows = npt.NDArray[np.int8]

@@ -1,20 +1,20 @@
-"""`python -m serving COMMAND`; each command has --help.
+"""`python -m twinspire.serving COMMAND`; each command has --help.
 
 The commands are serve, gateway, search, encode, info, status, batch, items, token, demo and doctor.
 """
 
-from serving import environment  # noqa: F401  # before gRPC is imported
+from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
 import sys
 from argparse import ArgumentParser
 
-from protos.cli import Command, add_command, command_line, execute, log_to_stderr
-from serving.cli import arguments, commands, gateway, tables
-from serving.cli.client_commands import add_commands
-from serving.cli.gateway import add_arguments as add_gateway
-from serving.doctor import add_doctor
-from serving.security.tokens import Role
+from twinspire.protos.cli import Command, add_command, command_line, execute, log_to_stderr
+from twinspire.serving.cli import arguments, commands, gateway, tables
+from twinspire.serving.cli.client_commands import add_commands
+from twinspire.serving.cli.gateway import add_arguments as add_gateway
+from twinspire.serving.doctor import add_doctor
+from twinspire.serving.security.tokens import Role
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = command_line("python -m serving", "Serve a bundle, and query a server.")
+    parser = command_line("python -m twinspire.serving", "Serve a bundle, and query a server.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, run: Command) -> ArgumentParser:

@@ -5,7 +5,7 @@ import ipaddress
 import re
 from urllib.parse import unquote, urlsplit
 
-from protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput
 
 GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")  # of URIs that gRPC resolves
 # The path of a Unix socket after `unix:`: no authority (`//host/`), and none of the characters `?`, `#` and

@@ -1,6 +1,6 @@
 """Finds the bundle to serve: the one at a path, the newest in a folder, or that of a registered model.
 
-    python -m serving.bundles models:/pydocs@champion .cache/bundles   # downloads it; prints its folder
+    python -m twinspire.serving.bundles models:/pydocs@champion .cache/bundles   # prints its folder
 
 `TWINSPIRE_CACHE` names another folder than `.cache`, as it does for the stages that write bundles.
 """
@@ -9,13 +9,13 @@ import logging
 import sys
 from pathlib import Path
 
-from protos import bundle, names
-from protos.cli import CommandParser
-from protos.errors import MissingStage, TwinspireError, Unavailable
-from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
-from serving.rollout.bundle_validation import validate_bundle
-from serving.rollout.memory_budget import ValidationBounds
-from serving.rollout.registry_process import RegistryProcess
+from twinspire.protos import bundle, names
+from twinspire.protos.cli import CommandParser
+from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
+from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
+from twinspire.serving.rollout.bundle_validation import validate_bundle
+from twinspire.serving.rollout.memory_budget import ValidationBounds
+from twinspire.serving.rollout.registry_process import RegistryProcess
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _served_last(cache: BundleCache, model: str, error: Exception) -> tuple[Path
 def main() -> None:
     """Download a registered model's bundle, and print its folder."""
     parser = CommandParser(
-        prog="python -m serving.bundles",
+        prog="python -m twinspire.serving.bundles",
         description="Download a registered model's bundle, and print its folder.",
     )
     parser.add_argument("model", help="such as models:/pydocs@champion or models:/pydocs/3")

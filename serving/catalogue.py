@@ -1,9 +1,9 @@
 """Snapshot, copy and compaction of the store of live items, for use outside the service.
 
-    python -m serving.catalogue snapshot changes.jsonl --catalogue sqlite:///items.db
-    python -m serving.catalogue backup copy.db
-    python -m serving.catalogue restore copy.db
-    python -m serving.catalogue compact --keep 3f2a9c0d... --keep 77b1...
+    python -m twinspire.serving.catalogue snapshot changes.jsonl --catalogue sqlite:///items.db
+    python -m twinspire.serving.catalogue backup copy.db
+    python -m twinspire.serving.catalogue restore copy.db
+    python -m twinspire.serving.catalogue compact --keep 3f2a9c0d... --keep 77b1...
 
 A snapshot is one state of the store. The first line of its file is {"store", "sequence", "mark",
 "after"}, and the others are changes as `serving.live.store.changes.Change` has them, lowest sequence first.
@@ -29,14 +29,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from protos.bundle import whole_file
-from protos.cli import CommandParser
-from protos.errors import MissingStage, TwinspireError, Unavailable
-from serving.live.config import LIVE, default_url
-from serving.live.encoding.bundle_encoders import prune
-from serving.live.store.changes import Position
-from serving.live.store.database import copy_file, file_of, is_missing, replace_file
-from serving.live.store.store import Store
+from twinspire.protos.bundle import whole_file
+from twinspire.protos.cli import CommandParser
+from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
+from twinspire.serving.live.config import LIVE, default_url
+from twinspire.serving.live.encoding.bundle_encoders import prune
+from twinspire.serving.live.store.changes import Position
+from twinspire.serving.live.store.database import copy_file, file_of, is_missing, replace_file
+from twinspire.serving.live.store.store import Store
 
 NO_STORE = "catalogue: there is no store at this URL; a service with --catalogue makes one"
 
@@ -153,7 +153,7 @@ def _state(url: str) -> dict[str, Any]:
 
 
 def _parser() -> ArgumentParser:
-    parser = CommandParser(prog="python -m serving.catalogue", description=__doc__)
+    parser = CommandParser(prog="python -m twinspire.serving.catalogue", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reading = commands.add_parser("snapshot", help="write one state of the store to a file")
     reading.add_argument("output", type=Path, help="the file")

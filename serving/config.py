@@ -1,15 +1,15 @@
-"""The configuration of a service: the flags of `python -m serving serve` as one record."""
+"""The configuration of a service: the flags of `python -m twinspire.serving serve` as one record."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving import flag_types as flags
-from serving.engine.limits import WorkerLimits
-from serving.flag_types import option
-from serving.live.config import CatalogueConfig
-from serving.rollout.follower import FollowConfig
-from serving.security.tls import TlsFiles
-from serving.wire.converters import RequestLimits
+from twinspire.serving import flag_types as flags
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.flag_types import option
+from twinspire.serving.live.config import CatalogueConfig
+from twinspire.serving.rollout.follower import FollowConfig
+from twinspire.serving.security.tls import TlsFiles
+from twinspire.serving.wire.converters import RequestLimits
 
 
 @dataclass(frozen=True)

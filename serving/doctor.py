@@ -1,4 +1,4 @@
-"""Checks whether a machine can set up, train and serve: `make doctor`, `python -m serving doctor`.
+"""Checks whether a machine can set up, train and serve: `make doctor`, `python -m twinspire.serving doctor`.
 
 It runs before `make setup` too, so importing it takes the standard library alone.
 """
@@ -22,15 +22,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from protos.cli import Console, add_command, command_line, execute, print_result
-from protos.errors import MissingStage
-from serving import flag_types as flags
-from serving.address import listen_error
-from serving.engine.limits import OTHER_FILES, WorkerLimits
+from twinspire.protos.cli import Console, add_command, command_line, execute, print_result
+from twinspire.protos.errors import MissingStage
+from twinspire.serving import flag_types as flags
+from twinspire.serving.address import listen_error
+from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
 
 OLDEST, NEWEST = (3, 11), (3, 13)  # Pythons that the tests run on
 COMPILED = "hnswlib"  # built from source by `make setup`
-REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
 GIB = 1 << 30
 MIN_FREE_BYTES, LOW_FREE_BYTES = 1 * GIB, 5 * GIB  # an environment takes 2 to 3 GiB, a bundle up to one
@@ -277,7 +277,7 @@ def main() -> int:
     Returns:
         0 if nothing is wrong, 1 if something has to be done, 2 on wrong arguments.
     """
-    parser = command_line("python -m serving", "Check this machine.")
+    parser = command_line("python -m twinspire.serving", "Check this machine.")
     add_doctor(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     return execute(parser, ["doctor", *sys.argv[1:]], console=PlainConsole)
 

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from serving.address import client_of_peer
+from twinspire.serving.address import client_of_peer
 
 T = TypeVar("T")
 

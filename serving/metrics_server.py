@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from protos.errors import Unavailable
-from serving.address import join, listen_error
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.address import join, listen_error
 
 
 @contextmanager

@@ -27,13 +27,13 @@ import mlflow.pyfunc
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
-from protos.errors import InvalidInput, TwinspireError
-from protos.inputs.events import is_dated, without_times
-from serving.filters.command_line import parse_where
-from serving.retrieval.answer import Answer, FusionMode
-from serving.retrieval.query import Query, check_item_ids, example_query
-from serving.retrieval.retriever import Retriever
-from serving.wire.converters import RequestLimits
+from twinspire.protos.errors import InvalidInput, TwinspireError
+from twinspire.protos.inputs.events import is_dated, without_times
+from twinspire.serving.filters.command_line import parse_where
+from twinspire.serving.retrieval.answer import Answer, FusionMode
+from twinspire.serving.retrieval.query import Query, check_item_ids, example_query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.wire.converters import RequestLimits
 
 BATCH = 64  # queries that are encoded together, which limits memory
 PARAMETERS = ("k", "exclude_history", "filter", "fusion")

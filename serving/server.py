@@ -4,7 +4,7 @@ Beside `retrieval.v1.Retrieval` it offers `grpc.health.v1.Health` and server ref
 `grpcurl -plaintext 127.0.0.1:50051 list` works without files.
 """
 
-from serving import environment  # noqa: F401  # before gRPC is imported
+from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
 
@@ -17,33 +17,33 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from serving.address import join
-from serving.api import catalogue_service
-from serving.api.catalogue_service import CatalogueServicer
-from serving.api.retrieval_service import SERVICE, RetrievalServicer
-from serving.engine.batching import Batcher
-from serving.engine.call import Call, Method, UnaryCall
-from serving.engine.event_loop import EventLoop
-from serving.engine.front import Front
-from serving.engine.limits import WorkerLimits
-from serving.engine.stream_call import OpenCalls, StreamCall, WatchCall
-from serving.grpc.connection_monitor import ConnectionMonitor
-from serving.grpc.core import GrpcFront
-from serving.grpc.options import server_options
-from serving.heap import HeapTrimmer
-from serving.live.process.catalogue_client import CatalogueClient
-from serving.observability import layout
-from serving.observability.observer import Observer
-from serving.observability.tracing import Tracing
-from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.retriever import Retriever
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.security.access import Access
-from serving.security.auth import Guard, caller
-from serving.security.tls import credentials
-from serving.shadow.channel import TrafficMirror
-from serving.shared_state import CATALOGUE, SharedState
-from serving.wire.converters import RequestLimits
+from twinspire.serving.address import join
+from twinspire.serving.api import catalogue_service
+from twinspire.serving.api.catalogue_service import CatalogueServicer
+from twinspire.serving.api.retrieval_service import SERVICE, RetrievalServicer
+from twinspire.serving.engine.batching import Batcher
+from twinspire.serving.engine.call import Call, Method, UnaryCall
+from twinspire.serving.engine.event_loop import EventLoop
+from twinspire.serving.engine.front import Front
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.engine.stream_call import OpenCalls, StreamCall, WatchCall
+from twinspire.serving.grpc.connection_monitor import ConnectionMonitor
+from twinspire.serving.grpc.core import GrpcFront
+from twinspire.serving.grpc.options import server_options
+from twinspire.serving.heap import HeapTrimmer
+from twinspire.serving.live.process.catalogue_client import CatalogueClient
+from twinspire.serving.observability import layout
+from twinspire.serving.observability.observer import Observer
+from twinspire.serving.observability.tracing import Tracing
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Guard, caller
+from twinspire.serving.security.tls import credentials
+from twinspire.serving.shadow.channel import TrafficMirror
+from twinspire.serving.shared_state import CATALOGUE, SharedState
+from twinspire.serving.wire.converters import RequestLimits
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]

@@ -3,7 +3,7 @@
 serve(ServiceConfig(folder, port=50051, workers=4), ready=lambda serving: print(serving.address))
 """
 
-from serving import environment  # noqa: F401  # before gRPC is imported
+from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
 import gc
@@ -16,37 +16,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from protos.bundle import Manifest, write_file
-from serving import heap
-from serving.address import is_loopback, join
-from serving.config import ServiceConfig
-from serving.descriptors import raise_descriptor_limit
-from serving.engine.limits import OTHER_FILES, WorkerLimits
-from serving.index.remote_search import local_only
-from serving.live.config import PATIENCE_SECONDS, CatalogueConfig
-from serving.live.encoded_items import VerifiedEnd
-from serving.live.process.catalogue_client import CatalogueClient
-from serving.live.process.catalogue_client import Channel as CatalogueChannel
-from serving.live.search.live_items import LivePlace, StoreState
-from serving.observability.exporter import check_port, serve_metrics
-from serving.observability.tracing import Tracing, prepare
-from serving.observability.worker_metrics import SharedMetrics
-from serving.rollout.bundle_cache import BundleCache
-from serving.rollout.follower import follower
-from serving.rollout.hot_swap import HotSwapper, load_split
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.rollout.target import Target, bundle_at
-from serving.security.access import Access, AccessFiles
-from serving.security.rate_limit import RateLimit
-from serving.security.tls import ServerTls, check_exposure
-from serving.security.tokens import TokenFile
-from serving.server import RetrievalServer
-from serving.service_manager import ServiceManager
-from serving.service_status import ServiceStatus
-from serving.shadow.channel import ShadowChannel, TrafficMirror
-from serving.shadow.process import Shadow
-from serving.shared_state import (
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Manifest, write_file
+from twinspire.serving import heap
+from twinspire.serving.address import is_loopback, join
+from twinspire.serving.config import ServiceConfig
+from twinspire.serving.descriptors import raise_descriptor_limit
+from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
+from twinspire.serving.index.remote_search import local_only
+from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
+from twinspire.serving.live.encoded_items import VerifiedEnd
+from twinspire.serving.live.process.catalogue_client import CatalogueClient
+from twinspire.serving.live.process.catalogue_client import Channel as CatalogueChannel
+from twinspire.serving.live.search.live_items import LivePlace, StoreState
+from twinspire.serving.observability.exporter import check_port, serve_metrics
+from twinspire.serving.observability.tracing import Tracing, prepare
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.follower import follower
+from twinspire.serving.rollout.hot_swap import HotSwapper, load_split
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.rollout.target import Target, bundle_at
+from twinspire.serving.security.access import Access, AccessFiles
+from twinspire.serving.security.rate_limit import RateLimit
+from twinspire.serving.security.tls import ServerTls, check_exposure
+from twinspire.serving.security.tokens import TokenFile
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.service_manager import ServiceManager
+from twinspire.serving.service_status import ServiceStatus
+from twinspire.serving.shadow.channel import ShadowChannel, TrafficMirror
+from twinspire.serving.shadow.process import Shadow
+from twinspire.serving.shared_state import (
     ACCESS,
     CATALOGUE,
     FOLLOWING,
@@ -57,7 +57,7 @@ from serving.shared_state import (
     SharedState,
     worker_name,
 )
-from serving.supervisor import Heartbeat, ProcessSpec, Supervisor, WorkerHandle, blocked, reserved
+from twinspire.serving.supervisor import Heartbeat, ProcessSpec, Supervisor, WorkerHandle, blocked, reserved
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class _Service:
         self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None
         if config.catalogue:
             # Only here: it needs SQLAlchemy.
-            from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
+            from twinspire.serving.live.process.initial_catalogue_entry import initial_catalogue_entry
 
             entry = initial_catalogue_entry(config.catalogue, self.manifest.catalogue)
             self.shared_state.write(CATALOGUE, entry)
@@ -236,7 +236,7 @@ class _Service:
         self, config: CatalogueConfig, channel: CatalogueChannel, handle: WorkerHandle
     ) -> None:
         """Run the catalogue's process until it has to stop."""
-        from serving.live.process.catalogue_process import CatalogueProcess
+        from twinspire.serving.live.process.catalogue_process import CatalogueProcess
 
         most = self._config.limits.max_answer_bytes
         grace = self._config.grace

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from protos import retrieval_pb2 as wire
-from protos.bundle import MANIFEST, VECTORS, Manifest
-from protos.errors import BundleError
-from serving.observability import layout, metrics
-from serving.observability.metrics import Reading
-from serving.observability.worker_metrics import SharedMetrics, sum_by_version
-from serving.rollout.loaded_bundle import CANARY, CHAMPION
-from serving.rollout.target import Target
-from serving.shadow.channel import ShadowChannel
-from serving.shadow.report import shadow_readings, shadow_state
-from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, SHADOW, TARGET, SharedState
+from twinspire.protos import bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.bundle import MANIFEST, VECTORS, Manifest
+from twinspire.protos.errors import BundleError
+from twinspire.serving.observability import layout, metrics
+from twinspire.serving.observability.metrics import Reading
+from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
+from twinspire.serving.rollout.loaded_bundle import CANARY, CHAMPION
+from twinspire.serving.rollout.target import Target
+from twinspire.serving.shadow.channel import ShadowChannel
+from twinspire.serving.shadow.report import shadow_readings, shadow_state
+from twinspire.serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, SHADOW, TARGET, SharedState
 
 # Name of a process -> name of its entry in shared memory, which holds the process id.
 PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW, "catalogue": CATALOGUE}

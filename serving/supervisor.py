@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
-from protos.errors import TwinspireError, Unavailable
-from protos.system.signals import signal_name
-from serving.address import join, listen_error
+from twinspire.protos.errors import TwinspireError, Unavailable
+from twinspire.protos.system.signals import signal_name
+from twinspire.serving.address import join, listen_error
 
 log = logging.getLogger(__name__)
 

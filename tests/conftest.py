@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from protos.system import timing
-from protos.system.cores import usable_cores
-from serving import environment  # noqa: F401  # before any test imports gRPC, which reads its variables then
 from tests.helpers import tables
 from tests.helpers.operators import read_operators_once
 from tests.helpers.shared import shared_folder
+from twinspire.protos.system import timing
+from twinspire.protos.system.cores import usable_cores
+from twinspire.serving import environment  # noqa: F401  # before any test imports gRPC, which reads its variables then
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +103,7 @@ def _length(module: list[pytest.Item]) -> tuple[float, bool]:
 
 def pytest_collection_finish() -> None:
     """Read torch's operators once for all exports, and leave imported modules out of garbage collections."""
-    if "export.onnx.export" in sys.modules:
+    if "twinspire.export.onnx.export" in sys.modules:
         read_operators_once()
     _freeze()
     gc.enable()
@@ -187,7 +187,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         import mlflow
 
-        from train.training.tracking import connect
+        from twinspire.train.training.tracking import connect
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", "")

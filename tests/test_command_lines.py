@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from export.__main__ import COMMANDS, find
-from protos import __version__
-from protos.cli import add_command, as_typed, command_line
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.tiny import tiny_bundle
+from twinspire.export.__main__ import COMMANDS, find
+from twinspire.protos import __version__
+from twinspire.protos.cli import add_command, as_typed, command_line
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 if TYPE_CHECKING:  # imports torch and MLflow
     from tests.helpers.stdlib import Made
@@ -56,7 +56,7 @@ print(json.dumps({"code": code, "modules": sorted({name.partition(".")[0] for na
 def imported(program: str, *arguments: str) -> set[str]:
     """The packages of `HEAVY` that a command imports; the command has to succeed."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.argv = ['', {program!r}, *{arguments!r}]\n{RUN}"],
+        [sys.executable, "-c", f"import sys; sys.argv = ['', 'twinspire.{program}', *{arguments!r}]\n{RUN}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -102,7 +102,8 @@ def test_history_imports_mlflow_and_nothing_else_that_takes_long(store: str) -> 
 @pytest.mark.exhaustive
 def test_rollback_and_register_are_as_quick_to_import_as_history() -> None:
     code = (
-        "import sys, export.release.commands as found; print([*sys.modules], found.rollback, found.register)"
+        "import sys, twinspire.export.release.commands as found\n"
+        "print([*sys.modules], found.rollback, found.register)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert HEAVY & {*re.findall(r"'(\w+)'", done.stdout)} <= MLFLOW, done.stderr
@@ -110,8 +111,8 @@ def test_rollback_and_register_are_as_quick_to_import_as_history() -> None:
 
 @pytest.mark.exhaustive
 def test_registering_again_imports_nothing_that_trains_or_builds(made_once: "Made", tmp_path: Path) -> None:
-    from export.release import registry
     from tests.helpers.stdlib import tracking_copy
+    from twinspire.export.release import registry
 
     with tracking_copy(made_once, tmp_path):
         registry.register(made_once.folder)
@@ -128,22 +129,42 @@ def test_the_functions_of_a_command_exist(name: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "usage", "expected"),
     [
-        ("train fit --reusme", "python -m train fit", "--reusme: no such option; did you mean --resume?"),
-        ("train fti", "python -m train", "invalid choice: 'fti'"),
-        ("train fti", "python -m train", "did you mean fit?"),
+        (
+            "train fit --reusme",
+            "python -m twinspire.train fit",
+            "--reusme: no such option; did you mean --resume?",
+        ),
+        ("train fti", "python -m twinspire.train", "invalid choice: 'fti'"),
+        ("train fti", "python -m twinspire.train", "did you mean fit?"),
         (
             "export promote --focre",
-            "python -m export promote",
+            "python -m twinspire.export promote",
             "--focre: no such option; did you mean --force?",
         ),
-        ("serving serve --metric-port 1", "python -m serving serve", "did you mean --metrics-port?"),
-        ("serving serach a", "python -m serving", "did you mean search?"),
-        ("serving token --nam a", "python -m serving token", "--nam: no such option; did you mean --name?"),
-        ("serving status --xyzzy", "python -m serving status", "error: --xyzzy: no such option\n"),
-        ("serving status here", "python -m serving status", "error: unrecognized arguments: here\n"),
-        ("serving.client info --adress a", "python -m serving.client info", "did you mean --address?"),
-        ("serving.client items upsrt a", "python -m serving.client items", "did you mean upsert?"),
-        ("serving.bundles --versoin", "python -m serving.bundles", "--versoin: no such option"),
+        (
+            "serving serve --metric-port 1",
+            "python -m twinspire.serving serve",
+            "did you mean --metrics-port?",
+        ),
+        ("serving serach a", "python -m twinspire.serving", "did you mean search?"),
+        (
+            "serving token --nam a",
+            "python -m twinspire.serving token",
+            "--nam: no such option; did you mean --name?",
+        ),
+        ("serving status --xyzzy", "python -m twinspire.serving status", "error: --xyzzy: no such option\n"),
+        (
+            "serving status here",
+            "python -m twinspire.serving status",
+            "error: unrecognized arguments: here\n",
+        ),
+        (
+            "serving.client info --adress a",
+            "python -m twinspire.serving.client info",
+            "did you mean --address?",
+        ),
+        ("serving.client items upsrt a", "python -m twinspire.serving.client items", "did you mean upsert?"),
+        ("serving.bundles --versoin", "python -m twinspire.serving.bundles", "--versoin: no such option"),
     ],
 )
 def test_a_typing_error_is_answered_with_the_usage_and_the_name_that_was_meant(
@@ -167,7 +188,7 @@ def test_arguments_that_contradict_each_other_are_answered_with_the_usage_of_the
         monkeypatch.setattr(sys, "argv", [program, *arguments])
         with pytest.raises(SystemExit):
             main_of(program)()
-        assert capsys.readouterr().err.startswith(f"usage: python -m {program} {arguments[0]} ")
+        assert capsys.readouterr().err.startswith(f"usage: python -m twinspire.{program} {arguments[0]} ")
 
 
 def test_a_value_that_looks_like_an_option_is_none() -> None:
@@ -225,7 +246,7 @@ def test_bash_completes_commands_options_values_and_files(
 def main_of(program: str) -> Callable[[], int]:
     """The entry point of a program."""
     module = program if program == "serving.bundles" else f"{program}.__main__"
-    found: Callable[[], int] = importlib.import_module(module).main
+    found: Callable[[], int] = importlib.import_module(f"twinspire.{module}").main
     return found
 
 
@@ -233,7 +254,7 @@ def main_of(program: str) -> Callable[[], int]:
     ("make", "program", "expected"),
     [
         ("1", "/venv/bin/python", "make train CONFIG=a.toml RESUME=1"),
-        ("", "train/__main__.py", "python -m train fit --config a.toml --resume"),
+        ("", "train/__main__.py", "python -m twinspire.train fit --config a.toml --resume"),
         ("", "/usr/bin/twinspire-train", "twinspire-train fit --config a.toml --resume"),
     ],
 )

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from protos.release_records import CHAMPION
 from tests.helpers.ports import held_port
 from tests.helpers.waiting import wait_until
-from train.paths import ROOT
+from twinspire.protos.release_records import CHAMPION
+from twinspire.train.paths import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 # Stands in for Python: writes down what a recipe runs and, the first time, waits for the file `go`.
 STAND_IN = """#!/bin/bash
 case "$1 $2" in
-  "-m venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+  "-m venv") mkdir -p .venv/bin .venv/lib/python3.0/site-packages; cp "$0" .venv/bin/python ;;
   -m*) ;;
   *) exec {python} "$@" ;;
 esac
@@ -155,7 +155,7 @@ def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> No
     (folder / "python").write_text(f'#!/bin/bash\nmkdir -p "$3"; cp -R "{stand_ins}" "$3/bin"\n')
     for name in ("tmp", "protos", "train", "export", "serving"):
         (folder / name).mkdir(exist_ok=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         (folder / name).touch()
     for program in (folder / "python", *stand_ins.iterdir()):
         program.chmod(0o755)
@@ -174,14 +174,14 @@ def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> No
 
 def test_programs_learn_that_make_started_them(installed: Path) -> None:
     done = subprocess.run(["make", "train", "CONFIG=a.toml"], cwd=installed, capture_output=True, text=True)
-    assert done.stdout == "-m train fit --config a.toml TWINSPIRE_MAKE=1\n"
+    assert done.stdout == "-m twinspire.train fit --config a.toml TWINSPIRE_MAKE=1\n"
 
 
 def test_several_processes_are_started_by_torchrun_once_the_data_set_is_there(installed: Path) -> None:
     command = ["make", "train", "CONFIG=a.toml", "RANKS=3", "RESUME=1"]
     done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
     launcher = "-m torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node 3"
-    launched = f"{launcher} -m train fit --config a.toml --resume"
+    launched = f"{launcher} -m twinspire.train fit --config a.toml --resume"
     assert done.stdout == f"{launched} TWINSPIRE_MAKE=1\n", done.stderr  # `train data` prints nothing
 
 
@@ -196,7 +196,7 @@ def test_a_wrong_number_of_processes_is_misuse(installed: Path, given: str) -> N
 def test_doctor_runs_after_setup_and_before(folder: Path, installed: Path) -> None:
     shutil.copy(folder / ".venv" / "bin" / "python", folder / "other")
     command = ["make", "doctor", f"PYTHON={folder}/other", "FLAGS=--host ::1"]
-    expected = "-m serving.doctor --port 50051 --metrics-port 9464 --host ::1 "
+    expected = "-m twinspire.serving.doctor --port 50051 --metrics-port 9464 --host ::1 "
     after = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     shutil.rmtree(folder / ".venv")
     before = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)

@@ -251,11 +251,11 @@ def test_the_python_of_histories_and_context_runs(
     block: Block, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a bundle of histories, which the demo's is not."""
-    from protos.features import CategoryFeature, FeatureSpec, HistoryFeature
-    from serving.retrieval.retriever import Retriever
-    from serving.server import RetrievalServer
     from tests.helpers.tiny import watched_bundle
     from tests.helpers.tiny_towers import VOCABULARIES
+    from twinspire.protos.features import CategoryFeature, FeatureSpec, HistoryFeature
+    from twinspire.serving.retrieval.retriever import Retriever
+    from twinspire.serving.server import RetrievalServer
 
     for name, known in (("device", ("car", "phone")), ("hour", ("8", "9"))):
         monkeypatch.setitem(VOCABULARIES, f"query.{name}", known)
@@ -274,7 +274,7 @@ def test_the_experiments_can_be_read(block: Block, tmp_path: Path) -> None:
     (tmp_path / "shop.toml").write_text(block.text)
     (tmp_path / "items.csv").write_text("item_id,title,price\n1,red shoes,10\n2,blue hat,5.5\n")
     (tmp_path / "clicks.csv").write_text("query,item_id\nshoes,1\nhat,2\nred,1\n")
-    from train.config import read_experiment
+    from twinspire.train.config import read_experiment
 
     experiment = read_experiment(tmp_path / "shop.toml")
     assert experiment.name

@@ -1,4 +1,4 @@
-"""python -m train data | fit: from raw rows to a tracked run."""
+"""python -m twinspire.train data | fit: from raw rows to a tracked run."""
 
 import argparse
 import os
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from protos.cli import as_typed, command_line, imports_frozen
-from train.cli import add_experiment_command, execute
-from train.config import Experiment, read_experiment
-from train.progress import PROGRESS
+from twinspire.protos.cli import as_typed, command_line, imports_frozen
+from twinspire.train.cli import add_experiment_command, execute
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.progress import PROGRESS
 
 if TYPE_CHECKING:
-    from train.data.dataset import Dataset
+    from twinspire.train.data.dataset import Dataset
 
 EARLY = 1990  # a log that ends before this year has probably been read in a wrong unit
 
@@ -31,10 +31,10 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
     experiment = read_experiment(arguments.config)
     dataset = _dataset(experiment, arguments)
     with imports_frozen():
-        from train.training import run as training
-        from train.training.metric_groups import metrics_of
-        from train.training.ranks import joined
-        from train.training.tracking import chosen_settings, connect, drawn_of, warnings_of
+        from twinspire.train.training import run as training
+        from twinspire.train.training.metric_groups import metrics_of
+        from twinspire.train.training.ranks import joined
+        from twinspire.train.training.tracking import chosen_settings, connect, drawn_of, warnings_of
 
     config = arguments.config
     ranks = os.environ.get("WORLD_SIZE", "1")
@@ -63,7 +63,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _dataset(experiment: Experiment, arguments: argparse.Namespace) -> "Dataset":
-    from train.data.dataset import prepare  # imports polars, which --help does without
+    from twinspire.train.data.dataset import prepare  # imports polars, which --help does without
 
     refresh = getattr(arguments, "refresh", False)
     return prepare(experiment, arguments.config.parent, refresh=refresh, console=PROGRESS)
@@ -112,14 +112,14 @@ def _histories(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _show_fit(result: dict[str, Any], console: Console) -> None:
-    from train.terminal import show_fit  # imports matplotlib
+    from twinspire.train.terminal import show_fit  # imports matplotlib
 
     show_fit(result, console)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = command_line("python -m train", __doc__)
+    top = command_line("python -m twinspire.train", __doc__)
     commands = top.add_subparsers(required=True, metavar="data | fit")
     data_command = add_experiment_command(commands, "data", data, show_data)
     data_command.add_argument("--refresh", action="store_true", help="read the source again, not the cache")

@@ -1,4 +1,4 @@
-"""What the command lines of `python -m train` and `python -m export` share; `protos/cli.py` runs them."""
+"""What the command lines of train and export share; `protos/cli.py` runs them."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from protos import cli
-from protos.errors import ConfigError
-from train.interrupts import answering
-from train.paths import CACHE, CONFIGS
+from twinspire.protos import cli
+from twinspire.protos.errors import ConfigError
+from twinspire.train.interrupts import answering
+from twinspire.train.paths import CACHE, CONFIGS
 
 
 def add_experiment_command(

@@ -18,13 +18,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from train.paths import ROOT
+from twinspire.train.paths import ROOT
 
-PACKAGES = ("protos", "train", "export", "serving")
+PROJECT = "twinspire"
+PACKAGES = ("protos", "train", "export", "serving")  # of the project, each a folder of the repository
 
 _NODES_WITH_NAMES = {ast.Import, ast.ImportFrom, ast.Constant}  # all that `_names` reads
 
-_MODULE = re.compile(rf"({'|'.join(PACKAGES)})(\.[A-Za-z_]\w*)+(\.\*)?")
+_MODULE = re.compile(rf"{PROJECT}\.({'|'.join(PACKAGES)})(\.[A-Za-z_]\w*)+(\.\*)?")
 
 
 def fingerprint(*parts: Any) -> str:
@@ -44,7 +45,7 @@ def code_fingerprint(*entries: str) -> str:
     only other libraries import are not covered.
 
     Args:
-        entries: full names of the modules, such as `train.training.run`; a caller passes its own `__name__`.
+        entries: full names of the modules; a caller passes its own `__name__`.
     """
     files, libraries = _reachable(ROOT, entries)
     return fingerprint(_hashes(files), _versions(libraries), platform.python_version())
@@ -78,7 +79,7 @@ def _reachable(root: Path, entries: tuple[str, ...]) -> tuple[dict[str, Path], s
             pending.extend(_modules_of(root, name.removesuffix(".*")))
             continue
         top, _, _ = name.partition(".")
-        if top not in PACKAGES:
+        if top != PROJECT:
             libraries.add(top)
             continue
         if "." in name:
@@ -95,7 +96,7 @@ def _reachable(root: Path, entries: tuple[str, ...]) -> tuple[dict[str, Path], s
 def _modules_of(root: Path, package: str) -> Iterator[str]:
     """Full names of a package, of its modules and of the packages in it."""
     yield package
-    folder = root.joinpath(*package.split("."))
+    folder = root.joinpath(*package.split(".")[1:])
     names = [path.stem for path in folder.glob("*.py")] + [
         path.parent.name for path in folder.glob("*/__init__.py")
     ]
@@ -107,7 +108,7 @@ def _source(root: Path, name: str) -> Path | None:
 
     That of a compiled module `_name` is `name.c`.
     """
-    base = root.joinpath(*name.split("."))
+    base = root.joinpath(*name.split(".")[1:])
     files = [base / "__init__.py", base.with_suffix(".py")]
     if base.name.startswith("_"):
         files.append(base.with_name(f"{base.name.removeprefix('_')}.c"))

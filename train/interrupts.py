@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from protos.cli import Terminated
+from twinspire.protos.cli import Terminated
 
 LEAVE_AFTER_SECONDS = 3.0  # from a signal on, in which the main thread may end by itself
 LAST_SECONDS = 1.5  # then, for what `before_leaving` has registered, such as a call of MLflow's server

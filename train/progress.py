@@ -1,4 +1,4 @@
-"""Progress of the commands of `python -m train` and `python -m export`, on stderr."""
+"""Progress of the commands of `python -m twinspire.train` and `python -m twinspire.export`, on stderr."""
 
 import os
 

@@ -1,6 +1,6 @@
 """Implementations registered by the class of their configuration, one module for each.
 
-    OBJECTIVES: Registry[type[Objective[Any]]] = Registry("train.losses.*")
+    OBJECTIVES: Registry[type[Objective[Any]]] = Registry("twinspire.train.losses.*")
 
     @OBJECTIVES.register(Bpr)
     class BprObjective(Objective[Bpr]): ...

@@ -1,4 +1,4 @@
-"""Terminal output of `python -m train fit`; other commands reuse parts of it."""
+"""Terminal output of `python -m twinspire.train fit`; other commands reuse parts of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from train.evaluation.baselines import LABELS
-from train.evaluation.intervals import Interval
-from train.evaluation.query_groups import GROUPS
-from train.evaluation.report import DIFFERENCE, JUDGED
-from train.metrics import MAIN_AND_RECALL, SHOWN, SHOWN_OF_HISTORIES, metric_label
+from twinspire.train.evaluation.baselines import LABELS
+from twinspire.train.evaluation.intervals import Interval
+from twinspire.train.evaluation.query_groups import GROUPS
+from twinspire.train.evaluation.report import DIFFERENCE, JUDGED
+from twinspire.train.metrics import MAIN_AND_RECALL, SHOWN, SHOWN_OF_HISTORIES, metric_label
 
 MAX_COLUMNS = 6  # of rankings in a table
 BY_GROUP = "ndcg_at_10"  # the metric that is shown of groups of queries

@@ -9,12 +9,12 @@ ef_search.py   the search width for a recall target
 tuner.py       all of it together; report.py explains the choice in JSON, words and a plot
 """
 
-from export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tune
-from export.ann.graph import COSINE, SPACE, Rows, Vectors, build_graph, save
-from export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall, rebuild
-from export.ann.merged import search_merged
-from export.ann.report import frontier
-from export.ann.search import approximate, exact, recalls, search_as_served
+from twinspire.export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tune
+from twinspire.export.ann.graph import COSINE, SPACE, Rows, Vectors, build_graph, save
+from twinspire.export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall, rebuild
+from twinspire.export.ann.merged import search_merged
+from twinspire.export.ann.report import frontier
+from twinspire.export.ann.search import approximate, exact, recalls, search_as_served
 
 __all__ = [
     "COSINE",

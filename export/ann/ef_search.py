@@ -11,11 +11,11 @@ from typing import Any
 import hnswlib
 import numpy as np
 
-from export.ann.graph import Rows, Vectors
-from export.ann.search import Shares, approximate, kth_scores, shares_above
-from export.ann.timer import graph_search, search_us
-from protos.system.cores import thread_count
-from train.config.index import IndexConfig
+from twinspire.export.ann.graph import Rows, Vectors
+from twinspire.export.ann.search import Shares, approximate, kth_scores, shares_above
+from twinspire.export.ann.timer import graph_search, search_us
+from twinspire.protos.system.cores import thread_count
+from twinspire.train.config.index import IndexConfig
 
 EF_LADDER = (10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 FIRST = 400  # queries that are searched first; the others only if the target is within reach

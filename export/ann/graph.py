@@ -8,9 +8,9 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from export.ann import duplicates
-from protos.bundle import IndexParameters, Score
-from protos.system.cores import thread_count
+from twinspire.export.ann import duplicates
+from twinspire.protos.bundle import IndexParameters, Score
+from twinspire.protos.system.cores import thread_count
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

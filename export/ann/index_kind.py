@@ -14,13 +14,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.ann.graph import Rows, Vectors
-from export.ann.search import recalls
-from protos.bundle import EXACT, HNSW, INDEX_KINDS, MANIFEST, IndexParameters, Manifest, Score
-from protos.errors import BundleError
-from train.config.index import IndexConfig
+from twinspire.export.ann.graph import Rows, Vectors
+from twinspire.export.ann.search import recalls
+from twinspire.protos.bundle import EXACT, HNSW, INDEX_KINDS, MANIFEST, IndexParameters, Manifest, Score
+from twinspire.protos.errors import BundleError
+from twinspire.train.config.index import IndexConfig
 
-_MODULES = "export.ann.kinds.*"  # `train.fingerprint` understands this notation, so keys cover the modules
+_MODULES = (
+    "twinspire.export.ann.kinds.*"  # `train.fingerprint` understands this notation, so keys cover the modules
+)
 
 
 class SearchIndex(Protocol):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.ann.graph import Rows, Vectors
-from export.ann.index_kind import SearchIndex
-from protos.search import search_each
+from twinspire.export.ann.graph import Rows, Vectors
+from twinspire.export.ann.index_kind import SearchIndex
+from twinspire.protos.search import search_each
 
 
 def search_merged(

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.ann.graph import Rows, Vectors
-from protos.errors import GateRefused
-from protos.scores import least_found
-from protos.search import graph_width
-from train.evaluation.exact_search import search
+from twinspire.export.ann.graph import Rows, Vectors
+from twinspire.protos.errors import GateRefused
+from twinspire.protos.scores import least_found
+from twinspire.protos.search import graph_width
+from twinspire.train.evaluation.exact_search import search
 
 Shares = npt.NDArray[np.float64]
 

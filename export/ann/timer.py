@@ -12,8 +12,8 @@ import hnswlib
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from export.ann.graph import Vectors
-from protos.search import exact_search
+from twinspire.export.ann.graph import Vectors
+from twinspire.protos.search import exact_search
 
 Search = Callable[[Vectors], object]
 

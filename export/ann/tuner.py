@@ -9,14 +9,14 @@ from typing import Any
 import hnswlib
 from rich.console import Console
 
-from export.ann.ef_search import EfChoice, Point, recall_curve, tune
-from export.ann.graph import SPACE, Vectors, build_graph
-from export.ann.report import IndexReport, report_of
-from export.ann.timer import compare
-from protos.bundle import IndexParameters, Score
-from protos.errors import GateRefused
-from protos.search import EXACT_SHARE, graph_width
-from train.config.index import IndexConfig
+from twinspire.export.ann.ef_search import EfChoice, Point, recall_curve, tune
+from twinspire.export.ann.graph import SPACE, Vectors, build_graph
+from twinspire.export.ann.report import IndexReport, report_of
+from twinspire.export.ann.timer import compare
+from twinspire.protos.bundle import IndexParameters, Score
+from twinspire.protos.errors import GateRefused
+from twinspire.protos.search import EXACT_SHARE, graph_width
+from twinspire.train.config.index import IndexConfig
 
 UNSEARCHED = (8, 100)  # M and ef_construction where every search is exact: a graph that is built quickly
 # Coordinates, N x D, up to which every search is exact: 8 MiB, which fit in the cache of most processors.

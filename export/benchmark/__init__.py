@@ -1,4 +1,4 @@
-"""How fast a bundle is on this machine: `python -m export bench`, and the latency in a manifest.
+"""How fast a bundle is on this machine: `python -m twinspire.export bench`, and the latency in a manifest.
 
 command         measures the parts, and logs the result
 parts           towers, retriever, index; each adds its figures and returns what else is reported
@@ -9,4 +9,4 @@ processes       isolated_process measures bundles in processes of the service
 """
 
 LIBRARIES = ("torch", "onnxruntime", "numpy", "hnswlib")  # whose versions are reported
-BENCH_PARTS = ("towers", "retriever", "index")  # of `python -m export bench`
+BENCH_PARTS = ("towers", "retriever", "index")  # of `python -m twinspire.export bench`

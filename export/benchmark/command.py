@@ -1,4 +1,4 @@
-"""The command `python -m export bench`: measures a bundle and compares it with budgets and an earlier bench.
+"""The command `bench` of export: measures a bundle and compares it with budgets and an earlier bench.
 
 It writes JSON, a page and plots, and logs them as an MLflow run. It fails after that where a budget of
 `[bench]` is broken.
@@ -11,19 +11,19 @@ from typing import Any
 
 import mlflow
 
-from export.benchmark import BENCH_PARTS, comparison, index, report, retriever, towers
-from export.benchmark.figures import Figures, MeasuredBundle
-from export.bundles import find_bundle
-from protos.bundle import EXACT, HNSW, REPORTS
-from protos.cli import UsageError
-from protos.errors import GateRefused
-from protos.mlflow_keys import BUNDLE_VERSION
-from train.config import read_experiment
-from train.data.dataset import prepare
-from train.data.training_data import TrainingData, training_data_of
-from train.paths import CACHE
-from train.progress import PROGRESS
-from train.training.tracking import connect, log_metrics, tracked_run
+from twinspire.export.benchmark import BENCH_PARTS, comparison, index, report, retriever, towers
+from twinspire.export.benchmark.figures import Figures, MeasuredBundle
+from twinspire.export.bundles import find_bundle
+from twinspire.protos.bundle import EXACT, HNSW, REPORTS
+from twinspire.protos.cli import UsageError
+from twinspire.protos.errors import GateRefused
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION
+from twinspire.train.config import read_experiment
+from twinspire.train.data.dataset import prepare
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.paths import CACHE
+from twinspire.train.progress import PROGRESS
+from twinspire.train.training.tracking import connect, log_metrics, tracked_run
 
 Document = dict[str, Any]
 

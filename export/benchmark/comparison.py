@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from export.benchmark.estimate import Estimate
-from export.benchmark.figures import Figures, shown, unit
-from protos.documents import parse_json
-from protos.errors import ConfigError
-from protos.system.machine import machine
-from train.fingerprint import fingerprint
-from train.training.tracking import find_run
+from twinspire.export.benchmark.estimate import Estimate
+from twinspire.export.benchmark.figures import Figures, shown, unit
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.system.machine import machine
+from twinspire.train.fingerprint import fingerprint
+from twinspire.train.training.tracking import find_run
 
 STAGE = "bench"
 ARTIFACTS = "bench"

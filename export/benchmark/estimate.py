@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protos.system.timing import Times
+from twinspire.protos.system.timing import Times
 
 DRAWS = 1000
 

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.benchmark.estimate import Estimate, percentile, ratio
-from export.benchmark.latency_inputs import AS_IS
-from protos.bundle import Manifest, Variant
-from protos.features import Side
-from protos.system.timing import Times
-from train.config import Experiment
-from train.data.training_data import TrainingData
+from twinspire.export.benchmark.estimate import Estimate, percentile, ratio
+from twinspire.export.benchmark.latency_inputs import AS_IS
+from twinspire.protos.bundle import Manifest, Variant
+from twinspire.protos.features import Side
+from twinspire.protos.system.timing import Times
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData
 
 TORCH = "torch"
 SERVED = "served"  # the ONNX file in the bundle

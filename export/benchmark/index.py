@@ -6,14 +6,14 @@ from typing import Any
 import hnswlib
 import numpy as np
 
-from export import ann
-from export.benchmark.estimate import percentile, ratio
-from export.benchmark.figures import Figures, MeasuredBundle
-from protos.bundle import IndexParameters
-from protos.system.cores import thread_count
-from protos.system.timing import in_rounds
-from protos.vectors import vectors_of
-from train.progress import PROGRESS
+from twinspire.export import ann
+from twinspire.export.benchmark.estimate import percentile, ratio
+from twinspire.export.benchmark.figures import Figures, MeasuredBundle
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.system.cores import thread_count
+from twinspire.protos.system.timing import in_rounds
+from twinspire.protos.vectors import vectors_of
+from twinspire.train.progress import PROGRESS
 
 BUILDS = ("build_s", "build_bare_s")
 

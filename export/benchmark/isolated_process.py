@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from protos import entry_points
-from protos.documents import parse_json
-from protos.errors import BundleDamaged
-from protos.system.signals import signal_name
-from train.paths import ROOT
+from twinspire.protos import entry_points
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.system.signals import signal_name
+from twinspire.train.paths import ROOT
 
 PATIENCE = 1800.0  # longest run in seconds
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -33,7 +33,7 @@ class ProcessFailure(NamedTuple):
 def ask(
     request: Mapping[str, Any], scratch: Path, threads: int = 1, patience: float = PATIENCE
 ) -> dict[str, Any] | ProcessFailure:
-    """The response of `python -m serving.benchmark.bundle_benchmark` to a request, within `patience` seconds.
+    """The response of `twinspire.serving.benchmark.bundle_benchmark` to a request, within `patience` seconds.
 
     `scratch` is a folder for the request; with `threads` 0 the process's libraries choose their number.
     """

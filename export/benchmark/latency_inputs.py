@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from protos.features import Arrays, HistoryFeature, TextFeature, TowerInputs
-from protos.inputs.events import item_ids
-from protos.inputs.texts import normalise
+from twinspire.protos.features import Arrays, HistoryFeature, TextFeature, TowerInputs
+from twinspire.protos.inputs.events import item_ids
+from twinspire.protos.inputs.texts import normalise
 
 AS_IS = "as_is"  # kinds of input: records unchanged
 SHORT = "short"  # texts of SHORT_LENGTH characters

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from export.benchmark.figures import SERVED, TORCH
-from train.evaluation.plots import COLOURS, style_axes
+from twinspire.export.benchmark.figures import SERVED, TORCH
+from twinspire.train.evaluation.plots import COLOURS, style_axes
 
 ByBatch = Mapping[str, Mapping[str, Mapping[str, Any]]]  # batch -> backend -> summary
 LINES = {SERVED: ("ONNX Runtime, as served", 2.2), TORCH: ("torch eager", 1.2)}  # backend -> label and width

@@ -7,17 +7,17 @@ from typing import Any
 
 from rich.console import Console
 
-from export.ann import frontier
-from export.benchmark import plots
-from export.benchmark import report_writer as writer
-from export.benchmark.comparison import DOCUMENT, Budget, changes
-from export.benchmark.figures import SERVED, Figures, MeasuredBundle, shown
-from export.benchmark.latency_inputs import AS_IS
-from export.benchmark.retriever import FIGURES as RETRIEVER_FIGURES
-from export.markdown import code, plain
-from protos.bundle import write_file
-from protos.features import SIDES
-from protos.system.timing import p99_remark
+from twinspire.export.ann import frontier
+from twinspire.export.benchmark import plots
+from twinspire.export.benchmark import report_writer as writer
+from twinspire.export.benchmark.comparison import DOCUMENT, Budget, changes
+from twinspire.export.benchmark.figures import SERVED, Figures, MeasuredBundle, shown
+from twinspire.export.benchmark.latency_inputs import AS_IS
+from twinspire.export.benchmark.retriever import FIGURES as RETRIEVER_FIGURES
+from twinspire.export.markdown import code, plain
+from twinspire.protos.bundle import write_file
+from twinspire.protos.features import SIDES
+from twinspire.protos.system.timing import p99_remark
 
 PAGE = "report.md"
 MAIN = (  # figures, in the order of the reports

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from export.benchmark import LIBRARIES
-from export.markdown import code, plain, table
-from protos.bundle import write_file
-from protos.system.machine import machine, versions
-from train.evaluation.plots import save
-from train.training.tracking import git_commit
+from twinspire.export.benchmark import LIBRARIES
+from twinspire.export.markdown import code, plain, table
+from twinspire.protos.bundle import write_file
+from twinspire.protos.system.machine import machine, versions
+from twinspire.train.evaluation.plots import save
+from twinspire.train.training.tracking import git_commit
 
 BUSY = 0.95  # share of its time that one thread had a processor; below it, other processes used the machine
 

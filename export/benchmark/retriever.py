@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from export.benchmark.estimate import percentile
-from export.benchmark.figures import Figures, MeasuredBundle
-from export.benchmark.isolated_process import ask_of_bundle
-from protos.system.timing import Times
-from train.progress import PROGRESS
+from twinspire.export.benchmark.estimate import percentile
+from twinspire.export.benchmark.figures import Figures, MeasuredBundle
+from twinspire.export.benchmark.isolated_process import ask_of_bundle
+from twinspire.protos.system.timing import Times
+from twinspire.train.progress import PROGRESS
 
 NAME = "retriever"
 K = 10  # items in an answer

@@ -16,8 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.figure import Figure
 
-from export.benchmark.figures import SERVED, TORCH, Figures, LatencyCase, MeasuredBundle, tower_names
-from export.benchmark.latency_inputs import (
+from twinspire.export.benchmark.figures import (
+    SERVED,
+    TORCH,
+    Figures,
+    LatencyCase,
+    MeasuredBundle,
+    tower_names,
+)
+from twinspire.export.benchmark.latency_inputs import (
     AS_IS,
     HISTORY,
     LONG,
@@ -26,20 +33,28 @@ from export.benchmark.latency_inputs import (
     distinct_batches,
     with_lengths,
 )
-from export.benchmark.plots import latency_by_batch
-from export.onnx.export import frozen
-from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
-from protos.bundle import TOWERS
-from protos.features import SIDES, FeatureSpec, HistoryFeature, Schema, Side, TextFeature, TowerInputs
-from protos.system.huge_pages import on_huge_pages
-from protos.system.machine import machine
-from protos.system.timing import Effort, Times, take_turns
-from train.config import ExportConfig
-from train.config.bench import BenchConfig
-from train.models.towers import Tower
-from train.progress import PROGRESS, progress_bar
-from train.training.tracking import get_run
-from train.training.trained_model import load_model
+from twinspire.export.benchmark.plots import latency_by_batch
+from twinspire.export.onnx.export import frozen
+from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from twinspire.protos.bundle import TOWERS
+from twinspire.protos.features import (
+    SIDES,
+    FeatureSpec,
+    HistoryFeature,
+    Schema,
+    Side,
+    TextFeature,
+    TowerInputs,
+)
+from twinspire.protos.system.huge_pages import on_huge_pages
+from twinspire.protos.system.machine import machine
+from twinspire.protos.system.timing import Effort, Times, take_turns
+from twinspire.train.config import ExportConfig
+from twinspire.train.config.bench import BenchConfig
+from twinspire.train.models.towers import Tower
+from twinspire.train.progress import PROGRESS, progress_bar
+from twinspire.train.training.tracking import get_run
+from twinspire.train.training.trained_model import load_model
 
 RECORDS = 2000  # of each side
 HISTORIES = (5, 30)  # items, beside the most that a tower reads

@@ -1,6 +1,6 @@
 """Encodes items and queries with an ONNX tower.
 
-    python -m export encode --config train/configs/pydocs.toml --items items.parquet --output vectors.npy
+    python -m twinspire.export encode --config shop.toml --items items.parquet --output vectors.npy
 
 `encode_all` returns an array in memory; `encode_into` writes a file that can be resumed after a kill
 (`resumable_file`), by this process or on a Ray cluster (`ray_cluster`). All read records a window at a time
@@ -9,7 +9,7 @@ record determines its batch. A file that is resumed on another processor is equa
 differ by rounding.
 """
 
-from export.encoding.encoding import (
+from twinspire.export.encoding.encoding import (
     BATCH,
     EncodedFile,
     EncodeWindows,
@@ -18,7 +18,7 @@ from export.encoding.encoding import (
     encode_into,
     encode_once,
 )
-from export.encoding.records import WINDOW, ColumnRecords, Records, TableRecords
+from twinspire.export.encoding.records import WINDOW, ColumnRecords, Records, TableRecords
 
 __all__ = [
     "BATCH",

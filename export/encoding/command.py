@@ -1,19 +1,19 @@
-"""`python -m export encode`: encodes a table of items with a bundle's item tower into a `.npy` file."""
+"""The command `encode` of export: encodes a table of items with a bundle's item tower into a `.npy` file."""
 
 from argparse import Namespace
 from typing import Any
 
 from rich.console import Console
 
-from export.bundles import find_bundle
-from export.encoding import ItemTower, TableRecords, encode_into
-from export.encoding.ray_cluster import windows_of
-from export.onnx.runtimes import onnx_encoder
-from protos import bundle
-from protos.system import memory
-from train.config import read_experiment
-from train.data.source import source_config
-from train.progress import PROGRESS
+from twinspire.export.bundles import find_bundle
+from twinspire.export.encoding import ItemTower, TableRecords, encode_into
+from twinspire.export.encoding.ray_cluster import windows_of
+from twinspire.export.onnx.runtimes import onnx_encoder
+from twinspire.protos import bundle
+from twinspire.protos.system import memory
+from twinspire.train.config import read_experiment
+from twinspire.train.data.source import source_config
+from twinspire.train.progress import PROGRESS
 
 
 def encode(arguments: Namespace) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos import bundle
-from protos.features import TextFeature, TowerInputs
-from protos.files.npy_file import map_array
+from twinspire.protos import bundle
+from twinspire.protos.features import TextFeature, TowerInputs
+from twinspire.protos.files.npy_file import map_array
 
 SIZE = 16  # bytes
 

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from export.encoding.records import WINDOW, ColumnRecords, Records, Values
-from export.encoding.resumable_file import ResumableFile, open_resumable
-from export.onnx.runtimes import Encode
-from protos.bundle import VECTORS, record
-from protos.errors import BundleDamaged, DataError, InvalidInput
-from protos.features import Arrays, TowerInputs
-from train.fingerprint import code_fingerprint, fingerprint
-from train.progress import progress_bar
+from twinspire.export.encoding.records import WINDOW, ColumnRecords, Records, Values
+from twinspire.export.encoding.resumable_file import ResumableFile, open_resumable
+from twinspire.export.onnx.runtimes import Encode
+from twinspire.protos.bundle import VECTORS, record
+from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput
+from twinspire.protos.features import Arrays, TowerInputs
+from twinspire.train.fingerprint import code_fingerprint, fingerprint
+from twinspire.train.progress import progress_bar
 
 BATCH = 64  # records
 

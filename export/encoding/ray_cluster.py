@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from export.encoding.encoding import (
+from twinspire.export.encoding.encoding import (
     EncodeWindows,
     ItemTower,
     Vectors,
@@ -37,12 +37,12 @@ from export.encoding.encoding import (
     tower_identity,
     window_size,
 )
-from export.encoding.records import WINDOW, Records, Values
-from export.onnx.runtimes import Encode, onnx_encoder
-from protos.errors import InvalidInput, PackageMissing, TwinspireError, Unavailable
-from protos.features import FeatureSpec, Side, TowerInputs
-from protos.names import DIGITS
-from train.fingerprint import fingerprint, source_fingerprint
+from twinspire.export.encoding.records import WINDOW, Records, Values
+from twinspire.export.onnx.runtimes import Encode, onnx_encoder
+from twinspire.protos.errors import InvalidInput, PackageMissing, TwinspireError, Unavailable
+from twinspire.protos.features import FeatureSpec, Side, TowerInputs
+from twinspire.protos.names import DIGITS
+from twinspire.train.fingerprint import fingerprint, source_fingerprint
 
 EXTRA = "ray"
 AHEAD = 2  # windows for each CPU of the cluster that are sent before the first of them is back
@@ -52,7 +52,7 @@ WAIT_SECONDS = 20.0  # between two looks at a cluster that may have lost all its
 LONGEST_ERROR = 500  # characters of an error of Ray
 LIBRARIES = ("numpy", "onnxruntime", "tokenizers")  # vectors depend on their versions
 ONNX = "item_tower.onnx"
-CODE = "export.encoding.encoding"  # the module that encodes
+CODE = "twinspire.export.encoding.encoding"  # the module that encodes
 
 
 @dataclass(frozen=True)

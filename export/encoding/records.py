@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from protos.errors import DataError
-from protos.features import FeatureSpec, IdFeature, TextFeature
-from train.data.columns import Columns, column_names, features_of
-from train.data.item_table import ItemTable
-from train.data.table_files import identity_of, read_slices
-from train.fingerprint import fingerprint
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import FeatureSpec, IdFeature, TextFeature
+from twinspire.train.data.columns import Columns, column_names, features_of
+from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.table_files import identity_of, read_slices
+from twinspire.train.fingerprint import fingerprint
 
 AS_NAMED = ItemTable()  # ids in `item_id`, no casts, written as the suffix says
 WINDOW = 16_384  # records that are read at a time and sorted by length

@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from export.encoding.records import WINDOW
-from protos.bundle import sync, write_file
-from protos.documents import parse_json
-from protos.errors import DataError, Unavailable
-from protos.files.file_lock import try_lock
-from protos.toml_config import parse
+from twinspire.export.encoding.records import WINDOW
+from twinspire.protos.bundle import sync, write_file
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import DataError, Unavailable
+from twinspire.protos.files.file_lock import try_lock
+from twinspire.protos.toml_config import parse
 
 
 @dataclass(frozen=True)

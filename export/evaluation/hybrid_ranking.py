@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from export import ann
-from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, with_words
-from protos.hybrid.lexical_index import LexicalIndex, Postings
+from twinspire.export import ann
+from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, with_words
+from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from export.evaluation.per_query import read_arrays
-from protos import bundle
-from protos.bundle import Score
-from protos.errors import BundleDamaged
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.intervals import Clusters, pair_clusters_of
-from train.evaluation.labelled_metrics import pair_losses
+from twinspire.export.evaluation.per_query import read_arrays
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Score
+from twinspire.protos.errors import BundleDamaged
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.intervals import Clusters, pair_clusters_of
+from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 FILE = "pair_losses.npz"
 UNIT = "unit"

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos import bundle
-from protos.errors import BundleDamaged
-from train.data.training_data import TrainingData
-from train.evaluation.intervals import Clusters, clusters_of
-from train.metrics import per_query
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.intervals import Clusters, clusters_of
+from twinspire.train.metrics import per_query
 
 FILE = "per_query.npz"
 QUERIES, CLUSTERS, UNIT = "queries", "clusters", "unit"

@@ -12,22 +12,22 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from export import ann
-from export.encoding import encode_all
-from export.evaluation.hybrid_ranking import HybridRanking
-from export.onnx.runtimes import Encode
-from protos.bundle import Score
-from protos.features import TowerInputs
-from protos.hybrid.fusion import BM25_ALONE
-from protos.search import paired_products
-from train.config import Experiment
-from train.data.training_data import Pairs, TrainingData, texts_of
-from train.evaluation.baselines import LABELS, baselines
-from train.evaluation.intervals import Interval, drawn_in
-from train.evaluation.label_baselines import LABEL_BASELINES
-from train.evaluation.label_means import item_means
-from train.evaluation.ranking import BaselineFitter
-from train.evaluation.report import (
+from twinspire.export import ann
+from twinspire.export.encoding import encode_all
+from twinspire.export.evaluation.hybrid_ranking import HybridRanking
+from twinspire.export.onnx.runtimes import Encode
+from twinspire.protos.bundle import Score
+from twinspire.protos.features import TowerInputs
+from twinspire.protos.hybrid.fusion import BM25_ALONE
+from twinspire.protos.search import paired_products
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import Pairs, TrainingData, texts_of
+from twinspire.train.evaluation.baselines import LABELS, baselines
+from twinspire.train.evaluation.intervals import Interval, drawn_in
+from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
+from twinspire.train.evaluation.label_means import item_means
+from twinspire.train.evaluation.ranking import BaselineFitter
+from twinspire.train.evaluation.report import (
     DIFFERENCE,
     JUDGED,
     evaluate_cold_items,
@@ -36,7 +36,7 @@ from train.evaluation.report import (
     evaluate_ranking,
     judged_clusters_of,
 )
-from train.metrics import (
+from twinspire.train.metrics import (
     CUTOFFS,
     DRAWN,
     DRAWN_PAIRS,

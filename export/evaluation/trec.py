@@ -36,11 +36,11 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from export.evaluation.quality import K
-from protos.bundle import sync
-from protos.errors import DataError
-from protos.files import atomic_directory
-from train.data.training_data import TrainingData
+from twinspire.export.evaluation.quality import K
+from twinspire.protos.bundle import sync
+from twinspire.protos.errors import DataError
+from twinspire.protos.files import atomic_directory
+from twinspire.train.data.training_data import TrainingData
 
 Rows = npt.NDArray[np.int64]
 

@@ -35,31 +35,37 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from export import ann
-from export.evaluation.hybrid_ranking import Candidates, HybridRanking
-from export.hybrid.cross_validation import Metrics, cross_validated
-from export.hybrid.postings import postings_of, with_priors, without_words
-from export.hybrid.priors import PriorChoice, choose_prior, priors_of
-from protos.bundle import Hybrid, Score
-from protos.errors import GateRefused
-from protos.features import TextFeature
-from protos.hybrid.fusion import BM25_ALONE, Fusion
-from protos.hybrid.lexical_index import LexicalIndex, Postings
-from protos.lexical import WeightingName
-from train.config import Experiment
-from train.data.training_data import TrainingData, texts_of
-from train.evaluation.intervals import Clusters, Interval, clusters_of, interval, within_standard_error
-from train.evaluation.lexical_choice import (
+from twinspire.export import ann
+from twinspire.export.evaluation.hybrid_ranking import Candidates, HybridRanking
+from twinspire.export.hybrid.cross_validation import Metrics, cross_validated
+from twinspire.export.hybrid.postings import postings_of, with_priors, without_words
+from twinspire.export.hybrid.priors import PriorChoice, choose_prior, priors_of
+from twinspire.protos.bundle import Hybrid, Score
+from twinspire.protos.errors import GateRefused
+from twinspire.protos.features import TextFeature
+from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion
+from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
+from twinspire.protos.lexical import WeightingName
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData, texts_of
+from twinspire.train.evaluation.intervals import (
+    Clusters,
+    Interval,
+    clusters_of,
+    interval,
+    within_standard_error,
+)
+from twinspire.train.evaluation.lexical_choice import (
     ALL_ANALYZERS,
     TUNED_ON,
     Validation,
     candidates,
     chosen_settings,
 )
-from train.evaluation.lexical_model import CountedTerms, LexicalModel
-from train.evaluation.query_groups import repeated_share
-from train.evaluation.ranking import selection_metric
-from train.metrics import MAIN, metric_label, per_query
+from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.train.evaluation.query_groups import repeated_share
+from twinspire.train.evaluation.ranking import selection_metric
+from twinspire.train.metrics import MAIN, metric_label, per_query
 
 Vectors = npt.NDArray[np.float32]
 Setting = tuple[WeightingName, float]  # of the lexical side, and its weight

@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from train.evaluation.intervals import Clusters
+from twinspire.train.evaluation.intervals import Clusters
 
 T = TypeVar("T")
 Values = npt.NDArray[np.float64]

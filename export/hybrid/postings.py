@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from export.hybrid.priors import Priors
-from protos.errors import DataError
-from protos.hybrid.lexical_index import Postings, term_hash
-from train.evaluation.lexical_model import LexicalModel
+from twinspire.export.hybrid.priors import Priors
+from twinspire.protos.errors import DataError
+from twinspire.protos.hybrid.lexical_index import Postings, term_hash
+from twinspire.train.evaluation.lexical_model import LexicalModel
 
 
 def postings_of(model: LexicalModel) -> Postings:

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from export.hybrid.cross_validation import Metrics, Values, cross_validated
-from protos.bundle import Hybrid
-from protos.hybrid.lexical_index import term_hash, whole_query
-from protos.inputs.query_words import query_key
-from train.config import Experiment
-from train.data.training_data import TrainingData, texts_of
-from train.evaluation.intervals import Clusters, interval, within_standard_error
-from train.metrics import metric_label
+from twinspire.export.hybrid.cross_validation import Metrics, Values, cross_validated
+from twinspire.protos.bundle import Hybrid
+from twinspire.protos.hybrid.lexical_index import term_hash, whole_query
+from twinspire.protos.inputs.query_words import query_key
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData, texts_of
+from twinspire.train.evaluation.intervals import Clusters, interval, within_standard_error
+from twinspire.train.metrics import metric_label
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 ORDER = "ndcg_at_10"

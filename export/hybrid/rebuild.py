@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from export import ann
-from export.evaluation.hybrid_ranking import HybridRanking
-from export.hybrid.postings import as_matrix, as_postings, postings_of, with_priors, without_words
-from export.hybrid.priors import Priors
-from protos.bundle import ITEMS, Hybrid, Manifest
-from protos.documents import parse_json
-from protos.hybrid.fusion import Fusion
-from protos.hybrid.lexical_index import LexicalIndex, Postings
-from protos.hybrid.term_weights import weighting_of
-from train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.export import ann
+from twinspire.export.evaluation.hybrid_ranking import HybridRanking
+from twinspire.export.hybrid.postings import as_matrix, as_postings, postings_of, with_priors, without_words
+from twinspire.export.hybrid.priors import Priors
+from twinspire.protos.bundle import ITEMS, Hybrid, Manifest
+from twinspire.protos.documents import parse_json
+from twinspire.protos.hybrid.fusion import Fusion
+from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
+from twinspire.protos.hybrid.term_weights import weighting_of
+from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

@@ -16,10 +16,10 @@ import onnxscript  # noqa: F401 - torch.onnx uses it, so its version belongs int
 import torch
 from torch import Tensor, nn
 
-from export.onnx.optimize import optimize
-from protos.features import Arrays, FeatureSpec
-from protos.inputs.events import TIMES
-from train.models.towers import Tower
+from twinspire.export.onnx.optimize import optimize
+from twinspire.protos.features import Arrays, FeatureSpec
+from twinspire.protos.inputs.events import TIMES
+from twinspire.train.models.towers import Tower
 
 OUTPUT = "vector"
 

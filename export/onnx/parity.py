@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.onnx.runtimes import Encode
-from protos.errors import GateRefused
-from protos.features import (
+from twinspire.export.onnx.runtimes import Encode
+from twinspire.protos.errors import GateRefused
+from twinspire.protos.features import (
     Arrays,
     CategoryFeature,
     HistoryFeature,
@@ -16,7 +16,7 @@ from protos.features import (
     TimeFeature,
     TowerInputs,
 )
-from protos.inputs.events import LARGEST_TIME
+from twinspire.protos.inputs.events import LARGEST_TIME
 
 BATCHES = (1, 2, 33)
 HOSTILE_TEXTS = (

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import onnxruntime
 
-from protos.features import Arrays
-from protos.files.onnx_file import check_self_contained
-from protos.system.huge_pages import on_huge_pages
+from twinspire.protos.features import Arrays
+from twinspire.protos.files.onnx_file import check_self_contained
+from twinspire.protos.system.huge_pages import on_huge_pages
 
 if TYPE_CHECKING:
-    from train.models.towers import Tower
+    from twinspire.train.models.towers import Tower
 
 Encode = Callable[[Arrays], npt.NDArray[Any]]
 

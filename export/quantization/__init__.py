@@ -7,7 +7,7 @@ sample.py   the queries and items that a variant is compared with float32 on
 choose.py   the smallest variant within a bound on the loss
 """
 
-from export.quantization.choose import ExportedTower, choose_precision
-from export.quantization.tables import round_tables
+from twinspire.export.quantization.choose import ExportedTower, choose_precision
+from twinspire.export.quantization.tables import round_tables
 
 __all__ = ["ExportedTower", "choose_precision", "round_tables"]

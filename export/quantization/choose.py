@@ -11,17 +11,17 @@ from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 
-from export.onnx.runtimes import onnx_encoder
-from export.quantization.sample import BothVectors, PerQuery, QualitySample, Vectors, draw_sample
-from export.quantization.tables import MIN_BYTES, make_variants, round_tables
-from protos.bundle import Precision, TableVariant
-from protos.errors import ConfigError
-from protos.features import Side, TowerInputs
-from protos.vectors import rounded_vectors
-from train.config.precision import PrecisionConfig
-from train.data.training_data import TrainingData
-from train.metrics import HEADLINE, metric_label
-from train.models.towers import Tower
+from twinspire.export.onnx.runtimes import onnx_encoder
+from twinspire.export.quantization.sample import BothVectors, PerQuery, QualitySample, Vectors, draw_sample
+from twinspire.export.quantization.tables import MIN_BYTES, make_variants, round_tables
+from twinspire.protos.bundle import Precision, TableVariant
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import Side, TowerInputs
+from twinspire.protos.vectors import rounded_vectors
+from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.metrics import HEADLINE, metric_label
+from twinspire.train.models.towers import Tower
 
 PLAIN: Literal["fp32"] = "fp32"  # what all others are compared with
 NO_TABLES = f"no table of at least {MIN_BYTES // 2**10} KiB is looked up"

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from export.encoding import encode_all
-from export.onnx.runtimes import Encode
-from protos.features import Side, TowerInputs
-from train.config.precision import PrecisionConfig
-from train.data.training_data import TrainingData
-from train.evaluation.exact_search import search
-from train.evaluation.intervals import Clusters, clusters_of, interval
-from train.metrics import HEADLINE, per_query
+from twinspire.export.encoding import encode_all
+from twinspire.export.onnx.runtimes import Encode
+from twinspire.protos.features import Side, TowerInputs
+from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.exact_search import search
+from twinspire.train.evaluation.intervals import Clusters, clusters_of, interval
+from twinspire.train.metrics import HEADLINE, per_query
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

@@ -21,11 +21,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from export.onnx.export import frozen
-from export.onnx.optimize import Graph
-from protos.bundle import TableVariant, Variant
-from protos.vectors import int8_rows
-from train.models.towers import Tower
+from twinspire.export.onnx.export import frozen
+from twinspire.export.onnx.optimize import Graph
+from twinspire.protos.bundle import TableVariant, Variant
+from twinspire.protos.vectors import int8_rows
+from twinspire.train.models.towers import Tower
 
 Stored = Literal["fp16", "int8"]
 Table = npt.NDArray[np.float32]

@@ -1,6 +1,6 @@
 """A new bundle of a released one, without training: its towers, and the catalogue as it stands.
 
-    python -m export refresh --config train/configs/pydocs.toml
+    python -m twinspire.export refresh --config train/configs/pydocs.toml
 
 command.py     the command
 refresh.py     all steps in order, with what makes them resumable

@@ -13,26 +13,26 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from export import ann
-from export.bundle_files import write_bundle, write_reports
-from export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
-from export.evaluation import pair_losses, per_query
-from export.evaluation.quality import encode_queries
-from export.example_queries import example_queries
-from export.hybrid.rebuild import interleaved, rows_of, weights_of_rows, weights_of_texts
-from export.onnx.runtimes import Encode, onnx_encoder
-from export.refresh.merge import FRESH, Champion, Merged
-from export.refresh.quality import Evaluation, NotMeasured
-from protos import bundle
-from protos.bundle import Manifest, Refreshed, Snapshot
-from protos.errors import BundleError
-from protos.hybrid.lexical_index import LexicalIndex
-from protos.inputs import unicode_record
-from protos.search import each_vector
-from protos.vectors import read_vectors, write_merged
-from train.config import Experiment
-from train.data.training_data import texts_of
-from train.evaluation.plots import save
+from twinspire.export import ann
+from twinspire.export.bundle_files import write_bundle, write_reports
+from twinspire.export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
+from twinspire.export.evaluation import pair_losses, per_query
+from twinspire.export.evaluation.quality import encode_queries
+from twinspire.export.example_queries import example_queries
+from twinspire.export.hybrid.rebuild import interleaved, rows_of, weights_of_rows, weights_of_texts
+from twinspire.export.onnx.runtimes import Encode, onnx_encoder
+from twinspire.export.refresh.merge import FRESH, Champion, Merged
+from twinspire.export.refresh.quality import Evaluation, NotMeasured
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Manifest, Refreshed, Snapshot
+from twinspire.protos.errors import BundleError
+from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.protos.inputs import unicode_record
+from twinspire.protos.search import each_vector
+from twinspire.protos.vectors import read_vectors, write_merged
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import texts_of
+from twinspire.train.evaluation.plots import save
 
 # Reports that hold for the refreshed bundle, too: of the towers, and of the choice of the lexical weight.
 OF_TOWERS = ("parity", "precision", "latency", "hybrid")

@@ -1,4 +1,4 @@
-"""`python -m export refresh`: a new bundle of the champion's towers and the catalogue as it stands.
+"""`python -m twinspire.export refresh`: a new bundle of the champion's towers and the catalogue as it stands.
 
 It is promoted if all gates hold. The command can run on a schedule beside the service, which follows the
 champion.
@@ -10,16 +10,16 @@ from typing import Any
 
 from rich.console import Console
 
-from export.refresh.refresh import RefreshRequest, RefreshResult
-from export.refresh.refresh import refresh as run
-from export.refresh.table import catalogue_table, store_changes, write_table
-from export.terminal import show_record
-from protos import bundle
-from train.config import read_experiment
-from train.data.dataset import Dataset, prepare
-from train.data.source import source_config
-from train.progress import PROGRESS
-from train.training.tracking import connect
+from twinspire.export.refresh.refresh import RefreshRequest, RefreshResult
+from twinspire.export.refresh.refresh import refresh as run
+from twinspire.export.refresh.table import catalogue_table, store_changes, write_table
+from twinspire.export.terminal import show_record
+from twinspire.protos import bundle
+from twinspire.train.config import read_experiment
+from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.source import source_config
+from twinspire.train.progress import PROGRESS
+from twinspire.train.training.tracking import connect
 
 SHOWN = 20  # items that could not be encoded, in the result
 

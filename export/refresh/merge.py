@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.bundle_files import ItemColumns
-from export.encoding.digests import SIZE, Digests, digest, read_digests
-from export.refresh.sources import ItemChange, SnapshotState, TableItem
-from protos import bundle
-from protos.bundle import Manifest
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, DataError, InvalidInput
-from protos.features import IdFeature
-from protos.filter_kinds import Parsed, parse_value
-from protos.filters import column_values, read_filters
+from twinspire.export.bundle_files import ItemColumns
+from twinspire.export.encoding.digests import SIZE, Digests, digest, read_digests
+from twinspire.export.refresh.sources import ItemChange, SnapshotState, TableItem
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput
+from twinspire.protos.features import IdFeature
+from twinspire.protos.filter_kinds import Parsed, parse_value
+from twinspire.protos.filters import column_values, read_filters
 
 NO_DIGEST = bytes(SIZE)  # of an item whose bundle tells none; no item has it
 FRESH = -1

@@ -23,33 +23,40 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from export import ann
-from export.bundles import why_not_comparable
-from export.encoding import ColumnRecords, ItemTower, encode_once
-from export.encoding.digests import Digests, item_digests
-from export.evaluation import pair_losses, per_query, quality
-from export.evaluation.hybrid_ranking import HybridRanking
-from export.evaluation.pair_losses import PairLosses
-from export.evaluation.per_query import PerQuery
-from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
-from export.onnx.runtimes import Encode
-from export.refresh.merge import NO_DIGEST, Champion, Merged
-from export.refresh.work import WORK
-from protos.bundle import IndexParameters, Manifest
-from protos.errors import DataError, MissingStage
-from protos.features import FeatureSpec, TextFeature
-from protos.hybrid.fusion import Fusion
-from protos.hybrid.lexical_index import LexicalIndex
-from protos.toml_config import FROM_DATA
-from protos.vectors import rounded_vectors
-from train.config import Experiment
-from train.config.history_towers import HistoryTower
-from train.data.dataset import Dataset
-from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
-from train.evaluation.intervals import drawn_in
-from train.evaluation.report import evaluate_labels, evaluate_ranking
-from train.metrics import mean
-from train.metrics import per_query as metrics_of
+from twinspire.export import ann
+from twinspire.export.bundles import why_not_comparable
+from twinspire.export.encoding import ColumnRecords, ItemTower, encode_once
+from twinspire.export.encoding.digests import Digests, item_digests
+from twinspire.export.evaluation import pair_losses, per_query, quality
+from twinspire.export.evaluation.hybrid_ranking import HybridRanking
+from twinspire.export.evaluation.pair_losses import PairLosses
+from twinspire.export.evaluation.per_query import PerQuery
+from twinspire.export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
+from twinspire.export.onnx.runtimes import Encode
+from twinspire.export.refresh.merge import NO_DIGEST, Champion, Merged
+from twinspire.export.refresh.work import WORK
+from twinspire.protos.bundle import IndexParameters, Manifest
+from twinspire.protos.errors import DataError, MissingStage
+from twinspire.protos.features import FeatureSpec, TextFeature
+from twinspire.protos.hybrid.fusion import Fusion
+from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.protos.toml_config import FROM_DATA
+from twinspire.protos.vectors import rounded_vectors
+from twinspire.train.config import Experiment
+from twinspire.train.config.history_towers import HistoryTower
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.training_data import (
+    Histories,
+    Pairs,
+    TrainingData,
+    data_of_kept_towers,
+    texts_of,
+    values_of,
+)
+from twinspire.train.evaluation.intervals import drawn_in
+from twinspire.train.evaluation.report import evaluate_labels, evaluate_ranking
+from twinspire.train.metrics import mean
+from twinspire.train.metrics import per_query as metrics_of
 
 Rows = npt.NDArray[np.int64]
 

@@ -17,29 +17,36 @@ import mlflow
 import numpy as np
 from rich.console import Console
 
-from export.bundles import BUNDLES, export_metrics
-from export.refresh import sources
-from export.refresh.build import RefreshInputs, build, encode_fresh, find_built, item_tower, not_finite
-from export.refresh.merge import Champion, Merged, merge
-from export.refresh.quality import applies, evaluation
-from export.refresh.work import WORK, RefreshFolder
-from export.release import audit_log, gates, registry
-from export.release.model_card import REFRESHED_FROM
-from export.release.promote import Compare, Promotion, challenger_data, promote
-from export.release.registry import CHALLENGER, AliasState, by_version, registry_errors
-from protos import bundle
-from protos.bundle import Snapshot
-from protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
-from protos.files.file_lock import exclusive_lock
-from protos.mlflow_keys import BUNDLE_VERSION
-from protos.release_records import CHAMPION
-from train.config import Experiment
-from train.data.dataset import Dataset
-from train.data.item_table import ItemTable
-from train.data.training_data import TrainingData
-from train.fingerprint import code_fingerprint, fingerprint
-from train.training.metric_groups import grouped
-from train.training.tracking import find_run, tracked_run
+from twinspire.export.bundles import BUNDLES, export_metrics
+from twinspire.export.refresh import sources
+from twinspire.export.refresh.build import (
+    RefreshInputs,
+    build,
+    encode_fresh,
+    find_built,
+    item_tower,
+    not_finite,
+)
+from twinspire.export.refresh.merge import Champion, Merged, merge
+from twinspire.export.refresh.quality import applies, evaluation
+from twinspire.export.refresh.work import WORK, RefreshFolder
+from twinspire.export.release import audit_log, gates, registry
+from twinspire.export.release.model_card import REFRESHED_FROM
+from twinspire.export.release.promote import Compare, Promotion, challenger_data, promote
+from twinspire.export.release.registry import CHALLENGER, AliasState, by_version, registry_errors
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Snapshot
+from twinspire.protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION
+from twinspire.protos.release_records import CHAMPION
+from twinspire.train.config import Experiment
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.fingerprint import code_fingerprint, fingerprint
+from twinspire.train.training.metric_groups import grouped
+from twinspire.train.training.tracking import find_run, tracked_run
 
 STAGE = "refresh"  # of its runs
 

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from export.bundle_files import display_text
-from protos import entry_points
-from protos.bundle import Manifest, Snapshot
-from protos.errors import DataError, MissingStage, TwinspireError
-from protos.features import TextFeature
-from protos.filter_kinds import Parsed
-from train.config.filter import FilterConfig
-from train.data.columns import column_names, items_of, read_columns
-from train.data.filters import PREFIX, filter_columns
-from train.data.item_table import ItemTable
-from train.data.table_files import identity_of
-from train.data.training_data import values_of
-from train.paths import CACHE
+from twinspire.export.bundle_files import display_text
+from twinspire.protos import entry_points
+from twinspire.protos.bundle import Manifest, Snapshot
+from twinspire.protos.errors import DataError, MissingStage, TwinspireError
+from twinspire.protos.features import TextFeature
+from twinspire.protos.filter_kinds import Parsed
+from twinspire.train.config.filter import FilterConfig
+from twinspire.train.data.columns import column_names, items_of, read_columns
+from twinspire.train.data.filters import PREFIX, filter_columns
+from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.table_files import identity_of
+from twinspire.train.data.training_data import values_of
+from twinspire.train.paths import CACHE
 
 
 class ItemChange(NamedTuple):

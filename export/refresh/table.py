@@ -11,14 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from export.refresh import sources
-from export.refresh.sources import ItemChange
-from protos.bundle import whole_file
-from protos.errors import DataError, InvalidInput, MissingStage
-from protos.features import FeatureSpec
-from protos.filter_kinds import KINDS, LIST_SEPARATOR, parse_value
-from train.data.columns import column_names
-from train.data.filters import PREFIX, filter_kinds
+from twinspire.export.refresh import sources
+from twinspire.export.refresh.sources import ItemChange
+from twinspire.protos.bundle import whole_file
+from twinspire.protos.errors import DataError, InvalidInput, MissingStage
+from twinspire.protos.features import FeatureSpec
+from twinspire.protos.filter_kinds import KINDS, LIST_SEPARATOR, parse_value
+from twinspire.train.data.columns import column_names
+from twinspire.train.data.filters import PREFIX, filter_kinds
 
 ID = "item_id"
 _MISFITS = TypeError, ValueError, OverflowError, pl.exceptions.PolarsError

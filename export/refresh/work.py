@@ -14,10 +14,10 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from protos.bundle import write_file
-from protos.documents import parse_json
-from protos.toml_config import parse
-from train.paths import CACHE
+from twinspire.protos.bundle import write_file
+from twinspire.protos.documents import parse_json
+from twinspire.protos.toml_config import parse
+from twinspire.train.paths import CACHE
 
 WORK = CACHE / "refresh"
 

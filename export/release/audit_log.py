@@ -30,11 +30,11 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run, ViewType
 
-from export.release.registry import AliasState, expect_collection, retire_challenger
-from protos.errors import InvalidInput, TwinspireError, Unavailable
-from protos.files.file_lock import exclusive_lock
-from protos.mlflow_keys import STAGE
-from protos.release_records import (
+from twinspire.export.release.registry import AliasState, expect_collection, retire_challenger
+from twinspire.protos.errors import InvalidInput, TwinspireError, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.protos.mlflow_keys import STAGE
+from twinspire.protos.release_records import (
     CHAMPION,
     MOVING_ACTIONS,
     REASON_LENGTH,
@@ -45,9 +45,9 @@ from protos.release_records import (
     ReleaseRecord,
     parse_record,
 )
-from train.fingerprint import fingerprint
-from train.paths import CACHE
-from train.training.tracking import environment, experiment_id
+from twinspire.train.fingerprint import fingerprint
+from twinspire.train.paths import CACHE
+from twinspire.train.training.tracking import environment, experiment_id
 
 EARLIER_CHAMPIONS = 2  # whose files are kept for a rollback
 LOCKS = CACHE / "locks"

@@ -8,14 +8,14 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
-from export.bundles import find_bundle
-from export.release import audit_log, registry
-from export.release.registry import AliasState, by_version, registry_errors
-from protos.cli import imports_frozen
-from protos.errors import GateRefused, MissingStage
-from protos.release_records import CHAMPION, ReleaseRecord
-from train.config import read_experiment
-from train.training.tracking import connect
+from twinspire.export.bundles import find_bundle
+from twinspire.export.release import audit_log, registry
+from twinspire.export.release.registry import AliasState, by_version, registry_errors
+from twinspire.protos.cli import imports_frozen
+from twinspire.protos.errors import GateRefused, MissingStage
+from twinspire.protos.release_records import CHAMPION, ReleaseRecord
+from twinspire.train.config import read_experiment
+from twinspire.train.training.tracking import connect
 
 
 def register(arguments: Namespace) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _target(name: str, to: str, reason: str) -> tuple[str, str]:
 
 def prune(arguments: Namespace) -> dict[str, Any]:
     """Drop the collections on the Milvus server that no alias of the model can come back to."""
-    from export.release.prune import prune as drop
+    from twinspire.export.release.prune import prune as drop
 
     connect()
     return drop(read_experiment(arguments.config).name, arguments.dry_run, arguments.unregistered_days)

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from export.html_page import html_page
-from export.markdown import code, picture, plain, table
-from export.release.gate import ComparedVersion, Decision, Gate, Section
-from export.release.gates import GATES
-from protos.bundle import write_file
-from train.evaluation.plots import save
+from twinspire.export.html_page import html_page
+from twinspire.export.markdown import code, picture, plain, table
+from twinspire.export.release.gate import ComparedVersion, Decision, Gate, Section
+from twinspire.export.release.gates import GATES
+from twinspire.protos.bundle import write_file
+from twinspire.train.evaluation.plots import save
 
 JSON = "decision.json"
 PAGE = "decision.html"  # one file, which holds its plots

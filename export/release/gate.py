@@ -21,11 +21,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.benchmark.isolated_process import ProcessFailure, ask
-from protos.bundle import Manifest
-from protos.system.machine import machine
-from train.config import Experiment
-from train.data.training_data import TrainingData
+from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.system.machine import machine
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from export.markdown import aligned, code, one_line, plain
-from protos.bundle import EXACT, HNSW, Manifest
-from protos.inputs.events import is_dated, without_times
-from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
-from protos.system.timing import p99_remark
-from train.evaluation.baselines import LABELS
-from train.metrics import MAIN, metric_label
-from train.terminal import baseline_columns, metric_rows, probability_rows
+from twinspire.export.markdown import aligned, code, one_line, plain
+from twinspire.protos.bundle import EXACT, HNSW, Manifest
+from twinspire.protos.inputs.events import is_dated, without_times
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
+from twinspire.protos.system.timing import p99_remark
+from twinspire.train.evaluation.baselines import LABELS
+from twinspire.train.metrics import MAIN, metric_label
+from twinspire.train.terminal import baseline_columns, metric_rows, probability_rows
 
 REFRESHED_FROM = "refreshed_from"  # tag of a version that a refresh has made
 LIMIT = 5000  # characters of the registry's column; PostgreSQL refuses more, SQLite does not check
@@ -233,7 +233,7 @@ def _use(manifest: Manifest) -> str:
         f'model.predict([{query}], params={{"k": 10}})\n'
         "```\n\n"
         "```sh\n"
-        f"python -m serving serve --model {shlex.quote(uri)}                # gRPC\n"
+        f"python -m twinspire.serving serve --model {shlex.quote(uri)}                # gRPC\n"
         "```\n\n"
         "`make serve-mlflow CONFIG=...` in a checkout answers JSON over HTTP. Elsewhere, with "
         "`MLFLOW_TRACKING_URI` set and uvicorn on the `PATH`: "

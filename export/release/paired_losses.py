@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.evaluation import pair_losses
-from export.evaluation.pair_losses import PairLosses
-from export.release.gate import ComparedVersion
-from train.evaluation.intervals import Clusters, Interval, interval
-from train.evaluation.labelled_metrics import HIGHEST
+from twinspire.export.evaluation import pair_losses
+from twinspire.export.evaluation.pair_losses import PairLosses
+from twinspire.export.release.gate import ComparedVersion
+from twinspire.train.evaluation.intervals import Clusters, Interval, interval
+from twinspire.train.evaluation.labelled_metrics import HIGHEST
 
 LOG_LOSS = "log_loss"
 

@@ -1,6 +1,6 @@
 """Makes the challenger the champion, behind gates, with a record of each decision.
 
-    python -m export promote --config train/configs/pydocs.toml
+    python -m twinspire.export promote --config train/configs/pydocs.toml
 
 A promotion measures first, which takes minutes. If champion or challenger have changed by then, it refuses:
 the comparison was of other versions.
@@ -19,10 +19,10 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 
-from export.release import audit_log, gates
-from export.release.decision_report import PAGE, write_report
-from export.release.gate import ComparedVersion, Decision, GateResult
-from export.release.registry import (
+from twinspire.export.release import audit_log, gates
+from twinspire.export.release.decision_report import PAGE, write_report
+from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
+from twinspire.export.release.registry import (
     CHALLENGER,
     AliasState,
     by_alias,
@@ -31,14 +31,14 @@ from export.release.registry import (
     registry_errors,
     retire_challenger,
 )
-from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
-from protos.release_records import CHAMPION, Action, ReleaseRecord
-from train.config import Experiment, read_experiment
-from train.data.dataset import Dataset, prepare
-from train.data.training_data import TrainingData, data_of_kept_towers
-from train.progress import PROGRESS
-from train.training.metric_groups import grouped
-from train.training.tracking import connect, log_metrics
+from twinspire.protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
+from twinspire.protos.release_records import CHAMPION, Action, ReleaseRecord
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.training_data import TrainingData, data_of_kept_towers
+from twinspire.train.progress import PROGRESS
+from twinspire.train.training.metric_groups import grouped
+from twinspire.train.training.tracking import connect, log_metrics
 
 Compare = Callable[
     [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData], Console], Decision

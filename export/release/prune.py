@@ -1,6 +1,6 @@
 """Drops the collections of a model's bundles that no alias can come back to.
 
-    python -m export prune --config train/configs/pydocs.toml
+    python -m twinspire.export prune --config train/configs/pydocs.toml
 
 Kept are the collections of the versions with an alias, whatever its name, and of the champions that
 `audit_log.versions_to_keep` names, so that a rollback finds its own. Of a bundle that is registered under
@@ -20,12 +20,12 @@ from typing import Any
 
 import mlflow
 
-from export.release import audit_log
-from export.release.registry import registry_errors
-from protos.errors import MissingStage
-from protos.mlflow_keys import BUNDLE_VERSION
-from protos.release_records import CHAMPION
-from protos.vector_databases.milvus import (
+from twinspire.export.release import audit_log
+from twinspire.export.release.registry import registry_errors
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION
+from twinspire.protos.release_records import CHAMPION
+from twinspire.protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     PREFIX,
     MilvusServer,
@@ -74,7 +74,7 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
     if too_late:
         raise MissingStage(
             f"{name}: a version got an alias while its collection was dropped: {', '.join(too_late)}; "
-            "`python -m export register --bundle FOLDER`, with its bundle, writes it again; "
+            "`python -m twinspire.export register --bundle FOLDER`, with its bundle, writes it again; "
             f"dropped: {', '.join(dropped)}"
         )
     return {"name": name, "dry_run": dry_run, "kept": kept, "dropped": dropped}

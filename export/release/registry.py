@@ -1,6 +1,6 @@
 """Bundles in the MLflow model registry: register, find and download them.
 
-    python -m export register --config train/configs/pydocs.toml
+    python -m twinspire.export register --config train/configs/pydocs.toml
 
 A registered version is a model that `mlflow.pyfunc.load_model("models:/pydocs@champion")` loads in any
 process. The alias `challenger` is the version that was registered last, until it becomes the champion, and
@@ -21,17 +21,17 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from export.bundles import BUNDLES, export_metrics
-from protos import bundle, entry_points
-from protos.bundle import EXACT, HNSW, MILVUS
-from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
-from protos.files.tokenizer import TOKENIZER
-from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
-from protos.release_records import CHAMPION
-from protos.vector_databases import milvus
-from train.paths import ROOT
-from train.training.metric_groups import grouped
-from train.training.tracking import get_run, is_absent, unreachable
+from twinspire.export.bundles import BUNDLES, export_metrics
+from twinspire.protos import bundle, entry_points
+from twinspire.protos.bundle import EXACT, HNSW, MILVUS
+from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
+from twinspire.protos.files.tokenizer import TOKENIZER
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
+from twinspire.protos.release_records import CHAMPION
+from twinspire.protos.vector_databases import milvus
+from twinspire.train.paths import ROOT
+from twinspire.train.training.metric_groups import grouped
+from twinspire.train.training.tracking import get_run, is_absent, unreachable
 
 CHALLENGER = "challenger"
 # Packages that every registered model needs.
@@ -101,7 +101,7 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
 def _publish(folder: Path, manifest: bundle.Manifest) -> None:
     """Write what the index keeps outside of the bundle, if anything; raises what `publish` raises."""
     if manifest.index.kind not in (HNSW, EXACT):  # these two keep nothing outside of the bundle
-        from export.bundle_files import publish  # imports torch, and all that builds an index
+        from twinspire.export.bundle_files import publish  # imports torch, and all that builds an index
 
         publish(folder)
 
@@ -163,7 +163,8 @@ def expect_collection(name: str, number: str) -> None:
     if not is_there:
         raise MissingStage(
             f"{name}: version {number} cannot be served: there is no collection {collection} in Milvus "
-            f"({milvus.URI}); `python -m export register --bundle FOLDER`, with its bundle, writes it again"
+            f"({milvus.URI}); `python -m twinspire.export register --bundle FOLDER`, with its bundle, "
+            "writes it again"
         )
 
 
@@ -219,7 +220,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
     Raises:
         BundleDamaged: the bundle has no example queries.
     """
-    from export.release.model_card import as_input, card, lineage, main_figures  # imports torch
+    from twinspire.export.release.model_card import as_input, card, lineage, main_figures  # imports torch
 
     if not manifest.examples:
         raise BundleDamaged(f"{folder}: has no example queries; the model declares its input by the first")
@@ -258,7 +259,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
 def _describe_model(manifest: bundle.Manifest) -> None:
     """Make the registered model unless there is one, with a description and tags unless it has them."""
     client = mlflow.MlflowClient()
-    from export.release.model_card import model_description, model_tags  # imports torch
+    from twinspire.export.release.model_card import model_description, model_tags  # imports torch
 
     description, tags = model_description(manifest), model_tags(manifest)
     try:
@@ -275,7 +276,7 @@ def _describe_model(manifest: bundle.Manifest) -> None:
 
 def _metrics(manifest: bundle.Manifest) -> dict[str, float]:
     """All figures of a bundle; MLflow shows them beside the version."""
-    from export.release.model_card import main_figures
+    from twinspire.export.release.model_card import main_figures
 
     size = {"size_mib": main_figures(manifest)["size_mib"]}
     return export_metrics(manifest) | grouped("bundle", size)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from protos.files.file_lock import try_lock
+from twinspire.protos.files.file_lock import try_lock
 
 PREFIX, LOCK = ".download-", ".lock"
 PREFIXES = (PREFIX, ".bundle-", ".making-", ".dataset-", ".runs-")  # of the names of drafts

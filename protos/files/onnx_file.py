@@ -14,7 +14,7 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from protos.errors import BundleDamaged
+from twinspire.protos.errors import BundleDamaged
 
 # Message -> field number -> message of that field, for all messages that contain tensors (onnx.proto3).
 FIELDS: Mapping[str, Mapping[int, str]] = {

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protos.errors import BundleDamaged, PackageMissing
+from twinspire.protos.errors import BundleDamaged, PackageMissing
 
 TOKENIZER = "tokenizer.json"  # its name in the folder of a pretrained model, of a run and of a bundle
 EXTRA = "tokens"  # of this package: what a service needs for bundles with a tokenizer

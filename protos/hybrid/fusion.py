@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import Hybrid
-from protos.hybrid.lexical_index import LexicalIndex, Postings
-from protos.hybrid.term_weights import query_factors, upper_bound
+from twinspire.protos.bundle import Hybrid
+from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
+from twinspire.protos.hybrid.term_weights import query_factors, upper_bound
 
 compiled: Any
 try:
-    from protos.hybrid import _fusion
+    from twinspire.protos.hybrid import _fusion
 
     compiled = _fusion
 except ImportError:  # it was not compiled when this package was installed

@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import LEXICAL_FILES, Hybrid, Manifest
-from protos.errors import BundleDamaged
-from protos.files.npy_file import map_array
-from protos.hybrid.term_weights import text_weights, weighting_of
-from protos.inputs.query_words import query_key
-from protos.lexical import runs_of
+from twinspire.protos.bundle import LEXICAL_FILES, Hybrid, Manifest
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.files.npy_file import map_array
+from twinspire.protos.hybrid.term_weights import text_weights, weighting_of
+from twinspire.protos.inputs.query_words import query_key
+from twinspire.protos.lexical import runs_of
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import Hybrid
-from protos.lexical import Weighting, WeightingName
+from twinspire.protos.bundle import Hybrid
+from twinspire.protos.lexical import Weighting, WeightingName
 
 Floats = npt.NDArray[np.float32]
 

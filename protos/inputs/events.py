@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput
 
 Rows = npt.NDArray[np.int64]
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from protos.inputs.texts import normalise
+from twinspire.protos.inputs.texts import normalise
 
 
 class _Characters(dict[int, int]):

@@ -20,9 +20,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from protos.documents import parse_json
-from protos.errors import BundleDamaged
-from protos.toml_config import parse, to_table
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.toml_config import parse, to_table
 
 log = logging.getLogger(__name__)
 

@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos import names
-from protos.bundle import ITEMS, MANIFEST, IndexParameters, Manifest
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, ConfigError, DataError, PackageMissing, Unavailable
-from protos.filter_kinds import KINDS
-from protos.filters import StringColumn, column_values, read_filters
-from protos.vectors import vectors_of
+from twinspire.protos import names
+from twinspire.protos.bundle import ITEMS, MANIFEST, IndexParameters, Manifest
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged, ConfigError, DataError, PackageMissing, Unavailable
+from twinspire.protos.filter_kinds import KINDS
+from twinspire.protos.filters import StringColumn, column_values, read_filters
+from twinspire.protos.vectors import vectors_of
 
 URI, TOKEN, DATABASE = "TWINSPIRE_MILVUS_URI", "TWINSPIRE_MILVUS_TOKEN", "TWINSPIRE_MILVUS_DATABASE"
 PREFIX = "twinspire_"

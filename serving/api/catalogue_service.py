@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from protos import catalogue_pb2 as wire
-from protos.errors import InvalidInput, Overloaded, TwinspireError
-from serving.api.retrieval_service import RetrievalServicer
-from serving.engine.call import Call, Deferred
-from serving.engine.stream_call import OpenCalls, WatchCall
-from serving.live.process.catalogue_client import CatalogueClient, FrameKind
-from serving.live.process.frame_socket import Frame
-from serving.live.store.write_checks import WriteParser, check_id
-from serving.live.store.write_rules import CatalogueBounds, WriteRequest
-from serving.rollout.loaded_bundle import TrafficSplit
-from serving.shared_state import CATALOGUE, SharedState
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError
+from twinspire.serving.api.retrieval_service import RetrievalServicer
+from twinspire.serving.engine.call import Call, Deferred
+from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
+from twinspire.serving.live.process.catalogue_client import CatalogueClient, FrameKind
+from twinspire.serving.live.process.frame_socket import Frame
+from twinspire.serving.live.store.write_checks import WriteParser, check_id
+from twinspire.serving.live.store.write_rules import CatalogueBounds, WriteRequest
+from twinspire.serving.rollout.loaded_bundle import TrafficSplit
+from twinspire.serving.shared_state import CATALOGUE, SharedState
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
 PAGE = 500  # changes in one answer of a stream, at most

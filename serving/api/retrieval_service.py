@@ -5,22 +5,22 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput
-from serving.engine.batching import Job
-from serving.engine.call import Call, Deferred
-from serving.engine.unsent import UNCOUNTED
-from serving.filters.columns import Work
-from serving.live.search.sequence_waits import AHEAD, SequenceWaits
-from serving.retrieval.answer import FusionMode, Timing
-from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.security.auth import caller
-from serving.security.rate_limit import RateLimit, tokens
-from serving.shadow.channel import TrafficMirror
-from serving.wire import converters
-from serving.wire.converters import ASK_LESS, RequestLimits
-from serving.wire.filter_converters import compile_filter
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.engine.batching import Job
+from twinspire.serving.engine.call import Call, Deferred
+from twinspire.serving.engine.unsent import UNCOUNTED
+from twinspire.serving.filters.columns import Work
+from twinspire.serving.live.search.sequence_waits import AHEAD, SequenceWaits
+from twinspire.serving.retrieval.answer import FusionMode, Timing
+from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.security.auth import caller
+from twinspire.serving.security.rate_limit import RateLimit, tokens
+from twinspire.serving.shadow.channel import TrafficMirror
+from twinspire.serving.wire import converters
+from twinspire.serving.wire.converters import ASK_LESS, RequestLimits
+from twinspire.serving.wire.filter_converters import compile_filter
 
 log = logging.getLogger(__name__)
 

@@ -6,4 +6,4 @@
 A function raises `MissingStage` where a library, a bundle or what it must hold is missing.
 """
 
-from serving import environment  # noqa: F401  # before gRPC and ONNX Runtime are imported
+from twinspire.serving import environment  # noqa: F401  # before gRPC and ONNX Runtime are imported

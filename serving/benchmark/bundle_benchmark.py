@@ -1,6 +1,6 @@
 """Benchmarks of bundles for `export`, in a process that holds nothing else.
 
-    python -m serving.benchmark.bundle_benchmark REQUEST.json
+    python -m twinspire.serving.benchmark.bundle_benchmark REQUEST.json
 
 Answers one request with one JSON document. A graph that crashes ONNX Runtime ends this process only; the last
 step on standard error names the bundle at fault. `threads` are those of the query tower.
@@ -28,21 +28,21 @@ from typing import Any, NoReturn
 import numpy as np
 import psutil
 
-from protos import bundle
-from protos.bundle import Manifest
-from protos.entry_points import BENCHMARK_STEP
-from protos.errors import MissingStage
-from protos.features import SIDES
-from protos.search import largest_products
-from protos.system import memory
-from protos.system.timing import PASSES, Call, in_rounds, median_of_passes
-from serving.benchmark import filter_measurement
-from serving.benchmark.filter_measurement import buckets, measure_quality
-from serving.index.vector_index import open_index
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.encoder import Encoder
-from serving.retrieval.query import Query, SearchOptions, example_query
-from serving.retrieval.retriever import Retriever
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.entry_points import BENCHMARK_STEP
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.features import SIDES
+from twinspire.protos.search import largest_products
+from twinspire.protos.system import memory
+from twinspire.protos.system.timing import PASSES, Call, in_rounds, median_of_passes
+from twinspire.serving.benchmark import filter_measurement
+from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality
+from twinspire.serving.index.vector_index import open_index
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.encoder import Encoder
+from twinspire.serving.retrieval.query import Query, SearchOptions, example_query
+from twinspire.serving.retrieval.retriever import Retriever
 
 SEED = 0  # of the filters
 QUANTILES = 101  # evenly spaced, from the shortest to the longest

@@ -17,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from protos.errors import MissingStage
-from protos.scores import least_found
-from protos.search import largest_products, search_each
-from serving.filters.compiled import CompiledFilter, FilterCache
-from serving.filters.expression import Equals, Filter, In, Range
-from serving.filters.kinds import COMPARISONS
-from serving.filters.passing_rows import PassingRows
-from serving.index.vector_index import Neighbours, VectorIndex, Vectors
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.query import EncodedQueries, Query
-from serving.retrieval.retriever import Retriever
-from serving.segments.built import BuiltSegment
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.scores import least_found
+from twinspire.protos.search import largest_products, search_each
+from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
+from twinspire.serving.filters.expression import Equals, Filter, In, Range
+from twinspire.serving.filters.kinds import COMPARISONS
+from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.query import EncodedQueries, Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.built import BuiltSegment
 
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
 RANDOM, ANTI_CORRELATED = "random", "anti_correlated"

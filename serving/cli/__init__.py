@@ -1,1 +1,1 @@
-"""The commands of `python -m serving`: their arguments, what they do, and what they print."""
+"""The commands of `python -m twinspire.serving`: their arguments, what they do, and what they print."""

@@ -3,11 +3,11 @@
 import socket
 import ssl
 
-from protos.cli import as_typed
-from protos.errors import ConnectionFailed, NotAuthenticated, TwinspireError
-from serving.address import is_local
-from serving.client.failures import ConnectionFault
-from serving.client.security import Security
+from twinspire.protos.cli import as_typed
+from twinspire.protos.errors import ConnectionFailed, NotAuthenticated, TwinspireError
+from twinspire.serving.address import is_local
+from twinspire.serving.client.failures import ConnectionFault
+from twinspire.serving.client.security import Security
 
 TOKEN = "TWINSPIRE_TOKEN"  # environment variable
 PROBE_SECONDS = 2.0

@@ -1,24 +1,24 @@
-"""The flags of `python -m serving serve`, and the configuration that they make."""
+"""The flags of `python -m twinspire.serving serve`, and the configuration that they make."""
 
 from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from protos.cli import UsageError
-from protos.errors import MissingStage
-from protos.system.cores import usable_cores
-from serving import bundles
-from serving import flag_types as flags
-from serving.config import ServiceConfig
-from serving.engine.limits import WorkerLimits
-from serving.live.config import LIVE, CatalogueConfig, default_url
-from serving.live.store.write_rules import CatalogueBounds
-from serving.rollout.bundle_cache import BUNDLES
-from serving.rollout.follower import FollowConfig
-from serving.security.rate_limit import ITEMS_PER_TOKEN
-from serving.security.tls import TlsFiles
-from serving.wire.converters import RequestLimits
+from twinspire.protos.cli import UsageError
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.system.cores import usable_cores
+from twinspire.serving import bundles
+from twinspire.serving import flag_types as flags
+from twinspire.serving.config import ServiceConfig
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.live.config import LIVE, CatalogueConfig, default_url
+from twinspire.serving.live.store.write_rules import CatalogueBounds
+from twinspire.serving.rollout.bundle_cache import BUNDLES
+from twinspire.serving.rollout.follower import FollowConfig
+from twinspire.serving.security.rate_limit import ITEMS_PER_TOKEN
+from twinspire.serving.security.tls import TlsFiles
+from twinspire.serving.wire.converters import RequestLimits
 
 # Flags that take effect only while an alias is followed -> fields of `FollowConfig`.
 FOLLOWING = {
@@ -242,7 +242,7 @@ def _add_access(group: _ArgumentGroup) -> None:
     add(
         "--tokens",
         type=Path,
-        help="TOML file of tokens, as `python -m serving token` writes it; read again when it "
+        help="TOML file of tokens, as `python -m twinspire.serving token` writes it; read again when it "
         "changes, and on SIGHUP; deleting it revokes no token, `token = []` in it revokes all",
     )
     add("--insecure", action="store_true", help="listen beyond this machine without TLS")

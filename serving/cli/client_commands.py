@@ -1,4 +1,4 @@
-"""The commands that query a server, for `python -m serving` and `python -m serving.client`."""
+"""The commands that query a server, for `twinspire-serving` and `twinspire-client`."""
 
 import dataclasses
 import logging
@@ -14,23 +14,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from protos.cli import Result, UsageError, add_command
-from protos.errors import DataError, InvalidInput, TwinspireError
-from serving import flag_types as flags
-from serving.cli import tables
-from serving.cli.advice import TOKEN, advice_on
-from serving.cli.item_commands import add_items
-from serving.client.answer_files import answer_document, check_answer_file
-from serving.client.batch import search_file
-from serving.client.blocking import RetrievalClient
-from serving.client.protocol import TIMEOUT_SECONDS
-from serving.client.queries import count_lines
-from serving.client.security import Security, read_token
-from serving.filters.command_line import parse_where
-from serving.filters.expression import Filter
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.query import Query, Value
-from serving.wire.converters import Info
+from twinspire.protos.cli import Result, UsageError, add_command
+from twinspire.protos.errors import DataError, InvalidInput, TwinspireError
+from twinspire.serving import flag_types as flags
+from twinspire.serving.cli import tables
+from twinspire.serving.cli.advice import TOKEN, advice_on
+from twinspire.serving.cli.item_commands import add_items
+from twinspire.serving.client.answer_files import answer_document, check_answer_file
+from twinspire.serving.client.batch import search_file
+from twinspire.serving.client.blocking import RetrievalClient
+from twinspire.serving.client.protocol import TIMEOUT_SECONDS
+from twinspire.serving.client.queries import count_lines
+from twinspire.serving.client.security import Security, read_token
+from twinspire.serving.filters.command_line import parse_where
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.query import Query, Value
+from twinspire.serving.wire.converters import Info
 
 ADDRESS = "127.0.0.1:50051"
 
@@ -352,7 +352,7 @@ def _token(path: Path | None) -> str | None:
     try:
         return read_token(path) if path else os.environ.get(TOKEN) or None
     except DataError as error:
-        error.add_note(f"`python -m serving token --name NAME > {path}` makes a token")
+        error.add_note(f"`python -m twinspire.serving token --name NAME > {path}` makes a token")
         raise
 
 

@@ -1,17 +1,17 @@
-"""The commands of `python -m serving` that serve; see also `client_commands.py`."""
+"""The commands of `python -m twinspire.serving` that serve; see also `client_commands.py`."""
 
 from argparse import Namespace
 
 from rich.console import Console
 
-from protos.cli import Result, UsageError, print_result
-from serving.cli import arguments, demo, tables
-from serving.security.tokens import new_token
+from twinspire.protos.cli import Result, UsageError, print_result
+from twinspire.serving.cli import arguments, demo, tables
+from twinspire.serving.security.tokens import new_token
 
 
 def serve(parsed: Namespace) -> None:
     """Serve until SIGTERM or SIGINT; print the result as soon as requests are answered."""
-    from serving import service
+    from twinspire.serving import service
 
     config = arguments.service_config(parsed)
 

@@ -1,6 +1,6 @@
 """The whole service once: start it, query it, summarise its bundle, stop it.
 
-    python -m serving demo --model models:/pydocs@champion
+    python -m twinspire.serving demo --model models:/pydocs@champion
 
 The server is a process of its own on a free port, queried over gRPC, and stopped by SIGTERM.
 """
@@ -17,17 +17,17 @@ from urllib.parse import quote
 
 from rich.console import Console
 
-from protos import bundle, entry_points
-from protos.cli import printable
-from protos.errors import Unavailable
-from protos.features import HistoryFeature, TextFeature
-from protos.inputs.events import item_ids
-from protos.mlflow_keys import ui_page, ui_server
-from serving.cli import tables
-from serving.client import RetrievalClient
-from serving.retrieval.answer import Answer
-from serving.retrieval.query import example_query
-from serving.segments.catalogue import Catalogue
+from twinspire.protos import bundle, entry_points
+from twinspire.protos.cli import printable
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.features import HistoryFeature, TextFeature
+from twinspire.protos.inputs.events import item_ids
+from twinspire.protos.mlflow_keys import ui_page, ui_server
+from twinspire.serving.cli import tables
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.answer import Answer
+from twinspire.serving.retrieval.query import example_query
+from twinspire.serving.segments.catalogue import Catalogue
 
 TEXTS, TEXT_HITS = 5, 3  # queries, and hits of each
 HISTORIES, HISTORY_HITS = 3, 5

@@ -1,17 +1,17 @@
-"""`python -m serving gateway`: its flags, and what it prints."""
+"""`python -m twinspire.serving gateway`: its flags, and what it prints."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from protos.bundle import write_file
-from protos.cli import UsageError, print_result
-from protos.errors import InvalidInput, MissingStage
-from serving import flag_types as flags
-from serving.cli import tables
-from serving.cli.client_commands import add_security
-from serving.client.security import Security
-from serving.gateway.options import GatewayBounds, GatewayOptions
+from twinspire.protos.bundle import write_file
+from twinspire.protos.cli import UsageError, print_result
+from twinspire.protos.errors import InvalidInput, MissingStage
+from twinspire.serving import flag_types as flags
+from twinspire.serving.cli import tables
+from twinspire.serving.cli.client_commands import add_security
+from twinspire.serving.client.security import Security
+from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(parsed: Namespace) -> None:
     """Answer until SIGTERM or SIGINT; print the address as soon as requests are answered."""
     options = _options(parsed)
     try:
-        from serving.gateway import process
+        from twinspire.serving.gateway import process
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         raise MissingStage(f"the gateway needs {name}; install it with: pip install '.[http]'") from None

@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from protos.cli import Result, UsageError, add_command
-from protos.errors import WriteRefused
-from serving import flag_types as flags
-from serving.cli import tables
-from serving.client.blocking import RetrievalClient
-from serving.client.item_upload import (
+from twinspire.protos.cli import Result, UsageError, add_command
+from twinspire.protos.errors import WriteRefused
+from twinspire.serving import flag_types as flags
+from twinspire.serving.cli import tables
+from twinspire.serving.client.blocking import RetrievalClient
+from twinspire.serving.client.item_upload import (
     BATCH,
     PATIENCE_SECONDS,
     Action,
@@ -24,7 +24,7 @@ from serving.client.item_upload import (
     count_rows,
     upload,
 )
-from serving.client.items import MODES, ItemState
+from twinspire.serving.client.items import MODES, ItemState
 
 Connect = Callable[[Namespace], AbstractContextManager[RetrievalClient]]
 

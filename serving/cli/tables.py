@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from protos.cli import printable
-from protos.scores import PARTS
-from serving.retrieval.answer import Answer, Basis, FusionMode, Scores
-from serving.wire.converters import Info
+from twinspire.protos.cli import printable
+from twinspire.protos.scores import PARTS
+from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Scores
+from twinspire.serving.wire.converters import Info
 
 WIDTH = 120  # if the output is not a terminal
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))

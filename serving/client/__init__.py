@@ -1,4 +1,4 @@
-"""Typed clients of the service, and `python -m serving.client search "a query"`.
+"""Typed clients of the service, and `python -m twinspire.serving.client search "a query"`.
 
     with RetrievalClient("127.0.0.1:50051") as client:
         answer = client.search("eigenvalues of a symmetric matrix", k=5)
@@ -18,17 +18,17 @@ a deadline. Errors are those of `protos/errors.py`, never those of gRPC. gRPC it
 in UNAVAILABLE or RESOURCE_EXHAUSTED, within its deadline; `protocol.py` configures how often.
 
 The package needs grpcio, protobuf and numpy alone. Importing it sets no environment variable and starts
-nothing. The command line (`python -m serving.client`) needs rich too.
+nothing. The command line (`python -m twinspire.serving.client`) needs rich too.
 """
 
-from serving.client.asynchronous import AsyncRetrievalClient
-from serving.client.blocking import RetrievalClient
-from serving.client.items import Item
-from serving.client.protocol import OPTIONS, SERVICE, SearchArguments
-from serving.client.security import Security
-from serving.filters.expression import Filter, where
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.query import Query
+from twinspire.serving.client.asynchronous import AsyncRetrievalClient
+from twinspire.serving.client.blocking import RetrievalClient
+from twinspire.serving.client.items import Item
+from twinspire.serving.client.protocol import OPTIONS, SERVICE, SearchArguments
+from twinspire.serving.client.security import Security
+from twinspire.serving.filters.expression import Filter, where
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.query import Query
 
 __all__ = [
     "OPTIONS",

@@ -1,9 +1,9 @@
-"""`python -m serving.client search | encode | info | status | batch | items`; each has --help."""
+"""`python -m twinspire.serving.client search | encode | info | status | batch | items`; each has --help."""
 
 import logging
 import sys
 
-from protos.cli import command_line, execute
+from twinspire.protos.cli import command_line, execute
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,13 +13,13 @@ def main(arguments: list[str] | None = None) -> int:
         0 on success, 1 on failure, 2 on wrong arguments.
     """
     try:
-        from serving.cli import tables
-        from serving.cli.client_commands import add_commands
+        from twinspire.serving.cli import tables
+        from twinspire.serving.cli.client_commands import add_commands
     except ModuleNotFoundError as error:
         sys.stderr.write(f"error: the command line needs {error.name}; install it with: pip install rich\n")
         return 1
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    parser = command_line("python -m serving.client", "Query a server.")
+    parser = command_line("python -m twinspire.serving.client", "Query a server.")
     add_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     return execute(parser, arguments, console=tables.console)
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from protos import bundle
-from protos.errors import DataError, MissingStage
-from protos.scores import PARTS
-from serving.retrieval.answer import Answer, FusionMode, Hit
+from twinspire.protos import bundle
+from twinspire.protos.errors import DataError, MissingStage
+from twinspire.protos.scores import PARTS
+from twinspire.serving.retrieval.answer import Answer, FusionMode, Hit
 
 Document = dict[str, Any]
 Write = Callable[[Document], None]

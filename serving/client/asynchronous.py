@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from protos import catalogue_pb2_grpc, retrieval_pb2_grpc
-from protos import retrieval_pb2 as wire
-from protos.errors import AccessDenied, Unavailable
-from serving.client import items as catalogue
-from serving.client import protocol
-from serving.client.failures import StreamStatus, error_from
-from serving.client.items import ChangePage, Item, ItemState, Mode, Written
-from serving.client.protocol import (
+from twinspire.protos import catalogue_pb2_grpc, retrieval_pb2_grpc
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import AccessDenied, Unavailable
+from twinspire.serving.client import items as catalogue
+from twinspire.serving.client import protocol
+from twinspire.serving.client.failures import StreamStatus, error_from
+from twinspire.serving.client.items import ChangePage, Item, ItemState, Mode, Written
+from twinspire.serving.client.protocol import (
     MAX_ANSWER_BYTES,
     TIMEOUT_SECONDS,
     AsyncQueries,
@@ -25,11 +25,11 @@ from serving.client.protocol import (
     Metadata,
     SearchArguments,
 )
-from serving.client.security import Security
-from serving.retrieval.answer import Answer, Scores
-from serving.retrieval.query import Query, Value
-from serving.wire import converters
-from serving.wire.converters import Info
+from twinspire.serving.client.security import Security
+from twinspire.serving.retrieval.answer import Answer, Scores
+from twinspire.serving.retrieval.query import Query, Value
+from twinspire.serving.wire import converters
+from twinspire.serving.wire.converters import Info
 
 
 class AsyncRetrievalClient:

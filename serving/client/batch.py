@@ -1,6 +1,6 @@
 """Sends a file of queries through one stream, and writes each answer to another file.
 
-    python -m serving.client batch queries.txt --output answers.jsonl    # or answers.parquet
+    python -m twinspire.serving.client batch queries.txt --output answers.jsonl    # or answers.parquet
 
 The client reads a query when it sends it, and keeps a bounded number of queries in flight, so it holds
 neither file in memory. It writes the answers to a temporary file and renames that file when it is complete.
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Unpack
 
-from protos.errors import DataError, InvalidInput
-from serving.client.answer_files import answer_document, answer_file
-from serving.client.blocking import RetrievalClient
-from serving.client.protocol import SearchArguments
-from serving.client.queries import Format, format_of, read_queries
-from serving.retrieval.query import Query
+from twinspire.protos.errors import DataError, InvalidInput
+from twinspire.serving.client.answer_files import answer_document, answer_file
+from twinspire.serving.client.blocking import RetrievalClient
+from twinspire.serving.client.protocol import SearchArguments
+from twinspire.serving.client.queries import Format, format_of, read_queries
+from twinspire.serving.retrieval.query import Query
 
 IN_FLIGHT = 256  # most queries that are read and not yet answered
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from protos import errors
-from serving.wire.status import NO_RETRY, PUSHBACK
+from twinspire.protos import errors
+from twinspire.serving.wire.status import NO_RETRY, PUSHBACK
 
 
 class ConnectionFault(StrEnum):

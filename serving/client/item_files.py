@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from protos.errors import DataError
-from protos.filter_kinds import KINDS, LIST_SEPARATOR
-from serving.client.items import Item
-from serving.client.lines import JSON_SUFFIXES, LONGEST_LINE, bounded_lines, parse_object
-from serving.retrieval.query import Value
-from serving.wire.converters import Info
+from twinspire.protos.errors import DataError
+from twinspire.protos.filter_kinds import KINDS, LIST_SEPARATOR
+from twinspire.serving.client.items import Item
+from twinspire.serving.client.lines import JSON_SUFFIXES, LONGEST_LINE, bounded_lines, parse_object
+from twinspire.serving.retrieval.query import Value
+from twinspire.serving.wire.converters import Info
 
 ID_COLUMNS = ("item_id", "id")
 EXPECTED = "expected_sequence"

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from protos.errors import DataError, InvalidInput, TwinspireError
-from serving.client.blocking import RetrievalClient
-from serving.client.item_files import ItemFileColumns, Row, id_of, read_rows
-from serving.client.items import ItemResult, Mode, Written
+from twinspire.protos.errors import DataError, InvalidInput, TwinspireError
+from twinspire.serving.client.blocking import RetrievalClient
+from twinspire.serving.client.item_files import ItemFileColumns, Row, id_of, read_rows
+from twinspire.serving.client.items import ItemResult, Mode, Written
 
 BATCH = 500  # items
 BATCH_BYTES = 1 << 20  # approximate bytes of a batch; a service accepts 4 MiB by default

@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import grpc
 from google.protobuf.message import Message
 
-from protos import catalogue_pb2 as wire
-from protos.errors import InvalidInput, MissingStage, TwinspireError, WriteRefused
-from serving.client.failures import error_from
-from serving.retrieval.query import Value
-from serving.wire.converters import refuse_surrogates, value_from_wire, value_to_wire
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos.errors import InvalidInput, MissingStage, TwinspireError, WriteRefused
+from twinspire.serving.client.failures import error_from
+from twinspire.serving.retrieval.query import Value
+from twinspire.serving.wire.converters import refuse_surrogates, value_from_wire, value_to_wire
 
 Mode = Literal["upsert", "insert", "update"]
 MODES = {name.removeprefix("WRITE_").lower(): number for name, number in wire.WriteMode.items()}

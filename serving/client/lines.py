@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, AnyStr
 
-from protos.documents import parse_json
-from protos.errors import DataError
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import DataError
 
 JSON_SUFFIXES = (".jsonl", ".ndjson")  # of files with an object of JSON on each line
 LONGEST_LINE = 16 << 20  # bytes, of a text characters; by default servers accept much smaller requests only

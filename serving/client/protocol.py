@@ -16,18 +16,18 @@ import numpy.typing as npt
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from protos import catalogue_pb2
-from protos import retrieval_pb2 as wire
-from protos.errors import DeadlineExceeded, InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.address import check_target, is_local
-from serving.client.failures import no_message
-from serving.client.items import check_range
-from serving.client.security import Security
-from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, FusionMode
-from serving.retrieval.query import Query, Value, check_item_ids, refuse_lone_string
-from serving.wire import converters
-from serving.wire.filter_converters import filter_to_wire
+from twinspire.protos import catalogue_pb2
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import DeadlineExceeded, InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.serving.address import check_target, is_local
+from twinspire.serving.client.failures import no_message
+from twinspire.serving.client.items import check_range
+from twinspire.serving.client.security import Security
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.retrieval.answer import Answer, FusionMode
+from twinspire.serving.retrieval.query import Query, Value, check_item_ids, refuse_lone_string
+from twinspire.serving.wire import converters
+from twinspire.serving.wire.filter_converters import filter_to_wire
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"].full_name
 CATALOGUE = catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].full_name  # writes have request ids

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from protos.errors import DataError
-from serving.client.lines import JSON_SUFFIXES, LONGEST_LINE, bounded_lines, json_kind, parse_object
-from serving.retrieval.query import Query, Value
+from twinspire.protos.errors import DataError
+from twinspire.serving.client.lines import JSON_SUFFIXES, LONGEST_LINE, bounded_lines, json_kind, parse_object
+from twinspire.serving.retrieval.query import Query, Value
 
 Format = Literal["text", "jsonl"]
 FIELDS = ("text", "history", "features", "item_id", "history_times")

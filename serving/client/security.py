@@ -7,8 +7,8 @@ from pathlib import Path
 
 import grpc
 
-from protos.errors import DataError, InvalidInput
-from serving.address import is_local
+from twinspire.protos.errors import DataError, InvalidInput
+from twinspire.serving.address import is_local
 
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 

@@ -28,13 +28,13 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
-from protos.errors import DeadlineExceeded, Overloaded
-from serving.engine.batching import Batcher, Job
-from serving.engine.call import UnaryCall
-from serving.engine.limits import WorkerLimits
-from serving.engine.stream_call import StreamCall
-from serving.engine.unsent import UnsentBytes
-from serving.fair_queue import Client, FairQueue
+from twinspire.protos.errors import DeadlineExceeded, Overloaded
+from twinspire.serving.engine.batching import Batcher, Job
+from twinspire.serving.engine.call import UnaryCall
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.engine.stream_call import StreamCall
+from twinspire.serving.engine.unsent import UnsentBytes
+from twinspire.serving.fair_queue import Client, FairQueue
 
 log = logging.getLogger(__name__)
 

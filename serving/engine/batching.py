@@ -18,12 +18,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from protos.errors import Overloaded
-from serving.engine.remote_batches import RemoteBatches, RemoteSearch
-from serving.fair_queue import NOBODY, Client, Clients, FairQueue
-from serving.index.vector_index import REMOTE_KINDS
-from serving.retrieval.answer import Timing
-from serving.retrieval.query import (
+from twinspire.protos.errors import Overloaded
+from twinspire.serving.engine.remote_batches import RemoteBatches, RemoteSearch
+from twinspire.serving.fair_queue import NOBODY, Client, Clients, FairQueue
+from twinspire.serving.index.vector_index import REMOTE_KINDS
+from twinspire.serving.retrieval.answer import Timing
+from twinspire.serving.retrieval.query import (
     NO_SEARCH,
     EncodedQueries,
     PreparedQuery,
@@ -31,8 +31,8 @@ from serving.retrieval.query import (
     SearchResult,
     Vectors,
 )
-from serving.retrieval.retriever import Retriever
-from serving.wire.status import ClientGone
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.wire.status import ClientGone
 
 Kind = tuple[int, int, int, bool, str]  # what `kind` returns
 

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
-from protos.errors import InvalidInput
-from serving.engine.batching import Job
-from serving.engine.front import FrontCall, Metadata, Trailers
-from serving.engine.unsent import UNCOUNTED, UnsentBytes
-from serving.fair_queue import Client
-from serving.wire.status import ClientGone, Code, status, trailers
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.engine.batching import Job
+from twinspire.serving.engine.front import FrontCall, Metadata, Trailers
+from twinspire.serving.engine.unsent import UNCOUNTED, UnsentBytes
+from twinspire.serving.fair_queue import Client
+from twinspire.serving.wire.status import ClientGone, Code, status, trailers
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from serving.engine.front import Metadata
+from twinspire.serving.engine.front import Metadata
 
 REQUEST_ID = "x-request-id"
 LONGEST_ID = 128

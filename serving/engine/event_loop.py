@@ -23,18 +23,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from protos.errors import Unavailable
-from serving.engine.admission import Admission
-from serving.engine.batching import Batcher, Job
-from serving.engine.call import Call, Method
-from serving.engine.front import SHUTDOWN, Front, FrontCall
-from serving.engine.limits import WorkerLimits
-from serving.engine.remote_batches import RemoteBatches
-from serving.engine.stream_call import StreamCall
-from serving.engine.unsent import UNCOUNTED
-from serving.fair_queue import NOBODY, Client
-from serving.security.auth import Guard
-from serving.wire.status import Code, status, trailers
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.engine.admission import Admission
+from twinspire.serving.engine.batching import Batcher, Job
+from twinspire.serving.engine.call import Call, Method
+from twinspire.serving.engine.front import SHUTDOWN, Front, FrontCall
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.engine.remote_batches import RemoteBatches
+from twinspire.serving.engine.stream_call import StreamCall
+from twinspire.serving.engine.unsent import UNCOUNTED
+from twinspire.serving.fair_queue import NOBODY, Client
+from twinspire.serving.security.auth import Guard
+from twinspire.serving.wire.status import Code, status, trailers
 
 log = logging.getLogger(__name__)
 

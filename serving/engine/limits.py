@@ -1,8 +1,8 @@
-"""Bounds of a worker; each is a flag of `python -m serving serve`."""
+"""Bounds of a worker; each is a flag of `python -m twinspire.serving serve`."""
 
 from dataclasses import dataclass, replace
 
-from serving.flag_types import check_positive, option
+from twinspire.serving.flag_types import check_positive, option
 
 LONGEST_SECONDS = (2**31 - 1) // 1000  # gRPC holds milliseconds in 32 bits: 24 days
 OTHER_FILES = 256  # descriptors of a worker besides its connections: libraries, models, logs, pipes, sockets

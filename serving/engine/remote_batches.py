@@ -23,8 +23,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from protos.errors import Overloaded, Unavailable
-from serving.index.remote_search import (
+from twinspire.protos.errors import Overloaded, Unavailable
+from twinspire.serving.index.remote_search import (
     Answers,
     Best,
     ExpressionRefused,
@@ -34,8 +34,8 @@ from serving.index.remote_search import (
     ThreadComparison,
     answered_by,
 )
-from serving.retrieval.query import EncodedQueries, PreparedQuery, SearchOptions, SearchResult
-from serving.retrieval.retriever import Retriever
+from twinspire.serving.retrieval.query import EncodedQueries, PreparedQuery, SearchOptions, SearchResult
+from twinspire.serving.retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from protos.errors import Overloaded
-from serving.engine.batching import Job
-from serving.engine.call import Call, Deferred, Dispatcher, StreamAnswer, serialised
-from serving.wire.status import Code
+from twinspire.protos.errors import Overloaded
+from twinspire.serving.engine.batching import Job
+from twinspire.serving.engine.call import Call, Deferred, Dispatcher, StreamAnswer, serialised
+from twinspire.serving.wire.status import Code
 
 WINDOW_BYTES = 1 << 20  # of the answers of one stream that are being made or wait to be sent
 RETRY_SECONDS = 1.0  # after which a refused `WatchCall` may come again

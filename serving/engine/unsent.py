@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from protos.errors import Overloaded
+from twinspire.protos.errors import Overloaded
 
 UNCOUNTED = 16 << 10  # bytes
 PATIENCE_SECONDS = 10.0  # after which an unread answer may be cancelled to free its bytes

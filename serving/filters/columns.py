@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from protos.bundle import Manifest
-from protos.errors import InvalidInput
-from protos.filters import FilterSchema, OrderedColumn, StringColumn, build_columns, read_filters
-from serving.filters.expression import (
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.filters import FilterSchema, OrderedColumn, StringColumn, build_columns, read_filters
+from twinspire.serving.filters.expression import (
     FILTER_FIELD,
     MAX_DEPTH,
     AllOf,
@@ -37,7 +37,7 @@ from serving.filters.expression import (
     describe,
     shown_name,
 )
-from serving.filters.kinds import COMPARISONS, Bound, typed
+from twinspire.serving.filters.kinds import COMPARISONS, Bound, typed
 
 # Work is counted in steps: 1 step is the time for the graph to return one more item, about 3 us.
 TEST_STEPS = 8  # to evaluate a condition, or one of its values: 14 to 24 us

@@ -10,9 +10,9 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 
-from protos.errors import InvalidInput
-from protos.filter_kinds import KINDS
-from serving.filters.expression import (
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.filter_kinds import KINDS
+from twinspire.serving.filters.expression import (
     AllOf,
     Equals,
     Filter,
@@ -23,7 +23,7 @@ from serving.filters.expression import (
     describe,
     shown_name,
 )
-from serving.filters.kinds import Value, from_text
+from twinspire.serving.filters.kinds import Value, from_text
 
 WHERE_FIELD = "where"  # the option, as errors name it
 _TEST = re.compile(r"\s*(<=|>=|!=|=|<|>)(.*)", re.DOTALL)

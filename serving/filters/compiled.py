@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import InvalidInput
-from serving.filters.columns import Work
-from serving.filters.expression import FILTER_FIELD, MAX_DEPTH, Filter, is_deeper
-from serving.filters.passing_rows import Reserve
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.filters.columns import Work
+from twinspire.serving.filters.expression import FILTER_FIELD, MAX_DEPTH, Filter, is_deeper
+from twinspire.serving.filters.passing_rows import Reserve
 
 MAX_BYTES = 64 << 20  # of the filters that one bundle keeps
 MAX_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is rarely used again

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, NoReturn, final
 
-from serving.filters.kinds import Time, Value
+from twinspire.serving.filters.kinds import Time, Value
 
 FILTER_FIELD = "filter"  # the field of a request, as errors name it
 MAX_DEPTH = 64  # filters inside each other that this program evaluates

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
 
-from protos.errors import InvalidInput
-from protos.filter_kinds import EARLIEST, KINDS, LATEST, microseconds_of, parse_value
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.filter_kinds import EARLIEST, KINDS, LATEST, microseconds_of, parse_value
 
 Bound = float | int
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from serving.filters.expression import Filter
+from twinspire.serving.filters.expression import Filter
 
 ENTRY_BYTES = 1024  # of memory of a filter, without its rows
 ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array

@@ -1,6 +1,6 @@
 """The service as HTTP and JSON: Retrieval and Catalogue for browsers and curl, OpenAPI, and the playground.
 
-    python -m serving gateway --address 127.0.0.1:50051 --port 8080
+    python -m twinspire.serving gateway --address 127.0.0.1:50051 --port 8080
 
 The gateway is a gRPC client of the service, and may run on another machine. It needs fastapi and uvicorn
 (`pip install '.[http]'`); nothing else in `serving` imports it but the command line and the benchmark.

@@ -1,11 +1,11 @@
-"""`python -m serving.gateway`: as `python -m serving gateway`, where no service is installed."""
+"""`python -m twinspire.serving.gateway`: the gateway where no service is installed."""
 
-from serving import environment  # noqa: F401  # before gRPC is imported
+from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
 import sys
 
-from protos.cli import command_line, execute, log_to_stderr
+from twinspire.protos.cli import command_line, execute, log_to_stderr
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,13 +15,13 @@ def main(arguments: list[str] | None = None) -> int:
         0 on success, 1 on failure, 2 on wrong arguments.
     """
     try:
-        from serving.cli import gateway, tables
+        from twinspire.serving.cli import gateway, tables
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         sys.stderr.write(f"error: the gateway needs {name}; install it with: pip install '.[http]'\n")
         return 1
     log_to_stderr()
-    parser = command_line("python -m serving.gateway", "Answer over HTTP and JSON for a service.")
+    parser = command_line("python -m twinspire.serving.gateway", "Answer over HTTP and JSON for a service.")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run_command=gateway.run, command_parser=parser)
     gateway.add_arguments(parser)

@@ -17,16 +17,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protos import __version__
-from serving.gateway.exchange import JSON, HttpClientGone
-from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure
-from serving.gateway.fairness import client_in
-from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, error_response
-from serving.gateway.messages import encode
-from serving.gateway.metrics import CLIENT_GONE, OTHER
-from serving.gateway.openapi import Operation, complete
-from serving.gateway.options import GatewayOptions
-from serving.gateway.pages import HERE, read_pages
+from twinspire.protos import __version__
+from twinspire.serving.gateway.exchange import JSON, HttpClientGone
+from twinspire.serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure
+from twinspire.serving.gateway.fairness import client_in
+from twinspire.serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, error_response
+from twinspire.serving.gateway.messages import encode
+from twinspire.serving.gateway.metrics import CLIENT_GONE, OTHER
+from twinspire.serving.gateway.openapi import Operation, complete
+from twinspire.serving.gateway.options import GatewayOptions
+from twinspire.serving.gateway.pages import HERE, read_pages
 
 log = logging.getLogger(__name__)
 

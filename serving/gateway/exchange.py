@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 from starlette.requests import Request
 
-from serving.gateway.failures import CLOSE, TOO_LARGE, TOO_SLOW, WRONG_TYPE, HttpFailure, invalid
-from serving.gateway.fairness import FairShare, client_in
+from twinspire.serving.gateway.failures import CLOSE, TOO_LARGE, TOO_SLOW, WRONG_TYPE, HttpFailure, invalid
+from twinspire.serving.gateway.fairness import FairShare, client_in
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner needs no task that waits for its client to disconnect

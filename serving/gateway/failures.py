@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from serving.client.failures import TOO_LARGE as TOO_LARGE_TEXT
-from serving.wire.status import NO_RETRY, PUSHBACK
+from twinspire.serving.client.failures import TOO_LARGE as TOO_LARGE_TEXT
+from twinspire.serving.wire.status import NO_RETRY, PUSHBACK
 
 log = logging.getLogger(__name__)
 

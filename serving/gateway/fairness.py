@@ -13,8 +13,8 @@ from typing import Any
 
 import grpc
 
-from serving.address import client_of
-from serving.gateway.failures import CLOSE, HttpFailure
+from twinspire.serving.address import client_of
+from twinspire.serving.gateway.failures import CLOSE, HttpFailure
 
 REMEMBERED = 4096  # clients remembered; more only while they are in debt
 SAVED_SECONDS = 10.0  # of an allowance

@@ -11,10 +11,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protos import __version__, catalogue_pb2, retrieval_pb2
-from serving.address import is_local
-from serving.gateway.authorization import Authorization
-from serving.gateway.exchange import (
+from twinspire.protos import __version__, catalogue_pb2, retrieval_pb2
+from twinspire.serving.address import is_local
+from twinspire.serving.gateway.authorization import Authorization
+from twinspire.serving.gateway.exchange import (
     JSON,
     RECEIVED,
     DisconnectWatcher,
@@ -25,14 +25,14 @@ from serving.gateway.exchange import (
     check_type,
     deadline,
 )
-from serving.gateway.failures import HttpFailure, failure_of
-from serving.gateway.fairness import FairShare, Refusals, client_in
-from serving.gateway.heavy_work import HeavyWork
-from serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, parse, to_json
-from serving.gateway.metrics import GatewayMetrics
-from serving.gateway.options import GatewayOptions
-from serving.gateway.streams import NdjsonWriter, relay
-from serving.gateway.upstream import Metadata, Upstream, UpstreamMethod
+from twinspire.serving.gateway.failures import HttpFailure, failure_of
+from twinspire.serving.gateway.fairness import FairShare, Refusals, client_in
+from twinspire.serving.gateway.heavy_work import HeavyWork
+from twinspire.serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, parse, to_json
+from twinspire.serving.gateway.metrics import GatewayMetrics
+from twinspire.serving.gateway.options import GatewayOptions
+from twinspire.serving.gateway.streams import NdjsonWriter, relay
+from twinspire.serving.gateway.upstream import Metadata, Upstream, UpstreamMethod
 
 # HTTP headers that become metadata of the call.
 FORWARDED = ("authorization", "x-request-key", "traceparent", "tracestate")

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from serving.fair_queue import Client, Clients, FairQueue
+from twinspire.serving.fair_queue import Client, Clients, FairQueue
 
 Result = TypeVar("Result")
 SWITCH_SECONDS = 1e-3  # for which the event loop waits for the interpreter while the thread works

@@ -14,10 +14,10 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.fair_queue import Clients, FairQueue
-from serving.gateway.connections import CoalescingTransport, OpenConnections
-from serving.gateway.failures import HEAD_TOO_LARGE, HttpFailure, invalid
-from serving.gateway.fairness import Refusals, cached_client_of
+from twinspire.serving.fair_queue import Clients, FairQueue
+from twinspire.serving.gateway.connections import CoalescingTransport, OpenConnections
+from twinspire.serving.gateway.failures import HEAD_TOO_LARGE, HttpFailure, invalid
+from twinspire.serving.gateway.fairness import Refusals, cached_client_of
 
 HEAD_SECONDS = 10.0  # for the head of a request
 REST_SECONDS = 10.0  # for the rest of a body that has been answered before it had arrived

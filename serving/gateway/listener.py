@@ -8,7 +8,7 @@ import socket
 from collections import Counter
 from typing import Any
 
-from serving.gateway.fairness import Allowance, cached_client_of
+from twinspire.serving.gateway.fairness import Allowance, cached_client_of
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from serving.gateway.failures import TOO_LARGE, HttpFailure, invalid
+from twinspire.serving.gateway.failures import TOO_LARGE, HttpFailure, invalid
 
 Convert = Callable[[Any], Any]
 Path = tuple[str | int, ...]  # of a field in a message: names of fields, places in lists and keys of maps

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from serving.gateway.exchange import JSON, NDJSON
-from serving.gateway.failures import HTTP_STATUS
-from serving.gateway.schemas import REFERENCE, comments, reference, schemas
-from serving.gateway.upstream import UpstreamMethod
+from twinspire.serving.gateway.exchange import JSON, NDJSON
+from twinspire.serving.gateway.failures import HTTP_STATUS
+from twinspire.serving.gateway.schemas import REFERENCE, comments, reference, schemas
+from twinspire.serving.gateway.upstream import UpstreamMethod
 
 Document = dict[str, Any]
 

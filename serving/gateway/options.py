@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from protos.errors import DataError, InvalidInput
-from serving import flag_types as flags
-from serving.address import check_target, is_loopback
-from serving.client.security import Security
-from serving.flag_types import check_positive, option
-from serving.gateway.messages import MAX_FIELDS
+from twinspire.protos.errors import DataError, InvalidInput
+from twinspire.serving import flag_types as flags
+from twinspire.serving.address import check_target, is_loopback
+from twinspire.serving.client.security import Security
+from twinspire.serving.flag_types import check_positive, option
+from twinspire.serving.gateway.messages import MAX_FIELDS
 
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")

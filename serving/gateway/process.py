@@ -18,20 +18,20 @@ import grpc.aio
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from protos.errors import Unavailable
-from serving import heap
-from serving.address import is_loopback, join, listen_error
-from serving.client import protocol
-from serving.descriptors import raise_descriptor_limit
-from serving.gateway.app import application
-from serving.gateway.connections import OpenConnections
-from serving.gateway.gateway import Gateway
-from serving.gateway.heavy_work import SWITCH_SECONDS
-from serving.gateway.http1 import GatewayState, HttpConnection
-from serving.gateway.listener import AcceptErrors, ConnectionRate, Listener
-from serving.gateway.options import GatewayOptions
-from serving.gateway.pages import COMMON_HEADERS
-from serving.metrics_server import serve_registry
+from twinspire.protos.errors import Unavailable
+from twinspire.serving import heap
+from twinspire.serving.address import is_loopback, join, listen_error
+from twinspire.serving.client import protocol
+from twinspire.serving.descriptors import raise_descriptor_limit
+from twinspire.serving.gateway.app import application
+from twinspire.serving.gateway.connections import OpenConnections
+from twinspire.serving.gateway.gateway import Gateway
+from twinspire.serving.gateway.heavy_work import SWITCH_SECONDS
+from twinspire.serving.gateway.http1 import GatewayState, HttpConnection
+from twinspire.serving.gateway.listener import AcceptErrors, ConnectionRate, Listener
+from twinspire.serving.gateway.options import GatewayOptions
+from twinspire.serving.gateway.pages import COMMON_HEADERS
+from twinspire.serving.metrics_server import serve_registry
 
 log = logging.getLogger(__name__)
 

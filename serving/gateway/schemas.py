@@ -11,8 +11,8 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-import protos
-from serving.gateway.messages import is_map
+from twinspire import protos
+from twinspire.serving.gateway.messages import is_map
 
 Schema = dict[str, Any]
 REFERENCE = "#/components/schemas/"

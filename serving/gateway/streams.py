@@ -7,9 +7,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from serving.client.failures import StreamStatus
-from serving.gateway.exchange import NDJSON
-from serving.gateway.failures import HttpFailure, failure_of
+from twinspire.serving.client.failures import StreamStatus
+from twinspire.serving.gateway.exchange import NDJSON
+from twinspire.serving.gateway.failures import HttpFailure, failure_of
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 HEAD_AFTER_SECONDS = 1.0  # after which the head of the response is sent, even if there is no line yet

@@ -10,9 +10,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.client import protocol
-from serving.client.security import Security
-from serving.gateway.fairness import FairPlaces
+from twinspire.serving.client import protocol
+from twinspire.serving.client.security import Security
+from twinspire.serving.gateway.fairness import FairPlaces
 
 CONNECT_SECONDS = 5.0  # a busy machine may take long to accept; a closed port refuses at once
 CALLS = 16  # of one connection at once, as `serve --calls` has it

@@ -37,8 +37,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from serving.address import client_of
-from serving.engine.limits import WorkerLimits
+from twinspire.serving.address import client_of
+from twinspire.serving.engine.limits import WorkerLimits
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from protos.errors import Unavailable
-from serving.engine.front import SHUTDOWN, Finished, Front, FrontCall, Metadata, Trailers
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.engine.front import SHUTDOWN, Finished, Front, FrontCall, Metadata, Trailers
 
 NO_FLAGS = 0
 UNBOUNDED = 2**31 - 1

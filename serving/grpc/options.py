@@ -1,7 +1,7 @@
 """The channel arguments of the service's front."""
 
-from serving.engine.limits import WorkerLimits
-from serving.wire.converters import RequestLimits
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.wire.converters import RequestLimits
 
 KEEPALIVE_TIMEOUT_SECONDS = 20  # for the answer to a ping, and for a client to read what is sent
 READ_CHUNK_BYTES = 16 << 10

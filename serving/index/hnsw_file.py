@@ -28,8 +28,8 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import MAX_LINKS
-from protos.errors import BundleDamaged
+from twinspire.protos.bundle import MAX_LINKS
+from twinspire.protos.errors import BundleDamaged
 
 State = dict[str, Any]  # with the names of `hnswlib.Index.__getstate__`
 Levels = npt.NDArray[np.int32]

@@ -8,12 +8,12 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import INDEX, VECTORS, Manifest
-from protos.errors import BundleDamaged
-from protos.search import graph_width
-from protos.system.huge_pages import on_huge_pages
-from serving.index.hnsw_file import read_graph
-from serving.index.vector_index import ExactIndex, Neighbours, Vectors
+from twinspire.protos.bundle import INDEX, VECTORS, Manifest
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.search import graph_width
+from twinspire.protos.system.huge_pages import on_huge_pages
+from twinspire.serving.index.hnsw_file import read_graph
+from twinspire.serving.index.vector_index import ExactIndex, Neighbours, Vectors
 
 SPACE = "ip"
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import simsimd
 
-from protos.search import highest
-from protos.vectors import BLOCK, HIGHEST, Int8Rows, int8_rows
+from twinspire.protos.search import highest
+from twinspire.protos.vectors import BLOCK, HIGHEST, Int8Rows, int8_rows
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

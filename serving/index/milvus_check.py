@@ -1,6 +1,6 @@
 """Checks the collection of a bundle in a process of its own.
 
-    python -m serving.index.milvus_check .cache/bundles/3f2a9c0d1e5b
+    python -m twinspire.serving.index.milvus_check .cache/bundles/3f2a9c0d1e5b
 
 The service loads a bundle before it forks its workers, and the threads of a connection do not survive a fork.
 On an error the last line names its class.
@@ -10,15 +10,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from protos import bundle
-from protos.errors import TwinspireError
-from protos.vector_databases.milvus import MilvusServer, check_collection, collection_name
+from twinspire.protos import bundle
+from twinspire.protos.errors import TwinspireError
+from twinspire.protos.vector_databases.milvus import MilvusServer, check_collection, collection_name
 
 
 def main() -> int:
     """Check the bundle that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m serving.index.milvus_check",
+        prog="python -m twinspire.serving.index.milvus_check",
         description="Compare a bundle with its collection on the Milvus server.",
     )
     parser.add_argument("folder", type=Path, help="folder of the bundle")

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from protos import entry_points
-from protos.bundle import Manifest
-from protos.errors import BundleDamaged, Unavailable
-from protos.vector_databases.milvus import (
+from twinspire.protos import entry_points
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import BundleDamaged, Unavailable
+from twinspire.protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     ID,
     URI,
@@ -30,8 +30,8 @@ from protos.vector_databases.milvus import (
     search_params,
     server_errors,
 )
-from serving.index.remote_search import Best, ExpressionRefused, OutOfTime, Vectors
-from serving.index.vector_index import NOT_FINITE
+from twinspire.serving.index.remote_search import Best, ExpressionRefused, OutOfTime, Vectors
+from twinspire.serving.index.vector_index import NOT_FINITE
 
 FAILURES = 5
 REST_SECONDS = 1

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from protos.filter_kinds import KINDS
-from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range
-from serving.filters.kinds import COMPARISONS
+from twinspire.protos.filter_kinds import KINDS
+from twinspire.serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range
+from twinspire.serving.filters.kinds import COMPARISONS
 
 MAX_EXPRESSION_LENGTH = 32_768  # characters; a filter with a longer expression is evaluated by the service
 NEVER = "id < 0"  # an expression that no item passes

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from protos.bundle import Manifest
-from protos.errors import Unavailable
-from protos.vector_databases.milvus import CONNECT_SECONDS, MAX_K, import_client
-from protos.vectors import vectors_of
-from serving.filters.passing_rows import PassingRows
-from serving.index import remote_search
-from serving.index.milvus_collection import MilvusCollection, check, check_apart
-from serving.index.milvus_filter import milvus_expression
-from serving.index.remote_search import Best, ExpressionRefused, OutOfTime, compared
-from serving.index.vector_index import (
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.vector_databases.milvus import CONNECT_SECONDS, MAX_K, import_client
+from twinspire.protos.vectors import vectors_of
+from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.index import remote_search
+from twinspire.serving.index.milvus_collection import MilvusCollection, check, check_apart
+from twinspire.serving.index.milvus_filter import milvus_expression
+from twinspire.serving.index.remote_search import Best, ExpressionRefused, OutOfTime, compared
+from twinspire.serving.index.vector_index import (
     ExactIndex,
     Neighbours,
     Rows,

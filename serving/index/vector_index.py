@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import Manifest, Score
-from protos.errors import BundleTooNew, PackageMissing
-from protos.search import BLOCK, exact_search, top_k
-from protos.vectors import vectors_of
-from serving.index.int8_scan import Int8Scan
+from twinspire.protos.bundle import Manifest, Score
+from twinspire.protos.errors import BundleTooNew, PackageMissing
+from twinspire.protos.search import BLOCK, exact_search, top_k
+from twinspire.protos.vectors import vectors_of
+from twinspire.serving.index.int8_scan import Int8Scan
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -25,9 +25,9 @@ Rows = npt.NDArray[np.int64]
 # Kind -> module and class, imported only for a bundle of that kind. The class takes the folder of a verified
 # bundle and its manifest. (`train/fingerprint.py` follows names of modules in strings.)
 KINDS = {
-    "exact": ("serving.index.vector_index", "ExactIndex"),
-    "hnsw": ("serving.index.hnsw_index", "HnswIndex"),
-    "milvus": ("serving.index.milvus_index", "MilvusIndex"),
+    "exact": ("twinspire.serving.index.vector_index", "ExactIndex"),
+    "hnsw": ("twinspire.serving.index.hnsw_index", "HnswIndex"),
+    "milvus": ("twinspire.serving.index.milvus_index", "MilvusIndex"),
 }
 REMOTE_KINDS = frozenset({"milvus"})  # kinds that are searched by another server (`remote_search.py`)
 NOT_FINITE = "a tower gave a vector that is not finite"

@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from protos.bundle import Manifest
-from protos.errors import TwinspireError, Unavailable
-from protos.files.draft_file import create_draft
-from serving.live.store.changes import START, Position
-from serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import TwinspireError, Unavailable
+from twinspire.protos.files.draft_file import create_draft
+from twinspire.serving.live.store.changes import START, Position
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
 
 log = logging.getLogger(__name__)
 

@@ -27,12 +27,12 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from protos.errors import Unavailable
-from serving.address import join, listen_error
-from serving.metrics_server import serve_registry
-from serving.observability import layout, metrics
-from serving.observability.metrics import METRICS, Kind, Metric, MetricSource, Reading
-from serving.observability.worker_metrics import SharedMetrics, sum_by_version
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.address import join, listen_error
+from twinspire.serving.metrics_server import serve_registry
+from twinspire.serving.observability import layout, metrics
+from twinspire.serving.observability.metrics import METRICS, Kind, Metric, MetricSource, Reading
+from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, cast
 
-from serving.observability import metrics
-from serving.observability.metrics import METRICS, Kind, Metric, MetricSource
+from twinspire.serving.observability import metrics
+from twinspire.serving.observability.metrics import METRICS, Kind, Metric, MetricSource
 
 CELL_BYTES = 8
 

@@ -14,9 +14,9 @@ from enum import StrEnum
 
 import grpc
 
-from protos import catalogue_pb2
-from protos import retrieval_pb2 as wire
-from serving.filters.plan import Plan
+from twinspire.protos import catalogue_pb2
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.filters.plan import Plan
 
 OTHER = "other"
 RETRIEVAL = tuple(method.name for method in wire.DESCRIPTOR.services_by_name["Retrieval"].methods)

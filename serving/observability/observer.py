@@ -2,14 +2,14 @@
 
 import time
 
-from protos.errors import AccessDenied, Overloaded, RateLimited
-from serving.engine.batching import Job
-from serving.engine.call import Call
-from serving.engine.call_record import CallRecord
-from serving.observability.layout import HEARTBEAT, PLANS
-from serving.observability.tracing import Tracing
-from serving.observability.worker_metrics import WorkerMetrics
-from serving.wire.status import ClientGone, Code
+from twinspire.protos.errors import AccessDenied, Overloaded, RateLimited
+from twinspire.serving.engine.batching import Job
+from twinspire.serving.engine.call import Call
+from twinspire.serving.engine.call_record import CallRecord
+from twinspire.serving.observability.layout import HEARTBEAT, PLANS
+from twinspire.serving.observability.tracing import Tracing
+from twinspire.serving.observability.worker_metrics import WorkerMetrics
+from twinspire.serving.wire.status import ClientGone, Code
 
 NAMES: dict[int, str] = {code.value: code.name for code in Code}
 

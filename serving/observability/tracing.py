@@ -23,9 +23,9 @@ from random import random
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from protos.errors import MissingStage
-from serving.engine.call_record import CallRecord
-from serving.engine.front import Metadata
+from twinspire.protos.errors import MissingStage
+from twinspire.serving.engine.call_record import CallRecord
+from twinspire.serving.engine.front import Metadata
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -24,8 +24,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from serving.observability import layout
-from serving.observability.layout import (
+from twinspire.serving.observability import layout
+from twinspire.serving.observability.layout import (
     CONNECTIONS_CLOSED,
     HEARTBEAT,
     IN_FLIGHT,
@@ -39,7 +39,7 @@ from serving.observability.layout import (
     VERSION_SECONDS,
     VERSION_WIDTH,
 )
-from serving.observability.metrics import CODES, METHODS, OTHER, SECONDS, SIZES, STAGES
+from twinspire.serving.observability.metrics import CODES, METHODS, OTHER, SECONDS, SIZES, STAGES
 
 _QUEUE, _ENCODE, _SEARCH, _SERIALISE = (layout.STAGE_SECONDS[stage] for stage in STAGES)
 _SUM = len(SECONDS) + 1

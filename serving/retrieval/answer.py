@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from protos.errors import InvalidInput
-from serving.filters.plan import Plan
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.filters.plan import Plan
 
 
 class Basis(StrEnum):

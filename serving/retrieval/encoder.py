@@ -4,7 +4,7 @@
 encodes queries, and finds by `bases`, `BlankQuery` and `KnownLetters` those of which the tower knows nothing.
 """
 
-from serving import environment  # noqa: F401  # before ONNX Runtime is imported
+from twinspire.serving import environment  # noqa: F401  # before ONNX Runtime is imported
 
 # isort: split
 import math
@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from protos.bundle import TOWERS, Manifest
-from protos.errors import BundleDamaged, InvalidInput
-from protos.features import (
+from twinspire.protos.bundle import TOWERS, Manifest
+from twinspire.protos.errors import BundleDamaged, InvalidInput
+from twinspire.protos.features import (
     CODE_POINTS,
     FIRST_KNOWN,
     PADDING,
@@ -32,12 +32,12 @@ from protos.features import (
     TimeFeature,
     TowerInputs,
 )
-from protos.files.onnx_file import check_self_contained
-from protos.inputs.events import item_ids
-from protos.system.huge_pages import on_huge_pages
-from serving.index.vector_index import NOT_FINITE
-from serving.retrieval.answer import Basis
-from serving.retrieval.query import (
+from twinspire.protos.files.onnx_file import check_self_contained
+from twinspire.protos.inputs.events import item_ids
+from twinspire.protos.system.huge_pages import on_huge_pages
+from twinspire.serving.index.vector_index import NOT_FINITE
+from twinspire.serving.retrieval.answer import Basis
+from twinspire.serving.retrieval.query import (
     PLAIN,
     PreparedQuery,
     Query,

@@ -7,14 +7,14 @@ items and those of the postings are ranked by one score. Queries without known t
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from protos.bundle import Manifest
-from protos.errors import InvalidInput
-from protos.features import TextFeature
-from protos.hybrid.fusion import BM25_ALONE, NO_HITS, Fusion, FusionQuery, with_words
-from protos.inputs.texts import cut_as_read
-from serving.index.vector_index import Vectors
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.query import (
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import TextFeature
+from twinspire.protos.hybrid.fusion import BM25_ALONE, NO_HITS, Fusion, FusionQuery, with_words
+from twinspire.protos.inputs.texts import cut_as_read
+from twinspire.serving.index.vector_index import Vectors
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.query import (
     PLAIN,
     EncodedQueries,
     PreparedQuery,
@@ -22,7 +22,7 @@ from serving.retrieval.query import (
     SearchOptions,
     SearchResult,
 )
-from serving.segments.searcher import Searcher
+from twinspire.serving.segments.searcher import Searcher
 
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 Current = Callable[[frozenset[int]], frozenset[int]]  # `Items.current`

@@ -5,10 +5,10 @@ from itertools import islice
 
 import numpy as np
 
-from protos.bundle import Manifest
-from protos.search import each_vector, merge
-from serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult, Vectors
-from serving.segments.searcher import Searcher
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.search import each_vector, merge
+from twinspire.serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult, Vectors
+from twinspire.serving.segments.searcher import Searcher
 
 Find = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import InvalidInput
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, TextFeature, TimeFeature
-from protos.inputs.events import LARGEST_TIME, is_dated, without_times
-from serving.filters.plan import Plan
-from serving.retrieval.answer import Basis, FusionMode
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import CategoryFeature, FeatureSpec, HistoryFeature, TextFeature, TimeFeature
+from twinspire.protos.inputs.events import LARGEST_TIME, is_dated, without_times
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.retrieval.answer import Basis, FusionMode
 
 if TYPE_CHECKING:  # clients have no library of bitmaps
-    from serving.filters.compiled import CompiledFilter
+    from twinspire.serving.filters.compiled import CompiledFilter
 
 Value = str | float | Sequence[str]
 RawValue = Value | Sequence[tuple[str, float | None]]  # the second: a history of item ids with their times

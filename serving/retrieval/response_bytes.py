@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from protos import retrieval_pb2 as wire
-from serving.filters.plan import Plan
-from serving.retrieval.answer import Basis, FusionMode, Timing
-from serving.retrieval.query import PLAIN, SearchResult
-from serving.segments.growing import GrowingSegment
-from serving.segments.packed_items import (
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.retrieval.answer import Basis, FusionMode, Timing
+from twinspire.serving.retrieval.query import PLAIN, SearchResult
+from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.packed_items import (
     LENGTH_DELIMITED,
     VARINT,
     PackedItems,

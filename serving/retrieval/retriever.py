@@ -13,19 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from protos import bundle
-from protos.bundle import Manifest
-from protos.errors import BundleDamaged, InvalidInput, Unavailable
-from protos.search import largest_products
-from serving.filters.compiled import CompiledFilter, FilterCache
-from serving.filters.expression import Filter
-from serving.filters.plan import Plan
-from serving.index.vector_index import NOT_FINITE, Rows, Vectors, shown_scores, shows_products
-from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
-from serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
-from serving.retrieval.hybrid_search import HybridSearch, check_fusion
-from serving.retrieval.interest_search import find_interests
-from serving.retrieval.query import (
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import BundleDamaged, InvalidInput, Unavailable
+from twinspire.protos.search import largest_products
+from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index.vector_index import NOT_FINITE, Rows, Vectors, shown_scores, shows_products
+from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
+from twinspire.serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
+from twinspire.serving.retrieval.hybrid_search import HybridSearch, check_fusion
+from twinspire.serving.retrieval.interest_search import find_interests
+from twinspire.serving.retrieval.query import (
     PLAIN,
     EncodedQueries,
     PreparedQuery,
@@ -38,11 +38,11 @@ from serving.retrieval.query import (
     example_query,
     refuse_lone_string,
 )
-from serving.segments.built import BuiltSegment
-from serving.segments.catalogue import Catalogue, Fields
-from serving.segments.growing import GrowingSegment
-from serving.segments.items import Items
-from serving.segments.searcher import Searcher
+from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.catalogue import Catalogue, Fields
+from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.items import Items
+from twinspire.serving.segments.searcher import Searcher
 
 ONE_PLAIN = (PLAIN,)
 UNFILTERED = Plan.UNFILTERED

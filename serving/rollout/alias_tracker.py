@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from protos import bundle
-from protos.errors import MissingStage, TwinspireError, Unavailable
-from serving.rollout.bundle_cache import BundleCache
-from serving.rollout.registry import Meanwhile, ModelRegistry, Registered
-from serving.rollout.target import BundleRef, Clock, bundle_at
+from twinspire.protos import bundle
+from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
+from twinspire.serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, Registered
+from twinspire.serving.rollout.target import BundleRef, Clock, bundle_at
 
 log = logging.getLogger(__name__)
 

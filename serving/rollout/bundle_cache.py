@@ -31,11 +31,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from protos import bundle, names
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, BundleError, Unavailable
-from protos.files import atomic_directory
-from serving.rollout.registry import Meanwhile, ModelRegistry, Registered, do_nothing
+from twinspire.protos import bundle, names
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged, BundleError, Unavailable
+from twinspire.protos.files import atomic_directory
+from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, Registered, do_nothing
 
 log = logging.getLogger(__name__)
 

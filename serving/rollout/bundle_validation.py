@@ -1,7 +1,7 @@
 """Validates a bundle before it is served, in a process of its own, so that a damaged bundle cannot harm the
 service.
 
-    python -m serving.rollout.bundle_validation .cache/bundles/3f2a9c0d1e5b   # prints JSON
+    python -m twinspire.serving.rollout.bundle_validation .cache/bundles/3f2a9c0d1e5b   # prints JSON
 
 The process verifies the files, encodes the largest batch that a worker makes, loads what a worker loads, and
 searches for the bundle's own examples. A damaged graph may crash the process that searches in it, and a large
@@ -37,18 +37,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
-from protos import bundle, entry_points
-from protos.bundle import TOWERS, Manifest
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
-from protos.features import ITEM_VOCABULARY, CategoryFeature, HistoryFeature, Side, TextFeature, TowerInputs
-from protos.system.signals import signal_name
-from serving.rollout import memory_budget
-from serving.rollout.memory_budget import MARGIN, MIB, ValidationBounds
-from serving.rollout.registry import Meanwhile, do_nothing
+from twinspire.protos import bundle, entry_points
+from twinspire.protos.bundle import TOWERS, Manifest
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
+from twinspire.protos.features import (
+    ITEM_VOCABULARY,
+    CategoryFeature,
+    HistoryFeature,
+    Side,
+    TextFeature,
+    TowerInputs,
+)
+from twinspire.protos.system.signals import signal_name
+from twinspire.serving.rollout import memory_budget
+from twinspire.serving.rollout.memory_budget import MARGIN, MIB, ValidationBounds
+from twinspire.serving.rollout.registry import Meanwhile, do_nothing
 
 if TYPE_CHECKING:
-    from serving.rollout.loaded_bundle import LoadedBundle
+    from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +194,7 @@ def _marked(text: str, mark: str) -> list[str]:
 def main() -> int:
     """Validate the bundle that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m serving.rollout.bundle_validation",
+        prog="python -m twinspire.serving.rollout.bundle_validation",
         description="Validate a bundle: load it, and search for its examples.",
     )
     parser.add_argument("folder", type=Path, help="folder of the bundle")
@@ -213,7 +220,7 @@ def main() -> int:
 
 
 def _try(folder: Path, item_tower: bool, ready: Path | None, bounds: ValidationBounds) -> ValidationResult:
-    from serving.rollout.loaded_bundle import LoadedBundle
+    from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 
     logging.disable(logging.CRITICAL)
     _encode_longest(folder, bundle.read(folder), item_tower, bounds)
@@ -240,8 +247,8 @@ def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, bounds: 
         BundleDamaged: a tower cannot be opened, or does not encode them.
         Unavailable: that takes more memory than `bounds.encoding`.
     """
-    from serving.retrieval.encoder import MAX_QUERIES, Encoder
-    from serving.retrieval.query import QueryForm
+    from twinspire.serving.retrieval.encoder import MAX_QUERIES, Encoder
+    from twinspire.serving.retrieval.query import QueryForm
 
     sides: tuple[Side, ...] = ("query", "item") if item_tower else ("query",)
     for side in sides:
@@ -304,7 +311,7 @@ def _check_vectors(folder: Path, served: "LoadedBundle") -> None:
     Raises:
         BundleDamaged: vectors are all zero, or not of unit length.
     """
-    from protos.vectors import check_lengths
+    from twinspire.protos.vectors import check_lengths
 
     try:
         check_lengths(served.retriever.item_vectors, served.manifest.score.has_padding_dim)
@@ -319,9 +326,9 @@ def _ask(served: "LoadedBundle") -> None:
         BundleDamaged: an answer is empty, has scores that are not finite or other items than were found; the
             query tower gives only zeros; or no example has a known word or item.
     """
-    from protos import retrieval_pb2 as wire
-    from serving.retrieval.answer import Basis, Timing
-    from serving.retrieval.query import example_query
+    from twinspire.protos import retrieval_pb2 as wire
+    from twinspire.serving.retrieval.answer import Basis, Timing
+    from twinspire.serving.retrieval.query import example_query
 
     retriever, examples = served.retriever, [example_query(each) for each in served.manifest.examples]
     all_zero = none_known = bool(examples)
@@ -348,7 +355,7 @@ def _ask(served: "LoadedBundle") -> None:
 
 
 def _write_catalogue(served: "LoadedBundle", folder: Path) -> None:
-    from serving.segments import shared_catalogue
+    from twinspire.serving.segments import shared_catalogue
 
     try:
         shared_catalogue.write(

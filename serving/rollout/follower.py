@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from protos.files import atomic_directory
-from serving.rollout import memory_budget
-from serving.rollout.alias_tracker import AliasTracker, Deployment
-from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
-from serving.rollout.bundle_validation import ValidationResult, validate_bundle
-from serving.rollout.memory_budget import BATCH, VALUES, ValidationBounds
-from serving.rollout.registry import Meanwhile, ModelRegistry, do_nothing
-from serving.rollout.registry_process import RegistryProcess
-from serving.rollout.shadow_log import ShadowLog
-from serving.rollout.target import BundleRef, Clock, Workers, bundle_at
-from serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
-from serving.supervisor import WorkerHandle
+from twinspire.protos import bundle
+from twinspire.protos.files import atomic_directory
+from twinspire.serving.rollout import memory_budget
+from twinspire.serving.rollout.alias_tracker import AliasTracker, Deployment
+from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
+from twinspire.serving.rollout.bundle_validation import ValidationResult, validate_bundle
+from twinspire.serving.rollout.memory_budget import BATCH, VALUES, ValidationBounds
+from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, do_nothing
+from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.shadow_log import ShadowLog
+from twinspire.serving.rollout.target import BundleRef, Clock, Workers, bundle_at
+from twinspire.serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
+from twinspire.serving.supervisor import WorkerHandle
 
 log = logging.getLogger(__name__)
 

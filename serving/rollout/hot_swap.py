@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving import heap
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.shared_state import NEXT, TARGET, SharedState
+from twinspire.serving import heap
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.shared_state import NEXT, TARGET, SharedState
 
 log = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from protos.bundle import Manifest
-from serving.live.search.live_items import LiveItems, LivePlace
-from serving.observability.layout import version_cell
-from serving.retrieval.encoder import ItemEncoder, item_encoder
-from serving.retrieval.response_bytes import ResponseWriter
-from serving.retrieval.retriever import Retriever
-from serving.segments.catalogue import Catalogue
-from serving.segments.packed_items import PackedItems, score_parts
-from serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
+from twinspire.protos.bundle import Manifest
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace
+from twinspire.serving.observability.layout import version_cell
+from twinspire.serving.retrieval.encoder import ItemEncoder, item_encoder
+from twinspire.serving.retrieval.response_bytes import ResponseWriter
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.packed_items import PackedItems, score_parts
+from twinspire.serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
 
 CHAMPION, CANARY = "champion", "canary"
 PARTS = 10_000  # resolution of a canary's share

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import psutil
 
-from protos.bundle import INDEX, ITEM_TOWER, ITEMS, QUERY_TOWER, Manifest
-from protos.errors import Unavailable
+from twinspire.protos.bundle import INDEX, ITEM_TOWER, ITEMS, QUERY_TOWER, Manifest
+from twinspire.protos.errors import Unavailable
 
 MIB = 1 << 20
 MARGIN = 64 * MIB  # for temporary memory of loading, and for other processes

@@ -1,6 +1,6 @@
 """Reads MLflow's registry for the service, and logs the shadow's figures to MLflow.
 
-    python -m serving.rollout.registry   # answers calls, a line of JSON each; see `registry_process.py`
+    python -m twinspire.serving.rollout.registry   # answers calls; see `registry_process.py`
 
 MLflow is imported with the first call, and never in a process that answers requests.
 """
@@ -19,10 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from protos import names
-from protos.cli import gc_paused
-from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
-from protos.mlflow_keys import ABSENT, BUNDLE_VERSION, SHADOW, SHADOW_CHALLENGER, SHADOW_CHAMPION, STAGE
+from twinspire.protos import names
+from twinspire.protos.cli import gc_paused
+from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
+from twinspire.protos.mlflow_keys import (
+    ABSENT,
+    BUNDLE_VERSION,
+    SHADOW,
+    SHADOW_CHALLENGER,
+    SHADOW_CHAMPION,
+    STAGE,
+)
 
 STORE = Path("mlruns/mlflow.db")
 MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")

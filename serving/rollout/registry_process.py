@@ -20,10 +20,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from protos import entry_points
-from protos.documents import parse_json
-from protos.errors import MissingStage, Unavailable
-from serving.rollout.registry import Meanwhile, Registered, ShadowPair, do_nothing, store_file, store_uri
+from twinspire.protos import entry_points
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.serving.rollout.registry import (
+    Meanwhile,
+    Registered,
+    ShadowPair,
+    do_nothing,
+    store_file,
+    store_uri,
+)
 
 TIMEOUT_SECONDS = 30.0  # for an answer; MLflow waits 20 s for a locked database
 START_TIMEOUT_SECONDS = 60.0  # for the first answer, which includes the import of MLflow

@@ -8,17 +8,17 @@ from typing import Any
 
 import psutil
 
-from protos.errors import TwinspireError
-from protos.mlflow_keys import (
+from twinspire.protos.errors import TwinspireError
+from twinspire.protos.mlflow_keys import (
     SHADOW_EMPTY,
     SHADOW_LATENCY_RATIO,
     SHADOW_OVERLAP,
     SHADOW_QUERIES,
     SHADOW_SCORE_SHIFT,
 )
-from serving.rollout.registry import ModelRegistry, ShadowPair
-from serving.rollout.target import Clock
-from serving.shared_state import SHADOW, SharedState
+from twinspire.serving.rollout.registry import ModelRegistry, ShadowPair
+from twinspire.serving.rollout.target import Clock
+from twinspire.serving.shared_state import SHADOW, SharedState
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from protos.errors import Unavailable
-from serving.shared_state import NEXT, TARGET, WORKER, SharedState
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.shared_state import NEXT, TARGET, WORKER, SharedState
 
 POLL_SECONDS = 0.05  # between two reads of the workers' entries
 TIMEOUT_SECONDS = 60.0  # for all workers to serve a target, beside `FACTOR` times the load time

@@ -10,11 +10,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from serving.security.file_watch import Reloaded
-from serving.security.rate_limit import RateLimit
-from serving.security.tls import ServerTls
-from serving.security.tokens import TokenFile
-from serving.shared_state import ACCESS, SharedState
+from twinspire.serving.security.file_watch import Reloaded
+from twinspire.serving.security.rate_limit import RateLimit
+from twinspire.serving.security.tls import ServerTls
+from twinspire.serving.security.tokens import TokenFile
+from twinspire.serving.shared_state import ACCESS, SharedState
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from protos.errors import AccessDenied, NotAuthenticated, NotAuthorised
-from serving.address import client_of_peer
-from serving.security.tokens import Role, TokenFile
+from twinspire.protos.errors import AccessDenied, NotAuthenticated, NotAuthorised
+from twinspire.serving.address import client_of_peer
+from twinspire.serving.security.tokens import Role, TokenFile
 
 log = logging.getLogger(__name__)
 

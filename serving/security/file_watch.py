@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from protos.errors import ConfigError
+from twinspire.protos.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

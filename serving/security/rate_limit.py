@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from protos.errors import RateLimited
+from twinspire.protos.errors import RateLimited
 
 SLOTS = 1 << 16  # 512 KiB; with 1,000 clients a client shares its slot with probability 1.5 %
 ITEMS_PER_TOKEN = 20

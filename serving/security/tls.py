@@ -11,10 +11,10 @@ from pathlib import Path
 
 import grpc
 
-from protos.errors import ConfigError
-from protos.files.regular_files import open_regular
-from serving.address import is_loopback
-from serving.security.file_watch import FileWatch, Reloaded
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.files.regular_files import open_regular
+from twinspire.serving.address import is_loopback
+from twinspire.serving.security.file_watch import FileWatch, Reloaded
 
 log = logging.getLogger(__name__)
 

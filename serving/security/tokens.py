@@ -25,9 +25,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from protos import catalogue_pb2, retrieval_pb2, toml_config
-from protos.errors import InvalidInput, NotAuthenticated
-from serving.security.file_watch import Reloaded
+from twinspire.protos import catalogue_pb2, retrieval_pb2, toml_config
+from twinspire.protos.errors import InvalidInput, NotAuthenticated
+from twinspire.serving.security.file_watch import Reloaded
 
 RELOAD_SECONDS = 1.0  # between two checks of the file: a new or revoked token takes effect after that
 TOKEN_BYTES = 32

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from protos.bundle import EXACT, Manifest
-from protos.hybrid.fusion import Fusion, FusionQuery, Ranked
-from protos.hybrid.lexical_index import LexicalIndex
-from serving.filters.columns import FilterColumns, Work
-from serving.filters.expression import Filter
-from serving.filters.passing_rows import PassingRows, Reserve
-from serving.filters.plan import Plan
-from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
-from serving.segments.catalogue import Catalogue
-from serving.segments.neighbours import Mask, remaining, remaining_of_all
-from serving.segments.planner import Found, expected_cost, search_one_passing, search_passing
+from twinspire.protos.bundle import EXACT, Manifest
+from twinspire.protos.hybrid.fusion import Fusion, FusionQuery, Ranked
+from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.serving.filters.columns import FilterColumns, Work
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.passing_rows import PassingRows, Reserve
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
+from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.neighbours import Mask, remaining, remaining_of_all
+from twinspire.serving.segments.planner import Found, expected_cost, search_one_passing, search_passing
 
 
 class BuiltSegment:

@@ -8,10 +8,10 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from protos.bundle import ITEMS, Manifest
-from protos.documents import parse_json
-from protos.errors import BundleDamaged
-from protos.features import LARGEST
+from twinspire.protos.bundle import ITEMS, Manifest
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.features import LARGEST
 
 
 class Rows(Protocol):

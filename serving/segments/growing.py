@@ -14,20 +14,29 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
-from protos.filters import FilterSchema
-from protos.hybrid.fusion import NOTHING, Fusion, FusionQuery, Ranked, clicked, fuse_held, rarest, shares
-from protos.search import BLOCK, exact_search, top_k
-from serving.filters.columns import Work
-from serving.filters.expression import Filter
-from serving.filters.passing_rows import Reserve
-from serving.filters.plan import Plan
-from serving.index.vector_index import Neighbours, Rows, Vectors
-from serving.segments.built import BuiltSegment
-from serving.segments.growing_columns import GrowingColumns, GrowingPostings
-from serving.segments.growing_graph import GrowingGraph
-from serving.segments.neighbours import Mask, merged, none_of, picked
-from serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind, hit_of
-from serving.segments.planner import Found
+from twinspire.protos.filters import FilterSchema
+from twinspire.protos.hybrid.fusion import (
+    NOTHING,
+    Fusion,
+    FusionQuery,
+    Ranked,
+    clicked,
+    fuse_held,
+    rarest,
+    shares,
+)
+from twinspire.protos.search import BLOCK, exact_search, top_k
+from twinspire.serving.filters.columns import Work
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.passing_rows import Reserve
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
+from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.growing_columns import GrowingColumns, GrowingPostings
+from twinspire.serving.segments.growing_graph import GrowingGraph
+from twinspire.serving.segments.neighbours import Mask, merged, none_of, picked
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind, hit_of
+from twinspire.serving.segments.planner import Found
 
 FIRST_CAPACITY = 256  # rows
 MAX_ROWS_IN_PYTHON = 8  # better rows a query, on average; more are merged by NumPy, not in Python

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from protos.filter_kinds import KINDS
-from protos.filters import FilterSchema
-from serving.filters.columns import FilterColumns, bitmap
-from serving.filters.expression import Filter
-from serving.filters.kinds import Bound
-from serving.segments.packed_items import EncodedItemsDamaged
+from twinspire.protos.filter_kinds import KINDS
+from twinspire.protos.filters import FilterSchema
+from twinspire.serving.filters.columns import FilterColumns, bitmap
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.kinds import Bound
+from twinspire.serving.segments.packed_items import EncodedItemsDamaged
 
 Mask = npt.NDArray[np.bool_]
 Slots = npt.NDArray[np.int32]

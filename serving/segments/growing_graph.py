@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from protos.bundle import Manifest
-from protos.search import exact_search
-from serving.index.hnsw_file import read_graph
-from serving.index.hnsw_index import SPACE, HnswIndex
-from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
-from serving.segments.neighbours import Mask, merged, remaining_of_all
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.search import exact_search
+from twinspire.serving.index.hnsw_file import read_graph
+from twinspire.serving.index.hnsw_index import SPACE, HnswIndex
+from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
+from twinspire.serving.segments.neighbours import Mask, merged, remaining_of_all
 
 COPIES = 16  # equal vectors that a graph holds
 # Vectors in one cell are equal; a cell is 2**-10 to 2**-11 of the largest coordinate, wide against rounding.

@@ -5,10 +5,10 @@ from itertools import islice
 
 import numpy as np
 
-from protos.errors import UnknownItem
-from serving.segments.catalogue import IdsByRow
-from serving.segments.neighbours import Mask
-from serving.segments.searcher import Searcher
+from twinspire.protos.errors import UnknownItem
+from twinspire.serving.segments.catalogue import IdsByRow
+from twinspire.serving.segments.neighbours import Mask
+from twinspire.serving.segments.searcher import Searcher
 
 RANKING_STEP = 4096  # items of the ranking that are compared with a filter at once
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from serving.index.vector_index import Neighbours, Rows, Vectors
+from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
 
 SPARE = 8  # items to search for beyond those that are expected to be deleted
 WIDER = 4  # factor of the number of items in a repeated search

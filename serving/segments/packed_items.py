@@ -13,11 +13,11 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from protos import retrieval_pb2 as wire
-from protos.bundle import Manifest
-from protos.errors import TwinspireError
-from protos.scores import PARTS
-from serving.segments.catalogue import Catalogue
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import TwinspireError
+from twinspire.protos.scores import PARTS
+from twinspire.serving.segments.catalogue import Catalogue
 
 VARINT, LENGTH_DELIMITED, FIXED_32 = 0, 2, 5  # wire types
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.filters.passing_rows import PassingRows
-from serving.filters.plan import Plan
-from serving.index.vector_index import Rows, VectorIndex, Vectors
+from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index.vector_index import Rows, VectorIndex, Vectors
 
 # Items that are compared with the query in 1 step (defined at `columns.TEST_STEPS`). One more item takes
 # hnswlib 3 to 4 us, because the search is twice as wide as its number of items. To compare an item takes

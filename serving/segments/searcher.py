@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from protos.hybrid.fusion import NO_HITS, FusionQuery, Ranked, by_reciprocal_ranks
-from serving.filters.compiled import CompiledFilter
-from serving.filters.plan import Plan
-from serving.index.vector_index import Neighbours, Rows, Vectors
-from serving.segments.built import BuiltSegment
-from serving.segments.growing import GrowingSegment
-from serving.segments.planner import Found
+from twinspire.protos.hybrid.fusion import NO_HITS, FusionQuery, Ranked, by_reciprocal_ranks
+from twinspire.serving.filters.compiled import CompiledFilter
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
+from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.planner import Found
 
 Segment = BuiltSegment | GrowingSegment
 

@@ -32,16 +32,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos import bundle
-from protos import retrieval_pb2 as wire
-from protos.bundle import FileRecord, Manifest
-from protos.documents import parse_json
-from protos.errors import BundleDamaged
-from protos.files import atomic_directory
-from protos.files.npy_file import map_array
-from protos.toml_config import parse
-from serving.segments.catalogue import Catalogue, IdsByRow
-from serving.segments.packed_items import PackedItems, score_parts
+from twinspire.protos import bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.bundle import FileRecord, Manifest
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.files import atomic_directory
+from twinspire.protos.files.npy_file import map_array
+from twinspire.protos.toml_config import parse
+from twinspire.serving.segments.catalogue import Catalogue, IdsByRow
+from twinspire.serving.segments.packed_items import PackedItems, score_parts
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from random import random
 from typing import NamedTuple
 
-from protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2 as wire
 
 HEAD = struct.Struct("<II")  # of a datagram: the length of its request, and `Mirrored.batch`
 BUFFER = 1 << 20  # bytes of the socket's buffer; Linux doubles it, if its limit allows

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2 as wire
 
 TOP = 10
 

@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from protos import retrieval_pb2 as wire
-from protos.errors import BundleDamaged, TwinspireError
-from serving.live.search.live_items import LiveItems, LivePlace
-from serving.retrieval.response_bytes import BASES
-from serving.retrieval.retriever import Retriever
-from serving.shadow.channel import Mirrored, ShadowChannel
-from serving.shadow.comparison import ChallengerAnswer, PairRecord, compare
-from serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
-from serving.supervisor import WorkerHandle
-from serving.wire import converters
-from serving.wire.converters import RequestLimits
-from serving.wire.filter_converters import compile_filter
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import BundleDamaged, TwinspireError
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace
+from twinspire.serving.retrieval.response_bytes import BASES
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.shadow.channel import Mirrored, ShadowChannel
+from twinspire.serving.shadow.comparison import ChallengerAnswer, PairRecord, compare
+from twinspire.serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
+from twinspire.serving.supervisor import WorkerHandle
+from twinspire.serving.wire import converters
+from twinspire.serving.wire.converters import RequestLimits
+from twinspire.serving.wire.filter_converters import compile_filter
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from protos import retrieval_pb2 as wire
-from serving.observability import metrics
-from serving.observability.metrics import Reading
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.observability import metrics
+from twinspire.serving.observability.metrics import Reading
 
 COUNTERS = {
     "queries": metrics.SHADOW_QUERIES,

@@ -8,15 +8,15 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from protos import retrieval_pb2 as wire
-from protos.bundle import Manifest
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, InvalidInput
-from protos.features import SIDES
-from serving.filters.plan import Plan
-from serving.flag_types import check_positive, option
-from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
-from serving.retrieval.query import Query, QueryContext, Value, Vectors, check_item_ids
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged, InvalidInput
+from twinspire.protos.features import SIDES
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.flag_types import check_positive, option
+from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
+from twinspire.serving.retrieval.query import Query, QueryContext, Value, Vectors, check_item_ids
 
 TEXT = wire.Query.DESCRIPTOR.fields_by_name["text"]
 NO_BOUND = 2**32 - 1  # for a limit that an older server does not report

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput
-from serving.filters.expression import (
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.filters.expression import (
     FILTER_FIELD,
     AllOf,
     AnyOf,
@@ -19,12 +19,12 @@ from serving.filters.expression import (
     Range,
     shown_name,
 )
-from serving.filters.kinds import Time, Value
-from serving.wire.converters import RequestLimits
+from twinspire.serving.filters.kinds import Time, Value
+from twinspire.serving.wire.converters import RequestLimits
 
 if TYPE_CHECKING:  # clients have no library of bitmaps
-    from serving.filters.columns import Work
-    from serving.filters.compiled import CompiledFilter, FilterCache
+    from twinspire.serving.filters.columns import Work
+    from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 
 NANOSECONDS = 1_000_000_000  # in a second
 EXPECTED_FILTER = "expected one of all, any, not and condition, got none of them"

@@ -8,7 +8,7 @@ import math
 import uuid
 from enum import IntEnum
 
-from protos import errors
+from twinspire.protos import errors
 
 log = logging.getLogger(__name__)
 

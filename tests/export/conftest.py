@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from serving.client import RetrievalClient
     from tests.helpers.stdlib import Made
+    from twinspire.serving.client import RetrievalClient
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +26,8 @@ def warm_fetches() -> Iterator[None]:
 
     `test_registry.py` tests the genuine command.
     """
-    from export.release import registry
     from tests.helpers import warm
+    from twinspire.export.release import registry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "subprocess", SimpleNamespace(run=warm.run))

@@ -11,18 +11,18 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.release import registry
-from protos import bundle
-from protos.errors import InvalidInput
-from serving.__main__ import main
-from serving.client import RetrievalClient
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers import query_generator
 from tests.helpers.answers import differences
 from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
 from tests.helpers.watched import AGES, write_toml
+from twinspire.export.release import registry
+from twinspire.protos import bundle
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.__main__ import main
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 pytestmark = pytest.mark.exhaustive
 
@@ -96,7 +96,7 @@ def test_a_query_without_its_own_time_is_asked_now(made: Made, monkeypatch: pyte
     for later in (90.0, DAY):  # ages that training has seen
         at = TIMES[-1] + later
         with monkeypatch.context() as patch:
-            patch.setattr("serving.retrieval.query.time.time", lambda at=at: at)
+            patch.setattr("twinspire.serving.retrieval.query.time.time", lambda at=at: at)
             retriever = Retriever.load(made.folder)
             now, then = retriever.encode([asked(None), asked(at)]).vectors
         np.testing.assert_allclose(now, then, atol=1e-6)

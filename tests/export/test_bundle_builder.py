@@ -19,14 +19,6 @@ import pytest
 from mlflow.entities import Run, RunData, RunTag
 from rich.console import Console
 
-from export.bundle_builder import LOCKS, _fingerprint, build_bundle, known_letters
-from export.bundles import bundle_of_tag
-from export.release import registry
-from protos import bundle
-from protos.errors import MissingStage
-from protos.inputs.unicode_record import RECORD
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.stdlib import (
     FEATURES,
     QUICK,
@@ -37,8 +29,16 @@ from tests.helpers.stdlib import (
     tracking_copy,
     write_toml,
 )
-from train.data.training_data import training_data_of
-from train.training.metric_groups import metrics_of
+from twinspire.export.bundle_builder import LOCKS, _fingerprint, build_bundle, known_letters
+from twinspire.export.bundles import bundle_of_tag
+from twinspire.export.release import registry
+from twinspire.protos import bundle
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.inputs.unicode_record import RECORD
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.training.metric_groups import metrics_of
 
 
 def test_a_manifest_has_the_measurements(made: Made) -> None:

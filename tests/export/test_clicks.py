@@ -11,31 +11,31 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export import commands
-from export.evaluation import pair_losses
-from export.refresh.refresh import RefreshRequest, refresh
-from export.release import promote as release
-from export.release import registry
-from export.release.gate import Comparison
-from export.release.gates import quality as quality_gate
-from protos import bundle
-from serving.client import Query
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
-from serving.retrieval.query import example_query
 from tests.helpers import altered, releases
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
-from train.data.training_data import Pairs, TrainingData, data_of_kept_towers, training_data_of
-from train.evaluation.exact_search import encode
-from train.evaluation.label_baselines import LABEL_BASELINES
-from train.models.heads import LogisticHead
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.training.metric_groups import metrics_of
-from train.training.trained_model import load_model
+from twinspire.export import commands
+from twinspire.export.evaluation import pair_losses
+from twinspire.export.refresh.refresh import RefreshRequest, refresh
+from twinspire.export.release import promote as release
+from twinspire.export.release import registry
+from twinspire.export.release.gate import Comparison
+from twinspire.export.release.gates import quality as quality_gate
+from twinspire.protos import bundle
+from twinspire.serving.client import Query
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.serving.retrieval.query import example_query
+from twinspire.train.data.training_data import Pairs, TrainingData, data_of_kept_towers, training_data_of
+from twinspire.train.evaluation.exact_search import encode
+from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
+from twinspire.train.models.heads import LogisticHead
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training.metric_groups import metrics_of
+from twinspire.train.training.trained_model import load_model
 
 pytestmark = pytest.mark.exhaustive
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from export import commands
-from export.release import promote, registry
-from protos import bundle
-from protos.search import paired_products
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.stdlib import QUICK, Made, make_of, shared_made, tracking_at
 from tests.helpers.watched import COMIREC, write_toml
-from train.data.training_data import training_data_of
-from train.training.metric_groups import metrics_of
-from train.training.trained_model import load_model
+from twinspire.export import commands
+from twinspire.export.release import promote, registry
+from twinspire.protos import bundle
+from twinspire.protos.search import paired_products
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.training.metric_groups import metrics_of
+from twinspire.train.training.trained_model import load_model
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("warm_fetches")]
 

@@ -14,17 +14,17 @@ import pytest
 from mlflow.entities import Run
 from rich.console import Console
 
-from export import bundles, commands, terminal
-from export.__main__ import main
-from export.bundles import BUNDLES
-from export.release.promote import challenger_data
-from protos import bundle
-from protos.errors import BundleTooNew, BundleTooOld, MissingStage
 from tests.helpers.limited import files_limited_to
 from tests.helpers.stdlib import Made, experiment_at, tracking_copy, write_toml
-from train.evaluation import lexical_choice
-from train.paths import ROOT
-from train.training.tracking import find_run, tracked_run
+from twinspire.export import bundles, commands, terminal
+from twinspire.export.__main__ import main
+from twinspire.export.bundles import BUNDLES
+from twinspire.export.release.promote import challenger_data
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleTooNew, BundleTooOld, MissingStage
+from twinspire.train.evaluation import lexical_choice
+from twinspire.train.paths import ROOT
+from twinspire.train.training.tracking import find_run, tracked_run
 
 Capture = pytest.CaptureFixture[str]
 
@@ -372,6 +372,6 @@ def test_a_full_disk_of_the_mlflow_database_is_reported(run: Any, own: Made) -> 
 
 
 def test_export_knows_no_transport() -> None:
-    code = "import sys, export.__main__; print({'grpc', 'serving'} & {*sys.modules})"
+    code = "import sys, twinspire.export.__main__; print({'grpc', 'serving'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "set()\n", done.stderr

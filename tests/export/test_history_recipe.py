@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from export.release.gate import ComparedVersion
-from export.release.gates.quality import _evaluate
-from protos import bundle
-from protos.errors import InvalidInput
-from protos.features import HistoryFeature
-from serving.retrieval.answer import Basis
-from serving.retrieval.query import Query, example_query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import QUICK, Made, make_of, shared_made
 from tests.helpers.watched import ATTENTION, write_toml
-from train.data.training_data import training_data_of
-from train.training.metric_groups import metrics_of
+from twinspire.export.release.gate import ComparedVersion
+from twinspire.export.release.gates.quality import _evaluate
+from twinspire.protos import bundle
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import HistoryFeature
+from twinspire.serving.retrieval.answer import Basis
+from twinspire.serving.retrieval.query import Query, example_query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.training.metric_groups import metrics_of
 
 pytestmark = pytest.mark.exhaustive
 

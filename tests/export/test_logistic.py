@@ -10,21 +10,21 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from export import ann
-from export.onnx.export import frozen
-from export.onnx.runtimes import torch_encoder
-from protos import bundle
-from protos.bundle import Score
-from serving.retrieval.query import example_query
 from tests.helpers import graphs
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import QUICK, Made, make_of, shared_made, tracking_at
 from tests.helpers.watched import RATINGS, write_toml
-from train.config import IndexConfig
-from train.data.training_data import training_data_of
-from train.models.heads import ItemDotHead, LogisticHead
-from train.training.metric_groups import metrics_of
-from train.training.trained_model import load_model
+from twinspire.export import ann
+from twinspire.export.onnx.export import frozen
+from twinspire.export.onnx.runtimes import torch_encoder
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Score
+from twinspire.serving.retrieval.query import example_query
+from twinspire.train.config import IndexConfig
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.models.heads import ItemDotHead, LogisticHead
+from twinspire.train.training.metric_groups import metrics_of
+from twinspire.train.training.trained_model import load_model
 
 pytestmark = pytest.mark.exhaustive
 

@@ -8,16 +8,16 @@ from typing import Any
 import mlflow
 import pytest
 
-from export import markdown
-from export.benchmark.report import parts_of
-from export.benchmark.report_writer import page_of
-from export.release import model_card, registry
-from export.release.decision_report import write_report
-from export.release.gate import ComparedVersion, Decision, GateResult
-from protos import bundle
 from tests.helpers.releases import DATASET, LATENCY, PARITY, QUALITY, small_bundle
 from tests.helpers.rendered import HOSTILE, elements, shown
-from train.training.tracking import experiment_id
+from twinspire.export import markdown
+from twinspire.export.benchmark.report import parts_of
+from twinspire.export.benchmark.report_writer import page_of
+from twinspire.export.release import model_card, registry
+from twinspire.export.release.decision_report import write_report
+from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
+from twinspire.protos import bundle
+from twinspire.train.training.tracking import experiment_id
 
 ALL = " ".join(HOSTILE)
 NAME = "tiny_a_b--c"  # a manifest with another kind of name is refused

@@ -13,15 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from protos import bundle
-from protos.errors import BundleDamaged, PackageMissing
-from protos.features import Schema, Side, TextFeature
-from protos.files.tokenizer import TOKENIZER
-from serving.client import Item, RetrievalClient
-from serving.retrieval.encoder import Encoder, item_encoder
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.answers import differences, hits_of
 from tests.helpers.pretrained import (
     MAX_TOKENS,
@@ -37,10 +28,19 @@ from tests.helpers.serving.loopback import client_of
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
 from tests.helpers.waiting import wait_until
-from train.models.prepared_inputs import TokenizedTexts
-from train.paths import ROOT
-from train.training.run import choices_of
-from train.training.trained_model import load_model
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, PackageMissing
+from twinspire.protos.features import Schema, Side, TextFeature
+from twinspire.protos.files.tokenizer import TOKENIZER
+from twinspire.serving.client import Item, RetrievalClient
+from twinspire.serving.retrieval.encoder import Encoder, item_encoder
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
+from twinspire.train.models.prepared_inputs import TokenizedTexts
+from twinspire.train.paths import ROOT
+from twinspire.train.training.run import choices_of
+from twinspire.train.training.trained_model import load_model
 
 pytestmark = [needs_tokenizers(), needs_transformers(), pytest.mark.exhaustive]
 TEXTS = ("read a file", "Ελληνικά русский 搜索 引擎", "a " * 200, "naïve café \ud83d", "[SEP] [CLS]", "x")
@@ -225,8 +225,8 @@ def test_a_new_item_gets_the_vector_of_training(pretrained: Made) -> None:
 def test_serving_does_without_torch_and_transformers(pretrained: Made) -> None:
     code = (
         "import sys; [sys.modules.__setitem__(name, None) for name in ('torch', 'transformers', 'mlflow')]; "
-        "from pathlib import Path; from serving.retrieval.retriever import Retriever; "
-        "from serving.retrieval.query import Query; "
+        "from pathlib import Path; from twinspire.serving.retrieval.retriever import Retriever; "
+        "from twinspire.serving.retrieval.query import Query; "
         f"retriever = Retriever.load(Path({str(pretrained.folder)!r})); "
         "print(len(retriever.search([Query(text='read a file')], 3)[0].hits))"
     )
@@ -257,7 +257,7 @@ def test_an_altered_tokenizer_is_refused(pretrained: Made, tmp_path: Path) -> No
 
 
 def test_the_registered_model_names_the_tokenizer_package(pretrained: Made) -> None:
-    from export.release import registry
+    from twinspire.export.release import registry
 
     manifest = bundle.read(pretrained.folder)
     assert registry._packages(manifest) == (*registry.RUNTIME, "tokenizers")
@@ -287,7 +287,7 @@ def test_two_workers_encode_new_items_with_the_tokenizer(pretrained: Made, tmp_p
 def test_a_registered_model_answers_as_the_service(
     pretrained: Made, tmp_path: Path, retriever: Retriever
 ) -> None:
-    from export.release.registry import register
+    from twinspire.export.release.registry import register
 
     with tracking_copy(pretrained, tmp_path):
         version, _ = register(pretrained.folder)

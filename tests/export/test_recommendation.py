@@ -9,16 +9,16 @@ import mlflow
 import numpy as np
 import pytest
 
-from export.release import registry
-from protos import bundle
-from serving.client import RetrievalClient
-from serving.retrieval.answer import Basis
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
 from tests.helpers.watched import ASKED, COLD, write_toml
-from train.training.metric_groups import metrics_of
+from twinspire.export.release import registry
+from twinspire.protos import bundle
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.answer import Basis
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.training.metric_groups import metrics_of
 
 HISTORY = ("f001", "f002", "f003")
 

@@ -8,18 +8,18 @@ import numpy.typing as npt
 import pytest
 from rich.console import Console
 
-from export import ann
-from export.evaluation.quality import K, encode_queries
-from export.onnx.runtimes import onnx_encoder
-from protos import bundle
-from serving.client import RetrievalClient
-from serving.retrieval.answer import Answer
-from serving.retrieval.query import Query, example_query
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import difference
 from tests.helpers.stdlib import Made
-from train.data.training_data import TrainingData, training_data_of
-from train.metrics import mean, per_query
+from twinspire.export import ann
+from twinspire.export.evaluation.quality import K, encode_queries
+from twinspire.export.onnx.runtimes import onnx_encoder
+from twinspire.protos import bundle
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.answer import Answer
+from twinspire.serving.retrieval.query import Query, example_query
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.metrics import mean, per_query
 
 
 @pytest.fixture(scope="module")

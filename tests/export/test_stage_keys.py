@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-import export.bundle_builder
-import train.data.dataset
-import train.training.run
 from tests.helpers.stdlib import tracking_at, write_toml
 from tests.helpers.warm import WarmPython
-from train import fingerprint
-from train.config import read_experiment
-from train.fingerprint import PACKAGES
-from train.paths import ROOT
-from train.training.tracking import find_run
+from twinspire.export import bundle_builder
+from twinspire.train import fingerprint
+from twinspire.train.config import read_experiment
+from twinspire.train.data import dataset as data_sets
+from twinspire.train.fingerprint import PACKAGES
+from twinspire.train.paths import ROOT
+from twinspire.train.training import run as training_run
+from twinspire.train.training.tracking import find_run
 
 COMPILED = re.compile(r"/_(\w+)\.[\w.-]+\.so$")  # of a compiled module, whose source is `name.c`
 # Runs one stage after the other and prints which source files of this project each has loaded. The modules of
@@ -36,17 +36,17 @@ console = Console(stderr=True)
 before = {*sys.modules}  # of `tests.helpers.warm`, none of this project's stages
 
 def data():
-    from train.config import read_experiment
-    from train.data.dataset import prepare
+    from twinspire.train.config import read_experiment
+    from twinspire.train.data.dataset import prepare
     experiment = read_experiment(path)
     return experiment, prepare(experiment, path.parent, console=console)
 
 def fit():
-    from train.training.run import fit
+    from twinspire.train.training.run import fit
     assert not fit(*data(), console)[1], "reused"
 
 def bundle():
-    from export.bundle_builder import build_bundle
+    from twinspire.export.bundle_builder import build_bundle
     experiment, dataset = data()
     (run,) = mlflow.search_runs(experiment_names=[experiment.name], output_format="list")
     assert not build_bundle(experiment, dataset, run, console)[1], "reused"
@@ -54,8 +54,8 @@ def bundle():
 def loaded():
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name not in before and file and Path(file).is_relative_to(root) and "site-packages" not in file:
-            yield name, Path(file).relative_to(root).as_posix()
+        if name not in before and file and name.startswith("twinspire."):
+            yield name, Path(file).resolve().relative_to(root).as_posix()
 
 found = {}
 for stage in (data, fit, bundle):
@@ -135,14 +135,14 @@ def ran(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
 def keys(ran: Ran) -> Iterator[dict[str, Callable[[], str]]]:
     """Stage -> the key that it would keep its result under now."""
     experiment = read_experiment(ran.config)
-    dataset = train.data.dataset.prepare(experiment, ran.config.parent, ran.cache / "data")
+    dataset = data_sets.prepare(experiment, ran.config.parent, ran.cache / "data")
     with tracking_at(ran.uri):
         run = find_run(experiment.name, "fit")
     assert run is not None
     yield {
-        "data": lambda: train.data.dataset._fingerprint(experiment, None, "the same data"),
-        "fit": lambda: train.training.run._fingerprint(experiment, dataset),
-        "bundle": lambda: export.bundle_builder._fingerprint(experiment, run),
+        "data": lambda: data_sets._fingerprint(experiment, None, "the same data"),
+        "fit": lambda: training_run._fingerprint(experiment, dataset),
+        "bundle": lambda: bundle_builder._fingerprint(experiment, run),
     }
 
 
@@ -206,7 +206,7 @@ def test_a_change_of_any_setting_but_of_gates_and_bench_changes_the_key_of_a_bun
         "gates": {"quality_margin": 0.5},
     }
     found = {
-        name: export.bundle_builder._fingerprint(replace(experiment, **{name: value}), run) != known
+        name: bundle_builder._fingerprint(replace(experiment, **{name: value}), run) != known
         for name, value in changes.items()
     }
     assert found == {"name": True, "training": True, "export": True, "gates": False}

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from export import terminal
 from tests.helpers.releases import OF_LABELS, QUALITY
-from train.metrics import SHOWN
+from twinspire.export import terminal
+from twinspire.train.metrics import SHOWN
 
 GATES = [
     {"name": "parity", "figure": 4.47e-7, "bound": 1e-5, "holds": True},

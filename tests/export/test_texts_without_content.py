@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.client.__main__ import main
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.stdlib import Made
+from twinspire.serving.client.__main__ import main
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 
 @pytest.fixture(scope="module")

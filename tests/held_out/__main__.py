@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from protos.bundle import write_file
-from protos.errors import TwinspireError
 from tests.held_out import changes, lectures, report, senses
+from twinspire.protos.bundle import write_file
+from twinspire.protos.errors import TwinspireError
 
 # Data set -> its module, and the metrics of the table.
 SETS = {

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, cast
 
-from protos.bundle import record
-from protos.errors import DataError
+from twinspire.protos.bundle import record
+from twinspire.protos.errors import DataError
 
 DEBIAN = ".deb"
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.evaluation.baselines import LABELS
-from train.evaluation.report import DIFFERENCE
-from train.metrics import OF_LABELS, metric_label
+from twinspire.train.evaluation.baselines import LABELS
+from twinspire.train.evaluation.report import DIFFERENCE
+from twinspire.train.metrics import OF_LABELS, metric_label
 
 ROOT = Path(__file__).parents[2]
 OWN = {

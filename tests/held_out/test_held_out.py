@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from protos.errors import DataError
 from tests.held_out import changes, lectures, report, senses
 from tests.held_out.__main__ import SETS
 from tests.held_out.packages import Package, members
-from train.config import read_experiment
+from twinspire.protos.errors import DataError
+from twinspire.train.config import read_experiment
 
 VERBS = """\
   1 This software and database is being provided to you

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.release.gate import ComparedVersion
-from protos import bundle
+from twinspire.export.release.gate import ComparedVersion
+from twinspire.protos import bundle
 
 ENTRY_POINT = 52  # bytes before hnswlib's entry point in its file
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train.models import placement
+from twinspire.train.models import placement
 
 DEVICE = torch.device("meta")
 NO_ROOM = (  # as of CUDA, shortened

@@ -9,15 +9,15 @@ import onnx
 import pytest
 import torch
 
-from export.onnx.export import export_tower, frozen
-from export.onnx.optimize import optimize
-from protos.features import SIDES, Arrays, FeatureSpec, Side
 from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import DSSM, FEATURES, PLAIN, Sections, started, write_toml
-from train.data.training_data import TrainingData
-from train.models.encoders import CategoryEncoder, HashedTextEncoder
-from train.models.towers import Tower
-from train.training.trained_model import Model
+from twinspire.export.onnx.export import export_tower, frozen
+from twinspire.export.onnx.optimize import optimize
+from twinspire.protos.features import SIDES, Arrays, FeatureSpec, Side
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder
+from twinspire.train.models.towers import Tower
+from twinspire.train.training.trained_model import Model
 
 CHARACTERS = {"characters": [1, 2]}
 KINDS: Mapping[str, Sections] = {
@@ -110,5 +110,5 @@ def export_both(tower: Tower, features: Mapping[str, FeatureSpec], example: Arra
         return optimize(model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.onnx.export.optimize", kept)
+        patch.setattr("twinspire.export.onnx.export.optimize", kept)
         export_tower(tower, features, example, path)

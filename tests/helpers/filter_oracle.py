@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from serving.filters.expression import (
+from twinspire.serving.filters.expression import (
     AllOf,
     AnyOf,
     Equals,
@@ -16,7 +16,7 @@ from serving.filters.expression import (
     Present,
     Range,
 )
-from serving.filters.kinds import Time
+from twinspire.serving.filters.kinds import Time
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = datetime(2026, 1, 1, tzinfo=UTC)

@@ -2,9 +2,9 @@
 
 import hnswlib
 
-from export import ann
-from protos.bundle import IndexParameters, Score
-from train.config.index import IndexConfig
+from twinspire.export import ann
+from twinspire.protos.bundle import IndexParameters, Score
+from twinspire.train.config.index import IndexConfig
 
 
 def parameters(config: IndexConfig, ef_search: int) -> IndexParameters:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from export.encoding import ItemTower
-from export.onnx.runtimes import onnx_encoder
-from protos.features import TowerInputs
 from tests.helpers.tiny_towers import DIMENSION, PLAIN
+from twinspire.export.encoding import ItemTower
+from twinspire.export.onnx.runtimes import onnx_encoder
+from twinspire.protos.features import TowerInputs
 
 
 def tower_at(path: Path) -> ItemTower:

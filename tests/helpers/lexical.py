@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from protos.bundle import Hybrid
-from protos.hybrid.lexical_index import Postings, term_hash, whole_query
-from protos.inputs.query_words import query_key
-from protos.lexical import Analyzer
+from twinspire.protos.bundle import Hybrid
+from twinspire.protos.hybrid.lexical_index import Postings, term_hash, whole_query
+from twinspire.protos.inputs.query_words import query_key
+from twinspire.protos.lexical import Analyzer
 
 HYBRID = Hybrid(
     Analyzer(),

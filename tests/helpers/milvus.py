@@ -34,11 +34,11 @@ from typing import Any
 
 import pytest
 
-from protos.bundle import Manifest
-from protos.vector_databases import milvus
-from protos.vector_databases.milvus import write_collection
 from tests.helpers.shared import shared_folder
-from train.paths import ROOT
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.vector_databases import milvus
+from twinspire.protos.vector_databases.milvus import write_collection
+from twinspire.train.paths import ROOT
 
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000
 PORT, HEALTH = 19530, "http://127.0.0.1:9091/healthz"

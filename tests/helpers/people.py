@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from protos.features import FeatureSpec, HistoryFeature, IdFeature, Schema, TimeFeature
-from train.data.training_data import Histories, Pairs, TrainingData
+from twinspire.protos.features import FeatureSpec, HistoryFeature, IdFeature, Schema, TimeFeature
+from twinspire.train.data.training_data import Histories, Pairs, TrainingData
 
 People = Sequence[Sequence[int]]
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from protos.bundle import Manifest
-from protos.errors import MissingStage
-from protos.features import HistoryFeature, TextFeature
-from serving.retrieval.query import Query, example_query
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.features import HistoryFeature, TextFeature
+from twinspire.serving.retrieval.query import Query, example_query
 
 MAX_QUERIES = 4096  # different ones
 TRIES = 8  # draws per query; few short examples give fewer different queries

@@ -11,8 +11,8 @@ from tests.helpers.warm import WarmPython
 # The process calls a function of a module with its `Rank`, and with texts.
 CODE = """
 import importlib, sys
-from train.config import TrainingConfig
-from train.training.ranks import joined
+from twinspire.train.config import TrainingConfig
+from twinspire.train.training.ranks import joined
 module, function, *texts = sys.argv[1:]
 with joined(TrainingConfig(threads=1)) as process:
     getattr(importlib.import_module(module), function)(process, *texts)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from train.paths import ROOT
+from twinspire.train.paths import ROOT
 
 MEMORY = 80 * 2**20  # bytes of a node's object store, the least that Ray takes
 ENVIRONMENT = {  # no usage statistics are sent, and all listen on the loopback interface

@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export.bundles import BUNDLES
-from export.refresh import refresh as steps
-from export.refresh import sources
-from export.refresh.refresh import RefreshRequest, RefreshResult
-from export.release import promote as release
-from export.release import registry
-from protos import bundle
-from protos.errors import MissingStage
-from serving import catalogue
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers import releases
 from tests.helpers.releases import Decide, small_bundle
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import FILTERS
-from train.config import Experiment, read_experiment
-from train.data.dataset import Dataset
-from train.training.tracking import experiment_id
+from twinspire.export.bundles import BUNDLES
+from twinspire.export.refresh import refresh as steps
+from twinspire.export.refresh import sources
+from twinspire.export.refresh.refresh import RefreshRequest, RefreshResult
+from twinspire.export.release import promote as release
+from twinspire.export.release import registry
+from twinspire.protos import bundle
+from twinspire.protos.errors import MissingStage
+from twinspire.serving import catalogue
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.training.tracking import experiment_id
 
 ACCEPT = Decide()
 

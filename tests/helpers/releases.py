@@ -13,14 +13,14 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 
-from export.release import audit_log, registry
-from export.release.gate import ComparedVersion, Decision, GateResult
-from protos.release_records import Action
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
-from train.config import Experiment, read_experiment
-from train.data.training_data import TrainingData
-from train.training.tracking import experiment_id
+from twinspire.export.release import audit_log, registry
+from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
+from twinspire.protos.release_records import Action
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.training.tracking import experiment_id
 
 NAME = "tiny"
 QUALITY = {

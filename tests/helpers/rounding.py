@@ -41,7 +41,7 @@ class _Session:
 
 
 def _change_onnx_runtime() -> None:
-    from serving import environment  # noqa: F401  # before ONNX Runtime is imported
+    from twinspire.serving import environment  # noqa: F401  # before ONNX Runtime is imported
 
     # isort: split
     import onnxruntime
@@ -58,7 +58,7 @@ def _change_onnx_runtime() -> None:
 def _change_towers() -> None:
     import torch
 
-    from train.models.towers import Tower
+    from twinspire.train.models.towers import Tower
 
     call = Tower.__call__
 

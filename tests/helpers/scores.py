@@ -14,7 +14,7 @@ tolerance of this size holds for them.
 
 from collections.abc import Sequence
 
-from protos.scores import SCORE_TOLERANCE
+from twinspire.protos.scores import SCORE_TOLERANCE
 
 Hits = Sequence[tuple[str, float]]  # item ids and scores, best first
 

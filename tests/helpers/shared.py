@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from protos.files.file_lock import exclusive_lock
+from twinspire.protos.files.file_lock import exclusive_lock
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from protos.features import FeatureSpec
-from train.config import FilterConfig
-from train.data.source import SourceContext
+from twinspire.protos.features import FeatureSpec
+from twinspire.train.config import FilterConfig
+from twinspire.train.data.source import SourceContext
 
 
 def source_context(

@@ -22,19 +22,19 @@ from matplotlib.figure import Figure
 from mlflow.entities import Run
 from rich.console import Console
 
-from export.bundle_builder import build_bundle
-from export.bundles import BUNDLES
 from tests.helpers.shared import shared_folder
-from train.config import Experiment, read_experiment
-from train.data.dataset import CACHE as DATA
-from train.data.dataset import Dataset, prepare
-from train.data.sources import pydocs
-from train.data.training_data import TrainingData, training_data_of
-from train.models.defaults import from_data
-from train.training.device import SINGLE_PROCESS, TrainingProcess
-from train.training.run import fit
-from train.training.tracking import connect
-from train.training.trained_model import Model, build_model
+from twinspire.export.bundle_builder import build_bundle
+from twinspire.export.bundles import BUNDLES
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.data.dataset import CACHE as DATA
+from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.sources import pydocs
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.models.defaults import from_data
+from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.run import fit
+from twinspire.train.training.tracking import connect
+from twinspire.train.training.trained_model import Model, build_model
 
 MODULES = (
     "argparse ast bisect calendar cmd codecs configparser csv datetime decimal difflib doctest "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
+from twinspire.protos import bundle
 
 DEEP = b"[" * 200_000
 

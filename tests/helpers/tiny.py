@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from protos import bundle
-from protos.bundle import IndexParameters, Manifest, Score
-from protos.features import FeatureSpec, Schema
-from protos.filter_kinds import FilterKind
-from protos.filters import build_columns, write_filters
-from protos.inputs.unicode_record import RECORD
 from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.tiny_towers import DIMENSION, PLAIN, VOCABULARIES, WATCHED, TinyTower, write_tower
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters, Manifest, Score
+from twinspire.protos.features import FeatureSpec, Schema
+from twinspire.protos.filter_kinds import FilterKind
+from twinspire.protos.filters import build_columns, write_filters
+from twinspire.protos.inputs.unicode_record import RECORD
 
 INNER_PRODUCT = Score("inner_product")
 RETIRED = "item-retired"  # a tower knows it, and no catalogue holds it

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from protos.features import (
+from twinspire.protos.features import (
     FIRST_KNOWN,
     CategoryFeature,
     FeatureSpec,

@@ -13,4 +13,4 @@ A function raises `Unavailable` where a process does not start, ends too early o
 `MissingStage` where a library, a bundle or what it must hold is missing.
 """
 
-from serving import environment  # noqa: F401  # before gRPC and ONNX Runtime are imported
+from twinspire.serving import environment  # noqa: F401  # before gRPC and ONNX Runtime are imported

@@ -3,7 +3,7 @@
 The commands are loadtest, swaptest, filtertest, livetest and gatewaytest.
 """
 
-from serving import environment  # noqa: F401  # before gRPC is imported
+from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
 import importlib
@@ -12,10 +12,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
 
-from protos.cli import Result, add_command, command_line, execute, log_to_stderr
-from protos.errors import MissingStage
-from serving.cli import tables
 from tests.load.cli import options
+from twinspire.protos.cli import Result, add_command, command_line, execute, log_to_stderr
+from twinspire.protos.errors import MissingStage
+from twinspire.serving.cli import tables
 
 # Name -> module, sentence, and what adds the options.
 COMMANDS: dict[str, tuple[str, str, Callable[[ArgumentParser], None]]] = {

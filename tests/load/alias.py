@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from protos import bundle
-from protos.errors import MissingStage, Unavailable
-from protos.mlflow_keys import BUNDLE_VERSION
-from serving.client import RetrievalClient
-from serving.rollout.registry import SQLITE
 from tests.load.services import SERVE, Service, report_ready, started, wait_for
+from twinspire.protos import bundle
+from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.rollout.registry import SQLITE
 
 NAME, ALIAS = "swaptest", "champion"
 POLL = 0.5  # seconds between a service's requests to the registry

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from protos.search import each_vector
-from protos.system.timing import Effort, take_turns
-from serving.benchmark.filter_measurement import Bucket, FilteredQuery, rows_of
-from serving.filters.compiled import CompiledFilter
-from serving.filters.passing_rows import PassingRows
-from serving.index.vector_index import VectorIndex, Vectors
-from serving.retrieval.query import EncodedQueries
-from serving.retrieval.retriever import Retriever
-from serving.segments.planner import search_passing
+from twinspire.protos.search import each_vector
+from twinspire.protos.system.timing import Effort, take_turns
+from twinspire.serving.benchmark.filter_measurement import Bucket, FilteredQuery, rows_of
+from twinspire.serving.filters.compiled import CompiledFilter
+from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.index.vector_index import VectorIndex, Vectors
+from twinspire.serving.retrieval.query import EncodedQueries
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.planner import search_passing
 
 SELECTIVE = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
 HALF = 0.5

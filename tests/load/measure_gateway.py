@@ -9,16 +9,16 @@ from typing import Any
 
 from rich.console import Console
 
-from protos.bundle import Manifest
-from protos.cli import Result
-from serving import environment
-from serving.retrieval.answer import FusionMode
 from tests.load import report, rounds
 from tests.load.cli.steps import run_rounds, tested_folder
 from tests.load.plan import CLIENTS, Measurement, Plan, Target
 from tests.load.report import Report, Table, latencies
 from tests.load.rounds import RoundsTest
 from tests.load.services import Service, pinned, serve_bundle, started
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.cli import Result
+from twinspire.serving import environment
+from twinspire.serving.retrieval.answer import FusionMode
 
 KINDS = {
     "gateway": "gateway and service",

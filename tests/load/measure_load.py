@@ -12,10 +12,6 @@ from typing import Any
 
 from rich.console import Console
 
-from protos.bundle import Manifest
-from protos.cli import Result
-from protos.errors import Unavailable
-from serving.retrieval.retriever import Retriever
 from tests.load import load, open_loop, report, rounds
 from tests.load.cli.steps import run_rounds, tested_folder
 from tests.load.load import LoadResult, Requests
@@ -34,6 +30,10 @@ from tests.load.plan import (
 from tests.load.report import Figures, Report, Table, latencies
 from tests.load.rounds import RoundsTest
 from tests.load.services import Service, pinned, serve_bundle, serve_reference
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.cli import Result
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.retrieval.retriever import Retriever
 
 TIMES = 10  # load of the overload, as a multiple of the capacity
 NORMAL = 0.8  # normal load, as a share of the capacity

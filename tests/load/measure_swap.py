@@ -19,10 +19,6 @@ import grpc
 import numpy as np
 from rich.console import Console
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import Unavailable
-from protos.system.timing import p99_remark
 from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.http2 import PREFIX_BYTES, Call, Connection, ConnectionPool, Status
 from tests.load import report
@@ -31,6 +27,10 @@ from tests.load.plan import Target
 from tests.load.report import Report, Table, number, rounded
 from tests.load.services import Service
 from tests.load.workload import hits_of
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.system.timing import p99_remark
 
 MIXED = -1  # in the place of a version: the answer mixes bundles
 CACHED = 65_536  # beginnings of answers; the last bit of a score depends on the size of the batch

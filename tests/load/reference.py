@@ -18,17 +18,17 @@ from typing import Any
 import grpc
 import onnxruntime
 
-from protos import bundle, retrieval_pb2_grpc
-from protos import retrieval_pb2 as wire
-from protos.bundle import Manifest
-from protos.features import TextFeature
-from protos.files.onnx_file import check_self_contained
-from protos.search import search_each
-from serving.index.vector_index import Neighbours, Vectors, open_index, shown_scores
-from serving.retrieval.query import QueryForm
-from serving.segments.catalogue import Catalogue
-from serving.wire.converters import query_from_wire
 from tests.load.services import report_ready
+from twinspire.protos import bundle, retrieval_pb2_grpc
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.features import TextFeature
+from twinspire.protos.files.onnx_file import check_self_contained
+from twinspire.protos.search import search_each
+from twinspire.serving.index.vector_index import Neighbours, Vectors, open_index, shown_scores
+from twinspire.serving.retrieval.query import QueryForm
+from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.wire.converters import query_from_wire
 
 THREADS = 16
 DEFAULT_K = 10

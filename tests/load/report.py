@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from protos.system.machine import machine
 from tests.load.load import LoadResult, Tick
 from tests.load.plan import Target
+from twinspire.protos.system.machine import machine
 
 Report = Mapping[str, Any]
 

@@ -13,16 +13,16 @@ from collections.abc import Container, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from protos.bundle import Manifest
-from protos.system.timing import p99_remark
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.retriever import Retriever
 from tests.helpers import query_generator
 from tests.load.load import LoadResult, Requests, Say, Tick, closed_loop
 from tests.load.plan import Measurement, Plan, Target, missed
 from tests.load.report import Figures, Report, machine_text
 from tests.load.services import Cores, Service
 from tests.load.workload import Workload, expected_answers
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.system.timing import p99_remark
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.retriever import Retriever
 
 DENSE_ALONE = (
     "the bundle is hybrid; all searches are by the vectors alone, as the plain server knows no other"

@@ -19,9 +19,9 @@ from typing import IO, Any, TypeVar
 
 import psutil
 
-from protos import entry_points
-from protos.errors import Unavailable
-from serving.engine.limits import WorkerLimits
+from twinspire.protos import entry_points
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.engine.limits import WorkerLimits
 
 START_SECONDS = 120.0  # longest wait for a process to start, and to stop
 STEP_SECONDS = 0.02  # between two looks at what is waited for

@@ -10,15 +10,15 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 
-from protos import retrieval_pb2 as wire
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.wire.converters import fusion_to_wire, query_to_wire
 from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.http2 import PREFIX_BYTES, message
 from tests.load.http1 import HttpPool
 from tests.load.load import Requests
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.wire.converters import fusion_to_wire, query_to_wire
 
 SERVICE = "/retrieval.v1.Retrieval/"
 BATCH = 64

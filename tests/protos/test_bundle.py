@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from protos import bundle
-from protos.bundle import MANIFEST, REQUIRED, SCHEMA_VERSION, IndexParameters, Manifest
-from protos.errors import BundleDamaged, BundleError, BundleTooNew, BundleTooOld
-from protos.toml_config import parse
 from tests.helpers.tampered import DEEP, listed, tampered
 from tests.helpers.tiny import item_ids, tiny_bundle, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import bundle
+from twinspire.protos.bundle import MANIFEST, REQUIRED, SCHEMA_VERSION, IndexParameters, Manifest
+from twinspire.protos.errors import BundleDamaged, BundleError, BundleTooNew, BundleTooOld
+from twinspire.protos.toml_config import parse
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +338,7 @@ def test_a_manifest_that_nests_too_deep_is_refused(tmp_path: Path, content: byte
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from protos import bundle
+from twinspire.protos import bundle
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 def fill(folder):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from protos import __version__
-from protos.cli import (
+from twinspire.protos import __version__
+from twinspire.protos.cli import (
     Result,
     UsageError,
     add_command,
@@ -25,7 +25,7 @@ from protos.cli import (
     imports_frozen,
     print_result,
 )
-from protos.errors import ConfigError, DataError, TwinspireError
+from twinspire.protos.errors import ConfigError, DataError, TwinspireError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -188,7 +188,7 @@ def test_a_program_tells_its_version(capsys: Capture) -> None:
 PROGRAM = """
 import sys
 from rich.console import Console
-from protos.cli import add_command, command_line, execute
+from twinspire.protos.cli import add_command, command_line, execute
 
 def run(arguments):
     if arguments.command == "lines":

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from protos import toml_config
-from protos.documents import MAX_LEVELS, TOO_DEEP, parse_json, parse_toml
-from protos.errors import ConfigError
-from protos.features import TextFeature
 from tests.helpers.tampered import DEEP
+from twinspire.protos import toml_config
+from twinspire.protos.documents import MAX_LEVELS, TOO_DEEP, parse_json, parse_toml
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import TextFeature
 
 
 def nested(levels: int, opening: str = "[", closing: str = "]") -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 
-from protos import errors
+from twinspire.protos import errors
 
 
 def test_the_tree_in_the_docstring_shows_every_class_under_its_base() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.errors import InvalidInput
-from protos.features import (
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import (
     TEXT_INPUTS,
     Array,
     CategoryFeature,
@@ -21,8 +21,8 @@ from protos.features import (
     TimeFeature,
     TowerInputs,
 )
-from protos.inputs.events import LATEST
-from protos.toml_config import parse, to_table
+from twinspire.protos.inputs.events import LATEST
+from twinspire.protos.toml_config import parse, to_table
 
 
 def inputs(max_length: int = 8) -> TowerInputs:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos import bundle
-from protos.bundle import FILTERS as FILE
-from protos.bundle import Manifest
-from protos.errors import BundleDamaged, InvalidInput
-from protos.filter_kinds import EARLIEST, LATEST, parse_value
-from protos.filters import (
+from tests.helpers.tiny import FILTERS, filter_values, tiny_bundle, tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import bundle
+from twinspire.protos.bundle import FILTERS as FILE
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import BundleDamaged, InvalidInput
+from twinspire.protos.filter_kinds import EARLIEST, LATEST, parse_value
+from twinspire.protos.filters import (
     StringColumn,
     build_column,
     build_columns,
@@ -22,8 +24,6 @@ from protos.filters import (
     read_filters,
     write_filters,
 )
-from tests.helpers.tiny import FILTERS, filter_values, tiny_bundle, tiny_manifest
-from tests.helpers.tiny_towers import TinyTower
 
 
 def manifest(items: int = 50, **filters: Any) -> Manifest:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from protos.lexical import (
+from twinspire.protos.lexical import (
     ANALYZERS,
     Analyzer,
     AnalyzerName,
@@ -12,7 +12,7 @@ from protos.lexical import (
     english_share,
     unspaced_share,
 )
-from protos.toml_config import parse, to_table
+from twinspire.protos.toml_config import parse, to_table
 
 CHARACTERS = ANALYZERS["characters"]
 ENGLISH = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protos import names
+from twinspire.protos import names
 
 VERSION = "0123456789abcdef" * 4
 NO_VERSIONS = (

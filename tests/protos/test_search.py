@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.search import (
+from twinspire.protos.search import (
     BLOCK,
     EXACT_SHARE,
     each_vector,

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from protos import toml_config
-from protos.errors import ConfigError
-from protos.toml_config import KindsIn
+from twinspire.protos import toml_config
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.toml_config import KindsIn
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from protos.bundle import SCALES, VECTORS, Precision
-from protos.errors import BundleDamaged
-from protos.vectors import (
+from twinspire.protos.bundle import SCALES, VECTORS, Precision
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.vectors import (
     BLOCK,
     PRECISIONS,
     int8_rows,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from serving.client import RetrievalClient
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.tiny import tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import FULL, TinyTower
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 if TYPE_CHECKING:
     from tests.helpers.milvus import RunningMilvus
@@ -120,8 +120,8 @@ def four_bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def make(four_bundles: list[Path], tmp_path: Path) -> Callable[..., "Scene"]:
     """A follower among all that it deals with; arguments are those of `FollowConfig`."""
-    from serving.rollout.follower import FollowConfig
     from tests.helpers.serving.following import CHAMPION, Scene, Shelf
+    from twinspire.serving.rollout.follower import FollowConfig
 
     return lambda **follow: Scene(
         tmp_path, Shelf(*four_bundles), FollowConfig(CHAMPION, cache=tmp_path, **follow)
@@ -139,7 +139,7 @@ Start = Callable[..., tuple["subprocess.Popen[str]", str]]
 
 @pytest.fixture
 def start_server(plain: Path, tmp_path: Path) -> Iterator[Start]:
-    """Start `python -m serving serve` on the plain bundle; gives the process and its address.
+    """Start `python -m twinspire.serving serve` on the plain bundle; gives the process and its address.
 
     `descriptors` is the soft limit with which it starts.
     """
@@ -150,7 +150,7 @@ def start_server(plain: Path, tmp_path: Path) -> Iterator[Start]:
         arguments = ["--bundle", str(plain), "--port", "0", "--port-file", str(port_file), *flags]
         limit = ["sh", "-c", f'ulimit -S -n {descriptors} && exec "$@"', "sh"] if descriptors else []
         process = subprocess.Popen(
-            [*limit, sys.executable, "-m", "serving", "serve", *arguments],
+            [*limit, sys.executable, "-m", "twinspire.serving", "serve", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import ConfigError, MissingStage, Unavailable
-from serving.catalogue import backup, compact, restore, snapshot
-from serving.live.encoded_items import EncodedItemsWriter, EncodedOrigin, folder_of
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.protos.errors import ConfigError, MissingStage, Unavailable
+from twinspire.serving.catalogue import backup, compact, restore, snapshot
+from twinspire.serving.live.encoded_items import EncodedItemsWriter, EncodedOrigin, folder_of
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 
 ROOT = Path(__file__).parents[2]
 
@@ -200,7 +200,7 @@ def test_the_command_prints_json_or_an_error(url: str, tmp_path: Path) -> None:
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "serving.catalogue", *arguments],
+            [sys.executable, "-m", "twinspire.serving.catalogue", *arguments],
             cwd=ROOT,
             env={**os.environ, "TWINSPIRE_CACHE": str(tmp_path / "cache")},
             capture_output=True,

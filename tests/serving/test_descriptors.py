@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from serving import service
-from serving.client import RetrievalClient
-from serving.engine.limits import OTHER_FILES, WorkerLimits
 from tests.serving.conftest import ROOT, Start
+from twinspire.serving import service
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
 
 CODE = """
 import resource
-from serving.descriptors import raise_descriptor_limit
+from twinspire.serving.descriptors import raise_descriptor_limit
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
 raise_descriptor_limit()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import doctor
-from serving.__main__ import main
-from serving.doctor import Finding, FindingState
 from tests.serving.conftest import ROOT
+from twinspire.serving import doctor
+from twinspire.serving.__main__ import main
+from twinspire.serving.doctor import Finding, FindingState
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -155,8 +155,8 @@ def test_misuse(capsys: Capture) -> None:
 def test_it_runs_before_anything_is_installed(tmp_path: Path) -> None:
     """With the standard library alone, as `make doctor` runs it before `make setup`."""
     flags = ["--port", "0", "--metrics-port", "0", "--json"]
-    command = [sys.executable, "-S", "-m", "serving.doctor", *flags]  # -S: without site-packages
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-S", "-m", "twinspire.serving.doctor", *flags]  # -S: without site-packages
+    done = subprocess.run(command, cwd=ROOT / ".import", capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     checks = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
     assert checks["packages"]["state"] == FindingState.WARNING

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from protos import entry_points
-from protos.entry_points import command
-from serving.benchmark import bundle_benchmark
 from tests.serving.conftest import ROOT
+from twinspire.protos import entry_points
+from twinspire.protos.entry_points import command
+from twinspire.serving.benchmark import bundle_benchmark
 
 COMMANDS = [
     each for each in entry_points.ALL if each not in (entry_points.REGISTRY, entry_points.BUNDLE_BENCHMARK)

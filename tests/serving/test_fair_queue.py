@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import fair_queue
-from serving.fair_queue import Client, Clients, FairQueue
+from twinspire.serving import fair_queue
+from twinspire.serving.fair_queue import Client, Clients, FairQueue
 
 
 def test_the_next_item_is_of_the_client_that_has_used_least() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protos.errors import TwinspireError
-from serving.client import RetrievalClient
 from tests.helpers.serving.cataloguing import catalogue_service, item
 from tests.helpers.serving.operated import log_until, scrape, workers
 from tests.helpers.serving.supervised import supervised
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
+from twinspire.protos.errors import TwinspireError
+from twinspire.serving.client import RetrievalClient
 
 pytestmark = pytest.mark.exhaustive
 

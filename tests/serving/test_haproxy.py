@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import Unavailable
-from serving.client import RetrievalClient
-from serving.client.security import Security
-from serving.server import RetrievalServer
 from tests.helpers.answers import differences
 from tests.helpers.ports import held_port
 from tests.helpers.serving import haproxy
@@ -23,6 +19,10 @@ from tests.helpers.serving.fuzzed_messages import HEALTH, SEARCH
 from tests.helpers.serving.gateways import gateway
 from tests.helpers.serving.raw import Raw, head
 from tests.helpers.waiting import wait_until
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.client.security import Security
+from twinspire.serving.server import RetrievalServer
 
 QUERY = "bavuti xelike mopy"
 FLOODER = "127.0.0.2"

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import heap
-from serving.client import RetrievalClient
 from tests.helpers.serving.operated import workers
 from tests.serving.conftest import ROOT, Start
+from twinspire.serving import heap
+from twinspire.serving.client import RetrievalClient
 
 ARENA_BYTES = 64 << 20  # glibc's HEAP_MAX_SIZE on 64-bit machines; an arena starts at a multiple of it
 

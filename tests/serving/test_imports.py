@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from protos.bundle import QUERY_TOWER
 from tests.serving.conftest import ROOT
+from twinspire.protos.bundle import QUERY_TOWER
 
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -32,8 +32,8 @@ def test_serving_imports_nothing_that_it_must_not() -> None:
 @pytest.mark.parametrize(
     ("package", "given", "tells"),
     [
-        ("serving.environment", "0", True),
-        ("serving.retrieval.encoder", None, False),
+        ("twinspire.serving.environment", "0", True),
+        ("twinspire.serving.retrieval.encoder", None, False),
         ("export", None, False),
     ],
 )
@@ -55,8 +55,8 @@ def test_the_service_needs_no_library_of_the_gateway() -> None:
     code = (
         "import sys\n"
         "for name in ('fastapi', 'uvicorn', 'starlette', 'pydantic'): sys.modules[name] = None\n"
-        "import serving.__main__, serving.service\n"
-        "serving.__main__.main(['serve', '--help'])"
+        "import twinspire.serving.__main__, twinspire.serving.service\n"
+        "twinspire.serving.__main__.main(['serve', '--help'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
@@ -67,13 +67,13 @@ def test_the_gateway_runs_where_no_service_is_installed() -> None:
         "import sys\n"
         "for name in ('onnxruntime', 'hnswlib', 'pyroaring', 'sqlalchemy',\n"
         "             'grpc_health', 'grpc_reflection'): sys.modules[name] = None\n"
-        "import serving.gateway.process\n"
-        "from serving.gateway.__main__ import main\n"
+        "import twinspire.serving.gateway.process\n"
+        "from twinspire.serving.gateway.__main__ import main\n"
         "sys.exit(main(['--help']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: python -m serving.gateway")
+    assert done.stdout.startswith("usage: python -m twinspire.serving.gateway")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_gateway_runs_where_no_service_is_installed() -> None:
 def test_a_command_chooses_how_grpc_reads_unless_the_operator_has(
     command: str, given: str | None, expected: str
 ) -> None:
-    code = "import os, serving.environment; print(os.environ['GRPC_EXPERIMENTS'])"
+    code = "import os, twinspire.serving.environment; print(os.environ['GRPC_EXPERIMENTS'])"
     outer = {key: value for key, value in os.environ.items() if key != "GRPC_EXPERIMENTS"}
     chosen = outer | ({} if given is None else {"GRPC_EXPERIMENTS": given})
     done = subprocess.run(
@@ -100,7 +100,7 @@ def test_the_client_needs_grpc_protobuf_and_numpy_alone_and_starts_nothing() -> 
     code = """
 import importlib.abc, os, sys, threading
 
-ALLOWED = {*sys.stdlib_module_names, "grpc", "google", "numpy", "typing_extensions", "protos", "serving"}
+ALLOWED = {*sys.stdlib_module_names, "grpc", "google", "numpy", "typing_extensions", "twinspire"}
 
 
 class Refuse(importlib.abc.MetaPathFinder):
@@ -112,13 +112,13 @@ class Refuse(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Refuse())
 before, forked = dict(os.environ), []
 sys.addaudithook(lambda event, _: forked.append(event) if event in ("os.fork", "subprocess.Popen") else None)
-import serving.client
+import twinspire.serving.client
 
-serving.client.Security(tls=True)
+twinspire.serving.client.Security(tls=True)
 print([dict(os.environ) == before, threading.active_count(), forked])
 """
     done = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT / '.import')!r})\n{code}"],
         capture_output=True,
         text=True,
         cwd=ROOT,

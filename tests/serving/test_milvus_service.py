@@ -14,16 +14,6 @@ from typing import Self
 import numpy as np
 import pytest
 
-from protos import bundle
-from protos.bundle import IndexParameters
-from protos.errors import BundleDamaged, TwinspireError, Unavailable
-from protos.vector_databases.milvus import URI, MilvusServer, collection_name
-from serving.client import RetrievalClient, where
-from serving.filters.expression import Filter
-from serving.filters.plan import Plan
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.segments import planner
 from tests.helpers.answers import hits_of
 from tests.helpers.milvus import RunningMilvus, milvus_server, needs_server, publish
 from tests.helpers.scores import Hits, difference
@@ -32,7 +22,17 @@ from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from tests.helpers.waiting import wait_until
-from train.paths import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.errors import BundleDamaged, TwinspireError, Unavailable
+from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
+from twinspire.serving.client import RetrievalClient, where
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments import planner
+from twinspire.train.paths import ROOT
 
 pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.timeout(300)]
 
@@ -189,7 +189,7 @@ def test_a_server_that_hangs_or_dies_is_told_and_found_again(
     arguments = ["--bundle", str(folder), "--port", "0", "--port-file", str(port_file), "--workers", "2"]
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serving", "serve", *arguments],
+            [sys.executable, "-m", "twinspire.serving", "serve", *arguments],
             cwd=ROOT, env=os.environ, stdout=out, stderr=out,
         )  # fmt: skip
     try:

@@ -12,18 +12,18 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from protos import retrieval_pb2_grpc
-from protos.errors import InvalidInput, Unavailable, UnknownItem
-from serving.client import RetrievalClient
-from serving.engine.limits import WorkerLimits
-from serving.retrieval.answer import Answer
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
-from serving.shadow.channel import TrafficMirror
-from serving.wire.converters import RequestLimits
 from tests.helpers.answers import differences
 from tests.helpers.tiny import item_ids, item_names
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import InvalidInput, Unavailable, UnknownItem
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.retrieval.answer import Answer
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.shadow.channel import TrafficMirror
+from twinspire.serving.wire.converters import RequestLimits
 
 SERVICE = "retrieval.v1.Retrieval"
 

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from serving.service import _Service
+from twinspire.serving.service import _Service
 
 
 def test_a_worker_tells_the_index_that_it_was_forked() -> None:

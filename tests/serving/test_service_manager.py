@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.client import RetrievalClient
-from serving.service_manager import ServiceManager
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.service_manager import ServiceManager
 
 WATCHDOG_USEC = "4000000"
 
@@ -130,7 +130,7 @@ def test_a_service_tells_its_manager_of_its_whole_life(manager: Manager, plain: 
     port_file = tmp_path / "port"
     flags = ["--bundle", str(plain), "--port", "0", "--port-file", str(port_file), "--workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "serving", "serve", *flags],
+        [sys.executable, "-m", "twinspire.serving", "serve", *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
@@ -159,7 +159,16 @@ def test_a_service_tells_its_manager_of_its_whole_life(manager: Manager, plain: 
 
 def test_a_service_that_cannot_start_is_never_ready(manager: Manager, tmp_path: Path) -> None:
     refused = subprocess.run(
-        [sys.executable, "-m", "serving", "serve", "--bundle", str(tmp_path / "none"), "--port", "0"],
+        [
+            sys.executable,
+            "-m",
+            "twinspire.serving",
+            "serve",
+            "--bundle",
+            str(tmp_path / "none"),
+            "--port",
+            "0",
+        ],
         capture_output=True,
         cwd=ROOT,
         env={**os.environ, "NOTIFY_SOCKET": manager.name},

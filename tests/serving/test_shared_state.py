@@ -7,9 +7,9 @@ from itertools import count
 
 import pytest
 
-from serving.shared_state import PAGE, SharedState
 from tests.helpers.forking import fork
 from tests.helpers.waiting import wait_until
+from twinspire.serving.shared_state import PAGE, SharedState
 
 
 def test_a_note_is_read_as_it_was_written() -> None:

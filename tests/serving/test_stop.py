@@ -14,13 +14,13 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.errors import Unavailable
-from serving.client import RetrievalClient
 from tests.helpers.serving.operated import log_until
 from tests.helpers.serving.stopping import Made, made_service
 from tests.helpers.serving.supervised import supervised
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.client import RetrievalClient
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protos.errors import Unavailable
-from serving.client import RetrievalClient
-from serving.supervisor import ProcessSpec, Supervisor, WorkerHandle, reserved
 from tests.helpers.serving.operated import scrape, workers
 from tests.helpers.serving.supervised import supervised
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.supervisor import ProcessSpec, Supervisor, WorkerHandle, reserved
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 

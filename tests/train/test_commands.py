@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.helpers.stdlib import Made, write_toml
-from train.__main__ import main
-from train.paths import ROOT
-from train.training.metric_groups import metrics_of
+from twinspire.train.__main__ import main
+from twinspire.train.paths import ROOT
+from twinspire.train.training.metric_groups import metrics_of
 
 Capture = pytest.CaptureFixture[str]
 
@@ -99,9 +99,9 @@ def test_an_unknown_option_is_misuse(run: Any, arguments: list[str]) -> None:
 @pytest.mark.exhaustive
 def test_help_and_errors_are_quick_and_the_rest_knows_no_transport() -> None:
     code = (
-        "import sys, train.__main__\n"
+        "import sys, twinspire.train.__main__\n"
         "print({'torch', 'mlflow', 'grpc', 'polars'} & {*sys.modules})\n"
-        "import train.training.run\n"
+        "import twinspire.train.training.run\n"
         "print({'grpc', 'serving', 'export'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from train.paths import ROOT
+from twinspire.train.paths import ROOT
 
 pytestmark = pytest.mark.exhaustive
 
@@ -20,8 +20,8 @@ BOTH = pytest.mark.parametrize(
 START = """
 import hashlib, signal, sys, threading, time
 from argparse import ArgumentParser, Namespace
-from protos.cli import add_command
-from train import cli, interrupts
+from twinspire.protos.cli import add_command
+from twinspire.train import cli, interrupts
 
 def begun():
     print("begun", flush=True)
@@ -153,7 +153,7 @@ execute(run)
 def test_a_run_is_marked_as_killed_whatever_it_was_doing(empty_store: Path, tmp_path: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     script = """
-from train.training.tracking import connect, tracked_run
+from twinspire.train.training.tracking import connect, tracked_run
 def run():
     connect()
     with tracked_run("books", "fit", "a"):

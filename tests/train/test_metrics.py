@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from train.metrics import (
+from twinspire.train.metrics import (
     CUTOFFS,
     HEADLINE,
     MAIN_AND_RECALL,

@@ -6,9 +6,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 from rich.console import Console
 
-from train.evaluation.plots import baseline_comparison
-from train.metrics import SHOWN
-from train.terminal import baseline_columns, show_fit
+from twinspire.train.evaluation.plots import baseline_comparison
+from twinspire.train.metrics import SHOWN
+from twinspire.train.terminal import baseline_columns, show_fit
 
 MAIN = dict.fromkeys(SHOWN, 0.25)
 FILMS: dict[str, float] = {

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
 
-from protos import names
-from protos.bundle import HNSW
-from protos.features import (
+from twinspire.protos import names
+from twinspire.protos.bundle import HNSW
+from twinspire.protos.features import (
     SIDES,
     FeatureSpec,
     HistoryFeature,
@@ -24,21 +24,21 @@ from protos.features import (
     Side,
     TimeFeature,
 )
-from protos.toml_config import FROM_DATA, KindsIn, read
-from train.config.baselines import BaselinesConfig
-from train.config.bench import BenchConfig
-from train.config.data import DataConfig, SplitConfig
-from train.config.export import ExportConfig
-from train.config.filter import FilterConfig
-from train.config.gates import GatesConfig
-from train.config.hybrid import HybridConfig
-from train.config.index import IndexConfig
-from train.config.judged import JudgedConfig
-from train.config.losses import LossConfig
-from train.config.precision import PrecisionConfig
-from train.config.removed import refuse_removed
-from train.config.towers import ComirecTower, TowerConfig
-from train.config.training import TrainingConfig
+from twinspire.protos.toml_config import FROM_DATA, KindsIn, read
+from twinspire.train.config.baselines import BaselinesConfig
+from twinspire.train.config.bench import BenchConfig
+from twinspire.train.config.data import DataConfig, SplitConfig
+from twinspire.train.config.export import ExportConfig
+from twinspire.train.config.filter import FilterConfig
+from twinspire.train.config.gates import GatesConfig
+from twinspire.train.config.hybrid import HybridConfig
+from twinspire.train.config.index import IndexConfig
+from twinspire.train.config.judged import JudgedConfig
+from twinspire.train.config.losses import LossConfig
+from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.config.removed import refuse_removed
+from twinspire.train.config.towers import ComirecTower, TowerConfig
+from twinspire.train.config.training import TrainingConfig
 
 __all__ = [
     "BaselinesConfig",
@@ -59,7 +59,7 @@ __all__ = [
     "read_experiment",
 ]
 
-SOURCES = KindsIn("train.data.sources")
+SOURCES = KindsIn("twinspire.train.data.sources")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from train.config.checks import above_zero, at_least
+from twinspire.train.config.checks import above_zero, at_least
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from protos.toml_config import FROM_DATA
+from twinspire.protos.toml_config import FROM_DATA
 
 
 def at_least(least: float, section: Any, *names: str) -> None:

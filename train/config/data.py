@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from protos.features import Side
-from train.config.checks import at_least
+from twinspire.protos.features import Side
+from twinspire.train.config.checks import at_least
 
 VALIDATION = 0.05
 TEST = 0.10

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from train.config.checks import above_zero, at_least
+from twinspire.train.config.checks import above_zero, at_least
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from protos.bundle import MAX_FILTER_FIELDS
-from protos.filter_kinds import FilterKind
+from twinspire.protos.bundle import MAX_FILTER_FIELDS
+from twinspire.protos.filter_kinds import FilterKind
 
 
 @dataclass(frozen=True)

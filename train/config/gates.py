@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from train.config.checks import above_zero, at_least
-from train.metrics import GateMetric
+from twinspire.train.config.checks import above_zero, at_least
+from twinspire.train.metrics import GateMetric
 
 
 @dataclass(frozen=True)

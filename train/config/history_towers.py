@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Any, ClassVar, Literal
 
-from protos.bundle import MAX_INTERESTS
-from protos.features import (
+from twinspire.protos.bundle import MAX_INTERESTS
+from twinspire.protos.features import (
     FeatureSpec,
     HistoryFeature,
     IdFeature,
     TimeFeature,
 )
-from protos.toml_config import FROM_DATA
-from train.config.checks import above_zero, at_least, below_one, refuse_unused
-from train.config.losses import FullSoftmax, LossConfig
-from train.config.tower_section import TowerSection, check_orders
+from twinspire.protos.toml_config import FROM_DATA
+from twinspire.train.config.checks import above_zero, at_least, below_one, refuse_unused
+from twinspire.train.config.losses import FullSoftmax, LossConfig
+from twinspire.train.config.tower_section import TowerSection, check_orders
 
 ATTENTION_KEYS = ("layers", "heads", "dropout", "input_dropout", "ages")  # no effect without it
 LATENT_KEYS = ("regularisation", "latent_scale")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from protos.bundle import EXACT, HNSW, INDEX_KINDS, MILVUS
-from train.config.checks import at_least, refuse_unused
+from twinspire.protos.bundle import EXACT, HNSW, INDEX_KINDS, MILVUS
+from twinspire.train.config.checks import at_least, refuse_unused
 
 MILVUS_TYPES = ("HNSW", "FLAT")  # as `protos/vector_databases/milvus.py` names them
 

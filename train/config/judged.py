@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from protos import names
+from twinspire.protos import names
 
 
 @dataclass(frozen=True)

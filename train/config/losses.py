@@ -6,7 +6,7 @@ The losses are computed by `train/losses/`.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from train.config.checks import above_zero, at_least, refuse_unused
+from twinspire.train.config.checks import above_zero, at_least, refuse_unused
 
 Correction = Literal["none", "logq"]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from protos.bundle import Precision, TableVariant
-from train.config.checks import at_least, refuse_unused
+from twinspire.protos.bundle import Precision, TableVariant
+from twinspire.train.config.checks import at_least, refuse_unused
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from protos.features import (
+from twinspire.protos.features import (
     BOTH,
     CODE_POINTS,
     SIDES,
@@ -14,10 +14,10 @@ from protos.features import (
     Side,
     TextFeature,
 )
-from protos.toml_config import FROM_DATA
-from train.config.checks import at_least, refuse_unused
-from train.config.losses import InBatchSoftmax, LossConfig
-from train.config.tower_section import TowerSection, check_orders
+from twinspire.protos.toml_config import FROM_DATA
+from twinspire.train.config.checks import at_least, refuse_unused
+from twinspire.train.config.losses import InBatchSoftmax, LossConfig
+from twinspire.train.config.tower_section import TowerSection, check_orders
 
 EncodingPrecision = Literal["float32", "bfloat16"]
 

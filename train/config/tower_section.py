@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from protos.features import FeatureSpec, Side, TextFeature
-from protos.toml_config import FROM_DATA
-from train.config.losses import InBatchSoftmax, LossConfig
+from twinspire.protos.features import FeatureSpec, Side, TextFeature
+from twinspire.protos.toml_config import FROM_DATA
+from twinspire.train.config.losses import InBatchSoftmax, LossConfig
 
 MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are exact in single precision
 MAX_CHARACTERS = 4  # the same for scripts without spaces, whose characters have more numbers

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from protos.features import FeatureSpec
-from protos.toml_config import FROM_DATA
-from train.config.checks import at_least, below_one
-from train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
-from train.config.losses import Bce, LossConfig, SampledSoftmax
-from train.config.pretrained_tower import EncodingPrecision, TransformerTower
-from train.config.tower_section import MAX_NGRAM, TowerSection, check_orders, refuse_tokens
+from twinspire.protos.features import FeatureSpec
+from twinspire.protos.toml_config import FROM_DATA
+from twinspire.train.config.checks import at_least, below_one
+from twinspire.train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
+from twinspire.train.config.losses import Bce, LossConfig, SampledSoftmax
+from twinspire.train.config.pretrained_tower import EncodingPrecision, TransformerTower
+from twinspire.train.config.tower_section import MAX_NGRAM, TowerSection, check_orders, refuse_tokens
 
 __all__ = [
     "MAX_NGRAM",

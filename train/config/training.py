@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from protos.toml_config import FROM_DATA
-from train.config.checks import above_zero, at_least, finite
-from train.metrics import Selection
+from twinspire.protos.toml_config import FROM_DATA
+from twinspire.train.config.checks import above_zero, at_least, finite
+from twinspire.train.metrics import Selection
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 

@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from train.data.ranges import concatenate_ranges, range_indices
-from train.data.training_data import Pairs
+from twinspire.train.data.ranges import concatenate_ranges, range_indices
+from twinspire.train.data.training_data import Pairs
 
 Rows = npt.NDArray[np.int64]
 

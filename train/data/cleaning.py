@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from protos.errors import DataError
-from train.data.columns import Columns
+from twinspire.protos.errors import DataError
+from twinspire.train.data.columns import Columns
 
 Cast = Literal["string", "id", "integer", "number", "time", "lower", "strip"]
 

@@ -13,11 +13,18 @@ from typing import Any
 
 import polars as pl
 
-from protos.errors import DataError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature, TimeFeature
-from protos.filter_kinds import LIST_SEPARATOR
-from train.data.layouts import ATOMIC, Layout
-from train.data.table_files import read_table
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    TextFeature,
+    TimeFeature,
+)
+from twinspire.protos.filter_kinds import LIST_SEPARATOR
+from twinspire.train.data.layouts import ATOMIC, Layout
+from twinspire.train.data.table_files import read_table
 
 UNITS = (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 UNIT_BOUNDS = (1e11, 1e14, 1e17)  # from these on the next unit: 1e11 seconds are the year 5138

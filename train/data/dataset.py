@@ -29,18 +29,18 @@ import numpy.typing as npt
 import polars as pl
 from rich.console import Console
 
-from protos.bundle import sync
-from protos.documents import parse_json
-from protos.errors import DataError
-from protos.features import HistoryFeature, TextFeature, TimeFeature
-from protos.files import atomic_directory
-from train import paths
-from train.config import Experiment, JudgedConfig
-from train.data import splits
-from train.data.columns import column_names
-from train.data.filters import filter_kinds, with_filter_columns
-from train.data.judged import JudgedTable, judged_files, read_judged
-from train.data.source import (
+from twinspire.protos.bundle import sync
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import HistoryFeature, TextFeature, TimeFeature
+from twinspire.protos.files import atomic_directory
+from twinspire.train import paths
+from twinspire.train.config import Experiment, JudgedConfig
+from twinspire.train.data import splits
+from twinspire.train.data.columns import column_names
+from twinspire.train.data.filters import filter_kinds, with_filter_columns
+from twinspire.train.data.judged import JudgedTable, judged_files, read_judged
+from twinspire.train.data.source import (
     BY_TIME,
     LOG_ROW,
     POSITIVE,
@@ -50,8 +50,8 @@ from train.data.source import (
     sample_groups,
     source_config,
 )
-from train.data.table_files import identity_of
-from train.fingerprint import code_fingerprint
+from twinspire.train.data.table_files import identity_of
+from twinspire.train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
 WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs

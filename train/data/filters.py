@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import polars as pl
 
-from protos.errors import DataError, InvalidInput
-from protos.features import CategoryFeature, FeatureSpec, NumberFeature
-from protos.filter_kinds import KINDS, FilterKind, parse_value
-from train.config.filter import FilterConfig
-from train.data.columns import Columns
+from twinspire.protos.errors import DataError, InvalidInput
+from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature
+from twinspire.protos.filter_kinds import KINDS, FilterKind, parse_value
+from twinspire.train.config.filter import FilterConfig
+from twinspire.train.data.columns import Columns
 
 PREFIX = "__filter."  # of the columns' names
 TYPES: dict[FilterKind, Any] = {

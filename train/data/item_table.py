@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from train.data.cleaning import Cast, cast_columns
-from train.data.columns import Columns
-from train.data.layouts import Layout
+from twinspire.train.data.cleaning import Cast, cast_columns
+from twinspire.train.data.columns import Columns
+from twinspire.train.data.layouts import Layout
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import polars as pl
 
-from protos.errors import DataError
-from protos.features import FeatureSpec, HistoryFeature, TextFeature
-from train.config import JudgedConfig
-from train.data.columns import column_names, features_of, read_columns
-from train.data.table_files import find_data_file
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import FeatureSpec, HistoryFeature, TextFeature
+from twinspire.train.config import JudgedConfig
+from twinspire.train.data.columns import column_names, features_of, read_columns
+from twinspire.train.data.table_files import find_data_file
 
 QUERIES = "queries.jsonl"
 QRELS = "qrels"

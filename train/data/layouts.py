@@ -18,7 +18,7 @@ from typing import Literal
 
 import polars as pl
 
-from protos.errors import DataError
+from twinspire.protos.errors import DataError
 
 ATOMIC = (".inter", ".user", ".item")
 """Suffixes of RecBole's atomic files: tabs, no quotes, and a header of `name:type`."""

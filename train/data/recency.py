@@ -7,7 +7,7 @@ or at the last training event where that is earlier, as with a split by time.
 import numpy as np
 import numpy.typing as npt
 
-from train.data.training_data import TrainingData
+from twinspire.train.data.training_data import TrainingData
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

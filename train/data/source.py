@@ -34,16 +34,16 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from protos.errors import DataError
-from protos.features import FeatureSpec
-from protos.inputs.texts import normalise
-from train.config import DataConfig, FilterConfig, JudgedConfig
-from train.data.cleaning import cast_columns
-from train.data.columns import Columns, column_names, items_of, read_columns
-from train.data.filters import filter_columns
-from train.data.item_table import ItemTable
-from train.data.layouts import Layout
-from train.data.table_files import find_data_file, identity_of
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import FeatureSpec
+from twinspire.protos.inputs.texts import normalise
+from twinspire.train.config import DataConfig, FilterConfig, JudgedConfig
+from twinspire.train.data.cleaning import cast_columns
+from twinspire.train.data.columns import Columns, column_names, items_of, read_columns
+from twinspire.train.data.filters import filter_columns
+from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.layouts import Layout
+from twinspire.train.data.table_files import find_data_file, identity_of
 
 RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
 """Columns of `pairs` that the source and the split write; no query feature may read them."""

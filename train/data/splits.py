@@ -52,11 +52,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.errors import DataError
-from protos.inputs.query_words import word_numbers
-from train.config import SplitConfig
-from train.config.data import VALIDATION
-from train.data.source import POSITIVE, add_positions
+from twinspire.protos.errors import DataError
+from twinspire.protos.inputs.query_words import word_numbers
+from twinspire.train.config import SplitConfig
+from twinspire.train.config.data import VALIDATION
+from twinspire.train.data.source import POSITIVE, add_positions
 
 PARTS = ("train", "validation", "test")
 COLD = "cold"

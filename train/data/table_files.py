@@ -24,11 +24,19 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from protos.bundle import record
-from protos.documents import parse_json
-from protos.errors import DataError
-from protos.files.regular_files import check_regular, open_regular
-from train.data.layouts import FORMATS, Format, Layout, format_of, layout_key, typed_names, typed_series
+from twinspire.protos.bundle import record
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import DataError
+from twinspire.protos.files.regular_files import check_regular, open_regular
+from twinspire.train.data.layouts import (
+    FORMATS,
+    Format,
+    Layout,
+    format_of,
+    layout_key,
+    typed_names,
+    typed_series,
+)
 
 T = TypeVar("T")
 Reader = Callable[[Path, Sequence[str], int, int], Iterator[pl.DataFrame]]

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, TimeFeature
-from protos.files.tokenizer import TOKENIZER, open_cut
-from protos.inputs.query_words import word_numbers
-from protos.inputs.texts import cut_as_read
-from train.config import Experiment
-from train.data.dataset import Dataset
-from train.data.ranges import concatenate_ranges, range_indices
-from train.data.source import SPANS
-from train.data.splits import known_events
+from twinspire.protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, TimeFeature
+from twinspire.protos.files.tokenizer import TOKENIZER, open_cut
+from twinspire.protos.inputs.query_words import word_numbers
+from twinspire.protos.inputs.texts import cut_as_read
+from twinspire.train.config import Experiment
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.ranges import concatenate_ranges, range_indices
+from twinspire.train.data.source import SPANS
+from twinspire.train.data.splits import known_events
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

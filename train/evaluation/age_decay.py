@@ -11,9 +11,9 @@ without ages.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from train.data.training_data import TrainingData
-from train.evaluation.ranking import DECAYS, BaselineFitter, Scorer, summed
-from train.models.collaborative import ItemWeights
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.ranking import DECAYS, BaselineFitter, Scorer, summed
+from twinspire.train.models.collaborative import ItemWeights
 
 AGES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)  # powers
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from train.evaluation.labelled_metrics import Floats, Labels, pair_losses
+from twinspire.train.evaluation.labelled_metrics import Floats, Labels, pair_losses
 
 FOLDS = 5
 KINDS = ("none", "temperature", "platt")

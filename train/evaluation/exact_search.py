@@ -7,11 +7,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.metrics import CUTOFFS
-from train.models.interests import largest_products
-from train.models.placement import Place, as_given, to_device_of
-from train.models.prepared_inputs import PreparedInputs
-from train.models.towers import Inputs, Tower
+from twinspire.train.metrics import CUTOFFS
+from twinspire.train.models.interests import largest_products
+from twinspire.train.models.placement import Place, as_given, to_device_of
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.towers import Inputs, Tower
 
 Rows = npt.NDArray[np.int64]
 BLOCK = 512  # records encoded, and queries searched, at a time

@@ -26,8 +26,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from train.data.training_data import Pairs, TrainingData
-from train.metrics import DRAWN, DRAWN_PAIRS
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.metrics import DRAWN, DRAWN_PAIRS
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]

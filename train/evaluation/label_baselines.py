@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature
-from train.config import Experiment
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.label_means import (
+from twinspire.protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.label_means import (
     FittedLabels,
     Floats,
     Predict,
@@ -36,7 +36,7 @@ from train.evaluation.label_means import (
     item_means,
     user_item,
 )
-from train.evaluation.label_neighbours import histories_of, item_neighbours
+from twinspire.train.evaluation.label_neighbours import histories_of, item_neighbours
 
 Rows = npt.NDArray[np.int64]
 

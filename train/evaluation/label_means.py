@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from protos.features import FeatureSpec, HistoryFeature
-from train.data.training_data import Histories, Pairs, TrainingData
-from train.evaluation.labelled_metrics import pair_losses
+from twinspire.protos.features import FeatureSpec, HistoryFeature
+from twinspire.train.data.training_data import Histories, Pairs, TrainingData
+from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 Floats = npt.NDArray[np.float64]
 Predict = Callable[[Pairs], Floats]  # pairs (P,) -> probabilities (P,)

@@ -21,11 +21,11 @@ import numpy.typing as npt
 import scipy.sparse
 import scipy.special
 
-from protos.features import FeatureSpec, HistoryFeature
-from train.data.ranges import concatenate_ranges, range_indices, range_starts
-from train.data.training_data import Histories, Pairs, TrainingData
-from train.evaluation.label_means import FittedLabels, Floats, first_event, item_shares, user_item
-from train.evaluation.labelled_metrics import pair_losses
+from twinspire.protos.features import FeatureSpec, HistoryFeature
+from twinspire.train.data.ranges import concatenate_ranges, range_indices, range_starts
+from twinspire.train.data.training_data import Histories, Pairs, TrainingData
+from twinspire.train.evaluation.label_means import FittedLabels, Floats, first_event, item_shares, user_item
+from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 EVENTS = ("as the towers", "all")
 SHRINKAGES = (30.0, 100.0, 300.0)  # users

@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from train.evaluation.intervals import Clusters
-from train.metrics import as_higher_is_better
+from twinspire.train.evaluation.intervals import Clusters
+from twinspire.train.metrics import as_higher_is_better
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]

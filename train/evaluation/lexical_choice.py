@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.lexical import (
+from twinspire.protos.lexical import (
     ANALYZERS,
     DEFAULT_B,
     DEFAULT_K1,
@@ -26,12 +26,12 @@ from protos.lexical import (
     WeightingName,
     choose_analyzer,
 )
-from train.config import Experiment
-from train.data.training_data import TrainingData, has_text, texts_of
-from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
-from train.evaluation.lexical_model import CountedTerms, LexicalModel
-from train.evaluation.ranking import BaselineFitter, FittedBaseline
-from train.metrics import CUTOFFS, per_query
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData, has_text, texts_of
+from twinspire.train.evaluation.intervals import Clusters, clusters_of, within_standard_error
+from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline
+from twinspire.train.metrics import CUTOFFS, per_query
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

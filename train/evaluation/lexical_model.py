@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from protos.hybrid.term_weights import inverse_frequency, query_factors, text_weights
-from protos.lexical import Analyzer, Weighting, runs_of
+from twinspire.protos.hybrid.term_weights import inverse_frequency, query_factors, text_weights
+from twinspire.protos.lexical import Analyzer, Weighting, runs_of
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.evaluation.baselines import LABELS
-from train.evaluation.labelled_metrics import Bin
-from train.metrics import MAIN_AND_RECALL, metric_label
+from twinspire.train.evaluation.baselines import LABELS
+from twinspire.train.evaluation.labelled_metrics import Bin
+from twinspire.train.metrics import MAIN_AND_RECALL, metric_label
 
 matplotlib.use("Agg")
 

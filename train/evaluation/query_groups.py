@@ -19,7 +19,7 @@ events into the head; then there are neither head nor tail.
 import numpy as np
 import numpy.typing as npt
 
-from train.data.training_data import TrainingData
+from twinspire.train.data.training_data import TrainingData
 
 Floats = npt.NDArray[np.float64]
 GROUPS = ("seen", "unseen", "head", "tail", "traffic")

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 
-from protos.toml_config import parse, to_table
-from train.config import Experiment
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.exact_search import mask_seen
-from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
-from train.metrics import CUTOFFS, OF_LABELS, per_query
-from train.models.collaborative import ItemWeights
+from twinspire.protos.toml_config import parse, to_table
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.exact_search import mask_seen
+from twinspire.train.evaluation.intervals import Clusters, clusters_of, within_standard_error
+from twinspire.train.metrics import CUTOFFS, OF_LABELS, per_query
+from twinspire.train.models.collaborative import ItemWeights
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

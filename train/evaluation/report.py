@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from protos.bundle import Score
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.intervals import Clusters, clusters_of, interval, pair_clusters_of
-from train.evaluation.label_means import FittedLabels
-from train.evaluation.labelled_metrics import DRAWS, compare
-from train.evaluation.query_groups import query_groups
-from train.evaluation.ranking import Ranker, rank_by_scores
-from train.metrics import (
+from twinspire.protos.bundle import Score
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.intervals import Clusters, clusters_of, interval, pair_clusters_of
+from twinspire.train.evaluation.label_means import FittedLabels
+from twinspire.train.evaluation.labelled_metrics import DRAWS, compare
+from twinspire.train.evaluation.query_groups import query_groups
+from twinspire.train.evaluation.ranking import Ranker, rank_by_scores
+from twinspire.train.metrics import (
     HEADLINE,
     MAIN_AND_RECALL,
     OF_COLD_START,

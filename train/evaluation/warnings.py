@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from train.config import Experiment
-from train.data.training_data import TrainingData, texts_of
-from train.evaluation.baselines import left_out
-from train.evaluation.intervals import Clusters, Interval
-from train.evaluation.query_groups import is_trained, query_groups
-from train.evaluation.ranking import selection_metric
-from train.metrics import metric_label
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData, texts_of
+from twinspire.train.evaluation.baselines import left_out
+from twinspire.train.evaluation.intervals import Clusters, Interval
+from twinspire.train.evaluation.query_groups import is_trained, query_groups
+from twinspire.train.evaluation.ranking import selection_metric
+from twinspire.train.metrics import metric_label
 
 FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side
 NO_LOSS = 1e-6  # a mean loss below it counts as zero

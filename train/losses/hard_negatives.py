@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.data.training_data import Pairs, Positives
-from train.models.interests import largest_products
-from train.models.placement import to_device_of
+from twinspire.train.data.training_data import Pairs, Positives
+from twinspire.train.models.interests import largest_products
+from twinspire.train.models.placement import to_device_of
 
 Rows = npt.NDArray[np.int64]
 SeenMask = Callable[[Rows, Rows], npt.NDArray[np.bool_] | None]

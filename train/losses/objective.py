@@ -19,12 +19,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from protos.errors import DataError
-from train.config import LossConfig
-from train.data.batches import Batch
-from train.data.training_data import Pairs, Positives, TrainingData
-from train.losses.hard_negatives import mine_hard_negatives
-from train.registry import Registry
+from twinspire.protos.errors import DataError
+from twinspire.train.config import LossConfig
+from twinspire.train.data.batches import Batch
+from twinspire.train.data.training_data import Pairs, Positives, TrainingData
+from twinspire.train.losses.hard_negatives import mine_hard_negatives
+from twinspire.train.registry import Registry
 
 Rows = npt.NDArray[np.int64]
 Config = TypeVar("Config")
@@ -178,7 +178,7 @@ class Objective(ABC, Generic[Config]):
         return _mask(len(queries), items, place, np.concatenate(rows) if len(rows) else place)
 
 
-OBJECTIVES: Registry[type[Objective[Any]]] = Registry("train.losses.*")
+OBJECTIVES: Registry[type[Objective[Any]]] = Registry("twinspire.train.losses.*")
 
 
 def build_objective(config: LossConfig, data: TrainingData) -> Objective[Any]:

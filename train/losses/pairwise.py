@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protos.errors import DataError
-from train.config.losses import Bce, Bpr, SampledNegatives
-from train.data.batches import Batch
-from train.data.training_data import Pairs, TrainingData
-from train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
-from train.losses.sampling import NegativeSampler, popularity_weights
+from twinspire.protos.errors import DataError
+from twinspire.train.config.losses import Bce, Bpr, SampledNegatives
+from twinspire.train.data.batches import Batch
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
+from twinspire.train.losses.sampling import NegativeSampler, popularity_weights
 
 Rows = npt.NDArray[np.int64]
 Sampled = TypeVar("Sampled", bound=SampledNegatives)

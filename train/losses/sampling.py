@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from train.data.training_data import Positives
+from twinspire.train.data.training_data import Positives
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.config.losses import FullSoftmax, InBatchSoftmax, SampledSoftmax
-from train.data.batches import Batch
-from train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
-from train.losses.sampling import mixed_log_q
-from train.models.placement import to_device_of
+from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, SampledSoftmax
+from twinspire.train.data.batches import Batch
+from twinspire.train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
+from twinspire.train.losses.sampling import mixed_log_q
+from twinspire.train.models.placement import to_device_of
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

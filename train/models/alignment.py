@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from train.models.encoders import HashedTextEncoder
-from train.models.placement import to_device_of, to_device_of_module
-from train.models.prepared_inputs import PreparedInputs
-from train.models.towers import Tower
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.placement import to_device_of, to_device_of_module
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.towers import Tower
 
 Rows = npt.NDArray[np.int64]
 

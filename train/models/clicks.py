@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.models.encoders import touched
-from train.models.heads import Head
-from train.models.towers import Inputs, Tower
+from twinspire.train.models.encoders import touched
+from twinspire.train.models.heads import Head
+from twinspire.train.models.towers import Inputs, Tower
 
 USUAL_SHRINKAGE = 3.0  # start value, in items
 ADDITIVE = "additive"  # the part of a click tower that holds an additive model

@@ -13,11 +13,11 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from protos.features import UNKNOWN
-from train.models.encoders import CategoryEncoder, HashedTextEncoder, NumberEncoder
-from train.models.placement import to_device_of, to_device_of_module
-from train.models.prepared_inputs import PreparedInputs
-from train.models.towers import Tower
+from twinspire.protos.features import UNKNOWN
+from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, NumberEncoder
+from twinspire.train.models.placement import to_device_of, to_device_of_module
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.towers import Tower
 
 Matrix = Any  # a scipy.sparse.csr_matrix; scipy has no types
 

@@ -8,8 +8,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from train.data.ranges import concatenate_ranges, range_indices
-from train.data.training_data import TrainingData
+from twinspire.train.data.ranges import concatenate_ranges, range_indices
+from twinspire.train.data.training_data import TrainingData
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import ConfigError
-from protos.features import (
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import (
     LONGEST_TEXT,
     SIDES,
     USUAL_HISTORY,
@@ -32,17 +32,17 @@ from protos.features import (
     TextFeature,
     TimeFeature,
 )
-from protos.files.tokenizer import TOKENIZER, open_tokenizer
-from protos.lexical import unspaced_share
-from protos.toml_config import FROM_DATA
-from train.config import Experiment
-from train.config.history_towers import USUAL_LATENT
-from train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
-from train.config.towers import BagTower, HistoryTower, TransformerTower
-from train.data.training_data import TrainingData
-from train.models.prepared_inputs import hash_texts
-from train.models.pretrained.folder import PretrainedFolder
-from train.models.text_hashing import WordHashing
+from twinspire.protos.files.tokenizer import TOKENIZER, open_tokenizer
+from twinspire.protos.lexical import unspaced_share
+from twinspire.protos.toml_config import FROM_DATA
+from twinspire.train.config import Experiment
+from twinspire.train.config.history_towers import USUAL_LATENT
+from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
+from twinspire.train.config.towers import BagTower, HistoryTower, TransformerTower
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.prepared_inputs import hash_texts
+from twinspire.train.models.pretrained.folder import PretrainedFolder
+from twinspire.train.models.text_hashing import WordHashing
 
 Rows = npt.NDArray[np.int64]
 Candidates = dict[str, tuple[Any, str]]  # key -> value, and why

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.models.text_hashing import WordHashing, look_up
+from twinspire.train.models.text_hashing import WordHashing, look_up
 
 MAX_OCCURRENCES = 64  # of one n-gram or word in one text; further ones do not count
 MAX_DEVIATIONS = 1000.0  # a number farther from its mean is clipped to avoid overflow

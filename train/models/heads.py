@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.bundle import Score
-from train.models.encoders import l2_normalize
+from twinspire.protos.bundle import Score
+from twinspire.train.models.encoders import l2_normalize
 
 # The radius is a little more than the longest item's length, because near zero a square root magnifies
 # rounding errors.

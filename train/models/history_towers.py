@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from protos.features import IdFeature, Schema, TextFeature
-from train.models.encoders import HashedTextEncoder
-from train.models.heads import Head, ItemDotHead, QueryDotHead
-from train.models.text_hashing import WordHashing
-from train.models.tower_factory import EncoderFactories, feature_encoder
-from train.models.towers import ContentFallback
+from twinspire.protos.features import IdFeature, Schema, TextFeature
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.heads import Head, ItemDotHead, QueryDotHead
+from twinspire.train.models.text_hashing import WordHashing
+from twinspire.train.models.tower_factory import EncoderFactories, feature_encoder
+from twinspire.train.models.towers import ContentFallback
 
 
 def text_factory(hashing: WordHashing, buckets: int, width: int) -> EncoderFactories:

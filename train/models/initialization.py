@@ -13,7 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from protos.features import (
+from twinspire.protos.features import (
     FIRST_KNOWN,
     ITEM_VOCABULARY,
     CategoryFeature,
@@ -23,13 +23,13 @@ from protos.features import (
     Schema,
     Side,
 )
-from train.data.training_data import TrainingData
-from train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
-from train.models.encoders import HashedTextEncoder, NumberEncoder
-from train.models.placement import has_solvers, to_device_of, to_solver_of
-from train.models.prepared_inputs import PreparedInputs
-from train.models.sequence_encoders import IdEncoder, PoolingEncoder
-from train.models.towers import Tower
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
+from twinspire.train.models.encoders import HashedTextEncoder, NumberEncoder
+from twinspire.train.models.placement import has_solvers, to_device_of, to_solver_of
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
+from twinspire.train.models.towers import Tower
 
 Values = Mapping[str, Sequence[Any]]
 Floats = npt.NDArray[np.float32]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.models.encoders import touched
-from train.models.sequence_encoders import AttentionEncoder, History, Windows, dropout
+from twinspire.train.models.encoders import touched
+from twinspire.train.models.sequence_encoders import AttentionEncoder, History, Windows, dropout
 
 
 class InterestsEncoder(nn.Module):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from protos.features import (
+from twinspire.protos.features import (
     BESIDE,
     BOTH,
     CODE_POINTS,
@@ -28,15 +28,15 @@ from protos.features import (
     TextFeature,
     TowerInputs,
 )
-from protos.inputs.events import TIMES, UNKNOWN_TIME
-from protos.inputs.texts import code_point_rows, folded
-from train.data.batches import Spans
-from train.data.ranges import concatenate_ranges, range_starts
-from train.data.training_data import Histories
-from train.models.encoders import TextBags
-from train.models.sequence_encoders import Windows
-from train.models.text_hashing import WordHashing
-from train.models.towers import Inputs
+from twinspire.protos.inputs.events import TIMES, UNKNOWN_TIME
+from twinspire.protos.inputs.texts import code_point_rows, folded
+from twinspire.train.data.batches import Spans
+from twinspire.train.data.ranges import concatenate_ranges, range_starts
+from twinspire.train.data.training_data import Histories
+from twinspire.train.models.encoders import TextBags
+from twinspire.train.models.sequence_encoders import Windows
+from twinspire.train.models.text_hashing import WordHashing
+from twinspire.train.models.towers import Inputs
 
 _CHUNK = 1024  # texts hashed at a time
 

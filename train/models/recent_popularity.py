@@ -23,8 +23,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from train.data.recency import DAY
-from train.data.training_data import Times
+from twinspire.train.data.recency import DAY
+from twinspire.train.data.training_data import Times
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

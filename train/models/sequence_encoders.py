@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.features import FIRST_KNOWN
-from protos.inputs.events import UNKNOWN_TIME
-from train.models.encoders import touched
-from train.models.placement import WITHOUT_SOLVERS
+from twinspire.protos.features import FIRST_KNOWN
+from twinspire.protos.inputs.events import UNKNOWN_TIME
+from twinspire.train.models.encoders import touched
+from twinspire.train.models.placement import WITHOUT_SOLVERS
 
 FUSED = ("cuda", "mps")  # devices where one kernel draws, drops and scales in dropout
 SHORTEST = 60  # seconds; ages below it share a bucket

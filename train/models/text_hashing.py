@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.lexical import SPLIT_INTO_CHARACTERS
+from twinspire.protos.lexical import SPLIT_INTO_CHARACTERS
 
 HASHING_VERSION = 3  # increase when the rows of a text change: trained models become unusable
 LAST_LETTER = 0x323AF  # code point, the end of CJK extension H; later letters separate words

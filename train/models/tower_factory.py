@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from protos.features import (
+from twinspire.protos.features import (
     FIRST_KNOWN,
     ITEM_VOCABULARY,
     CategoryFeature,
@@ -31,15 +31,15 @@ from protos.features import (
     Side,
     TextFeature,
 )
-from train.config import TowerConfig
-from train.data.training_data import TrainingData
-from train.models.encoders import CategoryEncoder, NumberEncoder
-from train.models.placement import Place, as_given
-from train.models.prepared_inputs import PreparedInputs
-from train.models.sequence_encoders import IdEncoder, PoolingEncoder, item_table
-from train.models.text_hashing import WordHashing
-from train.models.towers import Tower
-from train.registry import Registry
+from twinspire.train.config import TowerConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.encoders import CategoryEncoder, NumberEncoder
+from twinspire.train.models.placement import Place, as_given
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder, item_table
+from twinspire.train.models.text_hashing import WordHashing
+from twinspire.train.models.towers import Tower
+from twinspire.train.registry import Registry
 
 Towers = tuple[Tower, Tower]
 Prepared = tuple[PreparedInputs, PreparedInputs]  # all queries, all items
@@ -143,7 +143,7 @@ class Architecture(ABC, Generic[Config]):
         return False
 
 
-ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("train.models.architectures.*")
+ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("twinspire.train.models.architectures.*")
 
 
 def architecture_of(config: TowerConfig) -> Architecture[Any]:

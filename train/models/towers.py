@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.features import UNKNOWN
-from train.models.encoders import TextBags
-from train.models.heads import Head
-from train.models.sequence_encoders import Windows
+from twinspire.protos.features import UNKNOWN
+from twinspire.train.models.encoders import TextBags
+from twinspire.train.models.heads import Head
+from twinspire.train.models.sequence_encoders import Windows
 
 Part = Literal["recent", "mixture"]  # of a vector's coordinates, which `Mixture` adds
 # The parts as they stand in a vector, before the tower's own coordinates.

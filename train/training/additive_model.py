@@ -25,21 +25,21 @@ import scipy.sparse
 import scipy.special
 import torch
 
-from protos.features import FIRST_KNOWN, FeatureSpec, HistoryFeature, IdFeature
-from train.config import Experiment
-from train.data.training_data import Pairs
-from train.evaluation.calibration import FEWEST
-from train.evaluation.exact_search import blocks_of_like_length
-from train.evaluation.intervals import Clusters, pair_clusters_of, within_standard_error
-from train.evaluation.label_baselines import STRENGTHS
-from train.evaluation.label_means import Floats, both_histories, user_item_means
-from train.evaluation.labelled_metrics import pair_losses
-from train.metrics import OF_LABELS
-from train.models.clicks import ADDITIVE, AdditivePart, ClickTower
-from train.models.heads import LogisticHead
-from train.models.prepared_inputs import PreparedInputs
-from train.training.part_weights import MIN_USERS
-from train.training.trainer import Trainer
+from twinspire.protos.features import FIRST_KNOWN, FeatureSpec, HistoryFeature, IdFeature
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import Pairs
+from twinspire.train.evaluation.calibration import FEWEST
+from twinspire.train.evaluation.exact_search import blocks_of_like_length
+from twinspire.train.evaluation.intervals import Clusters, pair_clusters_of, within_standard_error
+from twinspire.train.evaluation.label_baselines import STRENGTHS
+from twinspire.train.evaluation.label_means import Floats, both_histories, user_item_means
+from twinspire.train.evaluation.labelled_metrics import pair_losses
+from twinspire.train.metrics import OF_LABELS
+from twinspire.train.models.clicks import ADDITIVE, AdditivePart, ClickTower
+from twinspire.train.models.heads import LogisticHead
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.training.part_weights import MIN_USERS
+from twinspire.train.training.trainer import Trainer
 
 Rows = npt.NDArray[np.int64]
 

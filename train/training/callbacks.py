@@ -11,13 +11,13 @@ import mlflow
 from mlflow.entities import Metric
 from rich.console import Console
 
-from train.interrupts import acknowledge, interruption
-from train.metrics import HEADLINE, OF_LABELS, metric_label
-from train.progress import progress_bar
-from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
-from train.training.metric_groups import GROUPS, grouped
-from train.training.tracking import log_in_batches
-from train.training.trainer import Callbacks, Interrupted, Trainer
+from twinspire.train.interrupts import acknowledge, interruption
+from twinspire.train.metrics import HEADLINE, OF_LABELS, metric_label
+from twinspire.train.progress import progress_bar
+from twinspire.train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
+from twinspire.train.training.metric_groups import GROUPS, grouped
+from twinspire.train.training.tracking import log_in_batches
+from twinspire.train.training.trainer import Callbacks, Interrupted, Trainer
 
 
 class RunCallbacks(Callbacks):

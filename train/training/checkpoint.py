@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protos.bundle import write_file
-from protos.errors import DataError
-from train.models.placement import moved
-from train.models.tower_factory import Towers
-from train.training.trainer import State, Trainer
+from twinspire.protos.bundle import write_file
+from twinspire.protos.errors import DataError
+from twinspire.train.models.placement import moved
+from twinspire.train.models.tower_factory import Towers
+from twinspire.train.training.trainer import State, Trainer
 
 RUN_STATE = "run.pt"
 BEST_TOWERS = "towers.pt"

@@ -26,14 +26,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from protos.errors import ConfigError
-from protos.system.cores import thread_count
-from train.config.training import Device
-from train.data.batches import Batch
-from train.evaluation.exact_search import encode
-from train.models.placement import moved
-from train.models.prepared_inputs import PreparedInputs
-from train.models.towers import Inputs, Tower
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.system.cores import thread_count
+from twinspire.train.config.training import Device
+from twinspire.train.data.batches import Batch
+from twinspire.train.evaluation.exact_search import encode
+from twinspire.train.models.placement import moved
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.towers import Inputs, Tower
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")

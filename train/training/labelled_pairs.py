@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from train.config import Experiment
-from train.evaluation.calibration import calibrate
-from train.evaluation.label_baselines import label_baselines
-from train.evaluation.label_means import FittedLabels
-from train.evaluation.labelled_metrics import (
+from twinspire.train.config import Experiment
+from twinspire.train.evaluation.calibration import calibrate
+from twinspire.train.evaluation.label_baselines import label_baselines
+from twinspire.train.evaluation.label_means import FittedLabels
+from twinspire.train.evaluation.labelled_metrics import (
     Auc,
     Bin,
     Floats,
@@ -17,10 +17,10 @@ from train.evaluation.labelled_metrics import (
     pair_losses,
     reliability,
 )
-from train.evaluation.report import evaluate_labels
-from train.metrics import OF_LABELS
-from train.models.heads import LogisticHead
-from train.training.trainer import Trainer
+from twinspire.train.evaluation.report import evaluate_labels
+from twinspire.train.metrics import OF_LABELS
+from twinspire.train.models.heads import LogisticHead
+from twinspire.train.training.trainer import Trainer
 
 
 class LabelledPairs:

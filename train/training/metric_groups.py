@@ -75,8 +75,10 @@ def _subgroups() -> tuple[str, ...]:
 
     Of rankings and of cold queries longer prefixes come first.
     """
-    from train.evaluation.baselines import LABELS  # imports torch, which readers of metrics do not need
-    from train.evaluation.query_groups import GROUPS as QUERY_GROUPS
+    from twinspire.train.evaluation.baselines import (
+        LABELS,  # imports torch, which readers of metrics do not need
+    )
+    from twinspire.train.evaluation.query_groups import GROUPS as QUERY_GROUPS
 
     # `bm25_full` before `bm25`
     rankings = sorted(LABELS, key=len, reverse=True)

@@ -19,18 +19,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from protos.features import FIRST_KNOWN
-from train.config import Experiment
-from train.data.training_data import TrainingData
-from train.evaluation.baselines import ease, ease_recency, itemknn, slist
-from train.evaluation.ranking import BaselineFitter, selection_metric
-from train.models.collaborative import ItemWeights, interaction_matrix, position_weights, score_factors
-from train.models.placement import to_device_of
-from train.models.sequence_encoders import IdEncoder, PoolingEncoder
-from train.models.tower_factory import Towers
-from train.models.towers import Part
-from train.training.part_weights import PartWeighting, WeightCurves, part_of, remove_part
-from train.training.trainer import Trainer
+from twinspire.protos.features import FIRST_KNOWN
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.baselines import ease, ease_recency, itemknn, slist
+from twinspire.train.evaluation.ranking import BaselineFitter, selection_metric
+from twinspire.train.models.collaborative import (
+    ItemWeights,
+    interaction_matrix,
+    position_weights,
+    score_factors,
+)
+from twinspire.train.models.placement import to_device_of
+from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
+from twinspire.train.models.tower_factory import Towers
+from twinspire.train.models.towers import Part
+from twinspire.train.training.part_weights import PartWeighting, WeightCurves, part_of, remove_part
+from twinspire.train.training.trainer import Trainer
 
 PART: Part = "mixture"  # of the towers' coordinates
 _BASELINES = (ease_recency.BASELINE, slist.BASELINE)

@@ -8,8 +8,8 @@ from mlflow.data.dataset import Dataset as MlflowDataset
 from mlflow.data.polars_dataset import infer_schema
 from mlflow.types import Schema
 
-from train.data.dataset import Dataset
-from train.data.source import SPANS
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.source import SPANS
 
 DIGEST_LENGTH = 12  # characters of the fingerprint, as in the name of the data set's folder
 NOT_SHOWN = ("item_row", "part", "user_start", *SPANS)  # columns of pairs that splitting has added

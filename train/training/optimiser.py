@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.models.encoders import HashedTextEncoder
-from train.models.pretrained.encoder import PretrainedTextEncoder
-from train.models.towers import Tower
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder
+from twinspire.train.models.towers import Tower
 
 WEIGHTS_FACTOR = 30.0  # a weight of an n-gram is of size 1 to 3; entries of matrices are far smaller
 PRETRAINED_FACTOR = 0.02  # the usual 2e-5 for fine-tuning at the default learning rate of 1e-3

@@ -26,11 +26,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.evaluation.exact_search import mask_seen
-from train.evaluation.intervals import Clusters, clusters_of, within_standard_error
-from train.metrics import CUTOFFS, ndcg, per_query
-from train.models.towers import Mixture, Part, Tower
-from train.training.trainer import Trainer
+from twinspire.train.evaluation.exact_search import mask_seen
+from twinspire.train.evaluation.intervals import Clusters, clusters_of, within_standard_error
+from twinspire.train.metrics import CUTOFFS, ndcg, per_query
+from twinspire.train.models.towers import Mixture, Part, Tower
+from twinspire.train.training.trainer import Trainer
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -30,18 +30,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from protos.errors import ConfigError, Unavailable
-from protos.system.cores import thread_count
-from train.config import TrainingConfig
-from train.data.batches import Batch
-from train.evaluation.exact_search import blocks_of_like_length, encode
-from train.interrupts import SIGNALS
-from train.models.clicks import FeedbackEncoder
-from train.models.encoders import CategoryEncoder, HashedTextEncoder, mark
-from train.models.prepared_inputs import PreparedInputs
-from train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
-from train.models.towers import Inputs, Tower
-from train.training.device import (
+from twinspire.protos.errors import ConfigError, Unavailable
+from twinspire.protos.system.cores import thread_count
+from twinspire.train.config import TrainingConfig
+from twinspire.train.data.batches import Batch
+from twinspire.train.evaluation.exact_search import blocks_of_like_length, encode
+from twinspire.train.interrupts import SIGNALS
+from twinspire.train.models.clicks import FeedbackEncoder
+from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, mark
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
+from twinspire.train.models.towers import Inputs, Tower
+from twinspire.train.training.device import (
     SINGLE_PROCESS,
     Rows,
     TrainingProcess,
@@ -49,7 +49,7 @@ from train.training.device import (
     memory_advice,
     start_process,
 )
-from train.training.exchange import GradientSum, all_gather_rows
+from twinspire.train.training.exchange import GradientSum, all_gather_rows
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by which ranks find each other
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protos.features import FIRST_KNOWN
-from train.evaluation.intervals import Clusters, within_standard_error
-from train.models.placement import to_device_of
-from train.models.recent_popularity import FORMS, EventsByPeriod, Form, PeriodEncoder, Rows
-from train.models.sequence_encoders import IdEncoder
-from train.models.towers import Part
-from train.training.part_weights import Floats, PartWeighting, WeightCurves, part_of, remove_part
-from train.training.trainer import Trainer
+from twinspire.protos.features import FIRST_KNOWN
+from twinspire.train.evaluation.intervals import Clusters, within_standard_error
+from twinspire.train.models.placement import to_device_of
+from twinspire.train.models.recent_popularity import FORMS, EventsByPeriod, Form, PeriodEncoder, Rows
+from twinspire.train.models.sequence_encoders import IdEncoder
+from twinspire.train.models.towers import Part
+from twinspire.train.training.part_weights import Floats, PartWeighting, WeightCurves, part_of, remove_part
+from twinspire.train.training.trainer import Trainer
 
 PART: Part = "recent"  # of the towers' coordinates
 HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 60.0)  # days

@@ -19,18 +19,18 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
-from protos.errors import Unavailable
-from train.config import Experiment
-from train.data.training_data import TrainingData
-from train.evaluation.lexical_choice import has_texts
-from train.models.tower_factory import architecture_of
-from train.training.callbacks import RunCallbacks
-from train.training.checkpoint import RUN_STATE, load_run, start_alike
-from train.training.device import TrainingProcess
-from train.training.metric_groups import grouped
-from train.training.mixture import drop_useless_coordinates
-from train.training.trained_model import Model, build_model
-from train.training.trainer import Trainer
+from twinspire.protos.errors import Unavailable
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.lexical_choice import has_texts
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training.callbacks import RunCallbacks
+from twinspire.train.training.checkpoint import RUN_STATE, load_run, start_alike
+from twinspire.train.training.device import TrainingProcess
+from twinspire.train.training.metric_groups import grouped
+from twinspire.train.training.mixture import drop_useless_coordinates
+from twinspire.train.training.trained_model import Model, build_model
+from twinspire.train.training.trainer import Trainer
 
 Vectors = npt.NDArray[np.float32]
 REFIT = "refit"  # folder of the state, in that of a run

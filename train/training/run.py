@@ -1,6 +1,6 @@
 """One experiment, from its TOML to a finished run.
 
-    python -m train fit --config train/configs/pydocs.toml
+    python -m twinspire.train fit --config train/configs/pydocs.toml
 
 A run whose inputs have not changed is not trained again: its metrics are read from MLflow.
 """
@@ -18,31 +18,31 @@ from mlflow.entities import Run
 from rich.console import Console
 from rich.markup import escape
 
-from protos import names
-from protos.errors import ConfigError, DataError, MissingStage, Unavailable
-from protos.features import Schema
-from protos.files.file_lock import exclusive_lock
-from protos.mlflow_keys import PRETRAINED_MODEL
-from train.config import Experiment
-from train.data.dataset import Dataset
-from train.data.training_data import training_data_of
-from train.evaluation import plots
-from train.evaluation.baselines import baselines, left_out
-from train.evaluation.intervals import Interval, clusters_of, drawn_in, interval
-from train.evaluation.labelled_metrics import Bin
-from train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
-from train.evaluation.report import JUDGED, evaluate_cold_items, evaluate_judged, evaluate_ranking
-from train.evaluation.warnings import run_warnings, worse_than_baselines
-from train.fingerprint import code_fingerprint, fingerprint
-from train.interrupts import before_leaving
-from train.metrics import OF_LABELS, per_query
-from train.models.defaults import Chosen, from_data
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import Report, architecture_of, silent
-from train.paths import CACHE
-from train.training.additive_model import Additive, add_additive_model
-from train.training.callbacks import RunCallbacks
-from train.training.checkpoint import (
+from twinspire.protos import names
+from twinspire.protos.errors import ConfigError, DataError, MissingStage, Unavailable
+from twinspire.protos.features import Schema
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
+from twinspire.train.config import Experiment
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.evaluation import plots
+from twinspire.train.evaluation.baselines import baselines, left_out
+from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in, interval
+from twinspire.train.evaluation.labelled_metrics import Bin
+from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
+from twinspire.train.evaluation.report import JUDGED, evaluate_cold_items, evaluate_judged, evaluate_ranking
+from twinspire.train.evaluation.warnings import run_warnings, worse_than_baselines
+from twinspire.train.fingerprint import code_fingerprint, fingerprint
+from twinspire.train.interrupts import before_leaving
+from twinspire.train.metrics import OF_LABELS, per_query
+from twinspire.train.models.defaults import Chosen, from_data
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import Report, architecture_of, silent
+from twinspire.train.paths import CACHE
+from twinspire.train.training.additive_model import Additive, add_additive_model
+from twinspire.train.training.callbacks import RunCallbacks
+from twinspire.train.training.checkpoint import (
     BEST_TOWERS,
     RUN_STATE,
     START_TOWERS,
@@ -51,14 +51,14 @@ from train.training.checkpoint import (
     save_towers,
     start_alike,
 )
-from train.training.device import TrainingProcess, memory_advice, start_process
-from train.training.labelled_pairs import LabelledPairs
-from train.training.metric_groups import grouped
-from train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
-from train.training.mlflow_dataset import as_mlflow_dataset
-from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
-from train.training.refit import REFIT, begun, refit
-from train.training.tracking import (
+from twinspire.train.training.device import TrainingProcess, memory_advice, start_process
+from twinspire.train.training.labelled_pairs import LabelledPairs
+from twinspire.train.training.metric_groups import grouped
+from twinspire.train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
+from twinspire.train.training.mlflow_dataset import as_mlflow_dataset
+from twinspire.train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
+from twinspire.train.training.refit import REFIT, begun, refit
+from twinspire.train.training.tracking import (
     FINGERPRINT,
     find_run,
     flattened,
@@ -68,8 +68,8 @@ from train.training.tracking import (
     tracked_run,
     unfinished_runs,
 )
-from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model
-from train.training.trainer import Callbacks, Interrupted, Trainer
+from twinspire.train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model
+from twinspire.train.training.trainer import Callbacks, Interrupted, Trainer
 
 STAGE = "fit"
 FINISHED = "finished"  # folder of the towers with new items, calibration and mixture, in that of a run
@@ -82,7 +82,7 @@ def fit(
     dataset: Dataset,
     console: Console,
     resume: bool = False,
-    to_resume: str = "python -m train fit --resume",
+    to_resume: str = "python -m twinspire.train fit --resume",
     process: TrainingProcess | None = None,
 ) -> tuple[Run, bool]:
     """Train and evaluate an experiment.

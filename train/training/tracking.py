@@ -24,14 +24,14 @@ from mlflow.entities import Metric, Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
 
-from protos.documents import parse_json
-from protos.errors import MissingStage, Unavailable
-from protos.files.file_lock import exclusive_lock
-from protos.mlflow_keys import ABSENT, STAGE
-from protos.toml_config import to_table
-from train.interrupts import before_leaving
-from train.metrics import DRAWN, DRAWN_PAIRS
-from train.paths import IS_CHECKOUT, MLRUNS, ROOT
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.protos.mlflow_keys import ABSENT, STAGE
+from twinspire.protos.toml_config import to_table
+from twinspire.train.interrupts import before_leaving
+from twinspire.train.metrics import DRAWN, DRAWN_PAIRS
+from twinspire.train.paths import IS_CHECKOUT, MLRUNS, ROOT
 
 FINGERPRINT = "twinspire.fingerprint"
 DESCRIPTION = "mlflow.note.content"  # tag of a run or an experiment; the UI shows it as Markdown

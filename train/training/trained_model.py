@@ -12,26 +12,26 @@ import torch
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from protos.documents import parse_json
-from protos.errors import DataError, MissingStage, Unavailable
-from protos.features import Schema
-from protos.toml_config import parse
-from train.config import Experiment
-from train.config.losses import learns_from_negatives
-from train.config.removed import RemovedName, without_removed
-from train.data.training_data import TrainingData, has_text
-from train.models.initialization import build_schema, fit_number_encoders
-from train.models.prepared_inputs import PreparedInputs
-from train.models.text_hashing import HASHING_VERSION
-from train.models.tower_factory import (
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import DataError, MissingStage, Unavailable
+from twinspire.protos.features import Schema
+from twinspire.protos.toml_config import parse
+from twinspire.train.config import Experiment
+from twinspire.train.config.losses import learns_from_negatives
+from twinspire.train.config.removed import RemovedName, without_removed
+from twinspire.train.data.training_data import TrainingData, has_text
+from twinspire.train.models.initialization import build_schema, fit_number_encoders
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.text_hashing import HASHING_VERSION
+from twinspire.train.models.tower_factory import (
     InitializationData,
     Report,
     Towers,
     architecture_of,
     silent,
 )
-from train.training.checkpoint import BEST_TOWERS, load_towers
-from train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.checkpoint import BEST_TOWERS, load_towers
+from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
 
 ARTIFACTS = "model"
 DESCRIPTION = "description.json"

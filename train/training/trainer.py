@@ -20,20 +20,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from protos.errors import DataError
-from train.config import LossConfig, TrainingConfig
-from train.data.batches import Batch, HistoryBatches, batch_count, batches
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.exact_search import encode, search
-from train.evaluation.report import evaluate_labels
-from train.losses.objective import build_objective
-from train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
-from train.models.interests import paired_products, route
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import Towers
-from train.training.device import SINGLE_PROCESS, TrainingProcess
-from train.training.optimiser import adam, set_learning_rate
-from train.training.weight_average import exchange_average, update_average
+from twinspire.protos.errors import DataError
+from twinspire.train.config import LossConfig, TrainingConfig
+from twinspire.train.data.batches import Batch, HistoryBatches, batch_count, batches
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.exact_search import encode, search
+from twinspire.train.evaluation.report import evaluate_labels
+from twinspire.train.losses.objective import build_objective
+from twinspire.train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
+from twinspire.train.models.interests import paired_products, route
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import Towers
+from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.optimiser import adam, set_learning_rate
+from twinspire.train.training.weight_average import exchange_average, update_average
 
 Rows = npt.NDArray[np.int64]
 

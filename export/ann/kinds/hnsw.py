@@ -7,13 +7,13 @@ from pathlib import Path
 import hnswlib
 from rich.console import Console
 
-from export.ann.graph import Rows, Vectors, build_graph, save
-from export.ann.index_kind import IndexKind, TunedIndex
-from export.ann.report import frontier
-from export.ann.search import exact, search_as_served
-from export.ann.tuner import tune_index
-from protos.bundle import EXACT, INDEX, IndexParameters, Score
-from train.config.index import IndexConfig
+from twinspire.export.ann.graph import Rows, Vectors, build_graph, save
+from twinspire.export.ann.index_kind import IndexKind, TunedIndex
+from twinspire.export.ann.report import frontier
+from twinspire.export.ann.search import exact, search_as_served
+from twinspire.export.ann.tuner import tune_index
+from twinspire.protos.bundle import EXACT, INDEX, IndexParameters, Score
+from twinspire.train.config.index import IndexConfig
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.ann.ef_search import EfChoice, Point, ef_ladder, reaches_target
-from export.ann.graph import Rows, Vectors
-from export.ann.index_kind import IndexKind, TunedIndex
-from export.ann.search import exact, recalls
-from protos.bundle import MILVUS, IndexParameters, Manifest, Score
-from protos.vector_databases.milvus import (
+from twinspire.export.ann.ef_search import EfChoice, Point, ef_ladder, reaches_target
+from twinspire.export.ann.graph import Rows, Vectors
+from twinspire.export.ann.index_kind import IndexKind, TunedIndex
+from twinspire.export.ann.search import exact, recalls
+from twinspire.protos.bundle import MILVUS, IndexParameters, Manifest, Score
+from twinspire.protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     FLAT_TYPE,
     HNSW_TYPE,
@@ -38,8 +38,8 @@ from protos.vector_databases.milvus import (
     server_errors,
     write_collection,
 )
-from train.config.index import IndexConfig
-from train.evaluation.plots import MODEL_COLOUR, style_axes
+from twinspire.train.config.index import IndexConfig
+from twinspire.train.evaluation.plots import MODEL_COLOUR, style_axes
 
 QUERIES = 64  # in one search
 ROUNDS = 20  # single searches that are timed
@@ -108,7 +108,7 @@ class _Collection:
 
 
 def _drop(client: Any, name: str) -> None:
-    with suppress(Exception):  # a draft that stays is dropped by `python -m export prune`
+    with suppress(Exception):  # a draft that stays is dropped by `python -m twinspire.export prune`
         client.drop_collection(name, timeout=CONNECT_SECONDS)
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from rich.console import Console
 
-from export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult
-from train.config import Experiment
-from train.data.training_data import TrainingData
+from twinspire.export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData
 
 
 def _discovered() -> tuple[Gate, ...]:

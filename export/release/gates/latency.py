@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from export.benchmark.isolated_process import ProcessFailure
-from export.markdown import plain, table
-from export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
-from train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
+from twinspire.export.benchmark.isolated_process import ProcessFailure
+from twinspire.export.markdown import plain, table
+from twinspire.export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
+from twinspire.train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
 
 ROUNDS = 10
 RESAMPLES = 2000  # of the bootstrap over rounds

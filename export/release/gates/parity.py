@@ -12,20 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from export.benchmark.isolated_process import ProcessFailure, ask
-from export.example_queries import example_queries
-from export.onnx import export as graph
-from export.onnx import parity
-from export.onnx.runtimes import Encode, torch_encoder
-from export.quantization import round_tables
-from export.release.gate import ComparedVersion, Comparison, Gate, GateResult, Judgement
-from protos import bundle, features
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, DataError, MissingStage
-from protos.features import CategoryFeature, FeatureSpec, IdFeature, TextFeature, TowerInputs
-from train.config import Experiment
-from train.training.tracking import get_run
-from train.training.trained_model import load_model
+from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
+from twinspire.export.example_queries import example_queries
+from twinspire.export.onnx import export as graph
+from twinspire.export.onnx import parity
+from twinspire.export.onnx.runtimes import Encode, torch_encoder
+from twinspire.export.quantization import round_tables
+from twinspire.export.release.gate import ComparedVersion, Comparison, Gate, GateResult, Judgement
+from twinspire.protos import bundle, features
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleDamaged, DataError, MissingStage
+from twinspire.protos.features import CategoryFeature, FeatureSpec, IdFeature, TextFeature, TowerInputs
+from twinspire.train.config import Experiment
+from twinspire.train.training.tracking import get_run
+from twinspire.train.training.trained_model import load_model
 
 ITEMS = 200  # synthetic items
 

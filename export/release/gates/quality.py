@@ -27,23 +27,37 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.bundles import why_not_comparable
-from export.evaluation import pair_losses, per_query, quality
-from export.evaluation.pair_losses import PairLosses
-from export.evaluation.per_query import PerQuery
-from export.markdown import plain, table
-from export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult, Judgement, Section
-from export.release.paired_losses import LOG_LOSS, PairedLosses, paired, stored_losses, why_without_losses
-from export.served_model import served_model
-from protos import bundle
-from protos.errors import DataError, TwinspireError
-from train.config import Experiment, GatesConfig
-from train.data.training_data import TrainingData
-from train.evaluation.baselines import LABELS
-from train.evaluation.intervals import Clusters, Interval, interval
-from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
-from train.evaluation.ranking import selection_metric
-from train.metrics import (
+from twinspire.export.bundles import why_not_comparable
+from twinspire.export.evaluation import pair_losses, per_query, quality
+from twinspire.export.evaluation.pair_losses import PairLosses
+from twinspire.export.evaluation.per_query import PerQuery
+from twinspire.export.markdown import plain, table
+from twinspire.export.release.gate import (
+    ComparedVersion,
+    Comparison,
+    Decision,
+    Gate,
+    GateResult,
+    Judgement,
+    Section,
+)
+from twinspire.export.release.paired_losses import (
+    LOG_LOSS,
+    PairedLosses,
+    paired,
+    stored_losses,
+    why_without_losses,
+)
+from twinspire.export.served_model import served_model
+from twinspire.protos import bundle
+from twinspire.protos.errors import DataError, TwinspireError
+from twinspire.train.config import Experiment, GatesConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.baselines import LABELS
+from twinspire.train.evaluation.intervals import Clusters, Interval, interval
+from twinspire.train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
+from twinspire.train.evaluation.ranking import selection_metric
+from twinspire.train.metrics import (
     DRAWN,
     DRAWN_PAIRS,
     LOWER_IS_BETTER,

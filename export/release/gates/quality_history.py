@@ -17,14 +17,14 @@ forced one: a person has accepted that loss. The text says where it ends.
 from itertools import pairwise
 from typing import Any
 
-from export.release import audit_log
-from export.release.audit_log import AuditLog
-from export.release.gate import Comparison, Gate, GateResult, Judgement
-from export.release.gates.quality import bound_of, judges_labels, metric_of
-from export.release.paired_losses import LOG_LOSS
-from export.release.registry import registry_errors
-from protos.release_records import ReleaseRecord
-from train.metrics import LOWER_IS_BETTER, as_higher_is_better, metric_label
+from twinspire.export.release import audit_log
+from twinspire.export.release.audit_log import AuditLog
+from twinspire.export.release.gate import Comparison, Gate, GateResult, Judgement
+from twinspire.export.release.gates.quality import bound_of, judges_labels, metric_of
+from twinspire.export.release.paired_losses import LOG_LOSS
+from twinspire.export.release.registry import registry_errors
+from twinspire.protos.release_records import ReleaseRecord
+from twinspire.train.metrics import LOWER_IS_BETTER, as_higher_is_better, metric_label
 
 NAME = "quality_history"
 CHAMPIONS = 10  # the last ones, among them the one now

@@ -21,11 +21,11 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from export.benchmark.isolated_process import ProcessFailure
-from export.markdown import table
-from export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
-from train.evaluation.intervals import Clusters, Interval, interval
-from train.evaluation.plots import COLOURS, style_axes
+from twinspire.export.benchmark.isolated_process import ProcessFailure
+from twinspire.export.markdown import table
+from twinspire.export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
+from twinspire.train.evaluation.intervals import Clusters, Interval, interval
+from twinspire.train.evaluation.plots import COLOURS, style_axes
 
 NAMES = {"random": "random", "anti_correlated": "anti-correlated with the query"}
 Bucket = Mapping[str, Any]

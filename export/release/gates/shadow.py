@@ -10,8 +10,8 @@ import mlflow
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
-from export.release.gate import Comparison, Gate, GateResult, Judgement
-from protos.mlflow_keys import (
+from twinspire.export.release.gate import Comparison, Gate, GateResult, Judgement
+from twinspire.protos.mlflow_keys import (
     SHADOW,
     SHADOW_CHALLENGER,
     SHADOW_EMPTY,
@@ -22,7 +22,7 @@ from protos.mlflow_keys import (
     STAGE,
     without_group,
 )
-from train.training.tracking import unreachable
+from twinspire.train.training.tracking import unreachable
 
 # Names in the report.
 QUERIES, EMPTY, OVERLAP = map(without_group, (SHADOW_QUERIES, SHADOW_EMPTY, SHADOW_OVERLAP))

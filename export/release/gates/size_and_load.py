@@ -10,8 +10,8 @@ bundles fails while it is loaded, searched or timed.
 from pathlib import Path
 from statistics import median
 
-from export.benchmark.isolated_process import ProcessFailure
-from export.release.gate import Comparison, Gate, GateResult, Judgement
+from twinspire.export.benchmark.isolated_process import ProcessFailure
+from twinspire.export.release.gate import Comparison, Gate, GateResult, Judgement
 
 MIB = 2**20
 LOADS = 3  # of each bundle; the median counts

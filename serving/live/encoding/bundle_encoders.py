@@ -17,9 +17,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from protos.errors import TwinspireError, Unavailable
-from serving.live.encoded_items import (
+from twinspire.protos import bundle
+from twinspire.protos.errors import TwinspireError, Unavailable
+from twinspire.serving.live.encoded_items import (
     SUFFIX,
     EncodedItemsInUse,
     EncodedItemsReader,
@@ -30,11 +30,11 @@ from serving.live.encoded_items import (
     note_failure,
     origin_of,
 )
-from serving.live.encoding.change_encoder import ChangeEncoder
-from serving.live.store.changes import START, FeedPage, LastWrite, Position
-from serving.live.store.store import Store
-from serving.segments.packed_items import EncodedItemsDamaged
-from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
+from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.store.changes import START, FeedPage, LastWrite, Position
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.segments.packed_items import EncodedItemsDamaged
+from twinspire.serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
 
 log = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from protos import bundle
-from protos.errors import InvalidInput
-from protos.features import IdFeature, TextFeature
-from protos.filter_kinds import parse_value
-from protos.hybrid.lexical_index import LexicalIndex
-from serving.live.encoded_items import EncodedItemsWriter, EncodingLock, folder_of, origin_of
-from serving.live.encoding.graph_builder import GraphBuilder
-from serving.live.store.changes import Change, ChangeFeed
-from serving.retrieval.encoder import Encoder
-from serving.segments.packed_items import EncodedItem, EncodedKind, packed_hit, score_parts
+from twinspire.protos import bundle
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import IdFeature, TextFeature
+from twinspire.protos.filter_kinds import parse_value
+from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.serving.live.encoded_items import EncodedItemsWriter, EncodingLock, folder_of, origin_of
+from twinspire.serving.live.encoding.graph_builder import GraphBuilder
+from twinspire.serving.live.store.changes import Change, ChangeFeed
+from twinspire.serving.retrieval.encoder import Encoder
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind, packed_hit, score_parts
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import hnswlib
 import numpy as np
 
-from protos.bundle import Manifest
-from serving.index.hnsw_index import SPACE
-from serving.index.vector_index import Vectors
-from serving.live.encoded_items import EncodedItemsReader, EncodedOrigin, graph_path
-from serving.segments.growing_graph import CopyCounter
-from serving.segments.packed_items import EncodedKind
+from twinspire.protos.bundle import Manifest
+from twinspire.serving.index.hnsw_index import SPACE
+from twinspire.serving.index.vector_index import Vectors
+from twinspire.serving.live.encoded_items import EncodedItemsReader, EncodedOrigin, graph_path
+from twinspire.serving.segments.growing_graph import CopyCounter
+from twinspire.serving.segments.packed_items import EncodedKind
 
 log = logging.getLogger(__name__)
 

@@ -39,9 +39,9 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from protos import errors
-from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
+from twinspire.protos import errors
+from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
 
 DATAGRAM_BYTES = 256  # received at once; a datagram that passes a socket has one byte
 MAX_BYTES = 32 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone

@@ -17,13 +17,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from protos import catalogue_pb2 as wire
-from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.config import CatalogueConfig
-from serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
-from serving.live.process import wire_items
-from serving.live.process.catalogue_client import Channel, FrameKind, error_document
-from serving.live.process.frame_socket import (
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.serving.live.config import CatalogueConfig
+from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
+from twinspire.serving.live.process import wire_items
+from twinspire.serving.live.process.catalogue_client import Channel, FrameKind, error_document
+from twinspire.serving.live.process.frame_socket import (
     LARGEST,
     Frame,
     FrameLoop,
@@ -32,13 +32,13 @@ from serving.live.process.frame_socket import (
     RequestQueue,
     belongs_to,
 )
-from serving.live.store.changes import Position
-from serving.live.store.database import detail, public_text
-from serving.live.store.history import StoreRolledBack
-from serving.live.store.store import RETRY_SECONDS, Store
-from serving.live.store.write_rules import WriteOutcome, WriteRequest
-from serving.shared_state import CATALOGUE, SharedState
-from serving.supervisor import Heartbeat, WorkerHandle
+from twinspire.serving.live.store.changes import Position
+from twinspire.serving.live.store.database import detail, public_text
+from twinspire.serving.live.store.history import StoreRolledBack
+from twinspire.serving.live.store.store import RETRY_SECONDS, Store
+from twinspire.serving.live.store.write_rules import WriteOutcome, WriteRequest
+from twinspire.serving.shared_state import CATALOGUE, SharedState
+from twinspire.serving.supervisor import Heartbeat, WorkerHandle
 
 log = logging.getLogger(__name__)
 

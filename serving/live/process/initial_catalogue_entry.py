@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from protos.bundle import Snapshot
-from serving.live.config import CatalogueConfig
-from serving.live.encoded_items import position_of
-from serving.live.encoding.bundle_encoders import prune
-from serving.live.store.changes import Position
-from serving.live.store.store import Store
+from twinspire.protos.bundle import Snapshot
+from twinspire.serving.live.config import CatalogueConfig
+from twinspire.serving.live.encoded_items import position_of
+from twinspire.serving.live.encoding.bundle_encoders import prune
+from twinspire.serving.live.store.changes import Position
+from twinspire.serving.live.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from protos import catalogue_pb2 as wire
-from serving.live.store.store import StoredItem
-from serving.wire.converters import value_to_wire
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.serving.live.store.store import StoredItem
+from twinspire.serving.wire.converters import value_to_wire
 
 
 def get_response(ids: Sequence[str], found: Mapping[str, StoredItem], sequence: int) -> wire.GetResponse:

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from protos.errors import BundleDamaged, Unavailable
-from serving.live.encoded_items import (
+from twinspire.protos.errors import BundleDamaged, Unavailable
+from twinspire.serving.live.encoded_items import (
     EncodedItemsReader,
     EncodedOrigin,
     VerifiedEnd,
@@ -22,10 +22,10 @@ from serving.live.encoded_items import (
     graph_path,
     origin_of,
 )
-from serving.retrieval.retriever import Retriever
-from serving.segments.growing import GrowingSegment
-from serving.segments.growing_graph import open_graph
-from serving.segments.packed_items import EncodedItemsDamaged
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.growing_graph import open_graph
+from twinspire.serving.segments.packed_items import EncodedItemsDamaged
 
 log = logging.getLogger(__name__)
 

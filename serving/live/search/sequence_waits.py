@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from protos.errors import Overloaded, Unavailable
-from serving.engine.call import Call, Deferred
+from twinspire.protos.errors import Overloaded, Unavailable
+from twinspire.serving.engine.call import Call, Deferred
 
 WAIT_SECONDS = 30.0  # longest wait; shorter if the call has an earlier deadline
 CHECK_SECONDS = 1.0  # between two checks for calls that have waited too long

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from serving.retrieval.query import Value
+from twinspire.serving.retrieval.query import Value
 
 
 class Change(NamedTuple):

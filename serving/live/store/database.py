@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from protos.errors import ConfigError, Unavailable
+from twinspire.protos.errors import ConfigError, Unavailable
 
 FILES = "twinspire_files"  # key of a connection's `info`: path -> device and number of the file
 APPLICATION_ID = 0x5477696E  # of our SQLite files: "Twin"

@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from protos.errors import Unavailable
-from serving.live.store.changes import START, Position
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.live.store.changes import START, Position
 
 KEEP_MARKS = 1_000_000  # newest changes whose marks are kept; older positions cannot be checked
 SCHEMA_VERSION = 1

@@ -31,9 +31,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.store.changes import START, Change, FeedPage, LastWrite, Position
-from serving.live.store.database import (
+from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.serving.live.store.changes import START, Change, FeedPage, LastWrite, Position
+from twinspire.serving.live.store.database import (
     APPLICATION_ID,
     BUSY_SECONDS,
     check_file,
@@ -46,7 +46,7 @@ from serving.live.store.database import (
     reason_of,
     shown,
 )
-from serving.live.store.history import (
+from twinspire.serving.live.store.history import (
     HISTORY,
     ITEMS,
     KEEP_MARKS,
@@ -60,7 +60,7 @@ from serving.live.store.history import (
     require_same_history,
     was_at,
 )
-from serving.live.store.write_rules import (
+from twinspire.serving.live.store.write_rules import (
     CatalogueBounds,
     Decisions,
     ItemVersion,

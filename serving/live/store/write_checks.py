@@ -7,11 +7,11 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from protos import catalogue_pb2 as wire
-from protos import retrieval_pb2
-from protos.bundle import Manifest
-from protos.errors import InvalidInput
-from protos.features import (
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos import retrieval_pb2
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import (
     LARGEST,
     CategoryFeature,
     FeatureSpec,
@@ -20,9 +20,9 @@ from protos.features import (
     NumberFeature,
     TextFeature,
 )
-from protos.filter_kinds import FilterKind, parse_value
-from serving.live.store.write_rules import CatalogueBounds, ItemWrite, WriteRequest
-from serving.retrieval.query import Value
+from twinspire.protos.filter_kinds import FilterKind, parse_value
+from twinspire.serving.live.store.write_rules import CatalogueBounds, ItemWrite, WriteRequest
+from twinspire.serving.retrieval.query import Value
 
 MAX_ID_BYTES = 1024  # of an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,700
 MAX_REQUEST_ID = 128  # code points

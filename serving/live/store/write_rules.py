@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
-from protos import catalogue_pb2 as wire
-from serving.flag_types import check_positive, option
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.serving.flag_types import check_positive, option
 
 NO_FIELDS = "{}"
 

@@ -9,17 +9,17 @@ import hnswlib
 import numpy as np
 import pytest
 
-from export import ann
-from protos import bundle
-from protos.bundle import IndexParameters, Score
-from protos.errors import GateRefused
-from serving.index.hnsw_file import read_graph
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers import graphs
 from tests.helpers.limited import files_limited_to
 from tests.helpers.tiny import watched_bundle
-from train.config.index import IndexConfig
+from twinspire.export import ann
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters, Score
+from twinspire.protos.errors import GateRefused
+from twinspire.serving.index.hnsw_file import read_graph
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.config.index import IndexConfig
 
 CONFIG = IndexConfig(m=16, ef_construction=200, threads=1)
 

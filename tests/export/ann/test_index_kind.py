@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export import ann
-from export.ann.kinds.hnsw import TunedHnsw
-from protos.bundle import INDEX_KINDS, IndexParameters, Score
-from protos.errors import BundleError
 from tests.export.ann.test_index import ITEMS, QUERIES
-from train import fingerprint
-from train.config.index import IndexConfig
-from train.paths import ROOT
+from twinspire.export import ann
+from twinspire.export.ann.kinds.hnsw import TunedHnsw
+from twinspire.protos.bundle import INDEX_KINDS, IndexParameters, Score
+from twinspire.protos.errors import BundleError
+from twinspire.train import fingerprint
+from twinspire.train.config.index import IndexConfig
+from twinspire.train.paths import ROOT
 
 COSINE = Score("cosine")
 NOTHING = [np.empty(0, np.int64)] * len(QUERIES)
@@ -25,7 +25,7 @@ def test_an_unknown_kind_is_refused() -> None:
 
 
 def test_a_key_covers_the_modules_of_all_kinds() -> None:
-    files, _ = fingerprint._reachable(ROOT, ("export.bundle_builder",))
+    files, _ = fingerprint._reachable(ROOT, ("twinspire.export.bundle_builder",))
     assert {f"export/ann/kinds/{kind}.py" for kind in INDEX_KINDS} <= {*files}
 
 

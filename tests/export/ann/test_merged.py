@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from export import ann
-from protos.bundle import IndexParameters, Score
 from tests.export.ann.test_index import ITEMS, QUERIES
+from twinspire.export import ann
+from twinspire.protos.bundle import IndexParameters, Score
 
 COSINE = Score("cosine")
 SEVERAL = QUERIES[: len(QUERIES) // 3 * 3].reshape(-1, 3 * QUERIES.shape[1])

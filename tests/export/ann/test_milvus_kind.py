@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export import ann, bundle_builder
-from export.bundle_files import write_bundle
-from protos import bundle
-from protos.bundle import Score
-from protos.errors import ConfigError, Unavailable
-from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from tests.export.ann.test_index import ITEMS, QUERIES
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import small_experiment
 from tests.helpers.tiny import tiny_bundle
-from train.config.index import IndexConfig
-from train.training.tracking import experiment_id
+from twinspire.export import ann, bundle_builder
+from twinspire.export.bundle_files import write_bundle
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Score
+from twinspire.protos.errors import ConfigError, Unavailable
+from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
+from twinspire.train.config.index import IndexConfig
+from twinspire.train.training.tracking import experiment_id
 
 COSINE = Score("cosine")
 NOTHING = [np.empty(0, np.int64)] * len(QUERIES)
@@ -78,7 +78,7 @@ def test_a_bundle_is_written_with_its_collection_or_not_at_all(
     config = IndexConfig(kind="milvus", options={"type": "FLAT"})
     parameters = bundle.IndexParameters("ip", 16, 200, 64, kind=config.kind, options=config.options)
     made = tiny_bundle(tmp_path / "source", 40, index=parameters)
-    monkeypatch.setattr("export.bundle_files.BUNDLES", tmp_path / "bundles")
+    monkeypatch.setattr("twinspire.export.bundle_files.BUNDLES", tmp_path / "bundles")
 
     def make(folder: Path, scratch: Path) -> bundle.Manifest:
         (folder / bundle.REPORTS).rmdir()
@@ -102,7 +102,7 @@ def test_a_bundle_is_written_with_its_collection_or_not_at_all(
 def test_a_bundle_that_is_reused_gets_its_missing_collection(
     lite: None, store: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("export.bundles", "export.bundle_files"):
+    for module in ("twinspire.export.bundles", "twinspire.export.bundle_files"):
         monkeypatch.setattr(f"{module}.BUNDLES", tmp_path / "bundles")
     monkeypatch.setattr(bundle_builder, "LOCKS", tmp_path / "locks")
     parameters = bundle.IndexParameters("ip", 16, 200, 64, kind="milvus", options={"type": "FLAT"})

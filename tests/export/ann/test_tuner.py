@@ -12,15 +12,15 @@ import pytest
 from rich.console import Console
 from rich.status import Status
 
-from export import ann
-from export.ann import tuner
-from export.ann.kinds.hnsw import TunedHnsw
-from export.ann.timer import ExactVsGraph, compare
-from protos.bundle import Score
-from protos.errors import GateRefused
 from tests.helpers import graphs
-from train.config.index import IndexConfig
-from train.evaluation.plots import save
+from twinspire.export import ann
+from twinspire.export.ann import tuner
+from twinspire.export.ann.kinds.hnsw import TunedHnsw
+from twinspire.export.ann.timer import ExactVsGraph, compare
+from twinspire.protos.bundle import Score
+from twinspire.protos.errors import GateRefused
+from twinspire.train.config.index import IndexConfig
+from twinspire.train.evaluation.plots import save
 
 COSINE = Score("cosine")
 HNSW = ann.index_kind("hnsw")
@@ -117,13 +117,13 @@ def test_a_small_catalogue_is_searched_exactly_whatever_times_are_measured(
     console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = ExactVsGraph({1: 90.0, 32: 90.0}, {1: 9.0, 32: 9.0})
-    monkeypatch.setattr("export.ann.tuner.compare", lambda *args, **more: slow)
+    monkeypatch.setattr("twinspire.export.ann.tuner.compare", lambda *args, **more: slow)
     items = clustered(4004, 64)
     made = HNSW.tune(items, clustered(50, 64, seed=1), IndexConfig(threads=1), COSINE, console)
     assert made.index.parameters.exact
     assert "at most 2,097,152 coordinates (items x dimensions): 90 us a query against 9" in made.report["why"]
     assert ann.mean_recall(made.index, items, clustered(50, 64, seed=2), 10) == 1
-    monkeypatch.setattr("export.ann.tuner.EXACT_SIZE", items.size - 1)  # then the graph is searched
+    monkeypatch.setattr("twinspire.export.ann.tuner.EXACT_SIZE", items.size - 1)  # then the graph is searched
     pinned = IndexConfig(m=16, ef_construction=100, threads=1)
     assert not HNSW.tune(items, clustered(50, 64, seed=1), pinned, COSINE, console).index.parameters.exact
 
@@ -189,7 +189,7 @@ def test_configured_search_is_kept_whatever_is_measured(search: Any, console: Co
 def test_searches_are_exact_if_no_graph_reaches_the_target(
     console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.ann.timer.TIME_LIMIT", 0.2)  # seconds for each setting, not 2
+    monkeypatch.setattr("twinspire.export.ann.timer.TIME_LIMIT", 0.2)  # seconds for each setting, not 2
     config = IndexConfig(m=4, ef_construction=6, recall_target=1.0, threads=1)
     made = HNSW.tune(ITEMS[:2500], ASKED, config, COSINE, console)
     assert made.index.parameters.exact

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from export.benchmark import towers
-from export.benchmark.figures import Figures, LatencyCase, tower_names
-from export.benchmark.latency_inputs import AS_IS, LONG, SHORT
-from export.benchmark.towers import (
+from tests.helpers.tiny_towers import TinyTower, write_tower
+from twinspire.export.benchmark import towers
+from twinspire.export.benchmark.figures import Figures, LatencyCase, tower_names
+from twinspire.export.benchmark.latency_inputs import AS_IS, LONG, SHORT
+from twinspire.export.benchmark.towers import (
     MANIFEST_BATCHES,
     TowerForms,
     cases,
@@ -24,14 +25,13 @@ from export.benchmark.towers import (
     time_tower,
     torch_threads,
 )
-from protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
-from protos.system import timing
-from protos.system.machine import machine
-from protos.system.timing import FIRST, WARM_UP, Effort, take_turns
-from protos.toml_config import parse
-from tests.helpers.tiny_towers import TinyTower, write_tower
-from train.config import ExportConfig
-from train.config.bench import BenchConfig
+from twinspire.protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
+from twinspire.protos.system import timing
+from twinspire.protos.system.machine import machine
+from twinspire.protos.system.timing import FIRST, WARM_UP, Effort, take_turns
+from twinspire.protos.toml_config import parse
+from twinspire.train.config import ExportConfig
+from twinspire.train.config.bench import BenchConfig
 
 pytestmark = pytest.mark.exhaustive
 

@@ -14,22 +14,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export.arguments import add_options
-from export.benchmark import command, comparison, figures, report
-from export.benchmark.estimate import Estimate
-from export.benchmark.figures import Figures, MeasuredBundle
-from export.benchmark.report_writer import value
-from protos import bundle
-from protos.bundle import IndexParameters
-from protos.cli import UsageError
-from protos.errors import BundleDamaged, ConfigError, GateRefused
-from protos.mlflow_keys import BUNDLE_VERSION
 from tests.helpers.altered import altered, truncate
 from tests.helpers.stdlib import Made, tracking_copy
-from train.cli import add_experiment_command, execute
-from train.config.bench import BenchConfig
-from train.data.training_data import TrainingData, training_data_of
-from train.training.tracking import tracked_run
+from twinspire.export.arguments import add_options
+from twinspire.export.benchmark import command, comparison, figures, report
+from twinspire.export.benchmark.estimate import Estimate
+from twinspire.export.benchmark.figures import Figures, MeasuredBundle
+from twinspire.export.benchmark.report_writer import value
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.cli import UsageError
+from twinspire.protos.errors import BundleDamaged, ConfigError, GateRefused
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION
+from twinspire.train.cli import add_experiment_command, execute
+from twinspire.train.config.bench import BenchConfig
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.training.tracking import tracked_run
 
 pytestmark = pytest.mark.exhaustive
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from export.benchmark.estimate import Estimate, percentile, ratio
-from export.benchmark.latency_inputs import (
+from twinspire.export.benchmark.estimate import Estimate, percentile, ratio
+from twinspire.export.benchmark.latency_inputs import (
     AS_IS,
     LONG,
     SHORT,
@@ -12,7 +12,7 @@ from export.benchmark.latency_inputs import (
     texts_of_length,
     with_lengths,
 )
-from protos.features import HistoryFeature, TextFeature, TowerInputs
+from twinspire.protos.features import HistoryFeature, TextFeature, TowerInputs
 
 INPUTS = TowerInputs("query", {"text": TextFeature("text", "query", max_length=64)}, {})
 VALUES = {"text": [f"query number {n}" for n in range(100)]}

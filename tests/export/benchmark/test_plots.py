@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 
-from export.benchmark.plots import latency_by_batch
+from twinspire.export.benchmark.plots import latency_by_batch
 
 
 def summary(p50: float) -> dict[str, float]:

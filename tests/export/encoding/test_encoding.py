@@ -16,8 +16,15 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from export.arguments import npy_path
-from export.encoding import (
+from tests.export.encoding.test_windows import documents, write_table
+from tests.helpers.item_tower import tower_at
+from tests.helpers.stdlib import PLAIN as EXPERIMENT
+from tests.helpers.stdlib import write_sections
+from tests.helpers.tiny import tiny_bundle
+from tests.helpers.tiny_towers import DIMENSION, PLAIN, TEXT, TinyTower, write_tower
+from tests.helpers.warm import WarmPython
+from twinspire.export.arguments import npy_path
+from twinspire.export.encoding import (
     WINDOW,
     ColumnRecords,
     ItemTower,
@@ -26,17 +33,10 @@ from export.encoding import (
     encode_into,
     encode_once,
 )
-from export.encoding.command import encode, show_encoded
-from protos import bundle
-from protos.errors import BundleDamaged, DataError, InvalidInput, Unavailable
-from protos.features import Arrays, IdFeature, TextFeature, TowerInputs
-from tests.export.encoding.test_windows import documents, write_table
-from tests.helpers.item_tower import tower_at
-from tests.helpers.stdlib import PLAIN as EXPERIMENT
-from tests.helpers.stdlib import write_sections
-from tests.helpers.tiny import tiny_bundle
-from tests.helpers.tiny_towers import DIMENSION, PLAIN, TEXT, TinyTower, write_tower
-from tests.helpers.warm import WarmPython
+from twinspire.export.encoding.command import encode, show_encoded
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput, Unavailable
+from twinspire.protos.features import Arrays, IdFeature, TextFeature, TowerInputs
 
 COUNT = 2 * WINDOW + 1000
 
@@ -46,7 +46,7 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
-from export.encoding import TableRecords, encode_into
+from twinspire.export.encoding import TableRecords, encode_into
 from tests.helpers.item_tower import tower_at
 
 table, tower, output = map(Path, sys.argv[1:])

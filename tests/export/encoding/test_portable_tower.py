@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.encoding import WINDOW, ItemTower
-from export.encoding.encoding import encode_window
-from export.encoding.ray_cluster import encode_on_node, portable
-from export.onnx.runtimes import onnx_encoder
-from protos.errors import Unavailable
-from protos.features import CategoryFeature, FeatureSpec, IdFeature, TextFeature, TowerInputs
 from tests.export.encoding.test_windows import documents
 from tests.helpers.item_tower import tower_at
 from tests.helpers.pretrained import needs_tokenizers, write_tokenizer
 from tests.helpers.tiny_towers import TinyTower, write_tower
+from twinspire.export.encoding import WINDOW, ItemTower
+from twinspire.export.encoding.encoding import encode_window
+from twinspire.export.encoding.ray_cluster import encode_on_node, portable
+from twinspire.export.onnx.runtimes import onnx_encoder
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.features import CategoryFeature, FeatureSpec, IdFeature, TextFeature, TowerInputs
 
 FEATURES: dict[str, FeatureSpec] = {
     "text": TextFeature("text", "text", max_length=8, input="tokens"),
@@ -41,7 +41,9 @@ def test_vocabularies_and_the_tokenizer_travel(
     assert set(sent.files) == {"item_tower.onnx", "tokenizer.json"}
     values = {"text": ["read a csv file", "naïve"], "tag": ["b", "unknown"], "id": ["z", "x"]}
     arrived = []
-    monkeypatch.setattr("export.encoding.ray_cluster.encode_window", lambda *given: arrived.append(given[1]))
+    monkeypatch.setattr(
+        "twinspire.export.encoding.ray_cluster.encode_window", lambda *given: arrived.append(given[1])
+    )
     encode_on_node(sent, values, 0, "items")
     found, expected = arrived[0].to_arrays(values), inputs.to_arrays(values)
     assert set(found) == set(FEATURES)

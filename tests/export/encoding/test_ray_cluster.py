@@ -14,13 +14,13 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from export.encoding import WINDOW, ColumnRecords, encode_into
 from tests.export.encoding.test_windows import documents, write_table
 from tests.helpers.item_tower import tower_at
 from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, needs_ray, ray_nodes
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower, write_tower
-from train.paths import ROOT
+from twinspire.export.encoding import WINDOW, ColumnRecords, encode_into
+from twinspire.train.paths import ROOT
 
 pytestmark = [needs_ray(), pytest.mark.exhaustive]
 WINDOWS = 8
@@ -32,9 +32,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
-from export.encoding import TableRecords, encode_into
-from export.encoding.ray_cluster import windows_of
-from protos.errors import TwinspireError
+from twinspire.export.encoding import TableRecords, encode_into
+from twinspire.export.encoding.ray_cluster import windows_of
+from twinspire.protos.errors import TwinspireError
 from tests.helpers.item_tower import tower_at
 
 address, table, tower, output = sys.argv[1], *map(Path, sys.argv[2:])
@@ -135,7 +135,7 @@ def test_a_command_encodes_on_the_cluster(nodes: Nodes, tmp_path: Path) -> None:
     write_table(pl.DataFrame({"text": ["read a file", "sort a list"]}), table)
 
     def encode(output: str, *options: str) -> "subprocess.CompletedProcess[str]":
-        command: list[str | Path] = [sys.executable, "-m", "export", "encode", "--bundle", bundle]
+        command: list[str | Path] = [sys.executable, "-m", "twinspire.export", "encode", "--bundle", bundle]
         command += ["--config", ROOT / "train/configs/pydocs-small.toml", "--items", table]
         command += ["--output", tmp_path / output, *options]
         environment = os.environ | ENVIRONMENT
@@ -160,7 +160,9 @@ def test_a_bad_value_is_named_by_its_row(nodes: Nodes, folder: Path, tmp_path: P
 
 
 def test_nodes_with_other_code_are_refused(nodes: Nodes, folder: Path, tmp_path: Path) -> None:
-    other = "import export.encoding.ray_cluster as module\nmodule._versions = lambda: {'numpy': '1'}\n"
+    other = (
+        "import twinspire.export.encoding.ray_cluster as module\nmodule._versions = lambda: {'numpy': '1'}\n"
+    )
     with driving(nodes.address, folder, tmp_path / "vectors.npy", other + DRIVER) as running:
         said = running.go_on()
     assert f"cannot encode: it has numpy {np.__version__}, and the process that sends has 1" in said
@@ -171,8 +173,8 @@ def test_nodes_with_other_code_are_refused(nodes: Nodes, folder: Path, tmp_path:
 ADDRESSES = """
 import sys
 from rich.console import Console
-from export.encoding.ray_cluster import windows_of
-from protos.errors import TwinspireError
+from twinspire.export.encoding.ray_cluster import windows_of
+from twinspire.protos.errors import TwinspireError
 
 for address in sys.argv[1:]:
     try:

@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from export.encoding import BATCH, WINDOW, TableRecords, encode_all
-from protos.errors import DataError, InvalidInput
-from protos.features import (
+from tests.helpers.tiny import SYLLABLES
+from tests.helpers.tiny_towers import PLAIN
+from twinspire.export.encoding import BATCH, WINDOW, TableRecords, encode_all
+from twinspire.protos.errors import DataError, InvalidInput
+from twinspire.protos.features import (
     Arrays,
     CategoryFeature,
     FeatureSpec,
@@ -22,9 +24,7 @@ from protos.features import (
     TextFeature,
     TowerInputs,
 )
-from tests.helpers.tiny import SYLLABLES
-from tests.helpers.tiny_towers import PLAIN
-from train.data.item_table import ItemTable
+from twinspire.train.data.item_table import ItemTable
 
 FEATURES: dict[str, FeatureSpec] = {
     "text": TextFeature("text", "t", max_length=50),

@@ -13,16 +13,16 @@ import pytest
 from ir_measures import RR, R, nDCG
 from rich.console import Console
 
-from export.__main__ import main
-from export.terminal import show_quality
-from protos import bundle
 from tests.helpers.beir import DOCUMENTS, QUESTIONS, write_papers
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at
-from train.data.training_data import training_data_of
-from train.evaluation.baselines import baselines
-from train.metrics import MAIN_AND_RECALL, mean, per_query
-from train.terminal import show_fit
-from train.training.metric_groups import metrics_of
+from twinspire.export.__main__ import main
+from twinspire.export.terminal import show_quality
+from twinspire.protos import bundle
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.evaluation.baselines import baselines
+from twinspire.train.metrics import MAIN_AND_RECALL, mean, per_query
+from twinspire.train.terminal import show_fit
+from twinspire.train.training.metric_groups import metrics_of
 
 pytestmark = pytest.mark.exhaustive
 

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export import ann
-from export.ann.kinds.hnsw import TunedHnsw
-from export.encoding import encode_all
-from export.evaluation.quality import (
+from tests.export.ann.test_index import CONFIG
+from tests.helpers import graphs
+from tests.helpers.stdlib import Made
+from twinspire.export import ann
+from twinspire.export.ann.kinds.hnsw import TunedHnsw
+from twinspire.export.encoding import encode_all
+from twinspire.export.evaluation.quality import (
     ServedModel,
     better_baseline,
     continued,
@@ -20,16 +23,13 @@ from export.evaluation.quality import (
     evaluate,
     verdict,
 )
-from export.onnx.runtimes import onnx_encoder
-from export.terminal import show_quality
-from protos import bundle
-from tests.export.ann.test_index import CONFIG
-from tests.helpers import graphs
-from tests.helpers.stdlib import Made
-from train.config import IndexConfig
-from train.data.training_data import TrainingData, training_data_of
-from train.metrics import OF_LABELS, mean, per_query
-from train.training.metric_groups import metrics_of
+from twinspire.export.onnx.runtimes import onnx_encoder
+from twinspire.export.terminal import show_quality
+from twinspire.protos import bundle
+from twinspire.train.config import IndexConfig
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.metrics import OF_LABELS, mean, per_query
+from twinspire.train.training.metric_groups import metrics_of
 
 
 @pytest.fixture

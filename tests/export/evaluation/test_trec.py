@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pytest
 from ir_measures import RR, R, nDCG
 
-from export.evaluation.trec import Topics, check_output, judged_topics, split_topics, write_runs
-from protos.errors import DataError
 from tests.helpers.limited import files_limited_to
-from train.data.training_data import Histories, Judged, Pairs, TrainingData
-from train.metrics import mean, per_query
+from twinspire.export.evaluation.trec import Topics, check_output, judged_topics, split_topics, write_runs
+from twinspire.protos.errors import DataError
+from twinspire.train.data.training_data import Histories, Judged, Pairs, TrainingData
+from twinspire.train.metrics import mean, per_query
 
 MEASURES = {
     "ndcg_at_10": nDCG @ 10,

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export import ann
-from export.hybrid import choose as choosing
-from export.hybrid.choose import Choice, choose
-from export.hybrid.cross_validation import cross_validated
-from export.hybrid.postings import postings_of
-from export.hybrid.rebuild import over_texts
-from protos.bundle import IndexParameters, Score
-from protos.errors import DataError, GateRefused
-from protos.lexical import Analyzer, Weighting
-from train.config import Experiment, HybridConfig, read_experiment
-from train.data.dataset import prepare
-from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.intervals import Clusters, Interval
-from train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.export import ann
+from twinspire.export.hybrid import choose as choosing
+from twinspire.export.hybrid.choose import Choice, choose
+from twinspire.export.hybrid.cross_validation import cross_validated
+from twinspire.export.hybrid.postings import postings_of
+from twinspire.export.hybrid.rebuild import over_texts
+from twinspire.protos.bundle import IndexParameters, Score
+from twinspire.protos.errors import DataError, GateRefused
+from twinspire.protos.lexical import Analyzer, Weighting
+from twinspire.train.config import Experiment, HybridConfig, read_experiment
+from twinspire.train.data.dataset import prepare
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.evaluation.intervals import Clusters, Interval
+from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 ITEMS, DIMENSION = 150, 16
 COSINE = Score("cosine")
@@ -272,7 +272,7 @@ def test_keys_without_effect_are_refused() -> None:
 
 
 def test_two_words_of_one_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.hybrid.postings.term_hash", len)
+    monkeypatch.setattr("twinspire.export.hybrid.postings.term_hash", len)
     model = LexicalModel(CountedTerms(Analyzer(), ["one two", "three"]), Weighting())
     with pytest.raises(DataError, match="have the same hash"):
         postings_of(model)
@@ -302,7 +302,7 @@ def test_a_prior_that_helps_is_shipped(shop: tuple[Experiment, TrainingData]) ->
 def test_a_prior_ships_without_words_that_do_not_help(
     shop: tuple[Experiment, TrainingData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.hybrid.choose._verdict", lambda *_: (False, "no difference"))
+    monkeypatch.setattr("twinspire.export.hybrid.choose._verdict", lambda *_: (False, "no difference"))
     choice = clicks(shop, "own")
     assert choice.shipped and choice.hybrid is not None
     assert choice.hybrid.weight == choice.report["weight"] == 0.0 < choice.hybrid.prior_weight

@@ -8,20 +8,20 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from export.bundle_builder import build_bundle
-from export.evaluation import per_query
-from export.release.gate import ComparedVersion
-from export.release.gates.quality import _evaluate
-from protos import bundle
-from protos.bundle import LEXICAL_FILES
-from protos.documents import parse_json
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.stdlib import Made, tracking_copy
-from train.config import HybridConfig
-from train.config.precision import PrecisionConfig
-from train.data.training_data import training_data_of
+from twinspire.export.bundle_builder import build_bundle
+from twinspire.export.evaluation import per_query
+from twinspire.export.release.gate import ComparedVersion
+from twinspire.export.release.gates.quality import _evaluate
+from twinspire.protos import bundle
+from twinspire.protos.bundle import LEXICAL_FILES
+from twinspire.protos.documents import parse_json
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.config import HybridConfig
+from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.data.training_data import training_data_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 

@@ -8,25 +8,31 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from export import ann
-from export.evaluation.hybrid_ranking import HybridRanking
-from export.hybrid import priors
-from export.hybrid.postings import as_matrix, postings_of, with_priors
-from export.hybrid.priors import Priors, choose_prior, priors_of
-from export.hybrid.rebuild import interleaved, ranking_of, rows_of, weights_of_rows, weights_of_texts
-from protos.bundle import ITEMS as ITEM_FILE
-from protos.bundle import Hybrid, IndexParameters, Score
-from protos.hybrid.fusion import BM25_ALONE, Fusion, clicked
-from protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash, whole_query
-from protos.lexical import Weighting
 from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from tests.train.evaluation.test_baselines import experiment_with
 from tests.train.evaluation.test_query_popularity import clicked as data_with
-from train.data.training_data import TrainingData
-from train.evaluation.intervals import Clusters
-from train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.export import ann
+from twinspire.export.evaluation.hybrid_ranking import HybridRanking
+from twinspire.export.hybrid import priors
+from twinspire.export.hybrid.postings import as_matrix, postings_of, with_priors
+from twinspire.export.hybrid.priors import Priors, choose_prior, priors_of
+from twinspire.export.hybrid.rebuild import (
+    interleaved,
+    ranking_of,
+    rows_of,
+    weights_of_rows,
+    weights_of_texts,
+)
+from twinspire.protos.bundle import ITEMS as ITEM_FILE
+from twinspire.protos.bundle import Hybrid, IndexParameters, Score
+from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, clicked
+from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash, whole_query
+from twinspire.protos.lexical import Weighting
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.intervals import Clusters
+from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 TEXTS = ["red shoe", "hat", "blue sandal"]
 WITH_PRIORS = replace(HYBRID, prior_weight=0.4)

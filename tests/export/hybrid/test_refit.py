@@ -12,29 +12,29 @@ import pytest
 from mlflow.entities import Run
 from rich.console import Console
 
-from export.bundle_builder import build_bundle
-from export.release import promote as release
-from export.release import registry
-from protos import bundle
-from protos.documents import parse_json
-from protos.features import Side
-from protos.hybrid.fusion import clicked
-from protos.hybrid.lexical_index import LexicalIndex
-from serving.retrieval.query import Query
 from tests.helpers import releases
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.shop_logs import write_shop
 from tests.helpers.stdlib import PLAIN, QUICK, drawn_once, experiment_at, tracking_at, write_sections
-from train.config import Experiment
-from train.data.dataset import Dataset
-from train.data.training_data import training_data_of
-from train.evaluation.exact_search import encode
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.training import run as training
-from train.training.metric_groups import metrics_of
-from train.training.refit import vectors_before_refit
-from train.training.trained_model import load_model
+from twinspire.export.bundle_builder import build_bundle
+from twinspire.export.release import promote as release
+from twinspire.export.release import registry
+from twinspire.protos import bundle
+from twinspire.protos.documents import parse_json
+from twinspire.protos.features import Side
+from twinspire.protos.hybrid.fusion import clicked
+from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.serving.retrieval.query import Query
+from twinspire.train.config import Experiment
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.evaluation.exact_search import encode
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training import run as training
+from twinspire.train.training.metric_groups import metrics_of
+from twinspire.train.training.refit import vectors_before_refit
+from twinspire.train.training.trained_model import load_model
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]  # two runs and two exports
 

@@ -10,15 +10,22 @@ import onnx
 import pytest
 import torch
 
-from export.onnx import parity
-from export.onnx.export import export_tower, frozen
-from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
-from export.quantization import round_tables
-from export.quantization.tables import with_stored_tables
-from protos.features import Arrays, CategoryFeature, HistoryFeature, IdFeature, NumberFeature, Schema
-from train.config.towers import ClicksTower
-from train.models.tower_factory import Towers, architecture_of
-from train.models.towers import Tower
+from twinspire.export.onnx import parity
+from twinspire.export.onnx.export import export_tower, frozen
+from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from twinspire.export.quantization import round_tables
+from twinspire.export.quantization.tables import with_stored_tables
+from twinspire.protos.features import (
+    Arrays,
+    CategoryFeature,
+    HistoryFeature,
+    IdFeature,
+    NumberFeature,
+    Schema,
+)
+from twinspire.train.config.towers import ClicksTower
+from twinspire.train.models.tower_factory import Towers, architecture_of
+from twinspire.train.models.towers import Tower
 
 CONFIG = ClicksTower("clicks", dimension=5, crosses=True, characters=())
 KNOWN = tuple(f"i{n}" for n in range(9))
@@ -97,7 +104,7 @@ def test_torch_and_onnx_runtime_agree(both: Exported) -> None:
 def test_tables_can_be_stored_in_int8(
     both: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.quantization.tables.MIN_BYTES", 1)
+    monkeypatch.setattr("twinspire.export.quantization.tables.MIN_BYTES", 1)
     onnx.save_model(with_stored_tables(onnx.load(both.path), "int8"), tmp_path / "int8.onnx")
     found = onnx_encoder(tmp_path / "int8.onnx")(both.arrays)
     rounded = torch_encoder(round_tables(both.tower, "int8_tables"))(both.arrays)

@@ -6,14 +6,14 @@ import numpy as np
 import onnx
 import pytest
 
-from export.onnx import parity
-from export.onnx.export import frozen
-from export.onnx.optimize import optimize
-from export.onnx.runtimes import onnx_encoder, torch_encoder
-from protos.errors import GateRefused
-from protos.features import SIDES
 from tests.helpers.exported import EXAMPLES, KINDS, SHORTEST, Exported, exported
-from train.paths import ROOT
+from twinspire.export.onnx import parity
+from twinspire.export.onnx.export import frozen
+from twinspire.export.onnx.optimize import optimize
+from twinspire.export.onnx.runtimes import onnx_encoder, torch_encoder
+from twinspire.protos.errors import GateRefused
+from twinspire.protos.features import SIDES
+from twinspire.train.paths import ROOT
 
 TEXTS = ("sort a list in place", "日本語 テキスト", "", "the the the the", "x" * 24)
 
@@ -71,7 +71,9 @@ def test_rewrites_keep_vectors_and_remove_nodes(
     onnx.save_model(slim, tmp_path / "lean.onnx")
     assert len(slim.graph.node) < 0.9 * len(onnx.load(unchanged).graph.node)
     with monkeypatch.context() as patch:
-        patch.setattr("export.onnx.optimize._normalise", lambda graph: None)  # which alone rounds otherwise
+        patch.setattr(
+            "twinspire.export.onnx.optimize._normalise", lambda graph: None
+        )  # which alone rounds otherwise
         onnx.save_model(optimize(onnx.load(unchanged)), tmp_path / "exact.onnx")
     hostile = {"text": [*values["text"], *parity.HOSTILE_TEXTS]}
     paths = unchanged, tmp_path / "exact.onnx", tmp_path / "lean.onnx"

@@ -11,18 +11,18 @@ import onnx
 import pytest
 import torch
 
-from export.onnx import parity
-from export.onnx.export import frozen
-from export.onnx.optimize import optimize
-from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
-from protos.features import FeatureSpec, TowerInputs
 from tests.helpers.exported import export_both, unoptimised_path
 from tests.helpers.stdlib import Sections, started
 from tests.helpers.watched import AGES, ASKED, ATTENTION, LATENT, SUM, write_toml
-from train.evaluation import exact_search
-from train.models.encoders import HashedTextEncoder
-from train.models.recent_popularity import PeriodEncoder
-from train.models.towers import Tower
+from twinspire.export.onnx import parity
+from twinspire.export.onnx.export import frozen
+from twinspire.export.onnx.optimize import optimize
+from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from twinspire.protos.features import FeatureSpec, TowerInputs
+from twinspire.train.evaluation import exact_search
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.recent_popularity import PeriodEncoder
+from twinspire.train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
 

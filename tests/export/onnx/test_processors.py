@@ -6,13 +6,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from protos import bundle
-from protos.scores import SCORE_TOLERANCE
-from serving.retrieval.encoder import Encoder
-from serving.retrieval.query import QueryForm, example_query
 from tests.helpers.processors import ENVIRONMENTS, answers_in, assert_same
 from tests.helpers.serving.answering import Answers, answers
 from tests.helpers.stdlib import Made
+from twinspire.protos import bundle
+from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.serving.retrieval.encoder import Encoder
+from twinspire.serving.retrieval.query import QueryForm, example_query
 
 pytestmark = pytest.mark.exhaustive
 

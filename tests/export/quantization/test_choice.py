@@ -13,25 +13,25 @@ import pytest
 from onnx import numpy_helper
 from rich.console import Console
 
-from export.onnx import parity
-from export.onnx.export import frozen
-from export.onnx.runtimes import onnx_encoder, torch_encoder
-from export.quantization import ExportedTower, choose_precision
-from export.quantization.choose import ChosenPrecision, first_within
-from export.quantization.sample import BothVectors, QualitySample, draw_sample
-from export.terminal import show_precision
-from protos import toml_config
-from protos.errors import ConfigError
-from protos.features import SIDES, Side
-from protos.vectors import rounded_vectors
 from tests.helpers.exported import Exported, exported
 from tests.helpers.stdlib import started
 from tests.helpers.watched import ATTENTION
 from tests.helpers.watched import write_toml as write_films
-from train.config.precision import PrecisionConfig
-from train.data.training_data import TrainingData
-from train.models.encoders import HashedTextEncoder
-from train.models.towers import Tower
+from twinspire.export.onnx import parity
+from twinspire.export.onnx.export import frozen
+from twinspire.export.onnx.runtimes import onnx_encoder, torch_encoder
+from twinspire.export.quantization import ExportedTower, choose_precision
+from twinspire.export.quantization.choose import ChosenPrecision, first_within
+from twinspire.export.quantization.sample import BothVectors, QualitySample, draw_sample
+from twinspire.export.terminal import show_precision
+from twinspire.protos import toml_config
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import SIDES, Side
+from twinspire.protos.vectors import rounded_vectors
+from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
 
@@ -149,7 +149,7 @@ def test_a_configured_variant_is_made_or_refused(
         pair = onnx_encoder(found.towers["item"].path), plain
         difference = parity.difference(*(encode(inputs.to_arrays(values)) for encode in pair))
         assert (difference > 0) == (name != "fp32")
-    monkeypatch.setattr("export.quantization.tables.MIN_BYTES", 2**40)
+    monkeypatch.setattr("twinspire.export.quantization.tables.MIN_BYTES", 2**40)
     assert texts.choose(tmp_path).report["query"]["why"].startswith("fp32: no table of")
     with pytest.raises(ConfigError, match=r"precision\.query: int8_tables cannot be made .* no table of"):
         texts.choose(tmp_path, query="int8_tables")

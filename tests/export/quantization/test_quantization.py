@@ -12,10 +12,13 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from export.onnx import parity
-from export.onnx.export import export_tower, frozen
-from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
-from export.quantization.tables import (
+from tests.helpers import watched
+from tests.helpers.exported import Exported, exported, move_weights
+from tests.helpers.stdlib import Sections, started
+from twinspire.export.onnx import parity
+from twinspire.export.onnx.export import export_tower, frozen
+from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from twinspire.export.quantization.tables import (
     MIN_BYTES,
     make_variants,
     round_tables,
@@ -23,13 +26,10 @@ from export.quantization.tables import (
     tables_of,
     with_stored_tables,
 )
-from protos.bundle import TableVariant
-from protos.features import SIDES, HistoryFeature, Side, TextFeature, TowerInputs
-from serving.retrieval.encoder import BlankQuery
-from tests.helpers import watched
-from tests.helpers.exported import Exported, exported, move_weights
-from tests.helpers.stdlib import Sections, started
-from train.models.towers import Tower
+from twinspire.protos.bundle import TableVariant
+from twinspire.protos.features import SIDES, HistoryFeature, Side, TextFeature, TowerInputs
+from twinspire.serving.retrieval.encoder import BlankQuery
+from twinspire.train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
 

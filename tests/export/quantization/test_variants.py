@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.quantization import round_tables
-from export.quantization.tables import rounded_table
-from protos.bundle import Variant
-from train.models.heads import CosineHead
-from train.models.towers import Tower
+from twinspire.export.quantization import round_tables
+from twinspire.export.quantization.tables import rounded_table
+from twinspire.protos.bundle import Variant
+from twinspire.train.models.heads import CosineHead
+from twinspire.train.models.towers import Tower
 
 
 class Tokens(nn.Module):

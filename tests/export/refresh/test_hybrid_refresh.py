@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from protos import bundle
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.refreshing import World, gone, item, without_processes
 from tests.helpers.tiny import item_ids, item_names
+from twinspire.protos import bundle
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from export.bundles import BUNDLES
-from export.refresh.work import WORK
-from export.release.commands import audit_log_of, roll_back
-from protos import bundle
-from protos.errors import Unavailable
 from tests.helpers import tiny
 from tests.helpers.refreshing import World, gone, item, vectors_of, without_processes
 from tests.helpers.warm import WarmPython
+from twinspire.export.bundles import BUNDLES
+from twinspire.export.refresh.work import WORK
+from twinspire.export.release.commands import audit_log_of, roll_back
+from twinspire.protos import bundle
+from twinspire.protos.errors import Unavailable
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 from tests.helpers.refreshing import World, without_processes
-from train.training.tracking import connect
+from twinspire.train.training.tracking import connect
 
 folder, when, module, *names = sys.argv[1:]
 owner = importlib.import_module(module)
@@ -46,15 +46,20 @@ world.refresh()
 print("ended", flush=True)
 """
 STEPS = {
-    "with the state of the store": ("before", "export.refresh.refresh", "merge"),
-    "in the middle of encoding": ("before", "export.encoding.resumable_file", "ResumableFile", "finish"),
-    "with the vectors": ("before", "export.refresh.refresh", "build"),
-    "while the bundle is made": ("before", "protos.bundle", "write"),
-    "with the bundle": ("after", "export.refresh.refresh", "build"),
-    "with a version that is not noted": ("after", "export.release.registry", "register"),
-    "before the alias moves": ("before", "export.release.audit_log", "commit"),
-    "with the alias moved": ("after", "export.refresh.refresh", "promote"),
-    "while the store is compacted": ("before", "export.refresh.sources", "compact"),
+    "with the state of the store": ("before", "twinspire.export.refresh.refresh", "merge"),
+    "in the middle of encoding": (
+        "before",
+        "twinspire.export.encoding.resumable_file",
+        "ResumableFile",
+        "finish",
+    ),
+    "with the vectors": ("before", "twinspire.export.refresh.refresh", "build"),
+    "while the bundle is made": ("before", "twinspire.protos.bundle", "write"),
+    "with the bundle": ("after", "twinspire.export.refresh.refresh", "build"),
+    "with a version that is not noted": ("after", "twinspire.export.release.registry", "register"),
+    "before the alias moves": ("before", "twinspire.export.release.audit_log", "commit"),
+    "with the alias moved": ("after", "twinspire.export.refresh.refresh", "promote"),
+    "while the store is compacted": ("before", "twinspire.export.refresh.sources", "compact"),
 }
 
 
@@ -112,7 +117,7 @@ def _served(world: World) -> str:
 
 
 def _version_of(world: World, number: str) -> str:
-    from export.release import registry
+    from twinspire.export.release import registry
 
     return registry.by_version(world.name, number).tags["bundle_version"]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from export.release.commands import roll_back
-from serving.client import Item
 from tests.helpers.refreshing import World
 from tests.helpers.serving.faulty import NAME, Asker, Service
 from tests.helpers.tiny import item_names
 from tests.helpers.waiting import wait_until
+from twinspire.export.release.commands import roll_back
+from twinspire.serving.client import Item
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.encoding.digests import digest, item_digests, read_digests
-from export.refresh.build import not_finite
-from export.refresh.merge import Champion, merge
-from export.refresh.sources import ItemChange, SnapshotState, TableItem
-from protos import bundle
-from protos.bundle import Manifest, Snapshot
-from protos.errors import BundleDamaged, DataError, InvalidInput
-from protos.features import CategoryFeature, IdFeature, NumberFeature, Schema, TextFeature
 from tests.helpers.refreshing import resealed
 from tests.helpers.tiny import tiny_bundle
+from twinspire.export.encoding.digests import digest, item_digests, read_digests
+from twinspire.export.refresh.build import not_finite
+from twinspire.export.refresh.merge import Champion, merge
+from twinspire.export.refresh.sources import ItemChange, SnapshotState, TableItem
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Manifest, Snapshot
+from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput
+from twinspire.protos.features import CategoryFeature, IdFeature, NumberFeature, Schema, TextFeature
 
 INPUTS = Schema(
     {"text": TextFeature("text", "query")},

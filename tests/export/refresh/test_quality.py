@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export.evaluation import per_query
-from export.evaluation.per_query import PerQuery
-from export.refresh.quality import Evaluation, NotMeasured, _fits, applies
-from export.refresh.refresh import RefreshRequest, RefreshResult, refresh
-from export.release import promote as release
-from export.release import registry
-from export.release.gate import Comparison
-from export.release.gates import GATES, compare
-from export.release.gates.quality import Evaluated, refreshed_without_metrics, stored
-from protos import bundle
-from protos.features import HistoryFeature, TextFeature
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers import altered, releases
 from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.stdlib import Made, tracking_copy
-from train.data.training_data import Pairs, TrainingData, training_data_of
+from twinspire.export.evaluation import per_query
+from twinspire.export.evaluation.per_query import PerQuery
+from twinspire.export.refresh.quality import Evaluation, NotMeasured, _fits, applies
+from twinspire.export.refresh.refresh import RefreshRequest, RefreshResult, refresh
+from twinspire.export.release import promote as release
+from twinspire.export.release import registry
+from twinspire.export.release.gate import Comparison
+from twinspire.export.release.gates import GATES, compare
+from twinspire.export.release.gates.quality import Evaluated, refreshed_without_metrics, stored
+from twinspire.protos import bundle
+from twinspire.protos.features import HistoryFeature, TextFeature
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -150,7 +150,7 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
         store.write([WriteRequest([ItemWrite("shop.lamp", features='{"text": "a lamp"}')])])
 
     def away() -> None:
-        from protos.errors import DataError
+        from twinspire.protos.errors import DataError
 
         raise DataError("items.parquet: there is no such file")
 
@@ -159,7 +159,7 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
     assert done.folder is not None
     manifest = bundle.read(done.folder)
     assert "there is no such file" in manifest.quality["not_measured"]
-    from export.release.gate import ComparedVersion
+    from twinspire.export.release.gate import ComparedVersion
 
     challenger = ComparedVersion("2", done.folder, manifest)
     champion = ComparedVersion("1", made.folder, bundle.read(made.folder))

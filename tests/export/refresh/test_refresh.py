@@ -11,26 +11,26 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export.__main__ import parser
-from export.bundles import BUNDLES
-from export.encoding import encode_into
-from export.refresh import build as building
-from export.refresh.command import document, show_refreshed
-from export.refresh.refresh import RefreshResult
-from export.refresh.work import WORK
-from export.release import registry
-from export.release.commands import audit_log_of, roll_back
-from protos import bundle
-from protos.errors import DataError, GateRefused, MissingStage, TwinspireError, Unavailable
-from protos.files.file_lock import exclusive_lock
-from protos.filters import column_values, read_filters
-from protos.inputs.unicode_record import RECORD
-from serving.live.store.store import Store
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers import tiny
 from tests.helpers.refreshing import World, gone, item, vectors_of, without_processes
 from tests.helpers.releases import HELD, REFUSED, Decide
+from twinspire.export.__main__ import parser
+from twinspire.export.bundles import BUNDLES
+from twinspire.export.encoding import encode_into
+from twinspire.export.refresh import build as building
+from twinspire.export.refresh.command import document, show_refreshed
+from twinspire.export.refresh.refresh import RefreshResult
+from twinspire.export.refresh.work import WORK
+from twinspire.export.release import registry
+from twinspire.export.release.commands import audit_log_of, roll_back
+from twinspire.protos import bundle
+from twinspire.protos.errors import DataError, GateRefused, MissingStage, TwinspireError, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.protos.filters import column_values, read_filters
+from twinspire.protos.inputs.unicode_record import RECORD
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
 

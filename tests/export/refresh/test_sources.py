@@ -7,17 +7,17 @@ from typing import Any
 import polars as pl
 import pytest
 
-from export.__main__ import parser
-from export.refresh import command
-from export.refresh.refresh import RefreshRequest
-from export.refresh.sources import TableItem, read_items
-from protos.errors import DataError
-from protos.features import IdFeature, NumberFeature, TextFeature
-from protos.toml_config import parse
 from tests.helpers.stdlib import write_toml
-from train.data.source import SourceConfig, source_config
-from train.data.sources.events import EventsData
-from train.data.sources.files import FilesData
+from twinspire.export.__main__ import parser
+from twinspire.export.refresh import command
+from twinspire.export.refresh.refresh import RefreshRequest
+from twinspire.export.refresh.sources import TableItem, read_items
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import IdFeature, NumberFeature, TextFeature
+from twinspire.protos.toml_config import parse
+from twinspire.train.data.source import SourceConfig, source_config
+from twinspire.train.data.sources.events import EventsData
+from twinspire.train.data.sources.files import FilesData
 
 TEXT = {"text": TextFeature("text", "title")}
 FILES = {"kind": "files", "items": "ml/movies.dat", "pairs": "pairs.csv"}

@@ -6,19 +6,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from export.__main__ import parser
-from export.refresh import command
-from export.refresh.sources import ItemChange
-from export.refresh.table import catalogue_table, write_table
-from protos.errors import DataError, TwinspireError
-from protos.features import CategoryFeature, FeatureSpec, IdFeature, NumberFeature, TextFeature
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers.sources import source_context
 from tests.helpers.stdlib import experiment_at, write_toml
-from train.config.filter import FilterConfig
-from train.data.filters import with_filter_columns
-from train.data.sources.files import FilesData
+from twinspire.export.__main__ import parser
+from twinspire.export.refresh import command
+from twinspire.export.refresh.sources import ItemChange
+from twinspire.export.refresh.table import catalogue_table, write_table
+from twinspire.protos.errors import DataError, TwinspireError
+from twinspire.protos.features import CategoryFeature, FeatureSpec, IdFeature, NumberFeature, TextFeature
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.train.config.filter import FilterConfig
+from twinspire.train.data.filters import with_filter_columns
+from twinspire.train.data.sources.files import FilesData
 
 ITEM: dict[str, FeatureSpec] = {
     "words": TextFeature("text", "title", catalogue_column="full"),

@@ -6,13 +6,13 @@ from typing import Any
 import mlflow
 import pytest
 
-from export.release import audit_log
-from export.release.audit_log import AuditLog, Entry
-from protos.errors import InvalidInput
-from protos.mlflow_keys import STAGE
-from protos.release_records import REASON_LENGTH, RECORD_TAG, RELEASE, Action, ReleaseRecord
 from tests.helpers.warm import WarmPython
-from train.training.tracking import experiment_id
+from twinspire.export.release import audit_log
+from twinspire.export.release.audit_log import AuditLog, Entry
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.mlflow_keys import STAGE
+from twinspire.protos.release_records import REASON_LENGTH, RECORD_TAG, RELEASE, Action, ReleaseRecord
+from twinspire.train.training.tracking import experiment_id
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def test_records_of_earlier_versions_are_read(name: str) -> None:
 
 REFUSE = """
 import sys
-from export.release import audit_log
-from train.training.tracking import connect
+from twinspire.export.release import audit_log
+from twinspire.train.training.tracking import connect
 
 connect()
 print("ready", flush=True)

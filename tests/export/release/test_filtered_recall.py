@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from export.release.decision_report import write_report
-from export.release.gate import ComparedVersion, Comparison, Decision, GateResult, Judgement
-from export.release.gates import recall
-from protos import bundle
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import FILTERS, tiny_bundle
-from train.config import Experiment, read_experiment
-from train.config.gates import GatesConfig
-from train.data.training_data import TrainingData
+from twinspire.export.release.decision_report import write_report
+from twinspire.export.release.gate import ComparedVersion, Comparison, Decision, GateResult, Judgement
+from twinspire.export.release.gates import recall
+from twinspire.protos import bundle
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.gates import GatesConfig
+from twinspire.train.data.training_data import TrainingData
 
 (GATE,) = (gate for gate in recall.GATES if gate.name == "filtered_recall")
 KINDS = ("random", "anti_correlated")

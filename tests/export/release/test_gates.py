@@ -11,17 +11,17 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from export.bundle_builder import build_bundle
-from export.markdown import plain
-from export.release.decision_report import write_report
-from export.release.gate import ComparedVersion, Decision
-from export.release.gates import GATES, compare
-from protos import bundle
 from tests.helpers import altered, tables
 from tests.helpers.stdlib import DSSM, QUICK, Made, experiment_at, tracking_copy, write_toml
-from train.config import GatesConfig
-from train.data.training_data import TrainingData
-from train.training.run import fit
+from twinspire.export.bundle_builder import build_bundle
+from twinspire.export.markdown import plain
+from twinspire.export.release.decision_report import write_report
+from twinspire.export.release.gate import ComparedVersion, Decision
+from twinspire.export.release.gates import GATES, compare
+from twinspire.protos import bundle
+from twinspire.train.config import GatesConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.training.run import fit
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]  # gates of latency measure
 

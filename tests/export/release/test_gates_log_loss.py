@@ -11,28 +11,28 @@ import pytest
 import scipy.special
 from rich.console import Console
 
-from export.evaluation import pair_losses, per_query
-from export.evaluation.pair_losses import PairLosses
-from export.evaluation.per_query import PerQuery
-from export.release import audit_log
-from export.release.audit_log import AuditLog, Entry
-from export.release.decision_report import page
-from export.release.gate import Comparison, Decision, Judgement
-from export.release.gates import GATES, quality, quality_history
-from export.release.gates.quality import Evaluated, judge_metrics
-from export.release.paired_losses import PairedLosses
-from export.release.promote import _summary
-from protos import bundle
-from protos.bundle import Refreshed, Score
-from protos.errors import BundleDamaged
-from protos.release_records import Action, ReleaseRecord
 from tests.helpers import altered, releases, tiny
-from train.config import Experiment, GatesConfig, TrainingConfig
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.intervals import Clusters
-from train.evaluation.labelled_metrics import Auc
-from train.evaluation.labelled_metrics import pair_losses as losses_of
-from train.metrics import per_query as metrics_of
+from twinspire.export.evaluation import pair_losses, per_query
+from twinspire.export.evaluation.pair_losses import PairLosses
+from twinspire.export.evaluation.per_query import PerQuery
+from twinspire.export.release import audit_log
+from twinspire.export.release.audit_log import AuditLog, Entry
+from twinspire.export.release.decision_report import page
+from twinspire.export.release.gate import Comparison, Decision, Judgement
+from twinspire.export.release.gates import GATES, quality, quality_history
+from twinspire.export.release.gates.quality import Evaluated, judge_metrics
+from twinspire.export.release.paired_losses import PairedLosses
+from twinspire.export.release.promote import _summary
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Refreshed, Score
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.release_records import Action, ReleaseRecord
+from twinspire.train.config import Experiment, GatesConfig, TrainingConfig
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.intervals import Clusters
+from twinspire.train.evaluation.labelled_metrics import Auc
+from twinspire.train.evaluation.labelled_metrics import pair_losses as losses_of
+from twinspire.train.metrics import per_query as metrics_of
 
 Floats = npt.NDArray[np.float64]
 SIGMOID = Score("sigmoid", -0.5)

@@ -16,9 +16,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-from export.benchmark.isolated_process import ProcessFailure, ask
-from export.release.decision_report import write_report
-from export.release.gate import (
+from tests.helpers import altered
+from tests.helpers.stdlib import Made, tracking_at, tracking_copy
+from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
+from twinspire.export.release.decision_report import write_report
+from twinspire.export.release.gate import (
     ComparedVersion,
     Comparison,
     Decision,
@@ -26,7 +28,7 @@ from export.release.gate import (
     GateResult,
     Judgement,
 )
-from export.release.gates import (
+from twinspire.export.release.gates import (
     GATES,
     compare,
     latency,
@@ -35,13 +37,11 @@ from export.release.gates import (
     shadow,
     size_and_load,
 )
-from protos import bundle, entry_points
-from protos.mlflow_keys import SHADOW, SHADOW_CHALLENGER, STAGE
-from tests.helpers import altered
-from tests.helpers.stdlib import Made, tracking_at, tracking_copy
-from train.config import GatesConfig
-from train.data.training_data import TrainingData
-from train.training.tracking import experiment_id
+from twinspire.protos import bundle, entry_points
+from twinspire.protos.mlflow_keys import SHADOW, SHADOW_CHALLENGER, STAGE
+from twinspire.train.config import GatesConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.training.tracking import experiment_id
 
 
 @pytest.fixture

@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export.evaluation import per_query
-from export.evaluation.per_query import PerQuery
-from export.evaluation.quality import better_baseline
-from export.release.gate import Comparison, Judgement
-from export.release.gates import quality
-from export.release.gates.quality import (
+from tests.helpers import altered
+from tests.helpers.stdlib import Made
+from twinspire.export.evaluation import per_query
+from twinspire.export.evaluation.per_query import PerQuery
+from twinspire.export.evaluation.quality import better_baseline
+from twinspire.export.release.gate import Comparison, Judgement
+from twinspire.export.release.gates import quality
+from twinspire.export.release.gates.quality import (
     Evaluated,
     judge_metrics,
     metric_beside_baselines,
     metric_of,
 )
-from protos import bundle
-from protos.errors import BundleDamaged
-from tests.helpers import altered
-from tests.helpers.stdlib import Made
-from train.config import GatesConfig, TrainingConfig
-from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.intervals import Clusters
-from train.metrics import mean
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged
+from twinspire.train.config import GatesConfig, TrainingConfig
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.evaluation.intervals import Clusters
+from twinspire.train.metrics import mean
 
 Compared = Callable[[Path, Callable[[], TrainingData]], Judgement]
 

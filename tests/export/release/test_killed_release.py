@@ -8,12 +8,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from export.release.commands import audit_log_of, roll_back
 from tests.helpers import releases
 from tests.helpers.releases import NAME, aliased
 from tests.helpers.stdlib import tracking_at
 from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
+from twinspire.export.release.commands import audit_log_of, roll_back
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -23,9 +23,9 @@ import sys, time
 from pathlib import Path
 import mlflow
 from rich.console import Console
-from export.release import promote as release
+from twinspire.export.release import promote as release
 from tests.helpers import releases
-from train.training.tracking import connect
+from twinspire.train.training.tracking import connect
 
 def stop(*_, **__):
     print("here", flush=True)

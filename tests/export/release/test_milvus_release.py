@@ -10,21 +10,21 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from export.release import audit_log, registry
-from export.release import promote as releasing
-from export.release import prune as pruning
-from export.release.commands import audit_log_of, roll_back
-from export.release.gate import ComparedVersion
-from export.release.prune import prune
-from protos import bundle
-from protos.bundle import IndexParameters
-from protos.errors import MissingStage
-from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import NAME, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
-from train.training.tracking import experiment_id
+from twinspire.export.release import audit_log, registry
+from twinspire.export.release import promote as releasing
+from twinspire.export.release import prune as pruning
+from twinspire.export.release.commands import audit_log_of, roll_back
+from twinspire.export.release.gate import ComparedVersion
+from twinspire.export.release.prune import prune
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
+from twinspire.train.training.tracking import experiment_id
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), needs_lite()]
 FLAT = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})
@@ -108,7 +108,9 @@ def test_a_rollback_to_a_version_whose_collection_is_dropped_meanwhile_says_how_
         return append(*arguments)
 
     monkeypatch.setattr(audit_log, "append", prune_first)
-    with pytest.raises(MissingStage, match=r"no collection .+ `python -m export register --bundle") as told:
+    with pytest.raises(
+        MissingStage, match=r"no collection .+ `python -m twinspire.export register --bundle"
+    ) as told:
         roll_back(NAME, to="1", reason="now")
     assert told.value.__notes__ == ["version 1 has become champion"]
     assert (aliased("champion"), audit_log_of(NAME)["records"][-1]["outcome"]) == ("1", "done")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from export.release import model_card
-from protos import bundle
-from protos.bundle import Manifest
 from tests.helpers.releases import DATASET, OF_LABELS, QUALITY, small_bundle
 from tests.helpers.tiny import watched_bundle
+from twinspire.export.release import model_card
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Manifest
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_it_says_what_it_is_how_good_how_fast_and_where_from(manifest: Manifest)
         "The item tower encodes 262,295 items a second at batch 32.",
         "On A processor, 2 cores, Linux.",
         'mlflow.pyfunc.load_model("models:/tiny@champion")',
-        "python -m serving serve --model models:/tiny@champion",
+        "python -m twinspire.serving serve --model models:/tiny@champion",
         f"- bundle_version: `{manifest.bundle_version}`",
         f"- dataset_fingerprint: `{'f' * 64}`",
         f"- git_commit: `{'c' * 40}`",

@@ -12,16 +12,16 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from export.release import audit_log, registry
-from export.release import promote as release
-from export.release.audit_log import actor
-from export.release.commands import audit_log_of, roll_back
-from protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
 from tests.helpers import releases
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
 from tests.helpers.warm import WarmPython
-from train.config import Experiment
+from twinspire.export.release import audit_log, registry
+from twinspire.export.release import promote as release
+from twinspire.export.release.audit_log import actor
+from twinspire.export.release.commands import audit_log_of, roll_back
+from twinspire.protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
+from twinspire.train.config import Experiment
 
 ACCEPT = Decide()
 
@@ -350,9 +350,9 @@ import os, sys
 import mlflow
 from pathlib import Path
 from rich.console import Console
-from export.release import promote as release
+from twinspire.export.release import promote as release
 from tests.helpers import releases
-from train.training.tracking import connect
+from twinspire.train.training.tracking import connect
 
 connect()
 moves = mlflow.MlflowClient.set_registered_model_alias

@@ -10,20 +10,20 @@ import mlflow
 import numpy as np
 import pytest
 
-from export.__main__ import parser
-from export.release import commands
-from export.release import prune as pruning
-from export.release.commands import roll_back
-from export.release.prune import prune
-from export.release.registry import by_version
-from protos.bundle import IndexParameters
-from protos.mlflow_keys import BUNDLE_VERSION
-from protos.vector_databases import milvus
-from protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import NAME
 from tests.helpers.stdlib import tracking_at
+from twinspire.export.__main__ import parser
+from twinspire.export.release import commands
+from twinspire.export.release import prune as pruning
+from twinspire.export.release.commands import roll_back
+from twinspire.export.release.prune import prune
+from twinspire.export.release.registry import by_version
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION
+from twinspire.protos.vector_databases import milvus
+from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), needs_lite()]
 FLAT = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})

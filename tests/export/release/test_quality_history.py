@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export.evaluation import per_query
-from export.release import audit_log
-from export.release import promote as release
-from export.release.audit_log import AuditLog, Entry
-from export.release.gates import GATES, compare
-from export.release.gates.quality_history import CHAMPIONS, NAME, differences
-from protos.release_records import Action, ReleaseRecord, parse_record
 from tests.helpers import altered, releases
 from tests.helpers.stdlib import Made
+from twinspire.export.evaluation import per_query
+from twinspire.export.release import audit_log
+from twinspire.export.release import promote as release
+from twinspire.export.release.audit_log import AuditLog, Entry
+from twinspire.export.release.gates import GATES, compare
+from twinspire.export.release.gates.quality_history import CHAMPIONS, NAME, differences
+from twinspire.protos.release_records import Action, ReleaseRecord, parse_record
 
 METRIC = "recall_at_10"
 Move = tuple[Action, str, str, Mapping[str, float]]

@@ -8,15 +8,15 @@ from typing import Any
 import mlflow
 import pytest
 
-from export.release import model_card, registry
-from protos import bundle
-from protos.errors import BundleDamaged, MissingStage, TwinspireError
-from protos.release_records import CHAMPION
 from tests.helpers import releases
 from tests.helpers.releases import answered_elsewhere, figures_beside
 from tests.helpers.stdlib import Made, tracking_copy
-from train.paths import ROOT
-from train.training.tracking import find_run, tracked_run
+from twinspire.export.release import model_card, registry
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError
+from twinspire.protos.release_records import CHAMPION
+from twinspire.train.paths import ROOT
+from twinspire.train.training.tracking import find_run, tracked_run
 
 
 @pytest.fixture

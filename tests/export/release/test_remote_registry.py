@@ -13,17 +13,17 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from export.release import promote as release
-from export.release import registry
-from export.release.audit_log import actor
-from export.release.commands import audit_log_of, roll_back
-from protos.errors import GateRefused
-from protos.release_records import CHAMPION
 from tests.helpers import releases
 from tests.helpers.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
 from tests.helpers.warm import WarmPython
+from twinspire.export.release import promote as release
+from twinspire.export.release import registry
+from twinspire.export.release.audit_log import actor
+from twinspire.export.release.commands import audit_log_of, roll_back
+from twinspire.protos.errors import GateRefused
+from twinspire.protos.release_records import CHAMPION
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::Warning:mlflow"),
@@ -98,10 +98,10 @@ AT_ONCE = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from export.release import promote as release
-from protos.errors import TwinspireError
+from twinspire.export.release import promote as release
+from twinspire.protos.errors import TwinspireError
 from tests.helpers import releases
-from train.training.tracking import connect
+from twinspire.train.training.tracking import connect
 
 def wait():
     print("compared", flush=True)

@@ -16,12 +16,12 @@ from typing import Any
 import mlflow
 import pytest
 
-import export.__main__
-import train.__main__
-from protos import bundle
-from serving import bundles
 from tests.helpers.ports import held_port
 from tests.helpers.stdlib import FEW, PLAIN, QUICK, tracking_at, write_toml
+from twinspire.export.__main__ import main as export
+from twinspire.protos import bundle
+from twinspire.serving import bundles
+from twinspire.train.__main__ import main as train
 
 pytestmark = pytest.mark.exhaustive
 
@@ -76,14 +76,14 @@ def test_everything_works_over_http(
         return json.loads(capsys.readouterr().out)
 
     with tracking_at(server):
-        fitted = document(train.__main__.main, "fit")
+        fitted = document(train, "fit")
         assert (fitted["tracking_uri"], fitted["reused"]) == (server, False)
-        assert document(train.__main__.main, "fit")["reused"]
-        made = document(export.__main__.main, "bundle")
-        registered = document(export.__main__.main, "register")
+        assert document(train, "fit")["reused"]
+        made = document(export, "bundle")
+        registered = document(export, "register")
         assert registered["model"] == "models:/over-http/1"
-        assert document(export.__main__.main, "register")["reused"]
-        assert document(export.__main__.main, "promote")["move"]["after"] == "1"
+        assert document(export, "register")["reused"]
+        assert document(export, "promote")["move"]["after"] == "1"
         with warnings.catch_warnings(record=True):  # MLflow lifts every filter
             model = mlflow.pyfunc.load_model("models:/over-http@champion")
         (hits,) = model.predict(["split a string into words"], params={"k": 3})

@@ -14,8 +14,8 @@ from typing import Any
 
 import grpc
 
-from protos.errors import Unavailable
-from serving.engine.front import SHUTDOWN, Finished, Front, FrontCall, Metadata, Trailers
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.engine.front import SHUTDOWN, Finished, Front, FrontCall, Metadata, Trailers
 
 Messages = asyncio.Queue[bytes | None]
 CODES = {code.value[0]: code for code in grpc.StatusCode}

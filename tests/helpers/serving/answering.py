@@ -11,10 +11,10 @@ from pathlib import Path
 
 import threadpoolctl  # type: ignore[import-untyped]
 
-from serving.retrieval.retriever import Retriever
 from tests.helpers import query_generator
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import Hits
+from twinspire.serving.retrieval.retriever import Retriever
 
 QUERIES = 33
 BATCHES = (1, 2, 7, 33)

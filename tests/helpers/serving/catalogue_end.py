@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from serving.live.process.catalogue_client import Channel
-from serving.live.process.frame_socket import Frame, FrameLoop, Peer
+from twinspire.serving.live.process.catalogue_client import Channel
+from twinspire.serving.live.process.frame_socket import Frame, FrameLoop, Peer
 
 Answer = Callable[[Frame], Frame | None]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from protos import bundle
-from serving.segments.catalogue import Catalogue
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import bundle
+from twinspire.serving.segments.catalogue import Catalogue
 
 NAMES = ("name", "größe", "日")
 texts = st.one_of(st.text(max_size=20), st.text(min_size=120, max_size=140), st.just("a" * 20_000))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from serving.client import Item, RetrievalClient
-from serving.live.store.changes import Change
-from serving.live.store.store import Store
+from twinspire.serving.client import Item, RetrievalClient
+from twinspire.serving.live.store.changes import Change
+from twinspire.serving.live.store.store import Store
 
 ROOT = Path(__file__).parents[3]
 FAR = "zozozo zozozo xexexe"  # a text that no item of a tiny bundle has
@@ -22,7 +22,7 @@ FAR = "zozozo zozozo xexexe"  # a text that no item of a tiny bundle has
 
 @dataclass
 class CatalogueService:
-    """`python -m serving serve --catalogue`, with two workers.
+    """`python -m twinspire.serving serve --catalogue`, with two workers.
 
     Args:
         bundle: that it serves.
@@ -58,7 +58,7 @@ class CatalogueService:
         arguments += ["--workers", "2", "--grace", "3", "--catalogue", self.url, *self.flags]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serving", "serve", *arguments],
+                [sys.executable, "-m", "twinspire.serving", "serve", *arguments],
                 cwd=ROOT,
                 env={**os.environ, **self.variables},
                 stdout=log,

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from serving.observability.exporter import serve_metrics
-from serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.observability.exporter import serve_metrics
+from twinspire.serving.observability.worker_metrics import SharedMetrics
 
 CALLS = 500
 

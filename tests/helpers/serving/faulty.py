@@ -16,13 +16,13 @@ from typing import Any
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from protos import bundle
-from serving.client import RetrievalClient
 from tests.helpers.mlflow_servers import server_of
 from tests.helpers.ports import held_port
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.serving.client import RetrievalClient
 
 NAME = "faults"
 ALIAS = "champion"
@@ -134,7 +134,7 @@ class Versions:
 
 
 class Service:
-    """`python -m serving serve` that follows the alias."""
+    """`python -m twinspire.serving serve` that follows the alias."""
 
     def __init__(self, registry: str, folder: Path, *flags: str) -> None:
         self.cache = folder / "cache" / "bundles"
@@ -147,7 +147,15 @@ class Service:
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
             "TWINSPIRE_CACHE": str(folder / "cache"),
         }
-        command = [sys.executable, "-m", "serving", "serve", "--model", f"models:/{NAME}@{ALIAS}", "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "twinspire.serving",
+            "serve",
+            "--model",
+            f"models:/{NAME}@{ALIAS}",
+            "--json",
+        ]
         command += ["--port", "0", "--port-file", str(port_file), "--metrics-port", "0", "--workers", "2"]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -210,7 +218,7 @@ class Service:
 
     def follower(self) -> psutil.Process:
         """The process that follows the alias."""
-        return psutil.Process(self.processes("serving.rollout.registry")[0].ppid())
+        return psutil.Process(self.processes("twinspire.serving.rollout.registry")[0].ppid())
 
 
 class Asker(threading.Thread):

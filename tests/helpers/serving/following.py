@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from protos.errors import BundleDamaged, MissingStage, Unavailable
-from serving.rollout.bundle_cache import BundleCache
-from serving.rollout.follower import FollowConfig, Follower
-from serving.rollout.registry import Meanwhile, Registered, ShadowPair, do_nothing
-from serving.rollout.target import Clock, Workers, bundle_at
-from serving.shared_state import SharedState
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
+from twinspire.serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.follower import FollowConfig, Follower
+from twinspire.serving.rollout.registry import Meanwhile, Registered, ShadowPair, do_nothing
+from twinspire.serving.rollout.target import Clock, Workers, bundle_at
+from twinspire.serving.shared_state import SharedState
 
 CHAMPION, CHALLENGER = "models:/tiny@champion", "models:/tiny@challenger"
 NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow")

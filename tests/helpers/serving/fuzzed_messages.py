@@ -8,9 +8,9 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from protos import retrieval_pb2 as wire
 from tests.helpers.serving import http2 as frames
 from tests.helpers.tiny import item_names
+from twinspire.protos import retrieval_pb2 as wire
 
 RETRIEVAL = "/retrieval.v1.Retrieval"
 HEALTH, REFLECTION = "/grpc.health.v1.Health", "/grpc.reflection.v1alpha.ServerReflection"

@@ -16,12 +16,12 @@ from typing import Any
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
-from protos import retrieval_pb2 as wire
-from serving.gateway import process
-from serving.gateway.options import GatewayOptions
-from serving.metrics_server import serve_registry
 from tests.helpers.waiting import wait_until
+from twinspire.protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.gateway import process
+from twinspire.serving.gateway.options import GatewayOptions
+from twinspire.serving.metrics_server import serve_registry
 
 JSON = {"content-type": "application/json"}
 

@@ -8,14 +8,14 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from serving.engine.call import Call
-from serving.observability.observer import NAMES, Observer
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.auth import caller
-from serving.server import RetrievalServer
 from tests.helpers.serving.token_files import Metadata
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.engine.call import Call
+from twinspire.serving.observability.observer import NAMES, Observer
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import caller
+from twinspire.serving.server import RetrievalServer
 
 SERVICE = "retrieval.v1.Retrieval"
 REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=2)
@@ -50,7 +50,7 @@ def recorded() -> Iterator[Ended]:
             ended.put({**found, "request_id": dict(call.metadata).get("x-request-id", "")})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.server.Observer", Recording)
+        patch.setattr("twinspire.serving.server.Observer", Recording)
         yield ended
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from protos.errors import Unavailable
 from tests.helpers.ports import held_port
 from tests.load.services import ROOT
+from twinspire.protos.errors import Unavailable
 
 CONFIG = ROOT / "serving" / "deploy" / "haproxy.cfg"
 PROGRAM = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or ""

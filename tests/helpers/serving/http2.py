@@ -29,8 +29,8 @@ from urllib.parse import unquote
 import grpc
 import hpack
 
-from protos.errors import InvalidInput, Unavailable
-from serving.address import host_of, is_loopback
+from twinspire.protos.errors import InvalidInput, Unavailable
+from twinspire.serving.address import host_of, is_loopback
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9

@@ -16,16 +16,16 @@ from typing import Any
 import psutil
 import pytest
 
-from protos import bundle
-from protos.bundle import write_file
-from serving import bundles
-from serving.rollout.follower import FollowConfig, follower
-from serving.rollout.hot_swap import HotSwapper, load_split
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.rollout.target import bundle_at
-from serving.shared_state import SharedState, worker_name
-from serving.supervisor import ProcessSpec, Supervisor, WorkerHandle
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.bundle import write_file
+from twinspire.serving import bundles
+from twinspire.serving.rollout.follower import FollowConfig, follower
+from twinspire.serving.rollout.hot_swap import HotSwapper, load_split
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.rollout.target import bundle_at
+from twinspire.serving.shared_state import SharedState, worker_name
+from twinspire.serving.supervisor import ProcessSpec, Supervisor, WorkerHandle
 
 NAME = "tiny"
 WORKERS = 2

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from protos import bundle
-from serving.live.encoded_items import origin_of
-from serving.live.encoding.change_encoder import ChangeEncoder
-from serving.live.search.live_items import LiveItems, LivePlace
-from serving.live.store.changes import Change, FeedPage, Position
-from serving.retrieval.encoder import item_encoder
-from serving.retrieval.query import Query, Value, Vectors
-from serving.retrieval.retriever import Retriever
+from twinspire.protos import bundle
+from twinspire.serving.live.encoded_items import origin_of
+from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace
+from twinspire.serving.live.store.changes import Change, FeedPage, Position
+from twinspire.serving.retrieval.encoder import item_encoder
+from twinspire.serving.retrieval.query import Query, Value, Vectors
+from twinspire.serving.retrieval.retriever import Retriever
 
 
 class MemoryFeed:

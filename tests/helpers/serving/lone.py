@@ -8,9 +8,9 @@ import logging
 import sys
 from pathlib import Path
 
-from serving.engine.limits import WorkerLimits
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving.client import RetrievalClient
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 
 @contextmanager

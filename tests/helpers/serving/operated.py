@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.client import RetrievalClient
-from serving.client.security import Security
-from serving.supervisor import ProcessSpec, Supervisor
 from tests.helpers.forking import forked
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.client.security import Security
+from twinspire.serving.supervisor import ProcessSpec, Supervisor
 
 
 def log_until(process: "subprocess.Popen[str]", text: str) -> list[str]:

@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from protos import catalogue_pb2, retrieval_pb2
-from serving.gateway.messages import is_map
+from twinspire.protos import catalogue_pb2, retrieval_pb2
+from twinspire.serving.gateway.messages import is_map
 
 DESCRIPTORS: list[Any] = [
     descriptor

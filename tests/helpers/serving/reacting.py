@@ -9,26 +9,26 @@ from typing import Any
 
 import grpc
 
-from protos import retrieval_pb2 as wire
-from serving.api.retrieval_service import SERVICE, RetrievalServicer
-from serving.engine.batching import Batcher
-from serving.engine.call import Call, Method, UnaryCall
-from serving.engine.event_loop import EventLoop
-from serving.engine.limits import WorkerLimits
-from serving.engine.stream_call import StreamCall
-from serving.grpc.core import GrpcFront
-from serving.observability import layout
-from serving.observability.layout import cumulative, width
-from serving.observability.metrics import SIZES
-from serving.observability.observer import Observer
-from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.response_bytes import ResponseWriter
-from serving.retrieval.retriever import Retriever
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.security.auth import Guard, caller
-from serving.segments.packed_items import PackedItems
-from serving.server import methods
-from serving.wire.converters import RequestLimits
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.api.retrieval_service import SERVICE, RetrievalServicer
+from twinspire.serving.engine.batching import Batcher
+from twinspire.serving.engine.call import Call, Method, UnaryCall
+from twinspire.serving.engine.event_loop import EventLoop
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.engine.stream_call import StreamCall
+from twinspire.serving.grpc.core import GrpcFront
+from twinspire.serving.observability import layout
+from twinspire.serving.observability.layout import cumulative, width
+from twinspire.serving.observability.metrics import SIZES
+from twinspire.serving.observability.observer import Observer
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.retrieval.response_bytes import ResponseWriter
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.security.auth import Guard, caller
+from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.server import methods
+from twinspire.serving.wire.converters import RequestLimits
 
 SEARCH = "/retrieval.v1.Retrieval/Search"
 SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"

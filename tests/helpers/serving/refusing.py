@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
-from protos import retrieval_pb2 as wire
-from serving.client import SERVICE
-from serving.wire.status import PUSHBACK
+from twinspire.protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.client import SERVICE
+from twinspire.serving.wire.status import PUSHBACK
 
 
 class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.CatalogueServicer):

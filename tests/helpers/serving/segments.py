@@ -2,12 +2,12 @@
 
 from typing import Any, cast
 
-from serving.filters.columns import FilterColumns
-from serving.segments.built import BuiltSegment
-from serving.segments.items import Items
-from serving.segments.searcher import Searcher
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.serving.filters.columns import FilterColumns
+from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.items import Items
+from twinspire.serving.segments.searcher import Searcher
 
 
 def segment_of(catalogue: Any, columns: FilterColumns | None = None) -> BuiltSegment:

@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from protos import retrieval_pb2 as wire
-from serving.live.search.live_items import LivePlace
-from serving.retrieval.answer import Timing
-from serving.retrieval.query import Query
-from serving.retrieval.response_bytes import ResponseWriter
-from serving.retrieval.retriever import Retriever
-from serving.segments.packed_items import PackedItems
-from serving.shadow.channel import ShadowChannel, TrafficMirror
-from serving.shadow.process import Shadow
-from serving.shared_state import SharedState
-from serving.wire import converters
-from serving.wire.converters import RequestLimits
-from serving.wire.filter_converters import compile_filter
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.live.search.live_items import LivePlace
+from twinspire.serving.retrieval.answer import Timing
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.response_bytes import ResponseWriter
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.shadow.channel import ShadowChannel, TrafficMirror
+from twinspire.serving.shadow.process import Shadow
+from twinspire.serving.shared_state import SharedState
+from twinspire.serving.wire import converters
+from twinspire.serving.wire.converters import RequestLimits
+from twinspire.serving.wire.filter_converters import compile_filter
 
 
 class Champion:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import grpc
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc as stubs
 from tests.helpers.serving.collector import PARENT, TRACE, Collector, attributes
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc as stubs
 
 CLIENTS = 64
 QUERY = "bavuti xelike mopy"

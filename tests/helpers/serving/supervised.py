@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.supervisor import ProcessSpec, Supervisor, WorkerHandle
+from twinspire.serving.supervisor import ProcessSpec, Supervisor, WorkerHandle
 
 ROOT = Path(__file__).parents[3]
 

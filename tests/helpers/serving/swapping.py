@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from serving.engine.limits import WorkerLimits
-from serving.observability.worker_metrics import SharedMetrics
-from serving.rollout.hot_swap import HotSwapper
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.server import RetrievalServer
-from serving.service_status import ServiceStatus
-from serving.shared_state import NEXT, TARGET, SharedState
 from tests.helpers.scores import Hits
+from twinspire.protos import bundle
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.rollout.hot_swap import HotSwapper
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.service_status import ServiceStatus
+from twinspire.serving.shared_state import NEXT, TARGET, SharedState
 
 WORKER = "worker 0"
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from serving.security.tokens import new_token
+from twinspire.serving.security.tokens import new_token
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -12,8 +12,8 @@ import time
 
 import psutil
 
-from serving import heap
 from tests.helpers.waiting import wait_until
+from twinspire.serving import heap
 
 BLOCK = 4 * heap.GROWTH_BYTES
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from serving.client import RetrievalClient
 from tests.helpers import tables
 from tests.helpers.serving.faulty import ALIAS, NAME, Asker, RegistryServer, Service, Versions
 from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.waiting import wait_until
+from twinspire.protos import bundle
+from twinspire.serving.client import RetrievalClient
 
 MEMORY = 200  # MiB that a new bundle may take
 

@@ -17,22 +17,22 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from protos.cli import Result
-from protos.errors import MissingStage
-from serving.benchmark.filter_measurement import (
+from tests.helpers import query_generator
+from tests.load import report as reports
+from tests.load.cli.steps import result_or_failure, tested_folder
+from tests.load.filter_times import bound_of, measure_times
+from tests.load.report import Report, machine_text, progress, table
+from twinspire.protos.cli import Result
+from twinspire.protos.errors import MissingStage
+from twinspire.serving.benchmark.filter_measurement import (
     ANTI_CORRELATED,
     RANDOM,
     SELECTIVITIES,
     buckets,
     measure_quality,
 )
-from serving.retrieval.query import example_query
-from serving.retrieval.retriever import Retriever
-from tests.helpers import query_generator
-from tests.load import report as reports
-from tests.load.cli.steps import result_or_failure, tested_folder
-from tests.load.filter_times import bound_of, measure_times
-from tests.load.report import Report, machine_text, progress, table
+from twinspire.serving.retrieval.query import example_query
+from twinspire.serving.retrieval.retriever import Retriever
 
 # Smallest recall of a bucket. As in the gate `filtered_recall`, a bucket misses it if the whole 95 % interval
 # is below: recall differs by as much from one set of queries to another.

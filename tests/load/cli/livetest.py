@@ -11,10 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from protos.cli import Result, UsageError
-from serving import bundles
-from serving.live.store.store import Store
 from tests.load.cli.steps import result_or_failure, tested_folder
 from tests.load.cli.swaptest import pair
 from tests.load.live import history_run, load_run, report, swap_run
@@ -23,6 +19,10 @@ from tests.load.live.items import ItemMaker
 from tests.load.live.swap_run import SwapOptions
 from tests.load.plan import Plan, missed
 from tests.load.report import machine_text, progress
+from twinspire.protos import bundle
+from twinspire.protos.cli import Result, UsageError
+from twinspire.serving import bundles
+from twinspire.serving.live.store.store import Store
 
 # Usual durations, for the progress bar.
 OPERATION_SECONDS, ROUND_SECONDS, SWAP_SECONDS = 0.004, 25.0, 90.0

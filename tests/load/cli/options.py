@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from serving import flag_types as flags
-from serving.rollout.bundle_cache import BUNDLES
 from tests.load.plan import PARTS
+from twinspire.serving import flag_types as flags
+from twinspire.serving.rollout.bundle_cache import BUNDLES
 
 MAX_CLIENTS = 256
 MAX_SECONDS = 300.0

@@ -7,15 +7,15 @@ from typing import Any
 
 from rich.console import Console
 
-from protos.cli import Result, print_result
-from protos.errors import DataError
-from serving import bundles
-from serving.cli import tables
-from serving.retrieval.answer import FusionMode
 from tests.load.plan import Plan
 from tests.load.report import progress
 from tests.load.rounds import workload_of
 from tests.load.services import choose_cores, pinned
+from twinspire.protos.cli import Result, print_result
+from twinspire.protos.errors import DataError
+from twinspire.serving import bundles
+from twinspire.serving.cli import tables
+from twinspire.serving.retrieval.answer import FusionMode
 
 
 def tested_folder(arguments: Namespace) -> Path:

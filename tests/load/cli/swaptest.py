@@ -13,13 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from protos.cli import Result, UsageError
-from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
-from serving import bundles
-from serving.client import RetrievalClient
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers import query_generator
 from tests.helpers.scores import Hits, difference
 from tests.load import alias, measure_swap
@@ -30,6 +23,13 @@ from tests.load.plan import missed
 from tests.load.report import machine_text, progress
 from tests.load.services import Service
 from tests.load.workload import Workload, expected_answers
+from twinspire.protos import bundle
+from twinspire.protos.cli import Result, UsageError
+from twinspire.protos.errors import DataError, InvalidInput, MissingStage, Unavailable
+from twinspire.serving import bundles
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
 
 K = 10
 READY_SECONDS = 120.0  # longest wait for the service's first request to the registry

@@ -19,18 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from protos import bundle, entry_points
-from protos.errors import DataError, MissingStage, Unavailable
-from serving.client import RetrievalClient
-from serving.client.items import Origin
-from serving.rollout.bundle_cache import BUNDLES
-from serving.rollout.registry import store_file, store_uri
 from tests.load import alias
 from tests.load.live import history
 from tests.load.live.items import ItemMaker, shared_ids
 from tests.load.live.traffic import Operations, Traffic
 from tests.load.load import Say
 from tests.load.services import START_SECONDS, STEP_SECONDS, Service, wait_for
+from twinspire.protos import bundle, entry_points
+from twinspire.protos.errors import DataError, MissingStage, Unavailable
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.client.items import Origin
+from twinspire.serving.rollout.bundle_cache import BUNDLES
+from twinspire.serving.rollout.registry import store_file, store_uri
 
 # Share and maximum number of the bundle's items that are replaced and deleted: few, because a refresh is
 # judged by their new texts.

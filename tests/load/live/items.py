@@ -21,12 +21,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from protos.bundle import Manifest, read_manifest
-from protos.errors import MissingStage
-from protos.features import TextFeature
-from serving.client import Item, RetrievalClient
-from serving.segments.catalogue import Catalogue
 from tests.load.services import CoreSet, Service, report_ready, started
+from twinspire.protos.bundle import Manifest, read_manifest
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.features import TextFeature
+from twinspire.serving.client import Item, RetrievalClient
+from twinspire.serving.segments.catalogue import Catalogue
 
 WORDS = 12  # of a text, unless the towers read fewer characters
 TRIES = 1000  # draws of a text

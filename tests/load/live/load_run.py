@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
 from tests.helpers import query_generator
 from tests.load.live.items import shared_ids, writing
 from tests.load.load import Say, Tick, percentile
@@ -18,6 +17,7 @@ from tests.load.plan import Measurement, Plan
 from tests.load.rounds import RoundsTest
 from tests.load.services import Service, choose_cores, pinned, serve_bundle
 from tests.load.workload import Workload
+from twinspire.protos import bundle
 
 CLIENTS = 64
 LIVE = {"few": (1_000, 1_000), "many": (10_000, 5_000)}  # live items, and deleted items of the bundle

@@ -13,15 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from protos import bundle
-from protos.scores import SCORE_TOLERANCE
-from protos.search import largest_products
-from serving.client import RetrievalClient
-from serving.index.vector_index import shown_scores
-from serving.retrieval.answer import FusionMode
-from serving.retrieval.encoder import Encoder
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers import query_generator
 from tests.helpers.scores import Hits
 from tests.load import alias, measure_swap
@@ -29,6 +20,15 @@ from tests.load.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from tests.load.load import Say
 from tests.load.measure_swap import Schedule, SwapClients, Versions
 from tests.load.workload import Workload
+from twinspire.protos import bundle
+from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.protos.search import largest_products
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.index.vector_index import shown_scores
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.retrieval.encoder import Encoder
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
 
 K = 10
 QUERIES = 1024

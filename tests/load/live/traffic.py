@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TypeVar
 
-from protos.errors import Unavailable
-from serving.client import RetrievalClient
 from tests.load.live.history import Seen, Write
 from tests.load.live.items import ItemMaker
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.client import RetrievalClient
 
 CALL_SECONDS = 10.0  # timeout of a try
 GIVE_UP_SECONDS = 120.0  # of tries, after which the service counts as gone

@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from protos.files import atomic_directory
-from train.paths import ROOT
+from twinspire.protos.files import atomic_directory
+from twinspire.train.paths import ROOT
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from protos.files import atomic_directory
+from twinspire.protos.files import atomic_directory
 with atomic_directory.draft(Path(sys.argv[1]), sys.argv[2]) as draft:
     (draft / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import Unavailable
-from protos.files.file_lock import exclusive_lock, try_lock
-from train.paths import ROOT
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock, try_lock
+from twinspire.train.paths import ROOT
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from protos.files.file_lock import exclusive_lock
+from twinspire.protos.files.file_lock import exclusive_lock
 with exclusive_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

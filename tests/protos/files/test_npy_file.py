@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protos.errors import BundleDamaged
-from protos.files.npy_file import map_array
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.files.npy_file import map_array
 
 
 def written(path: Path, header: str, content: bytes = bytes(16), version: bytes = b"\x01\x00") -> Path:

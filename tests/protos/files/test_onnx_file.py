@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from protos.errors import BundleDamaged
-from protos.files.onnx_file import DATA_LOCATION, EXTERNAL_DATA, FIELDS, check_self_contained
 from tests.helpers.tiny_towers import TinyTower, write_tower
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.files.onnx_file import DATA_LOCATION, EXTERNAL_DATA, FIELDS, check_self_contained
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.errors import BundleDamaged, InvalidInput, PackageMissing
-from protos.features import CHARACTERS_OF_TOKEN, Schema, TextFeature
-from protos.files.tokenizer import TOKENIZER, open_cut, open_tokenizer, vocabulary_size
-from protos.toml_config import parse, to_table
 from tests.helpers.pretrained import (
     MAX_TOKENS,
     TEXTS,
@@ -21,6 +17,10 @@ from tests.helpers.pretrained import (
     texts_of_many_scripts,
     write_tokenizer,
 )
+from twinspire.protos.errors import BundleDamaged, InvalidInput, PackageMissing
+from twinspire.protos.features import CHARACTERS_OF_TOKEN, Schema, TextFeature
+from twinspire.protos.files.tokenizer import TOKENIZER, open_cut, open_tokenizer, vocabulary_size
+from twinspire.protos.toml_config import parse, to_table
 
 pytestmark = needs_tokenizers()
 UNICODE = st.text(st.characters(codec=None), max_size=40)
@@ -85,7 +85,7 @@ def test_the_part_that_is_read_has_the_same_tokens(folder: Path) -> None:
 @given(texts=st.lists(PIECES, min_size=1, max_size=5))
 def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str]) -> None:
     """In a batch, as export encodes; alone, as the service does; and one by one, as training keeps them."""
-    from train.models.prepared_inputs import TokenizedTexts
+    from twinspire.train.models.prepared_inputs import TokenizedTexts
 
     schema = Schema({"text": feature()}, {"text": feature()}).in_folder(folder)
     batch = schema.side("item").to_arrays({"text": texts})["text"]
@@ -104,7 +104,7 @@ def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str
 
 def test_a_bundle_reads_the_tokens_of_training_in_texts_of_many_scripts(tmp_path: Path) -> None:
     """Training reads the model's folder; a bundle its own copy, by features that its manifest describes."""
-    from train.models.prepared_inputs import TokenizedTexts
+    from twinspire.train.models.prepared_inputs import TokenizedTexts
 
     texts = texts_of_many_scripts(2_000)
     known = [text.encode("utf-8", "replace").decode() for text in texts[::4]]
@@ -215,7 +215,7 @@ def test_without_the_package_the_error_names_the_extra(folder: Path, monkeypatch
 
 def test_tokens_need_neither_torch_nor_transformers(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from protos.files.tokenizer import open_tokenizer; "
+        "import sys; from pathlib import Path; from twinspire.protos.files.tokenizer import open_tokenizer; "
         f"assert open_tokenizer(Path({str(folder / TOKENIZER)!r}), 8)('read a file'); "
         "print([each for each in ('torch', 'transformers', 'huggingface_hub') if each in sys.modules])"
     )

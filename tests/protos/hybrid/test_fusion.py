@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from export.hybrid.postings import postings_of
-from protos.bundle import Hybrid
-from protos.hybrid import fusion
-from protos.hybrid.fusion import Fusion, FusionQuery, Ranked, fuse_numpy
-from protos.hybrid.lexical_index import LexicalIndex
-from protos.hybrid.term_weights import weighting_of
-from protos.lexical import Analyzer
 from tests.helpers.lexical import HYBRID, lexical_score, postings_of_texts, weights_of_texts
-from train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.export.hybrid.postings import postings_of
+from twinspire.protos.bundle import Hybrid
+from twinspire.protos.hybrid import fusion
+from twinspire.protos.hybrid.fusion import Fusion, FusionQuery, Ranked, fuse_numpy
+from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.protos.hybrid.term_weights import weighting_of
+from twinspire.protos.lexical import Analyzer
+from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 ITEMS, DIMENSION = 400, 16
 WORDS = [f"word{n}" for n in range(200)]

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.hybrid.postings import postings_of
-from protos.bundle import LEXICAL_FILES
-from protos.errors import BundleDamaged
-from protos.hybrid import lexical_index
-from protos.hybrid.fusion import clicked
-from protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash
-from protos.hybrid.term_weights import weighting_of
-from protos.lexical import Analyzer
 from tests.helpers.lexical import HYBRID, postings_of_texts, weights_of_texts
-from train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.export.hybrid.postings import postings_of
+from twinspire.protos.bundle import LEXICAL_FILES
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.hybrid import lexical_index
+from twinspire.protos.hybrid.fusion import clicked
+from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash
+from twinspire.protos.hybrid.term_weights import weighting_of
+from twinspire.protos.lexical import Analyzer
+from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 TEXTS = ["read a csv file", "write a file", "readCSV of a frame", "日本語の文書", "", "file file file"]
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.errors import InvalidInput
-from protos.features import Array, HistoryFeature, Schema, TimeFeature, TowerInputs
-from protos.inputs.events import LATEST, is_dated, item_ids, without_times
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import Array, HistoryFeature, Schema, TimeFeature, TowerInputs
+from twinspire.protos.inputs.events import LATEST, is_dated, item_ids, without_times
 
 SCHEMA = Schema(
     {"history": HistoryFeature("history", max_length=3, times=True), "time": TimeFeature("time")},

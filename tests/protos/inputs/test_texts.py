@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.inputs.texts import code_point_rows, folded, normalise
+from twinspire.protos.inputs.texts import code_point_rows, folded, normalise
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 

@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 
-from protos import bundle
-from protos.errors import BundleDamaged
-from protos.features import CategoryFeature, FeatureSpec, Schema
-from protos.inputs import unicode_record
-from protos.inputs.unicode_record import END, RECORD, UnicodeRecord, record_of, running, write_record
 from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import tiny_bundle
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.features import CategoryFeature, FeatureSpec, Schema
+from twinspire.protos.inputs import unicode_record
+from twinspire.protos.inputs.unicode_record import (
+    END,
+    RECORD,
+    UnicodeRecord,
+    record_of,
+    running,
+    write_record,
+)
 
 OLD = unicodedata.ucd_3_2_0
 PHAGS_PA = range(0xA840, 0xA878)  # came with Unicode 5.0

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from protos.system.cores import thread_count
+from twinspire.protos.system.cores import thread_count
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_the_configuration_comes_first_then_the_variable_then_the_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if variable is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    monkeypatch.setattr("protos.system.cores.usable_cores", lambda: 6)
+    monkeypatch.setattr("twinspire.protos.system.cores.usable_cores", lambda: 6)
     assert thread_count(asked, processes) == expected
 
 
@@ -42,7 +42,7 @@ def test_the_configuration_comes_first_then_the_variable_then_the_cores(
 def test_cores_that_the_process_may_not_use_are_not_counted() -> None:
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
-        "from protos.system.cores import usable_cores; print(usable_cores())"
+        "from twinspire.protos.system.cores import usable_cores; print(usable_cores())"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "1\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protos.system import huge_pages
-from protos.system.huge_pages import Span, on_huge_pages
+from twinspire.protos.system import huge_pages
+from twinspire.protos.system.huge_pages import Span, on_huge_pages
 
 SIZE = 32 * 2**20
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from protos.system.signals import signal_name
+from twinspire.protos.system.signals import signal_name
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (40, "signal 40")])

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from protos.system.timing import in_rounds
+from twinspire.protos.system.timing import in_rounds
 
 
 def test_the_order_turns_round_each_round_and_the_round_before_is_not_counted() -> None:

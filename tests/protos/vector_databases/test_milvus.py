@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos import bundle
-from protos.bundle import IndexParameters
-from protos.errors import BundleDamaged, ConfigError, PackageMissing, Unavailable
-from protos.vector_databases import milvus
-from protos.vector_databases.milvus import (
+from tests.helpers.milvus import needs_lite
+from tests.helpers.tiny import FILTERS, tiny_bundle
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.errors import BundleDamaged, ConfigError, PackageMissing, Unavailable
+from twinspire.protos.vector_databases import milvus
+from twinspire.protos.vector_databases.milvus import (
     DATABASE,
     TOKEN,
     URI,
@@ -22,8 +24,6 @@ from protos.vector_databases.milvus import (
     collection_name,
     write_collection,
 )
-from tests.helpers.milvus import needs_lite
-from tests.helpers.tiny import FILTERS, tiny_bundle
 
 PARAMETERS = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "HNSW"})
 SECRET = "root:Sesame-77"

@@ -9,20 +9,25 @@ from typing import Any, cast
 
 import pytest
 
-from protos import catalogue_pb2 as wire
-from protos.errors import InvalidInput, Unavailable
-from serving.api.catalogue_service import CatalogueServicer
-from serving.client import RetrievalClient
-from serving.client.items import ItemState
-from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, error_document
-from serving.live.process.frame_socket import Frame
-from serving.retrieval.retriever import Retriever
-from serving.segments.growing import GrowingSegment
-from serving.segments.packed_items import EncodedItem, EncodedKind
-from serving.server import RetrievalServer
-from serving.shared_state import CATALOGUE, SharedState
 from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos.errors import InvalidInput, Unavailable
+from twinspire.serving.api.catalogue_service import CatalogueServicer
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.client.items import ItemState
+from twinspire.serving.live.process.catalogue_client import (
+    CatalogueClient,
+    Channel,
+    FrameKind,
+    error_document,
+)
+from twinspire.serving.live.process.frame_socket import Frame
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.shared_state import CATALOGUE, SharedState
 
 
 class Feed:

@@ -9,21 +9,21 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import bundle, retrieval_pb2_grpc
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput, Overloaded
-from protos.features import Schema
-from serving.client import AsyncRetrievalClient, Query, RetrievalClient
-from serving.retrieval.encoder import Encoder
-from serving.rollout.loaded_bundle import LoadedBundle
-from serving.security.access import Access
-from serving.security.rate_limit import RateLimit
-from serving.server import RetrievalServer
-from serving.wire.converters import RequestLimits
 from tests.helpers import tiny
 from tests.helpers.altered import altered
 from tests.helpers.serving.gateways import gateway
 from tests.helpers.tiny_towers import FULL, PLAIN, VOCABULARIES, TinyTower, write_tower
+from twinspire.protos import bundle, retrieval_pb2_grpc
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput, Overloaded
+from twinspire.protos.features import Schema
+from twinspire.serving.client import AsyncRetrievalClient, Query, RetrievalClient
+from twinspire.serving.retrieval.encoder import Encoder
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.rate_limit import RateLimit
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.wire.converters import RequestLimits
 
 LIMITS = RequestLimits(max_batch=8, max_values=5, max_text_length=100)
 TEXTS = ["bake limo nupy", "?", "日本 ß", "a" * 100]

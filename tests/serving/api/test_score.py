@@ -12,19 +12,19 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import InvalidInput, Overloaded
-from serving.client import AsyncRetrievalClient, Query, RetrievalClient
-from serving.retrieval.answer import Basis, FusionMode
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.rate_limit import RateLimit
-from serving.server import RetrievalServer
-from serving.wire.converters import RequestLimits
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import InvalidInput, Overloaded
+from twinspire.serving.client import AsyncRetrievalClient, Query, RetrievalClient
+from twinspire.serving.retrieval.answer import Basis, FusionMode
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.rate_limit import RateLimit
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.wire.converters import RequestLimits
 
 ROOT = Path(__file__).parents[3]
 TEXTS = (item_names(300)[7], item_names(300)[40])
@@ -146,7 +146,7 @@ def test_the_items_are_charged(plain: Path) -> None:
 
 
 def test_the_command_prints_the_scores(server: RetrievalServer, client: RetrievalClient) -> None:
-    command = [sys.executable, "-m", "serving", "score", TEXTS[0], "--items", "item-001", "nowhere"]
+    command = [sys.executable, "-m", "twinspire.serving", "score", TEXTS[0], "--items", "item-001", "nowhere"]
     done = subprocess.run(
         [*command, "--address", server.address, "--json"],
         capture_output=True,

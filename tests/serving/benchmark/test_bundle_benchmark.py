@@ -12,29 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos import bundle
-from protos.bundle import IndexParameters
-from protos.entry_points import BENCHMARK_STEP
-from protos.errors import MissingStage
-from protos.system.timing import PASS_TURN, PASS_WARM_UP, PASSES, SETTLING, median_of_passes
-from serving.benchmark.bundle_benchmark import recall
-from serving.retrieval.encoder import Encoder
-from serving.retrieval.query import example_query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.tiny import item_names, tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import TinyTower
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.entry_points import BENCHMARK_STEP
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.system.timing import PASS_TURN, PASS_WARM_UP, PASSES, SETTLING, median_of_passes
+from twinspire.serving.benchmark.bundle_benchmark import recall
+from twinspire.serving.retrieval.encoder import Encoder
+from twinspire.serving.retrieval.query import example_query
+from twinspire.serving.retrieval.retriever import Retriever
 
 CODE = (
     "import sys\n"
     "for name in ('torch', 'mlflow', 'polars', 'grpc'): sys.modules[name] = None\n"  # importing one fails
-    "from serving.benchmark.bundle_benchmark import main\n"
+    "from twinspire.serving.benchmark.bundle_benchmark import main\n"
     "main(sys.argv[1:])\n"
 )
 
 
 def prepared(request: Mapping[str, Any], folder: Path) -> tuple[list[str], dict[str, str]]:
-    """`python -m serving.benchmark.bundle_benchmark` with a request: the command, and its environment."""
+    """`twinspire.serving.benchmark.bundle_benchmark` with a request: the command, and its environment."""
     (folder / "request.json").write_text(json.dumps(request))
     command = [sys.executable, "-c", CODE, str(folder / "request.json")]
     return command, {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import ConnectionFailed
-from serving.__main__ import main
-from serving.client import RetrievalClient, Security
-from serving.client.__main__ import main as client_main
-from serving.client.failures import ConnectionFault
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.tls import ServerTls, TlsFiles
-from serving.security.tokens import TokenFile, new_token
-from serving.server import RetrievalServer
 from tests.helpers.serving.certificates import Authority
+from twinspire.protos.errors import ConnectionFailed
+from twinspire.serving.__main__ import main
+from twinspire.serving.client import RetrievalClient, Security
+from twinspire.serving.client.__main__ import main as client_main
+from twinspire.serving.client.failures import ConnectionFault
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.tls import ServerTls, TlsFiles
+from twinspire.serving.security.tokens import TokenFile, new_token
+from twinspire.serving.server import RetrievalServer
 
 Capture = pytest.CaptureFixture[str]
 
@@ -68,7 +68,7 @@ def test_a_dead_port(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TWINSPIRE_MAKE", raising=False)
     error, advice = told(capsys, "127.0.0.1:1")
     assert error == "connection refused"
-    assert advice == "is the server running? `python -m serving serve` starts one"
+    assert advice == "is the server running? `python -m twinspire.serving serve` starts one"
     monkeypatch.setenv("TWINSPIRE_MAKE", "1")
     assert told(capsys, "127.0.0.1:1")[1] == "is the server running? `make serve` starts one"
 
@@ -140,7 +140,7 @@ def test_a_token_file_that_is_not_there(capsys: Capture, tmp_path: Path) -> None
     assert client_main(["info", "--token-file", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err == (
         f"error: {tmp_path / 'none'}: cannot be read: No such file or directory\n"
-        f"  `python -m serving token --name NAME > {tmp_path / 'none'}` makes a token\n"
+        f"  `python -m twinspire.serving token --name NAME > {tmp_path / 'none'}` makes a token\n"
     )
 
 

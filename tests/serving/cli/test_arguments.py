@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.__main__ import main
-from serving.cli import arguments
-from serving.flag_types import output_file
+from twinspire.serving.__main__ import main
+from twinspire.serving.cli import arguments
+from twinspire.serving.flag_types import output_file
 
 
 @pytest.mark.parametrize(

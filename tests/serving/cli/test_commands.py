@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from serving.__main__ import main
-from serving.cli.tables import size
-from serving.client.security import TOKEN
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.serving.conftest import ROOT, Start
+from twinspire.serving.__main__ import main
+from twinspire.serving.cli.tables import size
+from twinspire.serving.client.security import TOKEN
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 Capture = pytest.CaptureFixture[str]
 Main = Callable[[list[str]], int]
@@ -237,7 +237,7 @@ def test_misuse_is_told_apart(capsys: Capture, arguments: list[str], expected: s
 def test_serve_says_where_in_one_document(start_server: Start, plain: Path) -> None:
     process, address = start_server("--json", "--max-k", "7", "--default-k", "3")
     done = subprocess.run(
-        [sys.executable, "-m", "serving", "search", "a", "--json", "--address", address],
+        [sys.executable, "-m", "twinspire.serving", "search", "a", "--json", "--address", address],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from protos.errors import Unavailable
-from serving.cli import demo
 from tests.helpers.tiny import item_names, watched_bundle
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.cli import demo
 
 
 def shown(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import InvalidInput
-from serving.__main__ import main as service_main
-from serving.client import Item, RetrievalClient
-from serving.client.__main__ import main as client_main
-from serving.client.item_files import _READERS, ItemFileColumns, read_rows
-from serving.client.item_upload import upload
 from tests.helpers.commands_here import run_here
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
 from tests.helpers.waiting import wait_until
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.__main__ import main as service_main
+from twinspire.serving.client import Item, RetrievalClient
+from twinspire.serving.client.__main__ import main as client_main
+from twinspire.serving.client.item_files import _READERS, ItemFileColumns, read_rows
+from twinspire.serving.client.item_upload import upload
 
 ROWS = 6000  # of an upload that must not end before it is interrupted on a busy machine
 
@@ -37,7 +37,7 @@ def service(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 def run(
     service: CatalogueService, *arguments: str, main: Callable[[list[str]], int] = service_main
 ) -> "subprocess.CompletedProcess[str]":
-    """As `python -m serving items`, in this process."""
+    """As `python -m twinspire.serving items`, in this process."""
     return run_here(main, "items", *arguments, "--address", service.address)
 
 
@@ -217,7 +217,7 @@ def test_an_upload_that_was_interrupted_is_repeated_as_a_whole(
 def test_an_upload_ends_on_ctrl_c_and_says_what_to_do(service: CatalogueService, tmp_path: Path) -> None:
     table = tmp_path / "interrupted.csv"
     table.write_text("id,text\n" + "".join(f"I{n},bavuti {n}\n" for n in range(ROWS)))
-    command = [sys.executable, "-m", "serving", "items", "upsert", str(table), "--batch", "20"]
+    command = [sys.executable, "-m", "twinspire.serving", "items", "upsert", str(table), "--batch", "20"]
     command += ["--address", service.address]
     with (
         service.client() as client,
@@ -307,7 +307,7 @@ def test_an_upload_waits_for_a_service_that_is_started_again(plain: Path, tmp_pa
 
 def test_the_environment_needs_nothing_but_the_client(service: CatalogueService) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", "import sys, serving.client; print('sqlalchemy' in sys.modules)"],
+        [sys.executable, "-c", "import sys, twinspire.serving.client; print('sqlalchemy' in sys.modules)"],
         cwd=ROOT,
         env={**os.environ},
         capture_output=True,

@@ -10,15 +10,15 @@ import grpc
 import pytest
 from rich.console import Console
 
-from protos import retrieval_pb2 as wire
-from serving.cli import tables
-from serving.cli.tables import ages, duration, release_rows
-from serving.client.__main__ import main as client_main
-from serving.retrieval.answer import Answer, Hit, Scores, Timing
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.serving.gateways import decided
 from tests.serving.cli.test_commands import Capture, document, failure
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.cli import tables
+from twinspire.serving.cli.tables import ages, duration, release_rows
+from twinspire.serving.client.__main__ import main as client_main
+from twinspire.serving.retrieval.answer import Answer, Hit, Scores, Timing
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 NOW = 1_000_000.0
 CHAMPION: dict[str, Any] = {

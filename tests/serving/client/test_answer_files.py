@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from protos.scores import PARTS
-from serving.__main__ import main
-from serving.client import RetrievalClient, answer_files
-from serving.client.batch import search_file
-from serving.server import RetrievalServer
 from tests.helpers.scores import difference
+from twinspire.protos.scores import PARTS
+from twinspire.serving.__main__ import main
+from twinspire.serving.client import RetrievalClient, answer_files
+from twinspire.serving.client.batch import search_file
+from twinspire.serving.server import RetrievalServer
 
 Capture = pytest.CaptureFixture[str]
 

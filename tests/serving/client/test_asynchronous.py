@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import numpy as np
 import pytest
 
-from protos.errors import DeadlineExceeded, InvalidInput, NotAuthenticated, Unavailable, UnknownItem
-from serving.client import AsyncRetrievalClient, RetrievalClient, Security
-from serving.retrieval.answer import Answer
-from serving.retrieval.query import Query
-from serving.server import RetrievalServer
 from tests.helpers.answers import differences
 from tests.helpers.serving.refusing import Refusing, serving
 from tests.helpers.tiny import item_names
+from twinspire.protos.errors import DeadlineExceeded, InvalidInput, NotAuthenticated, Unavailable, UnknownItem
+from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, Security
+from twinspire.serving.retrieval.answer import Answer
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.server import RetrievalServer
 
 Test = Callable[[AsyncRetrievalClient], Awaitable[None]]
 

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from protos.errors import DataError, DeadlineExceeded, InvalidInput
-from serving.client import RetrievalClient
-from serving.client.__main__ import main
-from serving.client.batch import IN_FLIGHT, search_file
-from serving.client.lines import LONGEST_LINE
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.serving.refusing import Refusing, serving
 from tests.helpers.tiny import item_names
 from tests.serving.conftest import ROOT
+from twinspire.protos.errors import DataError, DeadlineExceeded, InvalidInput
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.client.__main__ import main
+from twinspire.serving.client.batch import IN_FLIGHT, search_file
+from twinspire.serving.client.lines import LONGEST_LINE
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 Capture = pytest.CaptureFixture[str]
 
@@ -192,7 +192,7 @@ def test_batch_writes_answers_and_prints_a_summary(
 
 def test_batch_takes_a_pipe(address: str, output: Path) -> None:
     flags = ["batch", "/dev/stdin", "--output", str(output), "--address", address, "--format", "jsonl"]
-    command = [sys.executable, "-m", "serving.client", *flags]
+    command = [sys.executable, "-m", "twinspire.serving.client", *flags]
     done = subprocess.run(command, input='{"text": "a"}\n', capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert len(documents(output)) == 1
@@ -257,7 +257,7 @@ def test_the_client_needs_neither_towers_nor_platform() -> None:
     code = (
         "import sys\n"
         f"for name in {forbidden}: sys.modules[name] = None\n"
-        "import serving.client.__main__\n"
+        "import twinspire.serving.client.__main__\n"
         "print('opentelemetry' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

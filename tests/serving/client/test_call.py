@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput, Unavailable, UnknownItem
-from serving.client import AsyncRetrievalClient, Item, RetrievalClient
-from serving.server import RetrievalServer
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput, Unavailable, UnknownItem
+from twinspire.serving.client import AsyncRetrievalClient, Item, RetrievalClient
+from twinspire.serving.server import RetrievalServer
 
 TEXT = wire.SearchRequest(query=wire.Query(text="ba ke li"), k=2)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.client.item_files import ItemFileColumns
+from twinspire.serving.client.item_files import ItemFileColumns
 
 
 def test_a_filter_field_is_fed_beside_the_feature_of_another_name_that_reads_its_column() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.client import item_upload
-from serving.client.item_upload import _parts
+from twinspire.serving.client import item_upload
+from twinspire.serving.client.item_upload import _parts
 
 
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\u8449", "\U0001f3ee"])

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import DataError
-from serving.client.item_files import read_rows
-from serving.client.lines import LONGEST_LINE
 from tests.serving.conftest import ROOT
+from twinspire.protos.errors import DataError
+from twinspire.serving.client.item_files import read_rows
+from twinspire.serving.client.lines import LONGEST_LINE
 
 LONG = LONGEST_LINE + 1
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from protos.errors import DataError
-from serving.client.item_files import read_rows
+from twinspire.protos.errors import DataError
+from twinspire.serving.client.item_files import read_rows
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     for row in read_rows(Path(sys.argv[1])):

@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput, TwinspireError, Unavailable
-from serving.__main__ import main
-from serving.client import AsyncRetrievalClient, Item, RetrievalClient
-from serving.client.protocol import MAX_ANSWER_BYTES
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput, TwinspireError, Unavailable
+from twinspire.serving.__main__ import main
+from twinspire.serving.client import AsyncRetrievalClient, Item, RetrievalClient
+from twinspire.serving.client.protocol import MAX_ANSWER_BYTES
 
 Capture = pytest.CaptureFixture[str]
 GARBAGE = b"\xff\xfe\x01garbage"

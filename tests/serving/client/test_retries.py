@@ -9,12 +9,12 @@ from itertools import repeat
 import grpc
 import pytest
 
-from protos import errors
-from serving.client import AsyncRetrievalClient, Item, RetrievalClient
-from serving.client.items import ItemResult, Refusal, Written
-from serving.client.protocol import RETRIES, THROTTLING
-from serving.retrieval.answer import Answer
 from tests.helpers.serving.refusing import Refusing, serving
+from twinspire.protos import errors
+from twinspire.serving.client import AsyncRetrievalClient, Item, RetrievalClient
+from twinspire.serving.client.items import ItemResult, Refusal, Written
+from twinspire.serving.client.protocol import RETRIES, THROTTLING
+from twinspire.serving.retrieval.answer import Answer
 
 Code = grpc.StatusCode
 Ask = Callable[[str], Answer]

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from opentelemetry import trace
 
-from protos.errors import DataError, InvalidInput, TwinspireError, Unavailable
-from serving.client import AsyncRetrievalClient, RetrievalClient, Security
 from tests.helpers.serving.refusing import Refusing, Watching, serving
+from twinspire.protos.errors import DataError, InvalidInput, TwinspireError, Unavailable
+from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, Security
 
 LOCAL = (x509.IPAddress(ip_address("127.0.0.1")),)
 

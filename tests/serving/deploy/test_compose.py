@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from serving import __main__ as commands
-from serving.server import RetrievalServer
 from tests.helpers.serving import prometheus
 from tests.helpers.serving.gateways import gateway
 from tests.serving.conftest import ROOT
+from twinspire.serving import __main__ as commands
+from twinspire.serving.server import RetrievalServer
 
 DEPLOY = ROOT / "serving" / "deploy"
 SECRETS = {"POSTGRES_PASSWORD": "one", "GRAFANA_PASSWORD": "two"}

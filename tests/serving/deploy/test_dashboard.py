@@ -9,10 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import AccessDenied, TwinspireError
-from serving.client import Item, RetrievalClient, where
-from serving.client.security import Security
-from serving.metrics_server import serve_registry
 from tests.helpers.serving import prometheus
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.faulty import NAME, Service, Versions
@@ -23,6 +19,10 @@ from tests.helpers.serving.token_files import Tokens
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.deploy.test_prometheus import rules
+from twinspire.protos.errors import AccessDenied, TwinspireError
+from twinspire.serving.client import Item, RetrievalClient, where
+from twinspire.serving.client.security import Security
+from twinspire.serving.metrics_server import serve_registry
 
 MISSING = prometheus.missing()
 pytestmark = [

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.observability.metrics import METRICS, Kind
 from tests.helpers.serving import prometheus
+from twinspire.serving.observability.metrics import METRICS, Kind
 
 MISSING = prometheus.missing()
 promtool = pytest.mark.skipif(bool(MISSING), reason=MISSING)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from serving import __main__ as commands
-from serving import catalogue
-from serving.observability.metrics import METRICS
-from serving.security.tokens import Role
 from tests.helpers.serving import prometheus, systemd
 from tests.serving.conftest import ROOT
 from tests.serving.deploy.test_prometheus import rules
+from twinspire.serving import __main__ as commands
+from twinspire.serving import catalogue
+from twinspire.serving.observability.metrics import METRICS
+from twinspire.serving.security.tokens import Role
 
 RUNBOOK = (ROOT / "serving" / "RUNBOOK.md").read_text()
 SECURITY = (ROOT / "serving" / "SECURITY.md").read_text()
@@ -42,9 +42,9 @@ def test_a_section_says_what_it_means_what_to_look_at_and_what_to_do(alert: str)
 def test_each_command_exists(line: str) -> None:
     for command in line.split(" | "):
         words = shlex.split(command)
-        if words[:3] == ["/opt/twinspire/bin/python", "-m", "serving"]:
+        if words[:3] == ["/opt/twinspire/bin/python", "-m", "twinspire.serving"]:
             commands._parser().parse_args(words[3:])
-        elif words[:3] == ["/opt/twinspire/bin/python", "-m", "serving.catalogue"]:
+        elif words[:3] == ["/opt/twinspire/bin/python", "-m", "twinspire.serving.catalogue"]:
             catalogue._parser().parse_args(words[3:])
         elif words[0] == "make":
             assert words[1] in TARGETS
@@ -78,7 +78,14 @@ def test_what_the_log_is_searched_for_is_logged() -> None:
     source = "\n".join(path.read_text() for path in (ROOT / "serving").rglob("*.py"))
     for wanted in re.findall(r"--grep '([^']+)'", RUNBOOK):
         for word in wanted.split("|"):
-            if word not in ("WARNING", "ERROR", "out of memory", "oom", "serving.security.auth", "catalogue"):
+            if word not in (
+                "WARNING",
+                "ERROR",
+                "out of memory",
+                "oom",
+                "twinspire.serving.security.auth",
+                "catalogue",
+            ):
                 assert word in source, word
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import AccessDenied
-from serving.client import RetrievalClient
-from serving.client.security import Security
-from serving.security.tokens import new_token
 from tests.helpers.serving import systemd
 from tests.helpers.serving.collector import Collector
 from tests.helpers.serving.faulty import Versions
 from tests.helpers.serving.stopping import clients_under_load, traces
 from tests.helpers.waiting import wait_until
+from twinspire.protos.errors import AccessDenied
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.client.security import Security
+from twinspire.serving.security.tokens import new_token
 
 pytestmark = pytest.mark.timeout(300)  # a busy machine takes long to start a service three times
 NO_TOOLS, NO_MANAGER = systemd.missing_tools(), systemd.missing_manager()

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.errors import InvalidInput
-from serving.engine import batching
-from serving.engine.batching import Batcher, Job, kind
-from serving.fair_queue import Client
-from serving.retrieval.answer import Timing
-from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, SearchResult
-from serving.retrieval.retriever import Retriever
-from serving.wire.status import ClientGone, Code
 from tests.helpers.scores import Hits, difference
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.engine import batching
+from twinspire.serving.engine.batching import Batcher, Job, kind
+from twinspire.serving.fair_queue import Client
+from twinspire.serving.retrieval.answer import Timing
+from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions, SearchResult
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.wire.status import ClientGone, Code
 
 
 class Told:

@@ -10,30 +10,30 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from protos import bundle, retrieval_pb2_grpc
-from protos import retrieval_pb2 as wire
-from protos.features import TextFeature
-from serving.client import RetrievalClient
-from serving.engine import batching
-from serving.observability import layout
-from serving.observability.layout import cumulative, width
-from serving.observability.metrics import SIZES
-from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.response_bytes import ResponseWriter
-from serving.retrieval.retriever import Retriever
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.security.access import Access
-from serving.security.rate_limit import RateLimit, tokens
-from serving.segments.packed_items import PackedItems
-from serving.server import RetrievalServer
-from serving.wire import converters
-from serving.wire.converters import RequestLimits
 from tests.helpers.serving.following import reseal
 from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import bundle, retrieval_pb2_grpc
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.features import TextFeature
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.engine import batching
+from twinspire.serving.observability import layout
+from twinspire.serving.observability.layout import cumulative, width
+from twinspire.serving.observability.metrics import SIZES
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.retrieval.response_bytes import ResponseWriter
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.rate_limit import RateLimit, tokens
+from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.wire import converters
+from twinspire.serving.wire.converters import RequestLimits
 
 BATCH = "/retrieval.v1.Retrieval/SearchBatch"
 LENGTH = 10_000  # code points; so long a text takes the tower some time

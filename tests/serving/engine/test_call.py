@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from protos.errors import InvalidInput, Overloaded
-from serving.engine.batching import Job
-from serving.engine.call import Call, Method, UnaryCall
-from serving.engine.stream_call import StreamCall
-from serving.engine.unsent import UnsentBytes
-from serving.fair_queue import NOBODY
+from twinspire.protos.errors import InvalidInput, Overloaded
+from twinspire.serving.engine.batching import Job
+from twinspire.serving.engine.call import Call, Method, UnaryCall
+from twinspire.serving.engine.stream_call import StreamCall
+from twinspire.serving.engine.unsent import UnsentBytes
+from twinspire.serving.fair_queue import NOBODY
 
 
 class Core:

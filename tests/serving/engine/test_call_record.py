@@ -4,8 +4,8 @@ import uuid
 
 import pytest
 
-from serving.engine.call_record import CallRecord
-from serving.engine.front import Metadata
+from twinspire.serving.engine.call_record import CallRecord
+from twinspire.serving.engine.front import Metadata
 
 
 def call(metadata: Metadata) -> CallRecord:

@@ -8,14 +8,14 @@ from contextlib import suppress
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.features import TextFeature
-from serving.engine.limits import WorkerLimits
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.features import TextFeature
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 LENGTH, QUERIES = 10_000, 128
 MANY = wire.SearchBatchRequest(queries=[{"text": "a" * LENGTH}] * QUERIES)
@@ -35,7 +35,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetrievalServer]:
 def test_nothing_is_searched_for_a_client_that_waits_no_longer(
     slow: RetrievalServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "serving.wire.status")
+    caplog.set_level(logging.DEBUG, "twinspire.serving.wire.status")
     with grpc.insecure_channel(slow.address) as channel:
         stub = retrieval_pb2_grpc.RetrievalStub(channel)
         whole = seconds(stub)

@@ -9,23 +9,23 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import InvalidInput
-from serving.engine import event_loop
-from serving.engine.batching import Batcher, Job
-from serving.engine.call import Call, Deferred, Method, UnaryCall
-from serving.engine.event_loop import EventLoop
-from serving.engine.limits import WorkerLimits
-from serving.engine.stream_call import StreamCall
-from serving.grpc.core import GrpcFront
-from serving.observability.observer import Observer
-from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.query import Query, SearchOptions
-from serving.retrieval.retriever import Retriever
-from serving.security.auth import caller
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, call, reacting, soon
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.engine import event_loop
+from twinspire.serving.engine.batching import Batcher, Job
+from twinspire.serving.engine.call import Call, Deferred, Method, UnaryCall
+from twinspire.serving.engine.event_loop import EventLoop
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.engine.stream_call import StreamCall
+from twinspire.serving.grpc.core import GrpcFront
+from twinspire.serving.observability.observer import Observer
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.retrieval.query import Query, SearchOptions
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.auth import caller
 
 
 class Later:

@@ -15,11 +15,6 @@ import pytest
 from grpc import StatusCode
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from serving.engine import event_loop
-from serving.engine.call import Call
-from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import differences
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.guarded import code_of
@@ -27,6 +22,11 @@ from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, SEARCH_STREAM, Reacting, call, reacting, soon
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.serving.engine import event_loop
+from twinspire.serving.engine.call import Call
+from twinspire.serving.retrieval.retriever import Retriever
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos import retrieval_pb2_grpc
-from serving.retrieval.response_bytes import ResponseWriter
-from serving.retrieval.retriever import Retriever
-from serving.rollout.loaded_bundle import LoadedBundle
-from serving.segments.packed_items import PackedItems
-from serving.server import RetrievalServer
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, SEARCH_STREAM, call, reacting, soon
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.serving.retrieval.response_bytes import ResponseWriter
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle
+from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.server import RetrievalServer
 
 Stub = retrieval_pb2_grpc.RetrievalStub
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -6,11 +6,11 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import retrieval_pb2_grpc
-from serving.engine.limits import WorkerLimits
-from serving.retrieval.retriever import Retriever
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, reacting, soon
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.retrieval.retriever import Retriever
 
 FLOODING = "127.0.1.1"
 CALLS = 1000

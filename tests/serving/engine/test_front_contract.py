@@ -8,16 +8,16 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import DeadlineExceeded, InvalidInput, Unavailable, UnknownItem
-from serving.client import Query, RetrievalClient
-from serving.engine.front import Front
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.answers import differences
 from tests.helpers.serving.aio_front import AioFront
 from tests.helpers.tiny import item_names
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import DeadlineExceeded, InvalidInput, Unavailable, UnknownItem
+from twinspire.serving.client import Query, RetrievalClient
+from twinspire.serving.engine.front import Front
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 NAMES = item_names(40)
 STREAMS = ("SearchStream", "Watch", "ServerReflectionInfo")

@@ -13,9 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protos import retrieval_pb2 as wire
-from serving.client import RetrievalClient
-from serving.engine.limits import WorkerLimits
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.fuzzed_frames import attack
 from tests.helpers.serving.fuzzed_messages import messages
@@ -23,6 +20,9 @@ from tests.helpers.serving.http2 import Status
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.serving.conftest import ROOT
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.engine.limits import WorkerLimits
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from protos.errors import Overloaded
-from serving.engine.stream_call import OpenCalls
+from twinspire.protos.errors import Overloaded
+from twinspire.serving.engine.stream_call import OpenCalls
 
 
 class OpenCall:

@@ -12,9 +12,12 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from protos import retrieval_pb2_grpc
-from serving.engine import admission
-from serving.engine.admission import (
+from tests.helpers.serving.raw import Raw
+from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, Reacting, reacting, soon
+from tests.serving.conftest import ROOT
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.serving.engine import admission
+from twinspire.serving.engine.admission import (
     CALM_BATCHES,
     CALM_SECONDS,
     COST,
@@ -28,13 +31,10 @@ from serving.engine.admission import (
     OverloadDetector,
     RefusalQueue,
 )
-from serving.engine.batching import Batcher, Job
-from serving.engine.limits import WorkerLimits
-from serving.retrieval.query import Query, SearchOptions
-from serving.retrieval.retriever import Retriever
-from tests.helpers.serving.raw import Raw
-from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, Reacting, reacting, soon
-from tests.serving.conftest import ROOT
+from twinspire.serving.engine.batching import Batcher, Job
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.retrieval.query import Query, SearchOptions
+from twinspire.serving.retrieval.retriever import Retriever
 
 
 class Clock:
@@ -367,7 +367,9 @@ def test_refused_calls_wait_for_the_room_of_calls_that_await_their_messages(
 
 @pytest.mark.parametrize("given", [None, "", "tcp_rcv_lowat"])
 def test_the_poller_is_one_that_grpc_knows_and_the_variable_is_the_operators(given: str | None) -> None:
-    code = "import os, serving.server, grpc\ngrpc.server(None)\nprint(os.environ['GRPC_EXPERIMENTS'])"
+    code = (
+        "import os, twinspire.serving.server, grpc\ngrpc.server(None)\nprint(os.environ['GRPC_EXPERIMENTS'])"
+    )
     environment = {} if given is None else {"GRPC_EXPERIMENTS": given}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True

@@ -7,15 +7,15 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import InvalidInput, TwinspireError
-from serving.client import RetrievalClient
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import InvalidInput, TwinspireError
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 
 @pytest.fixture

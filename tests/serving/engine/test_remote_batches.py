@@ -13,30 +13,30 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.bundle import IndexParameters
-from protos.errors import Overloaded, Unavailable
-from serving.engine import remote_batches
-from serving.engine.admission import Admission
-from serving.engine.batching import Batcher, Job, kind
-from serving.engine.limits import WorkerLimits
-from serving.engine.remote_batches import RemoteBatches
-from serving.filters.compiled import CompiledFilter
-from serving.filters.expression import where
-from serving.filters.passing_rows import PassingRows
-from serving.index import remote_search
-from serving.index.remote_search import Best, OutOfTime
-from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
-from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
-from serving.retrieval.retriever import Retriever
-from serving.segments import planner
-from serving.segments.built import BuiltSegment
-from serving.wire.status import ClientGone, Code
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import difference
 from tests.helpers.serving.reacting import reacting, soon
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.errors import Overloaded, Unavailable
+from twinspire.serving.engine import remote_batches
+from twinspire.serving.engine.admission import Admission
+from twinspire.serving.engine.batching import Batcher, Job, kind
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.engine.remote_batches import RemoteBatches
+from twinspire.serving.filters.compiled import CompiledFilter
+from twinspire.serving.filters.expression import where
+from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.index import remote_search
+from twinspire.serving.index.remote_search import Best, OutOfTime
+from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
+from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments import planner
+from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.wire.status import ClientGone, Code
 
 NAMES = item_names(300)
 SOME = NAMES[:100]  # calls at once

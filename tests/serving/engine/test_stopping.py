@@ -7,12 +7,12 @@ import time
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc as stubs
-from serving.client import RetrievalClient
-from serving.engine import event_loop
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc as stubs
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.engine import event_loop
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 QUERY = wire.SearchRequest(query=wire.Query(text="bavuti xelike mopy"), k=1)
 

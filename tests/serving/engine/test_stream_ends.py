@@ -11,12 +11,12 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import retrieval_pb2_grpc
-from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.serving.guarded import REQUEST, Ended, recorded
 from tests.helpers.waiting import wait_until
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 ROUNDS = 10
 SOON = 0.045  # seconds; an idle event loop polls for longer if it is not told to hurry

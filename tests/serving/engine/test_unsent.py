@@ -11,20 +11,20 @@ import psutil
 import pytest
 from grpc import StatusCode
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import Overloaded
-from serving.engine import stream_call, unsent
-from serving.engine.limits import WorkerLimits
-from serving.engine.unsent import PATIENCE_SECONDS, UnsentBytes
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.conftest import Start
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import Overloaded
+from twinspire.serving.engine import stream_call, unsent
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.engine.unsent import PATIENCE_SECONDS, UnsentBytes
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 CLOSED = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0))  # reads nothing of any answer
 BATCH, STREAM = "/retrieval.v1.Retrieval/SearchBatch", "/retrieval.v1.Retrieval/SearchStream"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.client import RetrievalClient
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.tiny import FILTERS, tiny_bundle
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,6 @@ from typing import Any
 
 import pytest
 
-from protos import bundle
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput
-from serving.client import RetrievalClient, where
-from serving.filters.expression import Filter
-from serving.filters.plan import Plan
-from serving.retrieval.answer import Basis
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.wire.filter_converters import filter_to_wire
 from tests.helpers.answers import hits_of
 from tests.helpers.filter_oracle import passes
 from tests.helpers.ports import held_port
@@ -33,6 +23,16 @@ from tests.helpers.tiny import (
     watched_bundle,
 )
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client import RetrievalClient, where
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.retrieval.answer import Basis
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.wire.filter_converters import filter_to_wire
 
 ITEMS = 300
 VALUES = dict(zip(item_ids(ITEMS), filter_values(ITEMS), strict=True))

@@ -9,20 +9,20 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import InvalidInput, Overloaded, Unavailable
-from serving.client import AsyncRetrievalClient, RetrievalClient, where
-from serving.filters.columns import FilterColumns
-from serving.filters.expression import Filter
-from serving.filters.plan import Plan
-from serving.retrieval.answer import Answer, Basis
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.rate_limit import RateLimit
-from serving.server import RetrievalServer
-from serving.wire import filter_converters
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import InvalidInput, Overloaded, Unavailable
+from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, where
+from twinspire.serving.filters.columns import FilterColumns
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.retrieval.answer import Answer, Basis
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.rate_limit import RateLimit
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.wire import filter_converters
 
 NODE = (where.price < 20) | (where.section == "section 1")
 Search = Callable[[str, Filter | None], list[Answer]]
@@ -149,7 +149,7 @@ def test_a_stream_converts_its_filter_once(
         converted.append(filter)
         return filter_converters.filter_to_wire(filter)
 
-    monkeypatch.setattr("serving.client.protocol.filter_to_wire", convert)
+    monkeypatch.setattr("twinspire.serving.client.protocol.filter_to_wire", convert)
     assert len(method(filtered_client.address, NODE)) == 2
     assert converted == [NODE]
 

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from protos.errors import InvalidInput
-from protos.filter_kinds import KINDS, FilterKind, FilterType, parse_value
-from serving.filters.columns import FilterColumns, _Ordered
-from serving.filters.command_line import parse_where
-from serving.filters.compiled import KEY_BYTES, MAX_CONTENT, FilterCache, content_of
-from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, where
-from serving.filters.kinds import COMPARISONS, FilterComparison, Time
 from tests.helpers.filter_oracle import FILTERS as NODES
 from tests.helpers.filter_oracle import passes
 from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS, filter_values
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.filter_kinds import KINDS, FilterKind, FilterType, parse_value
+from twinspire.serving.filters.columns import FilterColumns, _Ordered
+from twinspire.serving.filters.command_line import parse_where
+from twinspire.serving.filters.compiled import KEY_BYTES, MAX_CONTENT, FilterCache, content_of
+from twinspire.serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, where
+from twinspire.serving.filters.kinds import COMPARISONS, FilterComparison, Time
 
 ITEMS = filter_values(120)
 COLUMNS = FilterColumns.from_values(FILTERS, ITEMS)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput
-from serving.client import where
-from serving.filters.command_line import parse_where
-from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range
-from serving.filters.kinds import Time
-from serving.wire.converters import RequestLimits
-from serving.wire.filter_converters import filter_from_wire, filter_to_wire
 from tests.helpers.filter_oracle import FILTERS
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client import where
+from twinspire.serving.filters.command_line import parse_where
+from twinspire.serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range
+from twinspire.serving.filters.kinds import Time
+from twinspire.serving.wire.converters import RequestLimits
+from twinspire.serving.wire.filter_converters import filter_from_wire, filter_to_wire
 
 DAY = Time(int(datetime(2026, 1, 2, tzinfo=UTC).timestamp()) * 1_000_000_000)
 FIELDS = {

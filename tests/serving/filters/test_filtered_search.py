@@ -5,15 +5,15 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 
-from protos.errors import InvalidInput
-from serving.client import RetrievalClient, where
-from serving.filters.expression import Filter
-from serving.filters.plan import Plan
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.segments import planner
 from tests.helpers.filter_oracle import FILTERS, passes
 from tests.helpers.tiny import filter_values, item_ids
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client import RetrievalClient, where
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments import planner
 
 ITEMS = 300
 NAN = float("nan")

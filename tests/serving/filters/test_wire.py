@@ -9,10 +9,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 NAN, INFINITY = float("nan"), float("inf")
 FIELDS = ("section", "tags", "price", "sale", "released")

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.server import RetrievalServer
 from tests.helpers.serving.gateways import RunningGateway
 from tests.helpers.serving.gateways import gateway as run_gateway
+from twinspire.serving.server import RetrievalServer
 
 
 @pytest.fixture(scope="session")

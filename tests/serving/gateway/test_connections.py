@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from serving.gateway import connections, http1, process
-from serving.gateway.options import GatewayBounds
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
+from twinspire.serving.gateway import connections, http1, process
+from twinspire.serving.gateway.options import GatewayBounds
 
 SEARCH = {"query": {"text": "bavuti"}}
 

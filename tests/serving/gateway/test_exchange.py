@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from protos.errors import InvalidInput
-from serving.gateway.exchange import PendingBytes, body
-from serving.gateway.failures import TOO_SLOW, HttpFailure
-from serving.gateway.options import GatewayBounds, GatewayOptions
 from tests.helpers.serving.gateways import decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.gateway.exchange import PendingBytes, body
+from twinspire.serving.gateway.failures import TOO_SLOW, HttpFailure
+from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 
 SEARCH = json.dumps({"query": {"text": "a" * 500}}).encode()
 

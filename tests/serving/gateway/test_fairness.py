@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from serving.client.security import Security
-from serving.gateway import exchange, fairness, messages
-from serving.gateway.failures import HttpFailure
-from serving.gateway.fairness import FairPlaces, FairShare, Refusals
-from serving.gateway.gateway import SEARCH as SEARCH_METHOD
-from serving.gateway.options import GatewayBounds
-from serving.gateway.upstream import Upstream
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.tokens import TokenFile, new_token
-from serving.server import RetrievalServer
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
+from twinspire.serving.client.security import Security
+from twinspire.serving.gateway import exchange, fairness, messages
+from twinspire.serving.gateway.failures import HttpFailure
+from twinspire.serving.gateway.fairness import FairPlaces, FairShare, Refusals
+from twinspire.serving.gateway.gateway import SEARCH as SEARCH_METHOD
+from twinspire.serving.gateway.options import GatewayBounds
+from twinspire.serving.gateway.upstream import Upstream
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.tokens import TokenFile, new_token
+from twinspire.serving.server import RetrievalServer
 
 SEARCH = {"query": {"text": "bavuti"}, "k": 3}
 BODY = json.dumps(SEARCH).encode()
@@ -279,7 +279,7 @@ def test_others_are_answered_while_a_large_body_is_parsed(
             assert may_go_on.wait(60)
         return messages.parse(content, *rest)
 
-    monkeypatch.setattr("serving.gateway.gateway.parse", parse_once_told)
+    monkeypatch.setattr("twinspire.serving.gateway.gateway.parse", parse_once_told)
     large = json.dumps({"queries": [query(60)] * 200}).encode()
     request = whole("/v1/search:batch", large, "Request-Timeout: 60")
     with opened(gateway, 1, request) as (connection,):

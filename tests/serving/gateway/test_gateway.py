@@ -13,23 +13,23 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import InvalidInput
-from serving.client.security import Security
-from serving.gateway import exchange
-from serving.gateway.failures import HTTP_STATUS
-from serving.gateway.options import GatewayBounds, GatewayOptions
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.tls import ServerTls, TlsFiles
-from serving.server import RetrievalServer
 from tests.helpers.ports import held_port
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client.security import Security
+from twinspire.serving.gateway import exchange
+from twinspire.serving.gateway.failures import HTTP_STATUS
+from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.tls import ServerTls, TlsFiles
+from twinspire.serving.server import RetrievalServer
 
 SEARCH = {"query": {"text": "bavuti"}, "k": 3}
 
@@ -188,7 +188,7 @@ def test_headers_are_passed_on_as_metadata() -> None:
 
 
 def test_a_token_opens_what_it_may(retriever: Retriever, tmp_path: Path) -> None:
-    from serving.security.tokens import TokenFile, new_token
+    from twinspire.serving.security.tokens import TokenFile, new_token
 
     secret, entry = new_token("page", "reader")
     (tmp_path / "tokens.toml").write_text(entry)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from serving.gateway import connections, http1
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
+from twinspire.serving.gateway import connections, http1
 
 BODY = json.dumps({"query": {"text": "bavuti"}}).encode()
 START = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

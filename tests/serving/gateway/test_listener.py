@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.gateway.listener import (
+from twinspire.serving.gateway.listener import (
     BEHIND_SECONDS,
     LEAST_SHARE,
     SAVED_SECONDS,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from protos import catalogue_pb2
-from protos import retrieval_pb2 as wire
-from serving.gateway import messages
-from serving.gateway.failures import HttpFailure
-from serving.gateway.messages import parse, to_json
 from tests.helpers.serving.random_messages import DESCRIPTORS, random_message
+from twinspire.protos import catalogue_pb2
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.gateway import messages
+from twinspire.serving.gateway.failures import HttpFailure
+from twinspire.serving.gateway.messages import parse, to_json
 
 ROUNDS = 30
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.gateway import http1
-from serving.metrics_server import serve_registry
-from serving.server import RetrievalServer
 from tests.helpers.serving import prometheus
 from tests.helpers.serving.gateways import RunningGateway, is_ended, scraped
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
+from twinspire.serving.gateway import http1
+from twinspire.serving.metrics_server import serve_registry
+from twinspire.serving.server import RetrievalServer
 
 SEARCH = {"query": {"text": "bavuti"}, "k": 3}
 REQUESTS = "twinspire_gateway_requests_total"
@@ -93,7 +93,7 @@ def test_a_connection_that_sends_no_request_is_counted_when_it_is_closed(
 
 def start(*flags: str) -> "subprocess.Popen[str]":
     """The process of a gateway, of a service that is not there."""
-    command = [sys.executable, "-m", "serving.gateway", "--json", "--port", "0", *flags]
+    command = [sys.executable, "-m", "twinspire.serving.gateway", "--json", "--port", "0", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from protos import catalogue_pb2, retrieval_pb2
-from serving.gateway.app import OPERATIONS
-from serving.gateway.messages import parse, to_json
-from serving.gateway.schemas import comments
 from tests.helpers.serving.gateways import RunningGateway
 from tests.helpers.serving.random_messages import DESCRIPTORS, random_message
+from twinspire.protos import catalogue_pb2, retrieval_pb2
+from twinspire.serving.gateway.app import OPERATIONS
+from twinspire.serving.gateway.messages import parse, to_json
+from twinspire.serving.gateway.schemas import comments
 
 SERVICES = (
     retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"],

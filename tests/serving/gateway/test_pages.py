@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.gateway.pages import HERE, TYPES, read_pages
 from tests.helpers.serving.gateways import RunningGateway
 from tests.serving.conftest import ROOT
+from twinspire.serving.gateway.pages import HERE, TYPES, read_pages
 
 FILES = sorted(file for name in ("playground", "docs") for file in (HERE / name).rglob("*") if file.is_file())
 
@@ -86,7 +86,9 @@ def test_every_file_is_served_and_in_the_wheel() -> None:
     for file in FILES:
         assert file.suffix in TYPES, file
         name = file.relative_to(HERE).as_posix()
-        assert any(fnmatch(name, pattern.replace("**/", "*")) for pattern in data["serving.gateway"]), name
+        assert any(
+            fnmatch(name, pattern.replace("**/", "*")) for pattern in data["twinspire.serving.gateway"]
+        ), name
 
 
 @pytest.mark.exhaustive

@@ -20,18 +20,18 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from protos.errors import DataError
-from serving.__main__ import main
-from serving.gateway import http1, process
-from serving.gateway.__main__ import main as gateway_main
-from serving.gateway.gateway import Gateway
-from serving.gateway.listener import AcceptErrors
-from serving.gateway.options import GatewayBounds, GatewayOptions
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
+from twinspire.protos.errors import DataError
+from twinspire.serving.__main__ import main
+from twinspire.serving.gateway import http1, process
+from twinspire.serving.gateway.__main__ import main as gateway_main
+from twinspire.serving.gateway.gateway import Gateway
+from twinspire.serving.gateway.listener import AcceptErrors
+from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 
 SEARCH = {"query": {"text": "bavuti"}}
 Started = tuple["subprocess.Popen[str]", dict[str, Any]]
@@ -39,12 +39,12 @@ Started = tuple["subprocess.Popen[str]", dict[str, Any]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
-    """Start `python -m serving gateway`; gives the process and what it says when it is ready."""
+    """Start `python -m twinspire.serving gateway`; gives the process and what it says when it is ready."""
     processes: list[subprocess.Popen[str]] = []
 
     def begin(*flags: str) -> Started:
         started = subprocess.Popen(
-            [sys.executable, "-m", "serving", "gateway", "--json", "--port", "0", *flags],
+            [sys.executable, "-m", "twinspire.serving", "gateway", "--json", "--port", "0", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -66,7 +66,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
 @pytest.mark.parametrize("limit", ["-Sn 100", "-n 100"], ids=["soft", "hard"])
 def test_more_connections_than_descriptors_do_not_end_its_answers(limit: str) -> None:
     """Before, 1,100 connections ended them at the usual soft limit, and wrote 25,000 lines of log."""
-    program = f"ulimit {limit}; exec {sys.executable} -m serving.gateway --json --port 0 --address"
+    program = f"ulimit {limit}; exec {sys.executable} -m twinspire.serving.gateway --json --port 0 --address"
     with decided() as (_, address), ExitStack() as stack:
         running = subprocess.Popen(
             ["bash", "-c", f"{program} {address}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
@@ -337,15 +337,15 @@ def test_without_its_libraries_it_says_which_to_install(
     for name in [each for each in sys.modules if each.startswith("fastapi.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    for name in ("serving.gateway.process", "serving.gateway.app"):
+    for name in ("twinspire.serving.gateway.process", "twinspire.serving.gateway.app"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr("serving.gateway.process", raising=False)
+    monkeypatch.delattr("twinspire.serving.gateway.process", raising=False)
     assert run_command() == 1
     assert "the gateway needs fastapi; install it with: pip install '.[http]'" in capsys.readouterr().err
 
 
 def test_the_unit_starts_what_the_extra_http_installs() -> None:
-    """`[http]` lacks hnswlib and ONNX Runtime, which `python -m serving` needs for its other commands."""
+    """`[http]` lacks hnswlib and ONNX Runtime, which `twinspire.serving` needs for its other commands."""
     unit = (ROOT / "serving" / "deploy" / "systemd" / "twinspire-gateway.service").read_text()
     (program,) = re.findall(r"^ExecStart=\S+/python -m (.+) \$TWINSPIRE_GATEWAY$", unit, re.MULTILINE)
     module, *more = program.split()
@@ -371,7 +371,7 @@ def test_both_commands_of_the_gateway_have_the_same_flags(capsys: pytest.Capture
 
 
 def run_command(*flags: str) -> int:
-    """The exit code of `python -m serving gateway`, in this process."""
+    """The exit code of `python -m twinspire.serving gateway`, in this process."""
     try:
         return main(["gateway", *flags])
     except SystemExit as end:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from serving.gateway import connections
 from tests.helpers.serving.gateways import RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
+from twinspire.serving.gateway import connections
 
 CHANGES = {"after": "0"}
 

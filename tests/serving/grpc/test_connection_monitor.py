@@ -11,18 +11,23 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos import retrieval_pb2_grpc as rpcs
-from serving.client import RetrievalClient
-from serving.engine import admission
-from serving.engine.limits import WorkerLimits
-from serving.grpc.connection_monitor import FRAME_BYTES, ConnectionMonitor, _accepted_from, _duplicate
-from serving.observability import layout
-from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, soon
+from twinspire.protos import retrieval_pb2_grpc as rpcs
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.engine import admission
+from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.grpc.connection_monitor import (
+    FRAME_BYTES,
+    ConnectionMonitor,
+    _accepted_from,
+    _duplicate,
+)
+from twinspire.serving.observability import layout
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 WATCH = "/grpc.health.v1.Health/Watch"
 SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"
@@ -362,7 +367,7 @@ def test_an_address_with_many_idle_streams_makes_room_soon(serve: Serve) -> None
 
 
 def test_calls_of_closed_connections_are_forgotten(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.grpc.connection_monitor.FORGET_SECONDS", 0.1)
+    monkeypatch.setattr("twinspire.serving.grpc.connection_monitor.FORGET_SECONDS", 0.1)
     served = serve()
     last_calls = served.server._event_loop.last_calls
     for _ in range(5):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from protos.bundle import write_file
-from protos.errors import TwinspireError
-from serving import flag_types as flags
 from tests.helpers.serving import haproxy
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.hostile import report
 from tests.serving.hostile.run import Plan, names, run
+from twinspire.protos.bundle import write_file
+from twinspire.protos.errors import TwinspireError
+from twinspire.serving import flag_types as flags
 
 ITEMS = 20_000  # so that a batch of 256 x k = 1,000 costs seconds, as with a real catalogue
 
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kill-every", type=flags.seconds, default=20.0, help="seconds between two kills (%(default)g)")
     add("--items", type=flags.count, default=ITEMS, help="of the bundle that is made (%(default)s)")
     add("--bundle", type=Path, help="serve this one instead; its queries must be texts")
-    add("--flags", default="", help="further flags of `python -m serving serve`")
+    add("--flags", default="", help="further flags of `python -m twinspire.serving serve`")
     add("--haproxy", action="store_true", help="put serving/deploy/haproxy.cfg in front of the service")
     add(
         "--one-core",

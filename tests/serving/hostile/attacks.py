@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 
 from grpc_health.v1 import health_pb2
 
-from protos import retrieval_pb2 as wire
 from tests.helpers.serving import fuzzed_frames, fuzzed_messages
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.fuzzed_messages import HEALTH, RETRIEVAL, SEARCH
 from tests.helpers.serving.raw import head
 from tests.serving.hostile.connection import OPEN, SHUT, Attack, Connection
+from twinspire.protos import retrieval_pb2 as wire
 
 TICK = 0.01  # seconds
 FLOODING = 8  # connections of one flood, so that each worker has some

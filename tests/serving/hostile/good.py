@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.client import RetrievalClient
 from tests.serving.hostile.good_http import HttpClients
+from twinspire.serving.client import RetrievalClient
 
 DEADLINE = 2.0  # seconds, retries included
 SPARE = 5.0  # seconds beyond it, after which a call counts as one that does not end

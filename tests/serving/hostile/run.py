@@ -18,12 +18,12 @@ from typing import Any
 
 import psutil
 
-from protos.errors import InvalidInput, Unavailable
-from serving.client import RetrievalClient
 from tests.helpers.serving import haproxy
 from tests.serving.hostile import attacks, gateway_attacks, good, idle
 from tests.serving.hostile.connection import Attack
 from tests.serving.hostile.service import Service, Used, serving
+from twinspire.protos.errors import InvalidInput, Unavailable
+from twinspire.serving.client import RetrievalClient
 
 GROUPS: dict[str, tuple[Callable[[Attack], None], ...]] = {
     "bombs": (attacks.large_batches, attacks.large_messages, attacks.broken_messages, attacks.broken_frames),

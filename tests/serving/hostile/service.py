@@ -15,14 +15,14 @@ from typing import Any
 
 import psutil
 
-from protos.errors import Unavailable
 from tests.load.services import ROOT, ended
+from twinspire.protos.errors import Unavailable
 
 START_SECONDS = 60.0
 
 
 class Service:
-    """A running `python -m serving serve`, and a gateway in front of it.
+    """A running `python -m twinspire.serving serve`, and a gateway in front of it.
 
     Args:
         process: the supervisor.
@@ -150,13 +150,22 @@ def serving(bundle: Path, workers: int, flags: Sequence[str] = ()) -> Iterator[S
 
 @contextmanager
 def _started(arguments: Sequence[str], log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """A process of `python -m serving`, and the port that it listens on.
+    """A process of `python -m twinspire.serving`, and the port that it listens on.
 
     Raises:
         Unavailable: it does not start.
     """
     port_file = log.with_name(f"{arguments[0]}-port")
-    command = [sys.executable, "-m", "serving", *arguments, "--port", "0", "--port-file", str(port_file)]
+    command = [
+        sys.executable,
+        "-m",
+        "twinspire.serving",
+        *arguments,
+        "--port",
+        "0",
+        "--port-file",
+        str(port_file),
+    ]
     # This process has set the variable for itself, and a gateway needs another value.
     variables = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
     with log.open("ab") as file:

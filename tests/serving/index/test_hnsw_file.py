@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from protos.errors import BundleDamaged
-from serving.index.hnsw_file import FIELDS, HEADER, STEP, read_graph
+from twinspire.protos.errors import BundleDamaged
+from twinspire.serving.index.hnsw_file import FIELDS, HEADER, STEP, read_graph
 
 Vectors = npt.NDArray[np.float32]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.search import exact_search
-from protos.vectors import Vectors
-from serving.index.int8_scan import Int8Scan
+from twinspire.protos.search import exact_search
+from twinspire.protos.vectors import Vectors
+from twinspire.serving.index.int8_scan import Int8Scan
 
 RNG = np.random.default_rng(0)
 

@@ -10,15 +10,15 @@ import grpc
 import numpy as np
 import pytest
 
-from protos.errors import Unavailable
-from protos.vector_databases.milvus import ID, URI
-from serving.index.remote_search import ExpressionRefused, OutOfTime
 from tests.helpers.milvus import needs_lite
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.vector_databases.milvus import ID, URI
+from twinspire.serving.index.remote_search import ExpressionRefused, OutOfTime
 
 if TYPE_CHECKING:
-    from serving.index.milvus_collection import MilvusCollection
+    from twinspire.serving.index.milvus_collection import MilvusCollection
 
 FAILURES, FAIR_SECONDS = 5, 1.0
 pytestmark = needs_lite()  # that is, the package pymilvus
@@ -60,7 +60,7 @@ class Client:
 
 
 def collection_of(monkeypatch: pytest.MonkeyPatch, connect: Callable[[float], Any]) -> "MilvusCollection":
-    from serving.index import milvus_collection  # which imports a package of the extra
+    from twinspire.serving.index import milvus_collection  # which imports a package of the extra
 
     monkeypatch.setattr(milvus_collection, "FAIR_SECONDS", FAIR_SECONDS)
     monkeypatch.setattr(milvus_collection, "FAILURES", FAILURES)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.bundle import IndexParameters
-from protos.filters import build_columns, column_values
-from protos.vector_databases.milvus import CollectionFields, MilvusServer, fill
-from serving.filters.columns import FilterColumns
-from serving.filters.expression import AllOf, Filter, Not, where
-from serving.filters.kinds import Time
-from serving.index.milvus_filter import MAX_EXPRESSION_LENGTH, milvus_expression
 from tests.helpers.milvus import RunningMilvus, needs_lite, needs_server
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.filters import build_columns, column_values
+from twinspire.protos.vector_databases.milvus import CollectionFields, MilvusServer, fill
+from twinspire.serving.filters.columns import FilterColumns
+from twinspire.serving.filters.expression import AllOf, Filter, Not, where
+from twinspire.serving.filters.kinds import Time
+from twinspire.serving.index.milvus_filter import MAX_EXPRESSION_LENGTH, milvus_expression
 
 KINDS: dict[str, Any] = {
     'brand" or 1 == 1': "string", "tags": "strings", "price": "number", "sale": "boolean", "day": "time"

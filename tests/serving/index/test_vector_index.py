@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from protos.bundle import INDEX, ITEMS, VECTORS, IndexParameters, Manifest
-from protos.errors import BundleDamaged, BundleTooNew
-from protos.vector_databases.milvus import URI
-from serving.index import vector_index
-from serving.index.hnsw_index import HnswIndex
-from serving.index.vector_index import ExactIndex, VectorIndex, open_index
 from tests.helpers.milvus import needs_lite, needs_server, publish
 from tests.helpers.scores import difference
 from tests.helpers.tiny import build_index, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos.bundle import INDEX, ITEMS, VECTORS, IndexParameters, Manifest
+from twinspire.protos.errors import BundleDamaged, BundleTooNew
+from twinspire.protos.vector_databases.milvus import URI
+from twinspire.serving.index import vector_index
+from twinspire.serving.index.hnsw_index import HnswIndex
+from twinspire.serving.index.vector_index import ExactIndex, VectorIndex, open_index
 
 COUNT, DIMENSION = 2000, 16
 Vectors = npt.NDArray[np.float32]

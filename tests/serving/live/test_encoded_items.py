@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.errors import Unavailable
-from serving.live import encoded_items as module
-from serving.live.encoded_items import (
+from tests.helpers.waiting import wait_until
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.live import encoded_items as module
+from twinspire.serving.live.encoded_items import (
     EncodedItemsReader,
     EncodedItemsWriter,
     EncodedOrigin,
@@ -24,10 +25,9 @@ from serving.live.encoded_items import (
     latest_generation,
     position_of,
 )
-from serving.live.encoding.bundle_encoders import prune
-from serving.live.store.changes import START, Position
-from serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
-from tests.helpers.waiting import wait_until
+from twinspire.serving.live.encoding.bundle_encoders import prune
+from twinspire.serving.live.store.changes import START, Position
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
 
 ORIGIN = EncodedOrigin("a" * 64, "store", 2)
 VECTOR = b"12345678"

@@ -5,9 +5,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protos.errors import DeadlineExceeded
-from serving.client import RetrievalClient
 from tests.helpers.serving.cataloguing import catalogue_service, item
+from twinspire.protos.errors import DeadlineExceeded
+from twinspire.serving.client import RetrievalClient
 
 
 @pytest.mark.exhaustive

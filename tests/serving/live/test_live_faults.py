@@ -15,15 +15,15 @@ import grpc
 import psutil
 import pytest
 
-from protos import catalogue_pb2 as wire
-from protos import catalogue_pb2_grpc
-from protos.errors import (
+from tests.helpers.serving.cataloguing import FAR, ROOT, CatalogueService, catalogue_service, first, item
+from tests.helpers.waiting import wait_until
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos import catalogue_pb2_grpc
+from twinspire.protos.errors import (
     TwinspireError,
     Unavailable,
 )
-from serving.client import RetrievalClient
-from tests.helpers.serving.cataloguing import FAR, ROOT, CatalogueService, catalogue_service, first, item
-from tests.helpers.waiting import wait_until
+from twinspire.serving.client import RetrievalClient
 
 pytestmark = pytest.mark.exhaustive
 
@@ -239,7 +239,10 @@ def test_a_service_does_not_begin_on_a_file_that_is_not_its_own(
     before = path.read_bytes()
     arguments = ["--bundle", str(plain), "--port", "0", "--catalogue", f"sqlite:///{path}"]
     result = subprocess.run(
-        [sys.executable, "-m", "serving", "serve", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "twinspire.serving", "serve", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 1
     assert "error: " in result.stderr

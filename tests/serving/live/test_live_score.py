@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.client import RetrievalClient
 from tests.serving.live.test_live_server import ZOO, Host
+from twinspire.serving.client import RetrievalClient
 
 
 def test_live_items_have_scores_and_deleted_ones_have_none(plain: Path, tmp_path: Path) -> None:

@@ -12,36 +12,36 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.bundle import Snapshot
-from protos.errors import (
+from tests.helpers.answers import differences
+from tests.helpers.serving.live import MemoryFeed, copy_with_snapshot
+from tests.helpers.tiny import item_names
+from tests.helpers.waiting import wait_until
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.bundle import Snapshot
+from twinspire.protos.errors import (
     DeadlineExceeded,
     InvalidInput,
     Overloaded,
     Unavailable,
     UnknownItem,
 )
-from serving.client import RetrievalClient
-from serving.live import encoded_items
-from serving.live.encoding.change_encoder import ChangeEncoder
-from serving.live.search import live_items as live_bundle
-from serving.live.search import sequence_waits as waiting
-from serving.live.search.live_items import LiveItems, LivePlace, StoreState
-from serving.live.store.changes import Position
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.rollout.hot_swap import HotSwapper
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from serving.security.access import Access
-from serving.security.rate_limit import RateLimit
-from serving.segments.packed_items import EncodedItem, EncodedKind
-from serving.server import RetrievalServer
-from serving.shared_state import NEXT, TARGET, SharedState
-from tests.helpers.answers import differences
-from tests.helpers.serving.live import MemoryFeed, copy_with_snapshot
-from tests.helpers.tiny import item_names
-from tests.helpers.waiting import wait_until
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.live import encoded_items
+from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.search import live_items as live_bundle
+from twinspire.serving.live.search import sequence_waits as waiting
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
+from twinspire.serving.live.store.changes import Position
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.hot_swap import HotSwapper
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.rate_limit import RateLimit
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.shared_state import NEXT, TARGET, SharedState
 
 ZOO = "zozozozo zozozo"
 

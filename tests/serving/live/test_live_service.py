@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import (
+from tests.helpers.ports import held_port
+from tests.helpers.serving.cataloguing import FAR, ROOT, CatalogueService, catalogue_service, first, item
+from tests.helpers.serving.operated import scrape
+from tests.helpers.waiting import wait_until
+from twinspire.protos.errors import (
     InvalidInput,
     MissingStage,
     NotAuthorised,
@@ -18,14 +22,10 @@ from protos.errors import (
     Unavailable,
     WriteRefused,
 )
-from serving.client import AsyncRetrievalClient, Item, RetrievalClient, Security
-from serving.client.items import ItemState, Origin, Refusal
-from serving.security.tokens import new_token
-from serving.server import RetrievalServer
-from tests.helpers.ports import held_port
-from tests.helpers.serving.cataloguing import FAR, ROOT, CatalogueService, catalogue_service, first, item
-from tests.helpers.serving.operated import scrape
-from tests.helpers.waiting import wait_until
+from twinspire.serving.client import AsyncRetrievalClient, Item, RetrievalClient, Security
+from twinspire.serving.client.items import ItemState, Origin, Refusal
+from twinspire.serving.security.tokens import new_token
+from twinspire.serving.server import RetrievalServer
 
 
 def test_a_day_of_an_item_is_seen_by_each_worker(service: CatalogueService) -> None:
@@ -340,7 +340,7 @@ def _reads(client: RetrievalClient) -> bool:
 )
 def test_flags_that_do_not_fit_are_refused(plain: Path, flags: list[str], code: int, error: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "serving", "serve", "--bundle", str(plain), "--port", "0", *flags],
+        [sys.executable, "-m", "twinspire.serving", "serve", "--bundle", str(plain), "--port", "0", *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protos.errors import Unavailable
-from serving.client import Item, RetrievalClient
 from tests.helpers import tables
 from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
 from tests.helpers.serving.faulty import NAME, TwoBundles
 from tests.helpers.tiny import SYLLABLES, random_texts, tiny_bundle
 from tests.helpers.waiting import wait_until
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.client import Item, RetrievalClient
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive, pytest.mark.timeout(300)]
 

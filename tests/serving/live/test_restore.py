@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from serving.client import RetrievalClient
-from serving.client.items import Origin
-from serving.live.store.changes import Change
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service, item
 from tests.helpers.tiny import item_names
 from tests.helpers.waiting import wait_until
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.client.items import Origin
+from twinspire.serving.live.store.changes import Change
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 
 log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.errors import Overloaded
-from serving.live.search.sequence_waits import CALL_BYTES, ROOM_BYTES, SequenceWaits
+from twinspire.protos.errors import Overloaded
+from twinspire.serving.live.search.sequence_waits import CALL_BYTES, ROOM_BYTES, SequenceWaits
 
 MOST = ROOM_BYTES // CALL_BYTES  # calls without a message
 

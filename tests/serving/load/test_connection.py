@@ -13,11 +13,11 @@ import grpc
 import hpack
 import pytest
 
-from protos.errors import InvalidInput, Unavailable
 from tests.helpers.ports import held_port
 from tests.helpers.serving import http2
 from tests.helpers.serving.http2 import WINDOW, Call, Connection, ConnectionPool, Status
 from tests.load.load import Requests, closed_loop
+from twinspire.protos.errors import InvalidInput, Unavailable
 
 PATH = "/test.Test/Call"
 ONE = Requests(PATH, [http2.message(b"a")])

@@ -9,16 +9,6 @@ import hnswlib
 import numpy as np
 import pytest
 
-from protos import bundle
-from protos.bundle import IndexParameters
-from protos.system.machine import machine
-from protos.system.timing import Effort
-from serving.benchmark import filter_measurement
-from serving.benchmark.filter_measurement import SELECTIVITIES
-from serving.filters.expression import Equals
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.segments import planner
 from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 from tests.load import filter_times
@@ -28,6 +18,16 @@ from tests.load.cli.filtertest import failures
 from tests.load.filter_times import graph_only
 from tests.serving.cli.test_commands import Capture
 from tests.serving.load.commands import document, failure
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.system.machine import machine
+from twinspire.protos.system.timing import Effort
+from twinspire.serving.benchmark import filter_measurement
+from twinspire.serving.benchmark.filter_measurement import SELECTIVITIES
+from twinspire.serving.filters.expression import Equals
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments import planner
 
 ITEMS = 8000  # enough for the planner to search the graph where half of them pass
 QUERIES = 20

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from protos.errors import Unavailable
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.serving.gateways import RunningGateway, decided
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.serving.http2 import Call, Connection, Status
 from tests.load.http1 import HttpPool
 from tests.load.load import Requests, closed_loop
 from tests.load.workload import Workload, expected_answers
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 QUERIES = [Query(text=text) for text in ("bavuti", "xelike", "xebara", "bavuti xelike")]
 

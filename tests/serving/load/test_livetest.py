@@ -12,10 +12,6 @@ from typing import Any
 
 import pytest
 
-from protos.bundle import read_manifest
-from protos.errors import MissingStage
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers.commands_here import run_here
 from tests.helpers.mlflow_servers import postgres, without_postgres
 from tests.helpers.serving.shown import shown
@@ -28,6 +24,10 @@ from tests.load.live.swap_run import SwapOptions
 from tests.load.live.swap_run import run as run_swap
 from tests.load.plan import Plan
 from tests.serving.conftest import ROOT
+from twinspire.protos.bundle import read_manifest
+from twinspire.protos.errors import MissingStage
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(400)]
 

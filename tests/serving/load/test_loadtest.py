@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from protos.system.timing import p99_remark
 from tests.load import measure_load
 from tests.load.load import LoadResult
 from tests.load.plan import CLIENTS, TARGETS, missed
@@ -21,6 +20,7 @@ from tests.load.report import Figures
 from tests.serving.cli.test_commands import Capture
 from tests.serving.conftest import ROOT
 from tests.serving.load.commands import failure, misuse
+from twinspire.protos.system.timing import p99_remark
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 

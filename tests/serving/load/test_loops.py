@@ -12,12 +12,6 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.scores import SCORE_TOLERANCE
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers import query_generator
 from tests.load import reference, rounds
 from tests.load.load import LoadResult, closed_loop
@@ -26,6 +20,12 @@ from tests.load.open_loop import OfferedLoad, Segment, arrivals, open_loop
 from tests.load.plan import MEASUREMENTS, LoadPlan
 from tests.load.services import Cores, Service
 from tests.load.workload import Workload, expected_answers
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 pytestmark = pytest.mark.exhaustive
 

@@ -13,13 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos import bundle
-from protos import retrieval_pb2 as wire
-from protos.errors import Unavailable
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
-from serving.wire.converters import RequestLimits
 from tests.helpers.scores import Hits, difference
 from tests.helpers.serving import http2
 from tests.helpers.serving.http2 import ConnectionPool
@@ -33,6 +26,13 @@ from tests.load.workload import Workload, expected_answers
 from tests.serving.cli.test_commands import Capture
 from tests.serving.conftest import ROOT
 from tests.serving.load.commands import failure, misuse
+from twinspire.protos import bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.wire.converters import RequestLimits
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 

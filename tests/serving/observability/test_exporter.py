@@ -15,18 +15,18 @@ import psutil
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
-from protos import bundle, retrieval_pb2_grpc
-from protos import retrieval_pb2 as wire
-from protos.errors import Unavailable
-from serving.observability.exporter import check_port, serve_metrics
-from serving.observability.worker_metrics import SharedMetrics
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
-from serving.service_status import BundleFacts, bundle_facts, bundle_readings
 from tests.helpers.serving.counting import CALLS
 from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.scraping import Scrape
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle, retrieval_pb2_grpc
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.observability.exporter import check_port, serve_metrics
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.service_status import BundleFacts, bundle_facts, bundle_readings
 
 
 @pytest.fixture

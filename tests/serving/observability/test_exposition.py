@@ -6,12 +6,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from serving.observability import layout, metrics
-from serving.observability.exporter import serve_metrics
-from serving.observability.worker_metrics import SharedMetrics
-from serving.service_status import BundleFacts, ServiceStatus, catalogue_readings
-from serving.shadow.channel import ShadowChannel
-from serving.shared_state import SharedState
+from twinspire.serving.observability import layout, metrics
+from twinspire.serving.observability.exporter import serve_metrics
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.service_status import BundleFacts, ServiceStatus, catalogue_readings
+from twinspire.serving.shadow.channel import ShadowChannel
+from twinspire.serving.shared_state import SharedState
 
 EXPECTED = Path(__file__).with_name("exposition.txt")
 OLD, NEW, THIRD = "0a1b2c3d4e5f" + "0" * 52, "5f4e3d2c1b0a" + "0" * 52, "123456789abc" + "0" * 52

@@ -10,16 +10,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import MissingStage
-from serving.engine.call_record import CallRecord
-from serving.engine.front import Metadata
-from serving.observability import tracing
-from serving.observability.tracing import Tracing, prepare
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.serving.collector import PARENT, TRACE, Collector, attributes, spans_of
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import MissingStage
+from twinspire.serving.engine.call_record import CallRecord
+from twinspire.serving.engine.front import Metadata
+from twinspire.serving.observability import tracing
+from twinspire.serving.observability.tracing import Tracing, prepare
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 SECRET = "where I was last summer"
 SEARCH = "/retrieval.v1.Retrieval/Search"

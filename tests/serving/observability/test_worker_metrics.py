@@ -7,11 +7,11 @@ from typing import Any
 import grpc
 import pytest
 
-from serving.observability import layout, metrics
-from serving.observability.layout import cumulative, width
-from serving.observability.metrics import METRICS, OTHER, SECONDS, SIZES, Kind, MetricSource
-from serving.observability.worker_metrics import SharedMetrics
 from tests.serving.conftest import ROOT
+from twinspire.serving.observability import layout, metrics
+from twinspire.serving.observability.layout import cumulative, width
+from twinspire.serving.observability.metrics import METRICS, OTHER, SECONDS, SIZES, Kind, MetricSource
+from twinspire.serving.observability.worker_metrics import SharedMetrics
 
 
 def histogram(row: list[float], start: int, bounds: tuple[float, ...]) -> tuple[list[float], float]:

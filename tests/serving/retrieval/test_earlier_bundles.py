@@ -5,11 +5,11 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import quantize_dynamic
 
-from protos.bundle import QUERY_TOWER, Precisions
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import item_names
+from twinspire.protos.bundle import QUERY_TOWER, Precisions
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
 
 
 def test_a_bundle_whose_towers_are_of_variants_that_are_no_longer_made_is_served(

@@ -10,21 +10,21 @@ import numpy.typing as npt
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.bundle import VECTORS, Score
-from protos.errors import InvalidInput
-from protos.features import FeatureSpec
-from serving.client import AsyncRetrievalClient, RetrievalClient
-from serving.retrieval.answer import Answer, Basis
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
-from serving.wire.converters import RequestLimits
 from tests.helpers.answers import differences
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import RETIRED, item_ids, popularity, watched_bundle
 from tests.helpers.tiny_towers import HISTORY, TEXT
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.bundle import VECTORS, Score
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import FeatureSpec
+from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient
+from twinspire.serving.retrieval.answer import Answer, Basis
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.wire.converters import RequestLimits
 
 UNKNOWN = "item-010"  # to the tower; the catalogue holds it
 QUERIES = [

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput, Unavailable
-from serving.client import RetrievalClient, protocol, where
-from serving.retrieval.answer import Answer, FusionMode, Timing
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.rollout.loaded_bundle import LoadedBundle
-from serving.segments import shared_catalogue
-from serving.segments.shared_catalogue import MappedCatalogue
-from serving.server import RetrievalServer
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.scores import difference
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput, Unavailable
+from twinspire.serving.client import RetrievalClient, protocol, where
+from twinspire.serving.retrieval.answer import Answer, FusionMode, Timing
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle
+from twinspire.serving.segments import shared_catalogue
+from twinspire.serving.segments.shared_catalogue import MappedCatalogue
+from twinspire.serving.server import RetrievalServer
 
 ITEMS = 300
 NAMES = item_names(ITEMS)

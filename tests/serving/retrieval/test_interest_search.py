@@ -7,25 +7,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.bundle import VECTORS
-from protos.errors import BundleDamaged, Overloaded
-from serving.benchmark import bundle_benchmark
-from serving.benchmark.filter_measurement import buckets, measure_quality
-from serving.client import RetrievalClient
-from serving.filters.expression import Filter, where
-from serving.retrieval import retriever as retriever_module
-from serving.retrieval.answer import Answer, Basis
-from serving.retrieval.interest_search import merged
-from serving.retrieval.query import PLAIN, Query, SearchResult
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.rate_limit import RateLimit
-from serving.segments import planner
-from serving.server import RetrievalServer
 from tests.helpers.answers import differences
 from tests.helpers.tiny import FILTERS, INNER_PRODUCT, filter_values, item_ids, tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, HISTORY, TinyTower
 from tests.serving.live.test_live_server import Host
+from twinspire.protos.bundle import VECTORS
+from twinspire.protos.errors import BundleDamaged, Overloaded
+from twinspire.serving.benchmark import bundle_benchmark
+from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.filters.expression import Filter, where
+from twinspire.serving.retrieval import retriever as retriever_module
+from twinspire.serving.retrieval.answer import Answer, Basis
+from twinspire.serving.retrieval.interest_search import merged
+from twinspire.serving.retrieval.query import PLAIN, Query, SearchResult
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.rate_limit import RateLimit
+from twinspire.serving.segments import planner
+from twinspire.serving.server import RetrievalServer
 
 K = 3
 IDS = item_ids(300)

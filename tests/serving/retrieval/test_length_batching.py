@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.retrieval.encoder import MAX_PADDING, MAX_QUERIES, length_batches
+from twinspire.serving.retrieval.encoder import MAX_PADDING, MAX_QUERIES, length_batches
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=3 * MAX_QUERIES))

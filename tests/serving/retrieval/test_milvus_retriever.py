@@ -7,22 +7,22 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import bundle, retrieval_pb2_grpc
-from protos import retrieval_pb2 as wire
-from protos.bundle import IndexParameters
-from protos.search import exact_search
-from protos.vector_databases.milvus import URI
-from serving.filters.expression import where
-from serving.index import vector_index
-from serving.index.remote_search import local_only
-from serving.index.vector_index import ExactIndex
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import differences, hits_of
 from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.scores import difference
 from tests.helpers.serving.reacting import reacting, soon
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle, watched_bundle
+from twinspire.protos import bundle, retrieval_pb2_grpc
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.search import exact_search
+from twinspire.protos.vector_databases.milvus import URI
+from twinspire.serving.filters.expression import where
+from twinspire.serving.index import vector_index
+from twinspire.serving.index.remote_search import local_only
+from twinspire.serving.index.vector_index import ExactIndex
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
 
 EXACT = IndexParameters("ip", 16, 100, 64, exact=True)
 FLAT = IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})
@@ -55,7 +55,7 @@ def test_a_forked_process_connects_before_its_first_search(
     monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
     folder = tiny_bundle(tmp_path, 40, index=FLAT)
     publish(folder, bundle.read(folder))
-    from serving.index import milvus_index  # which imports a package of the extra
+    from twinspire.serving.index import milvus_index  # which imports a package of the extra
 
     monkeypatch.setattr(milvus_index, "check_apart", lambda folder: None)  # milvus-lite takes one process
     with local_only():

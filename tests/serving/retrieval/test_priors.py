@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput
-from protos.hybrid.fusion import Fusion
-from protos.hybrid.lexical_index import LexicalIndex
-from serving.cli.tables import show_answer
-from serving.client import RetrievalClient, where
-from serving.client.answer_files import answer_document
-from serving.retrieval.answer import Answer, FusionMode, Timing
-from serving.retrieval.hybrid_search import HybridSearch
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.rollout.loaded_bundle import LoadedBundle
-from serving.server import RetrievalServer
 from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.hybrid.fusion import Fusion
+from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.serving.cli.tables import show_answer
+from twinspire.serving.client import RetrievalClient, where
+from twinspire.serving.client.answer_files import answer_document
+from twinspire.serving.retrieval.answer import Answer, FusionMode, Timing
+from twinspire.serving.retrieval.hybrid_search import HybridSearch
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle
+from twinspire.serving.server import RetrievalServer
 
 ITEMS = 300
 NAMES = item_names(ITEMS)
@@ -192,7 +192,7 @@ def test_a_manifest_without_priors_says_nothing_of_them(plain: Retriever, found:
 def test_numpy_finds_what_the_compiled_search_finds(
     found: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protos.hybrid.fusion.compiled", None)
+    monkeypatch.setattr("twinspire.protos.hybrid.fusion.compiled", None)
     scores = [hit.score for hit in one(found, QUERY).hits]
     monkeypatch.undo()
     np.testing.assert_allclose(scores, [hit.score for hit in one(found, QUERY).hits], atol=3e-6)

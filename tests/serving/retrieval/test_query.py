@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.errors import InvalidInput, UnknownItem
-from protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature, TimeFeature
-from serving.client.protocol import score_request, search_fields
-from serving.retrieval.query import Query, QueryForm, example_query
-from serving.retrieval.retriever import Retriever
-from serving.wire.converters import RequestLimits, query_from_wire, query_to_wire
 from tests.helpers.tiny_towers import FULL, HISTORY, PLAIN, WATCHED
+from twinspire.protos.errors import InvalidInput, UnknownItem
+from twinspire.protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature, TimeFeature
+from twinspire.serving.client.protocol import score_request, search_fields
+from twinspire.serving.retrieval.query import Query, QueryForm, example_query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.wire.converters import RequestLimits, query_from_wire, query_to_wire
 
 TITLE = TextFeature("text", column="title")
 

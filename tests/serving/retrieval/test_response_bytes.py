@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos import bundle
-from protos import retrieval_pb2 as wire
-from serving.retrieval.answer import Answer, Hit, Timing
-from serving.retrieval.query import PLAIN, QueryContext, SearchResult
-from serving.retrieval.response_bytes import BASES, ResponseWriter
-from serving.segments.catalogue import Catalogue
-from serving.segments.packed_items import PackedItems, varint
 from tests.helpers.serving.catalogues import catalogues
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.retrieval.answer import Answer, Hit, Timing
+from twinspire.serving.retrieval.query import PLAIN, QueryContext, SearchResult
+from twinspire.serving.retrieval.response_bytes import BASES, ResponseWriter
+from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.packed_items import PackedItems, varint
 
 scores = st.floats(width=32, allow_nan=False)
 times = st.builds(Timing, *[st.integers(0, 2**64 - 1)] * 3)

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.bundle import IndexParameters
-from protos.errors import BundleDamaged, InvalidInput
-from protos.features import NumberFeature
-from serving.retrieval.answer import Answer
-from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
-from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import difference
 from tests.helpers.tiny import item_ids, item_names, tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, TEXT, TinyTower
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.errors import BundleDamaged, InvalidInput
+from twinspire.protos.features import NumberFeature
+from twinspire.serving.retrieval.answer import Answer
+from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions
+from twinspire.serving.retrieval.retriever import Retriever
 
 
 def ids(answer: Answer) -> list[str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from protos import bundle
-from serving.retrieval.encoder import Encoder
 from tests.helpers import rounding
+from twinspire.protos import bundle
+from twinspire.serving.retrieval.encoder import Encoder
 
 
 def test_the_vectors_of_an_encoder_depend_on_the_size_of_the_batch(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from protos.bundle import Score
-from serving.index.vector_index import shown_scores
+from twinspire.protos.bundle import Score
+from twinspire.serving.index.vector_index import shown_scores
 
 PRODUCTS = np.array([[1e30, 88, 1.5, 0], [-1.5, -88, -800, -1e30]], np.float32)
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protos.errors import InvalidInput
-from serving.client import RetrievalClient
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
-from serving.wire.converters import RequestLimits
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.wire.converters import RequestLimits
 
 EXAMPLES, STRINGS = 100, 100
 LONGEST = RequestLimits().max_text_length

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protos.features import FeatureSpec
-from serving.client.__main__ import main
-from serving.retrieval.answer import Answer, Basis
-from serving.retrieval.encoder import BlankQuery
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.server import RetrievalServer
 from tests.helpers.answers import differences
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import item_ids, popularity, tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import FULL, HISTORY, TEXT, TinyTower
+from twinspire.protos.features import FeatureSpec
+from twinspire.serving.client.__main__ import main
+from twinspire.serving.retrieval.answer import Answer, Basis
+from twinspire.serving.retrieval.encoder import BlankQuery
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.server import RetrievalServer
 
 UNKNOWN = ("", "\0\0", " ", "\U0001f600", "\u2060" * 3)  # the tiny tower counts no code point of these
 TEXTS = ("bavuti xelike", *UNKNOWN, "kemolira", "")

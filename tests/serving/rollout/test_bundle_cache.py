@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from protos import bundle
-from protos.errors import BundleDamaged, Unavailable
-from protos.files import atomic_directory
-from serving.rollout.bundle_cache import SPARE, BundleCache, last_served
-from serving.rollout.registry import Registered
 from tests.helpers.serving.following import CHAMPION, Shelf
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, Unavailable
+from twinspire.protos.files import atomic_directory
+from twinspire.serving.rollout.bundle_cache import SPARE, BundleCache, last_served
+from twinspire.serving.rollout.registry import Registered
 
 FILES = (*bundle.REQUIRED, bundle.MANIFEST, "reports/quality.json")
 
@@ -120,8 +120,8 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(shelf: Shelf, tmp_path
 FULL = """
 import resource, sys
 from pathlib import Path
-from protos.errors import Unavailable
-from serving.rollout.bundle_cache import BundleCache
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.rollout.bundle_cache import BundleCache
 from tests.helpers.serving.following import CHAMPION, Shelf
 shelf, cache = Shelf(Path(sys.argv[1])), BundleCache(Path(sys.argv[2]), owns=True)
 limit = int(sys.argv[3])
@@ -151,7 +151,7 @@ def test_a_disk_that_takes_no_more_leaves_the_cache_as_it_was(folders: list[Path
 KILLED = """
 import os, sys
 from pathlib import Path
-from serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.bundle_cache import BundleCache
 from tests.helpers.serving.following import CHAMPION, Shelf
 class Half(Shelf):
     def download(self, registered, draft, meanwhile):
@@ -181,7 +181,7 @@ def test_a_process_that_is_killed_in_the_middle_of_a_download_leaves_no_bundle(
 HANGING = """
 import sys, time
 from pathlib import Path
-from protos.files import atomic_directory
+from twinspire.protos.files import atomic_directory
 with atomic_directory.draft(Path(sys.argv[1])) as draft:
     (draft / "half").write_text("half")
     print(draft, flush=True)

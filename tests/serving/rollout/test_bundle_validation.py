@@ -18,15 +18,6 @@ import psutil
 import pytest
 from onnx import numpy_helper
 
-from protos import bundle
-from protos.errors import BundleDamaged, Unavailable
-from protos.vector_databases.milvus import URI
-from serving.retrieval.retriever import Retriever
-from serving.rollout import bundle_validation, memory_budget
-from serving.rollout.follower import FollowConfig, validator
-from serving.rollout.memory_budget import MIB, ValidationBounds
-from serving.rollout.registry import do_nothing
-from serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
 from tests.helpers.altered import altered, swell
 from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal
@@ -34,6 +25,15 @@ from tests.helpers.tampered import tampered
 from tests.helpers.tiny import build_index, item_names, tiny_bundle
 from tests.helpers.tiny_towers import FULL, TinyTower
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, Unavailable
+from twinspire.protos.vector_databases.milvus import URI
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout import bundle_validation, memory_budget
+from twinspire.serving.rollout.follower import FollowConfig, validator
+from twinspire.serving.rollout.memory_budget import MIB, ValidationBounds
+from twinspire.serving.rollout.registry import do_nothing
+from twinspire.serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
 
 GIB = 1 << 30
 
@@ -47,7 +47,7 @@ def test_a_good_bundle_tells_what_it_takes(watched: Path) -> None:
 
 
 def test_the_command_prints_json(plain: Path) -> None:
-    command = [sys.executable, "-m", "serving.rollout.bundle_validation", str(plain)]
+    command = [sys.executable, "-m", "twinspire.serving.rollout.bundle_validation", str(plain)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(json.loads(done.stdout)) == set(bundle_validation.ValidationResult._fields)

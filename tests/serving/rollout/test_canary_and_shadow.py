@@ -9,11 +9,11 @@ from typing import Any
 import psutil
 import pytest
 
-from protos.mlflow_keys import SHADOW_CHALLENGER, STAGE
-from serving.client import RetrievalClient
 from tests.helpers.serving.faulty import NAME, QUERY, TwoBundles
 from tests.helpers.tiny import item_names
 from tests.helpers.waiting import wait_until
+from twinspire.protos.mlflow_keys import SHADOW_CHALLENGER, STAGE
+from twinspire.serving.client import RetrievalClient
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 

@@ -20,13 +20,13 @@ from typing import Any
 import psutil
 import pytest
 
-from protos import bundle
-from protos.bundle import INDEX, VECTORS
-from serving.client import RetrievalClient
 from tests.helpers.serving.faulty import ALIAS, NAME, Service
 from tests.helpers.serving.world import Heal, World, alive, check, put_back, truncate
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.bundle import INDEX, VECTORS
+from twinspire.serving.client import RetrievalClient
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 
@@ -128,7 +128,7 @@ def test_a_disk_that_is_full(world: World) -> None:
                 os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
             world.versions.point(coming)
             return filler.unlink
-        process = world.service.processes("serving.rollout.registry")[0]
+        process = world.service.processes("twinspire.serving.rollout.registry")[0]
         before = process.rlimit(resource.RLIMIT_FSIZE)
         set_limit(process, (4096, before[1]))
         world.versions.point(coming)
@@ -158,7 +158,7 @@ def test_a_cache_that_is_no_folder(world: World) -> None:
 def test_a_download_that_is_killed(world: World) -> None:
     """The process that downloads is killed while it does, and so is the follower."""
     for name, victim in (
-        ("kill -9 of a download", lambda service: service.processes("serving.rollout.registry")[0]),
+        ("kill -9 of a download", lambda service: service.processes("twinspire.serving.rollout.registry")[0]),
         ("kill -9 of the follower in a download", lambda service: service.follower()),
     ):
 
@@ -186,7 +186,9 @@ def test_a_promotion_that_is_taken_back_during_its_download(world: World) -> Non
         for _ in range(5):  # a download may end before its process is suspended
             world.versions.point(coming)
             wait_until(lambda: list(service.cache.glob(".download-*/**/*")))
-            oldest = min(service.processes("serving.rollout.registry"), key=psutil.Process.create_time)
+            oldest = min(
+                service.processes("twinspire.serving.rollout.registry"), key=psutil.Process.create_time
+            )
             oldest.suspend()
             world.versions.point(champion)
             if list(service.cache.glob(".download-*/**/*")):
@@ -224,7 +226,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(world: World) -> None:
 def test_two_promotions_at_once_end_with_what_the_registry_says(world: World) -> None:
     service, began = world.service, len(world.service.log())
     code = (
-        "import sys; from serving.rollout.registry import block_unneeded_imports\n"
+        "import sys; from twinspire.serving.rollout.registry import block_unneeded_imports\n"
         "block_unneeded_imports()\n"
         "import mlflow; mlflow.set_tracking_uri(sys.argv[1]); client = mlflow.MlflowClient()\n"
         f"for n in range(20): client.set_registered_model_alias('{NAME}', '{ALIAS}', sys.argv[2])"

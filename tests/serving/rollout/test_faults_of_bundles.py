@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.bundle import INDEX, ITEM_TOWER, ITEMS, MANIFEST, QUERY_TOWER, VECTORS
 from tests.helpers.serving.world import Heal, World, check, put_back, truncate
 from tests.helpers.tiny import build_index
 from tests.helpers.tiny_towers import DIMENSION
+from twinspire.protos.bundle import INDEX, ITEM_TOWER, ITEMS, MANIFEST, QUERY_TOWER, VECTORS
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 

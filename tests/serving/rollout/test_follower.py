@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from protos.errors import Unavailable
-from serving.rollout.target import Workers
 from tests.helpers.serving.following import CHAMPION, Scene, newer_schema
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.rollout.target import Workers
 
 
 def test_nothing_happens_while_the_alias_stays(scene: Scene) -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from serving.rollout.registry import Registered
-from serving.rollout.shadow_log import LOG_SECONDS
-from serving.rollout.target import bundle_at
 from tests.helpers.serving.following import CHALLENGER, CHAMPION, Scene
+from twinspire.serving.rollout.registry import Registered
+from twinspire.serving.rollout.shadow_log import LOG_SECONDS
+from twinspire.serving.rollout.target import bundle_at
 
 
 def test_a_canary_answers_a_share(make: Any) -> None:

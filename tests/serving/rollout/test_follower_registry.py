@@ -15,17 +15,17 @@ from typing import Any
 import psutil
 import pytest
 
-from protos import bundle
-from protos.errors import BundleDamaged, MissingStage, Unavailable
-from serving import bundles
-from serving.rollout.bundle_cache import BundleCache
-from serving.rollout.follower import FollowConfig, validator
-from serving.rollout.registry import Registered, ShadowPair, cleaned, do_nothing
-from serving.rollout.registry_process import RegistryProcess
 from tests.helpers.serving.following import newer_schema
 from tests.helpers.serving.library import NAME, Library, Service, library_of, service
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
+from twinspire.serving import bundles
+from twinspire.serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.follower import FollowConfig, validator
+from twinspire.serving.rollout.registry import Registered, ShadowPair, cleaned, do_nothing
+from twinspire.serving.rollout.registry_process import RegistryProcess
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 
@@ -116,7 +116,7 @@ def test_a_download_is_broken_off_and_leaves_nothing(library: Library, tmp_path:
 
 def registry_processes() -> list[psutil.Process]:
     children = psutil.Process().children()
-    return [each for each in children if "serving.rollout.registry" in each.cmdline()]
+    return [each for each in children if "twinspire.serving.rollout.registry" in each.cmdline()]
 
 
 def newest_child() -> psutil.Process:
@@ -192,7 +192,7 @@ def test_errors_are_short_and_hold_no_secrets() -> None:
 
 def test_a_process_goes_with_the_one_that_asked(library: Library) -> None:
     code = (
-        "import sys, time; from serving.rollout.registry_process import RegistryProcess\n"
+        "import sys, time; from twinspire.serving.rollout.registry_process import RegistryProcess\n"
         "registry = RegistryProcess(); registry.resolve(sys.argv[1])\n"
         "print(registry._process.pid, flush=True); time.sleep(60)"
     )

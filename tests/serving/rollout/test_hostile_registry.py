@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from protos import bundle
-from protos.errors import BundleDamaged, Unavailable
-from serving import bundles
-from serving.rollout.bundle_cache import BundleCache
-from serving.rollout.registry import MlflowRegistry
 from tests.helpers.serving.library import NAME, Library, Service, library_of, service
 from tests.helpers.tampered import DEEP, listed, reseal_table
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, Unavailable
+from twinspire.serving import bundles
+from twinspire.serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.registry import MlflowRegistry
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 
@@ -104,7 +104,7 @@ def test_a_tag_that_is_a_path_removes_nothing_when_a_version_is_fetched(
         assert tree(tmp_path) == before
         assert (victim / "thesis").read_text() == "three years of work"
     version = tagged(library, folders[0], str(victim))
-    command = [sys.executable, "-m", "serving.bundles", f"models:/{NAME}/{version}", str(cache)]
+    command = [sys.executable, "-m", "twinspire.serving.bundles", f"models:/{NAME}/{version}", str(cache)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"error: models:/{NAME}/{version}: tag bundle_version: expected 64 lowercase" in done.stderr
@@ -220,7 +220,7 @@ def test_a_start_with_a_hostile_version_and_an_empty_cache_says_why(
     version = library.add(folders[2])
     deep(library.file(version, bundle.MANIFEST).parent)
     library.point(version)
-    command = [sys.executable, "-m", "serving", "serve", "--model", CHAMPION, "--port", "0"]
+    command = [sys.executable, "-m", "twinspire.serving", "serve", "--model", CHAMPION, "--port", "0"]
     environment = {**os.environ, "TWINSPIRE_CACHE": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
     assert done.returncode == 1

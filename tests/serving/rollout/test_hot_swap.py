@@ -9,21 +9,21 @@ from pathlib import Path
 import grpc
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc as stubs
-from serving.client import RetrievalClient
-from serving.observability import layout
-from serving.observability.exporter import serve_metrics
-from serving.observability.worker_metrics import SharedMetrics, sum_by_version
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.shared_state import NEXT
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.reacting import soon
 from tests.helpers.serving.scraping import Scrape
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import item_names, tiny_bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc as stubs
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.observability import layout
+from twinspire.serving.observability.exporter import serve_metrics
+from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.shared_state import NEXT
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import BundleDamaged
-from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from tests.helpers.tiny import tiny_bundle
+from twinspire.protos.errors import BundleDamaged
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from protos import bundle
-from protos.errors import BundleDamaged, MissingStage
-from serving import bundles
-from serving.filters.expression import where
-from serving.pyfunc_model import BundleModel
-from serving.retrieval.answer import Answer, FusionMode
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.rollout.registry import MlflowRegistry, Registered, _answer
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, MissingStage
+from twinspire.serving import bundles
+from twinspire.serving.filters.expression import where
+from twinspire.serving.pyfunc_model import BundleModel
+from twinspire.serving.retrieval.answer import Answer, FusionMode
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.registry import MlflowRegistry, Registered, _answer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -131,7 +131,7 @@ def test_without_a_store_the_message_says_what_comes_first(
 
 def test_without_mlflow_the_message_says_so(tmp_path: Path) -> None:
     (tmp_path / "mlflow.py").write_text("raise ModuleNotFoundError")
-    command = [sys.executable, "-m", "serving", "serve", "--model", "models:/tiny@champion"]
+    command = [sys.executable, "-m", "twinspire.serving", "serve", "--model", "models:/tiny@champion"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=30)
     assert done.returncode == 1

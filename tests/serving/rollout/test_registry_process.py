@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from protos import entry_points
-from protos.errors import MissingStage, Unavailable
-from serving.rollout.registry_process import RegistryProcess
-from serving.rollout.shadow_log import ShadowLog
-from serving.rollout.target import Clock
-from serving.shared_state import SharedState
 from tests.helpers.serving.following import Wound
+from twinspire.protos import entry_points
+from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.shadow_log import ShadowLog
+from twinspire.serving.rollout.target import Clock
+from twinspire.serving.shared_state import SharedState
 
 MODEL = "models:/tiny@champion"
 ANSWERS = "import sys\nfor line in sys.stdin: print(sys.argv[1], flush=True)"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from protos.errors import Unavailable
 from tests.helpers.serving.following import CHALLENGER, CHAMPION, Scene
+from twinspire.protos.errors import Unavailable
 
 STEPS = ["during_download", "during_validation"]
 

@@ -12,14 +12,14 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from serving.address import client_of_peer
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.tokens import METHODS, Role, TokenFile
 from tests.helpers.serving.guarded import REQUEST, SERVICE, Ended, code_of, guarded, name_of
 from tests.helpers.serving.token_files import Metadata, Tokens, bearer
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.serving.address import client_of_peer
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.tokens import METHODS, Role, TokenFile
 
 ENCODE = wire.EncodeRequest(queries=[wire.Query(text="ba")])
 
@@ -110,7 +110,7 @@ def test_a_flood_of_refusals_is_one_line_without_tokens(
     caplog.set_level(logging.DEBUG)
     for _ in range(50):
         code_of(stub.Search, REQUEST, metadata=tokens.metadata("late"))
-    lines = [each.getMessage() for each in caplog.records if each.name == "serving.security.auth"]
+    lines = [each.getMessage() for each in caplog.records if each.name == "twinspire.serving.security.auth"]
     assert 1 <= len(lines) <= 3
     assert lines[0].startswith("'/retrieval.v1.Retrieval/Search': the token has expired")
     assert not [each for each in tokens.plain.values() if each in caplog.text]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.errors import Overloaded
-from serving.security.rate_limit import SLACK_SECONDS, RateLimit
 from tests.serving.conftest import ROOT
+from twinspire.protos.errors import Overloaded
+from twinspire.serving.security.rate_limit import SLACK_SECONDS, RateLimit
 
 START = 1e7  # seconds: a machine that has been up for four months
 
@@ -143,8 +143,8 @@ def test_threads_together_get_no_more_than_the_burst() -> None:
 
 FORKED = """
 import json, os, time
-from protos.errors import Overloaded
-from serving.security.rate_limit import RateLimit
+from twinspire.protos.errors import Overloaded
+from twinspire.serving.security.rate_limit import RateLimit
 
 def attempts(count, pause=0.0):
     admitted = 0

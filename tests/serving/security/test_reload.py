@@ -10,15 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protos.errors import NotAuthenticated, Unavailable
-from serving.client import RetrievalClient
-from serving.client.security import Security
-from serving.security.tls import ServerTls, TlsFiles
-from serving.security.tokens import TokenFile, new_token
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.operated import log_until, scrape, workers
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
+from twinspire.protos.errors import NotAuthenticated, Unavailable
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.client.security import Security
+from twinspire.serving.security.tls import ServerTls, TlsFiles
+from twinspire.serving.security.tokens import TokenFile, new_token
 
 Process = subprocess.Popen[str]
 
@@ -192,7 +192,7 @@ def test_a_worker_that_starts_while_the_files_are_unusable_has_their_last_good_c
 def test_a_file_that_could_not_be_read_for_a_moment_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.security.file_watch.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("twinspire.serving.security.file_watch.RETRY_SECONDS", 0.0)
     (token, entry), path = new_token("a", "reader"), tmp_path / "tokens.toml"
     path.write_text("token = []")
     tokens = TokenFile(path, period=0)

@@ -11,17 +11,17 @@ import pytest
 from cryptography import x509
 from grpc import StatusCode
 
-from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import ConfigError
-from serving.config import ServiceConfig
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.tls import ServerTls, TlsFiles, check_exposure
-from serving.security.tokens import TokenFile, new_token
-from serving.service import _access
 from tests.helpers.serving.certificates import Authority, Pair
 from tests.helpers.serving.guarded import REQUEST, Ended, code_of, guarded, name_of
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.errors import ConfigError
+from twinspire.serving.config import ServiceConfig
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.tls import ServerTls, TlsFiles, check_exposure
+from twinspire.serving.security.tokens import TokenFile, new_token
+from twinspire.serving.service import _access
 
 
 @pytest.fixture(scope="module")

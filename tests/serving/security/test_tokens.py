@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from protos.errors import ConfigError, InvalidInput
-from serving.security.access import Access
-from serving.security.tokens import TokenFile, new_token
 from tests.helpers.serving.guarded import SERVICE
 from tests.helpers.serving.token_files import Tokens
+from twinspire.protos.errors import ConfigError, InvalidInput
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.tokens import TokenFile, new_token
 
 ENTRY = '[[token]]\nname = "a"\nrole = "reader"\nsha256 = "' + "0" * 64 + '"\n'
 

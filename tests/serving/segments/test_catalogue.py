@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from protos.bundle import ITEMS
-from protos.errors import BundleDamaged
-from serving.segments.catalogue import Catalogue, Fields
 from tests.helpers.serving.segments import items_of
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos.bundle import ITEMS
+from twinspire.protos.errors import BundleDamaged
+from twinspire.serving.segments.catalogue import Catalogue, Fields
 
 TABLE: dict[str, Any] = {
     "ids": ["a", "b", "c", "d"],

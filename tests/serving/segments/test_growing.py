@@ -6,11 +6,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from serving.client import where
-from serving.segments.growing import FIRST_CAPACITY, GrowingSegment
-from serving.segments.growing_columns import GrowingColumns
-from serving.segments.packed_items import EncodedItem, EncodedKind
 from tests.helpers.serving.segments import segment_of
+from twinspire.serving.client import where
+from twinspire.serving.segments.growing import FIRST_CAPACITY, GrowingSegment
+from twinspire.serving.segments.growing_columns import GrowingColumns
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 
 
 class Empty:

@@ -10,15 +10,15 @@ from typing import cast
 import numpy as np
 import pytest
 
-from serving.index.hnsw_index import HnswIndex
-from serving.live.encoded_items import GRAPH_SUFFIX, folder_of
-from serving.live.encoding import graph_builder
-from serving.live.search.live_items import LiveItems
-from serving.retrieval.query import PLAIN, EncodedQueries, Query
-from serving.segments import growing_graph as graphs
 from tests.helpers.rounding import factors
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import random_texts
+from twinspire.serving.index.hnsw_index import HnswIndex
+from twinspire.serving.live.encoded_items import GRAPH_SUFFIX, folder_of
+from twinspire.serving.live.encoding import graph_builder
+from twinspire.serving.live.search.live_items import LiveItems
+from twinspire.serving.retrieval.query import PLAIN, EncodedQueries, Query
+from twinspire.serving.segments import growing_graph as graphs
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving.segments.growing import GrowingSegment
-from serving.segments.items import Items
-from serving.segments.packed_items import EncodedItem, EncodedKind
-from serving.segments.searcher import Searcher
 from tests.helpers.serving.segments import segment_of
+from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.items import Items
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
+from twinspire.serving.segments.searcher import Searcher
 
 BUNDLE, WRITTEN = 50, 3000
 

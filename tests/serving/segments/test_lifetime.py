@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.filters.expression import where
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from twinspire.serving.filters.expression import where
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
 
 
 @pytest.mark.parametrize("is_live", [False, True], ids=["bundle", "live items"])

@@ -10,21 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.errors import InvalidInput
-from serving.client import Item, where
-from serving.filters.expression import Filter
-from serving.filters.plan import Plan
-from serving.retrieval.query import PreparedQuery, Query
-from serving.retrieval.retriever import Retriever
-from serving.segments import planner
-from serving.segments.growing import GrowingSegment
-from serving.segments.packed_items import EncodedItem
 from tests.helpers.filter_oracle import FILTERS, passes
 from tests.helpers.serving.cataloguing import catalogue_service
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS as SCHEMA
 from tests.helpers.tiny import filter_values, item_ids, item_names, tiny_bundle, watched_bundle
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client import Item, where
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.retrieval.query import PreparedQuery, Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments import planner
+from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.packed_items import EncodedItem
 
 ITEMS = 300
 LARGE = 8000

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protos import retrieval_pb2 as wire
-from protos.bundle import Hybrid
-from serving.client import where
-from serving.retrieval.answer import Answer, FusionMode, Timing
-from serving.retrieval.query import Query
-from serving.retrieval.response_bytes import ResponseWriter
-from serving.segments.growing_columns import GrowingPostings
-from serving.segments.packed_items import EncodedItemsDamaged, PackedItems
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.bundle import Hybrid
+from twinspire.serving.client import where
+from twinspire.serving.retrieval.answer import Answer, FusionMode, Timing
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.response_bytes import ResponseWriter
+from twinspire.serving.segments.growing_columns import GrowingPostings
+from twinspire.serving.segments.packed_items import EncodedItemsDamaged, PackedItems
 
 ITEMS = 300
 NAMES = item_names(ITEMS)

@@ -9,12 +9,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protos.errors import UnknownItem
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.segments.packed_items import hit_of
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import item_names, tiny_bundle
+from twinspire.protos.errors import UnknownItem
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.packed_items import hit_of
 
 IDS = [*(f"item-{n:03}" for n in range(0, 40, 3)), *(f"new-{n}" for n in range(12))]
 TEXTS = [*item_names(60), "bavuti xelike mopy", "zo", "日本"]
@@ -72,7 +72,7 @@ class LiveMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.world.encoder.close()
-        from serving.live.encoding.change_encoder import ChangeEncoder
+        from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
 
         self.world.encoder = ChangeEncoder(self.world.folder, self.world.feed, self.world.place)
         self.world.live = self.world.open()

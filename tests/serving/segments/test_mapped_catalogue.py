@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.errors import UnknownItem
-from serving.segments.catalogue import Catalogue
-from serving.segments.packed_items import PackedItems
-from serving.segments.shared_catalogue import FREE, MappedCatalogue, slot_count, slots_of
 from tests.helpers.serving.catalogues import NAMES, catalogues, texts
 from tests.helpers.serving.segments import items_of
+from twinspire.protos.errors import UnknownItem
+from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.segments.shared_catalogue import FREE, MappedCatalogue, slot_count, slots_of
 
 
 def mapped(catalogue: Catalogue) -> MappedCatalogue:

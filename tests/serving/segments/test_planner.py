@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from protos.search import top_k
-from serving.filters.expression import where
-from serving.filters.passing_rows import PassingRows
-from serving.filters.plan import Plan
-from serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
-from serving.segments.planner import expected_cost, search_one_passing, search_passing
+from twinspire.protos.search import top_k
+from twinspire.serving.filters.expression import where
+from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
+from twinspire.serving.segments.planner import expected_cost, search_one_passing, search_passing
 
 RNG = np.random.default_rng(0)
 ITEMS = RNG.standard_normal((100_000, 8)).astype(np.float32)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protos.bundle import read_manifest
-from serving.segments.catalogue import Catalogue
-from serving.segments.growing import OUTDATED, SHARE, GrowingSegment
-from serving.segments.packed_items import EncodedItem, EncodedKind
 from tests.helpers.serving.segments import segment_of
+from twinspire.protos.bundle import read_manifest
+from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.growing import OUTDATED, SHARE, GrowingSegment
+from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 
 DIMENSION = 4
 

@@ -9,26 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos import bundle
-from protos.bundle import IndexParameters
-from protos.errors import InvalidInput
-from protos.filter_kinds import parse_value
-from protos.hybrid.fusion import FusionQuery
-from protos.vector_databases.milvus import URI
-from serving.filters.columns import Work
-from serving.filters.expression import where
-from serving.filters.plan import Plan
-from serving.index.vector_index import Neighbours, Vectors
-from serving.segments.built import BuiltSegment
-from serving.segments.catalogue import Catalogue
-from serving.segments.growing import GrowingSegment
-from serving.segments.neighbours import none_of
-from serving.segments.packed_items import EncodedItem, packed_hit
-from serving.segments.planner import Found
-from serving.segments.searcher import Segment
 from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS, filter_values, item_ids, item_names, tiny_bundle
+from twinspire.protos import bundle
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.filter_kinds import parse_value
+from twinspire.protos.hybrid.fusion import FusionQuery
+from twinspire.protos.vector_databases.milvus import URI
+from twinspire.serving.filters.columns import Work
+from twinspire.serving.filters.expression import where
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index.vector_index import Neighbours, Vectors
+from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.neighbours import none_of
+from twinspire.serving.segments.packed_items import EncodedItem, packed_hit
+from twinspire.serving.segments.planner import Found
+from twinspire.serving.segments.searcher import Segment
 
 ITEMS = 200
 DELETED = [*range(0, ITEMS, 7)]

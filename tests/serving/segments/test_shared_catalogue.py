@@ -15,26 +15,34 @@ import numpy as np
 import psutil
 import pytest
 
-from protos import bundle
-from protos.files import atomic_directory
-from serving.client import RetrievalClient
-from serving.retrieval.answer import Timing
-from serving.retrieval.query import Query, example_query
-from serving.rollout.bundle_cache import BundleCache
-from serving.rollout.follower import FollowConfig, validator
-from serving.rollout.loaded_bundle import LoadedBundle
-from serving.rollout.registry import do_nothing
-from serving.segments import shared_catalogue
-from serving.segments.catalogue import Catalogue
-from serving.segments.packed_items import PackedItems
-from serving.segments.shared_catalogue import CONTENTS, ENDS, ITEMS, RANKING, SHARES, SLOTS, MappedCatalogue
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
 from tests.load import alias
 from tests.serving.conftest import ROOT
+from twinspire.protos import bundle
+from twinspire.protos.files import atomic_directory
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.retrieval.answer import Timing
+from twinspire.serving.retrieval.query import Query, example_query
+from twinspire.serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.follower import FollowConfig, validator
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle
+from twinspire.serving.rollout.registry import do_nothing
+from twinspire.serving.segments import shared_catalogue
+from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.segments.shared_catalogue import (
+    CONTENTS,
+    ENDS,
+    ITEMS,
+    RANKING,
+    SHARES,
+    SLOTS,
+    MappedCatalogue,
+)
 
 FILES = (CONTENTS, ITEMS, ENDS, SLOTS, RANKING, SHARES)
-LOGGER = "serving.segments.shared_catalogue"
+LOGGER = "twinspire.serving.segments.shared_catalogue"
 
 
 def write(place: Path, folder: Path) -> Path:
@@ -215,7 +223,7 @@ def test_several_may_write_the_same(plain: Path, tmp_path: Path) -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from serving.rollout import bundle_validation, memory_budget
+from twinspire.serving.rollout import bundle_validation, memory_budget
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 bounds = memory_budget.validation_bounds()
 print(bundle_validation._try(Path(sys.argv[1]), False, Path(sys.argv[2]), bounds).items)

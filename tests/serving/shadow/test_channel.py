@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from protos import retrieval_pb2 as wire
-from serving.shadow.channel import Mirrored, ShadowChannel, TrafficMirror
 from tests.helpers.forking import fork
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.shadow.channel import Mirrored, ShadowChannel, TrafficMirror
 
 REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
 RESPONSE = wire.SearchResponse(bundle_version="a" * 64).SerializeToString()

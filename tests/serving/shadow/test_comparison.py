@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from protos import retrieval_pb2 as wire
-from serving.shadow.comparison import AnswerComparison, ChallengerAnswer, PairRecord, Sums, compare
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.shadow.comparison import AnswerComparison, ChallengerAnswer, PairRecord, Sums, compare
 
 IDS = [f"item-{n:03}" for n in range(20)]
 POPULAR = wire.Basis.Value("BASIS_POPULAR")

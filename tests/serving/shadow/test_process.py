@@ -10,22 +10,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protos import bundle
-from protos import retrieval_pb2 as wire
-from serving.live.encoded_items import folder_of
-from serving.live.search.live_items import LivePlace, StoreState
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.shadow.process import NO_CHALLENGER
-from serving.shadow.report import shadow_state
-from serving.supervisor import ProcessSpec
-from serving.wire import converters
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.operated import supervised
 from tests.helpers.serving.shadowing import Champion, Scene, asked
 from tests.helpers.tiny import item_names, tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import TinyTower
 from tests.helpers.waiting import wait_until
+from twinspire.protos import bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.live.encoded_items import folder_of
+from twinspire.serving.live.search.live_items import LivePlace, StoreState
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.shadow.process import NO_CHALLENGER
+from twinspire.serving.shadow.report import shadow_state
+from twinspire.serving.supervisor import ProcessSpec
+from twinspire.serving.wire import converters
 
 TEXTS = item_names(40)
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from protos import retrieval_pb2 as wire
-from serving.observability.metrics import Kind, Reading
-from serving.shadow.comparison import AnswerComparison, PairRecord
-from serving.shadow.report import shadow_readings, shadow_state
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.observability.metrics import Kind, Reading
+from twinspire.serving.shadow.comparison import AnswerComparison, PairRecord
+from twinspire.serving.shadow.report import shadow_readings, shadow_state
 
 VERSION = "c" * 64
 

@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from protos import errors
-from serving.wire.status import CODES, Code, status
+from twinspire.protos import errors
+from twinspire.serving.wire.status import CODES, Code, status
 
 CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass)]
 

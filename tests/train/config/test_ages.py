@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from protos.features import FeatureSpec, HistoryFeature, IdFeature, TimeFeature
-from train.config import Experiment, TowerConfig
-from train.config.towers import BagTower, ClicksTower, ComirecTower, HistoryTower, SequenceTower
-from train.data.sources.events import EventsData
+from twinspire.protos.features import FeatureSpec, HistoryFeature, IdFeature, TimeFeature
+from twinspire.train.config import Experiment, TowerConfig
+from twinspire.train.config.towers import BagTower, ClicksTower, ComirecTower, HistoryTower, SequenceTower
+from twinspire.train.data.sources.events import EventsData
 
 DATED: FeatureSpec = HistoryFeature("history", times=True)
 TIME: FeatureSpec = TimeFeature("time")

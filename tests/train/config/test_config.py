@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from protos.errors import ConfigError
-from protos.features import (
+from tests.helpers.stdlib import DSSM, write_toml
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import (
     FeatureSpec,
     HistoryFeature,
     IdFeature,
     TextFeature,
     TimeFeature,
 )
-from tests.helpers.stdlib import DSSM, write_toml
-from train.config import (
+from twinspire.train.config import (
     BenchConfig,
     Experiment,
     ExportConfig,
@@ -29,9 +29,9 @@ from train.config import (
     TrainingConfig,
     read_experiment,
 )
-from train.config.hybrid import HybridConfig
-from train.config.losses import InBatchSoftmax, SampledSoftmax
-from train.config.towers import (
+from twinspire.train.config.hybrid import HybridConfig
+from twinspire.train.config.losses import InBatchSoftmax, SampledSoftmax
+from twinspire.train.config.towers import (
     BagTower,
     ClicksTower,
     ComirecTower,
@@ -40,9 +40,9 @@ from train.config.towers import (
     SequenceTower,
     TransformerTower,
 )
-from train.data.sources.events import EventsData
-from train.data.sources.movielens import MovielensData
-from train.paths import CONFIGS
+from twinspire.train.data.sources.events import EventsData
+from twinspire.train.data.sources.movielens import MovielensData
+from twinspire.train.paths import CONFIGS
 
 SHIPPED = sorted(CONFIGS.glob("*.toml"))
 SECTIONS = (

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from protos.toml_config import parse
-from train.config import SplitConfig
-from train.data.sources.events import EventsData
-from train.data.sources.movielens import MovielensData
+from twinspire.protos.toml_config import parse
+from twinspire.train.config import SplitConfig
+from twinspire.train.data.sources.events import EventsData
+from twinspire.train.data.sources.movielens import MovielensData
 
 EVENTS: list[tuple[dict[str, Any], str]] = [
     ({"user": ""}, "data.user: expected a name"),

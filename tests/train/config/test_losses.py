@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from protos.toml_config import parse
-from train.config.losses import Bce, Bpr, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
+from twinspire.protos.toml_config import parse
+from twinspire.train.config.losses import Bce, Bpr, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 
 KINDS = {
     "full_softmax": FullSoftmax,

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from protos.errors import ConfigError
 from tests.helpers.stdlib import write_toml
-from train.config import read_experiment
-from train.config.removed import AS_NOW, BESIDE_TOWERS, REMOVED, RemovedName, without_removed
+from twinspire.protos.errors import ConfigError
+from twinspire.train.config import read_experiment
+from twinspire.train.config.removed import AS_NOW, BESIDE_TOWERS, REMOVED, RemovedName, without_removed
 
 
 @pytest.mark.parametrize(("name", "value"), REMOVED)

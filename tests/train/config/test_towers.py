@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from protos.features import SIDES, HistoryFeature, IdFeature, TextFeature
-from protos.toml_config import FROM_DATA, parse, to_table
-from train.config import TowerConfig
-from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower, SequenceTower, TransformerTower
+from twinspire.protos.features import SIDES, HistoryFeature, IdFeature, TextFeature
+from twinspire.protos.toml_config import FROM_DATA, parse, to_table
+from twinspire.train.config import TowerConfig
+from twinspire.train.config.losses import InBatchSoftmax
+from twinspire.train.config.towers import BagTower, SequenceTower, TransformerTower
 
 
 def test_every_key_but_the_kind_has_a_default() -> None:

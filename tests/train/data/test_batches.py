@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.batches import batch_count, batches
+from twinspire.train.data.batches import batch_count, batches
 
 Rows = npt.NDArray[np.int64]
 

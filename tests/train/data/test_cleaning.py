@@ -6,11 +6,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from protos.errors import DataError
-from protos.toml_config import parse
-from train.data.cleaning import clean
-from train.data.columns import Columns
-from train.data.sources.events import EventsData, build_items
+from twinspire.protos.errors import DataError
+from twinspire.protos.toml_config import parse
+from twinspire.train.data.cleaning import clean
+from twinspire.train.data.columns import Columns
+from twinspire.train.data.sources.events import EventsData, build_items
 
 
 def cleaned(table: dict[str, list[Any]], **data: Any) -> tuple[Columns, dict[str, int]]:

@@ -9,14 +9,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from protos.errors import DataError
-from protos.features import CategoryFeature, HistoryFeature, IdFeature
-from protos.toml_config import parse
 from tests.helpers.sources import source_context
-from train.data.cleaning import cast_columns
-from train.data.columns import Columns, features_of
-from train.data.source import Tables
-from train.data.sources.events import EventsData, EventsSource
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import CategoryFeature, HistoryFeature, IdFeature
+from twinspire.protos.toml_config import parse
+from twinspire.train.data.cleaning import cast_columns
+from twinspire.train.data.columns import Columns, features_of
+from twinspire.train.data.source import Tables
+from twinspire.train.data.sources.events import EventsData, EventsSource
 
 SECONDS = [978300760.0, 1700000000.5]
 

@@ -14,20 +14,20 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from protos.errors import DataError
-from protos.features import TextFeature
 from tests.helpers.limited import files_limited_to
-from train.config import Experiment, SplitConfig, TrainingConfig
-from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower, DssmTower
-from train.data import dataset
-from train.data.dataset import Dataset, prepare
-from train.data.source import Tables, collapse_spaces, contains_query, sample_groups, without_query
-from train.data.sources import files, pydocs
-from train.data.sources.files import FilesData
-from train.data.sources.pydocs import PydocsData
-from train.data.training_data import training_data_of
-from train.paths import ROOT
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import TextFeature
+from twinspire.train.config import Experiment, SplitConfig, TrainingConfig
+from twinspire.train.config.losses import InBatchSoftmax
+from twinspire.train.config.towers import BagTower, DssmTower
+from twinspire.train.data import dataset
+from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.source import Tables, collapse_spaces, contains_query, sample_groups, without_query
+from twinspire.train.data.sources import files, pydocs
+from twinspire.train.data.sources.files import FilesData
+from twinspire.train.data.sources.pydocs import PydocsData
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.paths import ROOT
 
 QUERY = TextFeature(kind="text", column="query")
 TITLE = TextFeature(kind="text", column="title", catalogue_column="full")
@@ -246,7 +246,8 @@ def test_the_draft_of_a_killed_process_is_removed_when_the_next_data_set_is_writ
     made: Callable[..., Dataset], base: Path
 ) -> None:
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom protos.files import atomic_directory\n"
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from twinspire.protos.files import atomic_directory\n"
         "with atomic_directory.draft(Path(sys.argv[1]), '.dataset-') as draft:\n"
         "    (draft / 'items.parquet').touch()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.errors import DataError
-from train.config import SplitConfig
-from train.data.source import add_positions, sort_and_filter
-from train.data.splits import assign_parts, history_of, known_events, negatives_of
+from twinspire.protos.errors import DataError
+from twinspire.train.config import SplitConfig
+from twinspire.train.data.source import add_positions, sort_and_filter
+from twinspire.train.data.splits import assign_parts, history_of, known_events, negatives_of
 
 Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
 

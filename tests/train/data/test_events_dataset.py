@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from protos.errors import DataError
-from protos.features import (
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import (
     CategoryFeature,
     FeatureSpec,
     HistoryFeature,
@@ -21,15 +21,15 @@ from protos.features import (
     TextFeature,
     TimeFeature,
 )
-from train.__main__ import show_data
-from train.config import Experiment, SplitConfig
-from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower, ClicksTower, SequenceTower
-from train.data.cleaning import Derived
-from train.data.dataset import Dataset, prepare
-from train.data.sources.events import FEW_REPEATS, EventsData
-from train.data.sources.files import FilesData
-from train.data.training_data import training_data_of
+from twinspire.train.__main__ import show_data
+from twinspire.train.config import Experiment, SplitConfig
+from twinspire.train.config.losses import InBatchSoftmax
+from twinspire.train.config.towers import BagTower, ClicksTower, SequenceTower
+from twinspire.train.data.cleaning import Derived
+from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.sources.events import FEW_REPEATS, EventsData
+from twinspire.train.data.sources.files import FilesData
+from twinspire.train.data.training_data import training_data_of
 
 DATA = EventsData(
     "events",

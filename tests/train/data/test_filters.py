@@ -6,13 +6,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from protos.errors import ConfigError, DataError
-from protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
 from tests.helpers.sources import source_context
-from train.config import FilterConfig
-from train.data.filters import filter_kinds, filter_values, with_filter_columns
-from train.data.sources.events import EventsData
-from train.data.sources.files import FilesData
+from twinspire.protos.errors import ConfigError, DataError
+from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
+from twinspire.train.config import FilterConfig
+from twinspire.train.data.filters import filter_kinds, filter_values, with_filter_columns
+from twinspire.train.data.sources.events import EventsData
+from twinspire.train.data.sources.files import FilesData
 
 QUERY: dict[str, FeatureSpec] = {"text": TextFeature(kind="text", column="query")}
 TITLE: dict[str, FeatureSpec] = {"text": TextFeature(kind="text", column="title")}

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.people import histories_of, ids_of, random_people
-from train.data.batches import Batch, HistoryBatches
-from train.data.training_data import Histories, Pairs
-from train.models.prepared_inputs import PreparedHistories
+from twinspire.train.data.batches import Batch, HistoryBatches
+from twinspire.train.data.training_data import Histories, Pairs
+from twinspire.train.models.prepared_inputs import PreparedHistories
 
 ITEMS = 8
 KNOWN = ids_of(ITEMS)[:6][::-1]  # two are unknown, and rows are in another order

@@ -11,17 +11,17 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from protos.errors import ConfigError, DataError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, TextFeature
 from tests.helpers.beir import write_folder
-from train.__main__ import show_data
-from train.config import Experiment, JudgedConfig, read_experiment
-from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower
-from train.data.dataset import Dataset, prepare
-from train.data.judged import JudgedTable, read_judged
-from train.data.sources.files import FilesData
-from train.data.training_data import TrainingData, training_data_of
+from twinspire.protos.errors import ConfigError, DataError
+from twinspire.protos.features import CategoryFeature, FeatureSpec, HistoryFeature, TextFeature
+from twinspire.train.__main__ import show_data
+from twinspire.train.config import Experiment, JudgedConfig, read_experiment
+from twinspire.train.config.losses import InBatchSoftmax
+from twinspire.train.config.towers import BagTower
+from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.judged import JudgedTable, read_judged
+from twinspire.train.data.sources.files import FilesData
+from twinspire.train.data.training_data import TrainingData, training_data_of
 
 QUERY: dict[str, FeatureSpec] = {"text": TextFeature("text", "asked")}
 ITEM: dict[str, FeatureSpec] = {"text": TextFeature("text", "title", catalogue_column="full")}

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from protos.errors import DataError
-from protos.features import CategoryFeature, HistoryFeature, IdFeature, TextFeature
-from protos.toml_config import parse
 from tests.helpers.sources import source_context
-from train.data.columns import read_columns
-from train.data.layouts import Layout
-from train.data.source import Tables
-from train.data.sources.events import EventsData, EventsSource
-from train.data.sources.files import FilesData, FilesSource
-from train.data.table_files import read_slices, read_table
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import CategoryFeature, HistoryFeature, IdFeature, TextFeature
+from twinspire.protos.toml_config import parse
+from twinspire.train.data.columns import read_columns
+from twinspire.train.data.layouts import Layout
+from twinspire.train.data.source import Tables
+from twinspire.train.data.sources.events import EventsData, EventsSource
+from twinspire.train.data.sources.files import FilesData, FilesSource
+from twinspire.train.data.table_files import read_slices, read_table
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t07\t4\t9.0\n1\t8\t\t881250949\n"
 FILMS = 'item_id:token\ttitle:token_seq\tclass:token_seq\n07\t"Great" Day\tDrama War\n8\tToy Story\t\n'

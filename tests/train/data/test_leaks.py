@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from protos.errors import ConfigError
 from tests.helpers.stdlib import completed
-from train.config import BaselinesConfig, Experiment, read_experiment
-from train.data.dataset import Dataset, prepare
-from train.data.training_data import training_data_of
-from train.evaluation.label_baselines import label_baselines
-from train.training.trained_model import build_model
+from twinspire.protos.errors import ConfigError
+from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
+from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.evaluation.label_baselines import label_baselines
+from twinspire.train.training.trained_model import build_model
 
 USERS, ITEMS, EVENTS = 120, 90, 10
 COLUMNS = ("user", "item", "at", "liked", "stars", "verdict", "age", "title", "place")

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.ranges import concatenate_ranges, range_indices, range_starts
+from twinspire.train.data.ranges import concatenate_ranges, range_indices, range_starts
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4))))

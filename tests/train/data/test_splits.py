@@ -8,10 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.errors import DataError
-from protos.inputs.query_words import word_numbers
-from train.config import SplitConfig
-from train.data.splits import PARTS, assign_parts, leave_out_known_queries, split_hash, unusual_shares
+from twinspire.protos.errors import DataError
+from twinspire.protos.inputs.query_words import word_numbers
+from twinspire.train.config import SplitConfig
+from twinspire.train.data.splits import (
+    PARTS,
+    assign_parts,
+    leave_out_known_queries,
+    split_hash,
+    unusual_shares,
+)
 
 
 def pairs_of(groups: list[str], times: list[float] | None = None) -> pl.DataFrame:

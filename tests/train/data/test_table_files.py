@@ -10,14 +10,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from protos.errors import ConfigError, DataError
-from serving.security.tokens import TokenTable
 from tests.helpers.sources import source_context
-from train.config import read_experiment
-from train.data import table_files
-from train.data.sources.files import FilesData
-from train.data.table_files import MAX_CELL_LENGTH, MAX_ROW_LENGTH, identity_of, read_table
-from train.paths import ROOT
+from twinspire.protos.errors import ConfigError, DataError
+from twinspire.serving.security.tokens import TokenTable
+from twinspire.train.config import read_experiment
+from twinspire.train.data import table_files
+from twinspire.train.data.sources.files import FilesData
+from twinspire.train.data.table_files import MAX_CELL_LENGTH, MAX_ROW_LENGTH, identity_of, read_table
+from twinspire.train.paths import ROOT
 
 KINDS: dict[str, Callable[[Path], object]] = {
     "a named pipe (FIFO)": os.mkfifo,
@@ -73,7 +73,7 @@ def test_only_regular_files_are_read_as_toml(tmp_path: Path, kind: str) -> None:
     KINDS[kind](path)
     with pytest.raises(ConfigError, match=f"cannot be read: expected a regular file, got {kind[:12]}"):
         read_experiment(path)
-    from protos import toml_config
+    from twinspire.protos import toml_config
 
     with pytest.raises(ConfigError, match="expected a regular file"):
         toml_config.read(path, TokenTable)
@@ -86,7 +86,7 @@ def test_a_command_refuses_a_named_pipe_for_a_table(tmp_path: Path, name: str) -
     (tmp_path / "pairs.csv").write_text("item_id,query\n1,a\n")
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
-    command = [sys.executable, "-m", "train", "data", "--config", str(tmp_path / "a.toml")]
+    command = [sys.executable, "-m", "twinspire.train", "data", "--config", str(tmp_path / "a.toml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"{name}: cannot be read: expected a regular file, got a named pipe (FIFO)" in done.stderr
@@ -144,8 +144,8 @@ def test_finding_a_long_cell_takes_little_memory(tmp_path: Path, ending: str) ->
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from protos.errors import DataError\n"
-        "from train.data.table_files import read_table\n"
+        "from twinspire.protos.errors import DataError\n"
+        "from twinspire.train.data.table_files import read_table\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"
         "    read_table(Path(sys.argv[1]), ['item_id', 'title'])\n"

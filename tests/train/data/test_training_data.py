@@ -8,10 +8,10 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
 from tests.helpers.stdlib import FEATURES, experiment_at, write_toml
-from train.data.dataset import Dataset
-from train.data.training_data import Pairs, Positives, texts_of, training_data_of, values_of
+from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.training_data import Pairs, Positives, texts_of, training_data_of, values_of
 
 QUERY: dict[str, FeatureSpec] = {"text": TextFeature("text", "query")}
 ITEM: dict[str, FeatureSpec] = {"text": TextFeature("text", "title", catalogue_column="full")}

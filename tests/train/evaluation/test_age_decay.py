@@ -8,12 +8,12 @@ import pytest
 
 from tests.helpers.people import data_of_people
 from tests.train.evaluation.test_history_baselines import fitter, timed
-from train.config.training import TrainingConfig
-from train.data.recency import DAY
-from train.evaluation import ranking
-from train.evaluation.baselines import ease_recency, itemknn, slist
-from train.metrics import per_query
-from train.models.collaborative import history_matrix
+from twinspire.train.config.training import TrainingConfig
+from twinspire.train.data.recency import DAY
+from twinspire.train.evaluation import ranking
+from twinspire.train.evaluation.baselines import ease_recency, itemknn, slist
+from twinspire.train.metrics import per_query
+from twinspire.train.models.collaborative import history_matrix
 
 
 def test_a_history_weighs_an_item_less_by_the_age_of_its_event() -> None:

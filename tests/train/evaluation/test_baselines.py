@@ -8,20 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.features import FeatureSpec, TextFeature
-from protos.lexical import ANALYZERS
 from tests.helpers.stdlib import PLAIN, started, write_toml
 from tests.train.evaluation.test_report import pairs_of
-from train.config import BaselinesConfig, Experiment, read_experiment
-from train.config.training import TrainingConfig
-from train.data.training_data import TrainingData, texts_of
-from train.evaluation import lexical_choice
-from train.evaluation.baselines import baselines
-from train.evaluation.lexical_choice import LexicalSettings, Validation, candidates, default_analyzer
-from train.evaluation.ranking import BaselineFitter, FittedBaseline
-from train.evaluation.report import evaluate_ranking
-from train.metrics import CUTOFFS, WITH_INTERVAL, mean, per_query
-from train.paths import ROOT
+from twinspire.protos.features import FeatureSpec, TextFeature
+from twinspire.protos.lexical import ANALYZERS
+from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
+from twinspire.train.config.training import TrainingConfig
+from twinspire.train.data.training_data import TrainingData, texts_of
+from twinspire.train.evaluation import lexical_choice
+from twinspire.train.evaluation.baselines import baselines
+from twinspire.train.evaluation.lexical_choice import (
+    LexicalSettings,
+    Validation,
+    candidates,
+    default_analyzer,
+)
+from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline
+from twinspire.train.evaluation.report import evaluate_ranking
+from twinspire.train.metrics import CUTOFFS, WITH_INTERVAL, mean, per_query
+from twinspire.train.paths import ROOT
 
 # A command's description and a query for it; no two lines share a run between spaces.
 CHINESE = [

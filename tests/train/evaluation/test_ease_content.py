@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from protos.toml_config import to_table
 from tests.helpers.people import data_of_people
-from train.config import Experiment, read_experiment
-from train.data.recency import DAY
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.baselines import ease, ease_content, ease_recency, ease_recent
-from train.evaluation.baselines.ease_content import Cosines
-from train.evaluation.ranking import Baseline, BaselineFitter
-from train.metrics import mean, per_query
-from train.paths import ROOT
+from twinspire.protos.toml_config import to_table
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.data.recency import DAY
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.baselines import ease, ease_content, ease_recency, ease_recent
+from twinspire.train.evaluation.baselines.ease_content import Cosines
+from twinspire.train.evaluation.ranking import Baseline, BaselineFitter
+from twinspire.train.metrics import mean, per_query
+from twinspire.train.paths import ROOT
 
 KINDS, OF_A_KIND, EVENTS = 6, 40, 4
 

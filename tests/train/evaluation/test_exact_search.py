@@ -8,10 +8,10 @@ import torch
 
 from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.helpers.stdlib import started, write_toml
-from train.config.towers import SequenceTower
-from train.evaluation.exact_search import blocks_of_like_length, encode, search
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
+from twinspire.train.config.towers import SequenceTower
+from twinspire.train.evaluation.exact_search import blocks_of_like_length, encode, search
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
 
 TOWER = SequenceTower("sequence", dimension=8, buckets=64, characters=())
 
@@ -50,7 +50,7 @@ def test_records_of_like_length_are_encoded_together(monkeypatch: pytest.MonkeyP
     assert lengths.min() < 3
     assert lengths.max() > 20
     for most in (1, 2_000, 10**9):
-        monkeypatch.setattr("train.evaluation.exact_search.MAX_CELLS", most)
+        monkeypatch.setattr("twinspire.train.evaluation.exact_search.MAX_CELLS", most)
         blocks = blocks_of_like_length(queries, index)
         assert sorted(np.concatenate(blocks).tolist()) == list(range(200))
         assert all(len(block) == 1 or len(block) * lengths[block].max() ** 2 <= most for block in blocks)

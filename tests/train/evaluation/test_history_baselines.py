@@ -13,16 +13,16 @@ import pytest
 import scipy.sparse
 from rich.console import Console
 
-from protos.errors import ConfigError
-from protos.toml_config import to_table
 from tests.helpers.people import data_of_people, random_people
-from train.config import BaselinesConfig, Experiment, read_experiment
-from train.config.baselines import LABEL_BASELINE_NAMES, baseline_names
-from train.config.training import TrainingConfig
-from train.data.recency import DAY, WHOLE, RecentShares
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation import ranking
-from train.evaluation.baselines import (
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.toml_config import to_table
+from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
+from twinspire.train.config.baselines import LABEL_BASELINE_NAMES, baseline_names
+from twinspire.train.config.training import TrainingConfig
+from twinspire.train.data.recency import DAY, WHOLE, RecentShares
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation import ranking
+from twinspire.train.evaluation.baselines import (
     BASELINES,
     baselines,
     ease,
@@ -33,13 +33,13 @@ from train.evaluation.baselines import (
     personal_frequency,
     slist,
 )
-from train.evaluation.label_baselines import LABEL_BASELINES
-from train.evaluation.ranking import BaselineFitter, Tuning, rank_by, rank_by_scores, summed
-from train.evaluation.warnings import run_warnings
-from train.metrics import mean, per_query
-from train.models import collaborative
-from train.models.collaborative import history_matrix, interaction_matrix
-from train.paths import ROOT
+from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
+from twinspire.train.evaluation.ranking import BaselineFitter, Tuning, rank_by, rank_by_scores, summed
+from twinspire.train.evaluation.warnings import run_warnings
+from twinspire.train.metrics import mean, per_query
+from twinspire.train.models import collaborative
+from twinspire.train.models.collaborative import history_matrix, interaction_matrix
+from twinspire.train.paths import ROOT
 
 ITEMS = 25
 SLIST: dict[str, Any] = {

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from tests.helpers.people import data_of_people
-from train.data.training_data import Pairs
-from train.evaluation.intervals import (
+from twinspire.train.data.training_data import Pairs
+from twinspire.train.evaluation.intervals import (
     Clusters,
     Interval,
     clusters_of,

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from train.config import BaselinesConfig, Experiment, read_experiment
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.baselines import left_out
-from train.evaluation.label_baselines import LABEL_BASELINES, label_baselines
-from train.evaluation.label_means import SMOOTHINGS, item_means
-from train.paths import CONFIGS
+from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.baselines import left_out
+from twinspire.train.evaluation.label_baselines import LABEL_BASELINES, label_baselines
+from twinspire.train.evaluation.label_means import SMOOTHINGS, item_means
+from twinspire.train.paths import CONFIGS
 
 ITEMS = 30
 

@@ -8,14 +8,14 @@ import pytest
 
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import experiment_at
-from train.config import BaselinesConfig, Experiment
-from train.data.training_data import TrainingData, training_data_of
-from train.evaluation import label_neighbours
-from train.evaluation.baselines import left_out
-from train.evaluation.label_baselines import label_baselines
-from train.evaluation.label_means import item_shares, user_item
-from train.evaluation.label_neighbours import ResidualNeighbours, item_neighbours
-from train.evaluation.labelled_metrics import pair_losses
+from twinspire.train.config import BaselinesConfig, Experiment
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.evaluation import label_neighbours
+from twinspire.train.evaluation.baselines import left_out
+from twinspire.train.evaluation.label_baselines import label_baselines
+from twinspire.train.evaluation.label_means import item_shares, user_item
+from twinspire.train.evaluation.label_neighbours import ResidualNeighbours, item_neighbours
+from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 READ, TASTES = 5, 4
 Cosines = dict[tuple[int, int], tuple[float, int]]

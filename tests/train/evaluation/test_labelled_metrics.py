@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from train.evaluation.calibration import calibrate
-from train.evaluation.intervals import Clusters
-from train.evaluation.labelled_metrics import Auc, calibration_error, compare, reliability
+from twinspire.train.evaluation.calibration import calibrate
+from twinspire.train.evaluation.intervals import Clusters
+from twinspire.train.evaluation.labelled_metrics import Auc, calibration_error, compare, reliability
 
 
 def drawn(count: int = 4000) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from protos.lexical import DEFAULT_B, DEFAULT_K1, WeightingName
-from train.evaluation.intervals import Clusters
-from train.evaluation.lexical_choice import (
+from twinspire.protos.lexical import DEFAULT_B, DEFAULT_K1, WeightingName
+from twinspire.train.evaluation.intervals import Clusters
+from twinspire.train.evaluation.lexical_choice import (
     ALL_ANALYZERS,
     K1,
     B,
@@ -15,7 +15,7 @@ from train.evaluation.lexical_choice import (
     Validation,
     chosen_settings,
 )
-from train.evaluation.lexical_model import CountedTerms
+from twinspire.train.evaluation.lexical_model import CountedTerms
 
 WORDS = ["characters", "english"]
 

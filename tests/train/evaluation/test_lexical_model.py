@@ -8,9 +8,9 @@ import pytest
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from protos.lexical import ANALYZERS, Analyzer, Weighting
-from train.evaluation.lexical_choice import NGRAMS
-from train.evaluation.lexical_model import CountedTerms, LexicalModel, Rows, best_columns
+from twinspire.protos.lexical import ANALYZERS, Analyzer, Weighting
+from twinspire.train.evaluation.lexical_choice import NGRAMS
+from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel, Rows, best_columns
 
 ENGLISH, WORDS = ANALYZERS["english"], ANALYZERS["words"]
 TFIDF = Weighting("tfidf")

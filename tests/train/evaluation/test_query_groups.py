@@ -9,21 +9,21 @@ import numpy.typing as npt
 import pytest
 from rich.console import Console
 
-from protos.inputs.query_words import word_numbers
 from tests.helpers.people import data_of_people
 from tests.helpers.shop_logs import write_shop
 from tests.train.evaluation.test_baselines import data_of
 from tests.train.evaluation.test_report import pairs_of
-from train.config import read_experiment
-from train.data.dataset import prepare
-from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import baselines
-from train.evaluation.baselines.query_popularity import QuerySettings
-from train.evaluation.intervals import clusters_of, interval
-from train.evaluation.query_groups import query_groups
-from train.evaluation.ranking import BaselineFitter
-from train.evaluation.report import evaluate_ranking
-from train.metrics import HEADLINE, per_query
+from twinspire.protos.inputs.query_words import word_numbers
+from twinspire.train.config import read_experiment
+from twinspire.train.data.dataset import prepare
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.evaluation.baselines import baselines
+from twinspire.train.evaluation.baselines.query_popularity import QuerySettings
+from twinspire.train.evaluation.intervals import clusters_of, interval
+from twinspire.train.evaluation.query_groups import query_groups
+from twinspire.train.evaluation.ranking import BaselineFitter
+from twinspire.train.evaluation.report import evaluate_ranking
+from twinspire.train.metrics import HEADLINE, per_query
 
 Rows = npt.NDArray[np.int64]
 

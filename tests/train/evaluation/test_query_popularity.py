@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from protos.inputs.query_words import word_numbers
 from tests.helpers.shop_logs import write_shop
 from tests.train.evaluation.test_baselines import data_of, experiment_with
 from tests.train.evaluation.test_report import pairs_of
-from train.config import BaselinesConfig, read_experiment
-from train.data.dataset import prepare
-from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import baselines, left_out, query_popularity
-from train.evaluation.baselines.query_popularity import QuerySettings
-from train.evaluation.intervals import clusters_of, interval
-from train.evaluation.lexical_choice import fitted
-from train.evaluation.ranking import BaselineFitter
-from train.evaluation.report import evaluate_ranking
-from train.evaluation.warnings import worse_than_baselines
-from train.metrics import per_query
+from twinspire.protos.inputs.query_words import word_numbers
+from twinspire.train.config import BaselinesConfig, read_experiment
+from twinspire.train.data.dataset import prepare
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.evaluation.baselines import baselines, left_out, query_popularity
+from twinspire.train.evaluation.baselines.query_popularity import QuerySettings
+from twinspire.train.evaluation.intervals import clusters_of, interval
+from twinspire.train.evaluation.lexical_choice import fitted
+from twinspire.train.evaluation.ranking import BaselineFitter
+from twinspire.train.evaluation.report import evaluate_ranking
+from twinspire.train.evaluation.warnings import worse_than_baselines
+from twinspire.train.metrics import per_query
 
 QUERY_POPULARITY = "query_popularity"
 ITEMS = ["red shoe", "shoe", "blue shoe of a long name", "sandal", "hat"]

@@ -8,17 +8,17 @@ import pytest
 import scipy.special
 from sklearn.metrics import log_loss, roc_auc_score
 
-from protos.bundle import Score
 from tests.helpers.people import data_of_people
-from train.data.training_data import Judged, Pairs, TrainingData
-from train.evaluation.label_means import SMOOTHINGS, item_means
-from train.evaluation.report import (
+from twinspire.protos.bundle import Score
+from twinspire.train.data.training_data import Judged, Pairs, TrainingData
+from twinspire.train.evaluation.label_means import SMOOTHINGS, item_means
+from twinspire.train.evaluation.report import (
     evaluate_cold_items,
     evaluate_judged,
     evaluate_labels,
     evaluate_ranking,
 )
-from train.metrics import MAIN_AND_RECALL, WITH_INTERVAL, mean, per_query
+from twinspire.train.metrics import MAIN_AND_RECALL, WITH_INTERVAL, mean, per_query
 
 ITEMS = 8
 PEOPLE = [[0, 1, 2, 3], [1, 0, 3, 2], [0, 2, 1, 6]]  # nobody takes item 6 in training, nor 4, 5 and 7

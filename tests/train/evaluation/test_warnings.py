@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.features import CategoryFeature
-from protos.inputs.query_words import word_numbers
 from tests.helpers.people import data_of_people
 from tests.train.evaluation.test_baselines import FILLER, data_of, experiment_with
 from tests.train.evaluation.test_report import pairs_of
-from train.config import BaselinesConfig
-from train.config.losses import Bce, SampledSoftmax
-from train.data.training_data import Judged, TrainingData
-from train.evaluation.baselines import baselines
-from train.evaluation.intervals import Clusters, Interval
-from train.evaluation.report import evaluate_ranking
-from train.evaluation.warnings import run_warnings, worse_than_baselines
+from twinspire.protos.features import CategoryFeature
+from twinspire.protos.inputs.query_words import word_numbers
+from twinspire.train.config import BaselinesConfig
+from twinspire.train.config.losses import Bce, SampledSoftmax
+from twinspire.train.data.training_data import Judged, TrainingData
+from twinspire.train.evaluation.baselines import baselines
+from twinspire.train.evaluation.intervals import Clusters, Interval
+from twinspire.train.evaluation.report import evaluate_ranking
+from twinspire.train.evaluation.warnings import run_warnings, worse_than_baselines
 
 LOSSES = {1: 0.5, 2: 0.25}
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.people import data_of_people, random_people
-from train.config.losses import Bpr
-from train.data.training_data import Pairs, Positives
-from train.losses.hard_negatives import mine_hard_negatives
-from train.losses.objective import build_objective
+from twinspire.train.config.losses import Bpr
+from twinspire.train.data.training_data import Pairs, Positives
+from twinspire.train.losses.hard_negatives import mine_hard_negatives
+from twinspire.train.losses.objective import build_objective
 
 QUERIES, ITEMS = 12, 20
 PAIRS = st.lists(st.tuples(st.integers(0, QUERIES - 1), st.integers(0, ITEMS - 1)), min_size=2, max_size=40)

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.errors import DataError
 from tests.helpers.people import data_of_people, random_people
-from train.config import LossConfig
-from train.config.losses import Bce, Bpr, FullSoftmax, InBatchSoftmax, SampledSoftmax
-from train.data.batches import Batch, HistoryBatches, batches
-from train.data.training_data import Pairs, Positives, TrainingData
-from train.losses.objective import Candidates, Objective, build_objective
-from train.losses.softmax import draw_negatives
-from train.models.prepared_inputs import PreparedHistories
+from twinspire.protos.errors import DataError
+from twinspire.train.config import LossConfig
+from twinspire.train.config.losses import Bce, Bpr, FullSoftmax, InBatchSoftmax, SampledSoftmax
+from twinspire.train.data.batches import Batch, HistoryBatches, batches
+from twinspire.train.data.training_data import Pairs, Positives, TrainingData
+from twinspire.train.losses.objective import Candidates, Objective, build_objective
+from twinspire.train.losses.softmax import draw_negatives
+from twinspire.train.models.prepared_inputs import PreparedHistories
 
 ITEMS = 15
 FULL = FullSoftmax("full_softmax")

@@ -18,12 +18,12 @@ from tests.train.losses.test_objective import (
     data_of_pairs,
     pairs_of,
 )
-from train.config import LossConfig
-from train.config.losses import Bpr, InBatchSoftmax
-from train.data.batches import Batch, batches
-from train.data.training_data import TrainingData
-from train.losses.objective import Objective, build_objective
-from train.losses.sampling import mixed_log_q
+from twinspire.train.config import LossConfig
+from twinspire.train.config.losses import Bpr, InBatchSoftmax
+from twinspire.train.data.batches import Batch, batches
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.losses.objective import Objective, build_objective
+from twinspire.train.losses.sampling import mixed_log_q
 
 
 def test_popular_items_are_drawn_in_proportion_to_share_to_the_power_of_alpha() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.losses.pairwise import bce, bpr, labelled_bce
+from twinspire.train.losses.pairwise import bce, bpr, labelled_bce
 
 POSITIVE = [0.9, -0.4, 2.0]
 NEGATIVES = [[0.1, 1.3], [-0.8, 0.2], [1.9, -3.0]]

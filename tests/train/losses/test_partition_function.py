@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from tests.helpers.people import data_of_people, histories_of, ids_of
-from train.config.losses import Correction, InBatchSoftmax, SampledSoftmax
-from train.data.batches import Batch, HistoryBatches
-from train.data.training_data import Pairs, TrainingData
-from train.losses.objective import Candidates, Objective, build_objective
-from train.losses.sampling import mixed_log_q
-from train.models.defaults import SAMPLED
-from train.models.prepared_inputs import PreparedHistories
+from twinspire.train.config.losses import Correction, InBatchSoftmax, SampledSoftmax
+from twinspire.train.data.batches import Batch, HistoryBatches
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.losses.objective import Candidates, Objective, build_objective
+from twinspire.train.losses.sampling import mixed_log_q
+from twinspire.train.models.defaults import SAMPLED
+from twinspire.train.models.prepared_inputs import PreparedHistories
 
 ITEMS = 30_000
 ROWS = 24  # pairs of a step whose exact sum is computed

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.config.losses import Correction
-from train.data.training_data import Pairs, Positives
-from train.losses.sampling import NegativeSampler, mixed_log_q
-from train.losses.softmax import full_softmax, in_batch_softmax
+from twinspire.train.config.losses import Correction
+from twinspire.train.data.training_data import Pairs, Positives
+from twinspire.train.losses.sampling import NegativeSampler, mixed_log_q
+from twinspire.train.losses.softmax import full_softmax, in_batch_softmax
 
 ITEMS = 20
 DRAWS = 4000

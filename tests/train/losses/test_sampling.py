@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from train.data.training_data import Pairs, Positives
-from train.losses.sampling import NegativeSampler, mixed_log_q, popularity_weights
+from twinspire.train.data.training_data import Pairs, Positives
+from twinspire.train.losses.sampling import NegativeSampler, mixed_log_q, popularity_weights
 
 SHARE = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04, 0.0])
 KNOWN = [[0, 3], [], [6], [0, 1, 2, 3, 4, 5], [5, 6], [0, 1, 2, 3, 4, 5, 6], [1, 2]]  # of query 0, 1, ...

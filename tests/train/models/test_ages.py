@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protos.inputs.events import LATEST
 from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
 from tests.train.training.test_trainer import Watcher
-from train.config.losses import FullSoftmax
-from train.config.towers import SequenceTower
-from train.config.training import TrainingConfig
-from train.models.prepared_inputs import PreparedInputs
-from train.models.sequence_encoders import (
+from twinspire.protos.inputs.events import LATEST
+from twinspire.train.config.losses import FullSoftmax
+from twinspire.train.config.towers import SequenceTower
+from twinspire.train.config.training import TrainingConfig
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.sequence_encoders import (
     AGE_ROWS,
     UNKNOWN_AGE,
     AttentionEncoder,
@@ -23,8 +23,8 @@ from train.models.sequence_encoders import (
     item_table,
     moments_in_windows,
 )
-from train.models.tower_factory import Towers, architecture_of
-from train.training.trainer import Trainer
+from twinspire.train.models.tower_factory import Towers, architecture_of
+from twinspire.train.training.trainer import Trainer
 
 ITEMS, LONGEST = 14, 6
 TOWER = SequenceTower(

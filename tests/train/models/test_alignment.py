@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from protos.features import Schema, TextFeature
-from train.config.towers import BagTower
-from train.models.alignment import AlignmentTask, align
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.models.towers import Tower
+from twinspire.protos.features import Schema, TextFeature
+from twinspire.train.config.towers import BagTower
+from twinspire.train.models.alignment import AlignmentTask, align
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.models.towers import Tower
 
 SCHEMA = Schema({"text": TextFeature("text", "text", 64)}, {"text": TextFeature("text", "text", 64)})
 CONFIG = BagTower("bag", dimension=16, latent=0, buckets=2048, query_hidden=8, item_hidden=0, characters=())

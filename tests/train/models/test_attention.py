@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.models.sequence_encoders import AttentionEncoder, TransformerBlock, Windows, item_table
+from twinspire.train.models.sequence_encoders import AttentionEncoder, TransformerBlock, Windows, item_table
 
 Doubles = npt.NDArray[np.float64]
 

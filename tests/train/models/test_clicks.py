@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from train.models.clicks import (
+from twinspire.train.models.clicks import (
     ClickTower,
     FeedbackEncoder,
     ItemCoordinates,
     QueryCoordinates,
 )
-from train.models.heads import CosineHead
+from twinspire.train.models.heads import CosineHead
 
 
 class Given(nn.Module):

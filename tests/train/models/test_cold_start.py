@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protos.features import (
+from twinspire.protos.features import (
     CategoryFeature,
     FeatureSpec,
     HistoryFeature,
@@ -17,12 +17,12 @@ from protos.features import (
     Schema,
     TextFeature,
 )
-from train.config.towers import SequenceTower
-from train.models.cold_start import fit_content_fallback
-from train.models.initialization import fit_number_encoders
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.models.towers import Tower
+from twinspire.train.config.towers import SequenceTower
+from twinspire.train.models.cold_start import fit_content_fallback
+from twinspire.train.models.initialization import fit_number_encoders
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.models.towers import Tower
 
 KNOWN, NEW, WIDTH, STRENGTH = 30, 6, 4, 2.0
 GENRES = ("crime", "drama", "western")

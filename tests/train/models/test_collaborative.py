@@ -10,11 +10,11 @@ import scipy.sparse
 import torch
 
 from tests.helpers.people import data_of_people, ids_of, random_people, schema_of_people
-from train.config.towers import SequenceTower
-from train.data.training_data import TrainingData
-from train.evaluation.ranking import rank_by_scores
-from train.models import collaborative, initialization
-from train.models.collaborative import (
+from twinspire.train.config.towers import SequenceTower
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.ranking import rank_by_scores
+from twinspire.train.models import collaborative, initialization
+from twinspire.train.models.collaborative import (
     ease,
     history_matrix,
     interaction_matrix,
@@ -22,9 +22,9 @@ from train.models.collaborative import (
     position_weights,
     score_factors,
 )
-from train.models.initialization import initialize_ease
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import Towers, architecture_of
+from twinspire.train.models.initialization import initialize_ease
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import Towers, architecture_of
 
 ITEMS = 25
 STRENGTH = 3.0

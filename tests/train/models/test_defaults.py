@@ -10,15 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from protos.features import USUAL_HISTORY, HistoryFeature, TextFeature
 from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
-from train.config import Experiment, read_experiment
-from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
-from train.config.towers import BagTower, ClicksTower, DssmTower, HistoryTower, SequenceTower
-from train.config.training import TrainingConfig
-from train.data.training_data import Pairs, TrainingData, training_data_of
-from train.models.defaults import (
+from twinspire.protos.features import USUAL_HISTORY, HistoryFeature, TextFeature
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
+from twinspire.train.config.towers import BagTower, ClicksTower, DssmTower, HistoryTower, SequenceTower
+from twinspire.train.config.training import TrainingConfig
+from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
+from twinspire.train.models.defaults import (
     FEW_ITEMS,
     LINEAR,
     LONGEST,
@@ -31,8 +31,8 @@ from train.models.defaults import (
     from_data,
     max_length,
 )
-from train.models.tower_factory import architecture_of
-from train.paths import CONFIGS
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.paths import CONFIGS
 
 SMALLEST: dict[str, dict[str, Any]] = {
     "query.text": {"kind": "text", "column": "query"},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.models.sequence_encoders import dropout
+from twinspire.train.models.sequence_encoders import dropout
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])

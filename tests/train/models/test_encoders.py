@@ -10,10 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from protos.inputs.texts import code_point_rows, folded
-from train.models.encoders import MAX_OCCURRENCES, CategoryEncoder, HashedTextEncoder, NumberEncoder, TextBags
-from train.models.prepared_inputs import hash_texts
-from train.models.text_hashing import WordHashing
+from twinspire.protos.inputs.texts import code_point_rows, folded
+from twinspire.train.models.encoders import (
+    MAX_OCCURRENCES,
+    CategoryEncoder,
+    HashedTextEncoder,
+    NumberEncoder,
+    TextBags,
+)
+from twinspire.train.models.prepared_inputs import hash_texts
+from twinspire.train.models.text_hashing import WordHashing
 
 BUCKETS, WIDTH = 1024, 8
 HASHING = WordHashing((2, 3), words=True, buckets=BUCKETS)

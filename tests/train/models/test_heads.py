@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from protos.bundle import Score
-from train.models.heads import CosineHead, ItemDotHead, LogisticHead, QueryDotHead
+from twinspire.protos.bundle import Score
+from twinspire.train.models.heads import CosineHead, ItemDotHead, LogisticHead, QueryDotHead
 
 RADII = pytest.mark.parametrize("radius", [0.05, 1.0, 37.0])
 

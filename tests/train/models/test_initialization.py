@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from protos.features import (
+from tests.helpers.stdlib import FEATURES, started, write_toml
+from twinspire.protos.features import (
     CategoryFeature,
     FeatureSpec,
     HistoryFeature,
@@ -19,20 +20,19 @@ from protos.features import (
     Schema,
     TextFeature,
 )
-from tests.helpers.stdlib import FEATURES, started, write_toml
-from train.config.towers import BagTower
-from train.evaluation.exact_search import encode, search
-from train.metrics import mean, per_query
-from train.models.encoders import HashedTextEncoder, NumberEncoder
-from train.models.initialization import (
+from twinspire.train.config.towers import BagTower
+from twinspire.train.evaluation.exact_search import encode, search
+from twinspire.train.metrics import mean, per_query
+from twinspire.train.models.encoders import HashedTextEncoder, NumberEncoder
+from twinspire.train.models.initialization import (
     build_schema,
     fit_number_encoders,
     initialize_tfidf,
     inverse_document_frequency,
 )
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.models.towers import Tower
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.models.towers import Tower
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})

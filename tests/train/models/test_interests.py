@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.models.heads import InterestsHead, QueryDotHead
-from train.models.interests import InterestsEncoder, largest_products, paired_products, route
-from train.models.sequence_encoders import item_table
+from twinspire.train.models.heads import InterestsHead, QueryDotHead
+from twinspire.train.models.interests import InterestsEncoder, largest_products, paired_products, route
+from twinspire.train.models.sequence_encoders import item_table
 
 K, D = 3, 4
 

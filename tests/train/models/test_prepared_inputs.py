@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, TextFeature
-from train.models.encoders import TextBags
-from train.models.prepared_inputs import PreparedInputs, hash_texts
-from train.models.text_hashing import WordHashing
+from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, TextFeature
+from twinspire.train.models.encoders import TextBags
+from twinspire.train.models.prepared_inputs import PreparedInputs, hash_texts
+from twinspire.train.models.text_hashing import WordHashing
 
 HASHING = WordHashing((2, 3), words=True, buckets=512)
 TEXT = TextFeature("text", "text", max_length=20)

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from protos.inputs.events import LATEST
-from train.data.recency import DAY
-from train.models.recent_popularity import FORMS, PERIODS, PRIOR, EventsByPeriod, Form, PeriodEncoder
+from twinspire.protos.inputs.events import LATEST
+from twinspire.train.data.recency import DAY
+from twinspire.train.models.recent_popularity import (
+    FORMS,
+    PERIODS,
+    PRIOR,
+    EventsByPeriod,
+    Form,
+    PeriodEncoder,
+)
 
 ITEMS = 7
 

@@ -3,14 +3,21 @@
 import pytest
 import torch
 
-from protos.features import SIDES
 from tests.train.models.test_tower_factory import KINDS, SCHEMAS, built, inputs
-from train.config.towers import ClicksTower
-from train.models.encoders import CategoryEncoder, HashedTextEncoder, TextBags, is_marked, mark, touched
-from train.models.text_hashing import WordHashing
-from train.models.tower_factory import architecture_of
-from train.models.towers import Tower
-from train.training.ranks import _tables
+from twinspire.protos.features import SIDES
+from twinspire.train.config.towers import ClicksTower
+from twinspire.train.models.encoders import (
+    CategoryEncoder,
+    HashedTextEncoder,
+    TextBags,
+    is_marked,
+    mark,
+    touched,
+)
+from twinspire.train.models.text_hashing import WordHashing
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.models.towers import Tower
+from twinspire.train.training.ranks import _tables
 
 ROWS = torch.tensor([[3, 1], [3, 0]])
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from train.models.interests import InterestsEncoder
-from train.models.sequence_encoders import (
+from twinspire.train.models.interests import InterestsEncoder
+from twinspire.train.models.sequence_encoders import (
     AttentionEncoder,
     HistoryDropout,
     IdEncoder,

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.inputs.texts import code_point_rows, folded, normalise
-from protos.lexical import SPLIT_INTO_CHARACTERS
-from train.config.towers import MAX_NGRAM
-from train.models.text_hashing import HASHING_VERSION, LAST_LETTER, MAX_WORD_LENGTH, WordHashing
+from twinspire.protos.inputs.texts import code_point_rows, folded, normalise
+from twinspire.protos.lexical import SPLIT_INTO_CHARACTERS
+from twinspire.train.config.towers import MAX_NGRAM
+from twinspire.train.models.text_hashing import HASHING_VERSION, LAST_LETTER, MAX_WORD_LENGTH, WordHashing
 
 BUCKETS = 4096
 PRIME = 4093  # the largest below BUCKETS

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protos.features import (
+from twinspire.protos.features import (
     CategoryFeature,
     FeatureSpec,
     HistoryFeature,
@@ -17,18 +17,18 @@ from protos.features import (
     Side,
     TextFeature,
 )
-from train.config import TowerConfig
-from train.config.towers import (
+from twinspire.train.config import TowerConfig
+from twinspire.train.config.towers import (
     BagTower,
     ComirecTower,
     DssmTower,
     SequenceTower,
 )
-from train.models.heads import ItemDotHead, QueryDotHead
-from train.models.interests import largest_products
-from train.models.sequence_encoders import AttentionEncoder, PoolingEncoder
-from train.models.tower_factory import architecture_of, longest_window
-from train.models.towers import Tower
+from twinspire.train.models.heads import ItemDotHead, QueryDotHead
+from twinspire.train.models.interests import largest_products
+from twinspire.train.models.sequence_encoders import AttentionEncoder, PoolingEncoder
+from twinspire.train.models.tower_factory import architecture_of, longest_window
+from twinspire.train.models.towers import Tower
 
 TEXT = TextFeature("text", "t", max_length=40)
 HISTORY = HistoryFeature("history", max_length=5)

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, Side, TextFeature
-from train.config.towers import BagTower, DssmTower
-from train.models.encoders import HashedTextEncoder
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.models.towers import Tower
+from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, Side, TextFeature
+from twinspire.train.config.towers import BagTower, DssmTower
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.models.towers import Tower
 
 DSSM = DssmTower("dssm", dimension=6, buckets=512, hidden=(10, 8))
 BAG = BagTower("bag", dimension=16, latent=0, buckets=512, query_hidden=0, item_hidden=8)

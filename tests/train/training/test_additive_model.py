@@ -11,19 +11,25 @@ import torch
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from protos.features import IdFeature
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import completed, experiment_at
-from train.config import Experiment
-from train.config.towers import ClicksTower
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.intervals import Clusters
-from train.evaluation.label_means import UserItemMeans, user_item_means
-from train.models.heads import LogisticHead
-from train.training.additive_model import DEFAULT_WEIGHT, WEIGHTS, Additive, add_additive_model, choose_weight
-from train.training.checkpoint import load_towers, save_towers
-from train.training.trained_model import build_model
-from train.training.trainer import Trainer
+from twinspire.protos.features import IdFeature
+from twinspire.train.config import Experiment
+from twinspire.train.config.towers import ClicksTower
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.intervals import Clusters
+from twinspire.train.evaluation.label_means import UserItemMeans, user_item_means
+from twinspire.train.models.heads import LogisticHead
+from twinspire.train.training.additive_model import (
+    DEFAULT_WEIGHT,
+    WEIGHTS,
+    Additive,
+    add_additive_model,
+    choose_weight,
+)
+from twinspire.train.training.checkpoint import load_towers, save_towers
+from twinspire.train.training.trained_model import build_model
+from twinspire.train.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

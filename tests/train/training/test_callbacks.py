@@ -8,11 +8,11 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from protos.cli import Terminated
 from tests.train.models.test_ages import towers, trainer
-from train.training.callbacks import RunCallbacks
-from train.training.tracking import tracked_run
-from train.training.trainer import Interrupted
+from twinspire.protos.cli import Terminated
+from twinspire.train.training.callbacks import RunCallbacks
+from twinspire.train.training.tracking import tracked_run
+from twinspire.train.training.trainer import Interrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -20,9 +20,9 @@ from tests.train.training.test_emulated_device import (
 )
 from tests.train.training.test_ranks import CASES, of_people
 from tests.train.training.test_trainer import Watcher
-from train.training.checkpoint import load_run
-from train.training.device import SINGLE_PROCESS, TrainingProcess
-from train.training.trainer import Interrupted
+from twinspire.train.training.checkpoint import load_run
+from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.trainer import Interrupted
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 MPS = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="torch finds no Metal device")

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from protos.errors import DataError
-from protos.features import Schema, TextFeature
-from train.config import TrainingConfig
-from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower, DssmTower
-from train.data.training_data import Pairs, TrainingData
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import Towers, architecture_of
-from train.training.checkpoint import load_run, load_towers, save_run, save_towers
-from train.training.trainer import Trainer
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import Schema, TextFeature
+from twinspire.train.config import TrainingConfig
+from twinspire.train.config.losses import InBatchSoftmax
+from twinspire.train.config.towers import BagTower, DssmTower
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import Towers, architecture_of
+from twinspire.train.training.checkpoint import load_run, load_towers, save_run, save_towers
+from twinspire.train.training.trainer import Trainer
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})

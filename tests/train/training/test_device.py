@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from protos.errors import ConfigError
-from protos.features import SIDES
 from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.helpers.stdlib import experiment_at, write_toml
 from tests.train.losses.test_objective import (
@@ -32,22 +30,24 @@ from tests.train.models.test_tower_factory import (
     inputs,
 )
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
-from train.config.losses import Bce
-from train.config.towers import ClicksTower, SequenceTower
-from train.config.training import Device
-from train.data.batches import HistoryBatches
-from train.losses.objective import build_objective
-from train.models.encoders import TextBags
-from train.models.prepared_inputs import PreparedHistories
-from train.models.tower_factory import architecture_of
-from train.paths import ROOT
-from train.training.device import (
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import SIDES
+from twinspire.train.config.losses import Bce
+from twinspire.train.config.towers import ClicksTower, SequenceTower
+from twinspire.train.config.training import Device
+from twinspire.train.data.batches import HistoryBatches
+from twinspire.train.losses.objective import build_objective
+from twinspire.train.models.encoders import TextBags
+from twinspire.train.models.prepared_inputs import PreparedHistories
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.paths import ROOT
+from twinspire.train.training.device import (
     SINGLE_PROCESS,
     TrainingProcess,
     choose_device,
     start_process,
 )
-from train.training.run import _fingerprint, fit
+from twinspire.train.training.run import _fingerprint, fit
 
 ELSEWHERE = TrainingProcess(torch.device("meta"))  # a device that stores no values
 

@@ -16,8 +16,6 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from protos.errors import Unavailable
-from protos.features import FIRST_KNOWN
 from tests.helpers import pretrained, watched
 from tests.helpers import stdlib as stdlib_sections
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
@@ -27,20 +25,22 @@ from tests.helpers.stdlib import write_toml as stdlib_toml
 from tests.train.losses.test_objective import LOSSES
 from tests.train.training.test_ranks import BAG, CASES, CLICKS, LABELS, of_people, of_texts
 from tests.train.training.test_trainer import Watcher, history
-from train.config import LossConfig
-from train.data.training_data import Pairs
-from train.models import initialization
-from train.models.architectures import transformer
-from train.models.encoders import HashedTextEncoder
-from train.models.initialization import truncated_svd
-from train.models.pretrained import vectors
-from train.models.sequence_encoders import IdEncoder, PoolingEncoder
-from train.models.tower_factory import architecture_of
-from train.training import run as training
-from train.training.checkpoint import load_run
-from train.training.device import SINGLE_PROCESS, TrainingProcess, memory_advice
-from train.training.trained_model import load_model
-from train.training.trainer import Interrupted, Trainer
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.features import FIRST_KNOWN
+from twinspire.train.config import LossConfig
+from twinspire.train.data.training_data import Pairs
+from twinspire.train.models import initialization
+from twinspire.train.models.architectures import transformer
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.initialization import truncated_svd
+from twinspire.train.models.pretrained import vectors
+from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training import run as training
+from twinspire.train.training.checkpoint import load_run
+from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess, memory_advice
+from twinspire.train.training.trained_model import load_model
+from twinspire.train.training.trainer import Interrupted, Trainer
 
 THERE = TrainingProcess(DEVICE)
 SHORT: Any = {"epochs": 1, "batch_size": 128, "threads": 1}

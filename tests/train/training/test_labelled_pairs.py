@@ -12,19 +12,19 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from protos.bundle import Score
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.people import data_of_people
 from tests.helpers.stdlib import experiment_at, tracking_at
-from train.config import BaselinesConfig, read_experiment
-from train.data.training_data import Pairs
-from train.evaluation.calibration import Calibration
-from train.models.heads import LogisticHead
-from train.paths import CONFIGS
-from train.training import labelled_pairs
-from train.training import run as training
-from train.training.labelled_pairs import LabelledPairs
-from train.training.trained_model import load_model
+from twinspire.protos.bundle import Score
+from twinspire.train.config import BaselinesConfig, read_experiment
+from twinspire.train.data.training_data import Pairs
+from twinspire.train.evaluation.calibration import Calibration
+from twinspire.train.models.heads import LogisticHead
+from twinspire.train.paths import CONFIGS
+from twinspire.train.training import labelled_pairs
+from twinspire.train.training import run as training
+from twinspire.train.training.labelled_pairs import LabelledPairs
+from twinspire.train.training.trained_model import load_model
 
 
 def test_the_area_of_a_run_is_that_of_its_logits() -> None:

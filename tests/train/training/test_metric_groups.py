@@ -4,8 +4,8 @@ import mlflow
 import pytest
 
 from tests.helpers.stdlib import Made
-from train.training.metric_groups import GROUPS, grouped, metrics_of, name_in_code
-from train.training.tracking import tracked_run
+from twinspire.train.training.metric_groups import GROUPS, grouped, metrics_of, name_in_code
+from twinspire.train.training.tracking import tracked_run
 
 NAMES = {
     "recall_at_10": "test/recall_at_10",

@@ -16,22 +16,22 @@ from rich.console import Console
 
 from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.train.evaluation.test_history_baselines import experiment_with
-from train.config.losses import FullSoftmax
-from train.config.towers import SequenceTower
-from train.config.training import TrainingConfig
-from train.data.training_data import TrainingData
-from train.evaluation.baselines import baselines, ease, ease_recency, slist
-from train.evaluation.intervals import clusters_of
-from train.evaluation.ranking import BaselineFitter, rank_by, summed
-from train.metrics import mean, per_query
-from train.models import collaborative
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.training import mixture, part_weights
-from train.training.checkpoint import load_towers, save_towers
-from train.training.mixture import drop_useless_coordinates, mix
-from train.training.part_weights import WeightCurves
-from train.training.trainer import Trainer
+from twinspire.train.config.losses import FullSoftmax
+from twinspire.train.config.towers import SequenceTower
+from twinspire.train.config.training import TrainingConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.baselines import baselines, ease, ease_recency, slist
+from twinspire.train.evaluation.intervals import clusters_of
+from twinspire.train.evaluation.ranking import BaselineFitter, rank_by, summed
+from twinspire.train.metrics import mean, per_query
+from twinspire.train.models import collaborative
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training import mixture, part_weights
+from twinspire.train.training.checkpoint import load_towers, save_towers
+from twinspire.train.training.mixture import drop_useless_coordinates, mix
+from twinspire.train.training.part_weights import WeightCurves
+from twinspire.train.training.trainer import Trainer
 
 ITEMS = 40
 

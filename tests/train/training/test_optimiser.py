@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from protos.features import HistoryFeature, IdFeature, Schema, TextFeature
-from train.config.towers import BagTower, DssmTower, SequenceTower
-from train.models.tower_factory import architecture_of
-from train.training.optimiser import WEIGHTS_FACTOR, adam, set_learning_rate
+from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TextFeature
+from twinspire.train.config.towers import BagTower, DssmTower, SequenceTower
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training.optimiser import WEIGHTS_FACTOR, adam, set_learning_rate
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.training.part_weights import MIN_USERS, WEIGHTS, choose_weight
+from twinspire.train.training.part_weights import MIN_USERS, WEIGHTS, choose_weight
 
 FINITE = [weight for weight in WEIGHTS if weight < math.inf]
 

@@ -8,27 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from protos.errors import ConfigError, Unavailable
-from protos.features import CategoryFeature, Schema, TextFeature
 from tests.helpers.emulated_device import NO_ROOM
 from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
 from tests.helpers.rank_pair import on_two_ranks
 from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
 from tests.train.training.test_trainer import Watcher, weights
-from train.config import LossConfig, TowerConfig, TrainingConfig
-from train.config.history_towers import ComirecTower
-from train.config.losses import Bce, FullSoftmax
-from train.config.towers import BagTower, ClicksTower, SequenceTower
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.exact_search import BLOCK
-from train.losses.hard_negatives import mine_hard_negatives
-from train.models.encoders import HashedTextEncoder
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.training.checkpoint import start_alike
-from train.training.device import SINGLE_PROCESS, TrainingProcess
-from train.training.ranks import ROWS_FROM, Rank, joined
-from train.training.trainer import Interrupted, Trainer
+from twinspire.protos.errors import ConfigError, Unavailable
+from twinspire.protos.features import CategoryFeature, Schema, TextFeature
+from twinspire.train.config import LossConfig, TowerConfig, TrainingConfig
+from twinspire.train.config.history_towers import ComirecTower
+from twinspire.train.config.losses import Bce, FullSoftmax
+from twinspire.train.config.towers import BagTower, ClicksTower, SequenceTower
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.exact_search import BLOCK
+from twinspire.train.losses.hard_negatives import mine_hard_negatives
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training.checkpoint import start_alike
+from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.ranks import ROWS_FROM, Rank, joined
+from twinspire.train.training.trainer import Interrupted, Trainer
 
 pytestmark = pytest.mark.exhaustive
 
@@ -295,7 +295,7 @@ def test_all_ranks_stop_after_the_same_step() -> None:
 
 
 def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.losses.hard_negatives._BLOCK", 4)
+    monkeypatch.setattr("twinspire.train.losses.hard_negatives._BLOCK", 4)
     trainer = of_texts(replace(IN_BATCH, hard_negatives=2, mine_from=5))
     queries, items = trainer._all_vectors()
     objective = trainer.objective
@@ -378,6 +378,6 @@ def test_an_error_of_a_rank_says_what_to_do(
 ) -> None:
     for name, value in {**COMPLETE, "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("train.training.ranks._join_group", lambda *_: None)
+    monkeypatch.setattr("twinspire.train.training.ranks._join_group", lambda *_: None)
     with pytest.raises(Unavailable, match=said), joined(TrainingConfig(threads=1), "again"):
         raise error

@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 import torch
 
-from protos.features import Schema, TimeFeature
 from tests.helpers.people import data_of_people, schema_of_people
-from train.config.losses import FullSoftmax
-from train.config.towers import SequenceTower
-from train.config.training import TrainingConfig
-from train.data.recency import DAY
-from train.data.training_data import TrainingData
-from train.models.prepared_inputs import PreparedInputs
-from train.models.recent_popularity import EventsByPeriod
-from train.models.tower_factory import architecture_of
-from train.training.checkpoint import load_towers, save_towers
-from train.training.part_weights import MIN_USERS
-from train.training.recent_popularity import (
+from twinspire.protos.features import Schema, TimeFeature
+from twinspire.train.config.losses import FullSoftmax
+from twinspire.train.config.towers import SequenceTower
+from twinspire.train.config.training import TrainingConfig
+from twinspire.train.data.recency import DAY
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.recent_popularity import EventsByPeriod
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training.checkpoint import load_towers, save_towers
+from twinspire.train.training.part_weights import MIN_USERS
+from twinspire.train.training.recent_popularity import (
     DEFAULT_WEIGHT,
     HALF_LIVES,
     add_as_chosen,
     add_recent_popularity,
 )
-from train.training.trainer import Trainer
+from twinspire.train.training.trainer import Trainer
 
 ITEMS, PEOPLE, EVENTS = 30, 200, 6
 
@@ -104,7 +104,7 @@ def test_where_recency_carries_the_ranking_the_share_itself_is_taken_and_may_out
     trainer, by_change = untrained(hits), untrained(hits)
     found = add_recent_popularity(trainer, "ndcg_at_10")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.training.recent_popularity.FORMS", ("change",))
+        patch.setattr("twinspire.train.training.recent_popularity.FORMS", ("change",))
         add_recent_popularity(by_change, "ndcg_at_10")
     assert found is not None
     assert found.form == found.parameters()["form"] == "share"
@@ -150,7 +150,7 @@ def test_towers_to_which_it_adds_nothing_lose_their_coordinates(steady: Training
     trainer, fresh = untrained(steady), untrained(steady)
     width = trainer.item_vectors().shape[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.training.part_weights.choose_weight", lambda *_: 0.0)
+        patch.setattr("twinspire.train.training.part_weights.choose_weight", lambda *_: 0.0)
         found = add_recent_popularity(trainer, "ndcg_at_10")
     assert found is not None
     assert "is left out" in found.line()

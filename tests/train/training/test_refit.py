@@ -19,26 +19,26 @@ import torch
 from mlflow.entities import Run
 from rich.console import Console
 
-from protos.errors import ConfigError
 from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import Sections, experiment_at, tracking_at, write_sections
 from tests.helpers.watched import ATTENTION, RATINGS, write_toml
 from tests.train.evaluation.test_history_baselines import experiment_with, timed
-from train.config import Experiment, read_experiment
-from train.config.training import TrainingConfig
-from train.data.dataset import Dataset
-from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import baselines
-from train.evaluation.exact_search import encode
-from train.evaluation.ranking import BaselineFitter, Tuning
-from train.metrics import mean, per_query
-from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import architecture_of
-from train.training import run as training
-from train.training.checkpoint import RUN_STATE
-from train.training.refit import REFIT, _RefitCallbacks
-from train.training.trained_model import Model, load_model
-from train.training.trainer import Trainer
+from twinspire.protos.errors import ConfigError
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.training import TrainingConfig
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.evaluation.baselines import baselines
+from twinspire.train.evaluation.exact_search import encode
+from twinspire.train.evaluation.ranking import BaselineFitter, Tuning
+from twinspire.train.metrics import mean, per_query
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training import run as training
+from twinspire.train.training.checkpoint import RUN_STATE
+from twinspire.train.training.refit import REFIT, _RefitCallbacks
+from twinspire.train.training.trained_model import Model, load_model
+from twinspire.train.training.trainer import Trainer
 
 ITEMS = 30
 RECIPE: Sections = {

@@ -20,11 +20,6 @@ import torch
 from mlflow.entities import Run, RunData, RunTag
 from rich.console import Console
 
-from export.bundle_builder import build_bundle
-from protos.bundle import read_manifest
-from protos.errors import DataError, MissingStage
-from protos.features import TEXT_INPUTS, TextFeature
-from protos.mlflow_keys import STAGE
 from tests.helpers.stdlib import (
     FEW,
     PLAIN,
@@ -39,20 +34,31 @@ from tests.helpers.stdlib import (
 from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
 from tests.protos.test_features import WordIds
-from train.config import BaselinesConfig, read_experiment
-from train.config.losses import InBatchSoftmax
-from train.data.dataset import Dataset
-from train.data.training_data import training_data_of
-from train.evaluation.exact_search import encode, search
-from train.metrics import mean, per_query
-from train.models.defaults import from_data
-from train.paths import ROOT
-from train.training import run as training
-from train.training.checkpoint import RUN_STATE
-from train.training.device import start_process
-from train.training.run import choices_of, fit
-from train.training.tracking import CHOICES, FINGERPRINT, chosen_settings, experiment_id, warnings_of
-from train.training.trained_model import ARTIFACTS, load_model
+from twinspire.export.bundle_builder import build_bundle
+from twinspire.protos.bundle import read_manifest
+from twinspire.protos.errors import DataError, MissingStage
+from twinspire.protos.features import TEXT_INPUTS, TextFeature
+from twinspire.protos.mlflow_keys import STAGE
+from twinspire.train.config import BaselinesConfig, read_experiment
+from twinspire.train.config.losses import InBatchSoftmax
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.training_data import training_data_of
+from twinspire.train.evaluation.exact_search import encode, search
+from twinspire.train.metrics import mean, per_query
+from twinspire.train.models.defaults import from_data
+from twinspire.train.paths import ROOT
+from twinspire.train.training import run as training
+from twinspire.train.training.checkpoint import RUN_STATE
+from twinspire.train.training.device import start_process
+from twinspire.train.training.run import choices_of, fit
+from twinspire.train.training.tracking import (
+    CHOICES,
+    FINGERPRINT,
+    chosen_settings,
+    experiment_id,
+    warnings_of,
+)
+from twinspire.train.training.trained_model import ARTIFACTS, load_model
 
 SECTIONS = ("query", "item", "tower", "loss", "training")  # what the towers and their training read
 
@@ -262,7 +268,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "train", "fit", "--config", str(config), "--json", *arguments],
+        [sys.executable, "-m", "twinspire.train", "fit", "--config", str(config), "--json", *arguments],
         cwd=ROOT,
         env=environment(folder),
         stdout=subprocess.PIPE,
@@ -273,7 +279,7 @@ def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str
 
 def warm_command(config: Path, folder: Path, *arguments: str) -> WarmPython:
     arguments = ("fit", "--config", str(config), "--json", *arguments)
-    return WarmPython("-m", "train", *arguments, env=environment(folder))
+    return WarmPython("-m", "twinspire.train", *arguments, env=environment(folder))
 
 
 def only_run(folder: Path) -> Run:
@@ -314,7 +320,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     assert stopped.returncode == 130, said
     by_make, by_python = (
         f"make train CONFIG={config} RESUME=1",
-        f"python -m train fit --config {config} --resume",
+        f"python -m twinspire.train fit --config {config} --resume",
     )
     assert f"stopped; `{by_make if os.environ.get('TWINSPIRE_MAKE') else by_python}` goes on with run" in said
     killed = only_run(broken)

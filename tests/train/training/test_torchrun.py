@@ -18,7 +18,7 @@ from tests.helpers.stdlib import PLAIN, QUICK, Sections, write_toml
 from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
 from tests.train.training.test_run import environment, only_run, warm_command
-from train.training.checkpoint import RUN_STATE
+from twinspire.train.training.checkpoint import RUN_STATE
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]  # several trainings each
 
@@ -33,7 +33,17 @@ def start() -> Iterator[Callable[..., WarmPython]]:
     started: list[WarmPython] = []
 
     def start(config: Path, folder: Path, launch: tuple[str, ...], *arguments: str) -> WarmPython:
-        command = (*TORCHRUN, *launch, "-m", "train", "fit", "--config", str(config), "--json", *arguments)
+        command = (
+            *TORCHRUN,
+            *launch,
+            "-m",
+            "twinspire.train",
+            "fit",
+            "--config",
+            str(config),
+            "--json",
+            *arguments,
+        )
         started.append(WarmPython(*command, env={**environment(folder), "OMP_NUM_THREADS": "1"}))
         return started[-1]
 
@@ -191,7 +201,7 @@ def test_ranks_with_other_settings_or_data_are_refused(
         for seed, each in enumerate(ranks):
             changed: Any = {"training": {"seed": seed, "threads": 1}}
             config = write_toml(stdlib, tmp_path / f"{seed}.toml", sections={**PLAIN, **QUICK}, **changed)
-            command = ("-m", "train", "fit", "--config", str(config))
+            command = ("-m", "twinspire.train", "fit", "--config", str(config))
             commands.append(({**environment(folder), **each}, command))
         (_, _, said), (code, _, other) = outcomes(commands)
     assert code == 1

@@ -10,15 +10,22 @@ import pytest
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
-from protos.cli import Terminated
-from protos.errors import MissingStage, Unavailable
-from protos.mlflow_keys import STAGE
 from tests.helpers.stdlib import Made, tracking_at
 from tests.helpers.warm import WarmPython
-from train.paths import ROOT
-from train.training import tracking
-from train.training.run import fit
-from train.training.tracking import connect, experiment_id, find_run, flattened, get_run, tracked_run
+from twinspire.protos.cli import Terminated
+from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.protos.mlflow_keys import STAGE
+from twinspire.train.paths import ROOT
+from twinspire.train.training import tracking
+from twinspire.train.training.run import fit
+from twinspire.train.training.tracking import (
+    connect,
+    experiment_id,
+    find_run,
+    flattened,
+    get_run,
+    tracked_run,
+)
 
 
 @pytest.mark.exhaustive
@@ -28,7 +35,7 @@ def test_two_processes_may_make_the_store_and_experiments_at_once(tmp_path: Path
     code = (
         "import sys, mlflow\n"
         "from pathlib import Path\n"
-        "from train.training.tracking import connect, experiment_id\n"
+        "from twinspire.train.training.tracking import connect, experiment_id\n"
         "uri = connect(Path(sys.argv[1]))\n"
         "print(uri, [experiment_id(f'books {n}') for n in range(20)])\n"
     )
@@ -49,7 +56,7 @@ def test_two_processes_may_tag_an_experiment_at_once(store: str) -> None:
         mlflow.create_experiment(f"books {n}") for n in range(20)
     ]  # without tags, as before these existed
     code = (
-        "from train.training.tracking import connect, experiment_id\n"
+        "from twinspire.train.training.tracking import connect, experiment_id\n"
         "connect()\n"
         "for n in range(20): experiment_id(f'books {n}')\n"
     )

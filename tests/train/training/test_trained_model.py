@@ -10,12 +10,12 @@ import mlflow
 import pytest
 import torch
 
-from protos.errors import DataError, MissingStage, Unavailable
 from tests.helpers.stdlib import FEATURES, Made, started, tracking_at, write_toml
-from train.models.text_hashing import HASHING_VERSION
-from train.training.checkpoint import save_towers
-from train.training.tracking import tracked_run
-from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, load_model
+from twinspire.protos.errors import DataError, MissingStage, Unavailable
+from twinspire.train.models.text_hashing import HASHING_VERSION
+from twinspire.train.training.checkpoint import save_towers
+from twinspire.train.training.tracking import tracked_run
+from twinspire.train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, load_model
 
 
 def test_a_model_of_every_kind_of_feature_comes_back(store: str, stdlib: Path, tmp_path: Path) -> None:

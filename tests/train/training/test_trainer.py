@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from protos.errors import DataError
 from tests.helpers.stdlib import DSSM, PLAIN, Sections, started, write_toml
-from train.data.training_data import TrainingData
-from train.metrics import mean, per_query
-from train.training.checkpoint import load_run, save_run
-from train.training.trainer import Callbacks, Interrupted, Trainer
+from twinspire.protos.errors import DataError
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.metrics import mean, per_query
+from twinspire.train.training.checkpoint import load_run, save_run
+from twinspire.train.training.trainer import Callbacks, Interrupted, Trainer
 
 TIMES = ("epoch_s", "pairs_per_s")  # the figures that no two runs share
 KINDS = pytest.mark.parametrize("sections", [PLAIN, DSSM], ids=["hard negatives", "sampled softmax"])

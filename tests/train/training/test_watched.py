@@ -9,22 +9,22 @@ import polars as pl
 import pytest
 import torch
 
-from protos.errors import DataError
 from tests.helpers.stdlib import Sections, completed, experiment_at
 from tests.helpers.watched import ATTENTION, RATINGS, write_toml
 from tests.train.training.test_trainer import Watcher, history, weights
-from train.config import Experiment
-from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import baselines
-from train.evaluation.exact_search import search
-from train.evaluation.ranking import rank_by_scores
-from train.evaluation.report import evaluate_ranking
-from train.metrics import mean, per_query
-from train.models.collaborative import ease, interaction_matrix
-from train.models.tower_factory import architecture_of
-from train.training.checkpoint import load_run
-from train.training.trained_model import build_model
-from train.training.trainer import Interrupted, Trainer
+from twinspire.protos.errors import DataError
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.evaluation.baselines import baselines
+from twinspire.train.evaluation.exact_search import search
+from twinspire.train.evaluation.ranking import rank_by_scores
+from twinspire.train.evaluation.report import evaluate_ranking
+from twinspire.train.metrics import mean, per_query
+from twinspire.train.models.collaborative import ease, interaction_matrix
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training.checkpoint import load_run
+from twinspire.train.training.trained_model import build_model
+from twinspire.train.training.trainer import Interrupted, Trainer
 
 SUM: Sections = {
     **ATTENTION,

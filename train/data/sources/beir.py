@@ -34,14 +34,14 @@ from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from protos import names
-from protos.errors import DataError
-from protos.features import TextFeature
-from protos.inputs.texts import normalise
-from train.config import JudgedConfig
-from train.data.columns import Columns, column_names, items_of, read_columns
-from train.data.filters import filter_columns
-from train.data.judged import (
+from twinspire.protos import names
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import TextFeature
+from twinspire.protos.inputs.texts import normalise
+from twinspire.train.config import JudgedConfig
+from twinspire.train.data.columns import Columns, column_names, items_of, read_columns
+from twinspire.train.data.filters import filter_columns
+from twinspire.train.data.judged import (
     ID,
     IS_KNOWN,
     QRELS,
@@ -53,7 +53,7 @@ from train.data.judged import (
     match_qrels,
     read_queries,
 )
-from train.data.source import (
+from twinspire.train.data.source import (
     RESERVED,
     Source,
     SourceConfig,
@@ -63,7 +63,7 @@ from train.data.source import (
     contains_query,
     without_query,
 )
-from train.data.table_files import find_data_file, identity_of
+from twinspire.train.data.table_files import find_data_file, identity_of
 
 CORPUS = "corpus.jsonl"
 TITLE, DOCUMENT, CONTENT, QUERY = "title", "document", "content", "query"

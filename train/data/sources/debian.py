@@ -24,12 +24,12 @@ from typing import IO, Literal
 import polars as pl
 from rich.console import Console
 
-from protos import names
-from protos.bundle import record, write_file
-from protos.documents import parse_json
-from protos.errors import DataError
-from protos.files.file_lock import exclusive_lock
-from train.data.source import (
+from twinspire.protos import names
+from twinspire.protos.bundle import record, write_file
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import DataError
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.train.data.source import (
     SourceConfig,
     SourceContext,
     Tables,

@@ -26,14 +26,14 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from protos.errors import DataError
-from protos.features import Side, TextFeature
-from train.config.checks import at_least
-from train.data.cleaning import Cast, Derived, RowFilter, clean
-from train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
-from train.data.item_table import ItemTable
-from train.data.layouts import Layout
-from train.data.source import (
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import Side, TextFeature
+from twinspire.train.config.checks import at_least
+from twinspire.train.data.cleaning import Cast, Derived, RowFilter, clean
+from twinspire.train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
+from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.layouts import Layout
+from twinspire.train.data.source import (
     BY_FILE,
     BY_TIME,
     LOG_ROW,

@@ -17,19 +17,19 @@ from typing import Literal
 
 import polars as pl
 
-from protos.errors import DataError
-from protos.features import Side
-from train.data.cleaning import Cast, cast_columns
-from train.data.columns import (
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import Side
+from twinspire.train.data.cleaning import Cast, cast_columns
+from twinspire.train.data.columns import (
     column_names,
     features_of,
     labels_of,
     rows_of,
     weights_of,
 )
-from train.data.item_table import ItemTable
-from train.data.layouts import Layout
-from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables, check_layouts
+from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.layouts import Layout
+from twinspire.train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables, check_layouts
 
 MERGED = "pair merged with an equal one"
 WARN_MERGED_ABOVE = 0.05  # share of the pairs

@@ -20,11 +20,18 @@ from typing import Literal
 import polars as pl
 from rich.console import Console
 
-from protos.bundle import record
-from protos.errors import DataError
-from train.config.checks import at_least
-from train.data.columns import Columns, rows_of, weights_of
-from train.data.source import BY_TIME, SourceConfig, SourceContext, Tables, add_positions, sort_and_filter
+from twinspire.protos.bundle import record
+from twinspire.protos.errors import DataError
+from twinspire.train.config.checks import at_least
+from twinspire.train.data.columns import Columns, rows_of, weights_of
+from twinspire.train.data.source import (
+    BY_TIME,
+    SourceConfig,
+    SourceContext,
+    Tables,
+    add_positions,
+    sort_and_filter,
+)
 
 REQUIREMENT = "recbole==1.2.1"
 WHEEL = "recbole-1.2.1-py3-none-any.whl"

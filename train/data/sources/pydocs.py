@@ -25,9 +25,9 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from protos.inputs.texts import normalise
-from train.data.docstrings import Module, public_names, scan
-from train.data.source import (
+from twinspire.protos.inputs.texts import normalise
+from twinspire.train.data.docstrings import Module, public_names, scan
+from twinspire.train.data.source import (
     SourceConfig,
     SourceContext,
     Tables,

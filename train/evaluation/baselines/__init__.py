@@ -10,9 +10,9 @@ metrics, tables and plots of a run follow, and the key `[baselines] run`.
 
 from rich.console import Console
 
-from train.config import Experiment
-from train.data.training_data import TrainingData
-from train.evaluation.baselines import (
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.baselines import (
     bm25,
     bm25_full,
     ease,
@@ -27,9 +27,9 @@ from train.evaluation.baselines import (
     slist,
     tfidf,
 )
-from train.evaluation.label_baselines import LABEL_BASELINES, labels_needed
-from train.evaluation.ranking import BaselineFitter, FittedBaseline
-from train.progress import PROGRESS, progress_bar
+from twinspire.train.evaluation.label_baselines import LABEL_BASELINES, labels_needed
+from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline
+from twinspire.train.progress import PROGRESS, progress_bar
 
 # In the order of tables and plots.
 BASELINES = tuple(

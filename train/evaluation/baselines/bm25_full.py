@@ -1,9 +1,9 @@
 """BM25 over the whole texts, where the towers read a part of them."""
 
-from train.config import Experiment
-from train.data.training_data import TrainingData, texts_of
-from train.evaluation.lexical_choice import has_texts, lexical_baseline
-from train.evaluation.ranking import Baseline
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData, texts_of
+from twinspire.train.evaluation.lexical_choice import has_texts, lexical_baseline
+from twinspire.train.evaluation.ranking import Baseline
 
 
 def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:

@@ -9,7 +9,7 @@ scores are in the order of popularity.
 
 import numpy as np
 
-from train.evaluation.ranking import (
+from twinspire.train.evaluation.ranking import (
     TUNED_ITEMS,
     Baseline,
     BaselineFitter,
@@ -19,8 +19,8 @@ from train.evaluation.ranking import (
     rank_by,
     summed,
 )
-from train.models import collaborative
-from train.models.collaborative import ItemWeights, ease_of_gram, gram_matrix, interaction_matrix
+from twinspire.train.models import collaborative
+from twinspire.train.models.collaborative import ItemWeights, ease_of_gram, gram_matrix, interaction_matrix
 
 LARGEST = 20_000  # items; the matrix grows with the square, the time of its inverse with the cube
 STRENGTHS = tuple(float(f"{each:.2g}") for each in 300 * 3.0 ** np.arange(-8, 6))

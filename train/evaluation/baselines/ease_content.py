@@ -15,13 +15,13 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from protos.features import CategoryFeature, FeatureSpec, TextFeature
-from protos.lexical import ANALYZERS
-from train.config import Experiment
-from train.data.recency import WINDOWS, RecentShares
-from train.data.training_data import TrainingData
-from train.evaluation.baselines import ease, ease_recency, ease_recent
-from train.evaluation.ranking import (
+from twinspire.protos.features import CategoryFeature, FeatureSpec, TextFeature
+from twinspire.protos.lexical import ANALYZERS
+from twinspire.train.config import Experiment
+from twinspire.train.data.recency import WINDOWS, RecentShares
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.baselines import ease, ease_recency, ease_recent
+from twinspire.train.evaluation.ranking import (
     DECAYS,
     Baseline,
     BaselineFitter,
@@ -33,7 +33,7 @@ from train.evaluation.ranking import (
     rank_by,
     summed,
 )
-from train.models.collaborative import history_matrix
+from twinspire.train.models.collaborative import history_matrix
 
 CONTENTS = (0.0, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 _BLOCK = 512  # items whose cosines are computed at a time

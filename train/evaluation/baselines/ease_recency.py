@@ -6,9 +6,9 @@ and the factor are chosen on validation.
 
 from dataclasses import dataclass, replace
 
-from train.evaluation.age_decay import event_weights
-from train.evaluation.baselines import ease
-from train.evaluation.ranking import (
+from twinspire.train.evaluation.age_decay import event_weights
+from twinspire.train.evaluation.baselines import ease
+from twinspire.train.evaluation.ranking import (
     DECAYS,
     Baseline,
     BaselineFitter,
@@ -20,7 +20,7 @@ from train.evaluation.ranking import (
     summed,
     usual_own,
 )
-from train.models.collaborative import ItemWeights
+from twinspire.train.models.collaborative import ItemWeights
 
 
 @dataclass(frozen=True)

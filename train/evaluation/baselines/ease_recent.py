@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.data.recency import WHOLE, WINDOWS, RecentShares
-from train.evaluation.baselines import ease, ease_recency
-from train.evaluation.ranking import (
+from twinspire.train.data.recency import WHOLE, WINDOWS, RecentShares
+from twinspire.train.evaluation.baselines import ease, ease_recency
+from twinspire.train.evaluation.ranking import (
     DECAYS,
     Baseline,
     BaselineFitter,

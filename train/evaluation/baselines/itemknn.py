@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.evaluation.age_decay import event_weights
-from train.evaluation.ranking import (
+from twinspire.train.evaluation.age_decay import event_weights
+from twinspire.train.evaluation.ranking import (
     DECAYS,
     Baseline,
     BaselineFitter,
@@ -20,7 +20,7 @@ from train.evaluation.ranking import (
     summed,
     usual_own,
 )
-from train.models.collaborative import ItemWeights, interaction_matrix, item_knn, most_similar
+from twinspire.train.models.collaborative import ItemWeights, interaction_matrix, item_knn, most_similar
 
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 

@@ -6,8 +6,8 @@ is the baseline to beat.
 
 import numpy as np
 
-from train.data.training_data import TrainingData
-from train.evaluation.ranking import (
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.ranking import (
     DECAYS,
     Baseline,
     BaselineFitter,
@@ -18,7 +18,7 @@ from train.evaluation.ranking import (
     rank_by,
     repeats,
 )
-from train.models.collaborative import history_matrix
+from twinspire.train.models.collaborative import history_matrix
 
 _LEAST = np.finfo(np.float32).tiny  # of an item of the history, however old: all others have the score 0
 

@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from train.evaluation.ranking import Baseline, BaselineFitter, FittedBaseline, has_histories, rank_by_scores
+from twinspire.train.evaluation.ranking import (
+    Baseline,
+    BaselineFitter,
+    FittedBaseline,
+    has_histories,
+    rank_by_scores,
+)
 
 
 def _fit(fitter: BaselineFitter) -> FittedBaseline:

@@ -21,15 +21,15 @@ from itertools import product
 import numpy as np
 import scipy.sparse
 
-from protos.lexical import WeightingName
-from train.config import Experiment
-from train.data.training_data import TrainingData
-from train.evaluation.intervals import clusters_of, within_standard_error
-from train.evaluation.lexical_choice import TUNED_ON, fitted, has_texts
-from train.evaluation.lexical_model import best_of_rows
-from train.evaluation.query_groups import repeated_share
-from train.evaluation.ranking import Baseline, BaselineFitter, FittedBaseline, Rows
-from train.metrics import CUTOFFS, per_query
+from twinspire.protos.lexical import WeightingName
+from twinspire.train.config import Experiment
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.intervals import clusters_of, within_standard_error
+from twinspire.train.evaluation.lexical_choice import TUNED_ON, fitted, has_texts
+from twinspire.train.evaluation.lexical_model import best_of_rows
+from twinspire.train.evaluation.query_groups import repeated_share
+from twinspire.train.evaluation.ranking import Baseline, BaselineFitter, FittedBaseline, Rows
+from twinspire.train.metrics import CUTOFFS, per_query
 
 FALLBACKS: tuple[WeightingName, ...] = ("bm25", "tfidf")
 # That nearest to the default first.

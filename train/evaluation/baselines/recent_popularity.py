@@ -1,8 +1,8 @@
 """The items with most training pairs in the last days before a query; chosen on validation."""
 
-from train.data.recency import WHOLE, WINDOWS, Floats, RecentShares
-from train.data.training_data import TrainingData
-from train.evaluation.ranking import (
+from twinspire.train.data.recency import WHOLE, WINDOWS, Floats, RecentShares
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.evaluation.ranking import (
     Baseline,
     BaselineFitter,
     FittedBaseline,

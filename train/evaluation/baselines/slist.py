@@ -22,9 +22,9 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from train.data.training_data import Pairs, TrainingData
-from train.evaluation.age_decay import event_weights
-from train.evaluation.ranking import (
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.age_decay import event_weights
+from twinspire.train.evaluation.ranking import (
     DECAYS,
     TUNED_ITEMS,
     Baseline,
@@ -37,7 +37,7 @@ from train.evaluation.ranking import (
     rank_by,
     summed,
 )
-from train.models.collaborative import (
+from twinspire.train.models.collaborative import (
     ItemWeights,
     gram_matrix,
     history_matrix,

@@ -1,6 +1,6 @@
 """Cosine of TF-IDF over what the towers read, of character n-grams or of words: validation chooses."""
 
-from train.evaluation.lexical_choice import has_texts, lexical_baseline
-from train.evaluation.ranking import Baseline
+from twinspire.train.evaluation.lexical_choice import has_texts, lexical_baseline
+from twinspire.train.evaluation.ranking import Baseline
 
 BASELINE = Baseline("tfidf", "TF-IDF", has_texts, lexical_baseline("tfidf", cut=True), "texts on both sides")

@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from protos.features import Schema, Side
-from train.config.towers import BagTower
-from train.models.encoders import HashedTextEncoder
-from train.models.heads import CosineHead
-from train.models.initialization import initialize_tfidf
-from train.models.tower_factory import (
+from twinspire.protos.features import Schema, Side
+from twinspire.train.config.towers import BagTower
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.heads import CosineHead
+from twinspire.train.models.initialization import initialize_tfidf
+from twinspire.train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     InitializationData,
@@ -17,7 +17,7 @@ from train.models.tower_factory import (
     shared_item_table,
     text_and_id_factories,
 )
-from train.models.towers import Residual, Tower
+from twinspire.train.models.towers import Residual, Tower
 
 
 @ARCHITECTURES.register(BagTower)

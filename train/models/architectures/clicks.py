@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from protos.features import (
+from twinspire.protos.features import (
     FIRST_KNOWN,
     CategoryFeature,
     HistoryFeature,
@@ -12,18 +12,18 @@ from protos.features import (
     Side,
     TextFeature,
 )
-from train.config.towers import ClicksTower
-from train.models.clicks import (
+from twinspire.train.config.towers import ClicksTower
+from twinspire.train.models.clicks import (
     AdditivePart,
     ClickTower,
     FeedbackEncoder,
     ItemCoordinates,
     QueryCoordinates,
 )
-from train.models.encoders import HashedTextEncoder
-from train.models.heads import Head, ItemDotHead, LogisticHead
-from train.models.sequence_encoders import IdEncoder
-from train.models.tower_factory import (
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.heads import Head, ItemDotHead, LogisticHead
+from twinspire.train.models.sequence_encoders import IdEncoder
+from twinspire.train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
@@ -32,7 +32,7 @@ from train.models.tower_factory import (
     feature_encoder,
     shared_item_table,
 )
-from train.models.towers import Bias, Residual
+from twinspire.train.models.towers import Bias, Residual
 
 SCALE = 0.01  # of embeddings at the start
 

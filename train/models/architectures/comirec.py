@@ -6,15 +6,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from protos.features import HistoryFeature, IdFeature, Schema
-from train.config.towers import ComirecTower
-from train.models.cold_start import fit_content_fallback
-from train.models.heads import InterestsHead
-from train.models.history_towers import content_fallback, inner_product_heads, text_factory
-from train.models.interests import InterestsEncoder
-from train.models.prepared_inputs import PreparedInputs
-from train.models.sequence_encoders import AttentionEncoder, IdEncoder
-from train.models.tower_factory import (
+from twinspire.protos.features import HistoryFeature, IdFeature, Schema
+from twinspire.train.config.towers import ComirecTower
+from twinspire.train.models.cold_start import fit_content_fallback
+from twinspire.train.models.heads import InterestsHead
+from twinspire.train.models.history_towers import content_fallback, inner_product_heads, text_factory
+from twinspire.train.models.interests import InterestsEncoder
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.sequence_encoders import AttentionEncoder, IdEncoder
+from twinspire.train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
@@ -23,7 +23,7 @@ from train.models.tower_factory import (
     longest_window,
     shared_item_table,
 )
-from train.models.towers import Bias, Residual, Tower
+from twinspire.train.models.towers import Bias, Residual, Tower
 
 
 @ARCHITECTURES.register(ComirecTower)

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from protos.features import Schema, Side
-from train.config.towers import DssmTower
-from train.models.encoders import HashedTextEncoder
-from train.models.heads import CosineHead
-from train.models.tower_factory import (
+from twinspire.protos.features import Schema, Side
+from twinspire.train.config.towers import DssmTower
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.heads import CosineHead
+from twinspire.train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     Towers,
@@ -16,7 +16,7 @@ from train.models.tower_factory import (
     tanh_layers,
     text_and_id_factories,
 )
-from train.models.towers import Bias, Tower
+from twinspire.train.models.towers import Bias, Tower
 
 
 @ARCHITECTURES.register(DssmTower)

@@ -8,21 +8,21 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
-from protos.inputs.events import TIMES
-from train.config.towers import SequenceTower
-from train.models.cold_start import fit_content_fallback
-from train.models.history_towers import content_fallback, inner_product_heads, text_factory
-from train.models.initialization import initialize_ease
-from train.models.prepared_inputs import PreparedInputs
-from train.models.recent_popularity import PeriodEncoder
-from train.models.sequence_encoders import (
+from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
+from twinspire.protos.inputs.events import TIMES
+from twinspire.train.config.towers import SequenceTower
+from twinspire.train.models.cold_start import fit_content_fallback
+from twinspire.train.models.history_towers import content_fallback, inner_product_heads, text_factory
+from twinspire.train.models.initialization import initialize_ease
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.recent_popularity import PeriodEncoder
+from twinspire.train.models.sequence_encoders import (
     AttentionEncoder,
     HistoryDropout,
     IdEncoder,
     PoolingEncoder,
 )
-from train.models.tower_factory import (
+from twinspire.train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     EncoderFactories,
@@ -33,7 +33,7 @@ from train.models.tower_factory import (
     longest_window,
     shared_item_table,
 )
-from train.models.towers import Bias, Mixture, Residual, Tower
+from twinspire.train.models.towers import Bias, Mixture, Residual, Tower
 
 
 @ARCHITECTURES.register(SequenceTower)

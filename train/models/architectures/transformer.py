@@ -11,20 +11,20 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from protos.errors import ConfigError
-from protos.features import BESIDE, BOTH, CODE_POINTS, SIDES, Schema, Side, TextFeature
-from train.config.towers import TransformerTower
-from train.data.training_data import TrainingData
-from train.models.alignment import AlignmentTask, align
-from train.models.encoders import HashedTextEncoder
-from train.models.heads import CosineHead
-from train.models.initialization import inverse_document_frequency
-from train.models.placement import Place, as_given, to_device_of_module
-from train.models.prepared_inputs import PreparedInputs
-from train.models.pretrained.encoder import PretrainedTextEncoder, empty_encoder, load_encoder
-from train.models.pretrained.folder import PretrainedFolder
-from train.models.pretrained.vectors import EncodedTexts
-from train.models.tower_factory import (
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import BESIDE, BOTH, CODE_POINTS, SIDES, Schema, Side, TextFeature
+from twinspire.train.config.towers import TransformerTower
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.alignment import AlignmentTask, align
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.heads import CosineHead
+from twinspire.train.models.initialization import inverse_document_frequency
+from twinspire.train.models.placement import Place, as_given, to_device_of_module
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, empty_encoder, load_encoder
+from twinspire.train.models.pretrained.folder import PretrainedFolder
+from twinspire.train.models.pretrained.vectors import EncodedTexts
+from twinspire.train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
     InitializationData,
@@ -36,7 +36,7 @@ from train.models.tower_factory import (
     silent,
     text_and_id_factories,
 )
-from train.models.towers import Residual, Tower
+from twinspire.train.models.towers import Residual, Tower
 
 
 @ARCHITECTURES.register(TransformerTower)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protos.errors import ConfigError
-from protos.features import PADDING
-from train.models.encoders import l2_normalize
-from train.models.pretrained.folder import Pooling, PretrainedFolder
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import PADDING
+from twinspire.train.models.encoders import l2_normalize
+from twinspire.train.models.pretrained.folder import Pooling, PretrainedFolder
 
 EXTRA = "pretrained"
 _MASKED = -1e9  # added to the attention scores of padding; minus infinity would make NaN of a text of padding

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from protos.documents import parse_json
-from protos.errors import BundleError, ConfigError
-from protos.files.tokenizer import SHORTEST, TOKENIZER, vocabulary_size
-from protos.names import file_name
+from twinspire.protos.documents import parse_json
+from twinspire.protos.errors import BundleError, ConfigError
+from twinspire.protos.files.tokenizer import SHORTEST, TOKENIZER, vocabulary_size
+from twinspire.protos.names import file_name
 
 Pooling = Literal["mean", "cls"]
 

@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from protos.features import PADDING, TOKENS, TextFeature
-from protos.files.file_lock import exclusive_lock
-from protos.files.tokenizer import TOKENIZER, open_tokenizer
-from train.config.towers import EncodingPrecision
-from train.fingerprint import fingerprint
-from train.models.placement import Place, as_given
-from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
-from train.models.pretrained.folder import PretrainedFolder
-from train.paths import CACHE
+from twinspire.protos.features import PADDING, TOKENS, TextFeature
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.protos.files.tokenizer import TOKENIZER, open_tokenizer
+from twinspire.train.config.towers import EncodingPrecision
+from twinspire.train.fingerprint import fingerprint
+from twinspire.train.models.placement import Place, as_given
+from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
+from twinspire.train.models.pretrained.folder import PretrainedFolder
+from twinspire.train.paths import CACHE
 
 VERSION = 1  # increase when the same model gives a text another vector, such as by another pooling
 FOLDER = CACHE / "pretrained"

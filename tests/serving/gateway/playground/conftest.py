@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from protos import bundle
-from serving.retrieval.retriever import Retriever
-from serving.security.access import Access
-from serving.security.tokens import TokenFile
-from serving.server import RetrievalServer
 from tests.helpers.serving import browser
 from tests.helpers.serving.browser import DESKTOP, Browser
 from tests.helpers.serving.gateways import gateway
 from tests.helpers.serving.token_files import Tokens
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
+from twinspire.protos import bundle
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.tokens import TokenFile
+from twinspire.serving.server import RetrievalServer
 
 QUERY = "bavuti xelike mopy"
 HOSTILE_ITEM = "item-280"  # the second hit of the query

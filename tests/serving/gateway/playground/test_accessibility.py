@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.gateway.pages import HERE
 from tests.helpers.serving import browser
 from tests.helpers.serving.browser import PHONE, Browser
 from tests.serving.gateway.playground.conftest import HOSTILE, HOSTILE_ITEM, QUERY, Sites, asked
+from twinspire.serving.gateway.pages import HERE
 
 MISSING = browser.missing()
 pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]

@@ -7,17 +7,17 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from protos import retrieval_pb2 as wire
-from serving.client import RetrievalClient
-from serving.filters.expression import Filter, where
-from serving.gateway.messages import document
-from serving.wire.filter_converters import filter_to_wire
 from tests.helpers.lexical import HYBRID
 from tests.helpers.serving import browser
 from tests.helpers.serving.browser import Browser
 from tests.helpers.tiny import FILTERS
 from tests.helpers.waiting import wait_until
 from tests.serving.gateway.playground.conftest import QUERY, Sites, asked, microseconds
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.filters.expression import Filter, where
+from twinspire.serving.gateway.messages import document
+from twinspire.serving.wire.filter_converters import filter_to_wire
 
 MISSING = browser.missing()
 pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]

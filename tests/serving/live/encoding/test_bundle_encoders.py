@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from protos import bundle
-from protos.bundle import Snapshot
-from protos.errors import BundleError, Unavailable
-from serving.live.config import CatalogueConfig
-from serving.live.encoded_items import (
+from tests.helpers.serving.live import copy_with_snapshot
+from tests.helpers.waiting import wait_until
+from twinspire.protos import bundle
+from twinspire.protos.bundle import Snapshot
+from twinspire.protos.errors import BundleError, Unavailable
+from twinspire.serving.live.config import CatalogueConfig
+from twinspire.serving.live.encoded_items import (
     EncodedItemsInUse,
     EncodedItemsReader,
     EncodedItemsWriter,
@@ -23,22 +25,20 @@ from serving.live.encoded_items import (
     folder_of,
     origin_of,
 )
-from serving.live.encoding import bundle_encoders as module
-from serving.live.encoding import change_encoder as encoders
-from serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
-from serving.live.encoding.change_encoder import ChangeEncoder
-from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
-from serving.live.search.live_items import LiveItems, LivePlace, StoreState
-from serving.live.store.changes import FeedPage, Position
-from serving.live.store.database import copy_file
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
-from serving.segments.packed_items import EncodedKind
-from serving.shared_state import NEXT, TARGET, SharedState
-from tests.helpers.serving.live import copy_with_snapshot
-from tests.helpers.waiting import wait_until
+from twinspire.serving.live.encoding import bundle_encoders as module
+from twinspire.serving.live.encoding import change_encoder as encoders
+from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
+from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.process.initial_catalogue_entry import initial_catalogue_entry
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
+from twinspire.serving.live.store.changes import FeedPage, Position
+from twinspire.serving.live.store.database import copy_file
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.packed_items import EncodedKind
+from twinspire.serving.shared_state import NEXT, TARGET, SharedState
 
 
 class Host:

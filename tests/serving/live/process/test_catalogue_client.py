@@ -12,19 +12,19 @@ from contextlib import closing, suppress
 
 import pytest
 
-from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.process import catalogue_client as channels
-from serving.live.process.catalogue_client import (
+from tests.helpers.forking import fork
+from tests.helpers.serving.catalogue_end import Answering
+from tests.helpers.waiting import wait_until
+from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.serving.live.process import catalogue_client as channels
+from twinspire.serving.live.process.catalogue_client import (
     CatalogueClient,
     Channel,
     FrameKind,
     error_document,
     error_of,
 )
-from serving.live.process.frame_socket import HEAD, Frame, FrameLoop, Peer
-from tests.helpers.forking import fork
-from tests.helpers.serving.catalogue_end import Answering
-from tests.helpers.waiting import wait_until
+from twinspire.serving.live.process.frame_socket import HEAD, Frame, FrameLoop, Peer
 
 
 def echo(frame: Frame) -> Frame:

@@ -12,21 +12,21 @@ from typing import Any, cast
 
 import pytest
 
-from protos import bundle
-from protos import catalogue_pb2 as wire
-from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.config import CatalogueConfig
-from serving.live.encoding import change_encoder as encoders
-from serving.live.process import catalogue_process as processes
-from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind
-from serving.live.process.catalogue_process import CatalogueProcess
-from serving.live.process.frame_socket import Frame
-from serving.live.process.initial_catalogue_entry import initial_catalogue_entry
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
-from serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
-from serving.supervisor import Heartbeat, WorkerHandle
 from tests.helpers.waiting import wait_until
+from twinspire.protos import bundle
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.serving.live.config import CatalogueConfig
+from twinspire.serving.live.encoding import change_encoder as encoders
+from twinspire.serving.live.process import catalogue_process as processes
+from twinspire.serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind
+from twinspire.serving.live.process.catalogue_process import CatalogueProcess
+from twinspire.serving.live.process.frame_socket import Frame
+from twinspire.serving.live.process.initial_catalogue_entry import initial_catalogue_entry
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
+from twinspire.serving.supervisor import Heartbeat, WorkerHandle
 
 
 class Handle:

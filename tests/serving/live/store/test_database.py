@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from protos.errors import ConfigError, Unavailable
-from serving.live.store import database
-from serving.live.store.database import is_missing, public_text
-from serving.live.store.history import META
-from serving.live.store.store import Store
 from tests.helpers.mlflow_servers import without_postgres
 from tests.serving.live.store.test_store import one, upsert
+from twinspire.protos.errors import ConfigError, Unavailable
+from twinspire.serving.live.store import database
+from twinspire.serving.live.store.database import is_missing, public_text
+from twinspire.serving.live.store.history import META
+from twinspire.serving.live.store.store import Store
 
 
 def test_a_file_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:

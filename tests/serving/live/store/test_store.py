@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from protos import catalogue_pb2 as wire
-from protos.errors import InvalidInput, Overloaded, Unavailable
-from serving.live.store import store as stores
-from serving.live.store.changes import START, Position
-from serving.live.store.history import StoreRolledBack, require_same_history
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteOutcome, WriteRequest, WriteResult
 from tests.helpers.mlflow_servers import without_postgres
 from tests.helpers.warm import WarmPython
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos.errors import InvalidInput, Overloaded, Unavailable
+from twinspire.serving.live.store import store as stores
+from twinspire.serving.live.store.changes import START, Position
+from twinspire.serving.live.store.history import StoreRolledBack, require_same_history
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteOutcome, WriteRequest, WriteResult
 
 
 @pytest.fixture
@@ -456,8 +456,8 @@ def test_compaction_forgets_old_answers_and_keeps_each_item_and_delete(
 
 WRITER = """
 import sys
-from serving.live.store.store import Store
-from serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 store = Store.open(sys.argv[1])
 for n in range(10**9):
     (outcome,) = store.write([WriteRequest([ItemWrite(f"{sys.argv[2]}-{n}")])])

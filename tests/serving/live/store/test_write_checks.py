@@ -11,11 +11,13 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos import catalogue_pb2 as wire
-from protos import retrieval_pb2
-from protos.bundle import Manifest
-from protos.errors import InvalidInput
-from protos.features import (
+from tests.helpers.tiny import tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos import retrieval_pb2
+from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.features import (
     CategoryFeature,
     FeatureSpec,
     IdFeature,
@@ -23,10 +25,8 @@ from protos.features import (
     Schema,
     TextFeature,
 )
-from serving.live.store.write_checks import WriteParser
-from serving.live.store.write_rules import CatalogueBounds, WriteRequest
-from tests.helpers.tiny import tiny_manifest
-from tests.helpers.tiny_towers import TinyTower
+from twinspire.serving.live.store.write_checks import WriteParser
+from twinspire.serving.live.store.write_rules import CatalogueBounds, WriteRequest
 
 FEATURES: dict[str, FeatureSpec] = {
     "title": TextFeature("text", "title"),

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from protos.errors import ConfigError, DataError
-from protos.features import CategoryFeature, FeatureSpec, TextFeature
 from tests.helpers.beir import write_folder
 from tests.helpers.sources import source_context
-from train.config import FilterConfig, read_experiment
-from train.config.losses import Bce, InBatchSoftmax
-from train.config.towers import BagTower, DssmTower
-from train.data.filters import PREFIX
-from train.data.source import Tables
-from train.data.sources.beir import SECTIONS, BeirData
+from twinspire.protos.errors import ConfigError, DataError
+from twinspire.protos.features import CategoryFeature, FeatureSpec, TextFeature
+from twinspire.train.config import FilterConfig, read_experiment
+from twinspire.train.config.losses import Bce, InBatchSoftmax
+from twinspire.train.config.towers import BagTower, DssmTower
+from twinspire.train.data.filters import PREFIX
+from twinspire.train.data.source import Tables
+from twinspire.train.data.sources.beir import SECTIONS, BeirData
 
 QUERY: dict[str, FeatureSpec] = {"text": TextFeature(**SECTIONS["query"]["text"])}
 ITEM: dict[str, FeatureSpec] = {"text": TextFeature(**SECTIONS["item"]["text"])}

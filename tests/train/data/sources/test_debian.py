@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from protos.errors import DataError
-from train.data.source import Tables
-from train.data.sources import debian
-from train.paths import ROOT
+from twinspire.protos.errors import DataError
+from twinspire.train.data.source import Tables
+from twinspire.train.data.sources import debian
+from twinspire.train.paths import ROOT
 
 PACKAGES = """\
 Package: eigen-tool
@@ -267,7 +267,7 @@ def test_a_killed_refresh_is_repeated_after_its_apt_has_ended(
     log = fetching_apt(tmp_path, apt, kill, monkeypatch)
     code = (
         "import sys\nfrom pathlib import Path\nfrom rich.console import Console\n"
-        "from train.data.sources import debian\n"
+        "from twinspire.train.data.sources import debian\n"
         "debian.fetch_lists(Path(sys.argv[1]), Console(stderr=True), refresh=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(apt)], cwd=ROOT, stderr=subprocess.DEVNULL)

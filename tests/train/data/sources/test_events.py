@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from protos.errors import DataError
-from protos.features import (
+from tests.helpers.sources import source_context
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import (
     CategoryFeature,
     FeatureSpec,
     HistoryFeature,
@@ -18,10 +19,9 @@ from protos.features import (
     NumberFeature,
     TextFeature,
 )
-from protos.toml_config import parse
-from tests.helpers.sources import source_context
-from train.data.source import Tables, sample_groups, share_of_repeats
-from train.data.sources.events import EventsData, EventsSource
+from twinspire.protos.toml_config import parse
+from twinspire.train.data.source import Tables, sample_groups, share_of_repeats
+from twinspire.train.data.sources.events import EventsData, EventsSource
 
 HISTORY: dict[str, FeatureSpec] = {"history": HistoryFeature("history")}
 ID: dict[str, FeatureSpec] = {"id": IdFeature("id")}

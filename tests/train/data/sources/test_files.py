@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from protos.errors import DataError
-from protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
 from tests.helpers.sources import source_context
-from train.data.source import Tables
-from train.data.sources.files import FilesData
+from twinspire.protos.errors import DataError
+from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
+from twinspire.train.data.source import Tables
+from twinspire.train.data.sources.files import FilesData
 
 QUERY: dict[str, FeatureSpec] = {"text": TextFeature(kind="text", column="query")}
 ITEM: dict[str, FeatureSpec] = {"text": TextFeature(kind="text", column="title")}

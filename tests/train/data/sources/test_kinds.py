@@ -11,15 +11,15 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 import pytest
 from rich.console import Console
 
-from protos.errors import ConfigError
-from protos.toml_config import KindsIn
-from train.config import Experiment, read_experiment
-from train.data import sources
-from train.data.dataset import prepare
-from train.data.source import SourceConfig
-from train.paths import CONFIGS, ROOT
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.toml_config import KindsIn
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.data import sources
+from twinspire.train.data.dataset import prepare
+from twinspire.train.data.source import SourceConfig
+from twinspire.train.paths import CONFIGS, ROOT
 
-KINDS = KindsIn("train.data.sources")
+KINDS = KindsIn("twinspire.train.data.sources")
 README = ROOT / "train" / "data" / "sources" / "README.md"
 TOML = """
 name = "questions"
@@ -35,7 +35,7 @@ loss = { kind = "in_batch_softmax" }
 def test_every_module_defines_its_kind(kind: str) -> None:
     schema = KINDS.schema(kind)
     assert issubclass(schema, SourceConfig)
-    assert schema.__module__ == f"train.data.sources.{kind}"
+    assert schema.__module__ == f"twinspire.train.data.sources.{kind}"
     hint = get_type_hints(schema)["kind"]
     assert get_origin(hint) is Literal
     assert get_args(hint) == (kind,)
@@ -62,19 +62,19 @@ def test_a_new_kind_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         experiment = read_experiment(tmp_path / "a.toml")
         dataset = prepare(experiment, tmp_path, tmp_path / "cache", console=Console(file=io.StringIO()))
     finally:
-        sys.modules.pop("train.data.sources.forum", None)
-    assert "train.data.sources.forum" in experiment.modules
+        sys.modules.pop("twinspire.train.data.sources.forum", None)
+    assert "twinspire.train.data.sources.forum" in experiment.modules
     assert (dataset.report["kind"], dataset.items.height, dataset.pairs.height) == ("forum", 20, 20)
     assert dataset.items.row(0) == ("0", "answer 0")
 
 
 def test_reading_an_experiment_imports_only_its_own_source() -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom train.config import read_experiment\n"
+        "import sys\nfrom pathlib import Path\nfrom twinspire.train.config import read_experiment\n"
         "read_experiment(Path(sys.argv[1]))\n"
-        "found = [name for name in sys.modules if name.startswith('train.data.sources.')]\n"
+        "found = [name for name in sys.modules if name.startswith('twinspire.train.data.sources.')]\n"
         "print(found, 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(CONFIGS / "movielens.toml")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "['train.data.sources.movielens'] False\n", done.stderr
+    assert done.stdout == "['twinspire.train.data.sources.movielens'] False\n", done.stderr

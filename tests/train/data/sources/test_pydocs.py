@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from train.data.docstrings import scan
-from train.data.source import Tables, contains_query
-from train.data.sources import pydocs
-from train.data.sources.pydocs import PydocsSource, split_docstring
+from twinspire.train.data.docstrings import scan
+from twinspire.train.data.source import Tables, contains_query
+from twinspire.train.data.sources import pydocs
+from twinspire.train.data.sources.pydocs import PydocsSource, split_docstring
 
 FILES = {
     "shapes/__init__.py": """

@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from protos.errors import ConfigError
-from protos.features import SIDES
 from tests.helpers.pretrained import WIDTH, needs_tokenizers, needs_transformers, write_experiment
 from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import experiment_at, started
-from train.config.towers import TransformerTower
-from train.data.training_data import TrainingData
-from train.models.architectures import transformer
-from train.models.encoders import HashedTextEncoder
-from train.models.pretrained import vectors
-from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
-from train.models.pretrained.folder import PretrainedFolder
-from train.models.tower_factory import architecture_of
-from train.models.towers import Residual, Tower
-from train.training import run as training
-from train.training.optimiser import PRETRAINED_FACTOR
-from train.training.trained_model import Model
-from train.training.trainer import Trainer
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import SIDES
+from twinspire.train.config.towers import TransformerTower
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.architectures import transformer
+from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.pretrained import vectors
+from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
+from twinspire.train.models.pretrained.folder import PretrainedFolder
+from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.models.towers import Residual, Tower
+from twinspire.train.training import run as training
+from twinspire.train.training.optimiser import PRETRAINED_FACTOR
+from twinspire.train.training.trained_model import Model
+from twinspire.train.training.trainer import Trainer
 
 pytestmark = [needs_tokenizers(), needs_transformers()]
 

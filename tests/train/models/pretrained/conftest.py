@@ -1,7 +1,7 @@
 import pytest
 
 from tests.helpers.pretrained import write_model
-from train.models.pretrained.folder import PretrainedFolder
+from twinspire.train.models.pretrained.folder import PretrainedFolder
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from protos.errors import ConfigError
-from protos.features import TextFeature
-from protos.files.tokenizer import TOKENIZER, open_tokenizer
 from tests.helpers.pretrained import (
     MAX_TOKENS,
     TEXTS,
@@ -18,8 +15,11 @@ from tests.helpers.pretrained import (
     needs_transformers,
     write_model,
 )
-from train.models.pretrained.encoder import empty_encoder, load_encoder
-from train.models.pretrained.folder import MODEL_TYPES, PretrainedFolder
+from twinspire.protos.errors import ConfigError
+from twinspire.protos.features import TextFeature
+from twinspire.protos.files.tokenizer import TOKENIZER, open_tokenizer
+from twinspire.train.models.pretrained.encoder import empty_encoder, load_encoder
+from twinspire.train.models.pretrained.folder import MODEL_TYPES, PretrainedFolder
 
 pytestmark = [needs_tokenizers(), needs_transformers()]
 SMALL: dict[str, dict[str, Any]] = {  # keys that other architectures spell in their own way

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from protos.errors import ConfigError
 from tests.helpers.pretrained import (
     MAX_TOKENS,
     VOCABULARY,
@@ -13,7 +12,8 @@ from tests.helpers.pretrained import (
     needs_tokenizers,
     write_description,
 )
-from train.models.pretrained.folder import PretrainedFolder
+from twinspire.protos.errors import ConfigError
+from twinspire.train.models.pretrained.folder import PretrainedFolder
 
 pytestmark = needs_tokenizers()
 

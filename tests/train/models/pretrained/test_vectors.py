@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from protos.features import TextFeature
 from tests.helpers.pretrained import TEXTS, WIDTH, needs_tokenizers, needs_transformers
-from train.models.pretrained import vectors
-from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
-from train.models.pretrained.folder import PretrainedFolder
-from train.models.pretrained.vectors import EncodedTexts
+from twinspire.protos.features import TextFeature
+from twinspire.train.models.pretrained import vectors
+from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
+from twinspire.train.models.pretrained.folder import PretrainedFolder
+from twinspire.train.models.pretrained.vectors import EncodedTexts
 
 pytestmark = [needs_tokenizers(), needs_transformers()]
 SPEC = TextFeature("text", "text", 24, input="tokens")

@@ -1,0 +1,10 @@
+"""Installs the folders of this repository as `twinspire.train` and so on, which pyproject.toml cannot say."""
+
+from setuptools import find_packages, setup
+
+FOLDERS = ("protos", "train", "export", "serving")
+
+setup(
+    packages=[f"twinspire.{name}" for name in find_packages(include=[f"{each}*" for each in FOLDERS])],
+    package_dir={"twinspire": "."},
+)
