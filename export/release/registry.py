@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -227,7 +228,11 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
     example = [as_input(manifest.examples[0])]
     parameters = {"k": 10, "exclude_history": manifest.excludes_history, "filter": "", "fusion": ""}
     client = mlflow.MlflowClient()
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, TemporaryDirectory() as scratch:
+        code = Path(scratch) / "twinspire"  # a copy of it in the model has the name by which it is imported
+        code.mkdir()
+        for each in ("serving", "protos"):
+            (code / each).symlink_to(ROOT / each)
         logged = Model.log(
             None,
             mlflow.pyfunc,
@@ -236,13 +241,13 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
             flavor_name="pyfunc.ModelFromCode",  # of a model whose `python_model` is a file
             python_model=str(ROOT / "serving" / "pyfunc_model.py"),
             artifacts={"bundle": str(folder)},
-            code_paths=[str(ROOT / "serving"), str(ROOT / "protos")],
+            code_paths=[str(code)],
             input_example=(example, parameters),
             pip_requirements=[f"{package}=={version(package)}" for package in _packages(manifest)],
         )
-    for each in caught:  # MLflow has no type hint for "a text or a table of features", and warns about it
-        if "Any type hint" not in str(each.message):
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    for warning in caught:  # MLflow has no type hint for "a text or a table of features", and warns about it
+        if "Any type hint" not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     mlflow.log_metrics(_metrics(manifest), run_id=run_id, model_id=logged.model_id)
     _describe_model(manifest)
     figures = {name: f"{value:.6g}" for name, value in main_figures(manifest).items()}

@@ -68,7 +68,7 @@ export function failureInWords(failure) {
       return {
         title: "The service wants a token that it knows",
         advice:
-          "Enter a token of the service's token file. To make one: `python -m serving token --name NAME --role reader`",
+          "Enter a token of the service's token file. To make one: `python -m twinspire.serving token --name NAME --role reader`",
         action: "token",
       };
     case "PERMISSION_DENIED":
