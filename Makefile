@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench evaluate register promote refresh rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
-        test-together test-quiet test-processors test-serving test-hostile held-out lint protos clean help
+        test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -24,6 +24,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 FOLDERS := protos train export serving
 IMPORTS := .import/twinspire/serving
+NAMED  := $(VENV)/.named
 COMMA  := ,
 PROCESSOR_TESTS := tests/train/models tests/train/evaluation tests/train/training/test_device.py tests/export/encoding \
                    tests/export/onnx tests/export/ann tests/serving/retrieval
@@ -71,14 +72,20 @@ define ranks
 	export OMP_NUM_THREADS
 endef
 
-setup: $(STAMP) $(FUSION) ## make .venv with pip from pinned versions
+setup: $(NAMED) $(FUSION) ## make .venv with pip from pinned versions
 
 # The name under which the folders import each other, and under which a wheel installs them: twinspire.train and so on.
 $(IMPORTS):
 	@mkdir -p $(@D)
 	for each in $(FOLDERS); do ln -sfn ../../$$each $(@D)/$$each; done
 
-$(STAMP): requirements.txt | $(IMPORTS)
+$(NAMED): $(STAMP) | $(IMPORTS)
+	@for each in $(VENV)/lib/python3*/site-packages; do
+	  [ ! -d "$$each" ] || echo "$(CURDIR)/.import" > "$$each/twinspire.pth"
+	done
+	touch $@
+
+$(STAMP): requirements.txt
 	@$(new_enough)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || {
 	  echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
@@ -99,7 +106,6 @@ $(STAMP): requirements.txt | $(IMPORTS)
 	@# compileall uses all cores, pip only one. Folders named test or tests and the models of transformers are compiled
 	@# when they are first imported. compileall fails on files that are templates.
 	@$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/|/transformers/models/' $(VENV)/lib || true
-	@for each in $(VENV)/lib/python3*/site-packages; do echo "$(CURDIR)/.import" > "$$each/twinspire.pth"; done
 	@touch $(STAMP)
 
 # The search of vectors and words together; `pip install` compiles it by pyproject.toml.
@@ -261,15 +267,17 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	$(PYTHON) -c 'import shutil, sys # leaves out what another process may be writing
 	for name in sys.argv[2:]: shutil.copytree(name, sys.argv[1] + "/" + name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.so.part"))' \
 	  "$$bare/source" protos train export serving
-	for extra in client serving http; do
-	  $(PYTHON) -m venv "$$bare/$$extra"
-	  pip=("$$bare/$$extra/bin/pip" --disable-pip-version-check --quiet)
+	for extra in "" client serving http; do
+	  place="$$bare/$${extra:-plain}"
+	  $(PYTHON) -m venv "$$place"
+	  pip=("$$place/bin/pip" --disable-pip-version-check --quiet)
 	  # The first environment builds the wheel for all.
 	  [ -d "$$bare/wheel" ] || "$${pip[@]}" wheel --no-deps --wheel-dir "$$bare/wheel" "$$bare/source"
-	  "$${pip[@]}" install --no-compile -c requirements.txt "$$(echo "$$bare"/wheel/*.whl)[$$extra]"
+	  "$${pip[@]}" install --no-compile -c requirements.txt "$$(echo "$$bare"/wheel/*.whl)$${extra:+[$$extra]}"
 	done
 	cd "$$bare"
 	client/bin/pip list --format freeze | cut -d= -f1 | sort | tr '\n' ' '
+	client/bin/twinspire-client --help >/dev/null
 	client/bin/python -c "import twinspire.serving.client; print('and the client runs with that')"
 	http/bin/python -c "import twinspire.serving.gateway.process; print('the gateway runs without the service')"
 	http/bin/twinspire-gateway --help >/dev/null
@@ -285,6 +293,16 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	serving/bin/python -c "import twinspire.serving.server, twinspire.serving.client; print('serving runs without torch')"
 	serving/bin/twinspire-serving serve --help >/dev/null
 	serving/bin/twinspire-client --help >/dev/null
+	for program in plain/bin/twinspire-*; do
+	  said="$$("$$program" --help 2>&1 || true)"
+	  grep -q "^error: [a-z]* is not installed; pip install 'twinspire\[[a-z]*\]' brings it$$" <<< "$$said" || {
+	    echo "$$program: $$said" >&2; exit 1; }
+	done
+	echo "and each program names the extra that it lacks"
+
+dist: setup ## a wheel of this version in dist/
+	@$(PY) -m pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist .
+	ls dist
 
 test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch HAPROXY=1 ONE_CORE=1 AT_ONCE=1 JSON=path
 	@$(PY) -m tests.serving.hostile $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY)) \
@@ -318,7 +336,7 @@ protos: setup ## write the gRPC stubs and the blocking client anew
 	$(PY) tests/helpers/blocking_client.py serving/client/blocking.py
 
 clean: ## remove data sets, bundles and caches; .venv and mlruns stay
-	@rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	@rm -rf .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 help: ## this list

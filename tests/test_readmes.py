@@ -24,6 +24,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tests.helpers.ports import held_port
+from twinspire.protos import __version__
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -325,3 +326,10 @@ def run(folder: Path, command: str, port: int) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_the_changelog_begins_with_this_version_and_dates_the_releases_before() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    date = r"\((20\d\d-\d\d-\d\d)\)"
+    assert re.fullmatch(rf"{re.escape(__version__)} (\(unreleased\)|{date})", headings[0])
+    assert all(re.fullmatch(rf"\d+\.\d+\.\d+ {date}", heading) for heading in headings[1:])

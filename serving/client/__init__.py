@@ -17,8 +17,8 @@ A client is one connection: create one and keep it, because a new connection tak
 a deadline. Errors are those of `protos/errors.py`, never those of gRPC. gRPC itself retries a call that ends
 in UNAVAILABLE or RESOURCE_EXHAUSTED, within its deadline; `protocol.py` configures how often.
 
-The package needs grpcio, protobuf and numpy alone. Importing it sets no environment variable and starts
-nothing. The command line (`python -m twinspire.serving.client`) needs rich too.
+The package needs grpcio, protobuf and numpy alone, and the command line (`twinspire-client`) rich too.
+Importing it sets no environment variable and starts nothing.
 """
 
 from twinspire.serving.client.asynchronous import AsyncRetrievalClient

@@ -4,6 +4,8 @@ import logging
 import sys
 
 from twinspire.protos.cli import command_line, execute
+from twinspire.serving.cli import tables
+from twinspire.serving.cli.client_commands import add_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -12,12 +14,6 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 on success, 1 on failure, 2 on wrong arguments.
     """
-    try:
-        from twinspire.serving.cli import tables
-        from twinspire.serving.cli.client_commands import add_commands
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"error: the command line needs {error.name}; install it with: pip install rich\n")
-        return 1
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     parser = command_line("python -m twinspire.serving.client", "Query a server.")
     add_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))

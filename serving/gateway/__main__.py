@@ -6,6 +6,7 @@ from twinspire.serving import environment  # noqa: F401  # before gRPC is import
 import sys
 
 from twinspire.protos.cli import command_line, execute, log_to_stderr
+from twinspire.serving.cli import gateway, tables
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,12 +15,6 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 on success, 1 on failure, 2 on wrong arguments.
     """
-    try:
-        from twinspire.serving.cli import gateway, tables
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        sys.stderr.write(f"error: the gateway needs {name}; install it with: pip install '.[http]'\n")
-        return 1
     log_to_stderr()
     parser = command_line("python -m twinspire.serving.gateway", "Answer over HTTP and JSON for a service.")
     parser.add_argument("--json", action="store_true", help="print one JSON document")

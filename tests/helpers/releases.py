@@ -174,6 +174,7 @@ def answered_elsewhere(model: str, query: str, folder: Path) -> tuple[list[dict[
     """
     code = (
         "import json, mlflow, sys\n"
+        "sys.path[:] = [each for each in sys.path if not each.endswith('.import')]  # this checkout\n"
         "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
         "print(json.dumps(model.predict([sys.argv[2]], params={'k': 3})))\n"
     )

@@ -1,6 +1,6 @@
 """One of several processes that train together, on one machine or on several: a rank of a run.
 
-    torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 -m twinspire.train fit --config pydocs.toml
+    torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 -m twinspire.train fit --config C
 
 All ranks run the same command. They find each other by the variables that torchrun and other launchers set:
 RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT. Rank 0 alone evaluates the finished towers, writes checkpoints and

@@ -162,7 +162,7 @@ def _install(folder: Path, environment: Mapping[str, str], drop_in: str) -> None
         shutil.copy(path, units)
         more = units / f"{path.name}.d"
         more.mkdir()
-        place = "Environment=PYTHONPATH=/opt/source LD_LIBRARY_PATH=/opt/python/lib"
+        place = "Environment=PYTHONPATH=/opt/source/.import LD_LIBRARY_PATH=/opt/python/lib"
         log = f"/var/lib/{path.stem}.log"
         lines = ["[Service]", place, f"StandardOutput=append:{log}", f"StandardError=append:{log}", drop_in]
         (more / "test.conf").write_text("\n".join(lines) + "\n")
