@@ -102,7 +102,9 @@ $(STAMP): requirements.txt
 	@echo "making $(VENV): a few minutes the first time" >&2
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on --no-compile -r requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off --no-compile -r requirements.txt \
+	  | $(PYTHON) protos/system/pip_progress.py "$$(grep -c '^[a-zA-Z]' requirements.txt)"
+	@echo "compiling all packages" >&2
 	@# compileall uses all cores, pip only one. Folders named test or tests and the models of transformers are compiled
 	@# when they are first imported. compileall fails on files that are templates.
 	@$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/|/transformers/models/' $(VENV)/lib || true

@@ -39,6 +39,8 @@ def folder(tmp_path: Path) -> Path:
     """A folder with the Makefile, an experiment, and a stand-in for Python."""
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "protos" / "system").mkdir(parents=True)
+    shutil.copy(ROOT / "protos" / "system" / "pip_progress.py", tmp_path / "protos" / "system")
     (tmp_path / "a.toml").write_text('name = "a"\n')
     (tmp_path / "python").write_text(STAND_IN.format(python=sys.executable))
     (tmp_path / "python").chmod(0o755)
