@@ -66,7 +66,7 @@ def test_compose_accepts_the_file_and_asks_for_the_passwords() -> None:
 @pytest.mark.parametrize("name", ["serving", "gateway"])
 def test_the_commands_of_the_containers_are_commands_of_this_version(name: str) -> None:
     module, *arguments = compose()[name]["command"]
-    assert module == "serving"
+    assert module == "twinspire.serving"
     parsed = commands._parser().parse_args(arguments)
     assert parsed.command == arguments[0]
 

@@ -57,7 +57,7 @@ def start() -> Iterator[Callable[..., WarmPython]]:
 
 def ranks_of(launcher: WarmPython) -> list[psutil.Process]:
     """The processes that torchrun has started, by their rank."""
-    found = [each for each in psutil.Process(launcher.pid).children() if "train" in each.cmdline()]
+    found = [each for each in psutil.Process(launcher.pid).children() if "twinspire.train" in each.cmdline()]
     return sorted(found, key=lambda each: int(each.environ()["RANK"]))
 
 
