@@ -4,7 +4,7 @@
 
 A registered version is a model that `mlflow.pyfunc.load_model("models:/pydocs@champion")` loads in any
 process. The alias `challenger` is the version that was registered last, until it becomes the champion, and
-`champion` the version that is served. `promote.py` and `commands.py` move the champion.
+`champion` the version that is served. Only `audit_log.commit` moves the champion.
 """
 
 import os
