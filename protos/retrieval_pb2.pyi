@@ -310,7 +310,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("name", "bundle_version", "run_id", "dimension", "item_count", "query_features", "display_fields", "limits", "uptime_seconds", "manifest_json", "state", "filter_fields")
+    __slots__ = ("name", "bundle_version", "run_id", "dimension", "item_count", "query_features", "display_fields", "limits", "uptime_seconds", "manifest_json", "state", "filter_fields", "figures")
     class QueryFeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +337,7 @@ class InfoResponse(_message.Message):
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELDS_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     name: str
     bundle_version: str
     run_id: str
@@ -349,7 +350,22 @@ class InfoResponse(_message.Message):
     manifest_json: str
     state: ServiceState
     filter_fields: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., bundle_version: _Optional[str] = ..., run_id: _Optional[str] = ..., dimension: _Optional[int] = ..., item_count: _Optional[int] = ..., query_features: _Optional[_Mapping[str, str]] = ..., display_fields: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., manifest_json: _Optional[str] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ..., filter_fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    figures: _containers.RepeatedCompositeFieldContainer[Figure]
+    def __init__(self, name: _Optional[str] = ..., bundle_version: _Optional[str] = ..., run_id: _Optional[str] = ..., dimension: _Optional[int] = ..., item_count: _Optional[int] = ..., query_features: _Optional[_Mapping[str, str]] = ..., display_fields: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., manifest_json: _Optional[str] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ..., filter_fields: _Optional[_Mapping[str, str]] = ..., figures: _Optional[_Iterable[_Union[Figure, _Mapping]]] = ...) -> None: ...
+
+class Figure(_message.Message):
+    __slots__ = ("metric", "system", "value", "low", "high")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    system: str
+    value: float
+    low: float
+    high: float
+    def __init__(self, metric: _Optional[str] = ..., system: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class ServiceState(_message.Message):
     __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow", "unsent_bytes_bound", "connection_unsent_bytes_bound", "catalogue")
@@ -446,20 +462,22 @@ class CatalogueBounds(_message.Message):
     def __init__(self, max_item_bytes: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_overlay: _Optional[int] = ..., max_lag: _Optional[int] = ...) -> None: ...
 
 class ServedBundle(_message.Message):
-    __slots__ = ("role", "bundle_version", "model_version", "share", "requests", "errors")
+    __slots__ = ("role", "bundle_version", "model_version", "share", "requests", "errors", "failures")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     role: str
     bundle_version: str
     model_version: str
     share: float
     requests: int
     errors: int
-    def __init__(self, role: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
+    failures: int
+    def __init__(self, role: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class Following(_message.Message):
     __slots__ = ("model", "last_check", "next_check", "last_error", "failures", "candidate", "candidate_bundle", "candidate_stage", "swaps", "refused", "last_swap")

@@ -157,16 +157,16 @@ class ServiceStatus:
             if named:
                 version = named["bundle_version"]
                 cells = counted.get(layout.version_text(layout.version_cell(version)))
-                requests = [] if cells is None else [cells[n] for n in layout.VERSION_REQUESTS.values()]
-                good = 0.0 if cells is None else cells[layout.VERSION_REQUESTS["OK"]]
+                counts = {code: cells[n] if cells else 0.0 for code, n in layout.VERSION_REQUESTS.items()}
                 found.append(
                     {
                         "role": role,
                         "bundle_version": version,
                         "model_version": named["model_version"],
                         "share": part,
-                        "requests": int(sum(requests)),
-                        "errors": int(sum(requests) - good),
+                        "requests": int(sum(counts.values())),
+                        "errors": int(sum(counts.values()) - counts["OK"]),
+                        "failures": int(sum(counts[code] for code in metrics.ERRORS)),
                     }
                 )
         return found

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from twinspire.protos.figures import DIFFERENCE, JUDGED
 from twinspire.train.evaluation.baselines import LABELS
 from twinspire.train.evaluation.intervals import Interval
 from twinspire.train.evaluation.query_groups import GROUPS
-from twinspire.train.evaluation.report import DIFFERENCE, JUDGED
 from twinspire.train.metrics import MAIN_AND_RECALL, SHOWN, SHOWN_OF_HISTORIES, metric_label
 
 MAX_COLUMNS = 6  # of rankings in a table

@@ -18,6 +18,7 @@ from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.protos.bundle import Score
 from twinspire.protos.features import TowerInputs
+from twinspire.protos.figures import DIFFERENCE, JUDGED
 from twinspire.protos.hybrid.fusion import BM25_ALONE
 from twinspire.protos.search import paired_products
 from twinspire.train.config import Experiment
@@ -28,8 +29,6 @@ from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
 from twinspire.train.evaluation.label_means import item_means
 from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.evaluation.report import (
-    DIFFERENCE,
-    JUDGED,
     evaluate_cold_items,
     evaluate_judged,
     evaluate_labels,

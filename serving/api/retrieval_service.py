@@ -173,9 +173,8 @@ class RetrievalServicer:
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
         """Manifest of the champion, limits, and state of the service."""
         uptime_seconds = time.monotonic() - self._started
-        return converters.info_to_wire(
-            self.split.champion.manifest, self._limits, uptime_seconds, self._state()
-        )
+        manifest, items = self.split.champion.manifest, self.split.champion.retriever.item_count
+        return converters.info_to_wire(manifest, items, self._limits, uptime_seconds, self._state())
 
     def _encode_items(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse:
         """The vectors of items, computed at once.

@@ -80,7 +80,7 @@ OPERATIONS = (
         "GET",
         "/v1/gateway",
         "service",
-        summary="The gateway's version, and whether it can compare.",
+        summary="The gateway's version, whether it can compare, and the display field with images.",
         schema="Gateway",
         has_deadline=False,
     ),
@@ -171,7 +171,8 @@ def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
         yield
         await gateway.close()
 
-    pages = {**read_pages(HERE / "playground", "/"), **read_pages(HERE / "docs", "/docs")}
+    playground = read_pages(HERE / "playground", "/", options.image_field is not None)
+    pages = {**playground, **read_pages(HERE / "docs", "/docs")}
     # FastAPI describes the operations, and Starlette alone answers them: to look for arguments that no
     # operation has would take a tenth of a search's time.
     app = Starlette(

@@ -153,9 +153,9 @@ class Gateway:
                     task.cancel()
 
     async def describe(self, request: Request) -> Response:
-        """The gateway's version, and whether it can compare; clients are not told where its services are."""
-        can_compare = self.options.compare_address is not None
-        return json_response(encode({"compare": can_compare, "version": __version__}))
+        """What the page has to know of the gateway; clients are not told where its services are."""
+        can_compare, images = self.options.compare_address is not None, self.options.image_field
+        return json_response(encode({"compare": can_compare, "version": __version__, "image_field": images}))
 
     async def server_stream(self, method: UpstreamMethod, request: Request) -> Response:
         """The responses to one message, as lines."""

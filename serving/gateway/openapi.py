@@ -41,7 +41,7 @@ OWN_SCHEMAS: dict[str, Document] = {  # of messages that are in no .proto file
         error=_object(code={**TEXT, "enum": sorted(code.name for code in HTTP_STATUS)}, message=TEXT)
     ),
     "Health": _object(status={**TEXT, "enum": ["SERVING", "NOT_SERVING"]}),
-    "Gateway": _object(compare={"type": "boolean"}, version=TEXT),
+    "Gateway": _object(compare={"type": "boolean"}, version=TEXT, image_field={"type": ["string", "null"]}),
     "Comparison": _object(
         champion={"$ref": f"{REFERENCE}SearchResponse"},
         challenger={"$ref": f"{REFERENCE}SearchResponse"},

@@ -101,6 +101,12 @@ class GatewayOptions:
     metrics_port: int | None = option(
         None, "port of the metrics for Prometheus, 0 for any free one; without it no metrics", flags.port
     )
+    image_field: str | None = option(
+        None,
+        "display field whose values, http(s) URLs or paths of image files, the page shows as images; its "
+        "policy allows images from other hosts then",
+        str,
+    )
     allowed_hosts: tuple[str, ...] = ()
     certificate: Path | None = None
     key: Path | None = None
@@ -121,6 +127,8 @@ class GatewayOptions:
                 f"{self.host} can be reached from other machines: give --https-certificate and --https-key, "
                 "or --insecure where a proxy or the network protects it",
             )
+        if self.image_field == "":
+            raise InvalidInput("image_field", "expected the name of a display field, got none")
         for name in self.allowed_hosts:
             if not HOST_NAME.fullmatch(name):
                 raise InvalidInput(

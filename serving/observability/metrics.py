@@ -23,6 +23,8 @@ RETRIEVAL = tuple(method.name for method in wire.DESCRIPTOR.services_by_name["Re
 CATALOGUE = tuple(method.name for method in catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].methods)
 METHODS = (*RETRIEVAL, *CATALOGUE, OTHER)
 CODES = tuple(code.name for code in grpc.StatusCode)
+# Codes that are errors of the server, by OpenTelemetry's conventions for gRPC; a client's mistakes are not.
+ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 STAGES = ("queue", "encode", "search", "serialise")
 # Why a query was refused: no room in the queue, too many requests of its client, a deadline that passed or a
 # client that went away before the query was worked on, or missing rights.

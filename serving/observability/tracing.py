@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from twinspire.protos.errors import MissingStage
 from twinspire.serving.engine.call_record import CallRecord
 from twinspire.serving.engine.front import Metadata
+from twinspire.serving.observability.metrics import ERRORS
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -40,9 +41,6 @@ MAX_SPANS, BATCH = 4096, 2048
 MODULES = ("opentelemetry.sdk.trace.export", "opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-([0-9a-f]{2})")
-
-# Codes that are errors of the server, by the conventions for gRPC; a client's mistakes are not.
-ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 class Tracing:

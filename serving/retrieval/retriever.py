@@ -128,6 +128,12 @@ class Retriever:
         """All changes of live items up to this sequence are searched; 0 without live items."""
         return 0 if self._growing is None else self._growing.sequence
 
+    @property
+    def item_count(self) -> int:
+        """Number of the items that a search can find, live ones included."""
+        growing = self._growing
+        return self.built.count if growing is None else growing.item_count
+
     def after_fork(self) -> None:
         """Prepare a retriever that was loaded before a fork; called once in each forked process."""
         self.built.index.after_fork()

@@ -113,6 +113,12 @@ class GrowingSegment:
         """Number of rows that are neither deleted nor replaced."""
         return self.count - self.dead_count
 
+    @property
+    def item_count(self) -> int:
+        """Number of the items here and in the bundle's segment that are not deleted."""
+        deleted_in_bundle = len(self.replaced) - self.dead_count
+        return self.first_row - deleted_in_bundle + self.visible_count
+
     # Changes
 
     def apply(self, items: Sequence[EncodedItem]) -> None:

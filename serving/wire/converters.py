@@ -13,6 +13,7 @@ from twinspire.protos.bundle import Manifest
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, InvalidInput
 from twinspire.protos.features import SIDES
+from twinspire.protos.figures import figures
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.flag_types import check_positive, option
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
@@ -360,15 +361,15 @@ def timing_from_wire(timing: wire.Timing) -> Timing:
 
 
 def info_to_wire(
-    manifest: Manifest, limits: RequestLimits, uptime_seconds: float, state: Mapping[str, Any]
+    manifest: Manifest, items: int, limits: RequestLimits, uptime_seconds: float, state: Mapping[str, Any]
 ) -> wire.InfoResponse:
-    """What the service serves; `state` holds the fields of `ServiceState`."""
+    """What the service serves: `items` is their number, `state` holds the fields of `ServiceState`."""
     return wire.InfoResponse(
         name=manifest.name,
         bundle_version=manifest.bundle_version,
         run_id=manifest.run_id,
         dimension=manifest.dimension,
-        item_count=manifest.count,
+        item_count=items,
         query_features={name: spec.kind for name, spec in manifest.schema.query.items()},
         display_fields=manifest.display_fields,
         limits=wire.Limits(**dataclasses.asdict(limits)),
@@ -376,6 +377,7 @@ def info_to_wire(
         manifest_json=manifest.to_bytes().decode(),
         state=wire.ServiceState(**state),
         filter_fields=manifest.filters,
+        figures=[wire.Figure(**each) for each in figures(manifest.quality)],
     )
 
 

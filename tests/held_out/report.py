@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from twinspire.protos.figures import DIFFERENCE
 from twinspire.train.evaluation.baselines import LABELS
-from twinspire.train.evaluation.report import DIFFERENCE
 from twinspire.train.metrics import OF_LABELS, metric_label
 
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import scipy.special
 
 from twinspire.protos.bundle import Score
+from twinspire.protos.figures import DIFFERENCE, JUDGED
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, interval, pair_clusters_of
 from twinspire.train.evaluation.label_means import FittedLabels
@@ -26,8 +27,6 @@ from twinspire.train.metrics import (
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
-DIFFERENCE = "difference_"  # prefix of a metric of the model less that of a baseline
-JUDGED = "judged_"  # prefix of the metrics of judged queries
 
 
 def evaluate_ranking(

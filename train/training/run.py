@@ -21,6 +21,7 @@ from rich.markup import escape
 from twinspire.protos import names
 from twinspire.protos.errors import ConfigError, DataError, MissingStage, Unavailable
 from twinspire.protos.features import Schema
+from twinspire.protos.figures import JUDGED
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
 from twinspire.train.config import Experiment
@@ -31,7 +32,7 @@ from twinspire.train.evaluation.baselines import baselines, left_out
 from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in, interval
 from twinspire.train.evaluation.labelled_metrics import Bin
 from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
-from twinspire.train.evaluation.report import JUDGED, evaluate_cold_items, evaluate_judged, evaluate_ranking
+from twinspire.train.evaluation.report import evaluate_cold_items, evaluate_judged, evaluate_ranking
 from twinspire.train.evaluation.warnings import run_warnings, worse_than_baselines
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.interrupts import before_leaving

@@ -10,6 +10,11 @@ function element(name, attributes = {}, ...content) {
   return made;
 }
 
+/** A text whose parts in backticks are code. */
+function coded(text = "") {
+  return text.split("`").map((part, at) => (at % 2 ? element("code", {}, part) : part));
+}
+
 /** The type of a schema in words, with links to messages. */
 function type(schema) {
   if (schema.$ref) {
@@ -26,10 +31,10 @@ function type(schema) {
 function message(name, schema) {
   const table = element("table", {}, element("tr", {}, element("th", {}, "field"), element("th", {}, "type"), element("th", {}, "meaning")));
   for (const [field, value] of Object.entries(schema.properties ?? {})) {
-    table.append(element("tr", {}, element("td", {}, element("code", {}, field)), element("td", {}, type(value)), element("td", {}, value.description ?? "")));
+    table.append(element("tr", {}, element("td", {}, element("code", {}, field)), element("td", {}, type(value)), element("td", {}, ...coded(value.description))));
   }
   const details = element("details", { id: name }, element("summary", {}, element("code", {}, name)));
-  if (schema.description) details.append(element("p", {}, schema.description));
+  if (schema.description) details.append(element("p", {}, ...coded(schema.description)));
   details.append(table);
   return details;
 }
@@ -68,7 +73,7 @@ function operation(verb, path, said) {
   const button = element("button", { type: "button" }, "Send");
   const details = element(
     "details", {},
-    element("summary", {}, element("span", { class: "verb" }, verb.toUpperCase()), element("span", { class: "path" }, path), element("span", { class: "says" }, said.summary ?? "")),
+    element("summary", {}, element("span", { class: "verb" }, verb.toUpperCase()), element("span", { class: "path" }, path), element("span", { class: "says" }, ...coded(said.summary))),
   );
   let text = "";
   if (request.media) {
@@ -91,7 +96,7 @@ function operation(verb, path, said) {
 document.getElementById("access").addEventListener("submit", (event) => event.preventDefault());
 const described = await (await fetch("/openapi.json")).json();
 const about = document.getElementById("about");
-about.replaceChildren(described.info.description.replaceAll("\n", " "), " ", element("a", { href: "/openapi.json" }, "/openapi.json"));
+about.replaceChildren(...coded(described.info.description.replaceAll("\n", " ")), " ", element("a", { href: "/openapi.json" }, "/openapi.json"));
 const operations = document.getElementById("operations");
 let tag = "";
 for (const [path, verbs] of Object.entries(described.paths)) {

@@ -1,86 +1,74 @@
 // The answer's part of the page: hits or a comparison, nothing yet, nothing found, or what went wrong.
 
 import { hasToken } from "./api.js";
-import { comparisonView } from "./comparison.js";
-import { copyButton, el, icon } from "./dom.js";
+import { at, button, copyButton, copyOf, el, fold } from "./dom.js";
 import { hitList, topScore } from "./hits.js";
-import { onServer } from "./latency.js";
-import { isExact } from "./rail.js";
+import { latencyFold } from "./latency.js";
 import * as words from "./words.js";
 
 const MAX_EXAMPLES = 6;
 
 /**
  * An answer, or two side by side.
- * @param {Object} body a SearchResponse, or `{champion, challenger}` if `both`.
- * @param {Object} shown `{both, notice, question, info, stages, similar, exclude, follow, clearFilters, request}`
+ * @param {Object} body a SearchResponse, or `{champion, challenger}`.
+ * @param {Object} shown `{comparison, notice, question, request, stages, trips, clearFilters}`: `comparison` is a
+ *   function from both answers to their view, if there are two.
+ * @param {Object} page as of `hitList`.
  */
-export function answerView(body, shown) {
-  const { both, notice, question, info, stages, similar, exclude, follow } = shown;
+export function answerView(body, shown, page) {
+  const { comparison, notice, question, request } = shown;
+  const both = Boolean(comparison);
   const main = both ? body.champion : body;
-  const hits = main.hits ?? [];
-  const options = { info, similar, exclude, follow: question.mode === "history" ? follow : null };
+  const { hits } = main;
+  const unknown = Number(main.unknown_history);
   return el(
-    "div",
-    { class: "answer-view" },
+    "div.answer-view",
     el(
-      "header",
-      { class: "answer-head" },
+      "header.answer-head",
+      el("h2", both ? "Champion and challenger" : hits.length ? words.plural(hits.length, "hit") : "No hits"),
+      latencyFold(shown.stages, shown.trips, both),
+      copyButton(location.href, "Copy the link to this question", "Copy link"),
       el(
-        "h2",
-        {},
-        both ? "Champion and challenger" : hits.length ? words.plural(hits.length, "hit") : "No hits",
-      ),
-      !both &&
-        el("p", { class: "took" }, words.duration(onServer(stages)), el("span", {}, " in the service")),
-      el(
-        "span",
-        { class: "answer-link" },
-        copyButton(location.href, "Copy the link to this question", "Copy link"),
-      ),
-      el(
-        "p",
-        { class: "explained" },
-        words.basisInWords(main.basis, question.mode),
-        " ",
-        words.planInWords(main.plan, isExact(info.manifest?.index)),
-        " ",
-        words.fusionInWords(main.fusion),
+        "p.explained",
+        [
+          words.basisInWords(main.basis, question.mode),
+          words.planInWords(main.plan, page.info.manifest.index?.exact),
+          words.fusionInWords(main.fusion),
+        ].join(" "),
       ),
     ),
-    notice && el("p", { class: "notice", dir: "auto" }, notice),
-    Number(main.unknown_history) > 0 &&
+    main.weak && el("p.weak", "Nothing matches this question well; these are only the nearest items."),
+    notice && el("p.notice", { dir: "auto" }, notice),
+    unknown > 0 &&
       el(
-        "p",
-        { class: "notice" },
-        `${words.plural(main.unknown_history, "item")} of the history ${Number(main.unknown_history) === 1 ? "is" : "are"} unknown to the model and skipped.`,
+        "p.notice",
+        `${words.plural(unknown, "item")} of the history ${unknown === 1 ? "is" : "are"} unknown to the model and skipped.`,
       ),
-    both
-      ? comparisonView(body, options)
-      : hits.length
-        ? hitList(hits, { ...options, top: topScore(hits), fusion: main.fusion, label: "Hits" })
-        : nothingFound(main, shown),
-    requestView(shown.request, body, both),
+    comparison?.(body, page),
+    !both &&
+      hits.length > 0 &&
+      hitList(hits, page, { label: "Hits", top: fullScore(main, page), fusion: main.fusion }),
+    !hits.length && !both && nothingFound(shown),
+    requestView(request, body, both),
   );
 }
 
-function nothingFound(main, { question, clearFilters }) {
+/** The score whose bar is full: that of good answers where the service knows it, else the best. */
+function fullScore({ hits, basis = "BASIS_QUERY" }, { info }) {
+  const reference = basis === "BASIS_QUERY" && info.state?.bundles?.[0]?.score_reference;
+  return reference > 0 ? reference : topScore(hits);
+}
+
+function nothingFound({ question, clearFilters }) {
   const narrowed = question.conditions.length + question.exclude.length > 0;
   return el(
-    "div",
-    { class: "blank" },
-    el("h3", {}, narrowed ? "Nothing passes" : "Nothing found"),
+    "div.blank",
+    el("h3", narrowed ? "Nothing passes" : "Nothing found"),
     el(
       "p",
-      {},
       narrowed ? "No item is left after the filters and exclusions." : "Ask in other words, or by an item.",
     ),
-    narrowed &&
-      el(
-        "button",
-        { type: "button", class: "primary", id: "clear-filters", on: { click: clearFilters } },
-        "Ask without filters",
-      ),
+    narrowed && button("primary", "Ask without filters", clearFilters, { id: "clear-filters" }),
   );
 }
 
@@ -90,140 +78,67 @@ function requestView(request, body, both) {
   const quoted = JSON.stringify(request).replaceAll("'", "'\\''");
   const token = hasToken() ? ' \\\n  -H "Authorization: Bearer $TOKEN"' : "";
   const command = `curl ${path}${token} \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
-  const json = JSON.stringify(body, null, 2);
+  const raw = (title, text) =>
+    fold(title, false, el("div.code", copyButton(text, `Copy: ${title}`), el("pre", { tabindex: 0 }, text)));
   return el(
-    "div",
-    { class: "raw" },
-    el(
-      "details",
-      {},
-      el("summary", {}, "The same with curl"),
-      el(
-        "div",
-        { class: "code" },
-        copyButton(command, "Copy the command"),
-        el("pre", { tabindex: 0 }, command),
-      ),
-    ),
-    el(
-      "details",
-      {},
-      el("summary", {}, "The answer as JSON"),
-      el("div", { class: "code" }, copyButton(json, "Copy the answer"), el("pre", { tabindex: 0 }, json)),
-    ),
+    "div.raw",
+    raw("The same with curl", command),
+    raw("The answer as JSON", JSON.stringify(body, null, 2)),
   );
 }
 
-/** Before the first question: what can be asked. */
+/** Before the first question: what can be asked. `choose` gets one of the questions in `examples`. */
 export function emptyView(examples, items, choose) {
-  const shown = examples.slice(0, MAX_EXAMPLES);
-  return el(
-    "div",
-    { class: "blank" },
-    el("h2", {}, "Ask the two towers"),
-    el(
-      "p",
-      {},
-      "The query tower turns the question into a vector; the answer is the items whose vectors are nearest, " +
-        "and of a hybrid bundle those whose words fit as well.",
-    ),
-    shown.length > 0 && [
-      el("h3", {}, "Examples of the bundle"),
-      el(
-        "ul",
-        { class: "examples" },
-        shown.map((example) =>
-          el(
-            "li",
-            {},
-            el(
-              "button",
-              { type: "button", dir: "auto", on: { click: () => choose(example) } },
-              inWords(example, items),
-            ),
-          ),
-        ),
-      ),
-    ],
-    el(
-      "p",
-      { class: "hint" },
-      "Press ",
-      el("kbd", {}, "/"),
-      " to go to the search box, ",
-      el("kbd", {}, "?"),
-      " for all keys.",
-    ),
-  );
-}
-
-function inWords({ text, history, features }, items) {
-  const parts = [
-    text,
-    history.length
-      ? `after ${history
+  const inWords = ({ text, history, features }) =>
+    [
+      text,
+      history.length > 0 &&
+        `after ${history
           .slice(-3)
           .map((id) => items.title(id))
-          .join(", ")}`
-      : "",
-    ...Object.entries(features).map(([name, value]) => `${name}: ${[value].flat().join(", ")}`),
-  ];
-  return parts.filter(Boolean).join(" · ");
+          .join(", ")}`,
+      ...Object.entries(features).map(([name, value]) => `${name}: ${[value].flat().join(", ")}`),
+    ]
+      .filter(Boolean)
+      .join(" · ");
+  const view = copyOf("no-question");
+  const shown = examples.slice(0, MAX_EXAMPLES).map((each) =>
+    el(
+      "li",
+      { dir: "auto" },
+      button("example", inWords(each), () => choose(each)),
+    ),
+  );
+  view.querySelector(".examples").replaceChildren(...shown);
+  return view;
 }
 
 /** While the first answer is awaited. */
-export function waitingView() {
-  return el(
-    "div",
-    { class: "waiting", role: "status", "aria-label": "Asking the service" },
-    Array.from({ length: 4 }, () => el("span", {})),
+export const waitingView = () =>
+  el(
+    "div.waiting",
+    { role: "status", "aria-label": "Asking the service" },
+    el("span"),
+    el("span"),
+    el("span"),
   );
-}
 
-/** A text whose parts in backticks are code. */
-function withCode(text) {
-  return text.split("`").map((part, at) => (at % 2 ? el("code", {}, part) : part));
-}
-
-/**
- * A failure, with what to do.
- * @param {Object} said of `failureInWords`.
- * @param {{again: function(), token: function()}} actions
- */
-export function failureView(failure, said, { again, token }) {
-  return el(
-    "div",
-    { class: "failure", role: "alert" },
-    icon("warning", 22),
+/** A `Failure` with what to do about it; `again` asks once more. */
+export function failureView(failure, again = null) {
+  const { code, message, retryAfter } = failure;
+  const known = copyOf(code) ?? copyOf(code.startsWith("WRITE_") ? "NOT_WRITTEN" : "FAILED");
+  const { action } = known.dataset;
+  if (retryAfter) known.lastElementChild.textContent = `Ask again in ${words.seconds(retryAfter)}.`;
+  known.append(
+    el("p.failure-message", el("code", code), " ", el("span", { dir: "auto" }, message)),
     el(
-      "div",
-      {},
-      el("h2", {}, said.title),
-      el("p", {}, withCode(said.advice)),
-      failure.message &&
-        el(
-          "p",
-          { class: "failure-message" },
-          el("code", {}, failure.code),
-          " ",
-          el("span", { dir: "auto" }, failure.message),
-        ),
-      el(
-        "div",
-        { class: "failure-actions" },
-        said.action === "token" &&
-          el(
-            "button",
-            { type: "button", class: "primary", id: "enter-token", on: { click: token } },
-            "Enter a token",
-          ),
-        said.action &&
-          el(
-            "button",
-            { type: "button", class: "secondary", id: "retry", on: { click: again } },
-            "Ask again",
-          ),
-      ),
+      "div.failure-actions",
+      action === "token" &&
+        button("primary", "Enter a token", () => at("token-button").onclick(), { id: "enter-token" }),
+      action && again && button("secondary", "Ask again", again, { id: "retry" }),
     ),
   );
+  known.className = "failure";
+  known.role = "alert";
+  return known;
 }

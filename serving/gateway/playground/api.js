@@ -1,63 +1,62 @@
-// What the page asks of the gateway, and its errors. The token is kept here, in memory alone.
+// Calls of the gateway, and their errors. The token is kept here, in memory alone.
 
 const TIMEOUT_SECONDS = 20;
 
 let token = "";
+let written = 0; // sequence of the last write: later searches wait until it is searched
 
-/** A refusal or failure, with what can be said about it. */
+/** An error of the service, the gateway (`GATEWAY_DOWN` if it does not answer) or a write. */
 export class Failure extends Error {
-  /**
-   * @param {string} code gRPC's name of the status, or `GATEWAY_DOWN` where the gateway itself gives no answer.
-   * @param {string} message of the service or the browser.
-   * @param {number|null} retryAfter seconds to wait, where the service says so.
-   */
+  /** `code` is gRPC's name of the status; `retryAfter` is in seconds, if the service says it. */
   constructor(code, message, retryAfter = null) {
     super(message);
-    this.code = code;
-    this.retryAfter = retryAfter;
+    Object.assign(this, { code, retryAfter });
   }
 }
+
+export const hasToken = () => token !== "";
 
 export function setToken(given) {
   token = given.trim();
 }
 
-export function hasToken() {
-  return token !== "";
-}
+/** GET /v1/gateway: `{compare, version, image_field}`. */
+export const gateway = async () => (await call("v1/gateway")).body;
 
-/** GET /v1/gateway: `{compare, version}`. */
-export const gateway = () => call("v1/gateway");
-
-/** GET /v1/info: InfoResponse, and its manifest as an object under `manifest`. */
+/** GET /v1/info: InfoResponse, with its manifest as an object under `manifest`. */
 export async function info() {
   const { body } = await call("v1/info");
-  let manifest = {};
-  try {
-    manifest = JSON.parse(body.manifest_json || "{}");
-  } catch {
-    // A service that sends none can be asked all the same.
-  }
-  return { ...body, manifest };
+  return { ...body, manifest: parsed(body.manifest_json) ?? {} };
 }
 
-/** POST /v1/search. Gives `{body, milliseconds}`, the latter from sending to having read the answer. */
-export const search = (request, signal) => call("v1/search", request, signal);
+/** POST /v1/search, or /v1/compare: `{body, milliseconds}`, from sending until the answer has been read. */
+export const search = (request, signal, path = "v1/search") =>
+  call(path, written && path === "v1/search" ? { ...request, min_sequence: written } : request, signal);
 
-/** POST /v1/compare: the same question to champion and challenger. */
-export const compare = (request, signal) => call("v1/compare", request, signal);
+/** The `ItemState` of an item. */
+export const item = async (id) => (await call("v1/items:get", { ids: [id] })).body.items[0];
+
+/** Write (`upsert`, with its `mode`) or withdraw (`delete`) an item; gives the sequence of the write. */
+export async function write(verb, change, mode = {}) {
+  const { body } = await call(`v1/items:${verb}`, { items: [change], ...mode });
+  const [{ error, error_text, sequence }] = body.results;
+  if (error && error !== "WRITE_OK") throw new Failure(error, error_text);
+  written = Math.max(written, Number(sequence));
+  return written;
+}
+
+/** Whether the token allows writes: a request without items is invalid, but only for those who may write. */
+export const mayWrite = () =>
+  call("v1/items:delete", { items: [] }).then(
+    () => true,
+    ({ code }) => code === "INVALID_ARGUMENT",
+  );
 
 async function call(path, request, signal) {
   const headers = { Accept: "application/json", "Request-Timeout": String(TIMEOUT_SECONDS) };
   if (token) headers.Authorization = `Bearer ${token}`;
   if (request) headers["Content-Type"] = "application/json";
-  const options = {
-    headers,
-    signal,
-    method: request ? "POST" : "GET",
-    credentials: "same-origin",
-    cache: "no-store",
-  };
+  const options = { headers, signal, method: request ? "POST" : "GET", cache: "no-store" };
   if (request) options.body = JSON.stringify(request);
   const began = performance.now();
   let response, text;
@@ -70,9 +69,10 @@ async function call(path, request, signal) {
   }
   const milliseconds = performance.now() - began;
   const body = parsed(text);
-  if (!response.ok) throw failure(response, body, text);
-  if (body === undefined) throw new Failure("INTERNAL", `${path} gave no JSON: ${text.slice(0, 200)}`);
-  return { body, milliseconds };
+  if (response.ok && body) return { body, milliseconds };
+  const { code, message } = body?.error ?? {};
+  const wait = Number.parseFloat(response.headers.get("Retry-After"));
+  throw new Failure(code || `HTTP_${response.status}`, message || text.slice(0, 300), wait || null);
 }
 
 function parsed(text) {
@@ -81,14 +81,4 @@ function parsed(text) {
   } catch {
     return undefined;
   }
-}
-
-function failure(response, body, text) {
-  const error = body?.error ?? {};
-  const wait = Number.parseFloat(response.headers.get("Retry-After") ?? "");
-  return new Failure(
-    error.code || `HTTP_${response.status}`,
-    error.message || text.slice(0, 300) || response.statusText,
-    Number.isFinite(wait) ? wait : null,
-  );
 }

@@ -1,113 +1,156 @@
-// The page: asks the gateway what is served, then question by question.
+// The page: asks the gateway what is served, then shows one of its parts: search, items or service.
 
 import * as api from "./api.js";
 import { answerView, emptyView, failureView, waitingView } from "./answer.js";
-import { el, icon } from "./dom.js";
+import { at, button, el } from "./dom.js";
+import { field } from "./field.js";
+import { fillForm } from "./form.js";
 import { hitKeys } from "./hits.js";
 import { ItemsSeen } from "./items_seen.js";
-import { latencyPanel, stagesOf } from "./latency.js";
+import { stagesOf } from "./latency.js";
+import { wordsOf } from "./marks.js";
 import { asksSomething, emptyQuestion, fromExample, fromLink, toLink, toRequest } from "./question.js";
-import { fillForm } from "./question_form.js";
-import { railPanels } from "./rail.js";
 import { themeButton } from "./theme.js";
 import * as words from "./words.js";
 
-const at = (id) => document.getElementById(id);
-const [form, answer, rail, announcer] = [at("question-form"), at("answer-body"), at("rail"), at("announcer")];
+const VIEWS = ["search", "items", "service"];
 
-const items = new ItemsSeen();
 const trips = []; // microseconds of the round trips so far
-let info = {};
-let gateway = null;
+let items = new ItemsSeen();
+let info = { manifest: {} };
+let gateway = {};
 let question = emptyQuestion();
 let controller = new AbortController();
 let asking = ""; // the request under way
 let hits = [];
+let mayWrite = false;
+
+const show = (...content) => at("answer").replaceChildren(...content);
+const isWide = matchMedia("(min-width: 640px)").matches;
+const wantsKeyboard = !matchMedia("(pointer: coarse)").matches;
 
 async function start() {
   themeButton(at("theme-button"));
+  at("more").open = isWide;
   setUpDialogs();
   document.addEventListener("keydown", onKey);
-  window.addEventListener("popstate", () => openLink());
+  window.addEventListener("popstate", openLink);
+  const find = { id: "find", type: "search", placeholder: "Id of an item, or words", dir: "auto" };
+  const suggest = (text) => items.suggest(text);
+  const label = "Find items by id or words";
+  at("find-box").append(
+    field({ label, shown: false, multiple: false, values: [], suggest, input: find, onChange() {} }),
+  );
+  at("find-form").onsubmit = (event) => {
+    event.preventDefault();
+    openItem(at("find").value.trim());
+  };
   await load();
 }
 
-/** Ask what is served, then the question of the link. */
+/** Ask what is served, then show the part of the page and the question of the link. */
 async function load() {
-  answer.replaceChildren(waitingView());
+  show(waitingView());
   try {
     await refresh();
   } catch (failure) {
     showFailure(failure, load);
     return;
   }
-  openLink();
-  if (!matchMedia("(pointer: coarse)").matches) at("search-box")?.focus();
+  await openLink();
+  if (wantsKeyboard) at("search-box")?.focus();
 }
 
 async function refresh() {
-  gateway = (await api.gateway()).body;
+  gateway = await api.gateway();
+  const before = info.bundle_version;
   info = await api.info();
-  items.of(info);
+  if (info.bundle_version !== before) items = new ItemsSeen(info, gateway.image_field);
+  const { catalogue, tokens, client_certificates: certificates } = info.state ?? {};
+  mayWrite = Boolean(catalogue) && (!(tokens || certificates) || (await api.mayWrite()));
   at("served").hidden = false;
   at("served").replaceChildren(
-    el("strong", { dir: "auto" }, info.name || "unnamed"),
-    el("code", { title: info.bundle_version ?? "" }, (info.bundle_version ?? "").slice(0, 12)),
-    el("span", {}, words.plural(info.item_count, "item")),
+    el("strong", { dir: "auto" }, info.name),
+    el("code", { title: info.bundle_version }, info.bundle_version.slice(0, 12)),
+    el("span", words.plural(info.item_count, "item")),
   );
-  document.title = `${info.name || "Twinspire"} · playground`;
-  showRail();
+  document.title = `${info.name} · playground`;
 }
 
-function showRail(stages = null, both = false) {
-  const open = new Map(
-    [...rail.querySelectorAll("details.panel")].map((each) => [each.querySelector("h2").textContent, each.open]),
+async function showService() {
+  const { serviceCards } = await import("./service.js");
+  const again = () =>
+    refresh().then(showService, (failure) => at("service-view").prepend(failureView(failure)));
+  at("service-view").replaceChildren(
+    ...serviceCards(info, gateway, isWide),
+    button("secondary", "Read the cards again", again, { id: "refresh" }),
   );
-  const panels = railPanels(info, gateway);
-  for (const each of panels) {
-    const before = open.get(each.querySelector("h2").textContent);
-    if (before !== undefined) each.open = before;
+}
+
+/** What hits and items need of the page, as of `hitList`. */
+const context = () => ({
+  info,
+  items,
+  mayWrite,
+  refresh,
+  imageField: gateway.image_field,
+  marks: wordsOf(question.mode === "item" ? "" : question.text),
+  open: openItem,
+  similar: (id) => askFor({ mode: "item", item: id }),
+  exclude: (id) => askFor({ exclude: [...new Set([...question.exclude, id])] }),
+  follow: question.mode === "history" ? (id) => askFor({ history: [...question.history, id] }) : null,
+});
+
+function openItem(id) {
+  history.pushState(null, "", `#view=items&find=${encodeURIComponent(id)}`);
+  openLink();
+}
+
+async function openLink() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  const view = VIEWS.includes(parts.get("view")) ? parts.get("view") : "search";
+  for (const each of VIEWS) {
+    at(`${each}-view`).hidden = each !== view;
+    at(`${each}-tab`).setAttribute("aria-current", each === view ? "page" : "false");
   }
-  const again = el(
-    "button",
-    { type: "button", class: "ghost", id: "refresh", on: { click: () => readAgain(stages, both) } },
-    icon("refresh", 14),
-    "Read the cards again",
-  );
-  rail.replaceChildren(...[stages && latencyPanel(stages, trips, both), ...panels, again].filter(Boolean));
-}
-
-function openLink() {
+  if (view === "service") await showService();
+  if (view === "items") (await import("./items_view.js")).showItems(parts.get("find") ?? "", context());
+  if (view !== "search") return;
   question = fromLink(location.hash, info);
-  if (!gateway?.compare) question.compare = false;
+  question.compare &&= gateway.compare;
   showForm();
   if (asksSomething(question)) ask({ remember: false });
   else showEmpty();
 }
 
+/** Ask the question with some changes. */
+function askFor(changes) {
+  question = { ...question, ...changes };
+  showForm();
+  ask();
+}
+
 function showForm() {
-  fillForm(form, {
+  fillForm({
     question,
     info,
     items,
-    canCompare: Boolean(gateway?.compare),
-    ask: () => ask(),
+    canCompare: gateway.compare,
+    ask,
     changed: () => asksSomething(question) && ask(),
-    valuesSeen: (field) => [...new Set(hits.map((hit) => hit.fields?.[field]).filter(Boolean))].sort(),
+    valuesSeen: (field) => [...new Set(hits.map((hit) => hit.fields[field]).filter(Boolean))].sort(),
   });
 }
 
 function showEmpty() {
   controller.abort();
   hits = [];
-  announcer.textContent = "";
-  const examples = Array.isArray(info.manifest?.examples) ? info.manifest.examples : [];
-  answer.replaceChildren(
-    emptyView(examples.map((each) => fromExample(each, info)).filter(asksSomething), items, (example) => {
-      question = { ...example, compare: question.compare, k: question.k };
-      showForm();
-      ask();
-    }),
+  at("announcer").textContent = "";
+  const examples = (info.manifest.examples ?? [])
+    .map((each) => fromExample(each, info))
+    .filter(asksSomething);
+  show(
+    emptyView(examples, items, (example) => askFor({ ...example, compare: question.compare, k: question.k })),
   );
 }
 
@@ -118,26 +161,30 @@ async function ask({ remember = true } = {}) {
     at("search-box")?.focus();
     return;
   }
+  const link = `#${toLink(question)}`;
+  if (remember && (link !== location.hash || at("search-view").hidden)) history.pushState(null, "", link);
+  if (at("search-view").hidden) {
+    openLink();
+    return;
+  }
+  at("search-tab").href = link;
   const request = toRequest(question, info);
-  const both = question.compare && Boolean(gateway?.compare);
-  const signature = JSON.stringify([both, request]);
+  const signature = JSON.stringify([question.compare, request]);
   if (signature === asking) return;
   controller.abort();
   controller = new AbortController();
   const { signal } = controller;
   asking = signature;
-  if (remember && `#${toLink(question)}` !== location.hash)
-    history.pushState(null, "", `#${toLink(question)}`);
-  answer.setAttribute("aria-busy", "true");
+  at("answer").setAttribute("aria-busy", "true");
   try {
-    const answered = await (both ? askBoth(request, signal) : api.search(request, signal));
-    if (!signal.aborted) showAnswer(answered);
+    const answered = await (question.compare ? askBoth(request, signal) : api.search(request, signal));
+    if (!signal.aborted) showAnswer(answered, request);
   } catch (failure) {
     if (failure.name !== "AbortError") showFailure(failure, () => ask({ remember: false }));
   } finally {
     if (!signal.aborted) {
       asking = "";
-      answer.removeAttribute("aria-busy");
+      at("answer").removeAttribute("aria-busy");
     }
   }
 }
@@ -145,133 +192,74 @@ async function ask({ remember = true } = {}) {
 /** The answers of champion and challenger; where the challenger alone fails, that of the champion. */
 async function askBoth(request, signal) {
   try {
-    return { ...(await api.compare(request, signal)), both: true };
+    const answered = await api.search(request, signal, "v1/compare");
+    return { ...answered, comparison: (await import("./comparison.js")).comparisonView };
   } catch (failure) {
     if (!failure.message.startsWith("challenger: ")) throw failure;
-    return {
-      ...(await api.search(request, signal)),
-      notice: `There is nothing to compare with. ${failure.message}`,
-    };
+    const notice = `There is nothing to compare with. ${failure.message}`;
+    return { ...(await api.search(request, signal)), notice };
   }
 }
 
-function showAnswer({ body, milliseconds, both = false, notice = "" }) {
-  const main = both ? body.champion : body;
-  hits = both ? [...(body.champion.hits ?? []), ...(body.challenger.hits ?? [])] : (main.hits ?? []);
+function showAnswer({ body, milliseconds, comparison, notice }, request) {
+  const main = comparison ? body.champion : body;
+  hits = comparison ? [...main.hits, ...body.challenger.hits] : main.hits;
   items.add(hits);
+  if (!comparison) trips.push(milliseconds * 1000);
   const stages = stagesOf(main.timing, milliseconds);
-  if (!both) trips.push(milliseconds * 1000);
-  const inside = answer.contains(document.activeElement);
-  answer.replaceChildren(
-    answerView(body, {
-      both,
-      notice,
-      question,
-      info,
-      stages,
-      similar,
-      exclude,
-      follow,
-      clearFilters,
-      request: toRequest(question, info),
-    }),
-  );
-  if (inside) at("answer").querySelector(".hit")?.focus();
-  showRail(stages, both);
-  const number = main.hits?.length ?? 0;
-  announcer.textContent = number
-    ? `${words.plural(number, "hit")}. First: ${items.title(main.hits[0].id)}.`
+  const clearFilters = () => askFor({ conditions: [], exclude: [] });
+  const isInside = at("answer").contains(document.activeElement);
+  show(answerView(body, { comparison, notice, question, request, stages, trips, clearFilters }, context()));
+  if (isInside) at("answer").querySelector(".hit")?.focus();
+  const [first] = main.hits;
+  at("announcer").textContent = first
+    ? `${words.plural(main.hits.length, "hit")}. First: ${items.title(first.id)}.`
     : "No hits.";
-  if (main.bundle_version && info.bundle_version && main.bundle_version !== info.bundle_version)
-    readAgain(stages, both);
+  // Another bundle answers than the one on show; if it cannot be read, the next question says why.
+  if (main.bundle_version !== info.bundle_version) refresh().catch(() => {});
 }
 
-/** Read the cards again, because another bundle answers than the one on show, or because it was asked for. */
-async function readAgain(stages, both) {
-  try {
-    await refresh();
-    showRail(stages, both);
-  } catch {
-    // What is on show stays; the next question tells what is wrong.
-  }
-}
-
-function showFailure(failure, again) {
+function showFailure(failure, repeat) {
   if (!(failure instanceof api.Failure)) throw failure;
   hits = [];
-  const said = words.failureInWords(failure);
-  announcer.textContent = `${said.title}. ${failure.message}`;
-  answer.replaceChildren(failureView(failure, said, { again, token: () => openToken(again) }));
-}
-
-function similar(id) {
-  question = { ...question, mode: "item", item: id };
-  showForm();
-  ask();
-}
-
-function exclude(id) {
-  if (!question.exclude.includes(id)) question.exclude = [...question.exclude, id];
-  showForm();
-  ask();
-}
-
-function follow(id) {
-  question.history = [...question.history, id];
-  showForm();
-  ask();
-}
-
-function clearFilters() {
-  question = { ...question, conditions: [], exclude: [] };
-  showForm();
-  ask();
-}
-
-let afterToken = load;
-
-function openToken(again) {
-  afterToken = again;
-  at("token-dialog").showModal();
+  show(failureView(failure, repeat));
 }
 
 function setUpDialogs() {
-  at("token-button").prepend(icon("key", 14));
-  at("token-button").addEventListener("click", () =>
-    openToken(info.bundle_version ? () => ask({ remember: false }) : load),
-  );
-  at("token-form").addEventListener("submit", (event) => {
+  at("token-button").onclick = () => at("token-dialog").showModal();
+  at("token-form").onsubmit = (event) => {
     event.preventDefault();
     closeToken(at("token-input").value);
-  });
-  at("token-forget").addEventListener("click", () => closeToken(""));
-  at("token-cancel").addEventListener("click", () => at("token-dialog").close());
-  at("shortcuts-button").addEventListener("click", () => at("shortcuts-dialog").showModal());
-  at("shortcuts-close").addEventListener("click", () => at("shortcuts-dialog").close());
+  };
+  at("token-forget").onclick = () => closeToken("");
+  at("token-cancel").onclick = () => at("token-dialog").close();
+  at("shortcuts-button").onclick = () => at("shortcuts-dialog").showModal();
+  at("shortcuts-close").onclick = () => at("shortcuts-dialog").close();
 }
 
 function closeToken(token) {
   api.setToken(token);
   at("token-input").value = "";
   at("token-dialog").close();
-  at("token-button").dataset.set = String(api.hasToken());
-  afterToken();
+  at("token-button").dataset.set = api.hasToken();
+  load();
 }
 
 function onKey(event) {
   if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (hitKeys(event, answer, at("search-box"))) return;
-  const typing = event.target.matches("input, select, textarea");
-  if (event.key === "Escape" && !typing) at("search-box")?.focus();
-  if (typing) return;
+  const [box, view] = at("search-view").hidden ? [at("find"), at("found")] : [at("search-box"), at("answer")];
+  if (hitKeys(event, view, box)) return;
+  const isTyping = event.target.matches("input, select, textarea");
+  if (event.key === "Escape" && !isTyping) box?.focus();
+  if (isTyping) return;
   if (event.key === "/") {
     event.preventDefault();
-    at("search-box")?.focus();
-    at("search-box")?.select?.();
+    box?.focus();
+    box?.select?.();
   } else if (event.key === "?") {
     at("shortcuts-dialog").showModal();
   } else if (event.key === "c") {
-    at("compare")?.click();
+    at("compare").click();
   }
 }
 

@@ -1,72 +1,48 @@
 // Which items can be named: those that the bundle's towers know, and those that answers have shown.
 
 import { search } from "./api.js";
-import { towerInputs } from "./question.js";
+import { textQuery } from "./question.js";
 
 const MOST = 8;
-const ASKED_MS = 800; // that a search for suggestions may take
+const SEARCH_MS = 800; // of a search for suggestions
 
-/** Ids and names for completion. */
 export class ItemsSeen {
-  constructor() {
-    this.titles = new Map(); // id -> the first display field
-    this.known = [];
-    this.info = {};
-  }
-
-  /** Begin with a bundle: the items that its vocabulary lists, if a tower knows items. */
-  of(info) {
+  /** `info` is of the bundle; a new bundle begins anew. The field with images names no item. */
+  constructor(info = {}, imageField = null) {
     this.info = info;
-    const known = info.manifest?.schema?.vocabularies?.items;
-    this.known = Array.isArray(known) ? known : [];
+    this.names = (info.display_fields ?? []).filter((name) => name !== imageField);
+    this.hits = new Map(); // id -> hit
+    this.known = info.manifest?.schema?.vocabularies?.items ?? [];
   }
 
   /** Remember the items of an answer. */
   add(hits) {
-    for (const hit of hits) this.titles.set(hit.id, titleOf(hit, this.info));
+    for (const hit of hits) this.hits.set(hit.id, hit);
   }
 
-  title(id) {
-    return this.titles.get(id) ?? id;
+  /** An item's name: its first display field that is not empty, else its id. */
+  title(id, fields = this.hits.get(id)?.fields ?? {}) {
+    return fields[this.names.find((name) => fields[name])] ?? id;
   }
 
-  /** Items whose id or name contains a text; where the query tower takes texts, also those that a search finds. */
+  /** `[id, name]` of items whose id or name contains a text, and of those that a search finds. */
   async suggest(text) {
-    const found = new Map();
     const wanted = text.toLowerCase();
-    const put = (value) =>
-      found.size < MOST && found.set(value, { value, label: this.titles.get(value) ?? "" });
-    for (const [id, title] of this.titles) {
-      if (id.toLowerCase().includes(wanted) || title.toLowerCase().includes(wanted)) put(id);
+    const holds = (value) => value.toLowerCase().includes(wanted);
+    const found = new Set([...this.hits.keys()].filter((id) => holds(id) || holds(this.title(id))));
+    for (const id of this.known) {
+      if (found.size >= MOST) break;
+      if (holds(id)) found.add(id);
     }
-    for (const fits of [(id) => id.startsWith(wanted), (id) => id.includes(wanted)]) {
-      for (const id of this.known) {
-        if (found.size >= MOST) break;
-        if (fits(id.toLowerCase())) put(id);
-      }
-    }
-    if (wanted && found.size < MOST) for (const id of await this.#searched(text)) put(id);
-    return [...found.values()];
-  }
-
-  async #searched(text) {
-    const { text: feature } = towerInputs(this.info);
-    if (!feature) return [];
-    try {
-      const query = feature === "text" ? { text } : { features: { [feature]: { text } } };
-      const { body } = await search({ query, k: MOST }, AbortSignal.timeout(ASKED_MS));
-      const hits = body.hits ?? [];
+    const query = textQuery(text, this.info);
+    if (wanted && query && found.size < MOST) {
+      const hits = await search({ query, k: MOST }, AbortSignal.timeout(SEARCH_MS)).then(
+        ({ body }) => body.hits,
+        () => [], // suggestions are a help; the question itself reports errors
+      );
       this.add(hits);
-      return hits.map((hit) => hit.id);
-    } catch {
-      return []; // suggestions are a help; what goes wrong is told when the question itself is asked
+      for (const hit of hits) found.add(hit.id);
     }
+    return [...found].slice(0, MOST).map((id) => [id, this.title(id)]);
   }
-}
-
-/** An item's name: its first display field that is not empty, else its id. */
-export function titleOf(hit, info) {
-  const fields = hit.fields ?? {};
-  const first = (info.display_fields ?? []).find((name) => fields[name]);
-  return first ? fields[first] : hit.id;
 }

@@ -1,38 +1,30 @@
 // Light and dark: as the system says, or as the button says. The choice is kept in this browser.
 
-import { icon } from "./dom.js";
-
 const KEY = "twinspire-theme";
-const THEMES = { auto: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
+const THEMES = ["Auto", "Light", "Dark"];
 
 /** Let a button go through the themes. */
 export function themeButton(button) {
-  let theme = stored();
-  const show = () => {
-    if (theme === "auto") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = theme;
-    button.replaceChildren(icon(theme));
-    button.setAttribute("aria-label", THEMES[theme]);
-    button.title = THEMES[theme];
+  const show = (theme) => {
+    if (theme === "Auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme.toLowerCase();
+    button.textContent = theme;
+    button.title = theme === "Auto" ? "Theme: as the system" : `Theme: ${theme.toLowerCase()}`;
+    button.onclick = () => {
+      const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+      stored((storage) => storage.setItem(KEY, next));
+      show(next);
+    };
   };
-  button.addEventListener("click", () => {
-    const names = Object.keys(THEMES);
-    theme = names[(names.indexOf(theme) + 1) % names.length];
-    try {
-      localStorage.setItem(KEY, theme);
-    } catch {
-      // Without storage the choice holds until the page is left.
-    }
-    show();
-  });
-  show();
+  const kept = stored((storage) => storage.getItem(KEY));
+  show(THEMES.includes(kept) ? kept : "Auto");
 }
 
-function stored() {
+/** What a function of the storage gives; null where the browser keeps none: then a choice holds until a reload. */
+function stored(use) {
   try {
-    const found = localStorage.getItem(KEY);
-    return found in THEMES ? found : "auto";
+    return use(localStorage);
   } catch {
-    return "auto";
+    return null;
   }
 }

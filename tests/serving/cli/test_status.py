@@ -28,6 +28,7 @@ CHAMPION: dict[str, Any] = {
     "share": 0.95,
     "requests": 1234,
     "errors": 5,
+    "failures": 2,
 }
 FOLLOWING: dict[str, Any] = {
     "model": "models:/tiny@champion",

@@ -384,6 +384,7 @@ def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
         ({"allowed_hosts": ("shop.example:8080",)}, "allowed_hosts"),
         ({"allowed_hosts": ("https://shop.example",)}, "allowed_hosts"),
         ({"allowed_hosts": ("::1",)}, "allowed_hosts"),
+        ({"image_field": ""}, "image_field"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], field: str) -> None:

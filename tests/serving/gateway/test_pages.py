@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.serving.gateways import RunningGateway
+from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.serving.conftest import ROOT
 from twinspire.serving.gateway.pages import HERE, TYPES, read_pages
+from twinspire.serving.server import RetrievalServer
 
 FILES = sorted(file for name in ("playground", "docs") for file in (HERE / name).rglob("*") if file.is_file())
 
@@ -28,6 +30,13 @@ def test_the_pages_are_served_under_a_strict_policy(gateway: RunningGateway) -> 
         assert "unsafe" not in policy
         assert "http" not in policy
     assert gateway.ask("/v1/health").headers["x-content-type-options"] == "nosniff"
+
+
+def test_images_from_elsewhere_are_allowed_only_where_their_field_is_named(server: RetrievalServer) -> None:
+    with run_gateway(server.address, image_field="section") as showing:
+        assert "img-src 'self' data: https: http:;" in showing.ask("/").headers["content-security-policy"]
+        assert "http" not in showing.ask("/docs").headers["content-security-policy"]
+        assert showing.ask("/v1/gateway").document["image_field"] == "section"
 
 
 def test_a_page_that_has_not_changed_is_not_sent_again(gateway: RunningGateway) -> None:

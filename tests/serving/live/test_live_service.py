@@ -35,6 +35,7 @@ def test_a_day_of_an_item_is_seen_by_each_worker(service: CatalogueService) -> N
             other = service.client()  # until it has the other worker
         written = one.upsert([item("new", FAR, name="A new one")])
         assert (written.sequence, written.repeated) == (1, False)
+        assert one.info().item_count == 301
         hit = one.search(FAR, k=1).hits[0]  # at once, without `min_sequence`
         assert (hit.id, dict(hit.fields)) == ("new", {"name": "A new one"})
         assert first(other, FAR, 1) == "new"
@@ -54,8 +55,10 @@ def test_a_day_of_an_item_is_seen_by_each_worker(service: CatalogueService) -> N
         ]  # fmt: skip
         assert [each.sequence for each in states] == [3, 4, 0, 0]
         assert "name" in states[2].item.fields
+        assert other.info().item_count == 299  # 300 built, one added, two deleted
         again = other.upsert([item("item-007", FAR)])
         assert first(other, FAR) == "item-007"
+        assert other.info().item_count == 300
         (state,) = one.get(["item-007"])
         assert state.item == Item("item-007", {"text": FAR})
         assert (state.sequence, state.origin) == (again.sequence, Origin.LIVE)

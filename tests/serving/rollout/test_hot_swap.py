@@ -23,6 +23,7 @@ from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.service_status import ServiceStatus
 from twinspire.serving.shared_state import NEXT
 
 
@@ -238,6 +239,15 @@ def test_what_each_bundle_answered_is_counted_by_its_version(
         return first[ok], second[ok], second[absent]
 
     assert soon(lambda: counts() == (3, 1, 1)), counts()  # a client may be told before it is counted
+    (champion,) = swapping.status.state()["bundles"]
+    assert (champion.requests, champion.errors, champion.failures) == (2, 1, 0)
+    broken = SharedMetrics.create(1)
+    row = broken.worker(0)
+    row.shows([champion.bundle_version])
+    for code in ("OK", "INTERNAL", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE"):
+        row.versioned(layout.version_cell(champion.bundle_version), code, 0.001)
+    (champion,) = ServiceStatus(swapping.shared_state, broken).state()["bundles"]
+    assert (champion.requests, champion.errors, champion.failures) == (5, 4, 2)
     with serve_metrics(swapping.metrics, collect=swapping.status.metrics) as port:
         scrape = Scrape(port)
     assert scrape.get("bundle_requests_total", version=bundles[1].name, code="NOT_FOUND") == 1

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.helpers.serving import browser
 from tests.helpers.serving.browser import DESKTOP, Browser
+from tests.helpers.serving.cataloguing import catalogue_service
 from tests.helpers.serving.gateways import gateway
 from tests.helpers.serving.token_files import Tokens
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
@@ -22,6 +24,7 @@ from twinspire.serving.server import RetrievalServer
 
 QUERY = "bavuti xelike mopy"
 HOSTILE_ITEM = "item-280"  # the second hit of the query
+PICTURED_ITEM = "item-250"
 HOSTILE = {
     "name": "<img src=x onerror=\"document.title='owned';console.error('a-name-ran-as-a-script')\">",
     "section": "</dd><script>document.title='owned'</script>",
@@ -39,6 +42,7 @@ class Sites(NamedTuple):
         stoppable_url: URL of a gateway in front of a service that a test may stop.
         stoppable_server: that service.
         hybrid: URL of a gateway in front of a service that ranks by words and vectors.
+        images: URL of a gateway in front of the champion that shows its field `section` as images.
     """
 
     both: str
@@ -48,14 +52,16 @@ class Sites(NamedTuple):
     stoppable_url: str
     stoppable_server: RetrievalServer
     hybrid: str
+    images: str
 
 
 def hostile(folder: Path) -> None:
-    """Give an item of a bundle display fields that are markup."""
+    """Give an item of a bundle display fields that are markup, and another one the path of an image."""
     path = folder / bundle.ITEMS
     table = json.loads(path.read_text())
     for name, text in HOSTILE.items():
         table["fields"][name][table["ids"].index(HOSTILE_ITEM)] = text
+    table["fields"]["section"][table["ids"].index(PICTURED_ITEM)] = "/icon.svg"
     path.write_text(json.dumps(table))
 
 
@@ -87,18 +93,42 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
         dataset = {"kind": "tiny", "items": 300, "repeats": "first"}
         guarded = serve(watched_bundle(folder, dataset=dataset), access=Access(tokens=TokenFile(tokens.path)))
         words = serve(tiny_bundle(folder, 100, is_hybrid=True))
-        both, behind_tokens, stoppable_url, hybrid = (
-            stack.enter_context(gateway(server.address, compare_address=compared))
-            for server, compared in (
-                (one, other.address),
-                (guarded, None),
-                (stoppable_server, None),
-                (words, None),
-            )
+
+        def site(server: RetrievalServer, **options: Any) -> str:
+            running = stack.enter_context(gateway(server.address, **options))
+            return f"http://127.0.0.1:{running.port}/"
+
+        yield Sites(
+            both=site(one, compare_address=other.address),
+            champion=one.address,
+            guarded=site(guarded),
+            tokens=tokens,
+            stoppable_url=site(stoppable_server),
+            stoppable_server=stoppable_server,
+            hybrid=site(words),
+            images=site(one, image_field="section"),
         )
-        gateways = (both, behind_tokens, stoppable_url, hybrid)
-        urls = [f"http://127.0.0.1:{each.port}/" for each in gateways]
-        yield Sites(urls[0], one.address, urls[1], tokens, urls[2], stoppable_server, *urls[3:])
+
+
+@dataclass(frozen=True)
+class LiveSite:
+    """A gateway in front of a service that takes writes: its URL, and the tokens of the service."""
+
+    url: str
+    tokens: Tokens
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[LiveSite]:
+    """A service with a catalogue and tokens, and a gateway in front of it."""
+    tokens = Tokens(tmp_path / "tokens.toml")
+    folder, url = tiny_bundle(tmp_path, filters=FILTERS), f"sqlite:///{tmp_path}/items.db"
+    flags = ("--tokens", str(tokens.path))
+    with (
+        catalogue_service(folder, url, tmp_path / "service", *flags) as service,
+        gateway(service.address) as running,
+    ):
+        yield LiveSite(f"http://127.0.0.1:{running.port}/", tokens)
 
 
 @pytest.fixture(scope="session")

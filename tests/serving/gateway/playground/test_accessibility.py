@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.serving import browser
-from tests.helpers.serving.browser import PHONE, Browser
+from tests.helpers.serving.browser import DESKTOP, PHONE, Browser
 from tests.serving.gateway.playground.conftest import HOSTILE, HOSTILE_ITEM, QUERY, Sites, asked
 from twinspire.serving.gateway.pages import HERE
 
@@ -15,11 +15,15 @@ pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=M
 
 TEXT_CONTRAST, LARGE_TEXT_CONTRAST, EDGE_CONTRAST = 4.5, 3.0, 3.0  # WCAG 2.2, 1.4.3 and 1.4.11
 THEMES = ("light", "dark")
+OTHER_VIEWS = ("view=items", "view=items&find=item-007", "view=service")
+MOST_SCRIPT_BYTES = 60_000
+TALLEST_SCREENS = 2.0  # of the page on a desktop
 CONTRASTS = (Path(__file__).parent / "contrast.js").read_text()
 # What has the focus, how far down the page it is, and what had it before if that looks the same without it.
 FOCUS = """
     const here = document.activeElement;
-    const parts = [here, here.closest(".ask-row, .choice-box"), here.nextElementSibling].filter(Boolean);
+    const around = [".choice-box", ".ask-row"].map((each) => here.closest(each));
+    const parts = [here, ...around, here.nextElementSibling].filter(Boolean);
     const look = (each) => [...each].map((part) => {
         const { outline, boxShadow, backgroundColor, left } = getComputedStyle(part);
         return [outline, boxShadow, backgroundColor, left].join();
@@ -67,7 +71,7 @@ def test_the_keyboard_alone_is_enough(page: Browser, sites: Sites) -> None:
     page.press("c")
     page.wait_for(".comparison")
     page.press("c")
-    page.wait_for("#answer-body > .answer-view > .hits")
+    page.wait_for("#answer > .answer-view > .hits")
     page.press("?")
     assert page.one("#shortcuts-dialog").is_displayed()
     page.press("ESCAPE")
@@ -78,52 +82,58 @@ def test_the_keyboard_alone_is_enough(page: Browser, sites: Sites) -> None:
 
 
 def test_focus_goes_through_the_page_in_its_order_and_is_seen(page: Browser, sites: Sites) -> None:
-    asked(page, sites.both)
-    page.run("document.querySelector('.skip').focus()")
-    seen, heights = [], []
-    for _ in range(16):
-        name, height, unseen = page.run(FOCUS)
-        assert unseen is None
-        page.press("TAB")
-        seen.append(name)
-        heights.append(height)
-    assert len(set(seen)) == len(seen)
-    assert heights[-1] > heights[0]
-    assert 'class="skip"' in seen[0]
+    for link, steps in ((f"text={QUERY}", 20), ("view=items&find=item-007", 14), ("view=service", 11)):
+        page.open(f"{sites.both}#{link}", ".hit, .near, .facts")
+        page.run("window.before = null; document.querySelector('.skip').focus()")
+        seen, heights = [], []
+        for _ in range(steps):
+            name, height, unseen = page.run(FOCUS)
+            assert unseen is None, link
+            page.press("TAB")
+            seen.append(name)
+            heights.append(height)
+        assert len(set(seen)) == len(seen), link
+        assert heights[-1] > heights[0]
+        assert 'class="skip"' in seen[0]
 
 
 def test_everything_that_can_be_used_has_a_name(page: Browser, sites: Sites) -> None:
     link = f'text={QUERY}&compare=1&where=["price","between","1","40"]&where=["section","in","section 1"]'
-    asked(page, sites.both, link)
-    nodes = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     used = ("button", "link", "textbox", "searchbox", "combobox", "spinbutton", "radio", "switch", "checkbox")
-    found = [node for node in nodes if not node["ignored"] and node["role"]["value"] in (*used, "list")]
-    assert {node["role"]["value"] for node in found} >= {"button", "link", "searchbox", "combobox", "switch"}
-    nameless = [node for node in found if node["role"]["value"] in used and not node["name"]["value"].strip()]
-    assert not nameless
+    roles = set()
+    for each in (link, *OTHER_VIEWS):
+        opened(page, sites, each)
+        nodes = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        found = [node for node in nodes if not node["ignored"] and node["role"]["value"] in used]
+        assert not [node for node in found if not node["name"]["value"].strip()], each
+        roles |= {node["role"]["value"] for node in found}
+    assert roles >= {"button", "link", "searchbox", "combobox", "switch"}
 
 
 def opened(page: Browser, sites: Sites, link: str) -> None:
-    """Open a link, and all cards."""
-    asked(page, sites.both, link or "none")
+    """Open a link, all folded parts, and the second hit."""
+    page.open(f"{sites.both}#{link}", ".hit, .blank, .failure, .facts")
     page.run(OPEN_ALL)
+    if page.all(".hit .open"):
+        page.run("document.querySelectorAll('.hit .open')[1].click()")
+        page.wait_for(".hit .near")
 
 
 def test_text_is_readable_in_both_themes(page: Browser, sites: Sites) -> None:
     link = f'text={QUERY}&exclude=item-001&where=["price","between","1","40"]'
-    for each in (link, f"{link}&compare=1", "item=no-such-item", ""):
+    for each in (link, f"{link}&compare=1", "item=no-such-item", "", *OTHER_VIEWS):
         opened(page, sites, each)
         for theme in THEMES:
             page.prefer(theme)
             measured = page.run(CONTRASTS)
-            assert len(measured["texts"]) > 20
+            assert len(measured["texts"]) > 15
             faint = [
                 (text, ratio)
                 for text, ratio, large in measured["texts"]
                 if ratio < (LARGE_TEXT_CONTRAST if large else TEXT_CONTRAST)
             ]
             assert not faint, (each, theme)
-            assert measured["edges"]
+            assert measured["edges"] or each == "view=service"
             assert not [(name, ratio) for name, ratio in measured["edges"] if ratio < EDGE_CONTRAST], theme
     page.console_messages()  # of the unknown item
 
@@ -150,7 +160,7 @@ def test_the_theme_follows_the_system_until_the_button_says_otherwise(page: Brow
 def test_a_phone_shows_everything_without_scrolling_sideways(page: Browser, sites: Sites) -> None:
     # Among the hits is the hostile item, whose name is long.
     link = f'text={QUERY}&exclude=item-001&where=["released","between","2026-01-01T00:00","2026-02-01T00:00"]'
-    for each in (link, f"text={QUERY}&compare=1", "item=no-such-item", ""):
+    for each in (link, f"text={QUERY}&compare=1", "item=no-such-item", "", *OTHER_VIEWS):
         opened(page, sites, each)
         for width in (PHONE[0], 320):
             page.resize((width, PHONE[1]))
@@ -173,6 +183,47 @@ def test_hostile_names_and_fields_are_shown_as_text(page: Browser, sites: Sites)
     assert "<img src=x" in page.text()
     assert not page.all("main img")
     page.console_messages()
+
+
+def test_the_page_loads_little_script_and_the_rest_when_it_is_wanted(page: Browser, sites: Sites) -> None:
+    scripts = (
+        "return performance.getEntriesByType('resource').filter((each) => each.name.endsWith('.js'))"
+        ".map((each) => [new URL(each.name).pathname.slice(1), each.decodedBodySize])"
+    )
+    asked(page, sites.both)
+    loaded = dict(page.run(scripts))
+    assert all((HERE / "playground" / name).stat().st_size == size for name, size in loaded.items())
+    assert 0 < sum(loaded.values()) <= MOST_SCRIPT_BYTES
+    page.one(".hit .open").click()
+    page.wait_for(".detail .facts")
+    page.one("label.toggle:has(#compare)").click()
+    page.wait_for(".comparison")
+    page.one("#service-tab").click()
+    page.wait_for("#service-view .facts")
+    page.one("#items-tab").click()
+    page.wait_for("#found .blank")
+    assert {name for name, _ in page.run(scripts)} == {
+        each.name for each in (HERE / "playground").glob("*.js")
+    }
+
+
+def test_the_page_of_the_api_shows_code_as_code(page: Browser, sites: Sites) -> None:
+    page.open(f"{sites.both}docs", "#schemas details")
+    page.run(OPEN_ALL)
+    assert "--compare-address" in page.texts("#operations code")
+    assert '{"error": {"code": ..., "message": ...}}' in page.texts("#about code")
+    assert "`" not in page.text()
+
+
+def test_the_page_is_two_screens_high_at_most_and_folded_on_a_phone(page: Browser, sites: Sites) -> None:
+    tall = "return document.documentElement.scrollHeight / innerHeight"
+    for each in (f"text={QUERY}", f"text={QUERY}&compare=1", *OTHER_VIEWS):
+        page.resize(DESKTOP)
+        page.open(f"{sites.hybrid}#{each}", ".hit, .blank, .facts")
+        assert page.run(tall) <= TALLEST_SCREENS, each
+        page.resize(PHONE)
+        page.open(f"{sites.hybrid}#{each}", ".hit, .blank, .panel")
+        assert not page.run("return [...document.querySelectorAll('details')].some((each) => each.open)")
 
 
 def test_no_style_or_script_stands_in_the_page(page: Browser, sites: Sites) -> None:
