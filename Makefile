@@ -81,7 +81,8 @@ $(IMPORTS):
 
 $(NAMED): $(STAMP) | $(IMPORTS)
 	@for each in $(VENV)/lib/python3*/site-packages; do
-	  [ ! -d "$$each" ] || echo "$(CURDIR)/.import" > "$$each/twinspire.pth"
+	  # An environment that another checkout shares stays as it is.
+	  [ "$$(cd "$$each" 2>/dev/null && pwd -P)" != "$$(pwd -P)/$$each" ] || echo "$(CURDIR)/.import" > "$$each/twinspire.pth"
 	done
 	touch $@
 
@@ -119,7 +120,7 @@ $(FUSION): protos/hybrid/fusion.c | $(STAMP)
 
 doctor: $(IMPORTS) ## what this machine lacks, and what to do about it, also before setup
 	@$(if $(wildcard $(STAMP)),,$(new_enough))
-	PYTHONPATH=.import $(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m twinspire.serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
+	$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m twinspire.serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
 	  $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
 data: setup ## read, check and split the data set of CONFIG
@@ -263,7 +264,8 @@ test-processors: setup ## the tests of towers, encoders and searches as on anoth
 	  $(PY) -m pytest -p tests.helpers.rounding -m "not exhaustive" -n logical --dist worksteal $(PROCESSOR_TESTS)
 
 test-serving: ## client, service and gateway, each installed alone, without torch and MLflow
-	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
+	@unset PYTHONPATH # what is installed is tested, not this checkout
+	bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
 	mkdir "$$bare/source" # what is built there is not beside other runs of tests
 	cp pyproject.toml setup.py README.md LICENSE "$$bare/source"
 	$(PYTHON) -c 'import shutil, sys # leaves out what another process may be writing
@@ -352,5 +354,6 @@ override HISTORY := $(value HISTORY)
 override REASON := $(value REASON)
 override TO := $(value TO)
 export Q HISTORY REASON TO
+export PYTHONPATH := $(CURDIR)/.import$(if $(PYTHONPATH),:$(PYTHONPATH))
 # Programs then suggest commands of make.
 export TWINSPIRE_MAKE := 1
