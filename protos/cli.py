@@ -16,7 +16,6 @@ import difflib
 import errno
 import gc
 import json
-import logging
 import os
 import select
 import sys
@@ -235,13 +234,6 @@ def print_result(result: Result, as_json: bool, console: Callable[[], Console]) 
 def _raise_again() -> None:
     """Raise the error that is being handled."""
     raise  # noqa: PLE0704  # rich calls this in its handler of a BrokenPipeError
-
-
-def log_to_stderr() -> None:
-    """Write what the process logs to stderr, from INFO on, with time, level and module."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 def execute(

@@ -22,6 +22,9 @@ os.environ.setdefault("GRPC_EXPERIMENTS", GATEWAY_EXPERIMENTS if is_gateway else
 # way of a database in the user's home. The operator may allow that by setting 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# gRPC logs several lines for each failed handshake. The error of a client says it; a server's log keeps them.
-if sys.argv[1:2] != ["serve"]:
+# gRPC logs several lines for each failed handshake. The error of a client says it; a server's log keeps them,
+# unless all lines have to be JSON.
+if os.environ.get("TWINSPIRE_LOG_FORMAT") == "json":
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+elif sys.argv[1:2] != ["serve"]:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

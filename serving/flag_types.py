@@ -109,7 +109,7 @@ def option(default: Any, help: str, type: Callable[[str], Any] = count) -> Any:
     Args:
         default: of the field.
         help: text of the flag; the default is shown after it, if there is one.
-        type: of the flag.
+        type: of the flag; of each value of one that is repeatable, whose default is `()`.
     """
     return field(default=default, metadata={"help": help, "type": type})
 
@@ -130,6 +130,10 @@ def add_options(parser: Any, kind: type[Any]) -> None:
         if isinstance(each.default, bool):
             parser.add_argument(flag(each.name), action="store_true", help=each.metadata["help"])
             continue
+        if each.default == ():
+            text = f"{each.metadata['help']}; repeatable"
+            parser.add_argument(flag(each.name), type=each.metadata["type"], action="append", help=text)
+            continue
         text = each.metadata["help"] + ("" if each.default is None else " (%(default)s)")
         read = each.metadata["type"]
         parser.add_argument(flag(each.name), type=read, default=each.default, help=text)
@@ -137,7 +141,11 @@ def add_options(parser: Any, kind: type[Any]) -> None:
 
 def chosen(arguments: Namespace, kind: type[Any]) -> dict[str, Any]:
     """The values of the flags of a dataclass, by field."""
-    return {each.name: getattr(arguments, each.name) for each in options_of(kind)}
+    given = {each.name: getattr(arguments, each.name) for each in options_of(kind)}
+    return {
+        each.name: tuple(given[each.name] or ()) if each.default == () else given[each.name]
+        for each in options_of(kind)
+    }
 
 
 def check_positive(bounds: Any) -> None:

@@ -29,7 +29,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from twinspire.protos.errors import InvalidInput, TwinspireError
 from twinspire.protos.inputs.events import is_dated, without_times
-from twinspire.serving.filters.command_line import parse_where
+from twinspire.serving.filters.text import parse_filter
 from twinspire.serving.retrieval.answer import Answer, FusionMode
 from twinspire.serving.retrieval.query import Query, check_item_ids, example_query
 from twinspire.serving.retrieval.retriever import Retriever
@@ -65,9 +65,8 @@ class BundleModel(PythonModel):
                 data frame of one column into such a list; of a wider one, give
                 `frame.to_dict("records")`.
             params: `k`, 10 if not given; `exclude_history`, whether the items of a query's history
-                are left out of its answer, as the bundle was evaluated if not given; `filter`, conditions
-                that all hits pass, each on a line of its own and as `serving.filters.command_line`
-                describes, none if not given;
+                are left out of its answer, as the bundle was evaluated if not given; `filter`, a
+                text as `serving.filters.text` describes, which all hits pass, none if not given;
                 `fusion`, the scores that rank the items of a text: `dense`, `lexical` or `hybrid`, those of
                 the bundle if not given.
 
@@ -92,8 +91,8 @@ class BundleModel(PythonModel):
         if not params.get("k", k):  # `limits.k` takes 0 for the default, as in a request over gRPC
             raise InvalidInput("k", "expected at least 1, got 0")
         exclude_history = params.get("exclude_history")
-        conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]
-        passing = parse_where(conditions, self._retriever.manifest.filters)
+        text = str(params.get("filter", "")).strip()
+        passing = parse_filter(text) if text else None
         fusion = FusionMode(str(params.get("fusion", "")) or FusionMode.DEFAULT)
         queries = [_query(row, n) for n, row in enumerate(model_input)]
         hits = []

@@ -247,8 +247,8 @@ def _filters(manifest: Manifest) -> str:
         return ""
     lines = [f"- {code(field, CELL)}: {kind}" for field, kind in sorted(manifest.filters.items())]
     use = (
-        "The parameter `filter` takes a condition on each line, such as `FIELD<50`, `FIELD=a,b` or `!FIELD`; "
-        "`--where` of the command line takes the same."
+        "The parameter `filter` takes a text such as `FIELD < 50 and (FIELD in ['a'] or FIELD is null)`; "
+        "`--filter` of the command line takes the same."
     )
     return "\n".join(["## Filter fields", "", *lines, "", use])
 

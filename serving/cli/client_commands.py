@@ -26,8 +26,6 @@ from twinspire.serving.client.blocking import RetrievalClient
 from twinspire.serving.client.protocol import TIMEOUT_SECONDS
 from twinspire.serving.client.queries import count_lines
 from twinspire.serving.client.security import Security, read_token
-from twinspire.serving.filters.command_line import parse_where
-from twinspire.serving.filters.expression import Filter
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.query import Query, Value
 from twinspire.serving.wire.converters import Info
@@ -116,12 +114,9 @@ def _add_hits(parser: ArgumentParser) -> None:
         help="leave the items of the history out of the answer (default: as the bundle was evaluated)",
     )
     parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="only items that pass, such as 'price<50', section=admin,net, tags!=old, price (is present) and "
-        "'!price'; may be repeated, and all of them must hold",
+        "--filter",
+        metavar="TEXT",
+        help="only items that pass, such as \"price < 50 and section in ['admin', 'net']\"",
     )
     parser.add_argument(
         "--fusion",
@@ -197,7 +192,7 @@ def search(arguments: Namespace) -> Result:
             exclude=arguments.exclude,
             exclude_history=arguments.exclude_history,
             min_sequence=arguments.min_sequence,
-            filter=_filter(arguments, client),
+            filter=arguments.filter,
             fusion=FusionMode(arguments.fusion),
         )
     return answer_document(answer), lambda console: tables.show_answer(console, answer)
@@ -277,7 +272,7 @@ def batch(arguments: Namespace) -> Result:
             lambda line: progress.update(task, completed=line),
             exclude=arguments.exclude,
             exclude_history=arguments.exclude_history,
-            filter=_filter(arguments, client),
+            filter=arguments.filter,
             fusion=FusionMode(arguments.fusion),
         )
     document = {
@@ -358,10 +353,6 @@ def _token(path: Path | None) -> str | None:
 
 def _features(arguments: Namespace, client: RetrievalClient) -> dict[str, Value]:
     return feature_values(arguments.feature, client.info()) if arguments.feature else {}
-
-
-def _filter(arguments: Namespace, client: RetrievalClient) -> Filter | None:
-    return parse_where(arguments.where, client.info().filter_fields) if arguments.where else None
 
 
 def _number(text: str, field: str) -> float:

@@ -324,14 +324,15 @@ class SearchArguments(TypedDict, total=False):
             twice.
         min_sequence: the search waits until the worker has applied all writes up to this sequence; pass
             `Written.sequence` to find your own write.
-        filter: only items that pass are in the answer, such as `where.price < 50`.
+        filter: only items that pass are in the answer, such as `where.price < 50`, or the same as a text:
+            `"price < 50"`.
         fusion: which scores rank the items of a query with a text; those of the bundle by default.
     """
 
     exclude: Collection[str]
     exclude_history: bool | None
     min_sequence: int
-    filter: Filter | None
+    filter: Filter | str | None
     fusion: FusionMode
 
 

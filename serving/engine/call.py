@@ -9,13 +9,16 @@ by its `Dispatcher`.
 
 import logging
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
+from twinspire.protos import logs
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.front import FrontCall, Metadata, Trailers
@@ -224,9 +227,15 @@ class Call(ABC):
             self._dispatcher.unsent.hold(self, answer_bytes)
             self.counted = True
 
+    @cached_property
+    def request_id(self) -> str:
+        """The client's `x-request-id`, or else a new one."""
+        return logs.request_id_in(self.metadata) or uuid.uuid4().hex
+
     def break_off(self, reason: str) -> None:
         """End the call before its answer is sent."""
-        log.info("%s: cancelled: %s", self.method.name, reason)
+        with logs.answering(self.request_id):
+            log.info("%s: cancelled: %s", self.method.name, reason)
         self._front.cancel(reason)
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
@@ -256,7 +265,8 @@ class Call(ABC):
 
     def fail(self, error: Exception) -> None:
         """End the call with the status of an error."""
-        code, text = status(error)
+        with logs.answering(self.request_id):
+            code, text = status(error)
         self._dispatcher.failed(self, error)
         self._end(code, text.encode(), None, trailers(error))
         # Breaks the reference cycle with the frames; it would keep the call alive until garbage collection.
@@ -347,6 +357,8 @@ class Call(ABC):
     ) -> None:
         """Send the status, after a last message if there is one. Only the first end counts.
 
+        The id of the request is in the trailing metadata if the client sent one, or the call has failed.
+
         Observers are told of it at once, unless `tell` is False.
         """
         if self._ended:
@@ -358,6 +370,8 @@ class Call(ABC):
             if self.counted or size > UNCOUNTED:  # the real size replaces a reservation, even if it is small
                 self._dispatcher.unsent.sent(self, size)
                 finished = self._written
+            if code != Code.OK or any(key == logs.REQUEST_ID for key, _ in self.metadata):
+                metadata = (*metadata, (logs.REQUEST_ID, self.request_id))
             self._front.send_status(code, details, metadata, not self._has_sent, message, finished)
         elif self.counted:
             self._dispatcher.unsent.release(self)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
+from twinspire.protos import catalogue_pb2, logs
 from twinspire.protos.errors import Unavailable
 from twinspire.serving.engine.admission import Admission
 from twinspire.serving.engine.batching import Batcher, Job
@@ -47,6 +48,8 @@ READ_ON = 1024  # events to read while a whole batch waits, so that excess calls
 ALONE_NS = 50_000  # without work, after which an arriving call counts as lone
 ALONE = 16  # lone calls in a row, after which a call is answered without polling for others
 UNKNOWN_METHOD = "other"  # for observers
+CATALOGUE = catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].full_name
+NO_METHOD, NO_CATALOGUE = b"there is no such method", b"the service was started without --catalogue"
 STOPPING = Unavailable("the service is stopping")
 QUIET_SECONDS = 0.1  # without a new call, after which a loop that stops tells its front to shut down
 REFUSE_SECONDS = 1.0  # in which new calls are refused before that, at most
@@ -207,11 +210,15 @@ class CallDispatcher:
     def _refuse(self, arriving: FrontCall, method: Method | None, error: Exception | None) -> None:
         if method is None or error is None:
             self._observer.turned_away(UNKNOWN_METHOD, Code.UNIMPLEMENTED, None)
-            arriving.reject(Code.UNIMPLEMENTED, b"there is no such method")
+            is_write = arriving.path.startswith(f"/{CATALOGUE}/")
+            arriving.reject(Code.UNIMPLEMENTED, NO_CATALOGUE if is_write else NO_METHOD)
             return
-        code, text = status(error)
+        given = logs.request_id_in(arriving.metadata)
+        with logs.answering(given):
+            code, text = status(error)
         self._observer.turned_away(method.name, code, error)
-        arriving.reject(code, text.encode(), trailers(error))
+        echoed = ((logs.REQUEST_ID, given),) if given else ()
+        arriving.reject(code, text.encode(), (*trailers(error), *echoed))
 
 
 class EventLoop:

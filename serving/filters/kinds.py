@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any, NamedTuple
 
 from twinspire.protos.errors import InvalidInput
-from twinspire.protos.filter_kinds import EARLIEST, KINDS, LATEST, microseconds_of, parse_value
+from twinspire.protos.filter_kinds import EARLIEST, KINDS, LATEST, microseconds_of
 
 Bound = float | int
 
@@ -65,20 +65,6 @@ def typed(kind: str, value: Value, path: str) -> Value:
         raise InvalidInput(path, f"expected a {expected}, got {found}")
     comparison.check(value, path)
     return value
-
-
-def from_text(kind: str, text: str, place: str) -> Value:
-    """The value of a filter, parsed as the values of items are; strings are not changed.
-
-    Raises:
-        InvalidInput: the text is no value of the type.
-    """
-    if KINDS[kind].dtype is None:
-        return text
-    value = parse_value(kind, text, place)
-    if value is None:
-        raise InvalidInput(place, f"expected a {kind}, got {text!r}")
-    return COMPARISONS[kind].given(value)
 
 
 def _check_number(value: float, path: str) -> None:

@@ -2,6 +2,6 @@
 
     python -m twinspire.serving gateway --address 127.0.0.1:50051 --port 8080
 
-The gateway is a gRPC client of the service, and may run on another machine. It needs fastapi and uvicorn
+The gateway is a gRPC client of the service, and may run on another machine. It needs starlette and uvicorn
 (`pip install '.[http]'`); nothing else in `serving` imports it but the command line and the benchmark.
 """

@@ -5,26 +5,26 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import grpc
-from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from twinspire.protos import __version__
+from twinspire.protos import logs
+from twinspire.serving.gateway.embeddings import INFERENCE, OPENAI
 from twinspire.serving.gateway.exchange import JSON, HttpClientGone
 from twinspire.serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure
 from twinspire.serving.gateway.fairness import client_in
-from twinspire.serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, error_response
+from twinspire.serving.gateway.gateway import CATALOGUE, FORWARDED, RETRIEVAL, Gateway, error_response
 from twinspire.serving.gateway.messages import encode
 from twinspire.serving.gateway.metrics import CLIENT_GONE, OTHER
-from twinspire.serving.gateway.openapi import Operation, complete
+from twinspire.serving.gateway.openapi import Operation, description
 from twinspire.serving.gateway.options import GatewayOptions
 from twinspire.serving.gateway.pages import HERE, read_pages
 
@@ -32,66 +32,53 @@ log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-SEARCH_EXAMPLE: dict[str, Any] = {"query": {"text": "red shoes"}, "k": 5}
-ITEM_EXAMPLES: dict[str, Any] = {
-    "Upsert": {
-        "items": [{"item": {"id": "17", "features": {"title": {"text": "red shoes"}}}}],
-        "request_id": "a-uuid",
-    },
+QUERY = {"text": "red shoes"}
+EXAMPLES: dict[str, Any] = {  # of the requests of RPCs
+    "Search": {"query": QUERY, "k": 5},
+    "SearchBatch": {"queries": [QUERY, {"history": ["17", "4"]}], "k": 5},
+    "Encode": {"queries": [QUERY]},
+    "Score": {"queries": [{"query": QUERY, "item_ids": ["17", "4"]}]},
+    "Upsert": {"items": [{"item": {"id": "17", "features": {"title": QUERY}}}], "request_id": "a-uuid"},
     "Delete": {"items": [{"id": "17"}], "request_id": "a-uuid"},
     "Get": {"ids": ["17"]},
-    "Changes": {"after": "0"},
+    "Changes": {"after": 0},
 }
+SEARCHES = {"Search": "search", "SearchBatch": "search:batch", "Encode": "encode", "Score": "score"}
+SEARCH = RETRIEVAL["Search"]
+COMPARE = "The answers of two services, `--address` and `--compare-address`, to one search."
+AS_OPENAI = "Vectors of texts, as OpenAI gives them; `usage` counts words."
+AS_INFERENCE = "Vectors of texts, as Text Embeddings Inference gives them."
+LIVES = "Whether the gateway lives, whatever the service does."
+ABOUT = "The gateway's version, and whether it can compare."
 OPERATIONS = (
-    Operation("POST", "/v1/search", "search", RETRIEVAL["Search"], example=SEARCH_EXAMPLE),
-    Operation(
-        "POST",
-        "/v1/search:batch",
-        "search",
-        RETRIEVAL["SearchBatch"],
-        example={"queries": [{"text": "red shoes"}, {"history": ["17", "4"]}], "k": 5},
-    ),
-    Operation(
-        "POST", "/v1/encode", "search", RETRIEVAL["Encode"], example={"queries": [{"text": "red shoes"}]}
-    ),
-    Operation(
-        "POST",
-        "/v1/score",
-        "search",
-        RETRIEVAL["Score"],
-        example={"queries": [{"query": {"text": "red shoes"}, "item_ids": ["17", "4"]}]},
-    ),
-    Operation(
-        "POST",
-        "/v1/compare",
-        "search",
-        summary="The answers of two services, `--address` and `--compare-address`, to one search.",
-        schema="Comparison",
-        request_of=RETRIEVAL["Search"],
-        example=SEARCH_EXAMPLE,
-    ),
     *(
-        Operation("POST", f"/v1/items:{name.lower()}", "items", method, example=ITEM_EXAMPLES.get(name))
+        Operation("POST", f"/v1/{path}", "search", RETRIEVAL[name], EXAMPLES[name])
+        for name, path in SEARCHES.items()
+    ),
+    Operation("POST", "/v1/compare", "search", None, EXAMPLES["Search"], "Comparison", COMPARE, SEARCH),
+    Operation(
+        "POST", "/v1/embeddings", "embeddings", None, {"input": ["red shoes"]}, "Embeddings", AS_OPENAI
+    ),
+    Operation("POST", "/embed", "embeddings", None, {"inputs": ["red shoes"]}, "Embed", AS_INFERENCE),
+    *(
+        Operation("POST", f"/v1/items:{name.lower()}", "items", method, EXAMPLES.get(name))
         for name, method in CATALOGUE.items()
     ),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
-    Operation("GET", "/v1/health", "service", summary="Whether the service answers.", schema="Health"),
-    Operation(
-        "GET",
-        "/v1/gateway",
-        "service",
-        summary="The gateway's version, whether it can compare, and the display field with images.",
-        schema="Gateway",
-        has_deadline=False,
-    ),
+    Operation("GET", "/readyz", "service", schema="Health", summary="Whether the service answers."),
+    Operation("GET", "/healthz", "service", schema="Alive", summary=LIVES, has_deadline=False),
+    Operation("GET", "/v1/gateway", "service", schema="Gateway", summary=ABOUT, has_deadline=False),
 )
 
 
-PATHS = frozenset(each.path for each in OPERATIONS)
+METRICS_PATH = "/metrics"
+REQUEST_ID = logs.REQUEST_ID.encode()
+PATHS = frozenset((*(each.path for each in OPERATIONS), METRICS_PATH))
+CORS_SECONDS = 600  # for which a browser keeps the answer to a preflight request
 
 
 class RequestGuard:
-    """Checks that a request names this host and that its client may ask, and counts it.
+    """Checks that a request names this host and that its client may ask, counts it, and gives it an id.
 
     Args:
         app: ASGI application that answers the requests that pass.
@@ -100,6 +87,16 @@ class RequestGuard:
     def __init__(self, app: Any, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
         self._names = gateway.options.host_names
+        self._checked: Any = self._answer
+        if origins := gateway.options.cors_origin:
+            self._checked = CORSMiddleware(
+                self._answer,
+                allow_origins=origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=(*FORWARDED, logs.REQUEST_ID, "content-type", "request-timeout"),
+                expose_headers=(logs.REQUEST_ID, "retry-after"),
+                max_age=CORS_SECONDS,
+            )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -107,12 +104,18 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        sender = _Sender(send, self._gateway)
-        try:
-            await self._answer(scope, receive, sender.send)
-        finally:
-            path = scope["path"] if scope["path"] in PATHS else OTHER
-            self._gateway.metrics.answered(path, sender.status, time.perf_counter() - begun)
+        sent = [value.decode("latin-1") for key, value in scope["headers"] if key == REQUEST_ID]
+        given = logs.request_id_in([(logs.REQUEST_ID, each) for each in sent]) or uuid.uuid4().hex
+        sender = _Sender(send, self._gateway, given)
+        with logs.answering(given):
+            try:
+                await self._checked(scope, receive, sender.send)
+            finally:
+                path = scope["path"] if scope["path"] in PATHS else OTHER
+                seconds = time.perf_counter() - begun
+                self._gateway.metrics.answered(path, sender.status, seconds)
+                if self._gateway.options.access_log:
+                    log.info("%s %s %d in %.1f ms", scope["method"], path, sender.status, seconds * 1000)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -139,7 +142,7 @@ class RequestGuard:
 
 
 class _Sender:
-    """Sends the messages of a response, and records its status.
+    """Sends the messages of a response with the id of its request, and records its status.
 
     While the gateway stops, it adds the header that closes the connection after the response.
 
@@ -147,17 +150,19 @@ class _Sender:
         status: of the response; `CLIENT_GONE` until it begins.
     """
 
-    def __init__(self, send: Any, gateway: Gateway) -> None:
+    def __init__(self, send: Any, gateway: Gateway, request_id: str) -> None:
         self._send, self._gateway = send, gateway
+        self._id = (REQUEST_ID, request_id.encode())
         self.status = CLIENT_GONE
 
     async def send(self, message: Any) -> None:
         """Send a message of ASGI."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            headers = [*message.get("headers", ()), self._id]
             if self._gateway.is_stopping:
-                headers = [each for each in message.get("headers", ()) if each[0] != b"connection"]
-                message = {**message, "headers": [*headers, (b"connection", b"close")]}
+                headers = [each for each in headers if each[0] != b"connection"] + [(b"connection", b"close")]
+            message = {**message, "headers": headers}
         await self._send(message)
 
 
@@ -173,12 +178,16 @@ def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
 
     playground = read_pages(HERE / "playground", "/", options.image_field is not None)
     pages = {**playground, **read_pages(HERE / "docs", "/docs")}
-    # FastAPI describes the operations, and Starlette alone answers them: to look for arguments that no
-    # operation has would take a tenth of a search's time.
+    described = Response(encode(description(OPERATIONS)), media_type=JSON)
+
+    async def describe(request: Request) -> Response:
+        return described
+
     app = Starlette(
         routes=[
             *(Route(each.path, _endpoint(gateway, each), methods=[each.verb]) for each in OPERATIONS),
-            Route("/openapi.json", _describe, methods=["GET"]),
+            Route("/openapi.json", describe, methods=["GET"]),
+            Route(METRICS_PATH, gateway.show_metrics, methods=["GET"]),
             *(Route(path, page.answer, methods=["GET"]) for path, page in pages.items()),
         ],
         exception_handlers={
@@ -197,7 +206,10 @@ def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
     method = operation.method
     if method is None:
         own: dict[str, Endpoint] = {
-            "/v1/health": gateway.health,
+            "/v1/embeddings": partial(gateway.embed, OPENAI),
+            "/embed": partial(gateway.embed, INFERENCE),
+            "/readyz": gateway.health,
+            "/healthz": gateway.live,
             "/v1/gateway": gateway.describe,
             "/v1/compare": gateway.compare,
         }
@@ -205,32 +217,6 @@ def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
     if method.descriptor.server_streaming:
         return partial(gateway.server_stream, method)
     return partial(gateway.unary if operation.verb == "POST" else gateway.info, method)
-
-
-async def _describe(request: Request) -> Response:
-    return Response(_description(), media_type=JSON)
-
-
-@cache
-def _description() -> bytes:
-    """The description of the API, as JSON."""
-
-    def endpoint() -> None: ...
-
-    routes = [
-        APIRoute(
-            each.path,
-            endpoint,
-            methods=[each.verb],
-            tags=[each.tag],
-            summary=each.text,
-            operation_id=each.name,
-            openapi_extra=each.extra(),
-            response_class=Response,
-        )
-        for each in OPERATIONS
-    ]
-    return encode(complete(get_openapi(title="Twinspire", version=__version__, routes=routes), OPERATIONS))
 
 
 async def _failed(gateway: Gateway, request: Request, failure: Any) -> Response:

@@ -4,8 +4,9 @@ import asyncio
 import fcntl
 import struct
 import termios
-from collections import Counter
 from typing import Any, Protocol
+
+from prometheus_client import Counter
 
 STALL_SECONDS = 120.0  # without progress, after which a connection with unsent bytes is closed
 STALL_CHECKS = 8  # of the progress, within `STALL_SECONDS`
@@ -26,7 +27,7 @@ class CoalescingTransport:
     """
 
     def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, closed: Counter[str]
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, closed: Counter
     ) -> None:
         self._transport, self._loop, self._closed = transport, loop, closed
         self._parts: list[bytes] = []
@@ -102,7 +103,7 @@ class CoalescingTransport:
         if read > self._read:
             self._read, self._read_at = read, now
         elif now - self._read_at >= STALL_SECONDS:
-            self._closed["stall"] += 1
+            self._closed.labels("stall").inc()
             self._transport.abort()
             return
         self._check_later()
@@ -162,7 +163,7 @@ class OpenConnections:
         closed: Counts connections that the gateway closes, by reason.
     """
 
-    def __init__(self, limit: int, closed: Counter[str]) -> None:
+    def __init__(self, limit: int, closed: Counter) -> None:
         self._limit, self.closed = limit, closed
         self._clients: dict[str, _OfClient] = {}
         self._count = 0
@@ -181,10 +182,10 @@ class OpenConnections:
         if self._count >= self._limit:
             evicted = self._spare(connection.client_host)
             if evicted is None:
-                self.closed["full"] += 1
+                self.closed.labels("full").inc()
                 return False
             self.discard(evicted)
-            self.closed["evicted"] += 1
+            self.closed.labels("evicted").inc()
             evicted.transport.abort()
         self._clients.setdefault(connection.client_host, _OfClient()).idle[connection] = None
         self._count += 1

@@ -53,8 +53,9 @@ def deadline(request: Request, usual: float, longest: float) -> float:
 def check_type(request: Request) -> None:
     """Refuse a body of another type than JSON.
 
-    Browsers send JSON to another origin only after a preflight request (CORS), which the gateway never
-    permits; bodies of some other types they send at once. So a page of another origin cannot write items.
+    Browsers send JSON to another origin only after a preflight request (CORS), which the gateway permits to
+    the origins of `--cors-origin` alone; bodies of some other types they send at once. So a page of another
+    origin cannot write items.
 
     Raises:
         HttpFailure: the type is another one.

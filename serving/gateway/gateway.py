@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from twinspire.protos import __version__, catalogue_pb2, retrieval_pb2
+from twinspire.protos import __version__, catalogue_pb2, logs, retrieval_pb2
 from twinspire.serving.address import is_local
 from twinspire.serving.gateway.authorization import Authorization
+from twinspire.serving.gateway.embeddings import EmbeddingForm
 from twinspire.serving.gateway.exchange import (
     JSON,
     RECEIVED,
@@ -28,7 +30,7 @@ from twinspire.serving.gateway.exchange import (
 from twinspire.serving.gateway.failures import HttpFailure, failure_of
 from twinspire.serving.gateway.fairness import FairShare, Refusals, client_in
 from twinspire.serving.gateway.heavy_work import HeavyWork
-from twinspire.serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, parse, to_json
+from twinspire.serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, to_json
 from twinspire.serving.gateway.metrics import GatewayMetrics
 from twinspire.serving.gateway.options import GatewayOptions
 from twinspire.serving.gateway.streams import NdjsonWriter, relay
@@ -46,7 +48,7 @@ def methods(service: ServiceDescriptor) -> dict[str, UpstreamMethod]:
 
 RETRIEVAL = methods(retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"])
 CATALOGUE = methods(catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"])
-SEARCH = RETRIEVAL["Search"]
+SEARCH, INFO = RETRIEVAL["Search"], RETRIEVAL["Info"]
 
 
 class Gateway:
@@ -71,8 +73,8 @@ class Gateway:
         self.pending = PendingBytes(bounds.pending_body_bytes)
         self.refusals = Refusals(bounds.refused_per_second)
         self.metrics = GatewayMetrics()
-        self.metrics.gauges["twinspire_gateway_in_progress"] = lambda: self.requests.held
-        self.metrics.gauges["twinspire_gateway_pending_body_bytes"] = lambda: self.pending.held
+        self.metrics.show("twinspire_gateway_in_progress", lambda: self.requests.held)
+        self.metrics.show("twinspire_gateway_pending_body_bytes", lambda: self.pending.held)
         self.is_stopping = False
 
     async def open(self) -> None:
@@ -113,6 +115,15 @@ class Gateway:
         with self._in_progress(request):
             return await self._answer(method, method.request(), self._seconds(request), request)
 
+    async def embed(self, form: EmbeddingForm, request: Request) -> Response:
+        """Vectors of texts, as a kind of client asks for them."""
+        async with self._message(form, request) as (seconds, asked):
+            item = asked.model == "item"
+            info = await self._called(INFO, INFO.request(), seconds, request) if item else None
+            found = await self._called(form, asked.message(info), seconds, request)
+            write = partial(form.write, asked)
+            return json_response(await self.write(found, client_in(request.scope), write))
+
     async def health(self, request: Request) -> Response:
         """Whether the service answers searches, and the gateway does not stop."""
         service, metadata = self._service, self._metadata(request)
@@ -126,6 +137,15 @@ class Gateway:
         if serves and not self.is_stopping:
             return json_response(encode({"status": "SERVING"}))
         return json_response(encode({"status": "NOT_SERVING"}), 503)
+
+    async def live(self, request: Request) -> Response:
+        """The gateway answers."""
+        return json_response(encode({"status": "ALIVE"}))
+
+    async def show_metrics(self, request: Request) -> Response:
+        """The gateway's metrics for Prometheus, for clients that may call `Info`."""
+        await self.authorize(INFO, request)
+        return Response(generate_latest(self.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def compare(self, request: Request) -> Response:
         """The answers of both services to one search."""
@@ -211,22 +231,22 @@ class Gateway:
         Raises:
             Failure: as of `parse`, the client may not make the call, or it takes too long.
         """
-        given = content, method.request, self.options.bounds.max_body_fields
+        given = content, self.options.bounds.max_body_fields
         if not is_heavy(content):
-            return parse(*given)
+            return method.read(*given)
         await self.authorize(method, request)
         try:
             async with asyncio.timeout(seconds):
-                return await self._work.run(client_in(request.scope), parse, *given)
+                return await self._work.run(client_in(request.scope), method.read, *given)
         except TimeoutError:
             late = "the body could not be read within the request's time"
             raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
 
-    async def write(self, message: Any, client: str) -> bytes:
+    async def write(self, message: Any, client: str, write: Callable[[Any], bytes] = to_json) -> bytes:
         """A message as JSON; a large one is written by a thread."""
         if message.ByteSize() <= LIGHT_MESSAGE_BYTES:
-            return to_json(message)
-        return await self._work.run(client, to_json, message)
+            return write(message)
+        return await self._work.run(client, write, message)
 
     def refuse(self, failure: HttpFailure, request: Request) -> None:
         """Count a failure for the bound on refused requests, if the request was at fault."""
@@ -273,19 +293,23 @@ class Gateway:
     async def _answer(
         self, method: UpstreamMethod, message: Any, seconds: float, request: Request
     ) -> Response:
+        answer = await self._called(method, message, seconds, request)
+        return json_response(await self.write(answer, client_in(request.scope)))
+
+    async def _called(self, method: UpstreamMethod, message: Any, seconds: float, request: Request) -> Any:
+        """The response of gRPC."""
         client, service = client_in(request.scope), self._service
         async with self._place(service, client, seconds, request.receive) as left:
             with service.call(method, message, left, self._metadata(request)) as call:
                 watch = DisconnectWatcher(request.receive, call)
                 try:
-                    answer = await call
+                    return await call
                 except asyncio.CancelledError:
                     raise self.cancellation_error(watch.is_gone) from None
                 except grpc.RpcError as error:
                     raise failure_of(error) from None
                 finally:
                     watch.stop()
-        return json_response(await self.write(answer, client))
 
     async def _compared(
         self, name: str, service: Upstream, message: Any, seconds: float, request: Request
@@ -370,7 +394,7 @@ class Gateway:
             if key == "authorization":
                 self._check_privacy()
             found.append((key, text))
-        return tuple(found)
+        return (*found, (logs.REQUEST_ID, logs.request_id()))
 
     def _check_privacy(self) -> None:
         options = self.options

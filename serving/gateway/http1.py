@@ -386,7 +386,7 @@ class HttpConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
             )
 
     def _head_is_late(self) -> None:
-        self._shared.connections.closed["head"] += 1
+        self._shared.connections.closed.labels("head").inc()
         self.transport.abort()
 
     def _watch_head(self) -> None:

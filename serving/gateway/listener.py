@@ -5,8 +5,9 @@ import errno
 import logging
 import math
 import socket
-from collections import Counter
 from typing import Any
+
+from prometheus_client import Counter
 
 from twinspire.serving.gateway.fairness import Allowance, cached_client_of
 
@@ -72,9 +73,9 @@ class Listener(socket.socket):
     """
 
     _rate: ConnectionRate | None = None
-    _closed: Counter[str]
+    _closed: Counter
 
-    def limit(self, rate: ConnectionRate, closed: Counter[str]) -> None:
+    def limit(self, rate: ConnectionRate, closed: Counter) -> None:
         """Bound the connections of each client.
 
         Args:
@@ -93,7 +94,7 @@ class Listener(socket.socket):
             connection, address = super().accept()
             if self._rate is None or self._rate.take(cached_client_of(address[0])):
                 return connection, address
-            self._closed["rate"] += 1
+            self._closed.labels("rate").inc()
             connection.close()
         raise BlockingIOError
 

@@ -1,5 +1,8 @@
 """Protobuf messages to JSON and back, by protobuf's own mapping with the names of the .proto files.
 
+Three things differ: 64-bit integers are numbers, a field `NAME_json` is an object under `NAME`, and a filter
+may be a text, as `serving.filters.text` describes.
+
 Reading is left to `google.protobuf.json_format`, which takes 15 us for a search. Writing an answer of ten
 hits would take it 120 us, more than the search. `document` walks a plan that is made once for each message
 type, and takes a third of that; `tests/serving/gateway/test_messages.py` compares the two.
@@ -19,18 +22,15 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.errors import InvalidInput
 from twinspire.serving.gateway.failures import TOO_LARGE, HttpFailure, invalid
+from twinspire.serving.wire.filter_converters import filter_to_wire
 
 Convert = Callable[[Any], Any]
 Path = tuple[str | int, ...]  # of a field in a message: names of fields, places in lists and keys of maps
 WELL_KNOWN = "google.protobuf."  # messages with a mapping of their own
-LONG = (
-    FieldDescriptor.TYPE_INT64,
-    FieldDescriptor.TYPE_UINT64,
-    FieldDescriptor.TYPE_SINT64,
-    FieldDescriptor.TYPE_FIXED64,
-    FieldDescriptor.TYPE_SFIXED64,
-)  # strings in JSON, because JavaScript's numbers hold 53 bits
+AS_TEXT = "_json"  # at the end of a field's name: its text is JSON
 FAILED, PLACE = re.compile(r"Failed to parse (\w+) field: "), re.compile(r" at \w+Request[\w.\[\]]*$")
 MAX_DEPTH = 100  # messages inside each other, as in protobuf's own reader
 JSON_TYPES = {
@@ -91,7 +91,7 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
     if not content.strip():
         return message
     max_fields = _most_fields(message.DESCRIPTOR, max_fields)
-    given = _decode(content, max_fields)
+    given = decode(content, max_fields)
     check_fields(given, message.DESCRIPTOR)
     lists: list[tuple[Path, list[Any]]] = []
     if len(content) > LARGE_BYTES:
@@ -116,13 +116,13 @@ def check_fields(given: Any, descriptor: Any, path: str = "", depth: int = 0) ->
     """Check that the JSON of a message is an object with known fields; protobuf would take an empty list too.
 
     Args:
-        given: the decoded JSON.
+        given: the decoded JSON; objects replace texts of filters in it.
         path: of the message in the request, for errors.
         depth: number of messages around it.
 
     Raises:
         Failure: a field is unknown, and the text names the one that was probably meant; a message is no
-            object; or there are more than `MAX_DEPTH` messages inside each other.
+            object, and no text of a filter; or there are more than `MAX_DEPTH` messages inside each other.
     """
     if descriptor.full_name.startswith(WELL_KNOWN):
         return
@@ -135,6 +135,8 @@ def check_fields(given: Any, descriptor: Any, path: str = "", depth: int = 0) ->
         if field is None:
             raise invalid(_unknown(f"{path}." if path else "", name, descriptor))
         kind = _value_type(field)
+        if isinstance(value, str) and may_be_text(field):
+            given[name] = value = _filter(value)
         if kind is not None and value is not None:
             for key, each in _keyed(field, value):
                 place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in key)
@@ -204,7 +206,8 @@ def _most_fields(descriptor: Descriptor, of_items: int) -> int:
     return max(1, of_items // (QUERIES_SHARE if has_many else QUERY_SHARE))
 
 
-def _decode(content: bytes | bytearray, max_fields: int) -> Any:
+def decode(content: bytes | bytearray, max_fields: int) -> Any:
+    """A body's JSON; arguments and errors as of `parse`."""
     count = 0
 
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -272,6 +275,23 @@ def _reason(text: str) -> str:
     return f"{'.'.join(path) or 'body'}: {text[:1].lower()}{text[1:]}"[:LONGEST_REASON]
 
 
+def may_be_text(field: FieldDescriptor) -> bool:
+    """Whether a field is a filter, which may be given as a text."""
+    return field.message_type is wire.Filter.DESCRIPTOR and not field.is_repeated
+
+
+def name_of(field: FieldDescriptor) -> str:
+    """The name of a field in the JSON of an answer."""
+    return field.name.removesuffix(AS_TEXT)
+
+
+def _filter(text: str) -> dict[str, Any]:
+    try:
+        return document(filter_to_wire(text))
+    except InvalidInput as error:
+        raise invalid(str(error)) from None
+
+
 def is_map(field: FieldDescriptor) -> bool:
     """Whether a field is a map."""
     return field.message_type is not None and field.message_type.GetOptions().map_entry
@@ -302,20 +322,22 @@ def _writer(descriptor: Any) -> Convert:
     """The function that converts messages of a type to documents."""
     if descriptor.full_name.startswith(WELL_KNOWN):
         return json_format.MessageToDict
-    # Name, whether it may be absent, and conversion; filled at the first message: a type may contain itself.
-    plan: list[tuple[str, bool, Convert | None]] = []
+    # Names in the message and in JSON, whether it may be absent, and conversion; filled at the first message,
+    # for a type may contain itself.
+    plan: list[tuple[str, str, bool, Convert | None]] = []
 
     def write(message: Message) -> dict[str, Any]:
         found = {}
-        for name, may_be_absent, convert in plan or filled():
+        for name, shown, may_be_absent, convert in plan or filled():
             if may_be_absent and not message.HasField(name):
                 continue
             value = getattr(message, name)
-            found[name] = value if convert is None else convert(value)
+            found[shown] = value if convert is None else convert(value)
         return found
 
-    def filled() -> list[tuple[str, bool, Convert | None]]:
-        plan.extend((field.name, field.has_presence, _field(field)) for field in descriptor.fields)
+    def filled() -> list[tuple[str, str, bool, Convert | None]]:
+        fields = descriptor.fields
+        plan.extend((each.name, name_of(each), each.has_presence, _field(each)) for each in fields)
         return plan
 
     return write
@@ -346,8 +368,8 @@ def _value(field: FieldDescriptor) -> Convert | None:
         return _writer(field.message_type)
     if field.enum_type is not None:
         return _enum(field.enum_type)
-    if field.type in LONG:
-        return str
+    if field.name.endswith(AS_TEXT):
+        return lambda text: json.loads(text) if text else {}
     if field.type == FieldDescriptor.TYPE_FLOAT:
         return _single
     if field.type == FieldDescriptor.TYPE_DOUBLE:

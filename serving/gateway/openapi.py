@@ -1,8 +1,10 @@
-"""The OpenAPI description of the gateway: for each path, the parts that FastAPI cannot derive."""
+"""The OpenAPI description of the gateway."""
 
 from dataclasses import dataclass
 from typing import Any
 
+from twinspire.protos import __version__
+from twinspire.serving.gateway.embeddings import FORMATS, MODELS
 from twinspire.serving.gateway.exchange import JSON, NDJSON
 from twinspire.serving.gateway.failures import HTTP_STATUS
 from twinspire.serving.gateway.schemas import REFERENCE, comments, reference, schemas
@@ -12,10 +14,11 @@ Document = dict[str, Any]
 
 ABOUT = """The RPCs of Retrieval and Catalogue as JSON: protobuf's own mapping, with the .proto files' names.
 
-64-bit integers are strings, because numbers of JavaScript hold 53 bits; a request may have numbers as well.
+64-bit integers are numbers, and a filter may be a text such as `price < 50 and brand in ['acme', 'zeta']`.
 An error's body is `{"error": {"code": ..., "message": ...}}` with the code of gRPC, and its HTTP status is
-that of the code. Streams are lines of JSON (NDJSON); an error after the first line is the last line. When a
-client goes, its call is cancelled."""
+that of the code. The header `X-Request-Id` of an answer is that of its request, or a new one. Streams are
+lines of JSON (NDJSON); an error after the first line is the last line. When a client goes, its call is
+cancelled."""
 TIMEOUT = {
     "name": "Request-Timeout",
     "in": "header",
@@ -31,9 +34,18 @@ KEY = {
 TEXT: Document = {"type": "string"}
 
 
-def _object(**properties: Document) -> Document:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+def _object(required: list[str] | None = None, **properties: Document) -> Document:
+    required = list(properties) if required is None else required
+    return {"type": "object", "properties": properties, "required": required}
 
+
+def _list(items: Document) -> Document:
+    return {"type": "array", "items": items}
+
+
+TEXTS = {"anyOf": [TEXT, _list(TEXT)]}
+MODEL = {**TEXT, "enum": [*MODELS]}
+VECTOR: Document = {"anyOf": [_list({"type": "number"}), {**TEXT, "contentEncoding": "base64"}]}
 
 ERROR_REFERENCE = {"$ref": f"{REFERENCE}Error"}
 OWN_SCHEMAS: dict[str, Document] = {  # of messages that are in no .proto file
@@ -41,6 +53,18 @@ OWN_SCHEMAS: dict[str, Document] = {  # of messages that are in no .proto file
         error=_object(code={**TEXT, "enum": sorted(code.name for code in HTTP_STATUS)}, message=TEXT)
     ),
     "Health": _object(status={**TEXT, "enum": ["SERVING", "NOT_SERVING"]}),
+    "Embeddings": _object(
+        object=TEXT,
+        data=_list(_object(object=TEXT, index={"type": "integer"}, embedding=VECTOR)),
+        model=TEXT,
+        usage=_object(prompt_tokens={"type": "integer"}, total_tokens={"type": "integer"}),
+    ),
+    "EmbeddingsRequest": _object(
+        ["input"], input=TEXTS, model=MODEL, encoding_format={**TEXT, "enum": [*FORMATS]}
+    ),
+    "Embed": _list(VECTOR),
+    "EmbedRequest": _object(["inputs"], inputs=TEXTS, model=MODEL),
+    "Alive": _object(status={**TEXT, "enum": ["ALIVE"]}),
     "Gateway": _object(compare={"type": "boolean"}, version=TEXT, image_field={"type": ["string", "null"]}),
     "Comparison": _object(
         champion={"$ref": f"{REFERENCE}SearchResponse"},
@@ -57,8 +81,9 @@ class Operation:
         verb: `GET` or `POST`.
         tag: under which it is listed.
         method: RPC that it calls; None where it calls none, or several.
-        summary: one sentence; the comment of the method if not given.
+        example: of its request.
         schema: name of the schema of its response, where there is no `method`.
+        summary: one sentence; the comment of the method if not given.
         request_of: RPC whose request is its body, where that is not `method`.
         has_deadline: whether it calls a service, and so takes the header `Request-Timeout`.
     """
@@ -67,10 +92,10 @@ class Operation:
     path: str
     tag: str
     method: UpstreamMethod | None = None
-    summary: str = ""
-    schema: str = ""
-    request_of: UpstreamMethod | None = None
     example: Document | None = None
+    schema: str = ""
+    summary: str = ""
+    request_of: UpstreamMethod | None = None
     has_deadline: bool = True
 
     @property
@@ -83,8 +108,8 @@ class Operation:
         """The unique name of the operation, for programs that generate clients."""
         return self.method.descriptor.name if self.method else self.schema
 
-    def extra(self) -> Document:
-        """Its description in OpenAPI, without path and summary."""
+    def describe(self) -> Document:
+        """Its description in OpenAPI, without its path."""
         body = self.request_of or self.method
         gives = JSON
         if self.method is not None:
@@ -95,6 +120,9 @@ class Operation:
             schema = {"$ref": f"{REFERENCE}{self.schema}"}
         error = {"description": "An error", "content": {JSON: {"schema": ERROR_REFERENCE}}}
         found: Document = {
+            "tags": [self.tag],
+            "summary": self.text,
+            "operationId": self.name,
             "parameters": [
                 *([TIMEOUT] if self.has_deadline else []),
                 *([KEY] if body is not None and self.tag == "search" else []),
@@ -108,24 +136,26 @@ class Operation:
             },
             "security": [{}, {"token": []}],
         }
-        if body is not None and self.verb == "POST":
-            content: Document = {"schema": reference(body.descriptor.input_type)}
+        if self.verb == "POST":
+            own = {"$ref": f"{REFERENCE}{self.schema}Request"}
+            content: Document = {"schema": own if body is None else reference(body.descriptor.input_type)}
             if self.example is not None:
                 content["example"] = self.example
             found["requestBody"] = {"required": True, "content": {JSON: content}}
         return found
 
 
-def complete(document: Document, operations: tuple[Operation, ...]) -> Document:
-    """FastAPI's document, with the schemas of all messages and the description of the gateway."""
-    methods = [
-        method for each in operations for method in (each.method, each.request_of) if method is not None
-    ]
-    inputs = [method.descriptor.input_type for method in methods]
-    outputs = [method.descriptor.output_type for method in methods]
-    document["info"]["description"] = ABOUT
-    document["components"] = {
-        "schemas": {**schemas(inputs, outputs), **OWN_SCHEMAS},
-        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+def description(operations: tuple[Operation, ...]) -> Document:
+    """The document of all paths and messages."""
+    methods = [each.method or each.request_of for each in operations]
+    descriptors = [method.descriptor for method in methods if method is not None]
+    inputs, outputs = ([getattr(each, f"{way}_type") for each in descriptors] for way in ("input", "output"))
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Twinspire", "version": __version__, "description": ABOUT},
+        "paths": {each.path: {each.verb.lower(): each.describe()} for each in operations},
+        "components": {
+            "schemas": {**schemas(inputs, outputs), **OWN_SCHEMAS},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
-    return document

@@ -13,6 +13,8 @@ from twinspire.serving.client.security import Security
 from twinspire.serving.flag_types import check_positive, option
 from twinspire.serving.gateway.messages import MAX_FIELDS
 
+ORIGIN = re.compile(r"https?://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
+ANY_ORIGIN = "*"
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 LONGEST_STREAM_SECONDS = 86_400.0
@@ -74,11 +76,6 @@ class GatewayOptions:
 
     Args:
         security: of the connections to the services; without a token, because each request brings its own.
-        metrics_host: to listen on for scrapes of Prometheus.
-        allowed_hosts: names by which clients may call the gateway (`Host`), without ports, beside `host` and
-            those of loopback; without any, every name if it does not listen on loopback.
-        certificate: of the gateway itself, PEM; with it the gateway talks HTTPS.
-        insecure: listen beyond this machine without HTTPS.
 
     Raises:
         InvalidInput: the options contradict each other.
@@ -97,9 +94,13 @@ class GatewayOptions:
         3600.0, "seconds of a stream at most", flags.bounded_seconds(LONGEST_STREAM_SECONDS)
     )
     grace: float = option(10.0, "seconds for requests in progress to finish", flags.seconds)
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int | None = option(
-        None, "port of the metrics for Prometheus, 0 for any free one; without it no metrics", flags.port
+    access_log: bool = option(False, "log each request with its id, path, status and time")
+    port_file: Path | None = option(None, "write the port here once requests are answered", flags.output_file)
+    allow_host: tuple[str, ...] = option(
+        (),
+        "a name without a port by which clients may call it, beside --host and localhost (any, if --host is "
+        "no loopback)",
+        str,
     )
     image_field: str | None = option(
         None,
@@ -107,10 +108,15 @@ class GatewayOptions:
         "policy allows images from other hosts then",
         str,
     )
-    allowed_hosts: tuple[str, ...] = ()
-    certificate: Path | None = None
-    key: Path | None = None
-    insecure: bool = False
+    cors_origin: tuple[str, ...] = option(
+        (),
+        "whose pages may call it from a browser, such as https://shop.example; * for all, but not on "
+        "loopback or with --certificate",
+        str,
+    )
+    https_certificate: Path | None = option(None, "the gateway's own certificates, PEM", Path)
+    https_key: Path | None = option(None, "the key of the first of them, PEM", Path)
+    insecure: bool = option(False, "listen beyond this machine without HTTPS")
     bounds: GatewayBounds = GatewayBounds()
 
     def __post_init__(self) -> None:
@@ -119,9 +125,9 @@ class GatewayOptions:
             check_target(self.compare_address)
         if self.security.token is not None:
             raise InvalidInput("security.token", "each request to the gateway brings its own token")
-        if (self.certificate is None) != (self.key is None):
-            raise InvalidInput("certificate", "expected a certificate and its key, or neither")
-        if not (is_loopback(self.host) or self.certificate or self.insecure):
+        if (self.https_certificate is None) != (self.https_key is None):
+            raise InvalidInput("https_certificate", "expected a certificate and its key, or neither")
+        if not (is_loopback(self.host) or self.https_certificate or self.insecure):
             raise InvalidInput(
                 "host",
                 f"{self.host} can be reached from other machines: give --https-certificate and --https-key, "
@@ -129,13 +135,26 @@ class GatewayOptions:
             )
         if self.image_field == "":
             raise InvalidInput("image_field", "expected the name of a display field, got none")
-        for name in self.allowed_hosts:
+        for name in self.allow_host:
             if not HOST_NAME.fullmatch(name):
                 raise InvalidInput(
-                    "allowed_hosts",
+                    "allow_host",
                     f"expected a name or an address without a scheme or a port, such as search.example.org "
                     f"or [::1] (--allow-host), got {name!r}",
                 )
+        for origin in self.cors_origin:
+            if origin != ANY_ORIGIN and not ORIGIN.fullmatch(origin):
+                raise InvalidInput(
+                    "cors_origin",
+                    f"expected an origin such as https://shop.example, in lower case and without a path "
+                    f"(--cors-origin), got {origin!r}",
+                )
+        if ANY_ORIGIN in self.cors_origin and (is_loopback(self.host) or self.security.certificate):
+            raise InvalidInput(
+                "cors_origin",
+                "with * any page could call with the rights of this machine, or of --certificate: name the "
+                "origins (--cors-origin)",
+            )
         bounds = self.bounds
         if bounds.pending_body_bytes < bounds.max_body_bytes:
             raise InvalidInput(
@@ -152,10 +171,10 @@ class GatewayOptions:
     @property
     def host_names(self) -> frozenset[str] | None:
         """The names that a `Host` header may have, without a port; None for any."""
-        if not (self.allowed_hosts or is_loopback(self.host)):
+        if not (self.allow_host or is_loopback(self.host)):
             return None
         own = f"[{self.host}]" if ":" in self.host else self.host
-        return frozenset(name.lower() for name in (*self.allowed_hosts, own, *LOOPBACK_NAMES))
+        return frozenset(name.lower() for name in (*self.allow_host, own, *LOOPBACK_NAMES))
 
     def tls(self) -> ssl.SSLContext | None:
         """The TLS context of the gateway's own port; None for HTTP.
@@ -163,17 +182,19 @@ class GatewayOptions:
         Raises:
             DataError: a file cannot be read, or is invalid.
         """
-        if self.certificate is None:
+        if self.https_certificate is None:
             return None
 
         def refuse() -> str:  # instead of waiting for a password on the terminal
-            raise DataError(f"{self.key}: is encrypted; expected a key without a password")
+            raise DataError(f"{self.https_key}: is encrypted; expected a key without a password")
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(self.certificate, self.key, password=refuse)
+            context.load_cert_chain(self.https_certificate, self.https_key, password=refuse)
         except (OSError, ssl.SSLError) as error:
-            raise DataError(f"{self.certificate}, {self.key}: cannot be used: {_reason(error)}") from None
+            raise DataError(
+                f"{self.https_certificate}, {self.https_key}: cannot be used: {_reason(error)}"
+            ) from None
         return context
 
 

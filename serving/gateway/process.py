@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,6 @@ from twinspire.serving.gateway.http1 import GatewayState, HttpConnection
 from twinspire.serving.gateway.listener import AcceptErrors, ConnectionRate, Listener
 from twinspire.serving.gateway.options import GatewayOptions
 from twinspire.serving.gateway.pages import COMMON_HEADERS
-from twinspire.serving.metrics_server import serve_registry
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +45,11 @@ OTHER_DESCRIPTORS = 64  # of connections to services, of scrapes, and of the pro
 
 @dataclass(frozen=True)
 class Listening:
-    """Where a gateway listens; `metrics_port` is None without metrics."""
+    """Where a gateway listens."""
 
     url: str
     host: str
     port: int
-    metrics_port: int | None = None
 
 
 class GatewayServer(uvicorn.Server):
@@ -81,7 +79,7 @@ class GatewayServer(uvicorn.Server):
         loop.set_exception_handler(AcceptErrors())
         bounds = self.gateway.options.bounds
         connections = OpenConnections(_most_connections(self.gateway.options), shown.closed)
-        shown.gauges["twinspire_gateway_connections"] = connections.__len__
+        shown.show("twinspire_gateway_connections", connections.__len__)
         make = partial(
             HttpConnection,
             GatewayState(connections, self.gateway.refusals, loop),
@@ -164,10 +162,6 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
     with contextlib.ExitStack() as stack:
         listener, where = stack.enter_context(listening(options))
         server = make_server(options, lambda: ready(where))
-        if options.metrics_port is not None:
-            registry = server.gateway.metrics.registry
-            shown = serve_registry(registry, options.metrics_host, options.metrics_port)
-            where = replace(where, metrics_port=stack.enter_context(shown))
         trimmer = heap.HeapTrimmer()
         trimmer.start()
         stack.callback(trimmer.stop)
@@ -229,7 +223,7 @@ def listening(options: GatewayOptions) -> Iterator[tuple[socket.socket, Listenin
     """
     with _listen(options) as listener:
         port = int(listener.getsockname()[1])
-        scheme = "http" if options.certificate is None else "https"
+        scheme = "http" if options.https_certificate is None else "https"
         yield listener, Listening(f"{scheme}://{join(options.host, port)}", options.host, port)
 
 

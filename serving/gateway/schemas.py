@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from twinspire import protos
-from twinspire.serving.gateway.messages import is_map
+from twinspire.serving.gateway.messages import AS_TEXT, is_map, may_be_text, name_of
 
 Schema = dict[str, Any]
 REFERENCE = "#/components/schemas/"
@@ -28,10 +28,10 @@ SIMPLE: dict[int, Schema] = {
     FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
     FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
     FieldDescriptor.TYPE_UINT32: {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
-    # Strings, because JavaScript's numbers hold 53 bits; a request may have numbers as well.
-    FieldDescriptor.TYPE_INT64: {"type": "string", "format": "int64", "pattern": "^-?[0-9]+$"},
-    FieldDescriptor.TYPE_UINT64: {"type": "string", "format": "uint64", "pattern": "^[0-9]+$"},
+    FieldDescriptor.TYPE_INT64: {"type": "integer", "format": "int64"},
+    FieldDescriptor.TYPE_UINT64: {"type": "integer", "format": "uint64", "minimum": 0},
 }
+FILTER_TEXT: Schema = {"type": "string", "examples": ["price < 50 and brand in ['acme', 'zeta']"]}
 WELL_KNOWN: dict[str, Schema] = {"google.protobuf.Timestamp": {"type": "string", "format": "date-time"}}
 
 
@@ -48,7 +48,7 @@ def schemas(inputs: Iterable[Any], outputs: Iterable[Any]) -> dict[str, Schema]:
         made = found[name] = _message(descriptor)
         if name in requests:
             made["additionalProperties"] = False
-        elif required := [field.name for field in descriptor.fields if not field.has_presence]:
+        elif required := [name_of(field) for field in descriptor.fields if not field.has_presence]:
             made["required"] = required
     return found
 
@@ -97,7 +97,7 @@ def _comments(text: str) -> dict[str, str]:
 
 
 def _message(descriptor: Any) -> Schema:
-    properties = {field.name: _property(field) for field in descriptor.fields}
+    properties = {name_of(field): _property(field) for field in descriptor.fields}
     choices = [
         f"At most one of {', '.join(field.name for field in oneof.fields)}."
         for oneof in descriptor.oneofs
@@ -108,11 +108,14 @@ def _message(descriptor: Any) -> Schema:
 
 
 def _property(field: Any) -> Schema:
+    made: Schema
     if is_map(field):
         value = _value(field.message_type.fields_by_name["value"])
         made = {"type": "object", "additionalProperties": value}
     elif field.is_repeated:
         made = {"type": "array", "items": _value(field)}
+    elif may_be_text(field):
+        made = {"anyOf": [_value(field), FILTER_TEXT]}
     else:
         made = _value(field)
     text = comments().get(field.full_name)
@@ -120,6 +123,8 @@ def _property(field: Any) -> Schema:
 
 
 def _value(field: Any) -> Schema:
+    if field.name.endswith(AS_TEXT):
+        return {"type": "object"}
     if field.message_type is not None:
         known = WELL_KNOWN.get(field.message_type.full_name)
         return reference(field.message_type) if known is None else known

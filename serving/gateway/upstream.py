@@ -13,6 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from twinspire.serving.client import protocol
 from twinspire.serving.client.security import Security
 from twinspire.serving.gateway.fairness import FairPlaces
+from twinspire.serving.gateway.messages import parse
 
 CONNECT_SECONDS = 5.0  # a busy machine may take long to accept; a closed port refuses at once
 CALLS = 16  # of one connection at once, as `serve --calls` has it
@@ -34,6 +35,10 @@ class UpstreamMethod:
         self.path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
         self.request: type[Message] = GetMessageClass(descriptor.input_type)
         self.response: type[Message] = GetMessageClass(descriptor.output_type)
+
+    def read(self, content: bytes | bytearray, max_fields: int) -> Any:
+        """The request that JSON describes; arguments and errors as of `parse`."""
+        return parse(content, self.request, max_fields)
 
     @property
     def kind(self) -> str:

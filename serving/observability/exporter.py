@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any
 
 import psutil
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -29,7 +29,6 @@ from prometheus_client.utils import floatToGoString
 
 from twinspire.protos.errors import Unavailable
 from twinspire.serving.address import join, listen_error
-from twinspire.serving.metrics_server import serve_registry
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.metrics import METRICS, Kind, Metric, MetricSource, Reading
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
@@ -56,8 +55,16 @@ def serve_metrics(
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_ServiceCollector(shared, collect, processes))
-    with serve_registry(registry, host, port) as found:
-        yield found
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except (OSError, UnicodeError) as error:
+        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {listen_error(error)}") from None
+    try:
+        yield int(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def check_port(host: str, port: int) -> None:

@@ -66,6 +66,7 @@ def _record(call: Call, code: str, ended: int) -> CallRecord:
         call.metadata,
         call.arrived,
         ended,
+        call.request_id,
         () if call.is_stream else _stages(call),
         k=0 if job is None else job.options.k,
         queries=call.queries,

@@ -20,6 +20,7 @@ from twinspire.serving.filters.expression import (
     shown_name,
 )
 from twinspire.serving.filters.kinds import Time, Value
+from twinspire.serving.filters.text import parse_filter
 from twinspire.serving.wire.converters import RequestLimits
 
 if TYPE_CHECKING:  # clients have no library of bitmaps
@@ -135,15 +136,18 @@ def _time(message: Timestamp, path: str) -> Time:
     return Time(message.seconds * NANOSECONDS + message.nanos)
 
 
-def filter_to_wire(filter: Filter) -> wire.Filter:
+def filter_to_wire(filter: Filter | str) -> wire.Filter:
     """A filter as the service takes it.
 
+    Args:
+        filter: a tree, or a text as `serving.filters.text` describes.
+
     Raises:
-        InvalidInput: a value cannot be sent, such as a string that is not Unicode.
+        InvalidInput: the text is no filter, or a value cannot be sent, such as a string that is not Unicode.
         TypeError: it is not a filter.
     """
     try:
-        return _to_wire(filter)
+        return _to_wire(parse_filter(filter) if isinstance(filter, str) else filter)
     except UnicodeEncodeError:
         raise InvalidInput(FILTER_FIELD, "expected Unicode, got a lone surrogate") from None
     except OverflowError:

@@ -119,7 +119,7 @@ def test_the_gateway_is_answered_through_haproxy_within_its_limits(server: Retri
         to = {"TWINSPIRE_HTTP_SERVICE": f"127.0.0.1:{running.port}", "TWINSPIRE_HTTP_LISTEN": listens}
         stack.enter_context(haproxy.running(server.address, **to, TWINSPIRE_CALLS="20"))
         through = replace(running, port=port)
-        wait_until(lambda: through.ask("/v1/health").status == 200)
+        wait_until(lambda: through.ask("/readyz").status == 200)
         assert len(through.ask("/v1/search", {"query": {"text": QUERY}, "k": 3}).document["hits"]) == 3
         start = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         for more, expected in (

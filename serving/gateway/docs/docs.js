@@ -21,6 +21,7 @@ function type(schema) {
     const name = schema.$ref.slice(REFERENCE.length);
     return element("a", { href: `#${name}` }, name);
   }
+  if (schema.anyOf) return element("span", {}, ...schema.anyOf.flatMap((each, n) => (n ? [" or ", type(each)] : [type(each)])));
   if (schema.type === "array") return element("span", {}, "list of ", type(schema.items));
   if (schema.additionalProperties) return element("span", {}, "map of string to ", type(schema.additionalProperties));
   if (schema.enum) return element("span", {}, schema.enum.join(", "));

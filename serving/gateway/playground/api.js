@@ -23,11 +23,8 @@ export function setToken(given) {
 /** GET /v1/gateway: `{compare, version, image_field}`. */
 export const gateway = async () => (await call("v1/gateway")).body;
 
-/** GET /v1/info: InfoResponse, with its manifest as an object under `manifest`. */
-export async function info() {
-  const { body } = await call("v1/info");
-  return { ...body, manifest: parsed(body.manifest_json) ?? {} };
-}
+/** GET /v1/info: InfoResponse, with the bundle's manifest as an object. */
+export const info = async () => (await call("v1/info")).body;
 
 /** POST /v1/search, or /v1/compare: `{body, milliseconds}`, from sending until the answer has been read. */
 export const search = (request, signal, path = "v1/search") =>

@@ -6,7 +6,6 @@ import json
 import queue
 import socket
 import threading
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,14 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf import json_format
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers.waiting import wait_until
 from twinspire.protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.gateway import process
+from twinspire.serving.gateway.messages import is_map
 from twinspire.serving.gateway.options import GatewayOptions
-from twinspire.serving.metrics_server import serve_registry
 
 JSON = {"content-type": "application/json"}
 
@@ -62,8 +63,7 @@ class RunningGateway:
 
     def scrape(self) -> dict[tuple[str, ...], float]:
         """Its metrics: name and values of labels -> value."""
-        with serve_registry(self.server.gateway.metrics.registry, "127.0.0.1", 0) as port:
-            return scraped(port)
+        return scraped(generate_latest(self.server.gateway.metrics.registry).decode())
 
     @contextmanager
     def connect(self, path: str = "", body: Any = None) -> Iterator[http.client.HTTPConnection]:
@@ -95,15 +95,13 @@ class RunningGateway:
         self.loop.call_soon_threadsafe(self.server.stop)
 
 
-def scraped(port: int) -> dict[tuple[str, ...], float]:
-    """The metrics on a port: name and values of labels -> value."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        families = text_string_to_metric_families(response.read().decode())
-        return {
-            (sample.name, *sample.labels.values()): sample.value
-            for family in families
-            for sample in family.samples
-        }
+def scraped(text: str) -> dict[tuple[str, ...], float]:
+    """Metrics as Prometheus reads them: name and values of labels -> value."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def read(connection: http.client.HTTPConnection) -> Answer:
@@ -227,3 +225,40 @@ def decided(**fields: Any) -> Iterator[tuple[Decided, str]]:
     finally:
         servicer.released.set()
         server.stop(None).wait(30)
+
+
+def _as_protobuf(message: Any) -> Any:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def as_json(message: Any) -> Any:
+    """As protobuf writes a message, with integers as numbers and JSON as an object."""
+    return _changed(_as_protobuf(message), message.DESCRIPTOR)
+
+
+def _changed(given: Any, descriptor: Any) -> Any:
+    if not isinstance(given, dict):
+        return given
+    found = {}
+    for name, value in given.items():
+        field = descriptor.fields_by_name[name]
+        kind = field.message_type
+        if is_map(field):
+            inner = kind.fields_by_name["value"]
+            value = {key: _value(each, inner) for key, each in value.items()}
+        elif field.is_repeated:
+            value = [_value(each, field) for each in value]
+        else:
+            value = _value(value, field)
+        found[name.removesuffix("_json")] = value
+    return found
+
+
+def _value(value: Any, field: Any) -> Any:
+    if field.message_type is not None:
+        return _changed(value, field.message_type)
+    if field.name.endswith("_json"):
+        return json.loads(value or "{}")
+    return int(value) if field.type in (field.TYPE_INT64, field.TYPE_UINT64) else value

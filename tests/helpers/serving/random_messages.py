@@ -9,7 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from twinspire.protos import catalogue_pb2, retrieval_pb2
-from twinspire.serving.gateway.messages import is_map
+from twinspire.serving.gateway.messages import AS_TEXT, is_map
 
 DESCRIPTORS: list[Any] = [
     descriptor
@@ -60,6 +60,8 @@ def _value(field: Any, draw: random.Random, depth: int) -> Any:
         return draw.choice((*FLOATS, draw.uniform(-1, 1)))
     if field.type == FieldDescriptor.TYPE_DOUBLE:
         return draw.choice((*FLOATS, 1e308, draw.uniform(-1, 1), 1.7e9))
+    if field.name.endswith(AS_TEXT):
+        return draw.choice(("", '{"a": [1, "b"]}'))
     if field.type == FieldDescriptor.TYPE_STRING:
         return draw.choice(TEXTS)
     if field.type == FieldDescriptor.TYPE_BOOL:

@@ -19,7 +19,7 @@ from tests.serving.conftest import ROOT
 
 UNITS = ROOT / "serving" / "deploy" / "systemd"
 MANAGER = "/usr/lib/systemd/systemd"
-TARGETS = ("basic", "multi-user", "network-online", "shutdown", "sysinit")
+TARGETS = ("basic", "multi-user", "network-online", "shutdown", "sysinit", "time-sync", "timers")
 BOOT = f"""
 set -eu
 mount --make-rprivate /

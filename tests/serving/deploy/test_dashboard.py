@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client import start_http_server
 
 from tests.helpers.serving import prometheus
 from tests.helpers.serving.certificates import Authority
@@ -22,7 +23,6 @@ from tests.serving.deploy.test_prometheus import rules
 from twinspire.protos.errors import AccessDenied, TwinspireError
 from twinspire.serving.client import Item, RetrievalClient, where
 from twinspire.serving.client.security import Security
-from twinspire.serving.metrics_server import serve_registry
 
 MISSING = prometheus.missing()
 pytestmark = [
@@ -101,8 +101,12 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iter
         stack.callback(versions.close)
         stack.callback(service.stop)
         gateway = stack.enter_context(run_gateway(service.told["address"], security=Security(ca=ca)))
-        shown = serve_registry(gateway.server.gateway.metrics.registry, "127.0.0.1", 0)
-        ports = {"twinspire": service.told["metrics_port"], "twinspire-gateway": stack.enter_context(shown)}
+        # Its own /metrics asks for a token here, which Prometheus has none of.
+        shown, thread = start_http_server(0, "127.0.0.1", gateway.server.gateway.metrics.registry)
+        stack.callback(thread.join)
+        stack.callback(shown.server_close)
+        stack.callback(shown.shutdown)
+        ports = {"twinspire": service.told["metrics_port"], "twinspire-gateway": shown.server_port}
         load = Load(service.told["address"], ca, tokens.plain["writer"], gateway)
         stack.callback(load.stop)
         service.client = load.client

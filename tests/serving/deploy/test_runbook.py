@@ -61,17 +61,25 @@ def test_each_metric_and_each_flag_that_is_named_exists() -> None:
     names = {metric.name for metric in METRICS} | prometheus.GATEWAY_METRICS.keys()
     for name in re.findall(r"twinspire_\w+", RUNBOOK):
         assert any(known.startswith(name) or name.startswith(known) for known in names), name
+    assert flags_in(RUNBOOK) <= known_flags()
+
+
+def flags_in(page: str) -> set[str]:
+    """The flags that the prose of a page names."""
+    prose = re.sub(r"^```sh\n.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    return {*re.findall(r"`(?:gateway )?(--[a-z-]+)", prose)}
+
+
+def known_flags() -> set[str]:
+    """The flags of all commands of the service."""
     parser = commands._parser()
     (subparsers,) = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
-    known = {
+    return {
         flag
         for sub in dict(subparsers.choices or {}).values()
         for action in sub._actions
         for flag in action.option_strings
     }
-    prose = re.sub(r"^```sh\n.*?^```", "", RUNBOOK, flags=re.MULTILINE | re.DOTALL)
-    for flag in re.findall(r"`(--[a-z-]+)", prose):
-        assert flag in known, flag
 
 
 def test_what_the_log_is_searched_for_is_logged() -> None:
@@ -100,7 +108,8 @@ def test_the_security_page_names_flags_that_exist() -> None:
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:
-    for page in ("serving/RUNBOOK.md", "serving/SECURITY.md", "serving/deploy/README.md"):
+    for name in ("RUNBOOK.md", "OPERATIONS.md", "SECURITY.md", "deploy/README.md"):
+        page = f"serving/{name}"
         text = (ROOT / page).read_text()
         headings = {
             re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")

@@ -26,21 +26,22 @@ from twinspire.serving.security.tokens import new_token
 pytestmark = pytest.mark.timeout(300)  # a busy machine takes long to start a service three times
 NO_TOOLS, NO_MANAGER = systemd.missing_tools(), systemd.missing_manager()
 UNITS = sorted(systemd.UNITS.glob("*.service"))
+TIMERS = sorted(systemd.UNITS.glob("*.timer"))
 EXPOSURE = 15  # of 100, as `systemd-analyze security` counts; below 20 is "safe" to it
 
 
 @pytest.mark.skipif(bool(NO_TOOLS), reason=NO_TOOLS)
-@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+@pytest.mark.parametrize("unit", [*UNITS, *TIMERS], ids=lambda path: path.name)
 def test_systemd_finds_no_fault_in_the_unit(unit: Path, tmp_path: Path) -> None:
     """`verify` warns of unknown settings and values; the program is not installed here, so a stand-in is."""
-    for path in re.findall(r"^Exec\w+=(\S+)", unit.read_text(), re.MULTILINE):
+    for path in re.findall(r"^Exec\w+=(\S+)", unit.with_suffix(".service").read_text(), re.MULTILINE):
         program = tmp_path / path.lstrip("/")
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
     units = tmp_path / "etc" / "systemd" / "system"
     units.mkdir(parents=True)
-    for each in UNITS:
+    for each in (*UNITS, *TIMERS):
         (units / each.name).write_text(each.read_text())
     for target in systemd.TARGETS:
         (units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
@@ -147,14 +148,14 @@ def test_the_gateways_unit_answers_for_the_service(plain: Path, tmp_path: Path) 
     with systemd.booted(tmp_path / "machine", environment) as manager:
         shutil.copytree(plain, manager.state / "bundle")
         manager.ctl("start", "twinspire", "twinspire-gateway")
-        url = f"http://127.0.0.1:{http_port}/v1"
-        wait_until(lambda: _fetch(f"{url}/health") == 200, 30, lambda: manager.log("twinspire-gateway"))
+        url = f"http://127.0.0.1:{http_port}"
+        wait_until(lambda: _fetch(f"{url}/readyz") == 200, 30, lambda: manager.log("twinspire-gateway"))
         query = json.dumps({"query": {"text": "bavuti"}, "k": 2}).encode()
-        request = urllib.request.Request(f"{url}/search", query, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{url}/v1/search", query, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as answer:
             assert len(json.load(answer)["hits"]) == 2
         manager.ctl("stop", "twinspire")  # the gateway says so, and stays
-        wait_until(lambda: _fetch(f"{url}/health") == 503)
+        wait_until(lambda: _fetch(f"{url}/readyz") == 503)
         manager.ctl("stop", "twinspire-gateway")
         assert manager.shown("twinspire-gateway", "Result") == "success"
         assert "Traceback" not in manager.log("twinspire-gateway")

@@ -9,8 +9,8 @@ import pytest
 
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos import logs, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput, TwinspireError
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.query import Query
@@ -127,10 +127,19 @@ def test_an_unexpected_error_is_opaque_and_its_id_is_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Retriever.load(tiny_bundle(tmp_path, items=20, query_tower=TinyTower(wraps=False)))
+    ids: list[str] = []
+
+    def note(record: object) -> bool:
+        ids.append(logs.request_id())
+        return True
+
+    caplog.handler.addFilter(note)
     with RetrievalServer(broken) as server, RetrievalClient(server.address) as client:
         assert client.search("fine").hits
+        ids.clear()
         with pytest.raises(TwinspireError, match="INTERNAL: internal error") as caught:
-            client.search("日本")
+            client.search("日本", metadata=(("x-request-id", "mine"),))
+        assert ids == ["mine"]
         assert client.search("still fine").hits
     assert "Gather" not in str(caught.value)
     (incident,) = re.findall(r"incident ([0-9a-f]{12})$", str(caught.value))

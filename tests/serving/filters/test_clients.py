@@ -1,6 +1,7 @@
 """Both clients send filters, and notice a server that is older than filters or newer than they are."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -9,9 +10,11 @@ import grpc
 import numpy as np
 import pytest
 
+from tests.helpers.answers import differences
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput, Overloaded, Unavailable
+from twinspire.serving.__main__ import main
 from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, where
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.expression import Filter
@@ -25,7 +28,7 @@ from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire import filter_converters
 
 NODE = (where.price < 20) | (where.section == "section 1")
-Search = Callable[[str, Filter | None], list[Answer]]
+Search = Callable[[str, Filter | str | None], list[Answer]]
 
 
 def run(address: str, use: Callable[[AsyncRetrievalClient], Awaitable[list[Answer]]]) -> list[Answer]:
@@ -36,33 +39,33 @@ def run(address: str, use: Callable[[AsyncRetrievalClient], Awaitable[list[Answe
     return asyncio.run(session())
 
 
-def search(address: str, filter: Filter | None) -> list[Answer]:
+def search(address: str, filter: Filter | str | None) -> list[Answer]:
     with RetrievalClient(address) as client:
         return [client.search("bavuti", filter=filter)]
 
 
-def search_batch(address: str, filter: Filter | None) -> list[Answer]:
+def search_batch(address: str, filter: Filter | str | None) -> list[Answer]:
     with RetrievalClient(address) as client:
         return client.search_batch(["bavuti", "kelimo"], filter=filter)
 
 
-def search_stream(address: str, filter: Filter | None) -> list[Answer]:
+def search_stream(address: str, filter: Filter | str | None) -> list[Answer]:
     with RetrievalClient(address) as client:
         return [*client.search_stream(["bavuti", "kelimo"], filter=filter)]
 
 
-def async_search(address: str, filter: Filter | None) -> list[Answer]:
+def async_search(address: str, filter: Filter | str | None) -> list[Answer]:
     async def use(client: AsyncRetrievalClient) -> list[Answer]:
         return [await client.search("bavuti", filter=filter)]
 
     return run(address, use)
 
 
-def async_search_batch(address: str, filter: Filter | None) -> list[Answer]:
+def async_search_batch(address: str, filter: Filter | str | None) -> list[Answer]:
     return run(address, lambda client: client.search_batch(["bavuti", "kelimo"], filter=filter))
 
 
-def async_search_stream(address: str, filter: Filter | None) -> list[Answer]:
+def async_search_stream(address: str, filter: Filter | str | None) -> list[Answer]:
     async def use(client: AsyncRetrievalClient) -> list[Answer]:
         return [each async for each in client.search_stream(["bavuti", "kelimo"], filter=filter)]
 
@@ -211,3 +214,21 @@ def test_a_client_pays_for_the_work_of_its_filters(filtered_retriever: Retriever
                 filter=where.price.is_in([n + 0.125 for n in range(200)]) & (where.nothing == 1),
             )
     assert charged == [("admitted", 1), ("charged", 80), ("admitted", 1), ("admitted", 1), ("charged", 80)]
+
+
+def test_a_text_and_a_tree_ask_the_same(
+    filtered_client: RetrievalClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "price < 20 or section = 'section 1'"
+    address = filtered_client.address
+    for ask in (search, search_batch, search_stream, async_search):
+        by_tree, by_text = ask(address, NODE), ask(address, text)
+        assert {each.plan for each in by_text} == {Plan.EXACT}
+        assert differences(by_tree, by_text) == []
+    command = ["search", "bavuti", "--json", "--address", address, "--filter"]
+    assert main([*command, text]) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    scores = [hit.score for hit in filtered_client.search("bavuti", filter=NODE).hits]
+    np.testing.assert_allclose([hit["score"] for hit in hits], scores, 1e-5)
+    assert main([*command, "price <"]) == 1
+    assert "error: filter: character 8: expected a string in quotes" in capsys.readouterr().err

@@ -21,7 +21,6 @@ from tests.helpers.tiny import FILTERS, filter_values
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.filter_kinds import KINDS, FilterKind, FilterType, parse_value
 from twinspire.serving.filters.columns import FilterColumns, _Ordered
-from twinspire.serving.filters.command_line import parse_where
 from twinspire.serving.filters.compiled import KEY_BYTES, MAX_CONTENT, FilterCache, content_of
 from twinspire.serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, where
 from twinspire.serving.filters.kinds import COMPARISONS, FilterComparison, Time
@@ -292,4 +291,3 @@ def test_a_type_needs_nothing_but_its_records(monkeypatch: pytest.MonkeyPatch) -
     columns = FilterColumns.from_values({"price": kind}, [{"price": "1.10"}, {}, {"price": 3}])
     assert [*columns.evaluate(where.price == 1.1)] == [0]
     assert [*columns.evaluate(where.price > 1.1)] == [2]
-    assert parse_where(["price>=1.1"], {"price": kind}) == Range("price", at_least=1.1)

@@ -1,4 +1,4 @@
-"""How clients write filters, in Python, on the wire and on a command line."""
+"""How clients write filters, in Python and on the wire."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -12,25 +12,12 @@ from tests.helpers.filter_oracle import FILTERS
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.client import where
-from twinspire.serving.filters.command_line import parse_where
 from twinspire.serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range
 from twinspire.serving.filters.kinds import Time
 from twinspire.serving.wire.converters import RequestLimits
 from twinspire.serving.wire.filter_converters import filter_from_wire, filter_to_wire
 
 DAY = Time(int(datetime(2026, 1, 2, tzinfo=UTC).timestamp()) * 1_000_000_000)
-FIELDS = {
-    "section": "string",
-    "tags": "strings",
-    "price": "number",
-    "sale": "boolean",
-    "at": "time",
-    "a b": "number",
-    "price net": "number",
-    "x": "string",
-    "x=y": "string",
-    "!x": "string",
-}
 
 
 def test_comparisons_are_conditions() -> None:
@@ -122,83 +109,3 @@ def test_what_the_wire_cannot_carry_is_refused() -> None:
     for node in (where.a == "\ud800", where.a == 10**400, where.a == Time(10**30)):
         with pytest.raises(InvalidInput, match="filter"):
             filter_to_wire(node)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("section=admin", Equals("section", "admin")),
-        ("section = admin,net", In("section", ("admin", "net"))),
-        ('section="a,b",net', In("section", ("a,b", "net"))),
-        ("tags!=old", Not(Equals("tags", "old"))),
-        ("price<50", Range("price", below=50.0)),
-        ("price>=-1.5", Range("price", at_least=-1.5)),
-        ("a b <= 3", Range("a b", at_most=3.0)),
-        ("sale=true", Equals("sale", True)),
-        ("at>2026-01-02", Range("at", above=DAY)),
-        ("price", Present("price")),
-        ("!price", Present("price", False)),
-        ("section=a=b<c", Equals("section", "a=b<c")),
-        (" price net<3", Range("price net", below=3.0)),
-        ("price net", Present("price net")),
-        ("x=y", Present("x=y")),
-        ("x=y=3", Equals("x=y", "3")),
-        ("x=z", Equals("x", "z")),
-        ("!x", Present("!x")),
-        ("! section", Present("section", False)),
-        ("section=", Equals("section", "")),
-        ("at>=20260102", Range("at", at_least=DAY)),
-        ("at>=1767312000", Range("at", at_least=DAY)),
-        ("sale=1", Equals("sale", True)),
-    ],
-)
-def test_a_condition_of_the_command_line(text: str, expected: Filter) -> None:
-    assert parse_where([text], FIELDS) == expected
-
-
-def test_several_conditions_must_all_hold() -> None:
-    assert parse_where(["price<3", "sale=false"], FIELDS) == (where.price < 3.0) & Equals("sale", False)
-    assert parse_where([], FIELDS) is None
-
-
-@pytest.mark.parametrize(
-    "text", ["size<3", "size", "!size", "", "=3", "prices<50", "sections=admin", "price ne<3", "!price<3"]
-)
-def test_an_unknown_field_is_refused_and_the_known_ones_named(text: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        parse_where([text], {"price": "number", "section": "string"})
-    expected = "where: expected FIELD, !FIELD or FIELD followed by =, !=, <, <=, > or >=; got "
-    assert str(refused.value) == (
-        f"{expected}{text!r}; the filter fields are price (number), section (string)"
-    )
-
-
-def test_a_bundle_without_fields_is_told() -> None:
-    with pytest.raises(InvalidInput, match=r"has no filter fields; `\[filter\]` of the experiment names"):
-        parse_where(["price<3"], {})
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("price<cheap", "where.price: expected a finite number, got 'cheap'"),
-        ("price<", "where.price: expected a number, got ''"),
-        ("price=nan", "where.price: expected a number, got 'nan'"),
-        ("price=1_000", "where.price: expected a finite number, got '1_000'"),
-        ("sale=maybe", "where.sale: expected true or false, got 'maybe'"),
-        ("at>soon", "where.at: expected an ISO date or seconds since 1970, got 'soon'"),
-        ("at>2026", "where.at: expected an ISO date or seconds since 1970 of at least 9 digits, got '2026'"),
-        ('section="a', "where.section: expected values with commas between them, got '\"a': unexpected end"),
-        ('section="a"b', "where.section: expected values with commas between them, got '\"a\"b': "),
-        ("section=a\nb", "where.section: expected values with commas between them, got 'a\\nb': "),
-    ],
-)
-def test_a_wrong_value_is_refused_by_its_field(text: str, reason: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        parse_where([text], FIELDS)
-    assert str(refused.value).startswith(reason)
-
-
-def test_a_type_that_only_the_server_knows_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="does not know: colour"):
-        parse_where(["shade=red"], {"shade": "colour"})

@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_end
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from twinspire.serving.gateway import connections, http1, process
+from twinspire.serving.gateway.metrics import GatewayMetrics
 from twinspire.serving.gateway.options import GatewayBounds
 
 SEARCH = {"query": {"text": "bavuti"}}
@@ -88,7 +88,7 @@ class Stub:
 
 
 def test_the_client_with_most_connections_makes_room() -> None:
-    bound = connections.OpenConnections(4, Counter())
+    bound = connections.OpenConnections(4, GatewayMetrics().closed)
     given = [Stub("a"), Stub("b", is_sending=True), Stub("b"), Stub("b")]
     for each in [*given, Stub("c")]:
         assert bound.add(each)
@@ -100,7 +100,7 @@ def test_the_client_with_most_connections_makes_room() -> None:
 
 
 def test_a_client_with_more_than_its_share_loses_a_connection_with_a_request() -> None:
-    bound = connections.OpenConnections(4, Counter())
+    bound = connections.OpenConnections(4, GatewayMetrics().closed)
     given = [Stub("a") for _ in range(4)]
     for each in given:
         assert bound.add(each)
@@ -116,7 +116,7 @@ def test_a_client_with_more_than_its_share_loses_a_connection_with_a_request() -
 
 
 def test_a_client_above_its_share_takes_no_room_of_others() -> None:
-    bound = connections.OpenConnections(20, Counter())
+    bound = connections.OpenConnections(20, GatewayMetrics().closed)
     good = [Stub(f"good {number}") for number in range(8)]
     for each in good:
         assert bound.add(each)
@@ -163,7 +163,7 @@ def test_a_client_that_reads_slowly_is_sent_all(
     if scheme == "https":
         authority = Authority()
         certificate, key = authority.server().write(tmp_path)
-        options = {"certificate": certificate, "key": key}
+        options = {"https_certificate": certificate, "https_key": key}
         context = ssl.create_default_context(cadata=authority.certificate.decode())
     with (
         decided() as (_, address),
@@ -261,7 +261,7 @@ def test_a_handshake_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch:
     certificate, key = Authority().server().write(tmp_path)
     with (
         decided() as (_, address),
-        run_gateway(address, certificate=certificate, key=key) as running,
+        run_gateway(address, https_certificate=certificate, https_key=key) as running,
         socket.create_connection(("127.0.0.1", running.port), 30) as connection,
     ):
         connection.sendall(b"\x16\x03\x01")

@@ -204,13 +204,13 @@ def test_a_client_that_waits_for_a_place_does_not_delay_the_authorization_of_oth
                     wait_until(lambda: service.begun.qsize() == 9)
 
 
-@pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes", "/v1/health"])
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes", "/readyz"])
 def test_a_client_that_leaves_while_it_waits_waits_no_more(path: str) -> None:
     parked = whole("/v1/search", BODY, "Request-Timeout: 60")
     later = {
         "/v1/search": parked,
         "/v1/items:changes": whole(path, b"{}"),
-        "/v1/health": b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\nRequest-Timeout: 60\r\n\r\n",
+        "/readyz": b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nRequest-Timeout: 60\r\n\r\n",
     }[path]
     bounds = GatewayBounds(connections=1)
     with decided() as (service, address), run_gateway(address, bounds=bounds, timeout=60.0) as running:
@@ -279,7 +279,7 @@ def test_others_are_answered_while_a_large_body_is_parsed(
             assert may_go_on.wait(60)
         return messages.parse(content, *rest)
 
-    monkeypatch.setattr("twinspire.serving.gateway.gateway.parse", parse_once_told)
+    monkeypatch.setattr("twinspire.serving.gateway.upstream.parse", parse_once_told)
     large = json.dumps({"queries": [query(60)] * 200}).encode()
     request = whole("/v1/search:batch", large, "Request-Timeout: 60")
     with opened(gateway, 1, request) as (connection,):
@@ -343,4 +343,4 @@ def test_a_client_that_connects_too_often_delays_nobody() -> None:
             assert running.ask("/v1/search", SEARCH).status == 200
             assert len(running.server.server_state.connections) <= 30
             assert is_ended(connections[-1])
-        assert running.server.gateway.metrics.closed["rate"] >= 70
+        assert running.scrape()["twinspire_gateway_connections_closed_total", "rate"] >= 70

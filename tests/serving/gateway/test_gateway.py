@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from google.protobuf import json_format
 
 from tests.helpers.ports import held_port
 from tests.helpers.serving.certificates import Authority
-from tests.helpers.serving.gateways import RunningGateway, decided, read
+from tests.helpers.serving.gateways import RunningGateway, as_json, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.tiny import FILTERS, tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
 from twinspire.protos import retrieval_pb2 as wire
@@ -32,6 +34,7 @@ from twinspire.serving.security.tls import ServerTls, TlsFiles
 from twinspire.serving.server import RetrievalServer
 
 SEARCH = {"query": {"text": "bavuti"}, "k": 3}
+WITHOUT_CATALOGUE = "the service was started without --catalogue"
 
 
 def without_times(document: Any) -> Any:
@@ -70,23 +73,87 @@ def test_an_rpc_answers_as_it_does_over_grpc(
     answer = gateway.ask(path, body)
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     call = getattr(retrieval_pb2_grpc.RetrievalStub(channel), method)
-    expected = json_format.MessageToDict(
-        call(json_format.ParseDict(body or {}, request_type())),
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-    )
+    expected = as_json(call(json_format.ParseDict(body or {}, request_type())))
     assert without_times(answer.document) == without_times(expected)
     assert set(answer.document) == set(expected)
 
 
+@pytest.fixture(scope="module")
+def filtering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway of a service whose items have a filter field of each type."""
+    bundle = tiny_bundle(tmp_path_factory.mktemp("filtered"), filters=FILTERS)
+    with RetrievalServer(Retriever.load(bundle)) as server, run_gateway(server.address) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("price < 20", {"condition": {"field": "price", "range": {"below": {"number": 20}}}}),
+        (
+            "not section in ['section 1'] and released is not null",
+            {
+                "all": {
+                    "filters": [
+                        {
+                            "not": {
+                                "condition": {"field": "section", "in": {"values": [{"text": "section 1"}]}}
+                            }
+                        },
+                        {"condition": {"field": "released", "present": True}},
+                    ]
+                }
+            },
+        ),
+        (
+            "released >= 2026-01-02",
+            {
+                "condition": {
+                    "field": "released",
+                    "range": {"at_least": {"time": "2026-01-02T00:00:00Z"}},
+                }
+            },
+        ),
+    ],
+)
+def test_a_filter_may_be_a_text(filtering: RunningGateway, text: str, tree: Any) -> None:
+    given = {"queries": [{"text": "bavuti"}], "k": 300}  # so all items that pass are in the answer
+    expected = filtering.ask("/v1/search:batch", {**given, "filter": tree}).document["results"][0]
+    passing = {hit["id"] for hit in expected["hits"]}
+    assert 0 < len(passing) < 300
+    several = filtering.ask("/v1/search:batch", {**given, "filter": text}).document["results"][0]
+    one = filtering.ask("/v1/search", {"query": {"text": "bavuti"}, "k": 300, "filter": text}).document
+    assert {hit["id"] for hit in several["hits"]} == {hit["id"] for hit in one["hits"]} == passing
+
+
+def test_a_wrong_text_of_a_filter_is_refused_by_its_place(filtering: RunningGateway) -> None:
+    for text, reason in (
+        ("price <", "filter: character 8: expected a string in quotes, a number"),
+        ("cost < 3", "filter.cost: "),
+        ("price < 'cheap'", "filter.price.below: expected a number, got a string"),
+    ):
+        answer = filtering.ask("/v1/search", {**SEARCH, "filter": text})
+        assert answer.error[:2] == (400, "INVALID_ARGUMENT")
+        assert answer.error[2].startswith(reason), answer.error
+
+
+def test_numbers_are_numbers(gateway: RunningGateway) -> None:
+    timing = gateway.ask("/v1/search", SEARCH).document["timing"]
+    assert {type(each) for each in timing.values()} == {int}
+    info = gateway.ask("/v1/info").document
+    assert (info["item_count"], info["manifest"]["bundle_version"]) == (300, info["bundle_version"])
+
+
 def test_health_is_that_of_the_service(gateway: RunningGateway) -> None:
-    assert gateway.ask("/v1/health").document == {"status": "SERVING"}
+    assert gateway.ask("/readyz").document == {"status": "SERVING"}
+    assert gateway.ask("/healthz").document == {"status": "ALIVE"}
 
 
 def test_a_service_that_is_not_there_is_unavailable() -> None:
     with held_port() as port, run_gateway(f"127.0.0.1:{port}") as running:
-        for answer in (running.ask("/v1/health"), running.ask("/v1/search", SEARCH)):
+        for answer in (running.ask("/readyz"), running.ask("/v1/search", SEARCH)):
             assert answer.error[:2] == (503, "UNAVAILABLE")
+        assert running.ask("/healthz").status == 200
 
 
 def test_a_service_that_is_slow_to_accept_is_waited_for() -> None:
@@ -123,7 +190,8 @@ def _relay_late(listener: socket.socket, address: str) -> None:
         ("/v1/search", {"query": {"text": "a"}, "k": 10**6}, (400, "INVALID_ARGUMENT", "k: ")),
         ("/v1/search", {"query": {"item_id": "nobody"}}, (404, "NOT_FOUND", "")),
         ("/v1/search", b"\xff", (400, "INVALID_ARGUMENT", "body: expected UTF-8")),
-        ("/v1/items:get", {"ids": ["a"]}, (501, "UNIMPLEMENTED", "")),
+        ("/v1/items:get", {"ids": ["a"]}, (501, "UNIMPLEMENTED", WITHOUT_CATALOGUE)),
+        ("/v1/items:changes", {"after": 0}, (501, "UNIMPLEMENTED", WITHOUT_CATALOGUE)),
         ("/v1/compare", SEARCH, (501, "UNIMPLEMENTED", "there is one service alone; start the gateway with")),
         ("/v1/nothing", None, (404, "NOT_FOUND", "/v1/nothing: no such path")),
         ("/v1/search", None, (405, "UNIMPLEMENTED", "GET /v1/search: expected POST")),
@@ -232,7 +300,7 @@ def test_nobody_is_told_where_the_service_is(caplog: pytest.LogCaptureFixture) -
             answers = [
                 running.ask("/v1/gateway"),
                 running.ask(f"/v1/{path}", SEARCH),
-                running.ask("/v1/health"),
+                running.ask("/readyz"),
                 running.ask("/v1/items:changes", {"after": "0"}),
             ]
             assert answers[1].error[0] == 503
@@ -280,7 +348,7 @@ def test_a_name_of_somebody_else_is_refused(gateway: RunningGateway) -> None:
 
 def test_a_host_may_be_allowed() -> None:
     assert GatewayOptions(host="0.0.0.0", insecure=True).host_names is None
-    only = GatewayOptions(host="0.0.0.0", insecure=True, allowed_hosts=("Shop.example",)).host_names
+    only = GatewayOptions(host="0.0.0.0", insecure=True, allow_host=("Shop.example",)).host_names
     assert only is not None
     assert {"shop.example", "localhost"} <= only
     assert "other.example" not in only
@@ -378,12 +446,12 @@ def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
     ("options", "field"),
     [
         ({"host": "0.0.0.0"}, "host"),
-        ({"certificate": Path("a.pem")}, "certificate"),
+        ({"https_certificate": Path("a.pem")}, "https_certificate"),
         ({"timeout": 100.0}, "timeout"),
         ({"security": Security(token="abc")}, "security.token"),
-        ({"allowed_hosts": ("shop.example:8080",)}, "allowed_hosts"),
-        ({"allowed_hosts": ("https://shop.example",)}, "allowed_hosts"),
-        ({"allowed_hosts": ("::1",)}, "allowed_hosts"),
+        ({"allow_host": ("shop.example:8080",)}, "allow_host"),
+        ({"allow_host": ("https://shop.example",)}, "allow_host"),
+        ({"allow_host": ("::1",)}, "allow_host"),
         ({"image_field": ""}, "image_field"),
     ],
 )
@@ -399,7 +467,7 @@ def test_items_are_written_read_and_followed(start_server: Start, tmp_path: Path
     with run_gateway(address) as running:
         item = {"id": "lamp", "features": {"text": {"text": "bavuti"}}, "fields": {"name": "A lamp"}}
         written = running.ask("/v1/items:upsert", {"items": [{"item": item}], "request_id": "one"}).document
-        assert (written["sequence"], written["results"][0]["error"]) == ("1", "WRITE_OK")
+        assert (written["sequence"], written["results"][0]["error"]) == (1, "WRITE_OK")
         again = running.ask("/v1/items:upsert", {"items": [{"item": item}], "request_id": "one"}).document
         assert again["repeated_request"]
         found = running.ask("/v1/search", {"query": {"text": "bavuti"}, "min_sequence": written["sequence"]})

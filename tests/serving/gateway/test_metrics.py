@@ -1,23 +1,21 @@
 """The gateway's metrics, as Prometheus reads them."""
 
-import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.helpers.ports import held_port
 from tests.helpers.serving import prometheus
-from tests.helpers.serving.gateways import RunningGateway, is_ended, scraped
+from tests.helpers.serving.gateways import RunningGateway, is_ended
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from twinspire.serving.gateway import http1
-from twinspire.serving.metrics_server import serve_registry
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.security.access import Access
+from twinspire.serving.security.tokens import TokenFile, new_token
 from twinspire.serving.server import RetrievalServer
 
 SEARCH = {"query": {"text": "bavuti"}, "k": 3}
@@ -57,12 +55,9 @@ def test_requests_are_counted_by_path_and_status(counted: RunningGateway) -> Non
 
 def test_the_dashboard_knows_all_metrics_and_their_labels(counted: RunningGateway) -> None:
     assert counted.ask("/v1/search", SEARCH).status == 200
-    with serve_registry(counted.server.gateway.metrics.registry, "127.0.0.1", 0) as port:
-        url = f"http://127.0.0.1:{port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as response:
-            families = [*text_string_to_metric_families(response.read().decode())]
+    families = [*text_string_to_metric_families(counted.ask("/metrics").body.decode())]
     found = {sample.name: {*sample.labels} for family in families for sample in family.samples}
-    found.pop("twinspire_gateway_request_seconds_created", None)
+    found = {name: labels for name, labels in found.items() if not name.endswith("_created")}
     assert found == prometheus.GATEWAY_METRICS
 
 
@@ -91,29 +86,23 @@ def test_a_connection_that_sends_no_request_is_counted_when_it_is_closed(
     assert counted.scrape()[CLOSED, "full"] == 0
 
 
-def start(*flags: str) -> "subprocess.Popen[str]":
-    """The process of a gateway, of a service that is not there."""
-    command = [sys.executable, "-m", "twinspire.serving.gateway", "--json", "--port", "0", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_metrics_are_for_clients_that_may_ask_for_info(retriever: Retriever, tmp_path: Path) -> None:
+    token, entry = new_token("prometheus", "reader")
+    (tmp_path / "tokens.toml").write_text(entry)
+    access = Access(tokens=TokenFile(tmp_path / "tokens.toml"))
+    with RetrievalServer(retriever, access=access) as server, run_gateway(server.address) as running:
+        assert running.ask("/metrics").status == 401
+        shown = running.ask("/metrics", headers={"Authorization": f"Bearer {token}"})
+    assert shown.status == 200
+    assert shown.headers["content-type"].startswith("text/plain; version=")
+    found = {
+        sample.name
+        for family in text_string_to_metric_families(shown.body.decode())
+        for sample in family.samples
+    }
+    assert "twinspire_gateway_connections" in found
 
 
-def test_the_process_shows_its_metrics_on_a_port_of_their_own() -> None:
-    process = start("--metrics-port", "0", "--address", "127.0.0.1:1")
-    try:
-        assert process.stdout is not None
-        document = json.loads(process.stdout.readline())
-        found = scraped(document["metrics_port"])
-        assert found["twinspire_gateway_connections",] == 0
-        assert document["metrics_port"] != document["port"]
-    finally:
-        os.kill(process.pid, signal.SIGTERM)
-        _, log = process.communicate(timeout=60)
-    assert process.returncode == 0, log
-
-
-def test_a_port_of_the_metrics_that_is_in_use_is_refused() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        process = start("--metrics-port", str(other.getsockname()[1]))
-        _, log = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "cannot serve metrics there" in log
+def test_metrics_are_shown_while_the_service_is_away() -> None:
+    with held_port() as port, run_gateway(f"127.0.0.1:{port}") as running:
+        assert b"twinspire_gateway_in_progress 0.0" in running.ask("/metrics").body

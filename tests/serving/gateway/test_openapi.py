@@ -30,6 +30,8 @@ def misfit(given: Any, schema: Any, schemas: Any, place: str = "$") -> str:
     """Where a document does not fit a schema; empty if it fits."""
     if "$ref" in schema:
         return misfit(given, schemas[schema["$ref"].rpartition("/")[2]], schemas, place)
+    if "anyOf" in schema:
+        return min((misfit(given, each, schemas, place) for each in schema["anyOf"]), key=len)
     types: dict[str, Any] = {
         "object": dict,
         "array": list,
@@ -44,7 +46,7 @@ def misfit(given: Any, schema: Any, schemas: Any, place: str = "$") -> str:
         return next(
             filter(None, (misfit(each, schema["items"], schemas, f"{place}[]") for each in given)), ""
         )
-    if isinstance(given, dict):
+    if isinstance(given, dict) and {"properties", "additionalProperties"} & {*schema}:
         if missing := set(schema.get("required", ())) - set(given):
             return f"{place}: misses {missing}"
         for name, value in given.items():

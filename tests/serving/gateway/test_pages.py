@@ -29,7 +29,7 @@ def test_the_pages_are_served_under_a_strict_policy(gateway: RunningGateway) -> 
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert "unsafe" not in policy
         assert "http" not in policy
-    assert gateway.ask("/v1/health").headers["x-content-type-options"] == "nosniff"
+    assert gateway.ask("/readyz").headers["x-content-type-options"] == "nosniff"
 
 
 def test_images_from_elsewhere_are_allowed_only_where_their_field_is_named(server: RetrievalServer) -> None:
@@ -54,11 +54,11 @@ def test_no_path_leads_out_of_the_folders(gateway: RunningGateway, path: str) ->
 
 
 def test_only_files_of_known_types_are_served(tmp_path: Path) -> None:
-    for name in ("index.html", "part/a.mjs", "secret.pem", ".hidden"):
+    for name in ("index.html", "part/a.js", "secret.pem", ".hidden"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert set(read_pages(tmp_path, "/")) == {"/", "/index.html", "/part/a.mjs"}
-    assert set(read_pages(tmp_path, "/docs")) == {"/docs", "/docs/index.html", "/docs/part/a.mjs"}
+    assert set(read_pages(tmp_path, "/")) == {"/", "/index.html", "/part/a.js"}
+    assert set(read_pages(tmp_path, "/docs")) == {"/docs", "/docs/index.html", "/docs/part/a.js"}
 
 
 class Elsewhere(HTMLParser):

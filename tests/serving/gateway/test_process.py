@@ -130,7 +130,7 @@ def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: P
     )
     (tmp_path / "cert.pem").write_bytes(pair.certificate)
     (tmp_path / "key.pem").write_bytes(key)
-    options = GatewayOptions(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    options = GatewayOptions(https_certificate=tmp_path / "cert.pem", https_key=tmp_path / "key.pem")
     with pytest.raises(DataError, match=r"key\.pem: is encrypted; expected a key without a password"):
         options.tls()
 
@@ -143,7 +143,6 @@ def test_a_signal_lets_requests_finish_and_ends_with_0(start: Callable[..., Star
             "url": f"http://127.0.0.1:{port}",
             "host": "127.0.0.1",
             "port": port,
-            "metrics_port": None,
             "address": address,
             "compare": None,
         }
@@ -295,7 +294,10 @@ def test_it_talks_https(tmp_path: Path) -> None:
     authority = Authority()
     certificate, key = authority.server().write(tmp_path)
     context = ssl.create_default_context(cadata=authority.certificate.decode())
-    with decided() as (_, address), run_gateway(address, certificate=certificate, key=key) as running:
+    with (
+        decided() as (_, address),
+        run_gateway(address, https_certificate=certificate, https_key=key) as running,
+    ):
         connection = http.client.HTTPSConnection("127.0.0.1", running.port, timeout=30, context=context)
         connection.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
         assert read(connection).status == 200
@@ -315,7 +317,9 @@ def test_it_talks_https(tmp_path: Path) -> None:
             2,
             "expected a name or an address without a scheme or a port, such as search.example.org",
         ),
-        (["--metrics-host", "127.0.0.1"], 2, "--metrics-host goes with --metrics-port"),
+        (["--cors-origin", "https://shop.example/"], 2, "expected an origin such as https://shop.example"),
+        (["--cors-origin", "shop.example"], 2, "in lower case and without a path (--cors-origin), got"),
+        (["--cors-origin", "*"], 2, "with * any page could call with the rights of this machine"),
         (["--requests", "0"], 2, "expected a whole number from 1"),
     ],
 )
@@ -334,14 +338,14 @@ def test_what_is_wrong_is_said_without_a_stack(
 def test_without_its_libraries_it_says_which_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [each for each in sys.modules if each.startswith("fastapi.")]:
+    for name in [each for each in sys.modules if each.startswith("starlette.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
     for name in ("twinspire.serving.gateway.process", "twinspire.serving.gateway.app"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr("twinspire.serving.gateway.process", raising=False)
     assert run_command() == 1
-    assert "the gateway needs fastapi; install it with: pip install '.[http]'" in capsys.readouterr().err
+    assert "the gateway needs starlette; install it with: pip install '.[http]'" in capsys.readouterr().err
 
 
 def test_the_unit_starts_what_the_extra_http_installs() -> None:

@@ -50,8 +50,8 @@ def call(code: str = "OK", metadata: Metadata = (), path: str = SEARCH) -> CallR
         ("search", start + 1_500_000, start + 3_500_000),
         ("serialise", start + 3_600_000, start + 3_650_000),
     )
-    metadata = (*metadata, ("x-request-id", "job-7"), ("authorization", f"Bearer {SECRET}"))
-    return CallRecord(path, code, metadata, start + 1_000_000, now, stages, 10, 1, 8, "3f2a")
+    metadata = (*metadata, ("authorization", f"Bearer {SECRET}"))
+    return CallRecord(path, code, metadata, start + 1_000_000, now, "job-7", stages, 10, 1, 8, "3f2a")
 
 
 def sent(collector: Collector, *calls: CallRecord) -> list[Span]:

@@ -51,7 +51,7 @@ def test_a_typed_question_is_answered_with_fields_scores_and_times(page: Browser
 
 def test_the_cards_tell_the_bundle_its_towers_and_its_figures(page: Browser, sites: Sites) -> None:
     page.open(f"{sites.both}#view=service", ".facts")
-    manifest = page.run("return JSON.parse((await (await fetch('v1/info')).json()).manifest_json)")
+    manifest = page.run("return (await (await fetch('v1/info')).json()).manifest")
     facts = dict(zip(page.texts(".facts dt"), page.texts(".facts dd"), strict=True))
     assert facts["Name"] == "tiny"
     assert facts["Version"] == manifest["bundle_version"][:12]
