@@ -24,7 +24,7 @@ from twinspire.export.bundle_files import ItemColumns, display_text, publish, wr
 from twinspire.export.bundles import bundle_of_tag, export_metrics
 from twinspire.export.encoding import ColumnRecords, EncodeWindows, ItemTower, encode_once
 from twinspire.export.encoding.digests import item_digests
-from twinspire.export.evaluation import pair_losses, per_query, quality
+from twinspire.export.evaluation import pair_losses, per_query, quality, weak_scores
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.hybrid.choose import Choice, choose
 from twinspire.export.hybrid.postings import with_priors
@@ -169,6 +169,9 @@ class _BundleBuilder:
             threads = self.experiment.index.threads
             searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
         choice = self._choose_hybrid(queries, evaluated, searched, towers.vectors)
+        ranking = choice.ranking if choice.shipped else None
+        model = quality.ServedModel(query.onnx, query.inputs, evaluated, searched, ranking)
+        self.reports["scores"] = weak_scores.learn(self.data, model, queries, self.score, self.console)
         self._quality(query, evaluated, searched, choice, folder)
         served = self._write_lexical(choice, catalogue, index, folder)
         self._judged(query, catalogue, index, served)
@@ -353,6 +356,8 @@ class _BundleBuilder:
             hybrid=hybrid,
             pretrained=self.run.data.tags.get(PRETRAINED_MODEL, ""),
             interests=self.model.towers[0].head.interests,
+            score_reference=self.reports["scores"].get("score_reference"),
+            weak_score=self.reports["scores"].get("weak_score"),
         )
 
     def _log(self, folder: Path) -> None:

@@ -134,6 +134,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "ann": {k: v for k, v in manifest.ann.items() if k != "curve"},
         "precision": _report(folder, manifest, "precision"),
         "hybrid": _report(folder, manifest, "hybrid"),
+        "scores": _report(folder, manifest, "scores"),
         "latency": {k: v for k, v in manifest.latency.items() if k != "towers"},
         "size_mib": sum(record.size for record in manifest.files.values()) / 2**20,
     }

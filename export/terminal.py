@@ -23,6 +23,7 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
     console.print(_hybrid_line(result["hybrid"]), highlight=False, soft_wrap=True)
+    console.print(_scores_line(result["scores"]), highlight=False, soft_wrap=True)
     ann, parity = result["ann"], result["parity"]
     recall = next(name for name in ann if name.startswith("ann_recall"))
     worst = max(side["max_abs_diff"] for side in parity.values())
@@ -50,6 +51,14 @@ def _hybrid_line(report: Mapping[str, Any]) -> str:
     if report.get("prior_weight"):
         line += f"; clicks after the same query have {report['prior_weight']:g}: {report['prior_why']}"
     return line
+
+
+def _scores_line(report: Mapping[str, Any]) -> str:
+    """Below which best score an answer is weak, and what share of nonsense that is."""
+    if "weak_score" not in report:
+        return f"weak answers: not told apart: {report['why']}"
+    nonsense = [f"{share:.0%} of {kind}" for kind, share in report["weak_of_nonsense"].items()]
+    return f"weak answers: best score below {report['weak_score']:.3f}, as of {', '.join(nonsense)}"
 
 
 def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]) -> str:

@@ -296,6 +296,10 @@ class Manifest:
         pretrained: the encoder that the towers hold or have learned from, its licence and its use, in words;
             bundles without one leave it out.
         interests: K, the number of vectors of a query (`search.py`); bundles with one leave it out.
+        score_reference: median of the best scores that validation queries get, by `matched_score` of
+            `hybrid/lexical_index.py`. None if queries need no text, or their scores are no cosines.
+        weak_score: an answer whose best score is below is seldom right. None as `score_reference`, and where
+            too few validation queries are answered right.
     """
 
     name: str
@@ -324,6 +328,8 @@ class Manifest:
     hybrid: Hybrid | None = field(default=None, metadata=OPTIONAL)
     pretrained: str = field(default="", metadata=OPTIONAL)
     interests: int = field(default=1, metadata=OPTIONAL)
+    score_reference: float | None = field(default=None, metadata=OPTIONAL)
+    weak_score: float | None = field(default=None, metadata=OPTIONAL)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -94,7 +94,7 @@ class StringList(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion")
+    __slots__ = ("query", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion", "min_score")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class SearchRequest(_message.Message):
     FILTER_FIELD_NUMBER: _ClassVar[int]
     MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
@@ -109,7 +110,8 @@ class SearchRequest(_message.Message):
     filter: Filter
     min_sequence: int
     fusion: Fusion
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
+    min_score: float
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., min_score: _Optional[float] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all", "any", "condition")
@@ -195,7 +197,7 @@ class Hit(_message.Message):
     def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, str]] = ..., dense: _Optional[float] = ..., lexical: _Optional[float] = ..., prior: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence", "fusion")
+    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence", "fusion", "weak")
     HITS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +206,7 @@ class SearchResponse(_message.Message):
     PLAN_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
+    WEAK_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     bundle_version: str
     timing: Timing
@@ -212,7 +215,8 @@ class SearchResponse(_message.Message):
     plan: Plan
     sequence: int
     fusion: Fusion
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
+    weak: bool
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weak: _Optional[bool] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_us", "encode_us", "search_us")
@@ -225,7 +229,7 @@ class Timing(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., search_us: _Optional[int] = ...) -> None: ...
 
 class SearchBatchRequest(_message.Message):
-    __slots__ = ("queries", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion")
+    __slots__ = ("queries", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion", "min_score")
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +237,7 @@ class SearchBatchRequest(_message.Message):
     FILTER_FIELD_NUMBER: _ClassVar[int]
     MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     queries: _containers.RepeatedCompositeFieldContainer[Query]
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
@@ -240,7 +245,8 @@ class SearchBatchRequest(_message.Message):
     filter: Filter
     min_sequence: int
     fusion: Fusion
-    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
+    min_score: float
+    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., min_score: _Optional[float] = ...) -> None: ...
 
 class SearchBatchResponse(_message.Message):
     __slots__ = ("results", "bundle_version", "timing", "sequence")
@@ -255,18 +261,20 @@ class SearchBatchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[HitList, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class HitList(_message.Message):
-    __slots__ = ("hits", "unknown_history", "basis", "plan", "fusion")
+    __slots__ = ("hits", "unknown_history", "basis", "plan", "fusion", "weak")
     HITS_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_HISTORY_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
+    WEAK_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     unknown_history: int
     basis: Basis
     plan: Plan
     fusion: Fusion
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
+    weak: bool
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weak: _Optional[bool] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("queries", "items")
@@ -462,7 +470,7 @@ class CatalogueBounds(_message.Message):
     def __init__(self, max_item_bytes: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_overlay: _Optional[int] = ..., max_lag: _Optional[int] = ...) -> None: ...
 
 class ServedBundle(_message.Message):
-    __slots__ = ("role", "bundle_version", "model_version", "share", "requests", "errors", "failures")
+    __slots__ = ("role", "bundle_version", "model_version", "share", "requests", "errors", "failures", "score_reference", "weak_score")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -470,6 +478,8 @@ class ServedBundle(_message.Message):
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    SCORE_REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    WEAK_SCORE_FIELD_NUMBER: _ClassVar[int]
     role: str
     bundle_version: str
     model_version: str
@@ -477,7 +487,9 @@ class ServedBundle(_message.Message):
     requests: int
     errors: int
     failures: int
-    def __init__(self, role: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
+    score_reference: float
+    weak_score: float
+    def __init__(self, role: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., failures: _Optional[int] = ..., score_reference: _Optional[float] = ..., weak_score: _Optional[float] = ...) -> None: ...
 
 class Following(_message.Message):
     __slots__ = ("model", "last_check", "next_check", "last_error", "failures", "candidate", "candidate_bundle", "candidate_stage", "swaps", "refused", "last_swap")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 Scores = npt.NDArray[np.floating[Any]]
 
 SCORE_TOLERANCE = 1e-5  # absolute; relative to the largest score of an answer if that exceeds 1
+LOWEST_SCORE = float(np.finfo(np.float32).min)  # as `min_score` it leaves out no hit
 
 PARTS = ("dense", "lexical", "prior")  # of the score of a hybrid bundle's hit, as `Hit` names them
 

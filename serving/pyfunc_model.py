@@ -10,7 +10,7 @@ r"""A bundle as an MLflow model: MLflow runs this file when it loads the model, 
 
 The parameters of `predict` are those that the example declares, such as
 
-    PARAMETERS = {"k": 10, "exclude_history": True, "filter": "", "fusion": ""}
+    PARAMETERS = {"k": 10, "exclude_history": True, "filter": "", "fusion": "", "min_score": LOWEST_SCORE}
 
 It answers with the same `Retriever` as the service. Only MLflow imports this file.
 """
@@ -29,6 +29,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from twinspire.protos.errors import InvalidInput, TwinspireError
 from twinspire.protos.inputs.events import is_dated, without_times
+from twinspire.protos.scores import LOWEST_SCORE
 from twinspire.serving.filters.text import parse_filter
 from twinspire.serving.retrieval.answer import Answer, FusionMode
 from twinspire.serving.retrieval.query import Query, check_item_ids, example_query
@@ -36,7 +37,7 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.wire.converters import RequestLimits
 
 BATCH = 64  # queries that are encoded together, which limits memory
-PARAMETERS = ("k", "exclude_history", "filter", "fusion")
+PARAMETERS = ("k", "exclude_history", "filter", "fusion", "min_score")
 ENFORCE = "_enforce_params_schema"  # of mlflow.pyfunc: drops what a model does not declare
 
 
@@ -68,13 +69,13 @@ class BundleModel(PythonModel):
                 are left out of its answer, as the bundle was evaluated if not given; `filter`, a
                 text as `serving.filters.text` describes, which all hits pass, none if not given;
                 `fusion`, the scores that rank the items of a text: `dense`, `lexical` or `hybrid`, those of
-                the bundle if not given.
+                the bundle if not given; `min_score`, below which hits are left out, none if not given.
 
         Returns:
             For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
-            "basis": ...}`, with those of `dense`, `lexical` and `prior` that it has. The basis is one
-            of `serving.retrieval.answer.Basis`. A query of which the query tower knows nothing has no hits
-            where the bundle does not know popular items.
+            "basis": ..., "weak": ...}`, with those of `dense`, `lexical` and `prior` that it has. The basis
+            is one of `serving.retrieval.answer.Basis`; `weak` is true if nothing matches well. A query of
+            which the query tower knows nothing has no hits where the bundle does not know popular items.
 
         Raises:
             MlflowException: a query or a condition does not fit the bundle, or `k` is out of bounds; its
@@ -92,18 +93,17 @@ class BundleModel(PythonModel):
             raise InvalidInput("k", "expected at least 1, got 0")
         exclude_history = params.get("exclude_history")
         text = str(params.get("filter", "")).strip()
-        passing = parse_filter(text) if text else None
+        compiled = self._retriever.filters.compile(parse_filter(text)) if text else None
         fusion = FusionMode(str(params.get("fusion", "")) or FusionMode.DEFAULT)
+        min_score = float(params.get("min_score", LOWEST_SCORE))
+        options = self._retriever.search_options(k, (), exclude_history, compiled, fusion, min_score)
         queries = [_query(row, n) for n, row in enumerate(model_input)]
         hits = []
         for start in range(0, len(queries), BATCH):
             batch = queries[start : start + BATCH]
             names = [f"queries[{start + n}]" for n in range(len(batch))]
             encoded = self._retriever.encode(batch, names)
-            answers = self._retriever.search_encoded(
-                encoded, k, exclude_history=exclude_history, filter=passing, fusion=fusion
-            )
-            hits += [_hits(answer) for answer in answers]
+            hits += [_hits(answer) for answer in self._retriever.search_encoded(encoded, options)]
         return hits
 
 
@@ -113,6 +113,7 @@ def _hits(answer: Answer) -> list[dict[str, Any]]:
             **{name: value for name, value in hit._asdict().items() if value is not None},
             "fields": dict(hit.fields),
             "basis": str(answer.basis),
+            "weak": answer.weak,
         }
         for hit in answer.hits
     ]

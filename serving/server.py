@@ -17,6 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.address import join
 from twinspire.serving.api import catalogue_service
 from twinspire.serving.api.catalogue_service import CatalogueServicer
@@ -108,6 +109,11 @@ class RetrievalServer:
             shown = status()
             if shown.get("catalogue") is not None:
                 shown["catalogue"].worker_sequence = self._servicer.split.sequence
+            loaded = {each.version: each.manifest for each in self._servicer.split.all}
+            for each in shown.get("bundles", ()):
+                if (manifest := loaded.get(each.bundle_version)) is not None:
+                    scores = {name: getattr(manifest, name) for name in ("score_reference", "weak_score")}
+                    each.MergeFrom(wire.ServedBundle(**scores))
             return {**metrics.snapshot(), **access.state(), **worker, **shown}
 
         self._servicer = RetrievalServicer(

@@ -34,8 +34,8 @@ from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import texts_of
 from twinspire.train.evaluation.plots import save
 
-# Reports that hold for the refreshed bundle, too: of the towers, and of the choice of the lexical weight.
-OF_TOWERS = ("parity", "precision", "latency", "hybrid")
+# Reports that hold for the refreshed bundle, too: of the towers, and of what validation has chosen.
+OF_TOWERS = ("parity", "precision", "latency", "hybrid", "scores")
 
 
 @dataclass(frozen=True)

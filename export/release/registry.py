@@ -29,6 +29,7 @@ from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError,
 from twinspire.protos.files.tokenizer import TOKENIZER
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from twinspire.protos.release_records import CHAMPION
+from twinspire.protos.scores import LOWEST_SCORE
 from twinspire.protos.vector_databases import milvus
 from twinspire.train.paths import ROOT
 from twinspire.train.training.metric_groups import grouped
@@ -227,6 +228,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         raise BundleDamaged(f"{folder}: has no example queries; the model declares its input by the first")
     example = [as_input(manifest.examples[0])]
     parameters = {"k": 10, "exclude_history": manifest.excludes_history, "filter": "", "fusion": ""}
+    parameters["min_score"] = LOWEST_SCORE
     client = mlflow.MlflowClient()
     with warnings.catch_warnings(record=True) as caught, TemporaryDirectory() as scratch:
         code = Path(scratch) / "twinspire"  # a copy of it in the model has the name by which it is imported

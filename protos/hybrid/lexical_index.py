@@ -25,7 +25,7 @@ import numpy.typing as npt
 from twinspire.protos.bundle import LEXICAL_FILES, Hybrid, Manifest
 from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.files.npy_file import map_array
-from twinspire.protos.hybrid.term_weights import text_weights, weighting_of
+from twinspire.protos.hybrid.term_weights import inverse_frequency, text_weights, weighting_of
 from twinspire.protos.inputs.query_words import query_key
 from twinspire.protos.lexical import runs_of
 
@@ -118,11 +118,14 @@ class LexicalIndex:
     def __init__(self, postings: Postings, hybrid: Hybrid) -> None:
         self.postings, self.hybrid = postings, hybrid
         self.has_words = bool((postings.idf > 0).any())
+        self._unknown_idf = float(inverse_frequency(hybrid.scoring, 0, postings.count))
         self._of_run = of_run = hybrid.analyzer.of_run()
         known = postings.terms
 
-        def terms_of(run: str) -> list[int]:
-            return _lookup(known, of_run(run))
+        def terms_of(run: str) -> tuple[list[int], int]:
+            tokens = of_run(run)
+            found = _lookup(known, tokens)
+            return found, len(tokens) - len(found)
 
         self._terms_of = terms_of
         self._cached_terms = functools.lru_cache(KNOWN_RUNS)(terms_of)
@@ -140,12 +143,37 @@ class LexicalIndex:
 
     def terms(self, text: str) -> list[int]:
         """Numbers of the terms of a query, repeated ones included; unknown ones are left out."""
+        return self.counted_terms(text)[0]
+
+    def counted_terms(self, text: str) -> tuple[list[int], int]:
+        """As `terms`, and how many terms of the text are unknown."""
         found: list[int] = []
+        unknown = 0
         for run in runs_of(text):
-            found += self._cached_terms(run) if len(run) <= LONGEST_KNOWN else self._terms_of(run)
+            known, others = self._cached_terms(run) if len(run) <= LONGEST_KNOWN else self._terms_of(run)
+            found += known
+            unknown += others
         if self.hybrid.prior_weight and (key := query_key(text)):
             found += _lookup(self.postings.terms, [whole_query(key)])
-        return found
+        return found, unknown
+
+    def matched_score(self, score: float, lexical: float, terms: Sequence[int], unknown: int) -> float:
+        """The score of a hit, less what its lexical part owes to leaving out words that no item holds.
+
+        The upper bound of a lexical score leaves these words out. So one word of an item among others that
+        mean nothing gives it nearly the highest score; here the share of that word's idf counts.
+
+        Args:
+            score: by the bundle's convex combination, or by the vectors alone without known terms.
+            lexical: the lexical part of it.
+            terms, unknown: of the query, as `counted_terms` gives them.
+        """
+        weight, own = self.hybrid.weight, float(self.postings.idf[terms].sum())
+        if not terms:
+            return (1 - weight) * score
+        return (
+            score - weight * lexical * (1 - own / (own + unknown * self._unknown_idf)) if unknown else score
+        )
 
     def weights(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:
         """The terms of an item's text, ascending, and the weight of each: int32 (T,) and float32 (T,)."""

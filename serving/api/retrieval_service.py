@@ -320,8 +320,9 @@ class RetrievalServicer:
         if exclude:
             self._limits.check_exclude(exclude)
         fusion = converters.fusion_from_wire(request.fusion) if request.fusion else FusionMode.DEFAULT
-        exclude_history = converters.exclude_history_from_wire(request)
-        return bundle.retriever.search_options(k, exclude, exclude_history, None, fusion)
+        exclude_history = converters.if_given(request, "exclude_history")
+        min_score = converters.if_given(request, "min_score")
+        return bundle.retriever.search_options(k, exclude, exclude_history, None, fusion, min_score)
 
     def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
         names = [f"queries[{n}]" for n in range(len(messages))]

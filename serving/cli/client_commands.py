@@ -23,7 +23,7 @@ from twinspire.serving.cli.item_commands import add_items
 from twinspire.serving.client.answer_files import answer_document, check_answer_file
 from twinspire.serving.client.batch import search_file
 from twinspire.serving.client.blocking import RetrievalClient
-from twinspire.serving.client.protocol import TIMEOUT_SECONDS
+from twinspire.serving.client.protocol import TIMEOUT_SECONDS, SearchArguments
 from twinspire.serving.client.queries import count_lines
 from twinspire.serving.client.security import Security, read_token
 from twinspire.serving.retrieval.answer import FusionMode
@@ -125,6 +125,12 @@ def _add_hits(parser: ArgumentParser) -> None:
         help="what ranks the items: dense (vectors), lexical (BM25) or hybrid (both); by default hybrid if "
         "the bundle has a lexical index, else dense",
     )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="SCORE",
+        help="leave out the hits with a lower score, so that there may be fewer than --k",
+    )
 
 
 def _add_features(parser: ArgumentParser) -> None:
@@ -186,15 +192,7 @@ def search(arguments: Namespace) -> Result:
         features = _features(arguments, client)
         times = tuple(arguments.history_times)
         query = Query(arguments.text, tuple(arguments.history), features, arguments.item_id, times)
-        answer = client.search(
-            query,
-            arguments.k,
-            exclude=arguments.exclude,
-            exclude_history=arguments.exclude_history,
-            min_sequence=arguments.min_sequence,
-            filter=arguments.filter,
-            fusion=FusionMode(arguments.fusion),
-        )
+        answer = client.search(query, arguments.k, **_options(arguments))
     return answer_document(answer), lambda console: tables.show_answer(console, answer)
 
 
@@ -270,10 +268,7 @@ def batch(arguments: Namespace) -> Result:
             arguments.format,
             arguments.timeout,
             lambda line: progress.update(task, completed=line),
-            exclude=arguments.exclude,
-            exclude_history=arguments.exclude_history,
-            filter=arguments.filter,
-            fusion=FusionMode(arguments.fusion),
+            **_options(arguments),
         )
     document = {
         "output": str(output),
@@ -353,6 +348,18 @@ def _token(path: Path | None) -> str | None:
 
 def _features(arguments: Namespace, client: RetrievalClient) -> dict[str, Value]:
     return feature_values(arguments.feature, client.info()) if arguments.feature else {}
+
+
+def _options(arguments: Namespace) -> SearchArguments:
+    """The options of `_add_hits`, and `--min-sequence` of a single search."""
+    return {
+        "exclude": arguments.exclude,
+        "exclude_history": arguments.exclude_history,
+        "filter": arguments.filter,
+        "fusion": FusionMode(arguments.fusion),
+        "min_score": arguments.min_score,
+        "min_sequence": getattr(arguments, "min_sequence", 0),
+    }
 
 
 def _number(text: str, field: str) -> float:

@@ -70,6 +70,8 @@ def show_answer(console: Console, answer: Answer) -> None:
     for rank, (score, part, row) in enumerate(zip(scores, parts, rows, strict=True), 1):
         table.add_row(str(rank), score, *part, *map(Text, row.values()))
     console.print(table)
+    if answer.weak and answer.basis.is_searched:  # the other bases have remarks of their own
+        console.print("nothing matches well", style="yellow", highlight=False)
     for remark in _remarks(answer, REMARKS):
         console.print(remark, style="yellow", highlight=False)
     timing = answer.timing

@@ -86,8 +86,8 @@ class RetrievalClient:
             k: 0 for the server's default.
             timeout: in seconds.
             metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
-            options: `exclude`, `exclude_history`, `min_sequence`, `filter` and `fusion`, as `SearchArguments`
-                describes them.
+            options: `exclude`, `exclude_history`, `min_sequence`, `filter`, `fusion` and `min_score`, as
+                `SearchArguments` describes them.
 
         Raises:
             InvalidInput: the server refuses the request; `field` names the invalid part.
@@ -96,8 +96,8 @@ class RetrievalClient:
             Overloaded: the server is overloaded; retry after `retry_after`.
             DeadlineExceeded: the timeout has passed.
             ConnectionFailed: there is no connection; `fault` says why.
-            Unavailable: the server does not answer, or is too old to know filters or fusion, or this client
-                has been closed; the three errors before are of this kind too.
+            Unavailable: the server does not answer, or is too old to know an option, or this client has
+                been closed; the three errors before are of this kind too.
             TypeError: `exclude` is one string.
         """
         fields = protocol.search_fields(k, options)

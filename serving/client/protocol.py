@@ -327,6 +327,7 @@ class SearchArguments(TypedDict, total=False):
         filter: only items that pass are in the answer, such as `where.price < 50`, or the same as a text:
             `"price < 50"`.
         fusion: which scores rank the items of a query with a text; those of the bundle by default.
+        min_score: leave out the hits with a lower score, so that there may be fewer than `k`; None for none.
     """
 
     exclude: Collection[str]
@@ -334,6 +335,7 @@ class SearchArguments(TypedDict, total=False):
     min_sequence: int
     filter: Filter | str | None
     fusion: FusionMode
+    min_score: float | None
 
 
 def search_fields(k: int, options: SearchArguments) -> dict[str, Any]:
@@ -354,6 +356,7 @@ def search_fields(k: int, options: SearchArguments) -> dict[str, Any]:
         "min_sequence": check_range(options.get("min_sequence", 0), "min_sequence"),
         "filter": None if chosen is None else filter_to_wire(chosen),
         "fusion": converters.fusion_to_wire(_fusion(options)),
+        "min_score": options.get("min_score"),
     }
 
 
@@ -420,13 +423,16 @@ def answer(
         result: the part of the response that answers the query; all of it by default.
 
     Raises:
-        Unavailable: the server is older than filters, or than fusion, and has ignored the request's.
+        Unavailable: the server is older than filters, fusion or `min_score`, and has ignored the request's.
     """
     found: Any = response if result is None else result
     if _fusion(options) in (FusionMode.LEXICAL, FusionMode.HYBRID) and found.fusion == wire.FUSION_DEFAULT:
         raise Unavailable(f"{address}: the server does not know fusion")
     if options.get("filter") is not None and found.plan == wire.PLAN_UNFILTERED:
         raise Unavailable(f"{address}: the server does not know filters")
+    least = options.get("min_score")
+    if least is not None and any(hit.score < np.float32(least) for hit in found.hits):  # as on the wire
+        raise Unavailable(f"{address}: the server does not know min_score")
     return converters.answer_from_wire(found, response.bundle_version, response.timing, response.sequence)
 
 

@@ -97,6 +97,7 @@ class Answer(NamedTuple):
         sequence: all changes of live items up to it were applied before the search; 0 without live items.
         plan: how the items that pass the query's filter were searched.
         fusion: which scores ranked the hits; DEFAULT if the bundle has no lexical index.
+        weak: whether nothing matches the query's text well, as `protos/retrieval.proto` says.
     """
 
     hits: tuple[Hit, ...]
@@ -107,6 +108,7 @@ class Answer(NamedTuple):
     sequence: int = 0
     plan: Plan = Plan.UNFILTERED
     fusion: FusionMode = FusionMode.DEFAULT
+    weak: bool = False
 
 
 class Scores(NamedTuple):

@@ -27,6 +27,7 @@ from twinspire.serving.segments.searcher import Searcher
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 Current = Callable[[frozenset[int]], frozenset[int]]  # `Items.current`
 NO_ROWS: frozenset[int] = frozenset()
+NO_TERMS: tuple[list[int], int] = ([], 0)  # and no unknown ones
 
 
 class HybridSearch:
@@ -37,21 +38,22 @@ class HybridSearch:
     """
 
     def __init__(self, manifest: Manifest, fusion: Fusion, searcher: Searcher) -> None:
-        self._searcher, self._index = searcher, fusion.index
+        self._searcher, self.index = searcher, fusion.index
         self._least, self._has_priors = fusion.hybrid.dense_candidates, fusion.hybrid.prior_weight > 0
         self.has_words = fusion.index.has_words
         features = manifest.schema.query.items()
         self._texts = {name: spec.longest for name, spec in features if isinstance(spec, TextFeature)}
 
-    def terms(self, prepared: Sequence[PreparedQuery]) -> tuple[list[int], ...]:
-        """The known terms of each query's texts, cut where the tower cuts them; no terms of an `item_id`."""
-        return tuple([[] if each.values is None else self._terms(each.values) for each in prepared])
+    def terms(self, prepared: Sequence[PreparedQuery]) -> tuple[tuple[list[int], ...], tuple[int, ...]]:
+        """The known terms of each query's texts, cut where the tower cuts them, and the number of others."""
+        counted = [NO_TERMS if each.values is None else self._terms(each.values) for each in prepared]
+        return tuple([terms for terms, _ in counted]), tuple([unknown for _, unknown in counted])
 
-    def _terms(self, values: Mapping[str, Any]) -> list[int]:
+    def _terms(self, values: Mapping[str, Any]) -> tuple[list[int], int]:
         texts = [(values.get(name) or "", most) for name, most in self._texts.items()]
         if not all(isinstance(text, str) for text, _ in texts):
-            return []  # the encoder refuses such values
-        return self._index.terms("\n".join([cut_as_read(text, most) for text, most in texts]))
+            return NO_TERMS  # the encoder refuses such values
+        return self.index.counted_terms("\n".join([cut_as_read(text, most) for text, most in texts]))
 
     def find(
         self, search: Search, encoded: EncodedQueries, options: Sequence[SearchOptions], current: Current

@@ -270,6 +270,7 @@ class SearchOptions(NamedTuple):
         exclude_history: leave out the items of the query's own history, too, and of its negative history.
         filter: leave out the items that do not pass.
         fusion: which scores rank the items.
+        min_score: leave out the hits below, after all else; None for none.
     """
 
     k: int
@@ -277,6 +278,7 @@ class SearchOptions(NamedTuple):
     exclude_history: bool = False
     filter: "CompiledFilter | None" = None
     fusion: FusionMode = FusionMode.DEFAULT
+    min_score: float | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -320,12 +322,14 @@ class EncodedQueries(NamedTuple):
             several vectors (B, K * D): the vectors of a query side by side (`protos/search.py`).
         encode_us: microseconds that encoding took.
         terms: numbers of the known terms of each query's text; empty if the bundle has no lexical index.
+        unknown: how many other terms each text has; empty likewise.
     """
 
     vectors: Vectors
     contexts: tuple[QueryContext, ...]
     encode_us: int
     terms: tuple[list[int], ...] = ()
+    unknown: tuple[int, ...] = ()
 
 
 class SearchResult(NamedTuple):
@@ -338,6 +342,7 @@ class SearchResult(NamedTuple):
         lexical: lexical score of each, 0 to 1; empty if the bundle has no lexical index.
         fusion: which scores ranked them; DEFAULT if the bundle has no lexical index.
         prior: of each, 0 to 1; empty if the bundle has none.
+        weak: whether nothing matches well, as `Answer.weak` says.
     """
 
     rows: list[int]
@@ -348,6 +353,13 @@ class SearchResult(NamedTuple):
     lexical: Sequence[float] = ()
     fusion: FusionMode = FusionMode.DEFAULT
     prior: Sequence[float] = ()
+    weak: bool = False
+
+    def at_least(self, score: float) -> "SearchResult":
+        """The result without the hits below a score."""
+        count = sum(each >= score for each in self.scores)
+        parts = ("rows", "scores", "dense", "lexical", "prior")
+        return self._replace(**{name: getattr(self, name)[:count] for name in parts})
 
     @property
     def parts(self) -> tuple[Sequence[float], ...]:

@@ -81,17 +81,7 @@ class ResponseWriter:
         answer = self._hits(found) + _origin(bundle_version, timing)
         if sequence:
             answer += SEQUENCE + varint(sequence)
-        if found.fusion is not UNFUSED:
-            answer += FUSION + FUSIONS[found.fusion]
-        context = found.context
-        if context is not PLAIN or found.plan is not UNFILTERED:  # otherwise all these fields have defaults
-            rest = wire.SearchResponse(
-                unknown_history=context.unknown_history,
-                basis=BASES[context.basis],
-                plan=PLANS[found.plan],
-            )
-            answer += rest.SerializeToString()
-        return answer
+        return answer + _rest(found, wire.SearchResponse, FUSION)
 
     def batch_response(
         self, found: Sequence[SearchResult], bundle_version: str, timing: Timing, sequence: int = 0
@@ -99,17 +89,7 @@ class ResponseWriter:
         """A `SearchBatchResponse`."""
         parts: list[bytes] = []
         for each in found:
-            result = self._hits(each)
-            if each.context is not PLAIN or each.plan is not UNFILTERED:  # as in `response`
-                context = each.context
-                rest = wire.HitList(
-                    unknown_history=context.unknown_history,
-                    basis=BASES[context.basis],
-                    plan=PLANS[each.plan],
-                )
-                result += rest.SerializeToString()
-            if each.fusion is not UNFUSED:
-                result += BATCH_FUSION + FUSIONS[each.fusion]
+            result = self._hits(each) + _rest(each, wire.HitList, BATCH_FUSION)
             parts += (RESULTS, varint(len(result)), result)
         if sequence:
             parts += (BATCH_SEQUENCE, varint(sequence))
@@ -129,6 +109,19 @@ class ResponseWriter:
             add(items[ends[row] : ends[row + 1]] if row < count else live[row - count])
             add(pack_score(score))
         return b"".join(parts)
+
+
+def _rest(
+    found: SearchResult, message: type[wire.SearchResponse] | type[wire.HitList], fusion: bytes
+) -> bytes:
+    """The fields of an answer besides its hits, as they stand in a message; `fusion` is the tag there."""
+    rest = b"" if found.fusion is UNFUSED else fusion + FUSIONS[found.fusion]
+    context, plan, weak = found.context, found.plan, found.weak
+    if context is not PLAIN or plan is not UNFILTERED or weak:  # otherwise all these fields have defaults
+        unknown, basis = context.unknown_history, BASES[context.basis]
+        more = message(unknown_history=unknown, basis=basis, plan=PLANS[plan], weak=weak)
+        rest += more.SerializeToString()
+    return rest
 
 
 def _origin(bundle_version: str, timing: Timing) -> bytes:

@@ -84,6 +84,8 @@ class Retriever:
         self._query_encoder = QueryEncoder(encoder, manifest, self.items.rows, unknown)
         self._excludes_history = manifest.excludes_history
         self.interests, self._width = manifest.interests, manifest.width("query")
+        own_fusion = FusionMode.DENSE if self.hybrid is None else FusionMode.HYBRID
+        self._own_fusions = (FusionMode.DEFAULT, own_fusion)
         self._has_short_path = shows_products(manifest.score) and self.interests == 1
         # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
         self._searches_items_exactly = manifest.score.has_padding_dim
@@ -154,6 +156,7 @@ class Retriever:
         exclude_history: bool | None = None,
         filter: Filter | None = None,
         fusion: FusionMode = FusionMode.DEFAULT,
+        min_score: float | None = None,
     ) -> list[Answer]:
         """The `k` nearest items for each query, or all where the catalogue has fewer.
 
@@ -165,14 +168,19 @@ class Retriever:
                 negative history; None as the bundle was evaluated, `Manifest.excludes_history`.
             filter: only items that pass are in the answers, as `serving.filters.expression.where` builds it.
             fusion: which scores rank the items of queries with a text.
+            min_score: leave out the hits with a lower score, so that there may be fewer than `k`.
 
         Raises:
             InvalidInput: a query does not fit the bundle; the field is `queries[<n>].<field>`. Or the filter
-                does not; the field begins with `filter`. Or the fusion does not; the field is `fusion`.
+                does not; the field begins with `filter`. Or the fusion does not; the field is `fusion`. Or
+                `min_score` is not finite.
             UnknownItem: the catalogue does not hold an `item_id`; the field is as above.
             TypeError: `queries` or `exclude` is one string.
         """
-        return self.search_encoded(self._encode(queries, ()), k, exclude, exclude_history, filter, fusion)
+        encoded = self._encode(queries, ())
+        compiled = None if filter is None else self.filters.compile(filter)
+        options = self.search_options(k, exclude, exclude_history, compiled, fusion, min_score)
+        return self.search_encoded(encoded, options)
 
     def prepare(self, query: Query, name: str = "query") -> PreparedQuery:
         """Check one query, and look up its item: the part of `encode` before batching.
@@ -226,12 +234,12 @@ class Retriever:
             InvalidInput: a value does not fit its feature; the field begins with the query's name.
         """
         started = time.perf_counter_ns() if started is None else started
-        terms = () if self.hybrid is None else self.hybrid.terms(prepared)
+        words = () if self.hybrid is None else self.hybrid.terms(prepared)
         lone = len(prepared) == 1 and prepared[0].values is not None
         raw = prepared if lone else [each for each in prepared if each.values is not None]
         if len(raw) == len(prepared):
             vectors, contexts = self._query_encoder.encode(raw)
-            return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), terms)
+            return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), *words)
         vectors = np.empty((len(prepared), self._width), np.float32)
         encoded = iter(zip(*self._query_encoder.encode(raw), strict=True) if raw else ())
         contexts = []
@@ -241,21 +249,11 @@ class Retriever:
             else:
                 vectors[n], one = self._own_vector(each.own_row), QueryContext(each.own_row)
             contexts.append(one)
-        return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), terms)
+        return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), *words)
 
-    def search_encoded(
-        self,
-        encoded: EncodedQueries,
-        k: int,
-        exclude: Collection[str] = (),
-        exclude_history: bool | None = None,
-        filter: Filter | None = None,
-        fusion: FusionMode = FusionMode.DEFAULT,
-    ) -> list[Answer]:
+    def search_encoded(self, encoded: EncodedQueries, options: SearchOptions) -> list[Answer]:
         """As `search`, of queries that `encode` has encoded; an ArithmeticError if a vector is not finite."""
         started = time.perf_counter_ns()
-        compiled = None if filter is None else self.filters.compile(filter)
-        options = self.search_options(k, exclude, exclude_history, compiled, fusion)
         found = self.find(encoded, [options] * len(encoded.contexts))
         hits = [*map(self._hits, found)]
         timing = Timing(encode_us=encoded.encode_us, search_us=_microseconds_since(started))
@@ -270,6 +268,7 @@ class Retriever:
                 self.sequence,
                 result.plan,
                 result.fusion,
+                result.weak,
             )
             for each, result in zip(hits, found, strict=True)
         ]
@@ -281,11 +280,13 @@ class Retriever:
         exclude_history: bool | None = None,
         compiled: CompiledFilter | None = None,
         fusion: FusionMode = FusionMode.DEFAULT,
+        min_score: float | None = None,
     ) -> SearchOptions:
         """The options that `find` takes, from item ids.
 
         Raises:
-            InvalidInput: k is below 1, an excluded id is no string, or the fusion lacks a lexical index.
+            InvalidInput: k is below 1, an excluded id is no string, the fusion lacks a lexical index, or
+                `min_score` is not finite.
             TypeError: `exclude` is one string.
         """
         if k < 1:
@@ -293,12 +294,15 @@ class Retriever:
         check_item_ids(exclude, "exclude")
         if exclude_history is None:
             exclude_history = self._excludes_history
-        if fusion is FusionMode.DEFAULT and compiled is None and not (exclude or exclude_history):
+        if min_score is not None and not math.isfinite(min_score):
+            raise InvalidInput("min_score", f"expected a finite number, got {min_score}")
+        is_default = fusion is FusionMode.DEFAULT and compiled is None and min_score is None
+        if is_default and not (exclude or exclude_history):
             return _plain_options(k)
         fusion = FusionMode(fusion)
         check_fusion(self.hybrid, fusion)
         rows = frozenset(self.items.rows(exclude)) if exclude else frozenset()
-        return SearchOptions(k, rows, exclude_history, compiled, fusion)
+        return SearchOptions(k, rows, exclude_history, compiled, fusion, min_score)
 
     def expected_cost(self, options: SearchOptions) -> int:
         """The expected work of searching for one query, in items, beyond `k` and the excluded ones.
@@ -328,8 +332,29 @@ class Retriever:
             ArithmeticError: a query's vector is not finite.
         """
         if self.hybrid is None or not encoded.terms:
-            return self._find_dense(encoded, options)
-        return self.hybrid.find(self._find_dense, encoded, options, self.items.current)
+            found = self._find_dense(encoded, options)
+        else:
+            found = self.hybrid.find(self._find_dense, encoded, options, self.items.current)
+        weak_score = self.manifest.weak_score
+        for n, each in enumerate(options):
+            if weak_score is not None and self._best_match(found[n], each, encoded, n) < weak_score:
+                found[n] = found[n]._replace(weak=True)
+            if each.min_score is not None:
+                found[n] = found[n].at_least(each.min_score)
+        return found
+
+    def _best_match(
+        self, found: SearchResult, asked: SearchOptions, encoded: EncodedQueries, place: int
+    ) -> float:
+        """The score to compare with `weak_score`: -infinite if nothing matches, infinite if none applies."""
+        if found.context.own_row is not None or not asked.k or asked.fusion not in self._own_fusions:
+            return math.inf
+        if not found.rows or not found.context.basis.is_searched:
+            return -math.inf
+        if self.hybrid is None or not encoded.terms:
+            return found.scores[0]
+        words = encoded.terms[place], encoded.unknown[place]
+        return self.hybrid.index.matched_score(found.scores[0], found.lexical[0], *words)
 
     def _find_dense(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, by the vectors alone."""
@@ -461,9 +486,8 @@ class Retriever:
         """Answer some queries, so that the first client's query is as fast as later ones."""
         examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
-            answers = self.search_encoded(
-                EncodedQueries(self._query_encoder.encode_blank(), (PLAIN,), 0), k=10
-            )
+            blank = EncodedQueries(self._query_encoder.encode_blank(), (PLAIN,), 0)
+            answers = self.search_encoded(blank, SearchOptions(10))
             if examples:  # with histories: a small catalogue may be all in an example's history
                 answers += self.search(examples, k=10, exclude_history=False)
         except Unavailable:  # a fault of the index's server, not of the bundle

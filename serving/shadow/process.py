@@ -202,8 +202,9 @@ class Shadow:
         if request.HasField("filter"):
             compiled = compile_filter(request.filter, retriever.filters, self._limits)
         fusion = converters.fusion_from_wire(request.fusion)
-        exclude_history = converters.exclude_history_from_wire(request)
-        options = retriever.search_options(k, request.exclude, exclude_history, compiled, fusion)
+        exclude_history = converters.if_given(request, "exclude_history")
+        min_score = converters.if_given(request, "min_score")
+        options = retriever.search_options(k, request.exclude, exclude_history, compiled, fusion, min_score)
         started = time.thread_time_ns()
         encoded = retriever.encode_prepared([prepared])
         (found,) = retriever.find(encoded, [options])

@@ -324,6 +324,7 @@ def answer_from_wire(
         sequence=sequence,
         plan=PLANS.get(found.plan, Plan.UNKNOWN),
         fusion=FUSIONS.get(found.fusion, FusionMode.DEFAULT),
+        weak=found.weak,
     )
 
 
@@ -334,9 +335,9 @@ def _hit_from_wire(hit: wire.Hit) -> Hit:
     return Hit(hit.id, hit.score, dict(hit.fields))
 
 
-def exclude_history_from_wire(request: wire.SearchRequest | wire.SearchBatchRequest) -> bool | None:
-    """Whether a request leaves out the items of histories; None where the bundle decides."""
-    return request.exclude_history if request.HasField("exclude_history") else None
+def if_given(request: wire.SearchRequest | wire.SearchBatchRequest, name: str) -> Any:
+    """The value of an optional field of a request; None if it has none."""
+    return getattr(request, name) if request.HasField(name) else None
 
 
 def fusion_from_wire(number: int) -> FusionMode:
@@ -442,14 +443,16 @@ def _manifest(text: str) -> dict[str, object]:
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    """All fields of a message, including those with their default; an absent message has none."""
+    """All fields of a message, also those with their default; optional ones None, and messages empty."""
     return {field.name: _plain(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
 def _plain(message: Message, name: str) -> Any:
     value = getattr(message, name)
+    if message.DESCRIPTOR.fields_by_name[name].has_presence and not message.HasField(name):
+        return {} if isinstance(value, Message) else None
     if isinstance(value, Message):
-        return _fields(value) if message.HasField(name) else {}
+        return _fields(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, str | bytes | int | float):

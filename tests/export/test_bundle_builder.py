@@ -62,7 +62,9 @@ def test_a_manifest_has_the_measurements(made: Made) -> None:
 
 
 def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
-    names = {f"{name}.json" for name in ("quality", "parity", "precision", "latency", "index", "hybrid")}
+    names = {
+        f"{name}.json" for name in ("quality", "parity", "precision", "latency", "index", "hybrid", "scores")
+    }
     names |= {"latency.png", "index.png", "per_query.npz"}
     assert {path.name for path in (made.folder / bundle.REPORTS).iterdir()} == names
     client = mlflow.MlflowClient()
@@ -183,6 +185,9 @@ def test_features_of_every_kind_are_served(features: Made, tmp_path: Path) -> No
         record = {"text": text, **known, "terms": ["configuration"]}
         answers = model.predict([text, record], params={"k": 10})
     # Equal bits: both are one batch of two, in the same process. There are no priors.
-    given = [[{**hit._asdict(), "basis": "query"} for hit in answer.hits] for answer in (plain, full)]
+    given = [
+        [{**hit._asdict(), "basis": "query", "weak": answer.weak} for hit in answer.hits]
+        for answer in (plain, full)
+    ]
     assert [hit.pop("prior") for hits in given for hit in hits] == [None] * 20
     assert answers == given

@@ -37,6 +37,7 @@ BUNDLE: dict[str, Any] = {
     "ann": {"ann_recall_at_10": 0.99, "target": 0.98, "ef_search": 32},
     "parity": {"query": {"max_abs_diff": 1e-7}},
     "hybrid": {"shipped": False, "why": "it is no better"},
+    "scores": {"why": "queries do not need a text"},
     "precision": {
         "query": {"variants": VARIANTS, "chosen": "int8_tables"},
         "item": {"variants": VARIANTS, "chosen": "fp32"},
@@ -100,6 +101,26 @@ def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
         "torch 8.6 times as long",
         "item tower: fp32, 10.0 MiB, 9,494 µs at batch 32, torch 1.5 times as long; 3,371 items/s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("report", "line"),
+    [
+        ({"why": "queries do not need a text"}, "not told apart: queries do not need a text"),
+        (
+            {
+                "score_reference": 0.51,
+                "weak_score": 0.2389,
+                "weak_of_nonsense": {"random letters": 0.994, "shuffled trigrams": 0.981},
+            },
+            "best score below 0.239, as of 99% of random letters, 98% of shuffled trigrams",
+        ),
+    ],
+)
+def test_a_bundle_says_which_answers_are_weak(report: dict[str, Any], line: str) -> None:
+    out = io.StringIO()
+    terminal.show_bundle({**BUNDLE, "scores": report}, Console(file=out, width=120))
+    assert f"weak answers: {line}" in out.getvalue().splitlines()
 
 
 def test_what_is_served_is_shown_by_known_and_new_queries_too() -> None:

@@ -97,7 +97,7 @@ def test_the_answers_are_those_of_exact_search_with_filters_and_live_items(
     retriever = world.live.retriever
     for name in NAMES[:40]:
         encoded = retriever.encode([Query(name)])
-        (found,) = retriever.search_encoded(encoded, 20)
+        (found,) = retriever.search_encoded(encoded, retriever.search_options(20))
         scores = vectors @ encoded.vectors[0]
         assert len({hit.id for hit in found.hits}) == 20 == len(found.hits)
         assert all(hit.id in world.truth for hit in found.hits)

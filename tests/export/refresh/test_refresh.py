@@ -59,7 +59,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.exhaustive
 def test_only_what_changed_is_encoded_and_all_else_stays_as_it_is(world: World, encoded: list[int]) -> None:
-    champion = world.release()
+    champion = world.release(score_reference=0.75, weak_score=0.5)
     fields = {"name": "a lamp", "section": "light"}
     sequence = world.write(
         item("lamp", "bavuti xelike", fields, price=7.5, tags=["b", "a"]),
@@ -77,6 +77,7 @@ def test_only_what_changed_is_encoded_and_all_else_stays_as_it_is(world: World, 
     manifest = bundle.read(done.folder)
     assert manifest.catalogue is not None
     assert (manifest.catalogue.sequence, manifest.count) == (sequence, 60)
+    assert (manifest.score_reference, manifest.weak_score) == (0.75, 0.5)
     source = bundle.read(champion)
     assert manifest.refreshed_from is not None
     assert manifest.refreshed_from.bundle_version == source.bundle_version

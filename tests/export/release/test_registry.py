@@ -1,6 +1,7 @@
 """Bundles in a real registry: registered once, with a card, and fetched whole or not at all."""
 
 import dataclasses
+import math
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,12 @@ def test_a_registered_model_refuses_what_it_does_not_know(own: Made) -> None:
     registry.register(own.folder)
     model = mlflow.pyfunc.load_model("models:/stdlib@challenger")
     (hits,) = model.predict(["parse command line arguments"], params={"k": 3})
-    assert len(hits) == 3
+    assert len(hits) == 3 and not any(hit["weak"] for hit in hits)
+    least = hits[1]["score"]
+    (best,) = model.predict(["parse command line arguments"], params={"k": 3, "min_score": least})
+    assert best == hits[:2]
     for given, params, told in (
+        ("parse", {"min_score": math.nan}, "min_score: expected a finite number"),
         ("parse", {"kk": 3}, "unknown parameter 'kk': .*; did you mean 'k'?"),
         ("parse", {"k": -1}, "k: expected"),
         ("parse", {"k": 0}, "k: expected at least 1, got 0"),

@@ -160,4 +160,4 @@ def test_the_champion_answers_over_http_from_a_fresh_process_elsewhere(clean: st
         with urllib.request.urlopen(post, timeout=60) as answer:
             found = json.load(answer)["predictions"]
     assert [len(hits) for hits in found] == [3, 3]
-    assert found[0][0].keys() == {"id", "score", "fields", "basis"}
+    assert found[0][0].keys() == {"id", "score", "fields", "basis", "weak"}

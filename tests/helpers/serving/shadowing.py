@@ -32,7 +32,7 @@ class Champion:
         compiled = None
         if request.HasField("filter"):
             compiled = compile_filter(request.filter, self.retriever.filters, RequestLimits())
-        k, exclude_history = RequestLimits().k(request.k), converters.exclude_history_from_wire(request)
+        k, exclude_history = RequestLimits().k(request.k), converters.if_given(request, "exclude_history")
         wanted = self.retriever.search_options(k, request.exclude, exclude_history, compiled)
         (found,) = self.retriever.find(encoded, [wanted])
         return self._packed.response(found, self.version, Timing(3, encoded.encode_us, 20))

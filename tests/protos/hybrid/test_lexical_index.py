@@ -1,5 +1,6 @@
 """The files of a lexical index, and texts as its terms."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ def test_a_text_is_its_known_words_repeated_ones_too(folder: Path) -> None:
     assert len(index.terms("日本")) == 3  # two characters, and both together
     assert index.terms("nothing of this is known") == index.terms("of") == index.terms("frame of")[1:]
     assert index.terms("") == index.terms("\ud800") == []
+
+
+def test_a_score_counts_the_words_that_no_text_holds(folder: Path) -> None:
+    index = LexicalIndex(Postings.read(folder, len(TEXTS)), HYBRID)
+    known, (terms, unknown) = index.terms("read csv"), index.counted_terms("Zzzz read, qqqq csv")
+    assert (terms, unknown) == (known, 2)
+    idf = float(index.postings.idf[known].sum())
+    most = math.log1p((len(TEXTS) + 0.5) / 0.5)  # idf of a word in no text
+    lost = HYBRID.weight * 0.9 * (1 - idf / (idf + 2 * most))
+    assert index.matched_score(0.8, 0.9, known, 0) == 0.8
+    assert index.matched_score(0.8, 0.9, known, 2) == pytest.approx(0.8 - lost)
+    # Without known words the vectors alone score, and their part in a hybrid score is less.
+    assert index.counted_terms("zzzz") == ([], 1)
+    assert index.matched_score(0.8, 0.0, [], 1) == pytest.approx(0.8 * (1 - HYBRID.weight))
 
 
 def test_a_query_of_training_is_a_term_in_any_case_order_and_punctuation(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ CHAMPION: dict[str, Any] = {
     "requests": 1234,
     "errors": 5,
     "failures": 2,
+    "score_reference": None,
+    "weak_score": None,
 }
 FOLLOWING: dict[str, Any] = {
     "model": "models:/tiny@champion",

@@ -35,14 +35,18 @@ def answered(draw: st.DrawFn) -> tuple[Catalogue, list[SearchResult]]:
     catalogue = draw(catalogues())
     rows = st.lists(st.integers(0, len(catalogue.ids) - 1), unique=True)
     all_rows = draw(st.lists(rows, min_size=1, max_size=4))
-    return catalogue, [SearchResult(best, [draw(scores) for _ in best], draw(asked)) for best in all_rows]
+    return catalogue, [
+        SearchResult(best, [draw(scores) for _ in best], draw(asked), weak=draw(st.booleans()))
+        for best in all_rows
+    ]
 
 
 def answer(catalogue: Catalogue, found: SearchResult, version: str, timing: Timing) -> Answer:
     """The same as the retriever gives it without a transport."""
     best = zip(found.rows, found.scores, strict=True)
     hits = tuple(Hit(catalogue.ids[row], score, catalogue.fields(row)) for row, score in best)
-    return Answer(hits, version, timing, found.context.unknown_history, found.context.basis)
+    context = found.context
+    return Answer(hits, version, timing, context.unknown_history, context.basis, weak=found.weak)
 
 
 def answer_to_wire(answer: Answer) -> wire.SearchResponse:
@@ -54,6 +58,7 @@ def answer_to_wire(answer: Answer) -> wire.SearchResponse:
         timing=wire.Timing(**answer.timing._asdict()),
         unknown_history=answer.unknown_history,
         basis=BASES[answer.basis],
+        weak=answer.weak,
     )
 
 
@@ -64,6 +69,7 @@ def answers_to_wire(answers: Sequence[Answer]) -> wire.SearchBatchResponse:
             hits=[wire.Hit(id=hit.id, score=hit.score, fields=hit.fields) for hit in each.hits],
             unknown_history=each.unknown_history,
             basis=BASES[each.basis],
+            weak=each.weak,
         )
         for each in answers
     ]

@@ -17,7 +17,7 @@ from twinspire.serving.index.hnsw_index import HnswIndex
 from twinspire.serving.live.encoded_items import GRAPH_SUFFIX, folder_of
 from twinspire.serving.live.encoding import graph_builder
 from twinspire.serving.live.search.live_items import LiveItems
-from twinspire.serving.retrieval.query import PLAIN, EncodedQueries, Query
+from twinspire.serving.retrieval.query import PLAIN, EncodedQueries, Query, SearchOptions
 from twinspire.serving.segments import growing_graph as graphs
 
 
@@ -43,7 +43,9 @@ def found_first(world: LiveWorld, ids: list[str]) -> float:
     for start in range(0, len(ids), 64):
         some = vectors[start : start + 64]
         encoded = EncodedQueries(some, (PLAIN,) * len(some), 0)
-        for answer, vector in zip(world.live.retriever.search_encoded(encoded, 1), some, strict=True):
+        for answer, vector in zip(
+            world.live.retriever.search_encoded(encoded, SearchOptions(1)), some, strict=True
+        ):
             good += answer.hits[0].score > float(vector @ vector) - 1e-5
     return good / len(ids)
 
@@ -63,7 +65,7 @@ def test_a_graph_covers_most_of_a_large_overlay(world: LiveWorld) -> None:
     assert live.segment.graph.count == 1000
     queries = world.base.encode([*map(Query, random_texts(64, 2))])
     for k in (1, 10, 300):
-        answers = live.retriever.search_encoded(queries, k)
+        answers = live.retriever.search_encoded(queries, SearchOptions(k))
         for answer, vector in zip(answers, queries.vectors, strict=True):
             ids = [hit.id for hit in answer.hits]
             assert len(set(ids)) == len(ids) == k
@@ -71,7 +73,8 @@ def test_a_graph_covers_most_of_a_large_overlay(world: LiveWorld) -> None:
             best = world.expected(vector, k)
             shared = sum(hit.score >= best[-1] - 1e-5 for hit in answer.hits)
             assert shared >= 0.9 * k
-            (alone,) = live.retriever.search_encoded(EncodedQueries(vector[None], (PLAIN,), 0), k)
+            one = EncodedQueries(vector[None], (PLAIN,), 0)
+            (alone,) = live.retriever.search_encoded(one, SearchOptions(k))
             assert len({hit.id for hit in alone.hits} & set(ids)) >= 0.9 * k
     assert found_first(world, [each for each in world.truth if each.startswith("new")]) >= 0.999
 
@@ -183,7 +186,8 @@ def test_some_equal_items_do_not_keep_the_others_from_having_a_graph(world: Live
     same = [each for each in world.truth if each.startswith("same")]
     assert len(same) > 2 * graphs.COPIES
     for k in (1, len(same), 300):
-        (answer,) = live.retriever.search_encoded(EncodedQueries(world.truth[same[0]][None], (PLAIN,), 0), k)
+        encoded = EncodedQueries(world.truth[same[0]][None], (PLAIN,), 0)
+        (answer,) = live.retriever.search_encoded(encoded, SearchOptions(k))
         ids = [hit.id for hit in answer.hits]
         assert len({*ids}) == k
         assert world.truth.keys() >= {*ids}

@@ -59,9 +59,8 @@ class Shop:
         passing = self.passing(node)
         expected = passing - exclude
         outside = frozenset(truth.keys() - expected)
-        for answer, vector in zip(
-            retriever.search_encoded(encoded, k, exclude, filter=node), encoded.vectors, strict=True
-        ):
+        options = retriever.search_options(k, exclude, compiled=retriever.filters.compile(node))
+        for answer, vector in zip(retriever.search_encoded(encoded, options), encoded.vectors, strict=True):
             ids = [hit.id for hit in answer.hits]
             assert set(ids) <= expected
             assert len(ids) == len(set(ids)) == min(k, len(expected))

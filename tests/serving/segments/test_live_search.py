@@ -87,7 +87,7 @@ class LiveMachine(RuleBasedStateMachine):
     def search(self, texts: list[str], k: int, exclude: frozenset[str]) -> None:
         retriever, truth = self.world.live.retriever, self.world.truth
         encoded = retriever.encode([Query(text) for text in texts])
-        answers = retriever.search_encoded(encoded, k, exclude)
+        answers = retriever.search_encoded(encoded, retriever.search_options(k, exclude))
         (alone,) = retriever.search([Query(texts[0])], k, exclude)
         for vector, answer in [*zip(encoded.vectors, answers, strict=True), (encoded.vectors[0], alone)]:
             ids = [hit.id for hit in answer.hits]
