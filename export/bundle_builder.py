@@ -21,7 +21,7 @@ from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
-from twinspire.export.bundles import bundle_of_tag, export_metrics
+from twinspire.export.bundles import bundle_of_tag
 from twinspire.export.encoding import ColumnRecords, EncodeWindows, ItemTower, encode_once
 from twinspire.export.encoding.digests import item_digests
 from twinspire.export.evaluation import pair_losses, per_query, quality, weak_scores
@@ -30,6 +30,7 @@ from twinspire.export.hybrid.choose import Choice, choose
 from twinspire.export.hybrid.postings import with_priors
 from twinspire.export.hybrid.priors import priors_of
 from twinspire.export.hybrid.rebuild import over_texts
+from twinspire.export.logged_model import log_bundle
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
 from twinspire.protos import bundle
@@ -48,13 +49,13 @@ from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.filters import filter_kinds, filter_values
 from twinspire.train.data.training_data import TrainingData, data_of_kept_towers, texts_of, values_of
 from twinspire.train.evaluation.lexical_choice import has_texts
-from twinspire.train.evaluation.plots import save
+from twinspire.train.evaluation.quality_page import PAGE, quality_page
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.paths import CACHE
-from twinspire.train.training.metric_groups import metrics_of
+from twinspire.train.plots import save
 from twinspire.train.training.refit import vectors_before_refit
 from twinspire.train.training.run import choices_of
-from twinspire.train.training.tracking import log_metrics
+from twinspire.train.training.run_metrics import metrics_of
 from twinspire.train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
@@ -150,7 +151,7 @@ class _BundleBuilder:
         written = write_bundle(self._make)
         for each in self.encoded:
             shutil.rmtree(each, ignore_errors=True)
-        self._log(written)
+        log_bundle(written, self.run.info.run_id)
         return written
 
     def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
@@ -159,7 +160,6 @@ class _BundleBuilder:
         )
         towers = exporter.export(folder, scratch)
         self.reports |= towers.reports
-        save(towers.latency, folder / bundle.REPORTS / "latency.png")
         evaluated, catalogue = self._vectors(towers)
         write_vectors(folder, catalogue, towers.vectors, self.has_padding_dim)
         query = towers.served["query"]
@@ -267,11 +267,13 @@ class _BundleBuilder:
             answers = quality.rankings(
                 self.experiment, self.data, model, rows, self.console, tried, self.choices
             )
-            beside = quality.of_label_baselines(metrics_of(self.run))
             products = quality.inner_products(self.data, model, self.console)
+            beside = {} if products is None else quality.of_label_baselines(metrics_of(self.run))
             metrics = quality.evaluate(
                 self.experiment, self.data, model, self.score, self.console, answers, beside, products
             )
+        page = quality_page(self.data, answers, self.experiment.name, "bundle")
+        (folder / bundle.REPORTS / PAGE).write_text(page)
         per_query.save(per_query.measure(self.data, answers[""]), folder)
         losses = pair_losses.measure(self.data, products, self.score)
         if losses is not None:
@@ -359,12 +361,6 @@ class _BundleBuilder:
             score_reference=self.reports["scores"].get("score_reference"),
             weak_score=self.reports["scores"].get("weak_score"),
         )
-
-    def _log(self, folder: Path) -> None:
-        """Log metrics and reports to the run that trained the towers."""
-        run_id = self.run.info.run_id
-        log_metrics(run_id, export_metrics(bundle.read_manifest(folder)))
-        mlflow.MlflowClient().log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
 
 
 def _has_catalogue_text(experiment: Experiment) -> bool:

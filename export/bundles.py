@@ -1,4 +1,4 @@
-"""Where bundles are on this machine, how one is found, and its metrics in MLflow."""
+"""Where bundles are on this machine, and how one is found."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,6 @@ from twinspire.protos import bundle, names
 from twinspire.protos.errors import BundleDamaged, BundleError, MissingStage
 from twinspire.train.config import Experiment
 from twinspire.train.paths import CACHE
-from twinspire.train.training.metric_groups import grouped
 
 if TYPE_CHECKING:  # finding a bundle needs no MLflow, whose import takes seconds
     from mlflow.entities import Run
@@ -65,18 +64,6 @@ def bundle_of_tag(run: "Run", tag: str, console: Console) -> Path | None:
     except BundleError as error:
         console.print(f"{error}; making the bundle again", highlight=False, markup=False)
         return None
-
-
-def export_metrics(manifest: bundle.Manifest) -> dict[str, float]:
-    """What was measured of a bundle, by the names of the metrics in MLflow."""
-    sides = manifest.parity.values()
-    found = grouped("parity", {"max_abs_diff": max(side["max_abs_diff"] for side in sides)})
-    index = manifest.ann
-    figures = {name: index[name] for name in index if name.startswith("ann_recall")}
-    figures |= {"ef_search": index["ef_search"]} if "ef_search" in index else {}
-    found |= grouped("index", figures | {"index_build_s": index["build_s"]})
-    found |= grouped("served", {k: v for k, v in manifest.quality.items() if isinstance(v, float)})
-    return found | grouped("latency", manifest.latency["metrics"])
 
 
 def why_not_comparable(manifest: bundle.Manifest, split_hash: str, dataset: Mapping[str, Any]) -> str:

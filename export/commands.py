@@ -21,7 +21,6 @@ from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.training_data import data_of_kept_towers
 from twinspire.train.progress import PROGRESS
-from twinspire.train.training.metric_groups import metrics_of
 from twinspire.train.training.run import STAGE as FIT
 from twinspire.train.training.run import choices_of, finished_run
 from twinspire.train.training.tracking import connect, find_run, get_run
@@ -61,7 +60,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
         answers = quality.rankings(experiment, data, model, queries, PROGRESS, choices=choices)
-        beside = quality.of_label_baselines(manifest.quality if run is None else metrics_of(run))
+        beside = quality.of_label_baselines(manifest.quality)
         metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers, beside)
     topics = [trec.split_topics(data, answers)]
     if data.judged is not None:
@@ -136,7 +135,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "hybrid": _report(folder, manifest, "hybrid"),
         "scores": _report(folder, manifest, "scores"),
         "latency": {k: v for k, v in manifest.latency.items() if k != "towers"},
-        "size_mib": sum(record.size for record in manifest.files.values()) / 2**20,
+        "size_mib": manifest.size_mib,
     }
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from twinspire.export.benchmark.towers import TowerForms, manifest_latency
@@ -55,13 +54,11 @@ class ExportedTowers:
         served: by side.
         vectors: the precision in which item vectors are stored.
         reports: `parity`, `precision` and `latency`.
-        latency: the plot of the last one.
     """
 
     served: dict[Side, ServedTower]
     vectors: bundle.Precision
     reports: dict[str, dict[str, Any]]
-    latency: Figure
 
 
 class TowerExporter:
@@ -101,13 +98,8 @@ class TowerExporter:
             self.details.print(f"{side} tower: {why}", highlight=False, soft_wrap=True)
         served = {side: self._serve(each, folder) for side, each in chosen.towers.items()}
         parities: dict[str, Any] = {side: self._parity(each) for side, each in served.items()}
-        latency, figure = self._latency(served)
-        reports: dict[str, dict[str, Any]] = {
-            "parity": parities,
-            "precision": chosen.report,
-            "latency": latency,
-        }
-        return ExportedTowers(served, chosen.vectors, reports, figure)
+        reports = {"parity": parities, "precision": chosen.report, "latency": self._latency(served)}
+        return ExportedTowers(served, chosen.vectors, reports)
 
     def sample(self, side: Side, count: int) -> dict[str, list[Any]]:
         """Raw values of test records: feature name -> values."""
@@ -140,7 +132,7 @@ class TowerExporter:
                 self.experiment.export.parity_tolerance,
             )
 
-    def _latency(self, served: Mapping[Side, ServedTower]) -> tuple[dict[str, Any], Figure]:
+    def _latency(self, served: Mapping[Side, ServedTower]) -> dict[str, Any]:
         with self.console.status("latency of both towers"):
             forms = {
                 side: TowerForms(each.inputs, each.tower, each.path, self.sample(side, SAMPLE))

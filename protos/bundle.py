@@ -387,6 +387,11 @@ class Manifest:
         lexical = (*LEXICAL_FILES.values(),) if self.hybrid is not None else ()
         return (*REQUIRED, *self.index.files(), *self.schema.files(), *scales, *filters, *lexical)
 
+    @property
+    def size_mib(self) -> float:
+        """MiB of all files but the manifest."""
+        return sum(record.size for record in self.files.values()) / 2**20
+
     def sealed(self, files: Mapping[str, FileRecord]) -> "Manifest":
         """This manifest with its files, and the version computed from all its content."""
         bare = dataclasses.replace(self, files=dict(files), bundle_version="")

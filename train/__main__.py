@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from twinspire.protos.bundle import write_file
 from twinspire.protos.cli import as_typed, command_line, imports_frozen
 from twinspire.train.cli import add_experiment_command, execute
 from twinspire.train.config import Experiment, read_experiment
@@ -22,8 +23,14 @@ EARLY = 1990  # a log that ends before this year has probably been read in a wro
 
 
 def data(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Read, check and split the data set."""
-    return _dataset(read_experiment(arguments.config), arguments).report
+    """Read, check and split the data set, and write a page on what it holds."""
+    experiment = read_experiment(arguments.config)
+    dataset = _dataset(experiment, arguments)
+    from twinspire.train.data.data_page import PAGE, data_page  # imports matplotlib
+
+    page, lines = data_page(dataset, experiment)
+    write_file(dataset.folder / PAGE, page.encode())
+    return dataset.report | {"contents": lines, "page": str(dataset.folder / PAGE)}
 
 
 def fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -32,8 +39,8 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
     dataset = _dataset(experiment, arguments)
     with imports_frozen():
         from twinspire.train.training import run as training
-        from twinspire.train.training.metric_groups import metrics_of
         from twinspire.train.training.ranks import joined
+        from twinspire.train.training.run_metrics import metrics_of
         from twinspire.train.training.tracking import chosen_settings, connect, drawn_of, warnings_of
 
     config = arguments.config
@@ -82,7 +89,7 @@ def show_data(report: dict[str, Any], console: Console) -> None:
         text = f"judged: {judged['queries']:,} queries; relevant documents by score {grades}"
         text += f"; {known:,} queries also stand in training" if known else ""
         console.print(text, highlight=False, soft_wrap=True)
-    for line in _histories(report):
+    for line in (*_histories(report), *report["contents"]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table("dropped or changed", "rows", box=None)
     table.columns[1].justify = "right"
@@ -90,6 +97,7 @@ def show_data(report: dict[str, Any], console: Console) -> None:
         table.add_row(reason, f"{count:,}")
     if table.row_count:
         console.print(table)
+    console.print(f"page: {report['page']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _histories(report: Mapping[str, Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from twinspire.export.ann.graph import links_size
 from twinspire.export.ann.timer import ExactVsGraph
 from twinspire.protos.bundle import IndexParameters
 from twinspire.train.config.index import IndexConfig
-from twinspire.train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
+from twinspire.train.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
 
 SHOWN = 0.2  # recall below the target that the plot shows
 LABEL_PIXELS = 34  # between two labels of search widths

@@ -4,7 +4,7 @@ command         measures the parts, and logs the result
 parts           towers, retriever, index; each adds its figures and returns what else is reported
 latency_inputs  the records that towers are timed on; `estimate` has the intervals
 figures         names, units and intervals; `comparison` with budgets and with the previous bench
-report          the result as JSON, page, plots and terminal tables; `report_writer` writes them
+report          the result as JSON, page and terminal tables; `report_writer` writes them
 processes       isolated_process measures bundles in processes of the service
 """
 

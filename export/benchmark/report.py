@@ -8,16 +8,15 @@ from typing import Any
 from rich.console import Console
 
 from twinspire.export.ann import frontier
-from twinspire.export.benchmark import plots
 from twinspire.export.benchmark import report_writer as writer
 from twinspire.export.benchmark.comparison import DOCUMENT, Budget, changes
 from twinspire.export.benchmark.figures import SERVED, Figures, MeasuredBundle, shown
 from twinspire.export.benchmark.latency_inputs import AS_IS
 from twinspire.export.benchmark.retriever import FIGURES as RETRIEVER_FIGURES
-from twinspire.export.markdown import code, plain
 from twinspire.protos.bundle import write_file
 from twinspire.protos.features import SIDES
 from twinspire.protos.system.timing import p99_remark
+from twinspire.train.markdown import code, plain
 
 PAGE = "report.md"
 MAIN = (  # figures, in the order of the reports
@@ -169,14 +168,9 @@ def _towers(document: Document) -> list[writer.Part]:
     backends = dict.fromkeys(name for cell in cells for name in cell["backends"])
     columns = [*CASES, *(writer.Column(name, f"backends.{name}.p50_us", writer.whole) for name in backends)]
     columns.append(writer.Column("calls", f"backends.{SERVED}.iterations"))
-    panels: dict[tuple[str, int], dict[str, Any]] = {}
-    for cell in cells:
-        if cell["kind"] == AS_IS:
-            panels.setdefault((cell["side"], cell["threads"]), {})[str(cell["batch"])] = cell["backends"]
     return [
         "## Towers",
         TOWERS,
-        writer.Picture("latency.png", "Latency by batch size", lambda: plots.latency_by_batch(panels)),
         writer.ReportTable(columns, cells, "p50, microseconds"),
     ]
 

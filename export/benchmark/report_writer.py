@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from twinspire.export.benchmark import LIBRARIES
-from twinspire.export.markdown import code, plain, table
 from twinspire.protos.bundle import write_file
 from twinspire.protos.system.machine import machine, versions
-from twinspire.train.evaluation.plots import save
+from twinspire.train.markdown import code, plain, table
+from twinspire.train.plots import save
 from twinspire.train.training.tracking import git_commit
 
 BUSY = 0.95  # share of its time that one thread had a processor; below it, other processes used the machine

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 
 from twinspire.export.benchmark.figures import (
     SERVED,
@@ -33,7 +32,6 @@ from twinspire.export.benchmark.latency_inputs import (
     distinct_batches,
     with_lengths,
 )
-from twinspire.export.benchmark.plots import latency_by_batch
 from twinspire.export.onnx.export import frozen
 from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from twinspire.protos.bundle import TOWERS
@@ -118,13 +116,13 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     return part | {"on_processor": min(1.0, cpu / elapsed) if elapsed else None}
 
 
-def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> tuple[dict[str, Any], Figure]:
+def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> dict[str, Any]:
     """Time torch and the served variant on real records, at the thread budget of `[export]`.
 
     A tower takes about `TOWER_SECONDS` at most, unless a few calls take longer.
 
     Returns:
-        the report (`machine`, `threads`, `towers`, `metrics`) and its plot.
+        The report: `machine`, `threads`, `towers`, `metrics`.
     """
     pause = 0 if config.threads == 1 else PAUSE
     effort = Effort(config.iterations, LEAST, TOWER_SECONDS / len(MANIFEST_BATCHES), pause, NARROW)
@@ -138,13 +136,12 @@ def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> 
                 taken = time_tower(case, encoders, own.inputs, own.values, effort)
                 towers[side][str(batch)] = figures.add_case(case, taken, AS_IS, MANIFEST_SEED)
     kept = [name for name in figures.metrics if not any(each in name for each in NOT_IN_MANIFEST)]
-    report = {
+    return {
         "machine": machine(),
         "threads": config.threads,
         "towers": towers,
         "metrics": {name: figures.metrics[name] for name in kept},
     }
-    return report, latency_by_batch({(side, config.threads): found for side, found in towers.items()})
 
 
 def time_tower(

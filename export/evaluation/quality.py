@@ -4,7 +4,7 @@ Exact search over the same vectors shows what the index loses, and the baselines
 the model gains.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from twinspire.train.evaluation.report import (
     evaluate_labels,
     evaluate_ranking,
     judged_clusters_of,
+    known,
 )
 from twinspire.train.metrics import (
     CUTOFFS,
@@ -146,12 +147,12 @@ def evaluate(
         return found
 
     queries, relevant = data.parts["test"].by_query()
-    known = dict(answers or rankings(experiment, data, model, queries, console))
-    exact = known.pop(EXACT)
-    own = known.pop("")
-    others = {name: _as_known(rows) for name, rows in known.items()}
+    rest = dict(answers or rankings(experiment, data, model, queries, console))
+    exact = rest.pop(EXACT)
+    own = rest.pop("")
+    others = {name: known(rows) for name, rows in rest.items()}
     metrics: dict[str, Any] = dict(beside or {})
-    metrics |= evaluate_ranking(data, "test", _as_known(own), others)
+    metrics |= evaluate_ranking(data, "test", known(own), others)
     metrics |= {f"{EXACT}_{k}": v for k, v in mean(per_query(exact, relevant)).items()}
     metrics |= evaluate_cold_items(data, served)
     means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
@@ -192,17 +193,12 @@ def evaluate_judged_queries(data: TrainingData, answers: Mapping[str, Rows]) -> 
         data: with the values of the served items (`TrainingData.as_served`).
         answers: the result of `rankings` for the judged queries, over these items.
     """
-    rankers = {name: _as_known(rows) for name, rows in answers.items()}
+    rankers = {name: known(rows) for name, rows in answers.items()}
     metrics: dict[str, Any] = dict(evaluate_judged(data, rankers.pop(""), rankers))
     metrics[f"{JUDGED}{DRAWN}"] = str(judged_clusters_of(data))
     own = {name.removeprefix(JUDGED): value for name, value in metrics.items()}
     queries = int(metrics[f"{JUDGED}queries"])
     return metrics | {f"{JUDGED}queries": queries, f"{JUDGED}verdict": verdict(own, "ndcg_at_10")}
-
-
-def _as_known(answers: Rows) -> Callable[[Rows], Rows]:
-    """A ranking of the same queries again."""
-    return lambda _: answers
 
 
 def _parts(

@@ -32,7 +32,7 @@ from twinspire.protos.search import each_vector
 from twinspire.protos.vectors import read_vectors, write_merged
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import texts_of
-from twinspire.train.evaluation.plots import save
+from twinspire.train.plots import save
 
 # Reports that hold for the refreshed bundle, too: of the towers, and of what validation has chosen.
 OF_TOWERS = ("parity", "precision", "latency", "hybrid", "scores")

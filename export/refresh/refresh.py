@@ -17,7 +17,8 @@ import mlflow
 import numpy as np
 from rich.console import Console
 
-from twinspire.export.bundles import BUNDLES, export_metrics
+from twinspire.export.bundles import BUNDLES
+from twinspire.export.logged_model import log_bundle
 from twinspire.export.refresh import sources
 from twinspire.export.refresh.build import (
     RefreshInputs,
@@ -45,7 +46,7 @@ from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.item_table import ItemTable
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
-from twinspire.train.training.metric_groups import grouped
+from twinspire.train.training.run_metrics import compared
 from twinspire.train.training.tracking import find_run, tracked_run
 
 STAGE = "refresh"  # of its runs
@@ -245,8 +246,8 @@ class _Refresh:
             counts = {name: float(count) for name, count in merged.counts().items()}
             if manifest.catalogue is not None:
                 counts["sequence"] = float(manifest.catalogue.sequence)
-            mlflow.log_metrics(export_metrics(manifest) | grouped("refresh", counts), run_id=run_id)
-            client.log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
+            mlflow.log_metrics(compared("refresh", counts), run_id=run_id)
+            log_bundle(folder, run_id)
         return run_id
 
     def _end(self) -> None:

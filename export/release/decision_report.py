@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from twinspire.export.html_page import html_page
-from twinspire.export.markdown import code, picture, plain, table
 from twinspire.export.release.gate import ComparedVersion, Decision, Gate, Section
 from twinspire.export.release.gates import GATES
 from twinspire.protos.bundle import write_file
-from twinspire.train.evaluation.plots import save
+from twinspire.train.html_page import html_page
+from twinspire.train.markdown import code, picture, plain, table
+from twinspire.train.plots import save
 
 JSON = "decision.json"
 PAGE = "decision.html"  # one file, which holds its plots

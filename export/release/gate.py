@@ -204,7 +204,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page of a decision, with one plot.
+    """A section of the page of a decision, with a plot if it draws one.
 
     Args:
         title: its heading.
@@ -216,9 +216,9 @@ class Section:
 
     title: str
     text: Callable[[Decision], str]
-    plot: str
-    plot_text: str
-    draw: Callable[[Decision], Figure | None]
+    plot: str = ""
+    plot_text: str = ""
+    draw: Callable[[Decision], Figure | None] = lambda _: None
 
 
 Judgement = tuple[GateResult, dict[str, Any]]

@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from twinspire.export.markdown import aligned, code, one_line, plain
 from twinspire.protos.bundle import EXACT, HNSW, Manifest
 from twinspire.protos.inputs.events import is_dated, without_times
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from twinspire.protos.system.timing import p99_remark
 from twinspire.train.evaluation.baselines import LABELS
-from twinspire.train.metrics import MAIN, metric_label
+from twinspire.train.markdown import aligned, code, one_line, plain
+from twinspire.train.metrics import metric_label
 from twinspire.train.terminal import baseline_columns, metric_rows, probability_rows
 
 REFRESHED_FROM = "refreshed_from"  # tag of a version that a refresh has made
@@ -91,23 +91,6 @@ def lineage(manifest: Manifest) -> dict[str, str]:
         "catalogue": manifest.catalogue and f"{manifest.catalogue.store} {manifest.catalogue.sequence}",
     }
     return {name: one_line(value, CELL) for name, value in known.items() if value}
-
-
-def main_figures(manifest: Manifest) -> dict[str, float]:
-    """The figures to compare versions by, as tags of a version."""
-    names = (*probability_rows(manifest.quality), *MAIN)
-    found = {name: manifest.quality[name] for name in names if name in manifest.quality}
-    found |= {name: value for name, value in manifest.ann.items() if name.startswith("ann_recall")}
-    differences = [report["max_abs_diff"] for report in manifest.parity.values() if isinstance(report, dict)]
-    if differences:
-        found["max_abs_diff"] = max(differences)
-    latencies = manifest.latency.get("metrics", {})
-    for side in ("query", "item"):
-        for percentile in (50, 99):
-            name = f"{side}_tower_b1_p{percentile}_us"
-            if name in latencies:
-                found[name] = latencies[name]
-    return found | {"size_mib": _size_mib(manifest)}
 
 
 def _head(manifest: Manifest) -> str:
@@ -227,7 +210,7 @@ def _use(manifest: Manifest) -> str:
     query = query if len(query) <= CELL else '"..."'
     return (
         f"## Use\n\nBy alias as below, or by version as {code(f'models:/{name}/VERSION')}; "
-        f"the files are {_size_mib(manifest):,.1f} MiB.\n\n"
+        f"the files are {manifest.size_mib:,.1f} MiB.\n\n"
         "```python\n"
         f"model = mlflow.pyfunc.load_model({json.dumps(uri, ensure_ascii=False)})\n"
         f'model.predict([{query}], params={{"k": 10}})\n'
@@ -278,7 +261,3 @@ def _plain(value: Any) -> str:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _size_mib(manifest: Manifest) -> float:
-    return sum(record.size for record in manifest.files.values()) / 2**20

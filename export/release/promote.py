@@ -37,7 +37,7 @@ from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.training_data import TrainingData, data_of_kept_towers
 from twinspire.train.progress import PROGRESS
-from twinspire.train.training.metric_groups import grouped
+from twinspire.train.training.run_metrics import compared
 from twinspire.train.training.tracking import connect, log_metrics
 
 Compare = Callable[
@@ -174,7 +174,7 @@ def _log_report(decision: Decision, run_id: str) -> None:
     for result in decision.results:
         figures |= {result.name: result.figure, f"{result.name}_bound": result.bound}
     known = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
-    log_metrics(run_id, grouped("gates", known))
+    log_metrics(run_id, compared("gates", known))
 
 
 def _conclude(

@@ -22,7 +22,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from twinspire.export.bundles import BUNDLES, export_metrics
+from twinspire.export.bundles import BUNDLES
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.bundle import EXACT, HNSW, MILVUS
 from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
@@ -32,7 +32,6 @@ from twinspire.protos.release_records import CHAMPION
 from twinspire.protos.scores import LOWEST_SCORE
 from twinspire.protos.vector_databases import milvus
 from twinspire.train.paths import ROOT
-from twinspire.train.training.metric_groups import grouped
 from twinspire.train.training.tracking import get_run, is_absent, unreachable
 
 CHALLENGER = "challenger"
@@ -214,22 +213,23 @@ def _packages(manifest: bundle.Manifest) -> tuple[str, ...]:
 
 
 def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:
-    """Log the model to a run, and register it from there.
+    """Store the files of the bundle in its logged model, and register that.
 
     The run has ended, and stays so. `mlflow.pyfunc.log_model` logs to an active run only, which a killed
-    process would leave as running; `Model.log`, which it calls, takes the run's id.
+    process would leave as running; `Model.log`, which it calls, does without one.
 
     Raises:
         BundleDamaged: the bundle has no example queries.
     """
-    from twinspire.export.release.model_card import as_input, card, lineage, main_figures  # imports torch
+    from twinspire.export.logged_model import logged_model  # imports torch, as the next
+    from twinspire.export.release.model_card import as_input, card, lineage
 
     if not manifest.examples:
         raise BundleDamaged(f"{folder}: has no example queries; the model declares its input by the first")
     example = [as_input(manifest.examples[0])]
     parameters = {"k": 10, "exclude_history": manifest.excludes_history, "filter": "", "fusion": ""}
     parameters["min_score"] = LOWEST_SCORE
-    client = mlflow.MlflowClient()
+    client, model = mlflow.MlflowClient(), logged_model(manifest, run_id)
     with warnings.catch_warnings(record=True) as caught, TemporaryDirectory() as scratch:
         code = Path(scratch) / "twinspire"  # a copy of it in the model has the name by which it is imported
         code.mkdir()
@@ -238,8 +238,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         logged = Model.log(
             None,
             mlflow.pyfunc,
-            name=manifest.name,
-            run_id=run_id,
+            model_id=model.model_id,
             flavor_name="pyfunc.ModelFromCode",  # of a model whose `python_model` is a file
             python_model=str(ROOT / "serving" / "pyfunc_model.py"),
             artifacts={"bundle": str(folder)},
@@ -250,14 +249,12 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
     for warning in caught:  # MLflow has no type hint for "a text or a table of features", and warns about it
         if "Any type hint" not in str(warning.message):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    mlflow.log_metrics(_metrics(manifest), run_id=run_id, model_id=logged.model_id)
     _describe_model(manifest)
-    figures = {name: f"{value:.6g}" for name, value in main_figures(manifest).items()}
     return client.create_model_version(
         manifest.name,
         logged.model_uri,
         run_id,
-        tags=figures | lineage(manifest),
+        tags=lineage(manifest),
         description=card(manifest),
         model_id=logged.model_id,
     )
@@ -279,11 +276,3 @@ def _describe_model(manifest: bundle.Manifest) -> None:
     for key, value in tags.items():
         if key not in known.tags:
             client.set_registered_model_tag(manifest.name, key, value)
-
-
-def _metrics(manifest: bundle.Manifest) -> dict[str, float]:
-    """All figures of a bundle; MLflow shows them beside the version."""
-    from twinspire.export.release.model_card import main_figures
-
-    size = {"size_mib": main_figures(manifest)["size_mib"]}
-    return export_metrics(manifest) | grouped("bundle", size)

@@ -34,7 +34,6 @@ from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
 from twinspire.train.models.heads import LogisticHead
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
-from twinspire.train.training.metric_groups import metrics_of
 from twinspire.train.training.trained_model import load_model
 
 pytestmark = pytest.mark.exhaustive
@@ -81,7 +80,7 @@ def test_the_run_says_which_additive_model_stands_beside_the_towers(clicks: Made
     for tower in towers:
         part: Any = tower.additive
         assert float(part.model_factors.max()) == pytest.approx(weight)
-    assert clicks.run.data.metrics["validation/additive_log_loss"] > 0
+    assert clicks.metrics["validation_additive_log_loss"] > 0
 
 
 def served_as_by_torch(clicks: Made) -> None:
@@ -119,7 +118,7 @@ def _query(values: dict[str, Any]) -> Query:
 
 
 def test_a_bundle_is_compared_with_the_best_of_all_baselines_of_labels(clicks: Made) -> None:
-    quality, metrics = bundle.read(clicks.folder).quality, metrics_of(clicks.run)
+    quality, metrics = bundle.read(clicks.folder).quality, clicks.metrics
     losses = {each.label: metrics[f"{each.name}_log_loss"] for each in LABEL_BASELINES}
     best = min(losses, key=lambda label: losses[label])
     assert best != "item means"  # which the bundle measures itself
@@ -147,7 +146,7 @@ def test_without_its_run_a_bundle_is_compared_with_the_baselines_of_its_manifest
 
 
 def test_a_run_has_the_metrics_of_labels_and_a_calibration(clicks: Made) -> None:
-    metrics = metrics_of(clicks.run)
+    metrics = clicks.metrics
     assert bundle.read(clicks.folder).score.kind == "sigmoid"
     assert metrics["log_loss"] < metrics["base_rate_log_loss"] - 0.05
     for name in ("base_rate", "itemmean", "user_item", "user_item_knn", "hashed_lr", "fm"):

@@ -21,7 +21,6 @@ from twinspire.protos.search import paired_products
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import training_data_of
-from twinspire.train.training.metric_groups import metrics_of
 from twinspire.train.training.trained_model import load_model
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("warm_fetches")]
@@ -58,7 +57,7 @@ def test_the_bundle_has_the_vectors_of_torch_side_by_side(made: Made) -> None:
 
 
 def test_quality_is_that_of_the_answers(made: Made) -> None:
-    manifest, logged = bundle.read(made.folder), metrics_of(made.run)
+    manifest, logged = bundle.read(made.folder), made.metrics
     quality = manifest.quality
     assert quality["ndcg_at_10"] > 2 * quality["popularity_ndcg_at_10"]
     assert quality["exact_ndcg_at_10"] == pytest.approx(logged["ndcg_at_10"], abs=0.02)

@@ -17,7 +17,6 @@ from twinspire.serving.retrieval.answer import Basis
 from twinspire.serving.retrieval.query import Query, example_query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import training_data_of
-from twinspire.train.training.metric_groups import metrics_of
 
 pytestmark = pytest.mark.exhaustive
 
@@ -75,7 +74,7 @@ def test_a_query_has_a_time_and_without_one_is_asked_now(of_events: Made) -> Non
     assert float(of_events.run.data.params["recent_popularity.weight"]) > 0
     manifest = bundle.read(of_events.folder)
     assert manifest.examples[0]["time"] > 1_000_000
-    assert manifest.quality["ndcg_at_10"] == pytest.approx(metrics_of(of_events.run)["ndcg_at_10"], abs=0.01)
+    assert manifest.quality["ndcg_at_10"] == pytest.approx(of_events.metrics["ndcg_at_10"], abs=0.01)
 
     def at(time: float) -> Query:
         return Query(history=HISTORY, features={"time": time})

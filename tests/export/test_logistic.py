@@ -23,7 +23,6 @@ from twinspire.serving.retrieval.query import example_query
 from twinspire.train.config import IndexConfig
 from twinspire.train.data.training_data import training_data_of
 from twinspire.train.models.heads import ItemDotHead, LogisticHead
-from twinspire.train.training.metric_groups import metrics_of
 from twinspire.train.training.trained_model import load_model
 
 pytestmark = pytest.mark.exhaustive
@@ -80,7 +79,7 @@ def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
 def test_the_report_has_the_auc_of_likes_and_dislikes(rated: Made) -> None:
     manifest = bundle.read(rated.folder)
     assert manifest.score.kind == "sigmoid"
-    quality, logged = manifest.quality, metrics_of(rated.run)
+    quality, logged = manifest.quality, rated.metrics
     test = rated.dataset.part("test")["label"].to_numpy() > 0
     share = test.mean()
     assert 0.2 < share < 0.8

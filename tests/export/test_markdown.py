@@ -10,13 +10,13 @@ import pytest
 
 from tests.helpers.releases import DATASET, LATENCY, PARITY, QUALITY, small_bundle
 from tests.helpers.rendered import HOSTILE, elements, shown
-from twinspire.export import markdown
 from twinspire.export.benchmark.report import parts_of
 from twinspire.export.benchmark.report_writer import page_of
 from twinspire.export.release import model_card, registry
 from twinspire.export.release.decision_report import write_report
 from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
 from twinspire.protos import bundle
+from twinspire.train import markdown
 from twinspire.train.training.tracking import experiment_id
 
 ALL = " ".join(HOSTILE)

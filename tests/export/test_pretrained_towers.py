@@ -105,7 +105,7 @@ def test_the_run_says_model_licence_and_tokens(pretrained: Made) -> None:
 
 
 def test_the_pretrained_start_is_a_row_of_its_own(pretrained: Made) -> None:
-    assert "test/start/recall_at_10" in pretrained.run.data.metrics
+    assert "start_recall_at_10" in pretrained.metrics
 
 
 def test_the_bundle_holds_the_tokenizer_as_a_file_of_the_features(pretrained: Made) -> None:

@@ -18,7 +18,6 @@ from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.answer import Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.train.training.metric_groups import metrics_of
 
 HISTORY = ("f001", "f002", "f003")
 
@@ -97,7 +96,7 @@ def test_the_registry_gives_the_same_answers(
 def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Path, tmp_path: Path) -> None:
     made = make_of(write_toml(films, tmp_path / "a.toml", "cold", {**COLD, **QUICK}), empty_store, tmp_path)
     manifest = bundle.read(made.folder)
-    quality, logged = manifest.quality, metrics_of(made.run)
+    quality, logged = manifest.quality, made.metrics
     assert manifest.dataset["cold_items"] == 12
     assert quality["cold_queries"] == logged["cold_queries"] > 100
     for name in ("cold_hr_at_50", "cold_ndcg_at_10", "cold_random_hr_at_50"):

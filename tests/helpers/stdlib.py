@@ -33,6 +33,7 @@ from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.models.defaults import from_data
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
 from twinspire.train.training.run import fit
+from twinspire.train.training.run_metrics import metrics_of
 from twinspire.train.training.tracking import connect
 from twinspire.train.training.trained_model import Model, build_model
 
@@ -193,6 +194,12 @@ class Made:
     run: Run
     folder: Path
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All metrics of the run, by their names in code."""
+        with tracking_at(self.uri):
+            return metrics_of(self.run)
+
 
 @contextmanager
 def tracking_copy(made: Made, folder: Path) -> Iterator[str]:
@@ -211,20 +218,22 @@ def make(
 
 @contextmanager
 def drawn_once() -> Iterator[None]:
-    """Patches `Figure.savefig`: of all figures with one file name, only the first becomes a picture.
+    """Patches `Figure.savefig`: of all figures with one file name, or none, only the first becomes a picture.
 
     The others are laid out, so that a figure that fails or warns still fails its test; their files hold the
     first picture. No test may look at what such a file shows.
     """
     draw = Figure.savefig
 
-    def save(figure: Figure, path: Path, **named: Any) -> None:
-        if path.name not in _DRAWN:
-            draw(figure, path, **named)
-            _DRAWN[path.name] = path.read_bytes()
-        else:
+    def save(figure: Figure, place: Path | io.BytesIO, **named: Any) -> None:
+        name = place.name if isinstance(place, Path) else ""  # those that are not files have one picture
+        if name in _DRAWN:
             figure.draw_without_rendering()
-        path.write_bytes(_DRAWN[path.name])
+        else:
+            content = io.BytesIO()
+            draw(figure, content, **named)
+            _DRAWN[name] = content.getvalue()
+        (place.write_bytes if isinstance(place, Path) else place.write)(_DRAWN[name])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save)

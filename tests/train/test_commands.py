@@ -11,7 +11,6 @@ import pytest
 from tests.helpers.stdlib import Made, write_toml
 from twinspire.train.__main__ import main
 from twinspire.train.paths import ROOT
-from twinspire.train.training.metric_groups import metrics_of
 
 Capture = pytest.CaptureFixture[str]
 
@@ -32,7 +31,11 @@ def run(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_data_prints_one_document(run: Any, made: Made) -> None:
     code, output, _ = run("data", "--config", made.config, "--json")
     assert (code, output.count("\n")) == (0, 1)
-    assert json.loads(output) == made.dataset.report
+    found = json.loads(output)
+    page = Path(found.pop("page"))
+    for line in found.pop("contents"):
+        assert line in page.read_text()
+    assert found == made.dataset.report
 
 
 def test_data_tells_what_was_dropped(run: Any, stdlib: Path, tmp_path: Path) -> None:
@@ -52,7 +55,7 @@ def test_fit_prints_one_document(run: Any, made: Made) -> None:
     assert found["tracking_uri"] == made.uri
     assert found["split_hash"] == made.dataset.split_hash
     for name in ("recall_at_10", "bm25_recall_at_10", "training_s", "pairs_per_s"):
-        assert found["metrics"][name] == metrics_of(made.run)[name]
+        assert found["metrics"][name] == made.metrics[name]
 
 
 ROWS = ("", "bm25_", "bm25_full_", "tfidf_", "start_")
@@ -63,7 +66,7 @@ def test_fit_tells_the_figures_beside_those_of_bm25(run: Any, made: Made) -> Non
     assert code == 0
     assert f"run {made.run.info.run_id}, unchanged since it was trained" in output
     (line,) = (line for line in output.splitlines() if line.split()[:1] == ["recall@10"])
-    metrics = metrics_of(made.run)
+    metrics = made.metrics
     assert line.split()[1:] == [f"{metrics[prefix + 'recall_at_10']:.4f}" for prefix in ROWS]
 
 

@@ -3,10 +3,8 @@
 import io
 from typing import Any
 
-import matplotlib.pyplot as plt
 from rich.console import Console
 
-from twinspire.train.evaluation.plots import baseline_comparison
 from twinspire.train.metrics import SHOWN
 from twinspire.train.terminal import baseline_columns, show_fit
 
@@ -151,15 +149,3 @@ def test_what_was_chosen_for_a_baseline_and_the_warnings_are_told() -> None:
         "warning: test holds [3] queries",
         "warning: another",
     ]
-
-
-def test_bars_stand_for_the_model_and_every_baseline() -> None:
-    figure = baseline_comparison(FILMS, "films")
-    (axes,) = figure.axes
-    assert axes.get_ylabel() == "mean over queries; lines are 95 % intervals"
-    legend = axes.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["two-tower", "popularity", "item-kNN", "EASE"]
-    heights = [round(float(bar.get_height()), 4) for bar in axes.patches]  # type: ignore[attr-defined]
-    assert heights == [each for height in (0.25, 0.05, 0.15, 0.2) for each in [height] * 4]
-    plt.close(figure)

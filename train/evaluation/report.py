@@ -71,6 +71,11 @@ def evaluate_ranking(
     return found
 
 
+def known(answers: Rows) -> Ranker:
+    """A ranker that gives these answers (Q, K), for the queries that they were made for."""
+    return lambda _: answers
+
+
 def evaluate_judged(
     data: TrainingData, rank: Ranker, others: Mapping[str, Ranker] | None = None
 ) -> dict[str, float]:

@@ -8,7 +8,7 @@ A run whose inputs have not changed is not trained again: its metrics are read f
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,20 @@ from twinspire.protos.figures import JUDGED
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
 from twinspire.train.config import Experiment
+from twinspire.train.data import data_page
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import training_data_of
 from twinspire.train.evaluation import plots
 from twinspire.train.evaluation.baselines import baselines, left_out
 from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in, interval
-from twinspire.train.evaluation.labelled_metrics import Bin
+from twinspire.train.evaluation.quality_page import PAGE, quality_page
 from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
-from twinspire.train.evaluation.report import evaluate_cold_items, evaluate_judged, evaluate_ranking
+from twinspire.train.evaluation.report import (
+    evaluate_cold_items,
+    evaluate_judged,
+    evaluate_ranking,
+    known,
+)
 from twinspire.train.evaluation.warnings import run_warnings, worse_than_baselines
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.interrupts import before_leaving
@@ -41,6 +47,7 @@ from twinspire.train.models.defaults import Chosen, from_data
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Report, architecture_of, silent
 from twinspire.train.paths import CACHE
+from twinspire.train.plots import save
 from twinspire.train.training.additive_model import Additive, add_additive_model
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import (
@@ -54,11 +61,11 @@ from twinspire.train.training.checkpoint import (
 )
 from twinspire.train.training.device import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.labelled_pairs import LabelledPairs
-from twinspire.train.training.metric_groups import grouped
 from twinspire.train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
 from twinspire.train.training.mlflow_dataset import as_mlflow_dataset
 from twinspire.train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from twinspire.train.training.refit import REFIT, begun, refit
+from twinspire.train.training.run_metrics import compared, log_all
 from twinspire.train.training.tracking import (
     FINGERPRINT,
     find_run,
@@ -70,7 +77,7 @@ from twinspire.train.training.tracking import (
     unfinished_runs,
 )
 from twinspire.train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model
-from twinspire.train.training.trainer import Callbacks, Interrupted, Trainer
+from twinspire.train.training.trainer import Callbacks, Interrupted, State, Trainer
 
 STAGE = "fit"
 FINISHED = "finished"  # folder of the towers with new items, calibration and mixture, in that of a run
@@ -309,7 +316,6 @@ def _train(
             start_alike(trainer)
         trainer.fit(callbacks)
     trainer.process = process.alone()
-    mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
     _finish(folder, model, trainer, console, process)
 
 
@@ -347,26 +353,27 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
         stored.parent.mkdir(exist_ok=True)
         save_towers(stored, trainer.towers)
     with console.status("test evaluation, baselines beside it"):
-        of_items = evaluate_cold_items(data, trainer.rank)
-        metrics |= evaluate_ranking(data, "test", trainer.rank, rankers) | of_items
+        metrics |= _on_test(experiment, trainer, rankers)
         metrics |= labelled.metrics(experiment)
         on_judged = judged.metrics(rankers, start, validated.choices, console)
     log_choices(validated.choices)  # after the judged queries, which may add some
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     chosen = flattened({"baselines": settings}) | flattened({"calibration": validated.calibrated})
     mlflow.log_params(chosen | flattened({"evaluation": drawn_in(data, "test")}))
+    best, beside, selection = state.best_epoch, validated.beside, experiment.training.selection
+    on_validation = {f"{name}_{selection}": value for name, value in beside.items()}
     for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):
         if part is not None:
             mlflow.log_params(flattened({name: part.parameters()}))
-            mlflow.log_metrics(grouped("validation", part.metrics()))
-    best, beside, selection = state.best_epoch, validated.beside, experiment.training.selection
-    named = {f"{name}_{selection}": value for name, value in beside.items()}
-    mlflow.log_metrics(grouped("test", metrics) | grouped("judged", on_judged))
-    mlflow.log_metrics(grouped("train", {"best_epoch": float(best)}) | grouped("validation", named))
+            on_validation |= part.metrics()
+    _log_metrics(folder.name, state, on_validation, metrics, on_judged)
     losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
     doubts = worse_than_baselines(validated.leads, beside, selection, clusters_of(data, "validation"))
     log_warnings([*run_warnings(experiment, data, metrics, best, losses), *doubts])
-    _log_outputs(folder, stored, experiment.name, metrics, labelled.reliability)
+    mlflow.log_artifact(str(stored), ARTIFACTS)
+    if labelled.reliability:
+        figure = plots.reliability_diagram(labelled.reliability, experiment.name)
+        mlflow.log_artifact(str(save(figure, folder / "reliability.png")), "plots")
     for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}", f"{REFIT}/{RUN_STATE}"):
         (folder / name).unlink(missing_ok=True)
 
@@ -490,6 +497,42 @@ def _start_metrics(
     return named, judged.answers()
 
 
+def _on_test(
+    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, FittedBaseline]
+) -> dict[str, float]:
+    """Metrics of towers and baselines on the test part; logs a page that shows on what they differ."""
+    queries, _ = trainer.data.parts["test"].by_query()
+    own, others = trainer.rank(queries), {name: rank(queries) for name, rank in rankers.items()}
+    page = quality_page(trainer.data, {"": own, **others}, experiment.name, "towers")
+    mlflow.log_text(page, PAGE)
+    beside = {name: known(answers) for name, answers in others.items()}
+    found = evaluate_ranking(trainer.data, "test", known(own), beside)
+    return found | evaluate_cold_items(trainer.data, trainer.rank)
+
+
+def _log_metrics(
+    run_id: str,
+    state: State,
+    on_validation: Mapping[str, float],
+    metrics: Mapping[str, float],
+    on_judged: Mapping[str, float],
+) -> None:
+    """Log what runs are compared by as metrics, and everything in files.
+
+    Args:
+        run_id: of the active run.
+        on_validation: what was measured there after the last epoch.
+        metrics: of the test part.
+        on_judged: of the judged queries.
+    """
+    times = {"training_s": state.seconds, "best_epoch": float(state.best_epoch)}
+    shown = compared("test", metrics) | compared("judged", on_judged) | compared("train", times)
+    mlflow.log_metrics(shown | compared("validation", on_validation))
+    named = {f"validation_{name}": value for name, value in on_validation.items()}
+    named |= {f"{JUDGED}{name}": value for name, value in on_judged.items()}
+    log_all(run_id, {**metrics, **state.history[-1], **named})
+
+
 def _baselines_on_validation(
     experiment: Experiment,
     trainer: Trainer,
@@ -522,12 +565,13 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
         }
     )
     mlflow.log_dict(report, "dataset.json")
+    mlflow.log_text(data_page.data_page(dataset, model.experiment)[0], data_page.PAGE)
     mlflow.log_dict({**chosen.reasons}, "chosen_from_data.json")
     mlflow.log_input(as_mlflow_dataset(dataset), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}
     sizes = {"items": report["items"], "pairs": report["pairs"]}
     sizes["parameters"] = sum(p.numel() for p in parameters)
-    mlflow.log_metrics(grouped("data", sizes))
+    mlflow.log_metrics(compared("data", sizes))
     _log_description(model)
     architecture = architecture_of(model.experiment.tower)
     for name in sorted({*model.schema.files(), *architecture.files()}):
@@ -542,18 +586,3 @@ def _log_description(model: Model) -> None:
 
 def _print(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True)
-
-
-def _log_outputs(
-    folder: Path,
-    towers: Path,
-    name: str,
-    metrics: dict[str, float],
-    reliability: Mapping[str, Sequence[Bin]],
-) -> None:
-    mlflow.log_artifact(str(towers), ARTIFACTS)
-    figures = {"beside_baselines.png": plots.baseline_comparison(metrics, name)}
-    if reliability:
-        figures["reliability.png"] = plots.reliability_diagram(reliability, name)
-    for file, figure in figures.items():
-        mlflow.log_artifact(str(plots.save(figure, folder / file)), "plots")

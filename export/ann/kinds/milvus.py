@@ -39,7 +39,7 @@ from twinspire.protos.vector_databases.milvus import (
     write_collection,
 )
 from twinspire.train.config.index import IndexConfig
-from twinspire.train.evaluation.plots import MODEL_COLOUR, style_axes
+from twinspire.train.plots import MODEL_COLOUR, style_axes
 
 QUERIES = 64  # in one search
 ROUNDS = 20  # single searches that are timed

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from twinspire.export.benchmark.isolated_process import ProcessFailure
-from twinspire.export.markdown import plain, table
 from twinspire.export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
-from twinspire.train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
+from twinspire.train.markdown import plain, table
+from twinspire.train.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
 
 ROUNDS = 10
 RESAMPLES = 2000  # of the bootstrap over rounds

@@ -15,17 +15,13 @@ does not pass. A bundle without filter fields passes.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from twinspire.export.benchmark.isolated_process import ProcessFailure
-from twinspire.export.markdown import table
 from twinspire.export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
 from twinspire.train.evaluation.intervals import Clusters, Interval, interval
-from twinspire.train.evaluation.plots import COLOURS, style_axes
+from twinspire.train.markdown import table
 
 NAMES = {"random": "random", "anti_correlated": "anti-correlated with the query"}
 Bucket = Mapping[str, Any]
@@ -113,30 +109,6 @@ def _text(decision: Decision) -> str:
     )
 
 
-def _draw(decision: Decision) -> Figure | None:
-    """Recall by selectivity, with its interval."""
-    buckets = _buckets(decision)
-    if not buckets:
-        return None
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for colour, (kind, name) in zip(COLOURS, NAMES.items(), strict=False):
-        some = [each for each in buckets if each["kind"] == kind]
-        middle = np.array([each["recall"] for each in some])
-        ends = np.array([[each["low"] for each in some], [each["high"] for each in some]])
-        errors = np.abs(ends - middle)
-        shares = [each["passing"] for each in some]
-        axes.errorbar(shares, middle, errors, color=colour, marker="o", markersize=4, capsize=3, label=name)
-    bound = next(each.bound for each in decision.results if each.name == "filtered_recall")
-    axes.axhline(bound, color="#444a54", linestyle="--", linewidth=1, label="bound")
-    axes.set(xscale="log", xlabel="share of the items that pass", ylabel="recall against exact search")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    lowest = min(bound, *(each["low"] for each in buckets))
-    axes.set_ylim(lowest - 0.25 * (1 - lowest), 1 + 0.1 * (1 - lowest))
-    axes.legend(frameon=False, fontsize=8)
-    style_axes(axes)
-    return figure
-
-
 def _interval(values: npt.NDArray[np.float64], seed: int) -> Interval:
     """The mean recall (Q,) of examples, with the interval that draws them.
 
@@ -165,12 +137,6 @@ GATES = (
         at_least=True,
         request=lambda _experiment: {"filtered": ["challenger"]},
         note="The recall with filters is that of its lowest bucket, and refuses as that of the index does.",
-        section=Section(
-            title="Search with filters",
-            text=_text,
-            plot="filtered_recall.png",
-            plot_text="Recall of filtered searches by the share of the items that pass",
-            draw=_draw,
-        ),
+        section=Section(title="Search with filters", text=_text),
     ),
 )

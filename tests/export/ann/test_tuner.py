@@ -20,7 +20,7 @@ from twinspire.export.ann.timer import ExactVsGraph, compare
 from twinspire.protos.bundle import Score
 from twinspire.protos.errors import GateRefused
 from twinspire.train.config.index import IndexConfig
-from twinspire.train.evaluation.plots import save
+from twinspire.train.plots import save
 
 COSINE = Score("cosine")
 HNSW = ann.index_kind("hnsw")

@@ -90,7 +90,7 @@ def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> 
     sleepy: Any = Sleeper()
     forms = TowerForms(INPUTS, sleepy, path, VALUES)
     both: Any = dict.fromkeys(("query", "item"), forms)
-    report, _ = manifest_latency(both, ExportConfig())
+    report = manifest_latency(both, ExportConfig())
     percentiles = [f"b{batch}_p{p}_us" for batch in MANIFEST_BATCHES for p in (50, 95, 99)]
     expected = {f"torch_over_onnx_b{batch}" for batch in MANIFEST_BATCHES}
     expected |= {f"item_torch_over_onnx_b{batch}" for batch in MANIFEST_BATCHES}
@@ -110,7 +110,7 @@ def test_a_bundles_own_report_takes_few_calls_once_the_seconds_of_a_tower_are_ov
     path = tmp_path / "tower.onnx"
     write_tower(path, TinyTower(INPUTS.features))
     sleepy: Any = Sleeper()
-    report, _ = manifest_latency({"query": TowerForms(INPUTS, sleepy, path, VALUES)}, ExportConfig())
+    report = manifest_latency({"query": TowerForms(INPUTS, sleepy, path, VALUES)}, ExportConfig())
     calls = [each[name]["iterations"] for each in report["towers"]["query"].values() for name in each]
     assert len(calls) == 2 * len(MANIFEST_BATCHES)
     assert all(2 <= count <= 30 for count in calls)

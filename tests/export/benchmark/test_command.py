@@ -96,7 +96,7 @@ def test_everything_is_measured_written_logged_and_compared(
         assert metrics[name] > 0
     assert {cell["kind"] for cell in found["towers"]["cells"]} == {"as_is", "short", "long"}
     folder = tmp_path / "first"
-    names = {"latency.json", "report.md", "latency.png", "index.png"}
+    names = {"latency.json", "report.md", "index.png"}
     assert {path.name for path in folder.iterdir()} == names
     written = json.loads((folder / "latency.json").read_text())
     assert written == {k: v for k, v in found.items() if k not in ("report", "run_id")}

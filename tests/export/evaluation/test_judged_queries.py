@@ -22,7 +22,6 @@ from twinspire.train.data.training_data import training_data_of
 from twinspire.train.evaluation.baselines import baselines
 from twinspire.train.metrics import MAIN_AND_RECALL, mean, per_query
 from twinspire.train.terminal import show_fit
-from twinspire.train.training.metric_groups import metrics_of
 
 pytestmark = pytest.mark.exhaustive
 
@@ -58,9 +57,14 @@ def test_the_data_set_has_titles_to_train_on_and_questions_to_judge_by(papers: M
 
 
 def test_the_run_has_the_figures_of_judged_queries_beside_those_of_titles(papers: Made) -> None:
-    metrics = metrics_of(papers.run)
+    metrics = papers.metrics
     names = {name for name in papers.run.data.metrics if name.startswith("judged/")}
-    assert {"judged/ndcg_at_10", "judged/interval/ndcg_at_10_low", "judged/bm25/recall_at_100"} <= names
+    assert names == {
+        f"judged/{name}{of}" for name in ("ndcg_at_10", "recall_at_10") for of in ("", "_best_baseline")
+    }
+    assert {"judged_ndcg_at_10_low", "judged_bm25_recall_at_100"} <= {*metrics}
+    served = bundle.read(papers.folder).quality
+    assert papers.run.data.metrics["served_judged/ndcg_at_10"] == served["judged_ndcg_at_10"]
     assert metrics["judged_queries"] == QUESTIONS + 1
     data = training_data_of(papers.dataset, papers.experiment.query, papers.experiment.item).as_served()
     assert data.judged is not None
@@ -68,12 +72,12 @@ def test_the_run_has_the_figures_of_judged_queries_beside_those_of_titles(papers
         expected = mean(per_query(rank(data.judged.query), data.judged.relevant, data.judged.gains))
         for metric in MAIN_AND_RECALL:
             assert metrics[f"judged_{name}_{metric}"] == pytest.approx(expected[metric])
-            assert metrics[f"served_judged_{name}_{metric}"] == pytest.approx(expected[metric])
+            assert served[f"judged_{name}_{metric}"] == pytest.approx(expected[metric])
     assert metrics["judged_start_ndcg_at_10"] > 0.2
 
 
 def test_the_bundle_is_measured_over_what_it_serves(papers: Made) -> None:
-    quality, metrics = bundle.read(papers.folder).quality, metrics_of(papers.run)
+    quality, metrics = bundle.read(papers.folder).quality, papers.metrics
     assert quality["judged_ndcg_at_10"] > 0.3
     for metric in MAIN_AND_RECALL:
         assert quality[f"judged_exact_{metric}"] == pytest.approx(metrics[f"judged_{metric}"], abs=0.02)
@@ -90,7 +94,7 @@ def shown(show: Any, result: dict[str, Any]) -> str:
 
 
 def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) -> None:
-    metrics = metrics_of(papers.run)
+    metrics = papers.metrics
     result = {"run_id": "1", "reused": False, "drawn": "", "metrics": metrics}
     result |= {"baselines": {}, "warnings": []}
     text = shown(show_fit, result)

@@ -29,7 +29,6 @@ from twinspire.protos import bundle
 from twinspire.train.config import IndexConfig
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.metrics import OF_LABELS, mean, per_query
-from twinspire.train.training.metric_groups import metrics_of
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_served_and_exact_search_are_measured_separately(
 def test_bm25_is_that_of_the_run(made: Made) -> None:
     quality = bundle.read(made.folder).quality
     for name in ("recall_at_10", "mrr_at_10", "ndcg_at_10", "recall_at_10_low"):
-        assert quality[f"bm25_{name}"] == pytest.approx(metrics_of(made.run)[f"bm25_{name}"])
+        assert quality[f"bm25_{name}"] == pytest.approx(made.metrics[f"bm25_{name}"])
 
 
 def compared(metric: str, model: float, other: float, low: float, high: float) -> dict[str, Any]:
@@ -172,9 +171,9 @@ def test_a_model_of_histories_beats_popularity(films_made: Made) -> None:
     assert quality["ndcg_at_10_low"] > quality["popularity_ndcg_at_10_high"]
     for name in ("recall_at_10", "hr_at_50", "mrr_at_10", "ndcg_at_10", "ndcg_at_10_high"):
         assert quality[f"exact_{name}" if "high" not in name else name] == pytest.approx(
-            metrics_of(films_made.run)[name], abs=0.005
+            films_made.metrics[name], abs=0.005
         )
-        assert quality[f"ease_{name}"] == pytest.approx(metrics_of(films_made.run)[f"ease_{name}"])
+        assert quality[f"ease_{name}"] == pytest.approx(films_made.metrics[f"ease_{name}"])
 
 
 def test_the_first_ten_items_are_those_of_a_request_for_ten() -> None:

@@ -32,8 +32,8 @@ from twinspire.train.evaluation.exact_search import encode
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training import run as training
-from twinspire.train.training.metric_groups import metrics_of
 from twinspire.train.training.refit import vectors_before_refit
+from twinspire.train.training.run_metrics import metrics_of
 from twinspire.train.training.trained_model import load_model
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]  # two runs and two exports

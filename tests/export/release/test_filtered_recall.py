@@ -61,7 +61,6 @@ def test_the_recall_of_each_bucket_is_measured_and_drawn(experiment: Experiment,
     write_report(decision, tmp_path / "page", (GATE,))
     page = (tmp_path / "page" / "decision.md").read_text()
     assert "0.1% pass, anti-correlated with the query" in page
-    assert (tmp_path / "page" / "filtered_recall.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_bundle_without_filter_fields_passes(experiment: Experiment, tmp_path: Path) -> None:

@@ -104,7 +104,6 @@ def test_what_was_not_measured_is_left_out(manifest: Manifest) -> None:
     assert "## Data\n\nfiles." in text
     for title in ("Quality", "Parity", "Latency"):
         assert f"## {title}" not in text
-    assert model_card.main_figures(bare).keys() == {"size_mib"}
 
 
 def test_labels_come_before_rankings_where_clicks_are_predicted(manifest: Manifest) -> None:
@@ -115,17 +114,7 @@ def test_labels_come_before_rankings_where_clicks_are_predicted(manifest: Manife
     assert rows == ["AUC", "log loss", "ECE", "recall@1"]
     (auc,) = (line.split() for line in lines if line.startswith("AUC"))
     assert auc[1:] == "0.7500 (0.700 to 0.800) 0.7000".split()
-    assert [*model_card.main_figures(clicks)][:4] == ["auc", "log_loss", "ece", "ndcg_at_10"]
     assert "AUC" not in model_card.card(manifest)
-
-
-def test_main_figures_are_those_of_the_manifest(manifest: Manifest) -> None:
-    found = model_card.main_figures(manifest)
-    assert found["ndcg_at_10"] == 0.9123
-    assert found["ann_recall_at_10"] == 0.9876
-    assert found["max_abs_diff"] == 1.3e-7
-    assert found["query_tower_b1_p99_us"] == 140.0
-    assert found["size_mib"] == sum(each.size for each in manifest.files.values()) / 2**20
 
 
 def test_a_query_is_shown_as_a_model_takes_it(tmp_path: Path) -> None:

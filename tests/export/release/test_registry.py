@@ -84,7 +84,6 @@ def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
     ):
         assert part in version.description
     held = mlflow.MlflowClient().get_model_version("stdlib", str(version.version)).tags
-    assert held["recall_at_10"] == f"{manifest.quality['recall_at_10']:.6g}"
     assert held["dataset_fingerprint"] == own.dataset.report["fingerprint"]
     assert figures_beside(version)["served/recall_at_10"] == manifest.quality["recall_at_10"]
 
@@ -166,7 +165,7 @@ def test_a_registered_model_refuses_what_it_does_not_know(own: Made) -> None:
         ("parse", {"k": -1}, "k: expected"),
         ("parse", {"k": 0}, "k: expected at least 1, got 0"),
         ({"text": "parse", "colour": "red"}, {}, "colour"),
-        ("parse", {"filter": "nonsense"}, "nonsense"),
+        ("parse", {"filter": "nonsense"}, "filter: character 9: expected <"),
     ):
         with pytest.raises(mlflow.exceptions.MlflowException, match=told) as error:
             model.predict([given], params=params)

@@ -37,6 +37,7 @@ from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training import run as training
 from twinspire.train.training.checkpoint import RUN_STATE
 from twinspire.train.training.refit import REFIT, _RefitCallbacks
+from twinspire.train.training.run_metrics import metrics_of
 from twinspire.train.training.trained_model import Model, load_model
 from twinspire.train.training.trainer import Trainer
 
@@ -166,7 +167,7 @@ def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(ma
     assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(
         made.refitted.data.metrics["test/ndcg_at_10"], abs=1e-6
     )
-    own = made.refitted.data.metrics["validation/mixture_ndcg_at_10"]
+    own = metrics_of(made.refitted)["validation_mixture_ndcg_at_10"]
     assert trainer.evaluate("validation")["ndcg_at_10"] > own + 0.05  # it has seen the answers
     lengths = encode(made.model.towers[1], inputs[1]).norm(dim=1)  # by the radius that is stored
     torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
@@ -175,12 +176,12 @@ def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(ma
 def test_a_run_holds_its_mixture(made: Made) -> None:
     """The run without `refit`."""
     assert "tower.linear = 120  (120 items" in made.plain_shown
-    metrics, params = made.plain.data.metrics, made.plain.data.params
+    metrics, params = metrics_of(made.plain), made.plain.data.params
     chosen = made.plain_shown.split("mixture, in units of standard deviation: ")[1].split()[0]
     assert params["mixture.model"] in chosen
-    assert f"{metrics['validation/mixture_ndcg_at_10']:.4f}" in made.plain_shown
-    ends = [metrics[f"validation/mixture_{each}_ndcg_at_10"] for each in ("linear", "learned")]
-    assert metrics["validation/mixture_ndcg_at_10"] > max(ends) - 0.03
+    assert f"{metrics['validation_mixture_ndcg_at_10']:.4f}" in made.plain_shown
+    ends = [metrics[f"validation_mixture_{each}_ndcg_at_10"] for each in ("linear", "learned")]
+    assert metrics["validation_mixture_ndcg_at_10"] > max(ends) - 0.03
     query, item = towers = copy.deepcopy(made.plain_model.towers)  # evaluating them fits their radius
     assert query.mixture is not None
     assert query.mixture.weights[0] > 0
@@ -188,14 +189,14 @@ def test_a_run_holds_its_mixture(made: Made) -> None:
     lengths = encode(item, inputs[1]).norm(dim=1)  # by the radius that is stored
     torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
     trainer = Trainer(towers, data, inputs, made.experiment.loss, made.plain_model.experiment.training)
-    assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(metrics["test/ndcg_at_10"], abs=1e-6)
+    assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(metrics["ndcg_at_10"], abs=1e-6)
 
 
 def test_a_run_holds_recent_popularity_after_a_refit(made: Made) -> None:
     assert "tower.recent_popularity = 128  (queries have times)" in made.shown
     assert "recent popularity weighs" in made.shown
     assert float(made.refitted.data.params["recent_popularity.weight"]) > 0
-    assert "validation/mixture_recent_ndcg_at_10" in made.refitted.data.metrics
+    assert "validation_mixture_recent_ndcg_at_10" in metrics_of(made.refitted)
     query, _ = made.model.towers
     assert query.recent is not None and query.recent.weights[0] > 0
 

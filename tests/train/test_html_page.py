@@ -6,8 +6,8 @@ import re
 import pytest
 
 from tests.helpers.rendered import HOSTILE, html_elements
-from twinspire.export import markdown
-from twinspire.export.html_page import html_page
+from twinspire.train import markdown
+from twinspire.train.html_page import html_page
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 ROW = "# {0}\n\n{1}\n\n![Curve](curve.png)\n"

@@ -26,6 +26,7 @@ h1 { font-size: 22px; } h2 { font-size: 17px; margin-top: 32px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 12px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+td + td { overflow-wrap: anywhere; }
 [style="text-align:right"] { white-space: nowrap; }
 th { color: var(--quiet); font-weight: 600; }
 tbody tr:nth-child(even) { background: var(--stripe); }

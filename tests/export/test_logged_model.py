@@ -1,0 +1,96 @@
+"""A bundle in MLflow: a logged model of the run that made it, whose files are stored once."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import LoggedModel
+
+from tests.helpers.releases import NAME, small_bundle
+from tests.helpers.stdlib import Made
+from twinspire.export.logged_model import figures, log_bundle, logged_model
+from twinspire.export.release import registry
+from twinspire.protos import bundle
+from twinspire.protos.errors import MissingStage
+from twinspire.train.training.tracking import tracked_run
+
+
+def models(experiment: str) -> list[LoggedModel]:
+    return mlflow.search_logged_models([experiment], output_format="list")
+
+
+def files(folder: Path, name: str) -> list[Path]:
+    return [path for path in folder.rglob(name) if path.is_file()]
+
+
+def test_an_export_leaves_a_logged_model_that_bundles_are_compared_by(made: Made) -> None:
+    (model,) = models(made.run.info.experiment_id)
+    manifest = bundle.read_manifest(made.folder)
+    assert model.name == f"stdlib-{made.folder.name}"
+    assert model.source_run_id == made.run.info.run_id
+    assert model.params is not None
+    assert model.params["tower.kind"] == "bag"
+    assert model.metrics is not None
+    assert {each.key: each.value for each in model.metrics} == figures(manifest)
+    assert {each.dataset_name for each in model.metrics} == {"stdlib"}
+    assert made.run.inputs is not None
+    (given,) = made.run.inputs.dataset_inputs
+    assert {each.dataset_digest for each in model.metrics} == {given.dataset.digest}
+    outputs = made.run.outputs
+    assert outputs is not None
+    assert [each.model_id for each in outputs.model_outputs] == [model.model_id]
+    assert models("0") == []
+
+
+def test_a_registered_version_points_to_the_model_of_the_export(store: str, tmp_path: Path) -> None:
+    with tracked_run(NAME, "fit", "0") as run_id:
+        pass
+    run = mlflow.get_run(run_id)
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://")).parents[1]
+    folder = small_bundle(tmp_path, "a", run_id=run_id)
+    log_bundle(folder, run_id)
+    (exported,) = models(run.info.experiment_id)
+    assert files(artifacts, "vectors.npy") == []
+    version, _ = registry.register(folder)
+    (model,) = models(run.info.experiment_id)
+    assert model.model_id == exported.model_id
+    assert version.source == f"models:/{model.model_id}"
+    assert version.run_id == run_id
+    assert "mlflow.model.isExternal" not in model.tags
+    assert len(files(artifacts, "vectors.npy")) == 1
+    outputs = mlflow.get_run(run_id).outputs
+    assert outputs is not None
+    assert [each.model_id for each in outputs.model_outputs] == [model.model_id]
+
+
+def test_a_model_whose_registration_has_failed_is_registered_later(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracked_run(NAME, "fit", "0") as run_id:
+        pass
+    folder = small_bundle(tmp_path, "a", run_id=run_id)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+        patch.setattr(mlflow.pyfunc, "save_model", fail)
+        registry.register(folder)
+    registry.register(folder)
+    (model,) = models(mlflow.get_run(run_id).info.experiment_id)
+    assert str(model.status) == "READY"
+
+
+def test_the_name_of_an_experiment_may_have_dots(store: str, tmp_path: Path) -> None:
+    with tracked_run("shop.v2", "fit", "0") as run_id:
+        pass
+    folder = small_bundle(tmp_path, "a", run_id=run_id, name="shop.v2")
+    version, _ = registry.register(folder)
+    (model,) = models(mlflow.get_run(run_id).info.experiment_id)
+    assert (version.name, model.name) == ("shop.v2", f"shop-v2-{folder.name}")
+
+
+def test_a_bundle_of_an_unknown_run_has_no_logged_model(store: str, tmp_path: Path) -> None:
+    folder = small_bundle(tmp_path, "a", run_id="0" * 32)
+    with pytest.raises(MissingStage, match="not known"):
+        logged_model(bundle.read_manifest(folder), "0" * 32)

@@ -1,0 +1,89 @@
+"""What a data set holds: each line of the page, of data that are counted by hand."""
+
+import io
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tests.helpers.stdlib import Sections, write_sections
+from twinspire.train.config import read_experiment
+from twinspire.train.data.data_page import data_page
+from twinspire.train.data.dataset import prepare
+
+TITLES = ["lamp", "lamp", "red lamp", "a chair of wood", "sofa"]
+PAIRS = [("light", 0), ("light", 0), ("light", 3), ("seat", 3), ("sofa", 4), ("sofa", 3)]
+SECTIONS: Sections = {
+    "data": {"kind": "files", "items": "items.parquet", "pairs": "pairs.parquet", "time": "at"},
+    "split": {"by": "time", "validation": 0.17, "test": 0.34},
+    "query.text": {"kind": "text", "column": "query"},
+    "query.tags": {"kind": "category", "column": "tags", "multi": True},
+    "item.title": {"kind": "text", "column": "title"},
+    "item.room": {"kind": "category", "column": "room"},
+    "tower": {"kind": "bag"},
+}
+
+
+def page_of(folder: Path, days: int) -> tuple[str, list[str]]:
+    """Page and lines of a log whose pairs are so many days apart."""
+    ids = [f"i{n}" for n in range(len(TITLES))]
+    rooms = ["kitchen"] * 4 + [None]
+    items = pl.DataFrame({"item_id": ids, "title": TITLES, "room": rooms})
+    items.write_parquet(folder / "items.parquet")
+    pl.DataFrame(
+        {
+            "query": [query for query, _ in PAIRS],
+            "item_id": [ids[item] for _, item in PAIRS],
+            "tags": [["a"]] * 5 + [[]],
+            "at": [1_700_000_000.0 + n * days * 86_400 for n in range(len(PAIRS))],
+        }
+    ).write_parquet(folder / "pairs.parquet")
+    path = write_sections(folder / "shop.toml", "shop", SECTIONS, {})
+    experiment = read_experiment(path)
+    dataset = prepare(experiment, folder, cache=folder / "cache", console=Console(file=io.StringIO()))
+    return data_page(dataset, experiment)
+
+
+def test_each_line_says_what_is_in_the_tables(tmp_path: Path) -> None:
+    page, lines = page_of(tmp_path, 1)
+    assert lines == [
+        "query.text: 3 distinct texts of 4 to 5 characters, median 4, 95 % up to 5",
+        "item.title: 4 distinct texts of 4 to 15 characters, median 8, 95 % up to 15",
+        "5 items: half of the pairs are of 1 (20.0%); at most 3 pairs, 1 items have one, 2 none",
+        "4 queries: half of the pairs are of 1 (25.0%); at most 3 pairs, 3 queries have one, 0 none",
+        "duplicates: 1 of 5 items have the texts of an earlier one, 1 of 6 pairs repeat an earlier one",
+        "test: items of 50.0% of the pairs are new to training, queries of 100.0%",
+        "missing: item room 20.0%, query tags 16.7%",
+        "months: 2023-11 to 2023-11; most pairs, 6, in 2023-11",
+    ]
+    for line in lines:
+        assert f"<li>{line}</li>" in page
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_pairs_are_counted_by_month(tmp_path: Path) -> None:
+    _, lines = page_of(tmp_path, 20)
+    assert lines[-1] == "months: 2023-11 to 2024-02; most pairs, 2, in 2023-12"
+
+
+@pytest.mark.parametrize("label", [None, "liked"])
+def test_events_are_counted_by_user(tmp_path: Path, label: str | None) -> None:
+    rows = [f"u{n % 4},i{n % 3},{n},{int(n % 5 > 0)}" for n in range(40)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,at,liked", *rows]))
+    data = {"kind": "events", "events": "log.csv", "time": "at", "repeats": "keep"}
+    sections = {
+        "data": data | ({"label": label} if label else {}),
+        "split": {"by": "last"},
+        "query.history": {"kind": "history"},
+        "item.id": {"kind": "id"},
+        "tower": {"kind": "sequence"},
+    }
+    path = write_sections(tmp_path / "log.toml", "log", sections, {})
+    experiment = read_experiment(path)
+    dataset = prepare(experiment, tmp_path, cache=tmp_path / "cache", console=Console(file=io.StringIO()))
+    _, lines = data_page(dataset, experiment)
+    assert lines[0].startswith("3 items: half of the pairs are of 2 (66.7%)")
+    assert lines[1].startswith("4 users: half of the pairs are of 2 (50.0%)")
+    assert lines[1].endswith(f"at most {8 if label else 10} pairs, 0 users have one, 0 none")
+    assert lines[3] == "test: items of 0.0% of the pairs are new to training, users of 0.0%"

@@ -1,0 +1,151 @@
+"""What a data set holds, as a page with plots and as short lines, before anything is trained."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from matplotlib.figure import Figure
+
+from twinspire.protos.features import FeatureSpec, TextFeature
+from twinspire.train.config import Experiment
+from twinspire.train.data.columns import column_names
+from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.source import POSITIVE
+from twinspire.train.html_page import html_page
+from twinspire.train.markdown import plain
+from twinspire.train.plots import COLOURS, as_png, style_axes
+
+PAGE = "data.html"
+BINS = 40  # of a histogram of lengths
+TICKS = 8  # at most, below the months
+Counts = npt.NDArray[np.int64]
+
+
+def data_page(dataset: Dataset, experiment: Experiment) -> tuple[str, list[str]]:
+    """The page as HTML, and its lines for a terminal.
+
+    Args:
+        experiment: whose features say which columns are read.
+    """
+    items, pairs = dataset.items, dataset.pairs
+    unit = "queries" if dataset.history is None else "users"
+    who = column_names(experiment.query) if dataset.history is None else ["group"]
+    positive = pairs.filter(POSITIVE) if "label" in pairs.columns else pairs
+    # A struct can be ranked, whatever its columns are; the ranks begin with 1.
+    asked = positive.select("part", "item_row", pl.struct(who).rank("dense").alias(unit))
+    lengths = _lengths("query", pairs, experiment.query) | _lengths("item", items, experiment.item)
+    counts = {
+        "items": np.bincount(asked["item_row"], minlength=items.height),
+        unit: np.bincount(asked[unit])[1:],
+    }
+    months = _by_month(positive)
+    texts = [spec.column for spec in experiment.item.values() if isinstance(spec, TextFeature)]
+    read = {"item": items.select(pl.exclude("^__.*$")), "query": pairs.select(column_names(experiment.query))}
+    lines = [
+        *(_of_lengths(name, each) for name, each in lengths.items()),
+        *(_of_counts(name, each) for name, each in counts.items()),
+        _duplicates(items, asked, texts),
+        _unseen(asked, unit),
+        _missing(read),
+        *_of_months(months),
+    ]
+    bullets = "\n".join(f"- {plain(line)}" for line in lines)
+    name = plain(dataset.report["name"])
+    text = f"# {name}: what the data hold\n\n{bullets}\n\n![lengths, heads and tails, months](data.png)\n"
+    return html_page(text, {"data.png": as_png(_figure(lengths, counts, months))}), lines
+
+
+def _lengths(side: str, table: pl.DataFrame, features: Mapping[str, FeatureSpec]) -> dict[str, Counts]:
+    """Name of each text feature -> characters of its distinct texts."""
+    return {
+        f"{side}.{name}": table[spec.column].drop_nulls().unique().str.len_chars().cast(pl.Int64).to_numpy()
+        for name, spec in features.items()
+        if isinstance(spec, TextFeature)
+    }
+
+
+def _of_lengths(name: str, lengths: Counts) -> str:
+    low, median, most, high = np.quantile(lengths, [0, 0.5, 0.95, 1], method="nearest").tolist()
+    text = f"{name}: {len(lengths):,} distinct texts of {low:,} to {high:,} characters"
+    return f"{text}, median {median:,}, 95 % up to {most:,}"
+
+
+def _of_counts(name: str, counts: Counts) -> str:
+    """How the pairs are spread over items, or over those who ask."""
+    descending = np.sort(counts)[::-1]
+    half = int(np.searchsorted(descending.cumsum(), counts.sum() / 2)) + 1
+    text = f"{len(counts):,} {name}: half of the pairs are of {half:,} ({half / len(counts):.1%}); at most "
+    text += f"{descending[0]:,} pairs, {(counts == 1).sum():,} {name} have one, {(counts == 0).sum():,} none"
+    return text
+
+
+def _duplicates(items: pl.DataFrame, asked: pl.DataFrame, texts: list[str]) -> str:
+    same = items.height - items.unique(texts).height if texts else 0
+    repeated = asked.height - asked.drop("part").unique().height
+    of_texts = f"{same:,} of {items.height:,} items have the texts of an earlier one, " if texts else ""
+    return f"duplicates: {of_texts}{repeated:,} of {asked.height:,} pairs repeat an earlier one"
+
+
+def _unseen(asked: pl.DataFrame, unit: str) -> str:
+    """How much of the test part training has not seen."""
+    train, test = (asked.filter(pl.col("part") == part) for part in ("train", "test"))
+    if not test.height:
+        return "test: no pairs"
+    items, others = (np.isin(test[name], train[name], invert=True).mean() for name in ("item_row", unit))
+    return f"test: items of {items:.1%} of the pairs are new to training, {unit} of {others:.1%}"
+
+
+def _missing(read: Mapping[str, pl.DataFrame]) -> str:
+    """The columns with missing, empty or blank values."""
+    found = []
+    for side, table in read.items():
+        for column in table:
+            if column.dtype == pl.String:
+                column = column.str.strip_chars().replace("", None)
+            elif isinstance(column.dtype, pl.List):
+                column = column.list.len().replace(0, None)
+            if column.null_count():
+                found.append(f"{side} {column.name} {column.null_count() / len(column):.1%}")
+    return f"missing: {', '.join(found) or 'nothing'}"
+
+
+def _by_month(pairs: pl.DataFrame) -> dict[str, int]:
+    """Month -> its pairs, in order; empty if the data have no times."""
+    if "time" not in pairs.columns:
+        return {}
+    times = pairs["time"].cast(pl.Float64)
+    months = pl.from_epoch(times.filter(times.is_finite()).cast(pl.Int64), "s").dt.strftime("%Y-%m")
+    return dict(sorted(months.value_counts().iter_rows()))
+
+
+def _of_months(months: Mapping[str, int]) -> list[str]:
+    if not months:
+        return []
+    most = max(months, key=months.__getitem__)
+    return [f"months: {min(months)} to {max(months)}; most pairs, {months[most]:,}, in {most}"]
+
+
+def _figure(lengths: Mapping[str, Counts], counts: Mapping[str, Counts], months: Mapping[str, int]) -> Figure:
+    """Lengths of texts, heads and tails, and months, each in a panel that is left out if there are none."""
+    figure, (texts, heads, times) = plt.subplots(1, 3, figsize=(15, 3.6), layout="constrained")
+    longest = max((int(each.max()) for each in lengths.values()), default=1)
+    edges = np.geomspace(1, longest + 1, BINS).tolist()
+    for colour, (name, each) in zip(COLOURS, lengths.items(), strict=False):
+        texts.hist(each.clip(1), edges, histtype="step", color=colour, label=name)
+    texts.set(title="lengths of texts", xlabel="characters", ylabel="distinct texts", xscale="log")
+    for colour, (name, each) in zip(COLOURS, counts.items(), strict=False):
+        share = np.append(0, np.sort(each)[::-1].cumsum()) / each.sum()
+        heads.plot(np.linspace(0, 1, len(share)), share, color=colour, label=name)
+    heads.set(title="heads and tails", xlabel="share, most frequent first", ylabel="share of the pairs")
+    times.bar(range(len(months)), [*months.values()], 0.9, color=COLOURS[0])
+    ticks = range(0, len(months), len(months) // TICKS + 1)
+    times.set_xticks(ticks, [[*months][n] for n in ticks], rotation=30, fontsize=8)
+    times.set(title="pairs by month", ylabel="pairs")
+    for axes, shown in ((texts, lengths), (heads, counts), (times, months)):
+        style_axes(axes)
+        axes.set_visible(bool(shown))
+        if shown and axes is not times:
+            axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,41 @@
+"""The style of all plots, and how they are written."""
+
+import io
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+MODEL_COLOUR = "#1f5fa8"
+BASELINE_COLOUR = "#c77d1e"
+QUIET_COLOUR = "#8a8f98"
+OTHER_COLOURS = ("#5b8c5a", "#a0522d", "#8f6bb3", "#3aa6a0", "#c2577e", "#b5a642", "#4a4a4a")
+COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, *OTHER_COLOURS)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG and close it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+    return path
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file; closes it."""
+    written = io.BytesIO()
+    figure.savefig(written, dpi=140)
+    plt.close(figure)
+    return written.getvalue()
+
+
+def style_axes(axes: Axes) -> None:
+    """Remove the frame above and on the right, and draw faint horizontal lines."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.title.set_fontsize(10)
