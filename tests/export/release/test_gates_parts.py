@@ -86,6 +86,7 @@ def test_a_bundle_of_histories_is_measured_too(films_made: Made, tmp_path: Path)
     page = (tmp_path / "decision.md").read_text()
     assert "There is no champion yet" in page
     assert "EASE" in page
+    assert not (tmp_path / "quality.png").exists()
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
 
 
