@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench evaluate register promote refresh rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
-        test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos clean help
+        test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos docs clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -15,6 +15,7 @@ HTTP_PORT ?= 8080
 METRICS_PORT ?= 9464
 UI_PORT ?= 5000
 MODEL_PORT ?= 5001
+SITE_PORT ?= 8000
 K      ?= 10
 NAME    = $(shell sed -n "s/^name *= *[\"']\([^\"']*\)[\"'].*/\1/p" $(CONFIG) 2>/dev/null | head -n 1)
 # The variables of a list that were given on the command line, to repeat them in a suggested command.
@@ -25,6 +26,7 @@ STAMP  := $(VENV)/.installed
 FOLDERS := protos train export serving
 IMPORTS := .import/twinspire/serving
 NAMED  := $(VENV)/.named
+DOCS   := $(VENV)/.docs
 COMMA  := ,
 PROCESSOR_TESTS := tests/train/models tests/train/evaluation tests/train/training/test_device.py tests/export/encoding \
                    tests/export/onnx tests/export/ann tests/serving/retrieval
@@ -338,6 +340,16 @@ lint: setup ## ruff, mypy, import rules, and whether generated files are fresh
 protos: setup ## write the gRPC stubs and the blocking client anew
 	@$(call stubs,.)
 	$(PY) tests/helpers/blocking_client.py serving/client/blocking.py
+
+# Not a part of `make setup`.
+$(DOCS): train/learn/requirements.txt requirements.txt | setup
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-compile -c requirements.txt -r $<
+	touch $@
+
+docs: setup $(DOCS) ## pages, tutorial, notebooks and reference as a site in .cache/site; SERVE=1 serves it on 127.0.0.1; REPOSITORY=url links to sources
+	@export NO_MKDOCS_2_WARNING=1 $(if $(REPOSITORY),REPOSITORY="$(REPOSITORY)")
+	$(PY) -m mkdocs $(if $(SERVE),serve --dev-addr 127.0.0.1:$(SITE_PORT),build --strict --quiet) --config-file train/learn/mkdocs.yml
+	$(if $(SERVE),,echo $(CURDIR)/.cache/site/index.html)
 
 clean: ## remove data sets, bundles and caches; .venv and mlruns stay
 	@rm -rf .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

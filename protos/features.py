@@ -217,6 +217,7 @@ class CategoryFeature(Feature):
     """One of a set of strings, or several.
 
     Args:
+        column: the column that is read in training and evaluation.
         multi: a record holds a list of categories, not one.
         min_count: categories seen less often in training data are treated as unknown.
     """
@@ -242,7 +243,11 @@ class CategoryFeature(Feature):
 
 @dataclass(frozen=True)
 class NumberFeature(Feature):
-    """A real number; absent values are allowed, and a tower learns what they mean."""
+    """A real number; absent values are allowed, and a tower learns what they mean.
+
+    Args:
+        column: the column that is read in training and evaluation.
+    """
 
     kind: Literal["number"]
     column: str

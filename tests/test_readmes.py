@@ -6,6 +6,7 @@ precision (`LESS`). `.ci/run` runs `make demo` with another experiment, which ch
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -14,8 +15,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,13 +34,14 @@ PAGES = (
     *(f"{stage}/README.md" for stage in ("protos", "train", "export", "serving")),
     *(
         f"train/{room}/README.md"
-        for room in ("data", "data/sources", "evaluation", "losses", "models", "training")
+        for room in ("data", "data/sources", "evaluation", "learn", "losses", "models", "training")
     ),
     *(f"{stage}/RESULTS.md" for stage in ("train", "export", "serving")),
     "export/refresh/README.md",
     *(f"serving/{room}/README.md" for room in ("filters", "gateway", "index", "live", "observability")),
     *(f"serving/{room}/README.md" for room in ("retrieval", "rollout")),
 )
+TUTORIAL = "train/learn/tutorial.md"
 DEMO = "train/configs/pydocs-small.toml"
 LESS = "less.toml"  # that experiment, with half the items, few timed calls, and no choice of a precision
 PLAIN_TABLES = '[precision]\nquery = "fp32"\nitem = "fp32"\nvectors = "fp32"\n'
@@ -75,16 +77,20 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
-def blocks(language: str) -> list[Block]:
-    """All blocks in one language."""
-    found = []
-    for page in PAGES:
-        found += [
-            Block(page, token.map[0] + 1, language, token.content)
-            for token in MarkdownIt().parse((ROOT / page).read_text())
-            if token.type == "fence" and token.info.strip() == language and token.map
-        ]
-    return found
+def blocks(*languages: str, among: Sequence[str] = PAGES) -> list[Block]:
+    """All blocks in these languages, in the order of the pages."""
+    return [
+        Block(page, token.map[0] + 1, token.info.strip(), token.content)
+        for page in among
+        for token in MarkdownIt().parse((ROOT / page).read_text())
+        if token.type == "fence" and token.info.strip() in languages and token.map
+    ]
+
+
+def commands(block: Block) -> list[str]:
+    """The commands of a block, without comments."""
+    lines = (line.partition("  #")[0].strip() for line in block.text.splitlines())
+    return [line for line in lines if line]
 
 
 def files() -> list[str]:
@@ -125,11 +131,7 @@ def context(block: Block) -> bool:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout in which `make demo` has run twice; the second made nothing anew."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in files():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    make_environment(folder / ".venv")
+    copy_checkout(folder)
     for block in [*blocks("python"), *blocks("toml")]:
         if name := named(block):
             (folder / name).write_text(block.text)
@@ -142,6 +144,15 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder, "make demo", 0)
     assert counts(folder) == made
     return folder
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy the files that git does not ignore, and make an environment beside them."""
+    for name in files():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    make_environment(folder / ".venv")
 
 
 def make_environment(folder: Path) -> None:
@@ -184,39 +195,55 @@ def named(block: Block) -> str:
 @pytest.fixture(scope="module")
 def port(checkout: Path) -> Iterator[int]:
     """Where a server of that checkout, started by `make serve`, listens; it takes writes."""
-    with held_port() as number:
-        log = checkout / "serve.log"
-        with log.open("wb") as file:
-            command = ["make", "serve", "FLAGS=--catalogue"]
-            server = subprocess.Popen(command, cwd=checkout, env=environment(number), stderr=file)
+    with held_port() as number, server(checkout, "make serve FLAGS=--catalogue", number):
+        yield number
+
+
+@contextmanager
+def server(folder: Path, command: str, port: int) -> Iterator[None]:
+    """A service that a command starts on a port; it listens while the block lasts."""
+    log = folder / "serve.log"
+    with log.open("wb") as file:
+        started = subprocess.Popen(shlex.split(command), cwd=folder, env=environment(port), stderr=file)
+    try:
         until = time.monotonic() + 60
         while time.monotonic() < until:
             with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", number)) == 0:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            assert server.poll() is None, log.read_text()
+            assert started.poll() is None, log.read_text()
             time.sleep(0.1)
         else:
             pytest.fail(f"no server listens: {log.read_text()}")
-        yield number
-        server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        yield
+    finally:
+        started.send_signal(signal.SIGTERM)
+        started.wait(30)
 
 
 @pytest.fixture(scope="module")
 def http_port(checkout: Path, port: int) -> Iterator[int]:
-    """Where a gateway of that server, started by `make serve-http`, listens."""
-    said = checkout / "gateway.json"
+    """Where a gateway of that server listens."""
+    with gateway(checkout, port) as number:
+        yield number
+
+
+@contextmanager
+def gateway(folder: Path, port: int) -> Iterator[int]:
+    """The port of a gateway, started by `make serve-http`, of the service on `port`."""
+    said = folder / "gateway.json"
     command = ["make", "serve-http", "HTTP_PORT=0", f"FLAGS=--port-file {said}"]
-    gateway = subprocess.Popen(command, cwd=checkout, env=environment(port))
-    until = time.monotonic() + 60
-    while not said.exists():
-        assert gateway.poll() is None
-        assert time.monotonic() < until, "no gateway listens"
-        time.sleep(0.1)
-    yield int(said.read_text())
-    gateway.send_signal(signal.SIGTERM)
-    gateway.wait(30)
+    started = subprocess.Popen(command, cwd=folder, env=environment(port))
+    try:
+        until = time.monotonic() + 60
+        while not said.exists():
+            assert started.poll() is None
+            assert time.monotonic() < until, "no gateway listens"
+            time.sleep(0.1)
+        yield int(said.read_text())
+    finally:
+        started.send_signal(signal.SIGTERM)
+        started.wait(30)
 
 
 @pytest.mark.exhaustive
@@ -226,17 +253,37 @@ def test_the_commands_run(block: Block, checkout: Path, port: int, request: pyte
     http_address = ""
     if HTTP_ADDRESS in block.text:
         http_address = f"127.0.0.1:{request.getfixturevalue('http_port')}"
-    for line in block.text.splitlines():
-        command = line.partition("  #")[0].strip()
+    for command in commands(block):
         if command == "make demo":
             continue  # `checkout` has run it twice
         if LOOKED_UP.match(command):
             run(checkout, re.sub(r"^make", "make -n", command), port)
-        elif command:
-            command = command.replace(ADDRESS, f"127.0.0.1:{port}")
-            if command.startswith("curl "):
-                command = f"curl --fail-with-body {command.removeprefix('curl ')}"
-            run(checkout, command.replace(HTTP_ADDRESS, http_address), port)
+        else:
+            run(checkout, command, port, http_address)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    """From its first command to its last, with the files and the servers that it names."""
+    copy_checkout(tmp_path)
+    http_address, said = "", {}
+    with held_port() as port, ExitStack() as started:
+        for block in blocks("sh", "toml", "python", among=[TUTORIAL]):
+            if name := named(block):
+                (tmp_path / name).write_text(block.text)
+                continue
+            if block.language == "python":
+                (tmp_path / "example.py").write_text(block.text.replace(ADDRESS, f"127.0.0.1:{port}"))
+            for command in commands(block) if block.language == "sh" else [".venv/bin/python example.py"]:
+                if command.startswith("make serve "):
+                    started.enter_context(server(tmp_path, command, port))
+                elif command == "make serve-http":
+                    http_address = f"127.0.0.1:{started.enter_context(gateway(tmp_path, port))}"
+                else:
+                    said[command] = run(tmp_path, command, port, http_address)
+    assert said['make search Q="footwear" K=3'].count("boots") == 3  # no title has the word of the query
+    assert "19.9 " in said['make search Q="indigo vintage boots" K=1']  # the new price, after the rollback
 
 
 @pytest.mark.exhaustive
@@ -270,7 +317,9 @@ def test_the_python_of_histories_and_context_runs(
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
-@pytest.mark.parametrize("block", [each for each in blocks("toml") if is_whole(each)], ids=str)
+@pytest.mark.parametrize(
+    "block", [each for each in blocks("toml", among=[*PAGES, TUTORIAL]) if is_whole(each)], ids=str
+)
 def test_the_experiments_can_be_read(block: Block, tmp_path: Path) -> None:
     (tmp_path / "shop.toml").write_text(block.text)
     (tmp_path / "items.csv").write_text("item_id,title,price\n1,red shoes,10\n2,blue hat,5.5\n")
@@ -281,7 +330,7 @@ def test_the_experiments_can_be_read(block: Block, tmp_path: Path) -> None:
     assert experiment.name
 
 
-@pytest.mark.parametrize("page", [*PAGES, "serving/THREATS.md"])
+@pytest.mark.parametrize("page", [*PAGES, TUTORIAL, "serving/THREATS.md"])
 def test_the_files_that_a_page_names_exist(page: str) -> None:
     text, stage = (ROOT / page).read_text(), (ROOT / page).parent
     names = {each for each in re.findall(r"`([\w/]+\.(?:py|md|toml|cfg|proto))`", text) if "/" in each}
@@ -289,7 +338,7 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
     assert [name for name in sorted(names) if not any((each / name).is_file() for each in places)] == []
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, TUTORIAL])
 def test_a_page_is_short(page: str) -> None:
     lines = len((ROOT / page).read_text().splitlines())
     assert lines <= LONGEST_PAGE
@@ -313,8 +362,10 @@ def environment(port: int) -> dict[str, str]:
     return {**outer, **own, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def run(folder: Path, command: str, port: int) -> None:
-    """Run a shell command there; fails with what it printed."""
+def run(folder: Path, command: str, port: int, http_address: str = "") -> str:
+    """What a shell command prints there, with the addresses of the test; fails with that if it fails."""
+    command = command.replace(ADDRESS, f"127.0.0.1:{port}").replace(HTTP_ADDRESS, http_address)
+    command = re.sub("^curl ", "curl --fail-with-body ", command)
     done = subprocess.run(
         ["bash", "-euc", command],
         cwd=folder,
@@ -326,6 +377,7 @@ def run(folder: Path, command: str, port: int) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
 
 
 def test_the_changelog_begins_with_this_version_and_dates_the_releases_before() -> None:

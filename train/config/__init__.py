@@ -69,8 +69,10 @@ class Experiment:
     Args:
         name: of the MLflow experiment and of the registered model.
         data: the data set; `kind` names a module of `train/data/sources/`.
-        query: feature name -> feature of the query tower.
-        item: feature name -> feature of the item tower.
+        query: feature name -> feature of the query tower, of any kind but `id`.
+        item: feature name -> feature of the item tower, of any kind but `history`, `negative_history` and
+            `time`.
+        tower: the architecture of both towers.
         loss: what training minimises; where it is not set, the usual loss of the tower's kind.
         judged: queries that people have judged, on which every model is evaluated, too.
         examples: sample queries, feature name -> value; the demo sends the first five.

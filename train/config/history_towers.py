@@ -152,6 +152,7 @@ _OpenKeys: Any = make_dataclass(
         *((each.name, each.type, FROM_DATA) for each in fields(SequenceTower) if each.name != "kind"),
     ],
     frozen=True,
+    namespace={"__doc__": SequenceTower.__doc__},
 )
 
 

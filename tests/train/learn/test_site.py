@@ -1,0 +1,58 @@
+"""The site of `make docs` builds without a warning, and holds what it is to hold."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from twinspire.train.paths import ROOT
+
+REPOSITORY = "https://git.example.org/twinspire"
+
+
+def build(folder: Path, repository: str) -> Path:
+    """The site, built strictly."""
+    command = [
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        "train/learn/mkdocs.yml",
+        "--site-dir",
+        str(folder),
+    ]
+    own = {"NO_MKDOCS_2_WARNING": "1", "REPOSITORY": repository}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("repository", ["", REPOSITORY], ids=["alone", "repository"])
+def test_the_site_builds_without_a_warning(repository: str, tmp_path: Path) -> None:
+    for needed in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(needed)
+    site = build(tmp_path / "site", repository)
+    front = (site / "index.html").read_text()
+    for page in ("train", "export/RESULTS", "serving/RUNBOOK", "train/learn/tutorial", "CHANGELOG"):
+        assert f'href="{page}/"' in front
+        assert (site / page / "index.html").is_file()
+    assert (site / "serving" / "gateway" / "playground.png").is_file()
+    # A link to a source leads to the repository, or is plain text.
+    source = f"{REPOSITORY}/blob/HEAD/train/data/sources/files.py"
+    assert (f'<a href="{source}">files.py</a>' in front) == bool(repository)
+    assert "files.py" in front
+    # Reference, keys and notebooks are made.
+    learn = site / "train" / "learn"
+    assert "RetrievalClient.search" in (learn / "reference" / "clients" / "index.html").read_text()
+    assert "newcomers_strength" in (learn / "reference" / "toml-keys" / "index.html").read_text()
+    assert "Retriever" in (learn / "notebooks" / "text" / "index.html").read_text()
+    assert (site / "text.ipynb").is_file()
+    # Nobody who reads it asks another host.
+    asked = re.findall(r'<(?:script|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]*)', front)
+    assert asked == []
