@@ -26,7 +26,7 @@ STAMP  := $(VENV)/.installed
 FOLDERS := protos train export serving
 IMPORTS := .import/twinspire/serving
 NAMED  := $(VENV)/.named
-DOCS   := $(VENV)/.docs
+DOCS   := .cache/docs
 COMMA  := ,
 PROCESSOR_TESTS := tests/train/models tests/train/evaluation tests/train/training/test_device.py tests/export/encoding \
                    tests/export/onnx tests/export/ann tests/serving/retrieval
@@ -341,13 +341,14 @@ protos: setup ## write the gRPC stubs and the blocking client anew
 	@$(call stubs,.)
 	$(PY) tests/helpers/blocking_client.py serving/client/blocking.py
 
-# Not a part of `make setup`.
-$(DOCS): train/learn/requirements.txt requirements.txt | setup
-	@$(PY) -m pip install --disable-pip-version-check --quiet --no-compile -c requirements.txt -r $<
+# Not a part of `make setup`, and not in .venv, whose packages `pydocs` reads.
+$(DOCS)/.installed: train/learn/requirements.txt requirements.txt | setup
+	@rm -rf $(DOCS)
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-compile --target $(DOCS) -c requirements.txt -r $<
 	touch $@
 
-docs: setup $(DOCS) ## pages, tutorial, notebooks and reference as a site in .cache/site; SERVE=1 serves it on 127.0.0.1; REPOSITORY=url links to sources
-	@export NO_MKDOCS_2_WARNING=1 $(if $(REPOSITORY),REPOSITORY="$(REPOSITORY)")
+docs: setup $(DOCS)/.installed ## pages, tutorial, notebooks and reference as a site in .cache/site; SERVE=1 serves it on 127.0.0.1; REPOSITORY=url links to sources
+	@export NO_MKDOCS_2_WARNING=1 PYTHONPATH="$$PYTHONPATH:$(DOCS)" $(if $(REPOSITORY),REPOSITORY="$(REPOSITORY)")
 	$(PY) -m mkdocs $(if $(SERVE),serve --dev-addr 127.0.0.1:$(SITE_PORT),build --strict --quiet) --config-file train/learn/mkdocs.yml
 	$(if $(SERVE),,echo $(CURDIR)/.cache/site/index.html)
 
