@@ -33,10 +33,10 @@ export async function showItems(find, page) {
     ]);
     const hits = (answer?.body.hits ?? []).filter(({ id }) => id !== find);
     page.items.add(hits);
-    const list = { label: "Items with these words", top: topScore(hits), fusion: answer?.body.fusion };
+    const list = { label: "Items nearest to these words", top: topScore(hits), fusion: answer?.body.fusion };
     show(
       isItem && el("div.card", itemDetail(find, context)),
-      hits.length > 0 && el("h2.found-title", isItem ? "Others with these words" : "Items with these words"),
+      hits.length > 0 && el("h2.found-title", isItem ? "Others nearest to these words" : "Items nearest to these words"),
       hits.length > 0 && hitList(hits, context, list),
       !isItem &&
         !hits.length &&
