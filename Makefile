@@ -2,10 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+ifeq ($(filter oneshell,$(.FEATURES)),)
+$(error this is GNU make $(MAKE_VERSION); 4 or newer is needed, on macOS `brew install make`, and then gmake in place of make)
+endif
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench evaluate register promote refresh rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
-        test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos docs clean help
+        test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos docs notebooks clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -83,8 +86,8 @@ $(IMPORTS):
 
 $(NAMED): $(STAMP) | $(IMPORTS)
 	@for each in $(VENV)/lib/python3*/site-packages; do
-	  # An environment that another checkout shares stays as it is.
-	  [ "$$(cd "$$each" 2>/dev/null && pwd -P)" != "$$(pwd -P)/$$each" ] || echo "$(CURDIR)/.import" > "$$each/twinspire.pth"
+	  # Relative to that folder, so that a checkout can be moved, and one that shares .venv imports its own code.
+	  [ ! -d "$$each" ] || echo "../../../../.import" > "$$each/twinspire.pth"
 	done
 	touch $@
 
@@ -184,7 +187,7 @@ search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id i
 	read -r -d '' -a ids <<< "$$HISTORY" || true
 	history=()
 	for id in $${ids[@]+"$${ids[@]}"}; do history+=("--history=$$id"); done
-	$(call run,twinspire.serving search,--address 127.0.0.1:$(PORT) --k $(K) "$${history[@]}" -- $${Q:+"$$Q"})
+	$(call run,twinspire.serving search,--address 127.0.0.1:$(PORT) --k $(K) $${history[@]+"$${history[@]}"} -- $${Q:+"$$Q"})
 
 loadtest: setup ## the service under load, beside a plain server and one that does nothing; BUNDLE= ONLY=closed ROUNDS=3
 	@$(call run,tests.load loadtest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
@@ -301,13 +304,14 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	serving/bin/twinspire-client --help >/dev/null
 	for program in plain/bin/twinspire-*; do
 	  said="$$("$$program" --help 2>&1 || true)"
-	  grep -q "^error: [a-z]* is not installed; pip install 'twinspire\[[a-z]*\]' brings it$$" <<< "$$said" || {
+	  grep -q "^error: [a-z]* is not installed; it comes with the extra '[a-z]*' of twinspire$$" <<< "$$said" || {
 	    echo "$$program: $$said" >&2; exit 1; }
 	done
 	echo "and each program names the extra that it lacks"
 
 dist: setup ## a wheel of this version in dist/
-	@$(PY) -m pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist .
+	@rm -rf build # of which setuptools would take modules that are gone
+	$(PY) -m pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist .
 	ls dist
 
 test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch HAPROXY=1 ONE_CORE=1 AT_ONCE=1 JSON=path
@@ -352,8 +356,19 @@ docs: setup $(DOCS)/.installed ## pages, tutorial, notebooks and reference as a 
 	$(PY) -m mkdocs $(if $(SERVE),serve --dev-addr 127.0.0.1:$(SITE_PORT),build --strict --quiet) --config-file train/learn/mkdocs.yml
 	$(if $(SERVE),,echo $(CURDIR)/.cache/site/index.html)
 
-clean: ## remove data sets, bundles and caches; .venv and mlruns stay
-	@rm -rf .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+# Jupyter chooses the versions of what it brings along itself.
+.cache/jupyter/.installed: train/learn/requirements.txt requirements.txt | setup
+	@rm -rf $(@D)
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-compile --target $(@D) -c requirements.txt \
+	  -c train/learn/requirements.txt notebook==7.6.5
+	touch $@
+
+notebooks: setup .cache/jupyter/.installed ## open the notebooks of train/learn in Jupyter
+	@PYTHONPATH="$$PYTHONPATH:.cache/jupyter" exec $(PY) -m notebook train/learn/notebooks $(FLAGS)
+
+clean: ## remove data sets, bundles and caches; .venv, mlruns and live items (.cache/live) stay
+	@find .cache -mindepth 1 -maxdepth 1 -not -name live -exec rm -rf {} + 2>/dev/null || true
+	rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 help: ## this list

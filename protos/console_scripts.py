@@ -46,5 +46,7 @@ def _run(module: str, extra: str) -> int:
         library = (error.name or "").partition(".")[0]
         if library in ("", PROJECT):  # a fault of this project
             raise
-        sys.stderr.write(f"error: {library} is not installed; pip install '{PROJECT}[{extra}]' brings it\n")
+        sys.stderr.write(
+            f"error: {library} is not installed; it comes with the extra {extra!r} of {PROJECT}\n"
+        )
         return 1

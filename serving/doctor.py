@@ -28,7 +28,7 @@ from twinspire.serving import flag_types as flags
 from twinspire.serving.address import listen_error
 from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
 
-OLDEST, NEWEST = (3, 11), (3, 13)  # Pythons that the tests run on
+OLDEST, NEWEST = (3, 11), (3, 13)  # Pythons that the tests run on; of the newest, those of serving
 COMPILED = "hnswlib"  # built from source by `make setup`
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")

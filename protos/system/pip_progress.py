@@ -23,7 +23,7 @@ def show(lines: Iterable[str], total: int, output: TextIO) -> None:
     for line in lines:
         action, _, rest = line.strip().partition(" ")
         collected += action == "Collecting"
-        if action == "Installing":
+        if line.startswith("Installing collected packages"):
             output.write("installing all of them\n")
         elif action in ("Collecting", "Building") and time.monotonic() >= shown_at + INTERVAL_S:
             output.write(f"{action.lower()} {rest.partition(' (')[0]}: {collected} of about {total}\n")

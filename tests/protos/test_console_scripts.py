@@ -16,7 +16,7 @@ def test_a_missing_library_is_told_with_the_extra_that_brings_it(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "grpc", None)
     assert console_scripts.client() == 1
-    said = "error: grpc is not installed; pip install 'twinspire[client]' brings it\n"
+    said = "error: grpc is not installed; it comes with the extra 'client' of twinspire\n"
     assert capsys.readouterr().err == said
 
 
