@@ -157,6 +157,7 @@ def documents(answer: Answer) -> list[dict[str, Any]]:
             **{name: value for name, value in hit._asdict().items() if value is not None},
             "fields": dict(hit.fields),
             "basis": str(answer.basis),
+            "weak": answer.weak,
         }
         for hit in answer.hits
     ]
