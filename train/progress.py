@@ -1,12 +1,14 @@
 """Progress of the commands of `python -m twinspire.train` and `python -m twinspire.export`, on stderr."""
 
 import os
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -17,8 +19,40 @@ _IS_FIRST = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "
 PROGRESS = Console(stderr=True, quiet=not _IS_FIRST)
 
 
+LINE_SECONDS = 10.0
+
+
+class ProgressLines(Progress):
+    """Writes a line every `LINE_SECONDS`, for an output that is no terminal, where rich shows nothing."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console=console, disable=True)
+        self._shown_at = self.get_time()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count steps of a task."""
+        super().advance(task_id, advance)
+        self._show(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task."""
+        super().update(task_id, **changes)
+        self._show(task_id)
+
+    def _show(self, task_id: TaskID) -> None:
+        now, task = self.get_time(), self._tasks[task_id]
+        if now < self._shown_at + LINE_SECONDS or task.total is None:
+            return
+        self._shown_at = now
+        left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
+        text = f"{task.description} {task.completed:,.0f} of {task.total:,.0f}{left}"
+        self.console.print(text, highlight=False, markup=False)
+
+
 def progress_bar(console: Console, transient: bool = False) -> Progress:
-    """A bar with the count, the time spent and the time left."""
+    """A bar with the count, the time spent and the time left; lines where the output is no terminal."""
+    if not console.is_interactive:
+        return ProgressLines(console)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import Progress
 
 from twinspire.protos.inputs.texts import normalise
 from twinspire.train.data.docstrings import Module, public_names, scan
@@ -36,6 +35,7 @@ from twinspire.train.data.source import (
     one_query_each,
     without_query,
 )
+from twinspire.train.progress import progress_bar
 
 WORKERS = 2
 MIN_QUERY_WORDS = 3
@@ -122,8 +122,8 @@ def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
 def _scan_all(files: Sequence[tuple[Path, str]], console: Console) -> list[Module]:
     """Scan all files, in a pool of processes if there are many."""
     paths, names = [path for path, _ in files], [name for _, name in files]
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("pydocs: reading docstrings", total=len(files))
+    with progress_bar(console, transient=True) as progress:
+        task = progress.add_task("pydocs: reading docstrings", total=len(files), note="")
         if len(files) < 500:
             return [scan(path, name) for path, name in files]
         # Polars may have started threads, and a fork of a process with threads can deadlock.
