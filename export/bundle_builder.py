@@ -56,6 +56,7 @@ from twinspire.train.plots import save
 from twinspire.train.training.refit import vectors_before_refit
 from twinspire.train.training.run import choices_of
 from twinspire.train.training.run_metrics import metrics_of
+from twinspire.train.training.tracking import mlflow_errors
 from twinspire.train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
@@ -81,7 +82,7 @@ def build_bundle(
     Raises:
         MissingStage: the run has no model, or was trained on other data.
         GateRefused: torch and ONNX Runtime differ by more than the tolerance.
-        Unavailable: a server of the index does not answer.
+        Unavailable: a server of the index or MLflow does not answer. The next call uses a finished bundle.
     """
     trained_on = run.data.tags.get("dataset.fingerprint", "")
     if trained_on != dataset.report["fingerprint"]:
@@ -97,10 +98,9 @@ def build_bundle(
         if known is not None:
             publish(known)
             os.utime(known / bundle.MANIFEST)  # by which the next commands find it as the newest
-            return known, True
-        folder = _BundleBuilder(experiment, dataset, run, console, verbose, windows).write()
-        mlflow.MlflowClient().set_tag(run.info.run_id, tag, folder.name)
-    return folder, False
+        folder = known or _BundleBuilder(experiment, dataset, run, console, verbose, windows).write(tag)
+        log_bundle(folder, run.info.run_id)
+    return folder, known is not None
 
 
 def _exclusive(tag: str, console: Console) -> AbstractContextManager[object]:
@@ -146,12 +146,13 @@ class _BundleBuilder:
         self.reports: dict[str, dict[str, Any]] = {}
         self.encoded: set[Path] = set()  # folders in ENCODING
 
-    def write(self) -> Path:
-        """Build all files, then write the bundle atomically."""
+    def write(self, tag: str) -> Path:
+        """Build all files, write the bundle atomically, and name it in a tag of the run."""
         written = write_bundle(self._make)
-        for each in self.encoded:
+        with mlflow_errors():
+            mlflow.MlflowClient().set_tag(self.run.info.run_id, tag, written.name)
+        for each in self.encoded:  # needed until the tag is there: without it the bundle is built again
             shutil.rmtree(each, ignore_errors=True)
-        log_bundle(written, self.run.info.run_id)
         return written
 
     def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
@@ -192,7 +193,7 @@ class _BundleBuilder:
             streamed = encode_once(
                 ENCODING, tower, ColumnRecords(values, title), self.console, title, self.windows
             )
-            self.encoded.add(streamed.path.parent)  # kept until the bundle is written, for a restart
+            self.encoded.add(streamed.path.parent)  # kept for a restart
             vectors = np.load(streamed.path, mmap_mode="c")  # torch warns about arrays that are read-only
             return rounded_vectors(vectors, towers.vectors, self.has_padding_dim)
 
@@ -268,7 +269,7 @@ class _BundleBuilder:
                 self.experiment, self.data, model, rows, self.console, tried, self.choices
             )
             products = quality.inner_products(self.data, model, self.console)
-            beside = {} if products is None else quality.of_label_baselines(metrics_of(self.run))
+            beside = {} if products is None else quality.of_label_baselines(self._metrics_of_run())
             metrics = quality.evaluate(
                 self.experiment, self.data, model, self.score, self.console, answers, beside, products
             )
@@ -279,6 +280,15 @@ class _BundleBuilder:
         if losses is not None:
             pair_losses.save(losses, folder)
         self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
+
+    def _metrics_of_run(self) -> Mapping[str, Any]:
+        """All metrics of the run; none, and a line that says so, if a version that stored none trained it."""
+        try:
+            return metrics_of(self.run)
+        except MissingStage as error:
+            text = f"the bundle has no baselines of labels beside it: {error}"
+            self.console.print(text, highlight=False, markup=False)
+            return {}
 
     def _write_lexical(
         self, choice: Choice, catalogue: Any, index: ann.SearchIndex, folder: Path

@@ -298,8 +298,9 @@ class Manifest:
         interests: K, the number of vectors of a query (`search.py`); bundles with one leave it out.
         score_reference: median of the best scores that validation queries get, by `matched_score` of
             `hybrid/lexical_index.py`. None if queries need no text, or their scores are no cosines.
-        weak_score: an answer whose best score is below is seldom right. None as `score_reference`, and where
-            too few validation queries are answered right.
+        weak_score: of right answers without a filter, about 1 in 100 has a best score below, over the items
+            as evaluated; served texts may score higher. It does not say how many answers below are right.
+            None as `score_reference`, and where too few validation queries are answered right.
     """
 
     name: str

@@ -6,7 +6,7 @@ r"""A bundle as an MLflow model: MLflow runs this file when it loads the model, 
         input_example=(["a query"], PARAMETERS),  # MLflow infers the signature from it, and calls `predict`
     )
     model = mlflow.pyfunc.load_model("models:/shop@champion")
-    model.predict(["a query"], params={"k": 5, "filter": "price<50\nsection=shoes,bags"})
+    model.predict(["a query"], params={"k": 5, "filter": "price < 50 and section in ['shoes', 'bags']"})
 
 The parameters of `predict` are those that the example declares, such as
 
@@ -74,8 +74,9 @@ class BundleModel(PythonModel):
         Returns:
             For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
             "basis": ..., "weak": ...}`, with those of `dense`, `lexical` and `prior` that it has. The basis
-            is one of `serving.retrieval.answer.Basis`; `weak` is true if nothing matches well. A query of
-            which the query tower knows nothing has no hits where the bundle does not know popular items.
+            is one of `serving.retrieval.answer.Basis`; `weak` is true if nothing matches well. An answer
+            without hits is `[]`, which does not say whether it is weak. A query of which the query tower
+            knows nothing has no hits where the bundle does not know popular items.
 
         Raises:
             MlflowException: a query or a condition does not fit the bundle, or `k` is out of bounds; its

@@ -19,8 +19,6 @@ from twinspire.train.progress import PROGRESS
 if TYPE_CHECKING:
     from twinspire.train.data.dataset import Dataset
 
-EARLY = 1990  # a log that ends before this year has probably been read in a wrong unit
-
 
 def data(arguments: argparse.Namespace) -> dict[str, Any]:
     """Read, check and split the data set, and write a page on what it holds."""
@@ -109,6 +107,8 @@ def _histories(report: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"repeats: {report['repeats']}{how_many}"
     if "times" in report:
+        from twinspire.train.data.source import EARLY  # imports polars
+
         first, last = (datetime.fromtimestamp(each, UTC) for each in report["times"])
         doubt = "; are these seconds since 1970, or dates?" if last.year < EARLY else ""
         yield f"times: {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC{doubt}"

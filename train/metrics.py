@@ -6,14 +6,14 @@ metric is computed in `per_query` and named in the tuples below, which reports, 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 DRAWN, DRAWN_PAIRS = "drawn", "drawn_pairs"  # names of what `evaluation.intervals.drawn_in` returns
 Floats = npt.NDArray[np.float64]
-Ranked = npt.NDArray[np.int64]
+Ranked = npt.NDArray[np.signedinteger[Any]]  # (Q, K) item rows, best first; -1 where there are no more
 
 CUTOFFS = (1, 10, 20, 50, 100)
 LOWER_IS_BETTER = ("log_loss", "ece")  # of all other metrics the higher value is the better one

@@ -34,7 +34,7 @@ from twinspire.export.refresh.work import WORK, RefreshFolder
 from twinspire.export.release import audit_log, gates, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
 from twinspire.export.release.promote import Compare, Promotion, challenger_data, promote
-from twinspire.export.release.registry import CHALLENGER, AliasState, by_version, registry_errors
+from twinspire.export.release.registry import CHALLENGER, AliasState, by_version
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
@@ -46,8 +46,8 @@ from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.item_table import ItemTable
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
-from twinspire.train.training.run_metrics import compared
-from twinspire.train.training.tracking import find_run, tracked_run
+from twinspire.train.training.run_metrics import select_compared
+from twinspire.train.training.tracking import find_run, mlflow_errors, tracked_run
 
 STAGE = "refresh"  # of its runs
 
@@ -109,7 +109,7 @@ def refresh(request: RefreshRequest, console: Console) -> RefreshResult:
     """
     name = request.experiment.name
     busy = Unavailable(f"{name}: another refresh is at work on this host")
-    with exclusive_lock(WORK / f"{name}.lock", busy=busy), registry_errors():
+    with exclusive_lock(WORK / f"{name}.lock", busy=busy), mlflow_errors():
         return _Refresh(request, console).run()
 
 
@@ -246,7 +246,7 @@ class _Refresh:
             counts = {name: float(count) for name, count in merged.counts().items()}
             if manifest.catalogue is not None:
                 counts["sequence"] = float(manifest.catalogue.sequence)
-            mlflow.log_metrics(compared("refresh", counts), run_id=run_id)
+            mlflow.log_metrics(select_compared("refresh", counts), run_id=run_id)
             log_bundle(folder, run_id)
         return run_id
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from twinspire.export.bundles import find_bundle
 from twinspire.export.release import audit_log, registry
-from twinspire.export.release.registry import AliasState, by_version, registry_errors
+from twinspire.export.release.registry import AliasState, by_version
 from twinspire.protos.cli import imports_frozen
 from twinspire.protos.errors import GateRefused, MissingStage
 from twinspire.protos.release_records import CHAMPION, ReleaseRecord
 from twinspire.train.config import read_experiment
-from twinspire.train.training.tracking import connect
+from twinspire.train.training.tracking import connect, mlflow_errors
 
 
 def register(arguments: Namespace) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def roll_back(name: str, to: str = "", reason: str = "") -> ReleaseRecord | None
         Unavailable: the registry or the Milvus server does not answer, or another version became champion
             meanwhile.
     """
-    with registry_errors():
+    with mlflow_errors():
         before, after = _target(name, to, reason)
         if before == after:
             return None
@@ -121,7 +121,7 @@ def audit_log_of(name: str) -> dict[str, Any]:
     Raises:
         Unavailable: the registry does not answer.
     """
-    with registry_errors():
+    with mlflow_errors():
         known = audit_log.read(name)
         champion = AliasState.of(name).champion
     records = [

@@ -28,7 +28,6 @@ from twinspire.export.release.registry import (
     by_alias,
     expect_collection,
     fetch,
-    registry_errors,
     retire_challenger,
 )
 from twinspire.protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
@@ -37,8 +36,8 @@ from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.training_data import TrainingData, data_of_kept_towers
 from twinspire.train.progress import PROGRESS
-from twinspire.train.training.run_metrics import compared
-from twinspire.train.training.tracking import connect, log_metrics
+from twinspire.train.training.run_metrics import select_compared
+from twinspire.train.training.tracking import connect, log_metrics, mlflow_errors
 
 Compare = Callable[
     [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
@@ -111,7 +110,7 @@ def promote(
     if force and not reason:
         raise InvalidInput("reason", "expected one, as the promotion is forced")
     name = experiment.name
-    with registry_errors():
+    with mlflow_errors():
         compared = AliasState.of(name)
         # The version to promote is the champion already; so it is if no version waits.
         if compared.champion and (expected or compared.challenger) in (None, compared.champion):
@@ -174,7 +173,7 @@ def _log_report(decision: Decision, run_id: str) -> None:
     for result in decision.results:
         figures |= {result.name: result.figure, f"{result.name}_bound": result.bound}
     known = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
-    log_metrics(run_id, compared("gates", known))
+    log_metrics(run_id, select_compared("gates", known))
 
 
 def _conclude(

@@ -21,7 +21,6 @@ from typing import Any
 import mlflow
 
 from twinspire.export.release import audit_log
-from twinspire.export.release.registry import registry_errors
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.protos.release_records import CHAMPION
@@ -34,6 +33,7 @@ from twinspire.protos.vector_databases.milvus import (
     draft_seconds,
     server_errors,
 )
+from twinspire.train.training.tracking import mlflow_errors
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
     too_late: list[str] = []  # that a version has needed while they were dropped
     with server_errors():
         found = [each for each in client.list_collections(timeout=CONNECT_SECONDS) if each.startswith(PREFIX)]
-    with registry_errors():
+    with mlflow_errors():
         needed = cache(_needed)
         for each in sorted(found):
             is_needed = _is_needed(client, each, name, unregistered_days, needed)

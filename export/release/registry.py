@@ -10,8 +10,6 @@ process. The alias `challenger` is the version that was registered last, until i
 import os
 import subprocess
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,14 +23,14 @@ from mlflow.models import Model
 from twinspire.export.bundles import BUNDLES
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.bundle import EXACT, HNSW, MILVUS
-from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
+from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError
 from twinspire.protos.files.tokenizer import TOKENIZER
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from twinspire.protos.release_records import CHAMPION
 from twinspire.protos.scores import LOWEST_SCORE
 from twinspire.protos.vector_databases import milvus
 from twinspire.train.paths import ROOT
-from twinspire.train.training.tracking import get_run, is_absent, unreachable
+from twinspire.train.training.tracking import get_run, is_absent, mlflow_errors, unreachable
 
 CHALLENGER = "challenger"
 # Packages that every registered model needs.
@@ -83,7 +81,7 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
     """
     manifest = bundle.read(folder)
     _publish(folder, manifest)
-    with registry_errors():
+    with mlflow_errors():
         known = _version_of(manifest)
         registered = known is not None
         if known is None:
@@ -188,17 +186,6 @@ def fetch(name: str, number: str) -> tuple[Path, bundle.Manifest]:
     return folder, bundle.read(folder)  # the other process has verified it, and its warnings are not shown
 
 
-@contextmanager
-def registry_errors() -> Iterator[None]:
-    """Raise errors of MLflow as `Unavailable`."""
-    try:
-        yield
-    except MlflowException as error:
-        raise unreachable(error) from None
-    except RecursionError:
-        raise Unavailable(f"{mlflow.get_tracking_uri()}: MLflow answers with JSON nested too deep") from None
-
-
 def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
     found = mlflow.MlflowClient().search_model_versions(
         f"name = '{manifest.name}' and tag.`{BUNDLE_VERSION}` = '{manifest.bundle_version}'"
@@ -221,7 +208,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
     Raises:
         BundleDamaged: the bundle has no example queries.
     """
-    from twinspire.export.logged_model import logged_model  # imports torch, as the next
+    from twinspire.export.logged_model import log_bundle  # imports torch, as the next
     from twinspire.export.release.model_card import as_input, card, lineage
 
     if not manifest.examples:
@@ -229,7 +216,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
     example = [as_input(manifest.examples[0])]
     parameters = {"k": 10, "exclude_history": manifest.excludes_history, "filter": "", "fusion": ""}
     parameters["min_score"] = LOWEST_SCORE
-    client, model = mlflow.MlflowClient(), logged_model(manifest, run_id)
+    client, model = mlflow.MlflowClient(), log_bundle(folder, run_id)
     with warnings.catch_warnings(record=True) as caught, TemporaryDirectory() as scratch:
         code = Path(scratch) / "twinspire"  # a copy of it in the model has the name by which it is imported
         code.mkdir()

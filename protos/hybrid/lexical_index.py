@@ -158,10 +158,11 @@ class LexicalIndex:
         return found, unknown
 
     def matched_score(self, score: float, lexical: float, terms: Sequence[int], unknown: int) -> float:
-        """The score of a hit, less what its lexical part owes to leaving out words that no item holds.
+        """The score of a hit, less what its lexical part owes to leaving out unknown words.
 
-        The upper bound of a lexical score leaves these words out. So one word of an item among others that
-        mean nothing gives it nearly the highest score; here the share of that word's idf counts.
+        These are words that no item held when the bundle was exported. The upper bound of a lexical score
+        leaves them out. So one word of an item among others that mean nothing gives it nearly the highest
+        score; here the share of that word's idf counts.
 
         Args:
             score: by the bundle's convex combination, or by the vectors alone without known terms.

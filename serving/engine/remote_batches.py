@@ -102,7 +102,9 @@ class RemoteSearch:
             first = last
         contexts = tuple([self.encoded.contexts[n] for n in places])
         terms = tuple([self.encoded.terms[n] for n in places]) if self.encoded.terms else ()
-        encoded = self.encoded._replace(vectors=self.encoded.vectors[places], contexts=contexts, terms=terms)
+        unknown = tuple([self.encoded.unknown[n] for n in places]) if self.encoded.unknown else ()
+        vectors = self.encoded.vectors[places]
+        encoded = self.encoded._replace(vectors=vectors, contexts=contexts, terms=terms, unknown=unknown)
         part = replace(self, jobs=jobs, encoded=encoded)
         part.answers = self.answers
         return part

@@ -17,6 +17,7 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.entities import Run, RunData, RunTag
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from tests.helpers.stdlib import (
@@ -29,15 +30,23 @@ from tests.helpers.stdlib import (
     tracking_copy,
     write_toml,
 )
-from twinspire.export.bundle_builder import LOCKS, _fingerprint, build_bundle, known_letters
+from twinspire.export import bundle_builder
+from twinspire.export.bundle_builder import (
+    LOCKS,
+    _BundleBuilder,
+    _fingerprint,
+    build_bundle,
+    known_letters,
+)
 from twinspire.export.bundles import bundle_of_tag
 from twinspire.export.release import registry
 from twinspire.protos import bundle
-from twinspire.protos.errors import MissingStage
+from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.protos.inputs.unicode_record import RECORD
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import training_data_of
+from twinspire.train.training import run_metrics
 
 
 def test_a_manifest_has_the_measurements(made: Made) -> None:
@@ -110,6 +119,42 @@ def test_a_second_process_waits_for_the_bundle_of_the_first(made_once: Made, tmp
                 time.sleep(0.01)
             client.set_tag(run_id, tag, made_once.folder.name)
         assert second.result(60) == (made_once.folder, True)
+
+
+def test_a_bundle_that_could_not_be_logged_is_not_built_again(
+    made_once: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_run = made_once.experiment, made_once.dataset, made_once.run, console
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("the server is down")
+
+    with tracking_copy(made_once, tmp_path):
+        client, run_id = mlflow.MlflowClient(), made_once.run.info.run_id
+        (tag,) = (name for name in made_once.run.data.tags if name.startswith("twinspire.bundle."))
+        client.delete_tag(run_id, tag)
+        for model in mlflow.search_logged_models([made_once.run.info.experiment_id], output_format="list"):
+            client.delete_logged_model(model.model_id)
+        monkeypatch.setattr(bundle_builder, "write_bundle", lambda make: made_once.folder)
+        with monkeypatch.context() as patch, pytest.raises(Unavailable, match="the server is down"):
+            patch.setattr(mlflow.MlflowClient, "log_batch", fail)
+            build_bundle(*of_run)
+        monkeypatch.setattr(bundle_builder, "write_bundle", lambda make: pytest.fail("built again"))
+        assert build_bundle(*of_run) == (made_once.folder, True)
+        (model,) = mlflow.search_logged_models([made_once.run.info.experiment_id], output_format="list")
+        assert model.metrics
+
+
+def test_a_run_of_an_earlier_version_is_exported_without_baselines_of_labels(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=200)
+    builder = _BundleBuilder(made.experiment, made.dataset, made.run, console, False, None)
+    assert builder._metrics_of_run()["ndcg_at_10"] == made.run.data.metrics["test/ndcg_at_10"]
+    monkeypatch.setattr(run_metrics, "FILE", "absent.json")
+    assert builder._metrics_of_run() == {}
+    assert "no baselines of labels beside it" in output.getvalue()
 
 
 def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path, console: Console) -> None:

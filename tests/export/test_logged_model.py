@@ -5,13 +5,14 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
 
 from tests.helpers.releases import NAME, small_bundle
 from tests.helpers.stdlib import Made
-from twinspire.export.logged_model import figures, log_bundle, logged_model
+from twinspire.export.logged_model import figures, log_bundle
 from twinspire.export.release import registry
 from twinspire.protos import bundle
-from twinspire.protos.errors import MissingStage
+from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.train.training.tracking import tracked_run
 
 
@@ -93,4 +94,50 @@ def test_the_name_of_an_experiment_may_have_dots(store: str, tmp_path: Path) -> 
 def test_a_bundle_of_an_unknown_run_has_no_logged_model(store: str, tmp_path: Path) -> None:
     folder = small_bundle(tmp_path, "a", run_id="0" * 32)
     with pytest.raises(MissingStage, match="not known"):
-        logged_model(bundle.read_manifest(folder), "0" * 32)
+        log_bundle(folder, "0" * 32)
+
+
+@pytest.mark.parametrize("step", ["log_model_artifacts", "log_outputs", "log_batch"])
+def test_a_model_that_an_error_has_left_half_made_is_completed(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with tracked_run(NAME, "fit", "0") as run_id:
+        pass
+    folder = small_bundle(tmp_path, "a", run_id=run_id)
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("the server is down")
+
+    with monkeypatch.context() as patch, pytest.raises(Unavailable, match="the server is down"):
+        patch.setattr(mlflow.MlflowClient, step, fail)
+        log_bundle(folder, run_id)
+    log_bundle(folder, run_id)
+    run = mlflow.get_run(run_id)
+    (model,) = models(run.info.experiment_id)
+    assert model.metrics is not None and run.outputs is not None
+    assert {each.key: each.value for each in model.metrics} == figures(bundle.read_manifest(folder))
+    assert [each.model_id for each in run.outputs.model_outputs] == [model.model_id]
+    assert str(model.status) == "READY"
+
+
+def test_a_bundle_that_is_logged_is_not_logged_again(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracked_run(NAME, "fit", "0") as run_id:
+        pass
+    folder = small_bundle(tmp_path, "a", run_id=run_id)
+    log_bundle(folder, run_id)
+    for each in ("log_artifacts", "log_outputs", "log_batch"):
+        monkeypatch.setattr(mlflow.MlflowClient, each, lambda *_, **__: pytest.fail("logged again"))
+    log_bundle(folder, run_id)
+
+
+@pytest.mark.parametrize("dataset", [{"name": "shop"}, {"fingerprint": "0" * 64}, {}])
+def test_figures_of_a_data_set_without_a_name_or_a_digest_are_logged(
+    store: str, tmp_path: Path, dataset: dict[str, str]
+) -> None:
+    with tracked_run(NAME, "fit", "0") as run_id:
+        pass
+    log_bundle(small_bundle(tmp_path, "a", run_id=run_id, dataset=dataset), run_id)
+    (model,) = models(mlflow.get_run(run_id).info.experiment_id)
+    assert {each.dataset_name for each in model.metrics or ()} == {None}

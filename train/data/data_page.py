@@ -12,7 +12,7 @@ from twinspire.protos.features import FeatureSpec, TextFeature
 from twinspire.train.config import Experiment
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.dataset import Dataset
-from twinspire.train.data.source import POSITIVE
+from twinspire.train.data.source import EARLY, POSITIVE
 from twinspire.train.html_page import html_page
 from twinspire.train.markdown import plain
 from twinspire.train.plots import COLOURS, as_png, style_axes
@@ -112,11 +112,15 @@ def _missing(read: Mapping[str, pl.DataFrame]) -> str:
 
 
 def _by_month(pairs: pl.DataFrame) -> dict[str, int]:
-    """Month -> its pairs, in order; empty if the data have no times."""
+    """Month -> its pairs, in order; empty if the data have no times.
+
+    Times before `EARLY` are left out: order numbers of events, for example, would be of 1970.
+    """
     if "time" not in pairs.columns:
         return {}
     times = pairs["time"].cast(pl.Float64)
-    months = pl.from_epoch(times.filter(times.is_finite()).cast(pl.Int64), "s").dt.strftime("%Y-%m")
+    dates = pl.from_epoch(times.filter(times.is_finite()).cast(pl.Int64), "s")
+    months = dates.filter(dates.dt.year() >= EARLY).dt.strftime("%Y-%m")
     return dict(sorted(months.value_counts().iter_rows()))
 
 

@@ -59,6 +59,7 @@ BY_FILE = "file order, for want of a time column"
 """What defines the order of events, as the report of a data set says it."""
 
 POSITIVE = pl.col("label") > 0
+EARLY = 1990  # times before this year have probably been read in a wrong unit
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from twinspire.train.evaluation.intervals import clusters_of, interval
 from twinspire.train.evaluation.plots import by_item_frequency
 from twinspire.train.html_page import html_page
 from twinspire.train.markdown import plain, table
-from twinspire.train.metrics import per_query
+from twinspire.train.metrics import Ranked, per_query
 from twinspire.train.plots import as_png
 
 PAGE = "quality.html"
@@ -30,7 +30,7 @@ EVENTS_SHOWN = 5  # of a history
 Rows = npt.NDArray[np.int64]
 
 
-def quality_page(data: TrainingData, answers: Mapping[str, Rows], name: str, own: str) -> str:
+def quality_page(data: TrainingData, answers: Mapping[str, Ranked], name: str, own: str) -> str:
     """The page as HTML.
 
     Args:
@@ -71,7 +71,7 @@ def item_groups(counts: Rows) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def _by_frequency(
-    data: TrainingData, rankings: Mapping[str, Rows], relevant: Sequence[Rows], title: str
+    data: TrainingData, rankings: Mapping[str, Ranked], relevant: Sequence[Rows], title: str
 ) -> Any:
     """The plot; an answer is a query and one of its relevant items."""
     query, item = np.repeat(np.arange(len(relevant)), [*map(len, relevant)]), np.concatenate([*relevant])
@@ -87,8 +87,8 @@ def _examples(
     data: TrainingData,
     queries: Rows,
     relevant: Sequence[Rows],
-    model: tuple[str, Rows],
-    baseline: tuple[str, Rows],
+    model: tuple[str, Ranked],
+    baseline: tuple[str, Ranked],
 ) -> list[str]:
     """Tables of the queries on which a model and a baseline, each a label and a ranking, differ most."""
     places = [_first_places(ranked, relevant) for _, ranked in (model, baseline)]
@@ -97,13 +97,13 @@ def _examples(
     heads = ["query", "right item", *(f"{label}: place" for label, _ in (model, baseline))]
     heads += [f"{label}: first" for label, _ in (model, baseline)]
     parts = []
-    for title, rows in (
-        (f"{model[0]} better than {baseline[0]}", order[gain[order] > 0][:EXAMPLES]),
-        (f"{baseline[0]} better than {model[0]}", order[::-1][gain[order[::-1]] < 0][:EXAMPLES]),
+    for title, better, place_of_better, rows in (
+        (f"{model[0]} better than {baseline[0]}", model[1], places[0], order[gain[order] > 0]),
+        (f"{baseline[0]} better than {model[0]}", baseline[1], places[1], order[::-1][gain[order[::-1]] < 0]),
     ):
         lines = []
-        for row in rows.tolist():
-            right, width = int(relevant[row][0]), model[1].shape[1]
+        for row in rows[:EXAMPLES].tolist():
+            right, width = int(better[row, int(place_of_better[row]) - 1]), model[1].shape[1]
             shown = [_text(data.queries, int(queries[row]))]
             shown.append(_text({"item_id": data.item_ids, **data.items}, right))
             shown += [f"{place[row]:.0f}" if place[row] <= width else f"after {width}" for place in places]
@@ -114,7 +114,7 @@ def _examples(
     return parts
 
 
-def _first_places(ranked: Rows, relevant: Sequence[Rows]) -> npt.NDArray[np.float64]:
+def _first_places(ranked: Ranked, relevant: Sequence[Rows]) -> npt.NDArray[np.float64]:
     """(Q,): the place of the first relevant item, from 1 on; K + 1 if there is none."""
     hits = np.stack([np.isin(*each) for each in zip(ranked, relevant, strict=True)])
     return np.asarray(np.where(hits.any(axis=1), hits.argmax(axis=1), ranked.shape[1]) + 1.0)

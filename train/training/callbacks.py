@@ -15,7 +15,7 @@ from twinspire.train.interrupts import acknowledge, interruption
 from twinspire.train.metrics import HEADLINE, OF_LABELS, metric_label
 from twinspire.train.progress import progress_bar
 from twinspire.train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
-from twinspire.train.training.run_metrics import compared
+from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.tracking import log_in_batches
 from twinspire.train.training.trainer import Callbacks, Interrupted, Trainer
 
@@ -140,4 +140,4 @@ def _by_group(record: dict[str, float]) -> dict[str, float]:
         name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)
     }
     others = {name: value for name, value in record.items() if not name.startswith(prefix)}
-    return compared("validation", validation) | compared("train", others)
+    return select_compared("validation", validation) | select_compared("train", others)

@@ -28,7 +28,7 @@ from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import RUN_STATE, load_run, start_alike
 from twinspire.train.training.device import TrainingProcess
 from twinspire.train.training.mixture import drop_useless_coordinates
-from twinspire.train.training.run_metrics import compared
+from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.trained_model import Model, build_model
 from twinspire.train.training.trainer import Trainer
 
@@ -76,7 +76,7 @@ def refit(
             start_alike(trainer)
         trainer.refit(callbacks, epochs)
     trainer.process = process.alone()
-    mlflow.log_metrics(compared("train", {"refit_s": trainer.state.seconds}))
+    mlflow.log_metrics(select_compared("train", {"refit_s": trainer.state.seconds}))
     trainer.clear_cached_vectors()
     architecture_of(experiment.tower).fit_unseen(trainer.towers, trainer.items, trainer.data.counts())
     trainer.clear_cached_vectors()
@@ -144,5 +144,5 @@ class _RefitCallbacks(RunCallbacks):
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
         """Print one line for the epoch, and log its loss."""
-        mlflow.log_metrics(compared("train", {"refit_loss": record["loss"]}), step=epoch)
+        mlflow.log_metrics(select_compared("train", {"refit_loss": record["loss"]}), step=epoch)
         self.print_line(f"epoch {epoch} of {self._epochs}  loss {record['loss']:.4f}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 from mlflow.entities import Run
 from rich.console import Console
 from rich.markup import escape
@@ -65,7 +66,7 @@ from twinspire.train.training.mixture import Mixed, drop_useless_coordinates, mi
 from twinspire.train.training.mlflow_dataset import as_mlflow_dataset
 from twinspire.train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from twinspire.train.training.refit import REFIT, begun, refit
-from twinspire.train.training.run_metrics import compared, log_all
+from twinspire.train.training.run_metrics import log_all, select_compared
 from twinspire.train.training.tracking import (
     FINGERPRINT,
     find_run,
@@ -502,7 +503,9 @@ def _on_test(
 ) -> dict[str, float]:
     """Metrics of towers and baselines on the test part; logs a page that shows on what they differ."""
     queries, _ = trainer.data.parts["test"].by_query()
-    own, others = trainer.rank(queries), {name: rank(queries) for name, rank in rankers.items()}
+    own = trainer.rank(queries)
+    # The rankings of all baselines are in memory at once; row numbers fit into 32 bits.
+    others = {name: rank(queries).astype(np.int32) for name, rank in rankers.items()}
     page = quality_page(trainer.data, {"": own, **others}, experiment.name, "towers")
     mlflow.log_text(page, PAGE)
     beside = {name: known(answers) for name, answers in others.items()}
@@ -521,16 +524,20 @@ def _log_metrics(
 
     Args:
         run_id: of the active run.
-        on_validation: what was measured there after the last epoch.
+        on_validation: what was measured there of baselines and of additions to the towers.
         metrics: of the test part.
         on_judged: of the judged queries.
     """
     times = {"training_s": state.seconds, "best_epoch": float(state.best_epoch)}
-    shown = compared("test", metrics) | compared("judged", on_judged) | compared("train", times)
-    mlflow.log_metrics(shown | compared("validation", on_validation))
+    shown = select_compared("test", metrics) | select_compared("judged", on_judged)
+    mlflow.log_metrics(shown | select_compared("train", times))
+    kept = state.history[state.best_epoch]
+    of_kept = {name.removeprefix("validation_"): value for name, value in kept.items()}
+    # One step after the last epoch, so that the UI shows the kept epoch as the figure of the run.
+    mlflow.log_metrics(select_compared("validation", {**of_kept, **on_validation}), len(state.history))
     named = {f"validation_{name}": value for name, value in on_validation.items()}
     named |= {f"{JUDGED}{name}": value for name, value in on_judged.items()}
-    log_all(run_id, {**metrics, **state.history[-1], **named})
+    log_all(run_id, {**metrics, **kept, **named})
 
 
 def _baselines_on_validation(
@@ -565,13 +572,15 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
         }
     )
     mlflow.log_dict(report, "dataset.json")
-    mlflow.log_text(data_page.data_page(dataset, model.experiment)[0], data_page.PAGE)
+    page = dataset.folder / data_page.PAGE  # which `data` has written
+    text = page.read_text() if page.is_file() else data_page.data_page(dataset, model.experiment)[0]
+    mlflow.log_text(text, data_page.PAGE)
     mlflow.log_dict({**chosen.reasons}, "chosen_from_data.json")
     mlflow.log_input(as_mlflow_dataset(dataset), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}
     sizes = {"items": report["items"], "pairs": report["pairs"]}
     sizes["parameters"] = sum(p.numel() for p in parameters)
-    mlflow.log_metrics(compared("data", sizes))
+    mlflow.log_metrics(select_compared("data", sizes))
     _log_description(model)
     architecture = architecture_of(model.experiment.tower)
     for name in sorted({*model.schema.files(), *architecture.files()}):

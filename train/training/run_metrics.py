@@ -1,10 +1,10 @@
 """Metrics of a run: the few that people compare runs by, and files with all of them.
 
 Hundreds of metrics in MLflow are hundreds of charts with a single bar. So a run logs as metrics only what
-`compared` selects. All others are in two artifacts: `metrics.json`, by their names in code, which later
-commands read, and `metrics.csv`, a table that the UI can sort.
+`select_compared` selects. All others are in two artifacts: `metrics.json`, by their names in code, which
+later commands read, and `metrics.csv`, a table that the UI can sort.
 
-    mlflow.log_metrics(compared("test", metrics))
+    mlflow.log_metrics(select_compared("test", metrics))
     log_all(run_id, metrics)
     metrics_of(run)["bm25_recall_at_10"]
 """
@@ -17,7 +17,7 @@ import mlflow
 import polars as pl
 from mlflow.exceptions import MlflowException
 
-from twinspire.protos.errors import MissingStage
+from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.train.metrics import HEADLINE, MAIN_AND_RECALL, OF_LABELS, Selection, as_higher_is_better
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ BEST_BASELINE = "_best_baseline"  # suffix of a metric: the value of the baselin
 _METRIC = re.compile(r"(.*?)_?([a-z]+_at_\d+|auc|log_loss|ece|queries)")  # of which ranking, and its name
 
 
-def compared(group: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+def select_compared(group: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a group that are logged to MLflow, by their names there, such as `test/ndcg_at_10`.
 
     Beside a metric of quality stands that of the best baseline, `test/ndcg_at_10_best_baseline`.
@@ -65,7 +65,7 @@ def compared(group: str, metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def log_all(run_id: str, metrics: Mapping[str, float]) -> None:
-    """Log all metrics of the active run, by their names in code, as `metrics.json` and `metrics.csv`.
+    """Log all metrics of a run, by their names in code, as `metrics.json` and `metrics.csv`.
 
     Args:
         metrics: those that MLflow does not have; of training and data it has all.
@@ -73,22 +73,24 @@ def log_all(run_id: str, metrics: Mapping[str, float]) -> None:
     known = mlflow.get_run(run_id).data.metrics.items()
     of_training = {name: value for name, value in known if name.startswith(("train/", "data/"))}
     metrics = {**metrics, **{name.partition("/")[2]: value for name, value in of_training.items()}}
-    mlflow.log_dict(metrics, FILE)
-    mlflow.log_text(as_table(metrics), TABLE)
+    mlflow.log_dict(metrics, FILE, run_id)
+    mlflow.log_text(as_table(metrics), TABLE, run_id)
 
 
 def metrics_of(run: "Run") -> dict[str, float]:
     """All metrics of a training run by their names in code, as `log_all` has stored them.
 
     Raises:
-        MissingStage: they cannot be read, or the run was trained by a version that stored none.
+        MissingStage: the run was trained by a version that stored none.
+        Unavailable: they cannot be read, or MLflow cannot say whether there are any.
     """
     run_id = run.info.run_id
     try:
-        return mlflow.artifacts.load_dict(f"runs:/{run_id}/{FILE}")
+        if FILE in [each.path for each in mlflow.MlflowClient().list_artifacts(run_id)]:
+            return mlflow.artifacts.load_dict(f"runs:/{run_id}/{FILE}")
     except (MlflowException, OSError) as error:
-        text = f"run {run_id}: its {FILE} cannot be read: {error}; a run of an earlier version has none"
-        raise MissingStage(f"{text}, and its towers have to be trained again") from None
+        raise Unavailable(f"run {run_id}: its {FILE} cannot be read: {error}") from None
+    raise MissingStage(f"run {run_id}: holds no {FILE}, as runs of an earlier version; train it again")
 
 
 def as_table(metrics: Mapping[str, Any]) -> str:

@@ -232,6 +232,17 @@ def unreachable(error: MlflowException) -> Unavailable:
 
 
 @contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """Raise errors of MLflow as `Unavailable`."""
+    try:
+        yield
+    except MlflowException as error:
+        raise unreachable(error) from None
+    except RecursionError:
+        raise Unavailable(f"{mlflow.get_tracking_uri()}: MLflow answers with JSON nested too deep") from None
+
+
+@contextmanager
 def tracked_run(
     experiment: str, stage: str, fingerprint: str, resume: str | None = None, title: str = ""
 ) -> Iterator[str]:

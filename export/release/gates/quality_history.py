@@ -22,9 +22,9 @@ from twinspire.export.release.audit_log import AuditLog
 from twinspire.export.release.gate import Comparison, Gate, GateResult, Judgement
 from twinspire.export.release.gates.quality import bound_of, judges_labels, metric_of
 from twinspire.export.release.paired_losses import LOG_LOSS
-from twinspire.export.release.registry import registry_errors
 from twinspire.protos.release_records import ReleaseRecord
 from twinspire.train.metrics import LOWER_IS_BETTER, as_higher_is_better, metric_label
+from twinspire.train.training.tracking import mlflow_errors
 
 NAME = "quality_history"
 CHAMPIONS = 10  # the last ones, among them the one now
@@ -52,7 +52,7 @@ def judge(comparison: Comparison) -> Judgement | None:
         return result(None, True, "there is no champion to compare it with"), {}
     if change is None or metric not in change:
         return None
-    with registry_errors():
+    with mlflow_errors():
         log = audit_log.read(comparison.experiment.name)
     earlier, end = differences(log, champion.version, metric)
     levels = {version: change[metric] + level for version, level in earlier.items()}

@@ -73,6 +73,8 @@ class World:
 
 def test_at_most_one_in_a_hundred_right_answers_is_weak(console: Console) -> None:
     world = World()
+    astray = np.random.default_rng(2).normal(size=world.queries[5::20].shape)
+    world.queries[5::20] = astray / np.linalg.norm(astray, axis=1, keepdims=True)  # near no item
     report = world.learned(console)
     scores = world.queries @ world.items.T
     order = np.argsort(-scores, axis=1)[:, :10]
@@ -82,6 +84,9 @@ def test_at_most_one_in_a_hundred_right_answers_is_weak(console: Console) -> Non
     assert 199 <= len(right) < 299  # so the second lowest score may be exceeded by one
     assert report["weak_score"] == pytest.approx(right[1] - SCORE_TOLERANCE, abs=1e-6)
     assert report["score_reference"] == pytest.approx(np.median(scores.max(axis=1)), abs=1e-6)
+    is_weak = scores.max(axis=1) < report["weak_score"]
+    assert report["weak_of_wrong"] == pytest.approx(is_weak[~is_right].mean()) and is_weak[~is_right].any()
+    assert report["right_of_weak"] == pytest.approx(is_right[is_weak].mean()) and is_right[is_weak].any()
     assert min(report["weak_of_nonsense"].values()) > 0.9
     assert report == world.learned(console)
 
@@ -102,6 +107,8 @@ def test_too_few_right_answers_give_a_reference_alone(count: int, console: Conso
     assert 0 < report["score_reference"] <= 1
     assert ("weak_score" in report) is (count == LEAST_RIGHT)
     assert ("why" in report) is (count < LEAST_RIGHT)
+    if count == LEAST_RIGHT:  # no answer is wrong, and none of the right ones is below
+        assert (report["weak_of_wrong"], report["right_of_weak"]) == (None, None)
 
 
 def test_where_scores_say_nothing_the_report_says_why(console: Console) -> None:

@@ -12,6 +12,8 @@ from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.vector_databases.milvus import URI
+from twinspire.serving.engine.batching import Job
+from twinspire.serving.engine.remote_batches import RemoteSearch
 from twinspire.serving.filters.expression import where
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode
 from twinspire.serving.retrieval.query import Query
@@ -128,3 +130,18 @@ def test_words_that_no_item_holds_make_an_answer_of_a_hybrid_weak(tmp_path: Path
     assert retriever.search([partly], 1, fusion=FusionMode.HYBRID)[0].weak
     for other in (FusionMode.DENSE, FusionMode.LEXICAL):  # whose scores are others
         assert not retriever.search([Query(UNKNOWN)], 1, fusion=other)[0].weak
+
+
+def test_a_part_of_a_batch_has_the_words_of_its_own_queries(tmp_path: Path) -> None:
+    """Of a batch with several filters, or with an error, each job is searched apart from the others."""
+    queries = [Query(NAMES[3]), Query(f"{NAMES[3]} zzzz"), Query(NAMES[3])]
+    best = (
+        Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True)).search(queries[1:2], 1)[0].hits[0].score
+    )
+    retriever = Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, weak_score=best - 0.01))
+    options = [retriever.search_options(1)]
+    jobs = [Job(retriever, [retriever.prepare(each)], options[0], lambda job: job) for each in queries]
+    whole = RemoteSearch(jobs, retriever.encode(queries), lambda jobs: options * len(jobs), lambda *_: None)
+    parts = [whole.of([jobs[1]]), whole.apart([jobs[2]]), whole.of(jobs[1:]).of([jobs[2]])]
+    found = [retriever.find(each.encoded, options)[0].weak for each in parts]
+    assert found == [True, False, False]

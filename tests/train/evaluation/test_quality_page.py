@@ -1,5 +1,6 @@
 """The page on which queries towers and baselines differ, and on how frequent items."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -58,6 +59,25 @@ def test_the_queries_on_which_both_differ_most_come_first() -> None:
     assert won.index("after 20") < won.index(">6<")
     assert ">20<" in lost
     assert "data:image/png;base64," in page
+
+
+def test_of_several_right_items_the_one_at_the_shown_place_is_shown() -> None:
+    known = data()
+    pairs, (_, relevant) = known.parts["test"], known.parts["test"].by_query()
+    *_, wrong, second = np.setdiff1d(np.arange(ITEMS), relevant[0]).tolist()
+    more = replace(
+        pairs,
+        query=np.append(pairs.query, pairs.query[0]),
+        item=np.append(pairs.item, second),
+        weight=np.append(pairs.weight, np.float32(1)),
+    )
+    own, other = rankings([1] * len(PEOPLE)), rankings([1] * len(PEOPLE))
+    own[0, 0], other[0] = second, wrong
+    known = replace(known, parts={**known.parts, "test": more})
+    page = quality_page(known, {"": own, "ease": other}, "films", "towers")
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page.split("<h2>")[2])
+    assert cells[1].split(";")[0] == known.item_ids[second]
+    assert cells[2:4] == ["1", "after 20"]
 
 
 def test_a_baseline_that_is_never_better_is_beaten_on_no_query() -> None:

@@ -5,11 +5,14 @@ import io
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from tests.helpers.stdlib import Made
-from twinspire.protos.errors import MissingStage
-from twinspire.train.training.run_metrics import TABLE, as_table, compared, metrics_of
+from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.train.training.run import _log_metrics
+from twinspire.train.training.run_metrics import TABLE, as_table, log_all, metrics_of, select_compared
 from twinspire.train.training.tracking import tracked_run
+from twinspire.train.training.trainer import State
 
 QUALITY = {"ndcg_at_10": 0.5, "bm25_ndcg_at_10": 0.4, "tfidf_ndcg_at_10": 0.6, "log_loss": 0.3}
 QUALITY |= {
@@ -28,15 +31,17 @@ def test_beside_the_quality_of_the_model_stands_the_best_baseline_alone() -> Non
         "test/log_loss": 0.3,
         "test/log_loss_best_baseline": 0.2,  # lower is better
     }
-    assert compared("test", QUALITY) == expected
-    assert compared("judged", QUALITY).keys() == {"judged/ndcg_at_10", "judged/ndcg_at_10_best_baseline"}
+    assert select_compared("test", QUALITY) == expected
+    judged = select_compared("judged", QUALITY)
+    assert judged.keys() == {"judged/ndcg_at_10", "judged/ndcg_at_10_best_baseline"}
     of_epoch = {"ndcg_at_10": 0.5, "recall_at_100": 0.9}
-    assert compared("validation", of_epoch) == {"validation/ndcg_at_10": 0.5}
-    assert compared("validation", {"bm25_mrr_at_10": 0.4}) == {"validation/mrr_at_10_best_baseline": 0.4}
+    assert select_compared("validation", of_epoch) == {"validation/ndcg_at_10": 0.5}
+    of_baseline = {"bm25_mrr_at_10": 0.4}
+    assert select_compared("validation", of_baseline) == {"validation/mrr_at_10_best_baseline": 0.4}
 
 
 def test_groups_of_few_metrics_are_logged_whole() -> None:
-    assert compared("gates", {"parity": 1.0, "parity_bound": 2.0}) == {
+    assert select_compared("gates", {"parity": 1.0, "parity_bound": 2.0}) == {
         "gates/parity": 1.0,
         "gates/parity_bound": 2.0,
     }
@@ -78,5 +83,46 @@ def test_a_run_has_few_metrics_and_all_of_them_in_its_files(made: Made) -> None:
 def test_a_run_of_an_earlier_version_is_told_to_be_trained_again(store: str) -> None:
     with tracked_run("books", "fit", "0") as run_id:
         mlflow.log_metrics({"test/recall_at_10": 0.5})
-    with pytest.raises(MissingStage, match=r"an earlier version has none, and its towers have to be"):
+    with pytest.raises(MissingStage, match=r"holds no metrics\.json, .* train it again"):
         metrics_of(mlflow.get_run(run_id))
+
+
+def test_metrics_that_cannot_be_read_now_are_no_reason_to_train_again(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracked_run("books", "fit", "0") as run_id:
+        mlflow.log_text("{", "metrics.json")
+    run = mlflow.get_run(run_id)
+    with pytest.raises(Unavailable, match=r"its metrics\.json cannot be read"):
+        metrics_of(run)
+
+    def fails(*_: object) -> None:
+        raise MlflowException("the server is down")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", fails)
+    with pytest.raises(Unavailable, match="the server is down"):
+        metrics_of(run)
+
+
+def test_all_metrics_go_to_the_run_that_is_named(store: str) -> None:
+    with tracked_run("books", "fit", "0") as run_id:
+        mlflow.log_metrics({"train/loss": 0.5})
+    log_all(run_id, {"ndcg_at_10": 0.25})
+    assert metrics_of(mlflow.get_run(run_id)) == {"ndcg_at_10": 0.25, "loss": 0.5}
+    assert mlflow.active_run() is None
+
+
+def test_the_figures_of_validation_are_those_of_the_kept_epoch(store: str) -> None:
+    record = {"validation_mrr_at_10": 0.1, "validation_ndcg_at_10": 0.1, "loss": 3.0}
+    history = [record, {**record, "validation_ndcg_at_10": 0.4}, {**record, "validation_ndcg_at_10": 0.2}]
+    with tracked_run("books", "fit", "0") as run_id:
+        for epoch, each in enumerate(history):
+            mlflow.log_metrics({"validation/ndcg_at_10": each["validation_ndcg_at_10"]}, epoch)
+        state = State(history=history, best_epoch=1)
+        _log_metrics(run_id, state, {"bm25_ndcg_at_10": 0.3}, {"ndcg_at_10": 0.5}, {})
+    run = mlflow.get_run(run_id)
+    shown = run.data.metrics
+    assert (shown["validation/ndcg_at_10"], shown["validation/ndcg_at_10_best_baseline"]) == (0.4, 0.3)
+    assert shown["test/ndcg_at_10"] == 0.5
+    found = metrics_of(run)
+    assert (found["validation_ndcg_at_10"], found["validation_bm25_ndcg_at_10"]) == (0.4, 0.3)
