@@ -5,12 +5,15 @@
 A line that is written while a request is answered has the request's id.
 """
 
+import atexit
 import io
 import json
 import logging
 import os
 import re
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,7 +30,8 @@ _request_id: ContextVar[str] = ContextVar("request_id", default="")
 def log_to_stderr() -> None:
     """Write what the process logs to stderr, from INFO on, with time, level and module.
 
-    With JSON, warnings of Python are logged, too, and any other text on `sys.stderr` becomes lines of JSON.
+    With JSON, warnings of Python and uncaught exceptions are logged, too, and any other text on `sys.stderr`
+    becomes lines of JSON.
     Only C libraries still write to the file itself.
 
     Raises:
@@ -42,7 +46,16 @@ def log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     if chosen == JSON:
         logging.captureWarnings(True)
-        sys.stderr = JsonStream(handler)
+        sys.stderr = stream = JsonStream(handler)
+        atexit.register(stream.end_lines)
+        sys.excepthook = _log_uncaught
+        threading.excepthook = lambda given: _log_uncaught(*given[:3])
+
+
+def _log_uncaught(*error: Any) -> None:
+    """Log an exception that ends the process, or a thread; as Python does, not the exit of a thread."""
+    if error[0] is not SystemExit:
+        logging.getLogger(__name__).critical("uncaught exception", exc_info=error)
 
 
 def request_id() -> str:
@@ -95,13 +108,23 @@ class JsonStream(io.TextIOBase):
     """Writes each line of text as a JSON object, for what does not use `logging`."""
 
     def __init__(self, handler: Any) -> None:
-        self._handler, self._rest = handler, ""
+        self._handler = handler
+        self._rests: defaultdict[int, str] = defaultdict(
+            str
+        )  # thread -> its last line, which is not complete
+
+    def end_lines(self) -> None:
+        """Write the lines that are not complete."""
+        rests, self._rests = self._rests, defaultdict(str)
+        self.write("\n".join([*rests.values(), ""]))
 
     def write(self, text: str) -> int:
         """Write the lines that are complete."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in filter(str.strip, lines):
-            level = "ERROR" if line.startswith("error: ") else "WARNING"
-            record = logging.makeLogRecord({"name": "stderr", "levelname": level, "msg": line})
-            self._handler.stream.write(f"{self._handler.format(record)}\n")
+        thread = threading.get_ident()
+        with self._handler.lock:  # which logging renews after a fork
+            *lines, self._rests[thread] = (self._rests[thread] + text).split("\n")
+            for line in filter(str.strip, lines):
+                level = "ERROR" if line.startswith("error: ") else "WARNING"
+                record = logging.makeLogRecord({"name": "stderr", "levelname": level, "msg": line})
+                self._handler.stream.write(f"{self._handler.format(record)}\n")
         return len(text)

@@ -1,9 +1,11 @@
 """`python -m twinspire.serving gateway`: its flags, and what it prints."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import Any
 
+from twinspire.protos import logs
 from twinspire.protos.bundle import write_file
 from twinspire.protos.cli import UsageError, print_result
 from twinspire.protos.errors import InvalidInput, MissingStage
@@ -35,7 +37,8 @@ def run(parsed: Namespace) -> None:
         document = asdict(listening) | services
         if options.port_file is not None:
             write_file(options.port_file, f"{listening.port}\n".encode())
-        print_result((document, lambda console: _show(console, document)), parsed.json, tables.console)
+        as_json = parsed.json or os.environ.get(logs.FORMAT) == logs.JSON
+        print_result((document, lambda console: _show(console, document)), as_json, tables.console)
 
     process.serve(options, ready)
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from starlette.applications import Starlette
@@ -50,6 +51,7 @@ AS_OPENAI = "Vectors of texts, as OpenAI gives them; `usage` counts words."
 AS_INFERENCE = "Vectors of texts, as Text Embeddings Inference gives them."
 LIVES = "Whether the gateway lives, whatever the service does."
 ABOUT = "The gateway's version, and whether it can compare."
+METRICS_PATH, ALIVE_PATH, READY_PATH = "/metrics", "/healthz", "/readyz"
 OPERATIONS = (
     *(
         Operation("POST", f"/v1/{path}", "search", RETRIEVAL[name], EXAMPLES[name])
@@ -65,13 +67,12 @@ OPERATIONS = (
         for name, method in CATALOGUE.items()
     ),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
-    Operation("GET", "/readyz", "service", schema="Health", summary="Whether the service answers."),
-    Operation("GET", "/healthz", "service", schema="Alive", summary=LIVES, has_deadline=False),
+    Operation("GET", READY_PATH, "service", schema="Health", summary="Whether the service answers."),
+    Operation("GET", ALIVE_PATH, "service", schema="Alive", summary=LIVES, has_deadline=False),
     Operation("GET", "/v1/gateway", "service", schema="Gateway", summary=ABOUT, has_deadline=False),
 )
 
 
-METRICS_PATH = "/metrics"
 REQUEST_ID = logs.REQUEST_ID.encode()
 PATHS = frozenset((*(each.path for each in OPERATIONS), METRICS_PATH))
 CORS_SECONDS = 600  # for which a browser keeps the answer to a preflight request
@@ -81,15 +82,15 @@ class RequestGuard:
     """Checks that a request names this host and that its client may ask, counts it, and gives it an id.
 
     Args:
-        app: ASGI application that answers the requests that pass.
+        app: ASGI application that answers the requests that pass; it logs its errors.
     """
 
     def __init__(self, app: Any, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
         self._names = gateway.options.host_names
-        self._checked: Any = self._answer
+        self._answer: Any = partial(self._check, app)
         if origins := gateway.options.cors_origin:
-            self._checked = CORSMiddleware(
+            self._answer = CORSMiddleware(
                 self._answer,
                 allow_origins=origins,
                 allow_methods=("GET", "POST"),
@@ -97,6 +98,7 @@ class RequestGuard:
                 expose_headers=(logs.REQUEST_ID, "retry-after"),
                 max_age=CORS_SECONDS,
             )
+        self._preflight = partial(self._check, self._answer)  # the middleware answers it without a check
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -109,23 +111,28 @@ class RequestGuard:
         sender = _Sender(send, self._gateway, given)
         with logs.answering(given):
             try:
-                await self._checked(scope, receive, sender.send)
+                answer = self._preflight if scope["method"] == "OPTIONS" else self._answer
+                await answer(scope, receive, sender.send)
             finally:
                 path = scope["path"] if scope["path"] in PATHS else OTHER
                 seconds = time.perf_counter() - begun
                 self._gateway.metrics.answered(path, sender.status, seconds)
                 if self._gateway.options.access_log:
-                    log.info("%s %s %d in %.1f ms", scope["method"], path, sender.status, seconds * 1000)
+                    named = quote(scope["path"][:100], "/:")
+                    log.info("%s %s %d in %.1f ms", scope["method"], named, sender.status, seconds * 1000)
 
-    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _check(self, then: Any, scope: Any, receive: Any, send: Any) -> None:
         try:
-            self._gateway.refusals.check(client_in(scope))
-            self._check_host(scope)
+            if scope["path"] not in (METRICS_PATH, ALIVE_PATH, READY_PATH):  # which monitoring asks for
+                self._gateway.refusals.check(client_in(scope))
+            if scope["path"] != ALIVE_PATH:  # for which Kubernetes asks by an address
+                self._check_host(scope)
         except HttpFailure as failure:
             self._gateway.refuse(failure, Request(scope))
             await error_response(failure)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        with contextlib.suppress(Exception):  # Starlette raises again what `_unexpected` has logged
+            await then(scope, receive, send)
 
     def _check_host(self, scope: Any) -> None:
         """Refuse the name of another host.
@@ -208,8 +215,8 @@ def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
         own: dict[str, Endpoint] = {
             "/v1/embeddings": partial(gateway.embed, OPENAI),
             "/embed": partial(gateway.embed, INFERENCE),
-            "/readyz": gateway.health,
-            "/healthz": gateway.live,
+            READY_PATH: gateway.health,
+            ALIVE_PATH: gateway.live,
             "/v1/gateway": gateway.describe,
             "/v1/compare": gateway.compare,
         }
@@ -229,9 +236,9 @@ async def _client_disconnected(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """Answer after an unexpected exception; uvicorn logs its traceback."""
+    """Answer after an unexpected exception, and log it with the id of its request."""
     incident = uuid.uuid4().hex[:12]
-    log.error("incident %s: %s", incident, type(error).__name__)
+    log.error("incident %s", incident, exc_info=error)
     message = f"internal error; the gateway's log has it as incident {incident}"
     return error_response(HttpFailure(grpc.StatusCode.INTERNAL, message))
 

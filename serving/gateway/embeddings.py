@@ -10,6 +10,7 @@ one text.
 import base64
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import grpc
@@ -17,11 +18,11 @@ import numpy as np
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.gateway.failures import HttpFailure, invalid
-from twinspire.serving.gateway.messages import decode, document, encode
-from twinspire.serving.gateway.upstream import UpstreamMethod
+from twinspire.serving.gateway.messages import decode, document, encode, most_fields, too_many
 
 MODELS = ("query", "item")
 FORMATS = ("float", "base64")  # of a vector; OpenAI's own client asks for the second: float32, little-endian
+LIGHT_TEXTS = 1000  # of which a message is made in at most 10 ms
 
 
 class Asked(NamedTuple):
@@ -39,15 +40,22 @@ class Asked(NamedTuple):
         """
         if info is None:
             return wire.EncodeRequest(queries=[wire.Query(text=text) for text in self.texts])
-        specs = json.loads(info.manifest_json)["schema"]["item"]
-        names = [name for name, spec in specs.items() if spec["kind"] == "text"]
-        if len(names) != 1:
-            raise invalid(f"model: the item tower reads {len(names)} texts, not one; use /v1/encode")
-        values = [{names[0]: wire.FeatureValue(text=text)} for text in self.texts]
+        name = _item_text(info.manifest_json)
+        values = [{name: wire.FeatureValue(text=text)} for text in self.texts]
         return wire.EncodeRequest(items=[wire.UnseenItem(features=each) for each in values])
 
 
-class EmbeddingForm(UpstreamMethod):
+@lru_cache(maxsize=2)
+def _item_text(manifest: str) -> str:
+    """The name of the text that the item tower of a bundle reads; errors as of `Asked.message`."""
+    specs = json.loads(manifest)["schema"]["item"]
+    names: list[str] = [name for name, spec in specs.items() if spec["kind"] == "text"]
+    if len(names) != 1:
+        raise invalid(f"model: the item tower reads {len(names)} texts, not one; use /v1/encode")
+    return names[0]
+
+
+class EmbeddingForm:
     """How one kind of client asks for `Encode`, and is answered.
 
     Args:
@@ -59,7 +67,6 @@ class EmbeddingForm(UpstreamMethod):
     def __init__(
         self, texts: str, others: tuple[str, ...], answer: Callable[[Asked, list[Any]], Any]
     ) -> None:
-        super().__init__(wire.DESCRIPTOR.services_by_name["Retrieval"].methods_by_name["Encode"])
         self._texts, self._known, self._answer = texts, (texts, *others), answer
 
     def read(self, content: bytes | bytearray, max_fields: int) -> Asked:
@@ -73,6 +80,9 @@ class EmbeddingForm(UpstreamMethod):
         texts = [texts] if isinstance(texts, str) else texts
         if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
             raise invalid(f"{self._texts}: expected a text, or a list of texts")
+        most = most_fields(wire.EncodeRequest.DESCRIPTOR, max_fields)
+        if 2 * len(texts) > most:  # in the JSON of `Encode` each is an object with a field
+            raise too_many(most)
         try:
             "".join(texts).encode()
         except UnicodeEncodeError:

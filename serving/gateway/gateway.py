@@ -15,7 +15,7 @@ from starlette.responses import Response
 from twinspire.protos import __version__, catalogue_pb2, logs, retrieval_pb2
 from twinspire.serving.address import is_local
 from twinspire.serving.gateway.authorization import Authorization
-from twinspire.serving.gateway.embeddings import EmbeddingForm
+from twinspire.serving.gateway.embeddings import LIGHT_TEXTS, EmbeddingForm
 from twinspire.serving.gateway.exchange import (
     JSON,
     RECEIVED,
@@ -38,6 +38,7 @@ from twinspire.serving.gateway.upstream import Metadata, Upstream, UpstreamMetho
 
 # HTTP headers that become metadata of the call.
 FORWARDED = ("authorization", "x-request-key", "traceparent", "tracestate")
+Read = Callable[[bytes | bytearray, int], Any]  # a body, and `--max-body-fields`
 CANCEL_BEFORE_GRACE_END_SECONDS = 0.5  # for the last line of a stream, which says that the gateway stops
 
 
@@ -48,7 +49,7 @@ def methods(service: ServiceDescriptor) -> dict[str, UpstreamMethod]:
 
 RETRIEVAL = methods(retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"])
 CATALOGUE = methods(catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"])
-SEARCH, INFO = RETRIEVAL["Search"], RETRIEVAL["Info"]
+SEARCH, ENCODE, INFO = RETRIEVAL["Search"], RETRIEVAL["Encode"], RETRIEVAL["Info"]
 
 
 class Gateway:
@@ -117,12 +118,17 @@ class Gateway:
 
     async def embed(self, form: EmbeddingForm, request: Request) -> Response:
         """Vectors of texts, as a kind of client asks for them."""
-        async with self._message(form, request) as (seconds, asked):
+        clock, client = asyncio.get_running_loop().time, client_in(request.scope)
+        async with self._message(ENCODE, request, read=form.read) as (seconds, asked):
+            until = clock() + seconds
             item = asked.model == "item"
             info = await self._called(INFO, INFO.request(), seconds, request) if item else None
-            found = await self._called(form, asked.message(info), seconds, request)
-            write = partial(form.write, asked)
-            return json_response(await self.write(found, client_in(request.scope), write))
+            if len(asked.texts) > LIGHT_TEXTS:
+                message = await self._work.run(client, asked.message, info)
+            else:
+                message = asked.message(info)
+            found = await self._called(ENCODE, message, max(0.0, until - clock()), request)
+            return json_response(await self.write(found, client, partial(form.write, asked)))
 
     async def health(self, request: Request) -> Response:
         """Whether the service answers searches, and the gateway does not stop."""
@@ -224,7 +230,7 @@ class Gateway:
         await self._authorization.check(client, method.path, token, ask)
 
     async def read(
-        self, content: bytes | bytearray, method: UpstreamMethod, request: Request, seconds: float
+        self, content: bytes | bytearray, method: UpstreamMethod, request: Request, seconds: float, read: Read
     ) -> Any:
         """The message that JSON describes; a large one is read by a thread, if the client may make the call.
 
@@ -233,11 +239,11 @@ class Gateway:
         """
         given = content, self.options.bounds.max_body_fields
         if not is_heavy(content):
-            return method.read(*given)
+            return read(*given)
         await self.authorize(method, request)
         try:
             async with asyncio.timeout(seconds):
-                return await self._work.run(client_in(request.scope), method.read, *given)
+                return await self._work.run(client_in(request.scope), read, *given)
         except TimeoutError:
             late = "the body could not be read within the request's time"
             raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
@@ -273,7 +279,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _message(
-        self, method: UpstreamMethod, request: Request, seconds: float | None = None
+        self, method: UpstreamMethod, request: Request, seconds: float | None = None, read: Read | None = None
     ) -> AsyncIterator[tuple[float, Any]]:
         """The seconds that are left for a request, and its message; in progress while the block lasts.
 
@@ -287,7 +293,7 @@ class Gateway:
         content = await body(request, most, longest, self.pending, authorize)
         until = clock() + seconds
         with self._in_progress(request), self.pending.keep(client_in(request.scope), len(content)):
-            message = await self.read(content, method, request, seconds)
+            message = await self.read(content, method, request, seconds, read or method.read)
             yield max(0.0, until - clock()), message
 
     async def _answer(

@@ -1,7 +1,7 @@
 """Protobuf messages to JSON and back, by protobuf's own mapping with the names of the .proto files.
 
-Three things differ: 64-bit integers are numbers, a field `NAME_json` is an object under `NAME`, and a filter
-may be a text, as `serving.filters.text` describes.
+Three things differ: 64-bit integers are numbers, a field `NAME_json` is an object under `NAME`, and a
+request's filter may be a text, as `serving.filters.text` describes.
 
 Reading is left to `google.protobuf.json_format`, which takes 15 us for a search. Writing an answer of ten
 hits would take it 120 us, more than the search. `document` walks a plan that is made once for each message
@@ -46,9 +46,10 @@ MAX_FIELDS = 131_072  # objects in a body of items and the names in them; each t
 QUERIES_SHARE, QUERY_SHARE = 4, 16  # so much fewer in a body of queries, and of one query
 ITEMS_FILE = "catalogue.proto"
 LARGE_BYTES = 64 << 10  # of a body; `json_format` reads the lists of a smaller one in at most 20 ms
-# Of a body that `parse` reads in at most 10 ms: bytes, and characters that begin an object, a value or an
-# element.
+# Of a body that `parse` reads in at most 10 ms: bytes, and tokens of JSON and of a filter's text.
 LIGHT_BYTES, LIGHT_TOKENS = 64 << 10, 1000
+# What joins the conditions of a text, and ASCII characters that are escaped, which nobody needs to write so.
+JOINS = re.compile(rb"or|and|\\u00[2-7]", re.IGNORECASE)
 LIGHT_MESSAGE_BYTES = 128 << 10  # of a message that `to_json` writes in at most 10 ms
 
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
@@ -56,7 +57,10 @@ _json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=("
 
 def is_heavy(content: bytes | bytearray) -> bool:
     """Whether to parse this JSON may take more than 10 ms."""
-    return len(content) > LIGHT_BYTES or sum(map(content.count, (b"{", b":", b","))) > LIGHT_TOKENS
+    if len(content) > LIGHT_BYTES:
+        return True
+    tokens = sum(map(content.count, (b"{", b":", b",", b"=", b"<", b">")))
+    return tokens + len(JOINS.findall(content)) > LIGHT_TOKENS
 
 
 def to_json(message: Message) -> bytes:
@@ -80,9 +84,10 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
 
     Args:
         content: the JSON; an empty or blank text is an empty message.
-        max_fields: bound on the number of objects and their fields in a request that holds items; and, in a
-            large body, on the number of elements in lists that `json_format` has to read one by one. Queries
-            have fewer: a quarter may be in a request with several, a sixteenth in one with one.
+        max_fields: bound on the number of objects and their fields in a request that holds items, and in the
+            JSON of a filter's text; and, in a large body, on the number of elements in lists that
+            `json_format` has to read one by one. Queries have fewer: a quarter may be in a request with
+            several, a sixteenth in one with one.
 
     Raises:
         Failure: it is no JSON, does not fit, or has too many fields; the message names the field.
@@ -90,9 +95,9 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
     message = kind()
     if not content.strip():
         return message
-    max_fields = _most_fields(message.DESCRIPTOR, max_fields)
+    max_fields = most_fields(message.DESCRIPTOR, max_fields)
     given = decode(content, max_fields)
-    check_fields(given, message.DESCRIPTOR)
+    check_fields(given, message.DESCRIPTOR, max_fields)
     lists: list[tuple[Path, list[Any]]] = []
     if len(content) > LARGE_BYTES:
         _Lists(lists, max_fields).take(given, message.DESCRIPTOR)
@@ -112,17 +117,19 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
     return message
 
 
-def check_fields(given: Any, descriptor: Any, path: str = "", depth: int = 0) -> None:
+def check_fields(given: Any, descriptor: Any, max_fields: int, path: str = "", depth: int = 0) -> None:
     """Check that the JSON of a message is an object with known fields; protobuf would take an empty list too.
 
     Args:
-        given: the decoded JSON; objects replace texts of filters in it.
+        given: the decoded JSON; objects replace the text of a filter in it.
+        max_fields: bound on the number of these objects and their fields.
         path: of the message in the request, for errors.
         depth: number of messages around it.
 
     Raises:
         Failure: a field is unknown, and the text names the one that was probably meant; a message is no
-            object, and no text of a filter; or there are more than `MAX_DEPTH` messages inside each other.
+            object, and no text of a filter, or a text with too many conditions; or there are more than
+            `MAX_DEPTH` messages inside each other.
     """
     if descriptor.full_name.startswith(WELL_KNOWN):
         return
@@ -136,11 +143,12 @@ def check_fields(given: Any, descriptor: Any, path: str = "", depth: int = 0) ->
             raise invalid(_unknown(f"{path}." if path else "", name, descriptor))
         kind = _value_type(field)
         if isinstance(value, str) and may_be_text(field):
-            given[name] = value = _filter(value)
+            given[name] = value = _filter(value, max_fields)
         if kind is not None and value is not None:
             for key, each in _keyed(field, value):
                 place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in key)
-                check_fields(each, kind, f"{path}.{name}{place}" if path else f"{name}{place}", depth + 1)
+                inner = f"{path}.{name}{place}" if path else f"{name}{place}"
+                check_fields(each, kind, max_fields, inner, depth + 1)
 
 
 class _Lists:
@@ -178,7 +186,7 @@ class _Lists:
                     continue
                 self._left += len(value)
                 if self._left > self._most:
-                    raise _too_many(self._most)
+                    raise too_many(self._most)
 
 
 def _plain(field: FieldDescriptor, values: list[Any]) -> list[Any] | None:
@@ -198,7 +206,7 @@ def _plain(field: FieldDescriptor, values: list[Any]) -> list[Any] | None:
 
 
 @cache
-def _most_fields(descriptor: Descriptor, of_items: int) -> int:
+def most_fields(descriptor: Descriptor, of_items: int) -> int:
     """Bound on the objects and fields of a request, from that of a request with items."""
     if descriptor.file.name.endswith(ITEMS_FILE):
         return of_items
@@ -215,7 +223,7 @@ def decode(content: bytes | bytearray, max_fields: int) -> Any:
         found = _object(pairs)
         count += 1 + len(pairs)
         if count > max_fields:
-            raise _too_many(max_fields)
+            raise too_many(max_fields)
         return found
 
     try:
@@ -228,7 +236,8 @@ def decode(content: bytes | bytearray, max_fields: int) -> Any:
         raise invalid(f"body: expected JSON: {error}"[:LONGEST_REASON]) from None
 
 
-def _too_many(most: int) -> HttpFailure:
+def too_many(most: int) -> HttpFailure:
+    """The failure of a body that holds more than a request of its kind may."""
     what = "objects, fields, and elements of lists with mixed values"
     return invalid(f"body: expected at most {most} {what} (--max-body-fields)", TOO_LARGE)
 
@@ -276,8 +285,9 @@ def _reason(text: str) -> str:
 
 
 def may_be_text(field: FieldDescriptor) -> bool:
-    """Whether a field is a filter, which may be given as a text."""
-    return field.message_type is wire.Filter.DESCRIPTOR and not field.is_repeated
+    """Whether a field is a request's filter, which may be given as a text; filters in it may not."""
+    kind = wire.Filter.DESCRIPTOR
+    return field.message_type is kind and field.containing_type is not kind and not field.is_repeated
 
 
 def name_of(field: FieldDescriptor) -> str:
@@ -285,9 +295,9 @@ def name_of(field: FieldDescriptor) -> str:
     return field.name.removesuffix(AS_TEXT)
 
 
-def _filter(text: str) -> dict[str, Any]:
+def _filter(text: str, max_fields: int) -> Any:
     try:
-        return document(filter_to_wire(text))
+        return decode(to_json(filter_to_wire(text)), max_fields)
     except InvalidInput as error:
         raise invalid(str(error)) from None
 

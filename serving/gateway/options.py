@@ -13,7 +13,8 @@ from twinspire.serving.client.security import Security
 from twinspire.serving.flag_types import check_positive, option
 from twinspire.serving.gateway.messages import MAX_FIELDS
 
-ORIGIN = re.compile(r"https?://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
+# As browsers write it: a host in lower case, and no port that is the scheme's own.
+ORIGIN = re.compile(r"(?:http(?!.*:80$)|https(?!.*:443$))://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
 ANY_ORIGIN = "*"
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -146,8 +147,8 @@ class GatewayOptions:
             if origin != ANY_ORIGIN and not ORIGIN.fullmatch(origin):
                 raise InvalidInput(
                     "cors_origin",
-                    f"expected an origin such as https://shop.example, in lower case and without a path "
-                    f"(--cors-origin), got {origin!r}",
+                    "expected an origin such as https://shop.example, in lower case and without a path, and "
+                    f"without the port 443 of https or 80 of http (--cors-origin), got {origin!r}",
                 )
         if ANY_ORIGIN in self.cors_origin and (is_loopback(self.host) or self.security.certificate):
             raise InvalidInput(

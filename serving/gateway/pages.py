@@ -51,7 +51,7 @@ def read_pages(folder: Path, prefix: str, shows_images: bool = False) -> dict[st
     """All files of a folder by the paths under which they are served.
 
     They are read once, so that no path of a request ever becomes that of a file. `index.html` is served under
-    the prefix as well.
+    the prefix instead, so that its relative links have one base.
 
     Args:
         folder: with the files; those of other types than `TYPES` are left out.
@@ -69,5 +69,5 @@ def read_pages(folder: Path, prefix: str, shows_images: bool = False) -> dict[st
         pages[f"{prefix.rstrip('/')}/{file.relative_to(folder).as_posix()}"] = page
     index = f"{prefix.rstrip('/')}/index.html"
     if index in pages:
-        pages[prefix] = pages[index]
+        pages[prefix] = pages.pop(index)
     return pages

@@ -40,7 +40,7 @@ HANDSHAKE_SECONDS = 10.0  # of TLS
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
 BACKLOG = 2048
 ACCEPTED = 16  # connections that are accepted in one go, so that a pass of the event loop stays short
-OTHER_DESCRIPTORS = 64  # of connections to services, of scrapes, and of the process itself
+OTHER_DESCRIPTORS = 64  # of connections to services, and of the process itself
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class GatewayServer(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
-        shown = self.gateway.metrics
+        metrics = self.gateway.metrics
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(AcceptErrors())
         bounds = self.gateway.options.bounds
-        connections = OpenConnections(_most_connections(self.gateway.options), shown.closed)
-        shown.show("twinspire_gateway_connections", connections.__len__)
+        connections = OpenConnections(_most_connections(self.gateway.options), metrics.closed)
+        metrics.show("twinspire_gateway_connections", connections.__len__)
         make = partial(
             HttpConnection,
             GatewayState(connections, self.gateway.refusals, loop),
@@ -97,7 +97,7 @@ class GatewayServer(uvicorn.Server):
         ]
         for each in sockets or ():
             if isinstance(each, Listener):
-                each.limit(ConnectionRate(bounds.connections_per_second, loop), shown.closed)
+                each.limit(ConnectionRate(bounds.connections_per_second, loop), metrics.closed)
             each.listen(BACKLOG)  # asyncio has set it to the number of connections that it accepts in one go
         self.started = True
         self._ready()

@@ -34,6 +34,10 @@ except ValueError:
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
+leaver = threading.Thread(target=lambda: sys.exit(3))
+leaver.start()
+leaver.join()
+sys.stderr.write("without an end")
 raise RuntimeError("uncaught")
 """
 
@@ -70,8 +74,34 @@ def test_every_line_is_json_where_that_is_asked_for() -> None:
     assert lines[messages.index("error: it failed")]["level"] == "ERROR"
     (caught,) = [each for each in lines if each["message"] == "caught"]
     assert caught["traceback"].endswith("ValueError: wrong")
-    assert "ZeroDivisionError: division by zero" in messages
-    assert messages[-1] == "RuntimeError: uncaught"
+    of_thread, of_process = (each for each in lines if each["message"] == "uncaught exception")
+    assert of_thread["traceback"].endswith("ZeroDivisionError: division by zero")
+    assert of_process["traceback"].endswith("RuntimeError: uncaught")
+    assert {of_thread["level"], of_process["level"]} == {"CRITICAL"}
+    assert messages[-1] == "without an end"
+
+
+THREADS = """
+sys.setswitchinterval(1e-6)
+def write(name):
+    for _ in range(2000):
+        print(name * 20, file=sys.stderr)  # text and end one by one
+threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+[each.start() for each in threads]
+[each.join() for each in threads]
+sys.stderr.write("last")
+other = threading.Thread(target=sys.stderr.write, args=("of another",))
+other.start()
+other.join()
+"""
+
+
+def test_threads_do_not_mix_their_lines() -> None:
+    lines = [json.loads(line) for line in logged(PROGRAM.format(more=THREADS), "json").stderr.splitlines()]
+    written = [each["message"] for each in lines if each["logger"] == "stderr"]
+    assert sorted(written) == sorted(
+        ["last", "of another", *(name * 20 for name in "abcd" for _ in range(2000))]
+    )
 
 
 def test_another_format_is_refused() -> None:
@@ -82,7 +112,7 @@ def test_another_format_is_refused() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["日本\n", "a\rb\n", '{"a": 1}\n'])
+@pytest.mark.parametrize("text", ["日本\n", "a\rb\n", '{"a": 1}\n', "no end"])
 def test_any_text_on_stderr_becomes_one_line(text: str) -> None:
     done = logged(PROGRAM.format(more=f"sys.stderr.write({text!r})"), "json")
     assert json.loads(done.stderr.split("\n")[-2])["message"] == text.rstrip("\n")

@@ -121,6 +121,9 @@ def test_the_gateway_is_answered_through_haproxy_within_its_limits(server: Retri
         through = replace(running, port=port)
         wait_until(lambda: through.ask("/readyz").status == 200)
         assert len(through.ask("/v1/search", {"query": {"text": QUERY}, "k": 3}).document["hits"]) == 3
+        for path in ("/metrics", "/%6detrics", "/metri%63s?a=b"):
+            assert running.ask(path).status == 200
+            assert through.ask(path).status == 404, path
         start = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         for more, expected in (
             (b"Content-Length: 9000000\r\n\r\n", b"413"),

@@ -86,7 +86,7 @@ def test_failed_handshakes_and_what_is_no_call_leave_json(start_server: Start, t
 
 
 def test_every_line_of_a_gateways_life_is_json() -> None:
-    command = [sys.executable, "-m", "twinspire.serving.gateway", "--json", "--port", "0", "--access-log"]
+    command = [sys.executable, "-m", "twinspire.serving.gateway", "--port", "0", "--access-log"]
     process = subprocess.Popen(
         [*command, "--address", "127.0.0.1:1"],
         stdout=subprocess.PIPE,

@@ -46,9 +46,12 @@ function content(body) {
   return { media, ...value };
 }
 
+/** The URL of a path, also where the gateway stands under a prefix. */
+const address = (path) => new URL(path.slice(1), document.baseURI).href;
+
 function curl(verb, path, media, text) {
   const body = media ? ` \\\n  -H 'Content-Type: ${media}' --data-binary '${text.replaceAll("'", "'\\''")}'` : "";
-  return `curl ${verb === "get" ? "" : `-X ${verb.toUpperCase()} `}${location.origin}${path}${body}`;
+  return `curl ${verb === "get" ? "" : `-X ${verb.toUpperCase()} `}${address(path)}${body}`;
 }
 
 async function send(verb, path, media, text, output) {
@@ -57,7 +60,7 @@ async function send(verb, path, media, text, output) {
   if (token) headers.Authorization = `Bearer ${token}`;
   output.textContent = "…";
   try {
-    const response = await fetch(path, { method: verb.toUpperCase(), headers, body: media ? text : undefined });
+    const response = await fetch(address(path), { method: verb.toUpperCase(), headers, body: media ? text : undefined });
     const answer = await response.text();
     let shown = answer;
     try { shown = JSON.stringify(JSON.parse(answer), null, 2); } catch { /* lines of JSON */ }
@@ -95,9 +98,9 @@ function operation(verb, path, said) {
 }
 
 document.getElementById("access").addEventListener("submit", (event) => event.preventDefault());
-const described = await (await fetch("/openapi.json")).json();
+const described = await (await fetch("openapi.json")).json();
 const about = document.getElementById("about");
-about.replaceChildren(...coded(described.info.description.replaceAll("\n", " ")), " ", element("a", { href: "/openapi.json" }, "/openapi.json"));
+about.replaceChildren(...coded(described.info.description.replaceAll("\n", " ")), " ", element("a", { href: "openapi.json" }, "/openapi.json"));
 const operations = document.getElementById("operations");
 let tag = "";
 for (const [path, verbs] of Object.entries(described.paths)) {

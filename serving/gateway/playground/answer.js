@@ -54,8 +54,9 @@ export function answerView(body, shown, page) {
 }
 
 /** The score whose bar is full: that of good answers where the service knows it, else the best. */
-function fullScore({ hits, basis = "BASIS_QUERY" }, { info }) {
-  const reference = basis === "BASIS_QUERY" && info.state?.bundles?.[0]?.score_reference;
+function fullScore({ hits, basis = "BASIS_QUERY", bundle_version: version }, { info }) {
+  const bundle = info.state?.bundles?.find((each) => each.bundle_version === version);
+  const reference = basis === "BASIS_QUERY" && bundle?.score_reference;
   return reference > 0 ? reference : topScore(hits);
 }
 
@@ -123,9 +124,10 @@ export const waitingView = () =>
     el("span"),
   );
 
-/** A `Failure` with what to do about it; `again` asks once more. */
+/** An error with what to do about it; `again` asks once more. */
 export function failureView(failure, again = null) {
-  const { code, message, retryAfter } = failure;
+  const { message, retryAfter } = failure;
+  const code = typeof failure.code === "string" ? failure.code : "FAILED";
   const known = copyOf(code) ?? copyOf(code.startsWith("WRITE_") ? "NOT_WRITTEN" : "FAILED");
   const { action } = known.dataset;
   if (retryAfter) known.lastElementChild.textContent = `Ask again in ${words.seconds(retryAfter)}.`;

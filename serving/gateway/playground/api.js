@@ -2,7 +2,10 @@
 
 const TIMEOUT_SECONDS = 20;
 
+const MAY_WRITE = { INVALID_ARGUMENT: true, PERMISSION_DENIED: false, UNAUTHENTICATED: false };
+
 let token = "";
+let rights = {}; // of the token, once known
 let written = 0; // sequence of the last write: later searches wait until it is searched
 
 /** An error of the service, the gateway (`GATEWAY_DOWN` if it does not answer) or a write. */
@@ -18,6 +21,7 @@ export const hasToken = () => token !== "";
 
 export function setToken(given) {
   token = given.trim();
+  rights = {};
 }
 
 /** GET /v1/gateway: `{compare, version, image_field}`. */
@@ -43,11 +47,11 @@ export async function write(verb, change, mode = {}) {
 }
 
 /** Whether the token allows writes: a request without items is invalid, but only for those who may write. */
-export const mayWrite = () =>
-  call("v1/items:delete", { items: [] }).then(
-    () => true,
-    ({ code }) => code === "INVALID_ARGUMENT",
-  );
+export async function mayWrite() {
+  const asked = rights;
+  asked.write ??= await call("v1/items:delete", { items: [] }).catch(({ code }) => MAY_WRITE[code]);
+  return Boolean(asked.write);
+}
 
 async function call(path, request, signal) {
   const headers = { Accept: "application/json", "Request-Timeout": String(TIMEOUT_SECONDS) };

@@ -18,6 +18,7 @@ const VIEWS = ["search", "items", "service"];
 const trips = []; // microseconds of the round trips so far
 let items = new ItemsSeen();
 let info = { manifest: {} };
+const others = new Set(); // bundles that answer beside the one on show
 let gateway = {};
 let question = emptyQuestion();
 let controller = new AbortController();
@@ -65,7 +66,10 @@ async function refresh() {
   gateway = await api.gateway();
   const before = info.bundle_version;
   info = await api.info();
-  if (info.bundle_version !== before) items = new ItemsSeen(info, gateway.image_field);
+  if (info.bundle_version !== before) {
+    items = new ItemsSeen(info, gateway.image_field);
+    others.clear();
+  }
   const { catalogue, tokens, client_certificates: certificates } = info.state ?? {};
   mayWrite = Boolean(catalogue) && (!(tokens || certificates) || (await api.mayWrite()));
   at("served").hidden = false;
@@ -216,7 +220,10 @@ function showAnswer({ body, milliseconds, comparison, notice }, request) {
     ? `${words.plural(main.hits.length, "hit")}. First: ${items.title(first.id)}.`
     : "No hits.";
   // Another bundle answers than the one on show; if it cannot be read, the next question says why.
-  if (main.bundle_version !== info.bundle_version) refresh().catch(() => {});
+  const other = main.bundle_version;
+  if (other === info.bundle_version || others.has(other)) return;
+  others.add(other);
+  refresh().catch(() => others.delete(other));
 }
 
 function showFailure(failure, repeat) {

@@ -30,8 +30,9 @@ function hitRow(hit, n, page, { top, fusion, badge, compact, long }) {
   const toggle = async () => {
     const detail = row.querySelector(".detail");
     row.querySelector(".open").setAttribute("aria-expanded", !detail);
-    if (detail) detail.remove();
-    else row.append((await import("./item.js")).itemDetail(hit.id, page, hit));
+    if (detail) return detail.remove();
+    const failed = ({ message }) => ({ itemDetail: () => el("p.detail", message) });
+    row.append((await import("./item.js").catch(failed)).itemDetail(hit.id, page, hit));
   };
   const act = (name, label, action, sign) =>
     action &&

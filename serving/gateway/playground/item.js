@@ -7,7 +7,7 @@ import { image, isImage, parts, shown } from "./hits.js";
 import * as words from "./words.js";
 
 const NEIGHBOURS = 5;
-const MOST = 1000; // neighbours of a neighbour, among which an item's own fields are looked for
+const MOST = 50; // neighbours of a neighbour, among which an item's own fields are looked for
 const ORIGINS = {
   ITEM_BUNDLE: "built: it came with the bundle",
   ITEM_LIVE: "live: written since the bundle was built",

@@ -3,6 +3,12 @@
 import { copyButton, el, facts, fold, setShare } from "./dom.js";
 import * as words from "./words.js";
 
+/** A count if it is above 0, else null: of facts that are worth a line only then. */
+const some = (value) => (Number(value) > 0 ? words.count(value) : null);
+
+/** A part as per cent. */
+const percent = (part) => `${Number((part * 100).toFixed(part < 0.1 ? 1 : 0))} %`;
+
 /** The cards about a bundle and its service; `open` unfolds them. */
 export function serviceCards(info, gateway, open) {
   const cards = [
@@ -176,7 +182,7 @@ function release({ state = {} }) {
                 el("code", { title: each.bundle_version }, each.bundle_version.slice(0, 8)),
                 each.model_version && ` v${each.model_version}`,
               ),
-              el("td.number", words.percent(each.share)),
+              el("td.number", percent(each.share)),
               el("td.number", words.count(each.requests), errors(each)),
             ),
           ),
@@ -187,7 +193,7 @@ function release({ state = {} }) {
         ["Follows", following.model],
         ["Last swap", words.ago(following.last_swap) ?? "none since the start"],
         ["Swaps", words.count(following.swaps)],
-        ["Refused by checks", words.some(following.refused)],
+        ["Refused by checks", some(following.refused)],
         ["Registry asked", words.ago(following.last_check)],
         ["Candidate", following.candidate && `version ${following.candidate}: ${following.candidate_stage}`],
       ]),
@@ -198,10 +204,10 @@ function release({ state = {} }) {
         ["Model", shadow.model],
         ["Version", version(shadow.bundle_version, "shadow's bundle version")],
         ["Searches repeated", words.count(shadow.queries)],
-        ["Overlap of the first 10", words.some(shadow.queries) && words.percent(shadow.overlap_at_10)],
-        ["Score shift", words.some(shadow.queries) && words.digits(shadow.score_shift)],
-        ["Time over the champion's", words.some(shadow.queries) && words.digits(shadow.latency_ratio)],
-        ["Dropped", words.some(shadow.dropped)],
+        ["Overlap of the first 10", some(shadow.queries) && percent(shadow.overlap_at_10)],
+        ["Score shift", some(shadow.queries) && words.digits(shadow.score_shift)],
+        ["Time over the champion's", some(shadow.queries) && words.digits(shadow.latency_ratio)],
+        ["Dropped", some(shadow.dropped)],
       ]),
     warning(shadow),
   ];
@@ -210,8 +216,8 @@ function release({ state = {} }) {
 /** Errors that the service caused, and grey those that its clients caused. */
 function errors({ errors: all = 0, failures = 0 }) {
   return [
-    words.some(failures) && el("em.bad", ` ${words.count(failures)} failed`),
-    words.some(all - failures) &&
+    some(failures) && el("em.bad", ` ${words.count(failures)} failed`),
+    some(all - failures) &&
       el("em.of-clients", ` ${words.count(all - failures)} refused (client's errors)`),
   ];
 }
@@ -234,7 +240,7 @@ function live({ state = {}, manifest }) {
     ]),
     most > 0 && setShare(el("span.metric-bar"), overlay / most),
     most > 0 &&
-      el("p.hint", `${words.percent(overlay / most)} of ${words.count(most)} until make refresh is due`),
+      el("p.hint", `${percent(overlay / most)} of ${words.count(most)} until make refresh is due`),
     warning(of),
   ];
 }
@@ -258,8 +264,8 @@ function service({ state = {}, display_fields: fields = [] }, gateway) {
       ["Gateway", gateway.version],
       ["Up for", state.uptime_seconds > 0 && words.seconds(state.uptime_seconds)],
       ["Workers", state.workers > 0 && `${state.workers_up} of ${state.workers}`],
-      ["Restarts", words.some(state.restarts)],
-      ["Queries", words.some(state.queries)],
+      ["Restarts", some(state.restarts)],
+      ["Queries", some(state.queries)],
       ["Other than OK", counts(state.requests)],
       ["Refused", counts(state.refused)],
       ["Queue", state.queue_bound > 0 && `${state.queue_depth} of ${state.queue_bound}`],

@@ -35,14 +35,8 @@ export function duration(us) {
 /** A count with thousands separators. */
 export const count = (value) => Number(value ?? 0).toLocaleString("en");
 
-/** A count if it is above 0, else null: of facts that are worth a line only then. */
-export const some = (value) => (Number(value) > 0 ? count(value) : null);
-
 /** `1 item`, `2 items`. */
 export const plural = (value, noun) => `${count(value)} ${noun}${Number(value) === 1 ? "" : "s"}`;
-
-/** A part as per cent. */
-export const percent = (part) => `${Number((part * 100).toFixed(part < 0.1 ? 1 : 0))} %`;
 
 /** A score as the list shows it. */
 export function score(value = 0) {

@@ -118,7 +118,7 @@ def test_what_was_copied_is_restored_elsewhere_with_the_same_answers(
 
 def test_retraining_takes_the_same_steps_everywhere() -> None:
     unit = (systemd.UNITS / "twinspire-retrain.service").read_text()
-    lines = re.findall(r"^ExecStart=/opt/twinspire/bin/python -m twinspire.(.*)$", unit, re.MULTILINE)
+    lines = re.findall(r"^ExecStart=/opt/twinspire/bin/python -m twinspire\.(.*)$", unit, re.MULTILINE)
     container = compose()["retrain"]["command"][0].replace("python -m twinspire.", "").splitlines()
     assert [line.replace("${TWINSPIRE_CONFIG}", "/data/experiment.toml") for line in lines] == container
     assert [" ".join(line.split()[:2]) for line in container] == STEPS

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.serving.gateways import Answer, RunningGateway
 from tests.helpers.serving.gateways import gateway as run_gateway
-from twinspire.serving.gateway.options import ANY_ORIGIN
+from twinspire.serving.gateway.options import ANY_ORIGIN, GatewayBounds, GatewayOptions
 from twinspire.serving.server import RetrievalServer
 
 SEARCH = {"query": {"text": "bavuti"}, "k": 3}
@@ -78,6 +78,22 @@ def test_other_methods_and_headers_are_not_permitted(shared: RunningGateway) -> 
 
 def test_a_stream_may_be_read_too(shared: RunningGateway) -> None:
     assert allowed(shared.ask("/v1/items:changes", {"after": 0}, {"Origin": SHOP})) == SHOP
+
+
+def test_origins_are_named_as_browsers_send_them() -> None:
+    for origin in ("https://shop_1.example:80", "http://shop.example:443", "http://[::80]", "http://a:8080"):
+        assert GatewayOptions(cors_origin=(origin,)).cors_origin == (origin,)
+
+
+def test_a_preflight_request_is_checked_as_any_other(server: RetrievalServer) -> None:
+    bounds = GatewayBounds(refused_per_second=1)
+    with run_gateway(server.address, cors_origin=(SHOP,), bounds=bounds) as running:
+        assert preflight(running, SHOP).status == 200
+        elsewhere = {"Origin": SHOP, "Access-Control-Request-Method": "POST", "Host": "evil.example"}
+        assert running.ask("/v1/search", headers=elsewhere, verb="OPTIONS").status == 421
+        for _ in range(20):
+            running.ask("/nowhere")
+        assert preflight(running, SHOP).status == 429
 
 
 def test_all_origins_may_be_named_beyond_loopback(server: RetrievalServer) -> None:

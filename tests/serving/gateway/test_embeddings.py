@@ -1,6 +1,7 @@
 """Vectors as clients of OpenAI and of Text Embeddings Inference ask for them."""
 
 import base64
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.helpers.altered import altered
 from tests.helpers.serving.gateways import RunningGateway
 from tests.helpers.serving.gateways import gateway as run_gateway
+from twinspire.serving.gateway.embeddings import Asked, _item_text
 from twinspire.serving.gateway.options import GatewayBounds
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.server import RetrievalServer
@@ -147,6 +149,35 @@ def test_a_tower_of_several_texts_or_none_is_refused(plain: Path, tmp_path: Path
 def test_a_query_tower_without_texts_is_refused_by_the_service(watched: Path) -> None:
     with RetrievalServer(LoadedBundle.load(watched)) as server, run_gateway(server.address) as running:
         assert running.ask("/embed", {"inputs": "a"}).error[:2] == (400, "INVALID_ARGUMENT")
+
+
+def test_texts_are_bounded_before_a_message_is_made_of_them(
+    both: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    build = Asked.message
+
+    def message(asked: Asked, info: Any) -> Any:
+        threads.append(threading.current_thread())
+        return build(asked, info)
+
+    monkeypatch.setattr(Asked, "message", message)
+    for model in ("query", "item"):
+        refused = both.ask("/embed", {"inputs": [""] * 900_000, "model": model}).error
+        assert refused[0] == 413
+        assert refused[2].startswith("body: expected at most 32768 objects, fields, ")
+        assert threads == []
+        assert both.ask("/embed", {"inputs": ["a"] * 16_384, "model": model}).error[0] == 400
+        assert threads.pop().name.startswith("heavy-work")
+        assert both.ask("/embed", {"inputs": ["a"] * 9, "model": model}).status == 200
+        assert threads.pop() is both.thread
+
+
+def test_the_manifest_of_a_bundle_is_parsed_once(both: RunningGateway) -> None:
+    _item_text.cache_clear()
+    for _ in range(3):
+        assert both.ask("/embed", {"inputs": "a", "model": "item"}).status == 200
+    assert _item_text.cache_info().misses == 1
 
 
 def test_bodies_are_bounded(server: RetrievalServer) -> None:

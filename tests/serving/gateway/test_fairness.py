@@ -324,6 +324,15 @@ def test_invalid_requests_cost_their_client(request_: bytes, count: int) -> None
         assert running.ask("/v1/search", SEARCH).status == 200
 
 
+def test_monitoring_does_not_share_the_penalty_of_other_clients(server: RetrievalServer) -> None:
+    with run_gateway(server.address, bounds=GatewayBounds(refused_per_second=1)) as running:
+        for _ in range(20):
+            running.ask("/nowhere")
+        assert running.ask("/v1/gateway").status == 429
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert running.ask(path).status == 200, path
+
+
 def test_valid_requests_that_find_nothing_cost_nothing(gateway: RunningGateway) -> None:
     missing: dict[str, Any] = {"query": {"item_id": "nobody"}}
     before = dict(gateway.server.gateway.refusals._allowance._paid)

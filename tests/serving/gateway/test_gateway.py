@@ -346,6 +346,11 @@ def test_a_name_of_somebody_else_is_refused(gateway: RunningGateway) -> None:
         assert gateway.ask("/v1/search", SEARCH, {"host": name}).status == 200, name
 
 
+def test_whether_the_gateway_lives_may_be_asked_by_any_name(gateway: RunningGateway) -> None:
+    for path, status in (("/healthz", 200), ("/readyz", 421), ("/metrics", 421)):
+        assert gateway.ask(path, headers={"host": "10.0.0.7:8080"}).status == status
+
+
 def test_a_host_may_be_allowed() -> None:
     assert GatewayOptions(host="0.0.0.0", insecure=True).host_names is None
     only = GatewayOptions(host="0.0.0.0", insecure=True, allow_host=("Shop.example",)).host_names
@@ -453,6 +458,10 @@ def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
         ({"allow_host": ("https://shop.example",)}, "allow_host"),
         ({"allow_host": ("::1",)}, "allow_host"),
         ({"image_field": ""}, "image_field"),
+        ({"cors_origin": ("https://Shop.example",)}, "cors_origin"),
+        ({"cors_origin": ("https://bücher.example",)}, "cors_origin"),
+        ({"cors_origin": ("https://shop.example:443",)}, "cors_origin"),
+        ({"cors_origin": ("http://[::1]:80",)}, "cors_origin"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], field: str) -> None:

@@ -16,6 +16,8 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.gateway import messages
 from twinspire.serving.gateway.failures import HttpFailure
 from twinspire.serving.gateway.messages import parse, to_json
+from twinspire.serving.wire.converters import RequestLimits
+from twinspire.serving.wire.filter_converters import filter_to_wire
 
 ROUNDS = 30
 
@@ -93,6 +95,11 @@ def test_protobufs_usual_names_are_read_too() -> None:
             "filter: message type",
         ),
         (b'{"filter": {"condition": {"equals": {"time": "soon"}}}}', "filter: "),
+        (b'{"filter": {"not": "a = 1"}}', "filter.not: expected a JSON object, got a string"),
+        (
+            b'{"filter": {"all": {"filters": ["a = 1"]}}}',
+            "filter.all.filters[0]: expected a JSON object, got",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_name(content: bytes, message: str) -> None:
@@ -131,6 +138,49 @@ def test_a_body_of_more_values_than_a_service_takes_is_refused(kind: Any, body: 
     with pytest.raises(HttpFailure, match=r"body: expected at most \d+ objects, fields, ") as failure:
         parse(content, kind)
     assert failure.value.http == 413
+
+
+@pytest.mark.parametrize("kind", [wire.SearchRequest, wire.SearchBatchRequest])
+@pytest.mark.parametrize(
+    "text",
+    ["a=1or " * 5000 + "a=1", f"a in [{'1,' * 16_000}1]", "a is null or " * 2500 + "a=1"],
+    ids=["conditions", "values", "no signs"],
+)
+def test_a_text_of_a_filter_counts_as_the_json_that_it_stands_for(kind: Any, text: str) -> None:
+    content = json.dumps({"filter": text}).encode()
+    with pytest.raises(HttpFailure, match=r"body: expected at most 1024 objects, fields, ") as failure:
+        parse(content, kind, 1024 * (16 if kind is wire.SearchRequest else 4))
+    assert failure.value.http == 413
+
+
+def test_a_text_of_as_many_conditions_and_values_as_a_service_takes_is_read() -> None:
+    limits = RequestLimits()
+    conditions = [f"a{n} = 1" for n in range(limits.max_filter_conditions - 1)]
+    text = " or ".join([*conditions, f"b in [{','.join(map(str, range(limits.max_filter_values)))}]"])
+    read = parse(json.dumps({"filter": text}).encode(), wire.SearchRequest)
+    assert read.filter == filter_to_wire(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a=1or " * 2000,
+        "a\\u003d1or " * 2000,
+        "a\\u003d1o\\u0072 " * 2000,
+        "a is null OR " * 2000,
+        "a<1AND " * 2000,
+    ],
+)
+def test_a_long_text_of_a_filter_is_heavy(text: str) -> None:
+    """It would be parsed on the event loop, before its client is authorized."""
+    assert messages.is_heavy(b'{"filter":"%s"}' % text.encode())
+
+
+def test_a_question_is_not_heavy() -> None:
+    text = "a long text of words and more words for one or two shoes = 日本 <b> " * 30
+    for ascii_only in (True, False):
+        given = {"query": {"text": text}, "k": 5, "filter": "price < 50 and brand in ['acme', 'zeta']"}
+        assert not messages.is_heavy(json.dumps(given, ensure_ascii=ascii_only).encode())
 
 
 def test_a_long_list_of_what_is_no_message_is_refused_by_its_first_element() -> None:

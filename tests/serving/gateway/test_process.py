@@ -318,7 +318,7 @@ def test_it_talks_https(tmp_path: Path) -> None:
             "expected a name or an address without a scheme or a port, such as search.example.org",
         ),
         (["--cors-origin", "https://shop.example/"], 2, "expected an origin such as https://shop.example"),
-        (["--cors-origin", "shop.example"], 2, "in lower case and without a path (--cors-origin), got"),
+        (["--cors-origin", "shop.example"], 2, "in lower case and without a path, and without the port"),
         (["--cors-origin", "*"], 2, "with * any page could call with the rights of this machine"),
         (["--requests", "0"], 2, "expected a whole number from 1"),
     ],

@@ -1,6 +1,7 @@
 """`X-Request-Id`: the same in the answer, in the gateway's log, in the call and in the service's log."""
 
 import logging
+import re
 import uuid
 from pathlib import Path
 
@@ -88,7 +89,31 @@ def test_each_request_is_logged_where_that_is_asked_for(
     with run_gateway(server.address, access_log=True) as running:
         running.ask("/v1/search", SEARCH, {"X-Request-Id": "mine-3"})
         running.ask("/v1/secret-word?token=x")
+        running.ask("/a%0ab/%c3%a9")
+        running.ask("/" + "x" * 200)
     assert "POST /v1/search 200 in" in caplog.text
-    assert "GET other 404 in" in caplog.text
-    assert "secret" not in caplog.text
+    assert "GET /v1/secret-word 404 in" in caplog.text
+    assert "token" not in caplog.text
+    assert "GET /a%0Ab/%C3%A9" in caplog.text
+    assert "x" * 100 not in caplog.text
     assert ("twinspire.serving.gateway.app", "mine-3") in seen
+
+
+def test_an_incident_is_logged_once_with_its_cause_and_the_id_of_its_request(
+    gateway: RunningGateway,
+    seen: list[tuple[str, str]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(given: object) -> bytes:
+        raise ZeroDivisionError("of the test")
+
+    monkeypatch.setattr("twinspire.serving.gateway.gateway.encode", fail)
+    answer = gateway.ask("/v1/gateway", headers={"X-Request-Id": "mine-4"})
+    assert answer.error[:2] == (500, "INTERNAL")
+    (incident,) = re.findall(r"incident ([0-9a-f]{12})$", answer.error[2])
+    (record,) = [each for each in caplog.records if each.exc_info]
+    assert (record.name, record.getMessage()) == ("twinspire.serving.gateway.app", f"incident {incident}")
+    assert record.exc_info is not None and record.exc_info[0] is ZeroDivisionError
+    assert ("twinspire.serving.gateway.app", "mine-4") in seen
+    assert gateway.ask("/").status == 200

@@ -183,7 +183,8 @@ def test_a_reader_sees_items_and_cannot_change_them(page: Browser, live: LiveSit
     page.one("#find").send_keys("no-such-item")
     page.press("ENTER")
     page.wait_for("#found .hit")
-    assert not page.all("#found .card")
+    wait_until(lambda: not page.all("#found .card"))
+    assert page.all("#found .hit")
     assert {each["source"] for each in page.console_messages()} == {"network"}
 
 
@@ -194,12 +195,14 @@ def test_the_weak_answer_and_the_reference_score_of_a_service_are_shown(page: Br
         "const { ItemsSeen } = await import('/items_seen.js');"
         "const [weak, reference] = arguments;"
         "const hits = [{ id: 'a', score: 0.4, fields: {} }];"
-        "const state = reference ? { bundles: [{ score_reference: reference }] } : {};"
+        "const bundles = [{ bundle_version: 'x', score_reference: 8 },"
+        " { bundle_version: 'canary', score_reference: reference }];"
+        "const state = reference ? { bundles } : {};"
         "const info = { manifest: {}, state };"
         "const question = { mode: 'text', conditions: [], exclude: [] };"
         "const shown = { question, request: {}, stages: {}, trips: [] };"
         "const page = { info, items: new ItemsSeen(info), marks: new Set() };"
-        "const view = answerView({ hits, weak }, shown, page);"
+        "const view = answerView({ hits, weak, bundle_version: 'canary' }, shown, page);"
         "const bar = view.querySelector('.score-bar').style.getPropertyValue('--share');"
         "return [bar, view.querySelector('.weak')?.textContent ?? '']"
     )
