@@ -4,7 +4,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
 from twinspire.export.benchmark import BENCH_PARTS
-from twinspire.protos.release_records import REASON_LENGTH
+from twinspire.export.release.release_records import REASON_LENGTH
 
 FLAGS = {
     "promote": {"--force": "promote even if gates fail; requires --reason"},

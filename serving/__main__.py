@@ -10,7 +10,7 @@ import sys
 from argparse import ArgumentParser
 
 from twinspire.protos.cli import Command, add_command, command_line, execute
-from twinspire.protos.logs import log_to_stderr
+from twinspire.protos.system.logs import log_to_stderr
 from twinspire.serving.cli import arguments, commands, gateway, tables
 from twinspire.serving.cli.client_commands import add_commands
 from twinspire.serving.cli.gateway import add_arguments as add_gateway

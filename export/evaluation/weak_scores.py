@@ -32,7 +32,7 @@ from twinspire.train.data.training_data import TrainingData, has_text, texts_of
 
 LARGEST = 2_000  # validation queries that are read
 LEAST_RIGHT = 20  # answers
-MISTAKEN = 100  # one in so many right answers may be called weak
+MISTAKEN = 100  # right answers, of which one may be called weak
 NONSENSE = {"random letters": 1, "shuffled trigrams": 3}  # letters of the pieces that words are made of
 
 

@@ -35,12 +35,12 @@ from twinspire.export.release import audit_log, gates, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
 from twinspire.export.release.promote import Compare, Promotion, challenger_data, promote
 from twinspire.export.release.registry import CHALLENGER, AliasState, by_version
+from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.protos.release_records import CHAMPION
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.item_table import ItemTable

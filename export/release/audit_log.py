@@ -31,10 +31,7 @@ import mlflow
 from mlflow.entities import Run, ViewType
 
 from twinspire.export.release.registry import AliasState, expect_collection, retire_challenger
-from twinspire.protos.errors import InvalidInput, TwinspireError, Unavailable
-from twinspire.protos.files.file_lock import exclusive_lock
-from twinspire.protos.mlflow_keys import STAGE
-from twinspire.protos.release_records import (
+from twinspire.export.release.release_records import (
     CHAMPION,
     MOVING_ACTIONS,
     REASON_LENGTH,
@@ -45,6 +42,9 @@ from twinspire.protos.release_records import (
     ReleaseRecord,
     parse_record,
 )
+from twinspire.protos.errors import InvalidInput, TwinspireError, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.protos.mlflow_keys import STAGE
 from twinspire.train.fingerprint import fingerprint
 from twinspire.train.paths import CACHE
 from twinspire.train.training.tracking import environment, experiment_id

@@ -11,9 +11,9 @@ from typing import Any
 from twinspire.export.bundles import find_bundle
 from twinspire.export.release import audit_log, registry
 from twinspire.export.release.registry import AliasState, by_version
+from twinspire.export.release.release_records import CHAMPION, ReleaseRecord
 from twinspire.protos.cli import imports_frozen
 from twinspire.protos.errors import GateRefused, MissingStage
-from twinspire.protos.release_records import CHAMPION, ReleaseRecord
 from twinspire.train.config import read_experiment
 from twinspire.train.training.tracking import connect, mlflow_errors
 

@@ -30,8 +30,8 @@ from twinspire.export.release.registry import (
     fetch,
     retire_challenger,
 )
+from twinspire.export.release.release_records import CHAMPION, Action, ReleaseRecord
 from twinspire.protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
-from twinspire.protos.release_records import CHAMPION, Action, ReleaseRecord
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.training_data import TrainingData, data_of_kept_towers

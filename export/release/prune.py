@@ -21,9 +21,9 @@ from typing import Any
 import mlflow
 
 from twinspire.export.release import audit_log
+from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.protos.release_records import CHAMPION
 from twinspire.protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     PREFIX,

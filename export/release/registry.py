@@ -21,12 +21,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from twinspire.export.bundles import BUNDLES
+from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.bundle import EXACT, HNSW, MILVUS
 from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError
 from twinspire.protos.files.tokenizer import TOKENIZER
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
-from twinspire.protos.release_records import CHAMPION
 from twinspire.protos.scores import LOWEST_SCORE
 from twinspire.protos.vector_databases import milvus
 from twinspire.train.paths import ROOT

@@ -5,10 +5,10 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import Any
 
-from twinspire.protos import logs
 from twinspire.protos.bundle import write_file
 from twinspire.protos.cli import UsageError, print_result
 from twinspire.protos.errors import InvalidInput, MissingStage
+from twinspire.protos.system import logs
 from twinspire.serving import flag_types as flags
 from twinspire.serving.cli import tables
 from twinspire.serving.cli.client_commands import add_security

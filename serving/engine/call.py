@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
-from twinspire.protos import logs
 from twinspire.protos.errors import InvalidInput
+from twinspire.protos.system import logs
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.front import FrontCall, Metadata, Trailers
 from twinspire.serving.engine.unsent import UNCOUNTED, UnsentBytes

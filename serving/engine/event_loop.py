@@ -23,8 +23,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from twinspire.protos import catalogue_pb2, logs
+from twinspire.protos import catalogue_pb2
 from twinspire.protos.errors import Unavailable
+from twinspire.protos.system import logs
 from twinspire.serving.engine.admission import Admission
 from twinspire.serving.engine.batching import Batcher, Job
 from twinspire.serving.engine.call import Call, Method

@@ -6,7 +6,7 @@ from twinspire.serving import environment  # noqa: F401  # before gRPC is import
 import sys
 
 from twinspire.protos.cli import command_line, execute
-from twinspire.protos.logs import log_to_stderr
+from twinspire.protos.system.logs import log_to_stderr
 from twinspire.serving.cli import gateway, tables
 
 

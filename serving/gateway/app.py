@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from twinspire.protos import logs
+from twinspire.protos.system import logs
 from twinspire.serving.gateway.embeddings import INFERENCE, OPENAI
 from twinspire.serving.gateway.exchange import JSON, HttpClientGone
 from twinspire.serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure

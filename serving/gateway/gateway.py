@@ -12,7 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from twinspire.protos import __version__, catalogue_pb2, logs, retrieval_pb2
+from twinspire.protos import __version__, catalogue_pb2, retrieval_pb2
+from twinspire.protos.system import logs
 from twinspire.serving.address import is_local
 from twinspire.serving.gateway.authorization import Authorization
 from twinspire.serving.gateway.embeddings import LIGHT_TEXTS, EmbeddingForm

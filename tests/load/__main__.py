@@ -15,7 +15,7 @@ from functools import partial
 from tests.load.cli import options
 from twinspire.protos.cli import Result, add_command, command_line, execute
 from twinspire.protos.errors import MissingStage
-from twinspire.protos.logs import log_to_stderr
+from twinspire.protos.system.logs import log_to_stderr
 from twinspire.serving.cli import tables
 
 # Name -> module, sentence, and what adds the options.

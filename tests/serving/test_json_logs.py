@@ -20,7 +20,7 @@ from tests.helpers.serving.faulty import NAME, Service, Versions
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT, Start
-from twinspire.protos import logs
+from twinspire.protos.system import logs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow
 CHALLENGER = f"models:/{NAME}@challenger"

@@ -9,9 +9,9 @@ import pytest
 from tests.helpers.warm import WarmPython
 from twinspire.export.release import audit_log
 from twinspire.export.release.audit_log import AuditLog, Entry
+from twinspire.export.release.release_records import REASON_LENGTH, RECORD_TAG, RELEASE, Action, ReleaseRecord
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.mlflow_keys import STAGE
-from twinspire.protos.release_records import REASON_LENGTH, RECORD_TAG, RELEASE, Action, ReleaseRecord
 from twinspire.train.training.tracking import experiment_id
 
 

@@ -23,10 +23,10 @@ from twinspire.export.release.gates import GATES, quality, quality_history
 from twinspire.export.release.gates.quality import Evaluated, judge_metrics
 from twinspire.export.release.paired_losses import PairedLosses
 from twinspire.export.release.promote import _summary
+from twinspire.export.release.release_records import Action, ReleaseRecord
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Refreshed, Score
 from twinspire.protos.errors import BundleDamaged
-from twinspire.protos.release_records import Action, ReleaseRecord
 from twinspire.train.config import Experiment, GatesConfig, TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.intervals import Clusters

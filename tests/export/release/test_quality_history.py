@@ -18,7 +18,7 @@ from twinspire.export.release import promote as release
 from twinspire.export.release.audit_log import AuditLog, Entry
 from twinspire.export.release.gates import GATES, compare
 from twinspire.export.release.gates.quality_history import CHAMPIONS, NAME, differences
-from twinspire.protos.release_records import Action, ReleaseRecord, parse_record
+from twinspire.export.release.release_records import Action, ReleaseRecord, parse_record
 
 METRIC = "recall_at_10"
 Move = tuple[Action, str, str, Mapping[str, float]]

@@ -13,9 +13,9 @@ from tests.helpers import releases
 from tests.helpers.releases import answered_elsewhere, figures_beside
 from tests.helpers.stdlib import Made, tracking_copy
 from twinspire.export.release import model_card, registry
+from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError
-from twinspire.protos.release_records import CHAMPION
 from twinspire.train.paths import ROOT
 from twinspire.train.training.tracking import find_run, tracked_run
 

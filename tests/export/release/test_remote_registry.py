@@ -22,8 +22,8 @@ from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.export.release.audit_log import actor
 from twinspire.export.release.commands import audit_log_of, roll_back
+from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos.errors import GateRefused
-from twinspire.protos.release_records import CHAMPION
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::Warning:mlflow"),

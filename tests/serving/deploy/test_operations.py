@@ -20,7 +20,7 @@ from tests.helpers.tiny import item_names, tiny_bundle
 from tests.serving.conftest import ROOT
 from tests.serving.deploy.test_compose import compose
 from tests.serving.deploy.test_runbook import flags_in, known_flags
-from twinspire.protos import logs
+from twinspire.protos.system import logs
 from twinspire.serving.client import Item
 from twinspire.serving.client.items import Origin
 

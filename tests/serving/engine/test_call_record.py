@@ -6,8 +6,9 @@ from typing import Any
 import grpc
 import pytest
 
-from twinspire.protos import logs, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
+from twinspire.protos.system import logs
 from twinspire.serving.engine.call_record import CallRecord
 
 SEARCH = wire.SearchRequest(query=wire.Query(text="bavuti"), k=1)

@@ -9,9 +9,10 @@ import pytest
 
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
-from twinspire.protos import logs, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput, TwinspireError
+from twinspire.protos.system import logs
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever

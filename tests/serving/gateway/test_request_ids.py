@@ -12,7 +12,7 @@ from tests.helpers.serving.gateways import RunningGateway, decided
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
-from twinspire.protos import logs
+from twinspire.protos.system import logs
 from twinspire.serving.gateway import failures
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from twinspire.protos import logs
+from twinspire.protos.system import logs
 
 PROGRAM = """
 import logging, sys, threading, warnings
-from twinspire.protos import logs
+from twinspire.protos.system import logs
 logs.log_to_stderr()
 log = logging.getLogger("shop")
 log.info("a %s\\nb", "line")
