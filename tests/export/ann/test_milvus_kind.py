@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.export.ann.test_index import ITEMS, QUERIES
 from tests.helpers.milvus import needs_lite
-from tests.helpers.releases import small_experiment
+from tests.helpers.releases import ANN, LATENCY, PARITY, QUALITY, small_experiment
 from tests.helpers.tiny import tiny_bundle
 from twinspire.export import ann, bundle_builder
 from twinspire.export.bundle_files import write_bundle
@@ -106,7 +106,8 @@ def test_a_bundle_that_is_reused_gets_its_missing_collection(
         monkeypatch.setattr(f"{module}.BUNDLES", tmp_path / "bundles")
     monkeypatch.setattr(bundle_builder, "LOCKS", tmp_path / "locks")
     parameters = bundle.IndexParameters("ip", 16, 200, 64, kind="milvus", options={"type": "FLAT"})
-    folder = tiny_bundle(tmp_path / "bundles", 40, index=parameters)
+    measured: Any = {"quality": QUALITY, "parity": PARITY, "ann": ANN, "latency": LATENCY}
+    folder = tiny_bundle(tmp_path / "bundles", 40, index=parameters, **measured)
     experiment, tracking = small_experiment(tmp_path), mlflow.MlflowClient()
     tags = {"dataset.fingerprint": "f"}
     run = tracking.create_run(experiment_id(experiment.name), tags=tags)
