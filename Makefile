@@ -181,13 +181,13 @@ serve-http: setup ## HTTP and JSON on HTTP_PORT for the server on PORT: page, AP
 	@exec $(PY) -m twinspire.serving gateway --address 127.0.0.1:$(PORT) --port $(HTTP_PORT) \
 	  $(if $(COMPARE),--compare-address $(COMPARE)) $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
-search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id id" [K=10]
+search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id id" [K=10] [FLAGS="--min-score 0.3"]
 	@[ -n "$${Q:-}$${HISTORY:-}" ] || {
 	  echo 'ask something: make search Q="read a CSV file", or HISTORY="id id id"' >&2; exit 2; }
 	read -r -d '' -a ids <<< "$$HISTORY" || true
 	history=()
 	for id in $${ids[@]+"$${ids[@]}"}; do history+=("--history=$$id"); done
-	$(call run,twinspire.serving search,--address 127.0.0.1:$(PORT) --k $(K) $${history[@]+"$${history[@]}"} -- $${Q:+"$$Q"})
+	$(call run,twinspire.serving search,--address 127.0.0.1:$(PORT) --k $(K) $(FLAGS) $${history[@]+"$${history[@]}"} -- $${Q:+"$$Q"})
 
 loadtest: setup ## the service under load, beside a plain server and one that does nothing; BUNDLE= ONLY=closed ROUNDS=3
 	@$(call run,tests.load loadtest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
