@@ -260,6 +260,8 @@ def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:
     for each in results:
         gate = gates[each["name"]]
         held = Text("pass", "green") if each["holds"] else Text("refused", "bold red")
+        if each["holds"] and each["figure"] is None:  # there is no champion to compare with, for example
+            held = Text("not compared", "dim")
         shown = each.get("shown_bound") or gate.shown_bound(each["bound"])
         table.add_row(gate.title, gate.shown_figure(each["figure"]), shown, held)
     return table

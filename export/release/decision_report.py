@@ -80,6 +80,8 @@ def _results(decision: Decision, gates: dict[str, Gate]) -> str:
     for result in decision.results:
         gate = gates[result.name]
         outcome = "pass" if result.holds else "**refuse**"
+        if result.holds and result.figure is None:
+            outcome = "not compared"
         bound = gate.shown_bound(result.bound, result.lower_is_better)
         figures = gate.shown_figure(result.figure), bound
         rows.append([gate.title, *figures, outcome, plain(result.text)])

@@ -77,7 +77,7 @@ def test_each_gate_has_its_unit_and_the_side_of_its_bound() -> None:
 
 def test_no_figure_stands_beside_a_bound_on_a_difference() -> None:
     (line,) = (line for line in moved(GATES).splitlines() if "quality against" in line)
-    assert line.split()[-4:] == ["–", "≥", "-0.0100", "pass"]
+    assert line.split()[-5:] == ["–", "≥", "-0.0100", "not", "compared"]
 
 
 def test_a_model_that_loses_to_a_baseline_is_promoted_with_a_warning() -> None:
