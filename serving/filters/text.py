@@ -85,7 +85,7 @@ class _Parser:
         return kind(tuple(parts)) if len(parts) > 1 else parts[0]
 
     def expect_end(self) -> None:
-        """Refuse what is left."""
+        """Raise InvalidInput unless the whole text has been read."""
         if self._kind != "end":
             self._refuse("and, or, or the end")
 

@@ -48,7 +48,7 @@ ITEMS_FILE = "catalogue.proto"
 LARGE_BYTES = 64 << 10  # of a body; `json_format` reads the lists of a smaller one in at most 20 ms
 # Of a body that `parse` reads in at most 10 ms: bytes, and tokens of JSON and of a filter's text.
 LIGHT_BYTES, LIGHT_TOKENS = 64 << 10, 1000
-# What joins the conditions of a text, and ASCII characters that are escaped, which nobody needs to write so.
+# Words that join the conditions of a filter's text, and escapes of ASCII characters, which may hide them.
 JOINS = re.compile(rb"or|and|\\u00[2-7]", re.IGNORECASE)
 LIGHT_MESSAGE_BYTES = 128 << 10  # of a message that `to_json` writes in at most 10 ms
 

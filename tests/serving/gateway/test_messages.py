@@ -34,7 +34,7 @@ def test_a_message_is_written_and_read_as_protobuf_does(
         written = to_json(message)
         assert json.loads(written) == as_json(message)
         if descriptor.name == "InfoResponse":
-            continue  # nobody sends one, and its manifest has another name
+            continue  # no request holds one, and its manifest has another name
         again = parse(written, type(message))
         assert as_json(again) == as_json(message)  # messages with NaN do not equal themselves
 

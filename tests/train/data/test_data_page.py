@@ -26,7 +26,7 @@ SECTIONS: Sections = {
 
 
 def page_of(folder: Path, days: int) -> tuple[str, list[str]]:
-    """Page and lines of a log whose pairs are so many days apart."""
+    """Page and lines of a log with this number of days between two pairs."""
     ids = [f"i{n}" for n in range(len(TITLES))]
     rooms = ["kitchen"] * 4 + [None]
     items = pl.DataFrame({"item_id": ids, "title": TITLES, "room": rooms})

@@ -53,6 +53,6 @@ def test_the_site_builds_without_a_warning(repository: str, tmp_path: Path) -> N
     assert "newcomers_strength" in (learn / "reference" / "toml-keys" / "index.html").read_text()
     assert "Retriever" in (learn / "notebooks" / "text" / "index.html").read_text()
     assert (site / "text.ipynb").is_file()
-    # Nobody who reads it asks another host.
+    # A browser that shows the site loads nothing from another host.
     asked = re.findall(r'<(?:script|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]*)', front)
     assert asked == []
