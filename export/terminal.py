@@ -24,21 +24,24 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
     show_quality(result["quality"], console)
     console.print(_hybrid_line(result["hybrid"]), highlight=False, soft_wrap=True)
     console.print(_scores_line(result["scores"]), highlight=False, soft_wrap=True)
-    ann, parity = result["ann"], result["parity"]
-    recall = next(name for name in ann if name.startswith("ann_recall"))
-    worst = max(side["max_abs_diff"] for side in parity.values())
-    width = f" at ef_search {ann['ef_search']}" if "ef_search" in ann else ""
-    console.print(
-        f"index: {recall} {ann[recall]:.4f}{width} (target {ann['target']}); "
-        f"parity: max_abs_diff {worst:.1e}",
-        highlight=False,
-    )
+    worst = max(side["max_abs_diff"] for side in result["parity"].values())
+    line = f"index: {_index_text(result['ann'])}; parity: max_abs_diff {worst:.1e}"
+    console.print(line, highlight=False, soft_wrap=True)
     for side in SIDES:
         line = _tower_line(side, result["precision"][side], result["latency"])
         console.print(line, highlight=False, soft_wrap=True)
     if verbose:
         show_precision(result["precision"], console)
         show_latency(result["latency"], console)
+
+
+def _index_text(ann: Mapping[str, Any]) -> str:
+    """How the items are searched, and what share of the nearest items a search finds."""
+    if ann.get("chosen", {}).get("exact"):
+        return "exact search, which compares all items"
+    recall = next(name for name in ann if name.startswith("ann_recall"))
+    width = f" at ef_search {ann['ef_search']}" if "ef_search" in ann else ""
+    return f"{recall} {ann[recall]:.4f}{width} (target {ann['target']})"
 
 
 def _hybrid_line(report: Mapping[str, Any]) -> str:

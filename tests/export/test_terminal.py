@@ -167,3 +167,20 @@ def test_a_bundle_says_whether_words_take_part_in_its_answers(report: dict[str, 
     terminal.show_bundle({**BUNDLE, "hybrid": report, "quality": quality}, Console(file=out, width=120))
     assert line in out.getvalue().splitlines()
     assert "towers alone" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("ann", "expected"),
+    [
+        (
+            {"ann_recall_at_10": 0.9871, "ef_search": 96, "target": 0.98, "chosen": {"exact": False}},
+            "ann_recall_at_10 0.9871 at ef_search 96 (target 0.98)",
+        ),
+        (
+            {"ann_recall_at_10": 1.0, "ef_search": 96, "target": 0.98, "chosen": {"exact": True}},
+            "exact search, which compares all items",
+        ),
+    ],
+)
+def test_a_width_of_the_search_is_told_of_a_graph_alone(ann: dict[str, Any], expected: str) -> None:
+    assert terminal._index_text(ann) == expected
