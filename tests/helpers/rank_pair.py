@@ -8,6 +8,8 @@ from typing import Any
 from tests.helpers.ports import held_port
 from tests.helpers.warm import WarmPython
 
+LONGEST = 900  # seconds that the processes of a test may take
+
 # The process calls a function of a module with its `Rank`, and with texts.
 CODE = """
 import importlib, sys
@@ -37,7 +39,8 @@ def outcomes(commands: Sequence[tuple[Mapping[str, str], tuple[str, ...]]]) -> l
     """
     processes = [WarmPython(*arguments, env=environment) for environment, arguments in commands]
     try:
-        found = [process.communicate(timeout=200) for process in processes]
+        # Two ranks wait for each other at each exchange, which a busy machine makes a hundred times as long.
+        found = [process.communicate(timeout=LONGEST) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import time
 from argparse import Namespace
 from array import array
@@ -44,6 +45,19 @@ WARM_UP_BATCHES = 8  # of the searches in process
 FIRST = 0.1  # share of the time that memory may grow in
 SERVER_START = 4.0  # seconds, usually; for the progress bar
 MIB = 2**20
+# The time of a request that is neither encoding nor search -> the whole, and these two; microseconds.
+REST = {
+    "inprocess_single_rest_us": (
+        "search_c1_p50_us",
+        "inprocess_single_encode_us",
+        "inprocess_single_search_us",
+    ),
+    "inprocess_batch32_rest_us": (
+        "search_c64_us",
+        "inprocess_batch32_encode_us",
+        "inprocess_batch32_search_us",
+    ),
+}
 PACKAGES = ("grpcio", "hnswlib", "onnxruntime", "numpy", "protobuf")
 
 
@@ -93,6 +107,7 @@ class LoadTest(RoundsTest):
                     self.servers[name] = stack.enter_context(start(bundle, cores.servers))
             stack.enter_context(pinned(cores.load))
             self.measure(first)
+        self.figures.combine("search_c64_us", lambda rps: 1e6 / rps if rps else math.nan, "search_c64_rps")
         self._retriever = None  # it shares pages with the servers, whose memory would look smaller
         gc.collect()
         if "overload" in self.plan.parts:
@@ -101,6 +116,8 @@ class LoadTest(RoundsTest):
         self.measure(workers)
         for ratio in RATIOS:
             self.figures.divide(*ratio)
+        for name, (whole, *stages) in REST.items():
+            self.figures.combine(name, lambda total, *parts: total - sum(parts), whole, *stages)
 
     def report(self, manifest: Manifest) -> dict[str, Any]:
         """The document of a test that has run."""
@@ -141,8 +158,14 @@ class LoadTest(RoundsTest):
         following = itertools.cycle(batches)
         answers_to = partial(retriever.search, k=workload.k, exclude_history=False, fusion=workload.fusion)
 
+        encode, search_alone = array("d"), array("d")
+
         def search() -> None:
-            for answer in answers_to(next(following)):
+            answers = answers_to(next(following))
+            timing = answers[0].timing  # of the whole batch
+            encode.append(timing.encode_us / len(answers))
+            search_alone.append(timing.search_us / len(answers))
+            for answer in answers:
                 for hit in answer.hits:
                     len(hit.fields)  # display fields are looked up when they are read, as the service does
 
@@ -150,12 +173,15 @@ class LoadTest(RoundsTest):
         with pinned(self.cores.servers):
             for _ in batches[:WARM_UP_BATCHES]:
                 search()
+            del encode[:], search_alone[:]
             started = now = time.perf_counter()
             while now - started < seconds:
                 before = now
                 search()
                 now = time.perf_counter()
                 taken.append(now - before)
+        stages = {"encode": encode, "search": search_alone}
+        self.figures.add(**{f"{each.key}_{name}_us": load.percentile(us, 50) for name, us in stages.items()})
         if size == 1:
             self.figures.add(**{f"{each.key}_us": load.percentile(taken, 50) * 1e6})
         else:
@@ -272,5 +298,14 @@ TABLES = (
         ],
         {f"c{clients}": [str(clients)] for clients in CLIENTS},
         [cell for server in SERVERS for cell in (f"{server}_{{}}_rps", _latencies(server))],
+    ),
+    Table(
+        "a request of Twinspire, microseconds (encode and search in process, in batches of 1 and 32)",
+        ["", "transport and queue", "encode", "search"],
+        {
+            "inprocess_single": ["1 client, p50"],
+            "inprocess_batch32": ["64 clients, 1 / (requests/s)"],
+        },
+        ["{}_rest_us", "{}_encode_us", "{}_search_us"],
     ),
 )

@@ -53,9 +53,18 @@ class Figures:
 
     def divide(self, name: str, numerator: str, *denominators: str) -> None:
         """Add the ratio of a figure to the sum of others for each round where all were measured."""
-        columns = [self._values.get(each, []) for each in (numerator, *denominators)]
-        for above, *below in zip(*columns, strict=False):
-            self.add(**{name: above / sum(below) if sum(below) else math.nan})
+        self.combine(
+            name,
+            lambda above, *below: above / sum(below) if sum(below) else math.nan,
+            numerator,
+            *denominators,
+        )
+
+    def combine(self, name: str, function: Callable[..., float], *names: str) -> None:
+        """Add a function of figures for each round where all were measured."""
+        columns = [self._values.get(each, []) for each in names]
+        for values in zip(*columns, strict=False):
+            self.add(**{name: function(*values)})
 
     def document(self) -> dict[str, float | None]:
         """Each name's median, and `_min` and `_max` where there are several rounds; None for NaN."""

@@ -84,6 +84,10 @@ class RoundsTest(ABC):
             "python": platform.python_version(),
             **{f"{name}_version": version(name) for name in packages},
             "bundle_version": manifest.bundle_version,
+            "bundle_name": manifest.name,
+            "items": manifest.count,
+            "dimension": manifest.dimension,
+            "index": manifest.index.describe(),
             "rounds": plan.rounds,
             "seconds": plan.seconds,
             "k": plan.k,
@@ -117,7 +121,8 @@ def workload_of(plan: Plan, fusion: FusionMode | None = None) -> tuple[Manifest,
 def about(found: Report) -> list[str]:
     """What was measured, and how."""
     return [
-        f"{found['machine']}; bundle {found['bundle_version'][:12]}; {found['rounds']} rounds of "
-        f"{found['seconds']:g} s, medians; {found['distinct_queries']:,} queries; "
-        f"{found['content_checked']:,} answers compared"
+        f"{found['bundle_name']}, bundle {found['bundle_version'][:12]}: {found['items']:,} items, "
+        f"D = {found['dimension']}, {found['index']}",
+        f"{found['machine']}; {found['rounds']} rounds of {found['seconds']:g} s, medians; "
+        f"{found['distinct_queries']:,} queries; {found['content_checked']:,} answers compared",
     ]

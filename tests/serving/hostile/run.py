@@ -154,6 +154,7 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     time.sleep(SETTLE)
     calibration = _searches_per_second(address)
     before, descriptors = service.resident(), service.descriptors()
+    each_before = service.resident_each()
     seen: dict[str, Any] = {}
     one, new, http = _good_calls(
         plan,
@@ -180,6 +181,7 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
         "one_core": plan.one_core,
         "rounds": list(plan.rounds()),
         "resident_mib": {"before": before >> 20, "peak": peak >> 20, "after": after >> 20},
+        "resident_mib_each": {"before": each_before, "after": service.resident_each()},
         "descriptors_before": descriptors,
         "one_connection": one,
         "new_connections": new,

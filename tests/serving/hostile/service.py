@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,15 @@ class Service:
     def resident(self) -> int:
         """Resident bytes of all its processes."""
         return int(self._sum(lambda process: process.memory_info().rss))
+
+    def resident_each(self) -> dict[str, int]:
+        """Resident MiB of each of its processes, by its id and the end of its command line."""
+        sizes = {}
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                command = " ".join(process.cmdline()[-3:])
+                sizes[f"{process.pid} {command[-60:]}"] = process.memory_info().rss >> 20
+        return sizes
 
     def descriptors(self) -> int:
         """Open descriptors of all its processes."""

@@ -60,6 +60,9 @@ def test_the_report_is_one_flat_document(report: Any) -> None:
     assert report["p50_c1_over_parts"] > 0
     assert report["targets_missed"] == missed(TARGETS, report)
     assert report["distinct_queries"] > 100
+    assert report["index"] == "exact search" or "ef_search" in report["index"]
+    for prefix in ("inprocess_single", "inprocess_batch32"):
+        assert report[f"{prefix}_encode_us"] > 0 and report[f"{prefix}_search_us"] > 0
 
 
 def test_answers_are_compared_and_right(report: Any) -> None:
@@ -77,7 +80,10 @@ def test_the_table_puts_targets_beside_figures(report: Any) -> None:
     (failing,) = [line for line in lines if line.startswith("throughput against no-op, 64 clients")]
     assert met.split()[-4:] == [">=", "1.6", "1.7", "met"]
     assert failing.split()[-4:] == [">=", "0.45", "0.2", "missed"]
-    assert {"closed loop", "targets"} <= {line.strip() for line in lines}
+    titles = {"closed loop", "targets"}
+    assert titles <= {line.strip() for line in lines}
+    assert any(line.startswith("a request of Twinspire, microseconds") for line in lines)
+    assert f"D = {report['dimension']}, {report['index']}" in output.getvalue()
 
 
 def test_targets_that_were_not_measured_are_not_missed() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers.emulated_device import NO_ROOM
 from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
-from tests.helpers.rank_pair import on_two_ranks
+from tests.helpers.rank_pair import LONGEST, on_two_ranks
 from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
 from tests.train.training.test_trainer import Watcher, weights
 from twinspire.protos.errors import ConfigError, Unavailable
@@ -30,7 +30,7 @@ from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
 from twinspire.train.training.ranks import ROWS_FROM, Rank, joined
 from twinspire.train.training.trainer import Interrupted, Trainer
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(LONGEST + 60)]
 
 TEXT = TextFeature("text", "text")
 TEXTS = Schema(
