@@ -145,9 +145,9 @@ encode: setup ## a table of ITEMS through the item tower of the newest bundle, o
 	$(call run,twinspire.export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)" \
 	  $(if $(RAY),--ray $(RAY)))
 
-bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever, index
+bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever
 	@$(call run,twinspire.export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
-	  $(if $(ONLY),--only $(subst $(COMMA), ,$(ONLY))) $(if $(OUTPUT),--output "$(OUTPUT)"))
+	  $(if $(ONLY),--only $(subst $(COMMA), ,$(ONLY))))
 
 evaluate: setup ## quality of the newest bundle, or of BUNDLE, on test split and judged queries; RUNS=folder writes TREC run files
 	@$(call run,twinspire.export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(RUNS),--runs "$(RUNS)"))

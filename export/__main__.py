@@ -42,7 +42,7 @@ COMMANDS = {
         "twinspire.export.encoding.command:show_encoded",
     ),
     "bench": Command(
-        "Measure a bundle (towers, retriever, index), and compare it with the previous bench.",
+        "Measure the latency of a bundle (towers beside torch, retriever), with intervals.",
         "twinspire.export.benchmark.command:bench",
         "twinspire.export.benchmark.report:show",
     ),

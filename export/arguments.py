@@ -23,7 +23,6 @@ def add_options(name: str, command: ArgumentParser) -> None:
     if name == "bench":
         parts = "parts to measure (default: all)"
         add("--only", nargs="+", choices=BENCH_PARTS, default=list(BENCH_PARTS), help=parts)
-        add("--output", type=Path, help="folder of the report (default: in the cache)")
     if name == "encode":
         add(
             "--items",

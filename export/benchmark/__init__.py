@@ -1,12 +1,11 @@
 """How fast a bundle is on this machine: `python -m twinspire.export bench`, and the latency in a manifest.
 
 command         measures the parts, and logs the result
-parts           towers, retriever, index; each adds its figures and returns what else is reported
+parts           towers, retriever; each adds its figures and returns what else is reported
 latency_inputs  the records that towers are timed on; `estimate` has the intervals
-figures         names, units and intervals; `comparison` with budgets and with the previous bench
-report          the result as JSON, page and terminal tables; `report_writer` writes them
+figures         names, units and intervals; `report` shows them on the terminal
 processes       isolated_process measures bundles in processes of the service
 """
 
 LIBRARIES = ("torch", "onnxruntime", "numpy", "hnswlib")  # whose versions are reported
-BENCH_PARTS = ("towers", "retriever", "index")  # of `python -m twinspire.export bench`
+BENCH_PARTS = ("towers", "retriever")  # of `python -m twinspire.export bench`

@@ -26,10 +26,6 @@ class Estimate:
     low: float
     high: float
 
-    def differs_from(self, other: "Estimate") -> bool:
-        """Whether the two intervals do not overlap."""
-        return self.low > other.high or self.high < other.low
-
 
 def percentile(times: Times, percent: float, seed: int) -> Estimate:
     """A percentile of a contender's calls (turns, calls), in the unit of `times`."""

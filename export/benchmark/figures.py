@@ -1,4 +1,4 @@
-"""The figures of `bench`, under the names that MLflow, manifest, reports and budgets share.
+"""The figures of `bench`, under the names that MLflow, manifest and reports share.
 
     query_tower_b1_p50_us             the served tower at batch 1, on one thread (in a manifest: on the
                                       threads of `[export]`), on real records
@@ -12,7 +12,7 @@ characters where the query has a text, and `torch_over_onnx_as_is_b1` of real re
 real records where their names say nothing else.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +31,7 @@ TORCH = "torch"
 SERVED = "served"  # the ONNX file in the bundle
 PERCENTILES = (50, 95, 99)
 STATISTICS = ("p50_us", "p95_us", "p99_us", "mean_us", "records_per_s")
-UNITS = {"_us": "µs", "_ms": "ms", "_s": "s"}
-RATIO = "_over_"
+UNITS = {"_us": "µs", "_s": "s"}
 
 
 @dataclass(frozen=True)
@@ -103,26 +102,9 @@ def latency_summary(times: Times, batch: int, seed: int) -> dict[str, Any]:
     }
 
 
-def tower_names(cases: Iterable[LatencyCase], main_kind: str) -> set[str]:
-    """Names of all figures of these cases."""
-    names: set[str] = set()
-    for case in cases:
-        names |= {f"{_prefix(case, backend)}_{each}" for backend in (TORCH, SERVED) for each in STATISTICS}
-        names |= {*_ratios(case, main_kind)}
-    return names
-
-
-def unit(name: str) -> str | None:
-    """The unit of a figure by its name, empty for a ratio; None for a rate or a count."""
-    if name.endswith("_per_s"):
-        return None
-    found = next((symbol for end, symbol in UNITS.items() if name.endswith(end)), None)
-    return "" if found is None and RATIO in name else found
-
-
 def shown(name: str, value: float) -> str:
-    """A figure with its unit and about four digits."""
-    symbol = unit(name)
+    """A time or a ratio with its unit and about four digits."""
+    symbol = next((symbol for end, symbol in UNITS.items() if name.endswith(end)), "")
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{digits}f}" + (f" {symbol}" if symbol else "")
 

@@ -15,12 +15,6 @@ K = 10  # items in an answer
 ROUNDS = 10  # whose median counts
 LATENCY = {f"{NAME}_b1_{each}": each for each in ("p50_us", "p99_us")}  # figure -> its name in the response
 LOADING = ("load_s", "start_s")
-FIGURES = (*LATENCY, *LOADING)
-
-
-def names(bundle: MeasuredBundle) -> set[str]:
-    """The names of all figures of `measure`."""
-    return {*FIGURES}
 
 
 def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from twinspire.export.benchmark.figures import (
     Figures,
     LatencyCase,
     MeasuredBundle,
-    tower_names,
 )
 from twinspire.export.benchmark.latency_inputs import (
     AS_IS,
@@ -77,12 +76,6 @@ class TowerForms(NamedTuple):
     def encoders(self, threads: int) -> dict[str, Encode]:
         """Backend -> encoder; torch has the thread budget of its process."""
         return {TORCH: torch_encoder(self.tower), SERVED: onnx_encoder(self.path, threads)}
-
-
-def names(bundle: MeasuredBundle) -> set[str]:
-    """The names of all figures of `measure`."""
-    config, schema = bundle.experiment.bench, bundle.manifest.schema
-    return tower_names(cases(config, schema), main_kind(schema.query))
 
 
 def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:

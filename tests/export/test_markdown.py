@@ -10,8 +10,6 @@ import pytest
 
 from tests.helpers.releases import DATASET, LATENCY, PARITY, QUALITY, small_bundle
 from tests.helpers.rendered import HOSTILE, elements, shown
-from twinspire.export.benchmark.report import parts_of
-from twinspire.export.benchmark.report_writer import page_of
 from twinspire.export.release import model_card, registry
 from twinspire.export.release.decision_report import write_report
 from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
@@ -108,30 +106,6 @@ def test_the_page_of_a_decision_shows_hostile_names_as_text(tmp_path: Path) -> N
         assert json.loads((tmp_path / f"report-{n}" / "decision.json").read_text())["challenger"]
     hostile, harmless = ([each for each in elements(page) if each[0] != "code"] for page in pages)
     assert hostile == harmless
-
-
-def test_the_page_of_a_bench_shows_hostile_names_as_text() -> None:
-    def document(text: str) -> dict[str, Any]:
-        budget = {"text": text, "name": "build_s", "figure": 1.0, "bound": 2.0, "at_least": False}
-        return {
-            "name": text,
-            "bundle_version": text,
-            "machine": {"processor": text, "cores": 2, "system": text},
-            "versions": {"numpy": text},
-            "at": text,
-            "chosen": {text: text},
-            "git_commit": text,
-            "measured_by": text,
-            "main": [],
-            "metrics": {},
-            "intervals": {},
-            "on_processor": 1.0,
-            "previous": {"at": text, "bundle_version": text, "run_id": text, "versions": {"numpy": "other"}},
-            "budgets": [{**budget, "holds": False}],
-        }
-
-    hostile, harmless = (elements(page_of(parts_of(document(text)))) for text in (ALL, "x"))
-    assert [each for each in hostile if each[0] != "code"] == [each for each in harmless if each[0] != "code"]
 
 
 def test_columns_are_aligned_where_a_page_is_read_as_text() -> None:

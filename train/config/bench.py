@@ -1,7 +1,6 @@
-"""`[bench]`: the measurements of `make bench`, and the budgets that they must keep."""
+"""`[bench]`: the measurements of `make bench`."""
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from twinspire.train.config.checks import above_zero, at_least
 
@@ -17,11 +16,7 @@ class BenchConfig:
             intervals of the medians are narrow.
         cell_seconds: seconds for these calls of both backends, after which two are enough.
         loads: fresh processes that load the bundle; the benchmark reports their median.
-        build_items: largest number of items over which the index is built, next to plain hnswlib.
-        build_rounds: builds of each.
-        seed: of the samples and of the draws.
-        budgets: name of a time or ratio in the JSON document -> its bound: a lower one for speed-ups
-            (`torch_over_`), an upper one for all others, such as `query_tower_b1_p99_us = 200.0`.
+        seed: of the draws.
     """
 
     threads: tuple[int, ...] = (1, 0)
@@ -29,10 +24,7 @@ class BenchConfig:
     iterations: int = 300
     cell_seconds: float = 3.0
     loads: int = 5
-    build_items: int = 5_000
-    build_rounds: int = 5
     seed: int = 0
-    budgets: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 0), ("batches", 1)):
@@ -41,10 +33,6 @@ class BenchConfig:
                 raise ValueError(f"{name}: expected different numbers from {least} on, got {list(values)}")
         if 1 not in self.threads or 1 not in self.batches:
             raise ValueError("threads, batches: expected 1 among both; the main figures are measured there")
-        at_least(1, self, "iterations", "loads", "build_rounds")
-        at_least(100, self, "build_items")
+        at_least(1, self, "iterations", "loads")
         at_least(0, self, "seed")
         above_zero(self, "cell_seconds")
-        for name, bound in self.budgets.items():
-            if not 0 < bound < math.inf:
-                raise ValueError(f"budgets.{name}: expected a number above 0, got {bound}")
