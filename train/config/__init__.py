@@ -36,7 +36,6 @@ from twinspire.train.config.index import IndexConfig
 from twinspire.train.config.judged import JudgedConfig
 from twinspire.train.config.losses import LossConfig
 from twinspire.train.config.precision import PrecisionConfig
-from twinspire.train.config.removed import refuse_removed
 from twinspire.train.config.towers import ComirecTower, TowerConfig
 from twinspire.train.config.training import TrainingConfig
 
@@ -248,11 +247,10 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def _complete(table: dict[str, Any]) -> dict[str, Any]:
-    """The table, with the sections that it lacks and its kind of data knows; removed names are refused.
+    """The table, with the sections that it lacks and its kind of data knows.
 
     A loss belongs to the tower that the kind of data knows: a `[tower]` of the table keeps its usual loss.
     """
-    refuse_removed(table)
     data = table.get("data")
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind not in SOURCES.kinds():

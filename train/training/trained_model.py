@@ -18,7 +18,6 @@ from twinspire.protos.features import Schema
 from twinspire.protos.toml_config import parse
 from twinspire.train.config import Experiment
 from twinspire.train.config.losses import learns_from_negatives
-from twinspire.train.config.removed import RemovedName, without_removed
 from twinspire.train.data.training_data import TrainingData, has_text
 from twinspire.train.models.initialization import build_schema, fit_number_encoders
 from twinspire.train.models.prepared_inputs import PreparedInputs
@@ -95,9 +94,8 @@ def load_model(run: Run) -> Model:
     """The model that is stored with a run.
 
     Raises:
-        MissingStage: the run holds no model, or one that was trained with another hashing scheme, or with
-            what was removed since.
-        DataError: the stored files are damaged.
+        MissingStage: the run holds no model, or one that was trained with another hashing scheme.
+        DataError: the stored files are damaged, or name keys that this version of the program does not know.
         Unavailable: the model cannot be downloaded, or MLflow cannot say whether there is one.
     """
     try:
@@ -107,12 +105,11 @@ def load_model(run: Run) -> Model:
         raise _download_error(run.info.run_id, error) from None
     try:
         content: dict[str, Any] = parse_json((folder / DESCRIPTION).read_bytes())
-        experiment = parse(without_removed(content["experiment"]), Experiment)
+        experiment = parse(content["experiment"], Experiment)
         schema = parse(content["schema"], Schema)
-    except RemovedName as error:
-        raise MissingStage(f"run {run.info.run_id}: {error}, and train again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / DESCRIPTION}: damaged: {error}") from None
+        why = f"damaged, or of another version of this program: {error}"
+        raise DataError(f"{folder / DESCRIPTION}: {why}; train again") from None
     reads_text = has_text(schema.query) or has_text(schema.item)
     if reads_text and content.get("hashing") != HASHING_VERSION:
         raise MissingStage(

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pytest
@@ -15,7 +13,7 @@ from twinspire.protos.errors import DataError, MissingStage, Unavailable
 from twinspire.train.models.text_hashing import HASHING_VERSION
 from twinspire.train.training.checkpoint import save_towers
 from twinspire.train.training.tracking import tracked_run
-from twinspire.train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, load_model
+from twinspire.train.training.trained_model import ARTIFACTS, DESCRIPTION, load_model
 
 
 def test_a_model_of_every_kind_of_feature_comes_back(store: str, stdlib: Path, tmp_path: Path) -> None:
@@ -74,30 +72,16 @@ def test_towers_that_know_texts_by_other_rows_are_refused(
         load_model(mlflow.get_run(run_id))
 
 
-def described(model: Model, towers: Path, **changed: Mapping[str, Any]) -> mlflow.entities.Run:
-    """A run that stores a model, some sections of whose experiment have further keys."""
-    description = json.loads(model.description())
-    for section, keys in changed.items():
-        description["experiment"][section] |= keys
-    with tracked_run("books", "fit", "a") as run_id:
-        mlflow.log_dict(description, f"{ARTIFACTS}/{DESCRIPTION}")
-        mlflow.log_artifact(str(towers), ARTIFACTS)
-    return mlflow.get_run(run_id)
-
-
-def test_a_model_of_an_earlier_version_comes_back_unless_it_needs_what_was_removed(
+def test_a_model_with_a_key_that_is_not_known_is_refused_with_the_key(
     store: str, stdlib: Path, tmp_path: Path
 ) -> None:
     model, _, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
-    save_towers(tmp_path / "towers.pt", model.towers)
-    earlier = {"calibration": 512, "item": "int8_static"}
-    again = load_model(described(model, tmp_path / "towers.pt", precision=earlier, tower={"augment": 0.0}))
-    assert again.experiment == model.experiment
-    run = described(model, tmp_path / "towers.pt", tower={"kind": "cdssm"})
-    with pytest.raises(
-        MissingStage, match=rf'run {run.info.run_id}: tower.kind: "cdssm" was removed; .*again'
-    ):
-        load_model(run)
+    description = json.loads(model.description())
+    description["experiment"]["tower"]["gates"] = True
+    with tracked_run("books", "fit", "a") as run_id:
+        mlflow.log_dict(description, f"{ARTIFACTS}/{DESCRIPTION}")
+    with pytest.raises(DataError, match=r"another version.*: tower\.gates: unknown key.*train again"):
+        load_model(mlflow.get_run(run_id))
 
 
 @pytest.mark.parametrize("description", ["{", "{}", '{"experiment": {"name": 3}, "schema": {}}'])
