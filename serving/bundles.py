@@ -14,7 +14,6 @@ from twinspire.protos.cli import CommandParser
 from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
 from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from twinspire.serving.rollout.bundle_validation import validate_bundle
-from twinspire.serving.rollout.memory_budget import ValidationBounds
 from twinspire.serving.rollout.registry_process import RegistryProcess
 
 log = logging.getLogger(__name__)
@@ -54,9 +53,7 @@ def download(model: str, folder: Path = BUNDLES) -> Path:
         return BundleCache(folder).take(registry.resolve(model), registry)
 
 
-def first(
-    model: str, folder: Path = BUNDLES, item_tower: bool = False, bounds: ValidationBounds | None = None
-) -> tuple[Path, str]:
+def first(model: str, folder: Path = BUNDLES, item_tower: bool = False, workers: int = 1) -> tuple[Path, str]:
     """Find the bundle with which a service that follows an alias starts.
 
     If the registry does not answer, or the alias's bundle cannot be served, this is the bundle that was
@@ -66,7 +63,7 @@ def first(
         model: such as `models:/pydocs@champion`.
         folder: the cache.
         item_tower: whether the item tower will be served too, and so is validated.
-        bounds: of the memory of the validation; by default what this machine has for one process.
+        workers: processes that will load it.
 
     Returns:
         The folder of the bundle, and the version of the model.
@@ -81,7 +78,7 @@ def first(
             found = cache.take(registered, registry)
         pointer = cache.pointer(model)
         if pointer is None or found.name != names.bundle_folder(pointer.bundle_version):
-            validate_bundle(found, item_tower, ready=cache.ready(found), bounds=bounds)
+            validate_bundle(found, item_tower, ready=cache.ready(found), copies=workers)
         return found, registered.version
     except Exception as error:  # of any kind: a damaged bundle may raise anything
         return _served_last(cache, model, error)

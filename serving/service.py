@@ -222,8 +222,6 @@ class _Service:
                 self.shared_state,
                 config.workers,
                 config.item_tower,
-                config.bounds.batch,
-                config.limits.max_values,
             )
             yield ProcessSpec("follower", follow)
             if self._channel:

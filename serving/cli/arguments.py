@@ -27,8 +27,6 @@ FOLLOWING = {
     "canary_share": "canary_share",
     "shadow": "shadow",
     "shadow_share": "shadow_share",
-    "memory": "memory_mib",
-    "encode_memory": "encode_memory_mib",
 }
 # Flags that have no effect without another flag -> that other flag.
 PARTNERS = {
@@ -97,8 +95,8 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         raise UsageError(str(error)) from None
     follow = _follow(arguments)
     if follow:
-        validation = follow.validation_bounds(arguments.workers, bounds.batch, limits.max_values)
-        first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower, validation)
+        item_tower, workers = arguments.item_tower, arguments.workers
+        first, model_version = bundles.first(follow.model, follow.cache, item_tower, workers)
     else:
         first, model_version = folder(arguments), _registered_version(arguments.model)
     # Flags whose names are those of fields of `ServiceConfig`; those that are not given keep its defaults.
@@ -199,17 +197,6 @@ def _add_release(group: _ArgumentGroup) -> None:
         "--shadow-share",
         type=flags.number_up_to(1),
         help=f"the shadow's share of the searches ({defaults.shadow_share:g})",
-    )
-    add(
-        "--memory",
-        type=flags.count,
-        help="MiB that a new bundle may take in all workers (what the machine has left)",
-    )
-    add(
-        "--encode-memory",
-        type=flags.count,
-        help="MiB that encoding a new bundle's largest batch may take in one worker (a quarter of what the "
-        "machine has left, divided by the workers)",
     )
 
 

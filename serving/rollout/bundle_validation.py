@@ -3,10 +3,10 @@ service.
 
     python -m twinspire.serving.rollout.bundle_validation .cache/bundles/3f2a9c0d1e5b   # prints JSON
 
-The process verifies the files, encodes the largest batch that a worker makes, loads what a worker loads, and
+The process verifies the files, encodes a large batch of the longest values, loads what a worker loads, and
 searches for the bundle's own examples. A damaged graph may crash the process that searches in it, and a large
 bundle or a tower with huge tensors may use up its memory; here all of them are errors like any other. The
-process bounds its own memory (`memory_budget.py`), so that the service keeps its own meanwhile.
+process bounds its own memory by what the machine leaves for each worker (`memory_budget.py`).
 
 If the bundle is valid, the process also writes its shared catalogue for the workers
 (`segments/shared_catalogue.py`).
@@ -16,7 +16,6 @@ move the alias to such a bundle is the operator's decision.
 """
 
 import argparse
-import gc
 import json
 import logging
 import math
@@ -30,15 +29,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import psutil
-
 from twinspire.protos import bundle, entry_points
-from twinspire.protos.bundle import TOWERS, Manifest
+from twinspire.protos.bundle import Manifest
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
 from twinspire.protos.features import (
@@ -51,7 +47,7 @@ from twinspire.protos.features import (
 )
 from twinspire.protos.system.signals import signal_name
 from twinspire.serving.rollout import memory_budget
-from twinspire.serving.rollout.memory_budget import MARGIN, MIB, ValidationBounds
+from twinspire.serving.rollout.memory_budget import MIB
 from twinspire.serving.rollout.registry import Meanwhile, do_nothing
 
 if TYPE_CHECKING:
@@ -66,10 +62,8 @@ BYTES_PER_SECOND = 10_000_000
 POLL_SECONDS = 0.05  # between two checks whether the process has ended
 STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the process group
 STOP_SECONDS = 1.0  # in which such a signal reaches this process too
-BATCH = 32  # examples in one batch
-WEIGHTS = 3  # times a tower's file that its session takes while it is opened
-LOAD = "that --memory or the machine leaves for a worker"
-ENCODING = "that --encode-memory allows a worker"
+BATCH = 32  # queries in one batch; as many as a worker encodes together by default
+VALUES = 1000  # strings in a feature that takes several; as many as a request may have by default
 UNAVAILABLE = 75  # exit code (EX_TEMPFAIL): the server of the index does not answer
 MAX_ERROR_LENGTH = 500  # characters of an error that are shown
 ERROR, WARNING = "error: ", "warning: "  # prefixes of lines that the process writes
@@ -84,11 +78,9 @@ class ValidationResult(NamedTuple):
 
     Args:
         load_s: seconds to verify and load it and to answer the first queries.
-        resident_bytes: memory that it takes in one process, beside shared memory.
     """
 
     load_s: float
-    resident_bytes: int
     items: int
     dimension: int
 
@@ -99,7 +91,7 @@ def validate_bundle(
     stop: threading.Event | None = None,
     ready: Path | None = None,
     meanwhile: Meanwhile = do_nothing,
-    bounds: ValidationBounds | None = None,
+    copies: int = 1,
 ) -> ValidationResult:
     """Load a bundle in another process and search for its examples.
 
@@ -108,16 +100,18 @@ def validate_bundle(
         stop: ends the validation.
         ready: where its shared catalogue is written; if that fails, the bundle is valid all the same.
         meanwhile: called during the validation; an error ends it.
-        bounds: of the memory that it may take; by default what this machine has for one process.
+        copies: processes that will load it; each has an equal part of the memory that the machine has left.
 
     Raises:
         BundleDamaged: the bundle cannot be loaded, does not answer, or crashes the process.
-        Unavailable: the bundle takes more memory than its bounds, the validation was stopped, or could not be
+        Unavailable: the bundle takes more memory than there is, the validation was stopped, or could not be
             started; or the index is on a server that does not answer.
     """
     size = sum(each.size for each in bundle.read_manifest(folder).files.values())
     seconds = SECONDS + size / BYTES_PER_SECOND
-    command = _command(folder, item_tower, ready, bounds or memory_budget.validation_bounds())
+    command = entry_points.command(entry_points.BUNDLE_VALIDATION, str(folder), f"--copies={copies}")
+    command += ["--item-tower"] if item_tower else []
+    command += ["--ready", str(ready)] if ready else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
@@ -143,13 +137,6 @@ def validate_bundle(
             raise BundleDamaged(f"{folder.name}: the validation printed no result") from None
     reason = f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}"
     raise Unavailable(reason) if code == UNAVAILABLE else BundleDamaged(reason)
-
-
-def _command(folder: Path, item_tower: bool, ready: Path | None, bounds: ValidationBounds) -> list[str]:
-    command = entry_points.command(entry_points.BUNDLE_VALIDATION, str(folder))
-    command += ["--item-tower"] if item_tower else []
-    command += ["--ready", str(ready)] if ready else []
-    return command + [f"--{name}={bound}" for name, bound in bounds._asdict().items()]
 
 
 def _await(
@@ -200,18 +187,13 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder of the bundle")
     parser.add_argument("--item-tower", action="store_true", help="try the item tower too")
     parser.add_argument("--ready", type=Path, metavar="FOLDER", help="write its shared catalogue there")
-    bounds = memory_budget.validation_bounds()
-    add = partial(parser.add_argument, type=int)
-    add("--batch", default=bounds.batch, help="queries that are encoded together (%(default)s)")
-    add("--values", default=bounds.values, help="strings in a feature that takes several (%(default)s)")
-    add("--load", default=bounds.load, help="bytes to load the bundle (%(default)s)")
-    add("--encoding", default=bounds.encoding, help="bytes to encode a batch (%(default)s)")
+    parser.add_argument("--copies", type=int, default=1, help="processes that will load it (%(default)s)")
     arguments = parser.parse_args()
     os.nice(NICE)
     memory_budget.prefer_for_oom_kill()
-    bounds = ValidationBounds(arguments.batch, arguments.values, arguments.load, arguments.encoding)
+    memory = memory_budget.available() // arguments.copies
     try:
-        result = _try(arguments.folder, arguments.item_tower, arguments.ready, bounds)
+        result = _try(arguments.folder, arguments.item_tower, arguments.ready, memory)
         sys.stdout.write(f"{json.dumps(result._asdict())}\n")
     except TwinspireError as error:
         sys.stderr.write(f"{ERROR}{error}\n")
@@ -219,52 +201,49 @@ def main() -> int:
     return 0
 
 
-def _try(folder: Path, item_tower: bool, ready: Path | None, bounds: ValidationBounds) -> ValidationResult:
+def _try(folder: Path, item_tower: bool, ready: Path | None, memory: int) -> ValidationResult:
+    """Validate a bundle in this process, which may take so many bytes of memory in each step."""
     from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 
     logging.disable(logging.CRITICAL)
-    _encode_longest(folder, bundle.read(folder), item_tower, bounds)
-    gc.collect()
-    before, begun = _own_memory(), time.perf_counter()
-    with _within(bounds.load, "loading it", LOAD):
+    _encode_longest(folder, bundle.read(folder), item_tower, memory)
+    begun = time.perf_counter()
+    with _within(memory, "loading it"):
         served = LoadedBundle.load(folder, item_tower=item_tower)
     load_s = time.perf_counter() - begun
-    gc.collect()
-    taken = max(0, _own_memory() - before)
     _check_vectors(folder, served)
-    with _within(bounds.encoding, "answering its own examples", ENCODING, MARGIN):
+    with _within(memory, "answering its own examples"):
         _ask(served)
     if ready:
         _write_catalogue(served, ready)
     manifest = served.manifest
-    return ValidationResult(round(load_s, 3), taken, manifest.count, manifest.dimension)
+    return ValidationResult(round(load_s, 3), manifest.count, manifest.dimension)
 
 
-def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, bounds: ValidationBounds) -> None:
-    """Encode the largest batch of a worker, with the longest values that the towers read, and a blank item.
+def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, memory: int) -> None:
+    """Encode a large batch, with the longest values that the towers read, and a blank item.
 
     Raises:
         BundleDamaged: a tower cannot be opened, or does not encode them.
-        Unavailable: that takes more memory than `bounds.encoding`.
+        Unavailable: that takes more bytes than `memory`.
     """
     from twinspire.serving.retrieval.encoder import MAX_QUERIES, Encoder
     from twinspire.serving.retrieval.query import QueryForm
 
     sides: tuple[Side, ...] = ("query", "item") if item_tower else ("query",)
     for side in sides:
-        weights = WEIGHTS * manifest.files[TOWERS[side]].size + MARGIN
-        count = MAX_QUERIES if side == "item" else min(MAX_QUERIES, bounds.batch)
+        count = MAX_QUERIES if side == "item" else BATCH
         what = f"encoding {count} of the longest {'items' if side == 'item' else 'queries'}"
-        with _within(bounds.encoding, what, ENCODING, weights):
+        with _within(memory, what):
             encoder = Encoder(folder, manifest, side=side)
-            row = _longest(encoder.inputs, manifest, bounds.values)
+            row = _longest(encoder.inputs, manifest)
             encoder.unchecked(encoder.arrays([row] * count))
             if side == "item":
                 encoder.vectors(encoder.arrays([QueryForm(encoder.inputs.features).blank]))
 
 
-def _longest(inputs: TowerInputs, manifest: Manifest, values: int) -> dict[str, Any]:
-    """Feature name -> the longest value that a worker encodes, of items that the tower knows."""
+def _longest(inputs: TowerInputs, manifest: Manifest) -> dict[str, Any]:
+    """Feature name -> the longest value that a tower reads, of items that it knows."""
     known = manifest.schema.vocabularies.get(ITEM_VOCABULARY, ())
     row: dict[str, Any] = {}
     for name, spec in inputs.features.items():
@@ -274,32 +253,31 @@ def _longest(inputs: TowerInputs, manifest: Manifest, values: int) -> dict[str, 
         elif isinstance(spec, HistoryFeature):
             row[name] = [*islice(cycle(known), spec.longest)]
         elif isinstance(spec, CategoryFeature) and spec.multi:
-            row[name] = ["a"] * values
+            row[name] = ["a"] * VALUES
     return row
 
 
 @contextmanager
-def _within(most: int, what: str, which: str, more: int = 0) -> Iterator[None]:
+def _within(most: int, what: str) -> Iterator[None]:
     """Bound what the block allocates.
 
     Args:
-        most: bytes that the error names.
+        most: bytes.
         what: the block does, for the error.
-        which: bound it is, for the error.
-        more: bytes that it may allocate beside those.
 
     Raises:
         Unavailable: it needs more, or a server that it calls does not answer.
         BundleError: it raised another error.
     """
     try:
-        with memory_budget.limit_private_memory(most + more):
+        with memory_budget.limit_private_memory(most):
             yield
     except Exception as error:  # of the towers' runtime or the index, which share no other base
         failed = OUT_OF_MEMORY.search(repr(error))
         if failed:
             asked = f"; one allocation has {int(size) / MIB:,.0f} MiB" if (size := failed["bytes"]) else ""
-            raise Unavailable(f"{what} takes more than the {most / MIB:,.0f} MiB {which}{asked}") from None
+            room = f"{most / MIB:,.0f} MiB that the machine leaves for each worker"
+            raise Unavailable(f"{what} takes more memory than the {room}{asked}") from None
         if isinstance(error, BundleError | Unavailable):
             raise
         raise BundleDamaged(f"{what} failed: {error!r}") from None
@@ -363,12 +341,6 @@ def _write_catalogue(served: "LoadedBundle", folder: Path) -> None:
         )
     except OSError as error:  # then every worker builds a catalogue of its own
         sys.stderr.write(f"{WARNING}no catalogue is made ready in {folder}: {error.strerror or error}\n")
-
-
-def _own_memory() -> int:
-    """Bytes of this process's memory that are not mapped from files, if the system reports them."""
-    info = psutil.Process().memory_info()
-    return int(info.rss - getattr(info, "shared", 0))
 
 
 if __name__ == "__main__":

@@ -24,11 +24,9 @@ from typing import Any
 
 from twinspire.protos import bundle
 from twinspire.protos.files import atomic_directory
-from twinspire.serving.rollout import memory_budget
 from twinspire.serving.rollout.alias_tracker import AliasTracker, Deployment
 from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
-from twinspire.serving.rollout.bundle_validation import ValidationResult, validate_bundle
-from twinspire.serving.rollout.memory_budget import BATCH, VALUES, ValidationBounds
+from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, do_nothing
 from twinspire.serving.rollout.registry_process import RegistryProcess
 from twinspire.serving.rollout.shadow_log import ShadowLog
@@ -60,9 +58,6 @@ class FollowConfig:
         canary_share: of the requests, 0 to 1.
         shadow: an alias whose bundle gets a copy of a share of the searches; none if empty.
         shadow_share: of the searches, 0 to 1.
-        memory_mib: MiB that a new bundle may take in all workers; 0: what the machine has left.
-        encode_memory_mib: MiB that encoding the largest batch may take in one worker; 0: a quarter of what
-            the machine has left, divided by the workers.
         cache: folder that keeps the bundles.
     """
 
@@ -72,15 +67,7 @@ class FollowConfig:
     canary_share: float = 0.05
     shadow: str = ""
     shadow_share: float = 0.1
-    memory_mib: int = 0
-    encode_memory_mib: int = 0
     cache: Path = BUNDLES
-
-    def validation_bounds(self, copies: int, batch: int, values: int) -> ValidationBounds:
-        """The memory that the validation of a bundle may take; arguments as of `memory_budget`."""
-        return memory_budget.validation_bounds(
-            copies, batch, values, self.memory_mib << 20, self.encode_memory_mib << 20
-        )
 
 
 def follower(
@@ -88,8 +75,6 @@ def follower(
     shared_state: SharedState,
     workers: int,
     item_tower: bool = False,
-    batch: int = BATCH,
-    values: int = VALUES,
 ) -> Callable[[WorkerHandle], None]:
     """What the follower's process runs, from start to stop.
 
@@ -99,8 +84,6 @@ def follower(
             `SHADOW_TARGET` and `SHADOW` if there is a shadow.
         workers: number of worker processes.
         item_tower: the item tower is offered.
-        batch: queries that a worker answers together.
-        values: strings in a feature that takes several.
     """
 
     def run(handle: WorkerHandle) -> None:
@@ -109,7 +92,7 @@ def follower(
         os.nice(NICE)
         clock = Clock(stop)
         with RegistryProcess(stop) as registry:
-            validate = validator(config, item_tower, stop, batch, values)
+            validate = validator(config, item_tower, stop)
             cache = BundleCache(config.cache, owns=True)
             following = Follower(config, shared_state, cache, registry, validate, clock, workers)
             following.begin()
@@ -121,9 +104,7 @@ def follower(
     return run
 
 
-def validator(
-    config: FollowConfig, item_tower: bool, stop: threading.Event, batch: int = BATCH, values: int = VALUES
-) -> ValidateFor:
+def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> ValidateFor:
     """A function that validates a bundle: it must fit into memory and answer its own examples.
 
     The function takes the bundle's folder, the number of processes that will load it, and what it calls
@@ -136,20 +117,14 @@ def validator(
         BundleDamaged: the bundle cannot be used.
     """
     cache = BundleCache(config.cache)
-    passed: dict[str, ValidationResult] = {}
+    passed: dict[str, float] = {}  # version -> seconds to load it
 
     def validate(folder: Path, copies: int, meanwhile: Meanwhile = do_nothing) -> float:
-        manifest = bundle.read_manifest(folder)
-        result = passed.get(manifest.bundle_version)
-        if result is None:
-            memory_budget.check_room(
-                memory_budget.estimate(manifest, item_tower), copies, config.memory_mib << 20
-            )
-            bounds = config.validation_bounds(copies, batch, values)
-            result = validate_bundle(folder, item_tower, stop, cache.ready(folder), meanwhile, bounds)
-            passed[manifest.bundle_version] = result
-        memory_budget.check_room(result.resident_bytes, copies, config.memory_mib << 20)
-        return result.load_s
+        version = bundle.read_manifest(folder).bundle_version
+        if version not in passed:
+            result = validate_bundle(folder, item_tower, stop, cache.ready(folder), meanwhile, copies)
+            passed[version] = result.load_s
+        return passed[version]
 
     return validate
 

@@ -16,8 +16,6 @@ from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.serving.client import RetrievalClient
 
-MEMORY = 200  # MiB that a new bundle may take
-
 Heal = Callable[[], None]
 
 
@@ -43,7 +41,7 @@ class World:
         cache.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(cache)]
         self.disk = cache if subprocess.run(mount, capture_output=True).returncode == 0 else None
-        self.service = Service(self.registry.uri, folder, "--memory", str(MEMORY))
+        self.service = Service(self.registry.uri, folder)
         self.asker = Asker(self.service.told["address"])
         self.asker.start()
 

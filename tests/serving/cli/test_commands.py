@@ -218,7 +218,7 @@ def test_encode_and_info(capsys: Capture, address: str) -> None:
         (["serve", "--metrics-host", "127.0.0.2"], "--metrics-host goes with --metrics-port"),
         (["serve", "--trace-ratio", "1"], "--trace-ratio goes with --trace-endpoint"),
         (["serve", "--poll", "5"], "--poll goes with an alias"),
-        (["serve", "--memory", "5"], "--memory goes with an alias"),
+        (["serve", "--poll", "5"], "--poll goes with an alias"),
         (["serve", "--canary", "models:/a@b"], "--canary goes with an alias"),
         (["serve", "--model", "models:/a/3", "--no-follow"], "--no-follow goes with an alias"),
         (["serve", "--model", "models:/a@b", "--no-follow", "--poll", "5"], "an alias, such as"),

@@ -1,7 +1,6 @@
 """Validation of bundles: a good one is measured, a bad one harms nothing, a large one is not even loaded."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 import resource
@@ -30,9 +29,8 @@ from twinspire.protos.errors import BundleDamaged, Unavailable
 from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout import bundle_validation, memory_budget
-from twinspire.serving.rollout.follower import FollowConfig, validator
-from twinspire.serving.rollout.memory_budget import MIB, ValidationBounds
-from twinspire.serving.rollout.registry import do_nothing
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle
+from twinspire.serving.rollout.memory_budget import MIB
 from twinspire.serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
 
 GIB = 1 << 30
@@ -43,7 +41,6 @@ def test_a_good_bundle_tells_what_it_takes(watched: Path) -> None:
     assert tried.items == 300
     assert tried.dimension == bundle.read_manifest(watched).dimension
     assert tried.load_s > 0
-    assert 0 < tried.resident_bytes < 500 * MIB
 
 
 def test_the_command_prints_json(plain: Path) -> None:
@@ -98,7 +95,7 @@ def test_a_server_of_the_index_that_fails_during_the_examples_is_no_fault_of_the
     with monkeypatch.context() as patched:
         patched.setattr(bundle_validation, "_ask", search)
         with pytest.raises(Unavailable, match=r"^the server of the index"):
-            bundle_validation._try(plain, False, None, ValidationBounds(32, 1000, 1 << 40, 1 << 40))
+            bundle_validation._try(plain, False, None, 1 << 40)
     monkeypatch.setattr(Retriever, "search", search)
     with pytest.raises(Unavailable, match=r"^the server of the index"):
         Retriever.load(plain)
@@ -204,35 +201,9 @@ def test_a_trial_that_a_signal_ends_together_with_the_service_is_no_fault_of_the
     sender.join()
 
 
-def test_the_bounds_of_a_validation_follow_from_the_machine() -> None:
-    free = 24 * GIB
-    assert memory_budget.validation_bounds(2, free=free) == ValidationBounds(32, 1000, 12 * GIB, 3 * GIB)
-    given = memory_budget.validation_bounds(2, 8, 5, 4 * GIB, GIB, free=free)
-    assert given == ValidationBounds(8, 5, 2 * GIB, GIB)
-    assert memory_budget.validation_bounds(8, free=GIB).encoding == memory_budget.MARGIN
-
-
-def test_what_is_too_large_is_told_with_both_figures(plain: Path) -> None:
-    each = memory_budget.estimate(bundle.read_manifest(plain))
-    assert 0 < each < memory_budget.estimate(bundle.read_manifest(plain), item_tower=True)
-    manifest = bundle.read_manifest(plain)
-    own = dataclasses.replace(manifest, precision=bundle.Precisions(vectors="int8"))
-    assert (
-        memory_budget.estimate(own) == each + 4 * manifest.count * manifest.dimension
-    )  # brought back by each
-    unasked = dataclasses.replace(manifest, index=dataclasses.replace(manifest.index, exact=True))
-    assert (
-        memory_budget.estimate(unasked) == each - manifest.files[bundle.INDEX].size
-    )  # a graph that is not loaded
-    memory_budget.check_room(100 * MIB, 2, memory=264 * MIB)
-    with pytest.raises(
-        Unavailable, match="2 times 100 MiB and a margin are 264 MiB, 263 MiB are allowed by --memory"
-    ):
-        memory_budget.check_room(100 * MIB, 2, memory=263 * MIB)
-    with pytest.raises(Unavailable, match="200 MiB are free"):
-        memory_budget.check_room(100 * MIB, 2, free=200 * MIB)
-    with pytest.raises(Unavailable, match="too large for the memory"):
-        memory_budget.check_room(1 << 60, 1)
+def leaving(memory: int) -> int:
+    """A number of workers of which each has about so many bytes of the machine's memory."""
+    return memory_budget.available() // memory
 
 
 def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
@@ -253,18 +224,6 @@ def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
     assert memory_budget.available(groups, membership) == 17 * MIB
     limit(inner, str(40 * MIB), 50 * MIB, 0)
     assert memory_budget.available(groups, membership) == 0
-
-
-def test_a_limit_of_the_older_kind_of_control_group_counts_too(tmp_path: Path) -> None:
-    groups, membership = tmp_path / "groups", tmp_path / "membership"
-    own = groups / "memory" / "box"
-    own.mkdir(parents=True)
-    membership.write_text("5:cpu,cpuacct:/else\n4:memory:/box\n")
-    (own / "memory.limit_in_bytes").write_text(str(30 * MIB))
-    (own / "memory.usage_in_bytes").write_text(str(20 * MIB))
-    (own / "memory.stat").write_text(f"total_inactive_file {MIB}\n")
-    assert memory_budget.available(groups, membership) == 11 * MIB
-    assert memory_budget.available(groups, tmp_path / "nothing") > 11 * MIB
 
 
 @pytest.mark.parametrize("length", [0.0, 0.5, np.nan])
@@ -322,14 +281,11 @@ def test_a_tower_with_weights_outside_its_file_is_refused(
         bundle_validation.validate_bundle(broken, item_tower=True)
 
 
-def test_a_query_tower_that_takes_more_memory_than_its_bound_is_refused(plain: Path, tmp_path: Path) -> None:
+def test_a_query_tower_that_takes_more_memory_than_there_is_is_refused(plain: Path, tmp_path: Path) -> None:
     greedy = altered(plain, tmp_path, lambda folder: swell(folder, 8 * GIB))
-    bounds = ValidationBounds(32, 1000, 4 * GIB, GIB)
-    with pytest.raises(Unavailable) as caught:
-        bundle_validation.validate_bundle(greedy, bounds=bounds)
-    assert "takes more than the 1,024 MiB that --encode-memory allows" in str(caught.value)
-    assert "8,192 MiB" in str(caught.value)
-    assert bundle_validation.validate_bundle(plain, item_tower=True, bounds=bounds).items == 300
+    with pytest.raises(Unavailable, match=r"of the longest queries takes more memory than .*8,192 MiB"):
+        bundle_validation.validate_bundle(greedy, copies=leaving(GIB))
+    assert bundle_validation.validate_bundle(plain, item_tower=True, copies=leaving(GIB)).items == 300
 
 
 def test_a_tower_that_grows_while_it_is_opened_is_refused(plain: Path, tmp_path: Path) -> None:
@@ -348,35 +304,24 @@ def test_a_tower_that_grows_while_it_is_opened_is_refused(plain: Path, tmp_path:
         onnx.save(model, folder / bundle.QUERY_TOWER)
 
     greedy = altered(plain, tmp_path, add_constant)
-    with pytest.raises(Unavailable, match=r"more than the 512 MiB that --encode-memory .*has 4,096 MiB"):
-        bundle_validation.validate_bundle(greedy, bounds=ValidationBounds(32, 1000, 4 * GIB, GIB // 2))
+    with pytest.raises(Unavailable, match=r"takes more memory than .*has 4,096 MiB"):
+        bundle_validation.validate_bundle(greedy, copies=leaving(GIB // 2))
 
 
-def test_an_item_tower_that_takes_more_memory_than_its_bound_is_refused(plain: Path, tmp_path: Path) -> None:
+def test_an_item_tower_that_takes_more_memory_than_there_is_is_refused(plain: Path, tmp_path: Path) -> None:
     greedy = altered(plain, tmp_path, lambda folder: swell(folder, 4 * GIB, bundle.ITEM_TOWER))
-    bounds = ValidationBounds(32, 1000, 4 * GIB, GIB // 2)
-    assert bundle_validation.validate_bundle(greedy, bounds=bounds).items == 300
-    with pytest.raises(Unavailable, match=r"of the longest items takes more than the 512 MiB"):
-        bundle_validation.validate_bundle(greedy, item_tower=True, bounds=bounds)
+    assert bundle_validation.validate_bundle(greedy, copies=leaving(GIB // 2)).items == 300
+    with pytest.raises(Unavailable, match="of the longest items takes more memory than"):
+        bundle_validation.validate_bundle(greedy, item_tower=True, copies=leaving(GIB // 2))
 
 
-def test_a_bundle_that_takes_more_memory_than_its_bound_to_load_is_refused(plain: Path) -> None:
-    with pytest.raises(Unavailable, match=r"loading it takes more than the 1 MiB that --memory"):
-        bundle_validation.validate_bundle(plain, bounds=ValidationBounds(32, 1000, MIB, GIB))
-
-
-def test_the_examples_have_a_bound_of_their_own(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["load", "_ask"])
+def test_each_step_is_bounded(plain: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     monkeypatch.setattr(logging, "disable", lambda level: None)
-    monkeypatch.setattr(bundle_validation, "_ask", lambda served: bytearray(GIB))
+    place = LoadedBundle if step == "load" else bundle_validation
+    monkeypatch.setattr(place, step, lambda *given, **named: bytearray(GIB))
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with pytest.raises(Unavailable, match="examples takes more than the 1 MiB that --encode-memory allows"):
-        bundle_validation._try(plain, False, None, ValidationBounds(32, 1000, GIB, MIB))
+    what = "loading it" if step == "load" else "examples"
+    with pytest.raises(Unavailable, match=f"{what} takes more memory than the 512 MiB that the machine"):
+        bundle_validation._try(plain, False, None, GIB // 2)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
-
-
-@pytest.mark.exhaustive
-def test_as_many_strings_are_encoded_as_the_service_takes(full: Path, tmp_path: Path) -> None:
-    follow, stop = FollowConfig("", encode_memory_mib=256, cache=tmp_path), threading.Event()
-    with pytest.raises(Unavailable, match="the longest queries takes more than the 256 MiB"):
-        validator(follow, False, stop, values=100_000)(full, 1, do_nothing)
-    assert validator(follow, False, stop)(full, 1, do_nothing) > 0

@@ -96,12 +96,6 @@ def swapped_towers(folder: Path) -> None:
     (folder / ITEMS).write_text('{"ids": ["a"], "popularity": [1.0], "fields": {"name": ["a"]}}')
 
 
-def huge(folder: Path) -> None:
-    """A tower that would take more memory than there is for it."""
-    with (folder / QUERY_TOWER).open("r+b") as file:
-        file.truncate(100 << 20)
-
-
 @pytest.mark.parametrize(
     ("name", "change", "fields", "expected"),
     [
@@ -112,7 +106,6 @@ def huge(folder: Path) -> None:
         ("a catalogue of other items", swapped_towers, {}, "items.json"),
         ("a newer schema", lambda folder: None, {"schema_version": 99}, "schema version 99"),
         ("an older schema", lambda folder: None, {"schema_version": 1}, "schema version 1"),
-        ("too large for the memory", huge, {}, "too large for the memory"),
         ("examples that cannot be answered", lambda folder: None, {"examples": ({"age": "x"},)}, "examples"),
     ],
     ids=lambda value: value if isinstance(value, str) and " " in value else "",

@@ -223,10 +223,10 @@ def test_figures_of_a_shadow_are_a_run(registry: RegistryProcess, library: Libra
     assert library.client.get_experiment(found.info.experiment_id).name == NAME
 
 
-def test_a_bundle_that_is_too_large_is_not_even_tried(folders: list[Path]) -> None:
-    attempt = validator(FollowConfig(CHAMPION, memory_mib=1), False, threading.Event())
-    with pytest.raises(Unavailable, match="too large for the memory"):
-        attempt(folders[0], 2, do_nothing)
+def test_a_bundle_that_is_too_large_for_all_workers_is_refused(folders: list[Path]) -> None:
+    attempt = validator(FollowConfig(CHAMPION), False, threading.Event())
+    with pytest.raises(Unavailable, match="takes more memory than the 0 MiB that the machine leaves"):
+        attempt(folders[0], 1 << 40, do_nothing)
     assert validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2, do_nothing) > 0
 
 
