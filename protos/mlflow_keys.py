@@ -11,17 +11,6 @@ INDEX_KIND = "index_kind"  # tag of a model version: the kind of its index, one 
 PRETRAINED_MODEL = "pretrained_model"  # tag of a run: the encoder of its towers, its licence and its use
 STAGE = "twinspire.stage"  # tag of a run: the stage that made it, such as training
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # error codes of what MLflow does not have
-SHADOW = "shadow"  # value of `STAGE`: a run in which a challenger shadowed the champion
-
-# Tags of a shadow run: bundle versions.
-SHADOW_CHALLENGER = "twinspire.challenger"
-SHADOW_CHAMPION = "twinspire.champion"
-# Metrics of a shadow run: number of queries, means over them, and answers without an item.
-SHADOW_QUERIES = "shadow/queries"
-SHADOW_OVERLAP = "shadow/overlap_at_10"
-SHADOW_SCORE_SHIFT = "shadow/score_shift"
-SHADOW_LATENCY_RATIO = "shadow/latency_ratio"
-SHADOW_EMPTY = "shadow/empty"
 
 
 def ui_page(path: str) -> str:
@@ -43,8 +32,3 @@ def ui_server() -> str:
         return ""
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-
-
-def without_group(name: str) -> str:
-    """The name of a shadow's metric in reports: `shadow_queries`, as runs had it before names had groups."""
-    return name.replace("/", "_")

@@ -29,7 +29,6 @@ from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache, last_se
 from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, do_nothing
 from twinspire.serving.rollout.registry_process import RegistryProcess
-from twinspire.serving.rollout.shadow_log import ShadowLog
 from twinspire.serving.rollout.target import BundleRef, Clock, Workers, bundle_at
 from twinspire.serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
 from twinspire.serving.supervisor import WorkerHandle
@@ -44,7 +43,6 @@ MAX_BACKOFF_SECONDS = 60.0
 MAX_BACKOFF_POLLS = 8  # poll intervals
 JITTER = 0.1  # of the interval, so that many servers do not poll at once
 NICE = 10  # verifying a download must not take time from the workers
-STOP_SECONDS = 8.0  # for the registry when the service stops: MLflow may have to be imported once more
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,6 @@ def follower(
             following.begin()
             while not stop.is_set():
                 clock.pause(following.step())
-            registry.hurry(STOP_SECONDS)
-            following.end()
 
     return run
 
@@ -182,11 +178,9 @@ class Follower:
             self._others["canary"] = track(
                 config.canary, canary, copies, before.get("canary", {}), self._champion
             )
-        self._shadow_log: ShadowLog | None = None
         if config.shadow:
             shadow = self._shadow_deployment()
             self._others["shadow"] = track(config.shadow, shadow, 1, before.get("shadow", {}), self._champion)
-            self._shadow_log = ShadowLog(config.model, shared_state, registry, clock)
 
     def begin(self) -> None:
         """Continue from the shared state, and finish a change that an earlier process left incomplete."""
@@ -216,8 +210,6 @@ class Follower:
                 if broken_off:  # the aliases are resolved anew, from the champion's on
                     break
                 broken_off = tracker.poll()
-        if self._shadow_log:
-            self._shadow_log.poll()
         self._cache.prune([each.bundle_version for each in self._in_use()])
         interval = self._config.poll_seconds
         longest = max(interval, min(MAX_BACKOFF_SECONDS, MAX_BACKOFF_POLLS * interval))
@@ -230,11 +222,6 @@ class Follower:
         self._publish()
         return delay
 
-    def end(self) -> None:
-        """Log the shadow's last figures; the service stops."""
-        if self._shadow_log:
-            self._shadow_log.end()
-
     def _champion_deployment(self) -> Deployment:
         def install(new: BundleRef | None, load_s: float) -> None:
             assert new is not None
@@ -242,7 +229,6 @@ class Follower:
             canary = target.canary
             if canary and canary.bundle_version == new.bundle_version:
                 canary = None  # it has been promoted
-            self._keep_figures()
             self._workers.change(new, canary, target.share, load_s)
 
         return Deployment(lambda: self._workers.target.champion, install, lambda: "", optional=False)
@@ -255,7 +241,6 @@ class Follower:
 
     def _shadow_deployment(self) -> Deployment:
         def install(new: BundleRef | None, load_s: float) -> None:
-            self._keep_figures()
             serial = self._shared_state.version(SHADOW_TARGET) + 1
             self._shared_state.write(SHADOW_TARGET, {"serial": serial, **vars(new)} if new else {})
 
@@ -263,10 +248,6 @@ class Follower:
             return BundleRef.of(self._shared_state.read(SHADOW_TARGET))
 
         return Deployment(current, install, self._champion_version, optional=True)
-
-    def _keep_figures(self) -> None:
-        if self._shadow_log:
-            self._shadow_log.keep()
 
     def _champion_version(self) -> str:
         return self._workers.target.champion.bundle_version

@@ -1,4 +1,4 @@
-"""Reads MLflow's registry for the service, and logs the shadow's figures to MLflow.
+"""Reads MLflow's registry for the service.
 
     python -m twinspire.serving.rollout.registry   # answers calls; see `registry_process.py`
 
@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,19 +22,11 @@ from typing import Any, NamedTuple, Protocol
 from twinspire.protos import names
 from twinspire.protos.cli import gc_paused
 from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
-from twinspire.protos.mlflow_keys import (
-    ABSENT,
-    BUNDLE_VERSION,
-    SHADOW,
-    SHADOW_CHALLENGER,
-    SHADOW_CHAMPION,
-    STAGE,
-)
+from twinspire.protos.mlflow_keys import ABSENT, BUNDLE_VERSION
 
 STORE = Path("mlruns/mlflow.db")
 MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 NUMBER = re.compile(r"[0-9]{1,18}")
-SERVER = "twinspire.server"  # tag of a shadow's run: the service that it belongs to
 SQLITE = "sqlite:///"
 MAX_ERROR_LENGTH = 300  # characters of an error of MLflow
 # MLflow, or Alembic for it, imports these if they are installed; the registry's client works without them.
@@ -78,21 +70,6 @@ class Registered(NamedTuple):
             raise BundleDamaged(f"{self.uri}: tag {BUNDLE_VERSION}: {error}") from None
 
 
-class ShadowPair(NamedTuple):
-    """The bundles that a shadow compares, and its service.
-
-    Args:
-        name: of the registered model, and of its experiment.
-        challenger, champion: versions of the bundles.
-        server: identifies the service, from its start to its end.
-    """
-
-    name: str
-    challenger: str
-    champion: str
-    server: str
-
-
 class ModelRegistry(Protocol):
     """The registry as the service uses it. All methods raise Unavailable if it does not answer."""
 
@@ -114,17 +91,6 @@ class ModelRegistry(Protocol):
         Raises:
             MissingStage: there is no such version.
         """
-
-    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
-        """The id of a run for the figures of a shadow.
-
-        Args:
-            pair: that is compared.
-            resume: continue the unfinished run of that pair, if there is one.
-        """
-
-    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
-        """Log figures to a run, and end the run if `ended`."""
 
 
 class MlflowRegistry:
@@ -153,32 +119,6 @@ class MlflowRegistry:
             import mlflow
 
             mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(draft))
-
-    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
-        """As `ModelRegistry` says."""
-        tags = {
-            STAGE: SHADOW,
-            SHADOW_CHALLENGER: pair.challenger,
-            SHADOW_CHAMPION: pair.champion,
-            SERVER: pair.server,
-        }
-        with _asking(pair.name) as client:
-            experiment = _experiment(client, pair.name)
-            if resume:
-                wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-                query = " and ".join([*wanted, "attributes.status = 'RUNNING'"])
-                for run in client.search_runs([experiment], query, max_results=1):
-                    return str(run.info.run_id)
-            name = f"shadow-{pair.challenger[:12]}"
-            return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-
-    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
-        """As `ModelRegistry` says."""
-        with _asking(f"run {run_id}") as client:
-            for key, value in metrics.items():
-                client.log_metric(run_id, key, value, step=step)
-            if ended:
-                client.set_terminated(run_id)
 
 
 def store_uri() -> str:
@@ -258,21 +198,6 @@ def _asking(what: str, failure: str = "the registry does not answer") -> Iterato
         raise Unavailable(f"{what}: {failure}: {cleaned(str(error))}") from None
 
 
-def _experiment(client: Any, name: str) -> str:
-    """The id of a model's experiment, created if there is none."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    uri = store_uri()
-    file = store_file(uri)
-    try:
-        names.model_name(name)
-    except ValueError as error:
-        raise MissingStage(f"experiment: {error}") from None
-    folder = (file.absolute().parent / "artifacts" / name).as_uri() if file else None
-    return str(client.create_experiment(name, folder))
-
-
 def block_unneeded_imports() -> None:
     """Make imports of `NOT_NEEDED` fail in this process until it ends.
 
@@ -326,10 +251,6 @@ def _call(registry: MlflowRegistry, asked: Any) -> Callable[[], Any]:
             return partial(registry.resolve, model)
         case ["download", registered, draft]:
             return partial(registry.download, Registered(*registered), Path(draft))
-        case ["shadow_run", pair, resume]:
-            return partial(registry.shadow_run, ShadowPair(*pair), resume)
-        case ["log_shadow", run_id, metrics, step, ended]:
-            return partial(registry.log_shadow, run_id, metrics, step, ended)
     raise ValueError(f"the registry has none of this kind: {asked!r:.100}")
 
 

@@ -16,7 +16,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +26,6 @@ from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.serving.rollout.registry import (
     Meanwhile,
     Registered,
-    ShadowPair,
     do_nothing,
     store_file,
     store_uri,
@@ -87,10 +86,6 @@ class RegistryProcess:
                     pipe.close()
         self._process, self._read = None, b""
 
-    def hurry(self, seconds: float) -> None:
-        """Use this timeout from now on, and ignore `stop`."""
-        self._stop, self._timeout, self._start_timeout = None, seconds, seconds
-
     def resolve(self, model: str) -> Registered:
         """As `Registry` says."""
         return Registered(*(self._second or self)._ask("resolve", model))
@@ -103,14 +98,6 @@ class RegistryProcess:
                 self._ask("download", *arguments, progress=lambda: _size(draft), meanwhile=meanwhile)
             finally:
                 self._second = None
-
-    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
-        """As `Registry` says."""
-        return str(self._ask("shadow_run", pair, resume))
-
-    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
-        """As `Registry` says."""
-        self._ask("log_shadow", run_id, dict(metrics), step, ended)
 
     def _ask(
         self,
@@ -156,7 +143,7 @@ class RegistryProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
-                start_new_session=True,  # so that a signal to the group does not end it before the last call
+                start_new_session=True,  # a signal to the group is for the service, which ends this process
             )
             self._store, self._fresh = store, True
         return self._process

@@ -34,7 +34,6 @@ class GatesConfig:
         max_size_mib: MiB of all files of a bundle together.
         max_size_ratio: the bundle may have this multiple of the champion's size.
         max_load_seconds: until a bundle is verified, loaded and warm.
-        min_shadow_queries: live queries that the challenger must have answered as a shadow.
     """
 
     threads: int = 1
@@ -52,10 +51,9 @@ class GatesConfig:
     max_size_mib: float = 4096.0
     max_size_ratio: float = 2.0
     max_load_seconds: float = 60.0
-    min_shadow_queries: int = 0
 
     def __post_init__(self) -> None:
-        at_least(0, self, "threads", "seed", "min_shadow_queries")
+        at_least(0, self, "threads", "seed")
         at_least(100, self, "iterations")
         above_zero(self, "query_tower_p99_ratio", "retriever_p99_ratio")
         above_zero(self, "max_size_mib", "max_size_ratio", "max_load_seconds")

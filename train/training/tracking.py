@@ -172,8 +172,7 @@ def _description(name: str) -> str:
         "- `fit`: training, with the metrics of each epoch, of the test part and of the exported bundle\n"
         "- `bench`: latency of a bundle\n"
         "- `release`: a decision about the champion, with a report of all gates (`release/decision.html`)\n"
-        "- `refresh`: a bundle of the champion's towers and newer items\n"
-        "- `shadow`: a challenger beside the champion on live queries"
+        "- `refresh`: a bundle of the champion's towers and newer items"
     )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import psutil
 import pytest
@@ -34,14 +33,11 @@ from twinspire.export.release.gates import (
     latency,
     parity,
     recall,
-    shadow,
     size_and_load,
 )
 from twinspire.protos import bundle, entry_points
-from twinspire.protos.mlflow_keys import SHADOW, SHADOW_CHALLENGER, STAGE
 from twinspire.train.config import GatesConfig
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.training.tracking import experiment_id
 
 
 @pytest.fixture
@@ -101,7 +97,6 @@ def test_the_gates_are_found_in_their_folder() -> None:
         "retriever_latency",
         "bundle_size",
         "load_time",
-        "shadow",
     ]
     assert len({gate.order for gate in GATES}) == len(GATES)
 
@@ -139,7 +134,7 @@ def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_pa
     assert refused.text.startswith("the champion failed while loading: BundleDamaged: index.hnsw: ")
     assert refused.text.endswith("nothing can be compared with it")
     assert {result.name for result in decision.results if result.holds} == {
-        "parity", "filtered_recall", "quality", "quality_history", "bundle_size", "shadow"
+        "parity", "filtered_recall", "quality", "quality_history", "bundle_size"
     }  # fmt: skip
 
 
@@ -260,39 +255,6 @@ def test_a_bundle_may_be_as_large_and_as_slow_to_load_as_the_toml_says(made: Mad
         assert (gate.holds, gate.figure, seconds) == (holds, 2.0, {"challenger": 2.0, "champion": 1.0})
 
 
-def shadowed(name: str, bundle_version: str, group: str = "shadow/", **metrics: float) -> None:
-    with mlflow.start_run(
-        experiment_id=experiment_id(name),
-        tags={STAGE: SHADOW, SHADOW_CHALLENGER: bundle_version},
-    ):
-        mlflow.log_metrics({f"{group}{key}": value for key, value in metrics.items()})
-
-
-def test_shadow_runs_of_the_challenger_are_summed(made_once: Made, tracked: Path) -> None:
-    side = altered.side("1", made_once.folder)
-    demanding = comparison(made_once, tracked, side, min_shadow_queries=100)
-    gate, _ = shadow.judge(comparison(made_once, tracked, side))
-    assert (gate.holds, gate.figure, gate.text) == (True, 0, "not run as a shadow")
-    gate, _ = shadow.judge(demanding)
-    assert (gate.holds, gate.bound) == (False, 100)
-    name, version = made_once.experiment.name, side.manifest.bundle_version
-    shadowed(name, version, queries=60, overlap_at_10=0.5)
-    # As runs were logged before metrics had groups.
-    shadowed(name, version, "shadow_", queries=30, overlap_at_10=0.8, empty=4)
-    shadowed(name, version, queries=0, overlap_at_10=0.0)
-    shadowed(name, "another", queries=1000)
-    gate, measured = shadow.judge(demanding)
-    assert (gate.holds, gate.figure) == (False, 90)
-    assert measured == {
-        "runs": 2,
-        "shadow_queries": 90,
-        "shadow_overlap_at_10": pytest.approx(0.6),
-        "shadow_empty": 4,
-    }
-    shadowed(name, version, queries=10)
-    assert shadow.judge(demanding)[0].holds
-
-
 CODES = {
     "import os, sys; sys.stderr.write('step: {}\\n'); os.abort()": "the process was killed by SIGABRT",
     "import sys; sys.stderr.write('step: {}\\nno room\\n'); sys.exit(3)": (
@@ -331,15 +293,15 @@ def test_the_process_has_the_declared_threads(tmp_path: Path, monkeypatch: pytes
 def test_a_decision_is_ready_for_json(made: Made) -> None:
     side = altered.side("2", made.folder)
     results = (
-        GateResult("shadow", 3, 5, False, "answered 3 live queries"),
+        GateResult("recall", 0.5, 0.9, False, "half is found"),
         GateResult("load_time", None, 60, True, "quick"),
     )
-    decision = Decision(side, None, results, {"shadow": {"runs": 1}})
+    decision = Decision(side, None, results, {"recall": {"queries": 1}})
     assert not decision.accepted
     assert decision.refused == results[:1]
     content = json.loads(json.dumps(decision.document(), allow_nan=False))
     assert content["champion"] is None
-    assert content["refused"] == ["shadow"]
-    assert content["verdict"] == "refused by shadow: answered 3 live queries"
+    assert content["refused"] == ["recall"]
+    assert content["verdict"] == "refused by recall: half is found"
     assert content["gates"][1]["figure"] is None
     assert Decision(side, side, (), {}).accepted

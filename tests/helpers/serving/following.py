@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, Follower
-from twinspire.serving.rollout.registry import Meanwhile, Registered, ShadowPair, do_nothing
+from twinspire.serving.rollout.registry import Meanwhile, Registered, do_nothing
 from twinspire.serving.rollout.target import Clock, Workers, bundle_at
 from twinspire.serving.shared_state import SharedState
 
@@ -34,8 +34,6 @@ class Shelf:
         self.downloaded: list[str] = []  # versions
         self.tags = True
         self.during_download: Callable[[Meanwhile], None] = lambda meanwhile: None
-        self.runs: list[tuple[ShadowPair, bool]] = []
-        self.logged: list[tuple[str, dict[str, float], int, bool]] = []
 
     def resolve(self, model: str) -> Registered:
         self.asked += 1
@@ -57,15 +55,6 @@ class Shelf:
         self.downloaded.append(registered.version)
         self.during_download(meanwhile)
         shutil.copytree(self.folders[registered.version], draft / "bundle")
-
-    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
-        self._answer()
-        self.runs.append((pair, resume))
-        return f"run {len(self.runs)}"
-
-    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
-        self._answer()
-        self.logged.append((run_id, dict(metrics), step, ended))
 
     def _answer(self) -> None:
         if self.broken:

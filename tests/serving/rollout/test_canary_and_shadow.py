@@ -12,7 +12,6 @@ import pytest
 from tests.helpers.serving.faulty import NAME, QUERY, TwoBundles
 from tests.helpers.tiny import item_names
 from tests.helpers.waiting import wait_until
-from twinspire.protos.mlflow_keys import SHADOW_CHALLENGER, STAGE
 from twinspire.serving.client import RetrievalClient
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
@@ -74,18 +73,8 @@ def test_a_challenger_answers_a_part_and_is_asked_the_rest(scene: Scene) -> None
     wait_until(lambda: service.served() == "2" and set(scene.roles()) == {"champion"}, 60, service.log)
     wait_until(lambda: scene.ask(40) == {second})
     assert set(service.state()["requests"]) == {"OK"}
-    found = f"tags.`{STAGE}` = 'shadow'"
-    runs = scene.versions.client.search_runs
-    wait_until(
-        lambda: any(run.data.metrics for run in runs([scene.versions.experiment], found)), 60, service.log
-    )
     service.stop()
     assert "Traceback" not in service.log()
-    (run,) = runs([scene.versions.experiment], found)
-    assert run.data.tags[SHADOW_CHALLENGER][:12] == second
-    assert run.data.metrics["shadow/queries"] >= 20
-    assert 0 < run.data.metrics["shadow/overlap_at_10"] < 1
-    assert run.info.status == "FINISHED"
 
 
 def test_a_canary_that_cannot_be_had_costs_nobody_an_answer(scene: Scene, tmp_path: Path) -> None:

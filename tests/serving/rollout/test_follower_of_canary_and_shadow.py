@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.serving.following import CHALLENGER, CHAMPION, Scene
+from tests.helpers.serving.following import CHALLENGER, CHAMPION
 from twinspire.serving.rollout.registry import Registered
-from twinspire.serving.rollout.shadow_log import LOG_SECONDS
 from twinspire.serving.rollout.target import bundle_at
 
 
@@ -128,83 +127,3 @@ def test_the_champions_version_is_downloaded_once_for_another_alias_that_names_i
     # When it is the champion again, the role is empty again, without a download for the role.
     scene.shelf.aliases[CHAMPION] = "1"
     assert (downloads(3), bool(deployed())) == (["1"], False)
-
-
-def shadow_note(scene: Scene, queries: int, **changed: Any) -> None:
-    sums = {"overlaps": queries, "shifts": queries, "log_ratios": 0}
-    note = {"bundle_version": scene.version("2"), "champion": scene.version("1"), "round": 1, "empty": 1}
-    note |= {"overlap_at_10": 0.75, "score_shift": -0.5, "latency_ratio": 0.0, "sums": sums}
-    scene.shared_state.write("shadow", {**note, "queries": queries, **changed})
-
-
-def test_what_the_shadow_finds_is_logged_now_and_then(make: Any) -> None:
-    scene = make(shadow=CHALLENGER, poll_seconds=1.0)
-    shadow_note(scene, 0)
-    scene.step()
-    assert scene.shelf.runs == []
-    shadow_note(scene, 8)
-    begun = scene.clock.monotonic()
-    while not scene.shelf.logged:
-        scene.step()
-    assert scene.clock.monotonic() <= begun + LOG_SECONDS + 2
-    ((pair, resumed),) = scene.shelf.runs
-    assert pair[:3] == ("tiny", scene.version("2"), scene.version("1"))
-    assert resumed
-    figures = {
-        "shadow/queries": 8.0,
-        "shadow/overlap_at_10": 0.75,
-        "shadow/score_shift": -0.5,
-        "shadow/empty": 1.0,  # and no ratio of times, for none was measured
-    }
-    assert scene.shelf.logged == [("run 1", figures, 8, False)]
-    for _ in range(60):
-        scene.step()
-    assert len(scene.shelf.logged) == 1  # nothing is new
-    shadow_note(scene, 9)
-    scene.follower.end()
-    assert [each[::3] for each in scene.shelf.logged[1:]] == [("run 1", False), ("run 1", True)]
-    assert scene.shelf.logged[1][1]["shadow/queries"] == 9
-
-
-def test_another_pair_has_another_run_and_so_has_a_pair_that_comes_back(make: Any) -> None:
-    scene = make(shadow=CHALLENGER, poll_seconds=LOG_SECONDS * 2)
-    shadow_note(scene, 8)
-    scene.step()
-    shadow_note(scene, 2, round=2, champion=scene.version("3"))
-    scene.step()
-    shadow_note(scene, 3, round=3)
-    scene.step()
-    assert [(pair.champion, resume) for pair, resume in scene.shelf.runs] == [
-        (scene.version("1"), True),
-        (scene.version("3"), False),
-        (scene.version("1"), False),
-    ]
-    assert [each[0] for each in scene.shelf.logged if each[3]] == ["run 1", "run 2"]
-
-
-def test_what_was_found_before_a_swap_is_logged_too(make: Any) -> None:
-    scene = make(shadow=CHALLENGER, poll_seconds=1.0)
-    scene.step()
-    shadow_note(scene, 8)
-
-    def begin_anew() -> None:
-        if scene.target["serial"] > 1:
-            shadow_note(scene, 1, round=2, champion=scene.version("3"))
-
-    scene.clock.meanwhile.append(begin_anew)
-    scene.shelf.aliases[CHAMPION] = "3"
-    scene.step()
-    logged = [(run, step) for run, _, step, ended in scene.shelf.logged if not ended]
-    assert logged == [("run 1", 8), ("run 2", 1)]
-    assert [pair.champion for pair, _ in scene.shelf.runs] == [scene.version("1"), scene.version("3")]
-
-
-def test_figures_that_cannot_be_logged_are_logged_later(make: Any) -> None:
-    scene = make(shadow=CHALLENGER, poll_seconds=LOG_SECONDS * 2)
-    shadow_note(scene, 8)
-    scene.shelf.down = "gone"
-    scene.step()
-    assert (scene.champion, scene.shelf.logged) == ("1", [])
-    scene.shelf.down = ""
-    scene.step()
-    assert len(scene.shelf.logged) == 1

@@ -24,7 +24,7 @@ from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
 from twinspire.serving import bundles
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, validator
-from twinspire.serving.rollout.registry import Registered, ShadowPair, cleaned, do_nothing
+from twinspire.serving.rollout.registry import Registered, cleaned, do_nothing
 from twinspire.serving.rollout.registry_process import RegistryProcess
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
@@ -205,22 +205,6 @@ def test_a_process_goes_with_the_one_that_asked(library: Library) -> None:
     process.communicate()
     psutil.wait_procs([child], timeout=20)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-
-
-def test_figures_of_a_shadow_are_a_run(registry: RegistryProcess, library: Library) -> None:
-    pair = ShadowPair(NAME, "c" * 64, "d" * 64, "here:1:2")
-    run = registry.shadow_run(pair, resume=True)
-    registry.log_shadow(run, {"shadow_queries": 5.0, "shadow_overlap_at_10": 0.5}, 5, ended=False)
-    assert registry.shadow_run(pair, resume=True) == run
-    assert registry.shadow_run(pair, resume=False) != run
-    registry.log_shadow(run, {"shadow_queries": 7.0}, 7, ended=True)
-    found = library.client.get_run(run)
-    assert found.info.status == "FINISHED"
-    assert found.data.metrics == {"shadow_queries": 7.0, "shadow_overlap_at_10": 0.5}
-    assert found.data.tags["twinspire.stage"] == "shadow"
-    assert found.data.tags["twinspire.challenger"] == pair.challenger
-    assert found.data.tags["twinspire.champion"] == pair.champion
-    assert library.client.get_experiment(found.info.experiment_id).name == NAME
 
 
 def test_a_bundle_that_is_too_large_for_all_workers_is_refused(folders: list[Path]) -> None:

@@ -129,7 +129,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"gates": {"iterations": 10}}, "gates.iterations: expected at least 100, got 10"),
     ({"gates": {"max_load_seconds": 0}}, "gates.max_load_seconds: expected a number above 0, got 0"),
     ({"gates": {"max_size_mib": "large"}}, "gates.max_size_mib: expected a number, got 'large'"),
-    ({"gates": {"min_shadow_queries": -1}}, "gates.min_shadow_queries: expected at least 0, got -1"),
     ({"gates": {"seed": -1}}, "gates.seed: expected at least 0, got -1"),
     ({"gates": {"margin": 1}}, "gates.margin: unknown key; known here: filtered_recall_target, iterations"),
     ({"data": {"max_items": -5}}, "data.max_items: expected at least 0, got -5"),
