@@ -518,7 +518,7 @@ class Following(_message.Message):
     def __init__(self, model: _Optional[str] = ..., last_check: _Optional[float] = ..., next_check: _Optional[float] = ..., last_error: _Optional[str] = ..., failures: _Optional[int] = ..., candidate: _Optional[str] = ..., candidate_bundle: _Optional[str] = ..., candidate_stage: _Optional[str] = ..., swaps: _Optional[int] = ..., refused: _Optional[int] = ..., last_swap: _Optional[float] = ...) -> None: ...
 
 class Shadow(_message.Message):
-    __slots__ = ("model", "bundle_version", "model_version", "queries", "dropped", "errors", "overlap_at_10", "score_shift", "latency_ratio", "empty", "last_error")
+    __slots__ = ("model", "bundle_version", "model_version", "queries", "dropped", "errors", "overlap_at_10", "score_shift", "empty", "last_error")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -527,7 +527,6 @@ class Shadow(_message.Message):
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     OVERLAP_AT_10_FIELD_NUMBER: _ClassVar[int]
     SCORE_SHIFT_FIELD_NUMBER: _ClassVar[int]
-    LATENCY_RATIO_FIELD_NUMBER: _ClassVar[int]
     EMPTY_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     model: str
@@ -538,10 +537,9 @@ class Shadow(_message.Message):
     errors: int
     overlap_at_10: float
     score_shift: float
-    latency_ratio: float
     empty: int
     last_error: str
-    def __init__(self, model: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., queries: _Optional[int] = ..., dropped: _Optional[int] = ..., errors: _Optional[int] = ..., overlap_at_10: _Optional[float] = ..., score_shift: _Optional[float] = ..., latency_ratio: _Optional[float] = ..., empty: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., queries: _Optional[int] = ..., dropped: _Optional[int] = ..., errors: _Optional[int] = ..., overlap_at_10: _Optional[float] = ..., score_shift: _Optional[float] = ..., empty: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values", "max_in_flight", "max_hits", "max_answer_bytes", "max_filter_conditions", "max_filter_values", "max_filter_depth")

@@ -418,15 +418,13 @@ def _too_large(size: str, most: int) -> InvalidInput:
     return InvalidInput("k", f"expected an answer of at most {most} bytes, got {size}; {ASK_LESS}")
 
 
-def _taken(
-    request: wire.SearchRequest, answer: MakeAnswer, take: Callable[[Any, bytes, int], None]
-) -> MakeAnswer:
-    """`answer`, followed by a call of `take` with the request, the response and the batch size."""
+def _taken(request: wire.SearchRequest, answer: MakeAnswer, take: Callable[[Any, bytes], None]) -> MakeAnswer:
+    """`answer`, followed by a call of `take` with the request and the response."""
 
     def make(job: Job) -> bytes:
         response = answer(job)
         try:
-            take(request, response, job.batch)
+            take(request, response)
         except Exception:  # it must not fail the client's search
             log.exception("a search could not be mirrored to the shadow")
         return response

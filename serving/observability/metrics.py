@@ -183,9 +183,6 @@ SHADOW_SCORE_SHIFT = _scrape(
     "",
     "version",
 )
-SHADOW_LATENCY_RATIO = _scrape(
-    _G, "shadow_latency_ratio", "Geometric mean of the shadow's time over the champion's.", "", "version"
-)
 
 CATALOGUE_SEQUENCE = _scrape(_G, "catalogue_sequence", "Highest sequence of the store of live items.")
 CATALOGUE_DERIVED = _scrape(

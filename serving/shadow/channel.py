@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from twinspire.protos import retrieval_pb2 as wire
 
-HEAD = struct.Struct("<II")  # of a datagram: the length of its request, and `Mirrored.batch`
+HEAD = struct.Struct("<I")  # of a datagram: the length of its request
 BUFFER = 1 << 20  # bytes of the socket's buffer; Linux doubles it, if its limit allows
 CELL_BYTES = 8
 METHODS = frozenset({"Search", "SearchStream"})
@@ -27,12 +27,10 @@ class Mirrored(NamedTuple):
     Args:
         request: a `SearchRequest`, serialised.
         response: its `SearchResponse`, serialised.
-        batch: number of queries in its batch, itself included; 0 if unknown.
     """
 
     request: bytes
     response: bytes
-    batch: int
 
 
 class TrafficMirror:
@@ -52,25 +50,23 @@ class TrafficMirror:
         self._cell = cell
         self._share = share
 
-    def sample(self, method: str) -> Callable[[wire.SearchRequest | bytes, bytes, int], None] | None:
+    def sample(self, method: str) -> Callable[[wire.SearchRequest | bytes, bytes], None] | None:
         """`send`, or None if the next request is not sampled; takes two tenths of a microsecond."""
         # `random` is seeded again in every fork.
         if random() < self._share and self._cells[0] == 1 and method in METHODS:
             return self.send
         return None
 
-    def send(self, request: wire.SearchRequest | bytes, response: bytes, batch: int = 0) -> None:
+    def send(self, request: wire.SearchRequest | bytes, response: bytes) -> None:
         """Send a search and its answer, or count it as dropped if the socket is full.
 
         Args:
             request: that was answered.
             response: a `SearchResponse`, serialised.
-            batch: number of queries in the batch (`Job.batch`), 0 if unknown; times are compared only if it
-                is 1.
         """
         content = request if isinstance(request, bytes) else request.SerializeToString()
         try:
-            self._send((HEAD.pack(len(content), batch), content, response))
+            self._send((HEAD.pack(len(content)), content, response))
         except OSError:  # the shadow is behind or has died, or the search is too large for a datagram
             self._cells[self._cell] += 1
 
@@ -138,10 +134,10 @@ class ShadowChannel:
                 size = self._receiver.recv_into(self._buffer)
             except BlockingIOError:
                 break
-            length, batch = HEAD.unpack_from(self._buffer)
+            (length,) = HEAD.unpack_from(self._buffer)
             end = HEAD.size + length
             request, response = bytes(self._buffer[HEAD.size : end]), bytes(self._buffer[end:size])
-            found.append(Mirrored(request, response, batch))
+            found.append(Mirrored(request, response))
         return found
 
     def close(self) -> None:

@@ -1,18 +1,5 @@
-"""Compares a challenger's answers with the champion's, and sums the comparisons up.
+"""Compares a challenger's answers with the champion's, and sums the comparisons up."""
 
-Times are compared only if both bundles worked on the query alone and after a pause: the champion had no other
-query in its batch, and the shadow had no query directly before it. In a batch a query costs half as much, and
-a query that follows another one finds warm caches. The champion's time is wall-clock time. The shadow's time
-is processor time, because the shadow waits whenever another process wants the core. Ratios are averaged as
-logarithms, so that one delay of the champion does not outweigh a thousand other queries, and two bundles that
-change places have the inverse ratio.
-
-Even so the two run in different processes, and the shadow has the easier one. On two busy cores equal bundles
-had a ratio of 0.65 to 0.95; over all queries it would have been 0.4 to 0.95. So the ratio shows only a bundle
-that is twice as slow. A promotion goes by times that are measured side by side in one process.
-"""
-
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -29,14 +16,12 @@ class ChallengerAnswer(NamedTuple):
         ids: of its items, best first.
         basis: what the answer is based on, as a value of `wire.Basis`.
         fusion: which scores ranked, as a value of `wire.Fusion`.
-        us: microseconds of processor time to encode and search, for this query alone.
     """
 
     ids: Sequence[str]
     scores: Sequence[float]
     basis: Any
     fusion: Any
-    us: float
 
 
 @dataclass(frozen=True)
@@ -48,31 +33,19 @@ class AnswerComparison:
             champion found nothing.
         shift: mean of the challenger's scores minus the champion's, over the items in both answers; None if
             there are none, or if the answers differ in basis or fusion, and so in the kind of their scores.
-        log_ratio: logarithm of the challenger's time over the champion's; None if they are not comparable.
         empty: the challenger found nothing.
     """
 
     overlap: float | None
     shift: float | None
-    log_ratio: float | None
     empty: bool
 
 
-def compare(champion: wire.SearchResponse, challenger: ChallengerAnswer, timed: bool) -> AnswerComparison:
-    """Compare the answers to one query.
-
-    Args:
-        champion: its answer.
-        challenger: its answer.
-        timed: both worked on the query alone, so that their times can be compared.
-    """
+def compare(champion: wire.SearchResponse, challenger: ChallengerAnswer) -> AnswerComparison:
+    """Compare the answers to one query."""
     expected = {hit.id for hit in champion.hits[:TOP]}
     overlap = len(expected.intersection(challenger.ids[:TOP])) / len(expected) if expected else None
-    log_ratio = None
-    if timed:
-        us = champion.timing.encode_us + champion.timing.search_us
-        log_ratio = math.log(max(1.0, challenger.us) / max(1.0, us))
-    return AnswerComparison(overlap, _shift(champion, challenger), log_ratio, not challenger.ids)
+    return AnswerComparison(overlap, _shift(champion, challenger), not challenger.ids)
 
 
 def _shift(champion: wire.SearchResponse, challenger: ChallengerAnswer) -> float | None:
@@ -94,7 +67,6 @@ class Sums:
         empty: queries that the challenger found nothing for.
         overlap, overlaps: sum and number of `AnswerComparison.overlap`.
         shift, shifts: sum and number of `AnswerComparison.shift`.
-        log_ratio, log_ratios: sum and number of `AnswerComparison.log_ratio`.
     """
 
     queries: int = 0
@@ -104,8 +76,6 @@ class Sums:
     overlaps: int = 0
     shift: float = 0.0
     shifts: int = 0
-    log_ratio: float = 0.0
-    log_ratios: int = 0
 
     def add(self, compared: AnswerComparison) -> None:
         """Add a query that both bundles have answered."""
@@ -117,9 +87,6 @@ class Sums:
         if compared.shift is not None:
             self.shift += compared.shift
             self.shifts += 1
-        if compared.log_ratio is not None:
-            self.log_ratio += compared.log_ratio
-            self.log_ratios += 1
 
     def fail(self) -> None:
         """Add a query that the challenger could not answer."""
@@ -127,11 +94,10 @@ class Sums:
         self.errors += 1
 
     def means(self) -> dict[str, float]:
-        """`overlap_at_10`, `score_shift` and `latency_ratio`; 0 for a mean of no queries."""
+        """`overlap_at_10` and `score_shift`; 0 for a mean of no queries."""
         return {
             "overlap_at_10": self.overlap / self.overlaps if self.overlaps else 0.0,
             "score_shift": self.shift / self.shifts if self.shifts else 0.0,
-            "latency_ratio": math.exp(self.log_ratio / self.log_ratios) if self.log_ratios else 0.0,
         }
 
     def document(self) -> dict[str, Any]:

@@ -71,7 +71,6 @@ class Shadow:
         self._record = PairRecord({})
         self._failures: set[str] = set()  # kinds of unforeseen errors that have been logged
         self._is_published, self._published_at = False, 0.0
-        self._was_idle = False  # the last step found no search
 
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops, at the lowest priority."""
@@ -92,18 +91,12 @@ class Shadow:
         self._record = PairRecord(self._shared_state.read(SHADOW))
 
     def step(self, seconds: float = POLL_SECONDS) -> None:
-        """Read the shared state, then compare queued searches; wait up to `seconds` if there are none.
-
-        Times are compared only of a search before which the shadow has waited, in this step or the last one.
-        """
+        """Read the shared state, then compare queued searches; wait up to `seconds` if there are none."""
         self._follow()
         self._follow_live()
-        waiting = self._channel.wait(0.0)
-        has_waited = self._was_idle or not waiting
-        waiting = waiting or self._channel.wait(seconds)
-        self._was_idle = not waiting
-        for n, mirrored in enumerate(self._channel.receive(BATCH) if waiting else ()):
-            self._compare(mirrored, timed=n == 0 and has_waited and mirrored.batch == 1)
+        waiting = self._channel.wait(seconds)
+        for mirrored in self._channel.receive(BATCH) if waiting else ():
+            self._compare(mirrored)
         is_due = time.monotonic() - self._published_at >= PUBLISH_SECONDS
         if not self._is_published and (not waiting or is_due):
             self._publish()
@@ -175,7 +168,7 @@ class Shadow:
         else:
             self._retriever, self._live_error = self._live.retriever, ""
 
-    def _compare(self, mirrored: Mirrored, timed: bool) -> None:
+    def _compare(self, mirrored: Mirrored) -> None:
         """Answer one search, and compare; count an error if the challenger cannot answer it."""
         if self._retriever is None:
             return  # sent for an earlier challenger
@@ -192,10 +185,10 @@ class Shadow:
             self._record.sums.fail()
             self._log_once(error)
         else:
-            self._record.sums.add(compare(champion, challenger, timed))
+            self._record.sums.add(compare(champion, challenger))
 
     def _answer(self, retriever: Retriever, request: wire.SearchRequest) -> ChallengerAnswer:
-        """Answer as the service does; what the service does not time is not timed here either."""
+        """Answer as the service does."""
         prepared = retriever.prepare(converters.query_from_wire(request.query, "query"))
         k = self._limits.k(request.k)
         compiled = None
@@ -205,14 +198,12 @@ class Shadow:
         exclude_history = converters.if_given(request, "exclude_history")
         min_score = converters.if_given(request, "min_score")
         options = retriever.search_options(k, request.exclude, exclude_history, compiled, fusion, min_score)
-        started = time.thread_time_ns()
         encoded = retriever.encode_prepared([prepared])
         (found,) = retriever.find(encoded, [options])
-        us = (time.thread_time_ns() - started) / 1000
         ids = [retriever.items.ids[row] for row in found.rows]
         scores = np.asarray(found.scores, np.float32).tolist()  # rounded like the champion's on the wire
         ranked_by = converters.fusion_to_wire(found.fusion)
-        return ChallengerAnswer(ids, scores, BASES[found.context.basis], ranked_by, us)
+        return ChallengerAnswer(ids, scores, BASES[found.context.basis], ranked_by)
 
     def _log_once(self, error: Exception) -> None:
         """Log an unforeseen error, the first of its kind."""

@@ -18,7 +18,6 @@ COUNTERS = {
 MEANS = {
     "overlap_at_10": (metrics.SHADOW_OVERLAP, "overlaps"),
     "score_shift": (metrics.SHADOW_SCORE_SHIFT, "shifts"),
-    "latency_ratio": (metrics.SHADOW_LATENCY_RATIO, "log_ratios"),
 }
 
 

@@ -201,8 +201,8 @@ class FailingMirror(TrafficMirror):
     def __init__(self) -> None:
         """Nothing is connected."""
 
-    def sample(self, method: str) -> Callable[[Any, bytes, int], None]:
-        def take(request: Any, response: bytes, batch: int) -> None:
+    def sample(self, method: str) -> Callable[[Any, bytes], None]:
+        def take(request: Any, response: bytes) -> None:
             raise ValueError("the disk is full")
 
         return take

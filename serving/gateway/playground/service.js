@@ -206,7 +206,6 @@ function release({ state = {} }) {
         ["Searches repeated", words.count(shadow.queries)],
         ["Overlap of the first 10", some(shadow.queries) && percent(shadow.overlap_at_10)],
         ["Score shift", some(shadow.queries) && words.digits(shadow.score_shift)],
-        ["Time over the champion's", some(shadow.queries) && words.digits(shadow.latency_ratio)],
         ["Dropped", some(shadow.dropped)],
       ]),
     warning(shadow),

@@ -68,10 +68,10 @@ class Scene:
         wanted = {"folder": str(folder), "bundle_version": version, "model_version": "2"}
         self.shared_state.write("shadow target", {"serial": self._serial, **wanted})
 
-    def offer(self, champion: Champion, *requests: wire.SearchRequest, batch: int = 1) -> None:
+    def offer(self, champion: Champion, *requests: wire.SearchRequest) -> None:
         for request in requests:
             assert self.mirror.sample("Search")
-            self.mirror.send(request, champion.answer(request), batch)
+            self.mirror.send(request, champion.answer(request))
 
     def note(self) -> dict[str, Any]:
         """What the shadow tells once it has done what there is to do."""

@@ -54,7 +54,6 @@ SHADOW: dict[str, Any] = {
     "errors": 1,
     "overlap_at_10": 0.875,
     "score_shift": -0.0123,
-    "latency_ratio": 1.5,
     "empty": 2,
     "last_error": "",
 }
@@ -123,7 +122,7 @@ def test_a_shadow_is_told_with_what_it_found() -> None:
     found = rows(FOLLOWING, SHADOW)
     assert found["shadow"] == "models:/tiny@challenger, version 4, bundle cccccccccccc"
     assert found["shadow's queries"] == "1,000, 1 with an error, 2 without an answer; 12 dropped"
-    assert found["beside the champion"] == "overlap@10 0.875, score -0.0123, time 1.50 times"
+    assert found["beside the champion"] == "overlap@10 0.875, score -0.0123"
     absent = {**SHADOW, "bundle_version": "", "queries": 0, "errors": 0, "last_error": "no such alias"}
     found = rows(FOLLOWING, absent)
     assert found["shadow"] == "models:/tiny@challenger, none"

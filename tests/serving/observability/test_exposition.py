@@ -59,8 +59,8 @@ def shared_state(channel: ShadowChannel) -> SharedState:
     made.write("target", {"serial": 2, "champion": old, "canary": canary})
     following: dict[str, Any] = {"last_check": 1.7e9, "failures": 2, "candidate": "5", "swaps": 3}
     made.write("following", {**following, "refused": 1, "last_swap": 1.6e9})
-    sums = {"overlaps": 5, "shifts": 0, "log_ratios": 2}
-    means = {"overlap_at_10": 0.75, "score_shift": 0.0, "latency_ratio": 1.5}
+    sums = {"overlaps": 5, "shifts": 0}
+    means = {"overlap_at_10": 0.75, "score_shift": 0.0}
     counts = {"queries": 7, "errors": 1, "empty": 2, "dropped_before": 0}
     made.write("shadow", {"bundle_version": THIRD, "sums": sums, **means, **counts})
     channel.request_searches(True)

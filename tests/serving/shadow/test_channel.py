@@ -26,15 +26,15 @@ def channel() -> Iterator[ShadowChannel]:
 
 def test_what_is_offered_arrives_whole_and_in_order(channel: ShadowChannel) -> None:
     mirror = channel.mirror(0, share=1.0)
-    mirror.send(REQUEST, RESPONSE, batch=1)
-    mirror.send(REQUEST.SerializeToString(), b"", batch=7)
+    mirror.send(REQUEST, RESPONSE)
+    mirror.send(REQUEST.SerializeToString(), b"")
     mirror.send(b"", RESPONSE)
     assert channel.wait(0)
     assert channel.receive(2) == [
-        Mirrored(REQUEST.SerializeToString(), RESPONSE, 1),
-        Mirrored(REQUEST.SerializeToString(), b"", 7),
+        Mirrored(REQUEST.SerializeToString(), RESPONSE),
+        Mirrored(REQUEST.SerializeToString(), b""),
     ]
-    assert channel.receive(2) == [Mirrored(b"", RESPONSE, 0)]
+    assert channel.receive(2) == [Mirrored(b"", RESPONSE)]
     assert channel.receive(2) == []
     assert not channel.wait(0)
     assert channel.dropped == 0
@@ -113,13 +113,13 @@ def test_what_several_processes_drop_is_summed(channel: ShadowChannel) -> None:
         mirror = channel.mirror(slot, share=1.0)
         for _ in range(slot + 1):
             mirror.send(REQUEST, bytes(8 << 20))
-        mirror.send(REQUEST, RESPONSE, batch=slot)
+        mirror.send(bytes([slot]), RESPONSE)
 
     children = [fork(partial(drop, slot)) for slot in range(3)]
     for pid in children:
         os.waitpid(pid, 0)
     assert channel.dropped == 6
-    assert {each.batch for each in channel.receive(9)} == {0, 1, 2}
+    assert {each.request for each in channel.receive(9)} == {bytes([slot]) for slot in range(3)}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

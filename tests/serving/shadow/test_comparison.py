@@ -11,19 +11,18 @@ IDS = [f"item-{n:03}" for n in range(20)]
 POPULAR = wire.Basis.Value("BASIS_POPULAR")
 
 
-def champion(scores: dict[str, float], us: int = 100, basis: int = 0) -> wire.SearchResponse:
+def champion(scores: dict[str, float], basis: int = 0) -> wire.SearchResponse:
     hits = [wire.Hit(id=item, score=score) for item, score in scores.items()]
-    timing = wire.Timing(queue_us=1000, encode_us=us // 4, search_us=us - us // 4)
-    return wire.SearchResponse(hits=hits, bundle_version="a", timing=timing, basis=basis)  # type: ignore[arg-type]
+    return wire.SearchResponse(hits=hits, bundle_version="a", basis=basis)  # type: ignore[arg-type]
 
 
-def own(scores: dict[str, float], us: float = 100.0, basis: int = 0, fusion: int = 0) -> ChallengerAnswer:
-    return ChallengerAnswer([*scores], [*scores.values()], basis, fusion, us)
+def own(scores: dict[str, float], basis: int = 0, fusion: int = 0) -> ChallengerAnswer:
+    return ChallengerAnswer([*scores], [*scores.values()], basis, fusion)
 
 
 def test_an_equal_answer_overlaps_whole_and_is_not_shifted() -> None:
     scores = {item: 1 - n / 32 for n, item in enumerate(IDS)}
-    assert compare(champion(scores), own(scores), timed=True) == AnswerComparison(1.0, 0.0, 0.0, empty=False)
+    assert compare(champion(scores), own(scores)) == AnswerComparison(1.0, 0.0, empty=False)
 
 
 @pytest.mark.parametrize(
@@ -43,58 +42,39 @@ def test_an_equal_answer_overlaps_whole_and_is_not_shifted() -> None:
 def test_overlap_is_the_part_of_the_champions_first_ten(
     theirs: list[str], mine: list[str], overlap: float | None
 ) -> None:
-    compared = compare(champion(dict.fromkeys(theirs, 0.5)), own(dict.fromkeys(mine, 0.5)), timed=False)
+    compared = compare(champion(dict.fromkeys(theirs, 0.5)), own(dict.fromkeys(mine, 0.5)))
     assert compared.overlap == overlap
     assert compared.empty == (mine == [])
 
 
 def test_the_shift_is_that_of_items_in_both() -> None:
     theirs = champion({"a": 0.5, "b": 0.25, "c": 1.0})
-    assert compare(theirs, own({"b": 0.5, "x": 9.0, "a": 1.0}), timed=False).shift == (0.25 + 0.5) / 2
-    assert compare(theirs, own({"x": 9.0}), timed=False).shift is None
+    assert compare(theirs, own({"b": 0.5, "x": 9.0, "a": 1.0})).shift == (0.25 + 0.5) / 2
+    assert compare(theirs, own({"x": 9.0})).shift is None
 
 
 def test_scores_of_another_kind_are_not_compared() -> None:
     theirs = champion({"a": 0.5}, basis=POPULAR)
-    assert compare(theirs, own({"a": 0.75}), timed=False).shift is None
-    assert compare(theirs, own({"a": 0.75}, basis=POPULAR), timed=False).shift == 0.25
-
-
-def test_times_are_compared_only_where_they_can_be() -> None:
-    assert compare(champion({"a": 1.0}), own({"a": 1.0}), timed=False).log_ratio is None
-
-
-def ratio(*pairs: tuple[int, float]) -> float:
-    sums = Sums()
-    for theirs, mine in pairs:
-        sums.add(compare(champion({"a": 1.0}, theirs), own({"a": 1.0}, mine), timed=True))
-    return sums.means()["latency_ratio"]
-
-
-def test_the_ratio_of_times_is_a_geometric_mean() -> None:
-    assert ratio((100, 300.0)) == pytest.approx(3.0)
-    assert ratio((100, 300.0), (300, 100.0)) == pytest.approx(1.0)
-    assert ratio((100, 200.0), (100, 800.0)) == pytest.approx(4.0)
-    assert ratio(*[(100, 200.0)] * 999, (100_000, 200.0)) == pytest.approx(2.0, rel=0.01)
-    assert ratio((0, 0.0)) == 1.0  # below what the clock of the wire tells
+    assert compare(theirs, own({"a": 0.75})).shift is None
+    assert compare(theirs, own({"a": 0.75}, basis=POPULAR)).shift == 0.25
 
 
 def test_means_are_over_the_queries_that_have_them() -> None:
     sums = Sums()
-    assert sums.means() == {"overlap_at_10": 0.0, "score_shift": 0.0, "latency_ratio": 0.0}
-    sums.add(AnswerComparison(1.0, 0.5, None, empty=False))
-    sums.add(AnswerComparison(0.0, None, None, empty=True))
-    sums.add(AnswerComparison(None, None, None, empty=True))
+    assert sums.means() == {"overlap_at_10": 0.0, "score_shift": 0.0}
+    sums.add(AnswerComparison(1.0, 0.5, empty=False))
+    sums.add(AnswerComparison(0.0, None, empty=True))
+    sums.add(AnswerComparison(None, None, empty=True))
     sums.fail()
     assert (sums.queries, sums.errors, sums.empty) == (4, 1, 2)
-    assert sums.means() == {"overlap_at_10": 0.5, "score_shift": 0.5, "latency_ratio": 0.0}
+    assert sums.means() == {"overlap_at_10": 0.5, "score_shift": 0.5}
 
 
 def test_a_record_goes_on_from_its_note() -> None:
     record = PairRecord({})
     record.set_challenger("x", dropped=5)
     record.set_champion("a", dropped=6)
-    record.sums.add(AnswerComparison(0.3, 0.1, 0.7, empty=False))
+    record.sums.add(AnswerComparison(0.3, 0.1, empty=False))
     note = json.loads(json.dumps(record.document()))
     again = PairRecord(note)
     again.set_challenger("x", dropped=9)

@@ -30,7 +30,7 @@ def record() -> PairRecord:
 
 def test_info_gets_every_field_of_its_message() -> None:
     made = record()
-    made.sums.add(AnswerComparison(0.5, -0.25, 0.0, empty=False))
+    made.sums.add(AnswerComparison(0.5, -0.25, empty=False))
     made.sums.fail()
     state = shadow_state(entry_of(made), dropped=8)
     assert {*state} == {field.name for field in wire.Shadow.DESCRIPTOR.fields}
@@ -43,7 +43,6 @@ def test_info_gets_every_field_of_its_message() -> None:
         errors=1,
         overlap_at_10=0.5,
         score_shift=-0.25,
-        latency_ratio=1.0,
     )
 
 
@@ -58,8 +57,8 @@ def test_a_shadow_that_has_not_begun_has_nothing_to_tell() -> None:
 
 def test_a_scrape_tells_counts_and_means() -> None:
     made = record()
-    made.sums.add(AnswerComparison(0.5, -0.25, 0.0, empty=False))
-    made.sums.add(AnswerComparison(1.0, None, None, empty=True))
+    made.sums.add(AnswerComparison(0.5, -0.25, empty=False))
+    made.sums.add(AnswerComparison(1.0, None, empty=True))
     made.sums.fail()
     assert samples([*shadow_readings(entry_of(made), dropped=8)]) == {
         "twinspire_shadow_queries_total": 3,
@@ -68,14 +67,12 @@ def test_a_scrape_tells_counts_and_means() -> None:
         "twinspire_shadow_empty_total": 1,
         "twinspire_shadow_overlap": 0.75,
         "twinspire_shadow_score_shift": -0.25,
-        "twinspire_shadow_latency_ratio": 1.0,
     }
 
 
 def test_what_was_not_measured_has_no_sample() -> None:
     made = record()
-    made.sums.add(AnswerComparison(0.0, None, None, empty=True))
+    made.sums.add(AnswerComparison(0.0, None, empty=True))
     found = samples([*shadow_readings(entry_of(made), dropped=3)])
     assert found["twinspire_shadow_overlap"] == 0
     assert "twinspire_shadow_score_shift" not in found
-    assert "twinspire_shadow_latency_ratio" not in found
