@@ -14,16 +14,12 @@ from twinspire.serving.gateway.fairness import FairShare, client_in
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner needs no task that waits for its client to disconnect
-AUTHORIZE_SECONDS = (
-    0.1  # after the head, without the whole body, after which the service is asked for the client
-)
 # A body may take `BODY_SECONDS`, and one second more for each `BODY_RATE` bytes that have arrived.
 BODY_SECONDS = 5.0
 BODY_RATE = 16 << 10
 RECEIVED = "twinspire.received"  # in a request's scope: bytes of its body that have arrived
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Authorize = Callable[[], Awaitable[None]]
 
 
 class HttpClientGone(Exception):
@@ -81,9 +77,7 @@ class PendingBytes(FairShare):
         return HttpFailure(grpc.StatusCode.UNAVAILABLE, text, headers=CLOSE | {"retry-after": "1"})
 
 
-async def body(
-    request: Request, most: int, seconds: float, pending: PendingBytes, authorize: Authorize
-) -> bytes | bytearray:
+async def body(request: Request, most: int, seconds: float, pending: PendingBytes) -> bytes | bytearray:
     """The body of a request.
 
     Args:
@@ -91,23 +85,20 @@ async def body(
         most: bytes.
         seconds: that it may take to arrive at most; it has to arrive at `BODY_RATE`, too.
         pending: bytes of all bodies.
-        authorize: called if the body is not there yet; refuses a client whose body need not be waited for.
 
     Raises:
-        HttpFailure: it is too large, takes too long, there is no room for it, or its client is refused.
-        ClientGone: the client has closed the connection.
+        HttpFailure: it is too large, takes too long, or there is no room for it.
+        HttpClientGone: the client has closed the connection.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
         raise too_large(most)
-    client = client_in(request.scope)
-    parts = _Parts(request.receive, seconds, authorize)
-    if "expect" in request.headers:  # 100 (Continue), which `receive` sends
-        await parts.authorize()
-    whole = bytearray()
+    client, clock = client_in(request.scope), asyncio.get_running_loop().time
+    begun, whole = clock(), bytearray()
     while True:
+        until = begun + min(seconds, BODY_SECONDS + len(whole) / BODY_RATE)
         with pending.keep(client, len(whole)):
-            message = await parts.next(len(whole))
+            message = await _received(request.receive, until - clock(), seconds)
         part: bytes = message.get("body", b"")
         is_whole = not message.get("more_body", False)
         request.scope[RECEIVED] = len(whole) + len(part)
@@ -118,42 +109,6 @@ async def body(
         whole += part
         if is_whole:
             return whole
-
-
-class _Parts:
-    """The parts of a body, as they arrive; arguments as of `body`."""
-
-    def __init__(self, receive: Receive, seconds: float, authorize: Authorize) -> None:
-        self._receive, self._seconds, self._authorize = receive, seconds, authorize
-        self._clock = asyncio.get_running_loop().time
-        self._begun = self._clock()
-        self._is_authorized = False
-
-    async def authorize(self) -> None:
-        """Ask once whether the body is to be waited for."""
-        await self._authorize()
-        self._is_authorized = True
-
-    async def next(self, count: int) -> MutableMapping[str, Any]:
-        """The next part, after `count` bytes; errors as of `body`."""
-        message = None
-        if not self._is_authorized:
-            message = await self._within(AUTHORIZE_SECONDS)
-            if message is None:
-                await self.authorize()
-        if message is None:
-            message = await self._within(min(self._seconds, BODY_SECONDS + count / BODY_RATE))
-        if message is None:
-            text = (
-                f"the body came at less than {BODY_RATE} bytes a second after its first {BODY_SECONDS:g} s, "
-                f"or took longer than {self._seconds:g} s (--longest-timeout)"
-            )
-            raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE)
-        return message
-
-    async def _within(self, seconds: float) -> MutableMapping[str, Any] | None:
-        """The next part, if it arrives so soon after the head."""
-        return await _received(self._receive, self._begun + seconds - self._clock())
 
 
 def too_large(most: int) -> HttpFailure:
@@ -196,17 +151,26 @@ class DisconnectWatcher:
         self._call.cancel()
 
 
-async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any] | None:
-    """The next message of a body; None if it does not arrive in time.
+async def _received(receive: Receive, left: float, longest: float) -> MutableMapping[str, Any]:
+    """The next message of a body.
+
+    Args:
+        left: seconds in which it has to arrive.
+        longest: seconds of the whole body, for the error.
 
     Raises:
-        ClientGone: the client has closed the connection.
+        HttpFailure: it does not arrive in time.
+        HttpClientGone: the client has closed the connection.
     """
     try:
-        async with asyncio.timeout(max(0.0, seconds)):
+        async with asyncio.timeout(max(0.0, left)):
             message = await receive()
     except TimeoutError:
-        return None
+        text = (
+            f"the body came at less than {BODY_RATE} bytes a second after its first {BODY_SECONDS:g} s, "
+            f"or took longer than {longest:g} s (--longest-timeout)"
+        )
+        raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE) from None
     if message["type"] == "http.disconnect":
         raise HttpClientGone
     return message

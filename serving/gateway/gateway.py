@@ -15,7 +15,6 @@ from starlette.responses import Response
 from twinspire.protos import __version__, catalogue_pb2, retrieval_pb2
 from twinspire.protos.system import logs
 from twinspire.serving.address import is_local
-from twinspire.serving.gateway.authorization import Authorization
 from twinspire.serving.gateway.embeddings import LIGHT_TEXTS, EmbeddingForm
 from twinspire.serving.gateway.exchange import (
     JSON,
@@ -28,7 +27,7 @@ from twinspire.serving.gateway.exchange import (
     check_type,
     deadline,
 )
-from twinspire.serving.gateway.failures import HttpFailure, failure_of
+from twinspire.serving.gateway.failures import CLOSE, UNPAID, HttpFailure, failure_of
 from twinspire.serving.gateway.fairness import FairShare, Refusals, client_in
 from twinspire.serving.gateway.heavy_work import HeavyWork
 from twinspire.serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, to_json
@@ -69,7 +68,7 @@ class Gateway:
         self._champion: Upstream | None = None
         self._challenger: Upstream | None = None
         self._following: set[Any] = set()  # calls that end only when their clients go
-        self._authorization, self._work = Authorization(), HeavyWork()
+        self._work = HeavyWork()
         bounds = options.bounds
         self.requests, self.streams = FairShare(bounds.requests), FairShare(bounds.streams)
         self.pending = PendingBytes(bounds.pending_body_bytes)
@@ -211,24 +210,20 @@ class Gateway:
                         self._following.discard(call)
 
     async def authorize(self, method: UpstreamMethod, request: Request) -> None:
-        """Refuse a client that may not call a method, before its body is waited for or takes long to read.
+        """Refuse a client that may not call a method, as long as the service can be asked.
 
         Raises:
             Failure: the service does not allow it.
         """
         metadata = tuple(each for each in self._metadata(request) if each[0] == "authorization")
-        client = client_in(request.scope)
-
-        async def ask() -> tuple[grpc.StatusCode, str]:
-            service = self._service
-            try:
-                async with self._place(service, client, self.options.timeout) as seconds:
-                    return await service.status(method, seconds, metadata)
-            except HttpFailure as failure:  # no place in time
-                return failure.code, failure.message
-
-        token = " ".join(text for _, text in metadata)
-        await self._authorization.check(client, method.path, token, ask)
+        service = self._service
+        try:
+            async with self._place(service, client_in(request.scope), self.options.timeout) as seconds:
+                code, text = await service.status(method, seconds, metadata)
+        except HttpFailure:  # no place in time
+            return
+        if code in UNPAID:
+            raise HttpFailure(code, text, headers=CLOSE)
 
     async def read(
         self, content: bytes | bytearray, method: UpstreamMethod, request: Request, seconds: float, read: Read
@@ -289,9 +284,8 @@ class Gateway:
         check_type(request)
         clock = asyncio.get_running_loop().time
         seconds = self._seconds(request) if seconds is None else seconds
-        authorize = partial(self.authorize, method, request)
         most, longest = self.options.bounds.max_body_bytes, self.options.longest_timeout
-        content = await body(request, most, longest, self.pending, authorize)
+        content = await body(request, most, longest, self.pending)
         until = clock() + seconds
         with self._in_progress(request), self.pending.keep(client_in(request.scope), len(content)):
             message = await self.read(content, method, request, seconds, read or method.read)

@@ -19,10 +19,6 @@ from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 SEARCH = json.dumps({"query": {"text": "a" * 500}}).encode()
 
 
-async def allow() -> None:
-    """Let every client send its body."""
-
-
 def test_the_time_of_a_body_begins_before_its_first_part() -> None:
     parts = [b"{", b"}"]
 
@@ -36,7 +32,7 @@ def test_the_time_of_a_body_begins_before_its_first_part() -> None:
 
     async def read_body() -> None:
         request = Request({"type": "http", "headers": []}, receive)
-        await body(request, 100, 0.5, PendingBytes(100), allow)
+        await body(request, 100, 0.5, PendingBytes(100))
 
     with pytest.raises(HttpFailure) as late:
         asyncio.run(read_body())

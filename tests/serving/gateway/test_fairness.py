@@ -22,7 +22,7 @@ from twinspire.serving.gateway.failures import HttpFailure
 from twinspire.serving.gateway.fairness import FairPlaces, FairShare, Refusals
 from twinspire.serving.gateway.gateway import SEARCH as SEARCH_METHOD
 from twinspire.serving.gateway.options import GatewayBounds
-from twinspire.serving.gateway.upstream import Upstream
+from twinspire.serving.gateway.upstream import Upstream, UpstreamMethod
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
 from twinspire.serving.security.tokens import TokenFile, new_token
@@ -128,31 +128,23 @@ def test_bodies_that_do_not_come_take_no_request_of_others() -> None:
             assert running.ask("/v1/search", SEARCH).status == 200
 
 
-def test_a_body_is_waited_for_only_from_a_client_that_may_ask(retriever: Retriever, tmp_path: Path) -> None:
-    secret, entry = new_token("page", "reader")
-    (tmp_path / "tokens.toml").write_text(f'{entry}[methods]\n"retrieval.v1.Retrieval/Encode" = "writer"\n')
+def test_a_large_body_is_parsed_only_for_a_client_that_may_ask(
+    retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(*given: object) -> None:
+        raise AssertionError("it was parsed")
+
+    (tmp_path / "tokens.toml").write_text(new_token("page", "reader")[1])
+    large = b'{"query": {"text": "%s"}}' % (b"a" * messages.LIGHT_BYTES)
     with (
         RetrievalServer(retriever, access=Access(tokens=TokenFile(tmp_path / "tokens.toml"))) as server,
         run_gateway(server.address) as running,
     ):
-        for path, token, expected in (
-            ("/v1/search", "", b"401"),
-            ("/v1/search", "Bearer wrong", b"401"),
-            ("/v1/encode", f"Bearer {secret}", b"403"),
-        ):
-            for more in ("", "Expect: 100-continue"):
-                given = [each for each in (f"Authorization: {token}" if token else "", more) if each]
-                with opened(running, 1, head(path, "Content-Length: 100", *given)) as (connection,):
-                    answer = connection.recv(1 << 16)
-                    assert answer.startswith(b"HTTP/1.1 %s " % expected)
-                    assert b"connection: close" in answer
-                    assert is_ended(connection)
-        with opened(
-            running, 1, head("/v1/search", f"Content-Length: {len(BODY)}", f"Authorization: Bearer {secret}")
-        ) as (connection,):
-            time.sleep(4 * exchange.AUTHORIZE_SECONDS)
-            connection.sendall(BODY)
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        monkeypatch.setattr(UpstreamMethod, "read", parse)
+        with opened(running, 1, whole("/v1/search", large, "Authorization: Bearer wrong")) as (connection,):
+            answer = connection.recv(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 401 ")
+            assert b"connection: close" in answer
 
 
 def test_a_body_has_a_deadline_and_a_smallest_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,22 +178,6 @@ def test_parked_calls_of_one_client_leave_places_for_others() -> None:
                 assert service.seen.get(timeout=30)["seconds"] < 10  # it is not one of those that are parked
                 service.released.set()
                 assert connection.getresponse().status == 200
-
-
-def test_a_client_that_waits_for_a_place_does_not_delay_the_authorization_of_others() -> None:
-    parked = whole("/v1/search", BODY, "Request-Timeout: 60")
-    waits = head("/v1/search", "Content-Length: 1000")
-    bounds = GatewayBounds(connections=1)
-    with decided() as (service, address), run_gateway(address, bounds=bounds, timeout=60.0) as running:
-        service.released.clear()
-        with opened(running, 8, parked):
-            for _ in range(8):
-                service.seen.get(timeout=30)
-            with opened(running, 1, waits):
-                time.sleep(5 * exchange.AUTHORIZE_SECONDS)
-                assert service.begun.qsize() == 8  # it waits for a place of its client
-                with opened(running, 1, waits, ("127.0.0.1",)):
-                    wait_until(lambda: service.begun.qsize() == 9)
 
 
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes", "/readyz"])
