@@ -2,8 +2,7 @@
 
 command         measures the parts, and logs the result
 parts           towers, retriever; each adds its figures and returns what else is reported
-latency_inputs  the records that towers are timed on; `estimate` has the intervals
-figures         names, units and intervals; `report` shows them on the terminal
+figures         names, units and intervals; `estimate` computes these, `report` shows them on the terminal
 processes       isolated_process measures bundles in processes of the service
 """
 

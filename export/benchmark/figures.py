@@ -3,13 +3,10 @@
     query_tower_b1_p50_us             the served tower at batch 1, on one thread (in a manifest: on the
                                       threads of `[export]`), on real records
     torch_b1_p50_us                   the query tower in torch; item_tower_torch_b1_p50_us
-    query_tower_short_b1_p50_us       on texts of 20 characters
     query_tower_b1_all_cores_p50_us   at another thread budget
     torch_over_onnx_b1                p50 of torch over that of the served tower
 
-There are also p95, p99 and mean (`_us`), and `records_per_s`. `torch_over_onnx_b1` is of texts of 20
-characters where the query has a text, and `torch_over_onnx_as_is_b1` of real records. Other ratios are of
-real records where their names say nothing else.
+There are also p95, p99 and mean (`_us`), and `records_per_s`. All are of real records.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from twinspire.export.benchmark.estimate import Estimate, percentile, ratio
-from twinspire.export.benchmark.latency_inputs import AS_IS
 from twinspire.protos.bundle import Manifest, Variant
 from twinspire.protos.features import Side
 from twinspire.protos.system.timing import Times
@@ -36,18 +32,11 @@ UNITS = {"_us": "µs", "_s": "s"}
 
 @dataclass(frozen=True)
 class LatencyCase:
-    """One tower at one thread budget, batch size and kind of input.
-
-    Args:
-        threads: 0 is all cores.
-        kind: `as_is` are records of the test split, unchanged; `short` and `long` have texts of 20
-            characters and of the longest text that the tower reads; `history_5` has histories of 5 items.
-    """
+    """One tower at one thread budget and batch size, in records; 0 threads are all cores."""
 
     side: Side
     threads: int
     batch: int
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -62,9 +51,7 @@ class Figures:
         self.metrics[name] = estimate.value
         self.estimates[name] = estimate
 
-    def add_case(
-        self, case: LatencyCase, taken: Mapping[str, Times], main_kind: str, seed: int
-    ) -> dict[str, dict[str, Any]]:
+    def add_case(self, case: LatencyCase, taken: Mapping[str, Times], seed: int) -> dict[str, dict[str, Any]]:
         """Add all figures of one case of a tower, of which each backend took microseconds (turns, calls).
 
         Returns:
@@ -77,8 +64,8 @@ class Figures:
             for each in ("p50", "p99"):
                 ends = summary[f"{each}_interval_us"]
                 self.add(f"{prefix}_{each}_us", Estimate(summary[f"{each}_us"], *ends))
-        for name in _ratios(case, main_kind):
-            self.add(name, ratio(taken[TORCH], taken[SERVED], seed))
+        side = "" if case.side == "query" else "item_"
+        self.add(f"{side}{TORCH}_over_onnx{_suffix(case)}", ratio(taken[TORCH], taken[SERVED], seed))
         return summaries
 
 
@@ -116,20 +103,10 @@ def _suffix(case: LatencyCase) -> str:
 
 
 def _prefix(case: LatencyCase, backend: str) -> str:
-    end = ("" if case.kind == AS_IS else f"_{case.kind}") + _suffix(case)
     tower = f"{case.side}_tower"
-    if backend == SERVED:
-        return tower + end
-    return (TORCH if case.side == "query" else f"{tower}_{backend}") + end
-
-
-def _ratios(case: LatencyCase, main_kind: str) -> list[str]:
-    """Names of the ratios of a case, of torch over what is served."""
-    side = "" if case.side == "query" else "item_"
-    kinds = ["" if case.kind == AS_IS else f"_{case.kind}"]
-    if (case.side, case.batch, case.threads) == ("query", 1, 1):  # the plain name belongs to the main kind
-        kinds = [f"_{case.kind}", *([""] if case.kind == main_kind else [])]
-    return [f"{side}{TORCH}_over_onnx{each}{_suffix(case)}" for each in kinds]
+    if backend != SERVED:
+        tower = TORCH if case.side == "query" else f"{tower}_{backend}"
+    return tower + _suffix(case)
 
 
 class MeasuredBundle(NamedTuple):

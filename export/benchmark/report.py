@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from twinspire.export.benchmark.figures import SERVED, shown
-from twinspire.export.benchmark.latency_inputs import AS_IS
 from twinspire.protos.system.timing import p99_remark
 
 BUSY = 0.95  # share of its time that one thread had a processor; below it, other processes used the machine
@@ -22,7 +21,7 @@ MAIN = (  # figures, in the order of the table
     "load_s",
     "start_s",
 )
-CASE = ("tower", "threads", "input", "batch")
+CASE = ("tower", "threads", "batch")
 
 Document = Mapping[str, Any]
 
@@ -34,7 +33,7 @@ def show(document: Document, console: Console) -> None:
         cells = document["towers"]["cells"]
         backends = list(dict.fromkeys(name for cell in cells for name in cell["backends"]))
         title = "p50, microseconds"
-        console.print(_table((*CASE, *backends, "calls"), _cases(cells, backends), left=3, title=title))
+        console.print(_table((*CASE, *backends, "calls"), _cases(cells, backends), left=1, title=title))
     machine = document["machine"]
     where = f"on {machine['processor']}, {machine['cores']} cores; run {document['run_id']}"
     for text in filter(None, (_busy(document), p99_remark(_calls(document)), where)):
@@ -54,7 +53,7 @@ def _cases(cells: Iterable[Document], backends: Sequence[str]) -> Iterator[Seque
     """Case, p50 of each backend in microseconds, and number of calls."""
     for cell in cells:
         times = (f"{cell['backends'][name]['p50_us']:,.0f}" for name in backends)
-        case = cell["side"], str(cell["threads"] or "all"), cell["kind"].replace("_", " "), str(cell["batch"])
+        case = cell["side"], str(cell["threads"] or "all"), str(cell["batch"])
         yield *case, *times, str(cell["backends"][SERVED]["iterations"])
 
 
@@ -81,7 +80,7 @@ def _calls(document: Document) -> dict[str, int]:
     """Number of calls of the served query tower, alone and on one thread, and queries of the retriever."""
     found = {}
     for cell in document.get("towers", {}).get("cells", ()):
-        if (cell["side"], cell["threads"], cell["batch"], cell["kind"]) == ("query", 1, 1, AS_IS):
+        if (cell["side"], cell["threads"], cell["batch"]) == ("query", 1, 1):
             found["query tower"] = cell["backends"][SERVED]["iterations"]
     if "retriever" in document:
         found["retriever"] = document["retriever"]["queries"]

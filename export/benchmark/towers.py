@@ -5,7 +5,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -22,25 +22,13 @@ from twinspire.export.benchmark.figures import (
     LatencyCase,
     MeasuredBundle,
 )
-from twinspire.export.benchmark.latency_inputs import (
-    AS_IS,
-    HISTORY,
-    LONG,
-    SHORT,
-    Values,
-    distinct_batches,
-    with_lengths,
-)
 from twinspire.export.onnx.export import frozen
 from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from twinspire.protos.bundle import TOWERS
 from twinspire.protos.features import (
     SIDES,
-    FeatureSpec,
-    HistoryFeature,
-    Schema,
+    Arrays,
     Side,
-    TextFeature,
     TowerInputs,
 )
 from twinspire.protos.system.huge_pages import on_huge_pages
@@ -54,15 +42,16 @@ from twinspire.train.training.tracking import get_run
 from twinspire.train.training.trained_model import load_model
 
 RECORDS = 2000  # of each side
-HISTORIES = (5, 30)  # items, beside the most that a tower reads
-SET_LENGTH_BATCHES = (1, 32)  # batch sizes of inputs with a set length
+DISTINCT = 64  # batches, so that a call does not find its inputs in the processor's caches
 PAUSE = 0.005  # seconds in which the idle threads of torch and of each session stop spinning
 MANIFEST_BATCHES = (1, 8, 32)
 MANIFEST_SEED = 0
-NOT_IN_MANIFEST = ("_as_is_", "_mean_us", "_per_s")  # parts of names
+NOT_IN_MANIFEST = ("_mean_us", "_per_s")  # parts of names
 LEAST = 2  # calls that are made whatever they take
 NARROW = 0.02  # of a median, half of its interval, at which no more calls are made
 TOWER_SECONDS = 20.0  # for a tower of a manifest, at all batch sizes
+
+Values = Mapping[str, Sequence[Any]]
 
 
 class TowerForms(NamedTuple):
@@ -84,9 +73,9 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     Raises:
         MissingStage: the run that trained the towers is unknown, or has none.
     """
-    config, schema = bundle.experiment.bench, bundle.manifest.schema
-    kind, planned = main_kind(schema.query), cases(config, schema)
-    part: dict[str, Any] = {"cells": [], "main_kind": kind}
+    config = bundle.experiment.bench
+    planned = cases(config)
+    part: dict[str, Any] = {"cells": []}
     cpu = elapsed = 0.0  # seconds of the cases of one thread
     forms = tower_forms(bundle)
     with progress_bar(PROGRESS) as progress:
@@ -97,13 +86,13 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
                 progress.update(task, note=f"preparing the {side} tower")
                 encoders = own.encoders(threads)
                 for case in group:
-                    progress.update(task, note=f"{side} tower, {case.kind}, batch {case.batch}")
+                    progress.update(task, note=f"{side} tower, batch {case.batch}")
                     begun_cpu, begun = time.thread_time(), time.perf_counter()
                     taken = time_tower(case, encoders, own.inputs, own.values, effort(case, config))
                     if threads == 1:
                         cpu += time.thread_time() - begun_cpu
                         elapsed += time.perf_counter() - begun
-                    summaries = figures.add_case(case, taken, kind, config.seed)
+                    summaries = figures.add_case(case, taken, config.seed)
                     part["cells"].append({**asdict(case), "backends": summaries})
                     progress.update(task, advance=1)
     return part | {"on_processor": min(1.0, cpu / elapsed) if elapsed else None}
@@ -125,9 +114,9 @@ def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> 
         for side, own in forms.items():
             encoders = own.encoders(config.threads)
             for batch in MANIFEST_BATCHES:
-                case = LatencyCase(side, 1, batch, AS_IS)  # names without threads; the report has them
+                case = LatencyCase(side, 1, batch)  # names without threads; the report has them
                 taken = time_tower(case, encoders, own.inputs, own.values, effort)
-                towers[side][str(batch)] = figures.add_case(case, taken, AS_IS, MANIFEST_SEED)
+                towers[side][str(batch)] = figures.add_case(case, taken, MANIFEST_SEED)
     kept = [name for name in figures.metrics if not any(each in name for each in NOT_IN_MANIFEST)]
     return {
         "machine": machine(),
@@ -147,38 +136,36 @@ def time_tower(
     Returns:
         backend -> microseconds of each call, (turns, calls).
     """
-    batches = distinct_batches(inputs, with_lengths(inputs, values, case.kind), case.batch)
+    batches = distinct_batches(inputs, values, case.batch)
     contenders = {name: [partial(encode, each) for each in batches] for name, encode in encoders.items()}
     return {name: taken.wall for name, taken in take_turns(contenders, effort).items()}
 
 
-def cases(config: BenchConfig, schema: Schema) -> list[LatencyCase]:
-    """All cases, sorted by thread budget and tower."""
-    return [
-        LatencyCase(side, threads, batch, kind)
-        for threads in config.threads
-        for side in SIDES
-        for kind in kinds(schema.side(side).features)
-        for batch in config.batches
-        if kind == AS_IS or batch in SET_LENGTH_BATCHES
-    ]
+def distinct_batches(inputs: TowerInputs, values: Values, batch: int) -> list[Arrays]:
+    """Up to 64 batches, no two of them equal.
 
-
-def kinds(features: Mapping[str, FeatureSpec]) -> list[str]:
-    """The kinds of input that differ for a tower with these features."""
-    found = [AS_IS]
-    if any(isinstance(spec, TextFeature) for spec in features.values()):
-        found += [SHORT, LONG]
-    longest = [spec.longest for spec in features.values() if isinstance(spec, HistoryFeature)]
-    if longest:
-        lengths = sorted({*(n for n in HISTORIES if n < max(longest)), max(longest)})
-        found += [f"{HISTORY}{n}" for n in lengths]
+    Args:
+        values: feature name -> raw values of records. With too few records for 64 batches, the batches
+            overlap but start at different records.
+        batch: records in each batch.
+    """
+    total = len(next(iter(values.values())))
+    step = max(1, min(batch, total // DISTINCT))
+    found = []
+    for start in range(0, min(total, DISTINCT * step), step):
+        rows = [(start + n) % total for n in range(batch)]
+        found.append(inputs.to_arrays({name: [v[r] for r in rows] for name, v in values.items()}))
     return found
 
 
-def main_kind(features: Mapping[str, FeatureSpec]) -> str:
-    """The input of the main ratio: texts of 20 characters, or real records where there is no text."""
-    return SHORT if SHORT in kinds(features) else AS_IS
+def cases(config: BenchConfig) -> list[LatencyCase]:
+    """All cases, sorted by thread budget and tower."""
+    return [
+        LatencyCase(side, threads, batch)
+        for threads in config.threads
+        for side in SIDES
+        for batch in config.batches
+    ]
 
 
 def effort(case: LatencyCase, config: BenchConfig) -> Effort:

@@ -13,19 +13,16 @@ import torch
 from tests.helpers.tiny_towers import TinyTower, write_tower
 from twinspire.export.benchmark import towers
 from twinspire.export.benchmark.figures import Figures, LatencyCase, shown
-from twinspire.export.benchmark.latency_inputs import AS_IS, LONG, SHORT
 from twinspire.export.benchmark.towers import (
     MANIFEST_BATCHES,
     TowerForms,
     cases,
     effort,
-    kinds,
-    main_kind,
     manifest_latency,
     time_tower,
     torch_threads,
 )
-from twinspire.protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
+from twinspire.protos.features import Arrays, TextFeature, TowerInputs
 from twinspire.protos.system import timing
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import FIRST, WARM_UP, Effort, take_turns
@@ -37,11 +34,6 @@ pytestmark = pytest.mark.exhaustive
 
 INPUTS = TowerInputs("query", {"text": TextFeature("text", "query", max_length=64)}, {})
 VALUES = {"text": [f"query number {n}" for n in range(100)]}
-SCHEMA = Schema(
-    {"history": HistoryFeature("history", 50)},
-    {"text": TextFeature("text", "text"), "price": NumberFeature("number", "price")},
-    {"items": tuple("abcdef")},
-)
 EVERY = Effort(20, 20, math.inf)
 
 
@@ -66,14 +58,14 @@ def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
     seen: list[Any] = []
     backends = {"served": sleeper(0.001, seen), "torch": sleeper(0.003, [])}
     before = torch.get_num_threads()
-    cell = LatencyCase("query", 1, 1, AS_IS)
+    cell = LatencyCase("query", 1, 1)
     with torch_threads(1):
         taken = time_tower(cell, backends, INPUTS, VALUES, EVERY)
     assert torch.get_num_threads() == before
     assert {(size, threads) for size, threads, _ in seen} == {(1, 1)}
     assert len({content for *_, content in seen}) > 20
     found = Figures()
-    summaries = found.add_case(cell, taken, AS_IS, seed=0)
+    summaries = found.add_case(cell, taken, seed=0)
     figures = found.metrics
     assert summaries["served"]["p50_us"] == figures["query_tower_b1_p50_us"] >= 1000
     assert figures["torch_b1_p99_us"] >= figures["torch_b1_p95_us"] >= figures["torch_b1_p50_us"] >= 3000
@@ -143,11 +135,11 @@ def test_no_more_than_the_fewest_calls_are_made_once_the_time_is_up() -> None:
     assert made(0) == 60  # whole turns of 30
     assert made(math.inf) == 300
     config = BenchConfig()
-    assert effort(LatencyCase("item", 1, 8, AS_IS), config).seconds == config.cell_seconds
+    assert effort(LatencyCase("item", 1, 8), config).seconds == config.cell_seconds
     assert (
-        effort(LatencyCase("item", 1, 32, AS_IS), config).pause
+        effort(LatencyCase("item", 1, 32), config).pause
         == 0
-        < effort(LatencyCase("item", 0, 1, AS_IS), config).pause
+        < effort(LatencyCase("item", 0, 1), config).pause
     )
 
 
@@ -175,67 +167,41 @@ def test_no_more_turns_are_made_once_the_medians_are_certain() -> None:
 
 
 def test_the_plan_holds_what_it_says() -> None:
-    planned = cases(BenchConfig(), SCHEMA)
+    planned = cases(BenchConfig())
     assert len(planned) == len(set(planned))
-    assert {(c.side, c.threads, c.batch) for c in planned if c.kind == AS_IS} == {
+    assert {(c.side, c.threads, c.batch) for c in planned} == {
         (side, threads, batch)
         for side in ("query", "item")
         for threads in (1, 0)
         for batch in (1, 8, 32, 256)
     }
-    assert {c.kind for c in planned if c.side == "query"} == {AS_IS, "history_5", "history_30", "history_50"}
-    assert {c.kind for c in planned if c.side == "item"} == {AS_IS, SHORT, LONG}
-    assert {(c.batch, c.threads) for c in planned if c.kind == LONG} == {(1, 1), (32, 1), (1, 0), (32, 0)}
-    assert kinds({"price": NumberFeature("number", "price")}) == [AS_IS]
-    assert kinds({"history": HistoryFeature("history", 5)}) == [AS_IS, "history_5"]
-    assert (main_kind(SCHEMA.query), main_kind(SCHEMA.item)) == (AS_IS, SHORT)
     groups = [(c.threads, c.side) for c in planned]
     assert len({(a, b) for a, b in itertools.pairwise(groups) if a != b}) == 3  # each once
 
 
-def test_names_tell_tower_kind_batch_and_threads() -> None:
+def test_names_tell_tower_batch_and_threads() -> None:
     taken = {"torch": np.full((5, 4), 6.0), "served": np.full((5, 4), 2.0)}
     figures = Figures()
-    for case in cases(BenchConfig(), SCHEMA):
-        figures.add_case(case, taken, AS_IS, 0)
+    for case in cases(BenchConfig()):
+        figures.add_case(case, taken, 0)
     names = figures.metrics.keys()
     for name in (
         "query_tower_b256_all_cores_records_per_s",
         "query_tower_b1_p99_us",
         "torch_b1_p50_us",
-        "torch_history_30_b32_mean_us",
         "item_tower_torch_b8_p95_us",
-        "item_tower_short_b1_p50_us",
         "torch_over_onnx_b1",
-        "torch_over_onnx_as_is_b1",
         "torch_over_onnx_b32_all_cores",
-        "item_torch_over_onnx_long_b32",
+        "item_torch_over_onnx_b32",
     ):
         assert name in names
     assert "query_tower_torch_b1_p50_us" not in names
-    assert "torch_over_onnx_short_b1" not in names  # the query has no text
+    assert figures.metrics["torch_over_onnx_b1"] == 3.0
 
 
 def test_a_figure_is_shown_with_its_unit() -> None:
     found = [shown("a_p50_us", 1234.5), shown("load_s", 0.4), shown("torch_over_onnx_b1", 6.98)]
     assert found == ["1,234 µs", "0.400 s", "6.98"]
-
-
-def test_the_main_ratio_is_of_twenty_characters_where_there_is_a_text() -> None:
-    taken = {"torch": np.full((5, 4), 6.0), "served": np.full((5, 4), 2.0)}
-    short = {"torch": np.full((5, 4), 8.0), "served": np.full((5, 4), 2.0)}
-    cells = [(LatencyCase("query", 1, 1, AS_IS), taken), (LatencyCase("query", 1, 1, SHORT), short)]
-
-    def metrics(main_kind: str) -> dict[str, float]:
-        figures = Figures()
-        for case, times in cells:
-            figures.add_case(case, times, main_kind, 0)
-        return figures.metrics
-
-    found = metrics(SHORT)
-    assert (found["torch_over_onnx_b1"], found["torch_over_onnx_as_is_b1"]) == (4.0, 3.0)
-    found = metrics(AS_IS)
-    assert (found["torch_over_onnx_b1"], found["torch_over_onnx_short_b1"]) == (3.0, 4.0)
 
 
 @pytest.mark.parametrize(

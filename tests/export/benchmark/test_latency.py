@@ -1,22 +1,13 @@
-"""Inputs of a tower have the requested length, and intervals contain what they estimate."""
+"""Batches to time a tower on are distinct, and intervals contain what they estimate."""
 
 import numpy as np
 
 from twinspire.export.benchmark.estimate import Estimate, percentile, ratio
-from twinspire.export.benchmark.latency_inputs import (
-    AS_IS,
-    LONG,
-    SHORT,
-    distinct_batches,
-    histories_of_length,
-    texts_of_length,
-    with_lengths,
-)
-from twinspire.protos.features import HistoryFeature, TextFeature, TowerInputs
+from twinspire.export.benchmark.towers import distinct_batches
+from twinspire.protos.features import TextFeature, TowerInputs
 
 INPUTS = TowerInputs("query", {"text": TextFeature("text", "query", max_length=64)}, {})
 VALUES = {"text": [f"query number {n}" for n in range(100)]}
-HISTORIES = TowerInputs("query", {"history": HistoryFeature("history", 50)}, {"items": tuple("abcdef")})
 
 
 def test_the_interval_of_a_ratio_contains_the_ratio() -> None:
@@ -42,21 +33,9 @@ def test_a_ratio_of_medians() -> None:
     assert percentile(two, 99, 0) == Estimate(2.0, 2.0, 2.0)
 
 
-def test_inputs_have_the_length_of_their_kind() -> None:
-    for kind, length in ((SHORT, 20), (LONG, 64)):
-        for batch in (1, 8, 256):
-            batches = distinct_batches(INPUTS, with_lengths(INPUTS, VALUES, kind), batch)
-            assert {each["text"].shape for each in batches} == {(batch, length)}
-            assert all((each["text"] > 0).all() for each in batches)
-            assert len({each["text"].tobytes() for each in batches}) == len(batches) >= 64
-    as_is = distinct_batches(INPUTS, with_lengths(INPUTS, VALUES, AS_IS), 1)
-    assert {each["text"].shape[1] for each in as_is} == {14, 15}
-    assert texts_of_length(["", "ab", "cdefgh"], 4) == [" ab ", "ab c", "cdef"]
-    queries = HISTORIES
-    values = {"history": [["a", "x", "b"], [], None, list("cdefab") * 9]}
-    for length in (5, 30, 50):
-        (found,) = distinct_batches(queries, with_lengths(queries, values, f"history_{length}"), 4)[:1]
-        assert found["history"].shape == (4, length)
-        assert (found["history"] > 1).all()
-    assert histories_of_length([["x"], []], [], 3) == [[], []]
-    assert with_lengths(queries, values, SHORT) == values
+def test_batches_are_distinct_and_of_real_records() -> None:
+    for batch in (1, 8, 256):
+        batches = distinct_batches(INPUTS, VALUES, batch)
+        assert {len(each["text"]) for each in batches} == {batch}
+        assert len({each["text"].tobytes() for each in batches}) == len(batches) >= 64
+    assert {each["text"].shape[1] for each in distinct_batches(INPUTS, VALUES, 1)} == {14, 15}
