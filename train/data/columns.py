@@ -23,7 +23,7 @@ from twinspire.protos.features import (
     TimeFeature,
 )
 from twinspire.protos.filter_kinds import LIST_SEPARATOR
-from twinspire.train.data.layouts import ATOMIC, Layout
+from twinspire.train.data.layouts import Layout
 from twinspire.train.data.table_files import read_table
 
 UNITS = (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
@@ -77,12 +77,9 @@ class Columns:
     def strings(self, column: str, expected: str = "a string") -> pl.Series:
         """Strings, unchanged; integers and booleans as strings; null where absent.
 
-        A `token_seq` of an atomic file is a text as well: its words. An error says by which cast whole floats
-        are read as ids.
+        An error says by which cast whole floats are read as ids.
         """
         values = self.frame[column]
-        if values.dtype == pl.List(pl.String) and self.path.suffix.lower() in ATOMIC:
-            return values.list.join(" ")
         if values.dtype.is_float() and values.count():
             row = values.is_not_null().arg_max() or 0
             key = f'{self.casts}.{json.dumps(column, ensure_ascii=False)} = "id"'

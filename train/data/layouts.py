@@ -16,14 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import polars as pl
-
 from twinspire.protos.errors import DataError
 
-ATOMIC = (".inter", ".user", ".item")
-"""Suffixes of RecBole's atomic files: tabs, no quotes, and a header of `name:type`."""
 QUOTE = '"'
-ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
 
 
 @dataclass(frozen=True)
@@ -33,9 +28,9 @@ class Layout:
     Args:
         columns: names of the columns, in order, of a file without a header; if empty, the first row has them.
         separator: stands between two fields, such as "|" or "::". If empty, the suffix says it: "," in CSV, a
-            tab in TSV and atomic files, "::" in `.dat`. An atomic file keeps the types of its header.
+            tab in TSV, "::" in `.dat`.
         quoted: whether cells may be quoted as in RFC 4180. If left out, they may with a separator of one
-            character, but not in an atomic file; a longer separator knows no quotes.
+            character; a longer separator knows no quotes.
         encoding: of the file.
     """
 
@@ -63,14 +58,12 @@ class Format:
     Args:
         separator: between two fields.
         quoted: cells may be quoted as in RFC 4180.
-        typed: names in the header have a type, as in RecBole's atomic files.
         columns: of a file without a header.
         encoding: of the file; "utf-8-sig" is UTF-8 that may begin with a byte order mark.
     """
 
     separator: str
     quoted: bool = True
-    typed: bool = False
     columns: tuple[str, ...] = ()
     encoding: str = "utf-8-sig"
 
@@ -79,7 +72,6 @@ FORMATS = {
     ".csv": Format(","),
     ".tsv": Format("\t"),
     ".dat": Format("::", quoted=False),
-    **dict.fromkeys(ATOMIC, Format("\t", quoted=False, typed=True)),
 }
 
 
@@ -107,9 +99,7 @@ def format_of(path: Path, layout: Layout | None, name: str = "") -> Format | Non
         if suffix in (".jsonl", ".parquet"):
             raise DataError(f"{path}: a file that ends in {suffix} has no layout: remove {where}")
         if layout.separator:
-            atomic = found is not None and found.typed
-            quoted = len(layout.separator) == 1 and not atomic
-            found = Format(layout.separator, quoted=quoted, typed=atomic)
+            found = Format(layout.separator, quoted=len(layout.separator) == 1)
         elif found is None:
             raise DataError(f"{path}: {where} must name the separator, because the suffix does not")
         quoted = found.quoted if layout.quoted is None else layout.quoted
@@ -119,54 +109,8 @@ def format_of(path: Path, layout: Layout | None, name: str = "") -> Format | Non
                 f"{found.separator!r}"
             )
         encoding = "utf-8-sig" if layout.encoding == "utf-8" else layout.encoding
-        typed = found.typed and not layout.columns
-        found = replace(found, columns=layout.columns, encoding=encoding, typed=typed, quoted=quoted)
+        found = replace(found, columns=layout.columns, encoding=encoding, quoted=quoted)
     if suffix == ".dat" and found is not None and not found.columns:
         advice = f': {where} names its "columns"' if name else ", and nothing names its columns"
         raise DataError(f"{path}: a file that ends in .dat has no header{advice}")
     return found
-
-
-def typed_names(path: Path, header: list[str]) -> dict[str, str]:
-    """Name -> type of each column of an atomic file.
-
-    Raises:
-        DataError: a name of the header has no type, or an unknown one.
-    """
-    found = {}
-    for each in header:
-        name, _, kind = each.rpartition(":")
-        if not name or kind not in ATOMIC_TYPES:
-            raise DataError(
-                f"{path}: line 1: expected name:type with a type of {', '.join(ATOMIC_TYPES)}, got {each!r}"
-            )
-        found[name] = kind
-    return found
-
-
-def typed_series(path: Path, kind: str, cells: pl.Series, first: int) -> pl.Series:
-    """The cells of one column of an atomic file as its type says.
-
-    Args:
-        path: of the file.
-        kind: one of `ATOMIC_TYPES`.
-        cells: strings; null where empty.
-        first: number of the first cell's row, from 0.
-
-    Raises:
-        DataError: a cell of type float is no number, or the type is `float_seq`, which no feature reads.
-    """
-    if kind == "float_seq":
-        raise DataError(f"{path}: column {cells.name!r}: no feature reads a list of numbers (float_seq)")
-    if kind == "token_seq":
-        return cells.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
-    if kind == "float":
-        numbers = cells.cast(pl.Float64, strict=False)
-        bad = numbers.is_null() & cells.is_not_null()
-        if bad.any():
-            row = bad.arg_max() or 0
-            raise DataError(
-                f"{path}: row {first + row + 1}, column {cells.name!r}: expected a number, got {cells[row]!r}"
-            )
-        return numbers
-    return cells

@@ -34,8 +34,6 @@ from twinspire.train.data.layouts import (
     Layout,
     format_of,
     layout_key,
-    typed_names,
-    typed_series,
 )
 
 T = TypeVar("T")
@@ -206,20 +204,14 @@ def _delimited(written: Format, name: str) -> Reader:
                 strict=True,
             )
             header = [*written.columns] or _header(path, lines, row)
-            types = typed_names(path, header) if written.typed else {}
-            header = [*types] or header
             for column in columns:
                 if column not in header:
                     raise _missing(path, column, header, _other_separator(header, name))
             positions = [header.index(column) for column in columns]
             rows = islice(_rows(path, lines, header, row, columns), first, None)
-            for n, chunk in enumerate(_chunks(rows, size)):
+            for chunk in _chunks(rows, size):
                 cells = [[row[position] or None for row in chunk] for position in positions]
-                frame = pl.DataFrame(cells, dict.fromkeys(columns, pl.String), orient="col")
-                begin = first + n * size
-                yield frame.with_columns(
-                    typed_series(path, types[name], frame[name], begin) for name in columns if types
-                )
+                yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String), orient="col")
 
     return read
 

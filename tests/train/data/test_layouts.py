@@ -1,4 +1,4 @@
-"""Delimited text of other kinds: RecBole's atomic files, MovieLens's `::`, files without a header."""
+"""Delimited text of other kinds: MovieLens's `::`, files without a header."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,12 @@ from tests.helpers.sources import source_context
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import CategoryFeature, HistoryFeature, IdFeature, TextFeature
 from twinspire.protos.toml_config import parse
-from twinspire.train.data.columns import read_columns
 from twinspire.train.data.layouts import Layout
 from twinspire.train.data.source import Tables
 from twinspire.train.data.sources.events import EventsData, EventsSource
 from twinspire.train.data.sources.files import FilesData, FilesSource
-from twinspire.train.data.table_files import read_slices, read_table
+from twinspire.train.data.table_files import read_table
 
-INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t07\t4\t9.0\n1\t8\t\t881250949\n"
-FILMS = 'item_id:token\ttitle:token_seq\tclass:token_seq\n07\t"Great" Day\tDrama War\n8\tToy Story\t\n'
 ITEM = {
     "id": IdFeature("id"),
     "title": TextFeature("text", "title"),
@@ -35,42 +32,6 @@ def events(folder: Path, item: Any = ITEM, **data: Any) -> Tables:
     return EventsSource(
         section, source_context(folder, {"history": HistoryFeature("history")}, item, "")
     ).read()
-
-
-def test_an_atomic_file_has_names_without_types_and_values_with_them(tmp_path: Path) -> None:
-    frame = read_table(write(tmp_path, "ml.inter", INTER), ["item_id", "rating", "timestamp"])
-    assert frame.rows() == [("07", 4.0, 9.0), ("8", None, 881250949.0)]
-    items = read_columns(write(tmp_path, "ml.item", FILMS), ["title", "class"])
-    assert items.strings("title").to_list() == ['"Great" Day', "Toy Story"]
-    assert items.categories("class").to_list() == [["Drama", "War"], []]
-
-
-def test_events_are_read_from_atomic_files(tmp_path: Path) -> None:
-    write(tmp_path, "ml.inter", INTER)
-    write(tmp_path, "ml.item", FILMS)
-    tables = events(tmp_path, events="ml.inter", items="ml.item", time="timestamp", display=["title"])
-    assert tables.items.select("item_id", "title").rows() == [("07", '"Great" Day'), ("8", "Toy Story")]
-    assert tables.pairs.select("group", "item_row", "time").rows() == [("1", 0, 9.0), ("1", 1, 881250949.0)]
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("a\tb:token\n1\t2\n", r"x\.inter: line 1: expected name:type with a type of token, .*, got 'a'"),
-        ("a:int\n1\n", "line 1: expected name:type .*, got 'a:int'"),
-        ("a:float\n1\n1,5\n", r"x\.inter: row 2, column 'a': expected a number, got '1,5'"),
-        ("a:float_seq\n1 2\n", r"x\.inter: column 'a': no feature reads a list of numbers"),
-    ],
-)
-def test_what_is_no_atomic_file_is_refused(tmp_path: Path, content: str, expected: str) -> None:
-    with pytest.raises(DataError, match=expected):
-        read_table(write(tmp_path, "x.inter", content), ["a"])
-
-
-def test_rows_of_a_later_slice_have_their_number(tmp_path: Path) -> None:
-    path = write(tmp_path, "x.inter", "a:float\n1\n2\n3\nx\n")
-    with pytest.raises(DataError, match="row 4, column 'a': expected a number, got 'x'"):
-        list(read_slices(path, ["a"], 2))
 
 
 def test_movielens_1m_is_read_with_names_from_the_toml(tmp_path: Path) -> None:
@@ -111,6 +72,24 @@ def test_a_separator_of_the_toml_reads_pairs_without_a_header(tmp_path: Path) ->
     assert tables.pairs.select("query", "item_row").rows() == [("film with toys", 0), ("balloons", 1)]
 
 
+def test_a_file_with_a_suffix_of_its_own_is_read_by_a_layout(tmp_path: Path) -> None:
+    write(tmp_path, "ml.inter", 'user_id:token\titem_id:token\tat:float\n1\t07"\t9.0\n1\t8\t881250949\n')
+    with pytest.raises(DataError, match=r'ends in .*, or a separator in \[data\.layouts\."ml\.inter"\]'):
+        events(tmp_path, {"id": IdFeature("id")}, events="ml.inter")
+    section: Any = {
+        "kind": "events",
+        "events": "ml.inter",
+        "user": "user_id:token",
+        "item": "item_id:token",
+        "time": "at:float",
+        "layouts": {"ml.inter": {"separator": "\t", "quoted": False}},
+    }
+    query, item = {"history": HistoryFeature("history")}, {"id": IdFeature("id")}
+    tables = EventsSource(parse(section, EventsData), source_context(tmp_path, query, item, "")).read()
+    assert tables.items["item_id"].to_list() == ['07"', "8"]
+    assert tables.pairs["time"].to_list() == [9.0, 881250949.0]
+
+
 QUOTED = 'a;b\n"x;y";"say ""hi"""\n'
 
 
@@ -123,13 +102,6 @@ def test_cells_between_separators_of_one_character_may_be_quoted(tmp_path: Path)
     assert read_table(path, ["a", "b"], Layout(quoted=False)).rows() == [('"x', '"y')]
     path = write(tmp_path, "long.txt", 'a::b\n"x::y"\n')
     assert read_table(path, ["a", "b"], Layout(separator="::")).rows() == [('"x', 'y"')]
-
-
-def test_an_atomic_file_with_a_separator_of_its_own_keeps_its_types(tmp_path: Path) -> None:
-    path = write(tmp_path, "x.item", 'a:float,b:token\n1,"y\n')
-    assert read_table(path, ["a", "b"], Layout(separator=",")).rows() == [(1.0, '"y')]
-    path = write(tmp_path, "y.item", 'a:float,b:token\n1,"x,y"\n')
-    assert read_table(path, ["a", "b"], Layout(separator=",", quoted=True)).rows() == [(1.0, "x,y")]
 
 
 def test_errors_name_the_file_as_the_toml_does(tmp_path: Path) -> None:

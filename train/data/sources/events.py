@@ -60,7 +60,7 @@ FEW_REPEATS = 0.05
 class EventsData(SourceConfig):
     """`[data]` of kind `events`.
 
-    Tables are CSV, TSV, JSONL, Parquet, RecBole's atomic files, or what `layouts` describes. Paths are
+    Tables are CSV, TSV, JSONL, Parquet, or what `layouts` describes. Paths are
     relative to the TOML file; a file that is not there is looked for in the folder that the environment
     variable TWINSPIRE_DATA names.
 

@@ -39,7 +39,7 @@ WARN_MERGED_ABOVE = 0.05  # share of the pairs
 class FilesData(SourceConfig):
     """`[data]` of kind `files`.
 
-    Tables are CSV, TSV, JSONL, Parquet, RecBole's atomic files, or what `layouts` describes. Paths are
+    Tables are CSV, TSV, JSONL, Parquet, or what `layouts` describes. Paths are
     relative to the TOML file; a file that is not there is looked for in the folder that the environment
     variable TWINSPIRE_DATA names. A feature names its columns.
 
