@@ -225,7 +225,7 @@ class _RowTooLong(Exception):
 
 
 class _Row:
-    """The lines read so far of the current row; a quoted cell may span several lines.
+    """How much was read of the current row; a quoted cell may span several lines.
 
     Args:
         separator: of the file. Python's parser takes one character, so a longer one is replaced.
@@ -236,8 +236,7 @@ class _Row:
     def __init__(self, separator: str) -> None:
         self._replaced = separator if len(separator) > 1 else ""
         self.delimiter = "\x1f" if self._replaced else separator
-        self.lines: list[str] = []
-        self.length = 0  # characters
+        self.lines = self.length = 0  # the length in characters
 
     def lines_of(self, file: io.TextIOWrapper) -> Iterator[str]:
         """The lines of a file.
@@ -245,25 +244,17 @@ class _Row:
         Raises:
             _RowTooLong: the current row is longer than `MAX_ROW_LENGTH`.
         """
-        kept = self.lines
         for line in iter(partial(file.readline, MAX_ROW_LENGTH + 1), ""):
             if self._replaced:
                 line = line.replace(self._replaced, self.delimiter)
-            kept.append(line)
+            self.lines += 1
             self.length += len(line)
             if self.length > MAX_ROW_LENGTH:
                 raise _RowTooLong
             yield line
 
-    def long_cell(self, header: Sequence[str], delimiter: str) -> str | None:
-        """The column of the first cell that is too long; None if only the whole row is."""
-        text = "".join(self.lines)[:MAX_ROW_LENGTH]
-        begun: list[str] = next(csv.reader([text], delimiter=delimiter), [])
-        named = zip(header, begun, strict=False)
-        return next((name for name, cell in named if len(cell) > MAX_CELL_LENGTH), None)
 
-
-def _too_long(path: Path, row: int, column: str | None) -> DataError:
+def _too_long(path: Path, row: int, column: str | None = None) -> DataError:
     """The error for a cell that is too long, or, without a column, for a row that is too long."""
     if column is None:
         return DataError(
@@ -281,8 +272,7 @@ def _header(path: Path, lines: Any, row: _Row) -> list[str]:
         raise DataError(f"{path}: line 1: {error}") from None
     except _RowTooLong:
         raise DataError(f"{path}: line 1: expected at most {MAX_ROW_LENGTH:,} characters, got more") from None
-    row.lines.clear()
-    row.length = 0
+    row.lines = row.length = 0
     if not header:
         raise DataError(f"{path}: line 1: expected a header with column names, got nothing")
     if len(set(header)) < len(header):
@@ -307,21 +297,19 @@ def _rows(
                 )
             elif read.length > MAX_CELL_LENGTH:
                 _check_row(path, number, dict(zip(header, row, strict=True)), columns)
-            read.lines.clear()
-            read.length = 0
+            read.lines = read.length = 0
             if row and fault is not None:
                 raise fault
             if row:
                 yield row
     except csv.Error as error:
-        first = lines.line_num - len(read.lines) + 1
+        first = lines.line_num - read.lines + 1
         what = str(error)
         if what == "unexpected end of data":
             what = "a quoted cell begins in this row and does not end"
         raise DataError(f"{path}: row {number + 1} (line {first}): {what}") from None
     except _RowTooLong:
-        column = read.long_cell(header, lines.dialect.delimiter)
-        raise _too_long(path, number + 1, column) from None
+        raise _too_long(path, number + 1) from None
 
 
 def _check_row(path: Path, row: int, cells: Mapping[str, Any], columns: Iterable[str]) -> None:
@@ -349,7 +337,7 @@ def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
     blank = 0
     for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_LENGTH + 1), ""), 1):
         if len(line) > MAX_ROW_LENGTH:
-            raise _too_long(path, number, _unfinished_key(line))
+            raise _too_long(path, number)
         if not line.strip():
             blank = blank or number
         elif blank:
@@ -375,25 +363,6 @@ def _longest(value: Any) -> int:
     if isinstance(value, list):
         return max(map(_longest, value), default=0)
     return len(value) if isinstance(value, str) else 0
-
-
-def _unfinished_key(line: str) -> str | None:
-    """The key whose value is too long, in a JSON object that was read only in part."""
-    decoder, key, at = json.JSONDecoder(), None, line.find("{") + 1
-    try:
-        while True:
-            key, at = decoder.raw_decode(line, _next(line, at, ","))
-            at = _next(line, at, ":")
-            _, at = decoder.raw_decode(line, at)
-    except (ValueError, RecursionError):
-        return key if isinstance(key, str) and len(line) - at > MAX_CELL_LENGTH else None
-
-
-def _next(line: str, at: int, separator: str) -> int:
-    """Index of the next character that is neither white space nor the separator."""
-    while line[at : at + 1] and line[at] in f" \t\r\n{separator}":
-        at += 1
-    return at
 
 
 def _check_names(path: Path, columns: Sequence[str], objects: Sequence[dict[str, Any]]) -> None:
