@@ -165,8 +165,8 @@ refresh: setup ## a bundle of the champion's towers and the catalogue as it stan
 rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
 	@$(call run,twinspire.export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
 
-prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which; UNREGISTERED_DAYS=N also drops those of bundles that this registry does not know, after N days
-	@$(call run,twinspire.export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run) $${UNREGISTERED_DAYS:+"--unregistered-days=$$UNREGISTERED_DAYS"})
+prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which
+	@$(call run,twinspire.export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run))
 
 history: setup ## every promotion, refusal and rollback: who, when, from, to, on which evidence, why
 	@$(call run,twinspire.export history,--config $(CONFIG))

@@ -56,9 +56,6 @@ def add_options(name: str, command: ArgumentParser) -> None:
 
 def _add_release_options(name: str, command: ArgumentParser) -> None:
     add = command.add_argument
-    if name == "prune":
-        also = "also drop those of bundles that this registry does not know, if they are older than N days"
-        add("--unregistered-days", type=days, default=0, metavar="N", help=also)
     if name == "rollback":
         add("--to", default="", help="version to make champion (default: the previous champion)")
     if name in ("promote", "rollback"):
@@ -87,14 +84,3 @@ def reason(text: str) -> str:
     if len(words) > REASON_LENGTH or not words.isprintable():
         raise ArgumentTypeError(f"expected up to {REASON_LENGTH} printable characters")
     return words
-
-
-def days(text: str) -> int:
-    """A number of days, at least one.
-
-    Raises:
-        ArgumentTypeError: it is not.
-    """
-    if not text.isascii() or not text.isdigit() or not 0 < len(text) < 6 or not int(text):
-        raise ArgumentTypeError(f"expected a whole number of days from 1 to 99999, got {text!r}")
-    return int(text)

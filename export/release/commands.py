@@ -104,7 +104,7 @@ def prune(arguments: Namespace) -> dict[str, Any]:
     from twinspire.export.release.prune import prune as drop
 
     connect()
-    return drop(read_experiment(arguments.config).name, arguments.dry_run, arguments.unregistered_days)
+    return drop(read_experiment(arguments.config).name, arguments.dry_run)
 
 
 def history(arguments: Namespace) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 Kept are the collections of the versions with an alias, whatever its name, and of the champions that
 `audit_log.versions_to_keep` names, so that a rollback finds its own. Of a bundle that is registered under
 several names the collection is kept if one of them needs it. Those of other models' bundles stay, and of
-bundles that this registry does not know, unless `unregistered_days` says otherwise. Drafts that an
-interrupted export has left are dropped when they are a day old.
+bundles that this registry does not know. Drafts that an interrupted export has left are dropped when they are
+a day old.
 
 The aliases are read right before a collection is dropped, and once more after it. A release looks for the
 collection after it has moved an alias. So if both happen at the same moment, one of the two notices.
@@ -29,7 +29,6 @@ from twinspire.protos.vector_databases.milvus import (
     PREFIX,
     MilvusServer,
     bundle_of,
-    created_seconds,
     draft_seconds,
     server_errors,
 )
@@ -37,20 +36,16 @@ from twinspire.train.training.tracking import mlflow_errors
 
 log = logging.getLogger(__name__)
 
-DAY_SECONDS = 86_400
 DROP_SECONDS = 60.0  # to drop one collection
-DRAFT_SECONDS = DAY_SECONDS  # age of a draft that is no longer being written
+DRAFT_SECONDS = 86_400  # age of a draft that is no longer being written
 
 
-def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[str, Any]:
+def prune(name: str, dry_run: bool = False) -> dict[str, Any]:
     """Drop the collections of a registered model that are no longer needed.
 
     Args:
         name: of the model.
         dry_run: only tell which they are.
-        unregistered_days: if not 0, also drop the collections of bundles that this registry does not know, if
-            the collections are older than this number of days. A collection stays if the server does not
-            report its age. Bundles that are registered only in another registry count as unknown.
 
     Raises:
         ConfigError: the environment names no Milvus server.
@@ -66,9 +61,9 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
     with mlflow_errors():
         needed = cache(_needed)
         for each in sorted(found):
-            is_needed = _is_needed(client, each, name, unregistered_days, needed)
+            is_needed = _is_needed(each, name, needed)
             if is_needed is False and not dry_run:
-                is_needed = _drop(client, each, name, unregistered_days, too_late)
+                is_needed = _drop(client, each, name, too_late)
             if is_needed is not None:
                 (kept if is_needed else dropped).append(each)
     if too_late:
@@ -80,29 +75,20 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
     return {"name": name, "dry_run": dry_run, "kept": kept, "dropped": dropped}
 
 
-def _is_needed(
-    client: Any, collection: str, name: str, unregistered_days: int, needed: Callable[[str], set[str]]
-) -> bool | None:
+def _is_needed(collection: str, name: str, needed: Callable[[str], set[str]]) -> bool | None:
     """True: an alias needs the collection. False: it is to be dropped. None: it stays, as that of another
     model, or as a draft that may still be written.
     """
     version = bundle_of(collection)
     if version is None:
-        return False if _is_older(draft_seconds(collection), DRAFT_SECONDS) else None
+        return False if _is_old(draft_seconds(collection)) else None
     registered = mlflow.MlflowClient().search_model_versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")
     if any(version.name == name for version in registered):
         return any(str(version.version) in needed(version.name) for version in registered)
-    is_left = (
-        unregistered_days
-        and not registered
-        and _is_older(created_seconds(client, collection), unregistered_days * DAY_SECONDS)
-    )
-    return False if is_left else None
+    return None
 
 
-def _drop(
-    client: Any, collection: str, name: str, unregistered_days: int, too_late: list[str]
-) -> bool | None:
+def _drop(client: Any, collection: str, name: str, too_late: list[str]) -> bool | None:
     """Drop a collection unless an alias needs it by now; returns what `_is_needed` does.
 
     Args:
@@ -111,12 +97,12 @@ def _drop(
     with server_errors():
         if not client.has_collection(collection, timeout=CONNECT_SECONDS):
             return None  # another `prune` has dropped it
-    is_needed = _is_needed(client, collection, name, unregistered_days, _needed)
+    is_needed = _is_needed(collection, name, _needed)
     if is_needed is False:
         with server_errors():
             client.drop_collection(collection, timeout=DROP_SECONDS)
         log.info("%s: dropped %s", name, collection)
-        if bundle_of(collection) and _is_needed(client, collection, name, 0, _needed):
+        if bundle_of(collection) and _is_needed(collection, name, _needed):
             too_late.append(collection)
     return is_needed
 
@@ -129,5 +115,5 @@ def _needed(name: str) -> set[str]:
     return {*map(str, aliases.values()), *targets}
 
 
-def _is_older(since: float | None, seconds: float) -> bool:
-    return since is not None and time.time() - since > seconds
+def _is_old(since: float | None) -> bool:
+    return since is not None and time.time() - since > DRAFT_SECONDS

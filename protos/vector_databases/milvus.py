@@ -185,18 +185,6 @@ def draft_seconds(collection: str) -> int | None:
     return int(found[2], 16) if found else None
 
 
-def created_seconds(client: Any, collection: str) -> float | None:
-    """When a collection was created, in Unix seconds; None if the server does not tell, as milvus-lite.
-
-    Raises:
-        Unavailable: the server does not answer.
-    """
-    with server_errors():
-        said = client.describe_collection(collection, timeout=CONNECT_SECONDS)
-    created = said.get("created_timestamp")  # milliseconds, above the 18 bits of a counter
-    return (created >> 18) / 1000 if created else None
-
-
 def draft_name(of: str) -> str:
     """A new name for a collection that is being written; `of` is a bundle's version, or `index`."""
     return f"{PREFIX}draft_{of[:DRAFT_DIGITS]}_{int(time.time()):08x}{secrets.token_hex(4)}"

@@ -14,8 +14,6 @@ from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import NAME
 from tests.helpers.stdlib import tracking_at
-from twinspire.export.__main__ import parser
-from twinspire.export.release import commands
 from twinspire.export.release import prune as pruning
 from twinspire.export.release.commands import roll_back
 from twinspire.export.release.prune import prune
@@ -61,7 +59,7 @@ def test_collections_of_aliases_and_of_the_champions_before_stay(
         releases.record_move(NAME, "promote", before, after)
     mlflow.MlflowClient().set_registered_model_alias(NAME, "challenger", "5")
     other, old = collection_name("ab" * 32), milvus.draft_name("cd" * 32)
-    long_ago = time.time() - 2 * pruning.DAY_SECONDS
+    long_ago = time.time() - 2 * pruning.DRAFT_SECONDS
     with monkeypatch.context() as patched:
         patched.setattr(time, "time", lambda: long_ago)
         abandoned = milvus.draft_name("index")
@@ -99,31 +97,3 @@ def test_a_collection_stays_while_any_alias_or_another_model_needs_it(store: Any
         "dropped": sorted(names[n] for n in "14"),
     }
     assert sorted(store.list_collections()) == kept
-
-
-def test_a_collection_of_no_registered_bundle_is_dropped_when_it_is_old_enough(
-    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """milvus-lite tells no age, so it is added to its answers, as a server writes it."""
-    old, young, unknown = (collection_name(each * 32) for each in ("0a", "0b", "0c"))
-    ages = {old: 31, young: 29, name_of("1"): 99}
-    for each in (old, young, unknown):
-        make(store, each)
-    describe = type(store).describe_collection
-
-    def aged(self: Any, collection: str, **others: Any) -> Any:
-        said = describe(self, collection, **others)
-        if collection in ages:
-            milliseconds = (time.time() - ages[collection] * pruning.DAY_SECONDS) * 1000
-            said["created_timestamp"] = int(milliseconds) << 18 | 5
-        return said
-
-    mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", "1")
-    monkeypatch.setattr(type(store), "describe_collection", aged)
-    dropped = sorted(name_of(n) for n in "2345")
-    assert prune(NAME, dry_run=True)["dropped"] == dropped
-    assert prune(NAME, dry_run=True, unregistered_days=32)["dropped"] == dropped
-    releases.small_experiment(tmp_path)
-    line = ["prune", "--config", str(tmp_path / f"{NAME}.toml"), "--unregistered-days", "30"]
-    assert commands.prune(parser().parse_args(line))["dropped"] == sorted([*dropped, old])
-    assert {young, unknown, name_of("1")} <= {*store.list_collections()}
