@@ -114,13 +114,11 @@ class PairRecord:
     Attributes:
         challenger: version of the challenger's bundle; empty if there is none.
         champion: version of the champion's bundle; empty before the first answer.
-        round: grows by one whenever the sums restart.
     """
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self.challenger: str = entry.get("bundle_version", "")
         self.champion: str = entry.get("champion", "")
-        self.round: int = entry.get("round", 0)
         self.sums = Sums(**entry.get("sums", {}))
         self._dropped_before: int = entry.get("dropped_before", 0)
 
@@ -147,7 +145,6 @@ class PairRecord:
         return {
             "bundle_version": self.challenger,
             "champion": self.champion,
-            "round": self.round,
             **counts,
             **self.sums.means(),
             "sums": self.sums.document(),
@@ -156,5 +153,4 @@ class PairRecord:
 
     def _restart(self, challenger: str, champion: str, dropped: int) -> None:
         self.challenger, self.champion, self._dropped_before = challenger, champion, dropped
-        self.round += 1
         self.sums = Sums()

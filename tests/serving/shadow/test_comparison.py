@@ -81,17 +81,17 @@ def test_a_record_goes_on_from_its_note() -> None:
     again.set_champion("a", dropped=9)
     assert again.document() == record.document()
     assert note["dropped_before"] == 5
-    assert (note["round"], note["bundle_version"], note["champion"]) == (1, "x", "a")
+    assert (note["bundle_version"], note["champion"]) == ("x", "a")
 
 
 def test_a_record_begins_anew_with_another_bundle_on_either_side() -> None:
     record = PairRecord({})
     record.set_challenger("x", 0)
-    for challenger, answered, round_ in [("x", "a", 1), ("x", "b", 2), ("y", "b", 3), ("", "", 4)]:
-        record.set_challenger(challenger, dropped=round_)
+    for challenger, answered, count in [("x", "a", 1), ("x", "b", 2), ("y", "b", 3), ("", "", 4)]:
+        record.set_challenger(challenger, dropped=count)
         if answered:
-            record.set_champion(answered, dropped=round_)
-        assert (record.challenger, record.champion, record.round) == (challenger, answered, round_)
+            record.set_champion(answered, dropped=count)
+        assert (record.challenger, record.champion) == (challenger, answered)
         assert record.sums == Sums()
         record.sums.fail()
-        assert record.document()["dropped_before"] == (round_ if round_ > 1 else 0)
+        assert record.document()["dropped_before"] == (count if count > 1 else 0)
