@@ -1,4 +1,4 @@
-"""Tags and metrics in MLflow that one stage writes and another reads, and addresses of pages of its UI."""
+"""Tags in MLflow that one stage writes and another reads, and addresses of pages of its UI."""
 
 import os
 from urllib.parse import urlsplit
