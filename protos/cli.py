@@ -12,7 +12,6 @@ console. The entry point supplies the console, because this package does not dep
 """
 
 import contextlib
-import difflib
 import errno
 import gc
 import json
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire.protos import __version__
-from twinspire.protos.errors import TwinspireError
+from twinspire.protos.errors import TwinspireError, near
 
 Console = Any  # a rich.console.Console
 Document = dict[str, Any]
@@ -125,12 +124,6 @@ class CommandParser(ArgumentParser):
             super()._check_value(action, value)
         except ArgumentError as error:
             raise ArgumentError(action, f"{error.message}{near(str(value), action.choices or ())}") from None
-
-
-def near(given: str, known: Iterable[object]) -> str:
-    """The end of an error about an unknown name: the known name that was probably meant, if there is one."""
-    found = difflib.get_close_matches(given, [str(each) for each in known], n=1)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _unknown_options(arguments: Sequence[str], known: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from twinspire.protos.documents import parse_toml
-from twinspire.protos.errors import ConfigError
+from twinspire.protos.errors import ConfigError, near
 from twinspire.protos.files.regular_files import open_regular
 
 T = TypeVar("T")
@@ -161,8 +161,8 @@ def _parse_dataclass(value: Any, schema: Any, key: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(schema) if field.init}
     for name in value:
         if name not in fields:
-            known = ", ".join(sorted(fields))
-            raise ValueError(f"{_join(key, name)}: unknown key; known here: {known}")
+            known = f"known here: {', '.join(sorted(fields))}{near(name, fields)}"
+            raise ValueError(f"{_join(key, name)}: unknown key; {known}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in value:

@@ -15,7 +15,6 @@ The parameters of `predict` are those that the example declares, such as
 It answers with the same `Retriever` as the service. Only MLflow imports this file.
 """
 
-import difflib
 import functools
 import math
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ import mlflow.pyfunc
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
-from twinspire.protos.errors import InvalidInput, TwinspireError
+from twinspire.protos.errors import InvalidInput, TwinspireError, near
 from twinspire.protos.inputs.events import is_dated, without_times
 from twinspire.protos.scores import LOWEST_SCORE
 from twinspire.serving.filters.text import parse_filter
@@ -177,10 +176,9 @@ def _refuse_unknown_parameters() -> None:
         declared = {each.name for each in schema.params} if schema is not None else set()
         if isinstance(params, dict) and declared == {*PARAMETERS}:
             for name in params.keys() - declared:
-                near = difflib.get_close_matches(str(name), PARAMETERS, 1)
-                meant = f"; did you mean {near[0]!r}?" if near else ""
+                known = f"{', '.join(PARAMETERS)}{near(str(name), PARAMETERS)}"
                 raise MlflowException.invalid_parameter_value(
-                    f"unknown parameter {name!r}: expected some of {', '.join(PARAMETERS)}{meant}"
+                    f"unknown parameter {name!r}: expected some of {known}"
                 )
         return enforce(params, schema)
 

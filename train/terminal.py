@@ -148,12 +148,16 @@ def _interval(metrics: Mapping[str, Any], name: str) -> str:
 
 
 def _difference(metrics: Mapping[str, Any], name: str) -> str:
-    """A metric of the towers less that of the baseline with the highest value."""
-    others = baseline_columns(metrics)
-    best = max(others, key=lambda prefix: metrics[prefix + name], default="")
-    difference = f"{best}{DIFFERENCE}{name}"
-    if difference not in metrics:
+    """A metric of the towers less that of the baseline with the highest value.
+
+    The towers before the first step are no baseline, so there is no difference to them.
+    """
+    columns = baseline_columns(metrics)
+    others = {prefix: label for prefix, label in columns.items() if f"{prefix}{DIFFERENCE}{name}" in metrics}
+    if not others:
         return ""
+    best = max(others, key=lambda prefix: metrics[prefix + name])
+    difference = f"{best}{DIFFERENCE}{name}"
     low, high = (metrics[f"{difference}_{end}"] for end in ("low", "high"))
     found = Interval(metrics[difference], low, high)
     chance = "" if found.is_better or found.is_worse else ": no difference beyond chance"

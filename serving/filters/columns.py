@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pyroaring import BitMap
 
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput, near
 from twinspire.protos.filters import FilterSchema, OrderedColumn, StringColumn, build_columns, read_filters
 from twinspire.serving.filters.expression import (
     FILTER_FIELD,
@@ -239,7 +239,8 @@ class FilterColumns:
         path = f"{path}.{shown_name(test.field)}"
         kind = self.schema.get(test.field)
         if kind is None:
-            raise InvalidInput(path, f"unknown filter field; {describe(self.schema)}")
+            known = f"{describe(self.schema)}{near(test.field, self.schema)}"
+            raise InvalidInput(path, f"unknown filter field; {known}")
         column = self._columns[test.field]
         if isinstance(test, Present):
             present: BitMap = column.present

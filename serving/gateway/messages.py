@@ -9,7 +9,6 @@ type, and takes a third of that; `tests/serving/gateway/test_messages.py` compar
 """
 
 import base64
-import difflib
 import json
 import math
 import re
@@ -23,7 +22,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput, near
 from twinspire.serving.gateway.failures import TOO_LARGE, HttpFailure, invalid
 from twinspire.serving.wire.filter_converters import filter_to_wire
 
@@ -269,9 +268,8 @@ def _fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
 
 def _unknown(prefix: str, name: str, descriptor: Descriptor) -> str:
     names = [field.name for field in descriptor.fields]
-    near = difflib.get_close_matches(name[:100], names, 1)
-    known = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
-    return f"{prefix}{name[:100]}: unknown field; {known if names else 'expected none'}"
+    known = f"expected one of {', '.join(names)}" if names else "expected none"
+    return f"{prefix}{name[:100]}: unknown field{near(name, names) or f'; {known}'}"
 
 
 def _reason(text: str) -> str:

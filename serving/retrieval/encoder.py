@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from twinspire.protos.bundle import TOWERS, Manifest
-from twinspire.protos.errors import BundleDamaged, InvalidInput
+from twinspire.protos.errors import BundleDamaged, InvalidInput, near
 from twinspire.protos.features import (
     CODE_POINTS,
     FIRST_KNOWN,
@@ -183,7 +183,8 @@ def _check_item(item: Query, features: Mapping[str, FeatureSpec], name: str) -> 
     """Refuse an item with unknown features, with NaN, or with a text missing or blank; as writes do."""
     for feature, value in item.features.items():
         if feature not in features:
-            reason = f"unknown feature; {accepted_features(features, 'item')}"
+            known = accepted_features(features, "item")
+            reason = f"unknown feature; {known}{near(feature, features)}"
             raise InvalidInput(f"{name}.features.{feature}", reason)
         refuse_nan(value, f"{name}.features.{feature}")
     for feature, spec in features.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput, near
 from twinspire.protos.features import CategoryFeature, FeatureSpec, HistoryFeature, TextFeature, TimeFeature
 from twinspire.protos.inputs.events import LARGEST_TIME, is_dated, without_times
 from twinspire.serving.filters.plan import Plan
@@ -228,7 +228,8 @@ class QueryForm:
     def _checked(self, feature: str, value: Value, given: Mapping[str, RawValue], name: str) -> Value:
         field_name = f"{name}.features.{feature}"
         if feature not in self.features:
-            raise InvalidInput(field_name, f"unknown feature; {accepted_features(self.features)}")
+            meant = near(feature, self.features)
+            raise InvalidInput(field_name, f"unknown feature; {accepted_features(self.features)}{meant}")
         spec = self.features[feature]
         if feature in given:
             raise InvalidInput(field_name, f"given twice, here and in {name}.{spec.kind}")

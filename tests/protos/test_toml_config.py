@@ -63,6 +63,7 @@ def test_reads_a_file(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         (VALID + "colour = 1", "colour: unknown key; known here: layers, mode, shape"),
+        (VALID + "visble = true", r"visble: unknown key; known here: layers, .*; did you mean visible\?"),
         ('title = "a"', "shape: required, but missing"),
         (VALID.replace('"a"', "1"), "title: expected a string, got 1"),
         (VALID + "visible = 1", "visible: expected true or false, got 1"),

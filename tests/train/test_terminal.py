@@ -76,6 +76,8 @@ def test_the_difference_to_the_best_baseline_is_told_by_each_metric() -> None:
         "recall@10 -0.0500 (-0.0750 to -0.0250, item-kNN), "
         "nDCG@10 +0.0500 (-0.0100 to +0.1250, EASE: no difference beyond chance)"
     )
+    start = {f"start_{name}": 0.9 for name in SHOWN}  # no baseline, so no difference to it is measured
+    assert shown(FILMS | differences | start)[-1] == shown(FILMS | differences)[-1]
 
 
 def test_known_and_new_queries_stand_side_by_side_where_queries_repeat() -> None:

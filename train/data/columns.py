@@ -30,7 +30,7 @@ UNITS = (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanos
 UNIT_BOUNDS = (1e11, 1e14, 1e17)  # from these on the next unit: 1e11 seconds are the year 5138
 LATEST = 4_133_980_800.0  # seconds: the end of the year 2100
 YEAR = 31_556_952  # seconds
-SHOWN_IDS = 5  # in an error text
+SHOWN = 5  # ids or rows in an error text
 
 _STRING_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 
@@ -91,10 +91,10 @@ class Columns:
         self.refuse(column, values.is_not_null(), expected)
         return values.cast(pl.String, strict=False)
 
-    def required(self, column: str, expected: str) -> pl.Series:
-        """Strings; null and blank ones are refused."""
+    def required(self, column: str, expected: str, advice: str = "") -> pl.Series:
+        """Strings; null and blank ones are refused, with advice on what to do about them."""
         values = self.strings(column, expected)
-        self.refuse(column, values.is_null() | (values.str.strip_chars() == ""), expected)
+        self.refuse(column, values.is_null() | (values.str.strip_chars() == ""), expected, advice)
         return values
 
     def unique_ids(self, column: str) -> pl.Series:
@@ -178,13 +178,26 @@ class Columns:
             raise self.refusal(column, row, f"expected {expected}, got {_in_words(numbers[row], first)}")
         return numbers / scale
 
-    def refuse(self, column: str, bad: pl.Series, expected: str) -> None:
-        """Raise a `DataError` for the first row where `bad` is true."""
-        if bad.any():
-            row = bad.arg_max() or 0
-            found = self.frame[column][row]
+    def refuse(self, column: str, bad: pl.Series, expected: str, advice: str = "") -> None:
+        """Raise a `DataError` for the first row where `bad` is true.
+
+        Args:
+            advice: what to do about such rows, for the end of the text.
+        """
+        rows = bad.arg_true().to_list()
+        if rows:
+            found = self.frame[column][rows[0]]
             found = found.to_list() if isinstance(found, pl.Series) else found
-            raise self.refusal(column, row, f"expected {expected}, got {_show(found)}")
+            reason = f"expected {expected}, got {_show(found)}{self._other_rows(rows[1:])}"
+            raise self.refusal(column, rows[0], f"{reason}; {advice}" if advice else reason)
+
+    def _other_rows(self, rows: Sequence[int]) -> str:
+        """The numbers of the first few of further rows that are refused, and how many more there are."""
+        shown = ", ".join(str(self.row_numbers[row] + 1) for row in rows[: SHOWN - 1])
+        more = len(rows) - SHOWN + 1
+        if not rows:
+            return ""
+        return f"; also row{'s' if len(rows) > 1 else ''} {shown}{f' and {more:,} more' if more > 0 else ''}"
 
     def refusal(self, column: str, row: int, reason: str) -> DataError:
         """The error for a value; the text names file, row and column."""
@@ -250,12 +263,13 @@ def read_columns(
 
 
 def features_of(
-    columns: Columns, features: Mapping[str, FeatureSpec], may_lack_texts: bool = False
+    columns: Columns, features: Mapping[str, FeatureSpec], may_lack_texts: bool = False, advice: str = ""
 ) -> dict[str, pl.Series]:
     """The columns of one tower's features, by name of the column.
 
     Args:
         may_lack_texts: read a text that is null or blank as an empty one, instead of refusing it.
+        advice: what to do about rows that lack a text, for the error.
 
     Raises:
         DataError: a value does not fit its feature, or two features need different types of one column.
@@ -263,7 +277,7 @@ def features_of(
     read: dict[str, pl.Series] = {}
     for name, spec in features.items():
         for column in column_names({name: spec}):
-            values = _values(columns, column, spec, may_lack_texts)
+            values = _values(columns, column, spec, may_lack_texts, advice)
             if column in read and read[column].dtype != values.dtype:
                 raise DataError(
                     f"{columns.path}: column {column!r} is read by two features as "
@@ -274,10 +288,10 @@ def features_of(
     return read
 
 
-def _values(columns: Columns, column: str, spec: FeatureSpec, may_lack_texts: bool) -> pl.Series:
+def _values(columns: Columns, column: str, spec: FeatureSpec, may_lack_texts: bool, advice: str) -> pl.Series:
     if isinstance(spec, TextFeature):
         if not may_lack_texts:
-            return columns.required(column, "text")
+            return columns.required(column, "text", advice)
         return columns.strings(column, "text").fill_null("").str.replace(r"^\s+$", "")
     if isinstance(spec, CategoryFeature):
         return columns.categories(column) if spec.multi else columns.strings(column)
@@ -306,7 +320,11 @@ def items_of(
             f"{id_column!r}: rename it"
         )
     has_id = any(isinstance(spec, IdFeature) for spec in features.values())
-    read = features_of(columns, others, may_lack_texts=has_id)
+    advice = (
+        'leave such items out, with unknown_items = "drop" in [data] their pairs too, or add [item.id] with '
+        'kind = "id": an item may then lack its texts'
+    )
+    read = features_of(columns, others, has_id, advice)
     shown = {
         name: columns.strings(name, "a string to show").fill_null("")
         for name in display
@@ -355,8 +373,8 @@ def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> p
     unknown = joined.filter(pl.col("item_row").is_null())["id"]
     if len(unknown):
         distinct = unknown.unique(maintain_order=True)
-        shown = ", ".join(map(_show, distinct[:SHOWN_IDS]))
-        more = f" and {len(distinct) - SHOWN_IDS:,} more" if len(distinct) > SHOWN_IDS else ""
+        shown = ", ".join(map(_show, distinct[:SHOWN]))
+        more = f" and {len(distinct) - SHOWN:,} more" if len(distinct) > SHOWN else ""
         row = joined["item_row"].is_null().arg_max() or 0
         advice = '; unknown_items = "drop" in [data] leaves them out' if columns.casts else ""
         raise columns.refusal(

@@ -10,7 +10,7 @@ from typing import Any
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos import retrieval_pb2
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput, near
 from twinspire.protos.features import (
     LARGEST,
     CategoryFeature,
@@ -125,7 +125,7 @@ class WriteParser:
                 known = ", ".join(sorted(self.fields)) or "none"
                 raise InvalidInput(
                     f"{name}.item.fields.{_cut(field)}",
-                    f"unknown field; the bundle's display fields are {known}",
+                    f"unknown field; the bundle's display fields are {known}{near(field, self.fields)}",
                 )
         features, fields = _json(values), _json(dict(item.fields))
         size = len(item_id.encode()) + len(features.encode()) + len(fields.encode())
@@ -138,7 +138,8 @@ class WriteParser:
     def _value(self, feature: str, message: retrieval_pb2.FeatureValue, name: str) -> Value:
         spec = self.features.get(feature)
         if spec is None and feature not in self.filters:
-            raise InvalidInput(name, f"unknown feature; {self._known()}")
+            meant = near(feature, (*self.features, *self.filters))
+            raise InvalidInput(name, f"unknown feature; {self._known()}{meant}")
         kind = message.WhichOneof("value")
         if kind is None:
             raise InvalidInput(name, "expected a text, a number or strings, got none of them")

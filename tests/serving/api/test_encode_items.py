@@ -102,6 +102,10 @@ def test_every_kind_of_feature_reaches_the_item_tower(full_items: Path) -> None:
         ([SHORT] * 9, "items: expected 1 to 8 items, got 9"),
         ([SHORT, {}], "items[1].features.text: required by this bundle's item tower, but missing"),
         ([{**SHORT, "age": 1}], "items[0].features.age: unknown feature; the item tower takes text (text)"),
+        (
+            [{**SHORT, "txt": "a"}],
+            "items[0].features.txt: unknown feature; the item tower takes text (text); did you mean text?",
+        ),
         ([SHORT, {"text": " "}], "items[1].features.text: expected a text, got a blank one"),
         ([], "items: expected at least one, got none"),
         (["a"], "items[0]: expected features by name, got 'a'"),

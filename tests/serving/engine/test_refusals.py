@@ -70,6 +70,11 @@ def stub(channel: grpc.Channel) -> Any:
             "query.features.age: unknown feature; the query tower takes text (text)",
         ),
         (
+            wire.SearchRequest(query={"text": "a", "features": {"txt": {"text": "a"}}}),
+            "INVALID_ARGUMENT",
+            "query.features.txt: unknown feature; the query tower takes text (text); did you mean text?",
+        ),
+        (
             wire.SearchRequest(query={"text": "a", "features": {"age": {}}}),
             "INVALID_ARGUMENT",
             "query.features.age: expected a text, a number or strings, got none of them",

@@ -89,6 +89,11 @@ def test_info_tells_fields_and_bounds(filtered_client: RetrievalClient) -> None:
     ("node", "text"),
     [
         (where.size < 3, "filter.size: unknown filter field; the filter fields are price (number), released"),
+        (
+            where.prise < 3,
+            "filter.prise: unknown filter field; the filter fields are price (number), released (time), "
+            "sale (boolean), section (string), tags (strings); did you mean price?",
+        ),
         (where.price == "3", "filter.price: expected a number, got a string"),
         (where.price == NAN, "filter.price: expected a number, got NaN"),
         (where.section < 3, "filter.section: expected equals, in or present, because it is a string"),

@@ -179,7 +179,9 @@ class FilesSource:
             columns = columns.keep(columns.required(id_column, "an item id").is_in(item_ids.to_list()))
         left_out["pair of an unknown item"] = read_rows - columns.frame.height
         left_out = {reason: count for reason, count in left_out.items() if count}
-        read = features_of(columns, query)
+        can_drop = len(column_names(query)) == 1  # `blank_rows` keeps a pair with another value of its query
+        advice = 'blank_rows = "drop" in [data] leaves such pairs out' if can_drop else ""
+        read = features_of(columns, query, advice=advice)
         read["item_row"] = rows_of(columns, id_column, item_ids, table)
         read["weight"] = weights_of(columns, data.weight)
         read["group"] = columns.required(data.group or id_column, "a group" if data.group else "an item id")

@@ -95,6 +95,7 @@ def test_an_item_with_a_value_of_each_kind_is_taken() -> None:
         (upsert(price=3), "items[0].item.features.title", "required by the bundle's item tower, but missing"),
         (upsert(title=" \n"), "items[0].item.features.title", "expected a text, got a blank one"),
         (upsert(colour="x"), "items[0].item.features.colour", "unknown feature; the item tower takes price"),
+        (upsert(titel="x"), "items[0].item.features.titel", "; did you mean title?"),
         (upsert(id="x"), "items[0].item.features.id", "unknown feature; the item tower takes price (number)"),
         (upsert(title=3), "items[0].item.features.title", "expected a text, got a number"),
         (upsert(title=["a"]), "items[0].item.features.title", "expected a text, got strings"),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.helpers.sources import source_context
 from twinspire.protos.errors import DataError
-from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
+from twinspire.protos.features import CategoryFeature, FeatureSpec, IdFeature, NumberFeature, TextFeature
 from twinspire.train.data.source import Tables
 from twinspire.train.data.sources.files import FilesData
 
@@ -387,9 +387,28 @@ def test_the_error_of_unknown_items_names_five_and_how_to_leave_them_out(tmp_pat
         read(tmp_path, pairs=pairs)
 
 
+def test_rows_that_lack_a_text_are_counted_with_the_ways_out(tmp_path: Path) -> None:
+    blank = [3, 5, 9, 10, 40, 90]
+    rows = [f"i{n},{'' if n in blank else 'a title'},{n}\n" for n in range(1, 100)]
+    items, pairs = "item_id,title,price\n" + "".join(rows), "query,item_id\na,i1\nb,i3\n"
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, items=items, pairs=pairs)
+    assert str(refused.value).endswith(
+        "items.csv: row 3, column 'title': expected text, got null; also rows 5, 9, 10, 40 and 1 more; leave "
+        'such items out, with unknown_items = "drop" in [data] their pairs too, or add [item.id] with kind = '
+        '"id": an item may then lack its texts'
+    )
+    has = "".join(row for n, row in enumerate(rows, 1) if n not in blank)
+    tables = read(tmp_path, items="item_id,title,price\n" + has, pairs=pairs, unknown_items="drop")
+    assert (tables.items.height, tables.pairs.height) == (93, 1)
+    tables = read(tmp_path, items=items, pairs=pairs, item={**ITEM, "id": IdFeature(kind="id")})
+    assert tables.items["title"].to_list().count("") == len(blank)
+
+
 def test_blank_rows_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
     pairs = 'query,item_id,at\n,,\nspy gun,007,1\n" ",7,2\nlucky number,,3\nlucky number,7,\nlucky,7,4\n'
-    with pytest.raises(DataError, match="row 1, column 'query': expected text, got null"):
+    advice = r'expected text, got null; also row 3; blank_rows = "drop" in \[data\] leaves such pairs out'
+    with pytest.raises(DataError, match=f"row 1, column 'query': {advice}"):
         read(tmp_path, pairs=pairs, time="at")
     tables = read(tmp_path, pairs=pairs, time="at", blank_rows="drop")
     assert tables.pairs["query"].to_list() == ["spy gun", "lucky"]
