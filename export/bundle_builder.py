@@ -36,6 +36,7 @@ from twinspire.export.tower_exporter import ExportedTowers, ServedTower, TowerEx
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.features import HistoryFeature, Schema, TextFeature
+from twinspire.protos.figures import WARNINGS
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
@@ -56,7 +57,7 @@ from twinspire.train.plots import save
 from twinspire.train.training.refit import vectors_before_refit
 from twinspire.train.training.run import choices_of
 from twinspire.train.training.run_metrics import metrics_of
-from twinspire.train.training.tracking import mlflow_errors
+from twinspire.train.training.tracking import mlflow_errors, warnings_of
 from twinspire.train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
@@ -279,7 +280,8 @@ class _BundleBuilder:
         losses = pair_losses.measure(self.data, products, self.score)
         if losses is not None:
             pair_losses.save(losses, folder)
-        self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
+        texts = self.dataset.report["evaluated_text"]
+        self.reports["quality"] = metrics | {"evaluated_text": texts, WARNINGS: warnings_of(self.run)}
 
     def _metrics_of_run(self) -> Mapping[str, Any]:
         """All metrics of the run; none, and a line that says so, if a version that stored none trained it."""

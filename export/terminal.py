@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from twinspire.protos.features import SIDES
+from twinspire.protos.figures import WARNINGS
 
 
 def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False) -> None:
@@ -22,6 +23,7 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
     again = ", unchanged" if result["reused"] else ""
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
+    _show_warnings(result["quality"].get(WARNINGS, ()), console)
     console.print(_hybrid_line(result["hybrid"]), highlight=False, soft_wrap=True)
     console.print(_scores_line(result["scores"]), highlight=False, soft_wrap=True)
     worst = max(side["max_abs_diff"] for side in result["parity"].values())
@@ -182,10 +184,7 @@ def show_record(result: dict[str, Any], console: Console) -> None:
         return
     if record["gates"]:
         console.print(_gates_table(record["gates"]))
-    for gate in record["gates"]:
-        if gate.get("warning"):
-            text = f"warning: {gate['warning']}"
-            console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    _show_warnings(_warnings_of(record), console)
     before = f"; before: version {record['before']}" if record["before"] else ""
     forced = ", forced" if record["action"] == "force" else ""
     console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
@@ -214,13 +213,15 @@ def show_history(result: dict[str, Any], console: Console) -> None:
                 record["action"] + _outcome(record),
                 record["before"] or "none",
                 record["after"],
-                _gates_summary(record["gates"]),
+                _gates_summary(record),
                 Text(record["reason"]),
             )
         console.print(table)
     else:
         console.print(f"{result['name']}: the champion was never moved", highlight=False)
     console.print(f"champion: {result['champion'] or 'none'}", highlight=False)
+    compared = [each for each in result["records"] if each["gates"] and each["after"] == result["champion"]]
+    _show_warnings(_warnings_of(compared[-1]) if compared else (), console)
     for text in result["beside"]:
         console.print(f"moved without a record {text}", style="yellow", highlight=False, markup=False)
     for text in result["problems"]:
@@ -235,18 +236,25 @@ def _outcome(record: dict[str, Any]) -> str:
     return f", {record['outcome']}: the alias {'moved' if record['moved'] else 'did not move'}"
 
 
-def _gates_summary(gates: list[dict[str, Any]]) -> str:
-    """The number of gates that hold, and the names of those that do not."""
+def _gates_summary(record: Mapping[str, Any]) -> str:
+    """The number of gates that hold, the names of those that do not, and whether there were warnings."""
+    gates = record["gates"]
     if not gates:
         return ""
     refused = [gate["name"] for gate in gates if not gate["holds"]]
     held = f"{len(gates) - len(refused)} of {len(gates)}"
-    parts = [held, f"not {', '.join(refused)}" if refused else "", "warned" if _is_warned(gates) else ""]
+    parts = [held, f"not {', '.join(refused)}" if refused else "", "warned" if _warnings_of(record) else ""]
     return "; ".join(filter(None, parts))
 
 
-def _is_warned(gates: Sequence[Mapping[str, Any]]) -> bool:
-    return any(gate.get("warning") for gate in gates)
+def _warnings_of(record: Mapping[str, Any]) -> list[str]:
+    """The warnings of the gates of a record, then those of the run that trained the towers."""
+    return [*(gate["warning"] for gate in record["gates"] if gate.get("warning")), *record["warnings"]]
+
+
+def _show_warnings(warnings: Sequence[str], console: Console) -> None:
+    for text in warnings:
+        console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:
@@ -265,6 +273,8 @@ def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:
         held = Text("pass", "green") if each["holds"] else Text("refused", "bold red")
         if each["holds"] and each["figure"] is None:  # there is no champion to compare with, for example
             held = Text("not compared", "dim")
+        elif each["holds"] and each.get("warning"):
+            held = Text("warned", "yellow")
         shown = each.get("shown_bound") or gate.shown_bound(each["bound"])
         table.add_row(gate.title, gate.shown_figure(each["figure"]), shown, held)
     return table

@@ -1,7 +1,8 @@
 """The main metrics of a bundle and of the baselines, read from the flat names in a manifest's `quality`.
 
 `recall_at_10` is the bundle's own, `bm25_recall_at_10` a baseline's, `bm25_difference_recall_at_10` the
-bundle's less the baseline's; names that begin with `judged_` are of the judged queries.
+bundle's less the baseline's; names that begin with `judged_` are of the judged queries, and `warnings` are
+sentences.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 DIFFERENCE = "difference_"  # prefix of a metric of the model less that of a baseline
 JUDGED = "judged_"  # prefix of the metrics of judged queries
 EXACT = "exact"  # exact search of the towers, whose difference is not measured
+WARNINGS = "warnings"  # name of a list of sentences: reasons to doubt the run that trained the towers
 SHOWN = ("recall_at_10", "mrr_at_10", "ndcg_at_10")
 
 

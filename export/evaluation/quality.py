@@ -295,6 +295,12 @@ def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
     return f"better baseline on the test split: {LABELS[best]}, {metric_label(metric)} {figures}"
 
 
+def lead_over_best(metrics: Mapping[str, Any], metric: str) -> Interval | None:
+    """By how much the model is better than the best baseline; None without a baseline or its interval."""
+    best = _best_baseline(metrics, metric)
+    return _lead(metrics, best, metric) if best else None
+
+
 def _drawn(metrics: Mapping[str, Any], metric: str) -> str:
     """What the interval of a metric draws; the bundles of before name the clusters of queries alone."""
     drawn = metrics.get(DRAWN, SINGLE)

@@ -13,11 +13,12 @@ What the choice is worth is measured by cross-validation: each tenth of the clus
 modules, is ranked by the candidate and the weight that the other queries choose. So few queries do not look
 better than they are. Only the analyser, k1 and b are chosen on all of them; the test part tells.
 
-A hybrid is shipped if it is better than the towers alone by recall@10 or the metric of the selection, and
-worse by no main metric, where a difference counts if its 95 % interval leaves out 0. The intervals draw the
-same clusters (`train/evaluation/intervals.py`), and so does the standard error. Intervals of few queries hold
-0 whatever is true. So with less than `FEW_QUERIES` it is enough that the mean is better by `LEAST_GAIN`, and
-that of no main metric is worse.
+A hybrid is shipped if it is better than the towers alone by recall@10, nDCG@10 or the metric of the
+selection, and worse by no main metric, where a difference counts if its 95 % interval leaves out 0. nDCG@10
+decides where both find nearly every item, so that recall@10 cannot rise. The intervals draw the same clusters
+(`train/evaluation/intervals.py`), and so does the standard error. Intervals of few queries hold 0 whatever is
+true. So with less than `FEW_QUERIES` it is enough that the mean of recall@10 or of the metric of the
+selection is better by `LEAST_GAIN`, and that of no main metric is worse.
 
 Where queries come again, as in a click log, items that were clicked after the same query get a prior
 (`priors.py`). Its weight is learned last, beside the terms as chosen, or without terms if they do not help.
@@ -305,7 +306,7 @@ def _verdict(differences: Mapping[str, Interval], metric: str, clusters: Cluster
     if worse:
         return False, f"it is worse: {shown(worse[0])}"
     wanted = [*dict.fromkeys((metric, "recall_at_10"))]
-    better = [name for name in wanted if differences[name].is_better]
+    better = [name for name in dict.fromkeys((*wanted, "ndcg_at_10")) if differences[name].is_better]
     if better:
         return True, shown(better[0])
     queries = len(clusters.of)

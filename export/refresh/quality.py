@@ -38,6 +38,7 @@ from twinspire.export.refresh.work import WORK
 from twinspire.protos.bundle import IndexParameters, Manifest
 from twinspire.protos.errors import DataError, MissingStage
 from twinspire.protos.features import FeatureSpec, TextFeature
+from twinspire.protos.figures import WARNINGS
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.protos.toml_config import FROM_DATA
@@ -177,6 +178,7 @@ class Evaluation:
             "queries_left_out": gone,
             "evaluated_text": self.dataset.report["evaluated_text"],
             quality.REFITTED: self.manifest.quality.get(quality.REFITTED, False),
+            WARNINGS: self.manifest.quality.get(WARNINGS, []),
             **drawn_in(labelled, "test"),
             "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
         }

@@ -38,6 +38,8 @@ from twinspire.export.release.release_records import (
     RECORD_LENGTH,
     RECORD_TAG,
     RELEASE,
+    WARNING_LENGTH,
+    WARNINGS_KEPT,
     Action,
     ReleaseRecord,
     parse_record,
@@ -127,6 +129,7 @@ def commit(
     after: str,
     gates: Iterable[Mapping[str, Any]] = (),
     reason: str = "",
+    warnings: Sequence[str] = (),
 ) -> ReleaseRecord:
     """Write the record, then move the alias if the action does so, then end the run.
 
@@ -138,6 +141,7 @@ def commit(
         run_id: of a `release_run`.
         before: the champion that the release was decided against; empty if there was none.
         gates: with `name`, `figure`, `bound` and `holds`; a figure that is not finite becomes None.
+        warnings: the first `WARNINGS_KEPT` are kept, `WARNING_LENGTH` characters of each.
 
     Raises:
         ConfigError, MissingStage: as of `expect_collection`. A note says so if the alias was moved.
@@ -150,7 +154,7 @@ def commit(
         expect_collection(name, after)
     client = mlflow.MlflowClient()
     with _one_at_a_time(name):
-        record = append(name, run_id, action, before, after, gates, reason)
+        record = append(name, run_id, action, before, after, gates, reason, warnings)
         champion = AliasState.of(name).champion
         if champion != before:
             overtaken = _overtaken(name, run_id, before, champion)
@@ -193,6 +197,7 @@ def append(
     after: str,
     gates: Iterable[Mapping[str, Any]] = (),
     reason: str = "",
+    warnings: Sequence[str] = (),
 ) -> ReleaseRecord:
     """Write the next record into a run; arguments and errors are as of `commit`."""
     known = read(name).entries
@@ -205,6 +210,7 @@ def append(
         after=after,
         gates=tuple({key: _finite(value) for key, value in gate.items()} for gate in gates),
         reason=reason[:REASON_LENGTH],
+        warnings=tuple(each[:WARNING_LENGTH] for each in warnings[:WARNINGS_KEPT]),
     )
     return _write(run_id, record)
 

@@ -82,6 +82,8 @@ def _results(decision: Decision, gates: dict[str, Gate]) -> str:
         outcome = "pass" if result.holds else "**refuse**"
         if result.holds and result.figure is None:
             outcome = "not compared"
+        elif result.holds and result.warning:
+            outcome = "warned"
         bound = gate.shown_bound(result.bound, result.lower_is_better)
         figures = gate.shown_figure(result.figure), bound
         rows.append([gate.title, *figures, outcome, plain(result.text)])

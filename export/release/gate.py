@@ -23,6 +23,7 @@ from rich.console import Console
 
 from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
 from twinspire.protos.bundle import Manifest
+from twinspire.protos.figures import WARNINGS
 from twinspire.protos.system.machine import machine
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
@@ -41,6 +42,11 @@ class ComparedVersion:
     version: str
     folder: Path
     manifest: Manifest
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """The warnings of the run that trained its towers, one sentence each."""
+        return tuple(self.manifest.quality.get(WARNINGS, ()))
 
     def document(self) -> dict[str, Any]:
         """The identity of the version, ready for JSON."""
@@ -117,8 +123,9 @@ class Decision:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings of all gates."""
-        return tuple(result.warning for result in self.results if result.warning)
+        """The warnings of all gates, then those of the run that trained the challenger."""
+        of_gates = (result.warning for result in self.results if result.warning)
+        return (*of_gates, *self.challenger.doubts)
 
     def verdict(self) -> str:
         """The decision in one sentence."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twinspire.protos.bundle import EXACT, HNSW, Manifest
+from twinspire.protos.figures import WARNINGS
 from twinspire.protos.inputs.events import is_dated, without_times
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from twinspire.protos.system.timing import p99_remark
@@ -139,6 +140,7 @@ def _quality(metrics: Mapping[str, Any]) -> str:
         parts.append(f"95 % intervals, {_plain(metrics['drawn'])} drawn{beside}.")
     parts += [REFIT] if metrics.get("refitted") else []
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
+    parts += [f"**Warning.** {_plain(each)}." for each in metrics.get(WARNINGS, ())]
     return "\n\n".join(parts)
 
 

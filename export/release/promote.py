@@ -199,7 +199,8 @@ def _conclude(
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
     summary = [_summary(each) for each in decision.results]
-    record = audit_log.commit(name, run_id, action, compared.champion, challenger, summary, reason)
+    doubts = decision.challenger.doubts
+    record = audit_log.commit(name, run_id, action, compared.champion, challenger, summary, reason, doubts)
     if error is not None:
         raise error
     return record

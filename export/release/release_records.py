@@ -14,6 +14,7 @@ RECORD_TAG = "twinspire.move"  # of a run
 CHAMPION = "champion"  # the alias that records are about
 RECORD_LENGTH = 8000  # characters; MLflow cuts a longer tag of a run without an error
 REASON_LENGTH = 1000  # characters of a reason
+WARNINGS_KEPT, WARNING_LENGTH = 8, 300  # warnings of a record, and characters of each
 REMOVED = ("previous", "broke")  # fields of records by earlier versions
 
 Action = Literal["promote", "refuse", "force", "rollback"]
@@ -31,9 +32,10 @@ class ReleaseRecord:
         action: `refuse` leaves the champion as it is; the others move it.
         before: version that was champion; empty if there was none.
         after: version that becomes champion, or would have.
-        gates: name, figure, bound and `holds` of each gate, its title, figure and bound for people, and what
-            later promotions read (`change`); empty if nothing was compared.
+        gates: name, figure, bound and `holds` of each gate, its title, figure and bound for people, its
+            warning, and what later promotions read (`change`); empty if nothing was compared.
         reason: the actor's reason; of a refusal without gates, what happened in between.
+        warnings: of the run that trained version `after`, one sentence each; those of a gate are with it.
     """
 
     number: int
@@ -44,6 +46,7 @@ class ReleaseRecord:
     after: str
     gates: tuple[dict[str, Any], ...] = ()
     reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def parse_record(text: str) -> ReleaseRecord:

@@ -178,6 +178,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
         "test queries": f"{quality['queries']:,}",
         **{name: ", ".join(columns) for name, columns in texts.items() if columns and differ},
         **{name: _compared(quality, metric) for metric, name in METRICS.items() if metric in quality},
+        "verdict": quality["verdict"],
         "index": f"{ann} {manifest['ann'][ann]:.4f} against exact search, "
         f"ef_search {manifest['index']['ef_search']}",
         "parity": f"torch and ONNX Runtime differ by at most {worst:.1e}",

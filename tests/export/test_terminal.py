@@ -18,8 +18,8 @@ GATES = [
         "figure": None,
         "bound": -0.01,
         "holds": True,
-        "warning": "BM25 is better",
     },
+    {"name": "baseline", "figure": -0.05, "bound": 0.0, "holds": True, "warning": "BM25 is better"},
     {"name": "query_tower_latency", "figure": 1.1, "bound": 1.25, "holds": True},
     {"name": "bundle_size", "figure": 21.17, "bound": 4096.0, "holds": True},
     {"name": "load_time", "figure": 0.041, "bound": 60.0, "holds": True},
@@ -52,10 +52,10 @@ BUNDLE: dict[str, Any] = {
 }
 
 
-def moved(gates: list[Any], colour: bool = False) -> str:
+def moved(gates: list[Any], colour: bool = False, warnings: tuple[str, ...] = ()) -> str:
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=colour, color_system="standard" if colour else None)
-    move = {"gates": gates, "before": "", "action": "promote"}
+    move = {"gates": gates, "before": "", "action": "promote", "warnings": warnings}
     terminal.show_record({"model": "models:/shop/1", "move": move}, console)
     return out.getvalue()
 
@@ -69,18 +69,51 @@ def test_each_gate_has_its_unit_and_the_side_of_its_bound() -> None:
         "p99 of the query tower 1.10 × ≤ 1.25 × pass",
         "size of the bundle 21.2 MiB ≤ 4,096.0 MiB pass",
         "time to load 0.04 s ≤ 60.00 s pass",
+        "quality against the best baseline -0.0500 ≥ +0.0000 warned",
     ):
         assert line in lines
 
 
 def test_no_figure_stands_beside_a_bound_on_a_difference() -> None:
-    (line,) = (line for line in moved(GATES).splitlines() if "quality against" in line)
+    (line,) = (line for line in moved(GATES).splitlines() if "quality against the champion" in line)
     assert line.split()[-5:] == ["–", "≥", "-0.0100", "not", "compared"]
 
 
 def test_a_model_that_loses_to_a_baseline_is_promoted_with_a_warning() -> None:
     assert "warning: BM25 is better" in moved(GATES)
     assert "warning" not in moved(GATES[:2])
+    lines = moved(GATES, warnings=("the [untrained] towers were kept",)).splitlines()
+    assert lines[-3:-1] == ["warning: BM25 is better", "warning: the [untrained] towers were kept"]
+
+
+def test_the_history_repeats_the_warnings_of_the_champion_alone() -> None:
+    old, new, other = (
+        {
+            "number": n,
+            "at": "2026-12-01T10:00:00.000",
+            "actor": "ann@host",
+            "action": action,
+            "outcome": "done",
+            "before": "",
+            "after": version,
+            "gates": gates,
+            "reason": "",
+            "warnings": warnings,
+        }
+        for n, (action, version, gates, warnings) in enumerate(
+            [
+                ("promote", "1", GATES, ("few queries",)),
+                ("rollback", "1", (), ()),
+                ("refuse", "2", GATES[:2], ("no loss",)),
+            ]
+        )
+    )
+    result = {"name": "shop", "champion": "1", "records": [old, new, other], "beside": [], "problems": []}
+    out = io.StringIO()
+    terminal.show_history(result, Console(file=out, width=200))
+    lines = out.getvalue().splitlines()
+    assert [line.endswith("warned") for line in map(str.rstrip, lines[1:4])] == [True, False, True]
+    assert lines[4:] == ["champion: 1", "warning: BM25 is better", "warning: few queries"]
 
 
 def test_outcomes_are_coloured_on_a_terminal() -> None:

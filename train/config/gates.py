@@ -1,6 +1,7 @@
 """`[gates]`: the bounds that a challenger must keep to be promoted."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from twinspire.train.config.checks import above_zero, at_least
 from twinspire.train.metrics import GateMetric
@@ -28,6 +29,8 @@ class GatesConfig:
         log_loss_margin: the same where log loss decides, in nats a pair. On `movielens-clicks` two seeds
             differ by less than .001, and an interval over 153 users reaches .002 to either side; the default
             leaves as much again for smaller test parts.
+        worse_than_baseline: what becomes of a challenger that the best plain baseline, such as BM25, beats on
+            its test part beyond chance: `warn` promotes it with a warning, `refuse` does not.
         query_tower_p99_ratio: the query tower's p99 latency may be this multiple of the champion's.
         retriever_p99_ratio: the same for encoding and searching together.
         iterations: timed calls of each bundle's query tower, and as many of its retriever.
@@ -45,6 +48,7 @@ class GatesConfig:
     quality_metric: GateMetric = "selection"
     quality_margin: float = 0.01
     log_loss_margin: float = 0.005
+    worse_than_baseline: Literal["warn", "refuse"] = "warn"
     query_tower_p99_ratio: float = 1.25
     retriever_p99_ratio: float = 1.25
     iterations: int = 6000

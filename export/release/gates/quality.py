@@ -115,19 +115,6 @@ def _margin_of(metric: str, gates: GatesConfig) -> float:
     return gates.log_loss_margin if metric == LOG_LOSS else gates.quality_margin
 
 
-def metric_beside_baselines(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
-    """The metric by which a model is compared with its baselines.
-
-    Two bundles are compared by log loss where AUC selects, but a model and its baselines by AUC.
-
-    Args:
-        metrics: of the model.
-    """
-    selection = experiment.training.selection
-    asked = experiment.gates.quality_metric
-    return selection if asked == "selection" and selection in metrics else metric_of(experiment)
-
-
 def judge(comparison: Comparison) -> Judgement | None:
     """The result, and the metrics with their differences.
 
@@ -157,9 +144,7 @@ def judge(comparison: Comparison) -> Judgement | None:
     if "differences" in measured:
         found_differences = measured["differences"].items()
         comparison.quality_change = {name: round(each["mean"], 6) for name, each in found_differences}
-    own = comparison.challenger.manifest.quality
-    beside = quality.better_baseline(own, metric_beside_baselines(comparison.experiment, own))
-    return replace(result, warning="; ".join(filter(None, (result.warning, beside)))), measured
+    return result, measured
 
 
 def _shared(comparison: Comparison) -> list[str]:

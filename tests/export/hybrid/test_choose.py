@@ -22,7 +22,7 @@ from twinspire.protos.lexical import Analyzer, Weighting
 from twinspire.train.config import Experiment, HybridConfig, read_experiment
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.training_data import TrainingData, training_data_of
-from twinspire.train.evaluation.intervals import Clusters, Interval
+from twinspire.train.evaluation.intervals import Clusters, Interval, interval
 from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 
 ITEMS, DIMENSION = 150, 16
@@ -149,13 +149,31 @@ def test_it_is_shipped_if_it_is_better_by_one_metric_and_worse_by_none(
     recall: tuple[float, float], mrr: tuple[float, float], ships: bool, why: str
 ) -> None:
     differences = {
-        name: Interval(sum(ends) / 2, *ends) for name, ends in (("recall_at_10", recall), ("mrr_at_10", mrr))
+        name: Interval(sum(ends) / 2, *ends)
+        for name, ends in (("recall_at_10", recall), ("ndcg_at_10", (0.0, 0.0)), ("mrr_at_10", mrr))
     }
     decided, text = choosing._verdict(differences, "recall_at_10", Clusters.single(200))
     assert decided is ships
     assert text.lower().startswith(why.lower())
     surely = ships and (recall[0] > 0 or mrr[0] > 0)
     assert choosing._verdict(differences, "recall_at_10", Clusters.single(2000))[0] is surely
+
+
+@pytest.mark.parametrize(("gain", "ships"), [(0.03, True), (0.003, False)])
+def test_where_both_find_nearly_all_items_their_order_decides(gain: float, ships: bool) -> None:
+    draw, clusters = np.random.default_rng(0), Clusters.single(400)
+    found = draw.random(400) < 0.99  # by both
+    dense = np.where(found, draw.uniform(0.3, 0.8, 400), 0)
+    hybrid = np.where(found, dense + draw.normal(gain, 0.1, 400), 0)
+    differences = {
+        "recall_at_10": interval(found.astype(float), clusters, found.astype(float)),
+        "ndcg_at_10": interval(hybrid, clusters, dense),
+        "mrr_at_10": Interval(0.001, -0.01, 0.012),
+    }
+    assert found.mean() == pytest.approx(0.99, abs=0.01)
+    decided, text = choosing._verdict(differences, "recall_at_10", clusters)
+    assert decided is ships, text
+    assert text.startswith("nDCG@10 +" if ships else "there is no difference beyond chance: recall@10")
 
 
 def test_a_weight_is_as_close_to_a_half_as_the_queries_allow() -> None:

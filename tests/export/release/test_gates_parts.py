@@ -93,6 +93,7 @@ def test_the_gates_are_found_in_their_folder() -> None:
         "filtered_recall",
         "quality",
         "quality_history",
+        "baseline",
         "query_tower_latency",
         "retriever_latency",
         "bundle_size",
@@ -134,7 +135,7 @@ def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_pa
     assert refused.text.startswith("the champion failed while loading: BundleDamaged: index.hnsw: ")
     assert refused.text.endswith("nothing can be compared with it")
     assert {result.name for result in decision.results if result.holds} == {
-        "parity", "filtered_recall", "quality", "quality_history", "bundle_size"
+        "parity", "filtered_recall", "quality", "quality_history", "baseline", "bundle_size"
     }  # fmt: skip
 
 

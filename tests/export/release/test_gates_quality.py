@@ -13,13 +13,11 @@ from tests.helpers import altered
 from tests.helpers.stdlib import Made
 from twinspire.export.evaluation import per_query
 from twinspire.export.evaluation.per_query import PerQuery
-from twinspire.export.evaluation.quality import better_baseline
 from twinspire.export.release.gate import Comparison, Judgement
 from twinspire.export.release.gates import quality
 from twinspire.export.release.gates.quality import (
     Evaluated,
     judge_metrics,
-    metric_beside_baselines,
     metric_of,
 )
 from twinspire.protos import bundle
@@ -268,38 +266,9 @@ def test_without_a_champion_the_metric_must_be_a_number(made: Made) -> None:
     assert (gate.holds, gate.figure) == (False, None)
 
 
-def test_a_baseline_that_is_better_is_a_warning() -> None:
-    metrics = {"ndcg_at_10": 0.5, "bm25_ndcg_at_10": 0.61, "itemknn_ndcg_at_10": 0.55, "queries": 9}
-    text = "better baseline on the test split: BM25, nDCG@10 0.6100 against 0.5000 as served"
-    assert better_baseline(metrics, "ndcg_at_10").startswith(text)
-    assert better_baseline({**metrics, "ndcg_at_10": 0.61}, "ndcg_at_10") == ""
-    assert better_baseline({"ndcg_at_10": 0.5}, "ndcg_at_10") == ""
-    assert better_baseline({}, "ndcg_at_10") == ""
-
-
-def test_the_gate_holds_with_a_warning_where_a_baseline_is_better(
-    made: Made, compared: Compared, data: Callable[[], TrainingData], tmp_path: Path
-) -> None:
-    quality = bundle.read(made.folder).quality
-    own = {name: value for name, value in quality.items() if not name.startswith(("bm25_", "tfidf_"))}
-    lead = {f"bm25_difference_recall_at_10{end}": -0.1 for end in ("", "_low", "_high")}
-    beaten = {**own, **lead, "bm25_recall_at_10": own["recall_at_10"] + 0.1}
-    for metrics, expected in ((own, ""), (beaten, "better baseline on the test split: BM25, recall@10 ")):
-        folder = tmp_path / str(bool(expected))
-        gate, _ = compared(altered.altered(made.folder, folder, altered.annotate, quality=metrics), data)
-        assert gate.holds
-        assert gate.warning.startswith(expected)
-        assert bool(gate.warning) == bool(expected)
-
-
 def test_the_metric_is_that_of_training(made: Made) -> None:
     assert metric_of(made.experiment) == "recall_at_10"
     of_auc = dataclasses.replace(made.experiment, training=TrainingConfig(selection="auc"))
     assert metric_of(of_auc) == "ndcg_at_10"
-    labelled = {"auc": 0.7, "itemmean_auc": 0.6, "hashed_lr_auc": 0.71}
-    assert metric_beside_baselines(of_auc, labelled) == "auc"
-    assert metric_beside_baselines(of_auc, {"ndcg_at_10": 0.5}) == "ndcg_at_10"
-    fixed = dataclasses.replace(of_auc, gates=GatesConfig(quality_metric="mrr_at_10"))
-    assert metric_beside_baselines(fixed, labelled) == "mrr_at_10"
     of_mrr = dataclasses.replace(made.experiment, gates=GatesConfig(quality_metric="mrr_at_10"))
     assert metric_of(of_mrr) == "mrr_at_10"

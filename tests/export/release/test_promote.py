@@ -20,6 +20,7 @@ from twinspire.export.release import audit_log, registry
 from twinspire.export.release import promote as release
 from twinspire.export.release.audit_log import actor
 from twinspire.export.release.commands import audit_log_of, roll_back
+from twinspire.export.release.gate import ComparedVersion, Decision
 from twinspire.protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
 from twinspire.train.config import Experiment
 
@@ -246,6 +247,23 @@ def test_a_warning_is_on_record_and_on_the_page(promote: Any) -> None:
     assert [gate["warning"] for gate in audit_log_of(NAME)["records"][-1]["gates"]] == [warned.warning]
     report = mlflow.artifacts.load_text(f"runs:/{done.run_id}/release/decision.html")
     assert "<strong>Warning.</strong> better baseline on the test split: BM25" in report
+
+
+def test_the_warnings_of_the_training_run_are_on_record_and_on_the_page(promote: Any) -> None:
+    untrained = "the untrained towers were kept"
+    long = [untrained, *(f"{n}" * 500 for n in range(9))]
+
+    def compare(challenger: ComparedVersion, *_: Any) -> Decision:
+        quality = {**challenger.manifest.quality, "warnings": long}
+        doubted = dataclasses.replace(challenger.manifest, quality=quality)
+        return Decision(dataclasses.replace(challenger, manifest=doubted), None, (HELD,) * 11, {})
+
+    done = promote(1, compare)
+    kept = audit_log_of(NAME)["records"][-1]["warnings"]
+    assert [*kept[:2]] == [untrained, "0" * 300]
+    assert len(kept) == 8
+    report = mlflow.artifacts.load_text(f"runs:/{done.run_id}/release/decision.html")
+    assert f"<strong>Warning.</strong> {untrained}." in report
 
 
 def test_a_rollback_goes_back_one_champion_at_a_time(promote: Any) -> None:

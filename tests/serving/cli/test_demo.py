@@ -57,6 +57,7 @@ def test_a_summary_names_what_was_measured_beside_the_service(monkeypatch: pytes
         "bm25_recall_at_10": 0.2,
         "mrr_at_10": 0.1,
         "exact_mrr_at_10": 0.1,
+        "verdict": "no difference beyond chance to BM25",
     }
     manifest: dict[str, Any] = {
         "dataset": {"name": "films", "items": 3000, "parts": {"train": 9000, "test": 1200, "cold": 7}},
@@ -76,6 +77,7 @@ def test_a_summary_names_what_was_measured_beside_the_service(monkeypatch: pytes
     assert (
         found["recall@10"] == "0.250 served, 0.260 exact search of the towers, 0.200 BM25, 0.125 popularity"
     )
+    assert found["verdict"] == quality["verdict"]
     assert found["data"] == "films: 3,000 items; pairs: 9,000 train, 1,200 test, 7 cold"
     assert found["MRR@10"] == "0.100 served, 0.100 exact search of the towers"
     assert not {"served text", "nDCG@10"} & {*found}

@@ -1,0 +1,77 @@
+"""A model that a plain baseline beats beyond chance is promoted with a warning, or refused."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from rich.console import Console
+
+from tests.helpers import altered
+from tests.helpers.releases import no_data
+from tests.helpers.stdlib import Made
+from twinspire.export.evaluation.quality import better_baseline
+from twinspire.export.release.gate import Comparison, GateResult
+from twinspire.export.release.gates import baseline
+from twinspire.export.release.gates.baseline import metric_beside_baselines
+from twinspire.train.config import GatesConfig, TrainingConfig
+
+Policy = Literal["warn", "refuse"]
+BEATEN = {"recall_at_10": 0.5, "bm25_recall_at_10": 0.6, "queries": 9, "drawn": "9 modules"}
+
+
+def judged(made: Made, scratch: Path, metrics: dict[str, Any], policy: Policy = "warn") -> GateResult:
+    """The result for a first challenger whose report has these metrics."""
+    side = altered.side("1", made.folder)
+    challenger = dataclasses.replace(side, manifest=dataclasses.replace(side.manifest, quality=metrics))
+    experiment = dataclasses.replace(made.experiment, gates=GatesConfig(worse_than_baseline=policy))
+    return baseline.judge(Comparison(challenger, None, experiment, no_data, Console(quiet=True), scratch))[0]
+
+
+def lead(mean: float, low: float, high: float) -> dict[str, float]:
+    ends = zip(("", "_low", "_high"), (mean, low, high), strict=True)
+    return {f"bm25_difference_recall_at_10{end}": value for end, value in ends}
+
+
+@pytest.mark.parametrize("policy", ["warn", "refuse"])
+def test_a_first_champion_that_a_baseline_beats_is_warned_of_or_refused(
+    made: Made, tmp_path: Path, policy: Policy
+) -> None:
+    result = judged(made, tmp_path, BEATEN | lead(-0.1, -0.15, -0.05), policy)
+    assert (result.figure, result.bound, result.holds) == (-0.05, 0.0, policy == "warn")
+    assert result.text.startswith(
+        "better baseline on the test split: BM25, recall@10 0.6000 against 0.5000 as served, -0.1000 "
+    )
+    assert result.warning == (result.text if policy == "warn" else "")
+
+
+def test_a_lead_of_a_baseline_that_may_be_chance_passes(made: Made, tmp_path: Path) -> None:
+    result = judged(made, tmp_path, BEATEN | lead(-0.1, -0.22, 0.02), "refuse")
+    assert (result.figure, result.holds, result.warning) == (0.02, True, "")
+    assert result.text.startswith("no difference beyond chance to BM25 at recall@10")
+
+
+@pytest.mark.parametrize("metrics", [{}, {"recall_at_10": 0.5}])
+def test_without_baselines_there_is_nothing_to_compare_with(
+    made: Made, tmp_path: Path, metrics: dict[str, Any]
+) -> None:
+    result = judged(made, tmp_path, metrics, "refuse")
+    assert (result.figure, result.holds, result.warning) == (None, True, "")
+
+
+def test_a_baseline_that_is_better_is_a_warning() -> None:
+    metrics = {"ndcg_at_10": 0.5, "bm25_ndcg_at_10": 0.61, "itemknn_ndcg_at_10": 0.55, "queries": 9}
+    text = "better baseline on the test split: BM25, nDCG@10 0.6100 against 0.5000 as served"
+    assert better_baseline(metrics, "ndcg_at_10").startswith(text)
+    assert better_baseline({**metrics, "ndcg_at_10": 0.61}, "ndcg_at_10") == ""
+    assert better_baseline({"ndcg_at_10": 0.5}, "ndcg_at_10") == ""
+    assert better_baseline({}, "ndcg_at_10") == ""
+
+
+def test_a_model_is_compared_with_baselines_by_the_metric_of_its_training(made: Made) -> None:
+    of_auc = dataclasses.replace(made.experiment, training=TrainingConfig(selection="auc"))
+    labelled = {"auc": 0.7, "itemmean_auc": 0.6, "hashed_lr_auc": 0.71}
+    assert metric_beside_baselines(of_auc, labelled) == "auc"
+    assert metric_beside_baselines(of_auc, {"ndcg_at_10": 0.5}) == "ndcg_at_10"
+    fixed = dataclasses.replace(of_auc, gates=GatesConfig(quality_metric="mrr_at_10"))
+    assert metric_beside_baselines(fixed, labelled) == "mrr_at_10"
