@@ -53,6 +53,11 @@ define configured
 	  echo "error: CONFIG=$(CONFIG): there is no such file; experiments are in train/configs/" >&2; exit 2; }
 endef
 
+# After the last target that was asked for: that of the next stage, for the same experiment.
+define next
+	$(if $(filter $@,$(lastword $(MAKECMDGOALS))),echo "next: make $(strip $(1) $(call SAME,CONFIG))" >&2)
+endef
+
 # One recipe at a time: $(1) is a Python, $(2) says what another process may be doing, $(3) is a file to lock. The
 # shell holds the lock on its descriptor 9 until it and what it started have ended. macOS has no flock(1).
 # make removes the indentation of lines in a recipe, so this Python has none.
@@ -130,14 +135,17 @@ doctor: $(IMPORTS) ## what this machine lacks, and what to do about it, also bef
 
 data: setup ## read, check and split the data set of CONFIG
 	@$(call run,twinspire.train data,--config $(CONFIG) $(if $(REFRESH),--refresh))
+	$(call next,train)
 
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run; RANKS=2 processes
 	@$(if $(RANKS),$(ranks))
 	$(call run,$(if $(RANKS),$(LAUNCH)) twinspire.train fit,--config $(CONFIG) $(if $(RESUME),--resume))
+	$(call next,export)
 
 export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 shows the precisions that were tried
 	@$(call run,twinspire.export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose) \
 	  $(if $(RAY),--ray $(RAY)))
+	$(call next,register)
 
 encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill; RAY=auto on a Ray cluster
 	@[ -n "$(ITEMS)" ] && [ -n "$(OUTPUT)" ] || {
@@ -154,9 +162,11 @@ evaluate: setup ## quality of the newest bundle, or of BUNDLE, on test split and
 
 register: setup ## the newest bundle, or BUNDLE, into the model registry as challenger
 	@$(call run,twinspire.export register,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+	$(call next,promote)
 
 promote: setup ## make the challenger the champion, if all gates hold; FORCE=1 REASON="..." even if not
 	@$(call run,twinspire.export promote,--config $(CONFIG) $(if $(FORCE),--force) $${REASON:+"--reason=$$REASON"})
+	$(call next,serve)
 
 refresh: setup ## a bundle of the champion's towers and the catalogue as it stands: CATALOGUE=url ITEMS=items.csv; goes on after a kill
 	@$(call run,twinspire.export refresh,--config $(CONFIG) $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \
@@ -227,7 +237,7 @@ demo: setup ## everything: data, training, export, registry, a server, example q
 	printf '%s\n' "" "next" \
 	  "  make serve $(call SAME,CONFIG PORT)  # answers on port $(PORT), until Ctrl-C; the others in a second terminal" \
 	  "  make serve-http $(call SAME,PORT HTTP_PORT)   # a page to try it: http://127.0.0.1:$(HTTP_PORT)" \
-	  '  make search $(call SAME,PORT) Q="..."   # or HISTORY="id id id"'
+	  '  make search $(call SAME,PORT) $(if $(shell grep -s 'kind *= *"history"' $(CONFIG)),HISTORY="id id id",Q="...")'
 
 ui: setup ## the MLflow UI on UI_PORT, or the address of that of the server in MLFLOW_TRACKING_URI
 	@case "$${MLFLOW_TRACKING_URI:-}" in http://*|https://*) # a server has its own UI; a password stays untold

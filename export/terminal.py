@@ -59,11 +59,15 @@ def _hybrid_line(report: Mapping[str, Any]) -> str:
 
 
 def _scores_line(report: Mapping[str, Any]) -> str:
-    """Below which best score an answer is weak, and what share of nonsense that is."""
+    """Below which best score an answer is weak, what that is for, and how much of nonsense is below."""
     if "weak_score" not in report:
-        return f"weak answers: not told apart: {report['why']}"
-    nonsense = [f"{share:.0%} of {kind}" for kind, share in report["weak_of_nonsense"].items()]
-    return f"weak answers: best score below {report['weak_score']:.3f}, as of {', '.join(nonsense)}"
+        return f"weak answers: none is marked as such: {report['why']}"
+    nonsense = [f"{share:.0%} of queries of {kind}" for kind, share in report["weak_of_nonsense"].items()]
+    return (
+        f"weak answers: with a best score below {report['weak_score']:.3f} the service marks an answer as weak, "
+        f"and a page can say that nothing matches well; so it is for {', '.join(nonsense)}, and seldom for a "
+        "right answer"
+    )
 
 
 def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]) -> str:

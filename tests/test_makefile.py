@@ -122,6 +122,39 @@ def test_an_experiment_that_is_not_there_is_named(installed: Path, target: str) 
     assert first == "error: CONFIG=nope.toml: there is no such file; experiments are in train/configs/"
 
 
+@pytest.mark.parametrize(
+    ("targets", "given", "expected"),
+    [
+        ("data", "CONFIG=a.toml", "next: make train CONFIG=a.toml\n"),
+        ("train", "", "next: make export\n"),
+        ("export register promote", "CONFIG=a.toml", "next: make serve CONFIG=a.toml\n"),
+        ("register", "JSON=result.json", "next: make promote\n"),
+        ("evaluate", "", ""),
+    ],
+)
+def test_a_stage_ends_with_the_command_of_the_next_one(
+    installed: Path, targets: str, given: str, expected: str
+) -> None:
+    command = ["make", *targets.split(), *given.split()]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, expected)
+
+
+def test_a_stage_that_fails_names_no_next_one(installed: Path) -> None:
+    (installed / ".venv" / "bin" / "python").write_text("#!/bin/bash\nexit 1\n")
+    done = subprocess.run(["make", "promote"], cwd=installed, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "next:" not in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("history", 'HISTORY="id id id"'), ("text", 'Q="..."')])
+def test_the_demo_suggests_a_query_that_the_model_takes(installed: Path, kind: str, asked: str) -> None:
+    (installed / "a.toml").write_text(f'name = "a"\n[query.it]\nkind = "{kind}"\n')
+    command = ["make", "demo", "CONFIG=a.toml"]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1].split(maxsplit=2) == ["make", "search", asked]
+
+
 def test_a_bundle_is_served_without_an_experiment(installed: Path) -> None:
     command = ["make", "serve", "CONFIG=nope.toml", "BUNDLE=b"]
     done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)

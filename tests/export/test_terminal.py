@@ -137,14 +137,16 @@ def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
 @pytest.mark.parametrize(
     ("report", "line"),
     [
-        ({"why": "queries do not need a text"}, "not told apart: queries do not need a text"),
+        ({"why": "queries do not need a text"}, "none is marked as such: queries do not need a text"),
         (
             {
                 "score_reference": 0.51,
                 "weak_score": 0.2389,
                 "weak_of_nonsense": {"random letters": 0.994, "shuffled trigrams": 0.981},
             },
-            "best score below 0.239, as of 99% of random letters, 98% of shuffled trigrams",
+            "with a best score below 0.239 the service marks an answer as weak, and a page can say that nothing "
+            "matches well; so it is for 99% of queries of random letters, 98% of queries of shuffled trigrams, "
+            "and seldom for a right answer",
         ),
     ],
 )

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData, texts_of
-from twinspire.train.evaluation.baselines import left_out
+from twinspire.train.evaluation.baselines import LABELS, left_out
 from twinspire.train.evaluation.intervals import Clusters, Interval
 from twinspire.train.evaluation.query_groups import is_trained, query_groups
 from twinspire.train.evaluation.ranking import selection_metric
 from twinspire.train.metrics import metric_label
 
 FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side
+CUT_PART, CUT_TEXTS = 0.1, 0.05  # the part of a text that matters, and the share of the texts that lose it
 NO_LOSS = 1e-6  # a mean loss below it counts as zero
 
 
@@ -55,8 +58,9 @@ def worse_than_baselines(
     if not best or leads[best].mean >= 0:
         return []
     lead, value = leads[best], beside[best]
-    which = f"{best} is better than the towers" if lead.is_worse else f"{lead.tie} {best}"
-    figures = f"{metric} {value:.4f} against {value + lead.mean:.4f}, {lead.text(drawn)}"
+    label = LABELS[best]
+    which = f"{label} is better than the towers" if lead.is_worse else f"{lead.tie} {label}"
+    figures = f"{metric_label(metric)} {value:.4f} against {value + lead.mean:.4f}, {lead.text(drawn)}"
     return [f"{which} on validation: {figures}"]
 
 
@@ -117,7 +121,7 @@ def _known_judged(data: TrainingData) -> str:
 
 
 def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str, float]) -> str:
-    """Texts of which the towers read a part only, and what the rest is worth to BM25."""
+    """Texts of which the towers do not read a real part, if they are many, and what it is worth to BM25."""
     if data.histories is not None:
         return ""
     shares = []
@@ -125,12 +129,14 @@ def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str,
     for side, (values, features) in sides.items():
         whole = texts_of(values, features)
         read = texts_of(values, features, cut=True, folder=experiment.tower.features_folder)
-        cut = sum(a != b for a, b in zip(whole, read, strict=True))
-        if cut:
-            shares.append(f"{cut / len(whole):.1%} of the {side}")
+        lost = np.array([1 - len(b) / len(a) for a, b in zip(whole, read, strict=True) if len(b) < len(a)])
+        lost = lost[lost > CUT_PART]
+        if len(lost) and len(lost) >= CUT_TEXTS * len(whole):
+            share = len(lost) / len(whole)
+            shares.append(f"{share:.1%} of the {side} lose their end, on average {lost.mean():.0%} of a text")
     if not shares:
         return ""
-    text = f"texts are cut at max_length: those of {' and of '.join(shares)}"
+    text = f"texts are cut at max_length: {'; '.join(shares)}"
     metric = selection_metric(experiment)
     if f"bm25_full_{metric}" not in metrics or f"bm25_{metric}" not in metrics:
         return text  # `[baselines] run` may name one of them, or none

@@ -193,6 +193,6 @@ def test_a_model_that_is_better_than_bm25_alone_is_told_to_be_worse(
     assert leads["bm25"].low > 0
     beside = {name: float(each.mean()) for name, each in values.items()}
     (verdict,) = worse_than_baselines(leads, beside, "ndcg_at_10", clusters)
-    assert verdict.startswith("query_popularity is better than the towers on validation: ndcg_at_10 ")
+    assert verdict.startswith("query popularity is better than the towers on validation: nDCG@10 ")
     found = evaluate_ranking(data, "test", rank["bm25"], rank)
     assert found["query_popularity_difference_ndcg_at_10_high"] < 0

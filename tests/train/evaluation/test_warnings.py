@@ -55,16 +55,16 @@ def test_a_baseline_that_is_better_than_the_towers() -> None:
         leads = {"bm25": Interval(*lead), "tfidf": Interval(0.1, 0.05, 0.2)}
         return worse_than_baselines(leads, beside, "ndcg_at_10", drawn)
 
-    figures = "ndcg_at_10 0.6400 against 0.6200, -0.0200"
+    figures = "nDCG@10 0.6400 against 0.6200, -0.0200"
     assert warned(-0.02, -0.03, -0.01) == [
-        f"bm25 is better than the towers on validation: {figures} "
+        f"BM25 is better than the towers on validation: {figures} "
         "(-0.0300 to -0.0100, 95 % interval, 300 modules drawn)"
     ]
     assert warned(-0.02, -0.05, 0.01) == [
-        f"no difference beyond chance to bm25 on validation: {figures} "
+        f"no difference beyond chance to BM25 on validation: {figures} "
         "(-0.0500 to +0.0100, 95 % interval, 300 modules drawn)"
     ]
-    assert warned(-0.0004, -0.0006, -0.0002)[0].startswith("a tie with bm25 on validation: ")
+    assert warned(-0.0004, -0.0006, -0.0002)[0].startswith("a tie with BM25 on validation: ")
     assert warned(0.0, -0.01, 0.01) == []
     assert worse_than_baselines({}, {"itemmean": 0.7}, "auc", drawn) == []  # of labels
 
@@ -107,12 +107,19 @@ def test_cut_texts_and_what_they_cost() -> None:
     items = [f"{FILLER}t{n}" for n in range(50)]
     data = data_of([*items, "short"], [f"t{n % 50} {n}" for n in range(200)], [n % 50 for n in range(200)])
     assert warnings_of(data, max_length=40) == [
-        "texts are cut at max_length: those of 98.0% of the items; "
+        "texts are cut at max_length: 98.0% of the items lose their end, on average 16% of a text; "
         "on whole texts BM25 has recall@10 1.000, on cut ones 0.000"
     ]
     (told,) = warnings_of(data, max_length=4)
-    assert "98.0% of the items" not in told
-    assert "100.0% of the items and of 95.0% of the queries" in told
+    assert "100.0% of the items lose their end, on average " in told
+    assert "95.0% of the queries lose their end, on average " in told
+
+
+@pytest.mark.parametrize(("long", "max_length"), [(50, len(FILLER)), (2, 40)])
+def test_a_cut_of_a_few_characters_or_of_a_few_texts_is_no_warning(long: int, max_length: int) -> None:
+    items = [f"{FILLER if n < long else ''}t{n}" for n in range(50)]
+    data = data_of([*items, "short"], [f"t{n % 50} {n}" for n in range(200)], [n % 50 for n in range(200)])
+    assert warnings_of(data, max_length=max_length) == []
 
 
 @pytest.mark.parametrize("run", [("bm25_full",), ("bm25",), ("tfidf",)])
@@ -124,7 +131,7 @@ def test_cut_texts_are_told_whichever_baselines_were_asked_for(run: tuple[str, .
     assert [*rank] == [*run]
     metrics = evaluate_ranking(data, "test", rank[run[0]], rank)
     assert run_warnings(experiment, data, metrics, 1, LOSSES) == [
-        "texts are cut at max_length: those of 98.0% of the items"
+        "texts are cut at max_length: 98.0% of the items lose their end, on average 16% of a text"
     ]
 
 
