@@ -64,9 +64,9 @@ def _scores_line(report: Mapping[str, Any]) -> str:
         return f"weak answers: none is marked as such: {report['why']}"
     nonsense = [f"{share:.0%} of queries of {kind}" for kind, share in report["weak_of_nonsense"].items()]
     return (
-        f"weak answers: with a best score below {report['weak_score']:.3f} the service marks an answer as weak, "
-        f"and a page can say that nothing matches well; so it is for {', '.join(nonsense)}, and seldom for a "
-        "right answer"
+        f"weak answers: with a best score below {report['weak_score']:.3f} the service marks an answer as "
+        f"weak, and a page can say that nothing matches well; so it is for {', '.join(nonsense)}, and seldom "
+        "for a right answer"
     )
 
 

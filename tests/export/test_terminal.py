@@ -144,9 +144,9 @@ def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
                 "weak_score": 0.2389,
                 "weak_of_nonsense": {"random letters": 0.994, "shuffled trigrams": 0.981},
             },
-            "with a best score below 0.239 the service marks an answer as weak, and a page can say that nothing "
-            "matches well; so it is for 99% of queries of random letters, 98% of queries of shuffled trigrams, "
-            "and seldom for a right answer",
+            "with a best score below 0.239 the service marks an answer as weak, and a page can say that "
+            "nothing matches well; so it is for 99% of queries of random letters, 98% of queries of shuffled "
+            "trigrams, and seldom for a right answer",
         ),
     ],
 )
