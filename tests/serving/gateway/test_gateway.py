@@ -78,6 +78,19 @@ def test_an_rpc_answers_as_it_does_over_grpc(
     assert set(answer.document) == set(expected)
 
 
+def test_an_empty_text_gets_the_most_popular_items_as_over_grpc_and_none_is_an_error(
+    gateway: RunningGateway, channel: grpc.Channel
+) -> None:
+    answer = gateway.ask("/v1/search", {"query": {"text": ""}, "k": 3})
+    found = retrieval_pb2_grpc.RetrievalStub(channel).Search(wire.SearchRequest(query={"text": ""}, k=3))
+    assert (answer.status, answer.document["basis"]) == (200, "BASIS_POPULAR")
+    assert [hit["id"] for hit in answer.document["hits"]] == [hit.id for hit in found.hits]
+    assert (len(found.hits), found.basis) == (3, wire.BASIS_POPULAR)
+    refused = gateway.ask("/v1/search", {"query": {}, "k": 3})
+    assert refused.status == 400
+    assert "query.text: required by this bundle's query tower, but missing" in str(refused.document)
+
+
 @pytest.fixture(scope="module")
 def filtering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway of a service whose items have a filter field of each type."""
