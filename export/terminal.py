@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from twinspire.protos.cli import show_warnings
 from twinspire.protos.features import SIDES
 from twinspire.protos.figures import WARNINGS
 
@@ -23,7 +24,7 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
     again = ", unchanged" if result["reused"] else ""
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
-    _show_warnings(result["quality"].get(WARNINGS, ()), console)
+    show_warnings(result["quality"].get(WARNINGS, ()), console)
     console.print(_hybrid_line(result["hybrid"]), highlight=False, soft_wrap=True)
     console.print(_scores_line(result["scores"]), highlight=False, soft_wrap=True)
     worst = max(side["max_abs_diff"] for side in result["parity"].values())
@@ -188,7 +189,7 @@ def show_record(result: dict[str, Any], console: Console) -> None:
         return
     if record["gates"]:
         console.print(_gates_table(record["gates"]))
-    _show_warnings(_warnings_of(record), console)
+    show_warnings(_warnings_of(record), console)
     before = f"; before: version {record['before']}" if record["before"] else ""
     forced = ", forced" if record["action"] == "force" else ""
     console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
@@ -225,7 +226,7 @@ def show_history(result: dict[str, Any], console: Console) -> None:
         console.print(f"{result['name']}: the champion was never moved", highlight=False)
     console.print(f"champion: {result['champion'] or 'none'}", highlight=False)
     compared = [each for each in result["records"] if each["gates"] and each["after"] == result["champion"]]
-    _show_warnings(_warnings_of(compared[-1]) if compared else (), console)
+    show_warnings(_warnings_of(compared[-1]) if compared else (), console)
     for text in result["beside"]:
         console.print(f"moved without a record {text}", style="yellow", highlight=False, markup=False)
     for text in result["problems"]:
@@ -254,11 +255,6 @@ def _gates_summary(record: Mapping[str, Any]) -> str:
 def _warnings_of(record: Mapping[str, Any]) -> list[str]:
     """The warnings of the gates of a record, then those of the run that trained the towers."""
     return [*(gate["warning"] for gate in record["gates"] if gate.get("warning")), *record["warnings"]]
-
-
-def _show_warnings(warnings: Sequence[str], console: Console) -> None:
-    for text in warnings:
-        console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from twinspire.protos import __version__
-from twinspire.protos.errors import TwinspireError, near
+from twinspire.protos.errors import TwinspireError
+from twinspire.protos.names import near
 
 Console = Any  # a rich.console.Console
 Document = dict[str, Any]
@@ -205,6 +206,12 @@ def document_command(
         return None if document is None else (document, lambda console: show(document, console))
 
     return command
+
+
+def show_warnings(warnings: Iterable[str], console: Console) -> None:
+    """Print each warning as a line of its own, as it is."""
+    for text in warnings:
+        console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:

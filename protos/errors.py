@@ -25,17 +25,6 @@
 `serving/wire/status.py` maps each class to a gRPC status code.
 """
 
-import difflib
-from collections.abc import Iterable
-
-LONGEST_NAME = 100  # characters of a name that are compared with the known ones
-
-
-def near(given: str, known: Iterable[object]) -> str:
-    """The end of an error about an unknown name: the known name that was probably meant, if there is one."""
-    found = difflib.get_close_matches(given[:LONGEST_NAME], [str(each) for each in known], n=1)
-    return f"; did you mean {found[0]}?" if found else ""
-
 
 class TwinspireError(Exception):
     """Base of all of them; its text can be shown to the user.

@@ -1,8 +1,7 @@
 """The main metrics of a bundle and of the baselines, read from the flat names in a manifest's `quality`.
 
 `recall_at_10` is the bundle's own, `bm25_recall_at_10` a baseline's, `bm25_difference_recall_at_10` the
-bundle's less the baseline's; names that begin with `judged_` are of the judged queries, and `warnings` are
-sentences.
+bundle's less the baseline's; names that begin with `judged_` are of the judged queries.
 """
 
 from collections.abc import Mapping

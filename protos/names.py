@@ -1,11 +1,13 @@
 """Validates untrusted names before they become part of a path, a query or an address.
 
 A bundle version comes from a tag in the registry, a file name from a bundle's manifest, a model name from a
-manifest or a configuration, a run id from a tracking server. Each function returns its argument, or raises a
-`ValueError` that says what was expected; callers add where the name was found.
+manifest or a configuration, a run id from a tracking server. Each function but `near` returns its argument,
+or raises a `ValueError` that says what was expected; callers add where the name was found.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 
 DIGITS = 12  # of a bundle's version in the name of its folder
 LONGEST_PART = 255  # bytes of the name of a file or a folder on Linux
@@ -88,3 +90,9 @@ def _matching(pattern: re.Pattern[str], text: str, expected: str) -> str:
 def _shown(text: object) -> str:
     shown = repr(text)
     return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN - 3]}..."
+
+
+def near(given: str, known: Iterable[object]) -> str:
+    """The end of an error about an unknown name: the known name that was probably meant, if there is one."""
+    found = difflib.get_close_matches(given[:LONGEST_SHOWN], [str(each) for each in known], n=1)
+    return f"; did you mean {found[0]}?" if found else ""

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from twinspire.protos.documents import parse_toml
-from twinspire.protos.errors import ConfigError, near
+from twinspire.protos.errors import ConfigError
 from twinspire.protos.files.regular_files import open_regular
+from twinspire.protos.names import near
 
 T = TypeVar("T")
 

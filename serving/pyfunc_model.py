@@ -26,8 +26,9 @@ import mlflow.pyfunc
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
-from twinspire.protos.errors import InvalidInput, TwinspireError, near
+from twinspire.protos.errors import InvalidInput, TwinspireError
 from twinspire.protos.inputs.events import is_dated, without_times
+from twinspire.protos.names import near
 from twinspire.protos.scores import LOWEST_SCORE
 from twinspire.serving.filters.text import parse_filter
 from twinspire.serving.retrieval.answer import Answer, FusionMode

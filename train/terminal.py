@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from twinspire.protos.cli import show_warnings
 from twinspire.protos.figures import DIFFERENCE, JUDGED
 from twinspire.train.evaluation.baselines import LABELS
 from twinspire.train.evaluation.intervals import Interval
@@ -51,8 +51,7 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     show_cold_start(metrics, console)
     show_labels(metrics, console, is_first=False)
     show_judged(metrics, {"": "two-tower"}, console)
-    for warning in result["warnings"]:
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+    show_warnings(result["warnings"], console)
 
 
 def metric_table(title: str, metrics: Mapping[str, Any], names: Mapping[str, str]) -> Table:
@@ -148,10 +147,7 @@ def _interval(metrics: Mapping[str, Any], name: str) -> str:
 
 
 def _difference(metrics: Mapping[str, Any], name: str) -> str:
-    """A metric of the towers less that of the baseline with the highest value.
-
-    The towers before the first step are no baseline, so there is no difference to them.
-    """
+    """A metric of the towers less that of the best baseline; the untrained start is none."""
     columns = baseline_columns(metrics)
     others = {prefix: label for prefix, label in columns.items() if f"{prefix}{DIFFERENCE}{name}" in metrics}
     if not others:

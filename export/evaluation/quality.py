@@ -262,7 +262,7 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
     if not best:
         return f"{label} {metrics[metric]:.3f}, with no baseline to compare it with"
     model, baseline = metrics[metric], metrics[f"{best}_{metric}"]
-    lead = _lead(metrics, best, metric)
+    lead = lead_over_best(metrics, metric)
     if lead is None:
         return f"{label} {model:.3f}, {LABELS[best]} {baseline:.3f}, without an interval of the difference"
     figures = lead.text(_drawn(metrics, metric))
@@ -271,28 +271,6 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
     if lead.is_worse:
         return f"better baseline: {LABELS[best]}, {label} {baseline:.3f} against {model:.3f}, {figures}"
     return f"{lead.tie} {LABELS[best]} at {label}: {model:.3f}, {baseline:.3f}, {figures}"
-
-
-def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
-    """A sentence on the best baseline if it is better than the model by this metric beyond chance.
-
-    Empty if none is. In a manifest without an interval of the difference the means decide, and the sentence
-    says so.
-    """
-    best = _best_baseline(metrics, metric)
-    model = metrics.get(metric)
-    if not best or not isinstance(model, float):
-        return ""
-    baseline, lead = metrics[f"{best}_{metric}"], _lead(metrics, best, metric)
-    if lead is None:
-        is_better = as_higher_is_better(metric, model) < as_higher_is_better(metric, baseline)
-        figures = "without an interval of the difference"
-    else:
-        is_better, figures = lead.is_worse, lead.text(_drawn(metrics, metric))
-    if not is_better:
-        return ""
-    figures = f"{baseline:.4f} against {model:.4f} as served, {figures}"
-    return f"better baseline on the test split: {LABELS[best]}, {metric_label(metric)} {figures}"
 
 
 def lead_over_best(metrics: Mapping[str, Any], metric: str) -> Interval | None:

@@ -124,8 +124,7 @@ class Decision:
     @property
     def warnings(self) -> tuple[str, ...]:
         """The warnings of all gates, then those of the run that trained the challenger."""
-        of_gates = (result.warning for result in self.results if result.warning)
-        return (*of_gates, *self.challenger.doubts)
+        return (*(result.warning for result in self.results if result.warning), *self.challenger.doubts)
 
     def verdict(self) -> str:
         """The decision in one sentence."""

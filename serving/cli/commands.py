@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from rich.console import Console
 
-from twinspire.protos.cli import Result, UsageError, print_result
+from twinspire.protos.cli import Result, UsageError, print_result, show_warnings
 from twinspire.protos.figures import WARNINGS
 from twinspire.serving.cli import arguments, demo, tables
 from twinspire.serving.security.tokens import new_token
@@ -47,7 +47,6 @@ def run_demo(parsed: Namespace) -> Result:
     def show(console: Console) -> None:
         console.print("6/6  summary", highlight=False)
         tables.show_pairs(console, demo.summary(document["manifest"]))
-        for text in document["manifest"]["quality"].get(WARNINGS, ()):
-            console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        show_warnings(document["manifest"]["quality"].get(WARNINGS, ()), console)
 
     return document, show

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from pyroaring import BitMap
 
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import InvalidInput, near
+from twinspire.protos.errors import InvalidInput
 from twinspire.protos.filters import FilterSchema, OrderedColumn, StringColumn, build_columns, read_filters
+from twinspire.protos.names import near
 from twinspire.serving.filters.expression import (
     FILTER_FIELD,
     MAX_DEPTH,

@@ -22,7 +22,8 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos.errors import InvalidInput, near
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.names import near
 from twinspire.serving.gateway.failures import TOO_LARGE, HttpFailure, invalid
 from twinspire.serving.wire.filter_converters import filter_to_wire
 

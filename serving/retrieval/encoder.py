@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from twinspire.protos.bundle import TOWERS, Manifest
-from twinspire.protos.errors import BundleDamaged, InvalidInput, near
+from twinspire.protos.errors import BundleDamaged, InvalidInput
 from twinspire.protos.features import (
     CODE_POINTS,
     FIRST_KNOWN,
@@ -34,6 +34,7 @@ from twinspire.protos.features import (
 )
 from twinspire.protos.files.onnx_file import check_self_contained
 from twinspire.protos.inputs.events import item_ids
+from twinspire.protos.names import near
 from twinspire.protos.system.huge_pages import on_huge_pages
 from twinspire.serving.index.vector_index import NOT_FINITE
 from twinspire.serving.retrieval.answer import Basis

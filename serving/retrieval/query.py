@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.protos.errors import InvalidInput, near
+from twinspire.protos.errors import InvalidInput
 from twinspire.protos.features import CategoryFeature, FeatureSpec, HistoryFeature, TextFeature, TimeFeature
 from twinspire.protos.inputs.events import LARGEST_TIME, is_dated, without_times
+from twinspire.protos.names import near
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.retrieval.answer import Basis, FusionMode
 

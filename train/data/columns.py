@@ -39,7 +39,7 @@ _STRING_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 class Columns:
     """Columns of one file; each method checks and converts one of them.
 
-    Every method raises `DataError` for the first invalid value.
+    Every method raises `DataError` for invalid values, which names the first ones.
 
     Args:
         frame: all rows of the file, or some of them.
@@ -179,25 +179,16 @@ class Columns:
         return numbers / scale
 
     def refuse(self, column: str, bad: pl.Series, expected: str, advice: str = "") -> None:
-        """Raise a `DataError` for the first row where `bad` is true.
-
-        Args:
-            advice: what to do about such rows, for the end of the text.
-        """
-        rows = bad.arg_true().to_list()
-        if rows:
+        """Raise a `DataError` for the rows where `bad` is true; advice on them ends its text."""
+        rows = bad.arg_true()
+        if len(rows):
             found = self.frame[column][rows[0]]
             found = found.to_list() if isinstance(found, pl.Series) else found
-            reason = f"expected {expected}, got {_show(found)}{self._other_rows(rows[1:])}"
+            reason = f"expected {expected}, got {_show(found)}"
+            if len(rows) > 1:
+                numbers = self.row_numbers.gather(rows[:SHOWN]) + 1
+                reason += f", in {len(rows):,} rows: {_first(map(str, numbers), len(rows))}"
             raise self.refusal(column, rows[0], f"{reason}; {advice}" if advice else reason)
-
-    def _other_rows(self, rows: Sequence[int]) -> str:
-        """The numbers of the first few of further rows that are refused, and how many more there are."""
-        shown = ", ".join(str(self.row_numbers[row] + 1) for row in rows[: SHOWN - 1])
-        more = len(rows) - SHOWN + 1
-        if not rows:
-            return ""
-        return f"; also row{'s' if len(rows) > 1 else ''} {shown}{f' and {more:,} more' if more > 0 else ''}"
 
     def refusal(self, column: str, row: int, reason: str) -> DataError:
         """The error for a value; the text names file, row and column."""
@@ -224,6 +215,11 @@ def _show(value: Any) -> str:
     """A value for an error text, cut to 80 characters."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _first(shown: Iterable[str], count: int) -> str:
+    """The first `SHOWN` of some values, and how many of them there are besides."""
+    return ", ".join(shown) + (f" and {count - SHOWN:,} more" if count > SHOWN else "")
 
 
 def _begins_with_a_number(strings: pl.Series) -> bool:
@@ -373,13 +369,12 @@ def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> p
     unknown = joined.filter(pl.col("item_row").is_null())["id"]
     if len(unknown):
         distinct = unknown.unique(maintain_order=True)
-        shown = ", ".join(map(_show, distinct[:SHOWN]))
-        more = f" and {len(distinct) - SHOWN:,} more" if len(distinct) > SHOWN else ""
+        shown = _first(map(_show, distinct[:SHOWN]), len(distinct))
         row = joined["item_row"].is_null().arg_max() or 0
         advice = '; unknown_items = "drop" in [data] leaves them out' if columns.casts else ""
         raise columns.refusal(
             column,
             row,
-            f"expected the id of an item in {table}, got {shown}{more}, in {len(unknown):,} rows{advice}",
+            f"expected the id of an item in {table}, got {shown}, in {len(unknown):,} rows{advice}",
         )
     return joined["item_row"]

@@ -30,6 +30,7 @@ import polars as pl
 from rich.console import Console
 
 from twinspire.protos.bundle import sync
+from twinspire.protos.cli import show_warnings
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import HistoryFeature, TextFeature, TimeFeature
@@ -147,10 +148,10 @@ def prepare(
     _check_columns(experiment, tables)
     pairs = splits.assign_parts(tables.pairs, experiment.split)
     for text in splits.unusual_shares(pairs, experiment.split):
-        _warn(console, text)
+        show_warnings([text], console)
     tested = pairs.filter(pl.col("part") == "test").height
     if tested < FEW_TESTED:
-        _warn(console, f"{tested} pairs are for test: their figures mean little, whatever they are")
+        show_warnings([f"{tested} pairs are for test: their figures mean little, whatever they are"], console)
     tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
@@ -258,11 +259,11 @@ def _without_known_queries(
         return dataclasses.replace(tables, changed={**tables.changed, **same}), kept, answers
     of_training = left_out.get("train", 0) / pairs.filter(pl.col("part") == "train").height
     if of_training > WARN_LEFT_OUT_ABOVE:
-        _warn(
-            console,
+        repeated = (
             f"{of_training:.0%} of the training pairs are left out, because their query is also one of test "
-            f"or validation; {splits.REPEATED_QUERIES}",
+            f"or validation; {splits.REPEATED_QUERIES}"
         )
+        show_warnings([repeated], console)
     dropped = {f"{part} pair with the query of a pair held out": count for part, count in left_out.items()}
     return dataclasses.replace(tables, dropped={**tables.dropped, **dropped}), kept, answers
 
@@ -270,10 +271,6 @@ def _without_known_queries(
 def _query_texts(experiment: Experiment) -> list[str]:
     """The columns of the query's texts."""
     return [spec.column for spec in experiment.query.values() if isinstance(spec, TextFeature)]
-
-
-def _warn(console: Console, text: str) -> None:
-    console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _with_training_values(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame]:

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData, texts_of
 from twinspire.train.evaluation.baselines import LABELS, left_out
@@ -129,11 +127,11 @@ def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str,
     for side, (values, features) in sides.items():
         whole = texts_of(values, features)
         read = texts_of(values, features, cut=True, folder=experiment.tower.features_folder)
-        lost = np.array([1 - len(b) / len(a) for a, b in zip(whole, read, strict=True) if len(b) < len(a)])
-        lost = lost[lost > CUT_PART]
-        if len(lost) and len(lost) >= CUT_TEXTS * len(whole):
-            share = len(lost) / len(whole)
-            shares.append(f"{share:.1%} of the {side} lose their end, on average {lost.mean():.0%} of a text")
+        lost = [1 - len(b) / len(a) for a, b in zip(whole, read, strict=True) if len(b) < len(a)]
+        lost = [part for part in lost if part > CUT_PART]
+        if lost and len(lost) >= CUT_TEXTS * len(whole):
+            share, mean = len(lost) / len(whole), sum(lost) / len(lost)
+            shares.append(f"{share:.1%} of the {side} lose their end, on average {mean:.0%} of a text")
     if not shares:
         return ""
     text = f"texts are cut at max_length: {'; '.join(shares)}"

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from twinspire.protos import names
+from twinspire.protos.cli import show_warnings
 from twinspire.protos.errors import ConfigError, DataError, MissingStage, Unavailable
 from twinspire.protos.features import Schema
 from twinspire.protos.figures import JUDGED
@@ -301,8 +302,7 @@ def _train(
     for line in (*((about,) if about else ()), *chosen.lines()):
         _print(console, line)
     no_linear_model = drop_useless_coordinates(model.towers, experiment, data)
-    for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
-        _print(console, f"[yellow]warning:[/yellow] {escape(warning)}")
+    show_warnings((*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])), console)
     shared = architecture.shares_windows
     trainer = Trainer(model.towers, data, prepared, experiment.loss, experiment.training, shared, process)
     if resume:

@@ -10,7 +10,7 @@ from typing import Any
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos import retrieval_pb2
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import InvalidInput, near
+from twinspire.protos.errors import InvalidInput
 from twinspire.protos.features import (
     LARGEST,
     CategoryFeature,
@@ -21,6 +21,7 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.protos.filter_kinds import FilterKind, parse_value
+from twinspire.protos.names import near
 from twinspire.serving.live.store.write_rules import CatalogueBounds, ItemWrite, WriteRequest
 from twinspire.serving.retrieval.query import Value
 

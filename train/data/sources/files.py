@@ -17,6 +17,7 @@ from typing import Literal
 
 import polars as pl
 
+from twinspire.protos.cli import show_warnings
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import Side
 from twinspire.train.data.cleaning import Cast, cast_columns
@@ -155,9 +156,7 @@ class FilesSource:
         return Tables(items, pairs, data.display, dropped, origin=origin, unit=unit)
 
     def _warn(self, text: str) -> None:
-        self.context.console.print(
-            f"warning: {self.data.pairs}: {text}", highlight=False, markup=False, soft_wrap=True
-        )
+        show_warnings([f"{self.data.pairs}: {text}"], self.context.console)
 
     def _pairs(self, file: str, item_ids: pl.Series, table: str) -> tuple[pl.DataFrame, dict[str, int]]:
         data, query = self.data, self.context.query

@@ -394,9 +394,9 @@ def test_rows_that_lack_a_text_are_counted_with_the_ways_out(tmp_path: Path) -> 
     with pytest.raises(DataError) as refused:
         read(tmp_path, items=items, pairs=pairs)
     assert str(refused.value).endswith(
-        "items.csv: row 3, column 'title': expected text, got null; also rows 5, 9, 10, 40 and 1 more; leave "
-        'such items out, with unknown_items = "drop" in [data] their pairs too, or add [item.id] with kind = '
-        '"id": an item may then lack its texts'
+        "items.csv: row 3, column 'title': expected text, got null, in 6 rows: 3, 5, 9, 10, 40 and 1 more; "
+        'leave such items out, with unknown_items = "drop" in [data] their pairs too, or add [item.id] with '
+        'kind = "id": an item may then lack its texts'
     )
     has = "".join(row for n, row in enumerate(rows, 1) if n not in blank)
     tables = read(tmp_path, items="item_id,title,price\n" + has, pairs=pairs, unknown_items="drop")
@@ -407,7 +407,9 @@ def test_rows_that_lack_a_text_are_counted_with_the_ways_out(tmp_path: Path) -> 
 
 def test_blank_rows_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
     pairs = 'query,item_id,at\n,,\nspy gun,007,1\n" ",7,2\nlucky number,,3\nlucky number,7,\nlucky,7,4\n'
-    advice = r'expected text, got null; also row 3; blank_rows = "drop" in \[data\] leaves such pairs out'
+    advice = (
+        r'expected text, got null, in 2 rows: 1, 3; blank_rows = "drop" in \[data\] leaves such pairs out'
+    )
     with pytest.raises(DataError, match=f"row 1, column 'query': {advice}"):
         read(tmp_path, pairs=pairs, time="at")
     tables = read(tmp_path, pairs=pairs, time="at", blank_rows="drop")
