@@ -57,7 +57,7 @@ def worse_than_baselines(
         return []
     lead, value = leads[best], beside[best]
     label = LABELS[best]
-    which = f"{label} is better than the towers" if lead.is_worse else f"{lead.tie} {label}"
+    which = f"{label} is better than the towers" if lead.is_worse else f"the towers have {lead.tie} {label}"
     figures = f"{metric_label(metric)} {value:.4f} against {value + lead.mean:.4f}, {lead.text(drawn)}"
     return [f"{which} on validation: {figures}"]
 

@@ -61,10 +61,10 @@ def test_a_baseline_that_is_better_than_the_towers() -> None:
         "(-0.0300 to -0.0100, 95 % interval, 300 modules drawn)"
     ]
     assert warned(-0.02, -0.05, 0.01) == [
-        f"no difference beyond chance to BM25 on validation: {figures} "
+        f"the towers have no difference beyond chance to BM25 on validation: {figures} "
         "(-0.0500 to +0.0100, 95 % interval, 300 modules drawn)"
     ]
-    assert warned(-0.0004, -0.0006, -0.0002)[0].startswith("a tie with BM25 on validation: ")
+    assert warned(-0.0004, -0.0006, -0.0002)[0].startswith("the towers have a tie with BM25 on validation: ")
     assert warned(0.0, -0.01, 0.01) == []
     assert worse_than_baselines({}, {"itemmean": 0.7}, "auc", drawn) == []  # of labels
 
