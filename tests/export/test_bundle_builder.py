@@ -47,6 +47,7 @@ from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import training_data_of
 from twinspire.train.training import run_metrics
+from twinspire.train.training.tracking import warnings_of
 
 
 def test_a_manifest_has_the_measurements(made: Made) -> None:
@@ -55,6 +56,9 @@ def test_a_manifest_has_the_measurements(made: Made) -> None:
     assert manifest.split_hash == made.dataset.split_hash
     assert manifest.count == made.dataset.items.height
     assert manifest.quality["evaluated_text"] == ["text"]
+    told = warnings_of(made.run)
+    assert any("differences of a few hundredths are chance" in each for each in told)
+    assert manifest.quality["warnings"] == told
     assert manifest.dataset["served_text"] == ["full_text"]
     assert manifest.ann["searched_text"] == ["full_text"]
     assert RECORD in manifest.files

@@ -96,6 +96,7 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
     assert same.mean() > 0.95
     manifest = bundle.read(done.folder)
     assert manifest.quality["queries_left_out"] == asked
+    assert manifest.quality["warnings"] == bundle.read(made.folder).quality["warnings"] != []
     assert manifest.quality["ndcg_at_10"] == pytest.approx(float(own.metrics["ndcg_at_10"].mean()), abs=1e-6)
     ids = json.loads((done.folder / bundle.ITEMS).read_bytes())["ids"]
     assert lost not in ids and kept in ids

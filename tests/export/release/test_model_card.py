@@ -48,6 +48,13 @@ def test_it_says_what_refitted_towers_have_learned_from(manifest: Manifest) -> N
     assert f"\n\n{model_card.REFIT}\n\nVerdict" in model_card.card(refitted)
 
 
+def test_it_repeats_the_warnings_of_the_training_run(manifest: Manifest) -> None:
+    doubted = dataclasses.replace(manifest, quality={**QUALITY, "warnings": ["few queries", "no <loss>"]})
+    assert "\n\n**Warning.** few queries.\n\n**Warning.** no " in model_card.card(doubted)
+    assert "<loss>" not in model_card.card(doubted)
+    assert "Warning" not in model_card.card(manifest)
+
+
 def test_it_says_how_the_items_are_searched(manifest: Manifest) -> None:
     exact = dataclasses.replace(manifest.index, exact=True, kind="")
     text = model_card.card(dataclasses.replace(manifest, index=exact))

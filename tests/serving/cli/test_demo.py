@@ -1,6 +1,7 @@
 """The demo asks a real server and shows what a person can read."""
 
 import io
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from tests.helpers.tiny import item_names, watched_bundle
 from twinspire.protos.errors import Unavailable
-from twinspire.serving.cli import demo
+from twinspire.serving.cli import commands, demo
 
 
 def shown(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -86,6 +87,21 @@ def test_a_summary_names_what_was_measured_beside_the_service(monkeypatch: pytes
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:secret@tracking.example:8443/mlflow/")
     page = "https://tracking.example:8443/mlflow/#/models/fil%20ms?workflowType=machine_learning"
     assert demo.summary(manifest)["MLflow UI"] == page
+
+
+def test_the_summary_ends_with_the_warnings_of_the_training_run(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = {"quality": {"warnings": ["the [untrained] towers were kept", "few queries"]}}
+    monkeypatch.setattr(demo, "run", lambda *_: {"manifest": manifest})
+    monkeypatch.setattr(demo, "summary", lambda _: {"data": "films"})
+    _, show = commands.run_demo(Namespace(bundle=plain, model=None, json=False))
+    console = Console(file=io.StringIO(), width=20)
+    show(console)
+    assert console.file.getvalue().splitlines()[2:] == [  # type: ignore[attr-defined]
+        "warning: the [untrained] towers were kept",
+        "warning: few queries",
+    ]
 
 
 def test_a_server_that_cannot_start_is_an_error(tmp_path: Path) -> None:
