@@ -244,6 +244,7 @@ def test_history_is_printed(capsys: Capture) -> None:
         "after": "7",
         "gates": [],
         "reason": "[b]why[/b]",
+        "warnings": [],
         "outcome": "done",
         "moved": True,
     }
