@@ -33,7 +33,8 @@ DOCS   := .cache/docs
 COMMA  := ,
 PROCESSOR_TESTS := tests/train/models tests/train/evaluation tests/train/training/test_device.py tests/export/encoding \
                    tests/export/onnx tests/export/ann tests/serving/retrieval
-FUSION := $(patsubst %/fusion.c,%/_fusion.abi3.so,$(wildcard protos/hybrid/fusion.c))
+# Compiled modules: NAME.c becomes _NAME.abi3.so beside it.
+COMPILED := $(foreach each,$(wildcard protos/*/*.c),$(dir $(each))_$(basename $(notdir $(each))).abi3.so)
 
 # With JSON=path the result goes there as one JSON document, whole or not at all.
 define run
@@ -82,7 +83,7 @@ define ranks
 	export OMP_NUM_THREADS
 endef
 
-setup: $(NAMED) $(FUSION) ## make .venv with pip from pinned versions
+setup: $(NAMED) $(COMPILED) ## make .venv with pip from pinned versions
 
 # The name under which the folders import each other, and under which a wheel installs them: twinspire.train and so on.
 $(IMPORTS):
@@ -121,12 +122,14 @@ $(STAMP): requirements.txt
 	@$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/|/transformers/models/' $(VENV)/lib || true
 	@touch $(STAMP)
 
-# The search of vectors and words together; `pip install` compiles it by pyproject.toml.
-$(FUSION): protos/hybrid/fusion.c | $(STAMP)
+# The searches of vectors and of words; `pip install` compiles them by pyproject.toml.
+protos/hybrid/_fusion.abi3.so: protos/hybrid/fusion.c
+protos/nearest/_kernel.abi3.so: protos/nearest/kernel.c
+$(COMPILED): | $(STAMP)
 	@flags="$$($(PY) -c 'import sys, sysconfig
 	print("-I" + sysconfig.get_paths()["include"], "-undefined dynamic_lookup" * (sys.platform == "darwin"))')"
 	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o $@.part -lm; then mv $@.part $@; else
-	  echo "$< cannot be compiled here, so NumPy takes its place, which is several times as slow" >&2; fi
+	  echo "$< cannot be compiled here, so NumPy takes its place, which is many times as slow" >&2; fi
 
 doctor: $(IMPORTS) ## what this machine lacks, and what to do about it, also before setup
 	@$(if $(wildcard $(STAMP)),,$(new_enough))

@@ -5,7 +5,7 @@
     item_tower.onnx       the same for items
     vectors.npy           item vectors (N, D), row n belongs to item n; with vector_scales.npy if they are
                           int8 (`vectors.py`)
-    index.hnsw            hnswlib graph over the same rows (index kinds `hnsw` and `exact`)
+    links.npy             graph over the same rows, if the index kind is `hnsw` (`nearest/links.py`)
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     filters.npz           values of the filter fields, if there are any (`filters.py`)
     lexical/*.npy         BM25 weights by term, if the bundle is hybrid (`hybrid/lexical_index.py`)
@@ -48,14 +48,16 @@ from twinspire.protos.inputs import unicode_record
 from twinspire.protos.lexical import Analyzer, WeightingName
 from twinspire.protos.toml_config import OPTIONAL, parse, to_table
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+OLDEST_VERSION = 3  # that is still read: its graphs are files of hnswlib
 
 MANIFEST = "manifest.json"
 QUERY_TOWER = "query_tower.onnx"
 ITEM_TOWER = "item_tower.onnx"
 TOWERS: dict[Side, str] = {"query": QUERY_TOWER, "item": ITEM_TOWER}
 VECTORS = "vectors.npy"
-INDEX = "index.hnsw"
+LINKS = "links.npy"
+HNSWLIB = "index.hnsw"  # of version 3, in the place of links.npy
 ITEMS = "items.json"
 FILTERS = "filters.npz"  # required if there are filter fields
 DIGESTS = "item_digests.npy"  # tells a refresh which items have changed
@@ -66,7 +68,7 @@ REQUIRED = (QUERY_TOWER, ITEM_TOWER, VECTORS, ITEMS)  # in every bundle
 SCALES = "vector_scales.npy"  # required if vectors are int8
 DRAFT = ".bundle-"  # prefix of the folders in which bundles are written
 
-HNSW = "hnsw"  # index kinds that are an hnswlib file
+HNSW = "hnsw"  # a graph that is searched in the process
 EXACT = "exact"
 MILVUS = "milvus"  # a collection on a Milvus server (`milvus.py`)
 INDEX_KINDS = (HNSW, MILVUS)  # that an experiment may ask for; exact search comes with a graph
@@ -82,13 +84,13 @@ class IndexParameters:
     """The kind of index, and how it was built and is searched.
 
     `m`, `ef_construction` and `ef_search` are parameters of an HNSW graph (Malkov and Yashunin 2018,
-    section 4); hnswlib does not store `ef_search` in its file. If scores are not cosines, the graph holds the
-    items with 0 in their last coordinate, which only pads them to unit length.
+    section 4). If scores are not cosines, the graph is that of the items with 0 in their last coordinate,
+    which only pads them to unit length.
 
     Args:
         space: hnswlib's name of the metric, always "ip", the inner product.
         exact: every search compares the query with all items, because that is about as fast or because the
-            experiment asks for it. The graph is in the bundle but not used.
+            experiment asks for it. The bundle then holds no graph.
         kind: `hnsw`, `exact`, or the name of another implementation. The first two follow from `exact` and
             are not stored in the manifest.
     """
@@ -121,10 +123,6 @@ class IndexParameters:
                 f"HNSW, M = {self.m}, ef_construction = {self.ef_construction}, ef_search = {self.ef_search}"
             )
         return ", ".join([self.kind, *(f"{name} = {value}" for name, value in self.options.items())])
-
-    def files(self) -> tuple[str, ...]:
-        """Files that the bundle must hold for it, as far as this format knows the kind."""
-        return (INDEX,) if self.kind in (HNSW, EXACT) else ()
 
 
 @dataclass(frozen=True)
@@ -381,12 +379,18 @@ class Manifest:
             del table["index"]["kind"]
         return f"{json.dumps(table, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
 
+    def index_files(self) -> tuple[str, ...]:
+        """The files that the bundle must hold for its index, beside the vectors."""
+        if self.index.kind != HNSW:
+            return ()
+        return (HNSWLIB,) if self.schema_version == OLDEST_VERSION else (LINKS,)
+
     def required_files(self) -> tuple[str, ...]:
         """The files without which this bundle cannot be served."""
         scales = (SCALES,) if self.precision.vectors == "int8" else ()
         filters = (FILTERS,) if self.filters else ()
         lexical = (*LEXICAL_FILES.values(),) if self.hybrid is not None else ()
-        return (*REQUIRED, *self.index.files(), *self.schema.files(), *scales, *filters, *lexical)
+        return (*REQUIRED, *self.index_files(), *self.schema.files(), *scales, *filters, *lexical)
 
     @property
     def size_mib(self) -> float:
@@ -486,14 +490,11 @@ def read_manifest(folder: Path) -> Manifest:
     version = table.get("schema_version") if isinstance(table, dict) else None
     if version is None:
         raise BundleDamaged(f"{path}: not a bundle's manifest: it has no schema_version")
-    if isinstance(version, int) and version < SCHEMA_VERSION:
-        raise BundleTooOld(
-            f"{path}: schema version {version}, but this program reads {SCHEMA_VERSION}: export it again"
-        )
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BundleTooNew(
-            f"{path}: schema version {version}, but this program reads up to {SCHEMA_VERSION}: update it"
-        )
+    if isinstance(version, int) and not OLDEST_VERSION <= version <= SCHEMA_VERSION:
+        text = f"{path}: schema version {version}, expected {OLDEST_VERSION} to {SCHEMA_VERSION}"
+        if version < OLDEST_VERSION:
+            raise BundleTooOld(f"{text}: export it again")
+        raise BundleTooNew(f"{text}: update it")
     try:
         manifest: Manifest = parse(table, Manifest)
         canonical = manifest.sealed(manifest.files).to_bytes()  # raises if a number is infinite

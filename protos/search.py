@@ -8,6 +8,7 @@ each vector, and merges what it finds. Where each search is exact, that loses no
 is among the k best of its nearest vector.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,30 +17,37 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-EXACT_SHARE = 8  # a search as wide as 1/8 of the catalogue is no faster than exact search
+EXACT_SHARE = 40  # a search in the graph takes as long as comparing this many times its width with the query
 SAMPLED = 64  # every 64th score is in the sample from which a bound of the highest ones is taken
 SPARE = 4  # scores of the sample above the bound, beside those that `k` makes likely
 FEW = 4  # a bound is sought only if fewer than 1/4 of the scores are expected above it
 BLOCK = 16  # queries that exact search scores at once: bounds memory to 16 N floats
 
 
-def graph_width(k: int, ef_search: int, count: int, exact: bool = False) -> int | None:
-    """The number of items to request from the graph to get its best `k`; the search is at least 2 k wide.
+def graph_width(k: int, ef_search: int, count: int, passing: int | None = None) -> int | None:
+    """How wide the graph is searched for `k` items: at least 2 k.
 
-    hnswlib searches with a width of max(ef, k). Requesting more items and keeping the best widens the search
-    of one call; setting ef would change the searches of all threads.
+    Where only some items may be found, a search walks through the others as well, and keeps `width` of those
+    that may. With a width of ef_search x the root of their share it finds as large a part of the best.
 
     Args:
-        k: items wanted, including those that will be filtered out.
+        k: items wanted.
         count: N, items in the graph.
-        exact: of the bundle: whether every search is exact.
+        passing: R, items that may be found; all by default.
 
     Returns:
-        the number, or None if exact search is as fast.
+        the width, or None if comparing the R items with the query is as fast.
     """
-    k = min(k, count)
-    width = k if 2 * k <= ef_search else min(2 * k, count)
-    return None if exact or width * EXACT_SHARE >= count else width
+    passing = count if passing is None else passing
+    if not passing:
+        return None
+    width = max(math.ceil(ef_search * math.sqrt(passing / count)), 2 * k)
+    return None if compared_like(width, count, passing) >= passing else width
+
+
+def compared_like(width: int, count: int, passing: int) -> int:
+    """How many items are compared with a query in the time of a search in the graph; as of `graph_width`."""
+    return EXACT_SHARE * width * count // passing
 
 
 def exact_search(queries: Vectors, items: Vectors, k: int) -> tuple[Rows, Vectors]:

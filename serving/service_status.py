@@ -55,7 +55,7 @@ def bundle_facts(manifest: Manifest, folder: Path) -> BundleFacts:
         manifest.bundle_version,
         (folder / MANIFEST).stat().st_mtime,
         manifest.count,
-        sum(manifest.files[name].size for name in {*manifest.index.files(), VECTORS}),
+        sum(manifest.files[name].size for name in {*manifest.index_files(), VECTORS}),
     )
 
 

@@ -6,18 +6,22 @@ so on validation queries. The reported recall is measured on test queries.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import hnswlib
 import numpy as np
 
 from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.export.ann.search import Shares, approximate, kth_scores, shares_above
-from twinspire.export.ann.timer import graph_search, search_us
+from twinspire.export.ann.timer import search_us
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.system.cores import thread_count
 from twinspire.train.config.index import IndexConfig
 
-EF_LADDER = (10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
+EF_LADDER = (
+    *(10, 12, 16, 20, 24, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 160, 192, 224, 256),
+    *(320, 384, 448, 512, 640, 768, 896, 1024, 1536, 2048),
+)
 FIRST = 400  # queries that are searched first; the others only if the target is within reach
 MARGIN = 0.005  # recall beyond the target, because test queries may be harder than validation queries
 
@@ -45,8 +49,7 @@ class EfChoice:
 
 
 def tune(
-    index: hnswlib.Index,
-    vectors: Vectors,
+    graph: CodedVectors,
     queries: Vectors,
     config: IndexConfig,
     on_point: Callable[[Point], None] = lambda point: None,
@@ -60,7 +63,7 @@ def tune(
     """
     curve: list[Point] = []
     chosen = 0
-    for point in recall_curve(index, vectors, queries, config):
+    for point in recall_curve(graph, queries, config):
         curve.append(point)
         on_point(point)
         if chosen:
@@ -81,8 +84,7 @@ def with_margin(target: float) -> float:
 
 
 def recall_curve(
-    index: hnswlib.Index,
-    vectors: Vectors,
+    graph: CodedVectors,
     queries: Vectors,
     config: IndexConfig,
 ) -> Iterator[Point]:
@@ -93,12 +95,13 @@ def recall_curve(
     Raises:
         GateRefused: the graph is so disconnected that a query reaches fewer than k items.
     """
+    vectors = graph.vectors
     bounds = kth_scores(vectors, queries, config.k)
     first, rest = _first_and_rest(len(queries), config.seed)
     for ef in ef_ladder(config.k, len(vectors)):
 
         def shares(some: Rows, ef: int = ef) -> Shares:
-            found = approximate(index, queries[some], config.k, ef, thread_count(config.threads))
+            found = approximate(graph, queries[some], config.k, ef, thread_count(config.threads))
             return shares_above(found, vectors, queries[some], bounds[some])
 
         each = shares(first)
@@ -106,7 +109,7 @@ def recall_curve(
         within_reach = point["recall"] + 2 * point["standard_error"] >= with_margin(config.recall_target)
         if len(rest) and within_reach:
             each = np.concatenate([each, shares(rest)])
-        us = search_us(graph_search(index, config.k, ef), queries)
+        us = search_us(partial(graph.search, k=config.k, ef=ef), queries)
         yield {"ef": ef, **_point(each), "us_per_query": us}
         if ef >= len(vectors):
             break

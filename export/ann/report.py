@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import hnswlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +13,7 @@ from twinspire.export.ann.ef_search import EfChoice
 from twinspire.export.ann.graph import links_size
 from twinspire.export.ann.timer import ExactVsGraph
 from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.train.config.index import IndexConfig
 from twinspire.train.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
 
@@ -45,7 +45,7 @@ class IndexReport:
     why_exact: str = ""
 
 
-def report_of(facts: IndexReport, graph: hnswlib.Index) -> dict[str, Any]:
+def report_of(facts: IndexReport, graph: CodedVectors) -> dict[str, Any]:
     """The report as JSON; times are microseconds per query on one thread, by batch size."""
     config, chosen, times = facts.config, facts.parameters, facts.times
     return {

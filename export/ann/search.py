@@ -1,14 +1,15 @@
 """Exact and approximate search over item vectors, what the service returns, and recall."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import hnswlib
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.protos.errors import GateRefused
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.scores import least_found
 from twinspire.protos.search import graph_width
 from twinspire.train.evaluation.exact_search import search
@@ -33,33 +34,33 @@ def exact(queries: Vectors, vectors: Vectors, k: int, seen: Sequence[Rows] | Non
     return found
 
 
-def approximate(index: hnswlib.Index, queries: Vectors, k: int, ef: int, threads: int = 1) -> Rows:
-    """The rows that a search of width `ef` in the graph finds: (Q, min(k, N)).
+def approximate(graph: CodedVectors, queries: Vectors, k: int, ef: int, threads: int = 1) -> Rows:
+    """The rows that a search of width `ef` in the graph finds, as the service searches it: (Q, min(k, N)).
 
     Raises:
         GateRefused: the graph is so disconnected that a query reaches fewer items.
     """
-    k = min(k, index.get_current_count())
-    index.set_ef(max(ef, k))
-    try:
-        labels, _ = index.knn_query(queries, k, num_threads=threads)
-    except RuntimeError:
-        raise GateRefused(f"index: a search reaches fewer than {k} items; raise index.m") from None
-    return np.asarray(labels, np.int64)
+    k = min(k, len(graph.vectors))
+    parts = np.array_split(queries, min(threads, len(queries)) or 1)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        found = list(pool.map(lambda part: graph.search(part, k, ef), parts))
+    if min(least for _, _, least in found) < k:
+        raise GateRefused(f"index: a search reaches fewer than {k} items; raise index.m")
+    return np.concatenate([rows for rows, _, _ in found])
 
 
 def search_as_served(
-    graph: hnswlib.Index, queries: Vectors, vectors: Vectors, k: int, ef_search: int, seen: Sequence[Rows]
+    graph: CodedVectors, queries: Vectors, k: int, ef_search: int, seen: Sequence[Rows]
 ) -> Rows:
     """What the service returns: through the graph, or by exact search where the service does that.
 
     Args:
-        vectors: (N, D), of the items.
         seen: for each query the rows that must not be returned; the search is wider by their number.
 
     Returns:
         (Q, min(k, N)) rows, best first, -1 where there are no more.
     """
+    vectors = graph.vectors
     count = len(vectors)
     found = np.full((len(queries), min(k, count)), -1, np.int64)
     lengths = np.fromiter(map(len, seen), np.int64, len(seen))
@@ -69,8 +70,9 @@ def search_as_served(
         if width is None:
             found[same] = exact(queries[same], vectors, k, [seen[query] for query in same])
             continue
-        for query, labels in zip(same, approximate(graph, queries[same], width, ef_search), strict=True):
-            kept = labels[~np.isin(labels, seen[query])][: found.shape[1]]
+        reached = approximate(graph, queries[same], min(k + int(length), count), width)
+        for query, rows in zip(same, reached, strict=True):
+            kept = rows[~np.isin(rows, seen[query])][: found.shape[1]]
             found[query, : len(kept)] = kept
     return found
 

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import hnswlib
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from twinspire.export.ann.graph import Vectors
-from twinspire.protos.search import exact_search
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 
 Search = Callable[[Vectors], object]
 
@@ -23,17 +22,6 @@ MIN_TURNS = 3
 TIME_LIMIT = 2.0  # seconds for all turns together
 SETTLING = 2  # uncounted calls at the start of a turn, while the caches hold another contender's data
 BATCHES = (1, 32)
-
-
-def graph_search(graph: hnswlib.Index, k: int, ef: int) -> Search:
-    """A search in a graph, as the service calls it; it sets `ef` each time, because others set it, too."""
-    k = min(k, graph.get_current_count())
-
-    def call(queries: Vectors) -> object:
-        graph.set_ef(max(ef, k))
-        return graph.knn_query(queries, k, num_threads=1)
-
-    return call
 
 
 def median_search_us(contenders: Mapping[str, Search], batches: Sequence[Vectors]) -> dict[str, float]:
@@ -81,7 +69,7 @@ class ExactVsGraph:
     """Microseconds per query on one thread, by batch size.
 
     Args:
-        exact_us: comparing with all items, as `protos.search.exact_search` does.
+        exact_us: comparing with all items.
         graph_us: the graph at its search width.
     """
 
@@ -89,14 +77,14 @@ class ExactVsGraph:
     graph_us: dict[int, float]
 
 
-def compare(graph: hnswlib.Index, vectors: Vectors, queries: Vectors, k: int, ef: int) -> ExactVsGraph:
+def compare(graph: CodedVectors, queries: Vectors, k: int, ef: int) -> ExactVsGraph:
     """Time exact search and the graph in turns, on the same queries."""
     exact_us, graph_us = {}, {}
     for size in BATCHES:
         batches = [queries[n : n + size] for n in range(0, max(1, len(queries) - size + 1), size)]
         contenders = {
-            "exact": lambda batch: exact_search(batch, vectors, k),
-            "graph": graph_search(graph, k, ef),
+            "exact": lambda batch: graph.exact(batch, k),
+            "graph": lambda batch: graph.search(batch, k, ef),
         }
         with threadpool_limits(1):  # keeps matrix products on the calling thread
             taken = median_search_us(contenders, batches)

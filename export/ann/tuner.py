@@ -6,7 +6,6 @@ Small catalogues are searched exactly, and so are those where no width of the gr
 import time
 from typing import Any
 
-import hnswlib
 from rich.console import Console
 
 from twinspire.export.ann.ef_search import EfChoice, Point, recall_curve, tune
@@ -15,6 +14,7 @@ from twinspire.export.ann.report import IndexReport, report_of
 from twinspire.export.ann.timer import compare
 from twinspire.protos.bundle import IndexParameters, Score
 from twinspire.protos.errors import GateRefused
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.search import EXACT_SHARE, graph_width
 from twinspire.train.config.index import IndexConfig
 
@@ -27,7 +27,7 @@ SMALL = f", for there are at most {EXACT_SIZE:,} coordinates (items x dimensions
 
 def tune_index(
     vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
-) -> tuple[hnswlib.Index, IndexParameters, dict[str, Any]]:
+) -> tuple[CodedVectors, IndexParameters, dict[str, Any]]:
     """Build the index, and choose the smallest search width that reaches the configured recall.
 
     Args:
@@ -56,13 +56,13 @@ def tune_index(
             graph = build_graph(wanted, vectors, score, config.threads)
         seconds = time.perf_counter() - begun
         try:
-            tuned = _search_width(graph, vectors, queries, config, console)
+            tuned = _search_width(graph, queries, config, console)
             break
         except GateRefused:
             if (m, ef_construction) == sizes[-1]:
                 raise
     with console.status("index: exact search beside the graph"):
-        times = compare(graph, vectors, queries, config.k, tuned.ef_search)
+        times = compare(graph, queries, config.k, tuned.ef_search)
     exact = SMALL if small else _why_exact(tuned, len(vectors), config)
     parameters = IndexParameters(SPACE, m, ef_construction, tuned.ef_search, config.seed, bool(exact))
     facts = IndexReport(len(vectors), config, tuned, times, parameters, seconds, exact)
@@ -79,9 +79,7 @@ def _is_small(vectors: Vectors, config: IndexConfig) -> bool:
     return vectors.size <= EXACT_SIZE
 
 
-def _search_width(
-    graph: hnswlib.Index, vectors: Vectors, queries: Vectors, config: IndexConfig, console: Console
-) -> EfChoice:
+def _search_width(graph: CodedVectors, queries: Vectors, config: IndexConfig, console: Console) -> EfChoice:
     with console.status("index: recall and time by search width") as status:
 
         def show(point: Point) -> None:
@@ -91,9 +89,9 @@ def _search_width(
             )
 
         if config.search == "exact":  # the graph is not searched: one point, for comparison
-            first = next(recall_curve(graph, vectors, queries, config))
+            first = next(recall_curve(graph, queries, config))
             return EfChoice(first["ef"], False, [first])
-        return tune(graph, vectors, queries, config, show)
+        return tune(graph, queries, config, show)
 
 
 def _why_exact(tuned: EfChoice, count: int, config: IndexConfig) -> str:

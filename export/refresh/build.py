@@ -24,7 +24,7 @@ from twinspire.export.onnx.runtimes import Encode, onnx_encoder
 from twinspire.export.refresh.merge import FRESH, Champion, Merged
 from twinspire.export.refresh.quality import Evaluation, NotMeasured
 from twinspire.protos import bundle
-from twinspire.protos.bundle import Manifest, Refreshed, Snapshot
+from twinspire.protos.bundle import SCHEMA_VERSION, Manifest, Refreshed, Snapshot
 from twinspire.protos.errors import BundleError
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.protos.inputs import unicode_record
@@ -127,6 +127,7 @@ class _Build:
             refreshed_from=Refreshed(self.manifest.bundle_version, self.inputs.key),
             files={},
             bundle_version="",
+            schema_version=SCHEMA_VERSION,
         )
 
     def _copy(self, folder: Path) -> None:

@@ -34,7 +34,7 @@ from twinspire.train.training.tracking import get_run, is_absent, mlflow_errors,
 
 CHALLENGER = "challenger"
 # Packages that every registered model needs.
-RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "PyStemmer", "mlflow")
+RUNTIME = ("numpy", "onnxruntime", "protobuf", "pyroaring", "PyStemmer", "mlflow")
 # And those that one with an index on a Milvus server needs beside them.
 MILVUS_RUNTIME = ("pymilvus", "circuitbreaker")
 

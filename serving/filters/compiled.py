@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -13,13 +12,11 @@ import numpy.typing as npt
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.filters.expression import FILTER_FIELD, MAX_DEPTH, Filter, is_deeper
-from twinspire.serving.filters.passing_rows import Reserve
 
 MAX_BYTES = 64 << 20  # of the filters that one bundle keeps
 MAX_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is rarely used again
 CONTENT_BYTES = 12  # of memory for each byte of a filter: its tree of Python objects
 KEY_BYTES = 32  # of a digest, which no client can make equal for different filters
-SUBSET_PART = 2  # a subset takes at most this part of the memory
 
 
 class SegmentFilter(Protocol):
@@ -36,14 +33,11 @@ class SegmentFilter(Protocol):
     def passes(self, row: int) -> bool:
         """Whether a row is one of the segment's that pass."""
 
-    def used_again(self) -> None:
-        """Another request has this filter."""
-
 
 class Filterable(Protocol):
     """What the cache needs of a segment (`serving/segments/`)."""
 
-    def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> SegmentFilter:
+    def filter(self, expression: Filter, work: Work) -> SegmentFilter:
         """The rows that pass a filter."""
 
 
@@ -72,11 +66,6 @@ class CompiledFilter:
     def count_of(self, rows: Iterable[int]) -> int:
         """How many of these rows pass."""
         return sum(any(part.passes(row) for part in self.parts) for row in rows)
-
-    def used_again(self) -> None:
-        """Another request has this filter."""
-        for part in self.parts:
-            part.used_again()
 
 
 class FilterCache:
@@ -117,17 +106,7 @@ class FilterCache:
     def evaluated(self, expression: Filter, work: Work | None = None) -> CompiledFilter:
         """The filter with the rows that pass it; not kept."""
         work = Work() if work is None else work
-
-        def reserve(size: int) -> bool:
-            cache, compiled = keeper(), owner()
-            return cache is not None and compiled is not None and cache._reserve(compiled, size)
-
-        compiled = CompiledFilter(
-            expression, [each.filter(expression, work, reserve) for each in self.segments]
-        )
-        # Without circles, so that a filter that is dropped is freed at once, and a bundle after a swap.
-        owner, keeper = weakref.ref(compiled), weakref.ref(self)
-        return compiled
+        return CompiledFilter(expression, [each.filter(expression, work) for each in self.segments])
 
     def kept(self, content: bytes) -> CompiledFilter | None:
         """The filter with this content for another request, if it is still kept."""
@@ -138,7 +117,6 @@ class FilterCache:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
-                found.used_again()
         return found
 
     def _keep(self, content: bytes, compiled: CompiledFilter) -> None:
@@ -152,18 +130,6 @@ class FilterCache:
             self._kept[key] = compiled
             self._bytes += compiled.nbytes
             self._shrink()
-
-    def _reserve(self, compiled: CompiledFilter, size: int) -> bool:
-        """Reserve the bytes of a subset for a filter that is kept; returns whether there is room for it."""
-        with self._lock:
-            if size > self._max_bytes // SUBSET_PART or all(
-                each is not compiled for each in self._kept.values()
-            ):
-                return False
-            compiled.nbytes += size
-            self._bytes += size
-            self._shrink()
-        return True
 
     def _shrink(self) -> None:
         """Drop the least recently used filters until the others fit."""

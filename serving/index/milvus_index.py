@@ -20,6 +20,7 @@ import numpy as np
 
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import Unavailable
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.vector_databases.milvus import CONNECT_SECONDS, MAX_K, import_client
 from twinspire.protos.vectors import vectors_of
 from twinspire.serving.filters.passing_rows import PassingRows
@@ -31,13 +32,14 @@ from twinspire.serving.index.vector_index import (
     ExactIndex,
     Neighbours,
     Rows,
-    Subset,
     Vectors,
 )
 
 log = logging.getLogger(__name__)
 
 SECONDS = 5.0  # time limit of a search that has no deadline
+# The server is not asked for `k` items if so many times `k` pass at most, or are in the collection.
+FEW, MANY = 40, 512
 
 
 class MilvusIndex(ExactIndex):
@@ -54,10 +56,8 @@ class MilvusIndex(ExactIndex):
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._count, self._has_padding_dim = manifest.count, manifest.score.has_padding_dim
-        self._vectors = vectors_of(folder, manifest)
-        self._local = threading.local()
-        self._scan = None
+        # Without codes, so that vectors that are not read stay on the disk.
+        self._coded = CodedVectors(vectors_of(folder, manifest), has_codes=False)
         self._filters = manifest.filters
         self.collection = MilvusCollection(manifest)
         if remote_search.is_local_only():
@@ -78,7 +78,7 @@ class MilvusIndex(ExactIndex):
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
         """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
-        k = min(k, self._count)
+        k = min(k, self.count)
         if k > MAX_K:
             return self.exact(vectors, k)
         best = self._best(vectors, k, "")
@@ -91,11 +91,11 @@ class MilvusIndex(ExactIndex):
                 best[n] = own, own_scores
         return Neighbours(np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best]))
 
-    def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> list[Neighbours] | None:
+    def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Neighbours | None:
         """As `VectorIndex.search_filtered`: each answer is checked with the service's own filter columns."""
         k = min(k, passing.count)
         held = self.collection.fields
-        if k > MAX_K or held is None:
+        if k > MAX_K or held is None or passing.count <= FEW * k or self.count <= MANY * k:
             return None
         expression = milvus_expression(passing.expression, self._filters, held)
         if expression is None:
@@ -112,7 +112,7 @@ class MilvusIndex(ExactIndex):
             exact = self.exact(vectors[wrong], k, passing.rows)
             for n, own, own_scores in zip(wrong, exact.rows, exact.scores, strict=True):
                 best[n] = own, own_scores
-        return [Neighbours(*each) for each in best]
+        return Neighbours(np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best]))
 
     def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
         """As `ExactIndex.exact`; on the event loop's thread, the comparison is left to another thread."""
@@ -122,12 +122,8 @@ class MilvusIndex(ExactIndex):
 
         if remote_search.answers_of_thread() is None:
             return compare(vectors, k)
-        count = self._count if rows is None else len(rows)
+        count = self.count if rows is None else len(rows)
         return Neighbours(*compared(compare, vectors, k, count, "all" if rows is None else _digest(rows)))
-
-    def subset(self, rows: Rows) -> Subset:
-        """As `VectorIndex.subset`; the vectors are copied by the first comparison."""
-        return _LazySubset(self, rows)
 
     def _best(self, vectors: Vectors, k: int, expression: str) -> list[Best] | None:
         """The best items of each query by the server; None within `local_only`."""
@@ -140,24 +136,6 @@ class MilvusIndex(ExactIndex):
             return self.collection.ask(vectors, k, expression, SECONDS)
         except OutOfTime as error:  # another thread still connects
             raise Unavailable(str(error)) from None
-
-
-class _LazySubset(Subset):
-    """Items whose vectors are copied by their first comparison, not when the subset is made."""
-
-    def __init__(self, index: MilvusIndex, rows: Rows) -> None:
-        self._index, self._rows, self._items = index, rows, _digest(rows)
-        self._copied: Subset | None = None
-        self._lock = threading.Lock()
-
-    def exact(self, vectors: Vectors, k: int) -> Neighbours:
-        return Neighbours(*compared(self._compare, vectors, k, len(self._rows), self._items))
-
-    def _compare(self, vectors: Vectors, k: int) -> Neighbours:
-        with self._lock:
-            if self._copied is None:
-                self._copied = ExactIndex.subset(self._index, self._rows)
-        return self._copied.exact(vectors, k)
 
 
 def _digest(rows: Rows) -> str:

@@ -4,7 +4,6 @@ All scores are inner products. A bundle's manifest names its kind of index (`ind
 such as a remote vector database, write a class with the methods of `VectorIndex`, and name it in `KINDS`.
 """
 
-import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.protos.bundle import Manifest, Score
-from twinspire.protos.errors import BundleTooNew, PackageMissing
-from twinspire.protos.search import BLOCK, exact_search, top_k
+from twinspire.protos.bundle import VECTORS, Manifest, Score
+from twinspire.protos.errors import BundleDamaged, BundleTooNew, PackageMissing
+from twinspire.protos.nearest.coded_vectors import CodedVectors
+from twinspire.protos.nearest.links import Links
 from twinspire.protos.vectors import vectors_of
-from twinspire.serving.index.int8_scan import Int8Scan
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -31,10 +30,6 @@ KINDS = {
 }
 REMOTE_KINDS = frozenset({"milvus"})  # kinds that are searched by another server (`remote_search.py`)
 NOT_FINITE = "a tower gave a vector that is not finite"
-SCAN_SHARE = 4  # all items are compared in int8 if more than 1/4 of them are allowed
-# Items of a subset with float32 vectors; int8 copies of fewer cost more time than they save.
-MAX_FLOAT32_SUBSET = 4096
-GATHER = 1024  # vectors of allowed items that are copied at once, so that they stay in the processor's cache
 
 
 class Neighbours(NamedTuple):
@@ -47,13 +42,6 @@ class Neighbours(NamedTuple):
 
     rows: Rows
     scores: Vectors
-
-
-class Subset(Protocol):
-    """Some items of an index, prepared to be searched exactly again and again."""
-
-    def exact(self, vectors: Vectors, k: int) -> Neighbours:
-        """The `k` nearest of them, fewer if there are fewer, to any vectors, float32 (B, D)."""
 
 
 class VectorIndex(Protocol):
@@ -74,8 +62,10 @@ class VectorIndex(Protocol):
         rows, scores = self.search(vector, k)
         return rows[0].tolist(), scores[0].tolist()
 
-    def search_filtered(self, vectors: Vectors, k: int, passing: Any) -> "list[Neighbours] | None":
+    def search_filtered(self, vectors: Vectors, k: int, passing: Any) -> Neighbours | None:
         """For each query the `min(k, R)` best of the R items that pass a filter, by an index that filters.
+
+        A query that finds fewer has rows of -1 at its end.
 
         Args:
             vectors: as of `search`.
@@ -103,24 +93,6 @@ class VectorIndex(Protocol):
         """Prepare an index that was opened before a fork; called once in each forked process."""
         return
 
-    def subset_bytes(self, count: int) -> int:
-        """The bytes of memory that a subset of `count` items takes."""
-        return 0
-
-    def subset(self, rows: Rows) -> Subset:
-        """Some items, ascending rows (R,); by default each search of them is one of the index."""
-        return _RowSubset(self, rows)
-
-
-class _RowSubset(Subset):
-    """Items that an index searches by their rows."""
-
-    def __init__(self, index: VectorIndex, rows: Rows) -> None:
-        self._index, self._rows = index, rows
-
-    def exact(self, vectors: Vectors, k: int) -> Neighbours:
-        return self._index.exact(vectors, k, self._rows)
-
 
 class ExactIndex(VectorIndex):
     """Compares each query with every item.
@@ -133,19 +105,12 @@ class ExactIndex(VectorIndex):
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._count = manifest.count
-        # Vectors have unit length. Where scores are not cosines, the last coordinate only pads to it.
-        self._has_padding_dim = manifest.score.has_padding_dim
-        self._vectors = vectors_of(folder, manifest)
-        self._local = threading.local()
-        self._scan: Int8Scan | None = None  # without the padding coordinate
-        if manifest.filters:
-            self._scan = Int8Scan(self._vectors[:, :-1] if self._has_padding_dim else self._vectors)
+        self._coded = coded_vectors(folder, manifest)
 
     @property
     def count(self) -> int:
         """N, the number of items."""
-        return self._count
+        return len(self._coded.vectors)
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
         """As `exact`."""
@@ -153,86 +118,24 @@ class ExactIndex(VectorIndex):
 
     def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
         """The `min(k, N)` items of the largest inner products; equal scores: the lower row first."""
-        if rows is None:
-            return Neighbours(*exact_search(vectors, self._vectors, k))
-        if len(rows) == 0:
-            none = np.empty((len(vectors), 0))
-            return Neighbours(none.astype(np.int64), none.astype(np.float32))
-        k = min(k, len(rows))
-        if self._scan is not None and len(rows) * SCAN_SHARE > self._count:
-            searched = self._without_padding(vectors)
-            if searched is not None:
-                return Neighbours(*self._scan.search(searched, k, rows))
-        return self._exact_among(vectors, k, rows)
-
-    def _without_padding(self, vectors: Vectors) -> Vectors | None:
-        """Queries as `_scan` takes them; None if they are items, whose padding coordinate is not 0."""
-        if not self._has_padding_dim:
-            return vectors
-        return None if vectors[:, -1].any() else vectors[:, :-1]
-
-    def _exact_among(self, vectors: Vectors, k: int, rows: Rows) -> Neighbours:
-        """As `exact`, among ascending rows; a copy of all their vectors at once takes five times as long."""
-        best, values = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k), np.float32)
-        buffer = self._gather_buffer()
-        for start in range(0, len(vectors), BLOCK):
-            queries = vectors[start : start + BLOCK]
-            scores = np.empty((len(queries), len(rows)), np.float32)
-            for first in range(0, len(rows), GATHER):
-                some = rows[first : first + GATHER]
-                np.take(self._vectors, some, axis=0, out=buffer[: len(some)], mode="clip")
-                scores[:, first : first + GATHER] = queries @ buffer[: len(some)].T
-            places = top_k(scores, k)
-            best[start : start + BLOCK] = rows[places]
-            values[start : start + BLOCK] = np.take_along_axis(scores, places, axis=1)
-        return Neighbours(best, values)
-
-    def _gather_buffer(self) -> Vectors:
-        """This thread's buffer (GATHER, D), kept because to allocate it takes longer than to fill it."""
-        buffer: Vectors | None = getattr(self._local, "buffer", None)
-        if buffer is None:
-            buffer = self._local.buffer = np.empty((GATHER, self._vectors.shape[1]), np.float32)
-        return buffer
+        return Neighbours(*self._coded.exact(vectors, k, rows))
 
     def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
         """The vectors of items, float32 (R, D)."""
-        found: Vectors = self._vectors[rows]
+        found: Vectors = self._coded.vectors[rows]
         return found
 
-    def subset_bytes(self, count: int) -> int:
-        """As `VectorIndex.subset_bytes`."""
-        dimension = int(self._vectors.shape[1])
-        return count * (4 * dimension if count <= MAX_FLOAT32_SUBSET or self._scan is None else dimension + 4)
 
-    def subset(self, rows: Rows) -> Subset:
-        """Some items, ascending rows (R,), with copies of their vectors side by side."""
-        if len(rows) <= MAX_FLOAT32_SUBSET or self._scan is None:
-            return _CopiedSubset(self._vectors[rows], rows)
-        return _ScannedSubset(self, self._scan.subset(rows), rows)
+def coded_vectors(folder: Path, manifest: Manifest, links: Links | None = None) -> CodedVectors:
+    """The item vectors of a bundle with their codes, and a graph over them.
 
-
-class _CopiedSubset(Subset):
-    """Items whose vectors are copied: float32 (R, D)."""
-
-    def __init__(self, vectors: Vectors, rows: Rows) -> None:
-        self._vectors, self._rows = vectors, rows
-
-    def exact(self, vectors: Vectors, k: int) -> Neighbours:
-        places, products = exact_search(vectors, self._vectors, k)
-        return Neighbours(self._rows[places], products)
-
-
-class _ScannedSubset(Subset):
-    """Items whose vectors are copied in int8."""
-
-    def __init__(self, index: ExactIndex, scan: Int8Scan, rows: Rows) -> None:
-        self._index, self._scan, self._rows = index, scan, rows
-
-    def exact(self, vectors: Vectors, k: int) -> Neighbours:
-        searched = self._index._without_padding(vectors)
-        if searched is None:
-            return self._index.exact(vectors, k, self._rows)
-        return Neighbours(*self._scan.search(searched, min(k, len(self._rows)), None))
+    Raises:
+        BundleDamaged: the vectors are not those that the manifest describes, or are not finite.
+    """
+    try:
+        return CodedVectors(vectors_of(folder, manifest), manifest.score.has_padding_dim, links)
+    except ValueError as error:
+        raise BundleDamaged(f"{folder / VECTORS}: {error}") from None
 
 
 def open_index(folder: Path, manifest: Manifest) -> VectorIndex:

@@ -307,7 +307,7 @@ class Retriever:
     def expected_cost(self, options: SearchOptions) -> int:
         """The expected work of searching for one query, in items, beyond `k` and the excluded ones.
 
-        It consists of the items that a filter makes the first search ask for, and of the searches for the
+        It consists of the steps of a search among the items that pass a filter, and of the searches for the
         further vectors of a query that has several.
         """
         if options.filter is None:
@@ -319,7 +319,7 @@ class Retriever:
         """The part of `expected_cost` that is due to the filter."""
         if not self.built.has_graph:
             return 0
-        return max(0, self.expected_cost(options) - self.interests * max(options.k, self.built.free_width))
+        return max(0, self.expected_cost(options) - self.interests * self.built.expected_cost(options.k))
 
     def find(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """For each query, the rows and scores of its best items.

@@ -67,7 +67,7 @@ VALUES = 1000  # strings in a feature that takes several; as many as a request m
 UNAVAILABLE = 75  # exit code (EX_TEMPFAIL): the server of the index does not answer
 MAX_ERROR_LENGTH = 500  # characters of an error that are shown
 ERROR, WARNING = "error: ", "warning: "  # prefixes of lines that the process writes
-# Errors of Python, NumPy, ONNX Runtime and hnswlib where an allocation has failed.
+# Errors of Python, NumPy and ONNX Runtime where an allocation has failed.
 OUT_OF_MEMORY = re.compile(
     r"requested buffer of size (?P<bytes>\d+)|bad[ _]alloc|MemoryError|Unable to allocate|Not enough memory"
 )

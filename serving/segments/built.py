@@ -15,12 +15,12 @@ from twinspire.protos.hybrid.fusion import Fusion, FusionQuery, Ranked
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.serving.filters.columns import FilterColumns, Work
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.filters.passing_rows import PassingRows, Reserve
+from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
 from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.neighbours import Mask, remaining, remaining_of_all
-from twinspire.serving.segments.planner import Found, expected_cost, search_one_passing, search_passing
+from twinspire.serving.segments.planner import Found, expected_cost, search_passing
 
 
 class BuiltSegment:
@@ -36,7 +36,6 @@ class BuiltSegment:
         deleted: rows that no search may find, bool (N,).
         deleted_count: number of them.
         has_graph: whether the index may be approximate.
-        free_width: the index returns this many items in the same time as fewer.
     """
 
     def __init__(
@@ -50,8 +49,6 @@ class BuiltSegment:
         self.manifest, self.index, self.catalogue, self.fusion = manifest, index, catalogue, fusion
         self.columns = columns or FilterColumns.none(manifest.count)
         self.has_graph = manifest.index.kind != EXACT
-        # Asking the graph for up to half of `ef_search` items takes no longer than asking for one.
-        self.free_width = manifest.index.ef_search // 2
         self._count = len(catalogue.ids)
         self.deleted: Mask = np.zeros(self._count, np.bool_)
         self.deleted_count = 0
@@ -95,19 +92,18 @@ class BuiltSegment:
         """As `search`, of any vectors, items included, and never approximate."""
         return remaining_of_all(self.index.exact, self.deleted, self.deleted_count, vectors, k)
 
-    def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> "BuiltFilter":
+    def filter(self, expression: Filter, work: Work) -> "BuiltFilter":
         """The rows that pass a filter.
 
         Args:
             expression: the filter.
             work: counts the work of the evaluation, also if it fails.
-            reserve: as of `PassingRows`.
 
         Raises:
             InvalidInput: the filter does not fit the fields.
         """
         passing = self.columns.evaluate(expression, work)
-        return BuiltFilter(self, PassingRows(expression, passing, self._count, reserve))
+        return BuiltFilter(self, PassingRows(expression, passing, self._count))
 
     def search_passing(
         self, vectors: Vectors, k: int, passing: "BuiltFilter", approximate: bool
@@ -122,12 +118,12 @@ class BuiltSegment:
         """
         approximate = approximate and self.has_graph
         if not (deleted_count := passing.deleted_count):
-            return search_passing(self.index, vectors, k, passing.rows, self.free_width, approximate)
+            return search_passing(self.index, vectors, k, passing.rows, approximate)
         plans = [Plan.EMPTY] * len(vectors)
 
         def search(queries: Rows, ask: int) -> Neighbours:
             some = vectors[queries]
-            found = search_passing(self.index, some, ask, passing.rows, self.free_width, approximate)
+            found = search_passing(self.index, some, ask, passing.rows, approximate)
             for query, each in zip(queries, found, strict=True):
                 plans[query] = each.plan
             return Neighbours(
@@ -138,15 +134,12 @@ class BuiltSegment:
         found = remaining(search, all_queries, k, self.deleted, deleted_count, passing.rows.count)
         return [Found(*each) for each in zip(found.rows, found.scores, plans, strict=True)]
 
-    def search_one_passing(
-        self, vector: Vectors, k: int, passing: "BuiltFilter"
-    ) -> tuple[list[int], list[float], Plan]:
-        """As `search_passing`, of one query (1, D), in lists, while nothing is deleted."""
-        return search_one_passing(self.index, vector, k, passing.rows, self.free_width)
-
-    def expected_cost(self, k: int, passing: "BuiltFilter") -> int:
-        """As `planner.expected_cost`."""
-        return expected_cost(k, passing.rows, self.free_width if self.has_graph else None)
+    def expected_cost(self, k: int, passing: "BuiltFilter | None" = None) -> int:
+        """As `planner.expected_cost`; of all items without a filter."""
+        ef_search = self.manifest.index.ef_search if self.has_graph else None
+        return expected_cost(
+            k, self._count, self._count if passing is None else passing.rows.count, ef_search
+        )
 
     def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
         """The vectors of some of its rows, float32 (R, D)."""
@@ -245,10 +238,6 @@ class BuiltFilter:
     def passes(self, row: int) -> bool:
         """As `SegmentFilter.passes`."""
         return row in self.rows.passing
-
-    def used_again(self) -> None:
-        """As `SegmentFilter.used_again`."""
-        self.rows.used_again()
 
     def _refresh(self) -> None:
         segment = self._segment

@@ -28,7 +28,6 @@ from twinspire.protos.hybrid.fusion import (
 from twinspire.protos.search import BLOCK, exact_search, top_k
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.filters.passing_rows import Reserve
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
 from twinspire.serving.segments.built import BuiltSegment
@@ -269,7 +268,7 @@ class GrowingSegment:
 
     # Search with a filter
 
-    def filter(self, expression: Filter, work: Work, reserve: Reserve | None) -> "GrowingFilter":
+    def filter(self, expression: Filter, work: Work) -> "GrowingFilter":
         """As `BuiltSegment.filter`; evaluated by the first search, and after each change."""
         return GrowingFilter(self, expression)
 
@@ -450,6 +449,3 @@ class GrowingFilter:
         """As `SegmentFilter.passes`."""
         slot = row - self._segment.first_row
         return 0 <= slot < len(self.mask) and bool(self.mask[slot])
-
-    def used_again(self) -> None:
-        """As `SegmentFilter.used_again`."""

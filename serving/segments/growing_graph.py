@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from twinspire.protos.bundle import Manifest
+from twinspire.protos.nearest.links import read_hnswlib
 from twinspire.protos.search import exact_search
-from twinspire.serving.index.hnsw_file import read_graph
-from twinspire.serving.index.hnsw_index import SPACE, HnswIndex
+from twinspire.serving.index.hnsw_index import HnswIndex
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 from twinspire.serving.segments.neighbours import Mask, merged, remaining_of_all
 
@@ -96,18 +96,18 @@ def open_graph(path: Path, manifest: Manifest, vectors: Vectors) -> GrowingGraph
         vectors: of the segment's rows, float32 (M, D).
 
     Raises:
-        BundleDamaged: the file is not a graph over them.
+        BundleDamaged: the file is not a graph.
     """
-    graph = read_graph(path, SPACE, manifest.dimension)
-    held, others = _rows(vectors, graph.get_current_count())
-    if len(held) < graph.get_current_count():
+    links = read_hnswlib(path, manifest.dimension)
+    held, others = _rows(vectors, len(links))
+    if len(held) < len(links):
         return None
     # A graph of at most half as many items is searched half as widely as the bundle's, and finds as much.
     ef = manifest.index.ef_search
     if 2 * len(held) <= manifest.count:
         ef = max(NARROWEST, ef // 2)
     searched = vectors[held] if len(others) else vectors[: len(held)]
-    index = HnswIndex.of(searched, graph, ef, manifest.score.has_padding_dim, path)
+    index = HnswIndex.of(searched, links, ef, manifest.score.has_padding_dim)
     return GrowingGraph(index, held, others, vectors[others])
 
 

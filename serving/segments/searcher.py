@@ -88,8 +88,6 @@ class Searcher:
         self, vector: Vectors, k: int, passing: CompiledFilter
     ) -> tuple[list[int], list[float], Plan]:
         """As `search_passing`, of one query (1, D), in lists."""
-        if self.is_built_alone:
-            return self.built.search_one_passing(vector, k, passing.parts[0])
         ((rows, scores, plan),) = self.search_passing(vector, k, passing, True)
         return rows.tolist(), scores.tolist(), plan
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import hnswlib
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,6 +14,8 @@ from twinspire.export import ann
 from twinspire.export.evaluation.quality import K, encode_queries
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.protos import bundle
+from twinspire.protos.nearest.coded_vectors import CodedVectors
+from twinspire.protos.nearest.links import read_links
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.answer import Answer
 from twinspire.serving.retrieval.query import Query, example_query
@@ -118,8 +119,9 @@ def test_the_recall_for_unseen_items_is_the_measured_one(
     vectors: ann.Vectors,
     manifest: bundle.Manifest,
 ) -> None:
-    graph = hnswlib.Index(manifest.index.space, manifest.dimension)
-    graph.load_index(str(films_made.folder / bundle.INDEX))
+    graph = CodedVectors(
+        vectors, manifest.score.has_padding_dim, read_links(films_made.folder / bundle.LINKS, len(vectors))
+    )
     seen = data.seen(rows_of(data))
     expected = ann.exact(queries, vectors, 10, seen)
     shared = []

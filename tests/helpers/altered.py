@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from twinspire.export.release.gate import ComparedVersion
 from twinspire.protos import bundle
-
-ENTRY_POINT = 52  # bytes before hnswlib's entry point in its file
 
 
 def altered(
@@ -120,10 +117,10 @@ def truncate(folder: Path, name: str = bundle.QUERY_TOWER) -> None:
 
 
 def mislead(folder: Path) -> None:
-    """Let the search in the index begin far outside of it, which hnswlib itself does not survive."""
-    content = bytearray((folder / bundle.INDEX).read_bytes())
-    struct.pack_into("<I", content, ENTRY_POINT, 2**31 - 1)
-    (folder / bundle.INDEX).write_bytes(content)
+    """Let a link of the graph lead far outside of it."""
+    links = np.load(folder / bundle.LINKS)
+    links[0, 0] = 2**31 - 1
+    np.save(folder / bundle.LINKS, links)
 
 
 def annotate(folder: Path) -> None:

@@ -5,6 +5,7 @@ histories of items and the country that somebody is in.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from twinspire.protos.features import FeatureSpec, Schema
 from twinspire.protos.filter_kinds import FilterKind
 from twinspire.protos.filters import build_columns, write_filters
 from twinspire.protos.inputs.unicode_record import RECORD
+from twinspire.protos.nearest.links import Links, read_hnswlib
 
 INNER_PRODUCT = Score("inner_product")
 RETIRED = "item-retired"  # a tower knows it, and no catalogue holds it
@@ -67,7 +69,7 @@ def tiny_bundle(
         vectors = encode(folder / bundle.ITEM_TOWER, names)
         write_tower(folder / bundle.QUERY_TOWER, query_tower, known_vectors(vectors))
         np.save(folder / bundle.VECTORS, vectors)
-        build_index(vectors).save_index(str(folder / bundle.INDEX))
+        np.save(folder / bundle.LINKS, build_links(vectors))
         fields = {"name": names, "section": sections(items)}
         table = {"ids": ids, "popularity": list(shares) or popularity(items), "fields": fields}
         (folder / bundle.ITEMS).write_text(json.dumps(table))
@@ -184,12 +186,20 @@ def filter_values(items: int) -> list[dict[str, Any]]:
     return found
 
 
-def build_index(vectors: npt.NDArray[np.float32], space: str = "ip") -> hnswlib.Index:
+def build_index(vectors: npt.NDArray[np.float32], m: int = 8, ef_construction: int = 64) -> hnswlib.Index:
     """An HNSW graph over vectors, the same byte for byte each time."""
-    index = hnswlib.Index(space=space, dim=vectors.shape[1])
-    index.init_index(len(vectors), M=8, ef_construction=64, random_seed=0)
+    index = hnswlib.Index(space="ip", dim=vectors.shape[1])
+    index.init_index(len(vectors), M=m, ef_construction=ef_construction, random_seed=0)
     index.add_items(vectors, np.arange(len(vectors)), num_threads=1)
     return index
+
+
+def build_links(vectors: npt.NDArray[np.float32], m: int = 8, ef_construction: int = 64) -> Links:
+    """The links of `build_index`, as a bundle holds them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph"
+        build_index(vectors, m, ef_construction).save_index(str(path))
+        return read_hnswlib(path, vectors.shape[1])
 
 
 def encode(tower: Path, texts: list[str]) -> npt.NDArray[np.float32]:

@@ -15,8 +15,6 @@ from twinspire.protos.search import each_vector
 from twinspire.protos.system.timing import Effort, take_turns
 from twinspire.serving.benchmark.filter_measurement import Bucket, FilteredQuery, rows_of
 from twinspire.serving.filters.compiled import CompiledFilter
-from twinspire.serving.filters.passing_rows import PassingRows
-from twinspire.serving.index.vector_index import VectorIndex, Vectors
 from twinspire.serving.retrieval.query import EncodedQueries
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.planner import search_passing
@@ -49,9 +47,8 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         )
 
     for n, each in enumerate(some):
-        each.compiled.used_again()
         find(some[n - 1].encoded, each.compiled)
-    free_width, dimension = retriever.manifest.index.ef_search // 2, retriever.manifest.dimension
+    dimension = retriever.manifest.dimension
 
     def answered(each: FilteredQuery, compiled: CompiledFilter | None) -> object:
         """What a worker does for one query; it keeps the filters that it is asked for."""
@@ -65,16 +62,8 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
     parts: Calls = {
         "unfiltered": lambda each: index.search(vectors[id(each)], k),
-        "planner": lambda each: search_passing(
-            index, vectors[id(each)], k, rows_of(each.compiled), free_width
-        ),
+        "planner": lambda each: search_passing(index, vectors[id(each)], k, rows_of(each.compiled)),
         "exact": lambda each: index.exact(vectors[id(each)], k, rows_of(each.compiled).rows),
-        "graph": lambda each: [
-            graph_only(
-                index, vector[None], min(k, rows_of(each.compiled).count), rows_of(each.compiled), free_width
-            )
-            for vector in vectors[id(each)]
-        ],
     }
 
     def timed(calls: Calls, effort: Effort) -> tuple[dict[str, float], int]:
@@ -91,18 +80,6 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         "p50_ratio": p50["filtered"] / p50["unfiltered"],
         "timed_queries": min(len(some), count),
     }
-
-
-def graph_only(index: VectorIndex, vectors: Vectors, k: int, passing: PassingRows, width: int) -> Any:
-    """Search the graph twice as wide each time until `k` of the items found pass; the planner would stop."""
-    width = max(width, k, 1)
-    while True:
-        width = min(width, index.count)
-        rows, scores = index.search(vectors, width)
-        kept = passing.mask[rows[0]]
-        if np.count_nonzero(kept) >= k or width == index.count:
-            return rows[0][kept][:k], scores[0][kept][:k]
-        width *= 2
 
 
 def bound_of(selectivity: float) -> float:

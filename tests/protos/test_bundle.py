@@ -18,7 +18,14 @@ from tests.helpers.tampered import DEEP, listed, tampered
 from tests.helpers.tiny import item_ids, tiny_bundle, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos import bundle
-from twinspire.protos.bundle import MANIFEST, REQUIRED, SCHEMA_VERSION, IndexParameters, Manifest
+from twinspire.protos.bundle import (
+    MANIFEST,
+    OLDEST_VERSION,
+    REQUIRED,
+    SCHEMA_VERSION,
+    IndexParameters,
+    Manifest,
+)
 from twinspire.protos.errors import BundleDamaged, BundleError, BundleTooNew, BundleTooOld
 from twinspire.protos.toml_config import parse
 
@@ -87,8 +94,9 @@ def test_the_kind_of_an_index_is_stored_unless_it_is_hnsw_or_exact(folder: Path)
     stored = json.loads(other.to_bytes())["index"]
     assert (stored["kind"], stored["options"]) == ("remote", {"collection": "items"})
     assert parse(json.loads(other.to_bytes()), Manifest) == other
-    assert bundle.INDEX in manifest.required_files()
-    assert bundle.INDEX not in other.required_files()
+    assert bundle.LINKS in manifest.required_files()
+    assert bundle.HNSWLIB in replace(manifest, schema_version=3).required_files()
+    assert not {bundle.LINKS, bundle.HNSWLIB} & {*other.required_files()}
 
 
 def test_one_altered_byte_of_any_file_is_refused_by_name(folder: Path) -> None:
@@ -138,7 +146,7 @@ def test_a_manifest_from_the_future_is_refused(folder: Path) -> None:
     content = path.read_bytes()
     table = {**json.loads(content), "schema_version": SCHEMA_VERSION + 1, "something_new": True}
     path.write_text(json.dumps(table))
-    with pytest.raises(BundleTooNew, match=f"/{MANIFEST}: schema version 4"):
+    with pytest.raises(BundleTooNew, match=f"/{MANIFEST}: schema version 5"):
         bundle.read(folder)
     path.write_bytes(content)
 
@@ -146,7 +154,7 @@ def test_a_manifest_from_the_future_is_refused(folder: Path) -> None:
 def test_a_manifest_from_the_past_is_refused(folder: Path) -> None:
     path = folder / MANIFEST
     content = path.read_bytes()
-    path.write_text(json.dumps({**json.loads(content), "schema_version": SCHEMA_VERSION - 1}))
+    path.write_text(json.dumps({**json.loads(content), "schema_version": OLDEST_VERSION - 1}))
     with pytest.raises(BundleTooOld, match="export it again"):
         bundle.read(folder)
     path.write_bytes(content)

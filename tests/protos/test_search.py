@@ -22,24 +22,27 @@ D = 4  # of the vectors of queries that have several
 
 @pytest.mark.parametrize(
     ("k", "ef_search", "width"),
-    [(10, 64, 10), (32, 64, 32), (33, 64, 66), (10, 10, 20), (100, 64, 200)],
+    [(10, 64, 64), (32, 64, 64), (33, 64, 66), (10, 10, 20), (100, 64, 200)],
 )
 def test_the_search_is_at_least_twice_as_wide_as_k(k: int, ef_search: int, width: int) -> None:
     assert graph_width(k, ef_search, 100_000) == width
-    assert max(ef_search, width) >= 2 * k
+
+
+def test_a_search_with_a_filter_is_narrower_or_compares_what_passes() -> None:
+    assert graph_width(10, 64, 100_000, 100_000) == 64
+    assert graph_width(10, 64, 100_000, 25_000) == 32  # the root of a quarter
+    assert graph_width(10, 64, 100_000, 5_000) is None
+    assert graph_width(10, 64, 100_000, 0) is None
+    widths = [graph_width(10, 64, 100_000, passing) for passing in range(0, 100_001, 1000)]
+    first = next(n for n, width in enumerate(widths) if width is not None)
+    assert all(width is not None for width in widths[first:])
 
 
 @pytest.mark.parametrize("k", [1, 10, 500])
 def test_a_small_catalogue_is_searched_exactly(k: int) -> None:
-    assert graph_width(k, 2 * k, EXACT_SHARE * k) is None
-    assert graph_width(k, 2 * k, EXACT_SHARE * k + 1) == k
+    assert graph_width(k, 2 * k, EXACT_SHARE * 2 * k) is None
+    assert graph_width(k, 2 * k, EXACT_SHARE * 2 * k + 1) == 2 * k
     assert graph_width(k, 2 * k, 1) is None
-
-
-@pytest.mark.parametrize("k", [1, 10, 500])
-def test_an_exact_bundle_does_not_use_the_graph(k: int) -> None:
-    assert graph_width(k, 64, 1_000_000) is not None
-    assert graph_width(k, 64, 1_000_000, exact=True) is None
 
 
 @pytest.mark.parametrize("asked", [1, BLOCK, BLOCK + 1, 40])

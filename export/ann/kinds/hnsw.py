@@ -1,10 +1,9 @@
-"""HNSW graphs of hnswlib, and exact search where it is about as fast as the graph."""
+"""HNSW graphs, and exact search where it is about as fast as the graph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import hnswlib
 from rich.console import Console
 
 from twinspire.export.ann.graph import Rows, Vectors, build_graph, save
@@ -12,7 +11,8 @@ from twinspire.export.ann.index_kind import IndexKind, TunedIndex
 from twinspire.export.ann.report import frontier
 from twinspire.export.ann.search import exact, search_as_served
 from twinspire.export.ann.tuner import tune_index
-from twinspire.protos.bundle import EXACT, INDEX, IndexParameters, Score
+from twinspire.protos.bundle import EXACT, LINKS, IndexParameters, Score
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.train.config.index import IndexConfig
 
 
@@ -24,7 +24,7 @@ class TunedHnsw:
         graph: None if it is neither searched nor saved.
     """
 
-    graph: hnswlib.Index | None
+    graph: CodedVectors | None
     vectors: Vectors
     parameters: IndexParameters
 
@@ -32,12 +32,12 @@ class TunedHnsw:
         """As `SearchIndex.search`."""
         if self.graph is None or self.parameters.exact:
             return exact(queries, self.vectors, k, seen)
-        return search_as_served(self.graph, queries, self.vectors, k, self.parameters.ef_search, seen)
+        return search_as_served(self.graph, queries, k, self.parameters.ef_search, seen)
 
     def save(self, folder: Path) -> None:
-        """Write the graph as `index.hnsw`."""
-        assert self.graph is not None
-        save(self.graph, folder / INDEX)
+        """Write the graph as `links.npy`, unless every search is exact."""
+        if self.graph is not None and not self.parameters.exact:
+            save(self.graph, folder / LINKS)
 
 
 class HnswKind(IndexKind):

@@ -109,7 +109,7 @@ class GraphBuilder:
                 self._write(graph)
 
     def _added(self, vectors: Vectors) -> hnswlib.Index:
-        """The graph with more rows, float32 (R, D); its capacity is its size, as `read_graph` expects."""
+        """The graph with more rows, float32 (R, D); its capacity is its size, as `read_hnswlib` expects."""
         end = self._rows + len(vectors)
         if self._graph is None:
             self._graph = hnswlib.Index(SPACE, self._origin.dimension)

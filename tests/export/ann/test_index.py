@@ -1,22 +1,21 @@
 """HNSW graphs against exact search, in memory and after a reload."""
 
 import dataclasses
-import errno
 import shutil
 from pathlib import Path
 
-import hnswlib
 import numpy as np
 import pytest
 
 from tests.helpers import graphs
 from tests.helpers.limited import files_limited_to
-from tests.helpers.tiny import watched_bundle
+from tests.helpers.tiny import build_links, watched_bundle
 from twinspire.export import ann
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters, Score
 from twinspire.protos.errors import GateRefused
-from twinspire.serving.index.hnsw_file import read_graph
+from twinspire.protos.nearest.coded_vectors import CodedVectors
+from twinspire.protos.nearest.links import read_links
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.config.index import IndexConfig
@@ -43,9 +42,8 @@ def test_exact_search_ranks_by_inner_product() -> None:
 def test_recall_is_the_same_after_a_reload(tmp_path: Path) -> None:
     graph = graphs.build(ITEMS, CONFIG)
     before = ann.approximate(graph, QUERIES, 10, 40)
-    ann.save(graph, tmp_path / "index.hnsw")
-    again = hnswlib.Index(ann.SPACE, 24)
-    again.load_index(str(tmp_path / "index.hnsw"))
+    ann.save(graph, tmp_path / "links.npy")
+    again = CodedVectors(ITEMS, links=read_links(tmp_path / "links.npy", len(ITEMS)))
     assert np.array_equal(before, ann.approximate(again, QUERIES, 10, 40))
     assert ann.recalls(before, ITEMS, QUERIES, 10).mean() > 0.9
 
@@ -67,18 +65,18 @@ def test_recall_counts_equal_items_alike() -> None:
 
 def test_the_smallest_width_that_reaches_the_target_is_chosen() -> None:
     graph = graphs.build(ITEMS, CONFIG)
-    tuned = ann.tune(graph, ITEMS, QUERIES, CONFIG)
+    tuned = ann.tune(graph, QUERIES, CONFIG)
     assert tuned.reached
     reaching = [p["ef"] for p in tuned.curve if ann.reaches_target(p, CONFIG.recall_target)]
     assert tuned.ef_search == reaching[0]
     assert [p["ef"] for p in tuned.curve][-2:] == reaching  # one rung past the choice
-    loose = ann.tune(graph, ITEMS, QUERIES, dataclasses.replace(CONFIG, recall_target=0.5))
+    loose = ann.tune(graph, QUERIES, dataclasses.replace(CONFIG, recall_target=0.5))
     assert loose.ef_search < tuned.ef_search
 
 
 def test_a_target_out_of_reach_is_reported() -> None:
     graph = graphs.build(ITEMS, IndexConfig(m=2, ef_construction=3, threads=1))
-    tuned = ann.tune(graph, ITEMS, QUERIES, IndexConfig(threads=1, recall_target=1.0))
+    tuned = ann.tune(graph, QUERIES, IndexConfig(threads=1, recall_target=1.0))
     assert not tuned.reached
 
 
@@ -94,7 +92,7 @@ def test_one_thread_builds_the_same_bytes(tmp_path: Path, seed: int, copies: int
 @pytest.mark.parametrize("count", [1, 9, 10, 20, 45])
 def test_a_catalogue_smaller_than_the_smallest_width_is_searched_completely(count: int) -> None:
     graph = graphs.build(ITEMS[:count], CONFIG)
-    tuned = ann.tune(graph, ITEMS[:count], QUERIES, CONFIG)
+    tuned = ann.tune(graph, QUERIES, CONFIG)
     assert tuned.reached
     assert tuned.ef_search <= max(count, CONFIG.k)
     found = ann.approximate(graph, QUERIES, CONFIG.k, tuned.ef_search)
@@ -106,7 +104,7 @@ def test_a_catalogue_smaller_than_the_smallest_width_is_searched_completely(coun
 def test_recall_reaches_the_target_with_duplicates(twins: int) -> None:
     items = np.concatenate([np.repeat(unit_vectors(1500 // twins), twins, axis=0), ITEMS[:500]])
     graph = graphs.build(items, CONFIG)
-    tuned = ann.tune(graph, items, QUERIES, CONFIG)
+    tuned = ann.tune(graph, QUERIES, CONFIG)
     found = ann.approximate(graph, QUERIES, CONFIG.k, tuned.ef_search)
     assert tuned.reached
     assert ann.recalls(found, items, QUERIES, CONFIG.k).mean() >= CONFIG.recall_target
@@ -118,7 +116,7 @@ def test_recall_reaches_the_target_with_duplicates(twins: int) -> None:
 def test_a_vector_shared_by_many_items_does_not_disconnect_the_graph(name: str) -> None:
     items = COPIED[name]
     graph = graphs.build(items, CONFIG)
-    tuned = ann.tune(graph, items, QUERIES[:100], CONFIG)
+    tuned = ann.tune(graph, QUERIES[:100], CONFIG)
     assert tuned.reached
     near = ann.exact(QUERIES[100:], items, 1)[:, 0]
     for queries in (QUERIES[100:], items[near], items[:1]):
@@ -142,20 +140,6 @@ def copied(name: str) -> ann.Vectors:
 COPIED = {name: copied(name) for name in ("one of many", "first of all", "each often", "rounded apart")}
 
 
-def test_copies_are_complete_items_in_the_file(tmp_path: Path) -> None:
-    items = COPIED["rounded apart"]
-    graph = graphs.build(items, CONFIG)
-    ann.save(graph, tmp_path / "index.hnsw")
-    read = read_graph(tmp_path / "index.hnsw", ann.SPACE, 24)
-    assert read.get_current_count() == len(items)
-    held = np.asarray(read.get_items(range(len(items)), return_type="numpy"))
-    np.testing.assert_array_equal(held, items)
-    found = ann.approximate(graph, QUERIES, 30, 60)
-    np.testing.assert_array_equal(found, ann.approximate(read, QUERIES, 30, 60))
-    _, all_of_them = read.knn_query(held[:1], 700, num_threads=1)
-    assert np.isfinite(all_of_them).all()
-
-
 def test_every_copy_of_a_vector_is_found() -> None:
     items = COPIED["one of many"]
     values, counts = np.unique(items, axis=0, return_counts=True)
@@ -166,14 +150,9 @@ def test_every_copy_of_a_vector_is_found() -> None:
         assert {*rows.tolist()} == {*np.flatnonzero((items == query).all(axis=1)).tolist()}
 
 
-def test_a_graph_with_few_copies_is_the_one_of_hnswlib(tmp_path: Path) -> None:
+def test_a_graph_with_few_copies_is_the_one_of_hnswlib() -> None:
     items = np.concatenate([np.repeat(ITEMS[:100], 3, axis=0), ITEMS[100:600]])
-    bare = hnswlib.Index(ann.SPACE, 24)
-    bare.init_index(len(items), M=16, ef_construction=200, random_seed=0)
-    bare.add_items(items, np.arange(len(items)), num_threads=1)
-    ann.save(bare, tmp_path / "bare")
-    ann.save(graphs.build(items, CONFIG), tmp_path / "ours")
-    assert (tmp_path / "bare").read_bytes() == (tmp_path / "ours").read_bytes()
+    np.testing.assert_array_equal(graphs.build(items, CONFIG).links, build_links(items, 16, 200))
 
 
 def test_duplicates_are_found_without_the_padding_dimension() -> None:
@@ -181,9 +160,6 @@ def test_duplicates_are_found_without_the_padding_dimension() -> None:
     items = np.repeat(unit_vectors(50, seed=2), 30, axis=0)
     items[:, -1] *= random.choice([-1, 1], len(items))
     graph = graphs.build(items, CONFIG, Score("inner_product"))
-    held = np.asarray(graph.get_items(range(len(items)), return_type="numpy"))
-    np.testing.assert_array_equal(held[:, :-1], items[:, :-1])
-    assert (held[:, -1] == 0).all()
     queries = QUERIES * (np.arange(24) < 23)
     found = ann.approximate(graph, queries, 10, 400)
     assert ann.recalls(found, items, queries, 10).mean() >= 0.98
@@ -197,7 +173,7 @@ def test_a_disconnected_graph_is_refused() -> None:
 
 def test_recall_grows_with_the_width() -> None:
     graph = graphs.build(ITEMS, CONFIG)
-    curve = ann.tune(graph, ITEMS, QUERIES, CONFIG).curve
+    curve = ann.tune(graph, QUERIES, CONFIG).curve
     served = [ef for ef in ann.EF_LADDER if ef >= 2 * CONFIG.k]
     assert [point["ef"] for point in curve] == served[: len(curve)]
     assert len(curve) > 3
@@ -208,27 +184,21 @@ def test_recall_grows_with_the_width() -> None:
 
 def test_a_k_above_the_largest_width_is_the_width() -> None:
     config = dataclasses.replace(CONFIG, k=2500)
-    tuned = ann.tune(graphs.build(ITEMS, config), ITEMS, QUERIES[:5], config)
+    tuned = ann.tune(graphs.build(ITEMS, config), QUERIES[:5], config)
     assert tuned.ef_search >= 2500
     assert tuned.reached
 
 
-def test_the_parameters_of_a_manifest_build_the_same_graph(tmp_path: Path) -> None:
-    said = IndexParameters("ip", 12, 90, 40, 3, True)
-    ann.save(ann.build_graph(said, ITEMS, threads=1), tmp_path / "index.hnsw")
-    graph = hnswlib.Index(said.space, ITEMS.shape[1])
-    graph.load_index(str(tmp_path / "index.hnsw"))
-    assert (graph.M, graph.ef_construction) == (said.m, said.ef_construction)
-    np.testing.assert_array_equal(graph.get_items(range(9), return_type="numpy"), ITEMS[:9])
+def test_the_parameters_of_a_manifest_build_the_same_graph() -> None:
+    said = IndexParameters("ip", 12, 90, 40, 0, True)
+    np.testing.assert_array_equal(ann.build_graph(said, ITEMS, threads=1).links, build_links(ITEMS, 12, 90))
 
 
 def test_a_graph_holds_zero_in_the_padding_dimension() -> None:
     products = Score("inner_product")
     graph = graphs.build(ITEMS, CONFIG, products)
-    held = np.asarray(graph.get_items(range(9), return_type="numpy"))
-    np.testing.assert_array_equal(held[:, :-1], ITEMS[:9, :-1])
-    assert (held[:, -1] == 0).all()
     assert (ITEMS[:, -1] != 0).all()  # the caller's are left as they are
+    np.testing.assert_array_equal(graph.links, build_links(ITEMS * (np.arange(24) < 23), 16, 200))
     queries = QUERIES * (np.arange(24) < 23)  # as towers give them
     found = ann.approximate(graph, queries, 10, 200)
     assert ann.recalls(found, ITEMS, queries, 10).mean() > 0.98
@@ -243,7 +213,7 @@ def test_an_item_as_a_query_is_compared_with_the_padding_dimension(tmp_path: Pat
         shutil.copytree(folder, draft, dirs_exist_ok=True)
         (draft / bundle.MANIFEST).unlink()
         np.save(draft / bundle.VECTORS, vectors)
-        ann.save(graphs.build(vectors, CONFIG, manifest.score), draft / bundle.INDEX)
+        ann.save(graphs.build(vectors, CONFIG, manifest.score), draft / bundle.LINKS)
 
     retriever = Retriever.load(bundle.write(tmp_path, manifest, fill))
     assert manifest.score == Score("inner_product")
@@ -255,11 +225,9 @@ def test_an_item_as_a_query_is_compared_with_the_padding_dimension(tmp_path: Pat
     assert len(answers[1].hits) == 10
 
 
-def test_an_incomplete_file_of_hnswlib_is_an_error(tmp_path: Path) -> None:
-    graph = graphs.build(unit_vectors(2000), CONFIG)
-    path = tmp_path / "index.hnsw"
-    with files_limited_to(graph.index_file_size() - 1), pytest.raises(OSError, match="hnswlib wrote") as told:
-        ann.save(graph, path)
-    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(path))
-    ann.save(graph, path)
-    assert path.stat().st_size == graph.index_file_size()
+def test_an_incomplete_file_of_hnswlib_is_an_error() -> None:
+    with (
+        files_limited_to(100_000),
+        pytest.raises(OSError, match=r"hnswlib wrote an incomplete file: .*element"),
+    ):
+        graphs.build(unit_vectors(2000), CONFIG)

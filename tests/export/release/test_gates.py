@@ -136,7 +136,7 @@ def test_what_cannot_be_measured_is_not_said_to_hold(decide: Decide) -> None:
         assert not {result.name for result in decide(name).results} & {*left_out}
     assert decide("equal").measured["not_measured"] == []
     (refused,) = decide("index damaged").refused
-    assert "the challenger failed while loading: BundleDamaged: index.hnsw: " in refused.text
+    assert "the challenger failed while loading: BundleDamaged: links.npy: " in refused.text
     (refused,) = decide("tower truncated").refused
     assert f"{bundle.QUERY_TOWER}" in refused.text
     (refused,) = decide("item tower truncated").refused

@@ -132,7 +132,7 @@ def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_pa
     decision = compare(*sides, made.experiment, unasked, Console(quiet=True))
     (refused,) = decision.refused
     assert refused.name == "load_time"
-    assert refused.text.startswith("the champion failed while loading: BundleDamaged: index.hnsw: ")
+    assert refused.text.startswith("the champion failed while loading: BundleDamaged: links.npy: ")
     assert refused.text.endswith("nothing can be compared with it")
     assert {result.name for result in decision.results if result.holds} == {
         "parity", "filtered_recall", "quality", "quality_history", "baseline", "bundle_size"

@@ -66,13 +66,13 @@ class FarIndex(VectorIndex):
         best = answers.best(self, vectors, min(k, self.count), "")
         return Neighbours(np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best]))
 
-    def search_filtered(self, vectors: Vectors, k: int, compiled: Any) -> list[Neighbours] | None:
+    def search_filtered(self, vectors: Vectors, k: int, compiled: Any) -> Neighbours | None:
         answers = remote_search.answers_of_thread()
         if answers is None:
             return None
         self.filters[expression := repr(compiled.expression)] = compiled
         best = answers.best(self, vectors, k, expression)
-        return [Neighbours(*each) for each in best]
+        return Neighbours(np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best]))
 
     def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
         def compare(some: Vectors, width: int) -> Neighbours:

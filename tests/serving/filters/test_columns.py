@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -245,35 +244,6 @@ def test_a_value_that_is_given_again_is_not_sought_again(monkeypatch: pytest.Mon
     found = COLUMNS.evaluate(In("price", (3, 4.0, 3.0, 4, 3)))
     assert sought == [3.0, 4.0]
     assert [*found] == [row for row, item in enumerate(ITEMS) if item.get("price") in (3, 4)]
-
-
-class Subsets:
-    """Makes subsets of an index whose vectors have `row_bytes` each."""
-
-    def __init__(self, row_bytes: int) -> None:
-        self.row_bytes = row_bytes
-
-    def subset_bytes(self, count: int) -> int:
-        return count * self.row_bytes
-
-    def subset(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return rows
-
-
-def test_subsets_of_the_index_are_counted() -> None:
-    filters = FilterCache([SEGMENT], max_bytes=40_000)
-    compiled = filters.compile(where.price.is_present())
-    before, rows = compiled.nbytes, compiled.parts[0].rows
-    assert rows.subset(Subsets(64)) is None
-    assert filters.compile(where.price.is_present()) is compiled
-    np.testing.assert_array_equal(rows.subset(Subsets(64)), rows.rows)
-    assert compiled.nbytes == before + 64 * rows.count
-    assert rows.subset(Subsets(64)) is rows.subset(Subsets(64))
-    large = filters.compile(where.sale.is_present())
-    rows = large.parts[0].rows
-    assert large.nbytes + 64 * rows.count <= 40_000
-    filters.compile(where.sale.is_present())
-    assert rows.subset(Subsets(1600)) is None  # a subset of more than half of the memory
 
 
 def test_each_type_has_its_records() -> None:

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 
 from tests.helpers.filter_oracle import FILTERS, passes
 from tests.helpers.tiny import filter_values, item_ids
+from twinspire.protos import search
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.client import RetrievalClient, where
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments import planner
 
 ITEMS = 300
 NAN = float("nan")
@@ -117,7 +117,7 @@ def test_a_bundle_without_fields_says_so(client: RetrievalClient) -> None:
 def test_many_items_that_pass_are_searched_in_the_graph(
     large_retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "SIDE_BY_SIDE", 8)  # as if comparing took long: as it does with many items
+    monkeypatch.setattr(search, "EXACT_SHARE", 1)  # as if comparing took long: as it does with many items
     node = where.price >= 0
     (answer,) = large_retriever.search([Query("bavuti")], 5, filter=node)
     values = dict(zip(item_ids(8000), filter_values(8000), strict=True))

@@ -9,23 +9,23 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import hnswlib
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from tests.helpers.milvus import needs_lite, needs_server, publish
 from tests.helpers.scores import difference
-from tests.helpers.tiny import build_index, tiny_manifest
+from tests.helpers.tiny import build_index, build_links, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
-from twinspire.protos.bundle import INDEX, ITEMS, VECTORS, IndexParameters, Manifest
+from twinspire.protos.bundle import HNSWLIB, ITEMS, LINKS, VECTORS, IndexParameters, Manifest
 from twinspire.protos.errors import BundleDamaged, BundleTooNew
+from twinspire.protos.nearest.links import NO_LINK, Links
 from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.index import vector_index
 from twinspire.serving.index.hnsw_index import HnswIndex
 from twinspire.serving.index.vector_index import ExactIndex, VectorIndex, open_index
 
-COUNT, DIMENSION = 2000, 16
+COUNT, DIMENSION = 4000, 16
 Vectors = npt.NDArray[np.float32]
 
 
@@ -35,9 +35,9 @@ def unit_vectors(count: int, seed: int) -> Vectors:
     return unit
 
 
-VECTORS_2000 = unit_vectors(COUNT, seed=1)
+ITEM_VECTORS = unit_vectors(COUNT, seed=1)
 QUERIES = unit_vectors(100, seed=2)
-PARAMETERS = IndexParameters(space="ip", m=8, ef_construction=64, ef_search=64, seed=0)
+PARAMETERS = IndexParameters(space="ip", m=8, ef_construction=64, ef_search=80, seed=0)
 
 
 def manifest(**changed: object) -> Manifest:
@@ -45,15 +45,15 @@ def manifest(**changed: object) -> Manifest:
     return replace(bare, **changed)  # type: ignore[arg-type]
 
 
-def write(folder: Path, vectors: Vectors, graph: hnswlib.Index | None = None) -> Path:
+def write(folder: Path, vectors: Vectors, links: Links | None = None) -> Path:
     np.save(folder / VECTORS, vectors)
-    (graph or build_index(vectors)).save_index(str(folder / INDEX))
+    np.save(folder / LINKS, build_links(vectors) if links is None else links)
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("index"), VECTORS_2000)
+    return write(tmp_path_factory.mktemp("index"), ITEM_VECTORS)
 
 
 Open = Callable[..., VectorIndex]
@@ -108,11 +108,12 @@ def test_recall_against_exact_search_at_any_k(opened: Open, k: int) -> None:
     np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-5)
 
 
-def test_a_reload_changes_nothing(folder: Path) -> None:
-    built = build_index(VECTORS_2000)
-    built.set_ef(PARAMETERS.ef_search)
-    labels, _ = built.knn_query(QUERIES, k=10, num_threads=1)
-    np.testing.assert_array_equal(open_index(folder, manifest()).search(QUERIES, 10)[0], labels)
+def test_a_graph_of_an_earlier_version_is_searched_alike(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / VECTORS, ITEM_VECTORS)
+    build_index(ITEM_VECTORS).save_index(str(tmp_path / HNSWLIB))
+    earlier = open_index(tmp_path, manifest(schema_version=3)).search(QUERIES, 10)
+    for found, expected in zip(earlier, open_index(folder, manifest()).search(QUERIES, 10), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_ef_search_comes_from_the_manifest(folder: Path) -> None:
@@ -124,7 +125,7 @@ def test_ef_search_comes_from_the_manifest(folder: Path) -> None:
 
 def test_exact_search_agrees_with_sorting_everything(opened: Open) -> None:
     rows, scores = opened().exact(QUERIES, 50)
-    cosines = QUERIES @ VECTORS_2000.T
+    cosines = QUERIES @ ITEM_VECTORS.T
     expected = np.argsort(-cosines, axis=1, kind="stable")[:, :50]
     np.testing.assert_allclose(scores, np.take_along_axis(cosines, expected, 1), atol=1e-6)
     assert recall(rows, expected) == 1.0
@@ -133,14 +134,14 @@ def test_exact_search_agrees_with_sorting_everything(opened: Open) -> None:
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_every_search_of_an_exact_bundle_is_exact_and_asks_no_graph(tmp_path: Path, k: int) -> None:
     exact = manifest(index=replace(PARAMETERS, ef_search=2, exact=True))
-    index = open_index(write(tmp_path, VECTORS_2000), exact)
+    index = open_index(write(tmp_path, ITEM_VECTORS), exact)
     rows, scores = index.search(QUERIES, k)
-    expected = np.argsort(-(QUERIES @ VECTORS_2000.T), axis=1, kind="stable")[:, :k]
+    expected = np.argsort(-(QUERIES @ ITEM_VECTORS.T), axis=1, kind="stable")[:, :k]
     assert recall(rows, expected) == 1.0
-    np.testing.assert_allclose(scores, (QUERIES @ VECTORS_2000.T)[np.arange(100)[:, None], rows], atol=1e-6)
+    np.testing.assert_allclose(scores, (QUERIES @ ITEM_VECTORS.T)[np.arange(100)[:, None], rows], atol=1e-6)
     through_graph = open_index(tmp_path, replace(exact, index=replace(exact.index, exact=False)))
     assert k > 1 or recall(through_graph.search(QUERIES, k)[0], expected) < 0.95
-    (tmp_path / INDEX).unlink()  # it takes no memory
+    (tmp_path / LINKS).unlink()  # it takes no memory
     np.testing.assert_array_equal(open_index(tmp_path, exact).search(QUERIES, k)[0], rows)
 
 
@@ -150,54 +151,38 @@ def test_more_than_the_catalogue_gives_all_of_it(opened: Open) -> None:
 
 
 def test_what_the_graph_cannot_reach_is_found_exactly(tmp_path: Path) -> None:
-    graph = build_index(VECTORS_2000)
-    kept = {*np.linspace(0, COUNT - 1, 8).astype(int).tolist(), *range(50)}
-    for row in sorted({*range(COUNT)} - kept):
-        graph.mark_deleted(row)
-    index = open_index(write(tmp_path, VECTORS_2000, graph), manifest())
-    rows, _ = index.search(QUERIES, 100)  # the graph alone would raise
-    np.testing.assert_array_equal(rows, index.exact(QUERIES, 100)[0])
-
-
-def test_a_graph_of_other_vectors_is_refused(tmp_path: Path) -> None:
-    other = build_index(unit_vectors(COUNT, seed=3))
-    with pytest.raises(BundleDamaged, match=r"index\.hnsw: holds other vectors than vectors\.npy"):
-        open_index(write(tmp_path, VECTORS_2000, other), manifest())
-
-
-def test_a_graph_that_differs_in_the_second_half_of_the_items_is_refused(tmp_path: Path) -> None:
-    half = COUNT // 2 + 1
-    other = build_index(np.concatenate([VECTORS_2000[:half], unit_vectors(COUNT - half, seed=3)]))
-    with pytest.raises(BundleDamaged, match=r"index\.hnsw: holds other vectors than vectors\.npy"):
-        open_index(write(tmp_path, VECTORS_2000, other), manifest())
-
-
-@pytest.mark.parametrize("dimension", [8, 24])
-def test_a_graph_of_another_dimension_is_refused(tmp_path: Path, dimension: int) -> None:
-    vectors = np.resize(VECTORS_2000, (COUNT, dimension)).astype(np.float32)
-    with pytest.raises(BundleDamaged, match=r"index\.hnsw: size_data_per_element is "):
-        open_index(write(tmp_path, VECTORS_2000, build_index(vectors)), manifest())
+    links = build_links(ITEM_VECTORS)
+    links[:] = NO_LINK
+    index = open_index(
+        write(tmp_path, ITEM_VECTORS, links), manifest(index=replace(PARAMETERS, ef_search=20))
+    )
+    rows, _ = index.search(QUERIES, 10)
+    np.testing.assert_array_equal(rows, index.exact(QUERIES, 10)[0])
 
 
 def test_a_graph_of_another_size_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleDamaged, match=r"index\.hnsw: 1999 items"):
-        open_index(write(tmp_path, VECTORS_2000, build_index(VECTORS_2000[1:])), manifest())
+    write(tmp_path, ITEM_VECTORS, build_links(ITEM_VECTORS[1:]))
+    with pytest.raises(BundleDamaged, match=r"links\.npy: .*3999"):
+        open_index(tmp_path, manifest())
+    build_index(ITEM_VECTORS[1:]).save_index(str(tmp_path / HNSWLIB))
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: 3999 items"):
+        open_index(tmp_path, manifest(schema_version=3))
 
 
 def test_vectors_of_another_type_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, VECTORS_2000)
-    for wrong in (VECTORS_2000.astype(np.float64), np.array([None]), VECTORS_2000[:, 1:]):
+    write(tmp_path, ITEM_VECTORS)
+    for wrong in (ITEM_VECTORS.astype(np.float64), np.array([None]), ITEM_VECTORS[:, 1:]):
         np.save(tmp_path / VECTORS, wrong)
         with pytest.raises(BundleDamaged, match=r"vectors\.npy: "):
             open_index(tmp_path, manifest())
 
 
 def test_something_else_than_a_graph_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, VECTORS_2000)
-    whole = (tmp_path / INDEX).read_bytes()
+    write(tmp_path, ITEM_VECTORS)
+    whole = (tmp_path / LINKS).read_bytes()
     for content in (b"", whole[:-1], whole[:-4], whole[: len(whole) // 2], whole[::-1]):
-        (tmp_path / INDEX).write_bytes(content)
-        with pytest.raises(BundleDamaged, match=r"index\.hnsw: "):
+        (tmp_path / LINKS).write_bytes(content)
+        with pytest.raises(BundleDamaged, match=r"links\.npy: "):
             open_index(tmp_path, manifest())
 
 
@@ -216,7 +201,7 @@ def test_the_best_of_some_rows_are_found(opened: Open, share: float) -> None:
     found, scores = opened().exact(QUERIES, 10, rows)
     assert found.shape == scores.shape == (100, min(10, len(rows)))
     assert np.isin(found, rows).all()
-    np.testing.assert_allclose(scores, brute_force(VECTORS_2000, QUERIES, 10, rows), atol=1e-5)
+    np.testing.assert_allclose(scores, brute_force(ITEM_VECTORS, QUERIES, 10, rows), atol=1e-5)
 
 
 def test_of_no_rows_none_is_found(opened: Open) -> None:

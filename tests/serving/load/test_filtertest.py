@@ -5,29 +5,25 @@ import json
 import shutil
 from pathlib import Path
 
-import hnswlib
 import numpy as np
 import pytest
 
 from tests.helpers.serving.shown import shown
-from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
+from tests.helpers.tiny import FILTERS, build_links, tiny_bundle, watched_bundle
 from tests.load import filter_times
 from tests.load.__main__ import main
 from tests.load.cli import filtertest
 from tests.load.cli.filtertest import failures
-from tests.load.filter_times import graph_only
 from tests.serving.cli.test_commands import Capture
 from tests.serving.load.commands import document, failure
-from twinspire.protos import bundle
+from twinspire.protos import bundle, search
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import Effort
 from twinspire.serving.benchmark import filter_measurement
 from twinspire.serving.benchmark.filter_measurement import SELECTIVITIES
-from twinspire.serving.filters.expression import Equals
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments import planner
 
 ITEMS = 8000  # enough for the planner to search the graph where half of them pass
 QUERIES = 20
@@ -77,12 +73,7 @@ def sparse(folder: Path, parent: Path) -> Path:
         shutil.copytree(folder, draft, dirs_exist_ok=True)
         (draft / bundle.MANIFEST).unlink()
         vectors = np.load(draft / bundle.VECTORS)
-        graph = hnswlib.Index(space=index.space, dim=vectors.shape[1])
-        graph.init_index(
-            len(vectors), M=index.m, ef_construction=index.ef_construction, random_seed=index.seed
-        )
-        graph.add_items(vectors, np.arange(len(vectors)), num_threads=1)
-        graph.save_index(str(draft / bundle.INDEX))
+        np.save(draft / bundle.LINKS, build_links(vectors, index.m, index.ef_construction))
 
     return bundle.write(parent, dataclasses.replace(bundle.read(folder), index=index), fill)
 
@@ -91,7 +82,7 @@ def sparse(folder: Path, parent: Path) -> Path:
 def test_a_bucket_below_its_recall_fails_by_name(
     capsys: Capture, filtered: Path, tmp_path: Path, few_calls: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "SIDE_BY_SIDE", 8)  # so that the graph is searched, which misses some
+    monkeypatch.setattr(search, "EXACT_SHARE", 1)  # so that the graph is searched, which misses some
     folder = sparse(filtered, tmp_path)
     # The graph depends on the processor: of few queries the interval may reach the bound.
     flags = ("--bundle", str(folder), "--queries", "60")
@@ -103,16 +94,6 @@ def test_a_bucket_below_its_recall_fails_by_name(
     for each in low:
         assert f"{each['selectivity']:.1%} {each['kind']}: recall {each['recall']:.4f}" in captured.err
     assert captured.err.count(": recall ") == len(low)
-
-
-def test_a_search_of_the_graph_alone_widens_from_any_width(tmp_path: Path) -> None:
-    retriever = Retriever.load(tiny_bundle(tmp_path, filters=FILTERS))
-    compiled = retriever.filters.compile(Equals("sale", True))
-    (vector,) = retriever.encode([Query(text="bake")]).vectors
-    for width in (0, 1, 300):
-        rows, scores = graph_only(retriever.built.index, vector[None], 10, compiled.parts[0].rows, width)
-        assert len(rows) == len(scores) == 10
-        assert compiled.count_of(rows.tolist()) == 10
 
 
 def test_what_a_bucket_misses_is_said() -> None:

@@ -8,7 +8,7 @@ from onnxruntime.quantization import quantize_dynamic
 
 from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import item_names
-from twinspire.protos.bundle import QUERY_TOWER, SCHEMA_VERSION, Precisions
+from twinspire.protos.bundle import OLDEST_VERSION, QUERY_TOWER, Precisions
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 
@@ -34,7 +34,7 @@ def test_the_bundle_of_schema_3_that_is_kept_here_is_served(tmp_path: Path) -> N
         kept.extractall(tmp_path)
     (folder,) = tmp_path.iterdir()
     retriever = Retriever.load(folder)
-    assert retriever.manifest.schema_version == SCHEMA_VERSION == 3
+    assert retriever.manifest.schema_version == OLDEST_VERSION == 3
     names = item_names(20)
     for n, answer in enumerate(retriever.search([*map(Query, names)], k=1)):
         assert answer.hits[0].id == f"item-{n:03}"

@@ -55,7 +55,9 @@ def by_hand(hybrid: Retriever, text: str) -> list[Scored]:
     """All items, best first, by the definition of the score."""
     idf, weights = weights_of_texts(NAMES, HYBRID)
     words = HYBRID.analyzer.tokens(text)
-    dense = hybrid.item_vectors @ hybrid.encode([Query(text)]).vectors[0]
+    (rows,), (products,) = hybrid.built.index.exact(hybrid.encode([Query(text)]).vectors, ITEMS)
+    dense = np.empty(ITEMS, np.float32)
+    dense[rows] = products  # near ties are ordered by their rounding
     lexical = np.array([lexical_score(idf, each, words) for each in weights])
     fused = (1 - HYBRID.weight) * dense + HYBRID.weight * lexical
     order = np.argsort(-np.round(fused, 6), kind="stable")  # of equal ones the lower row

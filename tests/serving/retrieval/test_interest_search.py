@@ -136,8 +136,9 @@ def test_each_vector_counts_as_a_search(retriever: Retriever, watched: Path) -> 
         assert k + 2 + retriever.expected_cost(without) == K * (k + 2)
         compiled = retriever.filters.compile(where.price < 20)
         filtered = retriever.search_options(k, compiled=compiled)
-        half = retriever.manifest.index.ef_search // 2
-        assert retriever.expected_cost(filtered) == K * planner.expected_cost(k, compiled.parts[0].rows, half)
+        passing, index = compiled.parts[0].rows.count, retriever.manifest.index
+        each = planner.expected_cost(k, retriever.built.count, passing, index.ef_search)
+        assert retriever.expected_cost(filtered) == K * each
 
 
 def test_an_item_as_a_query_and_a_query_of_nothing_are_answered_once(

@@ -15,12 +15,10 @@ from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle, watch
 from twinspire.protos import bundle, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import IndexParameters
-from twinspire.protos.search import exact_search
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.filters.expression import where
-from twinspire.serving.index import vector_index
 from twinspire.serving.index.remote_search import local_only
-from twinspire.serving.index.vector_index import ExactIndex
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 
@@ -83,7 +81,7 @@ def test_exact_comparisons_leave_the_event_loop_to_other_calls(
     calls = [
         (wire.SearchRequest(query={"item_id": item}, k=3), near.search([Query(item_id=item)], 3)[0]),
         (filtered, expected),
-        (filtered, expected),  # now by a subset of the items
+        (filtered, expected),
     ]
     compares, goes_on = threading.Semaphore(0), threading.Event()
 
@@ -95,8 +93,7 @@ def test_exact_comparisons_leave_the_event_loop_to_other_calls(
 
         return wait
 
-    monkeypatch.setattr(vector_index, "exact_search", held(exact_search))
-    monkeypatch.setattr(ExactIndex, "_exact_among", held(ExactIndex._exact_among))
+    monkeypatch.setattr(CodedVectors, "exact", held(CodedVectors.exact))
     with reacting(far) as served, grpc.insecure_channel(served.address) as channel:
         stub = retrieval_pb2_grpc.RetrievalStub(channel)
         for request, best in calls:

@@ -83,7 +83,7 @@ def test_what_is_damaged_is_fetched_anew(shelf: Shelf, tmp_path: Path, name: str
 def test_a_schema_of_the_future_in_the_cache_is_damage_too(shelf: Shelf, tmp_path: Path) -> None:
     cache = BundleCache(tmp_path)
     path = cache.take(registered(shelf), shelf) / bundle.MANIFEST
-    path.write_bytes(path.read_bytes().replace(b'"schema_version": 3', b'"schema_version": 4'))
+    path.write_bytes(path.read_bytes().replace(b'"schema_version": 4', b'"schema_version": 5'))
     assert bundle.read(cache.take(registered(shelf), shelf))
 
 
@@ -233,7 +233,7 @@ def test_what_was_served_last_is_found_where_it_is_whole(shelf: Shelf, tmp_path:
     folder = cache.take(registered(shelf, "2"), shelf)
     cache.point(CHAMPION, version_of(shelf), "2")
     assert last_served(cache, CHAMPION) == (folder, "2")
-    (folder / bundle.INDEX).write_bytes(b"")
+    (folder / bundle.LINKS).write_bytes(b"")
     with pytest.raises(Unavailable, match="nothing that was served before"):
         last_served(cache, CHAMPION)
 

@@ -21,7 +21,7 @@ from tests.helpers.altered import altered, swell
 from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal
 from tests.helpers.tampered import tampered
-from tests.helpers.tiny import build_index, item_names, tiny_bundle
+from tests.helpers.tiny import build_links, item_names, tiny_bundle
 from tests.helpers.tiny_towers import FULL, TinyTower
 from tests.serving.conftest import ROOT
 from twinspire.protos import bundle
@@ -102,9 +102,9 @@ def test_a_server_of_the_index_that_fails_during_the_examples_is_no_fault_of_the
 
 
 def test_a_graph_that_ends_in_the_middle_is_refused_whatever_it_does(plain: Path, tmp_path: Path) -> None:
-    content = (plain / bundle.INDEX).read_bytes()
+    content = (plain / bundle.LINKS).read_bytes()
     for n, cut in enumerate((content[: len(content) // 2], content[:96] + b"\xff" * 5000)):
-        broken = reseal(plain, tmp_path / str(n), _writes(bundle.INDEX, cut))
+        broken = reseal(plain, tmp_path / str(n), _writes(bundle.LINKS, cut))
         with pytest.raises(BundleDamaged, match=broken.name) as caught:
             bundle_validation.validate_bundle(broken)
         assert str(tmp_path) not in str(caught.value)
@@ -234,8 +234,8 @@ def test_vectors_that_are_zero_or_not_of_unit_length_are_refused(
         vectors = np.load(folder / bundle.VECTORS)
         scaled = np.zeros_like(vectors) if length == 0 else vectors * np.float32(length)
         np.save(folder / bundle.VECTORS, scaled)
-        (folder / bundle.INDEX).unlink()
-        build_index(scaled).save_index(str(folder / bundle.INDEX))
+        (folder / bundle.LINKS).unlink()
+        np.save(folder / bundle.LINKS, build_links(scaled))
 
     broken = reseal(plain, tmp_path, scale)
     expected = "all vectors are zero" if length == 0 else "row 0 has length "

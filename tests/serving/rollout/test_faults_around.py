@@ -25,7 +25,7 @@ from tests.helpers.serving.world import Heal, World, alive, check, put_back, tru
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
 from twinspire.protos import bundle
-from twinspire.protos.bundle import INDEX, VECTORS
+from twinspire.protos.bundle import LINKS, VECTORS
 from twinspire.serving.client import RetrievalClient
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
@@ -214,12 +214,12 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(world: World) -> None:
     coming, service = world.other, world.service
     copy = service.cache / world.bundles[coming].name
     shutil.copytree(world.bundles[coming], copy)
-    truncate(copy / INDEX)
+    truncate(copy / LINKS)
     began = len(service.log())
     world.versions.point(coming)
     wait_until(lambda: service.served() == coming, 30, lambda: service.log(began))
     assert bundle.read(copy)
-    assert f"{INDEX}: " in service.log(began)
+    assert f"{LINKS}: " in service.log(began)
     assert world.asker.errors == []
 
 

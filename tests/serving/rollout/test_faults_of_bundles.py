@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from tests.helpers.serving.world import Heal, World, check, put_back, truncate
-from tests.helpers.tiny import build_index
+from tests.helpers.tiny import build_links
 from tests.helpers.tiny_towers import DIMENSION
-from twinspire.protos.bundle import INDEX, ITEM_TOWER, ITEMS, MANIFEST, QUERY_TOWER, VECTORS
+from twinspire.protos.bundle import ITEM_TOWER, ITEMS, LINKS, MANIFEST, QUERY_TOWER, VECTORS
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 
-FILES = (QUERY_TOWER, ITEM_TOWER, VECTORS, INDEX, ITEMS, MANIFEST)
+FILES = (QUERY_TOWER, ITEM_TOWER, VECTORS, LINKS, ITEMS, MANIFEST)
 
 
 # One file in the registry is damaged: of the other good version, which is the one to come.
@@ -57,7 +57,7 @@ def test_a_flipped_bit(world: World, name: str) -> None:
 
 
 def test_a_missing_file(world: World) -> None:
-    check(world, f"{INDEX} missing", damaged(INDEX, Path.unlink), f"{INDEX}: missing")
+    check(world, f"{LINKS} missing", damaged(LINKS, Path.unlink), f"{LINKS}: missing")
 
 
 # Faults of bundles: a version that is whole, and no good.
@@ -76,15 +76,15 @@ def narrower(folder: Path) -> None:
     """Vectors and an index of another dimension than the towers have."""
     vectors = np.load(folder / VECTORS)[:, : DIMENSION // 2].copy()
     np.save(folder / VECTORS, vectors)
-    (folder / INDEX).unlink()
-    build_index(vectors).save_index(str(folder / INDEX))
+    (folder / LINKS).unlink()
+    np.save(folder / LINKS, build_links(vectors))
 
 
 def shapeless(folder: Path) -> None:
-    """An index of the right size that is none: hnswlib does not survive it."""
-    size = (folder / INDEX).stat().st_size
-    content = (folder / INDEX).read_bytes()[:96] + np.random.default_rng(0).bytes(size - 96)
-    (folder / INDEX).write_bytes(content)
+    """An index of the right size that is none."""
+    size = (folder / LINKS).stat().st_size
+    content = (folder / LINKS).read_bytes()[:128] + np.random.default_rng(0).bytes(size - 128)
+    (folder / LINKS).write_bytes(content)
 
 
 def no_model(folder: Path) -> None:

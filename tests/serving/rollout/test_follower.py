@@ -108,7 +108,7 @@ def test_a_bundle_of_a_newer_schema_is_refused(scene: Scene, tmp_path: Path) -> 
     scene.shelf.tags = False
     scene.shelf.aliases[CHAMPION] = "5"
     scene.step()
-    assert "schema version 4, but this program reads up to 3" in scene.note["last_error"]
+    assert "schema version 5, expected 3 to 4" in scene.note["last_error"]
     assert (scene.champion, scene.note["candidate_stage"]) == ("1", "refused")
 
 

@@ -50,7 +50,7 @@ def test_another_canary_gets_other_keys(two: tuple[LoadedBundle, LoadedBundle], 
 
 def test_a_damaged_bundle_is_not_loaded(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path)
-    with (folder / "index.hnsw").open("r+b") as file:
+    with (folder / "links.npy").open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(BundleDamaged, match=r"index\.hnsw: 1000 bytes, expected"):
+    with pytest.raises(BundleDamaged, match=r"links\.npy: 1000 bytes, expected"):
         LoadedBundle.load(folder)

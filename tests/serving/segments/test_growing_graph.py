@@ -75,7 +75,7 @@ def test_a_graph_covers_most_of_a_large_overlay(world: LiveWorld) -> None:
             assert shared >= 0.9 * k
             one = EncodedQueries(vector[None], (PLAIN,), 0)
             (alone,) = live.retriever.search_encoded(one, SearchOptions(k))
-            assert len({hit.id for hit in alone.hits} & set(ids)) >= 0.9 * k
+            assert sum(hit.score >= best[-1] - 1e-5 for hit in alone.hits) >= 0.9 * k
     assert found_first(world, [each for each in world.truth if each.startswith("new")]) >= 0.999
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_graph_is_not_used(world: LiveWorld) -> None:
     settled(world)
     (path,) = folder_of(world.place, world.origin).glob(f"*{GRAPH_SUFFIX}")
     content = bytearray(path.read_bytes())
-    content[8] ^= 255
+    content[20] ^= 255
     path.unlink()
     path.write_bytes(content)
     live = world.open()

@@ -16,13 +16,13 @@ from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS as SCHEMA
 from tests.helpers.tiny import filter_values, item_ids, item_names, tiny_bundle, watched_bundle
+from twinspire.protos import search
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.client import Item, where
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.retrieval.query import PreparedQuery, Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments import planner
 from twinspire.serving.segments.growing import GrowingSegment
 from twinspire.serving.segments.packed_items import EncodedItem
 
@@ -129,7 +129,7 @@ def shop(folder: Path, base: Retriever, tmp_path: Path) -> Shop:
 
 def test_live_filters_are_searched_in_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of items that pass, the graph finds withdrawn ones, too; the answers must be full all the same."""
-    monkeypatch.setattr(planner, "SIDE_BY_SIDE", 8)  # as if comparing took long: as it does with many items
+    monkeypatch.setattr(search, "EXACT_SHARE", 1)  # as if comparing took long: as it does with many items
     folder = tiny_bundle(tmp_path / "made", LARGE, filters=SCHEMA)
     shop = Shop(folder, tmp_path, items=LARGE)
     node = where.price >= 0

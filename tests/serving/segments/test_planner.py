@@ -8,24 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from twinspire.protos.search import top_k
+from twinspire.protos.search import graph_width, top_k
 from twinspire.serving.filters.expression import where
 from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
-from twinspire.serving.segments.planner import expected_cost, search_one_passing, search_passing
+from twinspire.serving.segments.planner import STEP_ITEMS, expected_cost, search_passing
 
 RNG = np.random.default_rng(0)
 ITEMS = RNG.standard_normal((100_000, 8)).astype(np.float32)
 QUERIES = RNG.standard_normal((6, 8)).astype(np.float32)
 NODE = where.any == 1
+EF_SEARCH = 64
 
 
 class FlatIndex(VectorIndex):
-    """Compares with every item, and counts how it was asked."""
+    """Compares with every item, and counts how it was asked.
 
-    def __init__(self, items: Vectors) -> None:
-        self.items = items
+    Args:
+        reach: items nearest to a query that a search with a filter looks at.
+    """
+
+    def __init__(self, items: Vectors, reach: int | None = None) -> None:
+        self.items, self.reach = items, reach
         self.widths: list[int] = []
         self.compared = 0
 
@@ -36,6 +41,18 @@ class FlatIndex(VectorIndex):
     def search(self, vectors: Vectors, k: int) -> Neighbours:
         self.widths.append(k)
         return self._nearest(vectors, np.arange(len(self.items)), k)
+
+    def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Neighbours | None:
+        if graph_width(k, EF_SEARCH, self.count, passing.count) is None:
+            return None
+        self.widths.append(k)
+        near = self._nearest(vectors, np.arange(self.count), self.reach or self.count)
+        rows, scores = np.full((len(vectors), k), -1), np.zeros((len(vectors), k), np.float32)
+        for n, (own, own_scores) in enumerate(zip(*near, strict=True)):
+            kept = passing.mask[own]
+            found = own[kept][:k]
+            rows[n, : len(found)], scores[n, : len(found)] = found, own_scores[kept][:k]
+        return Neighbours(rows, scores)
 
     def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
         assert rows is not None
@@ -66,9 +83,9 @@ def check(index: FlatIndex, passing: PassingRows, k: int) -> set[Plan]:
         np.testing.assert_allclose(index.items[each.rows] @ query, each.scores, rtol=1e-5, atol=1e-5)
         assert len({*each.rows.tolist()}) == len(each.rows) == min(k, passing.count)
         assert all(row in passing.passing for row in each.rows.tolist())
-        rows, products, plan = search_one_passing(FlatIndex(index.items), query[None], k, passing, 0)
-        assert (len(rows), plan) == (len(each.rows), each.plan)
-        np.testing.assert_allclose(products, each.scores, rtol=1e-5, atol=1e-5)
+        (alone,) = search_passing(FlatIndex(index.items, index.reach), query[None], k, passing)
+        assert alone.plan is each.plan
+        np.testing.assert_allclose(alone.scores, each.scores, rtol=1e-5, atol=1e-5)
     return {each.plan for each in found}
 
 
@@ -95,28 +112,12 @@ def test_many_that_pass_are_searched() -> None:
     assert index.compared == 0
 
 
-def test_the_search_is_wider_where_few_of_the_nearest_pass() -> None:
-    nearest = np.argsort(-(QUERIES @ ITEMS.T), axis=1)[:, :32].ravel()
-    index = FlatIndex(ITEMS)
-    assert check(index, compiled(np.setdiff1d(np.arange(100_000), nearest)), 10) == {Plan.GRAPH}
-    assert len(index.widths) > 1
-    assert index.widths[0] == min(index.widths)
-
-
-def test_all_are_compared_where_filter_and_query_contradict_each_other() -> None:
-    scores = (QUERIES @ ITEMS.T).max(axis=0)
-    far = np.sort(np.argsort(scores)[:30_000])
-    index = FlatIndex(ITEMS)
-    assert check(index, compiled(far), 10) == {Plan.GRAPH_THEN_EXACT}
-
-
-def test_a_query_is_not_changed_by_the_others_of_its_batch() -> None:
-    far = np.sort(np.argsort(ITEMS @ QUERIES[0])[:60_000])
-    together = search_passing(FlatIndex(ITEMS), QUERIES, 10, compiled(far))
-    for n, each in enumerate(together):
-        (alone,) = search_passing(FlatIndex(ITEMS), QUERIES[n : n + 1], 10, compiled(far))
-        assert alone.plan is each.plan
-        np.testing.assert_allclose(alone.scores, each.scores, rtol=1e-5, atol=1e-5)
+def test_all_are_compared_where_the_search_reaches_too_few() -> None:
+    scores = ITEMS @ QUERIES[0]
+    far = np.sort(np.argsort(scores)[:60_000])  # of the first query; some of the others find theirs
+    index = FlatIndex(ITEMS, reach=2000)
+    assert check(index, compiled(far), 10) == {Plan.GRAPH, Plan.GRAPH_THEN_EXACT}
+    assert index.compared == 1
 
 
 def test_no_item_passes() -> None:
@@ -132,27 +133,17 @@ def test_an_index_that_may_not_be_searched_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "count", "free_width", "expected"),
+    ("k", "passing", "ef_search", "expected"),
     [
-        (10, 0, 32, 0),  # nothing is searched
-        (10, 100, 32, 5),  # 100 scattered vectors are compared, 20 in the time of one step
-        (10, 50_000, None, 390),  # all 100,000 vectors are compared, 256 in the time of one step
-        (10, 100_000, 32, 39),  # 2 (10 + 3 sqrt(10)) items, of which all pass
-        (10, 50_000, 32, 78),  # twice as many, because half of them pass
-        (10, 50_000, 100, 100),  # to ask for less saves no time
-        (10, 50_000, 200, 390),  # more than half of the time of comparing all
-        (100, 50_000, 32, 390),  # 520 items would take longer than to compare all
-        (60, 5, 32, 0),  # five vectors are compared in less time than one step
+        (10, 0, 64, 0),  # nothing is searched
+        (10, 1000, 64, 1000),  # few that pass are compared
+        (10, 50_000, None, 50_000),  # there is no graph
+        (10, 100_000, 64, 40 * 64),  # as without a filter
+        (10, 25_000, 64, 40 * 32 * 4),  # the graph keeps one of four items, and the search is half as wide
+        (2000, 50_000, 64, 50_000),  # so wide that comparing takes no longer
     ],
 )
 def test_the_expected_cost_is_that_of_the_plan(
-    k: int, count: int, free_width: int | None, expected: int
+    k: int, passing: int, ef_search: int | None, expected: int
 ) -> None:
-    assert expected_cost(k, compiled(np.arange(count)), free_width) == expected
-
-
-def test_a_subset_makes_comparing_cheaper() -> None:
-    passing = PassingRows(NODE, BitMap(range(6400)), len(ITEMS), lambda *_: True)
-    assert expected_cost(10, passing, None) == 320
-    passing.used_again()
-    assert expected_cost(10, passing, None) == 25
+    assert expected_cost(k, 100_000, passing, ef_search) == expected // STEP_ITEMS

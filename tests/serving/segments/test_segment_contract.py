@@ -176,7 +176,7 @@ def test_a_filter_is_never_short(world: World, k: int, approximate: bool) -> Non
         return price is not None and price < 30
 
     segment = world.segment
-    passing = segment.filter(CHEAP, Work(), None)
+    passing = segment.filter(CHEAP, Work())
     count = sum(map(cheap, world.prices.values()))
     assert 0 < count < len(world.visible)
     assert np.count_nonzero(passing.mask) == count
@@ -189,7 +189,7 @@ def test_a_filter_is_never_short(world: World, k: int, approximate: bool) -> Non
 
 
 def test_a_filter_that_nothing_passes_finds_nothing(world: World) -> None:
-    passing: Any = world.segment.filter(where.price > 1e9, Work(), None)
+    passing: Any = world.segment.filter(where.price > 1e9, Work())
     for each in search_passing(world.segment, world.queries, 5, passing):
         assert (each.rows.tolist(), each.plan) == ([], Plan.EMPTY)
     if not isinstance(world.segment, BuiltSegment):
@@ -199,7 +199,7 @@ def test_a_filter_that_nothing_passes_finds_nothing(world: World) -> None:
 
 def test_a_filter_that_does_not_fit_is_refused_by_its_place(world: World) -> None:
     with pytest.raises(InvalidInput, match="unknown filter field"):
-        passing = world.segment.filter(where.nothing == 1, Work(), None)
+        passing = world.segment.filter(where.nothing == 1, Work())
         assert passing.mask is None  # a growing segment evaluates it when it is first used
 
 
@@ -227,6 +227,6 @@ def test_items_that_hold_the_words_of_a_query_are_ranked(world: World, weight: f
     assert scores == sorted(scores, reverse=True)
     assert all(is_visible(segment, row) for row in rows)
     assert max(lexical) > 0
-    cheap: Any = segment.filter(CHEAP, Work(), None)
+    cheap: Any = segment.filter(CHEAP, Work())
     assert all(cheap.passes(row) for row in segment.rank(query, 10, cheap, weight)[0])
     assert {*rows} <= {*segment.candidates(query, 10, None)[0]}

@@ -1,0 +1,6 @@
+"""The nearest items to a query, searched by int8 codes and compared in float32.
+
+coded_vectors.py   vectors with their codes: exact search, and search in a graph
+kernel.c           the arithmetic of both, compiled
+links.py           the graph: the links of each item, and how they are read from a file
+"""
