@@ -17,7 +17,7 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-EXACT_SHARE = 40  # a search in the graph takes as long as comparing this many times its width with the query
+EXACT_SHARE = 64  # a search in the graph takes as long as comparing this many times its width with the query
 SAMPLED = 64  # every 64th score is in the sample from which a bound of the highest ones is taken
 SPARE = 4  # scores of the sample above the bound, beside those that `k` makes likely
 FEW = 4  # a bound is sought only if fewer than 1/4 of the scores are expected above it

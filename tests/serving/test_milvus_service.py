@@ -29,9 +29,9 @@ from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collecti
 from twinspire.serving.client import RetrievalClient, where
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index import milvus_index
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments import planner
 from twinspire.train.paths import ROOT
 
 pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.timeout(300)]
@@ -75,8 +75,8 @@ def test_the_answers_are_those_of_exact_search_with_filters_and_live_items(
     flat = replace(INDEX, options={"type": "FLAT"})  # a graph would miss some
     folder = tiny_bundle(tmp_path / "flat", ITEMS, filters=FILTERS, index=flat)
     publish(folder, bundle.read(folder))
-    for steps in ("SIDE_BY_SIDE", "SCATTERED"):  # otherwise so few items would all be compared
-        monkeypatch.setattr(planner, steps, 1)
+    for bound in ("FEW", "MANY"):  # otherwise so few items would all be compared
+        monkeypatch.setattr(milvus_index, bound, 0)
     far = Retriever.load(folder)
     filters = [None, where.sale == True, where.price > 5, ~(where.section == "section 1")]  # noqa: E712
     plans = set()

@@ -34,7 +34,6 @@ from twinspire.serving.index.remote_search import Best, OutOfTime
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments import planner
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.wire.status import ClientGone, Code
 
@@ -54,6 +53,7 @@ class FarIndex(VectorIndex):
         self.fails: Callable[[Vectors], None] = lambda vectors: None
         self.filters: dict[str, PassingRows] = {}  # by expression
         self.compared: list[int] = []  # queries of each comparison
+        self.takes_filters = False  # otherwise all items that pass are compared
 
     @property
     def count(self) -> int:
@@ -68,7 +68,7 @@ class FarIndex(VectorIndex):
 
     def search_filtered(self, vectors: Vectors, k: int, compiled: Any) -> Neighbours | None:
         answers = remote_search.answers_of_thread()
-        if answers is None:
+        if answers is None or not self.takes_filters:
             return None
         self.filters[expression := repr(compiled.expression)] = compiled
         best = answers.best(self, vectors, k, expression)
@@ -264,10 +264,9 @@ def price_below(price: float) -> wire.Filter:
 
 
 @pytest.fixture
-def pushes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Filters of a small bundle are asked of the index at their first use, and compared at the second."""
-    monkeypatch.setattr(planner, "SCATTERED", 1)
-    monkeypatch.setattr(planner, "SIDE_BY_SIDE", 20)
+def pushes(index: FarIndex) -> None:
+    """The index is asked for the items that pass a filter."""
+    index.takes_filters = True
 
 
 def batch_of(served: Any, *calls: Callable[[], Any]) -> list[Any]:
@@ -333,17 +332,6 @@ def test_many_filters_in_a_batch_are_answered(near: Retriever, index: FarIndex, 
         for name, price, each in zip(NAMES, prices, found, strict=False):
             wanted = near.search([Query(name)], 3, filter=where.price < price)[0]
             assert difference(hits_of(wanted), [(hit.id, hit.score) for hit in each.hits]) == ""
-
-
-def test_a_search_that_is_repeated_uses_its_filter_once(
-    near: Retriever, index: FarIndex, pushes: None
-) -> None:
-    with serving(near, index) as (_, stub):
-        first, second = [
-            stub.Search(request(NAMES[0], filter=price_below(20.0)), timeout=20) for _ in range(2)
-        ]
-        assert (first.plan, second.plan) == (wire.PLAN_GRAPH, wire.PLAN_EXACT)
-        assert len(index.questions) == 1
 
 
 class Asked:

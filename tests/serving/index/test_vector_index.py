@@ -25,7 +25,7 @@ from twinspire.serving.index import vector_index
 from twinspire.serving.index.hnsw_index import HnswIndex
 from twinspire.serving.index.vector_index import ExactIndex, VectorIndex, open_index
 
-COUNT, DIMENSION = 4000, 16
+COUNT, DIMENSION = 6000, 16
 Vectors = npt.NDArray[np.float32]
 
 
@@ -162,10 +162,10 @@ def test_what_the_graph_cannot_reach_is_found_exactly(tmp_path: Path) -> None:
 
 def test_a_graph_of_another_size_is_refused(tmp_path: Path) -> None:
     write(tmp_path, ITEM_VECTORS, build_links(ITEM_VECTORS[1:]))
-    with pytest.raises(BundleDamaged, match=r"links\.npy: .*3999"):
+    with pytest.raises(BundleDamaged, match=r"links\.npy: .*5999"):
         open_index(tmp_path, manifest())
     build_index(ITEM_VECTORS[1:]).save_index(str(tmp_path / HNSWLIB))
-    with pytest.raises(BundleDamaged, match=r"index\.hnsw: 3999 items"):
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: 5999 items"):
         open_index(tmp_path, manifest(schema_version=3))
 
 

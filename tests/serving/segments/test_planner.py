@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from twinspire.protos.search import graph_width, top_k
+from twinspire.protos.search import EXACT_SHARE, graph_width, top_k
 from twinspire.serving.filters.expression import where
 from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.filters.plan import Plan
@@ -138,8 +138,13 @@ def test_an_index_that_may_not_be_searched_is_not() -> None:
         (10, 0, 64, 0),  # nothing is searched
         (10, 1000, 64, 1000),  # few that pass are compared
         (10, 50_000, None, 50_000),  # there is no graph
-        (10, 100_000, 64, 40 * 64),  # as without a filter
-        (10, 25_000, 64, 40 * 32 * 4),  # the graph keeps one of four items, and the search is half as wide
+        (10, 100_000, 64, EXACT_SHARE * 64),  # as without a filter
+        (
+            10,
+            25_000,
+            64,
+            EXACT_SHARE * 32 * 4,
+        ),  # it keeps one of four items, and is half as wide
         (2000, 50_000, 64, 50_000),  # so wide that comparing takes no longer
     ],
 )
