@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_is_no_fault_of_the_bundle(plain: Path, tmp_path: Pa
     place = tmp_path / "ready" / plain.name
 
     def run(limit: int) -> tuple[str, str]:
-        command = [sys.executable, "-c", LIMITED, str(plain), str(place), str(limit)]
+        command = [sys.executable, "-B", "-c", LIMITED, str(plain), str(place), str(limit)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
         return done.stdout, done.stderr
 
