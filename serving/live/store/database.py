@@ -1,10 +1,11 @@
-"""The databases of a store of items: their URLs, engines, and the texts of their errors for clients."""
+"""The databases of stores: their URLs, connections, and the texts of their errors for clients."""
 
 import os
 import re
 import shutil
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from twinspire.protos.errors import ConfigError, Unavailable
+from twinspire.protos.errors import ConfigError, TwinspireError, Unavailable
 
 FILES = "twinspire_files"  # key of a connection's `info`: path -> device and number of the file
 APPLICATION_ID = 0x5477696E  # of our SQLite files: "Twin"
@@ -26,11 +27,17 @@ CONNECT_SECONDS = 5
 LOCK_SECONDS = 5
 STATEMENT_SECONDS = 8
 IDLE_SECONDS = 15  # of a transaction between two statements
+CATALOGUE, EVENTS = "catalogue", "events"  # kinds of stores
+STORES = {CATALOGUE: "the catalogue's store", EVENTS: "the store of events"}  # as errors name them
+OPENED = {CATALOGUE: "a catalogue", EVENTS: "a store of events"}
 DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 
 
-def parsed_url(url: str) -> URL:
+def parsed_url(url: str, kind: str = CATALOGUE) -> URL:
     """The URL of a store, with the driver that this program uses.
+
+    Args:
+        kind: of the store, for errors.
 
     Raises:
         ConfigError: it is not one.
@@ -40,19 +47,17 @@ def parsed_url(url: str) -> URL:
     except (SQLAlchemyError, ValueError):  # the second of a port that is no number
         parsed = None
     if parsed is None or not url.isprintable():  # no control characters, and no lone surrogates
-        raise ConfigError("catalogue: expected a URL such as sqlite:///items.db")
+        raise ConfigError(f"{kind}: expected a URL such as sqlite:///items.db")
     name, _, driver = parsed.drivername.partition("+")
     if name not in DRIVERS:
-        raise ConfigError(f"catalogue: expected a URL of sqlite or postgresql, got one of {name}")
+        raise ConfigError(f"{kind}: expected a URL of sqlite or postgresql, got one of {name}")
     if driver not in ("", DRIVERS[name]):
-        raise ConfigError(f"catalogue: expected a URL that begins with {name}://, got {name}+{driver}://")
+        raise ConfigError(f"{kind}: expected a URL that begins with {name}://, got {name}+{driver}://")
     if name == "sqlite" and (parsed.query or parsed.host):  # a parameter may keep the database in memory
-        raise ConfigError(
-            "catalogue: expected a file, such as sqlite:///items.db, without host and parameters"
-        )
+        raise ConfigError(f"{kind}: expected a file, such as sqlite:///items.db, without host and parameters")
     if name == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError(
-            "catalogue: expected a file, such as sqlite:///items.db; in-memory databases are not durable"
+            f"{kind}: expected a file, such as sqlite:///items.db; in-memory databases are not durable"
         )
     return parsed.set(drivername=f"{name}+{DRIVERS[name]}")
 
@@ -153,8 +158,128 @@ def _size(path: Path) -> int | None:
         raise ConfigError(f"{path}: cannot be opened as a catalogue: {error.strerror}") from None
 
 
-def engine_of(url: URL) -> Engine:
+class Database:
+    """The connections of a store. For one thread, and not to be used across a fork.
+
+    Args:
+        url: `sqlite:///path` or `postgresql://user@host/database`.
+        kind: of the store, for errors.
+        create: whether to make a file of SQLite if there is none.
+
+    Attributes:
+        name: in errors, without a password.
+        dialect: `sqlite` or `postgresql`.
+
+    Raises:
+        ConfigError: the URL is not one of these, or the driver is not installed.
+        Unavailable: there is no file, and none is to be made.
+    """
+
+    def __init__(self, url: str, kind: str, create: bool = True) -> None:
+        parsed = parsed_url(url, kind)
+        self.name, self.dialect, self._kind = shown(parsed), parsed.get_backend_name(), kind
+        if not create and is_missing(url):
+            raise Unavailable(f"{self.name}: is missing; put it back, or restart the service to begin anew")
+        self._engine = engine_of(parsed, kind)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def prepare(self, make: Callable[[Connection], None], check: bool = False) -> None:
+        """Check the database, and create what is missing; closes all connections if that fails.
+
+        Args:
+            make: creates missing tables, within a transaction.
+            check: whether to look for damage in a file of SQLite, which reads all of it.
+
+        Raises:
+            ConfigError: the database is not a store, or is damaged.
+            Unavailable: it does not answer.
+        """
+        try:
+            if self.dialect == "sqlite":
+                check_file(self._engine, self.name, check)
+            with self._engine.connect() as connection:
+                connection = connection.execution_options(writes=True)
+                with connection.begin():
+                    if self.dialect == "postgresql":  # two services may begin at once
+                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(APPLICATION_ID)))
+                    elif connection.exec_driver_sql("PRAGMA application_id").scalar_one() != APPLICATION_ID:
+                        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+                    make(connection)
+        except SQLAlchemyError as error:
+            self.close()
+            raised: type[TwinspireError] = ConfigError if is_damage(error) else Unavailable
+            text = f"cannot be opened as {OPENED[self._kind]}: {reason_of(error)}"
+            raise raised(f"{self.name}: {text}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection whose statements see one state each.
+
+        Raises:
+            Unavailable: the database cannot be read now.
+        """
+        with self._errors("read"), self._engine.connect() as connection:
+            check_open_files(connection)
+            yield connection
+
+    @contextmanager
+    def one_state(self) -> Iterator[Connection]:
+        """A connection whose statements all see the same state; errors as of `reading`."""
+        with self._errors("read"), self._engine.connect() as connection:
+            if self.dialect == "postgresql":  # SQLite's transactions are snapshots
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                check_open_files(connection)
+                yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that waits for all others which write; committed unless the block raises.
+
+        Raises:
+            Unavailable: the database cannot be written now.
+        """
+        with self._errors("written"), self._engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                check_open_files(connection)
+                yield connection
+            check_open_files(connection)  # again: nothing may be acknowledged that went elsewhere
+
+    def shorten_log(self) -> None:
+        """Empty SQLite's log, unless another process reads the store now.
+
+        Raises:
+            Unavailable: the database cannot be written now.
+        """
+        if self.dialect != "sqlite":
+            return
+        with self._errors("written"), self._engine.connect() as connection:
+            # It would keep writers waiting for as long as it waits for a reader.
+            connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+    @contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
+        """Raise `Unavailable` for errors of the database; the verb, such as `read`, says what failed."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            text = f"{STORES[self._kind]} cannot be {verb} now: {public_reason(error)}"
+            raise Unavailable(text) from error
+
+
+def engine_of(url: URL, kind: str = CATALOGUE) -> Engine:
     """The engine of a store. Of SQLite it makes the folder; of PostgreSQL it replaces broken connections.
+
+    Its errors do not show the values of statements, because logs must not have the keys of users.
 
     Raises:
         ConfigError: the folder cannot be made, or the driver of PostgreSQL is not installed.
@@ -164,8 +289,8 @@ def engine_of(url: URL) -> Engine:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{folder}: cannot be made for the catalogue: {error.strerror}") from None
-        engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+            raise ConfigError(f"{folder}: cannot be made for the {kind}: {error.strerror}") from None
+        engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
         event.listen(
             engine, "connect", lambda connection, record: _on_sqlite(connection, record, str(url.database))
         )
@@ -174,6 +299,7 @@ def engine_of(url: URL) -> Engine:
     try:
         engine = sa.create_engine(
             url,
+            hide_parameters=True,
             pool_size=1,
             max_overflow=1,
             pool_pre_ping=True,
@@ -190,10 +316,10 @@ def engine_of(url: URL) -> Engine:
         )
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"catalogue: PostgreSQL needs {error.name}; install it with: pip install 'psycopg[binary]'"
+            f"{kind}: PostgreSQL needs {error.name}; install it with: pip install 'psycopg[binary]'"
         ) from None
     except (ArgumentError, ValueError, TypeError) as error:  # of a parameter of the URL
-        raise ConfigError(f"catalogue: {error}") from None
+        raise ConfigError(f"{kind}: {error}") from None
     event.listen(engine, "connect", _on_postgresql)
     return engine
 
@@ -278,23 +404,24 @@ def check_file(engine: Engine, name: str, check: bool) -> None:
             )
 
 
-def public_text(error: Exception, url: str) -> str:
+def public_text(error: Exception, url: str, kind: str = CATALOGUE) -> str:
     """An error of a store as clients may read it: without hosts, users and folders.
 
     Args:
-        error: of any method of `Store`.
+        error: of any method of a store.
         url: of the store.
+        kind: of the store.
 
     Raises:
         ConfigError: the URL is not one of a store.
     """
-    parsed = parsed_url(url)
-    name, text = shown(parsed), str(error)
+    parsed = parsed_url(url, kind)
+    name, text, store = shown(parsed), str(error), STORES[kind]
     if isinstance(error.__cause__, SQLAlchemyError) and text.startswith(name):
-        return f"the catalogue's store cannot be opened now: {public_reason(error.__cause__)}"
-    text = text.replace(name, "the catalogue's store")
+        return f"{store} cannot be opened now: {public_reason(error.__cause__)}"
+    text = text.replace(name, store)
     if parsed.get_backend_name() == "sqlite":
-        text = text.replace(str(Path(name).absolute().parent), "the folder of the catalogue's store")
+        text = text.replace(str(Path(name).absolute().parent), f"the folder of {store}")
     return text
 
 

@@ -28,24 +28,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import Connection
 
 from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.store.changes import START, Change, FeedPage, LastWrite, Position
-from twinspire.serving.live.store.database import (
-    APPLICATION_ID,
-    BUSY_SECONDS,
-    check_file,
-    check_open_files,
-    engine_of,
-    is_damage,
-    is_missing,
-    parsed_url,
-    public_reason,
-    reason_of,
-    shown,
-)
+from twinspire.serving.live.store.database import CATALOGUE, Database
 from twinspire.serving.live.store.history import (
     HISTORY,
     ITEMS,
@@ -104,12 +91,12 @@ class Store:
         bounds: as the store held them at the last commit.
     """
 
-    def __init__(self, engine: Engine, url: URL, clock: Callable[[], float]) -> None:
-        self._engine, self._clock = engine, clock
-        self._name = shown(url)
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database, self._clock = database, clock
+        self._name = database.name
         self._commits = 0
         self._overlay = _OverlayCount()
-        self._upsert = _upsert(engine)
+        self._upsert = _upsert(database.dialect)
         self._last: tuple[Position, Position, Sequence[tuple[int, ItemWrite]]] = START, START, ()
         self.store_id = ""
         self.bounds = CatalogueBounds()
@@ -139,22 +126,13 @@ class Store:
             Unavailable: the database does not answer, or there is no store and none is to be made.
             ValueError: a bound is below 1.
         """
-        parsed = parsed_url(url)
-        if not create and is_missing(url):
-            raise Unavailable(
-                f"{shown(parsed)}: is missing; put it back, or restart the service to begin anew"
-            )
-        store = cls(engine_of(parsed), parsed, clock)
-        try:
-            store._prepare(bounds or {}, check)
-        except BaseException:
-            store.close()
-            raise
+        store = cls(Database(url, CATALOGUE, create), clock)
+        store._database.prepare(lambda connection: store._make(connection, bounds or {}), check)
         return store
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
+        self._database.close()
 
     def position(self) -> Position:
         """Where the history of the store ends, `START` if nothing was ever written.
@@ -162,7 +140,7 @@ class Store:
         Raises:
             Unavailable: the store cannot be read now.
         """
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return read_position(connection)
 
     def sequence(self) -> int:
@@ -180,13 +158,13 @@ class Store:
             StoreRolledBack: it is another store, or its history is another one.
             Unavailable: the store cannot be read now.
         """
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             meta = connection.execute(sa.select(META)).one()
             return require_same_history(connection, meta, store_id or self.store_id, known)
 
     def was_at(self, position: Position) -> bool | None:
         """As `ChangeFeed.was_at`."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return was_at(connection, position)
 
     def assign_new_id(self) -> None:
@@ -198,7 +176,7 @@ class Store:
         Raises:
             Unavailable: the store cannot be written now.
         """
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             meta = locked_meta(connection)
             if meta.store_id == self.store_id:
                 self.store_id = str(uuid.uuid4())
@@ -212,7 +190,7 @@ class Store:
         Raises:
             Unavailable: the store cannot be read now.
         """
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [*map(_stored, connection.execute(_changed_after(after).limit(limit)))]
 
     def page(self, after: int, limit: int, known: Position = START) -> FeedPage:
@@ -225,7 +203,7 @@ class Store:
             StoreRolledBack: it was never there.
             Unavailable: the store cannot be read now.
         """
-        with self._one_state() as connection:
+        with self._database.one_state() as connection:
             meta = connection.execute(sa.select(META)).one()
             position = require_same_history(connection, meta, self.store_id, known)
             rows = connection.execute(_changed_after(after).limit(limit))
@@ -237,7 +215,7 @@ class Store:
         Raises:
             Unavailable: the store cannot be read now.
         """
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = _by_id(connection, sa.select(ITEMS), ids)
             return {row.id: _stored(row) for row in rows}
 
@@ -250,7 +228,7 @@ class Store:
         Raises:
             Unavailable: the store cannot be read now.
         """
-        with self._one_state() as connection:
+        with self._database.one_state() as connection:
             position = read_position(connection)
             rows = connection.execution_options(yield_per=PARTS).execute(_changed_after(after))
             yield position, (_stored(row).change for row in rows)
@@ -265,14 +243,9 @@ class Store:
         Raises:
             Unavailable: the store cannot be written now.
         """
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             forgotten = _prune(connection, self._clock())
-        if self._engine.dialect.name == "sqlite":
-            with self._errors("written"), self._engine.connect() as connection:
-                # It would keep writers waiting for as long as it waits for a reader.
-                connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-                connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        self._database.shorten_log()
         return forgotten
 
     def count(self, after: int = 0) -> tuple[int, int]:
@@ -286,7 +259,7 @@ class Store:
             .where(ITEMS.c.sequence > after)
             .group_by(ITEMS.c.deleted)
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             found = {bool(deleted): int(count) for deleted, count in connection.execute(query)}
         return found.get(False, 0), found.get(True, 0)
 
@@ -311,7 +284,7 @@ class Store:
                 broke in the commit, that is not known.
         """
         now = self._clock()
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             meta = locked_meta(connection)
             before = position = require_same_history(connection, meta, self.store_id, known)
             self.bounds = CatalogueBounds.of(json.loads(meta.bounds))
@@ -404,59 +377,8 @@ class Store:
             ]
             connection.execute(sa.insert(REQUESTS), answers)
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        """A connection whose statements see one state each."""
-        with self._errors("read"), self._engine.connect() as connection:
-            check_open_files(connection)
-            yield connection
-
-    @contextmanager
-    def _one_state(self) -> Iterator[Connection]:
-        """A connection whose statements all see the same state."""
-        with self._errors("read"), self._engine.connect() as connection:
-            if connection.dialect.name == "postgresql":  # SQLite's transactions are snapshots
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                check_open_files(connection)
-                yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """A transaction that waits for all others which write; committed unless the block raises."""
-        with self._errors("written"), self._engine.connect() as connection:
-            connection = connection.execution_options(writes=True)
-            with connection.begin():
-                check_open_files(connection)
-                yield connection
-            check_open_files(connection)  # again: nothing may be acknowledged that went elsewhere
-
-    @contextmanager
-    def _errors(self, verb: str) -> Iterator[None]:
-        """Raise `Unavailable` for errors of the database; the verb, such as `read`, says what failed."""
-        try:
-            yield
-        except SQLAlchemyError as error:
-            text = f"the catalogue's store cannot be {verb} now: {public_reason(error)}"
-            raise Unavailable(text) from error
-
-    def _prepare(self, bounds: Mapping[str, int], check: bool) -> None:
-        """Check the database, create missing tables, and read the store's id and bounds."""
-        try:
-            if self._engine.dialect.name == "sqlite":
-                check_file(self._engine, self._name, check)
-            with self._engine.connect() as connection:
-                connection = connection.execution_options(writes=True)
-                with connection.begin():
-                    self._make(connection, bounds)
-        except SQLAlchemyError as error:
-            kind: type[TwinspireError] = ConfigError if is_damage(error) else Unavailable
-            raise kind(f"{self._name}: cannot be opened as a catalogue: {reason_of(error)}") from error
-
     def _make(self, connection: Connection, bounds: Mapping[str, int]) -> None:
-        """`_prepare`, within its transaction."""
-        if connection.dialect.name == "postgresql":  # two services may begin at once
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(APPLICATION_ID)))
+        """Create missing tables, and read the store's id and bounds."""
         if not sa.inspect(connection).has_table(META.name):
             TABLES.create_all(connection)
             first = {
@@ -467,8 +389,6 @@ class Store:
                 "bounds": json.dumps(asdict(CatalogueBounds())),
             }
             connection.execute(sa.insert(META), [first])
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
         columns = {each["name"] for each in sa.inspect(connection).get_columns(META.name)}
         if not {each.name for each in META.columns} - {META.c.mark.name} <= columns:
             raise ConfigError(
@@ -573,9 +493,9 @@ def _is_bounded(item: ItemWrite, decisions: Decisions) -> bool:
     return not (item.deleted and (item.in_bundle or version is not None))
 
 
-def _upsert(engine: Engine) -> sa.Insert:
+def _upsert(dialect: str) -> sa.Insert:
     """The statement that writes rows of items; made once, because that takes 0.06 ms."""
-    statement = sqlite.insert(ITEMS) if engine.dialect.name == "sqlite" else postgresql.insert(ITEMS)
+    statement = sqlite.insert(ITEMS) if dialect == "sqlite" else postgresql.insert(ITEMS)
     changed = {name: statement.excluded[name] for name in _CONTENT}
     return statement.on_conflict_do_update(index_elements=["id"], set_=changed)
 

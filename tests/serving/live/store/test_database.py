@@ -121,14 +121,14 @@ def test_a_full_disk_refuses_writes_and_loses_none(tmp_path: Path) -> None:
     path = tmp_path / "items.db"
     written = []
     with closing(Store.open(f"sqlite:///{path}")) as store:
-        with store._engine.connect() as connection:  # the pool keeps this one connection
+        with store._database._engine.connect() as connection:  # the pool keeps this one connection
             connection.exec_driver_sql("PRAGMA max_page_count = 60")
         with pytest.raises(Unavailable, match="cannot be written now: database or disk is full"):
             for n in range(1000):
                 one(store, upsert(f"item {n}", text="x" * 2000))
                 written.append(f"item {n}")
         assert [each.item_id for each in store.page(0, 1000).changes] == written
-        with store._engine.connect() as connection:
+        with store._database._engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA max_page_count = 1000")
         assert one(store, upsert("one more")).sequence == len(written) + 1
     assert len(written) > 20
@@ -141,7 +141,7 @@ def test_a_lock_that_another_process_keeps_ends_a_write_in_time(
     monkeypatch.setattr(database, "BUSY_SECONDS", 1.0)
     with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
         one(store, upsert("a"))
-        with other._writing() as connection:
+        with other._database.writing() as connection:
             connection.execute(sa.select(META).with_for_update())
             started = time.monotonic()
             with pytest.raises(Unavailable, match=r"cannot be written now: (lock not available|.*locked)"):
@@ -161,10 +161,13 @@ def test_a_statement_that_takes_long_and_a_transaction_that_stands_still_are_end
     with closing(Store.open(url)) as store:
         with (
             pytest.raises(Unavailable, match="cannot be read now: query canceled"),
-            store._reading() as connection,
+            store._database.reading() as connection,
         ):
             connection.exec_driver_sql("SELECT pg_sleep(9)")
-        with pytest.raises(Unavailable, match="cannot be written now"), store._writing() as connection:
+        with (
+            pytest.raises(Unavailable, match="cannot be written now"),
+            store._database.writing() as connection,
+        ):
             connection.execute(sa.select(META).with_for_update())
             with closing(Store.open(url)) as other:
                 time.sleep(1.5)  # as a process that is stopped
@@ -231,7 +234,7 @@ def test_clients_learn_no_user_of_postgresql(url: str) -> None:
         Store.open(other)
     assert "nobody_knows" not in public_text(caught.value, other)
     with closing(Store.open(url)) as store:
-        with store._writing() as connection:
+        with store._database.writing() as connection:
             connection.exec_driver_sql("ALTER TABLE twinspire_items RENAME TO hidden")
         with pytest.raises(Unavailable, match=r"cannot be read now: undefined table$"):
             store.page(0, 1)

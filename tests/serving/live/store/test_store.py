@@ -88,7 +88,7 @@ def test_a_store_that_is_not_that_of_before_takes_no_writes(store: Store, change
     assert one(store, upsert("a"), known=before).sequence == 3
     known = store.position()
     assert store.check(known) == store.check(before) == known
-    with store._writing() as connection:
+    with store._database.writing() as connection:
         connection.exec_driver_sql(f"UPDATE twinspire_meta SET {change}")
         connection.exec_driver_sql("DELETE FROM twinspire_history WHERE sequence = 3")
     with pytest.raises(StoreRolledBack, match=error):
@@ -129,7 +129,7 @@ def test_a_store_of_an_earlier_version_is_taken_up_and_one_may_write_to_it_in_tu
     with closing(Store.open(url)) as store:
         one(store, upsert("a"))
         store_id = store.store_id
-        with store._writing() as connection:
+        with store._database.writing() as connection:
             connection.exec_driver_sql("ALTER TABLE twinspire_meta DROP COLUMN mark")
             connection.exec_driver_sql("DROP TABLE twinspire_history")
     with closing(Store.open(url)) as store:
@@ -137,14 +137,14 @@ def test_a_store_of_an_earlier_version_is_taken_up_and_one_may_write_to_it_in_tu
         assert (store.store_id, first.sequence, store.was_at(first)) == (store_id, 1, True)
         one(store, upsert("b"))
         last = store.position()
-        with store._writing() as connection:  # as an earlier version does
+        with store._database.writing() as connection:  # as an earlier version does
             connection.exec_driver_sql("UPDATE twinspire_meta SET sequence = 3")
         assert store.check(last).sequence == 3
         unmarked = store.position()
         one(store, upsert("c"), known=last)
         with pytest.raises(StoreRolledBack, match="or a service of an earlier version writes to it"):
             store.check(unmarked)
-        with store._writing() as connection:
+        with store._database.writing() as connection:
             connection.exec_driver_sql("UPDATE twinspire_meta SET sequence = 5")
     with closing(Store.open(url)) as store:
         assert store.position().sequence == 5
@@ -286,7 +286,7 @@ def test_answers_of_requests_that_wrote_nothing_are_kept_as_long_as_others_and_t
             assert refused(n).results[0].error == wire.WRITE_EXISTS
         assert refused(45).repeated
         assert not refused(3).repeated
-        with store._reading() as connection:
+        with store._database.reading() as connection:
             query = "SELECT count(*) FROM twinspire_requests"
             assert connection.exec_driver_sql(query).scalar_one() <= 32
         assert store.page(0, 10).changes == changes
@@ -390,7 +390,7 @@ def test_writers_of_several_processes_get_numbers_without_gaps_in_the_order_of_c
 def test_a_write_that_has_waited_for_another_one_succeeds_whatever_the_default_level(
     url: str, level: str
 ) -> None:
-    with closing(Store.open(url)) as store, store._engine.connect() as connection:
+    with closing(Store.open(url)) as store, store._database._engine.connect() as connection:
         name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
         change = f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'"
         connection.exec_driver_sql(change)
@@ -398,7 +398,7 @@ def test_a_write_that_has_waited_for_another_one_succeeds_whatever_the_default_l
     outcomes: list[WriteOutcome] = []
     with closing(Store.open(url)) as first, closing(Store.open(url)) as second:
         thread = threading.Thread(target=lambda: outcomes.append(one(second, upsert("b"))))
-        with first._writing() as connection:
+        with first._database.writing() as connection:
             connection.exec_driver_sql("UPDATE twinspire_meta SET sequence = sequence + 1")
             thread.start()
             time.sleep(0.3)
