@@ -57,7 +57,7 @@ SCORE_INNER_PRODUCT: ScoreKind
 SCORE_PROBABILITY: ScoreKind
 
 class Query(_message.Message):
-    __slots__ = ("text", "history", "features", "item_id", "history_times")
+    __slots__ = ("text", "history", "features", "item_id", "history_times", "user")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -70,12 +70,14 @@ class Query(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     HISTORY_TIMES_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
     text: str
     history: _containers.RepeatedScalarFieldContainer[str]
     features: _containers.MessageMap[str, FeatureValue]
     item_id: str
     history_times: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, text: _Optional[str] = ..., history: _Optional[_Iterable[str]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., item_id: _Optional[str] = ..., history_times: _Optional[_Iterable[float]] = ...) -> None: ...
+    user: str
+    def __init__(self, text: _Optional[str] = ..., history: _Optional[_Iterable[str]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., item_id: _Optional[str] = ..., history_times: _Optional[_Iterable[float]] = ..., user: _Optional[str] = ...) -> None: ...
 
 class FeatureValue(_message.Message):
     __slots__ = ("text", "number", "strings")
@@ -197,7 +199,7 @@ class Hit(_message.Message):
     def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, str]] = ..., dense: _Optional[float] = ..., lexical: _Optional[float] = ..., prior: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence", "fusion", "weak")
+    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence", "fusion", "weak", "request_id")
     HITS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +209,7 @@ class SearchResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
     WEAK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     bundle_version: str
     timing: Timing
@@ -216,7 +219,8 @@ class SearchResponse(_message.Message):
     sequence: int
     fusion: Fusion
     weak: bool
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weak: _Optional[bool] = ...) -> None: ...
+    request_id: str
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weak: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_us", "encode_us", "search_us")
@@ -249,16 +253,18 @@ class SearchBatchRequest(_message.Message):
     def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., min_score: _Optional[float] = ...) -> None: ...
 
 class SearchBatchResponse(_message.Message):
-    __slots__ = ("results", "bundle_version", "timing", "sequence")
+    __slots__ = ("results", "bundle_version", "timing", "sequence", "request_id")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[HitList]
     bundle_version: str
     timing: Timing
     sequence: int
-    def __init__(self, results: _Optional[_Iterable[_Union[HitList, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
+    request_id: str
+    def __init__(self, results: _Optional[_Iterable[_Union[HitList, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., sequence: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class HitList(_message.Message):
     __slots__ = ("hits", "unknown_history", "basis", "plan", "fusion", "weak")

@@ -32,7 +32,7 @@ from twinspire.serving.grpc.connection_monitor import ConnectionMonitor
 from twinspire.serving.grpc.core import GrpcFront
 from twinspire.serving.grpc.options import server_options
 from twinspire.serving.heap import HeapTrimmer
-from twinspire.serving.live.process.catalogue_client import CatalogueClient
+from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.observer import Observer
 from twinspire.serving.observability.tracing import Tracing
@@ -89,7 +89,7 @@ class RetrievalServer:
         tracing: Tracing | None = None,
         share_port: bool = False,
         status: Callable[[], dict[str, Any]] = dict,
-        catalogue: CatalogueClient | None = None,
+        catalogue: StoreClient | None = None,
         shared_state: SharedState | None = None,
         front: Front | None = None,
     ) -> None:

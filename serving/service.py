@@ -26,8 +26,8 @@ from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
 from twinspire.serving.index.remote_search import local_only
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from twinspire.serving.live.encoded_items import VerifiedEnd
-from twinspire.serving.live.process.catalogue_client import CatalogueClient
-from twinspire.serving.live.process.catalogue_client import Channel as CatalogueChannel
+from twinspire.serving.live.process.store_client import Channel as CatalogueChannel
+from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search.live_items import LivePlace, StoreState
 from twinspire.serving.observability.exporter import check_port, serve_metrics
 from twinspire.serving.observability.tracing import Tracing, prepare
@@ -252,7 +252,7 @@ class _Service:
             target = self.shared_state.read(TARGET)
             split = TrafficSplit(self._own_bundle() or self._champion(target))
             mirror, tracing = self._mirror(slot), self._tracing(slot)
-            catalogue = CatalogueClient(self._catalogue) if self._catalogue else None
+            catalogue = StoreClient(self._catalogue) if self._catalogue else None
             if catalogue:
                 catalogue.start()
             server = self._server(split.champion, slot, mirror, tracing, catalogue)
@@ -299,7 +299,7 @@ class _Service:
         slot: int,
         mirror: TrafficMirror | None,
         tracing: Tracing | None,
-        catalogue: CatalogueClient | None,
+        catalogue: StoreClient | None,
     ) -> RetrievalServer:
         config = self._config
         return RetrievalServer(

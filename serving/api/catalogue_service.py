@@ -11,8 +11,8 @@ from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError
 from twinspire.serving.api.retrieval_service import RetrievalServicer
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
-from twinspire.serving.live.process.catalogue_client import CatalogueClient, FrameKind
 from twinspire.serving.live.process.frame_socket import Frame
+from twinspire.serving.live.process.store_client import FrameKind, StoreClient
 from twinspire.serving.live.store.write_checks import WriteParser, check_id
 from twinspire.serving.live.store.write_rules import CatalogueBounds, WriteRequest
 from twinspire.serving.rollout.loaded_bundle import TrafficSplit
@@ -39,7 +39,7 @@ class CatalogueServicer:
     def __init__(
         self,
         retrieval: RetrievalServicer,
-        client: CatalogueClient,
+        client: StoreClient,
         shared_state: SharedState,
         call_soon: Callable[[Callable[[], None]], None],
         max_answer_bytes: int,
@@ -183,7 +183,7 @@ class _ChangesStream:
         request: wire.ChangesRequest,
         call: WatchCall,
         push: Callable[[Any], None],
-        client: CatalogueClient,
+        client: StoreClient,
         call_soon: Callable[[Callable[[], None]], None],
     ) -> None:
         self._asked_after, self._after = request.after, min(request.after, HIGHEST)

@@ -22,16 +22,14 @@ from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Un
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
 from twinspire.serving.live.process import wire_items
-from twinspire.serving.live.process.catalogue_client import Channel, FrameKind, error_document
-from twinspire.serving.live.process.frame_socket import (
-    LARGEST,
-    Frame,
-    FrameLoop,
-    Peer,
+from twinspire.serving.live.process.frame_server import (
+    FrameServer,
     PendingRequest,
     RequestQueue,
     belongs_to,
 )
+from twinspire.serving.live.process.frame_socket import LARGEST, Frame, Peer
+from twinspire.serving.live.process.store_client import Channel, FrameKind
 from twinspire.serving.live.store.changes import Position
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.live.store.history import StoreRolledBack
@@ -85,14 +83,14 @@ class CatalogueProcess:
         max_answer_bytes: int,
         heartbeat: Heartbeat,
     ) -> None:
-        self._config, self._channel, self._shared_state, self._grace = config, channel, shared_state, grace
+        self._config, self._shared_state, self._grace = config, shared_state, grace
         self._max_answer_bytes, self._heartbeat = min(max_answer_bytes, LARGEST), heartbeat
         self._writes, self._reads = RequestQueue(MAX_BYTES), RequestQueue(MAX_BYTES)
         self._lock = threading.Lock()
         self._followers: list[PendingRequest] = []  # reads that wait for a change
         self._seen = 0  # sequence of the store when they were last checked; they wait for a higher one
         self._committed: list[_Committed] = []  # in the order of their sequences, without a reply yet
-        self._loop = FrameLoop("catalogue", self._received, self._closed)
+        self._frames = FrameServer("catalogue", channel, self._received, self._closed)
         self._store: Store | None = None
         self._feed: KnownFeed | None = None
         self._encoders: BundleEncoders | None = None
@@ -118,19 +116,18 @@ class CatalogueProcess:
         reading.start()
         self._reader_opened.wait(READER_SECONDS)
         self._open()
-        self._loop.watch(self._channel.receiver, self._accept)
-        self._loop.start()
+        self._frames.start()
         handle.ready()
         stopped = handle.stop_event()
         until = float("inf")
-        while time.monotonic() < until and not (stopped.is_set() and self._loop.peers == 0):
+        while time.monotonic() < until and not (stopped.is_set() and self._frames.peers == 0):
             if stopped.is_set() and until == float("inf"):
                 until = time.monotonic() + self._grace
             self.step()
         until = min(until, time.monotonic() + self._grace)
         self._reads.close()
         reading.join(max(0.0, until - time.monotonic()))
-        self._loop.stop()
+        self._frames.stop()
         if self._encoders is not None:
             self._encoders.close(max(0.0, until - time.monotonic()))
         if self._store is not None:
@@ -163,7 +160,7 @@ class CatalogueProcess:
             if isinstance(outcome, WriteOutcome):
                 self._committed.append(_Committed(request, outcome, until))
             else:
-                self._refuse(request, outcome)
+                self._frames.refuse(request, outcome)
         self._reply()
 
     # Writes.
@@ -236,7 +233,7 @@ class CatalogueProcess:
             request, outcome, until = each
             is_encoded = encoded is not None and encoded >= outcome.sequence
             if is_encoded or encoders.error or until <= now or not encoders.serves:
-                self._send_answer(request, outcome.sequence, self._response(encoders, outcome))
+                self._frames.answer(request, outcome.sequence, self._response(encoders, outcome))
             else:
                 held.append(each)
         self._committed = held
@@ -271,23 +268,25 @@ class CatalogueProcess:
         self._reader_opened.set()
         while (request := self._reads.take()) is not None:
             if self._dropped:
-                self._refuse(request, Unavailable(self._dropped))
+                self._frames.refuse(request, Unavailable(self._dropped))
                 continue
             try:
                 if store is None:
                     store = Store.open(self._config.url, create=False)
                 sequence, message = self._read_one(store, request.frame)
-                self._send_answer(request, sequence, message)
+                self._frames.answer(request, sequence, message)
             except StoreRolledBack as error:
                 self._rolled_back = error
-                self._refuse(request, Unavailable(public_text(error, self._config.url)))
+                self._frames.refuse(request, Unavailable(public_text(error, self._config.url)))
             except InvalidInput as error:
-                self._refuse(request, error)
+                self._frames.refuse(request, error)
             except TwinspireError as error:
-                self._refuse(request, Unavailable(public_text(error, self._config.url)))
+                self._frames.refuse(request, Unavailable(public_text(error, self._config.url)))
             except Exception:  # of any kind: the next one may succeed
                 log.exception("a read of the catalogue has failed")
-                self._refuse(request, Unavailable("the catalogue cannot be read now; the log says why"))
+                self._frames.refuse(
+                    request, Unavailable("the catalogue cannot be read now; the log says why")
+                )
         if store is not None:
             store.close()
 
@@ -318,7 +317,7 @@ class CatalogueProcess:
             released = [each for each in self._followers if not self._waits(each)]
             self._followers = [each for each in self._followers if self._waits(each)]
             for request in released:
-                self._queue(self._reads, request)
+                self._frames.queue(self._reads, request)
 
     def _waits(self, request: PendingRequest) -> bool:
         """Whether a read waits for a change that has not come; not so when the store is no longer used."""
@@ -376,9 +375,11 @@ class CatalogueProcess:
             self._dropped = self._error
             followers, self._followers = self._followers, []
         for request in followers:
-            self._refuse(request, Unavailable(self._dropped))
+            self._frames.refuse(request, Unavailable(self._dropped))
         for each in self._committed:
-            self._refuse(each.request, Unavailable(f"{self._error}; whether this was written is not known"))
+            self._frames.refuse(
+                each.request, Unavailable(f"{self._error}; whether this was written is not known")
+            )
         self._committed = []
         if self._encoders is not None:
             self._encoders.close(0.0)
@@ -426,28 +427,19 @@ class CatalogueProcess:
 
     # Frames.
 
-    def _accept(self) -> None:
-        for connected in self._channel.accept():
-            self._loop.add(connected)
-
     def _received(self, peer: Peer, frame: Frame) -> None:
         request = PendingRequest(peer, frame)
         if frame.kind == FrameKind.FORGET:
             for each in self._forget(peer, frame.number):
-                self._refuse(each, Unavailable("the caller has gone"))
+                self._frames.refuse(each, Unavailable("the caller has gone"))
         elif frame.kind == FrameKind.WRITE:
-            self._queue(self._writes, request)
+            self._frames.queue(self._writes, request)
         else:
             with self._lock:
                 if self._waits(request):
                     self._followers.append(request)
                 else:
-                    self._queue(self._reads, request)
-
-    def _queue(self, queue: RequestQueue, request: PendingRequest) -> None:
-        if not queue.put(request):
-            text = "too many requests wait for the catalogue already"
-            self._refuse(request, Overloaded(text, RETRY_SECONDS))
+                    self._frames.queue(self._reads, request)
 
     def _closed(self, peer: Peer) -> None:
         """Drop the requests of a worker that is gone; one that connects again repeats them."""
@@ -461,13 +453,6 @@ class CatalogueProcess:
             found += [each for each in self._followers if belongs_to(each, peer, number)]
             self._followers = [each for each in self._followers if not belongs_to(each, peer, number)]
         return found
-
-    def _send_answer(self, request: PendingRequest, sequence: int, message: bytes) -> None:
-        self._loop.send(request.peer, Frame(FrameKind.ANSWER, request.frame.number, sequence, message))
-
-    def _refuse(self, request: PendingRequest, error: Exception) -> None:
-        content = json.dumps(error_document(error)).encode()
-        self._loop.send(request.peer, Frame(FrameKind.ERROR, request.frame.number, 0, content))
 
 
 def _refusal(store: Store, feed: KnownFeed, encoders: BundleEncoders) -> TwinspireError | None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from twinspire.serving.live.process.catalogue_client import Channel
 from twinspire.serving.live.process.frame_socket import Frame, FrameLoop, Peer
+from twinspire.serving.live.process.store_client import Channel
 
 Answer = Callable[[Frame], Frame | None]
 

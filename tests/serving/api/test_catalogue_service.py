@@ -16,13 +16,13 @@ from twinspire.protos.errors import InvalidInput, Unavailable
 from twinspire.serving.api.catalogue_service import CatalogueServicer
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.client.items import ItemState
-from twinspire.serving.live.process.catalogue_client import (
-    CatalogueClient,
+from twinspire.serving.live.process.frame_socket import Frame
+from twinspire.serving.live.process.store_client import (
     Channel,
     FrameKind,
+    StoreClient,
     error_document,
 )
-from twinspire.serving.live.process.frame_socket import Frame
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.growing import GrowingSegment
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
@@ -43,7 +43,7 @@ class Feed:
         self.error: Unavailable | None = None
         self.asked: list[dict[str, int]] = []
         self.process = Answering(channel, self._page)
-        self.worker = CatalogueClient(channel)
+        self.worker = StoreClient(channel)
         self.worker.start()
         state = SharedState.create((CATALOGUE,))
         state.write(CATALOGUE, {})

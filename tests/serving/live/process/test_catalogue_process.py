@@ -19,10 +19,10 @@ from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Un
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoding import change_encoder as encoders
 from twinspire.serving.live.process import catalogue_process as processes
-from twinspire.serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind
 from twinspire.serving.live.process.catalogue_process import CatalogueProcess
 from twinspire.serving.live.process.frame_socket import Frame
 from twinspire.serving.live.process.initial_catalogue_entry import initial_catalogue_entry
+from twinspire.serving.live.process.store_client import Channel, FrameKind, StoreClient
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
@@ -59,7 +59,7 @@ class Running:
         self.process = CatalogueProcess(config, self.channel, self.state, 5.0, 4_000_000, self.beats)
         self._thread = threading.Thread(target=self.process.run, args=[cast(WorkerHandle, self.handle)])
         self._thread.start()
-        self.client = CatalogueClient(self.channel)
+        self.client = StoreClient(self.channel)
         self.client.start()
 
     def stop(self) -> None:
@@ -208,7 +208,7 @@ def test_reads_whose_caller_has_given_up_are_dropped(plain: Path, tmp_path: Path
         for each in asked[1:]:
             process.client.forget(each.number)
         wait_until(lambda: len(process.process._followers) == 1)
-        worker = CatalogueClient(process.channel)
+        worker = StoreClient(process.channel)
         worker.start()
         for _ in range(3):
             worker.ask(FrameKind.CHANGES, follow, lambda reply: None)
@@ -296,7 +296,7 @@ def test_the_writes_that_wait_are_bounded(
             taken = process.send("taken")
             time.sleep(0.3)
             queued = process.send("queued", text="x" * 800)
-            with pytest.raises(Overloaded, match="too many requests wait for the catalogue already"):
+            with pytest.raises(Overloaded, match="too many requests wait for the store already"):
                 process.send("refused", text="x" * 800).reply()
             other.execute("COMMIT")
         assert [each.written.sequence for each in (taken, queued)] == [2, 3]

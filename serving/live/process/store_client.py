@@ -1,4 +1,6 @@
-"""The connection of a worker to the catalogue's process, and the protocol between them.
+"""The connection of a worker to the process of a store, and the protocol between them.
+
+The catalogue's process owns the store of live items, and that of `serving/events/` the store of events.
 
 The ends of a socket pair are made before the fork, and the supervisor keeps them. Each worker makes a socket
 pair of its own when it starts, keeps one end, and passes the other over the first pair. So a worker or the
@@ -48,7 +50,7 @@ MAX_BYTES = 32 << 20  # of requests of one worker that wait for their reply; one
 MAX_REQUESTS = 4096  # the same in number
 RETRY_SECONDS = 0.1
 NOT_KNOWN = (
-    "the catalogue's process ended before it answered, so whether this was written is not known; "
+    "the store's process ended before it answered, so whether this was written is not known; "
     "a request with a request_id could be sent again without being carried out twice"
 )
 
@@ -69,7 +71,7 @@ Answered = Callable[[Frame | TwinspireError], None]
 
 
 class Channel:
-    """The sockets between the workers and the catalogue's process. Call `create` before the fork."""
+    """The sockets between the workers and the process of a store. Call `create` before the fork."""
 
     def __init__(self, sender: socket.socket, receiver: socket.socket) -> None:
         self._sender, self.receiver = sender, receiver
@@ -91,7 +93,7 @@ class Channel:
         """A new connection of a worker.
 
         Raises:
-            OSError: the catalogue's process takes no connections, and too many wait.
+            OSError: the store's process takes no connections, and too many wait.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -120,8 +122,8 @@ class _Waiting(NamedTuple):
     answered: Answered | None  # None: the caller has gone
 
 
-class CatalogueClient:
-    """A worker's connection to the catalogue's process.
+class StoreClient:
+    """A worker's connection to the process of a store.
 
     Args:
         channel: to that process.
@@ -135,7 +137,7 @@ class CatalogueClient:
         self._bytes = 0
         self._stopped = threading.Event()
         self._peer: Peer | None = None
-        self._loop = FrameLoop("catalogue", self._received, self._closed)
+        self._loop = FrameLoop("store", self._received, self._closed)
 
     def start(self) -> None:
         """Connect; call it after the fork."""
@@ -172,7 +174,7 @@ class CatalogueClient:
             is_full = self._bytes > 0 and self._bytes + len(payload) > MAX_BYTES
             if is_full or len(self._waiting) >= MAX_REQUESTS:
                 raise Overloaded(
-                    f"{len(self._waiting)} requests of this worker wait for the catalogue already, "
+                    f"{len(self._waiting)} requests of this worker wait for the store already, "
                     "and no more may",
                     RETRY_SECONDS,
                 )
@@ -217,7 +219,7 @@ class CatalogueClient:
             waiting.answered(frame)
 
     def _closed(self, peer: Peer) -> None:
-        """Connect to the successor of the catalogue's process, and repeat what may be repeated."""
+        """Connect to the successor of the store's process, and repeat what may be repeated."""
         with self._lock:
             self._peer = None
             lost = [

@@ -16,15 +16,15 @@ from tests.helpers.forking import fork
 from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
-from twinspire.serving.live.process import catalogue_client as channels
-from twinspire.serving.live.process.catalogue_client import (
-    CatalogueClient,
+from twinspire.serving.live.process import store_client as channels
+from twinspire.serving.live.process.frame_socket import HEAD, Frame, FrameLoop, Peer
+from twinspire.serving.live.process.store_client import (
     Channel,
     FrameKind,
+    StoreClient,
     error_document,
     error_of,
 )
-from twinspire.serving.live.process.frame_socket import HEAD, Frame, FrameLoop, Peer
 
 
 def echo(frame: Frame) -> Frame:
@@ -35,7 +35,7 @@ class Asking:
     """A worker's end, and the replies that it got."""
 
     def __init__(self, channel: Channel) -> None:
-        self.client = CatalogueClient(channel)
+        self.client = StoreClient(channel)
         self.replies: queue.Queue[Frame | TwinspireError] = queue.Queue()
         self.client.start()
 

@@ -1,0 +1,146 @@
+"""The end of a store's process: it accepts the workers' connections, queues their requests, and replies."""
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from twinspire.protos.errors import Overloaded
+from twinspire.serving.live.process.frame_socket import Frame, FrameLoop, Peer
+from twinspire.serving.live.process.store_client import Channel, FrameKind, error_document
+
+RETRY_SECONDS = 1.0  # after which a request that found a full queue may come again
+
+
+class FrameServer:
+    """The connections of the workers to a store's process.
+
+    Args:
+        name: of its thread.
+        channel: through which workers connect.
+        received: called on that thread with each frame.
+        closed: called on that thread when a worker has gone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        received: Callable[[Peer, Frame], None],
+        closed: Callable[[Peer], None],
+    ) -> None:
+        self._channel = channel
+        self._loop = FrameLoop(name, received, closed)
+
+    @property
+    def peers(self) -> int:
+        """Number of workers that are connected."""
+        return self._loop.peers
+
+    def start(self) -> None:
+        """Accept connections from now on."""
+        self._loop.watch(self._channel.receiver, self._accept)
+        self._loop.start()
+
+    def stop(self) -> None:
+        """Close all connections."""
+        self._loop.stop()
+
+    def queue(self, queue: "RequestQueue", request: "PendingRequest") -> None:
+        """Queue a request, or refuse it if there is no room."""
+        if not queue.put(request):
+            self.refuse(request, Overloaded("too many requests wait for the store already", RETRY_SECONDS))
+
+    def answer(self, request: "PendingRequest", value: int, message: bytes) -> None:
+        """Reply to a request; `value` is that of the frame."""
+        self._loop.send(request.peer, Frame(FrameKind.ANSWER, request.frame.number, value, message))
+
+    def refuse(self, request: "PendingRequest", error: Exception) -> None:
+        """Reply to a request with an error."""
+        content = json.dumps(error_document(error)).encode()
+        self._loop.send(request.peer, Frame(FrameKind.ERROR, request.frame.number, 0, content))
+
+    def _accept(self) -> None:
+        for connected in self._channel.accept():
+            self._loop.add(connected)
+
+
+class PendingRequest(NamedTuple):
+    """A request, and the worker that gets the reply.
+
+    Args:
+        peer: of the worker.
+        frame: with the request.
+    """
+
+    peer: Peer
+    frame: Frame
+
+
+class RequestQueue:
+    """A bounded queue of requests in the order in which they came; for any thread.
+
+    Args:
+        max_bytes: of their payloads together; one request is taken whatever its size.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._requests: deque[PendingRequest] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def put(self, request: PendingRequest) -> bool:
+        """Add a request; returns whether there was room for it."""
+        size = len(request.frame.payload)
+        with self._changed:
+            if self._requests and self._bytes + size > self._max_bytes:
+                return False
+            self._requests.append(request)
+            self._bytes += size
+            self._changed.notify()
+        return True
+
+    def take(self, seconds: float | None = None, most: int | None = None) -> PendingRequest | None:
+        """Remove the first request.
+
+        Args:
+            seconds: to wait for one; without limit if not given.
+            most: the first request stays if its `Frame.value` is higher.
+
+        Returns:
+            The request; None if there is none that may be taken, or `close` was called.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._requests or self._closed, seconds)
+            if not self._requests or self._closed:
+                return None
+            if most is not None and self._requests[0].frame.value > most:
+                return None
+            request = self._requests.popleft()
+            self._bytes -= len(request.frame.payload)
+            return request
+
+    def remove(self, peer: Peer, number: int | None = None) -> list[PendingRequest]:
+        """Remove requests of a worker: that of a number, or all if no number is given; returns them."""
+        with self._changed:
+            removed = [each for each in self._requests if belongs_to(each, peer, number)]
+            if removed:
+                self._requests = deque(each for each in self._requests if not belongs_to(each, peer, number))
+                self._bytes -= sum(len(each.frame.payload) for each in removed)
+            return removed
+
+    def close(self) -> None:
+        """End all waits; `take` returns None from now on."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def belongs_to(request: PendingRequest, peer: Peer, number: int | None) -> bool:
+    """Whether a request came from this worker, and has this number, if one is given."""
+    return request.peer is peer and (number is None or request.frame.number == number)
