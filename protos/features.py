@@ -476,6 +476,10 @@ class TowerInputs:
         """The vocabulary of the feature `name`, most frequent values first."""
         return list(self._rows[name])
 
+    def rows(self, name: str) -> Mapping[str, int]:
+        """The rows of the values in the vocabulary of the feature `name`."""
+        return self._rows[name]
+
     def unknown(self, name: str, ids: Sequence[str]) -> int:
         """The number of ids in a history that the feature `name` skips."""
         rows = self._rows[name]

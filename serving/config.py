@@ -5,6 +5,7 @@ from pathlib import Path
 
 from twinspire.serving import flag_types as flags
 from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.flag_types import option
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.rollout.follower import FollowConfig
@@ -32,6 +33,7 @@ class ServiceConfig:
         model_version: the bundle's version in the registry; empty if it is not from there.
         follow: the alias whose bundle is served after the first one; if not given, the bundle never changes.
         catalogue: the store of live items; if not given, the service takes no writes.
+        events: the store of events; if not given, the service records none, and knows no users.
     """
 
     folder: Path
@@ -59,3 +61,4 @@ class ServiceConfig:
     model_version: str = ""
     follow: FollowConfig | None = None
     catalogue: CatalogueConfig | None = None
+    events: EventsConfig | None = None

@@ -19,8 +19,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.address import join
-from twinspire.serving.api import catalogue_service
+from twinspire.serving.api import catalogue_service, events_service
 from twinspire.serving.api.catalogue_service import CatalogueServicer
+from twinspire.serving.api.events_service import EventsServicer
 from twinspire.serving.api.retrieval_service import SERVICE, RetrievalServicer
 from twinspire.serving.engine.batching import Batcher
 from twinspire.serving.engine.call import Call, Method, UnaryCall
@@ -69,6 +70,8 @@ class RetrievalServer:
         status: gives the fields of `Info` that describe the bundles of the service.
         catalogue: connection to the catalogue's process, already started, if the service takes writes.
         shared_state: has the entry `CATALOGUE` of that process.
+        events: connection to the process that stores events, already started, if the service has events.
+        events_url: of their store.
         front: accepts the calls; one for gRPC by default.
 
     Raises:
@@ -91,6 +94,8 @@ class RetrievalServer:
         status: Callable[[], dict[str, Any]] = dict,
         catalogue: StoreClient | None = None,
         shared_state: SharedState | None = None,
+        events: StoreClient | None = None,
+        events_url: str = "",
         front: Front | None = None,
     ) -> None:
         limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
@@ -116,6 +121,12 @@ class RetrievalServer:
                     each.MergeFrom(wire.ServedBundle(**scores))
             return {**metrics.snapshot(), **access.state(), **worker, **shown}
 
+        users = None
+        if events is not None:
+            from twinspire.serving.events.user_histories import UserHistories  # which needs SQLAlchemy
+
+            users = UserHistories(events_url, limits.max_values, self._call_soon)
+        self._users = users
         self._servicer = RetrievalServicer(
             TrafficSplit(bundle),
             limits,
@@ -123,6 +134,7 @@ class RetrievalServer:
             state,
             mirror,
             None if shared_state is None else lambda: int(shared_state.read(CATALOGUE)["sequence"]),
+            None if users is None else users.resolve,
         )
         self._metrics.shows([bundle.version])
         self._shown_sequence = 0
@@ -137,8 +149,13 @@ class RetrievalServer:
                 limits.max_answer_bytes,
                 bounds.watches,
             )
-        services = (*SERVICES, catalogue_service.SERVICE.full_name) if self._catalogue else SERVICES
-        self._health = _Health(services, bounds.watches)
+        self._stores: dict[ServiceDescriptor, Any] = {}
+        if self._catalogue is not None:
+            self._stores[catalogue_service.SERVICE] = self._catalogue
+        if events is not None:
+            admit = self._servicer.admit
+            self._stores[events_service.SERVICE] = EventsServicer(events, self._call_soon, admit)
+        self._health = _Health((*SERVICES, *(each.full_name for each in self._stores)), bounds.watches)
         self._event_loop = EventLoop(
             self._methods(),
             Batcher(worker_metrics, bounds.batch),
@@ -166,11 +183,10 @@ class RetrievalServer:
 
     def _methods(self) -> dict[str, Method]:
         """All methods that the server answers, by path."""
-        writes = {} if self._catalogue is None else methods(catalogue_service.SERVICE, self._catalogue)
         names = (*self._health.services[1:], HEALTH.full_name, REFLECTION.full_name)
         return {
             **methods(SERVICE, self._servicer),
-            **writes,
+            **{path: each for pair in self._stores.items() for path, each in methods(*pair).items()},
             **methods(HEALTH, self._health, always=True),
             **methods(REFLECTION, _Reflection(names), always=True),
         }
@@ -244,6 +260,8 @@ class RetrievalServer:
         if self._catalogue is not None:
             self._event_loop.call_soon(self._catalogue.shut_down)
         self._event_loop.stop(grace_seconds)
+        if self._users is not None:
+            self._users.stop()
         self._monitor.stop()
         self._trimmer.stop()
 

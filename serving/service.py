@@ -23,10 +23,11 @@ from twinspire.serving.address import is_loopback, join
 from twinspire.serving.config import ServiceConfig
 from twinspire.serving.descriptors import raise_descriptor_limit
 from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
+from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.index.remote_search import local_only
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from twinspire.serving.live.encoded_items import VerifiedEnd
-from twinspire.serving.live.process.store_client import Channel as CatalogueChannel
+from twinspire.serving.live.process.store_client import Channel as StoreChannel
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search.live_items import LivePlace, StoreState
 from twinspire.serving.observability.exporter import check_port, serve_metrics
@@ -49,6 +50,7 @@ from twinspire.serving.shadow.process import Shadow
 from twinspire.serving.shared_state import (
     ACCESS,
     CATALOGUE,
+    EVENTS,
     FOLLOWING,
     NEXT,
     SHADOW,
@@ -192,15 +194,16 @@ class _Service:
         )
         self.shared = SharedMetrics.create(config.workers)
         entries = [TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS]
-        if config.catalogue:
-            entries.append(CATALOGUE)
+        entries += [CATALOGUE] if config.catalogue else []
+        entries += [EVENTS] if config.events else []
         self.shared_state = SharedState.create((*entries, *map(worker_name, range(config.workers))))
         first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
         self.shared_state.write(TARGET, Target(1, first).entry())
         has_shadow = config.follow is not None and config.follow.shadow
         self._channel = ShadowChannel.create(config.workers) if has_shadow else None
-        self._catalogue = CatalogueChannel.create() if config.catalogue else None
-        self._catalogue_heartbeat = Heartbeat()
+        self._catalogue = StoreChannel.create() if config.catalogue else None
+        self._events = StoreChannel.create() if config.events else None
+        self._catalogue_heartbeat, self._events_heartbeat = Heartbeat(), Heartbeat()
         self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None
         if config.catalogue:
             # Only here: it needs SQLAlchemy.
@@ -208,14 +211,21 @@ class _Service:
 
             entry = initial_catalogue_entry(config.catalogue, self.manifest.catalogue)
             self.shared_state.write(CATALOGUE, entry)
+        if config.events:
+            from twinspire.serving.events.process import initial_events_entry
+
+            self.shared_state.write(EVENTS, initial_events_entry(config.events))
         self._status = ServiceStatus(self.shared_state, self.shared, self._channel)
 
     def optional_processes(self) -> Iterator[ProcessSpec]:
-        """The catalogue's process, the follower and the shadow, as far as the configuration asks for them."""
+        """The processes of stores, the follower and the shadow, as far as the configuration asks for them."""
         config = self._config
         if config.catalogue and self._catalogue:
             run = partial(self._run_catalogue, config.catalogue, self._catalogue)
             yield ProcessSpec("catalogue", run, self._catalogue_heartbeat.count, PATIENCE_SECONDS)
+        if config.events and self._events:
+            run = partial(self._run_events, config.events, self._events)
+            yield ProcessSpec("events", run, self._events_heartbeat.count, PATIENCE_SECONDS)
         if config.follow:
             follow = follower(
                 config.follow,
@@ -230,9 +240,7 @@ class _Service:
                 )
                 yield ProcessSpec("shadow", shadow.run)
 
-    def _run_catalogue(
-        self, config: CatalogueConfig, channel: CatalogueChannel, handle: WorkerHandle
-    ) -> None:
+    def _run_catalogue(self, config: CatalogueConfig, channel: StoreChannel, handle: WorkerHandle) -> None:
         """Run the catalogue's process until it has to stop."""
         from twinspire.serving.live.process.catalogue_process import CatalogueProcess
 
@@ -241,6 +249,13 @@ class _Service:
         CatalogueProcess(config, channel, self.shared_state, grace, most, self._catalogue_heartbeat).run(
             handle
         )
+
+    def _run_events(self, config: EventsConfig, channel: StoreChannel, handle: WorkerHandle) -> None:
+        """Run the process that stores events until it has to stop."""
+        from twinspire.serving.events.process import EventsProcess
+
+        heartbeat = self._events_heartbeat
+        EventsProcess(config, channel, self.shared_state, self._config.grace, heartbeat).run(handle)
 
     def worker(self, slot: int) -> Callable[[WorkerHandle], None]:
         """The function that the worker of a slot runs until it has to stop."""
@@ -252,10 +267,13 @@ class _Service:
             target = self.shared_state.read(TARGET)
             split = TrafficSplit(self._own_bundle() or self._champion(target))
             mirror, tracing = self._mirror(slot), self._tracing(slot)
-            catalogue = StoreClient(self._catalogue) if self._catalogue else None
-            if catalogue:
-                catalogue.start()
-            server = self._server(split.champion, slot, mirror, tracing, catalogue)
+            catalogue, events = (
+                StoreClient(channel) if channel else None for channel in (self._catalogue, self._events)
+            )
+            clients = [each for each in (catalogue, events) if each]
+            for each in clients:
+                each.start()
+            server = self._server(split.champion, slot, mirror, tracing, catalogue, events)
             # A canary is loaded like any later change: if it cannot be loaded, the champion answers.
             serial = 0 if target["canary"] else target["serial"]
             swapper = HotSwapper(self.shared_state, worker_name(slot), split, serial, self._load, server.swap)
@@ -267,8 +285,8 @@ class _Service:
             handle.wait(server.reload)
             swapper.stop()
             server.stop(config.grace)
-            if catalogue:
-                catalogue.stop()
+            for each in clients:
+                each.stop()
             if tracing:
                 tracing.stop()
 
@@ -300,6 +318,7 @@ class _Service:
         mirror: TrafficMirror | None,
         tracing: Tracing | None,
         catalogue: StoreClient | None,
+        events: StoreClient | None,
     ) -> RetrievalServer:
         config = self._config
         return RetrievalServer(
@@ -317,6 +336,8 @@ class _Service:
             status=self._status.state,
             catalogue=catalogue,
             shared_state=self.shared_state,
+            events=events,
+            events_url=config.events.url if config.events else "",
         )
 
     def _mirror(self, slot: int) -> TrafficMirror | None:

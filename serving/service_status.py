@@ -20,10 +20,10 @@ from twinspire.serving.rollout.loaded_bundle import CANARY, CHAMPION
 from twinspire.serving.rollout.target import Target
 from twinspire.serving.shadow.channel import ShadowChannel
 from twinspire.serving.shadow.report import shadow_readings, shadow_state
-from twinspire.serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, SHADOW, TARGET, SharedState
+from twinspire.serving.shared_state import ACCESS, CATALOGUE, EVENTS, FOLLOWING, SHADOW, TARGET, SharedState
 
 # Name of a process -> name of its entry in shared memory, which holds the process id.
-PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW, "catalogue": CATALOGUE}
+PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW, "catalogue": CATALOGUE, "events": EVENTS}
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,13 @@ class ServiceStatus:
             yield from shadow_readings(self._shared_state.read(SHADOW), self._channel.dropped)
         if CATALOGUE in self._shared_state.names:
             yield from catalogue_readings(self._shared_state.read(CATALOGUE), self._shared.read())
+        if EVENTS in self._shared_state.names:
+            yield from event_readings(self._shared_state.read(EVENTS))
         if ACCESS in self._shared_state.names:
             yield from access_readings(self._shared_state.read(ACCESS))
 
     def processes(self) -> dict[str, int]:
-        """Name -> process id of the follower, the shadow and the catalogue's process, if they run."""
+        """Name -> process id of the follower, the shadow and the processes of stores, if they run."""
         names = self._shared_state.names
         pids = {
             name: self._shared_state.read(entry).get("pid")
@@ -218,6 +220,18 @@ def catalogue_readings(entry: Mapping[str, Any], rows: Sequence[Sequence[float]]
     yield metrics.CATALOGUE_COMMIT_SECONDS, [([], entry.get("commit_seconds", 0.0))]
     yield metrics.CATALOGUE_ENCODE_SECONDS, [([version], each["seconds"]) for version, each in bundles]
     yield metrics.CATALOGUE_FAILED, [([], float(bool(entry.get("last_error"))))]
+
+
+def event_readings(entry: Mapping[str, Any]) -> Iterator[Reading]:
+    """The metrics of events.
+
+    Args:
+        entry: of their process in shared memory.
+    """
+    yield metrics.EVENTS_STORED, [([], entry["stored"])]
+    yield metrics.EVENTS_COMMITS, [([], entry["commits"])]
+    yield metrics.EVENTS_COMMIT_SECONDS, [([], entry["commit_seconds"])]
+    yield metrics.EVENTS_FAILED, [([], float(bool(entry["last_error"])))]
 
 
 def access_readings(access: Mapping[str, Any]) -> Iterator[Reading]:

@@ -24,6 +24,7 @@ SHADOW_TARGET = "shadow target"  # follower: the bundle that the shadow has to l
 SHADOW = "shadow"  # shadow: what it has compared
 ACCESS = "access"  # supervisor: the state of certificate and token files
 CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live items, and what was encoded
+EVENTS = "events"  # events' process (first the supervisor): the store of events
 WORKER = "worker "  # prefix of the names of workers' entries
 
 PAGE = 16 << 10  # bytes

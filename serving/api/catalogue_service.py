@@ -9,6 +9,7 @@ from typing import Any
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError
 from twinspire.serving.api.retrieval_service import RetrievalServicer
+from twinspire.serving.api.store_requests import StoreRequests
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
 from twinspire.serving.live.process.frame_socket import Frame
@@ -46,7 +47,7 @@ class CatalogueServicer:
         streams_per_connection: int,
     ) -> None:
         self._retrieval, self._client, self._shared_state = retrieval, client, shared_state
-        self._call_soon = call_soon
+        self._call_soon, self._store = call_soon, StoreRequests(client, call_soon)
         self._max_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
         self._parser: tuple[TrafficSplit, WriteParser] | None = None  # and the bundles that it is for
@@ -67,7 +68,7 @@ class CatalogueServicer:
             raise InvalidInput("ids", f"expected 1 to {self.bounds.max_batch} ids, got {len(request.ids)}")
         ids = [check_id(each, f"ids[{n}]") for n, each in enumerate(request.ids)]
         self._admit(call, len(ids))
-        return self._ask(FrameKind.GET, json.dumps(ids).encode(), True, self._found)
+        return self._store.ask(FrameKind.GET, json.dumps(ids).encode(), True, self._found)
 
     def Changes(self, request: wire.ChangesRequest, call: WatchCall, push: Callable[[Any], None]) -> None:
         """The changes after a sequence, and those to come.
@@ -119,7 +120,8 @@ class CatalogueServicer:
         def written(reply: Frame) -> Any:
             return self._retrieval.when_searched(reply.value, call, lambda: reply.payload)
 
-        return self._ask(FrameKind.WRITE, asked.to_bytes(), bool(request.request_id), written, len(items))
+        content, repeatable = asked.to_bytes(), bool(request.request_id)
+        return self._store.ask(FrameKind.WRITE, content, repeatable, written, len(items))
 
     def _found(self, reply: Frame) -> wire.GetResponse:
         """The store's answer, completed by the display fields of items that only the bundle holds.
@@ -141,28 +143,6 @@ class CatalogueServicer:
                 f"expected an answer of at most {self._max_bytes} bytes, got {size}; ask for fewer ids",
             )
         return response
-
-    def _ask(
-        self,
-        kind: FrameKind,
-        payload: bytes,
-        repeatable: bool,
-        outcome: Callable[[Frame], Any],
-        items: int = 0,
-    ) -> Deferred:
-        number = 0  # of the request; set below, before anything can call the lambda
-        deferred = Deferred(lambda: self._client.forget(number))
-
-        def answered(reply: Frame | TwinspireError) -> None:
-            def give() -> Any:
-                if isinstance(reply, TwinspireError):
-                    raise reply
-                return outcome(reply)
-
-            self._call_soon(lambda: deferred.resolve(give))
-
-        number = self._client.ask(kind, payload, answered, repeatable, items)
-        return deferred
 
     def _admit(self, call: Call, items: int) -> None:
         """Charge the client's rate limit; an item written or read costs as much as a query."""

@@ -1,18 +1,22 @@
 """The service `retrieval.v1.Retrieval`: reads requests, checks their bounds, and makes jobs of them."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
+from twinspire.protos.inputs.events import item_ids, without_times
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.unsent import UNCOUNTED
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.live.search.sequence_waits import AHEAD, SequenceWaits
 from twinspire.serving.retrieval.answer import FusionMode, Timing
+from twinspire.serving.retrieval.event_reading import ResolvedQuery, ResolveUsers
 from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
@@ -42,6 +46,7 @@ class RetrievalServicer:
         mirror: takes a share of the champion's searches, if there is one.
         store_sequence: gives the last known sequence of the store of live items; by default that of the
             champion's items.
+        resolve_users: adds the events of users to queries, if the service has them.
 
     Attributes:
         waits: calls that wait until the bundles have applied a write; `advance` answers them.
@@ -55,8 +60,9 @@ class RetrievalServicer:
         state: Callable[[], dict[str, Any]],
         mirror: TrafficMirror | None = None,
         store_sequence: Callable[[], int] | None = None,
+        resolve_users: ResolveUsers | None = None,
     ) -> None:
-        self.split = split
+        self.split, self._resolve_users = split, resolve_users
         self.waits = SequenceWaits()
         self._limits = limits
         self._rate = rate
@@ -75,22 +81,24 @@ class RetrievalServicer:
         self.waits.release(self.split.sequence)
         return more
 
-    def Search(self, request: wire.SearchRequest, call: Call, admitted: bool = False) -> Job | Deferred:
-        """The k items nearest to one query; `admitted` if the rate limit was charged before a wait."""
+    def Search(self, request: wire.SearchRequest, call: Call, answer_id: str = "") -> Job | Deferred:
+        """The k items nearest to one query; `answer_id` if the rate limit was charged before a wait."""
         if not request.HasField("query"):
             raise InvalidInput("query", "required, but missing")
         message = request.query
         bundle = self._choose(call, message)
         queries = (self._query(message, "query"),)
         options = self._options(bundle, request)
-        if not admitted:
+        if not answer_id:
+            answer_id = f"{call.request_id}/{call.queries}" if call.is_stream else call.request_id
             self._admit_search(call, bundle, queries, options)
         if request.min_sequence and request.min_sequence > bundle.sequence:
-            return self._wait(bundle, request, call, lambda: self.Search(request, call, True))
+            return self._wait(bundle, request, call, lambda: self.Search(request, call, answer_id))
         options = self._filtered(bundle, request, options, queries, call)
 
         def answer(job: Job) -> bytes:
-            return bundle.responses.response(job.found[0], bundle.version, job.timing, job.sequence)
+            found = job.found[0]
+            return bundle.responses.response(found, bundle.version, job.timing, job.sequence, answer_id)
 
         make: MakeAnswer = answer
         size = 0
@@ -100,7 +108,7 @@ class RetrievalServicer:
         if self._mirror is not None and bundle is self.split.champion:
             take = self._mirror.sample(call.method.name)
             if take is not None:
-                make = _taken(request, make, take)
+                make = _taken(request, make, take, self._limits.max_exclude)
         return self._job(bundle, queries, ("query",), options, make, size)
 
     SearchStream = Search  # one answer for each request, in order
@@ -122,13 +130,15 @@ class RetrievalServicer:
         options = self._filtered(bundle, request, options, queries, call)
 
         def answer(job: Job) -> bytes:
-            return bundle.responses.batch_response(job.found, bundle.version, job.timing, job.sequence)
+            return bundle.responses.batch_response(
+                job.found, bundle.version, job.timing, job.sequence, call.request_id
+            )
 
         make = self._sizes.checked(bundle, count, options.k, answer)
         size = self._sizes.expected(bundle, count, options.k)
         return self._job(bundle, queries, names, options, make, size)
 
-    def Encode(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse | Job:
+    def Encode(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse | Job | Deferred:
         """The vectors of queries, or of items."""
         if request.items:
             return self._encode_items(request, call)
@@ -166,9 +176,7 @@ class RetrievalServicer:
             manifest, sequence = bundle.manifest, bundle.retriever.sequence
             return converters.scores_to_wire(manifest, asked, scores, contexts, job.timing, sequence)
 
-        job = self._job(bundle, queries, names, NO_SEARCH, answer, size)
-        job.cost += items
-        return job
+        return self._job(bundle, queries, names, NO_SEARCH, answer, size, items)
 
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
         """Manifest of the champion, limits, and state of the service."""
@@ -255,14 +263,33 @@ class RetrievalServicer:
         options: SearchOptions,
         answer: Callable[[Job], Any],
         size: int,
-    ) -> Job:
-        prepared = [*map(bundle.retriever.prepare, queries, names)]
-        job = Job(bundle.retriever, prepared, options, answer, size)
-        if options.exclude_history:
-            job.cost += _histories(queries) * bundle.retriever.interests
-        if options.filter is not None or bundle.retriever.interests > 1:
-            job.cost += len(queries) * bundle.retriever.expected_cost(options)
-        return job
+        items: int = 0,
+    ) -> Job | Deferred:
+        """The job of these queries, deferred where the events of their users have to be read first.
+
+        Args:
+            items: that `answer` scores.
+        """
+        retriever = bundle.retriever
+
+        def made(resolved: Sequence[ResolvedQuery]) -> Job:
+            prepared = [
+                retriever.prepare(each.query, name, each.excluded)
+                for each, name in zip(resolved, names, strict=True)
+            ]
+            job = Job(retriever, prepared, options, answer, size)
+            job.cost += items + retriever.interests * sum(len(each.excluded) for each in resolved)
+            if options.exclude_history:
+                job.cost += _histories([each.query for each in resolved]) * retriever.interests
+            if options.filter is not None or retriever.interests > 1:
+                job.cost += len(resolved) * retriever.expected_cost(options)
+            return job
+
+        if self._resolve_users is None or all(each.user is None for each in queries):
+            return made([*map(ResolvedQuery, queries)])
+        found: Job | Deferred
+        found = self._resolve_users(queries, retriever.events, options.exclude_history, made)
+        return found
 
     def _admit_search(
         self, call: Call, bundle: LoadedBundle, queries: Sequence[Query], options: SearchOptions
@@ -418,18 +445,45 @@ def _too_large(size: str, most: int) -> InvalidInput:
     return InvalidInput("k", f"expected an answer of at most {most} bytes, got {size}; {ASK_LESS}")
 
 
-def _taken(request: wire.SearchRequest, answer: MakeAnswer, take: Callable[[Any, bytes], None]) -> MakeAnswer:
-    """`answer`, followed by a call of `take` with the request and the response."""
+def _taken(
+    request: wire.SearchRequest, answer: MakeAnswer, take: Callable[[Any, bytes], None], most: int
+) -> MakeAnswer:
+    """`answer`, followed by a call of `take` with the request and the response.
+
+    Args:
+        most: items that a request may exclude.
+    """
 
     def make(job: Job) -> bytes:
         response = answer(job)
         try:
-            take(request, response)
+            take(_without_user(request, job, most), response)
         except Exception:  # it must not fail the client's search
             log.exception("a search could not be mirrored to the shadow")
         return response
 
     return make
+
+
+def _without_user(request: wire.SearchRequest, job: Job, most: int) -> wire.SearchRequest:
+    """The search with what the user's events added to it: the shadow does not read them.
+
+    Args:
+        most: items that it may exclude.
+    """
+    if not request.query.HasField("user"):
+        return request
+    (prepared,), form = job.prepared, job.retriever.query_form
+    copy = wire.SearchRequest()
+    copy.CopyFrom(request)
+    copy.query.ClearField("user")
+    copy.exclude.extend(islice(prepared.excluded, max(0, most - len(copy.exclude))))
+    history: Any = (prepared.values or {}).get(form.history or "") or ()
+    copy.query.history[:] = item_ids(history)
+    if form.reads_times:
+        times = without_times(history)[1]
+        copy.query.history_times[:] = [math.nan if each is None else each for each in times]
+    return copy
 
 
 def _items(queries: Sequence[Query], options: SearchOptions) -> int:

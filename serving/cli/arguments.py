@@ -12,6 +12,8 @@ from twinspire.serving import bundles
 from twinspire.serving import flag_types as flags
 from twinspire.serving.config import ServiceConfig
 from twinspire.serving.engine.limits import WorkerLimits
+from twinspire.serving.events.config import EventBounds, EventsConfig
+from twinspire.serving.events.config import default_url as default_events_url
 from twinspire.serving.live.config import LIVE, CatalogueConfig, default_url
 from twinspire.serving.live.store.write_rules import CatalogueBounds
 from twinspire.serving.rollout.bundle_cache import BUNDLES
@@ -66,6 +68,7 @@ def add_serve(parser: ArgumentParser) -> None:
     )
     _add_release(parser.add_argument_group("rollout, if --model is an alias"))
     _add_catalogue(parser.add_argument_group("live items"))
+    _add_events(parser.add_argument_group("events"))
     _add_access(parser.add_argument_group("access"))
     _add_observability(parser.add_argument_group("observability"))
     flags.add_options(parser.add_argument_group("limits of a request"), RequestLimits)
@@ -112,6 +115,7 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         model_version=model_version,
         follow=follow,
         catalogue=_catalogue(arguments),
+        events=_events(arguments),
         **flags.chosen(arguments, ServiceConfig),
         **chosen,
     )
@@ -161,6 +165,27 @@ def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
     if find_spec("sqlalchemy") is None:
         raise MissingStage("--catalogue needs sqlalchemy; install it with: pip install .[catalogue]")
     return CatalogueConfig(arguments.catalogue or default_url(), bounds=given)
+
+
+def _events(arguments: Namespace) -> EventsConfig | None:
+    """The store of events; None if the service records none.
+
+    Raises:
+        UsageError: a bound is given without a store, or the store is the file of live items.
+        MissingStage: SQLAlchemy is not installed.
+    """
+    names = [each.name for each in fields(EventBounds)]
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.events is None:
+        for name in given:
+            raise UsageError(f"{flags.flag(name)} goes with --events")
+        return None
+    if find_spec("sqlalchemy") is None:
+        raise MissingStage("--events needs sqlalchemy; install it with: pip install .[catalogue]")
+    config = EventsConfig(arguments.events or default_events_url(), EventBounds(**given))
+    if config.url == arguments.catalogue and config.url.startswith("sqlite"):
+        raise UsageError("--events: expected another file than that of --catalogue: each has its own process")
+    return config
 
 
 def _live_bound(name: str) -> str:
@@ -215,6 +240,20 @@ def _add_catalogue(group: _ArgumentGroup) -> None:
             type=flags.count,
             help=f"{field.metadata['help']}; kept in the store, for all services ({field.default})",
         )
+
+
+def _add_events(group: _ArgumentGroup) -> None:
+    group.add_argument(
+        "--events",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="record events of users, and answer queries with a user; kept at sqlite:///PATH or "
+        f"postgresql://USER@HOST/DATABASE (without a URL: {LIVE / 'events.db'})",
+    )
+    for field in fields(EventBounds):
+        text = f"{field.metadata['help']} ({field.default})"
+        group.add_argument(flags.flag(field.name), type=flags.count, help=text)
 
 
 def _add_access(group: _ArgumentGroup) -> None:

@@ -19,6 +19,7 @@ from twinspire.protos.errors import DataError, InvalidInput, TwinspireError
 from twinspire.serving import flag_types as flags
 from twinspire.serving.cli import tables
 from twinspire.serving.cli.advice import TOKEN, advice_on
+from twinspire.serving.cli.event_commands import add_events
 from twinspire.serving.cli.item_commands import add_items
 from twinspire.serving.client.answer_files import answer_document, check_answer_file
 from twinspire.serving.client.batch import search_file
@@ -34,7 +35,7 @@ ADDRESS = "127.0.0.1:50051"
 
 
 def add_commands(subparsers: Any) -> None:
-    """Add `search`, `encode`, `score`, `info`, `status`, `batch` and `items`."""
+    """Add `search`, `encode`, `score`, `info`, `status`, `batch`, `items` and `events`."""
 
     def add(name: str, text: str, run: Callable[[Namespace], Result]) -> ArgumentParser:
         parser = add_command(subparsers, name, text, run)
@@ -74,6 +75,7 @@ def add_commands(subparsers: Any) -> None:
         )
     _add_batch(add("batch", "Search for each query of a file, over one stream.", batch))
     add_items(subparsers, add_server, connect)
+    add_events(subparsers, add_server, connect)
 
 
 def add_server(parser: ArgumentParser) -> None:
@@ -134,6 +136,7 @@ def _add_hits(parser: ArgumentParser) -> None:
 
 
 def _add_features(parser: ArgumentParser) -> None:
+    parser.add_argument("--user", metavar="KEY", help="put the events of this user before the history")
     parser.add_argument(
         "--history",
         nargs="+",
@@ -174,8 +177,8 @@ def _add_batch(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=("text", "jsonl"),
-        help="format of FILE: texts, or JSON objects with any of text, history, history_times, features and "
-        "item_id (jsonl where the name ends in .jsonl or .ndjson, otherwise text)",
+        help="format of FILE: texts, or JSON objects with any of text, history, history_times, features, "
+        "item_id and user (jsonl where the name ends in .jsonl or .ndjson, otherwise text)",
     )
     _add_hits(parser)
     parser.add_argument(
@@ -191,18 +194,19 @@ def search(arguments: Namespace) -> Result:
     with connect(arguments) as client:
         features = _features(arguments, client)
         times = tuple(arguments.history_times)
-        query = Query(arguments.text, tuple(arguments.history), features, arguments.item_id, times)
+        history, item_id, user = tuple(arguments.history), arguments.item_id, arguments.user
+        query = Query(arguments.text, history, features, item_id, times, user)
         answer = client.search(query, arguments.k, **_options(arguments))
     return answer_document(answer), lambda console: tables.show_answer(console, answer)
 
 
 def encode(arguments: Namespace) -> Result:
     """Compute the vectors of texts, or of a query without text; all have the same history and features."""
-    texts, history = arguments.texts, tuple(arguments.history)
+    texts, history, user = arguments.texts, tuple(arguments.history), arguments.user
     times = tuple(arguments.history_times)
     with connect(arguments) as client:
         features = _features(arguments, client)
-        queries = [Query(text, history, features, None, times) for text in texts or [None]]
+        queries = [Query(text, history, features, None, times, user) for text in texts or [None]]
         vectors = client.encode(queries).tolist()
     document = {"texts": texts, "history": list(history), "features": features, "vectors": vectors}
     labels = texts or [", ".join([*history, *(f"{name}={value}" for name, value in arguments.feature)])]
@@ -213,7 +217,7 @@ def score(arguments: Namespace) -> Result:
     """Compute the scores of given items for a query, in the order of the items."""
     with connect(arguments) as client:
         features, times = _features(arguments, client), tuple(arguments.history_times)
-        query = Query(arguments.text, tuple(arguments.history), features, None, times)
+        query = Query(arguments.text, tuple(arguments.history), features, None, times, arguments.user)
         found = client.score(query, arguments.items)
     document = {
         "scores": [{"id": item_id, "score": value} for item_id, value in found.items],

@@ -12,6 +12,8 @@
     vectors = client.encode_items([{"title": "a desk lamp"}])  # of a service with --item-tower
     client.upsert([Item("x-12", {"title": "a desk lamp"}, {"title": "A desk lamp"})])
     client.delete(["x-11"])
+    client.record([Event("u7", "x-12", "click", request_id=answer.request_id, position=1)])  # with --events
+    client.search(Query(user="u7"))
 
 A client is one connection: create one and keep it, because a new connection takes a handshake. Every call has
 a deadline. Errors are those of `protos/errors.py`, never those of gRPC. gRPC itself retries a call that ends
@@ -23,6 +25,7 @@ Importing it sets no environment variable and starts nothing.
 
 from twinspire.serving.client.asynchronous import AsyncRetrievalClient
 from twinspire.serving.client.blocking import RetrievalClient
+from twinspire.serving.client.events import Event
 from twinspire.serving.client.items import Item
 from twinspire.serving.client.protocol import OPTIONS, SERVICE, SearchArguments
 from twinspire.serving.client.security import Security
@@ -34,6 +37,7 @@ __all__ = [
     "OPTIONS",
     "SERVICE",
     "AsyncRetrievalClient",
+    "Event",
     "Filter",
     "FusionMode",
     "Item",

@@ -40,6 +40,7 @@ def answer_document(answer: Answer) -> Document:
         "bundle_version": answer.bundle_version,
         **answer.timing._asdict(),
         **({"sequence": answer.sequence} if answer.sequence else {}),
+        **({"request_id": answer.request_id} if answer.request_id else {}),
     }
 
 
@@ -125,6 +126,7 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
             "encode_us": pa.int64(),
             "search_us": pa.int64(),
             "sequence": pa.int64(),
+            "request_id": pa.string(),
         }
     )
     rows: list[Document] = []

@@ -1,7 +1,7 @@
 """The calls of a client, each written once: `make protos` makes `blocking.py` of `asynchronous.py`."""
 
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
@@ -9,21 +9,22 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from twinspire.protos import catalogue_pb2_grpc, retrieval_pb2_grpc
+from twinspire.protos import catalogue_pb2_grpc, events_pb2_grpc, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import AccessDenied, Unavailable
 from twinspire.serving.client import items as catalogue
 from twinspire.serving.client import protocol
+from twinspire.serving.client.events import Event, Recorded, record_request, recorded
 from twinspire.serving.client.failures import StreamStatus, error_from
 from twinspire.serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from twinspire.serving.client.protocol import (
     MAX_ANSWER_BYTES,
     TIMEOUT_SECONDS,
     AsyncQueries,
-    CatalogueRetries,
     ClientConnection,
     Metadata,
     SearchArguments,
+    StoreRetries,
 )
 from twinspire.serving.client.security import Security
 from twinspire.serving.retrieval.answer import Answer, Scores
@@ -43,7 +44,7 @@ class AsyncRetrievalClient:
         timeout: default timeout of a call in seconds, retries included.
         security: TLS and token; without it the connection is neither encrypted nor authenticated.
         retries: whether calls that end in UNAVAILABLE or RESOURCE_EXHAUSTED are tried again: `upsert`,
-            `delete` and `get` until the timeout, the others by gRPC, up to four times.
+            `delete`, `get` and `record` until the timeout, the others by gRPC, up to four times.
         max_answer_bytes: of one answer; a larger one is an InvalidInput.
 
     Raises:
@@ -67,6 +68,7 @@ class AsyncRetrievalClient:
         self._channel = self._connection.open()
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
         self._catalogue = catalogue_pb2_grpc.CatalogueStub(self._channel)
+        self._events = events_pb2_grpc.EventsStub(self._channel)
         self._health = protocol.health_call(self._channel)
 
     async def search(
@@ -118,7 +120,9 @@ class AsyncRetrievalClient:
         request = wire.SearchBatchRequest(queries=protocol.query_messages(queries), **fields)
         response = await self._call(self._stub.SearchBatch, request, timeout, metadata)
         protocol.check_count(len(response.results), len(request.queries), self.address)
-        return [protocol.answer(response, options, self.address, each) for each in response.results]
+        return [
+            protocol.answer(response, options, self.address, each) for each in enumerate(response.results)
+        ]
 
     def search_stream(
         self,
@@ -140,8 +144,13 @@ class AsyncRetrievalClient:
             The errors of `search`, which end the stream; and any error of `queries`, after the answers to the
             queries before it.
         """
-        sent = protocol.StreamedQueries(queries, protocol.search_fields(k, options))
-        return self._stream(sent, options, timeout, self._connection.metadata(metadata))
+        sent = protocol.streamed_queries(queries, protocol.search_fields(k, options))
+
+        def read(response: wire.SearchResponse) -> Answer:
+            return protocol.answer(response, options, self.address)
+
+        metadata = self._connection.metadata(metadata)
+        return self._stream(self._stub.SearchStream, sent, read, timeout, metadata)
 
     async def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -272,7 +281,7 @@ class AsyncRetrievalClient:
     ) -> list[ItemState]:
         """The states of items in the catalogue, one for each id, in order; errors as in `upsert`."""
         request = catalogue.get_request(ids)
-        response = await self._call_catalogue(self._catalogue.Get, request, timeout, metadata)
+        response = await self._call_store(self._catalogue.Get, request, timeout, metadata)
         protocol.check_count(len(response.items), len(request.ids), self.address)
         return catalogue.states(response)
 
@@ -296,6 +305,47 @@ class AsyncRetrievalClient:
         """
         request = catalogue.changes_request(after, follow)
         return self._changes(request, timeout, self._connection.metadata(metadata))
+
+    async def record(
+        self,
+        events: Iterable[Event],
+        request_id: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> Recorded:
+        """Store events: all of them, or none. When this returns they are durable, and histories have them.
+
+        Args:
+            events: at most 1,000.
+            request_id: a request that is repeated with its id within a day is not stored again; a new id by
+                default. It is not that of a search.
+            timeout: in seconds.
+            metadata: as in `search`.
+
+        Raises:
+            InvalidInput: the server refuses an event, and has stored none.
+            MissingStage: the service records no events.
+            Unavailable: the store cannot be written now, or there was no answer, so the events may have been
+                stored. Repeat the request with the error's `request_id`; they are stored once.
+            The other errors of `search`. Each error of a call that failed has the `request_id`.
+        """
+        request = record_request(events, request_id)
+        return recorded(await self._call_store(self._events.Record, request, timeout, metadata))
+
+    def record_stream(
+        self,
+        batches: Iterable[Iterable[Event]] | AsyncIterable[Iterable[Event]],
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> AsyncIterator[Recorded]:
+        """As `record`, one answer for each batch, in order, as they are stored.
+
+        A stream is not tried again. After an error, the batches after the last answer may have been stored.
+        It has no deadline unless a timeout is given, which is then for the whole stream.
+        """
+        sent = protocol.StreamedRequests(batches, record_request)
+        metadata = self._connection.metadata(metadata)
+        return self._stream(self._events.RecordStream, sent, recorded, timeout, metadata)
 
     async def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
         """What the server serves; errors as in `search`."""
@@ -371,16 +421,14 @@ class AsyncRetrievalClient:
     async def _write(
         self, method: Any, request: Any, timeout: float | None, strict: bool, metadata: Metadata
     ) -> Written:
-        response = await self._call_catalogue(method, request, timeout, metadata)
+        response = await self._call_store(method, request, timeout, metadata)
         protocol.check_count(len(response.results), len(request.items), self.address)
         return catalogue.written(response, request, strict)
 
-    async def _call_catalogue(
-        self, method: Any, request: Any, timeout: float | None, metadata: Metadata
-    ) -> Any:
-        """Call a method of the catalogue, and repeat it as `CatalogueRetries` allows."""
+    async def _call_store(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
+        """Call a method of the catalogue or of the events, and repeat it as `StoreRetries` allows."""
         connection = self._connection
-        attempts = CatalogueRetries(connection, timeout)
+        attempts = StoreRetries(connection, timeout)
         given = connection.metadata(metadata)
         while True:
             try:
@@ -404,18 +452,19 @@ class AsyncRetrievalClient:
 
     async def _stream(
         self,
-        sent: protocol.StreamedQueries,
-        options: SearchArguments,
+        method: Any,
+        sent: protocol.StreamedRequests,
+        read: Callable[[Any], Any],
         timeout: float | None,
         metadata: Any,
-    ) -> AsyncIterator[Answer]:
-        responses = self._connection.begin(self._stub.SearchStream, aiter(sent), timeout, metadata)
+    ) -> AsyncIterator[Any]:
+        responses = self._connection.begin(method, aiter(sent), timeout, metadata)
         status = StreamStatus(responses)
         answers = 0
         try:
             async for response in responses:
                 answers += 1
-                yield protocol.answer(protocol.received(response, self.address), options, self.address)
+                yield read(protocol.received(response, self.address))
         except grpc.RpcError as failure:
             raise error_from(status.of(failure), self.address) from failure
         finally:

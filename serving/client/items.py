@@ -142,7 +142,7 @@ def upsert_request(items: Iterable[Item], mode: Mode, request_id: str | None) ->
     """
     if mode not in MODES:
         raise InvalidInput("mode", f"expected one of {', '.join(MODES)}, got {mode!r}")
-    request = wire.UpsertRequest(mode=MODES[mode], request_id=_request_id(request_id))  # type: ignore[arg-type]
+    request = wire.UpsertRequest(mode=MODES[mode], request_id=chosen_request_id(request_id))  # type: ignore[arg-type]
     for n, item in enumerate(items):
         name = f"items[{n}]"
         with refuse_surrogates(name):
@@ -158,7 +158,7 @@ def delete_request(
     Raises:
         InvalidInput: a value cannot be sent, or `expected` has an id that is not among `ids`.
     """
-    request = wire.DeleteRequest(request_id=_request_id(request_id))
+    request = wire.DeleteRequest(request_id=chosen_request_id(request_id))
     left = dict(expected)
     for n, item_id in enumerate([ids] if isinstance(ids, str) else ids):
         with refuse_surrogates(f"items[{n}].id"):
@@ -225,7 +225,7 @@ def page(response: wire.ChangesResponse) -> ChangePage:
 
 
 def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireError:
-    """A failed call of the catalogue as one of our errors.
+    """A failed call of the catalogue, or of the events, as one of our errors.
 
     Args:
         error: as gRPC raised it.
@@ -233,7 +233,10 @@ def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireEr
     """
     found = error_from(error, address)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        found = MissingStage(f"{address}: the service takes no writes; start it with --catalogue")
+        missing = "records no events; start it with --events"
+        if request.DESCRIPTOR.file is wire.DESCRIPTOR:
+            missing = "takes no writes; start it with --catalogue"
+        found = MissingStage(f"{address}: the service {missing}")
     found.request_id = getattr(request, "request_id", "")
     return found
 
@@ -273,7 +276,7 @@ def check_range(value: int, name: str, most: int = MAX_SEQUENCE) -> int:
     return value
 
 
-def _request_id(given: str | None) -> str:
+def chosen_request_id(given: str | None) -> str:
     """The given id, or a new one; with an id, a request that is sent again is carried out once.
 
     Raises:

@@ -7,7 +7,16 @@ import random
 import sys
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, TypedDict
 
 import grpc
@@ -36,7 +45,7 @@ TIMEOUT_SECONDS = 5.0
 # and others have 4 MB (`--max-answer-bytes` of the server).
 MAX_ANSWER_BYTES = 128 << 20
 
-# gRPC's own retries (gRFC A6), for all calls but those of `CatalogueRetries`. A call is tried up to four
+# gRPC's own retries (gRFC A6), for all calls but those of `StoreRetries`. A call is tried up to four
 # times, with pauses of about 0.1, 0.2 and 0.4 s, or of the server's `grpc-retry-pushback-ms`. A call whose
 # request is larger than gRPC's limit of 256 KiB is tried once, and a stream is not retried after its first
 # answer.
@@ -56,7 +65,7 @@ SERVICE_CONFIG = {
     ],
     "retryThrottling": THROTTLING,
 }
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # between attempts of `CatalogueRetries`
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # between attempts of `StoreRetries`
 JITTER = 0.2  # largest random change of a pause, as a part of it: spreads clients that failed together
 OPTIONS = (
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
@@ -191,8 +200,8 @@ class ClientConnection:
         return (*self._authorization, *given, *(() if traced else _trace_context()))
 
 
-class CatalogueRetries:
-    """The attempts of one call that reads items, or writes them with a request id, until its deadline.
+class StoreRetries:
+    """The attempts of one call that reads items, or writes with a request id, until its deadline.
 
     gRPC's own retries are at most three, and none after many failures (`THROTTLING`). These calls are
     repeated for longer: a write whose answer was lost may be stored, and only a repeat gets its answer.
@@ -241,75 +250,71 @@ class CatalogueRetries:
         return pause
 
 
-class StreamedQueries:
-    """The requests of a stream of searches, for `grpc` by `iter` and for `grpc.aio` by `aiter`.
+class StreamedRequests:
+    """The requests of a stream, for `grpc` by `iter` and for `grpc.aio` by `aiter`.
 
     gRPC would replace an error of the caller's iterator by its own, so the requests end there without one.
 
     Args:
-        fields: of `search_fields`.
+        given: of which requests are made, such as queries.
+        make: makes the request of each.
 
     Attributes:
-        count: number of queries sent.
-        ended: whether there are no more queries to send.
-        error: raised by the caller's iterator, or by a query that cannot be sent; None if there was none.
-
-    Raises:
-        TypeError: `queries` is one string.
+        count: number of requests sent.
+        ended: whether there are no more requests to send.
+        error: raised by the caller's iterator, or by `make`; None if there was none.
     """
 
-    def __init__(self, queries: AsyncQueries, fields: dict[str, Any]) -> None:
-        refuse_lone_string(queries, "queries", "queries")
-        self._queries: Any = queries
-        self._fields = fields
+    def __init__(self, given: Any, make: Callable[[Any], Message]) -> None:
+        self._given, self._make = given, make
         self.count = 0
         self.ended = False
         self.error: Exception | None = None
 
-    def __iter__(self) -> Iterator[wire.SearchRequest]:
+    def __iter__(self) -> Iterator[Message]:
         try:
-            for query in self._queries:
-                yield self._request(query)
+            for each in self._given:
+                yield self._request(each)
             self.ended = True
         except Exception as error:
             self.error = error
 
-    async def __aiter__(self) -> AsyncIterator[wire.SearchRequest]:
-        if not isinstance(self._queries, AsyncIterable):
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        if not isinstance(self._given, AsyncIterable):
             for request in self:
                 yield request
             return
         try:
-            async for query in self._queries:
-                yield self._request(query)
+            async for each in self._given:
+                yield self._request(each)
             self.ended = True
         except Exception as error:
             self.error = error
 
-    def _request(self, query: Query | str) -> wire.SearchRequest:
-        request = wire.SearchRequest(query=query_message(query), **self._fields)
+    def _request(self, given: Any) -> Message:
+        request = self._make(given)
         self.count += 1
         return request
 
     def require_answers(self, answers: int, address: str) -> None:
-        """Check, after a stream that has ended with OK, that each query has been answered.
+        """Check, after a stream that has ended with OK, that each request has been answered.
 
         While workers were killed under an attack, one stream in 900 ended with OK and an answer too few.
 
         Raises:
-            Unavailable: there are fewer answers than queries, or there were more queries to send.
+            Unavailable: there are fewer answers than requests, or there were more requests to send.
             Exception: `error`, if it is set.
         """
         if self.error is not None:
             raise self.error
         if answers < self.count:
             raise Unavailable(
-                f"{address}: the stream ended with {answers} answers to {self.count} queries; some of the "
-                "answers may belong to other queries; send all again"
+                f"{address}: the stream ended with {answers} answers to {self.count} requests; some of the "
+                "answers may belong to other requests; send all again"
             )
         if not self.ended:
             raise Unavailable(
-                f"{address}: the stream ended with {answers} answers before all queries were sent; "
+                f"{address}: the stream ended with {answers} answers before all requests were sent; "
                 "send all again"
             )
 
@@ -336,6 +341,19 @@ class SearchArguments(TypedDict, total=False):
     filter: Filter | str | None
     fusion: FusionMode
     min_score: float | None
+
+
+def streamed_queries(queries: AsyncQueries, fields: dict[str, Any]) -> StreamedRequests:
+    """The requests of a stream of searches.
+
+    Args:
+        fields: of `search_fields`.
+
+    Raises:
+        TypeError: `queries` is one string.
+    """
+    refuse_lone_string(queries, "queries", "queries")
+    return StreamedRequests(queries, lambda each: wire.SearchRequest(query=query_message(each), **fields))
 
 
 def search_fields(k: int, options: SearchArguments) -> dict[str, Any]:
@@ -414,18 +432,21 @@ def answer(
     response: wire.SearchResponse | wire.SearchBatchResponse,
     options: SearchArguments,
     address: str,
-    result: wire.HitList | None = None,
+    result: tuple[int, wire.HitList] | None = None,
 ) -> Answer:
     """The answer to one query.
 
     Args:
         address: of the server, for errors.
-        result: the part of the response that answers the query; all of it by default.
+        result: number and content of the part of the response that answers the query; all of it by default.
 
     Raises:
         Unavailable: the server is older than filters, fusion or `min_score`, and has ignored the request's.
     """
-    found: Any = response if result is None else result
+    found: Any = response if result is None else result[1]
+    request_id = response.request_id
+    if result is not None and request_id:
+        request_id += f"/{result[0]}"
     if _fusion(options) in (FusionMode.LEXICAL, FusionMode.HYBRID) and found.fusion == wire.FUSION_DEFAULT:
         raise Unavailable(f"{address}: the server does not know fusion")
     if options.get("filter") is not None and found.plan == wire.PLAN_UNFILTERED:
@@ -433,7 +454,8 @@ def answer(
     least = options.get("min_score")
     if least is not None and any(hit.score < np.float32(least) for hit in found.hits):  # as on the wire
         raise Unavailable(f"{address}: the server does not know min_score")
-    return converters.answer_from_wire(found, response.bundle_version, response.timing, response.sequence)
+    version, timing, sequence = response.bundle_version, response.timing, response.sequence
+    return converters.answer_from_wire(found, version, timing, sequence, request_id)
 
 
 def _fusion(options: SearchArguments) -> FusionMode:

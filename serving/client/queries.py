@@ -10,7 +10,7 @@ from twinspire.serving.client.lines import JSON_SUFFIXES, LONGEST_LINE, bounded_
 from twinspire.serving.retrieval.query import Query, Value
 
 Format = Literal["text", "jsonl"]
-FIELDS = ("text", "history", "features", "item_id", "history_times")
+FIELDS = ("text", "history", "features", "item_id", "history_times", "user")
 
 
 def format_of(path: Path) -> Format:
@@ -67,6 +67,7 @@ def _query(text: str) -> Query:
         features={name: _value(value, f"features.{name}") for name, value in features.items()},
         item_id=_text(found, "item_id"),
         history_times=_times(found.get("history_times") or []),
+        user=_text(found, "user"),
     )
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from twinspire.protos import catalogue_pb2
+from twinspire.protos import catalogue_pb2, events_pb2
 from twinspire.protos.errors import Unavailable
 from twinspire.protos.system import logs
 from twinspire.serving.engine.admission import Admission
@@ -49,8 +49,13 @@ READ_ON = 1024  # events to read while a whole batch waits, so that excess calls
 ALONE_NS = 50_000  # without work, after which an arriving call counts as lone
 ALONE = 16  # lone calls in a row, after which a call is answered without polling for others
 UNKNOWN_METHOD = "other"  # for observers
+NO_METHOD = b"there is no such method"
 CATALOGUE = catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].full_name
-NO_METHOD, NO_CATALOGUE = b"there is no such method", b"the service was started without --catalogue"
+EVENTS = events_pb2.DESCRIPTOR.services_by_name["Events"].full_name
+NO_STORE = {  # service -> why it does not answer
+    CATALOGUE: b"the service was started without --catalogue",
+    EVENTS: b"the service was started without --events",
+}
 STOPPING = Unavailable("the service is stopping")
 QUIET_SECONDS = 0.1  # without a new call, after which a loop that stops tells its front to shut down
 REFUSE_SECONDS = 1.0  # in which new calls are refused before that, at most
@@ -211,8 +216,8 @@ class CallDispatcher:
     def _refuse(self, arriving: FrontCall, method: Method | None, error: Exception | None) -> None:
         if method is None or error is None:
             self._observer.turned_away(UNKNOWN_METHOD, Code.UNIMPLEMENTED, None)
-            is_write = arriving.path.startswith(f"/{CATALOGUE}/")
-            arriving.reject(Code.UNIMPLEMENTED, NO_CATALOGUE if is_write else NO_METHOD)
+            service = arriving.path.removeprefix("/").rpartition("/")[0]
+            arriving.reject(Code.UNIMPLEMENTED, NO_STORE.get(service, NO_METHOD))
             return
         given = logs.request_id_in(arriving.metadata)
         with logs.answering(given):

@@ -22,7 +22,7 @@ from twinspire.serving.gateway.embeddings import INFERENCE, OPENAI
 from twinspire.serving.gateway.exchange import JSON, HttpClientGone
 from twinspire.serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure
 from twinspire.serving.gateway.fairness import client_in
-from twinspire.serving.gateway.gateway import CATALOGUE, FORWARDED, RETRIEVAL, Gateway, error_response
+from twinspire.serving.gateway.gateway import CATALOGUE, EVENTS, FORWARDED, RETRIEVAL, Gateway, error_response
 from twinspire.serving.gateway.messages import encode
 from twinspire.serving.gateway.metrics import CLIENT_GONE, OTHER
 from twinspire.serving.gateway.openapi import Operation, description
@@ -43,6 +43,7 @@ EXAMPLES: dict[str, Any] = {  # of the requests of RPCs
     "Delete": {"items": [{"id": "17"}], "request_id": "a-uuid"},
     "Get": {"ids": ["17"]},
     "Changes": {"after": 0},
+    "Record": {"events": [{"user": "u7", "item_id": "17", "type": "click"}], "request_id": "a-uuid"},
 }
 SEARCHES = {"Search": "search", "SearchBatch": "search:batch", "Encode": "encode", "Score": "score"}
 SEARCH = RETRIEVAL["Search"]
@@ -66,6 +67,7 @@ OPERATIONS = (
         Operation("POST", f"/v1/items:{name.lower()}", "items", method, EXAMPLES.get(name))
         for name, method in CATALOGUE.items()
     ),
+    Operation("POST", "/v1/events:record", "events", EVENTS["Record"], EXAMPLES["Record"]),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
     Operation("GET", READY_PATH, "service", schema="Health", summary="Whether the service answers."),
     Operation("GET", ALIVE_PATH, "service", schema="Alive", summary=LIVES, has_deadline=False),

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from twinspire.protos import __version__, catalogue_pb2, retrieval_pb2
+from twinspire.protos import __version__, catalogue_pb2, events_pb2, retrieval_pb2
 from twinspire.protos.system import logs
 from twinspire.serving.address import is_local
 from twinspire.serving.gateway.embeddings import LIGHT_TEXTS, EmbeddingForm
@@ -49,6 +49,7 @@ def methods(service: ServiceDescriptor) -> dict[str, UpstreamMethod]:
 
 RETRIEVAL = methods(retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"])
 CATALOGUE = methods(catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"])
+EVENTS = methods(events_pb2.DESCRIPTOR.services_by_name["Events"])
 SEARCH, ENCODE, INFO = RETRIEVAL["Search"], RETRIEVAL["Encode"], RETRIEVAL["Info"]
 
 

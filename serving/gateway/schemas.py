@@ -16,7 +16,7 @@ from twinspire.serving.gateway.messages import AS_TEXT, is_map, may_be_text, nam
 
 Schema = dict[str, Any]
 REFERENCE = "#/components/schemas/"
-FILES = ("retrieval.proto", "catalogue.proto")
+FILES = ("retrieval.proto", "catalogue.proto", "events.proto")
 OPENS = re.compile(r"(message|enum|service|oneof) (\w+) \{(\})?$")
 MEMBER = re.compile(r"(?:rpc (\w+)\(|(?:optional |repeated )?(?:map<[^>]*> |[\w.]+ )?(\w+) = \d+;)")
 

@@ -14,14 +14,15 @@ from enum import StrEnum
 
 import grpc
 
-from twinspire.protos import catalogue_pb2
+from twinspire.protos import catalogue_pb2, events_pb2
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.filters.plan import Plan
 
 OTHER = "other"
 RETRIEVAL = tuple(method.name for method in wire.DESCRIPTOR.services_by_name["Retrieval"].methods)
 CATALOGUE = tuple(method.name for method in catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].methods)
-METHODS = (*RETRIEVAL, *CATALOGUE, OTHER)
+EVENTS = tuple(method.name for method in events_pb2.DESCRIPTOR.services_by_name["Events"].methods)
+METHODS = (*RETRIEVAL, *CATALOGUE, *EVENTS, OTHER)
 CODES = tuple(code.name for code in grpc.StatusCode)
 # Codes that are errors of the server, by OpenTelemetry's conventions for gRPC; a client's mistakes are not.
 ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -218,6 +219,11 @@ CATALOGUE_ENCODE_SECONDS = _scrape(
 CATALOGUE_FAILED = _scrape(
     _G, "catalogue_failed", "1 while the store cannot be used or items not be encoded."
 )
+
+EVENTS_STORED = _scrape(_C, "events_stored", "Events of users that this host has stored.", "events")
+EVENTS_COMMITS = _scrape(_C, "events_commits", "Transactions that this host has committed for them.")
+EVENTS_COMMIT_SECONDS = _scrape(_C, "events_commit_seconds", "Time spent in these commits.", "s")
+EVENTS_FAILED = _scrape(_G, "events_failed", "1 while the store of events cannot be written.")
 
 FILE_STALE = _scrape(
     _G,

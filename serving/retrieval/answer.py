@@ -98,6 +98,7 @@ class Answer(NamedTuple):
         plan: how the items that pass the query's filter were searched.
         fusion: which scores ranked the hits; DEFAULT if the bundle has no lexical index.
         weak: whether nothing matches the query's text well, as `protos/retrieval.proto` says.
+        request_id: names the answer of a service, for the events that follow from it.
     """
 
     hits: tuple[Hit, ...]
@@ -109,6 +110,7 @@ class Answer(NamedTuple):
     plan: Plan = Plan.UNFILTERED
     fusion: FusionMode = FusionMode.DEFAULT
     weak: bool = False
+    request_id: str = ""
 
 
 class Scores(NamedTuple):

@@ -413,7 +413,7 @@ class QueryEncoder:
             rows = self._rows_of(item_id for _, history in histories for item_id in history)
             unknown = sum(self.tower.inputs.unknown(name, history) for name, history in histories)
             basis = self._unknown_basis if basis is Basis.POPULAR else basis
-            contexts.append(QueryContext(None, frozenset(rows), unknown, basis))
+            contexts.append(QueryContext(None, frozenset(rows), unknown_history=unknown, basis=basis))
         return contexts
 
     def encode_blank(self) -> Vectors:

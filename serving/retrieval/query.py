@@ -7,7 +7,7 @@ Query -> PreparedQuery -> EncodedQueries (vectors and a QueryContext each) + Sea
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +42,7 @@ class Query:
         history_times: seconds since 1970 of the history's events, one for each item, for a query tower that
             reads them; NaN for one that is not known, and empty if none is. If it is given and the features
             have no time, the query's time is that of the service's clock.
+        user: key of a user, whose recorded events the service puts before the history.
 
     Raises:
         TypeError: the history is one string, whose characters would count as ids.
@@ -53,6 +54,7 @@ class Query:
     features: Mapping[str, Value] = field(default_factory=dict)
     item_id: str | None = None
     history_times: tuple[float, ...] = ()
+    user: str | None = None
 
     def __post_init__(self) -> None:
         if self.history or self.history.__class__ is not tuple:  # most queries have an empty one
@@ -115,11 +117,13 @@ class PreparedQuery(NamedTuple):
         name: of the query in errors, such as `queries[3]`.
         values: feature of the query tower -> raw value; None for an `item_id`.
         own_row: the row of the `item_id`; None for other queries.
+        excluded: ids of items that are in no answer to it.
     """
 
     name: str
     values: Mapping[str, RawValue | None] | None
     own_row: int | None = None
+    excluded: Collection[str] = ()
 
 
 def text_is_required(features: Mapping[str, FeatureSpec]) -> bool:
@@ -142,6 +146,8 @@ def check_item_query(query: Query, name: str) -> None:
         raise InvalidInput(f"{name}.history_times", "expected either a history or an item_id, got both")
     if query.features:
         raise InvalidInput(f"{name}.features", "expected either features or an item_id, got both")
+    if query.user is not None:
+        raise InvalidInput(f"{name}.user", "expected either a user or an item_id, got both")
 
 
 class QueryForm:
@@ -150,6 +156,10 @@ class QueryForm:
     Args:
         clock: gives the time, in seconds since 1970, of a query with times of its history and no time of its
             own; by default the machine's clock.
+
+    Attributes:
+        text, history: names of the features that the fields of these names fill; None if there is none.
+        reads_times: whether the tower reads the times of a history.
     """
 
     def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] | None = None) -> None:
@@ -160,7 +170,7 @@ class QueryForm:
         self.history = _slot(positive, HistoryFeature, "history")
         self._time = _slot(features, TimeFeature, "time")
         spec = self.features[self.history] if self.history else None
-        self._reads_times = isinstance(spec, HistoryFeature) and spec.times
+        self.reads_times = isinstance(spec, HistoryFeature) and spec.times
         self.blank: dict[str, RawValue | None] = {
             name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
         }
@@ -200,7 +210,7 @@ class QueryForm:
     def _add_times(self, query: Query, given: dict[str, RawValue], name: str) -> None:
         """Join the history in `given` with its events' times, and add the query's time if it has none."""
         field_name, times = f"{name}.history_times", query.history_times
-        if not self._reads_times or self.history is None:
+        if not self.reads_times or self.history is None:
             raise InvalidInput(
                 field_name, f"the query tower reads no times of a history; {accepted_features(self.features)}"
             )
@@ -298,18 +308,22 @@ class QueryContext:
     Args:
         own_row: the row of the `item_id`; None for other queries.
         history_rows: rows of the items of its history and negative history that the catalogue holds.
+        excluded_rows: rows to leave out whatever the options say.
         unknown_history: number of items in these histories that the tower does not know.
         basis: the part of the query by which items are found.
     """
 
     own_row: int | None = None
     history_rows: frozenset[int] = frozenset()
+    excluded_rows: frozenset[int] = frozenset()
     unknown_history: int = 0
     basis: Basis = Basis.QUERY
 
     def excluded(self, options: SearchOptions) -> frozenset[int]:
         """The rows to leave out: the options' rows, the query's own item, and its history if they say so."""
-        rows = options.exclude if self.own_row is None else options.exclude | {self.own_row}
+        rows = options.exclude | self.excluded_rows
+        if self.own_row is not None:
+            rows |= {self.own_row}
         return rows | self.history_rows if options.exclude_history else rows
 
 

@@ -30,6 +30,8 @@ TIMING = tag("SearchResponse", "timing", LENGTH_DELIMITED)  # likewise
 QUEUE, ENCODE, SEARCH = [tag("Timing", name, VARINT) for name in Timing._fields]
 SEQUENCE = tag("SearchResponse", "sequence", VARINT)
 BATCH_SEQUENCE = tag("SearchBatchResponse", "sequence", VARINT)
+REQUEST_ID = tag("SearchResponse", "request_id", LENGTH_DELIMITED)
+BATCH_REQUEST_ID = tag("SearchBatchResponse", "request_id", LENGTH_DELIMITED)
 RESULTS = tag("SearchBatchResponse", "results", LENGTH_DELIMITED)
 FUSION = tag("SearchResponse", "fusion", VARINT)
 BATCH_FUSION = tag("HitList", "fusion", VARINT)
@@ -76,15 +78,27 @@ class ResponseWriter:
             found.rows
         )
 
-    def response(self, found: SearchResult, bundle_version: str, timing: Timing, sequence: int = 0) -> bytes:
+    def response(
+        self,
+        found: SearchResult,
+        bundle_version: str,
+        timing: Timing,
+        sequence: int = 0,
+        request_id: str = "",
+    ) -> bytes:
         """A `SearchResponse`."""
-        answer = self._hits(found) + _origin(bundle_version, timing)
+        answer = self._hits(found) + _origin(bundle_version, timing) + _text(REQUEST_ID, request_id)
         if sequence:
             answer += SEQUENCE + varint(sequence)
         return answer + _rest(found, wire.SearchResponse, FUSION)
 
     def batch_response(
-        self, found: Sequence[SearchResult], bundle_version: str, timing: Timing, sequence: int = 0
+        self,
+        found: Sequence[SearchResult],
+        bundle_version: str,
+        timing: Timing,
+        sequence: int = 0,
+        request_id: str = "",
     ) -> bytes:
         """A `SearchBatchResponse`."""
         parts: list[bytes] = []
@@ -93,7 +107,7 @@ class ResponseWriter:
             parts += (RESULTS, varint(len(result)), result)
         if sequence:
             parts += (BATCH_SEQUENCE, varint(sequence))
-        return b"".join((*parts, _origin(bundle_version, timing)))
+        return b"".join((*parts, _origin(bundle_version, timing), _text(BATCH_REQUEST_ID, request_id)))
 
     def _hits(self, found: SearchResult) -> bytes:
         """`hits`, as they stand in a `SearchResponse` or a `HitList`."""
@@ -134,5 +148,10 @@ def _origin(bundle_version: str, timing: Timing) -> bytes:
 @lru_cache(maxsize=8)
 def _version(bundle_version: str) -> bytes:
     """`bundle_version` as it stands in an answer; a worker serves few of them at a time."""
-    version = bundle_version.encode()
-    return b"".join((VERSION, varint(len(version)), version))
+    return _text(VERSION, bundle_version)
+
+
+def _text(field: bytes, text: str) -> bytes:
+    """A field with a text, of the tag `field`."""
+    content = text.encode()
+    return b"".join((field, varint(len(content)), content))

@@ -8,6 +8,7 @@ retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import NOT_FINITE, Rows, Vectors, shown_scores, shows_products
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
 from twinspire.serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
+from twinspire.serving.retrieval.event_reading import EventReading
 from twinspire.serving.retrieval.hybrid_search import HybridSearch, check_fusion
 from twinspire.serving.retrieval.interest_search import find_interests
 from twinspire.serving.retrieval.query import (
@@ -31,6 +33,7 @@ from twinspire.serving.retrieval.query import (
     PreparedQuery,
     Query,
     QueryContext,
+    QueryForm,
     SearchOptions,
     SearchResult,
     check_item_ids,
@@ -46,6 +49,7 @@ from twinspire.serving.segments.searcher import Searcher
 
 ONE_PLAIN = (PLAIN,)
 UNFILTERED = Plan.UNFILTERED
+NO_EVENTS = "the events of users are not known here; a service knows them that was started with --events"
 NO_PARTS = SearchResult([], [], PLAIN)[2:]  # the fields of a plain result after `scores`
 _tuple = tuple.__new__  # makes a NamedTuple in little more than half the time
 
@@ -66,6 +70,7 @@ class Retriever:
         filters: evaluates filters on them.
         hybrid: the lexical search; None if the bundle has no lexical index.
         interests: K, the number of vectors of a query, each of which is searched.
+        events: how its queries take the events of users.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Retriever:
         self.hybrid = None if built.fusion is None else HybridSearch(manifest, built.fusion, self.searcher)
         unknown = Basis.POPULAR if self.items.knows_popular else Basis.NONE
         self._query_encoder = QueryEncoder(encoder, manifest, self.items.rows, unknown)
+        self.events = EventReading.of(manifest.dataset, self._query_encoder.form, encoder.inputs)
         self._excludes_history = manifest.excludes_history
         self.interests, self._width = manifest.interests, manifest.width("query")
         own_fusion = FusionMode.DENSE if self.hybrid is None else FusionMode.HYBRID
@@ -119,6 +125,11 @@ class Retriever:
             growing: the live items.
         """
         return Retriever(self._query_encoder.tower, built, growing)
+
+    @property
+    def query_form(self) -> QueryForm:
+        """How the fields of a query fill the features of the query tower."""
+        return self._query_encoder.form
 
     @property
     def item_vectors(self) -> Vectors:
@@ -182,15 +193,21 @@ class Retriever:
         options = self.search_options(k, exclude, exclude_history, compiled, fusion, min_score)
         return self.search_encoded(encoded, options)
 
-    def prepare(self, query: Query, name: str = "query") -> PreparedQuery:
+    def prepare(self, query: Query, name: str = "query", excluded: Collection[str] = ()) -> PreparedQuery:
         """Check one query, and look up its item: the part of `encode` before batching.
+
+        Args:
+            excluded: ids of items that must not be in its answer.
 
         Raises:
             InvalidInput: the query does not fit the bundle; the field begins with `name`.
             UnknownItem: an `item_id` that the catalogue does not hold.
         """
         if query.item_id is None:
-            return PreparedQuery(name, self._query_encoder.form.values(query, name))
+            if query.user is not None:
+                raise InvalidInput(f"{name}.user", NO_EVENTS)
+            values = self._query_encoder.form.values(query, name)
+            return PreparedQuery(name, values, None, excluded) if excluded else PreparedQuery(name, values)
         check_item_query(query, name)
         return PreparedQuery(name, None, self.items.row(query.item_id, f"{name}.item_id"))
 
@@ -239,6 +256,7 @@ class Retriever:
         raw = prepared if lone else [each for each in prepared if each.values is not None]
         if len(raw) == len(prepared):
             vectors, contexts = self._query_encoder.encode(raw)
+            contexts = self._with_exclusions(prepared, contexts)
             return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), *words)
         vectors = np.empty((len(prepared), self._width), np.float32)
         encoded = iter(zip(*self._query_encoder.encode(raw), strict=True) if raw else ())
@@ -249,7 +267,17 @@ class Retriever:
             else:
                 vectors[n], one = self._own_vector(each.own_row), QueryContext(each.own_row)
             contexts.append(one)
+        contexts = self._with_exclusions(prepared, contexts)
         return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), *words)
+
+    def _with_exclusions(
+        self, prepared: Sequence[PreparedQuery], contexts: list[QueryContext]
+    ) -> list[QueryContext]:
+        """The contexts of queries, with the rows of the items that each excludes."""
+        for n, each in enumerate(prepared):
+            if each.excluded:
+                contexts[n] = replace(contexts[n], excluded_rows=frozenset(self.items.rows(each.excluded)))
+        return contexts
 
     def search_encoded(self, encoded: EncodedQueries, options: SearchOptions) -> list[Answer]:
         """As `search`, of queries that `encode` has encoded; an ArithmeticError if a vector is not finite."""

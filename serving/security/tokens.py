@@ -25,7 +25,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from twinspire.protos import catalogue_pb2, retrieval_pb2, toml_config
+from twinspire.protos import catalogue_pb2, events_pb2, retrieval_pb2, toml_config
 from twinspire.protos.errors import InvalidInput, NotAuthenticated
 from twinspire.serving.security.file_watch import Reloaded
 
@@ -40,11 +40,15 @@ class Role(IntEnum):
 
     ANYONE = 0
     READER = 1
-    WRITER = 2
-    ADMIN = 3
+    RECORDER = 2
+    WRITER = 3
+    ADMIN = 4
 
+
+RoleName = Literal["reader", "recorder", "writer", "admin"]  # that a token may have
 
 _SERVICES = (
+    (events_pb2.DESCRIPTOR.services_by_name["Events"], Role.RECORDER),
     (catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"], Role.WRITER),
     (retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"], Role.READER),
 )
@@ -64,7 +68,7 @@ class TokenEntry:
     """One `[[token]]` of the file."""
 
     name: str
-    role: Literal["reader", "writer", "admin"]
+    role: RoleName
     sha256: str
     expires: Any = None  # a TOML date, or a date and time with its offset
 
@@ -98,7 +102,7 @@ class TokenTable:
     """A token file. With `token = []` no token is valid."""
 
     token: tuple[TokenEntry, ...]
-    methods: dict[str, Literal["anyone", "reader", "writer", "admin"]] = field(default_factory=dict)
+    methods: dict[str, Literal["anyone", RoleName]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("name", "sha256"):
@@ -191,7 +195,7 @@ def new_token(name: str, role: str) -> tuple[str, str]:
 
     Args:
         name: of its user, for logs and rate limits.
-        role: `reader`, `writer` or `admin`.
+        role: `reader`, `recorder`, `writer` or `admin`.
 
     Returns:
         The token, which is not stored, and the TOML to append to the token file.

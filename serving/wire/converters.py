@@ -21,6 +21,7 @@ from twinspire.serving.retrieval.query import Query, QueryContext, Value, Vector
 
 TEXT = wire.Query.DESCRIPTOR.fields_by_name["text"]
 NO_BOUND = 2**32 - 1  # for a limit that an older server does not report
+LONGEST_USER = 256  # bytes of the key of a user
 ASK_LESS = "use a smaller k, or fewer queries in a request"
 
 
@@ -142,6 +143,8 @@ class RequestLimits:
             self._check_text(query.text, name, "text")
         if query.item_id is not None:
             self._check_text(query.item_id, name, "item_id")
+        if query.user is not None:
+            check_user(query.user, f"{name}.user")
         if query.history:
             self._check_strings(query.history, f"{name}.history", "items")
         if query.history_times:
@@ -168,6 +171,18 @@ class RequestLimits:
         return InvalidInput(field_name, reason)
 
 
+def check_user(user: str, field_name: str) -> None:
+    """Refuse a key of a user that no store takes, without showing it.
+
+    Raises:
+        InvalidInput: it is empty, too long, or has a NUL.
+    """
+    if not 1 <= len(user.encode()) <= LONGEST_USER or "\0" in user:
+        raise InvalidInput(
+            field_name, f"expected 1 to {LONGEST_USER} bytes without NUL, got {len(user.encode())}"
+        )
+
+
 def query_from_wire(message: wire.Query, name: str) -> Query:
     """A query as the retriever takes it.
 
@@ -187,6 +202,7 @@ def query_from_wire(message: wire.Query, name: str) -> Query:
         features=_features_from_wire(message, name),
         item_id=message.item_id if message.HasField("item_id") else None,
         history_times=tuple(message.history_times),
+        user=message.user if message.HasField("user") else None,
     )
 
 
@@ -238,6 +254,7 @@ def query_to_wire(query: Query, name: str = "query") -> wire.Query:
             features={feature: value_to_wire(value) for feature, value in query.features.items()},
             item_id=query.item_id,
             history_times=query.history_times,
+            user=query.user,
         )
     return message
 
@@ -312,7 +329,11 @@ PLANS: Mapping[int, Plan] = {number: Plan[name.removeprefix("PLAN_")] for name, 
 
 
 def answer_from_wire(
-    found: wire.SearchResponse | wire.HitList, bundle_version: str, timing: wire.Timing, sequence: int
+    found: wire.SearchResponse | wire.HitList,
+    bundle_version: str,
+    timing: wire.Timing,
+    sequence: int,
+    request_id: str,
 ) -> Answer:
     """The answer to one query, as the client returns it."""
     return Answer(
@@ -325,6 +346,7 @@ def answer_from_wire(
         plan=PLANS.get(found.plan, Plan.UNKNOWN),
         fusion=FUSIONS.get(found.fusion, FusionMode.DEFAULT),
         weak=found.weak,
+        request_id=request_id,
     )
 
 

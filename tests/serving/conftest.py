@@ -1,6 +1,7 @@
-"""Tiny bundles, and real servers on them."""
+"""Tiny bundles, real servers on them, and where stores may be made."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -132,6 +133,36 @@ def make(four_bundles: list[Path], tmp_path: Path) -> Callable[..., "Scene"]:
 def scene(make: Callable[..., "Scene"]) -> "Scene":
     """A follower of the champion alone."""
     return make()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """A PostgreSQL cluster."""
+    from tests.helpers.mlflow_servers import postgres, without_postgres
+
+    if why := without_postgres():
+        pytest.skip(why)
+    with postgres() as uri:
+        yield uri
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.exhaustive)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where a store may be made."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/live/items.db"
+        return
+    import sqlalchemy as sa
+
+    cluster = request.getfixturevalue("cluster")
+    name = f"store_{random.SystemRandom().getrandbits(40)}"
+    engine = sa.create_engine(
+        cluster.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    yield cluster.replace("/postgres?", f"/{name}?")
 
 
 Start = Callable[..., tuple["subprocess.Popen[str]", str]]

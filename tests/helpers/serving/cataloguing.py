@@ -1,4 +1,4 @@
-"""A service that takes writes, as a process: its clients, its processes, and what its store holds."""
+"""A service with a store, as a process: its clients, its processes, and what its store of items holds."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ FAR = "zozozo zozozo xexexe"  # a text that no item of a tiny bundle has
 
 @dataclass
 class CatalogueService:
-    """`python -m twinspire.serving serve --catalogue`, with two workers.
+    """`python -m twinspire.serving serve --catalogue`, or `--events`, with two workers.
 
     Args:
         bundle: that it serves.
@@ -30,6 +30,7 @@ class CatalogueService:
         folder: for its port and its log.
         flags: more of its command line.
         variables: more of its environment.
+        store: the flag that takes the URL.
     """
 
     bundle: Path
@@ -37,6 +38,7 @@ class CatalogueService:
     folder: Path
     flags: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    store: str = "--catalogue"
     process: "subprocess.Popen[bytes] | None" = None
     port: int = 0
 
@@ -55,7 +57,7 @@ class CatalogueService:
         port_file = self.folder / "port"
         port_file.unlink(missing_ok=True)
         arguments = ["--bundle", str(self.bundle), "--port", str(self.port), "--port-file", str(port_file)]
-        arguments += ["--workers", "2", "--grace", "3", "--catalogue", self.url, *self.flags]
+        arguments += ["--workers", "2", "--grace", "3", self.store, self.url, *self.flags]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "twinspire.serving", "serve", *arguments],
@@ -111,11 +113,11 @@ class CatalogueService:
 
 @contextmanager
 def catalogue_service(
-    bundle: Path, url: str, folder: Path, *flags: str, **variables: str
+    bundle: Path, url: str, folder: Path, *flags: str, store: str = "--catalogue", **variables: str
 ) -> Iterator[CatalogueService]:
     """A running service; it is killed at the end, if it has not been stopped."""
     folder.mkdir(parents=True, exist_ok=True)
-    service = CatalogueService(bundle, url, folder, flags, variables)
+    service = CatalogueService(bundle, url, folder, flags, variables, store)
     service.start()
     try:
         yield service

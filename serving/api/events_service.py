@@ -1,0 +1,75 @@
+"""The service `retrieval.v1.Events`: checks requests, and passes them to the process that stores events."""
+
+import math
+from collections.abc import Callable
+
+from twinspire.protos import events_pb2 as wire
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.inputs.events import LARGEST_TIME
+from twinspire.serving.api.store_requests import StoreRequests
+from twinspire.serving.engine.call import Call, Deferred
+from twinspire.serving.live.process.store_client import FrameKind, StoreClient
+from twinspire.serving.live.store.write_checks import check_request_id
+from twinspire.serving.wire.converters import check_user
+
+SERVICE = wire.DESCRIPTOR.services_by_name["Events"]
+MAX_EVENTS = 1000  # in one request
+LONGEST_ITEM, LONGEST_TYPE, LONGEST_REQUEST_ID = 1024, 64, 256  # bytes
+
+
+class EventsServicer:
+    """Answers each request when its events are on the disk.
+
+    Args:
+        client: the connection to the process that stores events.
+        call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
+        admit: charges the rate limit of a call's client for queries and items; may raise RateLimited.
+    """
+
+    def __init__(
+        self,
+        client: StoreClient,
+        call_soon: Callable[[Callable[[], None]], None],
+        admit: Callable[[Call, int, int], None],
+    ) -> None:
+        self._store, self._admit = StoreRequests(client, call_soon), admit
+
+    def Record(self, request: wire.RecordRequest, call: Call) -> Deferred:
+        """Store events; as a query that asks for as many items, they count against the rate limit."""
+        count = len(request.events)
+        if not 1 <= count <= MAX_EVENTS:
+            raise InvalidInput("events", f"expected 1 to {MAX_EVENTS} events, got {count}")
+        check_request_id(request.request_id)
+        for n, event in enumerate(request.events):
+            _check(event, n)
+        self._admit(call, 1, count)
+        content, repeatable = request.SerializeToString(), bool(request.request_id)
+        return self._store.ask(FrameKind.WRITE, content, repeatable, lambda reply: reply.payload, count)
+
+    RecordStream = Record  # one answer for each request, in order
+
+
+def _check(event: wire.Event, number: int) -> None:
+    """Refuse an event that no store takes, without showing its user.
+
+    Raises:
+        InvalidInput: a value is missing, too long or out of its range; the field names it.
+    """
+    name = f"events[{number}]"
+    check_user(event.user, f"{name}.user")
+    _check_text(event.item_id, 1, LONGEST_ITEM, f"{name}.item_id")
+    _check_text(event.type, 1, LONGEST_TYPE, f"{name}.type")
+    _check_text(event.request_id, 0, LONGEST_REQUEST_ID, f"{name}.request_id")
+    if event.HasField("value") and not math.isfinite(event.value):
+        raise InvalidInput(f"{name}.value", f"expected a finite number, got {event.value}")
+    if event.HasField("time") and not abs(event.time) <= LARGEST_TIME:
+        raise InvalidInput(f"{name}.time", f"expected seconds since 1970, at most 1e12, got {event.time}")
+    if event.HasField("position") and not (event.position and event.request_id):
+        reason = f"expected 1 or more, and a request_id beside it, got {event.position}"
+        raise InvalidInput(f"{name}.position", reason)
+
+
+def _check_text(text: str, least: int, most: int, field_name: str) -> None:
+    size = len(text.encode())
+    if not least <= size <= most or "\0" in text:
+        raise InvalidInput(field_name, f"expected {least} to {most} bytes without NUL, got {size}")

@@ -1,0 +1,111 @@
+"""`events record`: send a table of events to a service."""
+
+import hashlib
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twinspire.protos.cli import Result, add_command
+from twinspire.protos.errors import DataError, InvalidInput
+from twinspire.protos.filter_kinds import parse_value
+from twinspire.serving.cli import tables
+from twinspire.serving.client.blocking import RetrievalClient
+from twinspire.serving.client.events import Event, Recorded, record_request
+from twinspire.serving.client.item_files import Row, read_rows
+from twinspire.serving.client.item_upload import PATIENCE_SECONDS, count_rows
+
+BATCH = 1000  # events in one request
+NAMES = {"user_id": "user"}  # other names of columns, as training has them by default
+KINDS = {"value": "number", "time": "time", "position": "number"}  # of columns; the others are strings
+FIELDS = {each.name for each in fields(Event)}
+
+
+def add_events(
+    subparsers: Any,
+    add_server: Callable[[ArgumentParser], None],
+    connect: Callable[[Namespace], AbstractContextManager[RetrievalClient]],
+) -> None:
+    """Add `events record` to a command line; arguments as of `add_items`."""
+    text = "Record events of users in a service that takes them."
+    parser = subparsers.add_parser("events", help=text, description=text, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="events_command", required=True, metavar="COMMAND")
+
+    def record(arguments: Namespace) -> Result:
+        with connect(arguments) as client:
+            return _record(client, arguments.file)
+
+    text = "Record the events of a table. Repeated within a day, the same command stores nothing twice."
+    recording = add_command(commands, "record", text, record)
+    add_server(recording)
+    columns = ", ".join(("user_id", *sorted(FIELDS - {"user"})))
+    text = f"table in CSV, TSV, JSONL or Parquet, with any of the columns {columns}"
+    recording.add_argument("file", type=Path, metavar="FILE", help=text)
+    recording.set_defaults(timeout=PATIENCE_SECONDS)
+
+
+def _record(client: RetrievalClient, path: Path) -> Result:
+    total, started = count_rows(path), time.monotonic()
+    rows, done = 0, Recorded(0)
+    columns = (TextColumn("record"), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn())
+    numbered = enumerate(read_rows(path), 1)
+    repeated = 0
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("record", total=total)
+        while batch := [*islice(numbered, BATCH)]:
+            done = _send(client, path, batch)
+            rows += done.stored
+            repeated += done.stored if done.repeated else 0
+            bar.update(task, completed=rows)
+    document = {"events": rows, "stored_before": repeated, "seconds": round(time.monotonic() - started, 3)}
+    return document, lambda console: tables.show_pairs(console, document)
+
+
+def _send(client: RetrievalClient, path: Path, batch: list[tuple[int, Row]]) -> Recorded:
+    """Send one batch, with an id that follows from its rows and their place in the table.
+
+    Raises:
+        DataError: a row is no event; the text names it.
+    """
+    first = batch[0][0]
+    events = [_event(row, f"{path}: row {number}") for number, row in batch]
+    content = record_request(events, "-").SerializeToString(deterministic=True)
+    digest = hashlib.blake2b(content, digest_size=16, salt=str(first).encode()).hexdigest()
+    try:
+        return client.record(events, digest, PATIENCE_SECONDS)
+    except InvalidInput as error:
+        head, _, rest = error.field.partition("events[")
+        place, _, field_name = rest.partition("]")
+        if head or not place.isdecimal():
+            raise
+        row = f"{path}: row {first + int(place)}"
+        raise DataError(f"{row}: {field_name.lstrip('.')}: {error.reason}") from None
+
+
+def _event(row: Row, name: str) -> Event:
+    """The event of a row, whose columns have the names of its fields."""
+    values: dict[str, Any] = {}
+    for column, cell in row.items():
+        field_name = NAMES.get(column, column)
+        if field_name not in FIELDS or field_name in values:
+            expected = ", ".join(("user_id", *sorted(FIELDS)))
+            raise DataError(f"{name}: column {column!r}: expected once each of {expected}")
+        try:
+            value: Any = parse_value(KINDS.get(field_name, "string"), cell, column)
+        except InvalidInput as error:
+            raise DataError(f"{name}: column {column!r}: {error.reason}") from None
+        if value is not None:
+            values[field_name] = value / 1e6 if field_name == "time" else value
+    if "position" in values:
+        values["position"] = int(values["position"])
+    for required in ("user", "item_id"):
+        if required not in values:
+            raise DataError(f"{name}: {required}: required, but missing or blank")
+    return Event(**values)

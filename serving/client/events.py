@@ -1,0 +1,66 @@
+"""The records of events that both clients send, and their messages."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from twinspire.protos import events_pb2 as wire
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client.items import chosen_request_id
+from twinspire.serving.wire.converters import refuse_surrogates
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a user has done with an item.
+
+    Args:
+        user: an opaque key of 1 to 256 bytes.
+        item_id: of an item, which no catalogue need hold.
+        type: any name of 1 to 64 bytes; the bundle says which types count.
+        value: such as a rating; the label where the bundle was trained with one.
+        time: seconds since 1970; by default when the service stores the event.
+        request_id: of the search that the event answers, as `Answer.request_id` has it.
+        position: of the item in that answer, 1 for the first.
+    """
+
+    user: str
+    item_id: str
+    type: str = "click"
+    value: float | None = None
+    time: float | None = None
+    request_id: str = ""
+    position: int | None = None
+
+
+class Recorded(NamedTuple):
+    """The answer to a request that stores events.
+
+    Args:
+        stored: number of events.
+        repeated: whether an earlier request with the same id has stored them.
+    """
+
+    stored: int
+    repeated: bool = False
+
+
+def record_request(events: Iterable[Event], request_id: str | None = None) -> wire.RecordRequest:
+    """The request to store events; arguments as of `RetrievalClient.record`.
+
+    Raises:
+        InvalidInput: a value cannot be sent.
+    """
+    request = wire.RecordRequest(request_id=chosen_request_id(request_id))
+    for n, event in enumerate([events] if isinstance(events, Event) else events):
+        with refuse_surrogates(f"events[{n}]"):
+            try:
+                request.events.append(wire.Event(**event.__dict__))
+            except (ValueError, TypeError) as error:  # such as a negative position
+                raise InvalidInput(f"events[{n}]", str(error)) from None
+    return request
+
+
+def recorded(response: wire.RecordResponse) -> Recorded:
+    """The answer to a request."""
+    return Recorded(response.stored, response.repeated_request)

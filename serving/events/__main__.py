@@ -1,0 +1,82 @@
+"""Deletion of users, and export, from the store of events, for use outside the service.
+
+    python -m twinspire.serving.events delete u7 u8 --events sqlite:///events.db
+    python -m twinspire.serving.events delete - < users.txt
+    python -m twinspire.serving.events export events.parquet
+
+`delete` removes each event of the users. SQLite overwrites the rows, and empties its log unless another
+process reads it at that moment; PostgreSQL frees their room at the next VACUUM. Copies of the database stay
+as they are. `export` writes the events of one moment, in the order in which they arrived, in the columns that
+`[data] kind = "events"` of an experiment reads by default.
+"""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from twinspire.protos.bundle import whole_file
+from twinspire.protos.cli import CommandParser
+from twinspire.protos.errors import MissingStage, TwinspireError
+from twinspire.serving.events.config import default_url
+from twinspire.serving.events.store import EventStore
+
+
+def export(store: EventStore, output: Path) -> int:
+    """Write all events to a file of Parquet, atomically; returns their number.
+
+    Raises:
+        MissingStage: pyarrow is not installed.
+        Unavailable: the store cannot be read now.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise MissingStage("writing Parquet needs pyarrow; install it with: pip install pyarrow") from None
+    text, number = pa.string(), pa.float64()
+    types = {"user_id": text, "time": number, "recorded": pa.timestamp("ns", "UTC"), "item_id": text}
+    types |= {"type": text, "value": number, "request_id": text, "position": pa.int64()}
+    schema, count = pa.schema(types), 0
+    with whole_file(output) as file, pq.ParquetWriter(file, schema) as writer, store.all() as parts:
+        for part in parts:
+            columns = zip(zip(*part, strict=True), schema.types, strict=True)
+            arrays = [pa.array(values, kind) for values, kind in columns]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            count += len(part)
+    return count
+
+
+def _parser() -> ArgumentParser:
+    parser = CommandParser(prog="python -m twinspire.serving.events", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    deleting = commands.add_parser("delete", help="delete all events of users")
+    deleting.add_argument("users", nargs="+", metavar="USER", help="keys of users; - reads lines of stdin")
+    exporting = commands.add_parser("export", help="write all events to a file of Parquet")
+    exporting.add_argument("output", type=Path, help="the file")
+    for each in (deleting, exporting):
+        each.add_argument("--events", default="", metavar="URL", help="of the store (default: serve's)")
+    return parser
+
+
+def _run(arguments: Namespace) -> dict[str, Any]:
+    with closing(EventStore.open(arguments.events or default_url(), create=False)) as store:
+        if arguments.command == "export":
+            return {"output": str(arguments.output), "events": export(store, arguments.output)}
+        users = arguments.users if arguments.users != ["-"] else sys.stdin.read().splitlines()
+        return {"users": len(users), "events_deleted": sum(map(store.delete_user, users))}
+
+
+def main() -> None:
+    """Run one command, and print its result as JSON."""
+    try:
+        found = _run(_parser().parse_args())
+    except (TwinspireError, OSError) as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(f"{json.dumps(found)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The configuration of events: where they are stored, and how many of them."""
+
+from dataclasses import dataclass
+
+from twinspire.serving.flag_types import option
+from twinspire.serving.live.config import LIVE
+
+
+@dataclass(frozen=True)
+class EventBounds:
+    """How long events stay in the store, and how many of them.
+
+    Each service that uses a store deletes what is beyond its own bounds.
+    """
+
+    events_max_days: int = option(365, "days for which an event is kept after it was recorded")
+    events_max_count: int = option(100_000_000, "events that are kept; the oldest are deleted")
+
+
+@dataclass(frozen=True)
+class EventsConfig:
+    """The store of events.
+
+    Args:
+        url: `sqlite:///path` or `postgresql://user@host/database`.
+        bounds: beyond which events are deleted.
+    """
+
+    url: str
+    bounds: EventBounds = EventBounds()
+
+
+def default_url() -> str:
+    """The URL of the store in a file beside the live items."""
+    return f"sqlite:///{(LIVE / 'events.db').absolute()}"

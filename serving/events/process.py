@@ -1,0 +1,176 @@
+"""The process that owns the store of events, one for each host: it commits the events of all workers.
+
+It takes all requests that wait and commits them in one transaction, so a flush of the disk serves many.
+Between them it deletes what is beyond the bounds. If the store cannot be written, requests are refused with
+the reason.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from twinspire.protos import events_pb2 as wire
+from twinspire.protos.errors import TwinspireError, Unavailable
+from twinspire.serving.events.config import EventsConfig
+from twinspire.serving.events.store import EventStore
+from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
+from twinspire.serving.live.process.frame_socket import Frame, Peer
+from twinspire.serving.live.process.store_client import Channel, FrameKind
+from twinspire.serving.live.store.database import EVENTS as STORE
+from twinspire.serving.live.store.database import detail, public_text
+from twinspire.serving.shared_state import EVENTS, SharedState
+from twinspire.serving.supervisor import Heartbeat, WorkerHandle
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1  # for which it waits for a request
+MAX_BYTES = 64 << 20  # of the requests of all workers that wait
+GROUP_EVENTS = 10_000  # events of one transaction, unless one request has more
+PRUNE_SECONDS = 60.0  # between two looks for events beyond the bounds
+
+
+class EventsProcess:
+    """Owns the store of events; created in its own process, which calls `run`.
+
+    Args:
+        config: of the store, which exists.
+        channel: to the workers.
+        shared_state: with the entry `EVENTS`.
+        grace: seconds for the workers to finish when the service stops.
+        heartbeat: of this process.
+    """
+
+    def __init__(
+        self,
+        config: EventsConfig,
+        channel: Channel,
+        shared_state: SharedState,
+        grace: float,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._config, self._shared_state = config, shared_state
+        self._grace, self._heartbeat = grace, heartbeat
+        self._requests = RequestQueue(MAX_BYTES)
+        self._frames = FrameServer("events", channel, self._received, self._closed)
+        self._store: EventStore | None = None
+        self._entry: dict[str, Any] = {**shared_state.read(EVENTS), "pid": os.getpid(), "last_error": ""}
+        self._prune_due = 0.0
+
+    def run(self, handle: WorkerHandle) -> None:
+        """Work until the service stops and the workers have ended their calls."""
+        self._heartbeat.reset()
+        self._frames.start()
+        handle.ready()
+        stopped = handle.stop_event()
+        until = float("inf")
+        while time.monotonic() < until and not (stopped.is_set() and self._frames.peers == 0):
+            if stopped.is_set() and until == float("inf"):
+                until = time.monotonic() + self._grace
+            self.step()
+        self._frames.stop()
+        if self._store is not None:
+            self._store.close()
+
+    def step(self, seconds: float = POLL_SECONDS) -> None:
+        """Store the events that wait; wait up to `seconds` if there are none."""
+        self._heartbeat.beat()
+        group = self._group(seconds)
+        for request, outcome in zip(group, self._record(group), strict=True):
+            if isinstance(outcome, TwinspireError):
+                self._frames.refuse(request, outcome)
+            else:
+                self._frames.answer(request, 0, outcome.SerializeToString())
+        if time.monotonic() >= self._prune_due:
+            self._prune()
+        if self._entry != self._shared_state.read(EVENTS):
+            self._shared_state.write(EVENTS, self._entry)
+
+    def _group(self, seconds: float) -> list[PendingRequest]:
+        """The requests that wait, as many as one transaction should have."""
+        request = self._requests.take(seconds)
+        group: list[PendingRequest] = []
+        events = 0
+        while request is not None:
+            group.append(request)
+            events += request.frame.value
+            request = self._requests.take(0.0, GROUP_EVENTS - events)
+        return group
+
+    def _record(self, group: Sequence[PendingRequest]) -> list[wire.RecordResponse | TwinspireError]:
+        """Store the events of a group in one transaction: an answer or an error for each request."""
+        if not group:
+            return []
+        started = time.monotonic()
+        try:
+            requests = [wire.RecordRequest.FromString(each.frame.payload) for each in group]
+            outcomes = self._opened().record(requests)
+        except TwinspireError as error:
+            return [self._failed(error)] * len(group)
+        except Exception:  # of any kind: the workers would send it again to the next process
+            log.exception("events could not be stored")
+            return [TwinspireError("the events could not be stored; the log says why")] * len(group)
+        self._entry |= {
+            "last_error": "",
+            "stored": self._entry["stored"] + sum(map(_stored, outcomes)),
+            "commits": self._entry["commits"] + 1,
+            "commit_seconds": self._entry["commit_seconds"] + time.monotonic() - started,
+        }
+        return outcomes
+
+    def _prune(self) -> None:
+        """Delete a part of the events beyond the bounds, and look again soon if there are more."""
+        bounds, deleted = self._config.bounds, 0
+        try:
+            deleted = self._opened().prune(bounds.events_max_days, bounds.events_max_count)
+        except TwinspireError as error:
+            self._failed(error)
+        self._prune_due = time.monotonic() + (0.0 if deleted else PRUNE_SECONDS)
+
+    def _opened(self) -> EventStore:
+        """The store, opened again if it could not be opened before.
+
+        Raises:
+            ConfigError, Unavailable: it cannot be opened now.
+        """
+        if self._store is None:
+            self._store = EventStore.open(self._config.url, create=False)
+        return self._store
+
+    def _failed(self, error: TwinspireError) -> Unavailable:
+        """An error of the store, as clients may read it."""
+        reason = public_text(error, self._config.url, STORE)
+        if reason != self._entry["last_error"]:
+            log.error("%s%s", error, detail(error))
+        self._entry["last_error"] = reason
+        return Unavailable(reason)
+
+    def _received(self, peer: Peer, frame: Frame) -> None:
+        if frame.kind == FrameKind.FORGET:
+            for each in self._requests.remove(peer, frame.number):
+                self._frames.refuse(each, Unavailable("the caller has gone"))
+        else:
+            self._frames.queue(self._requests, PendingRequest(peer, frame))
+
+    def _closed(self, peer: Peer) -> None:
+        """Drop the requests of a worker that is gone; one that connects again repeats them."""
+        self._requests.remove(peer)
+
+
+def initial_events_entry(config: EventsConfig) -> dict[str, Any]:
+    """The initial entry `EVENTS`; makes the store if it does not exist.
+
+    Raises:
+        ConfigError: the store is not one, or is damaged.
+        Unavailable: the store does not answer.
+    """
+    EventStore.open(config.url).close()
+    return {"stored": 0, "commits": 0, "commit_seconds": 0.0, "last_error": ""}
+
+
+def _stored(outcome: wire.RecordResponse | TwinspireError) -> int:
+    """Events that a request has stored, other than by an earlier request with its id."""
+    if isinstance(outcome, TwinspireError) or outcome.repeated_request:
+        return 0
+    return outcome.stored

@@ -1,0 +1,260 @@
+"""The store of events: SQL through SQLAlchemy Core, on SQLite or PostgreSQL.
+
+    store = EventStore.open("sqlite:///events.db")
+    store.record([RecordRequest(events=[Event(user="u7", item_id="lamp", type="click")])])
+    store.latest("u7", limit=100)
+
+The rows of a user lie together in SQLite, in the order of their times, so that a user's latest events are in
+one or two pages of the disk. Rows that one process writes arrive at different nanoseconds. These order the
+events of one time, and the oldest rows are deleted by them. Commits are as durable as those of live items.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from twinspire.protos import events_pb2 as wire
+from twinspire.protos.errors import ConfigError, InvalidInput, TwinspireError
+from twinspire.serving.live.store.database import EVENTS, Database
+from twinspire.serving.retrieval.event_reading import EventRow
+
+SCHEMA_VERSION = 1
+
+TABLES = sa.MetaData()
+META = sa.Table(
+    "twinspire_events_meta",
+    TABLES,
+    sa.Column("one", sa.Integer, primary_key=True),  # 1: there is one row
+    sa.Column("schema_version", sa.Integer, nullable=False),
+    sa.Column("events", sa.BigInteger, nullable=False),  # their number; counting them would take long
+)
+ROWS = sa.Table(
+    "twinspire_events",
+    TABLES,
+    sa.Column("user_key", sa.Text, primary_key=True),
+    sa.Column("time", sa.Float(53), primary_key=True),  # seconds since 1970
+    sa.Column("arrived", sa.BigInteger, primary_key=True, index=True),  # nanoseconds since 1970
+    sa.Column("item_id", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("value", sa.Float(53)),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("position", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+REQUESTS = sa.Table(
+    "twinspire_event_requests",
+    TABLES,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("arrived", sa.BigInteger, nullable=False, index=True),
+)
+SECOND = 1_000_000_000  # nanoseconds
+KEEP_REQUESTS = 24 * 3600 * SECOND  # for which a repeated request is recognised
+PARTS = 500  # ids in one query
+MOST_DELETED = 10_000  # rows that one transaction deletes, because writes wait for it
+EXPORTED = 50_000  # rows that are read at once
+
+_INSERT, _REMEMBER = sa.insert(ROWS), sa.insert(REQUESTS)
+_LOCK = sa.select(META).with_for_update()
+_COUNT = sa.update(META).values(events=META.c.events + sa.bindparam("more"))
+_LATEST = (
+    sa.select(ROWS.c.item_id, ROWS.c.time, ROWS.c.type, ROWS.c.value)
+    .where(ROWS.c.user_key == sa.bindparam("user"))
+    .order_by(ROWS.c.time.desc(), ROWS.c.arrived.desc())
+    .limit(sa.bindparam("limit"))
+)
+
+
+class EventStore:
+    """The events of users. For one thread, and not to be used across a fork. Made by `EventStore.open`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._last = 0  # when the last row arrived, in nanoseconds
+
+    @classmethod
+    def open(cls, url: str, create: bool = True) -> "EventStore":
+        """Open a store.
+
+        Args:
+            create: whether to make a file of SQLite if there is none.
+
+        Raises:
+            ConfigError, Unavailable: as of `Database` and `Database.prepare`.
+        """
+        store = cls(Database(url, EVENTS, create))
+        store._database.prepare(store._make)
+        return store
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    def record(self, requests: Sequence[wire.RecordRequest]) -> list[wire.RecordResponse | TwinspireError]:
+        """Store the events of requests in one transaction; when this returns, it is durable.
+
+        Args:
+            requests: with valid events.
+
+        Returns:
+            For each request its answer, or the error for which nothing of it was stored.
+
+        Raises:
+            Unavailable: nothing was stored; if the connection broke in the commit, that is not known.
+        """
+        outcomes: list[wire.RecordResponse | TwinspireError] = []
+        rows: list[dict[str, Any]] = []
+        new: list[dict[str, Any]] = []
+        with self._database.writing() as connection:
+            connection.execute(_LOCK)  # so no other host stores the same request meanwhile
+            known = _known(connection, requests)
+            for request in requests:
+                if request.request_id:
+                    digest = _digest(request)
+                    if (before := known.get(request.request_id)) is not None:
+                        outcomes.append(_repeated(request, before == digest))
+                        continue
+                    known[request.request_id] = digest
+                    new.append({"id": request.request_id, "digest": digest, "arrived": time.time_ns()})
+                rows += map(self._row, request.events)
+                outcomes.append(wire.RecordResponse(stored=len(request.events)))
+            if rows:
+                connection.execute(_INSERT, rows)
+                connection.execute(_COUNT, {"more": len(rows)})
+            if new:
+                connection.execute(_REMEMBER, new)
+        return outcomes
+
+    def latest(self, user: str, limit: int) -> list[EventRow]:
+        """The latest events of a user, the newest first.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        with self._database.reading() as connection:
+            rows = connection.execute(_LATEST, {"user": user, "limit": limit})
+            return [row._tuple() for row in rows]
+
+    def count(self) -> int:
+        """The number of events.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        with self._database.reading() as connection:
+            return int(connection.execute(sa.select(META.c.events)).scalar_one())
+
+    def prune(self, days: float, most: int) -> int:
+        """Delete the oldest events, `MOST_DELETED` or about that many at once, and forget old requests.
+
+        Args:
+            days: events that were recorded before are deleted.
+            most: of all events, as many stay.
+
+        Returns:
+            Number of deleted events.
+
+        Raises:
+            Unavailable: the store cannot be written now.
+        """
+        now = time.time_ns()
+        oldest = sa.select(ROWS.c.arrived).order_by(ROWS.c.arrived).limit(1)
+        with self._database.writing() as connection:
+            excess = connection.execute(_LOCK).one().events - most
+            connection.execute(sa.delete(REQUESTS).where(REQUESTS.c.arrived < now - KEEP_REQUESTS))
+            end = now - int(days * 24 * 3600 * SECOND)
+            if excess > 0:
+                last = connection.execute(oldest.offset(min(excess, MOST_DELETED) - 1)).scalar_one()
+                end = max(end, last + 1)
+            beyond = connection.execute(oldest.offset(MOST_DELETED)).scalar()
+            end = end if beyond is None else min(end, beyond)
+            return _delete(connection, ROWS.c.arrived < end)
+
+    def delete_user(self, user: str) -> int:
+        """Delete all events of a user; SQLite overwrites them; returns their number.
+
+        Raises:
+            Unavailable: the store cannot be written now.
+        """
+        with self._database.writing() as connection:
+            if self._database.dialect == "sqlite":
+                connection.exec_driver_sql("PRAGMA secure_delete = ON")
+            connection.execute(_LOCK)
+            deleted = _delete(connection, ROWS.c.user_key == user)
+        self._database.shorten_log()
+        return deleted
+
+    @contextmanager
+    def all(self) -> Iterator[Iterator[Sequence[Any]]]:
+        """All events of one moment, in parts, in the order in which they arrived.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        with self._database.one_state() as connection:
+            rows = connection.execution_options(yield_per=EXPORTED).execute(
+                sa.select(ROWS).order_by(ROWS.c.arrived)
+            )
+            yield rows.partitions()
+
+    def _make(self, connection: Connection) -> None:
+        TABLES.create_all(connection)
+        meta = connection.execute(_LOCK).one_or_none()
+        if meta is None:
+            first = {"one": 1, "schema_version": SCHEMA_VERSION, "events": 0}
+            connection.execute(sa.insert(META), first)
+        elif meta.schema_version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self._database.name}: is a store of events of version {meta.schema_version}, this program "
+                f"expects {SCHEMA_VERSION}"
+            )
+
+    def _row(self, event: wire.Event) -> dict[str, Any]:
+        now = time.time_ns()
+        self._last = max(self._last + 1, now)
+        return {
+            "user_key": event.user,
+            "time": event.time if event.HasField("time") else now / SECOND,
+            "arrived": self._last,
+            "item_id": event.item_id,
+            "type": event.type,
+            "value": event.value if event.HasField("value") else None,
+            "request_id": event.request_id,
+            "position": event.position if event.HasField("position") else None,
+        }
+
+
+def _delete(connection: Connection, which: sa.ColumnElement[bool]) -> int:
+    """Delete events; returns their number."""
+    deleted = int(connection.execute(sa.delete(ROWS).where(which)).rowcount)
+    connection.execute(_COUNT, {"more": -deleted})
+    return deleted
+
+
+def _known(connection: Connection, requests: Sequence[wire.RecordRequest]) -> dict[str, str]:
+    """Request id -> digest, of the requests that were stored before."""
+    ids = [each.request_id for each in requests if each.request_id]
+    found: dict[str, str] = {}
+    for start in range(0, len(ids), PARTS):
+        query = sa.select(REQUESTS.c.id, REQUESTS.c.digest).where(
+            REQUESTS.c.id.in_(ids[start : start + PARTS])
+        )
+        found.update({row.id: row.digest for row in connection.execute(query)})
+    return found
+
+
+def _digest(request: wire.RecordRequest) -> str:
+    """Of the content, to recognise another request with the same id."""
+    content = request.SerializeToString(deterministic=True)
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _repeated(request: wire.RecordRequest, is_same: bool) -> wire.RecordResponse | TwinspireError:
+    if not is_same:
+        return InvalidInput("request_id", "another request was sent with this id before")
+    return wire.RecordResponse(stored=len(request.events), repeated_request=True)
