@@ -41,6 +41,7 @@ from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
 from twinspire.protos.inputs import unicode_record
+from twinspire.protos.inputs.event_types import EventTypes
 from twinspire.protos.inputs.texts import normalise
 from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
 from twinspire.protos.search import each_vector
@@ -111,6 +112,13 @@ def _exclusive(tag: str, console: Console) -> AbstractContextManager[object]:
         console.print("another process is making this bundle; waiting for it")
 
     return exclusive_lock(LOCKS / f"{tag}.lock", on_wait=on_wait)
+
+
+def _event_types(experiment: Experiment) -> EventTypes:
+    """How queries with a user take recorded events: as training took those of the data."""
+    positive_from = getattr(experiment.data, "positive_from", None)
+    has_label = positive_from is not None or bool(getattr(experiment.data, "label", ""))
+    return EventTypes(experiment.events.types, has_label, positive_from)
 
 
 def _fingerprint(experiment: Experiment, run: Run) -> str:
@@ -342,7 +350,7 @@ class _BundleBuilder:
         parameters: bundle.IndexParameters,
         hybrid: bundle.Hybrid | None,
     ) -> bundle.Manifest:
-        report = self.dataset.report
+        report = {**self.dataset.report, "events": _event_types(self.experiment).document()}
         return bundle.Manifest(
             name=self.experiment.name,
             run_id=self.run.info.run_id,

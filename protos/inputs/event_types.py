@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.toml_config import OPTIONAL, parse, to_table
+
 HISTORY, EXCLUDES = 1, -1
 
 
@@ -18,14 +21,32 @@ class EventTypes:
         positive_from: a label is positive from here on; None where it is positive above 0.
     """
 
-    types: Mapping[str, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
     has_label: bool = False
-    positive_from: float | None = None
+    positive_from: float | None = field(default=None, metadata=OPTIONAL)
+
+    def __post_init__(self) -> None:
+        for name, use in self.types.items():
+            if use not in (HISTORY, EXCLUDES):
+                raise ValueError(f"types.{name}: expected {HISTORY} or {EXCLUDES}, got {use}")
 
     @classmethod
     def of(cls, dataset: Mapping[str, Any]) -> Self:
-        """From a manifest's `dataset`; the default where it does not say."""
-        return cls(**dataset.get("events", {}))
+        """From a manifest's `dataset`; the default where it does not say.
+
+        Raises:
+            BundleDamaged: it does not fit.
+        """
+        try:
+            found: Self = parse(dataset.get("events", {}), cls)
+        except ValueError as error:
+            raise BundleDamaged(f"manifest: dataset.events.{error}") from None
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """As a manifest's `dataset.events`."""
+        found: dict[str, Any] = to_table(self)
+        return found
 
     def use(self, kind: str, value: float | None) -> int:
         """`HISTORY`, `EXCLUDES`, or 0 where the event does not count.

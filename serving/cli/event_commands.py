@@ -40,7 +40,7 @@ def add_events(
 
     def record(arguments: Namespace) -> Result:
         with connect(arguments) as client:
-            return _record(client, arguments.file)
+            return record_file(client, arguments.file)
 
     text = "Record the events of a table. Repeated within a day, the same command stores nothing twice."
     recording = add_command(commands, "record", text, record)
@@ -51,12 +51,18 @@ def add_events(
     recording.set_defaults(timeout=PATIENCE_SECONDS)
 
 
-def _record(client: RetrievalClient, path: Path) -> Result:
+def record_file(client: RetrievalClient, path: Path) -> Result:
+    """Record the events of a table.
+
+    Raises:
+        DataError: the table cannot be read, or a row is no event; the text names it. The rows before its
+            batch are stored.
+        As `RetrievalClient.record`.
+    """
     total, started = count_rows(path), time.monotonic()
-    rows, done = 0, Recorded(0)
+    rows = repeated = 0
     columns = (TextColumn("record"), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn())
     numbered = enumerate(read_rows(path), 1)
-    repeated = 0
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("record", total=total)
         while batch := [*islice(numbered, BATCH)]:

@@ -56,6 +56,8 @@ def record_request(events: Iterable[Event], request_id: str | None = None) -> wi
         with refuse_surrogates(f"events[{n}]"):
             try:
                 request.events.append(wire.Event(**event.__dict__))
+            except UnicodeEncodeError:
+                raise
             except (ValueError, TypeError) as error:  # such as a negative position
                 raise InvalidInput(f"events[{n}]", str(error)) from None
     return request

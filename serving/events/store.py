@@ -138,7 +138,7 @@ class EventStore:
         """
         with self._database.reading() as connection:
             rows = connection.execute(_LATEST, {"user": user, "limit": limit})
-            return [row._tuple() for row in rows]
+            return [(row.item_id, row.time, row.type, row.value) for row in rows]
 
     def count(self) -> int:
         """The number of events.

@@ -81,7 +81,7 @@ class EventReading:
         if excludes_history:
             excluded += [item_id for item_id, _ in events]
         asked = replace(query, user=None)
-        if self.longest:
+        if self.longest and query.item_id is None:
             asked = self._with_history(asked, [each for each in events if each[0] in self.known])
         return ResolvedQuery(asked, tuple(excluded))
 

@@ -146,8 +146,6 @@ def check_item_query(query: Query, name: str) -> None:
         raise InvalidInput(f"{name}.history_times", "expected either a history or an item_id, got both")
     if query.features:
         raise InvalidInput(f"{name}.features", "expected either features or an item_id, got both")
-    if query.user is not None:
-        raise InvalidInput(f"{name}.user", "expected either a user or an item_id, got both")
 
 
 class QueryForm:

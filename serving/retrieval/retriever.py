@@ -203,13 +203,13 @@ class Retriever:
             InvalidInput: the query does not fit the bundle; the field begins with `name`.
             UnknownItem: an `item_id` that the catalogue does not hold.
         """
+        if query.user is not None:
+            raise InvalidInput(f"{name}.user", NO_EVENTS)
         if query.item_id is None:
-            if query.user is not None:
-                raise InvalidInput(f"{name}.user", NO_EVENTS)
             values = self._query_encoder.form.values(query, name)
             return PreparedQuery(name, values, None, excluded) if excluded else PreparedQuery(name, values)
         check_item_query(query, name)
-        return PreparedQuery(name, None, self.items.row(query.item_id, f"{name}.item_id"))
+        return PreparedQuery(name, None, self.items.row(query.item_id, f"{name}.item_id"), excluded)
 
     def encode(self, queries: Sequence[Query], names: Sequence[str] = ()) -> EncodedQueries:
         """The vectors of queries; for an `item_id`, the item's own vector.

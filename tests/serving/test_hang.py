@@ -64,14 +64,14 @@ def test_a_stopped_process_of_the_catalogue_is_replaced_and_the_write_that_waits
         RetrievalClient(service.address, timeout=90.0) as client,
     ):
         client.upsert([item("a")])
-        victim, workers_before = service.catalogue_pid(), service.worker_pids()
+        victim, workers_before = service.store_pid(), service.worker_pids()
         os.kill(victim, signal.SIGSTOP)
         started = time.monotonic()
         assert client.search("bavuti", k=1).sequence == 1
         assert client.upsert([item("b")]).sequence == 2
         assert time.monotonic() - started < 30
         assert not psutil.pid_exists(victim)
-        assert service.catalogue_pid() != victim
+        assert service.store_pid() != victim
         assert service.worker_pids() == workers_before
         assert "catalogue hangs: no heartbeat for 15 s; killed" in service.log
         assert client.info().state["catalogue"]["last_error"] == ""

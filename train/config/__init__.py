@@ -3,9 +3,10 @@
     experiment = read_experiment(Path("train/configs/pydocs.toml"))
 
 All stages read the same file. `[data]`, `[split]`, `[query]` and `[item]` describe the data set and its
-features, `[filter]` what searches can filter by, `[judged]` queries that people have judged; `[tower]`,
-`[loss]` and `[training]` the model; `[baselines]` what it is compared with; `[export]`, `[precision]`,
-`[index]` and `[hybrid]` the bundle; `[gates]` the checks before a promotion; `[bench]` the benchmark.
+features, `[filter]` what searches can filter by, `[events]` what recorded events mean, `[judged]` queries
+that people have judged; `[tower]`, `[loss]` and `[training]` the model; `[baselines]` what it is compared
+with; `[export]`, `[precision]`, `[index]` and `[hybrid]` the bundle; `[gates]` the checks before a promotion;
+`[bench]` the benchmark.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -28,6 +29,7 @@ from twinspire.protos.toml_config import FROM_DATA, KindsIn, read
 from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.config.bench import BenchConfig
 from twinspire.train.config.data import DataConfig, SplitConfig
+from twinspire.train.config.events import RecordedEventsConfig
 from twinspire.train.config.export import ExportConfig
 from twinspire.train.config.filter import FilterConfig
 from twinspire.train.config.gates import GatesConfig
@@ -52,6 +54,7 @@ __all__ = [
     "JudgedConfig",
     "LossConfig",
     "PrecisionConfig",
+    "RecordedEventsConfig",
     "SplitConfig",
     "TowerConfig",
     "TrainingConfig",
@@ -87,6 +90,7 @@ class Experiment:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
+    events: RecordedEventsConfig = field(default_factory=RecordedEventsConfig)
     judged: JudgedConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
     index: IndexConfig = field(default_factory=IndexConfig)

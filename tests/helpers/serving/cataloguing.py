@@ -89,7 +89,7 @@ class CatalogueService:
         """A client, and so a connection to one of the workers."""
         return RetrievalClient(self.address, timeout)
 
-    def catalogue_pid(self) -> int:
+    def store_pid(self) -> int:
         """The id of the process that owns the store: the child that is no worker."""
         assert self.process is not None
         children = {child.pid for child in psutil.Process(self.process.pid).children()}

@@ -1,10 +1,26 @@
 """A whole service that records events: real processes, real stores."""
 
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
 
 from tests.helpers.answers import differences
-from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
-from twinspire.serving.client import Event, Query, RetrievalClient
+from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
+from twinspire.protos.errors import DataError, InvalidInput, MissingStage, Unavailable
+from twinspire.serving.cli.event_commands import record_file
+from twinspire.serving.client import AsyncRetrievalClient, Event, Query, RetrievalClient
+from twinspire.serving.client.events import Recorded
+from twinspire.serving.events.store import EventStore
+from twinspire.serving.server import RetrievalServer
 
 SECRET = "user-key-that-no-log-may-have"
 
@@ -40,3 +56,192 @@ def test_an_event_is_in_the_history_of_its_user_at_once_for_each_worker_and_host
         found = one.search(Query(history=("item-055",), user=SECRET), k=20)  # its own history comes last
         assert differences([found], [one.search(longer, k=20)]) == []
         assert differences([one.search(Query(user="another"), k=20)], [one.search(Query(), k=20)]) == []
+
+
+def test_what_a_user_dislikes_or_has_had_is_left_out(small: CatalogueService) -> None:
+    with small.client() as client:
+        first = client.search(Query(user="u"), k=300)
+        ids = [hit.id for hit in first.hits]
+        assert len(ids) == 300
+        client.record(
+            [Event("u", ids[0], "dislike"), Event("u", ids[5], "click"), Event("u", ids[9], "seen")]
+        )
+        client.record([Event("other", ids[3], "dislike")])
+        (answer,) = client.search_batch([Query(user="u")], k=300)
+        found = {hit.id for hit in answer.hits}
+        assert {*ids} - found == {ids[0]}  # a dislike counts in any case, and another type never
+        kept = client.search(Query(user="u"), k=300, exclude_history=True)
+        assert {*ids} - {hit.id for hit in kept.hits} == {ids[0], ids[5]}
+        mine, others = client.search_batch([Query(user="u"), Query(user="other")], k=300)
+        assert {*ids} - {hit.id for hit in mine.hits} == {ids[0]}
+        assert {*ids} - {hit.id for hit in others.hits} == {ids[3]}
+        like = client.search(Query(item_id=ids[0], user="u"), k=300, exclude_history=True)
+        assert {*ids} - {hit.id for hit in like.hits} == {ids[0], ids[5]}
+        scored = client.score(Query(user="u"), [ids[0]]).items
+        expected = client.score(Query(history=(ids[5],)), [ids[0]]).items
+        assert scored[0][1] == pytest.approx(expected[0][1], abs=1e-4)
+        vectors = client.encode([Query(user="u"), Query(history=(ids[5],))])
+        assert vectors[0] == pytest.approx(vectors[1], abs=1e-4)
+
+
+def test_a_text_query_leaves_out_what_its_user_had(plain: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    with (
+        catalogue_service(plain, url, tmp_path / "service", store="--events") as service,
+        service.client() as client,
+    ):
+        best = client.search("bavuti", k=5)
+        client.record([Event("u", best.hits[0].id)])
+        query = Query("bavuti", user="u")
+        assert differences([best], [client.search(query, k=5)]) == []
+        without = client.search(query, k=4, exclude_history=True)
+        assert [hit.id for hit in without.hits] == [hit.id for hit in best.hits[1:]]
+
+
+def test_a_repeated_request_is_stored_once_by_whichever_worker(small: CatalogueService) -> None:
+    one, other = both_workers(small)
+    with one, other:
+        events = [Event("u", "item-001"), Event("u", "item-002")]
+        assert one.record(events, request_id="twice") == Recorded(2)
+        assert other.record(events, request_id="twice") == Recorded(2, repeated=True)
+        with pytest.raises(InvalidInput, match="request_id: another request was sent with this id"):
+            other.record(events[:1], request_id="twice")
+        batches = [[Event("u", f"item-{n:03}")] * 3 for n in range(3, 8)]
+        assert [*one.record_stream(batches)] == [Recorded(3)] * 5
+        with closing(EventStore.open(small.url)) as store:
+            assert store.count() == 17
+            assert store.latest("u", 1)[0][0] == "item-007"
+
+
+def test_the_asyncio_client_records_as_well(small: CatalogueService) -> None:
+    async def record() -> list[Recorded]:
+        async with AsyncRetrievalClient(small.address, 20.0) as client:
+            found = [await client.record([Event("u", "item-001")])]
+            return found + [each async for each in client.record_stream([[Event("u", "item-002")]])]
+
+    assert asyncio.run(record()) == [Recorded(1), Recorded(1)]
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        (Event("", "a"), r"events\[1\].user: expected 1 to 256 bytes without NUL, got 0"),
+        (Event(SECRET * 10, "a"), r"events\[1\].user: expected 1 to 256 bytes without NUL, got 290"),
+        (Event(SECRET, ""), r"events\[1\].item_id: expected 1 to 1024 bytes"),
+        (Event(SECRET, "a", ""), r"events\[1\].type: expected 1 to 64 bytes"),
+        (Event(SECRET, "a\0"), r"events\[1\].item_id"),
+        (Event(SECRET, "a", value=float("inf")), r"events\[1\].value: expected a finite number, got inf"),
+        (Event(SECRET, "a", time=1.7e12), r"events\[1\].time: expected seconds since 1970, at most 1e12"),
+        (Event(SECRET, "a", position=1), r"events\[1\].position: expected 1 or more, and a request_id"),
+        (Event(SECRET, "a", request_id="r", position=0), r"events\[1\].position"),
+        (Event(SECRET, "a", position=-1), r"events\[1\]"),
+        (Event(SECRET, "\ud800"), r"events\[1\]: expected Unicode"),
+    ],
+)
+def test_an_invalid_event_is_named_and_nothing_of_its_request_is_stored(
+    faulty: CatalogueService, event: Event, error: str
+) -> None:
+    with faulty.client() as client:
+        with pytest.raises(InvalidInput, match=error) as caught:
+            client.record([Event("u", "item-001"), event])
+        assert SECRET not in str(caught.value)
+        with pytest.raises(InvalidInput, match="events: expected 1 to 1000 events, got 0"):
+            client.record([])
+        with pytest.raises(InvalidInput, match=r"query.user: expected 1 to 256 bytes"):
+            client.search(Query(user=""))
+    with closing(EventStore.open(faulty.url)) as store:
+        assert store.count() == 0
+
+
+@pytest.fixture(scope="module")
+def faulty(clicked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CatalogueService]:
+    """A service that gets invalid events only."""
+    folder = tmp_path_factory.mktemp("faulty")
+    with catalogue_service(clicked, f"sqlite:///{folder}/events.db", folder, store="--events") as service:
+        yield service
+        assert SECRET not in service.log
+
+
+def test_a_service_without_events_says_how_to_have_them(server: RetrievalServer) -> None:
+    with RetrievalClient(server.address) as client:
+        with pytest.raises(MissingStage, match="records no events; start it with --events"):
+            client.record([Event("u", "a")])
+        with pytest.raises(InvalidInput, match=r"query.user: .* started with --events"):
+            client.search(Query("bavuti", user="u"))
+
+
+def test_each_answer_has_an_id_that_its_events_give_back(small: CatalogueService) -> None:
+    with small.client() as client:
+        chosen = client.search(Query(), k=3, metadata=[("x-request-id", "mine")])
+        assert chosen.request_id == "mine"
+        ids = {client.search(Query(), k=3).request_id for _ in range(5)}
+        assert len(ids) == 5
+        batch = client.search_batch([Query(), Query()], k=3, metadata=[("x-request-id", "b")])
+        assert [each.request_id for each in batch] == ["b/0", "b/1"]
+        stream = client.search_stream([Query()] * 3, k=3, metadata=[("x-request-id", "s")])
+        assert [each.request_id for each in stream] == ["s/0", "s/1", "s/2"]
+        client.record([Event("u", chosen.hits[1].id, request_id=chosen.request_id, position=2)])
+    output = Path(small.folder) / "events.parquet"
+    told = command("export", str(output), "--events", small.url)
+    assert told == {"output": str(output), "events": 1}
+    (row,) = pyarrow.parquet.read_table(output).to_pylist()
+    assert (row["user_id"], row["request_id"], row["position"], row["value"]) == ("u", "mine", 2, None)
+    assert abs(row["recorded"].timestamp() - row["time"]) < 60
+    assert command("delete", "u", "nobody", "--events", small.url) == {"users": 2, "events_deleted": 1}
+
+
+def command(*arguments: str) -> Any:
+    """What `python -m twinspire.serving.events` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "twinspire.serving.events", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_table_of_events_is_recorded_once(small: CatalogueService, tmp_path: Path) -> None:
+    table = tmp_path / "clicks.csv"
+    table.write_text(
+        "user_id,item_id,type,value,time,position,request_id\n"
+        "u,item-001,click,,2026-01-02T03:04:05,,\n"
+        "u,item-002,rated,4.5,1767323046,3,r7\n"
+    )
+    with small.client() as client:
+        document, _ = record_file(client, table)
+        assert (document["events"], document["stored_before"]) == (2, 0)
+        document, _ = record_file(client, table)
+        assert (document["events"], document["stored_before"]) == (2, 2)
+        table.write_text("user_id,item_id,price\nu,item-001,3\n")
+        with pytest.raises(DataError, match=r"row 1: column 'price': expected once each of"):
+            record_file(client, table)
+        table.write_text("user_id,item_id\nu,item-001\n,item-002\n")
+        with pytest.raises(DataError, match=r"row 2: user: required, but missing"):
+            record_file(client, table)
+        table.write_text(f"user_id,item_id,type\nu,item-001,click\nv,item-002,{'x' * 65}\n")
+        with pytest.raises(DataError, match=r"row 2: type: expected 1 to 64 bytes"):
+            record_file(client, table)
+    with closing(EventStore.open(small.url)) as store:
+        assert store.count() == 2
+        assert store.latest("u", 2) == [
+            ("item-002", 1767323046.0, "rated", 4.5),
+            ("item-001", 1767323045.0, "click", None),
+        ]
+
+
+def test_a_locked_store_refuses_events_and_searches_go_on(small: CatalogueService) -> None:
+    path = small.url.removeprefix("sqlite:///")
+    with small.client(timeout=12.0) as client:
+        client.record([Event("u", "item-001")])
+        expected = client.search(Query(history=("item-001",)), k=5)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(
+                Unavailable, match="the store of events cannot be written now: database is locked"
+            ):
+                client.record([Event("u", "item-002")], timeout=7.0)
+            assert differences([expected], [client.search(Query(user="u"), k=5)]) == []
+            other.execute("ROLLBACK")
+        assert client.record([Event("u", "item-003")]).stored == 1

@@ -38,7 +38,8 @@ WITHOUT_CATALOGUE = "the service was started without --catalogue"
 
 
 def without_times(document: Any) -> Any:
-    return {key: value for key, value in document.items() if key not in ("timing", "state", "uptime_seconds")}
+    varying = ("timing", "state", "uptime_seconds", "request_id")
+    return {key: value for key, value in document.items() if key not in varying}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,8 @@ def test_an_rpc_answers_as_it_does_over_grpc(
     expected = as_json(call(json_format.ParseDict(body or {}, request_type())))
     assert without_times(answer.document) == without_times(expected)
     assert set(answer.document) == set(expected)
+    if "request_id" in expected:
+        assert answer.document["request_id"] == answer.headers["x-request-id"]
 
 
 def test_an_empty_text_gets_the_most_popular_items_as_over_grpc_and_none_is_an_error(

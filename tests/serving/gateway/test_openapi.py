@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.serving.gateways import RunningGateway
 from tests.helpers.serving.random_messages import DESCRIPTORS, random_message
-from twinspire.protos import catalogue_pb2, retrieval_pb2
+from twinspire.protos import catalogue_pb2, events_pb2, retrieval_pb2
 from twinspire.serving.gateway.app import OPERATIONS
 from twinspire.serving.gateway.messages import parse, to_json
 from twinspire.serving.gateway.schemas import comments
@@ -16,6 +16,7 @@ from twinspire.serving.gateway.schemas import comments
 SERVICES = (
     retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"],
     catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"],
+    events_pb2.DESCRIPTOR.services_by_name["Events"],
 )
 
 

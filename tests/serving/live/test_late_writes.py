@@ -14,7 +14,7 @@ from twinspire.serving.client import RetrievalClient
 def test_a_write_whose_caller_has_given_up_does_not_follow_a_later_one(plain: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/items.db"
     with catalogue_service(plain, url, tmp_path / "service", TWINSPIRE_CACHE=str(tmp_path)) as service:
-        catalogue = psutil.Process(service.catalogue_pid())
+        catalogue = psutil.Process(service.store_pid())
         with RetrievalClient(service.address, 20.0, retries=False) as client:
             client.upsert([item("first")])
             catalogue.suspend()

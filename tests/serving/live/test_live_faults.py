@@ -47,7 +47,7 @@ def test_each_worker_and_the_catalogues_process_may_die_at_any_time(service: Cat
     threads = [threading.Thread(target=write, args=[n]) for n in range(4)]
     for thread in threads:
         thread.start()
-    for pid in (service.catalogue_pid, lambda: min(service.worker_pids()), service.catalogue_pid):
+    for pid in (service.store_pid, lambda: min(service.worker_pids()), service.store_pid):
         _more(acknowledged)
         victim = psutil.Process(pid())
         victim.kill()
@@ -72,7 +72,7 @@ def _more(acknowledged: dict[str, int]) -> None:
 
 
 def test_a_request_without_an_id_gets_an_error_if_its_outcome_is_not_known(small: CatalogueService) -> None:
-    catalogue = psutil.Process(small.catalogue_pid())
+    catalogue = psutil.Process(small.store_pid())
     with grpc.insecure_channel(small.address) as channel:
         stub = catalogue_pb2_grpc.CatalogueStub(channel)
         message = wire.ItemWrite(item={"id": "a", "features": {"text": {"text": "bavuti"}}})
@@ -111,7 +111,7 @@ def test_a_store_that_breaks_refuses_writes_and_the_service_goes_on_answering(
         wait_until(lambda: client.info().state["catalogue"]["last_error"] == "")
         aside = path.parent / "aside"
         aside.mkdir()
-        owner = psutil.Process(small.catalogue_pid())
+        owner = psutil.Process(small.store_pid())
         owner.suspend()
         for each in path.parent.glob("items.db*"):
             each.rename(aside / each.name)
@@ -121,12 +121,12 @@ def test_a_store_that_breaks_refuses_writes_and_the_service_goes_on_answering(
         with pytest.raises(Unavailable, match="not a database"):
             client.upsert([item("b")])
         assert first(client, FAR) == "a"
-        _move(psutil.Process(small.catalogue_pid()), aside, path)
+        _move(psutil.Process(small.store_pid()), aside, path)
         wait_until(lambda: client.info().state["catalogue"]["last_error"] == "")
         sequence = client.upsert([item("b", FAR)]).sequence
         assert sequence == 2
         assert first(client, FAR, sequence) in ("a", "b")
-        owner = psutil.Process(small.catalogue_pid())
+        owner = psutil.Process(small.store_pid())
         owner.suspend()
         for each in path.parent.glob("items.db*"):
             each.rename(aside / each.name)
@@ -137,7 +137,7 @@ def test_a_store_that_breaks_refuses_writes_and_the_service_goes_on_answering(
                 call()
         assert first(client, FAR) in ("a", "b")
         assert not path.exists()
-        _move(psutil.Process(small.catalogue_pid()), aside, path)
+        _move(psutil.Process(small.store_pid()), aside, path)
         wait_until(lambda: client.info().state["catalogue"]["last_error"] == "")
         assert client.upsert([item("c")]).sequence == 3
 
@@ -162,7 +162,7 @@ def _move(owner: psutil.Process, aside: Path, path: Path) -> None:
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="there is no prlimit")
 def test_a_full_disk_refuses_writes_and_loses_none_and_the_service_goes_on(small: CatalogueService) -> None:
     """A limit on the size of files has the same effect for one process: it can write no more."""
-    owner = small.catalogue_pid()
+    owner = small.store_pid()
     acknowledged: dict[str, int] = {}
     long = "bavuti " * 2000
     with RetrievalClient(small.address, 20.0, retries=False) as client:
@@ -198,7 +198,7 @@ def test_encoded_items_that_cannot_be_written_refuse_writes_until_they_can(
 ) -> None:
     cache = tmp_path / "cache"
     with catalogue_service(plain, url, tmp_path / "s", TWINSPIRE_CACHE=str(cache)) as service:
-        owner = service.catalogue_pid()
+        owner = service.store_pid()
         with RetrievalClient(service.address, 3.0, retries=False) as client:
             client.upsert([item("a", FAR)])
             (log,) = (cache / "live").rglob("*.db-wal")

@@ -20,7 +20,10 @@ ENTRY = '[[token]]\nname = "a"\nrole = "reader"\nsha256 = "' + "0" * 64 + '"\n'
         ("", "token: required, but missing"),
         ("[[token", "not valid TOML"),
         ("token = " + "[" * 200_000, "not valid TOML: arrays and objects are nested more than"),
-        (ENTRY.replace("reader", "root"), r"token\[0\].role: expected one of 'reader', 'writer', 'admin'"),
+        (
+            ENTRY.replace("reader", "root"),
+            r"token\[0\].role: expected one of 'reader', 'recorder', 'writer', 'admin'",
+        ),
         (ENTRY.replace("0" * 64, "secret"), r"token\[0\].sha256: expected 64 hexadecimal digits"),
         (ENTRY.replace('"a"', '"a b"'), r"token\[0\].name: expected 1 to 64 of"),
         (ENTRY + "expires = 1", r"token\[0\].expires: expected a date such as"),

@@ -1,0 +1,109 @@
+"""The store of events, on files of SQLite and, where it is installed, on PostgreSQL."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twinspire.protos.errors import ConfigError, InvalidInput, Unavailable
+from twinspire.protos.events_pb2 import Event, RecordRequest, RecordResponse
+from twinspire.serving.events import store as stores
+from twinspire.serving.events.store import EventStore
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[EventStore]:
+    with closing(EventStore.open(url)) as store:
+        yield store
+
+
+def clicks(user: str, *ids: str, request_id: str = "", **fields: Any) -> RecordRequest:
+    events = [Event(user=user, item_id=each, **{"type": "click", **fields}) for each in ids]
+    return RecordRequest(events=events, request_id=request_id)
+
+
+def latest(store: EventStore, user: str, most: int = 100) -> list[str]:
+    return [row[0] for row in store.latest(user, most)]
+
+
+def test_the_latest_events_of_a_user_come_first_whenever_they_were_recorded(
+    store: EventStore, url: str
+) -> None:
+    store.record([clicks("u", "b", "c", time=20), clicks("v", "x"), clicks("u", "a", time=10.5)])
+    store.record([clicks("u", "d", type="rated", value=4.5)])
+    now = time.time()
+    (newest, *others) = store.latest("u", 100)
+    assert (newest[0], *newest[2:]) == ("d", "rated", 4.5)
+    assert newest[1] is not None
+    assert abs(newest[1] - now) < 60
+    assert others == [("c", 20.0, "click", None), ("b", 20.0, "click", None), ("a", 10.5, "click", None)]
+    assert latest(store, "u", 2) == ["d", "c"]
+    assert latest(store, "nobody") == []
+    with closing(EventStore.open(url, create=False)) as again:
+        assert latest(again, "v") == ["x"]
+        assert again.count() == 5
+
+
+def test_a_request_that_comes_again_is_stored_once(store: EventStore) -> None:
+    request = clicks("u", "a", "b", request_id="one")
+    (first, second, other, free) = store.record(
+        [request, request, clicks("u", "c", request_id="one"), clicks("u", "d")]
+    )
+    assert (first, second) == (RecordResponse(stored=2), RecordResponse(stored=2, repeated_request=True))
+    assert isinstance(other, InvalidInput)
+    assert free == RecordResponse(stored=1)
+    assert store.record([request]) == [RecordResponse(stored=2, repeated_request=True)]
+    assert isinstance(store.record([clicks("u", "c", request_id="one")])[0], InvalidInput)
+    assert latest(store, "u") == ["d", "b", "a"]
+
+
+def test_what_is_too_old_or_too_much_is_deleted_from_the_oldest_on(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "MOST_DELETED", 3)
+    monkeypatch.setattr(stores, "KEEP_REQUESTS", 0)
+    for n in range(10):
+        store.record([clicks("u", str(n), request_id=f"r{n}")])
+    assert store.prune(days=1, most=10) == 0
+    assert [store.prune(days=1, most=5) for _ in range(3)] == [3, 2, 0]
+    assert (latest(store, "u"), store.count()) == (["9", "8", "7", "6", "5"], 5)
+    assert store.record([clicks("u", "again", request_id="r0")])[0] == RecordResponse(stored=1)  # forgotten
+    assert [store.prune(days=0, most=100) for _ in range(3)] == [3, 3, 0]
+    assert (latest(store, "u"), store.count()) == ([], 0)
+
+
+def test_a_deleted_user_leaves_no_row_and_in_sqlite_no_byte(store: EventStore, url: str) -> None:
+    secret = "a-key-that-must-go"
+    store.record([clicks(secret, *map(str, range(50)), request_id="one"), clicks("other", "a")])
+    assert store.delete_user(secret) == 50
+    assert store.delete_user(secret) == 0
+    assert (latest(store, secret), latest(store, "other"), store.count()) == ([], ["a"], 1)
+    if url.startswith("sqlite"):
+        path = Path(url.removeprefix("sqlite:///"))
+        for each in path.parent.iterdir():
+            assert secret.encode() not in each.read_bytes(), each
+
+
+def test_a_file_of_another_program_or_version_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE mine (a)")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="is a database of another program"):
+        EventStore.open(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+    with pytest.raises(Unavailable, match="is missing"):
+        EventStore.open(f"sqlite:///{tmp_path}/none.db", create=False)
+    with pytest.raises(ConfigError, match="events: expected a URL of sqlite or postgresql, got one of mysql"):
+        EventStore.open("mysql://host/database")
+    made = f"sqlite:///{tmp_path}/new.db"
+    EventStore.open(made).close()
+    with closing(sqlite3.connect(tmp_path / "new.db")) as newer:
+        newer.execute("UPDATE twinspire_events_meta SET schema_version = 2")
+        newer.commit()
+    with pytest.raises(ConfigError, match="version 2, this program expects 1"):
+        EventStore.open(made)
