@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from twinspire.protos.features import HistoryFeature, TowerInputs
@@ -60,6 +60,11 @@ class EventReading:
             EventTypes.of(dataset),
         )
 
+    @property
+    def reads_types(self) -> bool:
+        """Whether types and values of events matter; if not, all make a history."""
+        return bool(self.types.types) or self.types.has_label
+
     def resolved(self, query: Query, rows: Sequence[EventRow], excludes_history: bool) -> ResolvedQuery:
         """The query with its user's events.
 
@@ -68,38 +73,36 @@ class EventReading:
             rows: of the user's latest events, the newest first.
             excludes_history: whether to exclude the items of the user's history.
         """
-        types = self.types
-        uses, other = types.types, 0 if types.types else HISTORY
-        events: list[tuple[str, float]] = []
-        excluded = []
-        for item_id, seconds, kind, value in reversed(rows):
-            use = uses.get(kind, other) if value is None else types.use(kind, value)
-            if use == HISTORY:
-                events.append((item_id, math.nan if seconds is None else seconds))
-            elif use == EXCLUDES:
-                excluded.append(item_id)
-        if excludes_history:
-            excluded += [item_id for item_id, _ in events]
-        asked = replace(query, user=None)
-        if self.longest and query.item_id is None:
-            asked = self._with_history(asked, [each for each in events if each[0] in self.known])
+        events, excluded = rows[::-1], []
+        if self.reads_types:
+            uses = [self.types.use(kind, value) for _, _, kind, value in events]
+            excluded = [row[0] for row, use in zip(events, uses, strict=True) if use == EXCLUDES]
+            events = [row for row, use in zip(events, uses, strict=True) if use == HISTORY]
+        takes_history = self.longest > 0 and query.item_id is None
+        latest = self._latest(query, events) if takes_history else []
+        if excludes_history:  # the items of the query's history are excluded anyway
+            own = {row[0] for row in latest}
+            excluded += [row[0] for row in events if row[0] not in own]
+        history = (*[row[0] for row in latest], *query.history)
+        times = query.history_times
+        if takes_history and self.reads_times:
+            stored = [math.nan if row[1] is None else row[1] for row in latest]
+            times = (*stored, *(times or (math.nan,) * len(query.history)))
+        asked = Query(query.text, history, query.features, query.item_id, times)
         return ResolvedQuery(asked, tuple(excluded))
 
-    def _with_history(self, query: Query, events: list[tuple[str, float]]) -> Query:
-        """The query with the latest of these events, oldest first, before its own history."""
-        first: dict[str, float] = {}
-        if self.is_distinct:
-            for item_id, seconds in events:
-                first.setdefault(item_id, seconds)
-            own = {*query.history}
-            events = [each for each in first.items() if each[0] not in own]
-        events = events[-self.longest :]
-        history = (*[item_id for item_id, _ in events], *query.history)
-        if not self.reads_times:
-            return replace(query, history=history)
-        own_times = query.history_times or (math.nan,) * len(query.history)
-        times = (*[seconds for _, seconds in events], *own_times)
-        return replace(query, history=history, history_times=times)
+    def _latest(self, query: Query, events: Sequence[EventRow]) -> Sequence[EventRow]:
+        """As many of the latest of these events as the query tower reads, oldest first."""
+        known = self.known
+        kept = [row for row in events if row[0] in known]
+        if self.is_distinct and len({row[0] for row in kept}.union(query.history)) < len(kept) + len(
+            query.history
+        ):
+            first: dict[str, EventRow] = {}
+            for row in kept:
+                first.setdefault(row[0], row)
+            kept = [row for row in first.values() if row[0] not in query.history]
+        return kept[-self.longest :]
 
 
 # Called with queries, how their bundle reads events, whether to exclude the items of histories, and a

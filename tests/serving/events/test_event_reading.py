@@ -21,7 +21,8 @@ def reading(longest: int = 3, times: bool = False, distinct: bool = False, **typ
 
 def rows(text: str, kind: str = "click") -> list[EventRow]:
     """Events of one letter each, given oldest first."""
-    return [(each, float(n), kind, None) for n, each in enumerate(text)][::-1]
+    found: list[EventRow] = [(each, float(n), kind, None) for n, each in enumerate(text)]
+    return found[::-1]
 
 
 def history(of: EventReading, events: list[EventRow], query: Query | None = None) -> str:
@@ -44,7 +45,8 @@ def test_types_and_labels_say_which_events_count() -> None:
     events = [*rows("ab"), *rows("c", "dislike"), *rows("d", "view")]
     resolved = reading(types=types).resolved(Query(user="u"), events, False)
     assert (resolved.query.history, resolved.excluded) == (("a", "b"), ("c",))
-    assert reading(types=types).resolved(Query(user="u"), events, True).excluded == ("c", "a", "b")
+    # The items of the history are excluded with it.
+    assert reading(1, types=types).resolved(Query(user="u"), events, True).excluded == ("c", "a")
     rated: list[EventRow] = [("a", 0.0, "rated", 3.0), ("b", 0.0, "rated", 4.0), ("c", 0.0, "rated", None)]
     resolved = reading(has_label=True, positive_from=4.0).resolved(Query(user="u"), rated, False)
     assert ({*resolved.query.history}, resolved.excluded) == ({"b", "c"}, ("a",))

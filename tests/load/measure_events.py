@@ -1,0 +1,180 @@
+"""How fast events are recorded, how soon they count, and what a search with a user costs.
+
+    python -m tests.load.measure_events .cache/bundles/3f2a9c0d1e5b
+    python -m tests.load.measure_events BUNDLE --url postgresql://USER@HOST/DATABASE --kill 300
+
+The bundle's query tower has to take a history. The service has two workers, and the load runs in this
+process, so rates are lower than those of clients with cores of their own; compare ratios. With `--kill
+SECONDS`, clients record events meanwhile, and every few seconds a worker or the process that stores events is
+killed; afterwards each acknowledged event has to be stored once.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
+from twinspire.protos.bundle import read_manifest
+from twinspire.protos.system.machine import machine
+from twinspire.serving.client import Event, Query, RetrievalClient
+from twinspire.serving.events.store import EventStore
+
+CLIENTS, BATCH = 8, 100
+LENGTH = 50  # events of a history
+
+
+def rate(service: CatalogueService, ids: list[str], seconds: float) -> float:
+    """Events a second of eight clients that each wait for the answer to a batch before the next one."""
+    counts = [0] * CLIENTS
+    until = time.monotonic() + seconds
+
+    def record(number: int) -> None:
+        chosen = random.Random(number)
+        with service.client() as client:
+            while time.monotonic() < until:
+                users = [f"r{chosen.randrange(10**7)}" for _ in range(BATCH)]
+                counts[number] += client.record([Event(each, chosen.choice(ids)) for each in users]).stored
+
+    started = time.monotonic()
+    in_threads(record)
+    return sum(counts) / (time.monotonic() - started)
+
+
+def in_threads(run: Any) -> None:
+    """Run a function of a number in as many threads as there are clients."""
+    threads = [threading.Thread(target=run, args=[n]) for n in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def freshness(service: CatalogueService, rounds: int) -> list[float]:
+    """Milliseconds from an acknowledgement to the first answer of another connection that it has changed."""
+    found = []
+    with service.client() as one, service.client() as other:
+        for n in range(rounds):
+            user = Query(user=f"f{n}")
+            first = other.search(user, k=1, exclude_history=True).hits[0].id
+            one.record([Event(f"f{n}", first)])
+            acknowledged = time.perf_counter()
+            while other.search(user, k=1, exclude_history=True).hits[0].id == first:
+                pass
+            found.append(1000 * (time.perf_counter() - acknowledged))
+    return found
+
+
+def ratio(
+    client: RetrievalClient, ids: list[str], rounds: int, searches: int, exclude_history: bool
+) -> dict[str, Any]:
+    """The median time of a search with a user over that with the same history in the request, in turns."""
+    chosen = random.Random(1)
+    name = "left out" if exclude_history else "kept"
+    histories = {f"{name} {n}": chosen.sample(ids, min(LENGTH, len(ids))) for n in range(200)}
+    for user, history in histories.items():
+        client.record([Event(user, each, time=1e9 + n) for n, each in enumerate(history)])
+    queries = {
+        "history": [Query(history=tuple(each)) for each in histories.values()],
+        "user": [Query(user=each) for each in histories],
+    }
+    times: dict[str, list[float]] = {name: [] for name in queries}
+    for round_number in range(rounds + 1):  # the first is for warming up
+        for name in random.Random(round_number).sample([*queries], 2):
+            taken = []
+            for n in range(searches):
+                query = queries[name][n % 200]
+                started = time.perf_counter()
+                client.search(query, k=10, exclude_history=exclude_history)
+                taken.append(time.perf_counter() - started)
+            if round_number:
+                times[name].append(1e6 * statistics.median(taken))
+    ratios = [mine / own for mine, own in zip(times["user"], times["history"], strict=True)]
+    return {
+        "p50_us": {name: round(statistics.median(each), 1) for name, each in times.items()},
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(each, 3) for each in sorted(ratios)],
+    }
+
+
+def kills(service: CatalogueService, seconds: float) -> dict[str, int]:
+    """What became of the events that were recorded while processes were killed."""
+    acknowledged: list[str] = []
+    refused: list[str] = []
+    done = threading.Event()
+    killed = 0
+
+    def record(number: int) -> None:
+        n = 0
+        with service.client(60.0) as client:
+            while not done.is_set():
+                ids = [f"k{number}-{n}-{m}" for m in range(10)]
+                try:
+                    client.record([Event(f"k{number}", each) for each in ids])
+                    acknowledged.extend(ids)
+                except Exception as error:  # of any kind: it is counted
+                    refused.append(str(error))
+                n += 1
+
+    threads = [threading.Thread(target=record, args=[n]) for n in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(random.uniform(1.0, 4.0))
+        victim = service.store_pid() if killed % 2 else min(service.worker_pids())
+        os.kill(victim, signal.SIGKILL)
+        killed += 1
+    done.set()
+    for thread in threads:
+        thread.join()
+    with closing(EventStore.open(service.url, create=False)) as store, store.all() as parts:
+        stored = Counter(row.item_id for part in parts for row in part if row.user_key.startswith("k"))
+    return {
+        "killed": killed,
+        "acknowledged": len(acknowledged),
+        "refused": len(refused),
+        "lost": len({*acknowledged} - stored.keys()),
+        "twice": sum(count > 1 for count in stored.values()),
+    }
+
+
+def main() -> None:
+    """Measure, and print the result as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--url", default="", help="of the store; a new file of SQLite by default")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--searches", type=int, default=400, help="in each half of a round")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of recording")
+    parser.add_argument("--kill", type=float, default=0.0, metavar="SECONDS", help="kill processes meanwhile")
+    given = parser.parse_args()
+    ids = read_manifest(given.bundle).schema.vocabularies["items"]
+    with tempfile.TemporaryDirectory() as folder:
+        url = given.url or f"sqlite:///{folder}/events.db"
+        with catalogue_service(given.bundle, url, Path(folder), store="--events") as service:
+            found: dict[str, Any] = {**machine(), "events_per_s": round(rate(service, ids, given.seconds))}
+            late = freshness(service, 20 * given.rounds)
+            found["changed_after_ms"] = {f"p{q}": round(float(np.percentile(late, q)), 2) for q in (50, 99)}
+            with service.client() as client:
+                for name, excludes in (("search", False), ("exclude_history", True)):
+                    found[name] = ratio(client, ids, given.rounds, given.searches, excludes)
+            if given.kill:
+                found["kills"] = kills(service, given.kill)
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
