@@ -114,7 +114,7 @@ def _exclusive(tag: str, console: Console) -> AbstractContextManager[object]:
     return exclusive_lock(LOCKS / f"{tag}.lock", on_wait=on_wait)
 
 
-def _event_types(experiment: Experiment) -> EventTypes:
+def event_types(experiment: Experiment) -> EventTypes:
     """How queries with a user take recorded events: as training took those of the data."""
     positive_from = getattr(experiment.data, "positive_from", None)
     has_label = positive_from is not None or bool(getattr(experiment.data, "label", ""))
@@ -350,7 +350,7 @@ class _BundleBuilder:
         parameters: bundle.IndexParameters,
         hybrid: bundle.Hybrid | None,
     ) -> bundle.Manifest:
-        report = {**self.dataset.report, "events": _event_types(self.experiment).document()}
+        report = {**self.dataset.report, "events": event_types(self.experiment).document()}
         return bundle.Manifest(
             name=self.experiment.name,
             run_id=self.run.info.run_id,
