@@ -38,8 +38,8 @@ PAGES = (
     ),
     *(f"{stage}/RESULTS.md" for stage in ("train", "export", "serving")),
     "export/refresh/README.md",
-    *(f"serving/{room}/README.md" for room in ("filters", "gateway", "index", "live", "observability")),
-    *(f"serving/{room}/README.md" for room in ("retrieval", "rollout")),
+    *(f"serving/{room}/README.md" for room in ("events", "filters", "gateway", "index", "live")),
+    *(f"serving/{room}/README.md" for room in ("observability", "retrieval", "rollout")),
 )
 TUTORIAL = "train/learn/tutorial.md"
 DEMO = "train/configs/pydocs-small.toml"
@@ -194,8 +194,8 @@ def named(block: Block) -> str:
 
 @pytest.fixture(scope="module")
 def port(checkout: Path) -> Iterator[int]:
-    """Where a server of that checkout, started by `make serve`, listens; it takes writes."""
-    with held_port() as number, server(checkout, "make serve FLAGS=--catalogue", number):
+    """Where a server of that checkout, started by `make serve`, listens; it takes writes and events."""
+    with held_port() as number, server(checkout, "make serve 'FLAGS=--catalogue --events'", number):
         yield number
 
 

@@ -17,7 +17,7 @@ from twinspire.serving.filters.columns import Work
 from twinspire.serving.live.search.sequence_waits import AHEAD, SequenceWaits
 from twinspire.serving.retrieval.answer import FusionMode, Timing
 from twinspire.serving.retrieval.event_reading import ResolvedQuery, ResolveUsers
-from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions
+from twinspire.serving.retrieval.query import NO_SEARCH, PreparedQuery, Query, QueryForm, SearchOptions
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
 from twinspire.serving.security.rate_limit import RateLimit, tokens
@@ -457,7 +457,8 @@ def _taken(
     def make(job: Job) -> bytes:
         response = answer(job)
         try:
-            take(_without_user(request, job, most), response)
+            mirrored = without_user(request, job.prepared[0], job.retriever.query_form, most)
+            take(mirrored, response)
         except Exception:  # it must not fail the client's search
             log.exception("a search could not be mirrored to the shadow")
         return response
@@ -465,15 +466,18 @@ def _taken(
     return make
 
 
-def _without_user(request: wire.SearchRequest, job: Job, most: int) -> wire.SearchRequest:
+def without_user(
+    request: wire.SearchRequest, prepared: PreparedQuery, form: QueryForm, most: int
+) -> wire.SearchRequest:
     """The search with what the user's events added to it: the shadow does not read them.
 
     Args:
+        prepared: its query, as it was answered.
+        form: of the bundle that answered.
         most: items that it may exclude.
     """
     if not request.query.HasField("user"):
         return request
-    (prepared,), form = job.prepared, job.retriever.query_form
     copy = wire.SearchRequest()
     copy.CopyFrom(request)
     copy.query.ClearField("user")

@@ -5,6 +5,7 @@ its cache. Those in PostgreSQL are read by a thread, and the call is deferred me
 sees all that was acknowledged before it, by whichever worker and host.
 """
 
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -14,17 +15,19 @@ from typing import Any
 
 from twinspire.protos.errors import Overloaded, TwinspireError, Unavailable
 from twinspire.serving.engine.call import Deferred
-from twinspire.serving.events.store import EventStore
-from twinspire.serving.live.store.database import EVENTS, file_of, parsed_url, public_text
+from twinspire.serving.live.store.database import EVENTS, Database, driver_reason, file_of, parsed_url
 from twinspire.serving.retrieval.event_reading import EventReading, EventRow, ResolvedQuery
 from twinspire.serving.retrieval.query import Query
+
+log = logging.getLogger(__name__)
 
 CACHE_KIB = 16 << 10  # of SQLite's pages that a worker holds
 BUSY_SECONDS = 0.1  # to wait for a lock, which readers of a write-ahead log hardly ever do
 MOST_WAITING = 1024  # calls of one worker that wait for PostgreSQL
 RETRY_SECONDS = 1.0
 
-LATEST = "SELECT {} FROM twinspire_events WHERE user_key = ? ORDER BY time DESC, arrived DESC LIMIT ?"
+LATEST = "SELECT {} FROM twinspire_events WHERE user_key = {} ORDER BY time DESC, arrived DESC LIMIT {}"
+UNREADABLE = "the store of events cannot be read now"
 
 Rows = Sequence[EventRow]
 
@@ -39,10 +42,9 @@ class UserHistories:
     """
 
     def __init__(self, url: str, most: int, call_soon: Callable[[Callable[[], None]], None]) -> None:
-        is_file = parsed_url(url, EVENTS).get_backend_name() == "sqlite"
-        self._file = _EventFile(file_of(url)) if is_file else None
-        self._url, self._most, self._call_soon = url, most, call_soon
-        self._store: EventStore | None = None  # of PostgreSQL; the thread's
+        self._is_file = parsed_url(url, EVENTS).get_backend_name() == "sqlite"
+        self._table = _FileTable(file_of(url)) if self._is_file else _ServerTable(url)
+        self._most, self._call_soon = most, call_soon
         self._thread = ThreadPoolExecutor(1, "events")
         self._waiting = 0
 
@@ -67,34 +69,38 @@ class UserHistories:
             Unavailable: the store cannot be read now.
             Overloaded: too many calls wait for the store.
         """
-        users = [each.user for each in queries]
+        columns = _columns(reading.reads_times, reading.reads_types)
+
+        def read() -> list[Rows]:
+            table, most = self._table, self._most
+            return [table.latest(each.user, most, columns) if each.user else () for each in queries]
 
         def resolved(found: Sequence[Rows]) -> Any:
             pairs = zip(queries, found, strict=True)
             return then([reading.resolved(query, rows, excludes_history) for query, rows in pairs])
 
-        if self._file is not None:
-            file, columns = self._file, _columns(reading.reads_times, reading.reads_types)
-            return resolved([file.latest(each, self._most, columns) for each in users])
+        if self._is_file:
+            return resolved(read())
         if self._waiting >= MOST_WAITING:
             raise Overloaded(f"{self._waiting} calls of this worker wait for the events", RETRY_SECONDS)
         self._waiting += 1
         deferred = Deferred()
-        self._thread.submit(self._read, users, deferred, resolved)
+        self._thread.submit(self._read, deferred, read, resolved)
         return deferred
 
     def _read(
-        self, users: Sequence[str | None], deferred: Deferred, resolved: Callable[[Sequence[Rows]], Any]
+        self, deferred: Deferred, read: Callable[[], list[Rows]], resolved: Callable[[Sequence[Rows]], Any]
     ) -> None:
-        """Read the events of users in PostgreSQL; on the thread."""
+        """Read events in PostgreSQL, on the thread, unless the caller has gone."""
         found: list[Rows] = []
         failure: TwinspireError | None = None
         try:
-            if deferred.is_open:
-                self._store = self._store or EventStore.open(self._url, create=False)
-                found = [self._store.latest(each, self._most) if each is not None else () for each in users]
+            found = read() if deferred.is_open else []
         except TwinspireError as error:
-            failure = Unavailable(public_text(error, self._url, EVENTS))
+            failure = error
+        except Exception:  # of any kind: the caller waits for an outcome
+            log.exception("the events of a user could not be read")
+            failure = TwinspireError(f"{UNREADABLE}; the log says why")
 
         def outcome() -> Any:
             if failure is not None:
@@ -108,7 +114,7 @@ class UserHistories:
         self._call_soon(give)
 
 
-class _EventFile:
+class _FileTable:
     """The events in a file of SQLite, as one thread reads them.
 
     SQLAlchemy would take 100 us for each read.
@@ -118,7 +124,7 @@ class _EventFile:
         self._path = path
         self._opened: tuple[sqlite3.Connection, tuple[int, int]] | None = None
 
-    def latest(self, user: str | None, most: int, columns: str) -> Rows:
+    def latest(self, user: str, most: int, columns: str) -> Rows:
         """The latest events of a user, the newest first.
 
         Args:
@@ -127,12 +133,12 @@ class _EventFile:
         Raises:
             Unavailable: the file cannot be read.
         """
-        if user is None:
-            return ()
         try:
-            return self._connection().execute(LATEST.format(columns), (user, most)).fetchall()
-        except (sqlite3.Error, OSError) as error:
-            raise Unavailable(f"the store of events cannot be read now: {_reason(error)}") from None
+            return self._connection().execute(LATEST.format(columns, "?", "?"), (user, most)).fetchall()
+        except OSError as error:
+            raise Unavailable(f"{UNREADABLE}: {error.strerror or 'no such file'}") from None
+        except sqlite3.Error as error:
+            raise Unavailable(f"{UNREADABLE}: {error}") from None
 
     def _connection(self) -> sqlite3.Connection:
         """A connection to the file that is there now; it may have been replaced by a copy."""
@@ -147,11 +153,30 @@ class _EventFile:
         return self._opened[0]
 
 
+class _ServerTable:
+    """The events in PostgreSQL, as one thread reads them, with one round trip each."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url, EVENTS)
+        self._opened: Any = None
+
+    def latest(self, user: str, most: int, columns: str) -> Rows:
+        """As `_FileTable.latest`; a connection that was open before and fails is opened again."""
+        was_open = self._opened is not None
+        if not was_open:
+            self._opened = self._database.raw_connection()
+        try:
+            statement = LATEST.format(columns, "%s", "%s")
+            rows: Rows = self._opened.driver_connection.execute(statement, (user, most)).fetchall()
+        except Exception as error:  # of any kind: the connection may be of no use any more
+            self._opened.invalidate()
+            self._opened = None
+            if was_open:
+                return self.latest(user, most, columns)
+            raise Unavailable(f"{UNREADABLE}: {driver_reason(error)}") from None
+        return rows
+
+
 def _columns(needs_times: bool, needs_types: bool) -> str:
     """Those of an `EventRow`, which take half of the time if times and types are not needed."""
     return f"item_id, {'time' if needs_times else 'NULL'}, {'type, value' if needs_types else 'NULL, NULL'}"
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the path."""
-    return (error.strerror or "no such file") if isinstance(error, OSError) else str(error)

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ CLIENTS, BATCH = 8, 100
 LENGTH = 50  # events of a history
 
 
-def rate(service: CatalogueService, ids: list[str], seconds: float) -> float:
+def rate(service: CatalogueService, ids: Sequence[str], seconds: float) -> float:
     """Events a second of eight clients that each wait for the answer to a batch before the next one."""
     counts = [0] * CLIENTS
     until = time.monotonic() + seconds
@@ -78,7 +79,7 @@ def freshness(service: CatalogueService, rounds: int) -> list[float]:
 
 
 def ratio(
-    client: RetrievalClient, ids: list[str], rounds: int, searches: int, exclude_history: bool
+    client: RetrievalClient, ids: Sequence[str], rounds: int, searches: int, exclude_history: bool
 ) -> dict[str, Any]:
     """The median time of a search with a user over that with the same history in the request, in turns."""
     chosen = random.Random(1)
@@ -120,9 +121,9 @@ def kills(service: CatalogueService, seconds: float) -> dict[str, int]:
         n = 0
         with service.client(60.0) as client:
             while not done.is_set():
-                ids = [f"k{number}-{n}-{m}" for m in range(10)]
+                ids = [f"killed-{number}-{n}-{m}" for m in range(10)]
                 try:
-                    client.record([Event(f"k{number}", each) for each in ids])
+                    client.record([Event(f"killed-{number}", each) for each in ids])
                     acknowledged.extend(ids)
                 except Exception as error:  # of any kind: it is counted
                     refused.append(str(error))
@@ -141,7 +142,7 @@ def kills(service: CatalogueService, seconds: float) -> dict[str, int]:
     for thread in threads:
         thread.join()
     with closing(EventStore.open(service.url, create=False)) as store, store.all() as parts:
-        stored = Counter(row.item_id for part in parts for row in part if row.user_key.startswith("k"))
+        stored = Counter(row.item_id for part in parts for row in part if row.user_key.startswith("killed-"))
     return {
         "killed": killed,
         "acknowledged": len(acknowledged),

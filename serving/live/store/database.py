@@ -228,6 +228,17 @@ class Database:
             check_open_files(connection)
             yield connection
 
+    def raw_connection(self) -> Any:
+        """A connection to PostgreSQL whose `driver_connection` commits each statement by itself.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with self._errors("read"):
+            connection: Any = self._engine.raw_connection()
+        connection.driver_connection.autocommit = True
+        return connection
+
     @contextmanager
     def one_state(self) -> Iterator[Connection]:
         """A connection whose statements all see the same state; errors as of `reading`."""
@@ -450,9 +461,14 @@ def public_reason(error: SQLAlchemyError) -> str:
     cause = error.orig if isinstance(error, DBAPIError) else None
     if cause is None or isinstance(cause, sqlite3.Error):
         return reason_of(error)
-    if getattr(cause, "sqlstate", None) is None:
+    return driver_reason(cause)
+
+
+def driver_reason(error: BaseException) -> str:
+    """What went wrong, from an error of the driver of PostgreSQL, without its words."""
+    if getattr(error, "sqlstate", None) is None:
         return "the database does not answer"
-    return " ".join(re.findall("[A-Z][a-z]*", type(cause).__name__)).lower()  # such as DiskFull
+    return " ".join(re.findall("[A-Z][a-z]*", type(error).__name__)).lower()  # such as DiskFull
 
 
 def reason_of(error: SQLAlchemyError) -> str:
