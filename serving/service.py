@@ -207,7 +207,7 @@ class _Service:
         self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None
         if config.catalogue:
             # Only here: it needs SQLAlchemy.
-            from twinspire.serving.live.process.initial_catalogue_entry import initial_catalogue_entry
+            from twinspire.serving.live.process.catalogue_process import initial_catalogue_entry
 
             entry = initial_catalogue_entry(config.catalogue, self.manifest.catalogue)
             self.shared_state.write(CATALOGUE, entry)

@@ -9,7 +9,6 @@ from typing import Any
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError
 from twinspire.serving.api.retrieval_service import RetrievalServicer
-from twinspire.serving.api.store_requests import StoreRequests
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
 from twinspire.serving.live.process.frame_socket import Frame
@@ -47,7 +46,7 @@ class CatalogueServicer:
         streams_per_connection: int,
     ) -> None:
         self._retrieval, self._client, self._shared_state = retrieval, client, shared_state
-        self._call_soon, self._store = call_soon, StoreRequests(client, call_soon)
+        self._call_soon = call_soon
         self._max_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
         self._parser: tuple[TrafficSplit, WriteParser] | None = None  # and the bundles that it is for
@@ -68,7 +67,8 @@ class CatalogueServicer:
             raise InvalidInput("ids", f"expected 1 to {self.bounds.max_batch} ids, got {len(request.ids)}")
         ids = [check_id(each, f"ids[{n}]") for n, each in enumerate(request.ids)]
         self._admit(call, len(ids))
-        return self._store.ask(FrameKind.GET, json.dumps(ids).encode(), True, self._found)
+        asked = json.dumps(ids).encode()
+        return self._client.defer(self._call_soon, FrameKind.GET, asked, True, self._found)
 
     def Changes(self, request: wire.ChangesRequest, call: WatchCall, push: Callable[[Any], None]) -> None:
         """The changes after a sequence, and those to come.
@@ -121,7 +121,8 @@ class CatalogueServicer:
             return self._retrieval.when_searched(reply.value, call, lambda: reply.payload)
 
         content, repeatable = asked.to_bytes(), bool(request.request_id)
-        return self._store.ask(FrameKind.WRITE, content, repeatable, written, len(items))
+        client, call_soon = self._client, self._call_soon
+        return client.defer(call_soon, FrameKind.WRITE, content, repeatable, written, len(items))
 
     def _found(self, reply: Frame) -> wire.GetResponse:
         """The store's answer, completed by the display fields of items that only the bundle holds.

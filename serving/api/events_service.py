@@ -6,7 +6,6 @@ from collections.abc import Callable
 from twinspire.protos import events_pb2 as wire
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.inputs.events import LARGEST_TIME
-from twinspire.serving.api.store_requests import StoreRequests
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.live.process.store_client import FrameKind, StoreClient
 from twinspire.serving.live.store.write_checks import check_request_id
@@ -32,7 +31,7 @@ class EventsServicer:
         call_soon: Callable[[Callable[[], None]], None],
         admit: Callable[[Call, int, int], None],
     ) -> None:
-        self._store, self._admit = StoreRequests(client, call_soon), admit
+        self._client, self._call_soon, self._admit = client, call_soon, admit
 
     def Record(self, request: wire.RecordRequest, call: Call) -> Deferred:
         """Store events; as a query that asks for as many items, they count against the rate limit."""
@@ -44,7 +43,10 @@ class EventsServicer:
             _check(event, n)
         self._admit(call, 1, count)
         content, repeatable = request.SerializeToString(), bool(request.request_id)
-        return self._store.ask(FrameKind.WRITE, content, repeatable, lambda reply: reply.payload, count)
+        client, call_soon = self._client, self._call_soon
+        return client.defer(
+            call_soon, FrameKind.WRITE, content, repeatable, lambda reply: reply.payload, count
+        )
 
     RecordStream = Record  # one answer for each request, in order
 

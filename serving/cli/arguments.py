@@ -1,6 +1,7 @@
 """The flags of `python -m twinspire.serving serve`, and the configuration that they make."""
 
 from argparse import ArgumentParser, Namespace, _ArgumentGroup
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,23 +148,12 @@ def _follow(arguments: Namespace) -> FollowConfig | None:
 
 
 def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
-    """The store of live items; None if the service takes no writes.
-
-    Raises:
-        UsageError: a bound is given without a store.
-        MissingStage: SQLAlchemy is not installed.
-    """
-    given = {
-        field.name: value
-        for field in fields(CatalogueBounds)
-        if (value := getattr(arguments, _live_bound(field.name))) is not None
-    }
+    """The store of live items; None if the service takes no writes; errors as of `_bounds_of_store`."""
+    given = _bounds_of_store(
+        arguments, "catalogue", {each.name: _live_bound(each.name) for each in fields(CatalogueBounds)}
+    )
     if arguments.catalogue is None:
-        for name in given:
-            raise UsageError(f"{flags.flag(_live_bound(name))} goes with --catalogue")
         return None
-    if find_spec("sqlalchemy") is None:
-        raise MissingStage("--catalogue needs sqlalchemy; install it with: pip install .[catalogue]")
     return CatalogueConfig(arguments.catalogue or default_url(), bounds=given)
 
 
@@ -171,21 +161,36 @@ def _events(arguments: Namespace) -> EventsConfig | None:
     """The store of events; None if the service records none.
 
     Raises:
-        UsageError: a bound is given without a store, or the store is the file of live items.
-        MissingStage: SQLAlchemy is not installed.
+        UsageError: as `_bounds_of_store`; or the store is the file of live items.
+        MissingStage: as `_bounds_of_store`.
     """
-    names = [each.name for each in fields(EventBounds)]
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given = _bounds_of_store(arguments, "events", {each.name: each.name for each in fields(EventBounds)})
     if arguments.events is None:
-        for name in given:
-            raise UsageError(f"{flags.flag(name)} goes with --events")
         return None
-    if find_spec("sqlalchemy") is None:
-        raise MissingStage("--events needs sqlalchemy; install it with: pip install .[catalogue]")
     config = EventsConfig(arguments.events or default_events_url(), EventBounds(**given))
     if config.url == arguments.catalogue and config.url.startswith("sqlite"):
         raise UsageError("--events: expected another file than that of --catalogue: each has its own process")
     return config
+
+
+def _bounds_of_store(arguments: Namespace, store: str, names: Mapping[str, str]) -> dict[str, int]:
+    """The bounds of a store that are given, by name.
+
+    Args:
+        store: the argument with its URL.
+        names: name of a bound -> that of its argument.
+
+    Raises:
+        UsageError: a bound is given without a store.
+        MissingStage: there is a store, and SQLAlchemy is not installed.
+    """
+    given = {name: value for name, flag in names.items() if (value := getattr(arguments, flag)) is not None}
+    if getattr(arguments, store) is None:
+        for name in given:
+            raise UsageError(f"{flags.flag(names[name])} goes with --{store}")
+    elif find_spec("sqlalchemy") is None:
+        raise MissingStage(f"--{store} needs sqlalchemy; install it with: pip install .[catalogue]")
+    return given
 
 
 def _live_bound(name: str) -> str:

@@ -63,12 +63,7 @@ class EventsProcess:
         self._heartbeat.reset()
         self._frames.start()
         handle.ready()
-        stopped = handle.stop_event()
-        until = float("inf")
-        while time.monotonic() < until and not (stopped.is_set() and self._frames.peers == 0):
-            if stopped.is_set() and until == float("inf"):
-                until = time.monotonic() + self._grace
-            self.step()
+        self._frames.work(handle, self._grace, self.step)
         self._frames.stop()
         if self._store is not None:
             self._store.close()

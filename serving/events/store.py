@@ -2,7 +2,7 @@
 
     store = EventStore.open("sqlite:///events.db")
     store.record([RecordRequest(events=[Event(user="u7", item_id="lamp", type="click")])])
-    store.latest("u7", limit=100)
+    table_of("sqlite:///events.db").latest("u7", most=100)
 
 The rows of a user lie together in SQLite, in the order of their times, so that a user's latest events are in
 one or two pages of the disk. Rows that one process writes arrive at different nanoseconds. These order the
@@ -21,7 +21,6 @@ from sqlalchemy.engine import Connection
 from twinspire.protos import events_pb2 as wire
 from twinspire.protos.errors import ConfigError, InvalidInput, TwinspireError
 from twinspire.serving.live.store.database import EVENTS, Database
-from twinspire.serving.retrieval.event_reading import EventRow
 
 SCHEMA_VERSION = 1
 
@@ -55,19 +54,12 @@ REQUESTS = sa.Table(
 )
 SECOND = 1_000_000_000  # nanoseconds
 KEEP_REQUESTS = 24 * 3600 * SECOND  # for which a repeated request is recognised
-PARTS = 500  # ids in one query
 MOST_DELETED = 10_000  # rows that one transaction deletes, because writes wait for it
 EXPORTED = 50_000  # rows that are read at once
 
 _INSERT, _REMEMBER = sa.insert(ROWS), sa.insert(REQUESTS)
 _LOCK = sa.select(META).with_for_update()
 _COUNT = sa.update(META).values(events=META.c.events + sa.bindparam("more"))
-_LATEST = (
-    sa.select(ROWS.c.item_id, ROWS.c.time, ROWS.c.type, ROWS.c.value)
-    .where(ROWS.c.user_key == sa.bindparam("user"))
-    .order_by(ROWS.c.time.desc(), ROWS.c.arrived.desc())
-    .limit(sa.bindparam("limit"))
-)
 
 
 class EventStore:
@@ -129,25 +121,6 @@ class EventStore:
             if new:
                 connection.execute(_REMEMBER, new)
         return outcomes
-
-    def latest(self, user: str, limit: int) -> list[EventRow]:
-        """The latest events of a user, the newest first.
-
-        Raises:
-            Unavailable: the store cannot be read now.
-        """
-        with self._database.reading() as connection:
-            rows = connection.execute(_LATEST, {"user": user, "limit": limit})
-            return [(row.item_id, row.time, row.type, row.value) for row in rows]
-
-    def count(self) -> int:
-        """The number of events.
-
-        Raises:
-            Unavailable: the store cannot be read now.
-        """
-        with self._database.reading() as connection:
-            return int(connection.execute(sa.select(META.c.events)).scalar_one())
 
     def prune(self, days: float, most: int) -> int:
         """Delete the oldest events, `MOST_DELETED` or about that many at once, and forget old requests.
@@ -239,13 +212,8 @@ def _delete(connection: Connection, which: sa.ColumnElement[bool]) -> int:
 def _known(connection: Connection, requests: Sequence[wire.RecordRequest]) -> dict[str, str]:
     """Request id -> digest, of the requests that were stored before."""
     ids = [each.request_id for each in requests if each.request_id]
-    found: dict[str, str] = {}
-    for start in range(0, len(ids), PARTS):
-        query = sa.select(REQUESTS.c.id, REQUESTS.c.digest).where(
-            REQUESTS.c.id.in_(ids[start : start + PARTS])
-        )
-        found.update({row.id: row.digest for row in connection.execute(query)})
-    return found
+    query = sa.select(REQUESTS.c.id, REQUESTS.c.digest).where(REQUESTS.c.id.in_(ids))
+    return {row.id: row.digest for row in connection.execute(query)} if ids else {}
 
 
 def _digest(request: wire.RecordRequest) -> str:

@@ -27,6 +27,7 @@ MOST_WAITING = 1024  # calls of one worker that wait for PostgreSQL
 RETRY_SECONDS = 1.0
 
 LATEST = "SELECT {} FROM twinspire_events WHERE user_key = {} ORDER BY time DESC, arrived DESC LIMIT {}"
+COLUMNS = "item_id, time, type, value"  # of an `EventRow`
 UNREADABLE = "the store of events cannot be read now"
 
 Rows = Sequence[EventRow]
@@ -42,15 +43,15 @@ class UserHistories:
     """
 
     def __init__(self, url: str, most: int, call_soon: Callable[[Callable[[], None]], None]) -> None:
-        self._is_file = parsed_url(url, EVENTS).get_backend_name() == "sqlite"
-        self._table = _FileTable(file_of(url)) if self._is_file else _ServerTable(url)
+        self._table = table_of(url)
         self._most, self._call_soon = most, call_soon
         self._thread = ThreadPoolExecutor(1, "events")
         self._waiting = 0
 
     def stop(self) -> None:
-        """End the thread; calls that wait for it get no outcome."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """End the thread, and close the connection; calls that wait for it get no outcome."""
+        self._thread.shutdown(cancel_futures=True)
+        self._table.close()
 
     def resolve(
         self,
@@ -79,7 +80,7 @@ class UserHistories:
             pairs = zip(queries, found, strict=True)
             return then([reading.resolved(query, rows, excludes_history) for query, rows in pairs])
 
-        if self._is_file:
+        if isinstance(self._table, FileTable):
             return resolved(read())
         if self._waiting >= MOST_WAITING:
             raise Overloaded(f"{self._waiting} calls of this worker wait for the events", RETRY_SECONDS)
@@ -114,7 +115,7 @@ class UserHistories:
         self._call_soon(give)
 
 
-class _FileTable:
+class FileTable:
     """The events in a file of SQLite, as one thread reads them.
 
     SQLAlchemy would take 100 us for each read.
@@ -124,11 +125,11 @@ class _FileTable:
         self._path = path
         self._opened: tuple[sqlite3.Connection, tuple[int, int]] | None = None
 
-    def latest(self, user: str, most: int, columns: str) -> Rows:
+    def latest(self, user: str, most: int, columns: str = COLUMNS) -> Rows:
         """The latest events of a user, the newest first.
 
         Args:
-            columns: those of an `EventRow`.
+            columns: those of an `EventRow`, or NULL where one is not needed.
 
         Raises:
             Unavailable: the file cannot be read.
@@ -140,11 +141,17 @@ class _FileTable:
         except sqlite3.Error as error:
             raise Unavailable(f"{UNREADABLE}: {error}") from None
 
+    def close(self) -> None:
+        """Close the connection."""
+        if self._opened is not None:
+            self._opened[0].close()
+
     def _connection(self) -> sqlite3.Connection:
         """A connection to the file that is there now; it may have been replaced by a copy."""
         found = os.stat(self._path)  # noqa: PTH116 - twice as fast
         file = found.st_dev, found.st_ino
         if self._opened is None or self._opened[1] != file:
+            self.close()
             connection = sqlite3.connect(
                 f"{self._path.as_uri()}?mode=ro", BUSY_SECONDS, isolation_level=None, uri=True
             )
@@ -153,15 +160,15 @@ class _FileTable:
         return self._opened[0]
 
 
-class _ServerTable:
+class ServerTable:
     """The events in PostgreSQL, as one thread reads them, with one round trip each."""
 
     def __init__(self, url: str) -> None:
         self._database = Database(url, EVENTS)
         self._opened: Any = None
 
-    def latest(self, user: str, most: int, columns: str) -> Rows:
-        """As `_FileTable.latest`; a connection that was open before and fails is opened again."""
+    def latest(self, user: str, most: int, columns: str = COLUMNS) -> Rows:
+        """As `FileTable.latest`; a connection that was open before and fails is opened again."""
         was_open = self._opened is not None
         if not was_open:
             self._opened = self._database.raw_connection()
@@ -175,6 +182,19 @@ class _ServerTable:
                 return self.latest(user, most, columns)
             raise Unavailable(f"{UNREADABLE}: {driver_reason(error)}") from None
         return rows
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._opened is not None:
+            self._opened.invalidate()
+        self._database.close()
+
+
+def table_of(url: str) -> FileTable | ServerTable:
+    """The events at a URL, to read."""
+    if parsed_url(url, EVENTS).get_backend_name() == "sqlite":
+        return FileTable(file_of(url))
+    return ServerTable(url)
 
 
 def _columns(needs_times: bool, needs_types: bool) -> str:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,10 @@ def kills(service: CatalogueService, seconds: float) -> dict[str, int]:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(random.uniform(1.0, 4.0))
-        victim = service.store_pid() if killed % 2 else min(service.worker_pids())
-        os.kill(victim, signal.SIGKILL)
-        killed += 1
+        with suppress(ValueError):  # the process is not there again yet
+            victim = service.store_pid() if killed % 2 else min(service.worker_pids())
+            os.kill(victim, signal.SIGKILL)
+            killed += 1
     done.set()
     for thread in threads:
         thread.join()

@@ -12,16 +12,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from twinspire.protos import catalogue_pb2 as wire
+from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.config import CatalogueConfig
-from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
-from twinspire.serving.live.process import wire_items
+from twinspire.serving.live.encoded_items import position_of
+from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed, prune
 from twinspire.serving.live.process.frame_server import (
     FrameServer,
     PendingRequest,
@@ -33,10 +35,11 @@ from twinspire.serving.live.process.store_client import Channel, FrameKind
 from twinspire.serving.live.store.changes import Position
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.live.store.history import StoreRolledBack
-from twinspire.serving.live.store.store import RETRY_SECONDS, Store
+from twinspire.serving.live.store.store import RETRY_SECONDS, Store, StoredItem
 from twinspire.serving.live.store.write_rules import WriteOutcome, WriteRequest
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 from twinspire.serving.supervisor import Heartbeat, WorkerHandle
+from twinspire.serving.wire.converters import value_to_wire
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +121,7 @@ class CatalogueProcess:
         self._open()
         self._frames.start()
         handle.ready()
-        stopped = handle.stop_event()
-        until = float("inf")
-        while time.monotonic() < until and not (stopped.is_set() and self._frames.peers == 0):
-            if stopped.is_set() and until == float("inf"):
-                until = time.monotonic() + self._grace
-            self.step()
-        until = min(until, time.monotonic() + self._grace)
+        until = self._frames.work(handle, self._grace, self.step)
         self._reads.close()
         reading.join(max(0.0, until - time.monotonic()))
         self._frames.stop()
@@ -295,7 +292,7 @@ class CatalogueProcess:
         feed = self._feed
         sequence = store.check(self._began if feed is None else feed.known, self._store_id).sequence
         if frame.kind == FrameKind.GET:
-            found = wire_items.get_response(arguments, store.get(arguments), sequence)
+            found = _get_response(arguments, store.get(arguments), sequence)
             if (size := found.ByteSize()) > self._max_answer_bytes:
                 raise InvalidInput(
                     "ids",
@@ -305,7 +302,7 @@ class CatalogueProcess:
             return sequence, found.SerializeToString()
         changes = store.stored(arguments["after"], arguments["limit"])
         page_bytes = min(PAGE_BYTES, self._max_answer_bytes)
-        page = wire_items.changes_response(changes, sequence, store.store_id, page_bytes)
+        page = _changes_response(changes, sequence, store.store_id, page_bytes)
         return sequence, page.SerializeToString()
 
     def _release(self) -> None:
@@ -465,3 +462,85 @@ def _refusal(store: Store, feed: KnownFeed, encoders: BundleEncoders) -> Twinspi
         text = "the items of a bundle cannot be encoded now, and nothing was written"
         return Unavailable(f"{text}: {encoders.error}")
     return None
+
+
+def initial_catalogue_entry(config: CatalogueConfig, snapshot: Snapshot | None) -> dict[str, Any]:
+    """The initial entry `CATALOGUE`, read from the store before the processes of the service have started.
+
+    The store is created if it does not exist. It gets another id if it was restored from a copy.
+
+    Args:
+        config: of the store.
+        snapshot: the state of a store from which the bundle was built.
+
+    Raises:
+        ConfigError: the store is not one, or is damaged.
+        Unavailable: the store does not answer.
+    """
+    with closing(Store.open(config.url, config.bounds, check=True)) as store:
+        folder = config.place / store.store_id
+        if _is_restored(store, folder, snapshot):
+            store.assign_new_id()
+            log.warning(
+                "the store was restored from a backup, or is a copy of another store; it now has the id %s: "
+                "its items are encoded anew, and clients that follow its changes have to begin again",
+                store.store_id,
+            )
+            prune(folder, most=0)
+        position = store.position()
+        return {
+            "store_id": store.store_id,
+            "sequence": position.sequence,
+            "mark": position.mark,
+            "bounds": asdict(store.bounds),
+            "last_error": "",
+        }
+
+
+def _is_restored(store: Store, folder: Path, snapshot: Snapshot | None) -> bool:
+    """Whether encoded items or a bundle that name the store's id are of changes that it has not made."""
+    known = [position_of(each) for each in folder.glob("*")]
+    if snapshot is not None and snapshot.store == store.store_id:
+        known.append(Position(snapshot.sequence, snapshot.mark))
+    return any(each is not None and store.was_at(each) is False for each in known)
+
+
+def _get_response(ids: Sequence[str], found: Mapping[str, StoredItem], sequence: int) -> wire.GetResponse:
+    """Items as the store holds them, one for each id."""
+    response = wire.GetResponse(sequence=sequence)
+    for item_id in ids:
+        stored = found.get(item_id)
+        if stored is None:
+            response.items.add(item=wire.Item(id=item_id), origin=wire.ITEM_UNKNOWN)
+        else:
+            _fill_state(response.items.add(), stored)
+    return response
+
+
+def _changes_response(
+    changes: Iterable[StoredItem], sequence: int, store_id: str, max_bytes: int
+) -> wire.ChangesResponse:
+    """A part of the feed: of these changes as many as fit, and at least one if there is one."""
+    response = wire.ChangesResponse(sequence=sequence, store_id=store_id)
+    size = 0
+    for each in changes:
+        state = wire.ItemState()
+        _fill_state(state, each)
+        size += state.ByteSize()
+        if response.changes and size > max_bytes:
+            break
+        response.changes.append(state)
+    return response
+
+
+def _fill_state(state: wire.ItemState, stored: StoredItem) -> None:
+    """Fill a message with an item as the store holds it."""
+    change = stored.change
+    state.item.id = change.item_id
+    state.sequence, state.written_at = change.sequence, stored.written_at
+    state.origin = wire.ITEM_DELETED if change.deleted else wire.ITEM_LIVE
+    for name, value in change.features.items():
+        if value is not None:
+            state.item.features[name].CopyFrom(value_to_wire(value))
+    for name, text in change.fields.items():
+        state.item.fields[name] = text

@@ -1,7 +1,9 @@
 """The end of a store's process: it accepts the workers' connections, queues their requests, and replies."""
 
 import json
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,6 +11,7 @@ from typing import NamedTuple
 from twinspire.protos.errors import Overloaded
 from twinspire.serving.live.process.frame_socket import Frame, FrameLoop, Peer
 from twinspire.serving.live.process.store_client import Channel, FrameKind, error_document
+from twinspire.serving.supervisor import WorkerHandle
 
 RETRY_SECONDS = 1.0  # after which a request that found a full queue may come again
 
@@ -33,15 +36,27 @@ class FrameServer:
         self._channel = channel
         self._loop = FrameLoop(name, received, closed)
 
-    @property
-    def peers(self) -> int:
-        """Number of workers that are connected."""
-        return self._loop.peers
-
     def start(self) -> None:
         """Accept connections from now on."""
         self._loop.watch(self._channel.receiver, self._accept)
         self._loop.start()
+
+    def work(self, handle: WorkerHandle, grace: float, step: Callable[[], None]) -> float:
+        """Call `step` again and again, until the service stops and the workers have ended their calls.
+
+        Args:
+            handle: of the process.
+            grace: seconds for the workers to end them.
+
+        Returns:
+            When the process must end, by `time.monotonic`.
+        """
+        stopped, until = handle.stop_event(), math.inf
+        while time.monotonic() < until and not (stopped.is_set() and self._loop.peers == 0):
+            if stopped.is_set() and until == math.inf:
+                until = time.monotonic() + grace
+            step()
+        return min(until, time.monotonic() + grace)
 
     def stop(self) -> None:
         """Close all connections."""

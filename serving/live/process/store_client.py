@@ -43,6 +43,7 @@ from typing import Any, NamedTuple
 
 from twinspire.protos import errors
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.serving.engine.call import Deferred
 from twinspire.serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
 
 DATAGRAM_BYTES = 256  # received at once; a datagram that passes a socket has one byte
@@ -185,6 +186,34 @@ class StoreClient:
             if self._peer is not None:
                 self._loop.send(self._peer, frame)
         return number
+
+    def defer(
+        self,
+        call_soon: Callable[[Callable[[], None]], None],
+        kind: FrameKind,
+        payload: bytes,
+        repeatable: bool,
+        outcome: Callable[[Frame], Any],
+        items: int = 0,
+    ) -> Deferred:
+        """As `ask`, for a call, which gets what `outcome` makes of the reply.
+
+        Args:
+            call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
+        """
+        number = 0  # of the request; set below, before anything can call the lambda
+        deferred = Deferred(lambda: self.forget(number))
+
+        def answered(reply: Frame | TwinspireError) -> None:
+            def give() -> Any:
+                if isinstance(reply, TwinspireError):
+                    raise reply
+                return outcome(reply)
+
+            call_soon(lambda: deferred.resolve(give))
+
+        number = self.ask(kind, payload, answered, repeatable, items)
+        return deferred
 
     def forget(self, number: int) -> None:
         """Drop a request whose caller has gone; a write that the process has taken from its queue is done."""

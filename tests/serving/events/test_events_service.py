@@ -20,6 +20,7 @@ from twinspire.serving.cli.event_commands import record_file
 from twinspire.serving.client import AsyncRetrievalClient, Event, Query, RetrievalClient
 from twinspire.serving.client.events import Recorded
 from twinspire.serving.events.store import EventStore
+from twinspire.serving.events.user_histories import table_of
 from twinspire.serving.server import RetrievalServer
 
 SECRET = "user-key-that-no-log-may-have"
@@ -32,6 +33,12 @@ def both_workers(service: CatalogueService) -> tuple[RetrievalClient, RetrievalC
         other.close()
         other = service.client()
     return one, other
+
+
+def stored(service: CatalogueService) -> int:
+    """Number of events in the store of a service."""
+    with closing(EventStore.open(service.url, create=False)) as store, store.all() as parts:
+        return sum(map(len, parts))
 
 
 def test_an_event_is_in_the_history_of_its_user_at_once_for_each_worker_and_host(
@@ -108,9 +115,9 @@ def test_a_repeated_request_is_stored_once_by_whichever_worker(small: CatalogueS
             other.record(events[:1], request_id="twice")
         batches = [[Event("u", f"item-{n:03}")] * 3 for n in range(3, 8)]
         assert [*one.record_stream(batches)] == [Recorded(3)] * 5
-        with closing(EventStore.open(small.url)) as store:
-            assert store.count() == 17
-            assert store.latest("u", 1)[0][0] == "item-007"
+        assert stored(small) == 17
+        with closing(table_of(small.url)) as table:
+            assert table.latest("u", 1)[0][0] == "item-007"
 
 
 def test_the_asyncio_client_records_as_well(small: CatalogueService) -> None:
@@ -149,8 +156,7 @@ def test_an_invalid_event_is_named_and_nothing_of_its_request_is_stored(
             client.record([])
         with pytest.raises(InvalidInput, match=r"query.user: expected 1 to 256 bytes"):
             client.search(Query(user=""))
-    with closing(EventStore.open(faulty.url)) as store:
-        assert store.count() == 0
+    assert stored(faulty) == 0
 
 
 @pytest.fixture(scope="module")
@@ -223,9 +229,9 @@ def test_a_table_of_events_is_recorded_once(small: CatalogueService, tmp_path: P
         table.write_text(f"user_id,item_id,type\nu,item-001,click\nv,item-002,{'x' * 65}\n")
         with pytest.raises(DataError, match=r"row 2: type: expected 1 to 64 bytes"):
             record_file(client, table)
-    with closing(EventStore.open(small.url)) as store:
-        assert store.count() == 2
-        assert store.latest("u", 2) == [
+    assert stored(small) == 2
+    with closing(table_of(small.url)) as events:
+        assert events.latest("u", 2) == [
             ("item-002", 1767323046.0, "rated", 4.5),
             ("item-001", 1767323045.0, "click", None),
         ]

@@ -29,7 +29,7 @@ from twinspire.serving.live.encoding import bundle_encoders as module
 from twinspire.serving.live.encoding import change_encoder as encoders
 from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
-from twinspire.serving.live.process.initial_catalogue_entry import initial_catalogue_entry
+from twinspire.serving.live.process.catalogue_process import initial_catalogue_entry
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from twinspire.serving.live.store.changes import FeedPage, Position
 from twinspire.serving.live.store.database import copy_file
