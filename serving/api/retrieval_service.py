@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice, repeat
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
@@ -109,7 +109,7 @@ class RetrievalServicer:
             take = self._mirror.sample(call.method.name)
             if take is not None:
                 make = _taken(request, make, take, self._limits.max_exclude)
-        return self._job(bundle, queries, ("query",), options, make, size)
+        return self._job(call, bundle, queries, ("query",), options, make, size)
 
     SearchStream = Search  # one answer for each request, in order
 
@@ -136,7 +136,7 @@ class RetrievalServicer:
 
         make = self._sizes.checked(bundle, count, options.k, answer)
         size = self._sizes.expected(bundle, count, options.k)
-        return self._job(bundle, queries, names, options, make, size)
+        return self._job(call, bundle, queries, names, options, make, size)
 
     def Encode(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse | Job | Deferred:
         """The vectors of queries, or of items."""
@@ -151,7 +151,7 @@ class RetrievalServicer:
             return converters.vectors_to_wire(job.vectors, bundle.version, job.timing)
 
         self.admit(call, count)
-        return self._job(bundle, queries, names, NO_SEARCH, answer, size)
+        return self._job(call, bundle, queries, names, NO_SEARCH, answer, size)
 
     def Score(self, request: wire.ScoreRequest, call: Call, admitted: bool = False) -> Job | Deferred:
         """The towers' scores of given items for given queries; `admitted` as in `Search`."""
@@ -176,7 +176,7 @@ class RetrievalServicer:
             manifest, sequence = bundle.manifest, bundle.retriever.sequence
             return converters.scores_to_wire(manifest, asked, scores, contexts, job.timing, sequence)
 
-        return self._job(bundle, queries, names, NO_SEARCH, answer, size, items)
+        return self._job(call, bundle, queries, names, NO_SEARCH, answer, size, items)
 
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
         """Manifest of the champion, limits, and state of the service."""
@@ -257,6 +257,7 @@ class RetrievalServicer:
 
     def _job(
         self,
+        call: Call,
         bundle: LoadedBundle,
         queries: Sequence[Query],
         names: Sequence[str],
@@ -272,24 +273,30 @@ class RetrievalServicer:
         """
         retriever = bundle.retriever
 
-        def made(resolved: Sequence[ResolvedQuery]) -> Job:
-            prepared = [
-                retriever.prepare(each.query, name, each.excluded)
-                for each, name in zip(resolved, names, strict=True)
-            ]
+        def made(asked: Sequence[Query], excluded: Iterable[Collection[str]]) -> Job:
+            prepared = [*map(retriever.prepare, asked, names, excluded)]
             job = Job(retriever, prepared, options, answer, size)
-            job.cost += items + retriever.interests * sum(len(each.excluded) for each in resolved)
+            job.cost += items
             if options.exclude_history:
-                job.cost += _histories([each.query for each in resolved]) * retriever.interests
+                job.cost += _histories(asked) * retriever.interests
             if options.filter is not None or retriever.interests > 1:
-                job.cost += len(resolved) * retriever.expected_cost(options)
+                job.cost += len(asked) * retriever.expected_cost(options)
+            return job
+
+        def resolved(found: Sequence[ResolvedQuery]) -> Job:
+            more = sum(len(each.excluded) for each in found)
+            if self._rate is not None and more:
+                count = len(found)
+                self._rate.charge(caller(call), tokens(count, more) - tokens(count, 0))
+            job = made([each.query for each in found], [each.excluded for each in found])
+            job.cost += more * retriever.interests
             return job
 
         if self._resolve_users is None or all(each.user is None for each in queries):
-            return made([*map(ResolvedQuery, queries)])
-        found: Job | Deferred
-        found = self._resolve_users(queries, retriever.events, options.exclude_history, made)
-        return found
+            return made(queries, repeat(()))
+        job: Job | Deferred
+        job = self._resolve_users(queries, retriever.events, options.exclude_history, resolved)
+        return job
 
     def _admit_search(
         self, call: Call, bundle: LoadedBundle, queries: Sequence[Query], options: SearchOptions

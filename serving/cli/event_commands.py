@@ -20,7 +20,7 @@ from twinspire.serving.cli import tables
 from twinspire.serving.client.blocking import RetrievalClient
 from twinspire.serving.client.events import Event, Recorded, record_request
 from twinspire.serving.client.item_files import Row, read_rows
-from twinspire.serving.client.item_upload import PATIENCE_SECONDS, count_rows
+from twinspire.serving.client.item_upload import PATIENCE_SECONDS, count_rows, named_by_row
 
 BATCH = 1000  # events in one request
 NAMES = {"user_id": "user"}  # other names of columns, as training has them by default
@@ -87,12 +87,7 @@ def _send(client: RetrievalClient, path: Path, batch: list[tuple[int, Row]]) -> 
     try:
         return client.record(events, digest, PATIENCE_SECONDS)
     except InvalidInput as error:
-        head, _, rest = error.field.partition("events[")
-        place, _, field_name = rest.partition("]")
-        if head or not place.isdecimal():
-            raise
-        row = f"{path}: row {first + int(place)}"
-        raise DataError(f"{row}: {field_name.lstrip('.')}: {error.reason}") from None
+        raise named_by_row(error, path, first, "events") from None
 
 
 def _event(row: Row, name: str) -> Event:

@@ -182,12 +182,17 @@ def _send(
             return client.delete(ids, expected=expected, timeout=patience, strict=False)
         return client.upsert(items, action, timeout=patience, strict=False)
     except InvalidInput as error:
-        raise _named(error, columns.path, first) from None
+        raise named_by_row(error, columns.path, first, "items") from None
 
 
-def _named(error: InvalidInput, path: Path, first: int) -> TwinspireError:
-    """The error with the row of the table in place of the place in the batch."""
-    head, bracket, rest = error.field.partition("items[")
+def named_by_row(error: InvalidInput, path: Path, first: int, batch: str) -> TwinspireError:
+    """The error with the row of the table in place of the place in the batch.
+
+    Args:
+        first: row of the first element of the batch.
+        batch: the field of the request that holds it.
+    """
+    head, bracket, rest = error.field.partition(f"{batch}[")
     place, closing, field_name = rest.partition("]")
     if head or not bracket or not closing or not place.isdecimal():
         return error

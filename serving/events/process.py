@@ -77,6 +77,7 @@ class EventsProcess:
                 self._frames.refuse(request, outcome)
             else:
                 self._frames.answer(request, 0, outcome.SerializeToString())
+        self._heartbeat.beat()
         if time.monotonic() >= self._prune_due:
             self._prune()
         if self._entry != self._shared_state.read(EVENTS):

@@ -153,7 +153,11 @@ class FileTable:
         if self._opened is None or self._opened[1] != file:
             self.close()
             connection = sqlite3.connect(
-                f"{self._path.as_uri()}?mode=ro", BUSY_SECONDS, isolation_level=None, uri=True
+                f"{self._path.as_uri()}?mode=ro",
+                BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,  # another one closes it
+                uri=True,
             )
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             self._opened = connection, file

@@ -472,6 +472,7 @@ def driver_reason(error: BaseException) -> str:
 
 
 def reason_of(error: SQLAlchemyError) -> str:
-    """The database's own words, one line, without the statement and its values."""
+    """The database's own words, one line, without the statement, its values, and those in the table."""
     cause: object = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(cause).split())[:200] or type(cause).__name__
+    words = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)  # of PostgreSQL
+    return " ".join(words.split())[:200] or type(cause).__name__

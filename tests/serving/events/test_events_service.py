@@ -63,6 +63,10 @@ def test_an_event_is_in_the_history_of_its_user_at_once_for_each_worker_and_host
         found = one.search(Query(history=("item-055",), user=SECRET), k=20)  # its own history comes last
         assert differences([found], [one.search(longer, k=20)]) == []
         assert differences([one.search(Query(user="another"), k=20)], [one.search(Query(), k=20)]) == []
+        assert host.stop() == 0
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+    assert SECRET not in service.log
 
 
 def test_what_a_user_dislikes_or_has_had_is_left_out(small: CatalogueService) -> None:

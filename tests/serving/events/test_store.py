@@ -14,6 +14,7 @@ from twinspire.protos.events_pb2 import Event, RecordRequest, RecordResponse
 from twinspire.serving.events import store as stores
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import table_of
+from twinspire.serving.live.store.database import EVENTS, detail, public_text
 from twinspire.serving.retrieval.event_reading import EventRow
 
 
@@ -86,6 +87,16 @@ def test_what_is_too_old_or_too_much_is_deleted_from_the_oldest_on(
     assert store.record([clicks("u", "again", request_id="r0")])[0] == RecordResponse(stored=1)  # forgotten
     assert [store.prune(days=0, most=100) for _ in range(3)] == [3, 3, 0]
     assert (latest(url, "u"), count(store)) == ([], 0)
+
+
+def test_no_error_shows_a_user(store: EventStore, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one of PostgreSQL, which names the values of a row that is there already."""
+    monkeypatch.setattr(stores.time, "time_ns", lambda: 10**18)
+    store.record([clicks("a-secret", "a", time=1)])
+    with closing(EventStore.open(url)) as other, pytest.raises(Unavailable) as caught:
+        other.record([clicks("a-secret", "a", time=1)])
+    assert "a-secret" not in str(caught.value) + detail(caught.value) + public_text(caught.value, url, EVENTS)
+    assert len(rows(url, "a-secret")) == 1
 
 
 def test_a_deleted_user_leaves_no_row_and_in_sqlite_no_byte(store: EventStore, url: str) -> None:
