@@ -168,7 +168,7 @@ def main() -> None:
         url = given.url or f"sqlite:///{folder}/events.db"
         with catalogue_service(given.bundle, url, Path(folder), store="--events") as service:
             found: dict[str, Any] = {**machine(), "events_per_s": round(rate(service, ids, given.seconds))}
-            late = freshness(service, 20 * given.rounds)
+            late = freshness(service, 100 * given.rounds)
             found["changed_after_ms"] = {f"p{q}": round(float(np.percentile(late, q)), 2) for q in (50, 99)}
             with service.client() as client:
                 for name, excludes in (("search", False), ("exclude_history", True)):
