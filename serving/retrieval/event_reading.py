@@ -95,9 +95,8 @@ class EventReading:
         """As many of the latest of these events as the query tower reads, oldest first."""
         known = self.known
         kept = [row for row in events if row[0] in known]
-        if self.is_distinct and len({row[0] for row in kept}.union(query.history)) < len(kept) + len(
-            query.history
-        ):
+        ids = {row[0] for row in kept} if self.is_distinct else set()
+        if self.is_distinct and (len(ids) < len(kept) or not ids.isdisjoint(query.history)):
             first: dict[str, EventRow] = {}
             for row in kept:
                 first.setdefault(row[0], row)
