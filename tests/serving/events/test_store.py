@@ -91,7 +91,7 @@ def test_what_is_too_old_or_too_much_is_deleted_from_the_oldest_on(
 
 def test_no_error_shows_a_user(store: EventStore, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even one of PostgreSQL, which names the values of a row that is there already."""
-    monkeypatch.setattr(stores.time, "time_ns", lambda: 10**18)
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
     store.record([clicks("a-secret", "a", time=1)])
     with closing(EventStore.open(url)) as other, pytest.raises(Unavailable) as caught:
         other.record([clicks("a-secret", "a", time=1)])
