@@ -8,7 +8,6 @@ each vector, and merges what it finds. Where each search is exact, that loses no
 is among the k best of its nearest vector.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,8 +26,8 @@ BLOCK = 16  # queries that exact search scores at once: bounds memory to 16 N fl
 def graph_width(k: int, ef_search: int, count: int, passing: int | None = None) -> int | None:
     """How wide the graph is searched for `k` items: at least 2 k.
 
-    Where only some items may be found, a search walks through the others as well, and keeps `width` of those
-    that may. With a width of ef_search x the root of their share it finds as large a part of the best.
+    Where only some items may be found, a search walks through the others as well, until it has `width` of
+    those that may. So it takes longer, and misses fewer of the best.
 
     Args:
         k: items wanted.
@@ -41,7 +40,7 @@ def graph_width(k: int, ef_search: int, count: int, passing: int | None = None) 
     passing = count if passing is None else passing
     if not passing:
         return None
-    width = max(math.ceil(ef_search * math.sqrt(passing / count)), 2 * k)
+    width = max(ef_search, 2 * k)
     return None if compared_like(width, count, passing) >= passing else width
 
 

@@ -14,6 +14,7 @@ def search(
     allowed: Any,
     k: int,
     ef: int,
+    most_steps: int,
     max_residual: float,
     max_norm: float,
 ) -> int:
@@ -31,6 +32,7 @@ def search(
         links: uint32 (N, W): the graph to search; None to compare all items, exactly.
         allowed: a byte for each item, whether the search in the graph may find it; None: all.
         ef: width of the search in the graph, at least `k`.
+        most_steps: items whose links a search follows; one that needs more finds nothing. Below 0: any.
         max_residual, max_norm: largest |x - x'| and |x'| of a vector x without its padding and its code x'.
 
     Returns:

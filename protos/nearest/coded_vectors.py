@@ -97,7 +97,7 @@ class CodedVectors:
         return self._searched(queries, k, k, rows, None, None, residual)[:2]
 
     def search(
-        self, queries: Vectors, k: int, ef: int, allowed: Mask | None = None
+        self, queries: Vectors, k: int, ef: int, allowed: Mask | None = None, most_steps: int = -1
     ) -> tuple[Rows, Vectors, int]:
         """Search in the graph.
 
@@ -106,12 +106,13 @@ class CodedVectors:
             k: items wanted.
             ef: width of the search; the higher, the fewer of the nearest items are missed.
             allowed: whether each item may be found (N,); all by default.
+            most_steps: items whose links are followed; a search that needs more finds none. Any by default.
 
         Returns:
             rows int64 (B, k) and inner products float32 (B, k), best first, and the lowest number of items
             that a query has found; rows are -1 where there are no more.
         """
-        return self._searched(queries, k, max(k, ef), None, self.links, allowed, 0.0)
+        return self._searched(queries, k, max(k, ef), None, self.links, allowed, 0.0, most_steps)
 
     def _searched(
         self,
@@ -122,6 +123,7 @@ class CodedVectors:
         links: Links | None,
         allowed: Mask | None,
         max_residual: float,
+        most_steps: int = -1,
     ) -> tuple[Rows, Vectors, int]:
         found, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         if not found.size:
@@ -130,7 +132,8 @@ class CodedVectors:
             return self._compared(queries, k, np.flatnonzero(allowed) if allowed is not None else rows)
         least = compiled.search(
             self._codes, self._scales, self.vectors, np.ascontiguousarray(queries, np.float32), found, scores,
-            rows, links, allowed, k, max(k, min(ef, len(self.vectors))), max_residual, self._max_norm,
+            rows, links, allowed, k, max(k, min(ef, len(self.vectors))), most_steps,
+            max_residual, self._max_norm,
         )  # fmt: skip
         return found, scores, least
 

@@ -43,6 +43,7 @@ typedef struct {
     const int64_t *some;    /* rows of the items to compare without a graph; NULL: all */
     size_t compared;        /* how many these are */
     double max_residual, max_norm; /* largest |x - x'| and |x'| of items x with codes x' */
+    Py_ssize_t most_steps;         /* items whose links a search follows; it then gives up; below 0: any number */
 } Items;
 
 INLINE int32_t plain_product(const int8_t *code, const Query *query, Py_ssize_t length) {
@@ -244,16 +245,20 @@ INLINE void offer(Workspace *work, const Items *items, uint64_t item, size_t ef)
 
 /* Find the `ef` best items (Malkov and Yashunin 2018, algorithm 2) by their codes; false if there is no memory.
  *
- * Items that are not allowed are walked through, but not kept. */
+ * Items that are not allowed are walked through, but not kept. A search that gives up finds nothing. */
 static int walk(Workspace *work, const Items *items, const Query *query, size_t ef) {
     memset(work->visited, 0, (items->count / 64 + 1) * sizeof *work->visited);
     work->found.size = work->open.size = 0;
     uint64_t start = best_start(items, query);
     visit(work->visited, row_of(start));
     offer(work, items, start, ef);
-    while (work->open.size) {
+    for (Py_ssize_t steps = 0; work->open.size; steps++) {
         uint64_t item = ~pop(&work->open);
         if (work->found.size == ef && item < work->found.items[0]) break;
+        if (steps == items->most_steps) {
+            work->found.size = 0;
+            break;
+        }
         const uint32_t *links = items->links + (size_t)row_of(item) * (size_t)items->width;
         Py_ssize_t fresh = 0;
         for (Py_ssize_t n = 0; n < items->width && links[n] < items->count; n++) {
@@ -386,7 +391,7 @@ static const char *check(const Py_buffer *at, Py_ssize_t k, Py_ssize_t ef, Items
     *items = (Items){at[CODES].buf, at[SCALES].buf, at[VECTORS].buf, at[LINKS].buf, (uint32_t)count,
                      at[CODES].len / count, at[VECTORS].len / count / 4, at[LINKS].len / count / 4, at[ALLOWED].buf,
                      at[SOME].buf, (size_t)(at[SOME].buf == NULL ? count : at[SOME].len / 8), items->max_residual,
-                     items->max_norm};
+                     items->max_norm, items->most_steps};
     int needs_codes = items->links != NULL || items->max_residual < INFINITY;
     Py_ssize_t batch = at[QUERIES].len / 4 / items->dimension;
     if (items->dimension > items->length && needs_codes) return "codes: shorter than the vectors";
@@ -403,9 +408,9 @@ static PyObject *search(PyObject *Py_UNUSED(self), PyObject *args) {
     Py_buffer at[BUFFERS] = {{0}};
     Items items;
     Py_ssize_t k, ef, least = 0;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOOnndd", &given[CODES], &given[SCALES], &given[VECTORS], &given[QUERIES],
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOnnndd", &given[CODES], &given[SCALES], &given[VECTORS], &given[QUERIES],
                           &given[ROWS], &given[SCORES], &given[SOME], &given[LINKS], &given[ALLOWED], &k, &ef,
-                          &items.max_residual, &items.max_norm))
+                          &items.most_steps, &items.max_residual, &items.max_norm))
         return NULL;
     int opened = 1; /* None has no buffer */
     for (int n = 0; opened && n < BUFFERS; n++)

@@ -12,6 +12,9 @@ from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.index.vector_index import ExactIndex, Neighbours, Vectors, coded_vectors
 
 SPACE = "ip"
+# Where a share of the items passes a filter, a search follows the links of about ef / share items. One that
+# needs so many times as many gives up: near the query fewer pass, and it would miss some of the best.
+PATIENCE = 1.8
 
 
 class HnswIndex(ExactIndex):
@@ -71,4 +74,7 @@ class HnswIndex(ExactIndex):
     def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Neighbours | None:
         """As `VectorIndex.search_filtered`; None where it takes no longer to compare all that pass."""
         width = graph_width(k, self._ef, self.count, passing.count)
-        return None if width is None else Neighbours(*self._coded.search(vectors, k, width, passing.mask)[:2])
+        if width is None:
+            return None
+        most = int(PATIENCE * width * self.count / passing.count)
+        return Neighbours(*self._coded.search(vectors, k, width, passing.mask, most)[:2])

@@ -132,7 +132,7 @@ def test_all_variants_compute_the_products_of_codes_exactly(variant: int, length
     rows, scores = np.empty((40, 1), np.int64), np.empty((40, 1), np.float32)
     vectors = np.zeros((60, length), np.float32)
     _kernel.search(
-        codes, np.ones(60, np.float32), vectors, queries, rows, scores, None, None, None, 1, 1, 0.0, 0.0
+        codes, np.ones(60, np.float32), vectors, queries, rows, scores, None, None, None, 1, 1, -1, 0.0, 0.0
     )
     np.testing.assert_array_equal(rows[:, 0], products.argmax(axis=1))
 
@@ -180,6 +180,15 @@ def test_where_too_few_are_reached_the_rest_is_marked() -> None:
     assert least == 1 and (rows[:, 1:] == -1).all()
 
 
+def test_a_search_that_takes_too_many_steps_gives_up() -> None:
+    rows, _, least = GRAPH.search(QUERIES, 10, 64, most_steps=5)
+    assert least == 0 and (rows == -1).all()
+    for found, expected in zip(
+        GRAPH.search(QUERIES, 10, 64, most_steps=10_000), GRAPH.search(QUERIES, 10, 64), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_batches_and_threads_do_not_disturb_each_other() -> None:
     together, scores, _ = GRAPH.search(QUERIES, 10, 64)
     with ThreadPoolExecutor(8) as pool:
@@ -218,7 +227,8 @@ def test_arrays_that_do_not_fit_are_refused(changed: dict[str, object], match: s
     arguments = {
         "codes": GRAPH._codes, "scales": GRAPH._scales, "vectors": UNIT, "queries": QUERIES,
         "rows": np.empty((100, 5), np.int64), "scores": np.empty((100, 5), np.float32), "some": None,
-        "links": GRAPH.links, "allowed": None, "k": 5, "ef": 9, "max_residual": 0.0, "max_norm": 0.0,
+        "links": GRAPH.links, "allowed": None, "k": 5, "ef": 9, "most_steps": -1,
+        "max_residual": 0.0, "max_norm": 0.0,
     }  # fmt: skip
     assert _kernel.search(*arguments.values()) == 5
     with pytest.raises(ValueError, match=match):

@@ -139,12 +139,7 @@ def test_an_index_that_may_not_be_searched_is_not() -> None:
         (10, 1000, 64, 1000),  # few that pass are compared
         (10, 50_000, None, 50_000),  # there is no graph
         (10, 100_000, 64, EXACT_SHARE * 64),  # as without a filter
-        (
-            10,
-            25_000,
-            64,
-            EXACT_SHARE * 32 * 4,
-        ),  # it keeps one of four items, and is half as wide
+        (10, 50_000, 64, EXACT_SHARE * 64 * 2),  # it keeps one of two items
         (2000, 50_000, 64, 50_000),  # so wide that comparing takes no longer
     ],
 )
