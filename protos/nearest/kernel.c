@@ -189,12 +189,13 @@ static int by_score(const void *a, const void *b) {
 static void encode(Query *query, Py_ssize_t dimension, Py_ssize_t length) {
     const float *vector = query->vector;
     float largest = 0;
-    for (Py_ssize_t at = 0; at < dimension; at++) largest = fmaxf(largest, fabsf(vector[at]));
+    for (Py_ssize_t at = 0; at < dimension; at++) largest = fabsf(vector[at]) > largest ? fabsf(vector[at]) : largest;
     query->scale = largest / HIGHEST;
     query->sum = 0;
     memset(query->code, 0, (size_t)length);
     for (Py_ssize_t at = 0; largest > 0 && at < dimension; at++) {
         float value = vector[at] / largest * HIGHEST;
+        value = value > -HIGHEST ? value : -HIGHEST; /* NaN has no code */
         query->code[at] = (int8_t)(value < 0 ? value - 0.5f : value + 0.5f);
         query->sum += query->code[at];
     }
