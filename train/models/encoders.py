@@ -10,6 +10,7 @@ marks tables, for processes exchange such rows; Adam itself needs dense gradient
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,9 +89,11 @@ class HashedTextEncoder(nn.Module):
 
     def _of_bags(self, bags: TextBags) -> Tensor:
         counts = bags.counts.clamp(max=MAX_OCCURRENCES).sqrt() if self.saturate else bags.counts
-        scale = counts * look_up(self.weights, bags.rows)  # the gradient of indexing is not deterministic
-        table, rows = touched(self.table, bags.rows)
-        return F.embedding_bag(rows, table, bags.offsets, mode="sum", per_sample_weights=scale)
+        distinct, place = distinct_rows(bags.rows, len(self.table))
+        embedded = F.embedding(distinct, self.table, sparse=is_marked(self.table))  # (U, H)
+        weighted = embedded * look_up(self.weights, distinct)[:, None]
+        total: Tensor = _BagSum.apply(weighted, place, counts.to(weighted.dtype), bags.offsets)  # type: ignore[no-untyped-call]
+        return total
 
     def _of_rows(self, rows: Tensor) -> Tensor:
         """Rows (B, F) -> (B, H)."""
@@ -113,6 +116,35 @@ class HashedTextEncoder(nn.Module):
         starts = F.pad((place * first).double()[:, None, None], (MAX_OCCURRENCES - 1, 0))
         start = F.max_pool2d(starts, (1, MAX_OCCURRENCES), stride=1).squeeze((1, 2)).long()
         return torch.where(start == 0, MAX_OCCURRENCES, place - start)
+
+
+class _BagSum(torch.autograd.Function):
+    """Weighted sums of the rows of a table (U, H) for B bags, whose gradient is such a sum, too.
+
+    The gradient of a row sums those of the bags that hold it. As another `embedding_bag`, over the bags
+    sorted by row, it is several times faster than that which torch has for the first one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, counts: Tensor, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, counts, offsets)
+        ctx.size = len(table)
+        return F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=counts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, counts, offsets = ctx.saved_tensors
+        order = rows.argsort(stable=True)
+        bag = torch.bucketize(order, offsets, right=True, out_int32=True) - 1
+        held = rows.bincount(minlength=ctx.size)
+        sums = F.embedding_bag(
+            bag,
+            grad.contiguous(),
+            (held.cumsum(0) - held).int(),
+            mode="sum",
+            per_sample_weights=counts[order],
+        )
+        return sums, None, None, None
 
 
 def l2_normalize(x: Tensor) -> Tensor:
@@ -204,9 +236,20 @@ def touched(table: Tensor, rows: Tensor, padding: int | None = None) -> tuple[Te
     """
     if not is_marked(table) or not torch.is_grad_enabled():
         return table, rows
-    occurs = torch.zeros(len(table), dtype=torch.bool, device=rows.device)
+    distinct, place = distinct_rows(rows, len(table))
+    return F.embedding(distinct, table, padding, sparse=True), place
+
+
+def distinct_rows(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The distinct rows of a table that are looked up, (U,) ascending, and the place of each among them.
+
+    Args:
+        rows: integers of any shape, below `size`.
+        size: rows of the table.
+    """
+    occurs = torch.zeros(size, dtype=torch.bool, device=rows.device)
     occurs[rows.flatten().long()] = True
-    distinct = occurs.nonzero()[:, 0]  # (U,), ascending
-    place = torch.zeros(len(table), dtype=rows.dtype, device=rows.device)
+    distinct = occurs.nonzero()[:, 0]
+    place = torch.zeros(size, dtype=rows.dtype, device=rows.device)
     place[distinct] = torch.arange(len(distinct), dtype=rows.dtype, device=rows.device)
-    return F.embedding(distinct, table, padding, sparse=True), place[rows.long()]
+    return distinct, place[rows.long()]

@@ -31,13 +31,18 @@ from twinspire.protos.system.cores import thread_count
 from twinspire.train.config.training import Device
 from twinspire.train.data.batches import Batch
 from twinspire.train.evaluation.exact_search import encode
+from twinspire.train.models.clicks import FeedbackEncoder
+from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, mark
 from twinspire.train.models.placement import moved
 from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from twinspire.train.models.towers import Inputs, Tower
+from twinspire.train.training.optimiser import step_with_rows
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 CPU = torch.device("cpu")
+ROWS_FROM = 1 << 20  # numbers in a table from which on its gradients are sparse
 PINNED_BYTES = 64 << 20  # larger tensors, of whole corpora, would stay in locked memory
 SENTENCES = 3  # of torch's error text that are shown: the allocation that failed, and the free memory
 _OTHER_MEMORY = re.compile(r"DefaultCPUAllocator|MPS backend out of memory")
@@ -48,13 +53,15 @@ class TrainingProcess:
 
     Args:
         device: of towers, mining and evaluation.
+        rows_from: numbers in a table from which on its gradients are sparse, on a CPU.
     """
 
     rank = 0
     count = 1  # of the processes
 
-    def __init__(self, device: torch.device = CPU) -> None:
+    def __init__(self, device: torch.device = CPU, rows_from: int = ROWS_FROM) -> None:
         self.device = device
+        self.rows_from = rows_from
 
     @property
     def device_name(self) -> str:
@@ -122,6 +129,14 @@ class TrainingProcess:
 
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
         """Prepare the steps of an optimiser over the parameters of some towers."""
+        step_with_rows(optimiser, self.marked(towers))
+
+    def marked(self, towers: Iterable[Tower]) -> list[Tensor]:
+        """The large tables of some towers, which get sparse gradients."""
+        tables = [each for each in tables_of(towers) if each.is_cpu and each.numel() >= self.rows_from]
+        for table in tables:
+            mark(table)
+        return tables
 
     def share(self, batch: Batch) -> tuple[Batch, Rows | None]:
         """This process's share of a batch, and the places of its pairs in the batch; None for all."""
@@ -234,3 +249,18 @@ def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
     if process.device != CPU:
         ways.append('training.device = "cpu", which can also resume a run')
     return f"{process.device} ({process.device_name}) has too little memory: {said}; try {', or '.join(ways)}"
+
+
+def tables_of(towers: Iterable[Tower]) -> list[Tensor]:
+    """The tables of embeddings of some towers that are trained, each once."""
+    found: dict[int, Tensor] = {}
+    for module in (module for tower in towers for module in tower.modules()):
+        tables: list[Tensor] = []
+        if isinstance(module, HashedTextEncoder | IdEncoder | PoolingEncoder | AttentionEncoder):
+            tables = [module.table]
+        elif isinstance(module, CategoryEncoder):
+            tables = [module.embedding.weight]
+        elif isinstance(module, FeedbackEncoder):
+            tables = [*module.tables.values()]
+        found |= {id(table): table for table in tables if table.requires_grad}
+    return [*found.values()]

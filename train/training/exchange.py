@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from twinspire.train.training.optimiser import DenseGradient
+
 
 def all_gather_rows(own: Tensor, total: int, count: int) -> Tensor:
     """Vectors of all ranks, with gradients: the gradient of a rank's own ones is the sum over all ranks.
@@ -97,8 +99,8 @@ class _RowSum:
     """Sums the gradient of a table over all ranks, of which only the rows that are not 0 are exchanged."""
 
     def __init__(self, table: Tensor) -> None:
-        self._gradient = torch.zeros_like(table, requires_grad=False)
-        self._filled = torch.empty(0, dtype=torch.int64)  # its rows that are not 0
+        self._table = table
+        self._dense = DenseGradient(table)
 
     def sum(self, grad: Tensor | None) -> Tensor:
         """The sum over all ranks, dense; it is overwritten by the next one.
@@ -106,14 +108,10 @@ class _RowSum:
         Args:
             grad: of the whole table, sparse or dense; None counts as zeros.
         """
-        shape = self._gradient.shape
         if grad is None:
-            nothing = torch.empty(1, 0, dtype=torch.int64), self._gradient.new_empty(0, *shape[1:])
+            shape = self._table.shape
+            nothing = torch.empty(1, 0, dtype=torch.int64), self._table.new_empty(0, *shape[1:])
             grad = torch.sparse_coo_tensor(*nothing, shape)
         rows = (grad if grad.is_sparse else grad.to_sparse(1)).coalesce()
         dist.all_reduce(rows)
-        rows = rows.coalesce()
-        self._gradient[self._filled] = 0
-        self._filled = rows.indices()[0]
-        self._gradient[self._filled] = rows.values()
-        return self._gradient
+        return self._dense.filled(rows)

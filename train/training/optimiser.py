@@ -1,10 +1,11 @@
 """Adam with a learning rate for each kind of parameter, warm-up and cosine decay."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder
@@ -73,6 +74,35 @@ def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]
         {**group, "params": vectors, "weight_decay": 0.0},
     ]
     return [part for part in parts if part["params"]]
+
+
+class DenseGradient:
+    """The dense gradient of a large table, of which a step writes only the rows that it has looked up.
+
+    A new tensor of that size would take longer than the rest of a step with it.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        self._gradient = torch.zeros_like(table, requires_grad=False)
+        self._written = torch.empty(0, dtype=torch.int64)
+
+    def filled(self, rows: Tensor) -> Tensor:
+        """A sparse gradient as a dense one, which the next call overwrites."""
+        self._gradient[self._written] = 0
+        self._written = rows._indices()[0]
+        return self._gradient.index_add_(0, self._written, rows._values())
+
+
+def step_with_rows(optimiser: torch.optim.Optimizer, tables: Iterable[Tensor]) -> None:
+    """Let Adam, which takes dense gradients alone, step on tables with sparse ones (`encoders.mark`)."""
+    dense = [(table, DenseGradient(table)) for table in tables]
+
+    def fill(*_: Any) -> None:
+        for table, gradient in dense:
+            if table.grad is not None and table.grad.is_sparse:
+                table.grad = gradient.filled(table.grad)
+
+    optimiser.register_step_pre_hook(fill)
 
 
 def set_learning_rate(

@@ -36,12 +36,10 @@ from twinspire.train.config import TrainingConfig
 from twinspire.train.data.batches import Batch
 from twinspire.train.evaluation.exact_search import blocks_of_like_length, encode
 from twinspire.train.interrupts import SIGNALS
-from twinspire.train.models.clicks import FeedbackEncoder
-from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, mark
 from twinspire.train.models.prepared_inputs import PreparedInputs
-from twinspire.train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from twinspire.train.models.towers import Inputs, Tower
 from twinspire.train.training.device import (
+    ROWS_FROM,
     SINGLE_PROCESS,
     Rows,
     TrainingProcess,
@@ -54,7 +52,6 @@ from twinspire.train.training.exchange import GradientSum, all_gather_rows
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by which ranks find each other
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 LONG = timedelta(days=7)  # of one exchange; rank 0 may evaluate for hours between two
-ROWS_FROM = 1 << 20  # numbers in a table from which on its gradients are exchanged as rows
 
 
 @contextmanager
@@ -163,14 +160,13 @@ class Rank(TrainingProcess):
     """One of several processes that train together, which have joined a process group.
 
     Args:
-        rows_from: numbers in a table from which on its gradients are exchanged as rows.
+        rows_from: numbers in a table from which on its gradients are sparse, and exchanged as rows.
     """
 
     def __init__(self, rank: int, count: int, rows_from: int = ROWS_FROM) -> None:
-        super().__init__()
+        super().__init__(rows_from=rows_from)
         self.rank = rank
         self.count = count
-        self.rows_from = rows_from
         self._gradients = GradientSum([], [])
 
     def alone(self) -> TrainingProcess:
@@ -190,12 +186,9 @@ class Rank(TrainingProcess):
             raise
 
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
-        """Prepare the steps of an optimiser; the large tables get sparse gradients."""
-        tables = [table for table in _tables(towers) if table.numel() >= self.rows_from]
-        for table in tables:
-            mark(table)
+        """Prepare the steps of an optimiser over the parameters of some towers."""
         parameters = [each for group in optimiser.param_groups for each in group["params"]]
-        self._gradients = GradientSum(parameters, tables)
+        self._gradients = GradientSum(parameters, self.marked(towers))
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step: rank 0 as one process does, each other one differently."""
@@ -259,18 +252,3 @@ class Rank(TrainingProcess):
     def wait(self) -> None:
         """Wait until all ranks are here."""
         dist.barrier()
-
-
-def _tables(towers: Iterable[Tower]) -> list[Tensor]:
-    """The tables of embeddings of some towers that are trained, each once."""
-    found: dict[int, Tensor] = {}
-    for module in (module for tower in towers for module in tower.modules()):
-        tables: list[Tensor] = []
-        if isinstance(module, HashedTextEncoder | IdEncoder | PoolingEncoder | AttentionEncoder):
-            tables = [module.table]
-        elif isinstance(module, CategoryEncoder):
-            tables = [module.embedding.weight]
-        elif isinstance(module, FeedbackEncoder):
-            tables = [*module.tables.values()]
-        found |= {id(table): table for table in tables if table.requires_grad}
-    return [*found.values()]

@@ -17,7 +17,7 @@ from twinspire.train.models.encoders import (
 from twinspire.train.models.text_hashing import WordHashing
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.models.towers import Tower
-from twinspire.train.training.ranks import _tables
+from twinspire.train.training.device import tables_of
 
 ROWS = torch.tensor([[3, 1], [3, 0]])
 
@@ -44,7 +44,7 @@ def test_gradients_of_marked_tables_are_the_same(kind: str, schema: str) -> None
         assert kind in KINDS
         towers = built(kind, schema)
     dense = gradients(towers, schema)
-    tables = _tables(towers)
+    tables = tables_of(towers)
     assert tables
     for table in tables:
         mark(table)
