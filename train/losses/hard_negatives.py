@@ -14,6 +14,8 @@ from twinspire.train.models.placement import to_device_of
 Rows = npt.NDArray[np.int64]
 SeenMask = Callable[[Rows, Rows], npt.NDArray[np.bool_] | None]
 _BLOCK = 1024  # pairs whose scores are in memory at a time
+_PARTS = 8  # of the items, in a random one of which a block of pairs is mined
+_FEWEST = 4  # items for each negative that are nearest in such a part
 
 
 def mine_hard_negatives(
@@ -30,7 +32,9 @@ def mine_hard_negatives(
     """Hard negatives of each pair (Xiong et al. 2021, "ANCE", section 4).
 
     They are drawn uniformly from the `depth` nearest items of training pairs, without the query's positives
-    and the items that the query has seen.
+    and the items that the query has seen. Where there are many pairs, each block of them gets another random
+    part of the items, and negatives are drawn from as small a part of `depth`: the nearest 5 of an eighth are
+    about as near as the nearest 40 of all, and found in an eighth of the time.
 
     Args:
         queries: (Q, D), vectors of all queries; or (Q, K * D), whose largest product counts.
@@ -46,20 +50,26 @@ def mine_hard_negatives(
         negatives gets some of its positives, which the loss masks.
     """
     generator = np.random.default_rng(seed)
-    drawable = np.unique(pairs.item)
-    vectors = items[to_device_of(drawable, items)]
-    depth = min(depth, len(drawable))
+    all_drawable = np.unique(pairs.item)
+    depth = min(depth, len(all_drawable))
     per_pair = min(per_pair, depth)
+    parts = max(1, min(_PARTS, depth // (_FEWEST * per_pair), len(pairs) // _BLOCK))
+    depth //= parts
     mined = np.zeros((len(pairs), per_pair), np.int64)
     rank, processes = share
     for at in range(0, len(pairs), _BLOCK):
         rows = pairs.query[at : at + _BLOCK]
-        random = generator.random((len(rows), depth))  # also of the blocks of other processes
+        # Also drawn for the blocks of other processes.
+        drawable = np.sort(generator.choice(all_drawable, len(all_drawable) // parts, replace=False))
+        random = generator.random((len(rows), depth))
         if at // _BLOCK % processes != rank:
             continue
+        vectors = items[to_device_of(drawable, items)]
         scores = largest_products(queries[to_device_of(rows, queries)], vectors)
         place, item = positives.of_queries(rows)
         column = np.searchsorted(drawable, item)
+        is_there = drawable[np.minimum(column, len(drawable) - 1)] == item
+        place, column = place[is_there], column[is_there]
         scores[to_device_of(place, scores), to_device_of(column, scores)] = -torch.inf
         seen = seen_mask(rows, drawable)
         if seen is not None:

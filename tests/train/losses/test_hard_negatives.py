@@ -1,6 +1,7 @@
 """Hard negatives are not positives, and the model ranks them high."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +63,22 @@ def test_the_nearest_are_mined_and_drawn_evenly() -> None:
         share = [negatives.count(row) / len(negatives) for row in three]
         assert sum(share) == 1
         assert min(share) > 0.2
+
+
+def test_many_pairs_are_mined_in_parts_of_the_items_and_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinspire.train.losses.hard_negatives._BLOCK", 4)
+    monkeypatch.setattr("twinspire.train.losses.hard_negatives._FEWEST", 2)
+    pairs = pairs_of([(n % QUERIES, n % ITEMS) for n in range(60)])
+    queries, items, positives = unit(QUERIES, 0), unit(ITEMS, 1), Positives.of(pairs, QUERIES)
+    scores = (queries @ items.T).numpy()
+    scores[pairs.query, pairs.item] = -2
+    rank = (-scores).argsort(axis=1).argsort(axis=1)
+    drawn = [mine_hard_negatives(queries, items, pairs, positives, 1, 8, (seed, 0)) for seed in range(50)]
+    ranks = np.array([rank[pairs.query, each[:, 0]] for each in drawn])
+    assert 3 < ranks.mean() < 4.5  # 3.5 where each of the eight nearest is as likely
+    assert (ranks == 0).mean() > 0.05
+    assert (ranks < 8).mean() > 0.8
+    assert len(np.unique(drawn)) == ITEMS  # not those of a single part
 
 
 def test_mining_is_seeded() -> None:
