@@ -35,7 +35,7 @@ class InBatchSoftmax:
     Args:
         temperature: divides the scores.
         hard_negatives: number of hard negatives added for each pair; 0 for none.
-        mine_from: hard negatives are drawn from this many nearest items.
+        mine_from: hard negatives are drawn from about this many nearest items.
         correction: popular items are in more batches; "logq" (Yi et al. 2019) corrects for that.
         uniform_negatives: number of items drawn uniformly from the catalogue and added to each batch (Yang
             et al. 2020).

@@ -11,7 +11,7 @@ query changes, whatever selects the epoch: by recall the rule gained up to .013.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,7 @@ def chosen_settings(
     if not len(validation.texts):
         return LexicalSettings(names[0])
 
+    @cache
     def measured(settings: LexicalSettings) -> Floats:
         model = LexicalModel(terms(settings.analyzer), settings.weighting(kind))
         return per_query(model.rank(validation.texts, 10), validation.relevant)["ndcg_at_10"]

@@ -59,9 +59,8 @@ def mine_hard_negatives(
     rank, processes = share
     for at in range(0, len(pairs), _BLOCK):
         rows = pairs.query[at : at + _BLOCK]
-        # Also drawn for the blocks of other processes.
         drawable = np.sort(generator.choice(all_drawable, len(all_drawable) // parts, replace=False))
-        random = generator.random((len(rows), depth))
+        random = generator.random((len(rows), depth))  # both also for the blocks of other processes
         if at // _BLOCK % processes != rank:
             continue
         vectors = items[to_device_of(drawable, items)]

@@ -4,9 +4,9 @@ The input of a text encoder is either code points (B, L), as in the exported gra
 hashed once before training. Both give the same sums. Code points are gathered and summed, because the
 exporter does not handle `embedding_bag`; bags are several times faster on a CPU.
 
-By default the gradient of a table is as large as the table, most of it zeros. That of a marked table is a
-sparse tensor: the distinct rows that a batch looks up, and the gradient of each. `train/training/ranks.py`
-marks tables, for processes exchange such rows; Adam itself needs dense gradients.
+The gradient of a small table is as large as the table, most of it zeros. That of a large one on a CPU is a
+sparse tensor: the distinct rows that a batch looks up, and the gradient of each. To fill and sum dense ones
+takes long, and ranks (`train/training/ranks.py`) exchange such rows.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from twinspire.train.models.text_hashing import WordHashing, look_up
 
 MAX_OCCURRENCES = 64  # of one n-gram or word in one text; further ones do not count
 MAX_DEVIATIONS = 1000.0  # a number farther from its mean is clipped to avoid overflow
-_MARK = "has_row_gradients"
+ROWS_FROM = 1 << 20  # numbers in a table from which on its gradients are sparse, on a CPU
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,8 @@ class HashedTextEncoder(nn.Module):
 
     def _of_bags(self, bags: TextBags) -> Tensor:
         counts = bags.counts.clamp(max=MAX_OCCURRENCES).sqrt() if self.saturate else bags.counts
-        distinct, place = distinct_rows(bags.rows, len(self.table))
-        embedded = F.embedding(distinct, self.table, sparse=is_marked(self.table))  # (U, H)
-        weighted = embedded * look_up(self.weights, distinct)[:, None]
-        total: Tensor = _BagSum.apply(weighted, place, counts.to(weighted.dtype), bags.offsets)  # type: ignore[no-untyped-call]
+        given = self.table, self.weights, bags.rows, counts, bags.offsets
+        total: Tensor = _WeightedSums.apply(*given)  # type: ignore[no-untyped-call]
         return total
 
     def _of_rows(self, rows: Tensor) -> Tensor:
@@ -118,33 +116,38 @@ class HashedTextEncoder(nn.Module):
         return torch.where(start == 0, MAX_OCCURRENCES, place - start)
 
 
-class _BagSum(torch.autograd.Function):
-    """Weighted sums of the rows of a table (U, H) for B bags, whose gradient is such a sum, too.
+class _WeightedSums(torch.autograd.Function):
+    """(B, H): for each bag the sum of its rows of a table, times their weights and counts.
 
-    The gradient of a row sums those of the bags that hold it. As another `embedding_bag`, over the bags
-    sorted by row, it is several times faster than that which torch has for the first one.
+    The gradient of a row sums those of the bags that hold it: a bag of bags. `embedding_bag` sums these
+    several times faster than its own backward pass does.
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, counts: Tensor, offsets: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, counts, offsets)
-        ctx.size = len(table)
-        return F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=counts)
+    def forward(
+        ctx: Any, table: Tensor, weights: Tensor, rows: Tensor, counts: Tensor, offsets: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(table, weights, rows, counts, offsets)
+        scale = counts * look_up(weights, rows)
+        return F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, counts, offsets = ctx.saved_tensors
+        table, weights, rows, counts, offsets = ctx.saved_tensors
         order = rows.argsort(stable=True)
-        bag = torch.bucketize(order, offsets, right=True, out_int32=True) - 1
-        held = rows.bincount(minlength=ctx.size)
-        sums = F.embedding_bag(
-            bag,
-            grad.contiguous(),
-            (held.cumsum(0) - held).int(),
-            mode="sum",
-            per_sample_weights=counts[order],
-        )
-        return sums, None, None, None
+        distinct, held = rows[order].long().unique_consecutive(return_counts=True)  # (U,)
+        lengths = offsets.diff(append=offsets.new_full((1,), len(rows)))
+        bags = torch.repeat_interleave(lengths.long())[order]
+        begin, counts = held.cumsum(0) - held, counts[order].to(grad.dtype)
+        grad = grad.contiguous()
+        sums = F.embedding_bag(bags, grad, begin, mode="sum", per_sample_weights=counts)  # (U, H)
+        of_weights = torch.zeros_like(weights)
+        of_weights[distinct] = (sums * F.embedding(distinct, table)).sum(dim=1)
+        sums *= look_up(weights, distinct)[:, None]
+        if not has_row_gradients(table):
+            return torch.zeros_like(table).index_copy(0, distinct, sums), of_weights, None, None, None
+        of_table = torch.sparse_coo_tensor(distinct[None], sums, table.shape, check_invariants=False)
+        return of_table, of_weights, None, None, None
 
 
 def l2_normalize(x: Tensor) -> Tensor:
@@ -211,19 +214,13 @@ class NumberEncoder(nn.Module):
         return torch.cat([torch.where(absent, 0.0, standard), absent.float()], dim=1)
 
 
-def mark(table: Tensor) -> None:
-    """Give a table sparse gradients in this process."""
-    setattr(table, _MARK, True)
-
-
-def is_marked(table: Tensor) -> bool:
-    """Whether the table has sparse gradients."""
-    found: bool = getattr(table, _MARK, False)
-    return found
+def has_row_gradients(table: Tensor) -> bool:
+    """Whether the gradient of a table is a sparse tensor of the rows that a step looks up."""
+    return table.requires_grad and table.is_cpu and table.numel() >= ROWS_FROM
 
 
 def touched(table: Tensor, rows: Tensor, padding: int | None = None) -> tuple[Tensor, Tensor]:
-    """A table to look rows up in, and the rows: of a marked table the part that is looked up.
+    """A table to look rows up in, and the rows: of a large table the part that is looked up.
 
     Args:
         table: (V, H).
@@ -231,25 +228,14 @@ def touched(table: Tensor, rows: Tensor, padding: int | None = None) -> tuple[Te
         padding: a row that gets no gradient.
 
     Returns:
-        (U, H), the distinct rows, and integers of the shape of `rows` below U; both unchanged if the table is
-        not marked.
+        (U, H), the distinct rows, and integers of the shape of `rows` below U; both unchanged if the gradient
+        of the table is not sparse, or not wanted.
     """
-    if not is_marked(table) or not torch.is_grad_enabled():
+    if not has_row_gradients(table) or not torch.is_grad_enabled():
         return table, rows
-    distinct, place = distinct_rows(rows, len(table))
-    return F.embedding(distinct, table, padding, sparse=True), place
-
-
-def distinct_rows(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The distinct rows of a table that are looked up, (U,) ascending, and the place of each among them.
-
-    Args:
-        rows: integers of any shape, below `size`.
-        size: rows of the table.
-    """
-    occurs = torch.zeros(size, dtype=torch.bool, device=rows.device)
+    occurs = torch.zeros(len(table), dtype=torch.bool, device=rows.device)
     occurs[rows.flatten().long()] = True
-    distinct = occurs.nonzero()[:, 0]
-    place = torch.zeros(size, dtype=rows.dtype, device=rows.device)
+    distinct = occurs.nonzero()[:, 0]  # (U,), ascending
+    place = torch.zeros(len(table), dtype=rows.dtype, device=rows.device)
     place[distinct] = torch.arange(len(distinct), dtype=rows.dtype, device=rows.device)
-    return distinct, place[rows.long()]
+    return F.embedding(distinct, table, padding, sparse=True), place[rows.long()]

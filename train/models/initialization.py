@@ -26,7 +26,7 @@ from twinspire.protos.features import (
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
 from twinspire.train.models.encoders import HashedTextEncoder, NumberEncoder
-from twinspire.train.models.placement import has_solvers, to_device_of, to_solver_of
+from twinspire.train.models.placement import to_device_of
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from twinspire.train.models.towers import Tower
@@ -36,7 +36,6 @@ Floats = npt.NDArray[np.float32]
 
 EXACT_UP_TO = 1_000  # items, of which all singular values are computed
 MAX_APPROXIMATED_SHARE = 1 / 8  # a larger share of the singular values is computed exactly
-OVERSAMPLES = 10  # of a projection of texts, as scikit-learn has them by default
 
 
 def build_schema(
@@ -99,20 +98,16 @@ def initialize_tfidf(towers: tuple[Tower, Tower], items: PreparedInputs, latent:
         for encoder in encoders:
             encoder.weights[1:] = torch.from_numpy(root[1:])
         if latent:
-            directions = to_device_of(_singular_vectors(items, root, latent, seed, table), table)
+            directions = to_device_of(_singular_vectors(items, root, latent, seed), table)
             random = table[:, latent:] * (table.shape[1] / max(1, table.shape[1] - latent)) ** 0.5
             table[:, latent:] = random - directions @ (directions.T @ random)
             table[:, :latent] = directions
 
 
 def _singular_vectors(
-    items: PreparedInputs, weights: npt.NDArray[np.float32], count: int, seed: int, table: Tensor
+    items: PreparedInputs, weights: npt.NDArray[np.float32], count: int, seed: int
 ) -> Tensor:
-    """(buckets, count): right singular vectors of the items' weighted counts, strongest first.
-
-    Args:
-        table: on whose device to compute.
-    """
+    """(buckets, count): right singular vectors of the items' weighted counts, strongest first."""
     from sklearn.preprocessing import normalize  # its import takes a second
     from sklearn.utils.extmath import randomized_svd
 
@@ -125,47 +120,10 @@ def _singular_vectors(
     ]
     matrix = normalize(scipy.sparse.vstack(blocks, format="csr"))
     kept = min(count, *matrix.shape)
-    if table.is_cpu or not has_solvers(table):
-        _, _, right = randomized_svd(matrix, kept, n_iter=3, random_state=seed)
-        found = torch.from_numpy(np.ascontiguousarray(right.T))
-    else:
-        found = truncated_svd(_sparse_on_device_of(matrix, table), kept, 3, OVERSAMPLES, seed)[2]
-    directions = found.new_zeros(len(weights), count)
-    directions[:, :kept] = found
+    _, _, right = randomized_svd(matrix, kept, n_iter=3, random_state=seed)
+    directions = torch.zeros(len(weights), count)
+    directions[:, :kept] = torch.from_numpy(right.T)
     return directions
-
-
-def truncated_svd(
-    matrix: Tensor, count: int, iterations: int, oversamples: int, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest singular values of a matrix (M, N), with their vectors, on its device.
-
-    By random projection (Halko et al. 2011, algorithm 5.1), as `randomized_svd` of scikit-learn does in main
-    memory.
-
-    Args:
-        matrix: sparse or dense.
-        iterations: of a subspace.
-        oversamples: further vectors of the projection.
-        seed: of the projection. Torch's generator of the device goes on from it, which each step of training
-            seeds anew; that of the CPU stays as it is.
-
-    Returns:
-        (M, count), (count,), (N, count).
-    """
-    wide = min(count + oversamples, *matrix.shape)
-    with torch.random.fork_rng(()):
-        torch.manual_seed(seed)
-        left, values, right = torch.svd_lowrank(matrix, wide, iterations)
-    return left[:, :count], values[:count], right[:, :count]
-
-
-def _sparse_on_device_of(matrix: Any, tensor: Tensor) -> Tensor:
-    """A sparse matrix of scipy on the device of a tensor."""
-    entries = matrix.tocoo()
-    index = to_device_of(np.stack([entries.row, entries.col]).astype(np.int64), tensor)
-    values = to_device_of(entries.data.astype(np.float32), tensor)
-    return torch.sparse_coo_tensor(index, values, matrix.shape, check_invariants=True).coalesce()
 
 
 def inverse_document_frequency(items: PreparedInputs, buckets: int) -> npt.NDArray[np.float32]:
@@ -205,8 +163,7 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
         return
     row_of = {each: row for row, each in enumerate(data.item_ids)}
     known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
-    gram = to_solver_of(gram_matrix(interaction_matrix(data)[:, known]), item.table)
-    weights = ease_of_gram(gram, strength)
+    weights = ease_of_gram(gram_matrix(interaction_matrix(data)[:, known]), strength)
     width = min(item.table.shape[1], len(weights))
     with torch.no_grad():
         for table, factor in zip((query.table, item.table), _factors(weights, width), strict=True):
@@ -215,21 +172,9 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
 
 def _factors(weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """U sqrt(S) and V sqrt(S), each (N, width), of the largest singular values of a matrix (N, N)."""
-    if weights.is_cpu:
-        left, values, right = _singular_values(weights.numpy(), width)
-        root = np.sqrt(values)
-        factors = (left * root, right.T * root)
-        return tuple(torch.from_numpy(each.astype(np.float32)) for each in factors)  # type: ignore[return-value]
-    if _is_solved_exactly(len(weights), width):
-        u, s, vh = torch.linalg.svd(weights, full_matrices=False)
-        u, s, v = u[:, :width], s[:width], vh[:width].T
-    else:
-        u, s, v = truncated_svd(weights, width, 4, width // 2, seed=0)
-    return u * s.sqrt(), v * s.sqrt()
-
-
-def _is_solved_exactly(items: int, width: int) -> bool:
-    return items <= EXACT_UP_TO or width > MAX_APPROXIMATED_SHARE * items
+    left, values, right = _singular_values(weights.numpy(), width)
+    scaled = [(each * np.sqrt(values)).astype(np.float32) for each in (left, right.T)]
+    return torch.from_numpy(scaled[0]), torch.from_numpy(scaled[1])
 
 
 def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Floats]:
@@ -237,7 +182,7 @@ def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Float
 
     By random projection where a small part of many is asked for (Halko et al. 2011, algorithm 4.4).
     """
-    if _is_solved_exactly(len(weights), width):
+    if len(weights) <= EXACT_UP_TO or width > MAX_APPROXIMATED_SHARE * len(weights):
         left, values, right = np.linalg.svd(weights, full_matrices=False)
         return left[:, :width], values[:width], right[:width]
     from sklearn.utils.extmath import randomized_svd

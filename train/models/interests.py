@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twinspire.train.models.encoders import touched
+from twinspire.train.models.placement import products
 from twinspire.train.models.sequence_encoders import AttentionEncoder, History, Windows, dropout
 
 
@@ -81,11 +82,11 @@ def largest_products(queries: Tensor, items: Tensor) -> Tensor:
         items: (N, D).
     """
     if queries.shape[1] == items.shape[1]:
-        return queries @ items.T
+        return products(queries, items)
     vectors = _each(queries, items).unbind(1)
-    best = vectors[0] @ items.T
+    best = products(vectors[0], items)
     for each in vectors[1:]:  # one after another: all products at once would take K times the memory
-        best = torch.maximum(best, each @ items.T)
+        best = torch.maximum(best, products(each, items))
     return best
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from twinspire.protos.features import UNKNOWN
 from twinspire.train.models.encoders import TextBags
 from twinspire.train.models.heads import Head
+from twinspire.train.models.placement import products
 from twinspire.train.models.sequence_encoders import Windows
 
 Part = Literal["recent", "mixture"]  # of a vector's coordinates, which `Mixture` adds
@@ -199,8 +200,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
-        delta: Tensor = self.outer(F.gelu(self.inner(x)))
-        return x + delta
+        inner = F.gelu(products(x, self.inner.weight, self.inner.bias))
+        return x + products(inner, self.outer.weight, self.outer.bias)
 
 
 class Bias(nn.Module):

@@ -14,6 +14,7 @@ Losses and encoders create their tensors on the device of their inputs; what com
 step follows it to its device (`train/models/placement.py`).
 """
 
+import ctypes
 import platform
 import re
 from collections.abc import Callable, Iterable
@@ -31,19 +32,15 @@ from twinspire.protos.system.cores import thread_count
 from twinspire.train.config.training import Device
 from twinspire.train.data.batches import Batch
 from twinspire.train.evaluation.exact_search import encode
-from twinspire.train.models.clicks import FeedbackEncoder
-from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, mark
 from twinspire.train.models.placement import moved
 from twinspire.train.models.prepared_inputs import PreparedInputs
-from twinspire.train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from twinspire.train.models.towers import Inputs, Tower
-from twinspire.train.training.optimiser import step_with_rows
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 CPU = torch.device("cpu")
-ROWS_FROM = 1 << 20  # numbers in a table from which on its gradients are sparse
-PINNED_BYTES = 64 << 20  # larger tensors, of whole corpora, would stay in locked memory
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+REUSED_BYTES = 256 << 20  # freed arrays up to this size are reused
 SENTENCES = 3  # of torch's error text that are shown: the allocation that failed, and the free memory
 _OTHER_MEMORY = re.compile(r"DefaultCPUAllocator|MPS backend out of memory")
 
@@ -53,15 +50,13 @@ class TrainingProcess:
 
     Args:
         device: of towers, mining and evaluation.
-        rows_from: numbers in a table from which on its gradients are sparse, on a CPU.
     """
 
     rank = 0
     count = 1  # of the processes
 
-    def __init__(self, device: torch.device = CPU, rows_from: int = ROWS_FROM) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
-        self.rows_from = rows_from
 
     @property
     def device_name(self) -> str:
@@ -76,13 +71,7 @@ class TrainingProcess:
 
     def place(self, value: T) -> T:
         """A tensor, or a mapping or a dataclass that holds tensors, on the device."""
-        return moved(value, self._placed)
-
-    def _placed(self, tensor: Tensor) -> Tensor:
-        if self.device.type == "cuda" and tensor.is_cpu and tensor.nbytes <= PINNED_BYTES:
-            # The copy goes on beside what the card computes; pinned memory is kept until it is done.
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+        return moved(value, lambda tensor: tensor.to(self.device))
 
     def place_towers(self, towers: Iterable[Tower]) -> None:
         """Move towers to the device; a buffer that two of them share stays shared.
@@ -129,14 +118,6 @@ class TrainingProcess:
 
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
         """Prepare the steps of an optimiser over the parameters of some towers."""
-        step_with_rows(optimiser, self.marked(towers))
-
-    def marked(self, towers: Iterable[Tower]) -> list[Tensor]:
-        """The large tables of some towers, which get sparse gradients."""
-        tables = [each for each in tables_of(towers) if each.is_cpu and each.numel() >= self.rows_from]
-        for table in tables:
-            mark(table)
-        return tables
 
     def share(self, batch: Batch) -> tuple[Batch, Rows | None]:
         """This process's share of a batch, and the places of its pairs in the batch; None for all."""
@@ -195,12 +176,24 @@ def start_process(threads: int, device: Device = "cpu") -> TrainingProcess:
         ConfigError: this machine lacks the device.
     """
     chosen = choose_device(device)
+    keep_freed_memory()
     torch.set_num_threads(thread_count(threads))
     if chosen == CPU:
         return SINGLE_PROCESS
     # float32 means float32; by default cuDNN's recurrent layers round their inputs to 10 bits.
     torch.backends.cudnn.allow_tf32 = False
     return TrainingProcess(chosen)
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory of large arrays that it has freed; glibc only.
+
+    By default glibc returns it to the system (mallopt(3)), and to get it again a page at a time can take
+    several times as long as what is computed with it.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
+    set_option(M_MMAP_THRESHOLD, REUSED_BYTES)
+    set_option(M_TRIM_THRESHOLD, 2 * REUSED_BYTES)
 
 
 def choose_device(asked: Device, ranks: int = 1) -> torch.device:
@@ -249,18 +242,3 @@ def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
     if process.device != CPU:
         ways.append('training.device = "cpu", which can also resume a run')
     return f"{process.device} ({process.device_name}) has too little memory: {said}; try {', or '.join(ways)}"
-
-
-def tables_of(towers: Iterable[Tower]) -> list[Tensor]:
-    """The tables of embeddings of some towers that are trained, each once."""
-    found: dict[int, Tensor] = {}
-    for module in (module for tower in towers for module in tower.modules()):
-        tables: list[Tensor] = []
-        if isinstance(module, HashedTextEncoder | IdEncoder | PoolingEncoder | AttentionEncoder):
-            tables = [module.table]
-        elif isinstance(module, CategoryEncoder):
-            tables = [module.embedding.weight]
-        elif isinstance(module, FeedbackEncoder):
-            tables = [*module.tables.values()]
-        found |= {id(table): table for table in tables if table.requires_grad}
-    return [*found.values()]

@@ -7,8 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from twinspire.train.training.optimiser import DenseGradient
-
 
 def all_gather_rows(own: Tensor, total: int, count: int) -> Tensor:
     """Vectors of all ranks, with gradients: the gradient of a rank's own ones is the sum over all ranks.
@@ -58,12 +56,12 @@ class GradientSum:
 
     Args:
         parameters: all that the optimiser steps on.
-        tables: those of them whose gradients are exchanged as rows; they are marked (`encoders.mark`).
+        tables: those of them whose gradients are sparse (`encoders.has_row_gradients`).
     """
 
     def __init__(self, parameters: Sequence[Tensor], tables: Sequence[Tensor]) -> None:
         self._parameters = parameters
-        self._rows = {id(table): _RowSum(table) for table in tables}
+        self._tables = {id(table) for table in tables}
 
     def add_others(self, loss: Tensor) -> float:
         """Replace each gradient by the sum over all ranks; returns the sum of the losses.
@@ -71,14 +69,13 @@ class GradientSum:
         A parameter without a gradient on any rank has none afterwards, as in one process.
         """
         parameters = self._parameters
-        flat = _flattened([each for each in parameters if id(each) not in self._rows], parameters, loss)
+        flat = _flattened([each for each in parameters if id(each) not in self._tables], parameters, loss)
         dist.all_reduce(flat)
         has_gradient = flat[-len(parameters) - 1 : -1].tolist()
         at = 0
         for parameter, has in zip(parameters, has_gradient, strict=True):
-            rows = self._rows.get(id(parameter))
-            if rows is not None:
-                parameter.grad = rows.sum(parameter.grad) if has else None
+            if id(parameter) in self._tables:
+                parameter.grad = _summed_rows(parameter.grad, parameter) if has else None
                 continue
             whole = flat[at : at + parameter.numel()].view(parameter.shape)
             parameter.grad = whole if has else None
@@ -95,23 +92,15 @@ def _flattened(dense: Sequence[Tensor], parameters: Sequence[Tensor], loss: Tens
     return torch.cat([*gradients, given, loss.reshape(1)])
 
 
-class _RowSum:
-    """Sums the gradient of a table over all ranks, of which only the rows that are not 0 are exchanged."""
+def _summed_rows(grad: Tensor | None, table: Tensor) -> Tensor:
+    """The sum of a table's gradient over all ranks, sparse, of which only rows that are not 0 are exchanged.
 
-    def __init__(self, table: Tensor) -> None:
-        self._table = table
-        self._dense = DenseGradient(table)
-
-    def sum(self, grad: Tensor | None) -> Tensor:
-        """The sum over all ranks, dense; it is overwritten by the next one.
-
-        Args:
-            grad: of the whole table, sparse or dense; None counts as zeros.
-        """
-        if grad is None:
-            shape = self._table.shape
-            nothing = torch.empty(1, 0, dtype=torch.int64), self._table.new_empty(0, *shape[1:])
-            grad = torch.sparse_coo_tensor(*nothing, shape)
-        rows = (grad if grad.is_sparse else grad.to_sparse(1)).coalesce()
-        dist.all_reduce(rows)
-        return self._dense.filled(rows)
+    Args:
+        grad: of this rank, sparse or dense; None counts as zeros.
+    """
+    if grad is None:
+        nothing = torch.empty(1, 0, dtype=torch.int64), table.new_empty(0, *table.shape[1:])
+        grad = torch.sparse_coo_tensor(*nothing, table.shape)
+    rows = (grad if grad.is_sparse else grad.to_sparse(1)).coalesce()
+    dist.all_reduce(rows)
+    return rows.coalesce()

@@ -1,7 +1,6 @@
 """Adam with a learning rate for each kind of parameter, warm-up and cosine decay."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,9 +59,8 @@ def adam(
         groups = [each for group in groups for each in _by_decay(group, weight_decay)]
     for group in groups:
         group["peak"] = group["lr"]
-    if weight_decay:
-        return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-    return torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True)
+    kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+    return with_dense_gradients(kind(groups, betas=(0.9, 0.98), fused=True))
 
 
 def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
@@ -76,33 +74,28 @@ def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]
     return [part for part in parts if part["params"]]
 
 
-class DenseGradient:
-    """The dense gradient of a large table, of which a step writes only the rows that it has looked up.
+def with_dense_gradients(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Let an optimiser that takes dense gradients alone, such as Adam, step with sparse ones.
 
-    A new tensor of that size would take longer than the rest of a step with it.
+    Before a step the rows are written into a dense tensor, which is kept: a new one in each step would take
+    longer than all else that the step does with a large table.
     """
-
-    def __init__(self, table: Tensor) -> None:
-        self._gradient = torch.zeros_like(table, requires_grad=False)
-        self._written = torch.empty(0, dtype=torch.int64)
-
-    def filled(self, rows: Tensor) -> Tensor:
-        """A sparse gradient as a dense one, which the next call overwrites."""
-        self._gradient[self._written] = 0
-        self._written = rows._indices()[0]
-        return self._gradient.index_add_(0, self._written, rows._values())
-
-
-def step_with_rows(optimiser: torch.optim.Optimizer, tables: Iterable[Tensor]) -> None:
-    """Let Adam, which takes dense gradients alone, step on tables with sparse ones (`encoders.mark`)."""
-    dense = [(table, DenseGradient(table)) for table in tables]
+    kept: dict[Tensor, tuple[Tensor, Tensor]] = {}  # the dense gradients, and their written rows
 
     def fill(*_: Any) -> None:
-        for table, gradient in dense:
-            if table.grad is not None and table.grad.is_sparse:
-                table.grad = gradient.filled(table.grad)
+        for table in (each for group in optimiser.param_groups for each in group["params"]):
+            if table.grad is None or not table.grad.is_sparse:
+                continue
+            if table not in kept:
+                kept[table] = torch.zeros_like(table, requires_grad=False), table.new_empty(0).long()
+            dense, written = kept[table]
+            dense[written] = 0
+            written = table.grad._indices()[0]
+            table.grad = dense.index_add_(0, written, table.grad._values())
+            kept[table] = dense, written
 
     optimiser.register_step_pre_hook(fill)
+    return optimiser
 
 
 def set_learning_rate(

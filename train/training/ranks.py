@@ -36,14 +36,17 @@ from twinspire.train.config import TrainingConfig
 from twinspire.train.data.batches import Batch
 from twinspire.train.evaluation.exact_search import blocks_of_like_length, encode
 from twinspire.train.interrupts import SIGNALS
+from twinspire.train.models.clicks import FeedbackEncoder
+from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, has_row_gradients
 from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from twinspire.train.models.towers import Inputs, Tower
 from twinspire.train.training.device import (
-    ROWS_FROM,
     SINGLE_PROCESS,
     Rows,
     TrainingProcess,
     choose_device,
+    keep_freed_memory,
     memory_advice,
     start_process,
 )
@@ -73,6 +76,7 @@ def joined(config: TrainingConfig, to_resume: str = "") -> Iterator[TrainingProc
         yield start_process(config.threads, config.device)
         return
     choose_device(config.device, count)
+    keep_freed_memory()
     torch.set_num_threads(thread_count(config.threads, on_this_machine))
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if rank > 0:
@@ -157,14 +161,10 @@ def _told(error: BaseException) -> str | None:
 
 
 class Rank(TrainingProcess):
-    """One of several processes that train together, which have joined a process group.
+    """One of several processes that train together, which have joined a process group."""
 
-    Args:
-        rows_from: numbers in a table from which on its gradients are sparse, and exchanged as rows.
-    """
-
-    def __init__(self, rank: int, count: int, rows_from: int = ROWS_FROM) -> None:
-        super().__init__(rows_from=rows_from)
+    def __init__(self, rank: int, count: int) -> None:
+        super().__init__()
         self.rank = rank
         self.count = count
         self._gradients = GradientSum([], [])
@@ -188,7 +188,7 @@ class Rank(TrainingProcess):
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
         """Prepare the steps of an optimiser over the parameters of some towers."""
         parameters = [each for group in optimiser.param_groups for each in group["params"]]
-        self._gradients = GradientSum(parameters, self.marked(towers))
+        self._gradients = GradientSum(parameters, [*filter(has_row_gradients, _tables(towers))])
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step: rank 0 as one process does, each other one differently."""
@@ -252,3 +252,18 @@ class Rank(TrainingProcess):
     def wait(self) -> None:
         """Wait until all ranks are here."""
         dist.barrier()
+
+
+def _tables(towers: Iterable[Tower]) -> list[Tensor]:
+    """The tables of embeddings of some towers that are trained, each once."""
+    found: dict[int, Tensor] = {}
+    for module in (module for tower in towers for module in tower.modules()):
+        tables: list[Tensor] = []
+        if isinstance(module, HashedTextEncoder | IdEncoder | PoolingEncoder | AttentionEncoder):
+            tables = [module.table]
+        elif isinstance(module, CategoryEncoder):
+            tables = [module.embedding.weight]
+        elif isinstance(module, FeedbackEncoder):
+            tables = [*module.tables.values()]
+        found |= {id(table): table for table in tables if table.requires_grad}
+    return [*found.values()]

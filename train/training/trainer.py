@@ -29,6 +29,7 @@ from twinspire.train.evaluation.report import evaluate_labels
 from twinspire.train.losses.objective import build_objective
 from twinspire.train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
 from twinspire.train.models.interests import paired_products, route
+from twinspire.train.models.placement import products
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Towers
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
@@ -267,7 +268,7 @@ class Trainer:
         if queries is not None and queries.shape[1] != items.shape[1]:  # several vectors, of which one counts
             query = process.place(torch.from_numpy(own.query))
             queries = route(queries, query, items[candidates.positive])  # (P, D)
-        scores = query_tower.head.logits((items[:0] if queries is None else queries) @ items.T)
+        scores = query_tower.head.logits(products(items[:0] if queries is None else queries, items))
         losses = self.objective.losses(scores, own, candidates)  # (P,)
         weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))  # of all pairs of the step
         own_weight = weight if pairs is None else weight[pairs]

@@ -1,11 +1,13 @@
 """Several vectors of a history, and the one of them that a pair trains."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from twinspire.train.models.heads import InterestsHead, QueryDotHead
 from twinspire.train.models.interests import InterestsEncoder, largest_products, paired_products, route
+from twinspire.train.models.placement import products
 from twinspire.train.models.sequence_encoders import item_table
 
 K, D = 3, 4
@@ -43,6 +45,21 @@ def test_the_vectors_of_a_query_stand_side_by_side() -> None:
     assert (head.interests, head.score().kind) == (K, "inner_product")
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rows", [0, 1, 37])
+def test_products_and_their_gradients_are_those_of_matrices(rows: int, kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (rows, 12), (5, 12), (5,)
+    values = [torch.randn(shape, generator=generator, dtype=kind) for shape in shapes]
+    own, other = ([each.clone().requires_grad_() for each in values] for _ in range(2))
+    found, expected = products(*own), other[0] @ other[1].T + other[2]
+    torch.testing.assert_close(found, expected)
+    for each in (found, expected):
+        each.square().sum().backward()  # type: ignore[no-untyped-call]
+    for mine, theirs in zip(own, other, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
 def test_products_with_items_are_the_largest() -> None:
     queries, items = drawn(6, K * D), drawn(5, D)
     each = torch.stack([queries[:, n * D : (n + 1) * D] @ items.T for n in range(K)])
@@ -51,7 +68,7 @@ def test_products_with_items_are_the_largest() -> None:
     paired = paired_products(queries[query], items[item])
     torch.testing.assert_close(paired, each.amax(dim=0)[query, item])
     one = queries[:, :D]
-    assert torch.equal(largest_products(one, items), one @ items.T)
+    torch.testing.assert_close(largest_products(one, items), one @ items.T)
     assert torch.equal(paired_products(one[:5], items), (one[:5] * items).sum(dim=1))
 
 

@@ -7,7 +7,12 @@ import torch
 from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TextFeature
 from twinspire.train.config.towers import BagTower, DssmTower, SequenceTower
 from twinspire.train.models.tower_factory import architecture_of
-from twinspire.train.training.optimiser import WEIGHTS_FACTOR, adam, set_learning_rate
+from twinspire.train.training.optimiser import (
+    WEIGHTS_FACTOR,
+    adam,
+    set_learning_rate,
+    with_dense_gradients,
+)
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})
@@ -30,6 +35,22 @@ def test_tables_and_weights_have_steps_of_their_size() -> None:
         assert rates[text.table] == 0.1 / 4
         assert rates[text.weights] == 0.1 * WEIGHTS_FACTOR
     assert rates[deep.inner.weight] == 0.1
+
+
+def test_steps_with_sparse_gradients_are_those_with_dense_ones() -> None:
+    """Rows of one step keep moving in the next, which looks others up, and one occurs twice."""
+    start = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    tables = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    dense, sparse = (torch.optim.Adam([table], lr=0.1, fused=True) for table in tables)
+    with_dense_gradients(sparse)
+    for rows in ([0, 2, 2], [4, 1], [2]):
+        for table, optimiser, is_sparse in zip(tables, (dense, sparse), (False, True), strict=True):
+            optimiser.zero_grad()
+            vectors = torch.nn.functional.embedding(torch.tensor(rows), table, sparse=is_sparse)
+            vectors.square().sum().backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        torch.testing.assert_close(tables[1], tables[0])
+    assert (tables[0] != start).any(dim=1).tolist() == [True, True, True, False, True, False]
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:

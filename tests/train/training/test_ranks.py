@@ -22,12 +22,13 @@ from twinspire.train.config.towers import BagTower, ClicksTower, SequenceTower
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.exact_search import BLOCK
 from twinspire.train.losses.hard_negatives import mine_hard_negatives
-from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models import encoders
+from twinspire.train.models.encoders import ROWS_FROM, HashedTextEncoder
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.checkpoint import start_alike
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
-from twinspire.train.training.ranks import ROWS_FROM, Rank, joined
+from twinspire.train.training.ranks import Rank, joined
 from twinspire.train.training.trainer import Interrupted, Trainer
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(LONGEST + 60)]
@@ -152,7 +153,8 @@ def same_steps(process: Rank, made: Made) -> None:
 
 
 def each_the_same(process: Rank, rows_from: str, made: dict[str, Made]) -> None:
-    several = Rank(process.rank, process.count, int(rows_from))
+    encoders.ROWS_FROM = int(rows_from)
+    several = Rank(process.rank, process.count)
     for name, trainer in made.items():
         try:
             same_steps(several, trainer)
@@ -208,7 +210,8 @@ def test_two_ranks_train_towers_of_histories_as_one_does(rows_from: int) -> None
 def check_training(process: Rank) -> None:
     loss = replace(IN_BATCH, hard_negatives=2, mine_from=5)
     for rows_from in (AS_ROWS, ROWS_FROM):
-        several = Rank(process.rank, process.count, rows_from)
+        encoders.ROWS_FROM = rows_from
+        several = Rank(process.rank, process.count)
         one, both = of_texts(loss), of_texts(loss, process=several)
         one.fit(Watcher())
         both.fit(Watcher())
