@@ -11,7 +11,7 @@ endif
         test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos docs notebooks clean help
 
 PYTHON ?= python3
-CONFIG ?= train/configs/pydocs.toml
+CONFIG ?= train/configs/pydocs-small.toml
 ALIAS  ?= champion
 PORT   ?= 50051
 HTTP_PORT ?= 8080
@@ -111,11 +111,19 @@ $(STAMP): requirements.txt
 	  echo "hnswlib needs the headers of Python; on Debian or Ubuntu: apt-get install python3-dev" >&2; exit 1; }
 	@$(call alone,$(PYTHON),make setup,requirements.txt)
 	@[ ! $(STAMP) -nt requirements.txt ] || exit 0 # the other one has made it
-	@echo "making $(VENV): a few minutes the first time" >&2
+	@echo "making $(VENV): a minute or more, the first time" >&2
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --disable-pip-version-check --progress-bar off --no-compile -r requirements.txt \
-	  | $(PYTHON) protos/system/pip_progress.py "$$(grep -c '^[a-zA-Z]' requirements.txt)"
+	@# pip shows no progress where its output is a file.
+	@collected=0
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off --no-compile -r requirements.txt |
+	while read -r line; do
+	  case "$$line" in
+	    Collecting*) ((++collected % 20)) || echo "collecting: $$collected of about $$(grep -c '^[a-zA-Z]' requirements.txt)" ;;
+	    Building*started) echo "$${line%% (*}" ;;
+	    Installing*) echo "installing all of them" ;;
+	  esac
+	done >&2
 	@echo "compiling all packages" >&2
 	@# compileall uses all cores, pip only one. Folders named test or tests and the models of transformers are compiled
 	@# when they are first imported. compileall fails on files that are templates.

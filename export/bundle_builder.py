@@ -8,21 +8,19 @@ index that the service will load. A bundle whose inputs have not changed is not 
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 from mlflow.entities import Run
 from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
 from twinspire.export.bundles import bundle_of_tag
-from twinspire.export.encoding import ColumnRecords, EncodeWindows, ItemTower, encode_once
+from twinspire.export.encoding import EncodedFile, EncodeWindows
 from twinspire.export.encoding.digests import item_digests
 from twinspire.export.evaluation import pair_losses, per_query, quality, weak_scores
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
@@ -31,7 +29,6 @@ from twinspire.export.hybrid.postings import with_priors
 from twinspire.export.hybrid.priors import priors_of
 from twinspire.export.hybrid.rebuild import over_texts
 from twinspire.export.logged_model import log_bundle
-from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
@@ -62,7 +59,6 @@ from twinspire.train.training.tracking import mlflow_errors, warnings_of
 from twinspire.train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
-ENCODING = CACHE / "encoding"  # vectors of bundles that are not finished yet
 EXAMPLES = 200  # test queries in a bundle
 
 
@@ -71,14 +67,12 @@ def build_bundle(
     dataset: Dataset,
     run: Run,
     console: Console,
-    verbose: bool = False,
     windows: EncodeWindows | None = None,
 ) -> tuple[Path, bool]:
     """Build the bundle of a run; also returns whether it had been built before.
 
     Args:
         console: shows the progress.
-        verbose: print what is found along the way, too.
         windows: what encodes the items; this process where it is not given.
 
     Raises:
@@ -100,7 +94,7 @@ def build_bundle(
         if known is not None:
             publish(known)
             os.utime(known / bundle.MANIFEST)  # by which the next commands find it as the newest
-        folder = known or _BundleBuilder(experiment, dataset, run, console, verbose, windows).write(tag)
+        folder = known or _BundleBuilder(experiment, dataset, run, console, windows).write(tag)
         log_bundle(folder, run.info.run_id)
     return folder, known is not None
 
@@ -138,13 +132,11 @@ class _BundleBuilder:
         dataset: Dataset,
         run: Run,
         console: Console,
-        verbose: bool,
         windows: EncodeWindows | None,
     ) -> None:
         self.dataset = dataset
         self.run = run
         self.console = console
-        self.details = console if verbose else Console(quiet=True)
         self.windows = windows
         self.choices = choices_of(run, experiment, dataset)
         self.model: Model = load_model(run)
@@ -153,24 +145,19 @@ class _BundleBuilder:
         self.score = self.model.towers[0].head.score()
         self.has_padding_dim = self.score.has_padding_dim
         self.reports: dict[str, dict[str, Any]] = {}
-        self.encoded: set[Path] = set()  # folders in ENCODING
 
     def write(self, tag: str) -> Path:
         """Build all files, write the bundle atomically, and name it in a tag of the run."""
         written = write_bundle(self._make)
         with mlflow_errors():
             mlflow.MlflowClient().set_tag(self.run.info.run_id, tag, written.name)
-        for each in self.encoded:  # needed until the tag is there: without it the bundle is built again
-            shutil.rmtree(each, ignore_errors=True)
         return written
 
     def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
-        exporter = TowerExporter(
-            self.experiment, self.model, self.data, self.has_padding_dim, self.console, self.details
-        )
+        exporter = TowerExporter(self.experiment, self.model, self.data, self.console, self.windows)
         towers = exporter.export(folder, scratch)
         self.reports |= towers.reports
-        evaluated, catalogue = self._vectors(towers)
+        evaluated, catalogue = self._vectors(exporter, towers)
         write_vectors(folder, catalogue, towers.vectors, self.has_padding_dim)
         query = towers.served["query"]
         queries = self._queries(query, "validation")
@@ -192,24 +179,17 @@ class _BundleBuilder:
         hybrid = None if served is None else served.fusion.hybrid
         return self._manifest(towers, catalogue, index.parameters, hybrid)
 
-    def _vectors(self, towers: ExportedTowers) -> tuple[Any, Any]:
+    def _vectors(self, exporter: TowerExporter, towers: ExportedTowers) -> tuple[Any, Any]:
         """Item vectors (N, D) for evaluation and for serving, with the rounding of the stored precision."""
-        item = towers.served["item"]
-        dimension = item.onnx(item.inputs.to_arrays(self.data.sample("item", "test", 1, 0))).shape[1]
-        tower = ItemTower(item.path, item.inputs, dimension, onnx_encoder(item.path, threads=0))
 
-        def encoded(values: Mapping[str, Sequence[Any]], title: str) -> Any:
-            streamed = encode_once(
-                ENCODING, tower, ColumnRecords(values, title), self.console, title, self.windows
-            )
-            self.encoded.add(streamed.path.parent)  # kept for a restart
-            vectors = np.load(streamed.path, mmap_mode="c")  # torch warns about arrays that are read-only
-            return rounded_vectors(vectors, towers.vectors, self.has_padding_dim)
+        def rounded(encoded: EncodedFile) -> Any:
+            return rounded_vectors(encoded.vectors, towers.vectors, self.has_padding_dim)
 
-        evaluated = encoded(self.data.items, "items as evaluated")
+        path = towers.served["item"].path
+        evaluated = rounded(exporter.encode_items(path, self.data.items))
         if not _has_catalogue_text(self.experiment):
             return evaluated, evaluated
-        return evaluated, encoded(self._served_values(), "items as served")
+        return evaluated, rounded(exporter.encode_items(path, self._served_values(), "items as served"))
 
     def _queries(self, query: ServedTower, part: str) -> Any:
         rows, _ = self.data.parts[part].by_query()
@@ -224,7 +204,6 @@ class _BundleBuilder:
             each_vector(each, catalogue.shape[1]) for each in (queries, self._queries(query, "test"))
         )
         tuned = kind.tune(catalogue, searches, config, self.score, self.console)
-        self.details.print(f"index: {tuned.report.get('why', '')}", highlight=False, soft_wrap=True)
         tuned.index.save(folder)
         recall = ann.mean_recall(tuned.index, catalogue, test, config.k)
         served_text = {"searched_text": self.dataset.report["served_text"]}

@@ -34,7 +34,7 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
     dataset = _dataset(experiment, arguments)
     run = newest if arguments.run else _run_of_settings(experiment, dataset, newest)
     with windows_of(arguments.ray, PROGRESS) as windows:
-        folder, reused = build_bundle(experiment, dataset, run, PROGRESS, arguments.verbose, windows)
+        folder, reused = build_bundle(experiment, dataset, run, PROGRESS, windows)
     return _summary(folder) | {"reused": reused}
 
 

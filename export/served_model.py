@@ -7,12 +7,11 @@ from typing import Any
 from rich.console import Console
 
 from twinspire.export import ann
-from twinspire.export.encoding import encode_all
+from twinspire.export.encoding import ColumnRecords, ItemTower, encode_once
 from twinspire.export.evaluation.quality import ServedModel
 from twinspire.export.hybrid.rebuild import ranking_of
 from twinspire.export.onnx.runtimes import onnx_encoder
-from twinspire.protos.bundle import TOWERS, Manifest
-from twinspire.protos.features import SIDES
+from twinspire.protos.bundle import QUERY_TOWER, Manifest
 from twinspire.protos.vectors import rounded_vectors
 from twinspire.train.data.training_data import texts_of
 
@@ -34,13 +33,12 @@ def served_model(
         ids: of the same items.
         threads: that build the index.
         console: for progress.
-        title: of the bar that shows how many items are encoded.
+        title: of the bar that shows how many items are encoded, unless the cache has them.
     """
-    query, item = (manifest.schema.side(side) for side in SIDES)
-    query_tower, item_tower = (onnx_encoder(folder / TOWERS[side], threads=0) for side in SIDES)
-    encoded = encode_all(item_tower, item, values, console, title)
-    items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
+    tower, query = ItemTower.of(folder, manifest), onnx_encoder(folder / QUERY_TOWER, threads=0)
+    encoded = encode_once(manifest.name, tower, ColumnRecords(values, title), console)
+    items = rounded_vectors(encoded.vectors, manifest.precision.vectors, manifest.score.has_padding_dim)
     with console.status("index"):
         index = ann.rebuild(items, manifest.index, manifest.score, threads)
         hybrid = ranking_of(folder, manifest, texts_of(values, manifest.schema.item), ids, items, index)
-    return ServedModel(query_tower, query, items, index, hybrid)
+    return ServedModel(query, manifest.schema.side("query"), items, index, hybrid)

@@ -35,6 +35,7 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
         console.print(line, highlight=False, soft_wrap=True)
     if verbose:
         show_precision(result["precision"], console)
+        console.print(f"index: {result['ann'].get('why', '')}", highlight=False, soft_wrap=True)
         show_latency(result["latency"], console)
 
 
@@ -78,8 +79,9 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
     if report["chosen"] != "fp32":
         change = f"recall@10 {found['recall_at_10_delta']:+.4f}"
         size += f" ({found['size_share']:.0%} of fp32, {change})"
-    batch = 1 if side == "query" else 32
     metrics = latency["metrics"]
+    batches = (1,) if side == "query" else (32, 8, 1)  # the largest that was timed; of long items few are
+    batch = next(each for each in batches if f"{side}_tower_b{each}_p50_us" in metrics)
     ratio = metrics[f"{'' if side == 'query' else 'item_'}torch_over_onnx_b{batch}"]
     p50 = metrics[f"{side}_tower_b{batch}_p50_us"]
     times = f"{p50:,.0f} µs at batch {batch}, torch {ratio:.1f} times as long"

@@ -5,17 +5,19 @@ torch tower whose tables are rounded in the same way, and timed beside it.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from twinspire.export.benchmark.towers import TowerForms, manifest_latency
+from twinspire.export.encoding import ColumnRecords, EncodedFile, EncodeWindows, ItemTower, encode_once
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
-from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, onnx_encoder, torch_encoder
 from twinspire.export.quantization import ExportedTower, choose_precision
 from twinspire.protos import bundle
 from twinspire.protos.features import SIDES, Side, TowerInputs
@@ -24,15 +26,15 @@ from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.towers import Tower
 from twinspire.train.training.trained_model import Model
 
-SAMPLE = 500  # test records for parity and latency
+SAMPLE = 500  # test records for parity and latency, or fewer if they have more than `CHARACTERS`
+CHARACTERS = 16 * LARGEST_BATCH
 
 
 @dataclass(frozen=True)
 class ServedTower:
-    """One tower in torch and as an ONNX file.
+    """One tower as an ONNX file.
 
     Args:
-        tower: in torch, with the same rounded tables as the file.
         path: the ONNX file.
         onnx: that file, loaded.
         precision: name of its variant.
@@ -40,7 +42,6 @@ class ServedTower:
 
     side: Side
     inputs: TowerInputs
-    tower: Tower
     path: Path
     onnx: Encode
     precision: bundle.Variant
@@ -66,9 +67,8 @@ class TowerExporter:
 
     Args:
         data: has the records to measure on.
-        has_padding_dim: the last coordinate of an item vector only pads it to unit length.
         console: receives progress.
-        details: receives what is found along the way.
+        windows: what encodes the items; this process where it is not given.
     """
 
     def __init__(
@@ -76,12 +76,11 @@ class TowerExporter:
         experiment: Experiment,
         model: Model,
         data: TrainingData,
-        has_padding_dim: bool,
         console: Console,
-        details: Console,
+        windows: EncodeWindows | None = None,
     ) -> None:
         self.experiment, self.model, self.data = experiment, model, data
-        self.has_padding_dim, self.console, self.details = has_padding_dim, console, details
+        self.console, self.windows = console, windows
 
     def export(self, folder: Path, scratch: Path) -> ExportedTowers:
         """Write both towers into `folder`, and their variants into `scratch`.
@@ -91,19 +90,38 @@ class TowerExporter:
             ConfigError: the configured variant cannot be made of a tower.
         """
         plain = {side: self._export(side, scratch) for side in SIDES}
-        precision = self.experiment.precision
-        chosen = choose_precision(plain, self.data, precision, self.has_padding_dim, scratch, self.console)
-        for side in SIDES:
-            why = chosen.report[side]["why"]
-            self.details.print(f"{side} tower: {why}", highlight=False, soft_wrap=True)
+        has_padding_dim = self.model.towers[0].head.score().has_padding_dim
+        own = self.experiment.precision, has_padding_dim, scratch, self.console
+
+        def all_items(path: Path) -> Any:
+            return self.encode_items(path, self.data.items).vectors
+
+        chosen = choose_precision(plain, self.data, *own, all_items)
         served = {side: self._serve(each, folder) for side, each in chosen.towers.items()}
-        parities: dict[str, Any] = {side: self._parity(each) for side, each in served.items()}
-        reports = {"parity": parities, "precision": chosen.report, "latency": self._latency(served)}
+        rounded = {side: each.tower for side, each in chosen.towers.items()}
+        parities: dict[str, Any] = {side: self._parity(each, rounded[side]) for side, each in served.items()}
+        reports = {"parity": parities, "precision": chosen.report, "latency": self._latency(served, rounded)}
         return ExportedTowers(served, chosen.vectors, reports)
 
-    def sample(self, side: Side, count: int) -> dict[str, list[Any]]:
-        """Raw values of test records: feature name -> values."""
-        return self.data.sample(side, "test", count, seed=0)
+    def encode_items(
+        self, path: Path, values: Mapping[str, Sequence[Any]], title: str = "items as evaluated"
+    ) -> EncodedFile:
+        """Items by the item tower in a file, once for each file and text.
+
+        Args:
+            values: feature name -> raw values.
+        """
+        inputs, encode = self.model.schema.side("item"), onnx_encoder(path, threads=0)
+        dimension = encode(inputs.to_arrays(self.sample("item", 1))).shape[1]
+        tower, records = ItemTower(path, inputs, dimension, encode), ColumnRecords(values, title)
+        return encode_once(self.experiment.name, tower, records, self.console, self.windows)
+
+    def sample(self, side: Side, count: int = SAMPLE) -> dict[str, list[Any]]:
+        """Raw values of test records, fewer than `count` if they are long: feature name -> values."""
+        values: dict[str, list[Any]] = self.data.sample(side, "test", count, seed=0)
+        lengths = self.model.schema.side(side).lengths(values, len(next(iter(values.values()))))
+        most = max(1, int(np.searchsorted(np.cumsum(lengths), CHARACTERS, side="right")))
+        return {name: column[:most] for name, column in values.items()}
 
     def _export(self, side: Side, folder: Path) -> ExportedTower:
         tower = frozen(self.model.towers[SIDES.index(side)])
@@ -111,31 +129,29 @@ class TowerExporter:
         with self.console.status(f"exporting the {side} tower"):
             one = self.sample(side, 1)
             example = inputs.to_arrays({name: value * 2 for name, value in one.items()})
-            nodes = export_tower(tower, inputs.features, example, path)
-        size = path.stat().st_size / 2**20
-        self.details.print(f"{side} tower: {nodes} nodes, {size:.1f} MiB in float32", highlight=False)
+            export_tower(tower, inputs.features, example, path)
         return ExportedTower(side, inputs, tower, path)
 
     def _serve(self, each: ExportedTower, folder: Path) -> ServedTower:
         path = shutil.copyfile(each.path, folder / bundle.TOWERS[each.side])
         onnx = onnx_encoder(path, self.experiment.export.threads)
-        return ServedTower(each.side, each.inputs, each.tower, path, onnx, each.variant)
+        return ServedTower(each.side, each.inputs, path, onnx, each.variant)
 
-    def _parity(self, each: ServedTower) -> dict[str, Any]:
+    def _parity(self, each: ServedTower, tower: Tower) -> dict[str, Any]:
+        """Compare a file with the tower in torch, whose tables are rounded as in the file."""
         with self.console.status(f"parity of the {each.side} tower"):
             return parity.check(
                 each.side,
                 each.inputs,
                 each.onnx,
-                torch_encoder(each.tower),
-                self.sample(each.side, SAMPLE),
+                torch_encoder(tower),
+                self.sample(each.side),
                 self.experiment.export.parity_tolerance,
             )
 
-    def _latency(self, served: Mapping[Side, ServedTower]) -> dict[str, Any]:
-        with self.console.status("latency of both towers"):
-            forms = {
-                side: TowerForms(each.inputs, each.tower, each.path, self.sample(side, SAMPLE))
-                for side, each in served.items()
-            }
-            return manifest_latency(forms, self.experiment.export)
+    def _latency(self, served: Mapping[Side, ServedTower], rounded: Mapping[Side, Tower]) -> dict[str, Any]:
+        forms = {
+            side: TowerForms(each.inputs, rounded[side], each.path, self.sample(side))
+            for side, each in served.items()
+        }
+        return manifest_latency(forms, self.experiment.export)

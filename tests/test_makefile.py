@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,8 +40,6 @@ def folder(tmp_path: Path) -> Path:
     """A folder with the Makefile, an experiment, and a stand-in for Python."""
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "protos" / "system").mkdir(parents=True)
-    shutil.copy(ROOT / "protos" / "system" / "pip_progress.py", tmp_path / "protos" / "system")
     (tmp_path / "a.toml").write_text('name = "a"\n')
     (tmp_path / "python").write_text(STAND_IN.format(python=sys.executable))
     (tmp_path / "python").chmod(0o755)
@@ -73,6 +72,33 @@ def test_the_second_of_two_at_once_waits_for_the_first(folder: Path, target: str
     lines = log.read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["begin", "end"] * (len(lines) // 2)
     assert lines.count(lines[0]) == {"setup": 1, "demo": 2}[target]
+
+
+def test_setup_shows_what_pip_does_in_a_few_lines(folder: Path) -> None:
+    said = [*(f"Collecting package{n}" for n in range(50)), "  Downloading package1.whl (16.9 MB)"]
+    said += [f"  Building wheel for hnswlib (pyproject.toml): {when}" for when in ("started", "finished")]
+    said += ["Installing collected packages: package1, hnswlib"]
+    (folder / "said").write_text("\n".join([*said, ""]))
+    python = (folder / "python").read_text()
+    (folder / "python").write_text(python.replace("  -m*) ;;", '  "-m pip") cat said ;;\n  -m*) ;;'))
+    (folder / "go").touch()
+    command = ["make", "setup", f"PYTHON={folder}/python"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    total = len(re.findall("^[a-zA-Z]", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    steps = [f"collecting: {n} of about {total}" for n in (20, 40)]
+    steps += ["Building wheel for hnswlib", "installing all of them"]
+    assert [line for line in done.stderr.splitlines() if line in steps] == steps
+
+
+def test_a_pip_that_fails_fails_setup(folder: Path) -> None:
+    python = (folder / "python").read_text()
+    (folder / "python").write_text(python.replace("  -m*) ;;", '  "-m pip") exit 3 ;;\n  -m*) ;;'))
+    (folder / "go").touch()
+    command = ["make", "setup", f"PYTHON={folder}/python"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert not (folder / ".venv" / ".installed").exists()
 
 
 def test_a_python_that_fails_is_shown_and_not_taken_for_another_recipe(folder: Path) -> None:

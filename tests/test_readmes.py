@@ -1,6 +1,6 @@
 """The commands and the Python of the READMEs run: on one small bundle, in a copy of the checkout.
 
-Where a page runs `make demo`, it runs here with half of the demo's items, few timed calls and a fixed
+Where a page runs `make demo`, it runs here with a tenth of the demo's items, few timed calls and a fixed
 precision (`LESS`). `.ci/run` runs `make demo` with another experiment, which chooses the precision.
 """
 
@@ -43,7 +43,9 @@ PAGES = (
 )
 TUTORIAL = "train/learn/tutorial.md"
 DEMO = "train/configs/pydocs-small.toml"
-LESS = "less.toml"  # that experiment, with half the items, few timed calls, and no choice of a precision
+LESS = (
+    "less.toml"  # that experiment, with a tenth of the items, few timed calls, and no choice of a precision
+)
 PLAIN_TABLES = '[precision]\nquery = "fp32"\nitem = "fp32"\nvectors = "fp32"\n'
 ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
 # Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
@@ -136,7 +138,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name := named(block):
             (folder / name).write_text(block.text)
     whole = (folder / DEMO).read_text()
-    fewer = whole.replace("max_items = 4000", "max_items = 2000")
+    fewer = whole.replace("max_items = 20_000", "max_items = 2_000")
     assert fewer != whole
     (folder / LESS).write_text(f"{fewer}\n[export]\niterations = 50\n{PLAIN_TABLES}")
     run(folder, "git init -q . && make demo", 0)

@@ -23,7 +23,7 @@ from twinspire.export.benchmark.figures import (
     MeasuredBundle,
 )
 from twinspire.export.onnx.export import frozen
-from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, onnx_encoder, torch_encoder
 from twinspire.protos.bundle import TOWERS
 from twinspire.protos.features import (
     SIDES,
@@ -101,7 +101,8 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
 def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> dict[str, Any]:
     """Time torch and the served variant on real records, at the thread budget of `[export]`.
 
-    A tower takes about `TOWER_SECONDS` at most, unless a few calls take longer.
+    A tower takes about `TOWER_SECONDS` at most, unless a few calls take longer. Batches of several records
+    that may hold more than `LARGEST_BATCH` characters are left out: they take too much memory in torch.
 
     Returns:
         The report: `machine`, `threads`, `towers`, `metrics`.
@@ -110,13 +111,16 @@ def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> 
     effort = Effort(config.iterations, LEAST, TOWER_SECONDS / len(MANIFEST_BATCHES), pause, NARROW)
     figures = Figures()
     towers: dict[Side, dict[str, Any]] = {side: {} for side in forms}  # side -> batch -> backend -> summary
-    with torch_threads(config.threads):
+    with torch_threads(config.threads), progress_bar(PROGRESS, transient=True) as progress:
+        task = progress.add_task("latency", total=len(forms) * len(MANIFEST_BATCHES), note="")
         for side, own in forms.items():
             encoders = own.encoders(config.threads)
-            for batch in MANIFEST_BATCHES:
+            longest = max(own.inputs.lengths(own.values, len(next(iter(own.values.values())))))
+            for batch in (each for each in MANIFEST_BATCHES if each == 1 or each * longest <= LARGEST_BATCH):
                 case = LatencyCase(side, 1, batch)  # names without threads; the report has them
                 taken = time_tower(case, encoders, own.inputs, own.values, effort)
                 towers[side][str(batch)] = figures.add_case(case, taken, MANIFEST_SEED)
+                progress.update(task, advance=1, note=f"{side} tower, batch {batch}")
     kept = [name for name in figures.metrics if not any(each in name for each in NOT_IN_MANIFEST)]
     return {
         "machine": machine(),

@@ -8,8 +8,6 @@ from rich.console import Console
 from twinspire.export.bundles import find_bundle
 from twinspire.export.encoding import ItemTower, TableRecords, encode_into
 from twinspire.export.encoding.ray_cluster import windows_of
-from twinspire.export.onnx.runtimes import onnx_encoder
-from twinspire.protos import bundle
 from twinspire.protos.system import memory
 from twinspire.train.config import read_experiment
 from twinspire.train.data.source import source_config
@@ -20,9 +18,7 @@ def encode(arguments: Namespace) -> dict[str, Any]:
     """Encode a table of items with a bundle's item tower; resumes after a kill."""
     experiment = read_experiment(arguments.config)
     folder, manifest = find_bundle(experiment, arguments.bundle)
-    path = folder / bundle.ITEM_TOWER
-    inputs = manifest.schema.side("item")
-    tower = ItemTower(path, inputs, manifest.dimension, onnx_encoder(path, threads=0))
+    tower = ItemTower.of(folder, manifest)
     with PROGRESS.status(f"checking {arguments.items}"):
         table = source_config(experiment.data).item_table()
         records = TableRecords.open(arguments.items, manifest.schema.item, table)

@@ -5,6 +5,8 @@ padding small.
 """
 
 import dataclasses
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,14 +20,18 @@ from rich.console import Console
 
 from twinspire.export.encoding.records import WINDOW, ColumnRecords, Records, Values
 from twinspire.export.encoding.resumable_file import ResumableFile, open_resumable
-from twinspire.export.onnx.runtimes import Encode
-from twinspire.protos.bundle import VECTORS, record
+from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, bounded_batches, onnx_encoder
+from twinspire.protos.bundle import ITEM_TOWER, VECTORS, Manifest, record
 from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput
 from twinspire.protos.features import Arrays, TowerInputs
+from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
+from twinspire.train.paths import CACHE
 from twinspire.train.progress import progress_bar
 
-BATCH = 64  # records
+BATCH = 64  # records of a batch, or fewer if these are long
+ENCODED = CACHE / "encoded"
+KEPT = 2  # files of an experiment there, such as its items as evaluated and as served
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -46,6 +52,12 @@ class ItemTower:
     inputs: TowerInputs
     dimension: int
     encode: Encode
+
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest) -> "ItemTower":
+        """The item tower of the bundle in a folder, on all cores."""
+        path, inputs = folder / ITEM_TOWER, manifest.schema.side("item")
+        return cls(path, inputs, manifest.dimension, onnx_encoder(path, threads=0))
 
 
 class EncodeWindows(Protocol):
@@ -71,7 +83,7 @@ class EncodedFile:
 
     Args:
         path: of the `.npy` file.
-        vectors: float32 (N, D), memory-mapped, read only.
+        vectors: float32 (N, D), memory-mapped; what is written to it stays in this process.
         resumed_at: number of vectors that an earlier process had written.
         seconds: that the remaining ones took.
     """
@@ -151,21 +163,25 @@ def encode_into(
 
 
 def encode_once(
-    parent: Path,
-    tower: ItemTower,
-    records: Records,
-    console: Console,
-    title: str,
-    windows: EncodeWindows | None = None,
+    name: str, tower: ItemTower, records: Records, console: Console, windows: EncodeWindows | None = None
 ) -> EncodedFile:
-    """`encode_into` a file in a folder of `parent` whose name is a hash of tower and records.
+    """`encode_into` a file of the experiment `name` in the cache, unless the tower has encoded the records.
 
-    An existing file is reused. The caller removes the folder when the file is not needed any more.
+    The `KEPT` files that were used last stay, so that export, evaluation, gates and refreshes share them.
     """
+    parent = ENCODED / name
     output = parent / fingerprint(_identity(tower, records))[:16] / VECTORS
     if output.is_file():
-        return EncodedFile(output, _mapped(output), len(records), 0.0)
-    return encode_into(output, tower, records, console, title, windows)
+        found = EncodedFile(output, _mapped(output), len(records), 0.0)
+    else:
+        found = encode_into(output, tower, records, console, records.name, windows)
+    with exclusive_lock(parent / ".lock"):
+        if output.exists():  # another process may have removed it, and this one has it mapped
+            os.utime(output)
+        known = sorted(parent.glob(f"*/{VECTORS}"), key=lambda path: path.stat().st_mtime_ns)
+        for path in known[:-KEPT]:
+            shutil.rmtree(path.parent, ignore_errors=True)
+    return found
 
 
 def encoded_windows(
@@ -246,9 +262,10 @@ def _in_this_process(
 
 def _batches(inputs: TowerInputs, values: Values, size: int) -> Iterator[Rows]:
     """The rows of a window in batches, from the shortest record to the longest."""
-    order = np.argsort(inputs.lengths(values, size), kind="stable")
-    for at in range(0, size, BATCH):
-        yield order[at : at + BATCH]
+    lengths = np.asarray(inputs.lengths(values, size))
+    order = np.argsort(lengths, kind="stable")
+    for part in bounded_batches(lengths[order], BATCH):
+        yield order[part]
 
 
 def _arrays(inputs: TowerInputs, values: Values, rows: Rows, begin: int, name: str) -> Arrays:
@@ -287,7 +304,7 @@ def _write_windows(
 
 
 def _mapped(path: Path) -> Vectors:
-    vectors: Vectors = np.load(path, mmap_mode="r")
+    vectors: Vectors = np.load(path, mmap_mode="c")  # torch warns about arrays that are read-only
     return vectors
 
 
@@ -296,7 +313,7 @@ def _identity(tower: ItemTower, records: Records) -> dict[str, str]:
     return tower_identity(tower) | {
         "items": records.identity(),
         "shape": f"{len(records)} x {tower.dimension}",
-        "code": fingerprint(code_fingerprint(__name__), WINDOW, BATCH),
+        "code": fingerprint(code_fingerprint(__name__), WINDOW, BATCH, LARGEST_BATCH),
     }
 
 

@@ -43,8 +43,8 @@ def frozen(tower: Tower) -> Tower:
     return copy.deepcopy(tower).eval().requires_grad_(False)
 
 
-def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays, path: Path) -> int:
-    """Write a tower as optimised ONNX; returns the number of nodes.
+def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays, path: Path) -> None:
+    """Write a tower as optimised ONNX.
 
     Args:
         features: of the tower; the names of their arrays become the graph's inputs, in this order.
@@ -54,7 +54,6 @@ def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arr
     model = optimize(_without_traces(_as_exported(tower, features, example)))
     onnx.checker.check_model(model)
     onnx.save_model(model, path)
-    return len(model.graph.node)
 
 
 def _as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from twinspire.export.onnx.runtimes import Encode
+from twinspire.export.onnx.runtimes import Encode, bounded_batches
 from twinspire.protos.errors import GateRefused
 from twinspire.protos.features import (
     Arrays,
@@ -47,7 +47,7 @@ def check(
     values: Mapping[str, Sequence[Any]],
     tolerance: float,
 ) -> dict[str, Any]:
-    """Compare both runtimes on real and hostile records in batches of 1, 2 and 33.
+    """Compare both runtimes on real and hostile records in batches of 1, 2 and at most 33.
 
     Args:
         values: feature name -> raw values of real records.
@@ -88,19 +88,21 @@ class ParityBatch(NamedTuple):
 
 
 def batches(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> Iterator[ParityBatch]:
-    """Ordinary and hostile records in batches of 1, 2 and 33.
+    """Ordinary and hostile records in batches of 1, 2 and at most 33 (`bounded_batches`).
 
     Args:
         values: feature name -> raw values of ordinary records.
     """
     for kind, source in (("ordinary", values), ("hostile", _hostile(inputs))):
         total = len(next(iter(source.values())))
+        lengths = np.asarray(inputs.lengths(source, total))
         for size in BATCHES:
-            for at in range(0, total, size):
-                records = {name: column[at : at + size] for name, column in source.items()}
-                end = min(at + size, total)
+            for part in bounded_batches(lengths, size):
+                records = {name: column[part] for name, column in source.items()}
                 yield ParityBatch(
-                    f"{kind} records {at} to {end - 1} of {total}", end - at, inputs.to_arrays(records)
+                    f"{kind} records {part.start} to {part.stop - 1} of {total}",
+                    part.stop - part.start,
+                    inputs.to_arrays(records),
                 )
 
 

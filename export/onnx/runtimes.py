@@ -3,10 +3,11 @@
 Only the second imports torch. A process that only runs ONNX Runtime starts a second sooner.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
@@ -18,6 +19,27 @@ if TYPE_CHECKING:
     from twinspire.train.models.towers import Tower
 
 Encode = Callable[[Arrays], npt.NDArray[Any]]
+
+# Characters or events of a batch, with its padding. A tower of 512 coordinates in float32 takes up to 33 KB
+# for each; larger batches are no faster.
+LARGEST_BATCH = 16_384
+
+
+def bounded_batches(lengths: npt.NDArray[np.int64], most: int) -> Iterator[slice]:
+    """Consecutive batches of at most `most` records and, with their padding, `LARGEST_BATCH` characters.
+
+    A longer record is a batch of its own.
+
+    Args:
+        lengths: (N,), of the records, see `TowerInputs.lengths`.
+    """
+    begin = 0
+    while begin < len(lengths):
+        part = lengths[begin : begin + most]
+        padded = np.maximum.accumulate(part) * np.arange(1, len(part) + 1)  # if the batch ends at each record
+        end = begin + max(1, int(np.searchsorted(padded, LARGEST_BATCH, side="right")))
+        yield slice(begin, end)
+        begin = end
 
 
 def onnx_encoder(path: Path, threads: int = 1) -> Encode:

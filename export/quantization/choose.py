@@ -72,6 +72,7 @@ def choose_precision(
     has_padding_dim: bool,
     folder: Path,
     console: Console,
+    all_items: Callable[[Path], Vectors] | None = None,
 ) -> ChosenPrecision:
     """Choose the variant of each tower, then the precision of the item vectors of the chosen tower.
 
@@ -81,15 +82,26 @@ def choose_precision(
         has_padding_dim: see `protos.vectors`.
         folder: receives the files of the variants.
         console: for progress.
+        all_items: vectors (N, D) of all items by the item tower in a file; called where the sample has all
+            items, so that a caller that keeps them need not encode them again.
 
     Raises:
         ConfigError: the configured variant cannot be made of a tower.
     """
     sample = draw_sample(data, config)
-    plain: BothVectors = {side: _encoded(sample, each, console) for side, each in towers.items()}
+
+    def encoded(tower: ExportedTower) -> Vectors:
+        if tower.side == "item" and all_items is not None and len(sample.items) == data.item_count:
+            return all_items(tower.path)
+        encode = onnx_encoder(tower.path, threads=0)
+        return sample.encode(tower.side, tower.variant, tower.inputs, encode, console)
+
+    plain: BothVectors = {side: encoded(each) for side, each in towers.items()}
     chosen, vectors, report = dict(towers), plain, dict[str, Any]()
     for side, each in towers.items():
-        chosen[side], own, report[side] = _choose_tower(each, sample, plain, config, folder, console)
+        with console.status(f"variants of the {side} tower"):
+            files = make_variants(each.path, folder)
+        chosen[side], own, report[side] = _choose_tower(each, files, sample, plain, config, encoded)
         vectors = {**vectors, side: own[side]}
     precision, vectors, report["vectors"] = _choose_vectors(sample, vectors, has_padding_dim, config)
     report["together"] = sample.losses(sample.metrics(vectors), sample.metrics(plain))
@@ -99,26 +111,25 @@ def choose_precision(
 
 def _choose_tower(
     tower: ExportedTower,
+    files: Mapping[TableVariant, Path],
     sample: QualitySample,
     plain: BothVectors,
     config: PrecisionConfig,
-    folder: Path,
-    console: Console,
+    encoded: Callable[[ExportedTower], Vectors],
 ) -> tuple[ExportedTower, BothVectors, dict[str, Any]]:
     """The chosen variant, the sample's vectors with this variant of the tower, and the report.
 
     Args:
+        files: of the variants of the tower, float32 first.
         plain: the sample's vectors by both towers in float32.
+        encoded: the sample's vectors by a variant.
     """
     side, setting = tower.side, getattr(config, tower.side)
-    with console.status(f"variants of the {side} tower"):
-        files = make_variants(tower.path, folder)
     if setting not in ("auto", *files):
         raise ConfigError(f"precision.{side}: {setting} cannot be made of this tower: {NO_TABLES}")
 
     def vectors_of(name: TableVariant) -> BothVectors:
-        variant = replace(tower, path=files[name], variant=name)
-        return {**plain, side: _encoded(sample, variant, console)}
+        return {**plain, side: encoded(replace(tower, path=files[name], variant=name))}
 
     sizes = {name: path.stat().st_size for name, path in files.items()}
     name, vectors, report = first_within(side, config, sizes, plain, vectors_of, sample)
@@ -141,11 +152,6 @@ def _choose_vectors(
 
     sizes = {name: items.shape[1] * coordinate + scale for name, (coordinate, scale) in BYTES.items()}
     return first_within("vectors", config, sizes, vectors, vectors_of, sample)
-
-
-def _encoded(sample: QualitySample, tower: ExportedTower, console: Console) -> Vectors:
-    encode = onnx_encoder(tower.path, threads=0)
-    return sample.encode(tower.side, tower.variant, tower.inputs, encode, console)
 
 
 def first_within(

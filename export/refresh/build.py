@@ -68,13 +68,8 @@ def encode_fresh(champion: Champion, merged: Merged, output: Path, console: Cons
     if not merged.fresh_count:
         return None
     records = ColumnRecords(merged.fresh, "new and changed items")
-    return encode_into(output, item_tower(champion), records, console, "new and changed items")
-
-
-def item_tower(champion: Champion) -> ItemTower:
-    """The champion's item tower."""
-    manifest, path = champion.manifest, champion.folder / bundle.ITEM_TOWER
-    return ItemTower(path, manifest.schema.side("item"), manifest.dimension, onnx_encoder(path, threads=0))
+    tower = ItemTower.of(champion.folder, champion.manifest)
+    return encode_into(output, tower, records, console, "new and changed items")
 
 
 def build(experiment: Experiment, inputs: RefreshInputs, console: Console) -> Path:

@@ -13,7 +13,6 @@ Of labelled pairs, those of deleted and edited items are left out, whatever thei
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +33,6 @@ from twinspire.export.evaluation.per_query import PerQuery
 from twinspire.export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.export.refresh.merge import NO_DIGEST, Champion, Merged
-from twinspire.export.refresh.work import WORK
 from twinspire.protos.bundle import IndexParameters, Manifest
 from twinspire.protos.errors import DataError, MissingStage
 from twinspire.protos.features import FeatureSpec, TextFeature
@@ -250,16 +248,11 @@ class Evaluation:
         return item_digests(self.tower.inputs, values, self.manifest.hybrid is not None)
 
     def _evaluated(self, console: Console) -> Any:
-        """Vectors of the data set's items by the text of the split; encoded once for all refreshes."""
-        parent = WORK / ".evaluated" / self.manifest.name
+        """Vectors of the data set's items by the text of the split."""
         records = ColumnRecords(self.data.items, "items as evaluated")
-        encoded = encode_once(parent, self.tower, records, console, "items as evaluated")
-        for each in parent.iterdir():
-            if each != encoded.path.parent:
-                shutil.rmtree(each, ignore_errors=True)
-        vectors = np.load(encoded.path, mmap_mode="c")
+        encoded = encode_once(self.manifest.name, self.tower, records, console)
         precision, padding = self.manifest.precision.vectors, self.manifest.score.has_padding_dim
-        return rounded_vectors(vectors, precision, padding)
+        return rounded_vectors(encoded.vectors, precision, padding)
 
 
 def evaluation(

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from twinspire.export.bundles import BUNDLES
+from twinspire.export.encoding import ItemTower
 from twinspire.export.logged_model import log_bundle
 from twinspire.export.refresh import sources
 from twinspire.export.refresh.build import (
@@ -25,7 +26,6 @@ from twinspire.export.refresh.build import (
     build,
     encode_fresh,
     find_built,
-    item_tower,
     not_finite,
 )
 from twinspire.export.refresh.merge import Champion, Merged, merge
@@ -191,7 +191,8 @@ class _Refresh:
         key = fingerprint(self.work.state.begun_with, snapshot, self.experiment.index)
         folder = find_built(key, BUNDLES)
         if folder is None:
-            split = evaluation(self.experiment, champion, item_tower(champion), self.request.data)
+            tower = ItemTower.of(champion.folder, champion.manifest)
+            split = evaluation(self.experiment, champion, tower, self.request.data)
             inputs = RefreshInputs(champion, merged, fresh, snapshot, key, applies(split, merged))
             folder = build(self.experiment, inputs, self.console)
         self.work.note(bundle_version=bundle.read_manifest(folder).bundle_version)

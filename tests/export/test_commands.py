@@ -19,6 +19,7 @@ from tests.helpers.stdlib import Made, experiment_at, tracking_copy, write_toml
 from twinspire.export import bundles, commands, terminal
 from twinspire.export.__main__ import main
 from twinspire.export.bundles import BUNDLES
+from twinspire.export.encoding import encoding
 from twinspire.export.release.promote import challenger_data
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleTooNew, BundleTooOld, MissingStage
@@ -173,6 +174,8 @@ def test_evaluate_gives_the_metrics_of_the_manifest(
     expected = bundle.read(own.folder).quality
     for name in ("recall_at_10", "exact_ndcg_at_10", "bm25_mrr_at_10", "verdict", "queries"):
         assert found[name] == expected[name]
+    monkeypatch.setattr(encoding, "encode_into", None)  # the items are encoded by now
+    assert document("evaluate", "--config", own.config, "--bundle", own.folder) == found
 
 
 def test_evaluate_says_that_the_choices_of_a_run_with_other_settings_are_not_used(

@@ -134,6 +134,14 @@ def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
     ]
 
 
+def test_the_line_of_a_tower_of_long_items_is_of_the_largest_batch_that_was_timed() -> None:
+    out = io.StringIO()
+    short = {name.replace("b32", "b8"): value for name, value in BUNDLE["latency"]["metrics"].items()}
+    report = {**BUNDLE, "latency": {"metrics": short}, "reused": False}
+    terminal.show_bundle(report, Console(file=out, width=120))
+    assert "9,494 µs at batch 8, torch 1.5 times as long; 843 items/s" in out.getvalue()
+
+
 @pytest.mark.parametrize(
     ("report", "line"),
     [

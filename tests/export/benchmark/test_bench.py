@@ -22,6 +22,7 @@ from twinspire.export.benchmark.towers import (
     time_tower,
     torch_threads,
 )
+from twinspire.export.onnx.runtimes import LARGEST_BATCH
 from twinspire.protos.features import Arrays, TextFeature, TowerInputs
 from twinspire.protos.system import timing
 from twinspire.protos.system.machine import machine
@@ -93,6 +94,18 @@ def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> 
         own, other = (report["towers"]["item"][str(batch)][name]["p50_us"] for name in ("served", "torch"))
         assert report["metrics"][f"item_torch_over_onnx_b{batch}"] == pytest.approx(other / own)
     assert (report["threads"], report["machine"]) == (1, machine())
+
+
+def test_a_bundles_own_report_leaves_out_batches_that_would_take_much_memory(tmp_path: Path) -> None:
+    inputs = TowerInputs("item", {"text": TextFeature("text", "text", max_length=4096)}, {})
+    path = tmp_path / "tower.onnx"
+    write_tower(path, TinyTower(inputs.features))
+    values = {"text": ["short", "x" * (LARGEST_BATCH // 8)]}
+    sleepy: Any = Sleeper()
+    forms = TowerForms(inputs, sleepy, path, values)
+    report = manifest_latency({"item": forms}, ExportConfig(iterations=10))
+    assert [*report["towers"]["item"]] == ["1", "8"]
+    assert "item_tower_b32_p50_us" not in report["metrics"]
 
 
 def test_a_bundles_own_report_takes_few_calls_once_the_seconds_of_a_tower_are_over(

@@ -32,6 +32,7 @@ from twinspire.export.encoding import (
     encode_all,
     encode_into,
     encode_once,
+    encoding,
 )
 from twinspire.export.encoding.command import encode, show_encoded
 from twinspire.protos import bundle
@@ -147,22 +148,49 @@ def test_a_killed_process_is_resumed(
 
 
 def test_the_same_records_and_tower_are_encoded_once(
-    tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path, console: Console
+    tower: ItemTower, records: ColumnRecords, whole: bytes, kept: Path, console: Console
 ) -> None:
     def unwanted(arrays: Arrays) -> Any:
         raise AssertionError("encoded again")
 
-    first = encode_once(tmp_path / "kept", tower, records, console, "items")
-    again = encode_once(
-        tmp_path / "kept", dataclasses.replace(tower, encode=unwanted), records, console, "items"
-    )
+    first = encode_once("shop", tower, records, console)
+    again = encode_once("shop", dataclasses.replace(tower, encode=unwanted), records, console)
     assert first.path == again.path
     assert (first.resumed_at, again.resumed_at) == (0, COUNT)
     assert again.path.read_bytes() == whole
     np.testing.assert_array_equal(again.vectors, first.vectors)
-    other = encode_once(tmp_path / "kept", tower, ColumnRecords({"text": ["another"]}), console, "items")
+    other = encode_once("shop", tower, ColumnRecords({"text": ["another"]}), console)
     assert other.path != first.path
     assert len(other.vectors) == 1
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which `encode_once` keeps vectors."""
+    monkeypatch.setattr(encoding, "ENCODED", tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+def test_the_files_of_an_experiment_that_were_used_last_are_kept(
+    tower: ItemTower, kept: Path, console: Console
+) -> None:
+    encoded = 0
+
+    def counted(arrays: Arrays) -> Any:
+        nonlocal encoded
+        encoded += 1
+        return tower.encode(arrays)
+
+    own = dataclasses.replace(tower, encode=counted)
+    first, second, third = (ColumnRecords({"text": [text]}) for text in ("a", "b", "c"))
+    for records in (first, second, first, third, first):
+        encode_once("shop", own, records, console)
+    assert encoded == 3
+    encode_once("other", own, second, console)
+    assert encoded == 4
+    encode_once("shop", own, second, console)  # was used longest ago when the third came
+    assert encoded == 5
+    assert {name: len([*(kept / name).glob("*/")]) for name in ("shop", "other")} == {"shop": 2, "other": 1}
 
 
 def test_a_resumed_process_encodes_no_window_twice(

@@ -14,6 +14,7 @@ from rich.console import Console
 from tests.helpers.tiny import SYLLABLES
 from tests.helpers.tiny_towers import PLAIN
 from twinspire.export.encoding import BATCH, WINDOW, TableRecords, encode_all
+from twinspire.export.onnx.runtimes import LARGEST_BATCH
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.protos.features import (
     Arrays,
@@ -71,6 +72,21 @@ def test_batches_have_little_padding(console: Console) -> None:
     texts = ["long " * 9 if n % 2 else "short" for n in range(4 * BATCH)]
     encode_all(watched, INPUTS, {"text": texts, "tag": [None] * len(texts)}, console, "items")
     assert sorted(widths) == [(BATCH, 5)] * 2 + [(BATCH, 45)] * 2
+
+
+def test_batches_of_long_texts_have_few_records(console: Console) -> None:
+    shapes = []
+
+    def watched(arrays: Arrays) -> Any:
+        shapes.append(arrays["text"].shape)
+        return letters(arrays)
+
+    features = FEATURES | {"text": TextFeature("text", "t", max_length=2 * LARGEST_BATCH)}
+    inputs = TowerInputs("item", features, {"item.tag": ("a", "b")})
+    texts = ["x" * (LARGEST_BATCH // 4)] * 9 + ["y" * (LARGEST_BATCH + 1)] * 2 + ["z" * 10]
+    encode_all(watched, inputs, {"text": texts, "tag": [None] * len(texts)}, console, "items")
+    quarter, more = LARGEST_BATCH // 4, LARGEST_BATCH + 1
+    assert shapes == [(4, quarter), (4, quarter), (2, quarter), (1, more), (1, more)]
 
 
 def test_a_bad_value_is_named_by_its_row(console: Console) -> None:

@@ -17,6 +17,7 @@ from tests.helpers.exported import Exported, exported
 from tests.helpers.stdlib import started
 from tests.helpers.watched import ATTENTION
 from tests.helpers.watched import write_toml as write_films
+from twinspire.export.encoding import encode_all
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import frozen
 from twinspire.export.onnx.runtimes import onnx_encoder, torch_encoder
@@ -225,6 +226,28 @@ def test_a_sample_of_a_large_catalogue_has_all_relevant_items(texts: World) -> N
     assert not np.array_equal(other.items, sample.items)
     whole = texts.vectors(draw_sample(texts.data, PrecisionConfig()), texts.towers)["item"][sample.items]
     np.testing.assert_allclose(texts.vectors(sample, texts.towers)["item"], whole, atol=1e-6)
+
+
+def test_the_vectors_of_all_items_come_from_the_caller_who_keeps_them(texts: World, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def all_items(path: Path) -> Any:
+        asked.append(path.stem.partition("-")[2])
+        item = texts.towers["item"]
+        return encode_all(onnx_encoder(path), item.inputs, texts.data.items, QUIET, "items")
+
+    for items, expected in ((texts.data.item_count, ["", "int8_tables"]), (150, [])):
+        config = PrecisionConfig(items=items)
+        given = texts.towers, texts.data, config, False, tmp_path, QUIET
+        found, alone = choose_precision(*given, all_items), choose_precision(*given)
+        assert asked[:2] == expected
+        asked.clear()
+        for side in SIDES:
+            assert found.report[side]["chosen"] == alone.report[side]["chosen"]
+            metrics = (
+                each.report[side]["variants"]["int8_tables"]["recall_at_10"] for each in (found, alone)
+            )
+            assert next(metrics) == pytest.approx(next(metrics), abs=0.02)
 
 
 def test_seen_items_are_not_returned(films: Path, tmp_path: Path) -> None:
