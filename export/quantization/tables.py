@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from twinspire.export.onnx.export import frozen
 from twinspire.export.onnx.optimize import Graph
 from twinspire.protos.bundle import TableVariant, Variant
-from twinspire.protos.vectors import int8_rows
+from twinspire.protos.vectors import BLOCK, int8_rows
 from twinspire.train.models.towers import Tower
 
 Stored = Literal["fp16", "int8"]
@@ -71,7 +71,8 @@ def round_tables(tower: Tower, variant: Variant) -> Tower:
     stored = STORED[variant]
     if stored is not None:
         for table in _tables_of_tower(copied):
-            table.copy_(torch.from_numpy(rounded_table(table.numpy(), stored)))
+            for rows in table.split(BLOCK):  # all at once would take several times the table
+                rows.copy_(torch.from_numpy(rounded_table(rows.numpy(), stored)))
     return copied
 
 
