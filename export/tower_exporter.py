@@ -91,12 +91,8 @@ class TowerExporter:
         """
         plain = {side: self._export(side, scratch) for side in SIDES}
         has_padding_dim = self.model.towers[0].head.score().has_padding_dim
-        own = self.experiment.precision, has_padding_dim, scratch, self.console
-
-        def all_items(path: Path) -> Any:
-            return self.encode_items(path, self.data.items).vectors
-
-        chosen = choose_precision(plain, self.data, *own, all_items)
+        own, items = (self.experiment.precision, has_padding_dim, scratch, self.console), self.data.items
+        chosen = choose_precision(plain, self.data, *own, lambda path: self.encode_items(path, items).vectors)
         served = {side: self._serve(each, folder) for side, each in chosen.towers.items()}
         rounded = {side: each.tower for side, each in chosen.towers.items()}
         parities: dict[str, Any] = {side: self._parity(each, rounded[side]) for side, each in served.items()}

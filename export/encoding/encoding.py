@@ -171,10 +171,15 @@ def encode_once(
     """
     parent = ENCODED / name
     output = parent / fingerprint(_identity(tower, records))[:16] / VECTORS
-    if output.is_file():
-        found = EncodedFile(output, _mapped(output), len(records), 0.0)
-    else:
-        found = encode_into(output, tower, records, console, records.name, windows)
+
+    def on_wait() -> None:
+        console.print(f"another process is encoding {records.name}; waiting for it", markup=False)
+
+    with exclusive_lock(output.with_suffix(".lock"), on_wait=on_wait):
+        if output.is_file():
+            found = EncodedFile(output, _mapped(output), len(records), 0.0)
+        else:
+            found = encode_into(output, tower, records, console, records.name, windows)
     with exclusive_lock(parent / ".lock"):
         if output.exists():  # another process may have removed it, and this one has it mapped
             os.utime(output)

@@ -70,8 +70,8 @@ def round_tables(tower: Tower, variant: Variant) -> Tower:
     copied = frozen(tower)
     stored = STORED[variant]
     if stored is not None:
-        for table in _tables_of_tower(copied):
-            for rows in table.split(BLOCK):  # all at once would take several times the table
+        for table in _tables_of_tower(copied):  # all rows at once would take several times the table
+            for rows in (table[at : at + BLOCK] for at in range(0, len(table), BLOCK)):
                 rows.copy_(torch.from_numpy(rounded_table(rows.numpy(), stored)))
     return copied
 

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import signal
+import threading
 import tracemalloc
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.helpers.stdlib import PLAIN as EXPERIMENT
 from tests.helpers.stdlib import write_sections
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, PLAIN, TEXT, TinyTower, write_tower
+from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
 from twinspire.export.arguments import npy_path
 from twinspire.export.encoding import (
@@ -169,6 +172,29 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which `encode_once` keeps vectors."""
     monkeypatch.setattr(encoding, "ENCODED", tmp_path / "kept")
     return tmp_path / "kept"
+
+
+def test_of_two_that_encode_the_same_at_once_the_second_waits_for_the_first(
+    tower: ItemTower, kept: Path, console: Console
+) -> None:
+    encoded, may_end = 0, threading.Event()
+
+    def waiting(arrays: Arrays) -> Any:
+        nonlocal encoded
+        encoded += 1
+        assert may_end.wait(60)
+        return tower.encode(arrays)
+
+    own, few = dataclasses.replace(tower, encode=waiting), ColumnRecords({"text": ["a", "b"]})
+    output = io.StringIO()
+    said = Console(file=output)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(encode_once, "shop", own, few, said) for _ in range(2)]
+        wait_until(lambda: "is encoding items; waiting for it" in output.getvalue())
+        may_end.set()
+        first, second = (each.result(60) for each in both)
+    assert encoded == 1
+    np.testing.assert_array_equal(first.vectors, second.vectors)
 
 
 def test_the_files_of_an_experiment_that_were_used_last_are_kept(
