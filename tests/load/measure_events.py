@@ -133,15 +133,17 @@ def kills(service: CatalogueService, seconds: float) -> dict[str, int]:
     for thread in threads:
         thread.start()
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        time.sleep(random.uniform(1.0, 4.0))
-        with suppress(ValueError):  # the process is not there again yet
-            victim = service.store_pid() if killed % 2 else min(service.worker_pids())
-            os.kill(victim, signal.SIGKILL)
-            killed += 1
-    done.set()
-    for thread in threads:
-        thread.join()
+    try:
+        while time.monotonic() < until:
+            time.sleep(random.uniform(1.0, 4.0))
+            with suppress(ValueError):  # the process is not there again yet
+                victim = service.store_pid() if killed % 2 else min(service.worker_pids())
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
     with closing(EventStore.open(service.url, create=False)) as store, store.all() as parts:
         stored = Counter(row.item_id for part in parts for row in part if row.user_key.startswith("killed-"))
     return {
