@@ -59,8 +59,8 @@ def products(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     On a CPU by oneDNN, as torch takes MKL by default, which on AMD's processors is half as fast.
     """
+    is_other = torch.compiler.is_exporting() or not x.is_cpu or x.dtype != torch.float32
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    is_fit = x.is_cpu and x.dtype == torch.float32 and len(x) > 0 and len(weight) > 0
-    if torch.compiler.is_exporting() or not (has_onednn and is_fit):
+    if is_other or not (has_onednn and len(x) and len(weight)):
         return F.linear(x, weight, bias)
     return F.linear(x.to_mkldnn(), weight, bias).to_dense()
