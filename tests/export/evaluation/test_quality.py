@@ -25,7 +25,7 @@ from twinspire.export.evaluation.quality import (
 )
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.export.terminal import show_quality
-from twinspire.protos import bundle
+from twinspire.protos import bundle, search
 from twinspire.train.config import IndexConfig
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.metrics import OF_LABELS, mean, per_query
@@ -57,8 +57,9 @@ def narrow(items: ann.Vectors) -> hnswlib.Index:
 
 
 def test_served_and_exact_search_are_measured_separately(
-    made: Made, data: TrainingData, items: ann.Vectors, console: Console
+    made: Made, data: TrainingData, items: ann.Vectors, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(search, "EXACT_SHARE", 1)  # so few items are otherwise compared with each query
     good = searched(made, items, graphs.build(items, CONFIG), 400)
     torn = searched(made, items, narrow(items), 10)
     score = bundle.read(made.folder).score

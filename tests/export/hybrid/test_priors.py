@@ -25,6 +25,7 @@ from twinspire.export.hybrid.rebuild import (
     weights_of_rows,
     weights_of_texts,
 )
+from twinspire.protos import search
 from twinspire.protos.bundle import ITEMS as ITEM_FILE
 from twinspire.protos.bundle import Hybrid, IndexParameters, Score
 from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, clicked
@@ -108,8 +109,11 @@ def test_newer_clicks_take_the_place_of_older_ones() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
-def test_queries_without_terms_are_ranked_as_by_the_towers_alone(weight: float) -> None:
+def test_queries_without_terms_are_ranked_as_by_the_towers_alone(
+    weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As by the service, where the graph finds fewer items the fewer are wanted."""
+    monkeypatch.setattr(search, "EXACT_SHARE", 8)  # so few items are otherwise compared with each query
     hybrid = replace(HYBRID, weight=weight, prior_weight=1.0, dense_candidates=200)
     vectors = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -31,7 +31,7 @@ def compose() -> dict[str, Any]:
     """The services, with the values of the environment filled in as Compose does."""
     text = (DEPLOY / "compose.yaml").read_text()
     text = re.sub(r"\$\{(\w+):\?\}", lambda found: SECRETS[found[1]], text)
-    text = re.sub(r"\$\{\w+:-([\w/]+)\}", r"\1", text)
+    text = re.sub(r"\$\{\w+:-([\w/-]+)\}", r"\1", text)
     assert "${" not in text
     services: dict[str, Any] = yaml.safe_load(text)["services"]
     return services
