@@ -21,7 +21,7 @@ from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.deploy.test_prometheus import rules
 from twinspire.protos.errors import AccessDenied, TwinspireError
-from twinspire.serving.client import Item, RetrievalClient, where
+from twinspire.serving.client import Event, Item, RetrievalClient, where
 from twinspire.serving.client.security import Security
 
 MISSING = prometheus.missing()
@@ -37,7 +37,7 @@ CHALLENGER = f"models:/{NAME}@challenger"
 
 
 class Load(threading.Thread):
-    """Searches, over gRPC and HTTP, with filters and without, writes, and calls without a token."""
+    """Searches, over gRPC and HTTP, with filters and without, writes, events, and calls without a token."""
 
     def __init__(self, address: str, ca: Path, token: str, gateway: RunningGateway) -> None:
         super().__init__(daemon=True)
@@ -54,7 +54,8 @@ class Load(threading.Thread):
             if self._stopped.is_set():
                 return
             try:
-                self.client.search(name, k=10)
+                answer = self.client.search(name, k=10)
+                self.client.record([Event("user 1", "item 1", request_id=answer.request_id, position=1)])
                 self.client.search(name, k=10, filter=where.section == "section 4")
                 answer = self._gateway.ask("/v1/search", {"query": {"text": name}}, self._headers)
                 if answer.status != 200:
@@ -91,7 +92,8 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iter
     versions.point("1")
     versions.point("2", "challenger")
     flags = ["--canary", CHALLENGER, "--canary-share", "0.5", "--shadow", CHALLENGER, "--shadow-share", "1"]
-    flags += ["--catalogue", f"sqlite:///{folder}/items.db", "--tokens", str(tokens.path)]
+    flags += ["--catalogue", f"sqlite:///{folder}/items.db", "--events", f"sqlite:///{folder}/events.db"]
+    flags += ["--tokens", str(tokens.path)]
     flags += ["--tls-certificate", str(certificate), "--tls-key", str(key)]
     service = Service(uri, folder, *flags)
     service.client.close()
