@@ -136,7 +136,8 @@ protos/nearest/_kernel.abi3.so: protos/nearest/kernel.c
 $(COMPILED): | $(STAMP)
 	@flags="$$($(PY) -c 'import sys, sysconfig
 	print("-I" + sysconfig.get_paths()["include"], "-undefined dynamic_lookup" * (sys.platform == "darwin"))')"
-	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o $@.part -lm; then mv $@.part $@; else
+	part="$@.$$$$.part"
+	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o "$$part" -lm; then mv "$$part" $@; else rm -f $@ "$$part"
 	  echo "$< cannot be compiled here, so NumPy takes its place, which is many times as slow" >&2; fi
 
 doctor: $(IMPORTS) ## what this machine lacks, and what to do about it, also before setup

@@ -10,5 +10,5 @@ setup(
         for name in find_packages(include=[f"{each}*" for each in FOLDERS], exclude=["train.learn*"])
     ],
     package_dir={"twinspire": "."},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # the only compiled module keeps to that interface
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # the compiled modules keep to that interface
 )

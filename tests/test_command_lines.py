@@ -19,6 +19,7 @@ from twinspire.protos import __version__
 from twinspire.protos.cli import add_command, as_typed, command_line
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
+from twinspire.train.cli import DEFAULT_CONFIG
 
 if TYPE_CHECKING:  # imports torch and MLflow
     from tests.helpers.stdlib import Made
@@ -264,3 +265,8 @@ def test_a_command_is_suggested_in_the_words_of_the_one_that_was_typed(
     monkeypatch.setenv("TWINSPIRE_MAKE", make)
     monkeypatch.setattr(sys, "argv", [program])
     assert as_typed("make train CONFIG=a.toml RESUME=1", "train", "fit --config a.toml --resume") == expected
+
+
+def test_commands_take_the_experiment_that_make_takes() -> None:
+    (named,) = re.findall(r"^CONFIG \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert ROOT / named == DEFAULT_CONFIG

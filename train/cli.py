@@ -12,6 +12,8 @@ from twinspire.protos.errors import ConfigError
 from twinspire.train.interrupts import answering
 from twinspire.train.paths import CACHE, CONFIGS
 
+DEFAULT_CONFIG = CONFIGS / "pydocs-small.toml"  # that of the Makefile
+
 
 def add_experiment_command(
     commands: Any,
@@ -29,7 +31,7 @@ def add_experiment_command(
     command.add_argument(
         "--config",
         type=Path,
-        default=CONFIGS / "pydocs.toml",
+        default=DEFAULT_CONFIG,
         help="the experiment's TOML (default: %(default)s)",
     )
     return command

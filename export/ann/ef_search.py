@@ -14,7 +14,8 @@ import numpy as np
 from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.export.ann.search import Shares, approximate, kth_scores, shares_above
 from twinspire.export.ann.timer import search_us
-from twinspire.protos.nearest.coded_vectors import CodedVectors
+from twinspire.protos.errors import MissingStage
+from twinspire.protos.nearest.coded_vectors import CodedVectors, is_compiled
 from twinspire.protos.system.cores import thread_count
 from twinspire.train.config.index import IndexConfig
 
@@ -94,7 +95,13 @@ def recall_curve(
 
     Raises:
         GateRefused: the graph is so disconnected that a query reaches fewer than k items.
+        MissingStage: the search of graphs is not compiled here.
     """
+    if not is_compiled():
+        raise MissingStage(
+            "index: the search of graphs is not compiled here, so its recall cannot be measured; see what "
+            '`make setup` says, or compare all items, with [index] search = "exact"'
+        )
     vectors = graph.vectors
     bounds = kth_scores(vectors, queries, config.k)
     first, rest = _first_and_rest(len(queries), config.seed)

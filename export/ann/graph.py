@@ -73,7 +73,10 @@ def _links(
         try:
             return read_hnswlib(path, vectors.shape[1])
         except BundleDamaged as error:
-            raise OSError(f"hnswlib wrote an incomplete file: {error}") from None
+            raise OSError(
+                f"hnswlib wrote an incomplete file into {folder}, is the disk full? TMPDIR names another "
+                f"folder ({error})"
+            ) from None
 
 
 def without_padding(block: Vectors) -> Vectors:

@@ -70,8 +70,11 @@ def search_as_served(
         if width is None:
             found[same] = exact(queries[same], vectors, k, [seen[query] for query in same])
             continue
-        reached = approximate(graph, queries[same], min(k + int(length), count), width)
+        reached, _, _ = graph.search(queries[same], min(k + int(length), count), width)
         for query, rows in zip(same, reached, strict=True):
+            if rows[-1] < 0:  # the graph reaches fewer
+                (found[query],) = exact(queries[[query]], vectors, k, [seen[query]])
+                continue
             kept = rows[~np.isin(rows, seen[query])][: found.shape[1]]
             found[query, : len(kept)] = kept
     return found

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ from twinspire.train.progress import progress_bar
 
 BATCH = 64  # records of a batch, or fewer if these are long
 ENCODED = CACHE / "encoded"
-KEPT = 2  # files of an experiment there, such as its items as evaluated and as served
+KEPT = 4  # folders of an experiment there: its items in each precision of the tower, and as served
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -168,25 +168,36 @@ def encode_once(
     """`encode_into` a file of the experiment `name` in the cache, unless the tower has encoded the records.
 
     The `KEPT` files that were used last stay, so that export, evaluation, gates and refreshes share them.
+    Others are removed, and drafts of interrupted encodings, unless a process is encoding there.
     """
     parent = ENCODED / name
-    output = parent / fingerprint(_identity(tower, records))[:16] / VECTORS
+    folder = parent / fingerprint(_identity(tower, records))[:16]
+    output = folder / VECTORS
 
     def on_wait() -> None:
         console.print(f"another process is encoding {records.name}; waiting for it", markup=False)
 
-    with exclusive_lock(output.with_suffix(".lock"), on_wait=on_wait):
+    with exclusive_lock(_lock_of(folder), on_wait=on_wait):
         if output.is_file():
             found = EncodedFile(output, _mapped(output), len(records), 0.0)
         else:
             found = encode_into(output, tower, records, console, records.name, windows)
+        os.utime(folder)
     with exclusive_lock(parent / ".lock"):
-        if output.exists():  # another process may have removed it, and this one has it mapped
-            os.utime(output)
-        known = sorted(parent.glob(f"*/{VECTORS}"), key=lambda path: path.stat().st_mtime_ns)
-        for path in known[:-KEPT]:
-            shutil.rmtree(path.parent, ignore_errors=True)
+        folders = sorted((each for each in parent.iterdir() if each.is_dir()), key=_last_used)
+        for unused in folders[:-KEPT]:
+            with suppress(BlockingIOError), exclusive_lock(_lock_of(unused), busy=BlockingIOError()):
+                shutil.rmtree(unused, ignore_errors=True)
     return found
+
+
+def _lock_of(folder: Path) -> Path:
+    """The lock of a folder of `encode_once`. It lies beside the folder, so that it is not removed with it."""
+    return folder.with_suffix(".lock")
+
+
+def _last_used(folder: Path) -> int:
+    return folder.stat().st_mtime_ns
 
 
 def encoded_windows(

@@ -47,7 +47,7 @@ def choose(place: int) -> int:
 
     Args:
         place: of the variant: 0 is plain C, and later ones are faster. The fastest that the processor has
-            takes the place of those beyond it, and is the default.
+            takes the place of those beyond it, and of those below 0, and is the default.
 
     Returns:
         The place of the variant.

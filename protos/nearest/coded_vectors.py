@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.protos.nearest.links import Links
-from twinspire.protos.search import exact_search
+from twinspire.protos.search import exact_search, top_k
 from twinspire.protos.system.huge_pages import on_huge_pages
 from twinspire.protos.vectors import BLOCK, int8_rows
 
@@ -34,6 +34,7 @@ Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 LINE = 64  # the length of a code is a multiple of it
+GATHERED = 8192  # rows whose vectors are copied at once
 
 
 class CodedVectors:
@@ -69,7 +70,7 @@ class CodedVectors:
             self._max_residual = math.inf  # codes say nothing
             return
         with on_huge_pages():
-            self._codes = _aligned_zeros(count, -(-dimension // LINE) * LINE)
+            self._codes = _aligned_zeros(count, -(-used // LINE) * LINE)
             for start in range(0, count, BLOCK):
                 rows, block = slice(start, start + BLOCK), self.vectors[start : start + BLOCK, :used]
                 if not np.isfinite(block).all():
@@ -130,9 +131,10 @@ class CodedVectors:
             return found, scores, 0
         if compiled is None:
             return self._compared(queries, k, np.flatnonzero(allowed) if allowed is not None else rows)
+        some = None if rows is None else np.ascontiguousarray(rows, np.int64)
         least = compiled.search(
             self._codes, self._scales, self.vectors, np.ascontiguousarray(queries, np.float32), found, scores,
-            rows, links, allowed, k, max(k, min(ef, len(self.vectors))), most_steps,
+            some, links, allowed, k, max(k, min(ef, len(self.vectors))), most_steps,
             max_residual, self._max_norm,
         )  # fmt: skip
         return found, scores, least
@@ -140,10 +142,27 @@ class CodedVectors:
     def _compared(self, queries: Vectors, k: int, rows: Rows | None) -> tuple[Rows, Vectors, int]:
         """As `search`, by comparing all items or those in some rows."""
         found, scores = np.full((len(queries), k), -1), np.zeros((len(queries), k), np.float32)
-        places, best = exact_search(queries, self.vectors if rows is None else self.vectors[rows], k)
+        if rows is None:
+            places, best = exact_search(queries, self.vectors, k)
+        else:
+            places, best = self._best_of(queries, k, rows)
         least = places.shape[1]
-        found[:, :least], scores[:, :least] = places if rows is None else rows[places], best
+        found[:, :least], scores[:, :least] = places, best
         return found, scores, least
+
+    def _best_of(self, queries: Vectors, k: int, rows: Rows) -> tuple[Rows, Vectors]:
+        """As `exact_search` among some rows; the vectors of `GATHERED` of them are copied at a time."""
+        products = np.empty((len(queries), len(rows)), np.float32)
+        for start in range(0, len(rows), GATHERED):
+            some = slice(start, start + GATHERED)
+            products[:, some] = queries @ self.vectors[rows[some]].T
+        best = top_k(products, min(k, len(rows)))
+        return rows[best], np.take_along_axis(products, best, axis=1)
+
+
+def is_compiled() -> bool:
+    """Whether graphs are searched here; otherwise all items are compared, and widths mean nothing."""
+    return compiled is not None
 
 
 def _longest(rows: Vectors) -> float:

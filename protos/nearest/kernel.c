@@ -23,7 +23,8 @@
 enum { LINE = 64 };     /* bytes of a cache line; the length of a code is a multiple of it */
 enum { HIGHEST = 127 }; /* of a coordinate of a code */
 enum { BLOCK = 256 };   /* items that are scored together */
-enum { SPARE = 10 };    /* scores by codes beside 2 k whose items are compared in float32; copies have equal ones */
+/* The items of the best 2 k + SPARE different scores by codes are compared in float32. Copies of an item share a score. */
+enum { SPARE = 10 };
 
 typedef struct {
     int8_t *code;
@@ -185,7 +186,8 @@ static int by_score(const void *a, const void *b) {
     return (one < other) - (one > other);
 }
 
-/* Set the code of a query: coordinates of -127 to 127, and zeros up to the length of a code. */
+/* Set the code of a query: its first coordinates as -127 to 127, and zeros up to the length of a code. A coordinate
+ * that only pads vectors may have no code; where a query is not 0 there, codes are not asked. */
 static void encode(Query *query, Py_ssize_t dimension, Py_ssize_t length) {
     const float *vector = query->vector;
     float largest = 0;
@@ -314,7 +316,8 @@ static double largest_error(const Items *items, const Query *query) {
     const double rounding = 1e-5; /* of float32 arithmetic, as a part of the largest product that is possible */
     double length = 0, lost = 0;
     for (Py_ssize_t at = 0; at < items->dimension; at++) {
-        double value = query->vector[at], rest = value - (double)query->scale * query->code[at];
+        double value = query->vector[at];
+        double rest = at < items->length ? value - (double)query->scale * query->code[at] : value;
         length += value * value;
         lost += rest * rest;
     }
@@ -354,6 +357,7 @@ static Py_ssize_t scan(const Items *items, const Query *query, size_t k, Heap *b
  * if there is no memory. */
 static Py_ssize_t search_all(const Items *items, const float *queries, Py_ssize_t batch, size_t k, size_t ef,
                              int64_t *rows, float *scores) {
+    Py_ssize_t coded = items->dimension < items->length ? items->dimension : items->length;
     Query query = {.code = malloc((size_t)items->length + 1)};
     Workspace work = {.visited = malloc((items->count / 64 + 1) * sizeof *work.visited),
                       .fresh = malloc((size_t)items->width * sizeof *work.fresh + 1),
@@ -363,7 +367,7 @@ static Py_ssize_t search_all(const Items *items, const float *queries, Py_ssize_
     int ready = query.code && work.visited && work.fresh && work.scores && values && reserve(&work.found, ef) && reserve(&work.open, 1);
     for (; ready && batch-- > 0; queries += items->dimension, rows += k, scores += k) {
         query.vector = queries;
-        if (items->length) encode(&query, items->dimension, items->length);
+        if (items->length) encode(&query, coded, items->length);
         Py_ssize_t count = 0;
         if (items->links == NULL) count = scan(items, &query, k, &work.found, values, rows, scores);
         else if ((ready = walk(&work, items, &query, ef))) count = rank_found(&work.found, items, &query, k, rows, scores);
@@ -384,6 +388,7 @@ enum { CODES, SCALES, VECTORS, QUERIES, ROWS, SCORES, SOME, LINKS, ALLOWED, BUFF
 /* What is wrong with the sizes of the arrays; NULL if they fit, and `items` is set then. */
 static const char *check(const Py_buffer *at, Py_ssize_t k, Py_ssize_t ef, Items *items) {
     Py_ssize_t count = at[SCALES].len / 4;
+    if (at[SCALES].len % 4 || at[SOME].len % 8) return "scales, some: not whole numbers of their types";
     if (count < 1 || count >= UINT32_MAX) return "scales: expected 1 to 2^32 - 2 items";
     if (at[CODES].len % (count * LINE)) return "codes: expected a multiple of 64 bytes for each item";
     if (at[VECTORS].len == 0 || at[VECTORS].len % (count * 4)) return "vectors: do not fit the number of items";
@@ -395,9 +400,11 @@ static const char *check(const Py_buffer *at, Py_ssize_t k, Py_ssize_t ef, Items
                      items->max_norm, items->most_steps};
     int needs_codes = items->links != NULL || items->max_residual < INFINITY;
     Py_ssize_t batch = at[QUERIES].len / 4 / items->dimension;
-    if (items->dimension > items->length && needs_codes) return "codes: shorter than the vectors";
+    if (items->dimension - 1 > items->length && needs_codes) return "codes: shorter than the vectors without padding";
     if (at[QUERIES].len != 4 * batch * items->dimension) return "queries: another dimension than the vectors";
     if (k < 1 || ef < k) return "expected 1 <= k <= ef";
+    if (batch && k > at[ROWS].len / 8 / batch) return "rows, scores: expected k for each query";
+    if (ef > k && ef > count) return "ef: expected at most the number of items";
     if (at[ROWS].len != 8 * batch * k || at[SCORES].len != 4 * batch * k) return "rows, scores: expected k for each query";
     for (size_t n = 0; items->some != NULL && n < items->compared; n++)
         if (items->some[n] < 0 || items->some[n] >= count) return "some: a row that no item has";

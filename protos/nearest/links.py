@@ -97,9 +97,9 @@ def _links_by_label(elements: npt.NDArray[np.void]) -> Links:
 
 
 def open_dead_ends(links: Links) -> Links:
-    """Give a link back to each item from which a search could not go on, in place.
+    """Give a link back to each item that leads only to items without links, if it has room, in place.
 
-    Copies of a vector are such items (`export/ann/duplicates.py`): they lead to other copies alone.
+    Copies of a vector are such items (`export/ann/duplicates.py`): a search could not go on from them.
     """
     if not (links[:, 0] == NO_LINK).any():
         return links

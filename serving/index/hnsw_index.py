@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from twinspire.protos.bundle import HNSWLIB, LINKS, Manifest
 from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.nearest.coded_vectors import CodedVectors
@@ -67,8 +69,10 @@ class HnswIndex(ExactIndex):
         width = graph_width(k, self._ef, self.count)
         if width is not None:
             rows, scores, least = self._coded.search(vectors, k, width)
-            if least == k:
-                return Neighbours(rows, scores)
+            if least < k:
+                short = np.flatnonzero(rows[:, -1] < 0)
+                rows[short], scores[short] = self.exact(vectors[short], k)
+            return Neighbours(rows, scores)
         return self.exact(vectors, k)
 
     def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Neighbours | None:

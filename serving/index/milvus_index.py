@@ -38,7 +38,7 @@ from twinspire.serving.index.vector_index import (
 log = logging.getLogger(__name__)
 
 SECONDS = 5.0  # time limit of a search that has no deadline
-# The server is not asked for `k` items if so many times `k` pass at most, or are in the collection.
+# The server is not asked if at most FEW times `k` items pass, or the collection has at most MANY times `k`.
 FEW, MANY = 40, 512
 
 

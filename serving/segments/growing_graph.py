@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from twinspire.protos.bundle import Manifest
+from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.nearest.links import read_hnswlib
 from twinspire.protos.search import exact_search
 from twinspire.serving.index.hnsw_index import HnswIndex
@@ -107,7 +108,10 @@ def open_graph(path: Path, manifest: Manifest, vectors: Vectors) -> GrowingGraph
     if 2 * len(held) <= manifest.count:
         ef = max(NARROWEST, ef // 2)
     searched = vectors[held] if len(others) else vectors[: len(held)]
-    index = HnswIndex.of(searched, links, ef, manifest.score.has_padding_dim)
+    try:
+        index = HnswIndex.of(searched, links, ef, manifest.score.has_padding_dim)
+    except ValueError as error:
+        raise BundleDamaged(f"{path}: {error}") from None
     return GrowingGraph(index, held, others, vectors[others])
 
 

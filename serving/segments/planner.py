@@ -34,6 +34,8 @@ class Found(NamedTuple):
 def expected_cost(k: int, count: int, passing: int, ef_search: int | None) -> int:
     """The time of a search among the items that pass, in steps, as far as it is known before.
 
+    A search that gives up in the graph and compares all that pass takes up to three times as long.
+
     Args:
         k: items wanted.
         count: N, all items.

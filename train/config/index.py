@@ -18,7 +18,8 @@ class IndexConfig:
         ef_construction: width of the search while the graph is built.
         recall_target: ef_search is the smallest that reaches this recall@k against exact search.
         search: `auto` takes exact search for up to 2,097,152 coordinates (items x dimensions), such as 32,768
-            items of 64, and where the graph is no faster or misses the target; `graph` and `exact` decide it.
+            items of 64, and where the graph is no faster or misses the target; `graph` and `exact` decide
+            it, but a search whose width is at least 1/64 of the items compares all.
         k: neighbours at which recall is measured.
         seed: of the graph's levels, and of the queries that a width is measured on first.
         threads: threads of the build; 0 takes OMP_NUM_THREADS, or all cores where it is not set. With 1

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.encoders import HashedTextEncoder, with_dense_gradients
 from twinspire.train.models.placement import to_device_of, to_device_of_module
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.towers import Tower
@@ -100,7 +100,7 @@ def _batches(
     return [found[n] for n in random.permutation(len(found))]
 
 
-def _adam(towers: Sequence[Tower]) -> torch.optim.Adam:
+def _adam(towers: Sequence[Tower]) -> torch.optim.Optimizer:
     """Adam over the parameters that learn, each once."""
     weights: dict[nn.Parameter, None] = {}
     others: dict[nn.Parameter, None] = {}
@@ -116,4 +116,5 @@ def _adam(towers: Sequence[Tower]) -> torch.optim.Adam:
     ]
     # Most of a step is the update of a large table, and the fused one of a CPU takes a seventh of the time.
     fused = all(each.device.type == "cpu" for each in (*others, *weights)) or None
-    return torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=fused)
+    learning = [group for group in groups if group["params"]]
+    return with_dense_gradients(torch.optim.Adam(learning, betas=(0.9, 0.98), fused=fused))

@@ -41,6 +41,7 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 REUSED_BYTES = 256 << 20  # freed arrays up to this size are reused
+REUSED_BY_OLD_GLIBC = 32 << 20  # the most that earlier versions of glibc accept
 SENTENCES = 3  # of torch's error text that are shown: the allocation that failed, and the free memory
 _OTHER_MEMORY = re.compile(r"DefaultCPUAllocator|MPS backend out of memory")
 
@@ -191,9 +192,9 @@ def keep_freed_memory() -> None:
     By default glibc returns it to the system (mallopt(3)), and to get it again a page at a time can take
     several times as long as what is computed with it.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
-    set_option(M_MMAP_THRESHOLD, REUSED_BYTES)
-    set_option(M_TRIM_THRESHOLD, 2 * REUSED_BYTES)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: False)
+    if set_option(M_MMAP_THRESHOLD, REUSED_BYTES) or set_option(M_MMAP_THRESHOLD, REUSED_BY_OLD_GLIBC):
+        set_option(M_TRIM_THRESHOLD, 2 * REUSED_BYTES)
 
 
 def choose_device(asked: Device, ranks: int = 1) -> torch.device:

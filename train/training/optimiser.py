@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from twinspire.train.models.encoders import HashedTextEncoder
+from twinspire.train.models.encoders import HashedTextEncoder, with_dense_gradients
 from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder
 from twinspire.train.models.towers import Tower
 
@@ -72,30 +72,6 @@ def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]
         {**group, "params": vectors, "weight_decay": 0.0},
     ]
     return [part for part in parts if part["params"]]
-
-
-def with_dense_gradients(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let an optimiser that takes dense gradients alone, such as Adam, step with sparse ones.
-
-    Before a step the rows are written into a dense tensor, which is kept: a new one in each step would take
-    longer than all else that the step does with a large table.
-    """
-    kept: dict[Tensor, tuple[Tensor, Tensor]] = {}  # the dense gradients, and their written rows
-
-    def fill(*_: Any) -> None:
-        for table in (each for group in optimiser.param_groups for each in group["params"]):
-            if table.grad is None or not table.grad.is_sparse:
-                continue
-            if table not in kept:
-                kept[table] = torch.zeros_like(table, requires_grad=False), table.new_empty(0).long()
-            dense, written = kept[table]
-            dense[written] = 0
-            written = table.grad._indices()[0]
-            table.grad = dense.index_add_(0, written, table.grad._values())
-            kept[table] = dense, written
-
-    optimiser.register_step_pre_hook(fill)
-    return optimiser
 
 
 def set_learning_rate(

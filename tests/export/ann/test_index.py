@@ -228,6 +228,6 @@ def test_an_item_as_a_query_is_compared_with_the_padding_dimension(tmp_path: Pat
 def test_an_incomplete_file_of_hnswlib_is_an_error() -> None:
     with (
         files_limited_to(100_000),
-        pytest.raises(OSError, match=r"hnswlib wrote an incomplete file: .*element"),
+        pytest.raises(OSError, match=r"hnswlib wrote an incomplete file into .*element"),
     ):
         graphs.build(unit_vectors(2000), CONFIG)

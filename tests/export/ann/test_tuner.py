@@ -14,10 +14,12 @@ from rich.status import Status
 from tests.helpers import graphs
 from twinspire.export import ann
 from twinspire.export.ann import tuner
+from twinspire.export.ann.ef_search import recall_curve
 from twinspire.export.ann.kinds.hnsw import TunedHnsw
 from twinspire.export.ann.timer import ExactVsGraph, compare
 from twinspire.protos.bundle import Score
-from twinspire.protos.errors import GateRefused
+from twinspire.protos.errors import GateRefused, MissingStage
+from twinspire.protos.nearest import coded_vectors
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.train.config.index import IndexConfig
 from twinspire.train.plots import save
@@ -230,3 +232,10 @@ def test_exact_search_and_the_graph_are_timed_for_one_query_and_in_batches() -> 
 def test_a_wrong_or_unused_setting_is_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         IndexConfig(**wrong)
+
+
+def test_no_width_is_chosen_where_graphs_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = CodedVectors(clustered(500), links=np.zeros((500, 1), np.uint32))
+    monkeypatch.setattr(coded_vectors, "compiled", None)
+    with pytest.raises(MissingStage, match=r"the search of graphs is not compiled here.*search = .exact"):
+        next(recall_curve(graph, clustered(10), IndexConfig()))

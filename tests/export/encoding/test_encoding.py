@@ -41,6 +41,7 @@ from twinspire.export.encoding.command import encode, show_encoded
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput, Unavailable
 from twinspire.protos.features import Arrays, IdFeature, TextFeature, TowerInputs
+from twinspire.protos.files.file_lock import exclusive_lock
 
 COUNT = 2 * WINDOW + 1000
 
@@ -198,8 +199,9 @@ def test_of_two_that_encode_the_same_at_once_the_second_waits_for_the_first(
 
 
 def test_the_files_of_an_experiment_that_were_used_last_are_kept(
-    tower: ItemTower, kept: Path, console: Console
+    tower: ItemTower, kept: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(encoding, "KEPT", 2)
     encoded = 0
 
     def counted(arrays: Arrays) -> Any:
@@ -217,6 +219,13 @@ def test_the_files_of_an_experiment_that_were_used_last_are_kept(
     encode_once("shop", own, second, console)  # was used longest ago when the third came
     assert encoded == 5
     assert {name: len([*(kept / name).glob("*/")]) for name in ("shop", "other")} == {"shop": 2, "other": 1}
+    (folder,) = (kept / "other").glob("*/")
+    with exclusive_lock(folder.with_suffix(".lock")):  # as a process that encodes into it
+        for records in (first, third):
+            encode_once("other", own, records, console)
+        assert folder.is_dir()
+    encode_once("other", own, third, console)
+    assert not folder.exists()
 
 
 def test_a_resumed_process_encodes_no_window_twice(

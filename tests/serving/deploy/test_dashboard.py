@@ -54,8 +54,8 @@ class Load(threading.Thread):
             if self._stopped.is_set():
                 return
             try:
-                answer = self.client.search(name, k=10)
-                self.client.record([Event("user 1", "item 1", request_id=answer.request_id, position=1)])
+                first = self.client.search(name, k=10)
+                self.client.record([Event("user 1", "item 1", request_id=first.request_id, position=1)])
                 self.client.search(name, k=10, filter=where.section == "section 4")
                 answer = self._gateway.ask("/v1/search", {"query": {"text": name}}, self._headers)
                 if answer.status != 200:

@@ -231,3 +231,19 @@ def test_the_manifest_names_the_kind_of_index(folder: Path, monkeypatch: pytest.
         open_index(folder, remote)
     monkeypatch.setitem(vector_index.KINDS, "remote", (__name__, "Remote"))
     assert open_index(folder, remote).count == COUNT
+
+
+def test_a_query_that_the_graph_fails_is_searched_exactly_and_others_as_alone() -> None:
+    vectors = ITEM_VECTORS.copy()
+    vectors[:5] = unit_vectors(1, seed=9) + 0.01 * vectors[:5]
+    vectors[:5] /= np.linalg.norm(vectors[:5], axis=1, keepdims=True)
+    links = build_links(vectors)
+    links[:5] = NO_LINK
+    links[:5, :5] = np.arange(5)  # item 0 is one of those that a search begins with
+    index = HnswIndex.of(vectors, links, 20, has_padding_dim=False)
+    queries = np.concatenate([vectors[:1], QUERIES[:20]])
+    together = index.search(queries, 10)
+    np.testing.assert_array_equal(together.rows[0], index.exact(vectors[:1], 10).rows[0])
+    alone = index.search(QUERIES[:20], 10).rows
+    np.testing.assert_array_equal(together.rows[1:], alone)
+    assert (alone != index.exact(QUERIES[:20], 10).rows).any()

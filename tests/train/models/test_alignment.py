@@ -6,6 +6,7 @@ import torch
 
 from twinspire.protos.features import Schema, TextFeature
 from twinspire.train.config.towers import BagTower
+from twinspire.train.models import encoders
 from twinspire.train.models.alignment import AlignmentTask, align
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
@@ -51,6 +52,21 @@ def test_a_tower_learns_the_vectors_of_texts_that_it_has_not_seen() -> None:
     assert cosine(query, unseen) > 0.85
     assert len(lines) == 20
     assert lines[-1] == f"alignment, epoch 20 of 20: mean cosine to the teacher {1 - losses[-1]:.3f}"
+
+
+def test_a_large_table_learns_as_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients of a large table are sparse, which Adam does not take."""
+
+    def learned() -> Tower:
+        torch.manual_seed(0)
+        tower = architecture_of(CONFIG).build(SCHEMA)[0]
+        align([task(tower, 64, 0)], 2, 0)
+        return tower
+
+    small = learned()
+    monkeypatch.setattr(encoders, "ROWS_FROM", 1)
+    for ours, theirs in zip(learned().parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_two_towers_learn_side_by_side() -> None:

@@ -6,12 +6,12 @@ import torch
 
 from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TextFeature
 from twinspire.train.config.towers import BagTower, DssmTower, SequenceTower
+from twinspire.train.models.encoders import with_dense_gradients
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.optimiser import (
     WEIGHTS_FACTOR,
     adam,
     set_learning_rate,
-    with_dense_gradients,
 )
 
 TEXT = TextFeature("text", "text")
