@@ -488,6 +488,7 @@ def without_user(
     copy = wire.SearchRequest()
     copy.CopyFrom(request)
     copy.query.ClearField("user")
+    copy.query.features.pop(form.history or "", None)  # the query's history has its value
     copy.exclude.extend(islice(prepared.excluded, max(0, most - len(copy.exclude))))
     history: Any = (prepared.values or {}).get(form.history or "") or ()
     copy.query.history[:] = item_ids(history)

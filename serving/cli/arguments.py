@@ -162,14 +162,18 @@ def _events(arguments: Namespace) -> EventsConfig | None:
 
     Raises:
         UsageError: as `_bounds_of_store`; or the store is the file of live items.
-        MissingStage: as `_bounds_of_store`.
+        MissingStage, ConfigError: as `_bounds_of_store` and `file_of`.
     """
     given = _bounds_of_store(arguments, "events", {each.name: each.name for each in fields(EventBounds)})
     if arguments.events is None:
         return None
     config = EventsConfig(arguments.events or default_events_url(), EventBounds(**given))
-    if config.url == arguments.catalogue and config.url.startswith("sqlite"):
-        raise UsageError("--events: expected another file than that of --catalogue: each has its own process")
+    items = default_url() if arguments.catalogue == "" else arguments.catalogue or ""
+    if items.startswith("sqlite") and config.url.startswith("sqlite"):
+        from twinspire.serving.live.store.database import EVENTS, file_of  # which needs SQLAlchemy
+
+        if file_of(items) == file_of(config.url, EVENTS):
+            raise UsageError("--events: expected another file than --catalogue: each has its own process")
     return config
 
 

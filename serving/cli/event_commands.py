@@ -42,11 +42,11 @@ def add_events(
         with connect(arguments) as client:
             return record_file(client, arguments.file)
 
-    text = "Record the events of a table. Repeated within a day, the same command stores nothing twice."
+    text = "Record a table of events. Repeated within a day with the same table, it stores nothing twice."
     recording = add_command(commands, "record", text, record)
     add_server(recording)
     columns = ", ".join(("user_id", *sorted(FIELDS - {"user"})))
-    text = f"table in CSV, TSV, JSONL or Parquet, with any of the columns {columns}"
+    text = f"table in CSV, TSV, JSONL or Parquet, with any of the columns {columns}; type is click by default"
     recording.add_argument("file", type=Path, metavar="FILE", help=text)
     recording.set_defaults(timeout=PATIENCE_SECONDS)
 
@@ -105,6 +105,8 @@ def _event(row: Row, name: str) -> Event:
         if value is not None:
             values[field_name] = value / 1e6 if field_name == "time" else value
     if "position" in values:
+        if values["position"] % 1:
+            raise DataError(f"{name}: column 'position': expected a whole number, got {values['position']}")
         values["position"] = int(values["position"])
     for required in ("user", "item_id"):
         if required not in values:

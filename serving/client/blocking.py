@@ -336,15 +336,21 @@ class RetrievalClient:
     def record_stream(
         self,
         batches: Iterable[Iterable[Event]] | Iterable[Iterable[Event]],
+        request_id: str | None = None,
         timeout: float | None = None,
         metadata: Metadata = (),
     ) -> Iterator[Recorded]:
         """As `record`, one answer for each batch, in order, as they are stored.
 
-        A stream is not tried again. After an error, the batches after the last answer may have been stored.
+        A stream is not tried again. After an error, the batches after the last answer may have been stored:
+        repeat the whole stream with the same `request_id`, and none is stored twice. The request ids of the
+        batches are this one with "/0", "/1" and so on; a new one is chosen by default.
         It has no deadline unless a timeout is given, which is then for the whole stream.
         """
-        sent = protocol.StreamedRequests(batches, record_request)
+        base = catalogue.chosen_request_id(request_id)
+        sent: protocol.StreamedRequests = protocol.StreamedRequests(
+            batches, lambda events: record_request(events, f"{base}/{sent.count}")
+        )
         metadata = self._connection.metadata(metadata)
         return self._stream(self._events.RecordStream, sent, recorded, timeout, metadata)
 

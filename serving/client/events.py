@@ -49,10 +49,14 @@ def record_request(events: Iterable[Event], request_id: str | None = None) -> wi
     """The request to store events; arguments as of `RetrievalClient.record`.
 
     Raises:
-        InvalidInput: a value cannot be sent.
+        InvalidInput, TypeError: a value cannot be sent; an element is no event.
     """
     request = wire.RecordRequest(request_id=chosen_request_id(request_id))
     for n, event in enumerate([events] if isinstance(events, Event) else events):
+        if not isinstance(event, Event):
+            raise TypeError(f"events[{n}]: expected an Event, got {type(event).__name__}")
+        if not isinstance(event.user, str):  # the error of protobuf would show it
+            raise InvalidInput(f"events[{n}].user", f"expected a string, got {type(event.user).__name__}")
         with refuse_surrogates(f"events[{n}]"):
             try:
                 request.events.append(wire.Event(**event.__dict__))

@@ -5,23 +5,26 @@
     python -m twinspire.serving.events export events.parquet
 
 `delete` removes each event of the users. SQLite overwrites the rows, and empties its log unless another
-process reads it at that moment; PostgreSQL frees their room at the next VACUUM. Copies of the database stay
-as they are. `export` writes the events of one moment, in the order in which they arrived, in the columns that
-`[data] kind = "events"` of an experiment reads by default.
+process reads it at that moment ("log_emptied": false; then repeat the command). PostgreSQL frees their room
+at the next VACUUM. Copies of the database stay as they are. `export` writes the events of one moment, in the
+order in which they arrived, in the columns that `[data] kind = "events"` of an experiment reads by default.
 """
 
 import json
+import os
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from twinspire.protos.bundle import whole_file
 from twinspire.protos.cli import CommandParser
-from twinspire.protos.errors import MissingStage, TwinspireError
+from twinspire.protos.errors import InvalidInput, MissingStage, TwinspireError
 from twinspire.serving.events.config import default_url
 from twinspire.serving.events.store import EventStore
+from twinspire.serving.wire.converters import check_user
 
 
 def export(store: EventStore, output: Path) -> int:
@@ -53,7 +56,7 @@ def _parser() -> ArgumentParser:
     parser = CommandParser(prog="python -m twinspire.serving.events", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     deleting = commands.add_parser("delete", help="delete all events of users")
-    deleting.add_argument("users", nargs="+", metavar="USER", help="keys of users; - reads lines of stdin")
+    deleting.add_argument("users", nargs="+", metavar="USER", help="keys of users; - for lines of stdin")
     exporting = commands.add_parser("export", help="write all events to a file of Parquet")
     exporting.add_argument("output", type=Path, help="the file")
     for each in (deleting, exporting):
@@ -61,12 +64,34 @@ def _parser() -> ArgumentParser:
     return parser
 
 
+def _users(given: Sequence[str]) -> list[str]:
+    """The keys of users, with the lines of standard input in place of "-"; blank ones are skipped.
+
+    Raises:
+        InvalidInput: one is no key; the error names its place.
+    """
+    lines = sys.stdin.buffer.read().split(b"\n") if "-" in given else []
+    keys = [(f"USER {n}", os.fsencode(key)) for n, key in enumerate(given, 1) if key != "-"]
+    keys += [(f"line {n} of standard input", line) for n, line in enumerate(lines, 1) if line]
+    users = []
+    for name, key in keys:
+        try:
+            users.append(key.decode())
+        except UnicodeDecodeError:
+            raise InvalidInput(name, "expected UTF-8") from None
+        check_user(users[-1], name)
+        if key.endswith(b"\r"):  # it would delete nothing
+            raise InvalidInput(name, "expected lines that end with LF alone, got CR and LF")
+    return users
+
+
 def _run(arguments: Namespace) -> dict[str, Any]:
+    users = _users(arguments.users) if arguments.command == "delete" else []
     with closing(EventStore.open(arguments.events or default_url(), create=False)) as store:
         if arguments.command == "export":
             return {"output": str(arguments.output), "events": export(store, arguments.output)}
-        users = arguments.users if arguments.users != ["-"] else sys.stdin.read().splitlines()
-        return {"users": len(users), "events_deleted": sum(map(store.delete_user, users))}
+        deleted = sum(map(store.delete_user, users))
+        return {"users": len(users), "events_deleted": deleted, "log_emptied": store.shorten_log()}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from twinspire.protos import events_pb2 as wire
 from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.serving.events.config import EventsConfig
-from twinspire.serving.events.store import EventStore
+from twinspire.serving.events.store import MOST_DELETED, EventStore
 from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
 from twinspire.serving.live.process.frame_socket import Frame, Peer
 from twinspire.serving.live.process.store_client import Channel, FrameKind
@@ -120,9 +120,12 @@ class EventsProcess:
         bounds, deleted = self._config.bounds, 0
         try:
             deleted = self._opened().prune(bounds.events_max_days, bounds.events_max_count)
+            self._entry["last_error"] = ""
         except TwinspireError as error:
             self._failed(error)
-        self._prune_due = time.monotonic() + (0.0 if deleted else PRUNE_SECONDS)
+        except Exception:  # of any kind: the service goes on without it
+            log.exception("old events could not be deleted")
+        self._prune_due = time.monotonic() + (0.0 if deleted >= MOST_DELETED else PRUNE_SECONDS)
 
     def _opened(self) -> EventStore:
         """The store, opened again if it could not be opened before.

@@ -74,13 +74,13 @@ class EventStore:
         """Open a store.
 
         Args:
-            create: whether to make a file of SQLite if there is none.
+            create: whether to make a store if there is none.
 
         Raises:
-            ConfigError, Unavailable: as of `Database` and `Database.prepare`.
+            ConfigError, Unavailable: as of `Database` and `Database.prepare`; or there is no store.
         """
         store = cls(Database(url, EVENTS, create))
-        store._database.prepare(store._make)
+        store._database.prepare(lambda connection: store._make(connection, create))
         return store
 
     def close(self) -> None:
@@ -123,44 +123,48 @@ class EventStore:
         return outcomes
 
     def prune(self, days: float, most: int) -> int:
-        """Delete the oldest events, `MOST_DELETED` or about that many at once, and forget old requests.
+        """Delete the oldest events and requests, about `MOST_DELETED` of each at once; returns their number.
 
         Args:
             days: events that were recorded before are deleted.
             most: of all events, as many stay.
-
-        Returns:
-            Number of deleted events.
 
         Raises:
             Unavailable: the store cannot be written now.
         """
         now = time.time_ns()
         oldest = sa.select(ROWS.c.arrived).order_by(ROWS.c.arrived).limit(1)
+        old = sa.select(REQUESTS.c.id).where(REQUESTS.c.arrived < now - KEEP_REQUESTS)
+        old = old.order_by(REQUESTS.c.arrived).limit(MOST_DELETED)
         with self._database.writing() as connection:
             excess = connection.execute(_LOCK).one().events - most
-            connection.execute(sa.delete(REQUESTS).where(REQUESTS.c.arrived < now - KEEP_REQUESTS))
-            end = now - int(days * 24 * 3600 * SECOND)
+            forgotten = int(connection.execute(sa.delete(REQUESTS).where(REQUESTS.c.id.in_(old))).rowcount)
+            end = max(0, now - int(days * 24 * 3600 * SECOND))
             if excess > 0:
                 last = connection.execute(oldest.offset(min(excess, MOST_DELETED) - 1)).scalar_one()
                 end = max(end, last + 1)
             beyond = connection.execute(oldest.offset(MOST_DELETED)).scalar()
             end = end if beyond is None else min(end, beyond)
-            return _delete(connection, ROWS.c.arrived < end)
+            return _delete(connection, ROWS.c.arrived < end) + forgotten
 
     def delete_user(self, user: str) -> int:
-        """Delete all events of a user; SQLite overwrites them; returns their number.
+        """Delete all events of a user, about `MOST_DELETED` at once; returns their number.
 
         Raises:
-            Unavailable: the store cannot be written now.
+            Unavailable: the store cannot be written now; a part of the events may be deleted.
         """
-        with self._database.writing() as connection:
-            if self._database.dialect == "sqlite":
-                connection.exec_driver_sql("PRAGMA secure_delete = ON")
-            connection.execute(_LOCK)
-            deleted = _delete(connection, ROWS.c.user_key == user)
-        self._database.shorten_log()
-        return deleted
+        part = sa.select(ROWS.c.arrived).where(ROWS.c.user_key == user).limit(MOST_DELETED)
+        total, deleted = 0, 1
+        while deleted:
+            with self._database.writing() as connection:
+                connection.execute(_LOCK)
+                deleted = _delete(connection, (ROWS.c.user_key == user) & ROWS.c.arrived.in_(part))
+            total += deleted
+        return total
+
+    def shorten_log(self) -> bool:
+        """As `Database.shorten_log`."""
+        return self._database.shorten_log()
 
     @contextmanager
     def all(self) -> Iterator[Iterator[Sequence[Any]]]:
@@ -175,8 +179,11 @@ class EventStore:
             )
             yield rows.partitions()
 
-    def _make(self, connection: Connection) -> None:
-        TABLES.create_all(connection)
+    def _make(self, connection: Connection, create: bool) -> None:
+        if create:
+            TABLES.create_all(connection)
+        elif not sa.inspect(connection).has_table(META.name):
+            raise ConfigError(f"{self._database.name}: is no store of events")
         meta = connection.execute(_LOCK).one_or_none()
         if meta is None:
             first = {"one": 1, "schema_version": SCHEMA_VERSION, "events": 0}
@@ -203,7 +210,9 @@ class EventStore:
 
 
 def _delete(connection: Connection, which: sa.ColumnElement[bool]) -> int:
-    """Delete events; returns their number."""
+    """Delete events, which SQLite overwrites; returns their number."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete = ON")
     deleted = int(connection.execute(sa.delete(ROWS).where(which)).rowcount)
     connection.execute(_COUNT, {"more": -deleted})
     return deleted

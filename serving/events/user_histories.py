@@ -71,10 +71,12 @@ class UserHistories:
             Overloaded: too many calls wait for the store.
         """
         columns = _columns(reading.reads_times, reading.reads_types)
+        deferred = Deferred()
 
         def read() -> list[Rows]:
             table, most = self._table, self._most
-            return [table.latest(each.user, most, columns) if each.user else () for each in queries]
+            asked = (each.user if deferred.is_open else None for each in queries)
+            return [table.latest(each, most, columns) if each else () for each in asked]
 
         def resolved(found: Sequence[Rows]) -> Any:
             pairs = zip(queries, found, strict=True)
@@ -85,18 +87,17 @@ class UserHistories:
         if self._waiting >= MOST_WAITING:
             raise Overloaded(f"{self._waiting} calls of this worker wait for the events", RETRY_SECONDS)
         self._waiting += 1
-        deferred = Deferred()
         self._thread.submit(self._read, deferred, read, resolved)
         return deferred
 
     def _read(
         self, deferred: Deferred, read: Callable[[], list[Rows]], resolved: Callable[[Sequence[Rows]], Any]
     ) -> None:
-        """Read events in PostgreSQL, on the thread, unless the caller has gone."""
+        """Read events in PostgreSQL, on the thread."""
         found: list[Rows] = []
         failure: TwinspireError | None = None
         try:
-            found = read() if deferred.is_open else []
+            found = read()
         except TwinspireError as error:
             failure = error
         except Exception:  # of any kind: the caller waits for an outcome
@@ -139,12 +140,14 @@ class FileTable:
         except OSError as error:
             raise Unavailable(f"{UNREADABLE}: {error.strerror or 'no such file'}") from None
         except sqlite3.Error as error:
+            self.close()
             raise Unavailable(f"{UNREADABLE}: {error}") from None
 
     def close(self) -> None:
         """Close the connection."""
         if self._opened is not None:
             self._opened[0].close()
+            self._opened = None
 
     def _connection(self) -> sqlite3.Connection:
         """A connection to the file that is there now; it may have been replaced by a copy."""
@@ -159,8 +162,8 @@ class FileTable:
                 check_same_thread=False,  # another one closes it
                 uri=True,
             )
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             self._opened = connection, file
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         return self._opened[0]
 
 
@@ -172,7 +175,7 @@ class ServerTable:
         self._opened: Any = None
 
     def latest(self, user: str, most: int, columns: str = COLUMNS) -> Rows:
-        """As `FileTable.latest`; a connection that was open before and fails is opened again."""
+        """As `FileTable.latest`; a connection that was open before and has broken is opened again."""
         was_open = self._opened is not None
         if not was_open:
             self._opened = self._database.raw_connection()
@@ -180,9 +183,10 @@ class ServerTable:
             statement = LATEST.format(columns, "%s", "%s")
             rows: Rows = self._opened.driver_connection.execute(statement, (user, most)).fetchall()
         except Exception as error:  # of any kind: the connection may be of no use any more
+            is_broken = self._opened.driver_connection.closed
             self._opened.invalidate()
             self._opened = None
-            if was_open:
+            if was_open and is_broken:
                 return self.latest(user, most, columns)
             raise Unavailable(f"{UNREADABLE}: {driver_reason(error)}") from None
         return rows
@@ -197,7 +201,7 @@ class ServerTable:
 def table_of(url: str) -> FileTable | ServerTable:
     """The events at a URL, to read."""
     if parsed_url(url, EVENTS).get_backend_name() == "sqlite":
-        return FileTable(file_of(url))
+        return FileTable(file_of(url, EVENTS))
     return ServerTable(url)
 
 

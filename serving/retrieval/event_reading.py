@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from twinspire.protos.features import HistoryFeature, TowerInputs
@@ -35,6 +35,7 @@ class EventReading:
         reads_times: whether it reads when they were.
         is_distinct: whether no history of training holds an item twice; the first event of an item counts.
         types: which events count.
+        feature: name of the query tower's history feature; None if there is none.
     """
 
     known: Mapping[str, int]
@@ -42,6 +43,7 @@ class EventReading:
     reads_times: bool
     is_distinct: bool
     types: EventTypes
+    feature: str | None = None
 
     @classmethod
     def of(cls, dataset: Mapping[str, Any], form: QueryForm, inputs: TowerInputs) -> "EventReading":
@@ -58,6 +60,7 @@ class EventReading:
             form.reads_times,
             dataset.get("repeats") == "first",
             EventTypes.of(dataset),
+            form.history,
         )
 
     @property
@@ -69,7 +72,7 @@ class EventReading:
         """The query with its user's events.
 
         Args:
-            query: whose own history comes after them.
+            query: whose own history comes after them, also where it is given by the feature's name.
             rows: of the user's latest events, the newest first.
             excludes_history: whether to exclude the items of the user's history.
         """
@@ -78,7 +81,11 @@ class EventReading:
             uses = [self.types.use(kind, value) for _, _, kind, value in events]
             excluded = [row[0] for row, use in zip(events, uses, strict=True) if use == EXCLUDES]
             events = [row for row, use in zip(events, uses, strict=True) if use == HISTORY]
-        takes_history = self.longest > 0 and query.item_id is None
+        features = dict(query.features)
+        own_history = features.pop(self.feature or "", None)
+        if isinstance(own_history, tuple) and not query.history and query.item_id is None:
+            query = replace(query, history=own_history, features=features)
+        takes_history = self.longest > 0 and query.item_id is None and self.feature not in query.features
         latest = self._latest(query, events) if takes_history else []
         if excludes_history:  # the items of the query's history are excluded anyway
             own = {row[0] for row in latest}

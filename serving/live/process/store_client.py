@@ -3,15 +3,15 @@
 The catalogue's process owns the store of live items, and that of `serving/events/` the store of events.
 
 The ends of a socket pair are made before the fork, and the supervisor keeps them. Each worker makes a socket
-pair of its own when it starts, keeps one end, and passes the other over the first pair. So a worker or the
-catalogue's process that is killed breaks its own connection alone, and no half frame reaches its successor.
+pair of its own when it starts, keeps one end, and passes the other over the first pair. So a worker or a
+store's process that is killed breaks its own connection alone, and no half frame reaches its successor.
 
 A worker whose connection breaks connects again. It repeats the requests that may be repeated: reads, and
 writes with a request id. The others get an error that says that their outcome is not known.
 
-A write carries its caller's deadline, after which it is not committed: a later write of the caller may have
-been committed before it. A request whose caller has gone counts against the worker's bounds until its frame
-has been withdrawn, or the process has replied.
+A write of live items carries its caller's deadline, after which it is not committed: a later write of the
+caller may have been committed before it. A request whose caller has gone counts against the worker's bounds
+until its frame has been withdrawn, or the process has replied.
 
 The protocol is our own because no library does this much and no more. A channel of gRPC runs threads in each
 worker, beside the event loop that should have the core to itself, and needs a path in the file system that
@@ -24,8 +24,8 @@ A frame (`frame_socket.py`) has a head of 21 bytes, little-endian, and then the 
     offset  bytes  content
     0       4      bytes of the payload, at most 64 MiB
     4       8      number of the request, unique on the worker; a reply has that of its request
-    12      8      of a reply, the sequence that a write reached, or else that of the store; of a write, the
-                   number of its items
+    12      8      of a reply, the sequence that a write reached, or else that of the store, and 0 for events;
+                   of a write, the number of its items or events
     20      1      `FrameKind`, which says what the payload is
 
 Each request gets one reply, also one that is forgotten; replies come in any order. Both ends belong to one
@@ -59,7 +59,7 @@ NOT_KNOWN = (
 class FrameKind(IntEnum):
     """What a frame holds."""
 
-    WRITE = 1  # `WriteRequest.to_bytes`; the reply is a WriteResponse, and its sequence
+    WRITE = 1  # `WriteRequest.to_bytes` or a RecordRequest; the reply is its response, and the sequence
     GET = 2  # a JSON list of ids; the reply is a GetResponse
     CHANGES = 3  # JSON {after, limit, follow}; the reply is a ChangesResponse, not empty if it follows
     ANSWER = 4
@@ -160,7 +160,7 @@ class StoreClient:
             payload: of the request.
             answered: called once with the reply, on another thread.
             repeatable: whether it may be sent again to a process that has been started anew.
-            items: that it writes.
+            items: items or events that it writes.
 
         Returns:
             Its number, for `forget`.

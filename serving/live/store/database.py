@@ -62,26 +62,26 @@ def parsed_url(url: str, kind: str = CATALOGUE) -> URL:
     return parsed.set(drivername=f"{name}+{DRIVERS[name]}")
 
 
-def is_missing(url: str) -> bool:
-    """Whether a URL names a file of SQLite that does not exist.
+def is_missing(url: str, kind: str = CATALOGUE) -> bool:
+    """Whether the URL of a kind of store names a file of SQLite that does not exist.
 
     Raises:
         ConfigError: as `parsed_url`; or the folder cannot be entered.
     """
-    parsed = parsed_url(url)
-    return parsed.get_backend_name() == "sqlite" and _size(Path(parsed.database or "")) is None
+    parsed = parsed_url(url, kind)
+    return parsed.get_backend_name() == "sqlite" and _size(Path(parsed.database or ""), kind) is None
 
 
-def file_of(url: str) -> Path:
-    """The file of a store in SQLite, without symbolic links.
+def file_of(url: str, kind: str = CATALOGUE) -> Path:
+    """The file of a kind of store in SQLite, without symbolic links.
 
     Raises:
         ConfigError: as `parsed_url`; or the store is in another database.
     """
-    parsed = parsed_url(url)
+    parsed = parsed_url(url, kind)
     if parsed.get_backend_name() != "sqlite":
         raise ConfigError(
-            f"catalogue: expected a file of SQLite, got {parsed.get_backend_name()}, which has its own tools"
+            f"{kind}: expected a file of SQLite, got {parsed.get_backend_name()}, which has its own tools"
         )
     return Path(parsed.database or "").resolve()
 
@@ -144,8 +144,8 @@ def replace_file(path: Path, draft: Path) -> None:
     draft.replace(path)
 
 
-def _size(path: Path) -> int | None:
-    """Bytes of a file of SQLite; None if there is none.
+def _size(path: Path, kind: str) -> int | None:
+    """Bytes of a file of SQLite with a store of a kind; None if there is none.
 
     Raises:
         ConfigError: this cannot be known, as where the folder may not be entered.
@@ -155,7 +155,7 @@ def _size(path: Path) -> int | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no name of a file
         return None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be opened as a catalogue: {error.strerror}") from None
+        raise ConfigError(f"{path}: cannot be opened as {OPENED[kind]}: {error.strerror}") from None
 
 
 class Database:
@@ -178,7 +178,7 @@ class Database:
     def __init__(self, url: str, kind: str, create: bool = True) -> None:
         parsed = parsed_url(url, kind)
         self.name, self.dialect, self._kind = shown(parsed), parsed.get_backend_name(), kind
-        if not create and is_missing(url):
+        if not create and is_missing(url, kind):
             raise Unavailable(f"{self.name}: is missing; put it back, or restart the service to begin anew")
         self._engine = engine_of(parsed, kind)
 
@@ -199,7 +199,7 @@ class Database:
         """
         try:
             if self.dialect == "sqlite":
-                check_file(self._engine, self.name, check)
+                self._check_file(check)
             with self._engine.connect() as connection:
                 connection = connection.execution_options(writes=True)
                 with connection.begin():
@@ -216,6 +216,29 @@ class Database:
         except BaseException:
             self.close()
             raise
+
+    def _check_file(self, check: bool) -> None:
+        """Refuse a file that another program made, or that is damaged, before anything is written to it.
+
+        Raises:
+            ConfigError: it is not a store's, is damaged, or is in a folder that cannot be entered.
+            DBAPIError: it is not a database, or cannot be read.
+        """
+        if not _size(Path(self._engine.url.database or ""), self._kind):
+            return
+        # Without the listeners of `engine_of`, which would write to the file.
+        plain = sa.create_engine(self._engine.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+        with plain.connect() as connection:
+            application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+            tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
+            if application != APPLICATION_ID and tables:
+                raise ConfigError(
+                    f"{self.name}: is a database of another program, and is left as it is; name another file"
+                )
+            if check and (found := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()) != "ok":
+                raise ConfigError(
+                    f"{self.name}: is damaged ({found}); restore a copy, or use sqlite3's .recover"
+                )
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -263,19 +286,20 @@ class Database:
                 yield connection
             check_open_files(connection)  # again: nothing may be acknowledged that went elsewhere
 
-    def shorten_log(self) -> None:
-        """Empty SQLite's log, unless another process reads the store now.
+    def shorten_log(self) -> bool:
+        """Empty SQLite's log, unless another process reads the store now; returns whether none is left.
 
         Raises:
             Unavailable: the database cannot be written now.
         """
         if self.dialect != "sqlite":
-            return
+            return True
         with self._errors("written"), self._engine.connect() as connection:
             # It would keep writers waiting for as long as it waits for a reader.
             connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        return not is_busy
 
     @contextmanager
     def _errors(self, verb: str) -> Iterator[None]:
@@ -384,35 +408,6 @@ def _on_postgresql(connection: Any, record: Any) -> None:
         ):
             cursor.execute(f"SET {name} = '{seconds}s'")
     connection.commit()
-
-
-def check_file(engine: Engine, name: str, check: bool) -> None:
-    """Refuse a file that another program made, or that is damaged, before anything is written to it.
-
-    Args:
-        engine: of SQLite.
-        name: of the store, for errors.
-        check: whether to look for damage, which reads the whole file.
-
-    Raises:
-        ConfigError: it is not a store's, is damaged, or is in a folder that cannot be entered.
-        DBAPIError: it is not a database, or cannot be read.
-    """
-    if not _size(Path(engine.url.database or "")):
-        return
-    # Without the listeners of `engine_of`, which would write to the file.
-    plain = sa.create_engine(engine.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
-    with plain.connect() as connection:
-        application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-        tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
-        if application != APPLICATION_ID and tables:
-            raise ConfigError(
-                f"{name}: is a database of another program, and is left as it is; name another file"
-            )
-        if check and (found := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()) != "ok":
-            raise ConfigError(
-                f"{name}: is damaged ({found}); restore a copy, or recover it with sqlite3's .recover"
-            )
 
 
 def public_text(error: Exception, url: str, kind: str = CATALOGUE) -> str:

@@ -31,6 +31,14 @@ def test_the_shadow_gets_the_history_and_the_exclusions_in_place_of_the_user() -
     assert REQUEST.query.user == "u"
 
 
+def test_a_history_given_by_its_name_is_not_given_twice() -> None:
+    request = wire.SearchRequest(query=wire.Query(user="u"))
+    request.query.features["history"].strings.values.append("item-002")
+    form = QueryForm(WATCHED)
+    prepared = PreparedQuery("query", form.values(Query(history=("item-001", "item-002")), "query"))
+    assert without_user(request, prepared, form, 10).query == wire.Query(history=["item-001", "item-002"])
+
+
 def test_times_go_along_and_the_shadow_takes_its_own_clock() -> None:
     query = Query(history=("item-001", "item-002"), history_times=(7.0, math.nan))
     found = mirrored(QueryForm(DATED), query).query

@@ -7,6 +7,7 @@ import pytest
 from twinspire.serving.__main__ import main
 from twinspire.serving.cli import arguments
 from twinspire.serving.flag_types import output_file
+from twinspire.serving.live.config import default_url
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,26 @@ def test_an_argument_that_cannot_be_used_is_named(
 
 def test_a_file_in_a_folder_that_is_missing_is_accepted(tmp_path: Path) -> None:
     assert output_file(f"{tmp_path}/none/none/port") == tmp_path / "none/none/port"
+
+
+@pytest.mark.parametrize("events", ["sqlite:///{folder}/./items.db", "sqlite+pysqlite:///{folder}/link.db"])
+def test_events_and_items_are_not_in_one_file(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], events: str
+) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "items.db")
+    stores = ["--catalogue", f"sqlite:///{tmp_path}/items.db", "--events", events.format(folder=tmp_path)]
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", "--bundle", str(plain), *stores])
+    assert caught.value.code == 2
+    assert "--events: expected another file than --catalogue" in capsys.readouterr().err
+
+
+def test_a_store_of_events_beside_the_default_items_is_not_their_file(
+    plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--bundle", str(plain), "--catalogue", "--events", default_url()])
+    assert "--events: expected another file than --catalogue" in capsys.readouterr().err
 
 
 def test_a_service_that_takes_writes_needs_sqlalchemy(

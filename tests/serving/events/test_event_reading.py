@@ -40,6 +40,16 @@ def test_the_latest_known_items_make_the_history_and_the_querys_own_come_after_t
     assert resolved == (Query("text"), ("a", "b", "c"))
 
 
+def test_a_history_given_by_its_name_comes_after_the_events() -> None:
+    of = EventReading(KNOWN, 3, False, False, EventTypes(), "past")
+    resolved = of.resolved(Query(features={"past": ("g",), "age": 3.0}, user="u"), rows("ab"), False)
+    assert resolved.query == Query(history=("a", "b", "g"), features={"age": 3.0})
+    twice = Query(history=("f",), features={"past": ("g",)})
+    assert of.resolved(twice, rows("ab"), False).query == twice  # which its form refuses
+    wrong = Query(features={"past": 3.0})
+    assert of.resolved(wrong, rows("ab"), False).query == wrong
+
+
 def test_types_and_labels_say_which_events_count() -> None:
     types = {"click": 1, "dislike": -1}
     events = [*rows("ab"), *rows("c", "dislike"), *rows("d", "view")]

@@ -16,6 +16,8 @@ import pytest
 from tests.helpers.answers import differences
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
 from twinspire.protos.errors import DataError, InvalidInput, MissingStage, Unavailable
+from twinspire.protos.events_pb2 import Event as WireEvent
+from twinspire.protos.events_pb2 import RecordRequest
 from twinspire.serving.cli.event_commands import record_file
 from twinspire.serving.client import AsyncRetrievalClient, Event, Query, RetrievalClient
 from twinspire.serving.client.events import Recorded
@@ -62,6 +64,8 @@ def test_an_event_is_in_the_history_of_its_user_at_once_for_each_worker_and_host
         longer = Query(history=(*ids, "item-200", "item-055"))
         found = one.search(Query(history=("item-055",), user=SECRET), k=20)  # its own history comes last
         assert differences([found], [one.search(longer, k=20)]) == []
+        named = one.search(Query(features={"history": ("item-055",)}, user=SECRET), k=20)
+        assert differences([named], [found]) == []
         assert differences([one.search(Query(user="another"), k=20)], [one.search(Query(), k=20)]) == []
         assert host.stop() == 0
     assert service.stop() == 0
@@ -118,7 +122,8 @@ def test_a_repeated_request_is_stored_once_by_whichever_worker(small: CatalogueS
         with pytest.raises(InvalidInput, match="request_id: another request was sent with this id"):
             other.record(events[:1], request_id="twice")
         batches = [[Event("u", f"item-{n:03}")] * 3 for n in range(3, 8)]
-        assert [*one.record_stream(batches)] == [Recorded(3)] * 5
+        assert [*one.record_stream(batches, "base")] == [Recorded(3)] * 5
+        assert [*other.record_stream(batches, "base")] == [Recorded(3, repeated=True)] * 5
         assert stored(small) == 17
         with closing(table_of(small.url)) as table:
             assert table.latest("u", 1)[0][0] == "item-007"
@@ -147,6 +152,7 @@ def test_the_asyncio_client_records_as_well(small: CatalogueService) -> None:
         (Event(SECRET, "a", request_id="r", position=0), r"events\[1\].position"),
         (Event(SECRET, "a", position=-1), r"events\[1\]"),
         (Event(SECRET, "\ud800"), r"events\[1\]: expected Unicode"),
+        (Event(SECRET.encode(), "a"), r"events\[1\].user: expected a string, got bytes"),  # type: ignore[arg-type]
     ],
 )
 def test_an_invalid_event_is_named_and_nothing_of_its_request_is_stored(
@@ -156,6 +162,8 @@ def test_an_invalid_event_is_named_and_nothing_of_its_request_is_stored(
         with pytest.raises(InvalidInput, match=error) as caught:
             client.record([Event("u", "item-001"), event])
         assert SECRET not in str(caught.value)
+        with pytest.raises(TypeError, match=r"events\[1\]: expected an Event, got str"):
+            client.record([Event("u", "item-001"), "u"])  # type: ignore[list-item]
         with pytest.raises(InvalidInput, match="events: expected 1 to 1000 events, got 0"):
             client.record([])
         with pytest.raises(InvalidInput, match=r"query.user: expected 1 to 256 bytes"):
@@ -197,19 +205,42 @@ def test_each_answer_has_an_id_that_its_events_give_back(small: CatalogueService
     (row,) = pyarrow.parquet.read_table(output).to_pylist()
     assert (row["user_id"], row["request_id"], row["position"], row["value"]) == ("u", "mine", 2, None)
     assert abs(row["recorded"].timestamp() - row["time"]) < 60
-    assert command("delete", "u", "nobody", "--events", small.url) == {"users": 2, "events_deleted": 1}
+    told = command("delete", "u", "nobody", "--events", small.url)
+    assert told == {"users": 2, "events_deleted": 1, "log_emptied": True}
 
 
-def command(*arguments: str) -> Any:
+def run(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run `python -m twinspire.serving.events`."""
+    command = [sys.executable, "-m", "twinspire.serving.events", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, input=given, check=False)
+
+
+def command(*arguments: str, given: bytes = b"") -> Any:
     """What `python -m twinspire.serving.events` prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "twinspire.serving.events", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run(*arguments, given=given)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_users_are_deleted_by_lines_of_which_each_is_checked_first(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    users = ["a", "b\u2028c", "d"]
+    with closing(EventStore.open(url)) as store:
+        store.record([RecordRequest(events=[WireEvent(user=each, item_id="x", type="t") for each in users])])
+    for given, error in (
+        (b"a\n\xff\n", "line 2 of standard input: expected UTF-8"),
+        (b"a\n" + b"x" * 257, "line 2 of standard input: expected 1 to 256 bytes"),
+        (b"a\r\n", "line 1 of standard input: expected lines that end with LF alone"),
+    ):
+        done = run("delete", "a", "-", "--events", url, given=given)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert error in done.stderr.decode()
+    refused = run("delete", "a", "", "--events", url)
+    assert "USER 2: expected 1 to 256 bytes" in refused.stderr.decode()
+    told = command("delete", "-", "d", "--events", url, given="\nb\u2028c\n".encode())
+    assert told == {"users": 2, "events_deleted": 2, "log_emptied": True}
+    assert command("delete", "-", "--events", url)["users"] == 0
+    assert command("delete", "a", "--events", url)["events_deleted"] == 1
 
 
 def test_a_table_of_events_is_recorded_once(small: CatalogueService, tmp_path: Path) -> None:
@@ -226,6 +257,9 @@ def test_a_table_of_events_is_recorded_once(small: CatalogueService, tmp_path: P
         assert (document["events"], document["stored_before"]) == (2, 2)
         table.write_text("user_id,item_id,price\nu,item-001,3\n")
         with pytest.raises(DataError, match=r"row 1: column 'price': expected once each of"):
+            record_file(client, table)
+        table.write_text("user_id,item_id,request_id,position\nu,item-001,r7,2.7\n")
+        with pytest.raises(DataError, match=r"row 1: column 'position': expected a whole number, got 2.7"):
             record_file(client, table)
         table.write_text("user_id,item_id\nu,item-001\n,item-002\n")
         with pytest.raises(DataError, match=r"row 2: user: required, but missing"):

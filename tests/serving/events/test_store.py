@@ -13,8 +13,9 @@ from twinspire.protos.errors import ConfigError, InvalidInput, Unavailable
 from twinspire.protos.events_pb2 import Event, RecordRequest, RecordResponse
 from twinspire.serving.events import store as stores
 from twinspire.serving.events.store import EventStore
-from twinspire.serving.events.user_histories import table_of
+from twinspire.serving.events.user_histories import FileTable, table_of
 from twinspire.serving.live.store.database import EVENTS, detail, public_text
+from twinspire.serving.live.store.store import Store
 from twinspire.serving.retrieval.event_reading import EventRow
 
 
@@ -81,11 +82,12 @@ def test_what_is_too_old_or_too_much_is_deleted_from_the_oldest_on(
     monkeypatch.setattr(stores, "KEEP_REQUESTS", 0)
     for n in range(10):
         store.record([clicks("u", str(n), request_id=f"r{n}")])
-    assert store.prune(days=1, most=10) == 0
+    assert [store.prune(days=1, most=10) for _ in range(5)] == [3, 3, 3, 1, 0]  # requests alone
     assert [store.prune(days=1, most=5) for _ in range(3)] == [3, 2, 0]
+    assert store.prune(days=10**6, most=10) == 0
     assert (latest(url, "u"), count(store)) == (["9", "8", "7", "6", "5"], 5)
     assert store.record([clicks("u", "again", request_id="r0")])[0] == RecordResponse(stored=1)  # forgotten
-    assert [store.prune(days=0, most=100) for _ in range(3)] == [3, 3, 0]
+    assert [store.prune(days=0, most=100) for _ in range(3)] == [4, 3, 0]
     assert (latest(url, "u"), count(store)) == ([], 0)
 
 
@@ -99,16 +101,52 @@ def test_no_error_shows_a_user(store: EventStore, url: str, monkeypatch: pytest.
     assert len(rows(url, "a-secret")) == 1
 
 
-def test_a_deleted_user_leaves_no_row_and_in_sqlite_no_byte(store: EventStore, url: str) -> None:
+def test_a_deleted_user_leaves_no_row_and_in_sqlite_no_byte(
+    store: EventStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = "a-key-that-must-go"
+    monkeypatch.setattr(stores, "MOST_DELETED", 20)
     store.record([clicks(secret, *map(str, range(50)), request_id="one"), clicks("other", "a")])
     assert store.delete_user(secret) == 50
     assert store.delete_user(secret) == 0
+    assert store.shorten_log()
     assert (latest(url, secret), latest(url, "other"), count(store)) == ([], ["a"], 1)
     if url.startswith("sqlite"):
         path = Path(url.removeprefix("sqlite:///"))
         for each in path.parent.iterdir():
             assert secret.encode() not in each.read_bytes(), each
+
+
+def test_a_log_that_another_process_reads_is_not_emptied(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with closing(EventStore.open(f"sqlite:///{path}")) as store:
+        store.record([clicks("u", "a")])
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM twinspire_events").fetchall()
+            assert store.delete_user("u") == 1
+            assert not store.shorten_log()
+        assert store.shorten_log()
+
+
+def test_a_database_without_events_is_left_as_it_is(url: str) -> None:
+    Store.open(url).close()
+    with pytest.raises(ConfigError, match="is no store of events"):
+        EventStore.open(url, create=False)
+    EventStore.open(url).close()
+    EventStore.open(url, create=False).close()
+
+
+def test_a_table_is_read_again_after_it_was_closed_or_was_no_database(store: EventStore, url: str) -> None:
+    store.record([clicks("u", "a")])
+    with closing(table_of(url)) as table:
+        assert [row[0] for row in table.latest("u", 5)] == ["a"]
+        with pytest.raises(Unavailable, match="the store of events cannot be read now"):
+            table.latest("u", 5, "no_such_column")
+        assert [row[0] for row in table.latest("u", 5)] == ["a"]
+    if isinstance(table, FileTable):
+        assert [row[0] for row in table.latest("u", 5)] == ["a"]
+        table.close()
 
 
 def test_a_file_of_another_program_or_version_is_left_as_it_is(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""The process of events while deletion fails, and reads of events in PostgreSQL."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.inputs.event_types import EventTypes
+from twinspire.serving.engine.call import Deferred
+from twinspire.serving.events import user_histories
+from twinspire.serving.events.config import EventsConfig
+from twinspire.serving.events.process import EventsProcess, initial_events_entry
+from twinspire.serving.events.store import MOST_DELETED, EventStore
+from twinspire.serving.events.user_histories import ServerTable, UserHistories
+from twinspire.serving.live.process.store_client import Channel
+from twinspire.serving.live.store.database import Database
+from twinspire.serving.retrieval.event_reading import EventReading, EventRow
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.shared_state import EVENTS, SharedState
+from twinspire.serving.supervisor import Heartbeat
+
+
+@pytest.fixture
+def state() -> SharedState:
+    return SharedState.create((EVENTS,))
+
+
+@pytest.fixture
+def process(tmp_path: Path, state: SharedState) -> Iterator[EventsProcess]:
+    config = EventsConfig(f"sqlite:///{tmp_path}/events.db")
+    state.write(EVENTS, initial_events_entry(config))
+    with closing(Channel.create()) as channel:
+        process = EventsProcess(config, channel, state, 1.0, Heartbeat())
+        process._frames.start()
+        yield process
+        process._frames.stop()
+        if process._store is not None:
+            process._store.close()
+
+
+def test_a_deletion_that_fails_is_logged_and_one_that_works_again_ends_the_error(
+    process: EventsProcess,
+    state: SharedState,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outcomes: list[int | Exception] = [
+        Unavailable("the disk is full"), MOST_DELETED, OverflowError("too large"), 0
+    ]  # fmt: skip
+    calls = 0
+
+    def prune(store: EventStore, days: float, most: int) -> int:
+        nonlocal calls
+        calls += 1
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(EventStore, "prune", prune)
+    monkeypatch.setattr("twinspire.serving.events.process.PRUNE_SECONDS", 0.0)
+    process.step(0.0)
+    assert state.read(EVENTS)["last_error"] == "the disk is full"
+    process.step(0.0)
+    assert state.read(EVENTS)["last_error"] == ""
+    monkeypatch.setattr("twinspire.serving.events.process.PRUNE_SECONDS", 3600.0)
+    process.step(0.0)  # at once, since the last call may have left some
+    assert "old events could not be deleted" in caplog.text
+    assert "too large" in caplog.text
+    process.step(0.0)
+    assert calls == 3
+
+
+class SlowTable:
+    """A table whose first read waits until the call is over."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.reading, self.over = threading.Event(), threading.Event()
+
+    def latest(self, user: str, most: int, columns: str) -> Sequence[EventRow]:
+        self.asked.append(user)
+        self.reading.set()
+        assert self.over.wait(20)
+        return ()
+
+    def close(self) -> None:
+        """There is no connection."""
+
+
+def test_the_users_of_a_call_that_is_over_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = SlowTable()
+    monkeypatch.setattr(user_histories, "table_of", lambda url: table)
+    soon: queue.Queue[Callable[[], None]] = queue.Queue()
+    histories = UserHistories("", 10, soon.put)
+    reading = EventReading({}, 3, False, False, EventTypes())
+    queries = [Query(user=each) for each in "abc"]
+    deferred = cast(Deferred, histories.resolve(queries, reading, False, lambda found: found))
+    assert table.reading.wait(20)
+    deferred.abandon()
+    table.over.set()
+    soon.get(timeout=20)()
+    histories.stop()
+    assert table.asked == ["a"]
+
+
+@pytest.mark.exhaustive
+def test_a_read_of_postgresql_is_repeated_only_where_the_connection_broke(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    open_one = Database.raw_connection
+
+    def counted(database: Database) -> Any:
+        opened.append(open_one(database))
+        return opened[-1]
+
+    monkeypatch.setattr(Database, "raw_connection", counted)
+    EventStore.open(cluster).close()
+    with closing(ServerTable(cluster)) as table, closing(ServerTable(cluster)) as other:
+        assert table.latest("u", 1) == []
+        with pytest.raises(Unavailable, match="cannot be read now: undefined column"):
+            table.latest("u", 1, "no_such_column")
+        assert len(opened) == 1
+        assert table.latest("u", 1) == []
+        other.latest("u", 1)
+        broken = opened[1].driver_connection.info.backend_pid
+        opened[2].driver_connection.execute("SELECT pg_terminate_backend(%s, 10000)", (broken,))
+        assert table.latest("u", 1) == []
+        assert len(opened) == 4
