@@ -14,7 +14,7 @@ from twinspire.protos.events_pb2 import Event, RecordRequest, RecordResponse
 from twinspire.serving.events import store as stores
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import FileTable, table_of
-from twinspire.serving.live.store.database import EVENTS, detail, public_text
+from twinspire.serving.live.store.database import EVENTS, detail, file_of, public_text
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.retrieval.event_reading import EventRow
 
@@ -111,6 +111,9 @@ def test_a_deleted_user_leaves_no_row_and_in_sqlite_no_byte(
     assert store.delete_user(secret) == 0
     assert store.shorten_log()
     assert (latest(url, secret), latest(url, "other"), count(store)) == ([], ["a"], 1)
+    store.record([clicks(secret, *map(str, range(10)))])
+    assert store.prune(days=0, most=100) == 11
+    assert store.shorten_log()
     if url.startswith("sqlite"):
         path = Path(url.removeprefix("sqlite:///"))
         for each in path.parent.iterdir():
@@ -161,6 +164,8 @@ def test_a_file_of_another_program_or_version_is_left_as_it_is(tmp_path: Path) -
         EventStore.open(f"sqlite:///{tmp_path}/none.db", create=False)
     with pytest.raises(ConfigError, match="events: expected a URL of sqlite or postgresql, got one of mysql"):
         EventStore.open("mysql://host/database")
+    with pytest.raises(ConfigError, match="events: expected a file of SQLite, got postgresql"):
+        file_of("postgresql://host/database", EVENTS)
     made = f"sqlite:///{tmp_path}/new.db"
     EventStore.open(made).close()
     with closing(sqlite3.connect(tmp_path / "new.db")) as newer:
