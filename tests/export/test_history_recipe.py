@@ -93,7 +93,9 @@ def test_a_query_has_a_time_and_without_one_is_asked_now(of_events: Made) -> Non
             assert answer.basis is Basis.CONTEXT
         assert new.hits == lost.hits
         scores = client.score(Query(features=known), [hit.id for hit in new.hits])
-        assert [hit.score for hit in new.hits] == pytest.approx([score for _, score in scores.items])
+        assert [hit.score for hit in new.hits] == pytest.approx(
+            [score for _, score in scores.items], abs=1e-6
+        )
         assert new.hits != client.search(Query(), 20).hits  # which is asked now
         with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
             client.search(at(2e12))

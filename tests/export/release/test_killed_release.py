@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.
 
 # Promotes a version with gates that hold, and stops when the move is on record and the alias is to move.
 PROMOTE = """
+from types import SimpleNamespace
 import sys, time
 from pathlib import Path
 import mlflow
@@ -33,7 +34,7 @@ def stop(*_, **__):
 
 connect()
 mlflow.MlflowClient.set_registered_model_alias = stop
-release.fetch = lambda name, number: (Path(), None)
+release.fetch = lambda name, number: (Path(), SimpleNamespace(quality={}))
 release.write_report = lambda decision, folder: None
 experiment = releases.small_experiment(Path(sys.argv[1]))
 release.promote(experiment, releases.no_data, Console(stderr=True), compare=releases.Decide())

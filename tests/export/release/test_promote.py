@@ -366,6 +366,7 @@ def test_a_lock_file_that_cannot_be_opened_does_not_stop_a_release(
 
 
 KILLED = """
+from types import SimpleNamespace
 import os, sys
 import mlflow
 from pathlib import Path
@@ -385,7 +386,7 @@ def dies(*arguments):
 mlflow.MlflowClient.set_registered_model_alias = dies
 # `Decide` reads neither bundles nor reports. The names that are replaced must exist.
 assert callable(release.fetch) and callable(release.write_report)
-release.fetch = lambda name, number: (Path(), None)
+release.fetch = lambda name, number: (Path(), SimpleNamespace(quality={}))
 release.write_report = lambda decision, folder: None
 experiment = releases.small_experiment(Path(sys.argv[2]))
 release.promote(experiment, releases.no_data, Console(stderr=True), compare=releases.Decide())

@@ -95,6 +95,7 @@ def test_from_challenger_to_champion_and_back(
 
 
 AT_ONCE = """
+from types import SimpleNamespace
 import sys
 from pathlib import Path
 from rich.console import Console
@@ -110,7 +111,7 @@ def wait():
 connect()
 # `Decide` reads neither bundles nor reports. The names that are replaced must exist.
 assert callable(release.fetch) and callable(release.write_report)
-release.fetch = lambda name, number: (Path(), None)
+release.fetch = lambda name, number: (Path(), SimpleNamespace(quality={}))
 release.write_report = lambda decision, folder: None
 experiment = releases.small_experiment(Path(sys.argv[1]))
 try:
