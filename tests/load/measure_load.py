@@ -300,7 +300,7 @@ TABLES = (
         [cell for server in SERVERS for cell in (f"{server}_{{}}_rps", _latencies(server))],
     ),
     Table(
-        "a request of Twinspire, microseconds (encode and search in process, in batches of 1 and 32)",
+        "a request of Twinspire, microseconds (stages in process, in batches of 1 and 32)",
         ["", "transport and queue", "encode", "search"],
         {
             "inprocess_single": ["1 client, p50"],
