@@ -15,7 +15,7 @@ from twinspire.serving.index.vector_index import ExactIndex, Neighbours, Vectors
 
 SPACE = "ip"
 # Where a share of the items passes a filter, a search follows the links of about ef / share items. One that
-# needs so many times as many gives up: near the query fewer pass, and it would miss some of the best.
+# follows PATIENCE times as many gives up: near the query fewer pass, and it would miss some of the best.
 PATIENCE = 1.8
 
 

@@ -202,7 +202,7 @@ def main() -> int:
 
 
 def _try(folder: Path, item_tower: bool, ready: Path | None, memory: int) -> ValidationResult:
-    """Validate a bundle in this process, which may take so many bytes of memory in each step."""
+    """Validate a bundle in this process, with a bound on the memory that each step may take."""
     from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 
     logging.disable(logging.CRITICAL)

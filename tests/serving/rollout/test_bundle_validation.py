@@ -202,7 +202,7 @@ def test_a_trial_that_a_signal_ends_together_with_the_service_is_no_fault_of_the
 
 
 def leaving(memory: int) -> int:
-    """A number of workers of which each has about so many bytes of the machine's memory."""
+    """A number of workers for which the machine leaves about `memory` bytes each."""
     return memory_budget.available() // memory
 
 
