@@ -41,8 +41,8 @@ from twinspire.protos.inputs import unicode_record
 from twinspire.protos.inputs.event_types import EventTypes
 from twinspire.protos.inputs.texts import normalise
 from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
-from twinspire.protos.search import each_vector
-from twinspire.protos.vectors import rounded_vectors, write_vectors
+from twinspire.protos.nearest.search import each_vector
+from twinspire.protos.nearest.vectors import rounded_vectors, write_vectors
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.filters import filter_kinds, filter_values

@@ -12,7 +12,7 @@ from twinspire.export.evaluation.quality import ServedModel
 from twinspire.export.hybrid.rebuild import ranking_of
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.protos.bundle import QUERY_TOWER, Manifest
-from twinspire.protos.vectors import rounded_vectors
+from twinspire.protos.nearest.vectors import rounded_vectors
 from twinspire.train.data.training_data import texts_of
 
 

@@ -123,7 +123,7 @@ def recall_curve(
 
 
 def ef_ladder(k: int, count: int) -> tuple[int, ...]:
-    """Widths to measure: none below 2 k, because the service never searches narrower (`protos/search.py`).
+    """Widths to measure: none below 2 k, because the service never searches narrower (`graph_width`).
 
     Args:
         k: items wanted.

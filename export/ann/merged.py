@@ -6,7 +6,7 @@ import numpy as np
 
 from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.export.ann.index_kind import SearchIndex
-from twinspire.protos.search import search_each
+from twinspire.protos.nearest.search import search_each
 
 
 def search_merged(

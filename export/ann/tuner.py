@@ -15,7 +15,7 @@ from twinspire.export.ann.timer import compare
 from twinspire.protos.bundle import IndexParameters, Score
 from twinspire.protos.errors import GateRefused
 from twinspire.protos.nearest.coded_vectors import CodedVectors
-from twinspire.protos.search import EXACT_SHARE, graph_width
+from twinspire.protos.nearest.search import EXACT_SHARE, graph_width
 from twinspire.train.config.index import IndexConfig
 
 UNSEARCHED = (8, 100)  # M and ef_construction where every search is exact: a graph that is built quickly

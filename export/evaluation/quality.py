@@ -20,7 +20,7 @@ from twinspire.protos.bundle import Score
 from twinspire.protos.features import TowerInputs
 from twinspire.protos.figures import DIFFERENCE, JUDGED
 from twinspire.protos.hybrid.fusion import BM25_ALONE
-from twinspire.protos.search import paired_products
+from twinspire.protos.nearest.search import paired_products
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import Pairs, TrainingData, texts_of
 from twinspire.train.evaluation.baselines import LABELS, baselines

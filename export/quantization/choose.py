@@ -17,7 +17,7 @@ from twinspire.export.quantization.tables import MIN_BYTES, make_variants, round
 from twinspire.protos.bundle import Precision, TableVariant
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import Side, TowerInputs
-from twinspire.protos.vectors import rounded_vectors
+from twinspire.protos.nearest.vectors import rounded_vectors
 from twinspire.train.config.precision import PrecisionConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.metrics import HEADLINE, metric_label
@@ -79,7 +79,7 @@ def choose_precision(
     Args:
         towers: in float32.
         data: has the validation queries, and the items to search.
-        has_padding_dim: see `protos.vectors`.
+        has_padding_dim: see `protos.nearest.vectors`.
         folder: receives the files of the variants.
         console: for progress.
         all_items: vectors (N, D) of all items by the item tower in a file; called where the sample has all

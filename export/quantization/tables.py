@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from twinspire.export.onnx.export import frozen
 from twinspire.export.onnx.optimize import Graph
 from twinspire.protos.bundle import TableVariant, Variant
-from twinspire.protos.vectors import BLOCK, int8_rows
+from twinspire.protos.nearest.vectors import BLOCK, int8_rows
 from twinspire.train.models.towers import Tower
 
 Stored = Literal["fp16", "int8"]

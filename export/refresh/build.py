@@ -28,8 +28,8 @@ from twinspire.protos.bundle import SCHEMA_VERSION, Manifest, Refreshed, Snapsho
 from twinspire.protos.errors import BundleError
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.protos.inputs import unicode_record
-from twinspire.protos.search import each_vector
-from twinspire.protos.vectors import read_vectors, write_merged
+from twinspire.protos.nearest.search import each_vector
+from twinspire.protos.nearest.vectors import read_vectors, write_merged
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import texts_of
 from twinspire.train.plots import save

@@ -39,8 +39,8 @@ from twinspire.protos.features import FeatureSpec, TextFeature
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.protos.nearest.vectors import rounded_vectors
 from twinspire.protos.toml_config import FROM_DATA
-from twinspire.protos.vectors import rounded_vectors
 from twinspire.train.config import Experiment
 from twinspire.train.config.history_towers import HistoryTower
 from twinspire.train.data.dataset import Dataset

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.protos.nearest.links import Links
-from twinspire.protos.search import exact_search, top_k
+from twinspire.protos.nearest.search import exact_search, top_k
+from twinspire.protos.nearest.vectors import BLOCK, int8_rows
 from twinspire.protos.system.huge_pages import on_huge_pages
-from twinspire.protos.vectors import BLOCK, int8_rows
 
 compiled: Any
 try:

@@ -38,7 +38,7 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, ConfigError, DataError, PackageMissing, Unavailable
 from twinspire.protos.filter_kinds import KINDS
 from twinspire.protos.filters import StringColumn, column_values, read_filters
-from twinspire.protos.vectors import vectors_of
+from twinspire.protos.nearest.vectors import vectors_of
 
 URI, TOKEN, DATABASE = "TWINSPIRE_MILVUS_URI", "TWINSPIRE_MILVUS_TOKEN", "TWINSPIRE_MILVUS_DATABASE"
 PREFIX = "twinspire_"

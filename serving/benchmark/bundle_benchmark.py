@@ -33,7 +33,7 @@ from twinspire.protos.bundle import Manifest
 from twinspire.protos.entry_points import BENCHMARK_STEP
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.features import SIDES
-from twinspire.protos.search import largest_products
+from twinspire.protos.nearest.search import largest_products
 from twinspire.protos.system import memory
 from twinspire.protos.system.timing import PASSES, Call, in_rounds, median_of_passes
 from twinspire.serving.benchmark import filter_measurement

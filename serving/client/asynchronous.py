@@ -339,7 +339,7 @@ class AsyncRetrievalClient:
         timeout: float | None = None,
         metadata: Metadata = (),
     ) -> AsyncIterator[Recorded]:
-        """As `record`, one answer for each batch, in order, as they are stored.
+        """As `record`, with one answer for each batch, in the order in which they are stored.
 
         A stream is not tried again. After an error, the batches after the last answer may have been stored:
         repeat the whole stream with the same `request_id`, and none is stored twice. The request ids of the

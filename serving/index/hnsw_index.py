@@ -9,7 +9,7 @@ from twinspire.protos.bundle import HNSWLIB, LINKS, Manifest
 from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import Links, read_hnswlib, read_links
-from twinspire.protos.search import graph_width
+from twinspire.protos.nearest.search import graph_width
 from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.index.vector_index import ExactIndex, Neighbours, Vectors, coded_vectors
 

@@ -21,8 +21,8 @@ import numpy as np
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import Unavailable
 from twinspire.protos.nearest.coded_vectors import CodedVectors
+from twinspire.protos.nearest.vectors import vectors_of
 from twinspire.protos.vector_databases.milvus import CONNECT_SECONDS, MAX_K, import_client
-from twinspire.protos.vectors import vectors_of
 from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.index import remote_search
 from twinspire.serving.index.milvus_collection import MilvusCollection, check, check_apart

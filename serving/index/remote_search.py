@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.protos.search import BLOCK
+from twinspire.protos.nearest.search import BLOCK
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

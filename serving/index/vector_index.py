@@ -16,7 +16,7 @@ from twinspire.protos.bundle import VECTORS, Manifest, Score
 from twinspire.protos.errors import BundleDamaged, BundleTooNew, PackageMissing
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import Links
-from twinspire.protos.vectors import vectors_of
+from twinspire.protos.nearest.vectors import vectors_of
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

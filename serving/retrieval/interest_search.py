@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.search import each_vector, merge
+from twinspire.protos.nearest.search import each_vector, merge
 from twinspire.serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult, Vectors
 from twinspire.serving.segments.searcher import Searcher
 

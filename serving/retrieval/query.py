@@ -333,7 +333,7 @@ class EncodedQueries(NamedTuple):
 
     Args:
         vectors: float32 (B, D); of unit length for an `item_id`, and where scores are cosines. Of queries of
-            several vectors (B, K * D): the vectors of a query side by side (`protos/search.py`).
+            several vectors (B, K * D): the vectors of a query side by side (`protos/nearest/search.py`).
         encode_us: microseconds that encoding took.
         terms: numbers of the known terms of each query's text; empty if the bundle has no lexical index.
         unknown: how many other terms each text has; empty likewise.

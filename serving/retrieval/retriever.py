@@ -17,7 +17,7 @@ import numpy as np
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import BundleDamaged, InvalidInput, Unavailable
-from twinspire.protos.search import largest_products
+from twinspire.protos.nearest.search import largest_products
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan

@@ -289,7 +289,7 @@ def _check_vectors(folder: Path, served: "LoadedBundle") -> None:
     Raises:
         BundleDamaged: vectors are all zero, or not of unit length.
     """
-    from twinspire.protos.vectors import check_lengths
+    from twinspire.protos.nearest.vectors import check_lengths
 
     try:
         check_lengths(served.retriever.item_vectors, served.manifest.score.has_padding_dim)

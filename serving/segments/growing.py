@@ -25,7 +25,7 @@ from twinspire.protos.hybrid.fusion import (
     rarest,
     shares,
 )
-from twinspire.protos.search import BLOCK, exact_search, top_k
+from twinspire.protos.nearest.search import BLOCK, exact_search, top_k
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan

@@ -18,7 +18,7 @@ import numpy as np
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.nearest.links import read_hnswlib
-from twinspire.protos.search import exact_search
+from twinspire.protos.nearest.search import exact_search
 from twinspire.serving.index.hnsw_index import HnswIndex
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 from twinspire.serving.segments.neighbours import Mask, merged, remaining_of_all

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twinspire.protos.search import compared_like, graph_width
+from twinspire.protos.nearest.search import compared_like, graph_width
 from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Rows, VectorIndex, Vectors

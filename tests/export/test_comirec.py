@@ -17,7 +17,7 @@ from tests.helpers.watched import COMIREC, write_toml
 from twinspire.export import commands
 from twinspire.export.release import promote, registry
 from twinspire.protos import bundle
-from twinspire.protos.search import paired_products
+from twinspire.protos.nearest.search import paired_products
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import training_data_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from twinspire.protos.search import each_vector
+from twinspire.protos.nearest.search import each_vector
 from twinspire.protos.system.timing import Effort, take_turns
 from twinspire.serving.benchmark.filter_measurement import Bucket, FilteredQuery, rows_of
 from twinspire.serving.filters.compiled import CompiledFilter

@@ -24,7 +24,7 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.features import TextFeature
 from twinspire.protos.files.onnx_file import check_self_contained
-from twinspire.protos.search import search_each
+from twinspire.protos.nearest.search import search_each
 from twinspire.serving.index.vector_index import Neighbours, Vectors, open_index, shown_scores
 from twinspire.serving.retrieval.query import QueryForm
 from twinspire.serving.segments.catalogue import Catalogue

@@ -25,7 +25,8 @@ from twinspire.export.evaluation.quality import (
 )
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.export.terminal import show_quality
-from twinspire.protos import bundle, search
+from twinspire.protos import bundle
+from twinspire.protos.nearest import search
 from twinspire.train.config import IndexConfig
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.metrics import OF_LABELS, mean, per_query

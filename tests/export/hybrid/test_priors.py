@@ -25,12 +25,12 @@ from twinspire.export.hybrid.rebuild import (
     weights_of_rows,
     weights_of_texts,
 )
-from twinspire.protos import search
 from twinspire.protos.bundle import ITEMS as ITEM_FILE
 from twinspire.protos.bundle import Hybrid, IndexParameters, Score
 from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, clicked
 from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash, whole_query
 from twinspire.protos.lexical import Weighting
+from twinspire.protos.nearest import search
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.intervals import Clusters
 from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel

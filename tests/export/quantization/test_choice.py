@@ -28,7 +28,7 @@ from twinspire.export.terminal import show_precision
 from twinspire.protos import toml_config
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import SIDES, Side
-from twinspire.protos.vectors import rounded_vectors
+from twinspire.protos.nearest.vectors import rounded_vectors
 from twinspire.train.config.precision import PrecisionConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.encoders import HashedTextEncoder

@@ -31,7 +31,7 @@ ONE_STEP = {"training": {"epochs": 1, "batch_size": 4096}}
 # Python runs it at the start of each process that has its folder in PYTHONPATH. Without it, so few items are
 # compared with each query, and the graph is not searched.
 SEARCH_THE_GRAPH = """
-from twinspire.protos import search
+from twinspire.protos.nearest import search
 search.EXACT_SHARE = 1
 """
 # What refuses each challenger.

@@ -13,8 +13,8 @@ from tests.helpers.tiny import build_links
 from twinspire.protos.nearest import coded_vectors
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import NO_LINK
-from twinspire.protos.search import exact_search
-from twinspire.protos.vectors import Vectors
+from twinspire.protos.nearest.search import exact_search
+from twinspire.protos.nearest.vectors import Vectors
 
 _kernel = pytest.importorskip("twinspire.protos.nearest._kernel", exc_type=ImportError)
 RNG = np.random.default_rng(0)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 
 from tests.helpers.filter_oracle import FILTERS, passes
 from tests.helpers.tiny import filter_values, item_ids
-from twinspire.protos import search
 from twinspire.protos.errors import InvalidInput
+from twinspire.protos.nearest import search
 from twinspire.serving.client import RetrievalClient, where
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan

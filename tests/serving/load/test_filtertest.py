@@ -16,8 +16,9 @@ from tests.load.cli import filtertest
 from tests.load.cli.filtertest import failures
 from tests.serving.cli.test_commands import Capture
 from tests.serving.load.commands import document, failure
-from twinspire.protos import bundle, search
+from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.nearest import search
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import Effort
 from twinspire.serving.benchmark import filter_measurement

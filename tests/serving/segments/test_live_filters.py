@@ -16,8 +16,8 @@ from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS as SCHEMA
 from tests.helpers.tiny import filter_values, item_ids, item_names, tiny_bundle, watched_bundle
-from twinspire.protos import search
 from twinspire.protos.errors import InvalidInput
+from twinspire.protos.nearest import search
 from twinspire.serving.client import Item, where
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan

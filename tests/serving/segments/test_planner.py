@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from twinspire.protos.search import EXACT_SHARE, graph_width, top_k
+from twinspire.protos.nearest.search import EXACT_SHARE, graph_width, top_k
 from twinspire.serving.filters.expression import where
 from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.filters.plan import Plan

@@ -9,7 +9,7 @@ import pytest
 
 from twinspire.protos.bundle import SCALES, VECTORS, Precision
 from twinspire.protos.errors import BundleDamaged
-from twinspire.protos.vectors import (
+from twinspire.protos.nearest.vectors import (
     BLOCK,
     PRECISIONS,
     int8_rows,

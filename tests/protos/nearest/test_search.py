@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinspire.protos.search import (
+from twinspire.protos.nearest.search import (
     BLOCK,
     EXACT_SHARE,
     each_vector,
