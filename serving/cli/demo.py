@@ -47,19 +47,16 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "query_popularity": "query popularity",
     "popularity": "popularity",
     "recent_popularity": "recent popularity",
-    "personal_frequency": "personal frequency",
     "itemknn": "item-kNN",
     "slist": "SLIST",
     "ease": "EASE",
     "ease_recency": "EASE (recency weights)",
-    "ease_recent": "EASE x recent popularity",
-    "ease_content": "EASE, content, recency",
+    "ease_recent": "EASE, content, recency",
     "base_rate": "base rate",
     "itemmean": "item means",
     "user_item": "user + item means",
     "user_item_knn": "user + item means, item-kNN",
     "hashed_lr": "hashed logistic regression",
-    "fm": "factorisation machine",
 }
 TIMEOUT_SECONDS = 120.0  # for the server to start, and to stop
 

@@ -141,7 +141,7 @@ def test_without_its_run_a_bundle_is_compared_with_the_baselines_of_its_manifest
     quality = bundle.read(clicks.folder).quality
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
         again = commands.evaluate(Namespace(config=clicks.config, bundle=clicks.folder, runs=None))
-    assert again["fm_auc"] == quality["fm_auc"]
+    assert again["hashed_lr_auc"] == quality["hashed_lr_auc"]
     assert again["verdict"] == quality["verdict"]
 
 
@@ -149,7 +149,7 @@ def test_a_run_has_the_metrics_of_labels_and_a_calibration(clicks: Made) -> None
     metrics = clicks.metrics
     assert bundle.read(clicks.folder).score.kind == "sigmoid"
     assert metrics["log_loss"] < metrics["base_rate_log_loss"] - 0.05
-    for name in ("base_rate", "itemmean", "user_item", "user_item_knn", "hashed_lr", "fm"):
+    for name in ("base_rate", "itemmean", "user_item", "user_item_knn", "hashed_lr"):
         gain = metrics[f"{name}_log_loss_gain"]
         assert gain == pytest.approx(metrics[f"{name}_log_loss"] - metrics["log_loss"], abs=1e-9)
         assert metrics[f"{name}_log_loss_gain_low"] <= gain <= metrics[f"{name}_log_loss_gain_high"]

@@ -7,12 +7,11 @@
 | `user_item`     | log-odds of the item, plus the user's mean residual, drawn to zero             |
 | `user_item_knn` | the same, plus item-kNN of the residuals of the pair's history                 |
 | `hashed_lr`     | logistic regression over hashed features of query and item, with their ids     |
-| `fm`            | factorisation machine (Rendle 2010) over the same features                     |
 
 `user_item` reads the histories of the towers, where these read positive and negative ones
 (`label_means.py`). `user_item_knn` also reads which items are in them (`label_neighbours.py`). `hashed_lr`
-and `fm` read the user's id and no history. To add a baseline, add a `LabelBaseline` to `LABEL_BASELINES`, and
-its name to `LABEL_BASELINE_NAMES` of `train/config/baselines.py`.
+reads the user's id and no history. To add a baseline, add a `LabelBaseline` to `LABEL_BASELINES`, and its
+name to `LABEL_BASELINE_NAMES` of `train/config/baselines.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +20,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from twinspire.protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.label_means import (
     FittedLabels,
-    Floats,
     Predict,
     best_on_validation,
     item_means,
@@ -41,10 +36,8 @@ from twinspire.train.evaluation.label_neighbours import histories_of, item_neigh
 Rows = npt.NDArray[np.int64]
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # C of logistic regression, the inverse of the penalty
-DECAYS = (0.1, 0.3, 1.0)  # weight decay of the factorisation machine
 HASHED = 1 << 18  # columns
 QUANTILES = 10  # of a number, each one feature
-FACTORS, EPOCHS, BATCH, RATE = 8, 5, 512, 1e-2
 
 
 @dataclass(frozen=True)
@@ -162,72 +155,6 @@ def _quantiles(values: Sequence[Any], trained: Rows) -> list[int | None]:
     return [None if each is None else int(np.searchsorted(edges, each)) for each in values]
 
 
-def _fm(experiment: Experiment, data: TrainingData) -> FittedLabels:
-    features = _HashedFeatures(experiment, data)
-    train = data.parts["train"]
-    matrix = features(train)
-    columns = np.unique(matrix.indices)  # others are unknown, and are left out
-
-    def fit(weight_decay: float) -> Predict:
-        model = _FactorisationMachine(len(columns))
-        _train(model, matrix[:, columns].sorted_indices(), train.is_positive, weight_decay)
-
-        def predict(pairs: Pairs) -> Floats:
-            with torch.inference_mode():
-                return torch.sigmoid(model(*_bags(features(pairs)[:, columns]))).double().numpy()
-
-        return predict
-
-    return best_on_validation(data, {"weight_decay": DECAYS}, fit)
-
-
-class _FactorisationMachine(nn.Module):
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.bias = nn.Parameter(torch.zeros(1))
-        self.linear = nn.Parameter(torch.zeros(count, 1))
-        self.factors = nn.Parameter(torch.randn(count, FACTORS) * 0.01)
-
-    def forward(self, rows: Tensor, offsets: Tensor, signs: Tensor) -> Tensor:
-        """(P,): logits."""
-
-        def bag(table: Tensor, weights: Tensor) -> Tensor:
-            return F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights)
-
-        products = bag(self.factors, signs).square() - bag(self.factors.square(), signs.square())
-        return self.bias + bag(self.linear, signs)[:, 0] + products.sum(dim=1) / 2
-
-
-def _bags(matrix: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of a CSR matrix as `embedding_bag` takes them."""
-    rows, starts = matrix.indices.astype(np.int64), matrix.indptr[:-1].astype(np.int64)
-    return torch.from_numpy(rows), torch.from_numpy(starts), torch.from_numpy(matrix.data.astype(np.float32))
-
-
-def _train(
-    model: _FactorisationMachine, matrix: Any, labels: npt.NDArray[np.bool_], weight_decay: float
-) -> None:
-    groups = [
-        {"params": [model.linear, model.factors], "weight_decay": weight_decay},
-        {"params": [model.bias], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=RATE)
-    generator = np.random.default_rng(0)
-    steps = EPOCHS * -(-len(labels) // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(EPOCHS):
-        order = generator.permutation(len(labels))
-        for at in range(0, len(order), BATCH):
-            rows = order[at : at + BATCH]
-            wanted = torch.from_numpy(labels[rows].astype(np.float32))
-            loss = F.binary_cross_entropy_with_logits(model(*_bags(matrix[rows])), wanted)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-
-
 LABEL_BASELINES = (
     LabelBaseline("base_rate", "base rate", _base_rate),
     LabelBaseline("itemmean", "item means", lambda _, data: item_means(data)),
@@ -239,5 +166,4 @@ LABEL_BASELINES = (
         reads_histories=True,
     ),
     LabelBaseline("hashed_lr", "hashed logistic regression", _hashed_lr),
-    LabelBaseline("fm", "factorisation machine", _fm),
 )

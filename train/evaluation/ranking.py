@@ -306,11 +306,6 @@ def has_histories(experiment: Experiment, data: TrainingData) -> bool:
     return data.histories is not None
 
 
-def repeats(experiment: Experiment, data: TrainingData) -> bool:
-    """Whether queries have histories, and items of these may be answers."""
-    return data.histories is not None and not data.exclude_seen
-
-
 def has_times(experiment: Experiment, data: TrainingData) -> bool:
     """Whether queries have histories and moments."""
     return data.histories is not None and data.moments is not None

@@ -156,7 +156,7 @@ def test_a_verdict_without_an_interval_names_nobody() -> None:
 def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: Made) -> None:
     of_texts = ("towers alone", "BM25 alone", "BM25", "BM25, full texts", "TF-IDF")
     of_histories = ["popularity", "recent popularity", "item-kNN", "SLIST", "EASE"]
-    of_histories += ["EASE, recency weights", "EASE x recent popularity", "EASE, content, recency"]
+    of_histories += ["EASE, recency weights", "EASE, content, recency"]
     for folder, labels in ((made.folder, of_texts), (films_made.folder, of_histories)):
         shown = Console(file=io.StringIO(), width=100)
         quality = bundle.read(folder).quality

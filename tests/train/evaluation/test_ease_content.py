@@ -1,4 +1,4 @@
-"""The baseline that reads ids, contents and times of items."""
+"""The baseline that reads ids, contents and times of items: its contents."""
 
 import json
 import tracemalloc
@@ -14,8 +14,8 @@ from twinspire.protos.toml_config import to_table
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.recency import DAY
 from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.evaluation.baselines import ease, ease_content, ease_recency, ease_recent
-from twinspire.train.evaluation.baselines.ease_content import Cosines
+from twinspire.train.evaluation.baselines import ease, ease_recency, ease_recent
+from twinspire.train.evaluation.baselines.ease_recent import Cosines
 from twinspire.train.evaluation.ranking import Baseline, BaselineFitter
 from twinspire.train.metrics import mean, per_query
 from twinspire.train.paths import ROOT
@@ -59,12 +59,14 @@ def quality(baseline: Baseline, fitter: BaselineFitter) -> float:
 
 def test_contents_find_items_that_few_have_taken(experiment: Experiment, data: TrainingData) -> None:
     fitter = BaselineFitter(experiment, data)
-    assert quality(ease_content.BASELINE, fitter) > quality(ease_recent.BASELINE, fitter) + 0.1
-    settings = ease_content.BASELINE.fit(fitter).settings
+    alone = replace(experiment, item={"id": experiment.item["id"]})
+    without = quality(ease_recent.BASELINE, BaselineFitter(alone, data))
+    assert quality(ease_recent.BASELINE, fitter) > without + 0.1
+    settings = ease_recent.BASELINE.fit(fitter).settings
     assert settings["content"] > 0
     assert {*settings} == {"lambda", "content", "decay", "days", "power", "own"}
     stored = json.loads(json.dumps(to_table(fitter.choices)))
-    assert ease_content.BASELINE.fit(BaselineFitter(experiment, data, stored=stored)).settings == settings
+    assert ease_recent.BASELINE.fit(BaselineFitter(experiment, data, stored=stored)).settings == settings
 
 
 def test_cosines_read_words_and_categories(experiment: Experiment, data: TrainingData) -> None:
@@ -74,7 +76,7 @@ def test_cosines_read_words_and_categories(experiment: Experiment, data: Trainin
         "title": titles,
         "genres": [[], [], ["house"], None, *data.items["genres"][4:]],
     }
-    cosines = Cosines(ease_content.content_vectors(experiment, replace(data, items=values)))
+    cosines = Cosines(ease_recent.content_vectors(experiment, replace(data, items=values)))
     found = cosines.summed(scipy.sparse.eye(data.item_count, dtype=np.float32, format="csr"))
     assert found.shape == (data.item_count, data.item_count)
     np.testing.assert_allclose(found, found.T, atol=1e-6)
@@ -90,31 +92,32 @@ def test_cosines_read_words_and_categories(experiment: Experiment, data: Trainin
 def test_it_holds_no_second_matrix_of_all_pairs_of_items(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ease_content, "_BLOCK", 32)
+    monkeypatch.setattr(ease_recent, "_BLOCK", 32)
     data = people_of_kinds(250)
     choices = {"lambda of EASE": 100.0, "EASE, recency weights": ease_recency.RecencySettings()}
     fitter = BaselineFitter(experiment, data, choices=choices)
-    ease_content.BASELINE.fit(fitter)  # chooses, and imports scikit-learn
+    ease_recent.BASELINE.fit(fitter)  # chooses, and imports scikit-learn
     fitter = BaselineFitter(experiment, data, choices=choices)
     ease.weights(fitter)
     tracemalloc.start()
     try:
-        ease_content.BASELINE.fit(fitter)(data.parts["test"].query)
+        ease_recent.BASELINE.fit(fitter)(data.parts["test"].query)
         assert tracemalloc.get_traced_memory()[1] < data.item_count**2 * 4
     finally:
         tracemalloc.stop()
 
 
-def test_without_times_or_contents_it_does_not_apply(
-    experiment: Experiment, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "empty", [{"genres": [], "title": "!"}, {"genres": [None], "title": ""}], ids=["no words", "no texts"]
+)
+def test_items_without_words_and_categories_have_no_contents(
+    experiment: Experiment, data: TrainingData, empty: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(ease_content, "_terms", None)  # texts are not analysed for this
+    without = replace(data, items={**data.items, **{k: [v] * data.item_count for k, v in empty.items()}})
+    settings = ease_recent.BASELINE.fit(BaselineFitter(experiment, without)).settings
+    assert settings["content"] == 0
 
-    def applies(data: TrainingData, experiment: Experiment = experiment) -> bool:
-        return ease_content.BASELINE.applies(experiment, data)
 
-    empty: dict[str, Any] = {"genres": [[]] * data.item_count, "title": ["", *["!"] * (data.item_count - 1)]}
-    assert applies(data)
-    assert not applies(replace(data, moments=None))
-    assert not applies(replace(data, items={**data.items, **empty}))
-    assert not applies(data, replace(experiment, item={"id": experiment.item["id"]}))
+def test_without_times_it_does_not_apply(experiment: Experiment, data: TrainingData) -> None:
+    assert ease_recent.BASELINE.applies(experiment, data)
+    assert not ease_recent.BASELINE.applies(experiment, replace(data, moments=None))

@@ -30,7 +30,6 @@ from twinspire.train.evaluation.baselines import (
     ease_recent,
     itemknn,
     left_out,
-    personal_frequency,
     slist,
 )
 from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
@@ -117,7 +116,7 @@ def test_all_baselines_of_histories_run_and_progress_is_shown(data: TrainingData
     ]
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "7/7" in shown
-    assert set(found["ease_recent"].settings) == {"lambda", "decay", "own", "days", "power"}
+    assert set(found["ease_recent"].settings) == {"lambda", "decay", "own", "days", "power", "content"}
     queries, relevant = data.parts["test"].by_query()
     quality = {name: mean(per_query(rank(queries), relevant))["hr_at_10"] for name, rank in found.items()}
     assert quality["slist"] > quality["popularity"] + 0.1  # each item is mostly followed by the next
@@ -379,13 +378,12 @@ def people_who_repeat(count: int) -> list[list[int]]:
     return [[*each, *draw.choice(each, 12, p=(0.4, 0.3, 0.1, 0.1, 0.1))] for each in own]
 
 
-def test_where_purchases_repeat_personal_frequency_is_measured_and_read_by_others() -> None:
+def test_where_purchases_repeat_an_item_counts_for_itself() -> None:
     repeating = data_of_people(people_who_repeat(120), ITEMS, exclude_seen=False)
     shared = fitter(repeating, training=TrainingConfig(selection="ndcg_at_10"))
     found = baselines(shared.experiment, repeating, fitter=shared)
     queries, relevant = repeating.parts["test"].by_query()
     quality = {name: mean(per_query(rank(queries), relevant))["ndcg_at_10"] for name, rank in found.items()}
-    assert quality["personal_frequency"] > quality["ease"] + 0.1
     for name in ("ease_recency", "itemknn"):
         assert found[name].settings["own"] > 0
         assert quality[name] > quality["ease"] + 0.1
@@ -393,24 +391,10 @@ def test_where_purchases_repeat_personal_frequency_is_measured_and_read_by_other
     assert ease_recency.weights(once)[1].own == 0
 
 
-def test_personal_frequency_adds_the_weights_of_all_events() -> None:
+def test_an_item_for_itself_counts_the_weights_of_all_its_events() -> None:
     data = data_of_people([[0, 1, 0, 2, 3]], 5, exclude_seen=False)
     found = history_matrix(data, np.array([4]), 0.5, every=True).toarray()
     assert found.tolist() == [[0.5 + 0.125, 0.25, 1, 0, 0]]
-    stored = {"decay of personal frequency": 0.5}
-    rank = personal_frequency.BASELINE.fit(BaselineFitter(experiment_with(), data, stored=stored))
-    # The query after items 0, 1 and 0: then by popularity.
-    assert rank(np.array([3])).tolist() == [[0, 1, 2, 3, 4]]
-
-
-def test_items_of_the_history_come_before_all_others_however_old_they_are() -> None:
-    people = [[4, 3, *[2] * 60], *[[0, 1, 0, 1, 0, 1]] * 9]
-    data = data_of_people(people, 5, exclude_seen=False)
-    rank = personal_frequency.BASELINE.fit(
-        BaselineFitter(experiment_with(), data, stored={"decay of personal frequency": 0.1})
-    )
-    # Of items 3 and 4 the float32 weights are 0 after 60 steps.
-    assert rank(np.array([8, 61])).tolist() == [[2, 3, 4, 0, 1]] * 2
 
 
 def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None:

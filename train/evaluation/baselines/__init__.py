@@ -16,11 +16,9 @@ from twinspire.train.evaluation.baselines import (
     bm25,
     bm25_full,
     ease,
-    ease_content,
     ease_recency,
     ease_recent,
     itemknn,
-    personal_frequency,
     popularity,
     query_popularity,
     recent_popularity,
@@ -41,13 +39,11 @@ BASELINES = tuple(
         query_popularity,
         popularity,
         recent_popularity,
-        personal_frequency,
         itemknn,
         slist,
         ease,
         ease_recency,
         ease_recent,
-        ease_content,
     )
 )
 LABELS = {
