@@ -4,7 +4,7 @@ The losses are computed by `train/losses/`.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from twinspire.train.config.checks import above_zero, at_least, refuse_unused
 
@@ -78,55 +78,35 @@ class SampledSoftmax:
         at_least(1, self, "negatives")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampledNegatives:
-    """Base of the losses that compare each pair with items sampled for it.
-
-    Args:
-        negatives: number of items sampled for each pair.
-        sampling: `uniform` draws from the catalogue evenly, `popularity` by popularity, `hard` from the
-            items that the model ranks high.
-        alpha: with `popularity`, an item is drawn in proportion to share^alpha (Mikolov et al. 2013).
-        mine_from: with `hard`, negatives are drawn from this many nearest items.
-    """
-
-    _min_negatives: ClassVar[int] = 1
-
-    negatives: int = 4
-    sampling: Literal["uniform", "popularity", "hard"] = "uniform"
-    alpha: float = 0.75
-    mine_from: int = 40
-
-    def __post_init__(self) -> None:
-        at_least(self._min_negatives, self, "negatives")
-        conditions = {
-            "negatives above 0": (self.negatives > 0, ("sampling",)),
-            'sampling = "popularity"': (self.sampling == "popularity", ("alpha",)),
-            'sampling = "hard"': (self.sampling == "hard", ("mine_from",)),
-        }
-        at_least(0, self, "alpha")
-        at_least(max(1, self.negatives) if self.sampling == "hard" else 1, self, "mine_from")
-        refuse_unused(self, conditions)
-
-
 @dataclass(frozen=True)
-class Bce(SampledNegatives):
+class Bce:
     """Binary cross-entropy of positive pairs and sampled negatives, or of pairs that the data labels.
 
     Args:
-        negatives: 0 trains on the pairs of the data alone, whose labels must include negatives.
+        negatives: number of items drawn for each pair, evenly from those of training; 0 trains on the pairs
+            of the data alone, whose labels must include negatives.
     """
 
-    _min_negatives: ClassVar[int] = 0
-
     kind: Literal["bce"]
+    negatives: int = 4
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "negatives")
 
 
 @dataclass(frozen=True)
-class Bpr(SampledNegatives):
-    """Bayesian personalised ranking (Rendle et al. 2009)."""
+class Bpr:
+    """Bayesian personalised ranking (Rendle et al. 2009).
+
+    Args:
+        negatives: number of items drawn for each pair, evenly from those of training.
+    """
 
     kind: Literal["bpr"]
+    negatives: int = 4
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "negatives")
 
 
 LossConfig = FullSoftmax | InBatchSoftmax | SampledSoftmax | Bce | Bpr

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twinspire.protos.errors import DataError
-from twinspire.train.config.losses import Bce, Bpr, SampledNegatives
+from twinspire.train.config.losses import Bce, Bpr
 from twinspire.train.data.batches import Batch
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
-from twinspire.train.losses.sampling import NegativeSampler, popularity_weights
+from twinspire.train.losses.sampling import draw_evenly
 
 Rows = npt.NDArray[np.int64]
-Sampled = TypeVar("Sampled", bound=SampledNegatives)
+Sampled = TypeVar("Sampled", Bce, Bpr)
 
 
 def bce(positive: Tensor, negatives: Tensor, known: Tensor | None = None) -> Tensor:
@@ -87,25 +87,11 @@ def _mean(terms: Tensor, known: Tensor | None) -> Tensor:
 class PairwiseObjective(Objective[Sampled]):
     """Base of the losses that compare each pair with items sampled for it."""
 
-    def __init__(self, config: Sampled, data: TrainingData) -> None:
-        super().__init__(config, data)
-        alpha = config.alpha if config.sampling == "popularity" else 0.0
-        self._sampler = NegativeSampler.from_weights(popularity_weights(self.item_share, alpha))
-
-    @property
-    def hard_negatives(self) -> tuple[int, int] | None:
-        """Hard negatives of each pair, and the number of nearest items that they are drawn from."""
-        is_hard = self.config.sampling == "hard" and self.config.negatives > 0
-        return (self.config.negatives, self.config.mine_from) if is_hard else None
-
     def candidates(self, batch: Batch, hard: Rows | None, generator: np.random.Generator) -> Candidates:
         """The items of the batch, and the negatives sampled for each pair."""
-        own = self.pairs.item[batch.pairs]
-        if hard is not None:
-            sampled = hard[batch.pairs]
-        else:
-            queries = self.pairs.query[batch.pairs]
-            sampled = self._sampler.draw(queries, self.positives, self.config.negatives, generator)
+        own, queries = self.pairs.item[batch.pairs], self.pairs.query[batch.pairs]
+        count = self.config.negatives
+        sampled = draw_evenly(self.trained_items, queries, self.positives, count, generator)
         items = np.unique(np.concatenate([own, sampled.ravel()]))
         known = self.known_mask(batch, items)
         return Candidates(items, columns_of(items, own), known, columns_of(items, sampled))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.people import data_of_people, random_people
-from twinspire.train.config.losses import Bpr
+from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.data.training_data import Pairs, Positives
 from twinspire.train.losses.hard_negatives import mine_hard_negatives
 from twinspire.train.losses.objective import build_objective
@@ -92,7 +92,7 @@ def test_mining_is_seeded() -> None:
 def test_items_that_a_query_has_seen_are_not_mined() -> None:
     data = data_of_people(random_people(40, ITEMS), ITEMS)
     assert data.histories is not None
-    loss = Bpr("bpr", negatives=2, sampling="hard", mine_from=5)
+    loss = InBatchSoftmax("in_batch_softmax", hard_negatives=2, mine_from=5)
     objective = build_objective(loss, data)
     vectors = unit(data.query_count, 0), unit(ITEMS, 1)
     found = objective.mine(lambda: vectors, (0, 0))

@@ -15,37 +15,12 @@ from tests.train.losses.test_objective import (
     KINDS,
     LOSSES,
     batches_and_candidates,
-    data_of_pairs,
-    pairs_of,
 )
-from twinspire.train.config import LossConfig
-from twinspire.train.config.losses import Bpr, InBatchSoftmax
-from twinspire.train.data.batches import Batch, batches
+from twinspire.train.config.losses import InBatchSoftmax
+from twinspire.train.data.batches import batches
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.losses.objective import Objective, build_objective
 from twinspire.train.losses.sampling import mixed_log_q
-
-
-def test_popular_items_are_drawn_in_proportion_to_share_to_the_power_of_alpha() -> None:
-    pairs = pairs_of([(n, 0 if n < 9 else n - 8) for n in range(12)])  # item 0 nine times, 1 to 3 once
-    data = replace(data_of_pairs(pairs), item_count=4)
-    own = Batch(np.array([11]), np.array([11]), np.array([0]))
-
-    def share(loss: LossConfig) -> float:
-        """Share of item 0 among the negatives of the pair with item 3."""
-        objective = build_objective(loss, data)
-        items: list[int] = []
-        generator = np.random.default_rng(0)
-        for _ in range(3000):
-            candidates = objective.candidates(own, None, generator)
-            assert candidates.negatives is not None
-            items += candidates.items[candidates.negatives.numpy()].ravel().tolist()
-        return items.count(0) / len(items)
-
-    popular = Bpr("bpr", negatives=1, sampling="popularity", alpha=0.5)
-    assert share(Bpr("bpr", negatives=1)) == pytest.approx(1 / 3, abs=0.03)
-    assert share(popular) == pytest.approx(3 / 5, abs=0.03)
-    assert share(replace(popular, alpha=1.0)) == pytest.approx(9 / 11, abs=0.03)
 
 
 @pytest.mark.parametrize("uniform", [0, 5])

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from twinspire.train.config.losses import Correction
-from twinspire.train.data.training_data import Pairs, Positives
-from twinspire.train.losses.sampling import NegativeSampler, mixed_log_q
+from twinspire.train.losses.sampling import mixed_log_q
 from twinspire.train.losses.softmax import full_softmax, in_batch_softmax
 
 ITEMS = 20
@@ -66,10 +65,8 @@ def batch_errors(own: int, batch: int, uniform: int, known: tuple[int, ...] = ()
 
 def sampled_errors(own: int, count: int) -> Errors:
     """Errors where candidates are the own item and `count` drawn ones, one column for each draw."""
-    positives = Positives.of(Pairs(np.zeros(1, np.int64), np.array([own]), np.ones(1, np.float32)), 1)
-    items = NegativeSampler.from_weights(SHARE).draw(
-        np.zeros(DRAWS, np.int64), positives, count, np.random.default_rng(own)
-    )
+    others = np.where(np.arange(ITEMS) == own, 0, SHARE) / (1 - SHARE[own])
+    items = np.random.default_rng(own).choice(ITEMS, (DRAWS, count), p=others)
     columns = torch.cat([torch.full((DRAWS, 1), own), torch.from_numpy(items)], dim=1)
     positive, same = torch.zeros(DRAWS, dtype=torch.int64), columns == own
     of_draws = torch.from_numpy(np.log(SHARE[items] / (1 - SHARE[own])))

@@ -1,11 +1,10 @@
-"""Negatives are drawn with the probabilities that the sampler reports."""
+"""Negatives are drawn with the probabilities that they should have."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from twinspire.train.data.training_data import Pairs, Positives
-from twinspire.train.losses.sampling import NegativeSampler, mixed_log_q, popularity_weights
+from twinspire.train.losses.sampling import draw_evenly, mixed_log_q
 
 SHARE = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04, 0.0])
 KNOWN = [[0, 3], [], [6], [0, 1, 2, 3, 4, 5], [5, 6], [0, 1, 2, 3, 4, 5, 6], [1, 2]]  # of query 0, 1, ...
@@ -18,80 +17,27 @@ def positives_of(known: list[list[int]]) -> Positives:
     return Positives.of(Pairs(np.array(query, np.int64), np.array(item, np.int64), weight), len(known))
 
 
-def expected(weights: npt.ArrayLike, known: list[int]) -> npt.NDArray[np.float64]:
-    """The probability of each item in one draw for a query."""
-    left = [0.0 if n in known else float(w) for n, w in enumerate(np.asarray(weights))]
-    if not sum(left):
-        left = [float(w) for w in np.asarray(weights)]
-    return np.array(left) / sum(left)
-
-
-WEIGHTS = {"uniform": np.ones(7), "popularity_weights": SHARE, "flattened": popularity_weights(SHARE, 0.75)}
-
-
-@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
-def test_draws_have_the_probabilities_of_the_weights_and_are_no_positives(
-    weights: npt.NDArray[np.float64],
-) -> None:
+@pytest.mark.parametrize("items", [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6, 9, 12]], ids=str)
+def test_draws_are_even_and_no_positives(items: list[int]) -> None:
     queries = np.array([4, 0, 1, 2, 3, 5, 0, 6])  # in any order, one of them twice
     count = 20000
-    items = NegativeSampler.from_weights(weights).draw(
-        queries, positives_of(KNOWN), count, np.random.default_rng(0)
-    )
-    assert items.shape == (8, count)
-    assert items.dtype == np.int64
+    drawn = draw_evenly(np.array(items), queries, positives_of(KNOWN), count, np.random.default_rng(0))
+    assert drawn.shape == (8, count)
+    assert drawn.dtype == np.int64
     for row, query in enumerate(queries):
-        q = expected(weights, KNOWN[query])
-        assert (q[items[row]] > 0).all()
-        np.testing.assert_allclose(np.bincount(items[row], minlength=7) / count, q, atol=0.02)
-
-
-def test_without_positives_all_queries_have_the_same_distribution() -> None:
-    items = NegativeSampler.from_weights(np.ones(3)).draw(
-        np.array([0, 1]), positives_of([[], []]), 3000, np.random.default_rng(0)
-    )
-    np.testing.assert_allclose(np.bincount(items.ravel()) / 6000, 1 / 3, atol=0.03)
+        left = [each for each in items if each not in KNOWN[query]] or items
+        found, counts = np.unique(drawn[row], return_counts=True)
+        assert found.tolist() == left
+        np.testing.assert_allclose(counts / count, 1 / len(left), atol=0.02)
 
 
 def test_a_seed_gives_the_same_draws_and_another_seed_gives_others() -> None:
-    sampler, positives, queries = NegativeSampler.from_weights(SHARE), positives_of(KNOWN), np.arange(7)
+    items, positives, queries = np.arange(7), positives_of(KNOWN), np.arange(7)
     one, again, other = (
-        sampler.draw(queries, positives, 50, np.random.default_rng(seed)) for seed in (1, 1, 2)
+        draw_evenly(items, queries, positives, 50, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
-
-
-def test_alpha_flattens_the_weights_and_items_without_interactions_stay_at_zero() -> None:
-    assert popularity_weights(SHARE, 1.0).tolist() == SHARE.tolist()
-    assert popularity_weights(SHARE, 0.0).tolist() == [1, 1, 1, 1, 1, 1, 0]
-    steep, flat = popularity_weights(SHARE, 1.0), popularity_weights(SHARE, 0.5)
-    assert flat[5] / flat[0] > steep[5] / steep[0]
-
-
-def test_every_item_of_a_large_catalogue_has_at_least_one_ticket() -> None:
-    weights = np.ones(200_000)
-    weights[0] = 1e13
-    sampler = NegativeSampler.from_weights(weights)
-    assert sampler.tickets.min() == 1
-    items = sampler.draw(np.zeros(1, np.int64), positives_of([[0]]), 1000, np.random.default_rng(0))
-    assert (items > 0).all()
-    assert len(np.unique(items)) > 900
-
-
-def test_few_tickets_are_drawn_exactly() -> None:
-    tickets = np.array([1, 2, 1, 0, 3, 1, 2])
-    sampler = NegativeSampler(tickets, np.concatenate([[0], np.cumsum(tickets)]))
-    items = sampler.draw(np.arange(7), positives_of(KNOWN), 5000, np.random.default_rng(0))
-    for row, known in enumerate(KNOWN):
-        q = expected(tickets, known)
-        np.testing.assert_allclose(np.bincount(items[row], minlength=7) / 5000, q, atol=0.03)
-        assert (q[items[row]] > 0).all()
-
-
-def test_weights_must_not_all_be_zero() -> None:
-    with pytest.raises(ValueError, match="weights: expected at least one above 0"):
-        NegativeSampler.from_weights(np.zeros(3))
 
 
 @pytest.mark.parametrize(("batch", "uniform"), [(2, 0), (8, 0), (8, 5), (64, 3)])
