@@ -52,8 +52,6 @@ def _hybrid_line(report: Mapping[str, Any]) -> str:
     """Whether BM25 and the clicks after the same query take part in the answers, and why."""
     if not report["shipped"]:
         return f"hybrid: no, the towers alone answer: {report['why']}"
-    if "weight" not in report:
-        return f"hybrid: yes, by reciprocal ranks: {report['why']}"
     line = f"hybrid: yes, BM25 has a weight of {report['weight']:g}: {report['why']}"
     if report.get("prior_weight"):
         line += f"; clicks after the same query have {report['prior_weight']:g}: {report['prior_why']}"

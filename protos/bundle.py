@@ -148,7 +148,6 @@ class Score:
 TableVariant = Literal["fp32", "fp16_tables", "int8_tables"]
 Variant = Literal[TableVariant, "int8_dynamic", "int8_static"]
 Precision = Literal["fp32", "fp16", "int8"]
-FusionMethod = Literal["convex", "reciprocal_ranks"]
 MAX_FILTER_FIELDS = 64
 MAX_CANDIDATES = 1 << 20  # of a hybrid search; its memory grows with them
 
@@ -232,7 +231,7 @@ class Hybrid:
         lexical_candidates: of the lexical side, likewise.
         most_postings: postings of a query's rarer terms that are read for candidates, in all.
         most_terms: distinct terms of a query that count, the rarest ones.
-        method: of fusion: a convex combination of both scores, or reciprocal ranks, which need no weight.
+        method: of fusion: a convex combination of both scores.
         scoring: of the lexical side: BM25, or the cosine of TF-IDF (`protos/hybrid/term_weights.py`).
         prior_weight: of the prior of the items that were clicked after the same query, 0 to 1. 0 where the
             bundle has no priors.
@@ -247,7 +246,7 @@ class Hybrid:
     lexical_candidates: int
     most_postings: int
     most_terms: int = 32
-    method: FusionMethod = "convex"
+    method: Literal["convex"] = "convex"
     scoring: WeightingName = field(default="bm25", metadata=OPTIONAL)
     prior_weight: float = field(default=0.0, metadata=OPTIONAL)
 

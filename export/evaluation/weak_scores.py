@@ -80,8 +80,6 @@ def _inapplicable(data: TrainingData, model: ServedModel, score: Score) -> str:
         return f"scores are of the kind {score.kind}, not cosines"
     if data.before_refit is not None:
         return "the towers have learned the validation queries (training.refit)"
-    if model.hybrid is not None and model.hybrid.fusion.hybrid.method != "convex":
-        return "hits are scored by their ranks"
     return ""
 
 

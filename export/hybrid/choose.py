@@ -24,7 +24,7 @@ Where queries come again, as in a click log, items that were clicked after the s
 (`priors.py`). Its weight is learned last, beside the terms as chosen, or without terms if they do not help.
 
 With fewer than `MIN_QUERIES` queries, or one cluster alone, there is a hybrid only if the experiment asks for
-one: it ranks by reciprocal ranks, which need no weight.
+one: BM25 then has the weight 1/2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,6 +71,7 @@ from twinspire.train.metrics import MAIN, metric_label, per_query
 Vectors = npt.NDArray[np.float32]
 Setting = tuple[WeightingName, float]  # of the lexical side, and its weight
 KINDS: tuple[WeightingName, ...] = ("bm25", "tfidf")  # the one that is preferred first
+HALF = 0.5  # the weight that is taken where others are no better
 WEIGHTS = tuple(n / 20 for n in range(1, 20))
 MIN_QUERIES = 10  # of validation; fewer tell nothing
 LEAST_CANDIDATES = 32
@@ -133,7 +134,7 @@ def choose(
         return Choice(None, None, False, {"shipped": False, "why": reason})
     with console.status("terms beside the vectors, on validation"):
         learned = _Learned(experiment, data, index, items, queries)
-        return learned.by_ranks() if has_few else learned.choice()
+        return learned.by_default() if has_few else learned.choice()
 
 
 def _inapplicable(experiment: Experiment, data: TrainingData, score: Score) -> str:
@@ -203,11 +204,11 @@ class _Learned:
         index = self.rankings[kind].fusion.index
         return self._ranking(replace(index.hybrid, **changes), index.postings)
 
-    def by_ranks(self) -> Choice:
-        """A hybrid by reciprocal ranks."""
-        ranking = self._with(KINDS[0], method="reciprocal_ranks")
+    def by_default(self) -> Choice:
+        """A hybrid whose weight was not learned."""
+        ranking = self._with(KINDS[0], weight=HALF)
         few = f"{len(self.texts)} validation queries of {self.clusters}"
-        why = f"{few} are too few to learn a weight, so ranks are added (RRF)"
+        why = f"{few} are too few to learn another weight"
         return Choice(ranking.fusion.hybrid, ranking, True, self._report(ranking, shipped=True, why=why))
 
     def choice(self) -> Choice:
@@ -237,7 +238,6 @@ class _Learned:
         if prior.hybrid.prior_weight:
             ranking, shipped, rows["hybrid"] = with_prior, True, prior.metrics
         report = self._report(ranking, shipped, why) | {
-            "weight": ranking.fusion.hybrid.weight,
             "validation": {
                 name: {each: float(row[each].mean()) for each in MAIN} for name, row in rows.items()
             },
@@ -251,7 +251,7 @@ class _Learned:
         return {
             "shipped": shipped,
             "why": why,
-            "method": hybrid.method,
+            "weight": hybrid.weight,
             "scoring": hybrid.scoring,
             "k1": hybrid.k1,
             "b": hybrid.b,
@@ -288,7 +288,7 @@ def _preferred(curve: Mapping[Setting, npt.NDArray[np.float64]], clusters: Clust
         clusters: of the queries.
     """
     close = within_standard_error(curve, clusters)
-    return min(close, key=lambda setting: (KINDS.index(setting[0]), abs(setting[1] - 0.5)))
+    return min(close, key=lambda setting: (KINDS.index(setting[0]), abs(setting[1] - HALF)))
 
 
 def _compared(metric: str) -> Sequence[str]:

@@ -5,10 +5,6 @@
 `lexical` is BM25 or TF-IDF / its upper bound, 0 to 1. `prior`, 0 to 1 too, is about the share of the clicks
 after the same query that went to the item; a query that was not in training has none.
 
-Where no weight could be learned, their ranks are added (Cormack et al. 2009):
-
-    score = 1 / (60 + rank by dense) + 1 / (60 + rank by lexical)       ranks from 1; no lexical part at 0
-
 No item exceeds the upper bound of a query (`term_weights.py`). Candidates come from both sides: the best of
 the dense search, and the best of the items that hold one of the query's rarer terms. The postings of its
 other terms are only looked up for the candidates. So the work of a query is bounded, by `Hybrid.most_terms`
@@ -42,7 +38,6 @@ Mask = npt.NDArray[np.bool_]
 Held = tuple[float, Any, Floats]  # of a term: its factor in the query, the items that hold it, its weights
 NOTHING: tuple[Any, Floats] = (np.empty(0, np.int32), np.empty(0, np.float32))  # no rows, no weights
 BM25_ALONE = 1.0  # the weight of the lexical score with which BM25 ranks alone
-RANKS = 60  # added to each rank, as by Cormack et al.
 # Rows, scores, dense and lexical parts, and priors.
 Ranked = tuple[list[int], list[float], list[float], list[float], list[float]]
 
@@ -87,51 +82,24 @@ class Fusion:
         """The `k` best of the candidates of both sides; fewer if there are fewer.
 
         Args:
-            weight: of the lexical score in a convex combination without priors; if not given, the bundle's
-                own method and weights are taken.
+            weight: of the lexical score, without priors; if not given, the bundle's own weights are taken.
 
         Returns:
             Rows, fused scores, inner products, lexical scores and priors, best first; of equal ones the
             lower row.
         """
-        if weight is None and self.hybrid.method == "reciprocal_ranks":
-            return by_reciprocal_ranks(self.candidates(query, k), k)
-        return self._fuse(query, *shares(self.hybrid, weight), max(self.hybrid.lexical_candidates, k), k)
-
-    def candidates(self, query: FusionQuery, k: int) -> Ranked:
-        """All candidates of both sides, in any order; arguments as of `rank`."""
-        most = max(self.hybrid.lexical_candidates, k)
-        return self._fuse(query, 0.0, 0.0, most, len(query.rows) + most)
-
-    def _fuse(self, query: FusionQuery, weight: float, prior_weight: float, most: int, k: int) -> Ranked:
-        """The `k` best, with at most `most` candidates of the lexical side."""
         hybrid, found = self.hybrid, self.index.postings
+        own, prior_weight = shares(hybrid, weight)
+        most = max(hybrid.lexical_candidates, k)
         if compiled is None:
             with self._lock:
-                return fuse_numpy(
-                    found, self._sums, self._vectors, hybrid, query, weight, prior_weight, most, k
-                )
+                return fuse_numpy(found, self._sums, self._vectors, hybrid, query, own, prior_weight, most, k)
         best: Ranked = compiled.fuse(
             found.starts, found.documents, found.weights, found.idf, self._sums, self._vectors,
             query.vector, query.mask, query.terms, query.rows, query.scores,
-            weight, prior_weight, hybrid.most_terms, hybrid.most_postings, most, k, hybrid.scoring == "tfidf",
+            own, prior_weight, hybrid.most_terms, hybrid.most_postings, most, k, hybrid.scoring == "tfidf",
         )  # fmt: skip
         return best
-
-
-def by_reciprocal_ranks(candidates: Ranked, k: int) -> Ranked:
-    """The `k` best of candidates by their dense and lexical ranks; of equal ones the lower row is first."""
-    rows, _, dense, lexical, prior = map(np.array, candidates)
-    scores = 1 / (RANKS + _ranks(dense, rows)) + np.where(lexical > 0, 1 / (RANKS + _ranks(lexical, rows)), 0)
-    order = np.lexsort((rows, -scores))[:k]
-    return _listed(order, rows, scores, dense, lexical, prior)
-
-
-def _ranks(scores: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """The rank of each item, from 1, by descending scores; of equal ones the lower row is first."""
-    ranks = np.empty(len(scores), np.int64)
-    ranks[np.lexsort((rows, -scores))] = np.arange(1, len(scores) + 1)
-    return ranks
 
 
 def fuse_numpy(

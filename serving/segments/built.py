@@ -157,11 +157,6 @@ class BuiltSegment:
         assert self.fusion is not None, "only hybrid bundles are ranked"
         return self.fusion.rank(query._replace(mask=self._mask(passing)), k, weight)
 
-    def candidates(self, query: FusionQuery, k: int, passing: "BuiltFilter | None") -> Ranked:
-        """All candidates with their dense and lexical scores (`Fusion.candidates`)."""
-        assert self.fusion is not None, "only hybrid bundles are ranked"
-        return self.fusion.candidates(query._replace(mask=self._mask(passing)), k)
-
     def _mask(self, passing: "BuiltFilter | None") -> Mask | None:
         """Whether each row may be found; None for all."""
         if passing is not None:

@@ -327,12 +327,6 @@ class GrowingSegment:
         best = fuse_held(held, known, bound, sums, vectors, hybrid, query, share, prior_share, most, k)
         return ([row + start for row in best[0]], *best[1:])
 
-    def candidates(self, query: FusionQuery, k: int, passing: "GrowingFilter | None") -> Ranked:
-        """As `BuiltSegment.candidates`."""
-        assert self._fusion is not None, "only hybrid bundles are ranked"
-        most = len(query.rows) + max(self._fusion.hybrid.lexical_candidates, k)
-        return self.rank(query, most, passing, 0.0)
-
     def _clicked(self, terms: Sequence[int]) -> tuple[Rows, Vectors]:
         """As `clicked`, of the rows that have replaced some of the bundle's."""
         assert self._fusion is not None, "only hybrid bundles are ranked"

@@ -6,7 +6,7 @@ its rows are deleted or replaced. The rows of the second one are numbered on fro
     BuiltSegment     the items of a bundle; only deletions change it (`built.py`)
     GrowingSegment   versions of items that were written since, on the thread that searches (`growing.py`)
 
-Both answer `search`, `exact`, `filter` and `search_passing` by vectors, `rank` and `candidates` by words, and
+Both answer `search`, `exact`, `filter` and `search_passing` by vectors, `rank` by words, and
 `vectors`, `find`, `item_id`, `fields` and `delete` of their items. The growing segment is searched second: it
 takes the hits of the other, and skips items that are worse. The vectors of a built segment may be in a
 collection on another server (`serving/index/milvus_index.py`).
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from twinspire.protos.hybrid.fusion import NO_HITS, FusionQuery, Ranked, by_reciprocal_ranks
+from twinspire.protos.hybrid.fusion import NO_HITS, FusionQuery, Ranked
 from twinspire.serving.filters.compiled import CompiledFilter
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
@@ -120,9 +120,6 @@ class Searcher:
         if not self.growing.visible_count:
             return self.built.rank(of_built, k, parts[0], weight)
         asked = [*zip(self.segments, (of_built, of_growing), parts, strict=True)]
-        assert self.built.fusion is not None, "only hybrid bundles are ranked"
-        if weight is None and self.built.fusion.hybrid.method == "reciprocal_ranks":
-            return by_reciprocal_ranks(_joined([each.candidates(q, k, part) for each, q, part in asked]), k)
         found = [*zip(*_joined([each.rank(q, k, part, weight) for each, q, part in asked]), strict=True)]
         found.sort(key=lambda each: (-each[1], each[0]))
         if not found or not k:

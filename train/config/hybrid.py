@@ -18,7 +18,7 @@ class HybridConfig:
     Args:
         enabled: `auto` takes it into the bundle if it is better than the towers alone on the validation
             queries, as `export/hybrid/choose.py` says; `true` always does, and fails where it cannot; without
-            enough validation queries both rankings are fused by reciprocal ranks, which need no weight.
+            enough validation queries BM25 has the weight 1/2.
             `false` never does.
         dense_candidates: items of the dense search that are ranked again; 0 takes half of the index's
             `ef_search`, which costs no time, and 32 at least.

@@ -53,10 +53,7 @@ function bundleFacts({ manifest, ...info }) {
       ["Score", score?.kind.replaceAll("_", " ")],
       [
         "Hybrid",
-        hybrid &&
-          (hybrid.method === "reciprocal_ranks"
-            ? "BM25, ranks added"
-            : `BM25, weight ${Number(hybrid.weight)}`),
+        hybrid && `BM25, weight ${Number(hybrid.weight)}`,
       ],
       [
         "Index",

@@ -114,13 +114,11 @@ def test_too_few_right_answers_give_a_reference_alone(count: int, console: Conso
 def test_where_scores_say_nothing_the_report_says_why(console: Console) -> None:
     world = World()
     refitted = world.learned(console, before_refit=world.data)
-    ranked = world.learned(console, world.as_hybrid(method="reciprocal_ranks"))
     labelled = learn(world.data, world.model, world.queries, Score("sigmoid", 0.5), console)
     number: dict[str, FeatureSpec] = {"number": NumberFeature("number", "number")}
     blank = replace(world.model, inputs=Schema(number, number).side("query"))
     for report, why in (
         (refitted, "refit"),
-        (ranked, "ranks"),
         (labelled, "sigmoid"),
         (world.learned(console, blank), "need a text"),
     ):

@@ -1,7 +1,6 @@
 """Queries with a text, answered by words and vectors together."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,45 +76,6 @@ def test_the_best_items_of_both_sides_are_found(hybrid: Retriever) -> None:
         (answer,) = hybrid.search([Query(words_of(*rows))], k=3)
         assert answer.fusion is FusionMode.HYBRID
         assert same(parts(answer), by_hand(hybrid, words_of(*rows))[:3])
-
-
-def test_ranks_are_added_where_the_bundle_has_no_weight(tmp_path: Path) -> None:
-    by_ranks = replace(
-        HYBRID,
-        method="reciprocal_ranks",
-        dense_candidates=ITEMS,
-        lexical_candidates=ITEMS,
-        most_postings=10**5,
-    )
-    retriever = Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, hybrid=by_ranks))
-    text = words_of(5, 90)
-    expected = []
-    every = by_hand(retriever, text)
-    dense = [each[0] for each in sorted(every, key=lambda each: (-each[2], each[0]))]
-    lexical = [each[0] for each in sorted(every, key=lambda each: (-each[3], each[0]))]
-    for name, _, _, words in every:
-        score = 1 / (61 + dense.index(name)) + (1 / (61 + lexical.index(name)) if words else 0)
-        expected.append((score, name))
-    expected.sort(key=lambda each: (-each[0], each[1]))
-    (answer,) = retriever.search([Query(text)], k=8)
-    assert answer.fusion is FusionMode.HYBRID
-    assert [hit.id for hit in answer.hits] == [name for _, name in expected[:8]]
-    assert [hit.score for hit in answer.hits] == pytest.approx([score for score, _ in expected[:8]])
-    first = answer.hits[0].id
-    (without,) = retriever.search([Query(text)], k=8, exclude=[first])
-    assert first not in {hit.id for hit in without.hits} and len(without.hits) == 8
-
-
-def test_the_best_by_words_alone_is_among_those_whose_ranks_are_added(tmp_path: Path) -> None:
-    by_ranks = replace(
-        HYBRID, method="reciprocal_ranks", weight=0.0, dense_candidates=20, lexical_candidates=20
-    )
-    retriever = Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, hybrid=by_ranks))
-    for row in range(0, ITEMS, 7):
-        text = words_of(row) + " " + " ".join(NAMES[17].split() * 3)  # the letters are those of item 17
-        (lexical,) = retriever.search([Query(text)], k=1, fusion=FusionMode.LEXICAL)
-        (both,) = retriever.search([Query(text)], k=10)
-        assert lexical.hits[0].id in {hit.id for hit in both.hits}
 
 
 def test_words_bring_items_that_the_vectors_do_not_find(hybrid: Retriever) -> None:

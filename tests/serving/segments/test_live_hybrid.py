@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,31 +148,6 @@ def test_answers_hold_the_parts_of_live_items(wide: Path, tmp_path: Path) -> Non
     new = next(hit for hit in response.hits if hit.id == "new")
     assert dict(new.fields) == {"name": "a name"}
     assert retriever.items.fields(retriever.items.row("new", "")) == {"name": "a name"}
-
-
-def test_ranks_are_those_among_the_items_of_bundle_and_overlay(tmp_path: Path) -> None:
-    by_ranks = replace(WIDE, weight=0.0, method="reciprocal_ranks")
-    world = LiveWorld(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, hybrid=by_ranks), tmp_path)
-    for n in range(20):
-        world.put(f"new-{n:02}", f"{NAMES[n]} {NAMES[n + 20]}")
-    world.sync()
-    texts = [f"{NAMES[3].split()[0]} {NAMES[9].split()[1]} {NAMES[30].split()[0]}", NAMES[12]]
-    for query in [*map(Query, texts)]:
-
-        def places(fusion: FusionMode, query: Query = query) -> dict[str, int]:
-            (answer,) = world.live.retriever.search([query], ITEMS + 20, fusion=fusion)
-            return {hit.id: place for place, hit in enumerate(answer.hits, 1)}
-
-        dense, lexical = places(FusionMode.DENSE), places(FusionMode.LEXICAL)
-        assert any(name.startswith("new") for name in lexical) and len(dense) == ITEMS + 20
-        truth = {
-            name: 1 / (60 + place) + (1 / (60 + lexical[name]) if name in lexical else 0)
-            for name, place in dense.items()
-        }
-        (answer,) = world.live.retriever.search([query], 10)
-        scores = [hit.score for hit in answer.hits]
-        np.testing.assert_allclose(scores, sorted(truth.values(), reverse=True)[:10], rtol=1e-5)
-        np.testing.assert_allclose(scores, [truth[hit.id] for hit in answer.hits], rtol=1e-5)
 
 
 def test_the_postings_of_many_live_items_are_bounded(tmp_path: Path) -> None:

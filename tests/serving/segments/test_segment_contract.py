@@ -229,4 +229,3 @@ def test_items_that_hold_the_words_of_a_query_are_ranked(world: World, weight: f
     assert max(lexical) > 0
     cheap: Any = segment.filter(CHEAP, Work())
     assert all(cheap.passes(row) for row in segment.rank(query, 10, cheap, weight)[0])
-    assert {*rows} <= {*segment.candidates(query, 10, None)[0]}
