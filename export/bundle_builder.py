@@ -8,6 +8,7 @@ index that the service will load. A bundle whose inputs have not changed is not 
 
 import dataclasses
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -37,7 +38,6 @@ from twinspire.protos.figures import WARNINGS
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
-from twinspire.protos.inputs import unicode_record
 from twinspire.protos.inputs.event_types import EventTypes
 from twinspire.protos.inputs.texts import normalise
 from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
@@ -174,7 +174,6 @@ class _BundleBuilder:
         self._judged(query, catalogue, index, served)
         self._items(served is not None).write(folder)
         self.model.schema.copy_files(folder)
-        unicode_record.write_record(folder)
         write_reports(self.reports, folder)
         hybrid = None if served is None else served.fusion.hybrid
         return self._manifest(towers, catalogue, index.parameters, hybrid)
@@ -354,6 +353,7 @@ class _BundleBuilder:
             ),
             filters=filter_kinds(self.dataset.items),
             letters=known_letters(self.experiment, self.data),
+            unicode=unicodedata.unidata_version,
             hybrid=hybrid,
             pretrained=self.run.data.tags.get(PRETRAINED_MODEL, ""),
             interests=self.model.towers[0].head.interests,

@@ -9,7 +9,6 @@
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     filters.npz           values of the filter fields, if there are any (`filters.py`)
     lexical/*.npy         BM25 weights by term, if the bundle is hybrid (`hybrid/lexical_index.py`)
-    unicode.json          the Unicode version that texts were read with, if known (`inputs/unicode_record.py`)
     item_digests.npy      uint8 (N, 16): a hash of what the item tower has read of each item, if known
     reports/*             quality, parity, latency and recall in JSON, and their plots
     ...                   files of the features, such as a tokenizer's, and of other kinds of indexes
@@ -44,7 +43,7 @@ from twinspire.protos.files import atomic_directory
 from twinspire.protos.files.draft_file import create_draft
 from twinspire.protos.files.field_checks import check_name, expect_within
 from twinspire.protos.filter_kinds import FilterKind
-from twinspire.protos.inputs import unicode_record
+from twinspire.protos.inputs.texts import warn_of_other_unicode
 from twinspire.protos.lexical import Analyzer, WeightingName
 from twinspire.protos.toml_config import OPTIONAL, parse, to_table
 
@@ -289,6 +288,7 @@ class Manifest:
         filters: filter field -> type of its values; bundles without filter fields leave it out.
         letters: letters and digits of the training texts, normalised and sorted. The query tower knows
             nothing of a text without any of them. Bundles without texts, and older ones, leave it out.
+        unicode: version of the Unicode tables that texts were read with.
         hybrid: how BM25 takes part in the answers; bundles without a lexical index leave it out.
         pretrained: the encoder that the towers hold or have learned from, its licence and its use, in words;
             bundles without one leave it out.
@@ -323,6 +323,7 @@ class Manifest:
     refreshed_from: Refreshed | None = field(default=None, metadata=OPTIONAL)
     filters: dict[str, FilterKind] = field(default_factory=dict, metadata=OPTIONAL)
     letters: str = field(default="", metadata=OPTIONAL)
+    unicode: str = field(default="", metadata=OPTIONAL)
     hybrid: Hybrid | None = field(default=None, metadata=OPTIONAL)
     pretrained: str = field(default="", metadata=OPTIONAL)
     interests: int = field(default=1, metadata=OPTIONAL)
@@ -335,6 +336,8 @@ class Manifest:
             check_name(key, check, getattr(self, key))
         for name in self.files:
             check_name("files", names.file_name, name)
+        if not re.fullmatch(r"[0-9.]{0,20}", self.unicode):
+            raise ValueError(f"unicode: expected digits and dots, got {self.unicode[:80]!r}")
         expect_within("dimension", self.dimension, 1, LARGEST_DIMENSION)
         expect_within("count", self.count, 1, LARGEST)
         expect_within("number of filters", len(self.filters), 0, MAX_FILTER_FIELDS)
@@ -462,9 +465,8 @@ def read(folder: Path) -> Manifest:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != expected.sha256:
             raise BundleDamaged(f"{path}: sha256 is {sha256}, expected {expected.sha256}")
-    if unicode_record.RECORD in manifest.files and (manifest.schema.reads_characters or manifest.hybrid):
-        with open_file(folder, unicode_record.RECORD) as file:
-            unicode_record.warn_of_other_version(file, names.bundle_folder(manifest.bundle_version))
+    if manifest.schema.reads_characters or manifest.hybrid:
+        warn_of_other_unicode(names.bundle_folder(manifest.bundle_version), manifest.unicode)
     return manifest
 
 

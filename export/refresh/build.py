@@ -27,7 +27,6 @@ from twinspire.protos import bundle
 from twinspire.protos.bundle import SCHEMA_VERSION, Manifest, Refreshed, Snapshot
 from twinspire.protos.errors import BundleError
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
-from twinspire.protos.inputs import unicode_record
 from twinspire.protos.nearest.search import each_vector
 from twinspire.protos.nearest.vectors import read_vectors, write_merged
 from twinspire.train.config import Experiment
@@ -131,7 +130,7 @@ class _Build:
             shutil.copyfile(self.champion.folder / name, folder / name)
         self.manifest.schema.copy_files(folder)
         reports = [f"{bundle.REPORTS}/{name}{suffix}" for name in OF_TOWERS for suffix in (".json", ".png")]
-        for path in (unicode_record.RECORD, *reports):
+        for path in reports:
             if path in self.manifest.files:
                 shutil.copyfile(self.champion.folder / path, folder / path)
 

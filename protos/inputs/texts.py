@@ -1,5 +1,12 @@
-"""Texts as arrays of code points: what `features.py` makes of a text that a tower hashes."""
+"""Texts as arrays of code points: what `features.py` makes of a text that a tower hashes.
 
+NFKC, casefold and the classes of characters (`protos/lexical.py`) come from the tables of the running Python.
+Two versions of these normalise a text alike unless it holds a character that one of them does not know
+(Unicode Character Encoding Stability Policies).
+"""
+
+import functools
+import logging
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.protos.errors import InvalidInput
+
+log = logging.getLogger(__name__)
 
 BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 
@@ -52,3 +61,19 @@ def check_strings(texts: Sequence[Any], field_name: str) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
+
+
+@functools.cache
+def warn_of_other_unicode(name: str, version: str) -> None:
+    """Log once that a bundle's texts were read with another Unicode version; empty where it is not known."""
+    own = unicodedata.unidata_version
+    if version not in ("", own):
+        log.warning(
+            "%s: its towers were trained with Unicode %s, and this Python has Unicode %s. Texts with "
+            "characters that only one of the two knows may be read differently from training. Run a Python "
+            "with Unicode %s, or train and export with this one",
+            name,
+            version,
+            own,
+            version,
+        )

@@ -42,7 +42,6 @@ from twinspire.export.bundles import bundle_of_tag
 from twinspire.export.release import registry
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage, Unavailable
-from twinspire.protos.inputs.unicode_record import RECORD
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import training_data_of
@@ -61,8 +60,7 @@ def test_a_manifest_has_the_measurements(made: Made) -> None:
     assert manifest.quality["warnings"] == told
     assert manifest.dataset["served_text"] == ["full_text"]
     assert manifest.ann["searched_text"] == ["full_text"]
-    assert RECORD in manifest.files
-    assert json.loads((made.folder / RECORD).read_text())["version"] == unicodedata.unidata_version
+    assert manifest.unicode == unicodedata.unidata_version
     for prefix in ("", "exact_", "bm25_"):
         assert 0 < manifest.quality[f"{prefix}recall_at_10"] <= 1
     trained = made.run.data.metrics["test/recall_at_10"]  # in float32; what is served may be rounded

@@ -24,7 +24,6 @@ from twinspire.protos.bundle import IndexParameters, Manifest, Score
 from twinspire.protos.features import FeatureSpec, Schema
 from twinspire.protos.filter_kinds import FilterKind
 from twinspire.protos.filters import build_columns, write_filters
-from twinspire.protos.inputs.unicode_record import RECORD
 from twinspire.protos.nearest.links import Links, read_hnswlib
 
 INNER_PRODUCT = Score("inner_product")
@@ -44,7 +43,6 @@ def tiny_bundle(
     filters: Mapping[str, FilterKind] = MappingProxyType({}),
     is_hybrid: bool = False,
     priors: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
-    unicode: str = "",
     **manifest: Any,
 ) -> Path:
     """Write a tiny bundle into `parent`.
@@ -57,7 +55,6 @@ def tiny_bundle(
         filters: filter fields, whose values are those of `filter_values`.
         is_hybrid: it has a lexical index of the items' names.
         priors: of this index, as of `postings_of_texts`.
-        unicode: content of `unicode.json`; empty for none.
         report: content of `reports/quality.json`, to make two bundles differ.
         manifest: fields of the manifest that shall be something else.
     """
@@ -77,8 +74,6 @@ def tiny_bundle(
             write_filters(folder, build_columns(filters, filter_values(items)))
         if is_hybrid:
             postings_of_texts(names, HYBRID, priors).write(folder)
-        if unicode:
-            (folder / RECORD).write_text(unicode)
         (folder / bundle.REPORTS).mkdir()
         (folder / bundle.REPORTS / "quality.json").write_text(report)
 

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.serving.following import reseal
 from tests.helpers.tampered import DEEP, listed, tampered
 from tests.helpers.tiny import item_ids, tiny_bundle, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
@@ -27,6 +29,7 @@ from twinspire.protos.bundle import (
     Manifest,
 )
 from twinspire.protos.errors import BundleDamaged, BundleError, BundleTooNew, BundleTooOld
+from twinspire.protos.features import CategoryFeature, FeatureSpec, Schema
 from twinspire.protos.toml_config import parse
 
 
@@ -391,3 +394,30 @@ def test_the_draft_of_a_killed_writer_is_removed_by_the_next(
         alive.communicate(timeout=60)
     assert tiny_bundle(tmp_path, items=20) == made
     assert [each.name for each in tmp_path.iterdir()] == [made.name]
+
+
+def test_another_unicode_version_gives_one_warning_with_both_versions(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    country: dict[str, FeatureSpec] = {"text": CategoryFeature("category", "country")}
+    without_texts = Schema(country, country, {"query.text": ("de",), "item.text": ("de",)})
+    own = unicodedata.unidata_version
+    quiet: list[dict[str, Any]] = [
+        {"unicode": own},
+        {"unicode": ""},
+        {"unicode": "3.2.0", "schema": without_texts},
+    ]
+    for n, changed in enumerate(quiet):
+        bundle.read(reseal(folder, tmp_path / str(n), lambda _: None, **changed))
+    assert not caplog.records
+    other = reseal(folder, tmp_path / "other", lambda _: None, unicode="3.2.0")
+    for _ in range(2):
+        assert bundle.read(other).unicode == "3.2.0"
+    (record,) = caplog.records
+    said = f"{other.name}: its towers were trained with Unicode 3.2.0, and this Python has Unicode {own}. "
+    assert record.getMessage().startswith(said)
+
+
+def test_a_unicode_version_holds_digits_and_dots(folder: Path) -> None:
+    with pytest.raises(ValueError, match="unicode: expected digits and dots"):
+        replace(bundle.read_manifest(folder), unicode="14.0\x1b[2J")
