@@ -31,7 +31,6 @@ from twinspire.protos.features import (
     Side,
     TowerInputs,
 )
-from twinspire.protos.system.huge_pages import on_huge_pages
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import Effort, Times, take_turns
 from twinspire.train.config import ExportConfig
@@ -186,8 +185,7 @@ def tower_forms(bundle: MeasuredBundle) -> dict[Side, TowerForms]:
     """
     data, forms = bundle.data(), {}
     for side, trained in zip(SIDES, load_model(get_run(bundle.manifest.run_id)).towers, strict=True):
-        with on_huge_pages():  # as the ONNX file that it is compared with
-            tower = frozen(trained)
+        tower = frozen(trained)
         values: dict[str, list[Any]] = data.sample(side, "test", RECORDS, seed=0)
         forms[side] = TowerForms(
             bundle.manifest.schema.side(side), tower, bundle.folder / TOWERS[side], values

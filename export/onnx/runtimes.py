@@ -13,7 +13,6 @@ import onnxruntime
 
 from twinspire.protos.features import Arrays
 from twinspire.protos.files.onnx_file import check_self_contained
-from twinspire.protos.system.huge_pages import on_huge_pages
 
 if TYPE_CHECKING:
     from twinspire.train.models.towers import Tower
@@ -55,8 +54,7 @@ def onnx_encoder(path: Path, threads: int = 1) -> Encode:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    with on_huge_pages():  # as in the service
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     outputs = [node.name for node in session.get_outputs()]
     run = getattr(session, "_sess", session).run  # as in the service; skips the checks of each call
 

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from twinspire.protos.nearest.links import Links
 from twinspire.protos.nearest.search import exact_search, top_k
 from twinspire.protos.nearest.vectors import BLOCK, int8_rows
-from twinspire.protos.system.huge_pages import on_huge_pages
 
 compiled: Any
 try:
@@ -69,16 +68,15 @@ class CodedVectors:
         if not has_codes:
             self._max_residual = math.inf  # codes say nothing
             return
-        with on_huge_pages():
-            self._codes = _aligned_zeros(count, -(-used // LINE) * LINE)
-            for start in range(0, count, BLOCK):
-                rows, block = slice(start, start + BLOCK), self.vectors[start : start + BLOCK, :used]
-                if not np.isfinite(block).all():
-                    raise ValueError(f"rows {start} to {start + len(block) - 1}: not all numbers are finite")
-                self._codes[rows, :used], self._scales[rows] = int8_rows(block)
-                restored = self._codes[rows, :used] * self._scales[rows, None]
-                self._max_residual = max(self._max_residual, _longest(block - restored))
-                self._max_norm = max(self._max_norm, _longest(restored))
+        self._codes = _aligned_zeros(count, -(-used // LINE) * LINE)
+        for start in range(0, count, BLOCK):
+            rows, block = slice(start, start + BLOCK), self.vectors[start : start + BLOCK, :used]
+            if not np.isfinite(block).all():
+                raise ValueError(f"rows {start} to {start + len(block) - 1}: not all numbers are finite")
+            self._codes[rows, :used], self._scales[rows] = int8_rows(block)
+            restored = self._codes[rows, :used] * self._scales[rows, None]
+            self._max_residual = max(self._max_residual, _longest(block - restored))
+            self._max_norm = max(self._max_norm, _longest(restored))
 
     def exact(self, queries: Vectors, k: int, rows: Rows | None = None) -> tuple[Rows, Vectors]:
         """The items with the largest inner products; equal products are ordered by row.

@@ -35,7 +35,6 @@ from twinspire.protos.features import (
 from twinspire.protos.files.onnx_file import check_self_contained
 from twinspire.protos.inputs.events import item_ids
 from twinspire.protos.names import near
-from twinspire.protos.system.huge_pages import on_huge_pages
 from twinspire.serving.index.vector_index import NOT_FINITE
 from twinspire.serving.retrieval.answer import Basis
 from twinspire.serving.retrieval.query import (
@@ -475,8 +474,7 @@ def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     try:
-        with on_huge_pages():
-            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise BundleDamaged(f"{path}: ONNX Runtime cannot load it: {str(error) or repr(error)}") from None
 
