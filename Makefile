@@ -30,7 +30,6 @@ FOLDERS := protos train export serving
 IMPORTS := .import/twinspire/serving
 NAMED  := $(VENV)/.named
 DOCS   := .cache/docs
-COMMA  := ,
 PROCESSOR_TESTS := tests/train/models tests/train/evaluation tests/train/training/test_device.py tests/export/encoding \
                    tests/export/onnx tests/export/ann tests/serving/retrieval
 # Compiled modules: NAME.c becomes _NAME.abi3.so beside it.
@@ -165,9 +164,8 @@ encode: setup ## a table of ITEMS through the item tower of the newest bundle, o
 	$(call run,twinspire.export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)" \
 	  $(if $(RAY),--ray $(RAY)))
 
-bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever
-	@$(call run,twinspire.export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
-	  $(if $(ONLY),--only $(subst $(COMMA), ,$(ONLY))))
+bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever, loading
+	@$(call run,twinspire.export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
 
 evaluate: setup ## quality of the newest bundle, or of BUNDLE, on test split and judged queries; RUNS=folder writes TREC run files
 	@$(call run,twinspire.export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(RUNS),--runs "$(RUNS)"))

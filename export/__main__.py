@@ -42,9 +42,9 @@ COMMANDS = {
         "twinspire.export.encoding.command:show_encoded",
     ),
     "bench": Command(
-        "Measure the latency of a bundle (towers beside torch, retriever), with intervals.",
+        "Measure the latency of a bundle (towers beside torch, retriever, loading), with intervals.",
         "twinspire.export.benchmark.command:bench",
-        "twinspire.export.benchmark.report:show",
+        "twinspire.export.terminal:show_bench",
     ),
     "evaluate": Command(
         "Measure a bundle on test split and judged queries again; --runs also writes TREC run files.",

@@ -3,7 +3,6 @@
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
-from twinspire.export.benchmark import BENCH_PARTS
 from twinspire.export.release.release_records import REASON_LENGTH
 
 FLAGS = {
@@ -20,9 +19,6 @@ def add_options(name: str, command: ArgumentParser) -> None:
         add("--run", default="", help="id of the MLflow run (default: that of the settings, or the newest)")
     if name in ("bench", "encode", "evaluate", "register"):
         add("--bundle", type=Path, help="folder of the bundle (default: the newest)")
-    if name == "bench":
-        parts = "parts to measure (default: all)"
-        add("--only", nargs="+", choices=BENCH_PARTS, default=list(BENCH_PARTS), help=parts)
     if name == "encode":
         add(
             "--items",

@@ -118,8 +118,7 @@ def event_types(experiment: Experiment) -> EventTypes:
 def _fingerprint(experiment: Experiment, run: Run) -> str:
     """Key over everything that determines a bundle; the run stands for its data and its towers."""
     settings = dataclasses.asdict(experiment)
-    for later in ("gates", "bench"):
-        del settings[later]
+    del settings["gates"]
     return fingerprint(run.info.run_id, settings, code_fingerprint(__name__, *experiment.modules))
 
 

@@ -14,6 +14,13 @@ from twinspire.protos.cli import show_warnings
 from twinspire.protos.features import SIDES
 from twinspire.protos.figures import WARNINGS
 
+BENCH_LINES = {  # figure of a bench -> what it is
+    "retriever_b1_p50_us": "retriever, one query, p50 in microseconds",
+    "retriever_b1_p99_us": "retriever, one query, p99 in microseconds",
+    "load_s": "bundle verified, loaded and warm, seconds",
+    "start_s": "with the start of the process, seconds",
+}
+
 
 def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False) -> None:
     """Print version, quality, index and parity of a bundle, and a line for each tower.
@@ -163,7 +170,7 @@ def show_latency(report: dict[str, Any], console: Console) -> None:
     table = Table(f"p50, microseconds, {budget}", "as served", "torch eager", "ratio", box=None)
     for side in ("query", "item"):
         torch, ratio = ("", "") if side == "query" else ("item_tower_", "item_")
-        for batch in (1, 8, 32):
+        for batch in (each for each in (1, 8, 32) if f"{side}_tower_b{each}_p50_us" in figures):
             table.add_row(
                 f"{side} tower, batch {batch}",
                 f"{figures[f'{side}_tower_b{batch}_p50_us']:,.0f}",
@@ -173,6 +180,21 @@ def show_latency(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     machine = report["machine"]
     console.print(f"on {machine['processor']}, {machine['cores']} cores", highlight=False)
+
+
+def show_bench(result: dict[str, Any], console: Console) -> None:
+    """Print the latency of the towers, of the retriever and of loading, and what makes them uncertain."""
+    from twinspire.protos.system.timing import p99_remark
+
+    show_latency(result, console)
+    for name, text in BENCH_LINES.items():
+        value, (low, high) = result["metrics"][name], result["intervals"][name]
+        digits = 2 if name.endswith("_s") else 0
+        line = f"{text}: {value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+        console.print(line, highlight=False)
+    calls = {"query tower": result["towers"]["query"]["1"]["served"]["iterations"]}
+    remark = p99_remark(calls | {"retriever": result["retriever"]["queries"]})
+    console.print(f"{remark + '; ' if remark else ''}run {result['run_id']}", highlight=False)
 
 
 def show_registered(result: dict[str, Any], console: Console) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from twinspire.export.benchmark.towers import TowerForms, manifest_latency
+from twinspire.export.benchmark.towers import TowerForms, measure_towers
 from twinspire.export.encoding import ColumnRecords, EncodedFile, EncodeWindows, ItemTower, encode_once
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
@@ -150,4 +150,4 @@ class TowerExporter:
             side: TowerForms(each.inputs, rounded[side], each.path, self.sample(side))
             for side, each in served.items()
         }
-        return manifest_latency(forms, self.experiment.export)
+        return measure_towers(forms, self.experiment.export)

@@ -196,13 +196,6 @@ def test_a_name_may_be_in_either_quotes(installed: Path, line: str) -> None:
     assert " --model models:/a-b@champion " in done.stdout
 
 
-@pytest.mark.parametrize("only", ["towers,retriever", "towers retriever"])
-def test_the_parts_of_a_bench_may_be_set_apart_by_commas(installed: Path, only: str) -> None:
-    command = ["make", "bench", "CONFIG=a.toml", f"ONLY={only}"]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
-    assert " --only towers retriever TWINSPIRE_MAKE=1" in " ".join(done.stdout.split())
-
-
 def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> None:
     stand_ins = folder / "stand-ins"
     stand_ins.mkdir()

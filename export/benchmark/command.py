@@ -1,19 +1,22 @@
-"""The command `bench` of export: measures a bundle, and logs the figures as an MLflow run."""
+"""The command `bench` of export: measures a bundle again, and logs the figures as an MLflow run."""
 
 from argparse import Namespace
-from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 
-from twinspire.export.benchmark import BENCH_PARTS, LIBRARIES, retriever, towers
-from twinspire.export.benchmark.figures import Figures, MeasuredBundle
+from twinspire.export.benchmark.estimate import percentile
+from twinspire.export.benchmark.figures import Figures
+from twinspire.export.benchmark.isolated_process import ask_of_bundle
+from twinspire.export.benchmark.towers import measure_towers, tower_forms
 from twinspire.export.bundles import find_bundle
-from twinspire.protos.features import SIDES
+from twinspire.protos.bundle import Manifest
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.protos.system.machine import machine, versions
-from twinspire.train.config import read_experiment
+from twinspire.protos.system.machine import versions
+from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.fingerprint import fingerprint
@@ -22,64 +25,72 @@ from twinspire.train.training.tracking import connect, git_commit, log_metrics, 
 
 STAGE = "bench"
 ARTIFACT = "bench/latency.json"
+LIBRARIES = ("torch", "onnxruntime", "numpy", "hnswlib")  # whose versions are reported
+K = 10  # items in an answer
+ROUNDS = 10  # of the retriever, whose median counts
+LOADS = 5  # processes that load the bundle
+# Figure -> its name in the response of the service's process.
+RETRIEVER = {f"retriever_b1_{each}": each for each in ("p50_us", "p99_us")}
+LOADING = ("load_s", "start_s")
 
 Document = dict[str, Any]
 
-# Each has `measure(bundle, figures)`, which adds figures and returns what else is reported.
-PARTS: dict[str, Any] = dict(zip(BENCH_PARTS, (towers, retriever), strict=True))
-
 
 def bench(arguments: Namespace) -> Document:
-    """Measure a bundle (towers, retriever) beside torch, with intervals."""
+    """Measure a bundle (towers beside torch, retriever, loading), with intervals."""
     connect()
     experiment = read_experiment(arguments.config)
     folder, manifest = find_bundle(experiment, arguments.bundle)
-
-    def data() -> TrainingData:
-        dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
-        read = training_data_of(dataset, experiment.query, experiment.item)
-        return read.as_read_by(manifest.schema.query)
-
-    return run(MeasuredBundle(folder, manifest, experiment, data), arguments.only)
+    dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
+    read = training_data_of(dataset, experiment.query, experiment.item)
+    return run(folder, manifest, experiment, read.as_read_by(manifest.schema.query))
 
 
-def run(bundle: MeasuredBundle, only: Collection[str]) -> Document:
-    """Measure some parts, and log the document with all figures.
+def run(folder: Path, manifest: Manifest, experiment: Experiment, data: TrainingData) -> Document:
+    """Measure, and log the document with all figures.
 
     Raises:
         MissingStage: the run that trained the towers is unknown, or has none.
         BundleDamaged: the bundle cannot be measured.
     """
-    manifest = bundle.manifest
-    document: Document = {
+    figures = Figures()
+    retriever = _measure_retriever(folder, experiment, figures)  # first, as it names a damaged bundle
+    towers = measure_towers(tower_forms(folder, manifest, data), experiment.export, figures)
+    document = {
         "name": manifest.name,
-        "bundle": str(bundle.folder),
+        "bundle": str(folder),
         "bundle_version": manifest.bundle_version,
         "git_commit": manifest.git_commit,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "measured_by": git_commit(),
-        "machine": machine(),
         "versions": versions(LIBRARIES),
-        "chosen": {side: bundle.variant(side) for side in SIDES},
-        "metrics": {},
-        "intervals": {},
+        **towers,
+        "retriever": retriever,
+        "metrics": figures.metrics,
+        "intervals": {name: [each.low, each.high] for name, each in figures.estimates.items()},
     }
-    grouped: dict[str, float] = {}  # such as `towers/torch_over_onnx_b1`
-    for name in only:
-        figures = Figures()
-        document[name] = PARTS[name].measure(bundle, figures)
-        document["metrics"] |= figures.metrics
-        document["intervals"] |= {key: [each.low, each.high] for key, each in figures.estimates.items()}
-        grouped |= {f"{name}/{key}": value for key, value in figures.metrics.items()}
-    return document | {"run_id": _log(bundle, grouped, document)}
-
-
-def _log(bundle: MeasuredBundle, metrics: Mapping[str, float], document: Document) -> str:
-    """Log an MLflow run, after all measurements; returns its id."""
-    key = fingerprint(bundle.manifest.name, document["machine"])
-    with tracked_run(bundle.experiment.name, STAGE, key) as run_id:
+    key = fingerprint(manifest.name, document["machine"])
+    with tracked_run(experiment.name, STAGE, key) as run_id:
         client = mlflow.MlflowClient()
-        client.set_tag(run_id, BUNDLE_VERSION, bundle.manifest.bundle_version)
-        log_metrics(run_id, metrics)
+        client.set_tag(run_id, BUNDLE_VERSION, manifest.bundle_version)
+        log_metrics(run_id, {f"bench/{name}": value for name, value in figures.metrics.items()})
         client.log_dict(run_id, document, ARTIFACT)
-    return run_id
+    return document | {"run_id": run_id}
+
+
+def _measure_retriever(folder: Path, experiment: Experiment, figures: Figures) -> Document:
+    """One query at a time, and loading, on one thread; adds the figures.
+
+    Raises:
+        BundleDamaged: the bundle cannot be measured.
+    """
+    request = {"task": "measure", "bundles": {"bundle": str(folder.absolute())}, "k": K, "loads": 0}
+    request |= {"iterations": experiment.gates.iterations, "rounds": ROUNDS}
+    with PROGRESS.status("the retriever, and load time"):
+        taken = ask_of_bundle(folder, request)["latency"]["retriever"]["bundle"]
+        loads = [ask_of_bundle(folder, {"task": "load"}) for _ in range(LOADS)]
+    values = {name: taken[each] for name, each in RETRIEVER.items()}
+    values |= {name: [load[name] for load in loads] for name in LOADING}
+    for name, each in values.items():
+        figures.add(name, percentile(np.array(each)[:, None], 50, seed=0))
+    return {"k": K, "queries": taken["queries"], "loads": loads}

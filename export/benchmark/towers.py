@@ -1,30 +1,18 @@
-"""Latency of both towers in torch and ONNX Runtime.
-
-`measure` is the part of a bench. `manifest_latency` is the shorter measurement of a bundle's manifest.
-"""
+"""Latency of both towers in torch and ONNX Runtime, for a bundle's manifest and for a bench."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from twinspire.export.benchmark.figures import (
-    SERVED,
-    TORCH,
-    Figures,
-    LatencyCase,
-    MeasuredBundle,
-)
+from twinspire.export.benchmark.figures import SERVED, TORCH, Figures
 from twinspire.export.onnx.export import frozen
 from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, onnx_encoder, torch_encoder
-from twinspire.protos.bundle import TOWERS
+from twinspire.protos.bundle import TOWERS, Manifest
 from twinspire.protos.features import (
     SIDES,
     Arrays,
@@ -34,7 +22,7 @@ from twinspire.protos.features import (
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import Effort, Times, take_turns
 from twinspire.train.config import ExportConfig
-from twinspire.train.config.bench import BenchConfig
+from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.towers import Tower
 from twinspire.train.progress import PROGRESS, progress_bar
 from twinspire.train.training.tracking import get_run
@@ -43,12 +31,10 @@ from twinspire.train.training.trained_model import load_model
 RECORDS = 2000  # of each side
 DISTINCT = 64  # batches, so that a call does not find its inputs in the processor's caches
 PAUSE = 0.005  # seconds in which the idle threads of torch and of each session stop spinning
-MANIFEST_BATCHES = (1, 8, 32)
-MANIFEST_SEED = 0
-NOT_IN_MANIFEST = ("_mean_us", "_per_s")  # parts of names
+BATCHES = (1, 8, 32)  # records
 LEAST = 2  # calls that are made whatever they take
 NARROW = 0.02  # of a median, half of its interval, at which no more calls are made
-TOWER_SECONDS = 20.0  # for a tower of a manifest, at all batch sizes
+TOWER_SECONDS = 20.0  # for a tower, at all batch sizes
 
 Values = Mapping[str, Sequence[Any]]
 
@@ -66,80 +52,55 @@ class TowerForms(NamedTuple):
         return {TORCH: torch_encoder(self.tower), SERVED: onnx_encoder(self.path, threads)}
 
 
-def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
-    """Time both backends in all cases; returns the part of the report, and adds the figures.
-
-    Raises:
-        MissingStage: the run that trained the towers is unknown, or has none.
-    """
-    config = bundle.experiment.bench
-    planned = cases(config)
-    part: dict[str, Any] = {"cells": []}
-    cpu = elapsed = 0.0  # seconds of the cases of one thread
-    forms = tower_forms(bundle)
-    with progress_bar(PROGRESS) as progress:
-        task = progress.add_task("towers", total=len(planned), note="")
-        for (threads, side), group in groupby(planned, lambda case: (case.threads, case.side)):
-            own = forms[side]
-            with torch_threads(threads):
-                progress.update(task, note=f"preparing the {side} tower")
-                encoders = own.encoders(threads)
-                for case in group:
-                    progress.update(task, note=f"{side} tower, batch {case.batch}")
-                    begun_cpu, begun = time.thread_time(), time.perf_counter()
-                    taken = time_tower(case, encoders, own.inputs, own.values, effort(case, config))
-                    if threads == 1:
-                        cpu += time.thread_time() - begun_cpu
-                        elapsed += time.perf_counter() - begun
-                    summaries = figures.add_case(case, taken, config.seed)
-                    part["cells"].append({**asdict(case), "backends": summaries})
-                    progress.update(task, advance=1)
-    return part | {"on_processor": min(1.0, cpu / elapsed) if elapsed else None}
-
-
-def manifest_latency(forms: Mapping[Side, TowerForms], config: ExportConfig) -> dict[str, Any]:
+def measure_towers(
+    forms: Mapping[Side, TowerForms], config: ExportConfig, figures: Figures | None = None
+) -> dict[str, Any]:
     """Time torch and the served variant on real records, at the thread budget of `[export]`.
 
     A tower takes about `TOWER_SECONDS` at most, unless a few calls take longer. Batches of several records
     that may hold more than `LARGEST_BATCH` characters are left out: they take too much memory in torch.
 
+    Args:
+        figures: to which those of the report are added.
+
     Returns:
         The report: `machine`, `threads`, `towers`, `metrics`.
     """
     pause = 0 if config.threads == 1 else PAUSE
-    effort = Effort(config.iterations, LEAST, TOWER_SECONDS / len(MANIFEST_BATCHES), pause, NARROW)
-    figures = Figures()
+    effort = Effort(config.iterations, LEAST, TOWER_SECONDS / len(BATCHES), pause, NARROW)
+    figures = figures or Figures()
     towers: dict[Side, dict[str, Any]] = {side: {} for side in forms}  # side -> batch -> backend -> summary
     with torch_threads(config.threads), progress_bar(PROGRESS, transient=True) as progress:
-        task = progress.add_task("latency", total=len(forms) * len(MANIFEST_BATCHES), note="")
+        task = progress.add_task("latency", total=len(forms) * len(BATCHES), note="")
         for side, own in forms.items():
             encoders = own.encoders(config.threads)
             longest = max(own.inputs.lengths(own.values, len(next(iter(own.values.values())))))
-            for batch in (each for each in MANIFEST_BATCHES if each == 1 or each * longest <= LARGEST_BATCH):
-                case = LatencyCase(side, 1, batch)  # names without threads; the report has them
-                taken = time_tower(case, encoders, own.inputs, own.values, effort)
-                towers[side][str(batch)] = figures.add_case(case, taken, MANIFEST_SEED)
+            for batch in (each for each in BATCHES if each == 1 or each * longest <= LARGEST_BATCH):
+                taken = time_tower(batch, encoders, own.inputs, own.values, effort)
+                towers[side][str(batch)] = figures.add_tower(side, batch, taken)
                 progress.update(task, advance=1, note=f"{side} tower, batch {batch}")
-    kept = [name for name in figures.metrics if not any(each in name for each in NOT_IN_MANIFEST)]
     return {
         "machine": machine(),
         "threads": config.threads,
         "towers": towers,
-        "metrics": {name: figures.metrics[name] for name in kept},
+        "metrics": dict(figures.metrics),
     }
 
 
 def time_tower(
-    case: LatencyCase, encoders: Mapping[str, Encode], inputs: TowerInputs, values: Values, effort: Effort
+    batch: int, encoders: Mapping[str, Encode], inputs: TowerInputs, values: Values, effort: Effort
 ) -> dict[str, Times]:
     """Time all encoders of a tower on the same batches.
 
     The thread budget of torch and of each encoder is the caller's to set.
 
+    Args:
+        batch: records in each batch.
+
     Returns:
         backend -> microseconds of each call, (turns, calls).
     """
-    batches = distinct_batches(inputs, values, case.batch)
+    batches = distinct_batches(inputs, values, batch)
     contenders = {name: [partial(encode, each) for each in batches] for name, encode in encoders.items()}
     return {name: taken.wall for name, taken in take_turns(contenders, effort).items()}
 
@@ -161,35 +122,16 @@ def distinct_batches(inputs: TowerInputs, values: Values, batch: int) -> list[Ar
     return found
 
 
-def cases(config: BenchConfig) -> list[LatencyCase]:
-    """All cases, sorted by thread budget and tower."""
-    return [
-        LatencyCase(side, threads, batch)
-        for threads in config.threads
-        for side in SIDES
-        for batch in config.batches
-    ]
-
-
-def effort(case: LatencyCase, config: BenchConfig) -> Effort:
-    """The calls of a case; between turns of several threads there is a pause."""
-    pause = 0 if case.threads == 1 else PAUSE
-    return Effort(config.iterations, LEAST, config.cell_seconds, pause, NARROW)
-
-
-def tower_forms(bundle: MeasuredBundle) -> dict[Side, TowerForms]:
+def tower_forms(folder: Path, manifest: Manifest, data: TrainingData) -> dict[Side, TowerForms]:
     """Both towers of a bundle in torch and as served, with test records.
 
     Raises:
         MissingStage: the run that trained the towers is unknown, or has none.
     """
-    data, forms = bundle.data(), {}
-    for side, trained in zip(SIDES, load_model(get_run(bundle.manifest.run_id)).towers, strict=True):
-        tower = frozen(trained)
+    forms = {}
+    for side, tower in zip(SIDES, load_model(get_run(manifest.run_id)).towers, strict=True):
         values: dict[str, list[Any]] = data.sample(side, "test", RECORDS, seed=0)
-        forms[side] = TowerForms(
-            bundle.manifest.schema.side(side), tower, bundle.folder / TOWERS[side], values
-        )
+        forms[side] = TowerForms(manifest.schema.side(side), frozen(tower), folder / TOWERS[side], values)
     return forms
 
 

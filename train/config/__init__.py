@@ -5,8 +5,7 @@
 All stages read the same file. `[data]`, `[split]`, `[query]` and `[item]` describe the data set and its
 features, `[filter]` what searches can filter by, `[events]` what recorded events mean, `[judged]` queries
 that people have judged; `[tower]`, `[loss]` and `[training]` the model; `[baselines]` what it is compared
-with; `[export]`, `[precision]`, `[index]` and `[hybrid]` the bundle; `[gates]` the checks before a promotion;
-`[bench]` the benchmark.
+with; `[export]`, `[precision]`, `[index]` and `[hybrid]` the bundle; `[gates]` the checks before a promotion.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -27,7 +26,6 @@ from twinspire.protos.features import (
 )
 from twinspire.protos.toml_config import FROM_DATA, KindsIn, read
 from twinspire.train.config.baselines import BaselinesConfig
-from twinspire.train.config.bench import BenchConfig
 from twinspire.train.config.data import DataConfig, SplitConfig
 from twinspire.train.config.events import RecordedEventsConfig
 from twinspire.train.config.export import ExportConfig
@@ -43,7 +41,6 @@ from twinspire.train.config.training import TrainingConfig
 
 __all__ = [
     "BaselinesConfig",
-    "BenchConfig",
     "DataConfig",
     "Experiment",
     "ExportConfig",
@@ -96,7 +93,6 @@ class Experiment:
     index: IndexConfig = field(default_factory=IndexConfig)
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
-    bench: BenchConfig = field(default_factory=BenchConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     examples: tuple[dict[str, Any], ...] = ()
 

@@ -84,7 +84,7 @@ from twinspire.train.training.trainer import Callbacks, Interrupted, State, Trai
 STAGE = "fit"
 FINISHED = "finished"  # folder of the towers with new items, calibration and mixture, in that of a run
 # Sections that training does not read.
-LATER_STAGES = ("export", "precision", "index", "hybrid", "gates", "bench")
+LATER_STAGES = ("export", "precision", "index", "hybrid", "gates")
 
 
 def fit(

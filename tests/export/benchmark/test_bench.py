@@ -1,6 +1,5 @@
 """The benchmark measures what it says, under the names that are used everywhere."""
 
-import itertools
 import math
 import time
 from pathlib import Path
@@ -12,24 +11,20 @@ import torch
 
 from tests.helpers.tiny_towers import TinyTower, write_tower
 from twinspire.export.benchmark import towers
-from twinspire.export.benchmark.figures import Figures, LatencyCase, shown
+from twinspire.export.benchmark.figures import Figures
 from twinspire.export.benchmark.towers import (
-    MANIFEST_BATCHES,
+    BATCHES,
     TowerForms,
-    cases,
-    effort,
-    manifest_latency,
+    measure_towers,
     time_tower,
     torch_threads,
 )
 from twinspire.export.onnx.runtimes import LARGEST_BATCH
-from twinspire.protos.features import Arrays, TextFeature, TowerInputs
+from twinspire.protos.features import SIDES, Arrays, TextFeature, TowerInputs
 from twinspire.protos.system import timing
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import FIRST, WARM_UP, Effort, take_turns
-from twinspire.protos.toml_config import parse
 from twinspire.train.config import ExportConfig
-from twinspire.train.config.bench import BenchConfig
 
 pytestmark = pytest.mark.exhaustive
 
@@ -59,22 +54,20 @@ def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
     seen: list[Any] = []
     backends = {"served": sleeper(0.001, seen), "torch": sleeper(0.003, [])}
     before = torch.get_num_threads()
-    cell = LatencyCase("query", 1, 1)
     with torch_threads(1):
-        taken = time_tower(cell, backends, INPUTS, VALUES, EVERY)
+        taken = time_tower(1, backends, INPUTS, VALUES, EVERY)
     assert torch.get_num_threads() == before
     assert {(size, threads) for size, threads, _ in seen} == {(1, 1)}
     assert len({content for *_, content in seen}) > 20
     found = Figures()
-    summaries = found.add_case(cell, taken, seed=0)
+    summaries = found.add_tower("query", 1, taken)
     figures = found.metrics
     assert summaries["served"]["p50_us"] == figures["query_tower_b1_p50_us"] >= 1000
     assert figures["torch_b1_p99_us"] >= figures["torch_b1_p95_us"] >= figures["torch_b1_p50_us"] >= 3000
     expected = figures["torch_b1_p50_us"] / figures["query_tower_b1_p50_us"]
     assert figures["torch_over_onnx_b1"] == pytest.approx(expected)
     assert found.estimates["torch_over_onnx_b1"].low > 1
-    rate = 1e6 / figures["torch_b1_mean_us"]
-    assert figures["torch_b1_records_per_s"] == pytest.approx(rate)
+    assert summaries["torch"]["records_per_s"] == pytest.approx(1e6 / summaries["torch"]["mean_us"])
 
 
 def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> None:
@@ -83,14 +76,14 @@ def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> 
     sleepy: Any = Sleeper()
     forms = TowerForms(INPUTS, sleepy, path, VALUES)
     both: Any = dict.fromkeys(("query", "item"), forms)
-    report = manifest_latency(both, ExportConfig())
-    percentiles = [f"b{batch}_p{p}_us" for batch in MANIFEST_BATCHES for p in (50, 95, 99)]
-    expected = {f"torch_over_onnx_b{batch}" for batch in MANIFEST_BATCHES}
-    expected |= {f"item_torch_over_onnx_b{batch}" for batch in MANIFEST_BATCHES}
+    report = measure_towers(both, ExportConfig())
+    percentiles = [f"b{batch}_p{p}_us" for batch in BATCHES for p in (50, 95, 99)]
+    expected = {f"torch_over_onnx_b{batch}" for batch in BATCHES}
+    expected |= {f"item_torch_over_onnx_b{batch}" for batch in BATCHES}
     starts = ["torch_", "item_tower_torch_", "query_tower_", "item_tower_"]
     expected |= {start + each for start in starts for each in percentiles}
     assert report["metrics"].keys() == expected
-    for batch in MANIFEST_BATCHES:
+    for batch in BATCHES:
         own, other = (report["towers"]["item"][str(batch)][name]["p50_us"] for name in ("served", "torch"))
         assert report["metrics"][f"item_torch_over_onnx_b{batch}"] == pytest.approx(other / own)
     assert (report["threads"], report["machine"]) == (1, machine())
@@ -103,7 +96,7 @@ def test_a_bundles_own_report_leaves_out_batches_that_would_take_much_memory(tmp
     values = {"text": ["short", "x" * (LARGEST_BATCH // 8)]}
     sleepy: Any = Sleeper()
     forms = TowerForms(inputs, sleepy, path, values)
-    report = manifest_latency({"item": forms}, ExportConfig(iterations=10))
+    report = measure_towers({"item": forms}, ExportConfig(iterations=10))
     assert [*report["towers"]["item"]] == ["1", "8"]
     assert "item_tower_b32_p50_us" not in report["metrics"]
 
@@ -115,9 +108,9 @@ def test_a_bundles_own_report_takes_few_calls_once_the_seconds_of_a_tower_are_ov
     path = tmp_path / "tower.onnx"
     write_tower(path, TinyTower(INPUTS.features))
     sleepy: Any = Sleeper()
-    report = manifest_latency({"query": TowerForms(INPUTS, sleepy, path, VALUES)}, ExportConfig())
+    report = measure_towers({"query": TowerForms(INPUTS, sleepy, path, VALUES)}, ExportConfig())
     calls = [each[name]["iterations"] for each in report["towers"]["query"].values() for name in each]
-    assert len(calls) == 2 * len(MANIFEST_BATCHES)
+    assert len(calls) == 2 * len(BATCHES)
     assert all(2 <= count <= 30 for count in calls)
 
 
@@ -147,13 +140,6 @@ def test_no_more_than_the_fewest_calls_are_made_once_the_time_is_up() -> None:
 
     assert made(0) == 60  # whole turns of 30
     assert made(math.inf) == 300
-    config = BenchConfig()
-    assert effort(LatencyCase("item", 1, 8), config).seconds == config.cell_seconds
-    assert (
-        effort(LatencyCase("item", 1, 32), config).pause
-        == 0
-        < effort(LatencyCase("item", 0, 1), config).pause
-    )
 
 
 def test_of_long_calls_two_are_enough_and_none_is_made_before_a_turn() -> None:
@@ -179,55 +165,13 @@ def test_no_more_turns_are_made_once_the_medians_are_certain() -> None:
     assert 0.2 < timing.half_interval(same + other) < 0.3  # 1.96 * 103 / sqrt(20) / 200
 
 
-def test_the_plan_holds_what_it_says() -> None:
-    planned = cases(BenchConfig())
-    assert len(planned) == len(set(planned))
-    assert {(c.side, c.threads, c.batch) for c in planned} == {
-        (side, threads, batch)
-        for side in ("query", "item")
-        for threads in (1, 0)
-        for batch in (1, 8, 32, 256)
-    }
-    groups = [(c.threads, c.side) for c in planned]
-    assert len({(a, b) for a, b in itertools.pairwise(groups) if a != b}) == 3  # each once
-
-
-def test_names_tell_tower_batch_and_threads() -> None:
+def test_names_tell_tower_and_batch() -> None:
     taken = {"torch": np.full((5, 4), 6.0), "served": np.full((5, 4), 2.0)}
     figures = Figures()
-    for case in cases(BenchConfig()):
-        figures.add_case(case, taken, 0)
-    names = figures.metrics.keys()
-    for name in (
-        "query_tower_b256_all_cores_records_per_s",
-        "query_tower_b1_p99_us",
-        "torch_b1_p50_us",
-        "item_tower_torch_b8_p95_us",
-        "torch_over_onnx_b1",
-        "torch_over_onnx_b32_all_cores",
-        "item_torch_over_onnx_b32",
-    ):
-        assert name in names
-    assert "query_tower_torch_b1_p50_us" not in names
-    assert figures.metrics["torch_over_onnx_b1"] == 3.0
-
-
-def test_a_figure_is_shown_with_its_unit() -> None:
-    found = [shown("a_p50_us", 1234.5), shown("load_s", 0.4), shown("torch_over_onnx_b1", 6.98)]
-    assert found == ["1,234 µs", "0.400 s", "6.98"]
-
-
-@pytest.mark.parametrize(
-    ("section", "text"),
-    [
-        ({"threads": [0]}, "bench.threads, batches: expected 1 among both"),
-        ({"threads": [1, 1]}, "bench.threads: expected different numbers from 0 on, got [1, 1]"),
-        ({"batches": []}, "bench.batches: expected different numbers from 1 on, got []"),
-        ({"cell_seconds": 0}, "bench.cell_seconds: expected a number above 0, got 0.0"),
-        ({"loads": 0}, "bench.loads: expected at least 1, got 0"),
-    ],
-)
-def test_a_section_that_makes_no_sense_is_refused(section: Any, text: str) -> None:
-    with pytest.raises(ValueError) as error:
-        parse(section, BenchConfig, "bench")
-    assert str(error.value).startswith(text)
+    for side in SIDES:
+        figures.add_tower(side, 8, taken)
+    names = {"query_tower_b8", "torch_b8", "item_tower_b8", "item_tower_torch_b8"}
+    expected = {f"{name}_p{percent}_us" for name in names for percent in (50, 95, 99)}
+    assert figures.metrics.keys() == expected | {"torch_over_onnx_b8", "item_torch_over_onnx_b8"}
+    assert figures.metrics["torch_over_onnx_b8"] == 3.0
+    assert figures.estimates["item_tower_b8_p99_us"].high == 2.0

@@ -18,7 +18,6 @@ from twinspire.protos.features import (
     TimeFeature,
 )
 from twinspire.train.config import (
-    BenchConfig,
     Experiment,
     ExportConfig,
     FilterConfig,
@@ -46,7 +45,6 @@ from twinspire.train.paths import CONFIGS
 
 SHIPPED = sorted(CONFIGS.glob("*.toml"))
 SECTIONS = (
-    BenchConfig,
     ExportConfig,
     FilterConfig,
     GatesConfig,
