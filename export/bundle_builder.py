@@ -21,7 +21,7 @@ from rich.console import Console
 from twinspire.export import ann
 from twinspire.export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
 from twinspire.export.bundles import bundle_of_tag
-from twinspire.export.encoding import EncodedFile, EncodeWindows
+from twinspire.export.encoding import EncodeWindows
 from twinspire.export.encoding.digests import item_digests
 from twinspire.export.evaluation import pair_losses, per_query, quality, weak_scores
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
@@ -42,7 +42,7 @@ from twinspire.protos.inputs.event_types import EventTypes
 from twinspire.protos.inputs.texts import normalise
 from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
 from twinspire.protos.nearest.search import each_vector
-from twinspire.protos.nearest.vectors import rounded_vectors, write_vectors
+from twinspire.protos.nearest.vectors import write_vectors
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.filters import filter_kinds, filter_values
@@ -142,7 +142,6 @@ class _BundleBuilder:
         self.experiment = experiment.with_features(self.model.schema)
         self.data: TrainingData = data_of_kept_towers(dataset, self.experiment)
         self.score = self.model.towers[0].head.score()
-        self.has_padding_dim = self.score.has_padding_dim
         self.reports: dict[str, dict[str, Any]] = {}
 
     def write(self, tag: str) -> Path:
@@ -157,14 +156,14 @@ class _BundleBuilder:
         towers = exporter.export(folder, scratch)
         self.reports |= towers.reports
         evaluated, catalogue = self._vectors(exporter, towers)
-        write_vectors(folder, catalogue, towers.vectors, self.has_padding_dim)
+        write_vectors(folder, catalogue)
         query = towers.served["query"]
         queries = self._queries(query, "validation")
         index = self._index(query, queries, catalogue, folder)
         with self.console.status("the index over the items as evaluated"):
             threads = self.experiment.index.threads
             searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
-        choice = self._choose_hybrid(queries, evaluated, searched, towers.vectors)
+        choice = self._choose_hybrid(queries, evaluated, searched)
         ranking = choice.ranking if choice.shipped else None
         model = quality.ServedModel(query.onnx, query.inputs, evaluated, searched, ranking)
         self.reports["scores"] = weak_scores.learn(self.data, model, queries, self.score, self.console)
@@ -178,16 +177,12 @@ class _BundleBuilder:
         return self._manifest(towers, catalogue, index.parameters, hybrid)
 
     def _vectors(self, exporter: TowerExporter, towers: ExportedTowers) -> tuple[Any, Any]:
-        """Item vectors (N, D) for evaluation and for serving, with the rounding of the stored precision."""
-
-        def rounded(encoded: EncodedFile) -> Any:
-            return rounded_vectors(encoded.vectors, towers.vectors, self.has_padding_dim)
-
+        """Item vectors (N, D) for evaluation and for serving."""
         path = towers.served["item"].path
-        evaluated = rounded(exporter.encode_items(path, self.data.items))
+        evaluated = exporter.encode_items(path, self.data.items).vectors
         if not _has_catalogue_text(self.experiment):
             return evaluated, evaluated
-        return evaluated, rounded(exporter.encode_items(path, self._served_values(), "items as served"))
+        return evaluated, exporter.encode_items(path, self._served_values(), "items as served").vectors
 
     def _queries(self, query: ServedTower, part: str) -> Any:
         rows, _ = self.data.parts[part].by_query()
@@ -209,9 +204,7 @@ class _BundleBuilder:
         save(tuned.figure, folder / bundle.REPORTS / "index.png")
         return tuned.index
 
-    def _choose_hybrid(
-        self, queries: Any, evaluated: Any, index: ann.SearchIndex, precision: bundle.Precision
-    ) -> Choice:
+    def _choose_hybrid(self, queries: Any, evaluated: Any, index: ann.SearchIndex) -> Choice:
         """Decide by the validation queries whether the bundle gets a lexical index, and say why.
 
         Towers that a refit has taught the validation pairs cannot be compared with BM25 there, so the vectors
@@ -222,7 +215,6 @@ class _BundleBuilder:
             choice = choose(self.experiment, self.data, index, evaluated, queries, self.score, self.console)
         else:
             items, queries = vectors_before_refit(self.run)
-            items = rounded_vectors(items, precision, self.has_padding_dim)
             before = ann.rebuild(items, index.parameters, self.score, self.experiment.index.threads)
             choice = choose(self.experiment, data, before, items, queries, self.score, self.console)
             choice = self._refitted(choice, index, evaluated)
@@ -345,11 +337,7 @@ class _BundleBuilder:
             ann=self.reports["index"],
             latency=self.reports["latency"],
             score=self.score,
-            precision=bundle.Precisions(
-                towers.served["query"].precision,
-                towers.served["item"].precision,
-                towers.vectors,
-            ),
+            precision=bundle.Precisions(towers.served["query"].precision, towers.served["item"].precision),
             filters=filter_kinds(self.dataset.items),
             letters=known_letters(self.experiment, self.data),
             unicode=unicodedata.unidata_version,

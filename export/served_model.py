@@ -12,7 +12,6 @@ from twinspire.export.evaluation.quality import ServedModel
 from twinspire.export.hybrid.rebuild import ranking_of
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.protos.bundle import QUERY_TOWER, Manifest
-from twinspire.protos.nearest.vectors import rounded_vectors
 from twinspire.train.data.training_data import texts_of
 
 
@@ -36,8 +35,7 @@ def served_model(
         title: of the bar that shows how many items are encoded, unless the cache has them.
     """
     tower, query = ItemTower.of(folder, manifest), onnx_encoder(folder / QUERY_TOWER, threads=0)
-    encoded = encode_once(manifest.name, tower, ColumnRecords(values, title), console)
-    items = rounded_vectors(encoded.vectors, manifest.precision.vectors, manifest.score.has_padding_dim)
+    items = encode_once(manifest.name, tower, ColumnRecords(values, title), console).vectors
     with console.status("index"):
         index = ann.rebuild(items, manifest.index, manifest.score, threads)
         hybrid = ranking_of(folder, manifest, texts_of(values, manifest.schema.item), ids, items, index)

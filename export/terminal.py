@@ -110,10 +110,9 @@ def show_precision(report: Mapping[str, Any], console: Console) -> None:
         ends = [[found[f"{metric}_delta{end}"] for end in ("", "_low", "_high")] for metric in HEADLINE]
         return ["{:+.4f} ({:+.3f} to {:+.3f})".format(*each) for each in ends]
 
-    for part in (*SIDES, "vectors"):
-        own = report[part]
-        head, size = ("vectors", "bytes an item") if part == "vectors" else (f"{part} tower", "bytes")
-        table = Table(head, size, "of fp32", *map(metric_label, HEADLINE), box=None)
+    for side in SIDES:
+        own = report[side]
+        table = Table(f"{side} tower", "bytes", "of fp32", *map(metric_label, HEADLINE), box=None)
         for name, found in own["variants"].items():
             shown = f"[bold]{name}, chosen[/bold]" if name == own["chosen"] else name
             quality = [f"{found[each]:.4f}" for each in HEADLINE] if name == "fp32" else changes(found)
@@ -126,7 +125,7 @@ def show_precision(report: Mapping[str, Any], console: Console) -> None:
     total = ", ".join(
         f"{metric_label(each)} {change}" for each, change in zip(HEADLINE, together, strict=True)
     )
-    print_line(f"all three together against fp32: {total}; 95 % intervals, {sample['drawn']} drawn")
+    print_line(f"both together against fp32: {total}; 95 % intervals, {sample['drawn']} drawn")
     if sample["items"] < sample["catalogue"]:
         print_line(
             f"searched among {sample['items']:,} of {sample['catalogue']:,} items: those that are relevant, "

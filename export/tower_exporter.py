@@ -53,12 +53,10 @@ class ExportedTowers:
 
     Args:
         served: by side.
-        vectors: the precision in which item vectors are stored.
         reports: `parity`, `precision` and `latency`.
     """
 
     served: dict[Side, ServedTower]
-    vectors: bundle.Precision
     reports: dict[str, dict[str, Any]]
 
 
@@ -90,14 +88,13 @@ class TowerExporter:
             ConfigError: the configured variant cannot be made of a tower.
         """
         plain = {side: self._export(side, scratch) for side in SIDES}
-        has_padding_dim = self.model.towers[0].head.score().has_padding_dim
-        own, items = (self.experiment.precision, has_padding_dim, scratch, self.console), self.data.items
+        own, items = (self.experiment.precision, scratch, self.console), self.data.items
         chosen = choose_precision(plain, self.data, *own, lambda path: self.encode_items(path, items).vectors)
         served = {side: self._serve(each, folder) for side, each in chosen.towers.items()}
         rounded = {side: each.tower for side, each in chosen.towers.items()}
         parities: dict[str, Any] = {side: self._parity(each, rounded[side]) for side, each in served.items()}
         reports = {"parity": parities, "precision": chosen.report, "latency": self._latency(served, rounded)}
-        return ExportedTowers(served, chosen.vectors, reports)
+        return ExportedTowers(served, reports)
 
     def encode_items(
         self, path: Path, values: Mapping[str, Sequence[Any]], title: str = "items as evaluated"

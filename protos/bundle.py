@@ -3,8 +3,7 @@
     manifest.json         description, measurements, and the sha256 and size of every other file
     query_tower.onnx      arrays of a query (`features.py`) -> query vectors
     item_tower.onnx       the same for items
-    vectors.npy           item vectors (N, D), row n belongs to item n; with vector_scales.npy if they are
-                          int8 (`vectors.py`)
+    vectors.npy           item vectors (N, D), row n belongs to item n (`nearest/vectors.py`)
     links.npy             graph over the same rows, if the index kind is `hnsw` (`nearest/links.py`)
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     filters.npz           values of the filter fields, if there are any (`filters.py`)
@@ -64,7 +63,6 @@ DIGESTS = "item_digests.npy"  # tells a refresh which items have changed
 LEXICAL_FILES = {name: f"lexical/{name}.npy" for name in ("terms", "idf", "starts", "documents", "weights")}
 REPORTS = "reports"
 REQUIRED = (QUERY_TOWER, ITEM_TOWER, VECTORS, ITEMS)  # in every bundle
-SCALES = "vector_scales.npy"  # required if vectors are int8
 DRAFT = ".bundle-"  # prefix of the folders in which bundles are written
 
 HNSW = "hnsw"  # a graph that is searched in the process
@@ -146,14 +144,13 @@ class Score:
 
 TableVariant = Literal["fp32", "fp16_tables", "int8_tables"]
 Variant = Literal[TableVariant, "int8_dynamic", "int8_static"]
-Precision = Literal["fp32", "fp16", "int8"]
 MAX_FILTER_FIELDS = 64
 MAX_CANDIDATES = 1 << 20  # of a hybrid search; its memory grows with them
 
 
 @dataclass(frozen=True)
 class Precisions:
-    """The precision in which towers and vectors are stored. Computation is in float32.
+    """The precision in which towers are stored. Vectors, and all computation, are in float32.
 
     Args:
         query: the query tower's variant. `fp16_tables` stores the embedding tables in float16, `int8_tables`
@@ -163,7 +160,7 @@ class Precisions:
 
     query: Variant = "fp32"
     item: Variant = "fp32"
-    vectors: Precision = "fp32"
+    vectors: Literal["fp32"] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -389,10 +386,9 @@ class Manifest:
 
     def required_files(self) -> tuple[str, ...]:
         """The files without which this bundle cannot be served."""
-        scales = (SCALES,) if self.precision.vectors == "int8" else ()
         filters = (FILTERS,) if self.filters else ()
         lexical = (*LEXICAL_FILES.values(),) if self.hybrid is not None else ()
-        return (*REQUIRED, *self.index_files(), *self.schema.files(), *scales, *filters, *lexical)
+        return (*REQUIRED, *self.index_files(), *self.schema.files(), *filters, *lexical)
 
     @property
     def size_mib(self) -> float:

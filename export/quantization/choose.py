@@ -1,4 +1,4 @@
-"""Chooses the variant of each tower, and the precision of the stored item vectors.
+"""Chooses the variant of each tower.
 
 Variants are tried from the smallest to the largest, and the first one within the bound on the loss is chosen.
 Latency does not decide: the variants of a tower differ in its look-ups alone.
@@ -14,10 +14,9 @@ from rich.console import Console
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.export.quantization.sample import BothVectors, PerQuery, QualitySample, Vectors, draw_sample
 from twinspire.export.quantization.tables import MIN_BYTES, make_variants, round_tables
-from twinspire.protos.bundle import Precision, TableVariant
+from twinspire.protos.bundle import TableVariant
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import Side, TowerInputs
-from twinspire.protos.nearest.vectors import rounded_vectors
 from twinspire.train.config.precision import PrecisionConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.metrics import HEADLINE, metric_label
@@ -25,8 +24,6 @@ from twinspire.train.models.towers import Tower
 
 PLAIN: Literal["fp32"] = "fp32"  # what all others are compared with
 NO_TABLES = f"no table of at least {MIN_BYTES // 2**10} KiB is looked up"
-BYTES: Mapping[Precision, tuple[int, int]] = {"fp32": (4, 0), "fp16": (2, 0), "int8": (1, 4)}
-"""Precision -> bytes of a coordinate of a vector, and of its scale."""
 
 Name = TypeVar("Name", bound=str)
 
@@ -54,14 +51,11 @@ class ChosenPrecision:
 
     Args:
         towers: in the chosen variants.
-        vectors: the precision of the item vectors.
-        report: `query`, `item` and `vectors`: size and quality of float32 and of what was tried (the size of
-            `vectors` is that of one item), and the reasons. `together` is the loss of all three against
-            float32, `judged_on` the sample.
+        report: `query` and `item`: size and quality of float32 and of what was tried, and the reasons.
+            `together` is the loss of both against float32, `judged_on` the sample.
     """
 
     towers: dict[Side, ExportedTower]
-    vectors: Precision
     report: dict[str, Any]
 
 
@@ -69,17 +63,15 @@ def choose_precision(
     towers: Mapping[Side, ExportedTower],
     data: TrainingData,
     config: PrecisionConfig,
-    has_padding_dim: bool,
     folder: Path,
     console: Console,
     all_items: Callable[[Path], Vectors] | None = None,
 ) -> ChosenPrecision:
-    """Choose the variant of each tower, then the precision of the item vectors of the chosen tower.
+    """Choose the variant of each tower.
 
     Args:
         towers: in float32.
         data: has the validation queries, and the items to search.
-        has_padding_dim: see `protos.nearest.vectors`.
         folder: receives the files of the variants.
         console: for progress.
         all_items: vectors (N, D) of all items by the item tower in a file; called where the sample has all
@@ -103,10 +95,9 @@ def choose_precision(
             files = make_variants(each.path, folder)
         chosen[side], own, report[side] = _choose_tower(each, files, sample, plain, config, encoded)
         vectors = {**vectors, side: own[side]}
-    precision, vectors, report["vectors"] = _choose_vectors(sample, vectors, has_padding_dim, config)
     report["together"] = sample.losses(sample.metrics(vectors), sample.metrics(plain))
     report["judged_on"] = sample.summary()
-    return ChosenPrecision(chosen, precision, report)
+    return ChosenPrecision(chosen, report)
 
 
 def _choose_tower(
@@ -135,23 +126,6 @@ def _choose_tower(
     name, vectors, report = first_within(side, config, sizes, plain, vectors_of, sample)
     rounded = round_tables(tower.tower, name)
     return replace(tower, tower=rounded, path=files[name], variant=name), vectors, report
-
-
-def _choose_vectors(
-    sample: QualitySample, vectors: BothVectors, has_padding_dim: bool, config: PrecisionConfig
-) -> tuple[Precision, BothVectors, dict[str, Any]]:
-    """The chosen precision, the sample's vectors as they will be read, and the report.
-
-    Args:
-        vectors: by the chosen towers.
-    """
-    items = vectors["item"]
-
-    def vectors_of(name: Precision) -> BothVectors:
-        return {**vectors, "item": rounded_vectors(items, name, has_padding_dim)}
-
-    sizes = {name: items.shape[1] * coordinate + scale for name, (coordinate, scale) in BYTES.items()}
-    return first_within("vectors", config, sizes, vectors, vectors_of, sample)
 
 
 def first_within(

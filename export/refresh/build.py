@@ -28,7 +28,7 @@ from twinspire.protos.bundle import SCHEMA_VERSION, Manifest, Refreshed, Snapsho
 from twinspire.protos.errors import BundleError
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.protos.nearest.search import each_vector
-from twinspire.protos.nearest.vectors import read_vectors, write_merged
+from twinspire.protos.nearest.vectors import write_merged
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import texts_of
 from twinspire.train.plots import save
@@ -136,13 +136,9 @@ class _Build:
 
     def _vectors(self, folder: Path) -> Any:
         """Write the vectors; returns them as the service reads them, (N, D)."""
-        manifest, origin = self.manifest, self.inputs.merged.origin
-        precision, padding = manifest.precision.vectors, manifest.score.has_padding_dim
-        source = self.champion.folder
-        write_merged(folder, source, origin, self.inputs.fresh, precision, manifest.count, padding)
-        if precision == "fp32":  # torch warns about arrays that are read-only
-            return np.load(folder / bundle.VECTORS, mmap_mode="c")
-        return read_vectors(folder, precision, len(origin), manifest.dimension, padding)
+        inputs, source = self.inputs, self.champion.folder
+        write_merged(folder, source, inputs.merged.origin, inputs.fresh, self.manifest.count)
+        return np.load(folder / bundle.VECTORS, mmap_mode="c")  # torch warns about arrays that are read-only
 
     def _lexical(self, folder: Path) -> LexicalIndex | None:
         """Write the lexical index, if the champion has one: its weights, and those of the other items."""

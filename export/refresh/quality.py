@@ -39,7 +39,6 @@ from twinspire.protos.features import FeatureSpec, TextFeature
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
-from twinspire.protos.nearest.vectors import rounded_vectors
 from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config import Experiment
 from twinspire.train.config.history_towers import HistoryTower
@@ -250,9 +249,7 @@ class Evaluation:
     def _evaluated(self, console: Console) -> Any:
         """Vectors of the data set's items by the text of the split."""
         records = ColumnRecords(self.data.items, "items as evaluated")
-        encoded = encode_once(self.manifest.name, self.tower, records, console)
-        precision, padding = self.manifest.precision.vectors, self.manifest.score.has_padding_dim
-        return rounded_vectors(encoded.vectors, precision, padding)
+        return encode_once(self.manifest.name, self.tower, records, console).vectors
 
 
 def evaluation(

@@ -75,7 +75,7 @@ FEATURES: Sections = {
 # What an export does beyond towers, vectors and index, left out where a test looks at none of it.
 QUICK: Sections = {
     "export": {"iterations": 5},
-    "precision": {"query": "fp32", "item": "fp32", "vectors": "fp32"},
+    "precision": {"query": "fp32", "item": "fp32"},
     "hybrid": {"enabled": False},
     "baselines": {"run": ["bm25", "popularity"]},
 }

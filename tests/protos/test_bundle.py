@@ -295,11 +295,6 @@ def test_special_files_are_refused_without_waiting(folder: Path, tmp_path: Path)
     assert "manifest.json: a link, a folder or a special file" in refusal(bundle.read_manifest, made)
 
 
-def test_scales_that_are_not_listed_are_not_read(folder: Path, tmp_path: Path) -> None:
-    made = tampered(folder, tmp_path / "made", lambda table: table["precision"].update(vectors="int8"))
-    assert "lists no vector_scales.npy" in refusal(bundle.read, made)
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -1,22 +1,20 @@
-"""`[precision]`: the numeric precision of towers and vectors, and the loss of quality that it may cost."""
+"""`[precision]`: the numeric precision of the towers, and the loss of quality that it may cost."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from twinspire.protos.bundle import Precision, TableVariant
+from twinspire.protos.bundle import TableVariant
 from twinspire.train.config.checks import at_least, refuse_unused
 
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Variants of the towers and vectors; what is tried is compared with float32 on the validation part.
+    """Variants of the towers; what is tried is compared with float32 on the validation part.
 
     Args:
         query: the query tower's variant, all of which compute in float32. `auto` takes the smallest within
             `max_loss`.
         item: the item tower's variant.
-        vectors: precision of the item vectors on disk; `auto` takes the smallest within `max_loss`. All
-            processes share mapped `fp32` vectors; each process converts other precisions to its own copy.
         max_loss: the largest mean fall of recall@10 and nDCG@10 over queries; 0.005 is half a point.
         queries: largest number of validation queries for measuring the fall.
         items: largest number of catalogue items to search: the relevant items, and a sample of the others.
@@ -25,7 +23,6 @@ class PrecisionConfig:
 
     query: Literal["auto", TableVariant] = "auto"
     item: Literal["auto", TableVariant] = "auto"
-    vectors: Literal["auto", Precision] = "fp32"
     max_loss: float = 0.005
     queries: int = 3_000
     items: int = 20_000
@@ -36,5 +33,5 @@ class PrecisionConfig:
         at_least(0, self, "seed")
         if not 0 <= self.max_loss < 1:
             raise ValueError(f"max_loss: expected at least 0 and below 1, got {self.max_loss}")
-        automatic = "auto" in (self.query, self.item, self.vectors)
-        refuse_unused(self, {'"auto" for query, item or vectors': (automatic, ("max_loss",))})
+        automatic = "auto" in (self.query, self.item)
+        refuse_unused(self, {'"auto" for query or item': (automatic, ("max_loss",))})

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.
 
 
 def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, console: Console) -> None:
-    plain = PrecisionConfig(query="fp32", item="fp32", vectors="fp32")  # no variant is exported and measured
+    plain = PrecisionConfig(query="fp32", item="fp32")  # no variant is exported and measured
     experiment = replace(made_once.experiment, hybrid=HybridConfig(True), precision=plain)
     # Served by the text that is evaluated, so that both find the same.
     dataset = made_once.dataset
