@@ -238,18 +238,13 @@ class ComirecTower(TowerSection):
     K attention heads over the embeddings of the history's items give K vectors. The score of an item is that
     of the vector which is nearest to it: a search looks for the neighbours of each vector, and merges what it
     finds. In a step of training the vector with the largest inner product with a pair's item stands for the
-    query, for the item and for all negatives (equations 6 and 7). In the interests two things differ from
-    the paper: an item is weighed by how many items follow it, not by its position from the start, and the
-    interests may read the places of a causal self-attention instead of the items themselves (`layers`).
+    query, for the item and for all negatives (equations 6 and 7). Unlike in the paper an item is weighed by
+    how many items follow it, not by its position from the start.
 
     Args:
         interests: K, the number of vectors of a query; 4 in the paper.
         dimension: size of the item embeddings, and of each vector.
         hidden: width of the attention's tanh layer; four times the dimension in the paper.
-        layers: layers of causal self-attention between the items and the interests; 0, as in the paper, for
-            none.
-        heads: heads of such a layer; must divide `dimension`.
-        dropout: dropout inside these layers.
         input_dropout: dropout on the embedded history.
         newcomers_alpha, newcomers_strength: as of `sequence`.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
@@ -263,9 +258,6 @@ class ComirecTower(TowerSection):
     interests: int = 4
     dimension: int = 64
     hidden: int = 256
-    layers: int = 0
-    heads: int = 2
-    dropout: float = 0.3
     input_dropout: float = 0.2
     newcomers_alpha: float = 1.0
     newcomers_strength: float = 10.0
@@ -281,13 +273,10 @@ class ComirecTower(TowerSection):
         at_least(2, self, "interests", "buckets")
         if self.interests > MAX_INTERESTS:
             raise ValueError(f"interests: expected at most {MAX_INTERESTS}, got {self.interests}")
-        at_least(1, self, "dimension", "hidden", "heads")
-        at_least(0, self, "layers", "item_hidden", "newcomers_alpha")
+        at_least(1, self, "dimension", "hidden")
+        at_least(0, self, "item_hidden", "newcomers_alpha")
         above_zero(self, "newcomers_strength")
-        refuse_unused(self, {"layers above 0": (self.layers > 0, ("heads", "dropout"))})
-        if self.layers and self.dimension % self.heads:
-            raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
-        below_one(self, "dropout", "input_dropout")
+        below_one(self, "input_dropout")
         check_orders(self)
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from twinspire.train.models.encoders import touched
 from twinspire.train.models.placement import products
-from twinspire.train.models.sequence_encoders import AttentionEncoder, History, Windows, dropout
+from twinspire.train.models.sequence_encoders import History, Windows, dropout
 
 
 class InterestsEncoder(nn.Module):
-    """K vectors of a history, each a weighted mean of its places (Cen et al. 2020, equation 3).
+    """K vectors of a history, each a weighted mean of its items (Cen et al. 2020, equation 3).
 
-    The weight of place j in the mean of interest k is the softmax over all places of
+    The weight of item j in the mean of interest k is the softmax over all items of
     w_k tanh(W e_j) + b_kn, with n items after j; the paper adds an embedding of the position to e_j instead,
     which depends on where the window of a history begins.
 
@@ -26,18 +26,10 @@ class InterestsEncoder(nn.Module):
         hidden: rows of W.
         input_dropout: on the embedded items.
         positions: number of positions of the longest history or window.
-        context: self-attention over the items, whose outputs are averaged in place of the embeddings; it
-            applies its own input dropout. None averages the embeddings.
     """
 
     def __init__(
-        self,
-        table: nn.Parameter,
-        interests: int,
-        hidden: int,
-        input_dropout: float,
-        positions: int,
-        context: AttentionEncoder | None = None,
+        self, table: nn.Parameter, interests: int, hidden: int, input_dropout: float, positions: int
     ) -> None:
         super().__init__()
         self.table = table
@@ -45,7 +37,6 @@ class InterestsEncoder(nn.Module):
         self.inner = nn.Linear(table.shape[1], hidden, bias=False)
         self.outer = nn.Linear(hidden, interests, bias=False)
         self.distance = nn.Parameter(torch.zeros(positions, interests))
-        self.context = context
 
     def forward(self, history: History) -> Tensor:
         """Rows (B, L) or windows of B records -> (B, K, H)."""
@@ -55,23 +46,17 @@ class InterestsEncoder(nn.Module):
 
     def _pool(self, rows: Tensor, count: int) -> Tensor:
         """(B, count, K, H): for each of the last `count` places the K vectors of the history up to it."""
-        places = self._places(rows)  # (B, L, H)
+        table, used = touched(self.table, rows)
+        items = dropout(F.embedding(used, table), self.input_dropout, self.training)  # (B, L, H)
         place = torch.arange(rows.shape[1], device=rows.device)
         offset = (place[:, None] - place)[-count:]  # (Q, L), above 0 for earlier places
         # A place weighs itself even where it is padding, else the softmax has no term.
         masked = (offset < 0) | (rows == 0)[:, None] & (offset > 0)  # (B, Q, L)
         bias = F.embedding(offset.clamp(min=0), self.distance).permute(2, 0, 1)  # (K, Q, L)
-        logits = self.outer(torch.tanh(self.inner(places))).transpose(1, 2)[:, :, None]  # (B, K, 1, L)
+        logits = self.outer(torch.tanh(self.inner(items))).transpose(1, 2)[:, :, None]  # (B, K, 1, L)
         weights = (logits + bias).masked_fill(masked[:, None], float("-inf")).softmax(dim=-1)
-        pooled: Tensor = weights.flatten(1, 2) @ places  # (B, K * Q, H)
+        pooled: Tensor = weights.flatten(1, 2) @ items  # (B, K * Q, H)
         return pooled.view(len(rows), len(bias), count, -1).transpose(1, 2)
-
-    def _places(self, rows: Tensor) -> Tensor:
-        """(B, L, H): the items, or what the self-attention makes of them."""
-        if self.context is not None:
-            return self.context.places(rows)
-        table, rows = touched(self.table, rows)
-        return dropout(F.embedding(rows, table), self.input_dropout, self.training)
 
 
 def largest_products(queries: Tensor, items: Tensor) -> Tensor:

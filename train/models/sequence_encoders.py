@@ -259,15 +259,10 @@ class AttentionEncoder(nn.Module):
             dated = None
             if times is not None and asked is not None:
                 dated = times, moments_in_windows(history.places, times, asked)
-            return history.pick(self.places(history.rows, dated))
+            return history.pick(self.norm(self._encode(history.rows, history.rows.shape[1], dated)))
         dated = None if times is None or asked is None else (times, moments_of(times, asked))
         last: Tensor = self.norm(self._encode(history, 1, dated)[:, 0])
         return last
-
-    def places(self, rows: Tensor, dated: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """All places of rows (B, L): (B, L, H); arguments as of `_encode`."""
-        found: Tensor = self.norm(self._encode(rows, rows.shape[1], dated))
-        return found
 
     @torch.no_grad()
     def extend_ages(self) -> None:

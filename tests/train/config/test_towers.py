@@ -44,8 +44,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**CLICKS, "orders": [], "words": False}, "tower.orders: expected lengths of 1 to 16, got"),
     ({**COMIREC, "interests": 1}, "tower.interests: expected at least 2, got 1"),
     ({**COMIREC, "interests": 65}, "tower.interests: expected at most 64, got 65"),
-    ({**COMIREC, "layers": 1, "heads": 3}, "tower.heads: expected a divisor of dimension = 64, got 3"),
-    ({**COMIREC, "heads": 4}, "tower.heads: goes with layers above 0"),
+    ({**COMIREC, "layers": 1}, "tower.layers: unknown key"),
     ({**COMIREC, "input_dropout": 1.0}, "tower.input_dropout: expected 0 to below 1, got 1.0"),
     ({**COMIREC, "latent": 16}, "tower.latent: unknown key"),  # EASE is of one vector for each query
     ({**COMIREC, "linear": 16}, "tower.linear: unknown key"),

@@ -26,9 +26,6 @@ ENCODERS: dict[str, Callable[[nn.Parameter], nn.Module]] = {
     "sum": lambda table: PoolingEncoder(table, LONGEST + 1, mean=False, scale=2.0, decay=0.3),
     "mean": lambda table: PoolingEncoder(table, LONGEST + 1, mean=True),
     "interests": lambda table: InterestsEncoder(table, 3, 16, 0.1, LONGEST + 1),
-    "interests by attention": lambda table: InterestsEncoder(
-        table, 3, 16, 0.1, LONGEST + 1, AttentionEncoder(table, 1, 2, 0.1, 0.2, LONGEST + 1)
-    ),
 }
 KINDS = pytest.mark.parametrize("kind", ENCODERS)
 HISTORY = st.lists(st.integers(2, KNOWN + 1), max_size=LONGEST)

@@ -58,7 +58,6 @@ KINDS: dict[str, TowerConfig] = {
     "sum": SequenceTower("sequence", history="sum", **SMALL),
     "sum and latent": SequenceTower("sequence", history="sum", latent=3, **SMALL),
     "comirec": ComirecTower("comirec", interests=3, hidden=6, item_hidden=4, **SMALL),
-    "comirec, attention": ComirecTower("comirec", interests=3, hidden=6, layers=1, **SMALL),
 }
 RECORDS: dict[Side, dict[str, list[Any]]] = {
     "query": {

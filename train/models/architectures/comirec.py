@@ -13,7 +13,7 @@ from twinspire.train.models.heads import InterestsHead
 from twinspire.train.models.history_towers import content_fallback, inner_product_heads, text_factory
 from twinspire.train.models.interests import InterestsEncoder
 from twinspire.train.models.prepared_inputs import PreparedInputs
-from twinspire.train.models.sequence_encoders import AttentionEncoder, IdEncoder
+from twinspire.train.models.sequence_encoders import IdEncoder
 from twinspire.train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
@@ -56,14 +56,7 @@ class ComirecArchitecture(Architecture[ComirecTower]):
 
     def _interests(self, schema: Schema, ids: nn.Parameter) -> InterestsEncoder:
         config, positions = self.config, longest_window(schema)
-        context = None
-        if config.layers:
-            context = AttentionEncoder(
-                ids, config.layers, config.heads, config.dropout, config.input_dropout, positions
-            )
-        return InterestsEncoder(
-            ids, config.interests, config.hidden, config.input_dropout, positions, context
-        )
+        return InterestsEncoder(ids, config.interests, config.hidden, config.input_dropout, positions)
 
     @property
     def shares_windows(self) -> bool:
