@@ -12,7 +12,6 @@ from twinspire.protos.bundle import EXACT, HNSW, Manifest
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.inputs.events import is_dated, without_times
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
-from twinspire.protos.system.timing import p99_remark
 from twinspire.train.evaluation.baselines import LABELS
 from twinspire.train.markdown import aligned, code, one_line, plain
 from twinspire.train.metrics import metric_label
@@ -184,25 +183,13 @@ def _latency(latency: Mapping[str, Any]) -> str:
     if not figures:
         return ""
     threads, machine = latency["threads"], latency["machine"]
-    rows = []
-    for side in ("query", "item"):
-        for batch in (1, 8, 32):
-            names = [f"{side}_tower_b{batch}_p{percentile}_us" for percentile in (50, 95, 99)]
-            if all(name in figures for name in names):
-                rows.append([f"{side} tower, batch {batch}", *(f"{figures[name]:,.0f}" for name in names)])
-    budget = f"{_plain(threads)} thread{'s' if threads != 1 else ''}"
-    parts = [
-        f"## Latency of the towers, microseconds a batch, {budget}",
-        aligned(["", "p50", "p95", "p99"], rows, "lrrr"),
-        f"On {_plain(machine['processor'])}, {_plain(machine['cores'])} cores, {_plain(machine['system'])}.",
-    ]
-    batches = [each for side in latency.get("towers", {}).values() for each in side.values()]
-    calls = [backend["iterations"] for each in batches for backend in each.values()]
-    remark = p99_remark({"each row": min(calls)}) if calls else ""
-    parts += [f"{remark}."] if remark else []
+    p50, p99 = (figures[f"query_tower_b1_{each}_us"] for each in ("p50", "p99"))
+    text = f"One query takes the query tower {p50:,.0f} microseconds (p50; p99 {p99:,.0f}) on "
+    text += f"{_plain(threads)} thread{'s' if threads != 1 else ''}"
     largest = figures.get("item_tower_b32_p50_us")
-    parts += [f"The item tower encodes {32e6 / largest:,.0f} items a second at batch 32."] if largest else []
-    return "\n\n".join(parts)
+    text += f"; the item tower encodes {32e6 / largest:,.0f} items a second at batch 32" if largest else ""
+    where = f"{_plain(machine['processor'])}, {_plain(machine['cores'])} cores, {_plain(machine['system'])}"
+    return f"## Latency\n\n{text}. On {where}."
 
 
 def _use(manifest: Manifest) -> str:
