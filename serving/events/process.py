@@ -16,8 +16,7 @@ from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.events.store import MOST_DELETED, EventStore
 from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
-from twinspire.serving.live.process.frame_socket import Frame, Peer
-from twinspire.serving.live.process.store_client import Channel, FrameKind
+from twinspire.serving.live.process.store_client import Channel
 from twinspire.serving.live.store.database import EVENTS as STORE
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.shared_state import EVENTS, SharedState
@@ -53,7 +52,7 @@ class EventsProcess:
         self._config, self._shared_state = config, shared_state
         self._grace, self._heartbeat = grace, heartbeat
         self._requests = RequestQueue(MAX_BYTES)
-        self._frames = FrameServer("events", channel, self._received, self._closed)
+        self._frames = FrameServer("events", channel, self._take, self._requests.remove)
         self._store: EventStore | None = None
         self._entry: dict[str, Any] = {**shared_state.read(EVENTS), "pid": os.getpid(), "last_error": ""}
         self._prune_due = 0.0
@@ -145,16 +144,8 @@ class EventsProcess:
         self._entry["last_error"] = reason
         return Unavailable(reason)
 
-    def _received(self, peer: Peer, frame: Frame) -> None:
-        if frame.kind == FrameKind.FORGET:
-            for each in self._requests.remove(peer, frame.number):
-                self._frames.refuse(each, Unavailable("the caller has gone"))
-        else:
-            self._frames.queue(self._requests, PendingRequest(peer, frame))
-
-    def _closed(self, peer: Peer) -> None:
-        """Drop the requests of a worker that is gone; one that connects again repeats them."""
-        self._requests.remove(peer)
+    def _take(self, request: PendingRequest) -> None:
+        self._frames.queue(self._requests, request)
 
 
 def initial_events_entry(config: EventsConfig) -> dict[str, Any]:

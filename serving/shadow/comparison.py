@@ -1,27 +1,12 @@
 """Compares a challenger's answers with the champion's, and sums the comparisons up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 
 TOP = 10
-
-
-class ChallengerAnswer(NamedTuple):
-    """The challenger's answer to a query.
-
-    Args:
-        ids: of its items, best first.
-        basis: what the answer is based on, as a value of `wire.Basis`.
-        fusion: which scores ranked, as a value of `wire.Fusion`.
-    """
-
-    ids: Sequence[str]
-    scores: Sequence[float]
-    basis: Any
-    fusion: Any
 
 
 @dataclass(frozen=True)
@@ -41,19 +26,19 @@ class AnswerComparison:
     empty: bool
 
 
-def compare(champion: wire.SearchResponse, challenger: ChallengerAnswer) -> AnswerComparison:
+def compare(champion: wire.SearchResponse, challenger: wire.SearchResponse) -> AnswerComparison:
     """Compare the answers to one query."""
     expected = {hit.id for hit in champion.hits[:TOP]}
-    overlap = len(expected.intersection(challenger.ids[:TOP])) / len(expected) if expected else None
-    return AnswerComparison(overlap, _shift(champion, challenger), not challenger.ids)
+    found = {hit.id for hit in challenger.hits[:TOP]}
+    overlap = len(expected & found) / len(expected) if expected else None
+    return AnswerComparison(overlap, _shift(champion, challenger), not challenger.hits)
 
 
-def _shift(champion: wire.SearchResponse, challenger: ChallengerAnswer) -> float | None:
+def _shift(champion: wire.SearchResponse, challenger: wire.SearchResponse) -> float | None:
     if (champion.basis, champion.fusion) != (challenger.basis, challenger.fusion):
         return None
     scores = {hit.id: hit.score for hit in champion.hits}
-    items = zip(challenger.ids, challenger.scores, strict=True)
-    both = [score - scores[item] for item, score in items if item in scores]
+    both = [hit.score - scores[hit.id] for hit in challenger.hits if hit.id in scores]
     return sum(both) / len(both) if both else None
 
 
@@ -100,10 +85,6 @@ class Sums:
             "score_shift": self.shift / self.shifts if self.shifts else 0.0,
         }
 
-    def document(self) -> dict[str, Any]:
-        """As JSON; `Sums(**document)` restores it."""
-        return asdict(self)
-
 
 class PairRecord:
     """The sums of one pair of bundles; they restart at 0 when one of the two changes.
@@ -147,7 +128,7 @@ class PairRecord:
             "champion": self.champion,
             **counts,
             **self.sums.means(),
-            "sums": self.sums.document(),
+            "sums": asdict(self.sums),
             "dropped_before": self._dropped_before,
         }
 

@@ -14,15 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import BundleDamaged, TwinspireError
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace
 from twinspire.serving.retrieval.response_bytes import BASES
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.shadow.channel import Mirrored, ShadowChannel
-from twinspire.serving.shadow.comparison import ChallengerAnswer, PairRecord, compare
+from twinspire.serving.shadow.comparison import PairRecord, compare
 from twinspire.serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
 from twinspire.serving.supervisor import WorkerHandle
 from twinspire.serving.wire import converters
@@ -187,7 +185,7 @@ class Shadow:
         else:
             self._record.sums.add(compare(champion, challenger))
 
-    def _answer(self, retriever: Retriever, request: wire.SearchRequest) -> ChallengerAnswer:
+    def _answer(self, retriever: Retriever, request: wire.SearchRequest) -> wire.SearchResponse:
         """Answer as the service does."""
         prepared = retriever.prepare(converters.query_from_wire(request.query, "query"))
         k = self._limits.k(request.k)
@@ -201,9 +199,9 @@ class Shadow:
         encoded = retriever.encode_prepared([prepared])
         (found,) = retriever.find(encoded, [options])
         ids = [retriever.items.ids[row] for row in found.rows]
-        scores = np.asarray(found.scores, np.float32).tolist()  # rounded like the champion's on the wire
-        ranked_by = converters.fusion_to_wire(found.fusion)
-        return ChallengerAnswer(ids, scores, BASES[found.context.basis], ranked_by)
+        hits = [wire.Hit(id=each, score=score) for each, score in zip(ids, found.scores, strict=True)]
+        basis, fusion = BASES[found.context.basis], converters.fusion_to_wire(found.fusion)
+        return wire.SearchResponse(hits=hits, basis=basis, fusion=fusion)
 
     def _log_once(self, error: Exception) -> None:
         """Log an unforeseen error, the first of its kind."""

@@ -36,7 +36,7 @@ from twinspire.serving.live.store.changes import Position
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.live.store.history import StoreRolledBack
 from twinspire.serving.live.store.store import RETRY_SECONDS, Store, StoredItem
-from twinspire.serving.live.store.write_rules import WriteOutcome, WriteRequest
+from twinspire.serving.live.store.write_rules import WriteRequest
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 from twinspire.serving.supervisor import Heartbeat, WorkerHandle
 from twinspire.serving.wire.converters import value_to_wire
@@ -61,7 +61,7 @@ class _Committed(NamedTuple):
     """A write that is stored and has no reply yet; `until` is by `time.monotonic`."""
 
     request: PendingRequest
-    outcome: WriteOutcome
+    outcome: wire.WriteResponse
     until: float
 
 
@@ -93,7 +93,7 @@ class CatalogueProcess:
         self._followers: list[PendingRequest] = []  # reads that wait for a change
         self._seen = 0  # sequence of the store when they were last checked; they wait for a higher one
         self._committed: list[_Committed] = []  # in the order of their sequences, without a reply yet
-        self._frames = FrameServer("catalogue", channel, self._received, self._closed)
+        self._frames = FrameServer("catalogue", channel, self._take, self._forget)
         self._store: Store | None = None
         self._feed: KnownFeed | None = None
         self._encoders: BundleEncoders | None = None
@@ -138,7 +138,7 @@ class CatalogueProcess:
             self._drop(self._rolled_back)
         if self._store is None and time.monotonic() >= self._due:
             self._open()
-        outcomes: Sequence[WriteOutcome | TwinspireError] = []
+        outcomes: Sequence[wire.WriteResponse | TwinspireError] = []
         if self._store is None or self._feed is None or self._encoders is None:
             outcomes = [Unavailable(self._error)] * len(group)
         elif group:
@@ -154,7 +154,7 @@ class CatalogueProcess:
             self._crowded_until = time.monotonic() + CROWDED_SECONDS
         until = time.monotonic() + REPLY_WAIT_SECONDS
         for request, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, WriteOutcome):
+            if isinstance(outcome, wire.WriteResponse):
                 self._committed.append(_Committed(request, outcome, until))
             else:
                 self._frames.refuse(request, outcome)
@@ -185,7 +185,7 @@ class CatalogueProcess:
 
     def _commit(
         self, store: Store, feed: KnownFeed, encoders: BundleEncoders, group: Sequence[PendingRequest]
-    ) -> list[WriteOutcome | TwinspireError]:
+    ) -> list[wire.WriteResponse | TwinspireError]:
         """Carry out a group in one transaction; if that fails in an unforeseen way, in halves.
 
         So the one at fault is refused, and neither ends this process nor keeps the others from being written.
@@ -210,11 +210,11 @@ class CatalogueProcess:
             log.exception("a write has failed, and nothing of it was written")
             return [TwinspireError("the write has failed, and nothing was written; the log says why")]
         self._error = ""
-        done = [each for each in outcomes if isinstance(each, WriteOutcome)]
+        done = [each for each in outcomes if isinstance(each, wire.WriteResponse)]
         feed.committed(store.last_write())
         self._commits += 1
         self._writes_done += sum(
-            not result.error for each in done if not each.repeated for result in each.results
+            not result.error for each in done if not each.repeated_request for result in each.results
         )
         self._commit_seconds += time.monotonic() - started
         return outcomes
@@ -235,14 +235,11 @@ class CatalogueProcess:
                 held.append(each)
         self._committed = held
 
-    def _response(self, encoders: BundleEncoders, outcome: WriteOutcome) -> bytes:
-        response = wire.WriteResponse(sequence=outcome.sequence, repeated_request=outcome.repeated)
-        for each in outcome.results:
-            error, text = each.error, each.text
-            if not error and (why := encoders.failure(each.sequence)):
-                error, text = wire.WRITE_NOT_ENCODED, why
-            response.results.add(sequence=each.sequence, error=error, error_text=text)
-        return response.SerializeToString()
+    def _response(self, encoders: BundleEncoders, answer: wire.WriteResponse) -> bytes:
+        for each in answer.results:
+            if not each.error and (why := encoders.failure(each.sequence)):
+                each.error, each.error_text = wire.WRITE_NOT_ENCODED, why
+        return answer.SerializeToString()
 
     def _follow(self, store: Store, feed: KnownFeed) -> None:
         """Read the store's sequence, which other hosts may have raised."""
@@ -424,23 +421,15 @@ class CatalogueProcess:
 
     # Frames.
 
-    def _received(self, peer: Peer, frame: Frame) -> None:
-        request = PendingRequest(peer, frame)
-        if frame.kind == FrameKind.FORGET:
-            for each in self._forget(peer, frame.number):
-                self._frames.refuse(each, Unavailable("the caller has gone"))
-        elif frame.kind == FrameKind.WRITE:
+    def _take(self, request: PendingRequest) -> None:
+        if request.frame.kind == FrameKind.WRITE:
             self._frames.queue(self._writes, request)
-        else:
-            with self._lock:
-                if self._waits(request):
-                    self._followers.append(request)
-                else:
-                    self._frames.queue(self._reads, request)
-
-    def _closed(self, peer: Peer) -> None:
-        """Drop the requests of a worker that is gone; one that connects again repeats them."""
-        self._forget(peer)
+            return
+        with self._lock:
+            if self._waits(request):
+                self._followers.append(request)
+            else:
+                self._frames.queue(self._reads, request)
 
     def _forget(self, peer: Peer, number: int | None = None) -> list[PendingRequest]:
         """Remove a request of a worker that is still queued, or all of them if there is no number."""

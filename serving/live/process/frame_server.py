@@ -1,6 +1,7 @@
 """The end of a store's process: it accepts the workers' connections, queues their requests, and replies."""
 
 import json
+import logging
 import math
 import threading
 import time
@@ -8,11 +9,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from twinspire.protos.errors import Overloaded
-from twinspire.serving.live.process.frame_socket import Frame, FrameLoop, Peer
+from twinspire.protos.errors import Overloaded, Unavailable
+from twinspire.serving.live.process.frame_socket import Frame, Peer
 from twinspire.serving.live.process.store_client import Channel, FrameKind, error_document
 from twinspire.serving.supervisor import WorkerHandle
 
+log = logging.getLogger(__name__)
+
+ACCEPT_SECONDS = 0.1  # between two checks whether to stop
 RETRY_SECONDS = 1.0  # after which a request that found a full queue may come again
 
 
@@ -20,26 +24,28 @@ class FrameServer:
     """The connections of the workers to a store's process.
 
     Args:
-        name: of its thread.
+        name: of its threads.
         channel: through which workers connect.
-        received: called on that thread with each frame.
-        closed: called on that thread when a worker has gone.
+        take: called with each request, on a thread of its worker.
+        forget: removes the requests of a worker that are still queued, and returns them: that of a number,
+            or all of them without one.
     """
 
     def __init__(
         self,
         name: str,
         channel: Channel,
-        received: Callable[[Peer, Frame], None],
-        closed: Callable[[Peer], None],
+        take: Callable[["PendingRequest"], None],
+        forget: Callable[[Peer, int | None], list["PendingRequest"]],
     ) -> None:
-        self._channel = channel
-        self._loop = FrameLoop(name, received, closed)
+        self._name, self._channel, self._take, self._forget = name, channel, take, forget
+        self._peers: set[Peer] = set()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._accept, name=name, daemon=True)
 
     def start(self) -> None:
         """Accept connections from now on."""
-        self._loop.watch(self._channel.receiver, self._accept)
-        self._loop.start()
+        self._thread.start()
 
     def work(self, handle: WorkerHandle, grace: float, step: Callable[[], None]) -> float:
         """Call `step` again and again, until the service stops and the workers have ended their calls.
@@ -52,7 +58,7 @@ class FrameServer:
             When the process must end, by `time.monotonic`.
         """
         stopped, until = handle.stop_event(), math.inf
-        while time.monotonic() < until and not (stopped.is_set() and self._loop.peers == 0):
+        while time.monotonic() < until and not (stopped.is_set() and not self._peers):
             if stopped.is_set() and until == math.inf:
                 until = time.monotonic() + grace
             step()
@@ -60,7 +66,10 @@ class FrameServer:
 
     def stop(self) -> None:
         """Close all connections."""
-        self._loop.stop()
+        self._stopped.set()
+        self._thread.join()
+        for peer in [*self._peers]:
+            peer.close()
 
     def queue(self, queue: "RequestQueue", request: "PendingRequest") -> None:
         """Queue a request, or refuse it if there is no room."""
@@ -69,16 +78,35 @@ class FrameServer:
 
     def answer(self, request: "PendingRequest", value: int, message: bytes) -> None:
         """Reply to a request; `value` is that of the frame."""
-        self._loop.send(request.peer, Frame(FrameKind.ANSWER, request.frame.number, value, message))
+        request.peer.send(Frame(FrameKind.ANSWER, request.frame.number, value, message))
 
     def refuse(self, request: "PendingRequest", error: Exception) -> None:
         """Reply to a request with an error."""
         content = json.dumps(error_document(error)).encode()
-        self._loop.send(request.peer, Frame(FrameKind.ERROR, request.frame.number, 0, content))
+        request.peer.send(Frame(FrameKind.ERROR, request.frame.number, 0, content))
 
     def _accept(self) -> None:
-        for connected in self._channel.accept():
-            self._loop.add(connected)
+        while not self._stopped.is_set():
+            try:
+                for connected in self._channel.accept(ACCEPT_SECONDS):
+                    peer = Peer(self._name, connected, self._received, self._closed)
+                    self._peers.add(peer)
+                    peer.start()
+            except Exception:  # of any kind, such as too many threads
+                log.exception("%s: a connection could not be accepted", self._name)
+                self._stopped.wait(ACCEPT_SECONDS)
+
+    def _received(self, peer: Peer, frame: Frame) -> None:
+        if frame.kind == FrameKind.FORGET:
+            for each in self._forget(peer, frame.number):
+                self.refuse(each, Unavailable("the caller has gone"))
+        else:
+            self._take(PendingRequest(peer, frame))
+
+    def _closed(self, peer: Peer) -> None:
+        """Drop the requests of a worker that is gone; one that connects again repeats them."""
+        self._peers.discard(peer)
+        self._forget(peer, None)
 
 
 class PendingRequest(NamedTuple):

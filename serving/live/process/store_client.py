@@ -13,11 +13,9 @@ A write of live items carries its caller's deadline, after which it is not commi
 caller may have been committed before it. A request whose caller has gone counts against the worker's bounds
 until its frame has been withdrawn, or the process has replied.
 
-The protocol is our own because no library does this much and no more. A channel of gRPC runs threads in each
-worker, beside the event loop that should have the core to itself, and needs a path in the file system that
-others may open. `multiprocessing.connection` blocks its thread until a message is complete, so one slow end
-would hold up all others. asyncio would replace the selector of `frame_socket.py`, but not the frames. What a
-frame carries is JSON, or a message of the wire.
+The protocol is our own, on blocking sockets and threads, because a channel of gRPC needs a path in the file
+system that others may open, and cannot withdraw a request. What a frame carries is JSON, or a message of the
+wire.
 
 A frame (`frame_socket.py`) has a head of 21 bytes, little-endian, and then the payload:
 
@@ -39,12 +37,13 @@ import socket
 import threading
 from collections.abc import Callable
 from enum import IntEnum
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 from twinspire.protos import errors
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.engine.call import Deferred
-from twinspire.serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
+from twinspire.serving.live.process.frame_socket import LARGEST, Frame, Peer
 
 DATAGRAM_BYTES = 256  # received at once; a datagram that passes a socket has one byte
 MAX_BYTES = 32 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone
@@ -106,9 +105,10 @@ class Channel:
             theirs.close()
         return ours
 
-    def accept(self) -> list[socket.socket]:
-        """The connections that workers have made since the last call."""
+    def accept(self, seconds: float = 0.0) -> list[socket.socket]:
+        """The connections that workers have made since the last call; waits up to `seconds` for one."""
         found: list[socket.socket] = []
+        wait([self.receiver], seconds)
         while True:
             try:
                 _, descriptors, _, _ = socket.recv_fds(self.receiver, DATAGRAM_BYTES, 4)
@@ -138,17 +138,17 @@ class StoreClient:
         self._bytes = 0
         self._stopped = threading.Event()
         self._peer: Peer | None = None
-        self._loop = FrameLoop("store", self._received, self._closed)
 
     def start(self) -> None:
         """Connect; call it after the fork."""
         self._connect()
-        self._loop.start()
 
     def stop(self) -> None:
         """Close the connection; requests that wait get no reply."""
         self._stopped.set()
-        self._loop.stop()
+        with self._lock:
+            if self._peer is not None:
+                self._peer.close()
 
     def ask(
         self, kind: FrameKind, payload: bytes, answered: Answered, repeatable: bool = True, items: int = 0
@@ -184,7 +184,7 @@ class StoreClient:
             self._waiting[number] = _Waiting(frame, repeatable, answered)
             self._bytes += len(payload)
             if self._peer is not None:
-                self._loop.send(self._peer, frame)
+                self._peer.send(frame)
         return number
 
     def defer(
@@ -221,11 +221,11 @@ class StoreClient:
             waiting = self._waiting.get(number)
             if waiting is None or waiting.answered is None:
                 return
-            if self._peer is None or self._loop.withdraw(self._peer, waiting.frame):
+            if self._peer is None or self._peer.withdraw(waiting.frame):
                 self._remove(number)
                 return
             self._waiting[number] = waiting._replace(answered=None)
-            self._loop.send(self._peer, Frame(FrameKind.FORGET, number, 0, b""))
+            self._peer.send(Frame(FrameKind.FORGET, number, 0, b""))
 
     def _take(self, number: int) -> _Waiting | None:
         with self._lock:
@@ -263,18 +263,22 @@ class StoreClient:
         self._connect()
 
     def _connect(self) -> None:
-        while True:
+        while not self._stopped.is_set():
             try:
-                connected = self._channel.connect()
-                break
-            except OSError:  # the queue of new connections is full, until the process has been started again
-                if self._stopped.wait(RETRY_SECONDS):
-                    return
-        peer = self._loop.add(connected)
-        with self._lock:
-            self._peer = peer
-            for each in self._waiting.values():
-                self._loop.send(peer, each.frame)
+                peer = Peer("store", self._channel.connect(), self._received, self._closed)
+                with self._lock:
+                    self._peer = peer
+                    for each in self._waiting.values():
+                        peer.send(each.frame)
+                peer.start()
+            except (OSError, RuntimeError):
+                # The queue of new connections is full, until the process has been started again; or no thread
+                # can be started.
+                self._stopped.wait(RETRY_SECONDS)
+                continue
+            if self._stopped.is_set():
+                peer.close()
+            return
 
 
 def error_document(error: Exception) -> dict[str, Any]:

@@ -30,6 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from twinspire.protos.catalogue_pb2 import WriteResponse
 from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.store.changes import START, Change, FeedPage, LastWrite, Position
 from twinspire.serving.live.store.database import CATALOGUE, Database
@@ -52,8 +53,9 @@ from twinspire.serving.live.store.write_rules import (
     Decisions,
     ItemVersion,
     ItemWrite,
-    WriteOutcome,
     WriteRequest,
+    answer_to_json,
+    repeated_answer,
 )
 
 log = logging.getLogger(__name__)
@@ -265,7 +267,7 @@ class Store:
 
     def write(
         self, requests: Sequence[WriteRequest], base: int | None = 0, known: Position = START
-    ) -> list[WriteOutcome | TwinspireError]:
+    ) -> list[WriteResponse | TwinspireError]:
         """Carry out requests in order, in one transaction; when this returns, it is durable.
 
         Args:
@@ -312,29 +314,29 @@ class Store:
 
     def _outcomes(
         self, requests: Sequence[WriteRequest], decisions: Decisions, answered: dict[str, tuple[str, str]]
-    ) -> tuple[list[WriteOutcome | TwinspireError], dict[str, tuple[WriteOutcome, str]]]:
+    ) -> tuple[list[WriteResponse | TwinspireError], dict[str, tuple[WriteResponse, str]]]:
         """What becomes of each request; and by request id the outcomes to remember, with their digests."""
-        outcomes: list[WriteOutcome | TwinspireError] = []
+        outcomes: list[WriteResponse | TwinspireError] = []
         new = {}
         for request in requests:
             previous = decisions.sequence
             outcome = self._outcome(request, decisions, answered)
             outcomes.append(outcome)
-            if request.request_id and isinstance(outcome, WriteOutcome) and not outcome.repeated:
+            if request.request_id and isinstance(outcome, WriteResponse) and not outcome.repeated_request:
                 if outcome.sequence == previous:  # so that this answer becomes old as the others do
                     decisions.sequence += 1
-                answered[request.request_id] = request.digest, outcome.to_json()
+                answered[request.request_id] = request.digest, answer_to_json(outcome)
                 new[request.request_id] = outcome, request.digest
         return outcomes, new
 
     def _outcome(
         self, request: WriteRequest, decisions: Decisions, known: Mapping[str, tuple[str, str]]
-    ) -> WriteOutcome | TwinspireError:
+    ) -> WriteResponse | TwinspireError:
         if request.request_id in known:  # before the deadline: "nothing was written" would be wrong
             digest, answer = known[request.request_id]
             if digest != request.digest:
                 return InvalidInput("request_id", "another request was sent with this id before")
-            return WriteOutcome.repeat(answer)
+            return repeated_answer(answer)
         # With the lock: all later commits, also of other hosts, come after this moment.
         if request.deadline <= time.monotonic():
             return Unavailable("the caller's deadline has passed, so nothing was written")
@@ -358,7 +360,7 @@ class Store:
         self,
         connection: Connection,
         decisions: Decisions,
-        new: Mapping[str, tuple[WriteOutcome, str]],
+        new: Mapping[str, tuple[WriteResponse, str]],
         now: float,
     ) -> None:
         rows = [_row(sequence, item, now) for sequence, item in decisions.written.values()]
@@ -369,7 +371,7 @@ class Store:
                 {
                     "id": request_id,
                     "digest": digest,
-                    "answer": outcome.to_json(),
+                    "answer": answer_to_json(outcome),
                     "sequence": decisions.sequence,
                     "written_at": now,
                 }

@@ -89,48 +89,24 @@ class WriteRequest:
         return cls([ItemWrite(*each) for each in items], mode, request_id, digest, deadline)
 
 
-class WriteResult(NamedTuple):
-    """What became of one item.
-
-    Args:
-        sequence: of the write; of a refused one, that of the item's last change.
-        error: why it was not written, or why searches do not find it; OK otherwise.
-        text: the reason in English; empty if there is none.
-    """
-
-    sequence: int
-    error: "wire.WriteError" = wire.WRITE_OK
-    text: str = ""
+def answer_to_json(answer: wire.WriteResponse) -> str:
+    """An answer to a write, for the store; short where all items were written."""
+    results = [(each.sequence, each.error, each.error_text) for each in answer.results]
+    first = answer.sequence - len(results) + 1
+    if results == [(first + n, wire.WRITE_OK, "") for n in range(len(results))]:
+        return json.dumps([answer.sequence, len(results)])
+    return json.dumps([answer.sequence, results])
 
 
-@dataclass(frozen=True)
-class WriteOutcome:
-    """What became of one request.
-
-    Args:
-        sequence: the highest that it wrote; where it wrote nothing, that of the store.
-        results: of the items, in order.
-        repeated: whether an earlier request with the same id got these results.
-    """
-
-    sequence: int
-    results: Sequence[WriteResult]
-    repeated: bool = False
-
-    def to_json(self) -> str:
-        """For the store; short where all items were written."""
-        first = self.sequence - len(self.results) + 1
-        if all(each == WriteResult(first + n) for n, each in enumerate(self.results)):
-            return json.dumps([self.sequence, len(self.results)])
-        return json.dumps([self.sequence, self.results])
-
-    @classmethod
-    def repeat(cls, text: str) -> Self:
-        """What `to_json` made, as the answer to a repeated request."""
-        sequence, results = json.loads(text)
-        if isinstance(results, int):
-            return cls(sequence, [WriteResult(sequence - results + 1 + n) for n in range(results)], True)
-        return cls(sequence, [WriteResult(*each) for each in results], True)
+def repeated_answer(text: str) -> wire.WriteResponse:
+    """What `answer_to_json` made, as the answer to a repeated request."""
+    sequence, results = json.loads(text)
+    if isinstance(results, int):
+        results = [(sequence - results + 1 + n, wire.WRITE_OK, "") for n in range(results)]
+    answer = wire.WriteResponse(sequence=sequence, repeated_request=True)
+    for number, error, why in results:
+        answer.results.add(sequence=number, error=error, error_text=why)
+    return answer
 
 
 class ItemVersion(NamedTuple):
@@ -156,24 +132,29 @@ class Decisions:
     versions: dict[str, ItemVersion]
     written: dict[str, tuple[int, ItemWrite]] = field(default_factory=dict)
 
-    def decide(self, request: WriteRequest) -> WriteOutcome:
-        """The outcome of one request; its writes are added to `written`."""
+    def decide(self, request: WriteRequest) -> wire.WriteResponse:
+        """The answer to one request; its writes are added to `written`."""
         results = [self._write(item, request.mode) for item in request.items]
         done = [each.sequence for each in results if not each.error]
-        return WriteOutcome(max(done, default=self.sequence), results)
+        return wire.WriteResponse(sequence=max(done, default=self.sequence), results=results)
 
-    def _write(self, item: ItemWrite, mode: "wire.WriteMode") -> WriteResult:
+    def _write(self, item: ItemWrite, mode: "wire.WriteMode") -> wire.WriteResult:
         version = self.versions.get(item.item_id)
         last = version.sequence if version else 0
         if item.expected is not None and item.expected != last:
             text = f"expected sequence {item.expected}, but the item's last change is {last}"
-            return WriteResult(last, wire.WRITE_CONFLICT, text)
+            return _refused(last, wire.WRITE_CONFLICT, text)
         exists = not version.deleted if version else item.in_bundle
         if not item.deleted and mode == wire.WRITE_INSERT and exists:
-            return WriteResult(last, wire.WRITE_EXISTS, "the item exists already")
+            return _refused(last, wire.WRITE_EXISTS, "the item exists already")
         if not item.deleted and mode == wire.WRITE_UPDATE and not exists:
-            return WriteResult(last, wire.WRITE_MISSING, "the item does not exist")
+            return _refused(last, wire.WRITE_MISSING, "the item does not exist")
         self.sequence += 1
         self.versions[item.item_id] = ItemVersion(self.sequence, item.deleted)
         self.written[item.item_id] = self.sequence, item
-        return WriteResult(self.sequence)
+        return wire.WriteResult(sequence=self.sequence)
+
+
+def _refused(last: int, error: "wire.WriteError", why: str) -> wire.WriteResult:
+    """The result of an item that is not written; `last` is the sequence of its last change."""
+    return wire.WriteResult(sequence=last, error=error, error_text=why)

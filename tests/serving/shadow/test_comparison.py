@@ -5,24 +5,20 @@ import json
 import pytest
 
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.serving.shadow.comparison import AnswerComparison, ChallengerAnswer, PairRecord, Sums, compare
+from twinspire.serving.shadow.comparison import AnswerComparison, PairRecord, Sums, compare
 
 IDS = [f"item-{n:03}" for n in range(20)]
 POPULAR = wire.Basis.Value("BASIS_POPULAR")
 
 
-def champion(scores: dict[str, float], basis: int = 0) -> wire.SearchResponse:
+def answer(scores: dict[str, float], basis: int = 0) -> wire.SearchResponse:
     hits = [wire.Hit(id=item, score=score) for item, score in scores.items()]
-    return wire.SearchResponse(hits=hits, bundle_version="a", basis=basis)  # type: ignore[arg-type]
-
-
-def own(scores: dict[str, float], basis: int = 0, fusion: int = 0) -> ChallengerAnswer:
-    return ChallengerAnswer([*scores], [*scores.values()], basis, fusion)
+    return wire.SearchResponse(hits=hits, basis=basis)  # type: ignore[arg-type]
 
 
 def test_an_equal_answer_overlaps_whole_and_is_not_shifted() -> None:
     scores = {item: 1 - n / 32 for n, item in enumerate(IDS)}
-    assert compare(champion(scores), own(scores)) == AnswerComparison(1.0, 0.0, empty=False)
+    assert compare(answer(scores), answer(scores)) == AnswerComparison(1.0, 0.0, empty=False)
 
 
 @pytest.mark.parametrize(
@@ -42,21 +38,21 @@ def test_an_equal_answer_overlaps_whole_and_is_not_shifted() -> None:
 def test_overlap_is_the_part_of_the_champions_first_ten(
     theirs: list[str], mine: list[str], overlap: float | None
 ) -> None:
-    compared = compare(champion(dict.fromkeys(theirs, 0.5)), own(dict.fromkeys(mine, 0.5)))
+    compared = compare(answer(dict.fromkeys(theirs, 0.5)), answer(dict.fromkeys(mine, 0.5)))
     assert compared.overlap == overlap
     assert compared.empty == (mine == [])
 
 
 def test_the_shift_is_that_of_items_in_both() -> None:
-    theirs = champion({"a": 0.5, "b": 0.25, "c": 1.0})
-    assert compare(theirs, own({"b": 0.5, "x": 9.0, "a": 1.0})).shift == (0.25 + 0.5) / 2
-    assert compare(theirs, own({"x": 9.0})).shift is None
+    theirs = answer({"a": 0.5, "b": 0.25, "c": 1.0})
+    assert compare(theirs, answer({"b": 0.5, "x": 9.0, "a": 1.0})).shift == (0.25 + 0.5) / 2
+    assert compare(theirs, answer({"x": 9.0})).shift is None
 
 
 def test_scores_of_another_kind_are_not_compared() -> None:
-    theirs = champion({"a": 0.5}, basis=POPULAR)
-    assert compare(theirs, own({"a": 0.75})).shift is None
-    assert compare(theirs, own({"a": 0.75}, basis=POPULAR)).shift == 0.25
+    theirs = answer({"a": 0.5}, basis=POPULAR)
+    assert compare(theirs, answer({"a": 0.75})).shift is None
+    assert compare(theirs, answer({"a": 0.75}, basis=POPULAR)).shift == 0.25
 
 
 def test_means_are_over_the_queries_that_have_them() -> None:

@@ -17,7 +17,7 @@ from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.process import store_client as channels
-from twinspire.serving.live.process.frame_socket import HEAD, Frame, FrameLoop, Peer
+from twinspire.serving.live.process.frame_socket import HEAD, Frame, Peer
 from twinspire.serving.live.process.store_client import (
     Channel,
     FrameKind,
@@ -129,15 +129,12 @@ def test_a_worker_stops_while_no_process_takes_its_connection(channel: Channel, 
         each.close()
 
 
-def test_a_frame_that_cannot_be_ends_the_connection(channel: Channel) -> None:
+def test_a_frame_that_cannot_be_ends_the_connection() -> None:
     closed = threading.Event()
-    loop = FrameLoop("test", lambda peer, frame: None, lambda peer: closed.set())
     ours, theirs = socket.socketpair()
-    loop.add(theirs)
-    loop.start()
+    Peer("test", theirs, lambda peer, frame: None, lambda peer: closed.set()).start()
     ours.sendall(b"\xff" * HEAD.size)
     assert closed.wait(10)
-    loop.stop()
     ours.close()
 
 
@@ -157,13 +154,11 @@ def test_more_than_may_wait_is_refused_until_the_process_has_replied(
     wait_until(lambda: len(answering.received) == 3)
     for _ in range(2):
         asking.client.forget(numbers[0])
-    wait_until(
-        lambda: [each.kind for each in answering.received] == [FrameKind.WRITE] * 3 + [FrameKind.FORGET]
-    )
+    wait_until(lambda: answering.forgotten == [numbers[0]])
     with pytest.raises(Overloaded):
         asking.ask(b"x" * 40)
-    (peer,) = answering.loop._peers
-    answering.loop.send(peer, Frame(FrameKind.ANSWER, numbers[0], 7, b""))
+    (peer,) = answering.server._peers
+    peer.send(Frame(FrameKind.ANSWER, numbers[0], 7, b""))
     wait_until(lambda: asking.client._bytes == 41)
     asking.ask(b"x" * 40)
     answering.close()
@@ -210,7 +205,8 @@ def test_what_was_not_sent_before_its_caller_went_is_never_sent(
             8_000_000,
             900_000,
         ]
-        assert [each.kind for each in answering.received] == [FrameKind.WRITE] * 2
+        assert len(answering.received) == 2
+        assert answering.forgotten == []
 
 
 @pytest.mark.parametrize(
@@ -234,11 +230,9 @@ def test_errors_are_the_same_on_the_other_side(
     assert type(error_of(error_document(ZeroDivisionError("x")))) is TwinspireError
 
 
-def test_the_thread_that_moves_frames_outlives_errors(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_a_frame_that_cannot_be_handled_ends_neither_its_connection_nor_another(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Neither a fault of one connection nor of the thread itself stops the others."""
-    ours, theirs = socket.socketpair()
     received: queue.Queue[Frame] = queue.Queue()
     closed: list[Peer] = []
 
@@ -250,23 +244,41 @@ def test_the_thread_that_moves_frames_outlives_errors(
         closed.append(peer)
         raise ValueError("no new connection")
 
-    loop = FrameLoop("test", take, lose)
+    ours, theirs = socket.socketpair()
     gone, kept = socket.socketpair()
     gone.close()
-    first, second = loop.add(ours), loop.add(kept)
-    monkeypatch.setattr(second, "read", lambda: 1 / 0)
-    loop.start()
+    first, second = (Peer("test", each, take, lose) for each in (ours, kept))
+    first.start()
+    second.start()
     frame = Frame(1, 2, 3, b"x")
-    wait_until(lambda: closed == [second])  # its other end is gone, and reading fails in a new way
-    theirs.sendall(frame.to_bytes())
-    assert received.get(timeout=5) == frame
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_drain", lambda: 1 / 0)
-        loop.send(first, frame)
-        wait_until(lambda: "goes on after an error" in caplog.text)
-    theirs.sendall(frame.to_bytes())
-    assert received.get(timeout=5) == frame
+    wait_until(lambda: closed == [second])
+    for _ in range(2):
+        theirs.sendall(frame.to_bytes())
+        assert received.get(timeout=5) == frame
+    assert "could not be handled" in caplog.text
+    first.send(frame)
     theirs.settimeout(5)
     assert theirs.recv(100) == frame.to_bytes()
-    loop.stop()
+    assert first.close()
+    assert theirs.recv(1) == b""
+    assert closed == [second]
     theirs.close()
+
+
+def test_a_worker_connects_again_when_a_thread_can_be_started(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "RETRY_SECONDS", 0.01)
+    start, failed = threading.Thread.start, threading.Event()
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if thread.name == "store" and not failed.is_set():
+            failed.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    with closing(Answering(channel, echo)), closing(Asking(channel)) as asking:
+        asking.ask(b"x")
+        assert asking.payload() == b"x"
+    assert failed.is_set()

@@ -20,7 +20,12 @@ from twinspire.serving.live.store import store as stores
 from twinspire.serving.live.store.changes import START, Position
 from twinspire.serving.live.store.history import StoreRolledBack, require_same_history
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.write_rules import ItemWrite, WriteOutcome, WriteRequest, WriteResult
+from twinspire.serving.live.store.write_rules import (
+    ItemWrite,
+    WriteRequest,
+    answer_to_json,
+    repeated_answer,
+)
 
 
 @pytest.fixture
@@ -38,9 +43,9 @@ def delete(*ids: str, expected: int | None = None) -> WriteRequest:
     return WriteRequest([ItemWrite(each, True, expected) for each in ids])
 
 
-def one(store: Store, request: WriteRequest, **more: Any) -> WriteOutcome:
+def one(store: Store, request: WriteRequest, **more: Any) -> wire.WriteResponse:
     (outcome,) = store.write([request], **more)
-    if not isinstance(outcome, WriteOutcome):
+    if not isinstance(outcome, wire.WriteResponse):
         raise outcome
     return outcome
 
@@ -192,7 +197,7 @@ def test_modes_and_expected_sequences_decide_for_each_item(store: Store) -> None
     ]  # fmt: skip
     nothing = one(store, WriteRequest([ItemWrite("a")], wire.WRITE_INSERT))
     assert (nothing.sequence, store.sequence()) == (9, 9)
-    assert "exists already" in nothing.results[0].text
+    assert "exists already" in nothing.results[0].error_text
 
 
 def test_requests_of_one_transaction_see_one_another(store: Store) -> None:
@@ -206,7 +211,7 @@ def test_requests_of_one_transaction_see_one_another(store: Store) -> None:
             upsert("a", request_id="r", digest="2"),
         ]
     )
-    found = [each.results[0] for each in outcomes[:5] if isinstance(each, WriteOutcome)]
+    found = [each.results[0] for each in outcomes[:5] if isinstance(each, wire.WriteResponse)]
     assert [(each.sequence, each.error) for each in found] == [
         (1, wire.WRITE_OK),
         (1, wire.WRITE_EXISTS),
@@ -214,8 +219,8 @@ def test_requests_of_one_transaction_see_one_another(store: Store) -> None:
         (3, wire.WRITE_OK),
         (3, wire.WRITE_OK),
     ]
-    assert isinstance(outcomes[4], WriteOutcome)
-    assert outcomes[4].repeated
+    assert isinstance(outcomes[4], wire.WriteResponse)
+    assert outcomes[4].repeated_request
     assert isinstance(outcomes[5], InvalidInput)
     assert outcomes[5].field == "request_id"
     assert ids_after(store, 0) == [(3, "a", False)]
@@ -226,7 +231,7 @@ def test_a_repeated_request_gets_the_first_answer_also_from_another_process(stor
     one(store, delete("a"))
     with closing(Store.open(url)) as again:
         second = one(again, upsert("a", "b", request_id="r", digest="1"))
-        assert (second.sequence, second.results, second.repeated) == (2, [*first.results], True)
+        assert (second.sequence, [*second.results], second.repeated_request) == (2, [*first.results], True)
         with pytest.raises(InvalidInput, match="request_id"):
             one(again, upsert("z", request_id="r", digest="2"))
     assert ids_after(store, 0) == [(2, "b", False), (3, "a", True)]
@@ -235,7 +240,7 @@ def test_a_repeated_request_gets_the_first_answer_also_from_another_process(stor
 def test_a_repeat_of_a_committed_request_is_answered_even_after_its_deadline(store: Store) -> None:
     first = one(store, upsert("a", request_id="r", digest="1"))
     again = one(store, upsert("a", request_id="r", digest="1", deadline=time.monotonic() - 1))
-    assert (again.sequence, again.repeated) == (first.sequence, True)
+    assert (again.sequence, again.repeated_request) == (first.sequence, True)
     with pytest.raises(Unavailable, match="deadline has passed, so nothing was written"):
         one(store, upsert("b", request_id="new", digest="1", deadline=time.monotonic() - 1))
 
@@ -251,11 +256,11 @@ def test_old_request_ids_are_forgotten_only_if_many_writes_came_since(
         now[0] += 2 * stores.KEEP_SECONDS
         for n in range(4):  # a clock that was set forward by itself makes nothing forgotten
             one(store, upsert("b", request_id=f"later {n}", digest="1"))
-        assert one(store, upsert("a", request_id="old", digest="1")).repeated
+        assert one(store, upsert("a", request_id="old", digest="1")).repeated_request
         for n in range(60):
             one(store, upsert("b", request_id=f"new {n}", digest="1"))
-        assert not one(store, upsert("a", request_id="old", digest="1")).repeated
-        assert one(store, upsert("b", request_id="new 30", digest="1")).repeated
+        assert not one(store, upsert("a", request_id="old", digest="1")).repeated_request
+        assert one(store, upsert("b", request_id="new 30", digest="1")).repeated_request
 
 
 def test_request_ids_are_bounded_even_within_a_day(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,8 +270,8 @@ def test_request_ids_are_bounded_even_within_a_day(url: str, monkeypatch: pytest
     with closing(Store.open(url)) as store:
         for n in range(50):
             one(store, upsert("a", request_id=str(n), digest="1"))
-        assert one(store, upsert("a", request_id="45", digest="1")).repeated
-        assert not one(store, upsert("a", request_id="3", digest="1")).repeated
+        assert one(store, upsert("a", request_id="45", digest="1")).repeated_request
+        assert not one(store, upsert("a", request_id="3", digest="1")).repeated_request
 
 
 def test_answers_of_requests_that_wrote_nothing_are_kept_as_long_as_others_and_then_forgotten(
@@ -279,13 +284,13 @@ def test_answers_of_requests_that_wrote_nothing_are_kept_as_long_as_others_and_t
         one(store, upsert("a"))
         changes = store.page(0, 10).changes
 
-        def refused(n: int) -> WriteOutcome:
+        def refused(n: int) -> wire.WriteResponse:
             return one(store, upsert("a", mode=wire.WRITE_INSERT, request_id=str(n), digest="1"))
 
         for n in range(50):
             assert refused(n).results[0].error == wire.WRITE_EXISTS
-        assert refused(45).repeated
-        assert not refused(3).repeated
+        assert refused(45).repeated_request
+        assert not refused(3).repeated_request
         with store._database.reading() as connection:
             query = "SELECT count(*) FROM twinspire_requests"
             assert connection.exec_driver_sql(query).scalar_one() <= 32
@@ -294,15 +299,20 @@ def test_answers_of_requests_that_wrote_nothing_are_kept_as_long_as_others_and_t
 
 
 def test_answers_are_kept_as_they_were_given() -> None:
+    def conflict(sequence: int) -> wire.WriteResult:
+        return wire.WriteResult(sequence=sequence, error=wire.WRITE_CONFLICT, error_text="why")
+
+    def written(sequence: int) -> wire.WriteResult:
+        return wire.WriteResult(sequence=sequence)
+
     for results in (
-        [WriteResult(3), WriteResult(4)],
-        [WriteResult(3), WriteResult(7)],
-        [WriteResult(2, wire.WRITE_CONFLICT, "why"), WriteResult(4)],
-        [WriteResult(0, wire.WRITE_MISSING, "no")],
+        [written(3), written(4)],
+        [written(3), written(7)],
+        [conflict(2), written(4)],
+        [conflict(0)] * 7,
     ):
-        outcome = WriteOutcome(4, results)
-        again = WriteOutcome.repeat(outcome.to_json())
-        assert (again.sequence, [*again.results], again.repeated) == (4, results, True)
+        again = repeated_answer(answer_to_json(wire.WriteResponse(sequence=4, results=results)))
+        assert again == wire.WriteResponse(sequence=4, results=results, repeated_request=True)
 
 
 def test_a_clock_that_is_set_back_loses_nothing_and_changes_no_order(url: str) -> None:
@@ -311,7 +321,7 @@ def test_a_clock_that_is_set_back_loses_nothing_and_changes_no_order(url: str) -
         one(store, upsert("a", "b", request_id="first", digest="1"))
         now[0] = 1e9
         assert one(store, upsert("a", text="later")).sequence == 3
-        assert one(store, upsert("a", "b", request_id="first", digest="1")).repeated
+        assert one(store, upsert("a", "b", request_id="first", digest="1")).repeated_request
         one(store, delete("b"))
     with closing(Store.open(url)) as store:
         assert ids_after(store, 0) == [(3, "a", False), (4, "b", True)]
@@ -395,7 +405,7 @@ def test_a_write_that_has_waited_for_another_one_succeeds_whatever_the_default_l
         change = f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'"
         connection.exec_driver_sql(change)
         connection.commit()
-    outcomes: list[WriteOutcome] = []
+    outcomes: list[wire.WriteResponse] = []
     with closing(Store.open(url)) as first, closing(Store.open(url)) as second:
         thread = threading.Thread(target=lambda: outcomes.append(one(second, upsert("b"))))
         with first._database.writing() as connection:
@@ -448,7 +458,7 @@ def test_compaction_forgets_old_answers_and_keeps_each_item_and_delete(
         assert store.compact() == 0  # none is old
         now += stores.KEEP_SECONDS + 1
         assert store.compact() == 1  # the others are the last ones
-        assert one(store, upsert("item 3", request_id="request 3")).repeated
+        assert one(store, upsert("item 3", request_id="request 3")).repeated_request
         assert store.page(0, 100).changes == before
         if url.startswith("sqlite"):
             assert Path(f"{url.removeprefix('sqlite:///')}-wal").stat().st_size == 0
