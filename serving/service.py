@@ -1,6 +1,6 @@
 """The whole service: workers that answer from a bundle, and the processes beside them.
 
-serve(ServiceConfig(folder, port=50051, workers=4), ready=lambda serving: print(serving.address))
+serve(ServiceConfig(folder, port=50051, workers=4), ready=print)
 """
 
 from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
@@ -8,21 +8,21 @@ from twinspire.serving import environment  # noqa: F401  # before gRPC is import
 # isort: split
 import gc
 import logging
-import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twinspire.protos import bundle
-from twinspire.protos.bundle import Manifest, write_file
+from twinspire.protos.bundle import write_file
+from twinspire.protos.errors import Unavailable
 from twinspire.serving import heap
 from twinspire.serving.address import is_loopback, join
 from twinspire.serving.config import ServiceConfig
-from twinspire.serving.descriptors import raise_descriptor_limit
-from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
+from twinspire.serving.descriptors import fitting
+from twinspire.serving.engine.limits import OTHER_FILES
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.index.remote_search import local_only
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
@@ -30,7 +30,7 @@ from twinspire.serving.live.encoded_items import VerifiedEnd
 from twinspire.serving.live.process.store_client import Channel as StoreChannel
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search.live_items import LivePlace, StoreState
-from twinspire.serving.observability.exporter import check_port, serve_metrics
+from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.tracing import Tracing, prepare
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.rollout.bundle_cache import BundleCache
@@ -66,31 +66,12 @@ log = logging.getLogger(__name__)
 GARBAGE = 20_000  # objects between two collections of the youngest generation; requests leave no cycles
 
 
-@dataclass(frozen=True)
-class Serving:
-    """The running service: its addresses, its workers, and the manifest of its first bundle."""
+def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
 
-    address: str
-    port: int
-    metrics_port: int | None
-    workers: int
-    manifest: Manifest
-
-    def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "address": self.address,
-            "port": self.port,
-            "metrics_port": self.metrics_port,
-            "workers": self.workers,
-            "name": self.manifest.name,
-            "bundle_version": self.manifest.bundle_version,
-            "item_count": self.manifest.count,
-        }
-
-
-def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is called as soon as requests are answered.
+    Args:
+        ready: called as soon as requests are answered, with the addresses, the number of workers, and the
+            name, version and size of the first bundle.
 
     SIGHUP makes all workers read the files of tokens and certificates again. If systemd has started this
     process, the service notifies systemd when it is ready, reloads and stops, and pings its watchdog.
@@ -108,7 +89,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
     heap.use_one_arena()
     access = _access(config)
     if config.metrics_port is not None:
-        check_port(config.metrics_host, config.metrics_port)
+        _check_free(config.metrics_host, config.metrics_port)
     if config.trace_endpoint:
         prepare(config.trace_endpoint, config.trace_ratio)
     # A SIGHUP that arrives while the bundle is loaded is handled by the supervisor later.
@@ -126,18 +107,22 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
             processes.append(metrics)
 
         def started() -> None:
-            serving = Serving(
-                join(config.host, port),
-                port,
-                int(metrics.report) if config.metrics_port is not None else None,
-                config.workers,
-                service.manifest,
-            )
+            address, manifest = join(config.host, port), service.manifest
             if config.port_file:
                 write_file(config.port_file, f"{port}\n".encode())
-            log.info("serving at %s with %d workers", serving.address, config.workers)
+            log.info("serving at %s with %d workers", address, config.workers)
             manager.ready(status)
-            ready(serving)
+            ready(
+                {
+                    "address": address,
+                    "port": port,
+                    "metrics_port": int(metrics.report) if config.metrics_port is not None else None,
+                    "workers": config.workers,
+                    "name": manifest.name,
+                    "bundle_version": manifest.bundle_version,
+                    "item_count": manifest.count,
+                }
+            )
 
         def died(process: ProcessSpec) -> None:
             if process in workers:
@@ -182,7 +167,10 @@ class _Service:
     """The state that all processes share, and the functions that the processes run."""
 
     def __init__(self, config: ServiceConfig, access: Access, port: int) -> None:
-        self._config = replace(config, bounds=_bounds(config.bounds))
+        bounds = config.bounds
+        # At the limit of descriptors the C core could accept no connection, and would log each attempt.
+        connections = fitting(bounds.connections, OTHER_FILES, "--connections")
+        self._config = replace(config, bounds=replace(bounds, connections=connections))
         self._access, self._port = access, port
         # A bundle that never changes is loaded once, and the workers share its memory. If bundles can be
         # swapped, each worker loads its own, because a later bundle could not be shared either, except for
@@ -234,7 +222,7 @@ class _Service:
                 config.item_tower,
             )
             yield ProcessSpec("follower", follow)
-            if self._channel:
+            if self._channel and config.follow.shadow:
                 shadow = Shadow(
                     self._channel, self.shared_state, config.follow.shadow, config.limits, self._live
                 )
@@ -381,21 +369,18 @@ class _Service:
         return StoreState(entry["store_id"], entry["sequence"], ends)
 
 
-def _bounds(bounds: WorkerLimits) -> WorkerLimits:
-    """The bounds of each worker, with no more connections than it may open descriptors for."""
-    raise_descriptor_limit()
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = bounds if most == resource.RLIM_INFINITY else bounds.within(most)
-    if found != bounds:
-        log.warning(
-            "--connections is %d and not %d, because this process may open only %d descriptors; "
-            "raise the hard limit with `ulimit -Hn %d`, or LimitNOFILE in the service's unit",
-            found.connections,
-            bounds.connections,
-            most,
-            bounds.connections + OTHER_FILES,
-        )
-    return found
+def _check_free(host: str, port: int) -> None:
+    """Refuse an address of the metrics that is in use, before a bundle is loaded.
+
+    Raises:
+        Unavailable: it cannot be listened on.
+    """
+    try:
+        with reserved(host, port):
+            pass
+    except Unavailable as error:
+        free = "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)"
+        raise Unavailable(f"{error}; does another service serve metrics there? {free}") from None
 
 
 def _access(config: ServiceConfig) -> Access:

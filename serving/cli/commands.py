@@ -1,6 +1,7 @@
 """The commands of `python -m twinspire.serving` that serve; see also `client_commands.py`."""
 
 from argparse import Namespace
+from typing import Any
 
 from rich.console import Console
 
@@ -16,8 +17,8 @@ def serve(parsed: Namespace) -> None:
 
     config = arguments.service_config(parsed)
 
-    def ready(serving: service.Serving) -> None:
-        print_result((serving.document(), lambda console: None), parsed.json, tables.console)
+    def ready(serving: dict[str, Any]) -> None:
+        print_result((serving, lambda console: None), parsed.json, tables.console)
 
     try:
         service.serve(config, ready)

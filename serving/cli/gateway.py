@@ -2,7 +2,6 @@
 
 import os
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
 from typing import Any
 
 from twinspire.protos.bundle import write_file
@@ -32,11 +31,11 @@ def run(parsed: Namespace) -> None:
         name = (error.name or "").partition(".")[0]
         raise MissingStage(f"the gateway needs {name}; install it with: pip install '.[http]'") from None
 
-    def ready(listening: process.Listening) -> None:
-        services = {"address": options.address, "compare": options.compare_address}
-        document = asdict(listening) | services
+    def ready(port: int) -> None:
+        document = {"url": options.url(port), "host": options.host, "port": port}
+        document |= {"address": options.address, "compare": options.compare_address}
         if options.port_file is not None:
-            write_file(options.port_file, f"{listening.port}\n".encode())
+            write_file(options.port_file, f"{port}\n".encode())
         as_json = parsed.json or os.environ.get(logs.FORMAT) == logs.JSON
         print_result((document, lambda console: _show(console, document)), as_json, tables.console)
 

@@ -1,6 +1,6 @@
 """Bounds of a worker; each is a flag of `python -m twinspire.serving serve`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from twinspire.serving.flag_types import check_positive, option
 
@@ -46,16 +46,6 @@ class WorkerLimits:
         for name in ("first_call_seconds", "idle_seconds", "age_seconds", "keepalive_seconds"):
             if getattr(self, name) > LONGEST_SECONDS:
                 raise ValueError(f"{name}: expected at most {LONGEST_SECONDS}, got {getattr(self, name)}")
-
-    def within(self, descriptors: int) -> "WorkerLimits":
-        """These limits with so few connections that a process may open a descriptor for each.
-
-        At the limit of descriptors the C core could accept no connection, and would log each attempt.
-
-        Args:
-            descriptors: that the process may have open.
-        """
-        return replace(self, connections=min(self.connections, max(1, descriptors - OTHER_FILES)))
 
     @property
     def room(self) -> int:

@@ -19,10 +19,10 @@ from starlette.routing import Route
 
 from twinspire.protos.system import logs
 from twinspire.serving.gateway.embeddings import INFERENCE, OPENAI
-from twinspire.serving.gateway.exchange import JSON, HttpClientGone
+from twinspire.serving.gateway.exchange import JSON, HttpClientGone, error_response
 from twinspire.serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure
 from twinspire.serving.gateway.fairness import client_in
-from twinspire.serving.gateway.gateway import CATALOGUE, EVENTS, FORWARDED, RETRIEVAL, Gateway, error_response
+from twinspire.serving.gateway.gateway import CATALOGUE, EVENTS, FORWARDED, RETRIEVAL, Gateway
 from twinspire.serving.gateway.messages import encode
 from twinspire.serving.gateway.metrics import CLIENT_GONE, OTHER
 from twinspire.serving.gateway.openapi import Operation, description

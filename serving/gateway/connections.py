@@ -10,7 +10,6 @@ from prometheus_client import Counter
 
 STALL_SECONDS = 120.0  # without progress, after which a connection with unsent bytes is closed
 STALL_CHECKS = 8  # of the progress, within `STALL_SECONDS`
-CLOSE_CHECK_SECONDS = 0.2  # between checks whether all bytes have been sent
 
 
 class CoalescingTransport:
@@ -34,9 +33,8 @@ class CoalescingTransport:
         self._written = self._read = 0  # bytes
         self._read_at = 0.0
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._close_timer: asyncio.TimerHandle | None = None
         # Methods of the wrapped transport that uvicorn calls, unchanged.
-        self.abort = transport.abort
+        self.abort, self.is_closing = transport.abort, transport.is_closing
         self.get_extra_info = transport.get_extra_info
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
 
@@ -51,37 +49,16 @@ class CoalescingTransport:
     def close(self) -> None:
         """Send what was written, and close."""
         self._flush()
-        if self._close_timer is not None:
-            return
-        if self.get_extra_info("ssl_object") is None or not self._buffered():
-            self._transport.close()
-            return
-        # After TLS is closed, asyncio aborts at a fixed timeout, even while the client still reads.
-        self._transport.pause_reading()
-        self._close_later()
-
-    def is_closing(self) -> bool:
-        """Whether the connection ends, or has ended."""
-        return self._close_timer is not None or self._transport.is_closing()
+        self._transport.close()
 
     def get_write_buffer_size(self) -> int:
         """Bytes that wait to be sent."""
         return self._buffered() + sum(map(len, self._parts))
 
     def stop(self) -> None:
-        """Cancel the timers; the connection has ended."""
-        for each in (self._stall_timer, self._close_timer):
-            if each is not None:
-                each.cancel()
-
-    def _close_later(self) -> None:
-        self._close_timer = self._loop.call_later(CLOSE_CHECK_SECONDS, self._close_if_sent)
-
-    def _close_if_sent(self) -> None:
-        if self._buffered():
-            self._close_later()
-        else:
-            self._transport.close()
+        """Cancel the timer; the connection has ended."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
 
     def _flush(self) -> None:
         if self._parts:

@@ -1,13 +1,13 @@
 """One HTTP request: its timeout and type, its body within bounds, and whether its client disconnects."""
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import grpc
 from starlette.requests import Request
+from starlette.responses import Response
 
 from twinspire.serving.gateway.failures import CLOSE, TOO_LARGE, TOO_SLOW, WRONG_TYPE, HttpFailure, invalid
 from twinspire.serving.gateway.fairness import FairShare, client_in
@@ -61,23 +61,7 @@ def check_type(request: Request) -> None:
         raise invalid(f"Content-Type: expected {JSON}, got {given[:100] or 'none'}", WRONG_TYPE)
 
 
-class PendingBytes(FairShare):
-    """The bytes of all bodies that have begun to arrive and have not been answered."""
-
-    def keep(self, client: str, count: int) -> contextlib.AbstractContextManager[None]:
-        """Count bytes of a client while the block lasts.
-
-        Raises:
-            HttpFailure: there is no room for them.
-        """
-        return self.hold(client, self._full, count)
-
-    def _full(self, client: str) -> HttpFailure:
-        text = self.describe(client, "bytes of bodies that have not been answered", "--pending-body-bytes")
-        return HttpFailure(grpc.StatusCode.UNAVAILABLE, text, headers=CLOSE | {"retry-after": "1"})
-
-
-async def body(request: Request, most: int, seconds: float, pending: PendingBytes) -> bytes | bytearray:
+async def body(request: Request, most: int, seconds: float, pending: FairShare) -> bytes | bytearray:
     """The body of a request.
 
     Args:
@@ -97,7 +81,7 @@ async def body(request: Request, most: int, seconds: float, pending: PendingByte
     begun, whole = clock(), bytearray()
     while True:
         until = begun + min(seconds, BODY_SECONDS + len(whole) / BODY_RATE)
-        with pending.keep(client, len(whole)):
+        with pending.hold(client, len(whole)):
             message = await _received(request.receive, until - clock(), seconds)
         part: bytes = message.get("body", b"")
         is_whole = not message.get("more_body", False)
@@ -115,6 +99,11 @@ def too_large(most: int) -> HttpFailure:
     """The failure of a body that is too large; the rest of it is not read."""
     message = f"body: expected at most {most} bytes (--max-body-bytes)"
     return HttpFailure(grpc.StatusCode.INVALID_ARGUMENT, message, TOO_LARGE, CLOSE)
+
+
+def error_response(failure: HttpFailure) -> Response:
+    """The response to a request that failed."""
+    return Response(failure.body, failure.http, failure.headers, JSON)
 
 
 class DisconnectWatcher:

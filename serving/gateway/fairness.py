@@ -6,9 +6,10 @@ A client is an address, and of IPv6 the first 64 bits of one.
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -38,13 +39,19 @@ class FairShare:
 
     Args:
         most: units at once.
+        units: their name, for a failure.
+        flag: that sets their number.
+        headers: of a failure.
 
     Attributes:
         held: units now.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(
+        self, most: int, units: str = "", flag: str = "", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.most, self.held = most, 0
+        self._units, self._flag, self._headers = units, flag, headers
         self._of: Counter[str] = Counter()
 
     def has_room(self, client: str, count: int = 1) -> bool:
@@ -54,16 +61,6 @@ class FairShare:
     def of(self, client: str) -> int:
         """Units that a client holds."""
         return self._of[client]
-
-    def describe(self, client: str, units: str, flag: str) -> str:
-        """Says that a client has its share, for a failure.
-
-        Args:
-            client: that wants more.
-            units: their name.
-            flag: that sets their number.
-        """
-        return f"this client has its share of the {units}: {self.of(client)} of {self.most} ({flag})"
 
     def take(self, client: str, count: int = 1) -> None:
         """Hold units, for which there is room."""
@@ -78,14 +75,17 @@ class FairShare:
             del self._of[client]
 
     @contextmanager
-    def hold(self, client: str, full: Callable[[str], HttpFailure], count: int = 1) -> Iterator[None]:
+    def hold(self, client: str, count: int = 1) -> Iterator[None]:
         """Hold units while the block lasts.
 
         Raises:
-            Failure: there is no room for them; it is what `full` returns for the client.
+            HttpFailure: there is no room for them.
         """
         if not self.has_room(client, count):
-            raise full(client)
+            held = f"{self.of(client)} of {self.most}"
+            text = f"this client has its share of the {self._units}: {held} ({self._flag})"
+            headers = {**self._headers, "retry-after": "1"}
+            raise HttpFailure(grpc.StatusCode.UNAVAILABLE, text, headers=headers)
         self.take(client, count)
         try:
             yield

@@ -21,7 +21,6 @@ from twinspire.serving.gateway.exchange import (
     RECEIVED,
     DisconnectWatcher,
     HttpClientGone,
-    PendingBytes,
     Receive,
     body,
     check_type,
@@ -33,7 +32,7 @@ from twinspire.serving.gateway.heavy_work import HeavyWork
 from twinspire.serving.gateway.messages import LIGHT_MESSAGE_BYTES, document, encode, is_heavy, to_json
 from twinspire.serving.gateway.metrics import GatewayMetrics
 from twinspire.serving.gateway.options import GatewayOptions
-from twinspire.serving.gateway.streams import NdjsonWriter, relay
+from twinspire.serving.gateway.streams import StreamResponse
 from twinspire.serving.gateway.upstream import Metadata, Upstream, UpstreamMethod
 
 # HTTP headers that become metadata of the call.
@@ -71,8 +70,10 @@ class Gateway:
         self._following: set[Any] = set()  # calls that end only when their clients go
         self._work = HeavyWork()
         bounds = options.bounds
-        self.requests, self.streams = FairShare(bounds.requests), FairShare(bounds.streams)
-        self.pending = PendingBytes(bounds.pending_body_bytes)
+        self.requests = FairShare(bounds.requests, "requests in progress", "--requests")
+        self.streams = FairShare(bounds.streams, "streams in progress", "--streams")
+        not_answered = "bytes of bodies that have not been answered"
+        self.pending = FairShare(bounds.pending_body_bytes, not_answered, "--pending-body-bytes", CLOSE)
         self.refusals = Refusals(bounds.refused_per_second)
         self.metrics = GatewayMetrics()
         self.metrics.show("twinspire_gateway_in_progress", lambda: self.requests.held)
@@ -191,7 +192,11 @@ class Gateway:
         bound = min(self.options.timeout, longest)
         async with self._message(method, request, bound) as (left, message):
             pass
-        return StreamResponse(self, method, message, longest - bound + left, request)
+        seconds = longest - bound + left
+        open_call = partial(self.streaming, method, message, seconds, request)
+        write = partial(self.write, client=client_in(request.scope))
+        refuse = partial(self.refuse, request=request)
+        return StreamResponse(open_call, write, seconds, refuse, self.cancellation_error)
 
     @contextlib.asynccontextmanager
     async def streaming(
@@ -199,7 +204,7 @@ class Gateway:
     ) -> AsyncIterator[Any]:
         """A call whose responses are a stream, which the gateway ends when it stops."""
         client = client_in(request.scope)
-        with self._in_progress(request), self.streams.hold(client, self._too_many_streams):
+        with self._in_progress(request), self.streams.hold(client):
             wait = min(self.options.timeout, seconds)
             async with self._place(self._service, client, wait, request.receive):
                 with self._service.call(method, message, seconds, self._metadata(request)) as call:
@@ -288,7 +293,7 @@ class Gateway:
         most, longest = self.options.bounds.max_body_bytes, self.options.longest_timeout
         content = await body(request, most, longest, self.pending)
         until = clock() + seconds
-        with self._in_progress(request), self.pending.keep(client_in(request.scope), len(content)):
+        with self._in_progress(request), self.pending.hold(client_in(request.scope), len(content)):
             message = await self.read(content, method, request, seconds, read or method.read)
             yield max(0.0, until - clock()), message
 
@@ -368,13 +373,7 @@ class Gateway:
         Raises:
             Failure: its client has too many, or all have.
         """
-        return self.requests.hold(client_in(request.scope), self._too_many_requests)
-
-    def _too_many_requests(self, client: str) -> HttpFailure:
-        return _full(self.requests.describe(client, "requests in progress", "--requests"))
-
-    def _too_many_streams(self, client: str) -> HttpFailure:
-        return _full(self.streams.describe(client, "streams in progress", "--streams"))
+        return self.requests.hold(client_in(request.scope))
 
     def _seconds(self, request: Request) -> float:
         return deadline(request, self.options.timeout, self.options.longest_timeout)
@@ -413,60 +412,6 @@ class Gateway:
                 each.cancel()
 
 
-class StreamResponse(Response):
-    """The lines of a stream; a failure after the first line is sent as the last one.
-
-    Args:
-        gateway: that makes the call.
-        method: with responses that are a stream.
-        message: the request.
-        seconds: until the call's deadline.
-        request: of HTTP.
-    """
-
-    def __init__(
-        self, gateway: Gateway, method: UpstreamMethod, message: Any, seconds: float, request: Request
-    ) -> None:
-        super().__init__()
-        self._gateway, self._method, self._message = gateway, method, message
-        self._seconds, self._request = seconds, request
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer."""
-        lines = NdjsonWriter(send)
-        try:
-            await self._relay(receive, lines)
-        except HttpFailure as failure:
-            self._gateway.refuse(failure, self._request)
-            if not lines.has_begun:
-                await error_response(failure)(scope, receive, send)
-                return
-            await lines.write(failure.body)
-        except HttpClientGone:
-            return
-        await lines.end()
-
-    async def _relay(self, receive: Any, out: NdjsonWriter) -> None:
-        gateway, client = self._gateway, client_in(self._request.scope)
-        async with gateway.streaming(self._method, self._message, self._seconds, self._request) as call:
-            watch = DisconnectWatcher(receive, call)
-            try:
-                await relay(call, out, self._seconds, partial(gateway.write, client=client))
-            except asyncio.CancelledError:
-                raise gateway.cancellation_error(watch.is_gone) from None
-            finally:
-                watch.stop()
-
-
 def json_response(content: bytes, status: int = 200) -> Response:
     """A response of JSON."""
     return Response(content, status, media_type=JSON)
-
-
-def error_response(failure: HttpFailure) -> Response:
-    """The response to a request that failed."""
-    return Response(failure.body, failure.http, failure.headers, JSON)
-
-
-def _full(message: str) -> HttpFailure:
-    return HttpFailure(grpc.StatusCode.UNAVAILABLE, message, headers={"retry-after": "1"})

@@ -8,7 +8,7 @@ from typing import Any
 
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.serving import flag_types as flags
-from twinspire.serving.address import check_target, is_loopback
+from twinspire.serving.address import check_target, is_loopback, join
 from twinspire.serving.client.security import Security
 from twinspire.serving.flag_types import check_positive, option
 from twinspire.serving.gateway.messages import MAX_FIELDS
@@ -176,6 +176,11 @@ class GatewayOptions:
             return None
         own = f"[{self.host}]" if ":" in self.host else self.host
         return frozenset(name.lower() for name in (*self.allow_host, own, *LOOPBACK_NAMES))
+
+    def url(self, port: int) -> str:
+        """The gateway's own URL."""
+        scheme = "http" if self.https_certificate is None else "https"
+        return f"{scheme}://{join(self.host, port)}"
 
     def tls(self) -> ssl.SSLContext | None:
         """The TLS context of the gateway's own port; None for HTTP.

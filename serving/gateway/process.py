@@ -3,14 +3,12 @@
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +20,7 @@ from twinspire.protos.errors import Unavailable
 from twinspire.serving import heap
 from twinspire.serving.address import is_loopback, join, listen_error
 from twinspire.serving.client import protocol
-from twinspire.serving.descriptors import raise_descriptor_limit
+from twinspire.serving.descriptors import fitting
 from twinspire.serving.gateway.app import application
 from twinspire.serving.gateway.connections import OpenConnections
 from twinspire.serving.gateway.gateway import Gateway
@@ -36,20 +34,12 @@ log = logging.getLogger(__name__)
 
 SIGNAL_DEBOUNCE_SECONDS = 1.0  # a second signal within it is the same one, sent to a whole process group
 DRAIN_SECONDS = 0.3  # after the signal, for requests that clients have sent already
-HANDSHAKE_SECONDS = 10.0  # of TLS
+# Of TLS: for its handshake; and for a client to read the rest of an answer after which it is closed.
+TLS_SECONDS = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 600.0}
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
 BACKLOG = 2048
 ACCEPTED = 16  # connections that are accepted in one go, so that a pass of the event loop stays short
 OTHER_DESCRIPTORS = 64  # of connections to services, and of the process itself
-
-
-@dataclass(frozen=True)
-class Listening:
-    """Where a gateway listens."""
-
-    url: str
-    host: str
-    port: int
 
 
 class GatewayServer(uvicorn.Server):
@@ -78,7 +68,9 @@ class GatewayServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(AcceptErrors())
         bounds = self.gateway.options.bounds
-        connections = OpenConnections(_most_connections(self.gateway.options), metrics.closed)
+        others = OTHER_DESCRIPTORS + 2 * bounds.connections
+        most = fitting(bounds.http_connections, others, "--http-connections")
+        connections = OpenConnections(most, metrics.closed)
         metrics.show("twinspire_gateway_connections", connections.__len__)
         make = partial(
             HttpConnection,
@@ -88,11 +80,9 @@ class GatewayServer(uvicorn.Server):
             app_state=self.lifespan.state,
         )
         tls = self.config.ssl
-        seconds = None if tls is None else HANDSHAKE_SECONDS
+        times: dict[str, Any] = {} if tls is None else TLS_SECONDS
         self.servers = [
-            await loop.create_server(
-                make, sock=each, ssl=tls, backlog=ACCEPTED, ssl_handshake_timeout=seconds
-            )
+            await loop.create_server(make, sock=each, ssl=tls, backlog=ACCEPTED, **times)
             for each in sockets or ()
         ]
         for each in sockets or ():
@@ -140,11 +130,11 @@ class GatewayServer(uvicorn.Server):
                 loop.remove_signal_handler(each)
 
 
-def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
+def serve(options: GatewayOptions, ready: Callable[[int], None]) -> None:
     """Answer until SIGTERM or SIGINT.
 
     Args:
-        ready: called as soon as requests are answered.
+        ready: called as soon as requests are answered, with the port.
 
     Raises:
         DataError: a certificate or a key cannot be used.
@@ -156,12 +146,11 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
             "service --tokens, too",
             options.host,
         )
-    raise_descriptor_limit()
     heap.use_one_arena()
     sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.ExitStack() as stack:
-        listener, where = stack.enter_context(listening(options))
-        server = make_server(options, lambda: ready(where))
+        listener = stack.enter_context(listen(options))
+        server = make_server(options, lambda: ready(listener.getsockname()[1]))
         trimmer = heap.HeapTrimmer()
         trimmer.start()
         stack.callback(trimmer.stop)
@@ -196,38 +185,12 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> GatewaySe
     return GatewayServer(config, gateway, ready)
 
 
-def _most_connections(options: GatewayOptions) -> int:
-    """HTTP connections that may be open, so that a descriptor is left for each."""
-    most = options.bounds.http_connections
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if descriptors == resource.RLIM_INFINITY:
-        return most
-    fitting = max(1, descriptors - OTHER_DESCRIPTORS - 2 * options.bounds.connections)
-    if fitting < most:
-        log.warning(
-            "at most %d HTTP connections are open at once instead of %d (--http-connections), because the "
-            "process may have %d descriptors; raise its hard limit",
-            fitting,
-            most,
-            descriptors,
-        )
-    return min(most, fitting)
-
-
-@contextlib.contextmanager
-def listening(options: GatewayOptions) -> Iterator[tuple[socket.socket, Listening]]:
-    """A socket that listens, and where.
+def listen(options: GatewayOptions) -> Listener:
+    """A socket that listens.
 
     Raises:
         Unavailable: the address cannot be listened on.
     """
-    with _listen(options) as listener:
-        port = int(listener.getsockname()[1])
-        scheme = "http" if options.https_certificate is None else "https"
-        yield listener, Listening(f"{scheme}://{join(options.host, port)}", options.host, port)
-
-
-def _listen(options: GatewayOptions) -> socket.socket:
     try:
         found: list[Any] = socket.getaddrinfo(
             options.host, options.port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_PASSIVE

@@ -9,7 +9,6 @@ negotiates the format with the scraper. The values are read during the scrape: t
 """
 
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -65,28 +64,6 @@ def serve_metrics(
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse an address of the metrics that is in use, before a bundle is loaded.
-
-    Args:
-        port: to listen on; 0 is always free.
-
-    Raises:
-        Unavailable: it cannot be listened on.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server of the metrics does
-            tried.bind((host, port))
-            tried.listen()
-    except (OSError, UnicodeError) as error:
-        raise Unavailable(
-            f"{join(host, port)}: cannot serve metrics there; does another service? ({listen_error(error)}) "
-            "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)"
-        ) from None
 
 
 class _ServiceCollector(Collector):

@@ -10,16 +10,15 @@ import sys
 import pytest
 
 from tests.serving.conftest import ROOT, Start
-from twinspire.serving import service
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
+from twinspire.serving.descriptors import fitting
 
 CODE = """
 import resource
-from twinspire.serving.descriptors import raise_descriptor_limit
+from twinspire.serving.descriptors import fitting
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
-raise_descriptor_limit()
+assert fitting(10, 10, "--connections") == 10
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
 """
 
@@ -31,12 +30,12 @@ def test_the_soft_limit_becomes_the_hard_one() -> None:
 def test_a_worker_has_fewer_connections_than_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert WorkerLimits().within(OTHER_FILES + 5000) == WorkerLimits()
-    assert WorkerLimits().within(OTHER_FILES + 100) == WorkerLimits(connections=100)
-    assert WorkerLimits().within(10).connections == 1
     monkeypatch.setattr(resource, "getrlimit", lambda _: (600, 600))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
-    assert service._bounds(WorkerLimits()) == WorkerLimits(connections=600 - OTHER_FILES)
+    assert fitting(344, 256, "--connections") == 344
+    assert not caplog.text
+    assert fitting(10, 1000, "--connections") == 1
+    assert fitting(1024, 256, "--connections") == 344
     assert "--connections is 344 and not 1024" in caplog.text
     assert "ulimit -Hn 1280" in caplog.text
 

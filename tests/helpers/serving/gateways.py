@@ -126,7 +126,8 @@ def gateway(address: str, **options: Any) -> Iterator[RunningGateway]:
     given = GatewayOptions(**{"address": address, "port": 0, "grace": 5.0, **options})
     loops: queue.SimpleQueue[asyncio.AbstractEventLoop] = queue.SimpleQueue()
     is_ready = threading.Event()
-    with process.listening(given) as (listener, where):
+    with process.listen(given) as listener:
+        port = listener.getsockname()[1]
         server = process.make_server(given, is_ready.set)
 
         async def serve() -> None:
@@ -135,7 +136,7 @@ def gateway(address: str, **options: Any) -> Iterator[RunningGateway]:
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
-        running = RunningGateway(where.port, server, loops.get(), thread)
+        running = RunningGateway(port, server, loops.get(), thread)
         try:
             assert is_ready.wait(30), "the gateway does not start"
             yield running

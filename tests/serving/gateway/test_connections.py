@@ -157,7 +157,6 @@ def test_a_client_that_reads_slowly_is_sent_all(
     """It takes longer than a connection is kept between two requests, and than one may stall."""
     monkeypatch.setattr(process, "KEEP_ALIVE_SECONDS", 1)
     monkeypatch.setattr(connections, "STALL_SECONDS", 2.5)
-    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 2.5)
     options: dict[str, Any] = {}
     context = None
     if scheme == "https":
@@ -257,7 +256,7 @@ def test_a_head_that_came_in_part_with_another_request_has_the_time_of_a_head(
 
 
 def test_a_handshake_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setitem(process.TLS_SECONDS, "ssl_handshake_timeout", 0.3)
     certificate, key = Authority().server().write(tmp_path)
     with (
         decided() as (_, address),

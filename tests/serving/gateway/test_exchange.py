@@ -12,8 +12,9 @@ from tests.helpers.serving.gateways import decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import InvalidInput
-from twinspire.serving.gateway.exchange import PendingBytes, body
+from twinspire.serving.gateway.exchange import body
 from twinspire.serving.gateway.failures import TOO_SLOW, HttpFailure
+from twinspire.serving.gateway.fairness import FairShare
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 
 SEARCH = json.dumps({"query": {"text": "a" * 500}}).encode()
@@ -32,7 +33,7 @@ def test_the_time_of_a_body_begins_before_its_first_part() -> None:
 
     async def read_body() -> None:
         request = Request({"type": "http", "headers": []}, receive)
-        await body(request, 100, 0.5, PendingBytes(100))
+        await body(request, 100, 0.5, FairShare(100))
 
     with pytest.raises(HttpFailure) as late:
         asyncio.run(read_body())
@@ -88,8 +89,8 @@ def test_bodies_that_do_not_end_have_a_bound_together() -> None:
 
 
 def test_a_body_that_is_given_up_is_counted_no_more() -> None:
-    pending = PendingBytes(10)
-    with pytest.raises(HttpFailure), pending.keep("a", 4), pending.keep("a", 3):
+    pending = FairShare(10)
+    with pytest.raises(HttpFailure), pending.hold("a", 4), pending.hold("a", 3):
         pass
     assert pending.held == 0
     with pytest.raises(InvalidInput, match="pending_body_bytes: expected at least 4194304"):

@@ -82,7 +82,7 @@ def test_more_connections_than_descriptors_do_not_end_its_answers(limit: str) ->
             running.terminate()
             _, log = running.communicate(timeout=30)
     assert log.count(b"\n") < 10, log[:2000].decode()
-    assert (b"raise its hard limit" in log) == (limit == "-n 100")
+    assert (b"raise the hard limit" in log) == (limit == "-n 100")
 
 
 def test_connections_that_cannot_be_accepted_are_logged_once_a_second(
