@@ -11,7 +11,7 @@ EXPORT = "twinspire.export"  # the command line of export: `refresh`, `promote`,
 SERVING = "twinspire.serving"  # the command line of the service: `serve`, `search`, ...
 BUNDLES = "twinspire.serving.bundles"  # downloads a registered model's bundle; prints its folder
 CATALOGUE = "twinspire.serving.catalogue"  # reads and compacts a store of live items; prints JSON
-REGISTRY = "twinspire.serving.rollout.registry"  # answers calls to MLflow's registry, a line of JSON each
+REGISTRY = "twinspire.serving.rollout.registry"  # answers calls to MLflow's registry over a descriptor
 BUNDLE_VALIDATION = "twinspire.serving.rollout.bundle_validation"  # loads and tries a bundle; prints JSON
 MILVUS_CHECK = (
     "twinspire.serving.index.milvus_check"  # compares a bundle with its collection on a Milvus server

@@ -9,6 +9,7 @@ from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.flag_types import option
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.rollout.follower import FollowConfig
+from twinspire.serving.security.rate_limit import ITEMS_PER_TOKEN
 from twinspire.serving.security.tls import TlsFiles
 from twinspire.serving.wire.converters import RequestLimits
 
@@ -24,12 +25,6 @@ class ServiceConfig:
         limits: bounds of one request.
         bounds: bounds of one worker: its queue, connections and calls.
         tls: certificate and key files; without them connections are not encrypted.
-        tokens: file of bearer tokens; without it every client may call.
-        insecure: allows listening on an address that other machines reach, without TLS.
-        rate, burst: tokens (`rate_limit.tokens`) a second, and at once, that each client may spend; no limit
-            if the rate is 0.
-        metrics_host, metrics_port: address of `/metrics`; none if the port is None.
-        trace_endpoint, trace_ratio: where traces are sent, and the share of the requests that is traced.
         model_version: the bundle's version in the registry; empty if it is not from there.
         follow: the alias whose bundle is served after the first one; if not given, the bundle never changes.
         catalogue: the store of live items; if not given, the service takes no writes.
@@ -49,14 +44,40 @@ class ServiceConfig:
     limits: RequestLimits = field(default_factory=RequestLimits)
     bounds: WorkerLimits = field(default_factory=WorkerLimits)
     tls: TlsFiles | None = None
-    tokens: Path | None = None
-    insecure: bool = False
-    rate: float = 0.0
-    burst: int = 100
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int | None = None
-    trace_endpoint: str | None = None
-    trace_ratio: float = 0.01
+    tokens: Path | None = option(
+        None,
+        "TOML file of tokens, as `python -m twinspire.serving token` writes it; read again when it changes, "
+        "and on SIGHUP; deleting it revokes no token, `token = []` in it revokes all",
+        Path,
+        "access",
+    )
+    insecure: bool = option(False, "listen beyond this machine without TLS", group="access")
+    rate: float = option(
+        0,
+        "tokens a second that a client may spend; 0: no limit. A query costs 1 token, and 1 more for each "
+        f"{ITEMS_PER_TOKEN} items that it asks for or excludes, or a filter's work that takes as long",
+        flags.number_up_to(1e9),
+        "access",
+    )
+    burst: int = option(
+        100, "tokens that a client may spend at once, with --rate", group="access", partner="rate"
+    )
+    metrics_port: int | None = option(
+        None, "port of /metrics for Prometheus; 0 for any free port", flags.port, "observability"
+    )
+    metrics_host: str = option(
+        "127.0.0.1", "address of the metrics", str, "observability", partner="metrics_port"
+    )
+    trace_endpoint: str | None = option(
+        None, "OTLP collector for OpenTelemetry traces, such as http://127.0.0.1:4317", str, "observability"
+    )
+    trace_ratio: float = option(
+        0.01,
+        "share of the requests to trace",
+        flags.number_up_to(1),
+        "observability",
+        partner="trace_endpoint",
+    )
     item_tower: bool = option(False, "offer the item tower too: `items` of Encode")
     model_version: str = ""
     follow: FollowConfig | None = None

@@ -6,6 +6,8 @@ from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any
 
+from twinspire.protos.cli import UsageError
+
 
 def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
     """A type of whole numbers.
@@ -103,15 +105,19 @@ seconds = bounded_seconds(3600.0)
 seconds_or_none = bounded_seconds(3600.0, or_none=True, shortest=1.0)
 
 
-def option(default: Any, help: str, type: Callable[[str], Any] = count) -> Any:
+def option(
+    default: Any, help: str, type: Callable[[str], Any] = count, group: str = "", partner: str = ""
+) -> Any:
     """A field of a dataclass that is a flag of a command line.
 
     Args:
         default: of the field.
         help: text of the flag; the default is shown after it, if there is one.
         type: of the flag; of each value of one that is repeatable, whose default is `()`.
+        group: of the flags of its dataclass among which the help shows it.
+        partner: another field, without whose flag this one has no effect, and is refused.
     """
-    return field(default=default, metadata={"help": help, "type": type})
+    return field(default=default, metadata={"help": help, "type": type, "group": group, "partner": partner})
 
 
 def flag(name: str) -> str:
@@ -124,9 +130,11 @@ def options_of(kind: Any) -> list[Field[Any]]:
     return [each for each in fields(kind) if "help" in each.metadata]
 
 
-def add_options(parser: Any, kind: type[Any]) -> None:
-    """Add the flags of a dataclass to a parser, or to a group of one."""
+def add_options(parser: Any, kind: type[Any], group: str = "") -> None:
+    """Add the flags of a dataclass, those of one of its groups, to a parser or to a group of one."""
     for each in options_of(kind):
+        if each.metadata["group"] != group:
+            continue
         if isinstance(each.default, bool):
             parser.add_argument(flag(each.name), action="store_true", help=each.metadata["help"])
             continue
@@ -134,17 +142,34 @@ def add_options(parser: Any, kind: type[Any]) -> None:
             text = f"{each.metadata['help']}; repeatable"
             parser.add_argument(flag(each.name), type=each.metadata["type"], action="append", help=text)
             continue
-        text = each.metadata["help"] + ("" if each.default is None else " (%(default)s)")
-        read = each.metadata["type"]
-        parser.add_argument(flag(each.name), type=read, default=each.default, help=text)
+        text = each.metadata["help"] + ("" if each.default is None else f" ({each.default})")
+        default = None if each.metadata["partner"] else each.default  # None: not given
+        parser.add_argument(flag(each.name), type=each.metadata["type"], default=default, help=text)
+
+
+def check_partners(arguments: Namespace, kind: type[Any]) -> None:
+    """Refuse flags of a dataclass that have no effect because others are not given.
+
+    Raises:
+        UsageError: there is one; the text names both.
+    """
+    defaults = {each.name: each.default for each in options_of(kind)}
+
+    def is_given(name: str) -> bool:
+        return getattr(arguments, name) not in (None, defaults.get(name))
+
+    for each in options_of(kind):
+        partner = each.metadata["partner"]
+        if partner and getattr(arguments, each.name) is not None and not is_given(partner):
+            raise UsageError(f"{flag(each.name)} goes with {flag(partner)}")
 
 
 def chosen(arguments: Namespace, kind: type[Any]) -> dict[str, Any]:
     """The values of the flags of a dataclass, by field."""
-    given = {each.name: getattr(arguments, each.name) for each in options_of(kind)}
+    given = {each: getattr(arguments, each.name) for each in options_of(kind)}
     return {
-        each.name: tuple(given[each.name] or ()) if each.default == () else given[each.name]
-        for each in options_of(kind)
+        each.name: tuple(value or ()) if each.default == () else each.default if value is None else value
+        for each, value in given.items()
     }
 
 

@@ -19,27 +19,9 @@ from twinspire.serving.live.config import LIVE, CatalogueConfig, default_url
 from twinspire.serving.live.store.write_rules import CatalogueBounds
 from twinspire.serving.rollout.bundle_cache import BUNDLES
 from twinspire.serving.rollout.follower import FollowConfig
-from twinspire.serving.security.rate_limit import ITEMS_PER_TOKEN
 from twinspire.serving.security.tls import TlsFiles
 from twinspire.serving.wire.converters import RequestLimits
 
-# Flags that take effect only while an alias is followed -> fields of `FollowConfig`.
-FOLLOWING = {
-    "poll": "poll_seconds",
-    "canary": "canary",
-    "canary_share": "canary_share",
-    "shadow": "shadow",
-    "shadow_share": "shadow_share",
-}
-# Flags that have no effect without another flag -> that other flag.
-PARTNERS = {
-    "client_ca": "tls_certificate",
-    "burst": "rate",
-    "metrics_host": "metrics_port",
-    "trace_ratio": "trace_endpoint",
-    "canary_share": "canary",
-    "shadow_share": "shadow",
-}
 AN_ALIAS = "an alias, such as --model models:/pydocs@champion,"
 
 
@@ -67,11 +49,13 @@ def add_serve(parser: ArgumentParser) -> None:
         default=usable_cores(),
         help="worker processes (one per core: %(default)s)",
     )
-    _add_release(parser.add_argument_group("rollout, if --model is an alias"))
+    group = parser.add_argument_group("rollout, if --model is an alias")
+    flags.add_options(group, FollowConfig)
+    group.add_argument("--no-follow", action="store_true", help="keep the version that the alias names now")
     _add_catalogue(parser.add_argument_group("live items"))
     _add_events(parser.add_argument_group("events"))
     _add_access(parser.add_argument_group("access"))
-    _add_observability(parser.add_argument_group("observability"))
+    flags.add_options(parser.add_argument_group("observability"), ServiceConfig, "observability")
     flags.add_options(parser.add_argument_group("limits of a request"), RequestLimits)
     flags.add_options(parser.add_argument_group("limits of a worker"), WorkerLimits)
 
@@ -85,10 +69,11 @@ def service_config(arguments: Namespace) -> ServiceConfig:
     """
     if (arguments.tls_certificate is None) != (arguments.tls_key is None):
         raise UsageError("--tls-certificate and --tls-key go together")
-    for name, partner in PARTNERS.items():
-        given = getattr(arguments, partner)
-        if getattr(arguments, name) is not None and (given is None or (partner == "rate" and not given)):
-            raise UsageError(f"{flags.flag(name)} goes with {flags.flag(partner)}")
+    if arguments.client_ca is not None and arguments.tls_certificate is None:
+        raise UsageError("--client-ca goes with --tls-certificate")
+    follow = _follow(arguments)
+    for kind in (ServiceConfig, FollowConfig):
+        flags.check_partners(arguments, kind)
     tls = None
     if arguments.tls_certificate:
         tls = TlsFiles(arguments.tls_certificate, arguments.tls_key, arguments.client_ca)
@@ -97,17 +82,11 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         bounds = WorkerLimits(**flags.chosen(arguments, WorkerLimits))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    follow = _follow(arguments)
     if follow:
         item_tower, workers = arguments.item_tower, arguments.workers
         first, model_version = bundles.first(follow.model, follow.cache, item_tower, workers)
     else:
         first, model_version = folder(arguments), _registered_version(arguments.model)
-    # Flags whose names are those of fields of `ServiceConfig`; those that are not given keep its defaults.
-    same_names = (
-        "port workers tokens insecure rate burst metrics_host metrics_port trace_endpoint trace_ratio"
-    )
-    chosen = {name: value for name in same_names.split() if (value := getattr(arguments, name)) is not None}
     return ServiceConfig(
         first,
         limits=limits,
@@ -117,8 +96,9 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         follow=follow,
         catalogue=_catalogue(arguments),
         events=_events(arguments),
+        port=arguments.port,
+        workers=arguments.workers,
         **flags.chosen(arguments, ServiceConfig),
-        **chosen,
     )
 
 
@@ -136,14 +116,13 @@ def _follow(arguments: Namespace) -> FollowConfig | None:
         UsageError: a flag needs another flag that is not given.
     """
     is_alias = "@" in (arguments.model or "")
-    given = {name: value for name in FOLLOWING if (value := getattr(arguments, name)) is not None}
     if arguments.no_follow and not is_alias:
         raise UsageError(f"--no-follow goes with {AN_ALIAS}")
     if is_alias and not arguments.no_follow:
-        chosen = {FOLLOWING[name]: value for name, value in given.items()}
-        return FollowConfig(arguments.model, **chosen)
-    for name in given:
-        raise UsageError(f"{flags.flag(name)} goes with {AN_ALIAS} that is followed")
+        return FollowConfig(arguments.model, **flags.chosen(arguments, FollowConfig))
+    for each in flags.options_of(FollowConfig):
+        if getattr(arguments, each.name) is not None:
+            raise UsageError(f"{flags.flag(each.name)} goes with {AN_ALIAS} that is followed")
     return None
 
 
@@ -207,33 +186,6 @@ def _registered_version(model: str | None) -> str:
     return model.rpartition("/")[2] if model and "@" not in model else ""
 
 
-def _add_release(group: _ArgumentGroup) -> None:
-    add = group.add_argument
-    defaults = FollowConfig("")
-    add(
-        "--poll",
-        type=flags.seconds,
-        help=f"seconds between two polls of the registry ({defaults.poll_seconds:g})",
-    )
-    add(
-        "--no-follow",
-        action="store_true",
-        help="keep the version that the alias names now",
-    )
-    add("--canary", help="an alias, such as models:/pydocs@challenger, that answers a share of the requests")
-    add(
-        "--canary-share",
-        type=flags.number_up_to(1),
-        help=f"the canary's share of the requests ({defaults.canary_share:g})",
-    )
-    add("--shadow", help="an alias that gets a copy of a share of the searches, and is compared")
-    add(
-        "--shadow-share",
-        type=flags.number_up_to(1),
-        help=f"the shadow's share of the searches ({defaults.shadow_share:g})",
-    )
-
-
 def _add_catalogue(group: _ArgumentGroup) -> None:
     group.add_argument(
         "--catalogue",
@@ -274,31 +226,4 @@ def _add_access(group: _ArgumentGroup) -> None:
     )
     add("--tls-key", type=Path, help="the key of the first of them, PEM; read again when it changes")
     add("--client-ca", type=Path, help="clients must show a certificate that one of these has signed, PEM")
-    add(
-        "--tokens",
-        type=Path,
-        help="TOML file of tokens, as `python -m twinspire.serving token` writes it; read again when it "
-        "changes, and on SIGHUP; deleting it revokes no token, `token = []` in it revokes all",
-    )
-    add("--insecure", action="store_true", help="listen beyond this machine without TLS")
-    add(
-        "--rate",
-        type=flags.number_up_to(1e9),
-        default=0.0,
-        help="tokens a second that a client may spend; 0: no limit. A query costs 1 token, and 1 more for "
-        f"each {ITEMS_PER_TOKEN} items that it asks for or excludes, or a filter's work that takes as long",
-    )
-    default = ServiceConfig.burst
-    add("--burst", type=flags.count, help=f"tokens that a client may spend at once, with --rate ({default})")
-
-
-def _add_observability(group: _ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--metrics-port", type=flags.port, help="port of /metrics for Prometheus; 0 for any free port")
-    add("--metrics-host", help=f"address of the metrics ({ServiceConfig.metrics_host})")
-    add("--trace-endpoint", help="OTLP collector for OpenTelemetry traces, such as http://127.0.0.1:4317")
-    add(
-        "--trace-ratio",
-        type=flags.number_up_to(1),
-        help=f"share of the requests to trace ({ServiceConfig.trace_ratio})",
-    )
+    flags.add_options(group, ServiceConfig, "access")

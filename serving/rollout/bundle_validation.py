@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.bundle import Manifest
@@ -73,18 +73,6 @@ OUT_OF_MEMORY = re.compile(
 )
 
 
-class ValidationResult(NamedTuple):
-    """What was measured of a valid bundle.
-
-    Args:
-        load_s: seconds to verify and load it and to answer the first queries.
-    """
-
-    load_s: float
-    items: int
-    dimension: int
-
-
 def validate_bundle(
     folder: Path,
     item_tower: bool = False,
@@ -92,7 +80,7 @@ def validate_bundle(
     ready: Path | None = None,
     meanwhile: Meanwhile = do_nothing,
     copies: int = 1,
-) -> ValidationResult:
+) -> float:
     """Load a bundle in another process and search for its examples.
 
     Args:
@@ -101,6 +89,9 @@ def validate_bundle(
         ready: where its shared catalogue is written; if that fails, the bundle is valid all the same.
         meanwhile: called during the validation; an error ends it.
         copies: processes that will load it; each has an equal part of the memory that the machine has left.
+
+    Returns:
+        Seconds to verify and load it and to answer the first queries.
 
     Raises:
         BundleDamaged: the bundle cannot be loaded, does not answer, or crashes the process.
@@ -132,8 +123,8 @@ def validate_bundle(
         for warning in _marked(text, WARNING):
             log.warning("%s: %s", folder.name, warning)
         try:
-            return ValidationResult(**parse_json(result))
-        except (ValueError, TypeError):
+            return float(parse_json(result)["load_s"])
+        except (ValueError, TypeError, KeyError):
             raise BundleDamaged(f"{folder.name}: the validation printed no result") from None
     reason = f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}"
     raise Unavailable(reason) if code == UNAVAILABLE else BundleDamaged(reason)
@@ -193,16 +184,16 @@ def main() -> int:
     memory_budget.prefer_for_oom_kill()
     memory = memory_budget.available() // arguments.copies
     try:
-        result = _try(arguments.folder, arguments.item_tower, arguments.ready, memory)
-        sys.stdout.write(f"{json.dumps(result._asdict())}\n")
+        load_s = _try(arguments.folder, arguments.item_tower, arguments.ready, memory)
+        sys.stdout.write(f"{json.dumps({'load_s': round(load_s, 3)})}\n")
     except TwinspireError as error:
         sys.stderr.write(f"{ERROR}{error}\n")
         return UNAVAILABLE if isinstance(error, Unavailable) else 1
     return 0
 
 
-def _try(folder: Path, item_tower: bool, ready: Path | None, memory: int) -> ValidationResult:
-    """Validate a bundle in this process, with a bound on the memory that each step may take."""
+def _try(folder: Path, item_tower: bool, ready: Path | None, memory: int) -> float:
+    """As `validate_bundle`, in this process, with a bound on the memory that each step may take."""
     from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 
     logging.disable(logging.CRITICAL)
@@ -216,8 +207,7 @@ def _try(folder: Path, item_tower: bool, ready: Path | None, memory: int) -> Val
         _ask(served)
     if ready:
         _write_catalogue(served, ready)
-    manifest = served.manifest
-    return ValidationResult(round(load_s, 3), manifest.count, manifest.dimension)
+    return load_s
 
 
 def _encode_longest(folder: Path, manifest: Manifest, item_tower: bool, memory: int) -> None:

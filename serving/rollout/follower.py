@@ -24,6 +24,8 @@ from typing import Any
 
 from twinspire.protos import bundle
 from twinspire.protos.files import atomic_directory
+from twinspire.serving import flag_types as flags
+from twinspire.serving.flag_types import option
 from twinspire.serving.rollout.alias_tracker import AliasTracker, Deployment
 from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from twinspire.serving.rollout.bundle_validation import validate_bundle
@@ -51,20 +53,23 @@ class FollowConfig:
 
     Args:
         model: such as `models:/pydocs@champion`.
-        poll_seconds: between two polls of the registry.
-        canary: an alias whose bundle answers a share of the requests; none if empty.
-        canary_share: of the requests, 0 to 1.
-        shadow: an alias whose bundle gets a copy of a share of the searches; none if empty.
-        shadow_share: of the searches, 0 to 1.
         cache: folder that keeps the bundles.
     """
 
     model: str
-    poll_seconds: float = 10.0
-    canary: str = ""
-    canary_share: float = 0.05
-    shadow: str = ""
-    shadow_share: float = 0.1
+    poll: float = option(10, "seconds between two polls of the registry", flags.seconds, partner="model")
+    canary: str | None = option(
+        None, "an alias, such as models:/pydocs@challenger, that answers a share of the requests", str
+    )
+    canary_share: float = option(
+        0.05, "the canary's share of the requests", flags.number_up_to(1), partner="canary"
+    )
+    shadow: str | None = option(
+        None, "an alias that gets a copy of a share of the searches, and is compared", str
+    )
+    shadow_share: float = option(
+        0.1, "the shadow's share of the searches", flags.number_up_to(1), partner="shadow"
+    )
     cache: Path = BUNDLES
 
 
@@ -118,8 +123,8 @@ def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> 
     def validate(folder: Path, copies: int, meanwhile: Meanwhile = do_nothing) -> float:
         version = bundle.read_manifest(folder).bundle_version
         if version not in passed:
-            result = validate_bundle(folder, item_tower, stop, cache.ready(folder), meanwhile, copies)
-            passed[version] = result.load_s
+            ready = cache.ready(folder)
+            passed[version] = validate_bundle(folder, item_tower, stop, ready, meanwhile, copies)
         return passed[version]
 
     return validate
@@ -165,7 +170,7 @@ class Follower:
                 cache,
                 lambda folder, meanwhile: validate(folder, processes, meanwhile),
                 clock,
-                config.poll_seconds,
+                config.poll,
                 entry,
                 self._publish,
                 champion,
@@ -211,7 +216,7 @@ class Follower:
                     break
                 broken_off = tracker.poll()
         self._cache.prune([each.bundle_version for each in self._in_use()])
-        interval = self._config.poll_seconds
+        interval = self._config.poll
         longest = max(interval, min(MAX_BACKOFF_SECONDS, MAX_BACKOFF_POLLS * interval))
         delay = min(longest, interval * 2.0 ** min(self._champion.unanswered, 16))
         delay *= random.uniform(1 - JITTER, 1 + JITTER)

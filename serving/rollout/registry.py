@@ -1,11 +1,10 @@
 """Reads MLflow's registry for the service.
 
-    python -m twinspire.serving.rollout.registry   # answers calls; see `registry_process.py`
+    python -m twinspire.serving.rollout.registry 5   # answers calls over this descriptor
 
 MLflow is imported with the first call, and never in a process that answers requests.
 """
 
-import json
 import logging
 import os
 import queue
@@ -14,8 +13,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -208,51 +207,38 @@ def block_unneeded_imports() -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: Python refuses to import it
 
 
-def answer_calls() -> None:
-    """Answer the calls of a `RegistryProcess` on standard input, one line of JSON each, until it ends."""
+def answer_calls(connection: Connection) -> None:
+    """Answer the calls of a `RegistryProcess`, until it ends."""
     block_unneeded_imports()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not be taken for an answer
-    calls: queue.Queue[bytes] = queue.Queue()
+    calls: queue.Queue[tuple[Any, ...]] = queue.Queue()
 
     def listen() -> None:
-        for line in sys.stdin.buffer:
-            calls.put(line)
+        with suppress(EOFError, OSError):
+            while True:
+                calls.put(connection.recv())
         os._exit(0)  # the caller has ended, even if a call is still running
 
     threading.Thread(target=listen, daemon=True).start()
     registry = MlflowRegistry()
     while True:
-        answers.write(json.dumps(_answer(registry, calls.get())).encode() + b"\n")
-        answers.flush()
+        connection.send(_answer(registry, *calls.get()))
 
 
-def _answer(registry: MlflowRegistry, line: bytes) -> dict[str, Any]:
+def _answer(registry: ModelRegistry, method: str, *arguments: Any) -> Any:
+    """What a method of the registry returns, or the error that it raises."""
     try:
-        call = _call(registry, json.loads(line))
-    except (ValueError, TypeError) as error:
-        return {"error": Unavailable.__name__, "text": f"a call that cannot be read: {error}"}
-    try:
-        return {"result": call()}
+        return getattr(registry, method)(*arguments)
     except TwinspireError as error:
-        return {"error": type(error).__name__, "text": str(error)}
+        return error
     except Exception as error:  # returned to the caller, because the log of this process is not kept
-        return {"error": Unavailable.__name__, "text": f"the registry failed: {error!r}"}
-
-
-def _call(registry: MlflowRegistry, asked: Any) -> Callable[[], Any]:
-    """The call that a `RegistryProcess` asks for.
-
-    Raises:
-        ValueError, TypeError: there is no such call, or it has other arguments.
-    """
-    match asked:
-        case ["resolve", model]:
-            return partial(registry.resolve, model)
-        case ["download", registered, draft]:
-            return partial(registry.download, Registered(*registered), Path(draft))
-    raise ValueError(f"the registry has none of this kind: {asked!r:.100}")
+        return Unavailable(f"the registry failed: {error!r}")
 
 
 if __name__ == "__main__":
-    answer_calls()
+    if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
+        sys.exit("error: expected the number of a descriptor")
+    from twinspire.serving.rollout import (
+        registry,
+    )  # the classes that are sent are of this module, not __main__
+
+    registry.answer_calls(Connection(int(sys.argv[1])))

@@ -4,25 +4,24 @@ service.
     with RegistryProcess() as registry:
         registry.resolve("models:/pydocs@champion")
 
-MLflow waits for minutes if a server does not answer, and cannot be interrupted. So this process sends a line
-of JSON, waits for the answer, and kills the other process on a timeout; the next call starts another one. The
+MLflow waits for minutes if a server does not answer, and cannot be interrupted. So this process sends the
+call, waits for the answer, and kills the other process on a timeout; the next call starts another one. The
 other process ends by itself when this one has ended, even during a download. A call during a download is
 answered by a second process, which ends with the download.
 """
 
-import json
 import os
-import select
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
 from twinspire.protos import entry_points
-from twinspire.protos.documents import parse_json
-from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
 from twinspire.serving.rollout.registry import (
     Meanwhile,
     Registered,
@@ -44,7 +43,6 @@ HTTP = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 MISSING = (0,)  # result of `_store_identity` if there is no such file
-ERRORS = {error.__name__: error for error in (MissingStage, Unavailable)}
 
 
 class RegistryProcess:
@@ -65,9 +63,9 @@ class RegistryProcess:
         self._stop = stop
         self._timeout, self._start_timeout = timeout, start_timeout
         self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None  # to the process
         self._store: tuple[int, ...] = ()
         self._fresh = True
-        self._read = b""
         self._second: RegistryProcess | None = None  # during a download
 
     def __enter__(self) -> Self:
@@ -81,21 +79,21 @@ class RegistryProcess:
         if self._process:
             self._process.kill()
             self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe:
-                    pipe.close()
-        self._process, self._read = None, b""
+        if self._connection:
+            self._connection.close()
+        self._process = self._connection = None
 
     def resolve(self, model: str) -> Registered:
         """As `Registry` says."""
-        return Registered(*(self._second or self)._ask("resolve", model))
+        found: Registered = (self._second or self)._ask("resolve", model)
+        return found
 
     def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
         """As `Registry` says."""
         with RegistryProcess(self._stop, self._timeout, self._start_timeout) as self._second:
             try:
-                arguments = registered, str(draft.absolute())
-                self._ask("download", *arguments, progress=lambda: _size(draft), meanwhile=meanwhile)
+                place = draft.absolute()
+                self._ask("download", registered, place, progress=lambda: _size(draft), meanwhile=meanwhile)
             finally:
                 self._second = None
 
@@ -107,62 +105,56 @@ class RegistryProcess:
         meanwhile: Meanwhile = do_nothing,
     ) -> Any:
         try:
-            process = self._running()
+            connection = self._running()
         except OSError as error:
             text = f"the registry's process cannot be started: {error.strerror or error}"
             raise Unavailable(text) from None
-        assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps([call, *arguments]).encode() + b"\n")
-            process.stdin.flush()
-            answer = parse_json(self._line(process, progress, meanwhile))
-        except (OSError, ValueError, Unavailable) as error:
-            code = process.poll()
+            connection.send((call, *arguments))
+            self._await(connection, progress, meanwhile)
+            answer = connection.recv()
+        except (OSError, EOFError):
+            code = self._process.wait() if self._process else None
             self.close()
-            if isinstance(error, Unavailable):
-                raise
             raise Unavailable(f"the registry's process ended (exit code {code})") from None
         except BaseException:  # of `meanwhile`: the answer must not be taken for that of the next call
             self.close()
             raise
-        if "error" in answer:
-            raise ERRORS.get(answer["error"], Unavailable)(answer["text"])
-        return answer["result"]
+        self._fresh = False
+        if isinstance(answer, TwinspireError):
+            raise answer
+        return answer
 
-    def _running(self) -> "subprocess.Popen[bytes]":
-        """The process, started anew if it has ended or if the registry's file has been replaced."""
+    def _running(self) -> Connection:
+        """The connection to the process, which is started anew if it has ended or its file was replaced."""
         store = _store_identity()
         replaced = store not in (MISSING, self._store)
         if self._process and (replaced or self._process.poll() is not None):
             self.close()  # the process would go on reading a file that has been replaced
-        if self._process is None:
-            environment = {**HTTP, **os.environ}
-            self._process = subprocess.Popen(
-                entry_points.command(entry_points.REGISTRY),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,  # a signal to the group is for the service, which ends this process
-            )
-            self._store, self._fresh = store, True
-        return self._process
+        if self._connection is None:
+            ours, theirs = Pipe()
+            with theirs:
+                self._process = subprocess.Popen(
+                    entry_points.command(entry_points.REGISTRY, str(theirs.fileno())),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={**HTTP, **os.environ},
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # a signal to the group is for the service, which ends it
+                )
+            self._connection, self._store, self._fresh = ours, store, True
+        return self._connection
 
-    def _line(
-        self, process: "subprocess.Popen[bytes]", progress: Callable[[], int], meanwhile: Meanwhile
-    ) -> bytes:
-        """The next line that the process writes; empty if it has ended."""
-        assert process.stdout is not None
+    def _await(self, connection: Connection, progress: Callable[[], int], meanwhile: Meanwhile) -> None:
+        """Wait for the answer, or the end of the process.
+
+        Raises:
+            Unavailable: it takes too long, or the service stops.
+        """
         timeout = self._start_timeout if self._fresh else self._timeout
         until, seen = time.monotonic() + timeout, progress()
-        while b"\n" not in self._read:
-            if select.select([process.stdout], [], [], POLL_SECONDS)[0]:
-                read = os.read(process.stdout.fileno(), 1 << 16)
-                if not read:
-                    process.wait()
-                    return b""
-                self._read += read
-                continue
+        while not connection.poll(POLL_SECONDS):
             if self._stop is not None and self._stop.is_set():
                 raise Unavailable("the service stops")
             began = time.monotonic()
@@ -172,9 +164,6 @@ class RegistryProcess:
                 until, seen = time.monotonic() + timeout, now
             if time.monotonic() > until:
                 raise Unavailable(f"the registry did not answer within {timeout:g} s")
-        line, _, self._read = self._read.partition(b"\n")
-        self._fresh = False
-        return line
 
 
 def _store_identity() -> tuple[int, ...]:

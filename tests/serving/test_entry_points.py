@@ -39,20 +39,8 @@ def test_the_comparison_of_bundles_answers_a_bad_request_with_an_error(
     assert printed.err == ""
 
 
-def test_the_registry_process_answers_calls_that_it_does_not_have_with_an_error() -> None:
-    process = subprocess.Popen(
-        command(entry_points.REGISTRY),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    for line in ("no JSON", '["drop", "everything"]', '["download", 1, 2]', "7"):
-        process.stdin.write(f"{line}\n")
-        process.stdin.flush()
-        assert json.loads(process.stdout.readline())["error"] == "Unavailable"
-    process.stdin.close()
-    process.wait(30)
-    process.stdout.close()
+@pytest.mark.parametrize("arguments", [[], ["no number"]])
+def test_the_registry_process_refuses_what_is_no_descriptor(arguments: list[str]) -> None:
+    typed = command(entry_points.REGISTRY, *arguments)
+    done = subprocess.run(typed, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "error: expected the number of a descriptor\n")

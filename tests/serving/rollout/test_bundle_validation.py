@@ -36,25 +36,22 @@ from twinspire.serving.segments.shared_catalogue import MappedCatalogue, open_ca
 GIB = 1 << 30
 
 
-def test_a_good_bundle_tells_what_it_takes(watched: Path) -> None:
-    tried = bundle_validation.validate_bundle(watched, item_tower=True)
-    assert tried.items == 300
-    assert tried.dimension == bundle.read_manifest(watched).dimension
-    assert tried.load_s > 0
+def test_a_good_bundle_tells_how_long_it_takes(watched: Path) -> None:
+    assert bundle_validation.validate_bundle(watched, item_tower=True) > 0
 
 
 def test_the_command_prints_json(plain: Path) -> None:
     command = [sys.executable, "-m", "twinspire.serving.rollout.bundle_validation", str(plain)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    assert set(json.loads(done.stdout)) == set(bundle_validation.ValidationResult._fields)
+    assert json.loads(done.stdout)["load_s"] > 0
 
 
 @pytest.mark.exhaustive
 def test_a_bundle_that_passes_leaves_its_catalogue_ready(plain: Path, tmp_path: Path) -> None:
     place, manifest = tmp_path / "ready" / plain.name, bundle.read(plain)
     for _ in range(2):
-        assert bundle_validation.validate_bundle(plain, ready=place).items == 300
+        assert bundle_validation.validate_bundle(plain, ready=place) > 0
         assert type(open_catalogue(place, plain, manifest)) is MappedCatalogue
     broken = tiny_bundle(tmp_path, examples=({"colour": "red"},))
     with pytest.raises(BundleDamaged):
@@ -66,7 +63,7 @@ def test_a_catalogue_that_cannot_be_made_ready_is_no_fault_of_the_bundle(
     plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    assert bundle_validation.validate_bundle(plain, ready=tmp_path / "file" / plain.name).items == 300
+    assert bundle_validation.validate_bundle(plain, ready=tmp_path / "file" / plain.name) > 0
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert f"{plain.name}: no catalogue is made ready in" in record.getMessage()
@@ -127,7 +124,7 @@ def test_a_tower_that_is_no_tower_is_refused(plain: Path, tmp_path: Path) -> Non
 
 def test_an_item_tower_is_tried_where_it_is_offered(plain: Path, tmp_path: Path) -> None:
     broken = reseal(plain, tmp_path, _writes(bundle.ITEM_TOWER, b"no tower"))
-    assert bundle_validation.validate_bundle(broken).items == 300
+    assert bundle_validation.validate_bundle(broken) > 0
     with pytest.raises(BundleDamaged, match="not an ONNX model"):
         bundle_validation.validate_bundle(broken, item_tower=True)
 
@@ -140,12 +137,8 @@ def test_examples_beyond_those_of_the_warm_up_are_asked_too(tmp_path: Path) -> N
 
 
 def test_another_name_and_other_features_are_no_fault(tmp_path: Path) -> None:
-    assert (
-        bundle_validation.validate_bundle(
-            tiny_bundle(tmp_path, query_tower=TinyTower(FULL), name="other")
-        ).items
-        == 300
-    )
+    other = tiny_bundle(tmp_path, query_tower=TinyTower(FULL), name="other")
+    assert bundle_validation.validate_bundle(other) > 0
 
 
 def test_a_bundle_that_is_altered_on_the_disk_is_refused(plain: Path, tmp_path: Path) -> None:
@@ -249,7 +242,7 @@ def test_a_query_tower_that_gives_only_zeros_is_refused(plain: Path, tmp_path: P
     with pytest.raises(BundleDamaged, match="the query tower gives the zero vector for all examples"):
         bundle_validation.validate_bundle(silent)
     half = reseal(plain, tmp_path, lambda folder: None, examples=({"text": ""}, {"text": "xelike"}))
-    assert bundle_validation.validate_bundle(half).items == 300
+    assert bundle_validation.validate_bundle(half) > 0
 
 
 def test_an_index_that_is_searched_with_an_empty_beam_is_refused(plain: Path, tmp_path: Path) -> None:
@@ -285,7 +278,7 @@ def test_a_query_tower_that_takes_more_memory_than_there_is_is_refused(plain: Pa
     greedy = altered(plain, tmp_path, lambda folder: swell(folder, 8 * GIB))
     with pytest.raises(Unavailable, match=r"of the longest queries takes more memory than .*8,192 MiB"):
         bundle_validation.validate_bundle(greedy, copies=leaving(GIB))
-    assert bundle_validation.validate_bundle(plain, item_tower=True, copies=leaving(GIB)).items == 300
+    assert bundle_validation.validate_bundle(plain, item_tower=True, copies=leaving(GIB)) > 0
 
 
 def test_a_tower_that_grows_while_it_is_opened_is_refused(plain: Path, tmp_path: Path) -> None:
@@ -310,7 +303,7 @@ def test_a_tower_that_grows_while_it_is_opened_is_refused(plain: Path, tmp_path:
 
 def test_an_item_tower_that_takes_more_memory_than_there_is_is_refused(plain: Path, tmp_path: Path) -> None:
     greedy = altered(plain, tmp_path, lambda folder: swell(folder, 4 * GIB, bundle.ITEM_TOWER))
-    assert bundle_validation.validate_bundle(greedy, copies=leaving(GIB // 2)).items == 300
+    assert bundle_validation.validate_bundle(greedy, copies=leaving(GIB // 2)) > 0
     with pytest.raises(Unavailable, match="of the longest items takes more memory than"):
         bundle_validation.validate_bundle(greedy, item_tower=True, copies=leaving(GIB // 2))
 

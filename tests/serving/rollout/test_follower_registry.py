@@ -227,7 +227,7 @@ def test_a_validation_is_broken_off(folders: list[Path]) -> None:
 def running(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that follows both aliases; its folder is its cache."""
     folder = tmp_path_factory.mktemp("service")
-    follow = {"model": CHAMPION, "poll_seconds": 0.2, "cache": str(folder / "cache"), "canary": CHALLENGER}
+    follow = {"model": CHAMPION, "poll": 0.2, "cache": str(folder / "cache"), "canary": CHALLENGER}
     with service(folder, **follow) as running:
         yield running
     assert "Traceback" not in (folder / "log").read_text()

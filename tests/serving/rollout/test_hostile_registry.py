@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(library: Library, place: Path) -> Iterator[Service]:
     """A service that follows the alias."""
-    follow = {"model": CHAMPION, "poll_seconds": 0.1, "cache": str(place / "cache" / "bundles")}
+    follow = {"model": CHAMPION, "poll": 0.1, "cache": str(place / "cache" / "bundles")}
     with service(place, **follow) as running:
         yield running
     assert "Traceback" not in (place / "log").read_text()

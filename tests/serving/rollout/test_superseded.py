@@ -20,12 +20,12 @@ def on(scene: Scene, step: str, act: Callable[[], object]) -> list[str]:
 
     def long(meanwhile: Callable[[], None]) -> None:
         if not ended:
-            scene.clock.pause(scene.follow.poll_seconds / 2)
+            scene.clock.pause(scene.follow.poll / 2)
             asked = scene.shelf.asked
             meanwhile()
             assert scene.shelf.asked == asked  # not before the interval is over
             act()
-            scene.clock.pause(scene.follow.poll_seconds)
+            scene.clock.pause(scene.follow.poll)
             meanwhile()
         ended.append(step)
 
@@ -133,7 +133,7 @@ def test_the_time_of_the_last_poll_goes_on_during_a_long_step(scene: Scene) -> N
 
     def long(meanwhile: Callable[[], None]) -> None:
         for _ in range(3):
-            scene.clock.pause(scene.follow.poll_seconds)
+            scene.clock.pause(scene.follow.poll)
             meanwhile()
             seen.append(scene.note["last_check"] - scene.clock.time())
             assert scene.note["next_check"] > scene.note["last_check"]
