@@ -5,7 +5,6 @@ import time
 from twinspire.protos.errors import AccessDenied, Overloaded, RateLimited
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.call import Call
-from twinspire.serving.engine.call_record import CallRecord
 from twinspire.serving.observability.layout import HEARTBEAT, PLANS
 from twinspire.serving.observability.tracing import Tracing
 from twinspire.serving.observability.worker_metrics import WorkerMetrics
@@ -55,41 +54,7 @@ class Observer:
         if call.bundle is not None:
             self.metrics.versioned(call.bundle.cell, name, seconds)
         if self._tracing is not None and self._tracing.wants(call.metadata):
-            self._tracing.record(_record(call, name, ended))
-
-
-def _record(call: Call, code: str, ended: int) -> CallRecord:
-    job = call.job
-    return CallRecord(
-        call.method.path,
-        code,
-        call.metadata,
-        call.arrived,
-        ended,
-        call.request_id,
-        () if call.is_stream else _stages(call),
-        k=0 if job is None else job.options.k,
-        queries=call.queries,
-        batch=0 if job is None else job.batch,
-        bundle_version="" if call.bundle is None else call.bundle.version,
-    )
-
-
-def _stages(call: Call) -> list[tuple[str, int, int]]:
-    """Name, start and end of the stages that a call has been through."""
-    job = call.job
-    if job is None or not job.encode_started:
-        return []
-    encode_ns, search_ns = job.encode_us * 1000, job.search_us * 1000
-    stages = [
-        ("queue", call.arrived, job.encode_started),
-        ("encode", job.encode_started, job.encode_started + encode_ns),
-    ]
-    if job.options.k:
-        stages.append(("search", job.search_started, job.search_started + search_ns))
-    if call.serialised is not None:
-        stages.append(("serialise", *call.serialised))
-    return stages
+            self._tracing.record(call, name, ended)
 
 
 def _reason(error: Exception | None) -> str:

@@ -3,7 +3,7 @@
     prepare("http://127.0.0.1:4317", ratio=0.01)  # in the supervisor; raises configuration errors
     tracing = Tracing("http://127.0.0.1:4317", ratio=0.01, worker=slot)  # in each worker, after the fork
     if tracing and tracing.wants(metadata):
-        tracing.record(CallRecord(...))
+        tracing.record(call, "OK", ended)
     tracing.stop()
 
 The spans of a call are made when it has ended, from times that were taken meanwhile. So a server without
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from twinspire.protos.errors import MissingStage
-from twinspire.serving.engine.call_record import CallRecord
+from twinspire.serving.engine.call import Call
 from twinspire.serving.engine.front import Metadata
 from twinspire.serving.observability.metrics import ERRORS
 
@@ -70,22 +70,29 @@ class Tracing:
                 return bool(int(sent[1], 16) & 1)  # the flag "sampled"
         return random() < self._ratio
 
-    def record(self, call: CallRecord) -> None:
-        """Make the spans of a call that is traced."""
+    def record(self, call: Call, code: str, ended: int) -> None:
+        """Make the spans of a call that is traced.
+
+        Args:
+            code: name of its status.
+            ended: when it ended, in `time.perf_counter_ns()`.
+        """
         from opentelemetry import trace
 
         # Spans have wall-clock times. The offset is computed for each call, because that clock may be set.
         offset = time.time_ns() - time.perf_counter_ns()
+        stages = [] if call.is_stream else _stages(call)
+        arrived = min([call.arrived, *(start for _, start, _ in stages)])
         span = self._tracer.start_span(
-            call.full_method, _parent(call), trace.SpanKind.SERVER, start_time=call.arrived + offset
+            _name(call), _parent(call.metadata), trace.SpanKind.SERVER, start_time=arrived + offset
         )
-        span.set_attributes(_attributes(call))
-        if call.code in ERRORS:
+        span.set_attributes(_attributes(call, code))
+        if code in ERRORS:
             span.set_status(trace.StatusCode.ERROR)
         within = trace.set_span_in_context(span)
-        for name, start, end in call.stages:
+        for name, start, end in stages:
             self._tracer.start_span(name, within, start_time=start + offset).end(end + offset)
-        span.end(call.ended + offset)
+        span.end(ended + offset)
 
     def stop(self) -> None:
         """Send the remaining spans."""
@@ -143,26 +150,49 @@ def _provider(endpoint: str, worker: int) -> "TracerProvider":
     return provider
 
 
-def _parent(call: CallRecord) -> "Context":
+def _name(call: Call) -> str:
+    """The method with its service, as gRPC names it: `retrieval.v1.Retrieval/Search`."""
+    return call.method.path.removeprefix("/")
+
+
+def _parent(metadata: Metadata) -> "Context":
     """The context that the client sent; empty if there is none, or it cannot be read."""
     from opentelemetry.context import Context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    carrier = {key: value for key, value in call.metadata if key in ("traceparent", "tracestate")}
+    carrier = {key: value for key, value in metadata if key in ("traceparent", "tracestate")}
     return TraceContextTextMapPropagator().extract(carrier, Context())
 
 
-def _attributes(call: CallRecord) -> dict[str, "AttributeValue"]:
+def _stages(call: Call) -> list[tuple[str, int, int]]:
+    """Name, start and end of the stages that a call has been through, in `time.perf_counter_ns()`."""
+    job = call.job
+    if job is None or not job.encode_started:
+        return []
+    encode_ns, search_ns = job.encode_us * 1000, job.search_us * 1000
+    stages = [
+        ("queue", call.arrived, job.encode_started),
+        ("encode", job.encode_started, job.encode_started + encode_ns),
+    ]
+    if job.options.k:
+        stages.append(("search", job.search_started, job.search_started + search_ns))
+    if call.serialised is not None:
+        stages.append(("serialise", *call.serialised))
+    return stages
+
+
+def _attributes(call: Call, code: str) -> dict[str, "AttributeValue"]:
+    job = call.job
     attributes: dict[str, AttributeValue] = {
         "rpc.system.name": "grpc",
-        "rpc.method": call.full_method,
-        "rpc.response.status_code": call.code,
+        "rpc.method": _name(call),
+        "rpc.response.status_code": code,
         "twinspire.request_id": call.request_id,
-        "twinspire.k": call.k,
+        "twinspire.k": 0 if job is None else job.options.k,
         "twinspire.queries": call.queries,
-        "twinspire.batch": call.batch,
-        "twinspire.bundle_version": call.bundle_version,
+        "twinspire.batch": 0 if job is None else job.batch,
+        "twinspire.bundle_version": "" if call.bundle is None else call.bundle.version,
     }
-    if call.code in ERRORS:
-        attributes["error.type"] = call.code
+    if code in ERRORS:
+        attributes["error.type"] = code
     return attributes

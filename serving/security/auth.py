@@ -69,9 +69,11 @@ class Guard:
             return None
         try:
             token = self._tokens.identify(_bearer(metadata))
-            if token.role < needed:
-                role, least = token.role.name.lower(), needed.name.lower()
-                raise NotAuthorised(f"this method requires the role {least}; the token's role is {role}")
+            if token.rights < needed:
+                least = needed.name.lower()
+                raise NotAuthorised(
+                    f"this method requires the role {least}; the token's role is {token.role}"
+                )
         except AccessDenied as error:
             self._log(method, error)
             raise

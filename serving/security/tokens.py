@@ -22,8 +22,9 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from twinspire.protos import catalogue_pb2, events_pb2, retrieval_pb2, toml_config
 from twinspire.protos.errors import InvalidInput, NotAuthenticated
@@ -78,8 +79,19 @@ class TokenEntry:
         if not SHA256.fullmatch(self.sha256):
             # The value is not shown, because it may be a token that was put there by mistake.
             raise ValueError("sha256: expected 64 hexadecimal digits in lower case")
-        self.until()
+        _ = self.until
 
+    @cached_property
+    def rights(self) -> Role:
+        """What its user may do."""
+        return Role[self.role.upper()]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the token, 32 bytes."""
+        return bytes.fromhex(self.sha256)
+
+    @cached_property
     def until(self) -> float:
         """The first moment at which the token is not valid, in Unix seconds; infinite without `expires`.
 
@@ -114,36 +126,14 @@ class TokenTable:
             if method not in METHODS:
                 raise ValueError(f"methods.{method}: unknown method; known: {', '.join(METHODS)}")
 
-
-@dataclass(frozen=True)
-class Token:
-    """A token of the file.
-
-    Args:
-        role: what its user may do.
-        digest: SHA-256 of the token, 32 bytes.
-        until: Unix seconds from which on the token is not valid.
-    """
-
-    name: str
-    role: Role
-    digest: bytes
-    until: float
+    @cached_property
+    def roles(self) -> dict[str, Role]:
+        """Path of a method -> the role that it requires."""
+        given = {method: Role[name.upper()] for method, name in self.methods.items()}
+        return {f"/{method}": role for method, role in {**METHODS, **given}.items()}
 
 
-class TokenSet(NamedTuple):
-    """The content of a token file.
-
-    Args:
-        tokens: of the file, also those that have expired.
-        roles: path of a method -> the role that it requires.
-    """
-
-    tokens: tuple[Token, ...]
-    roles: dict[str, Role]
-
-
-class TokenFile(Reloaded[TokenSet]):
+class TokenFile(Reloaded[TokenTable]):
     """The tokens of a file, which is read again when it has changed.
 
     A file that has become invalid or was deleted revokes no token: the tokens read before stay valid, and an
@@ -157,7 +147,8 @@ class TokenFile(Reloaded[TokenSet]):
     """
 
     def __init__(self, path: Path, period: float = RELOAD_SECONDS) -> None:
-        super().__init__([path], lambda: _load(path), _count, "the tokens read before still count", period)
+        kept = "the tokens read before still count"
+        super().__init__([path], lambda: toml_config.read(path, TokenTable), _count, kept, period)
 
     def role(self, method: str) -> Role:
         """The role that a method requires.
@@ -168,7 +159,7 @@ class TokenFile(Reloaded[TokenSet]):
         self.refresh()
         return self.content.roles.get(method, Role.ADMIN)
 
-    def identify(self, token: str) -> Token:
+    def identify(self, token: str) -> TokenEntry:
         """The entry of a token.
 
         Every entry is compared, each in constant time, so that the duration does not reveal which entry
@@ -180,7 +171,7 @@ class TokenFile(Reloaded[TokenSet]):
         self.refresh()
         digest = hashlib.sha256(token.encode()).digest()
         found = None
-        for known in self.content.tokens:
+        for known in self.content.token:
             if hmac.compare_digest(known.digest, digest):
                 found = known
         if found is None:
@@ -213,15 +204,5 @@ def new_token(name: str, role: str) -> tuple[str, str]:
     return token, "\n".join(["[[token]]", *lines]) + "\n"
 
 
-def _load(path: Path) -> TokenSet:
-    table = toml_config.read(path, TokenTable)
-    tokens = tuple(
-        Token(entry.name, Role[entry.role.upper()], bytes.fromhex(entry.sha256), entry.until())
-        for entry in table.token
-    )
-    given = {method: Role[name.upper()] for method, name in table.methods.items()}
-    return TokenSet(tokens, {f"/{method}": role for method, role in {**METHODS, **given}.items()})
-
-
-def _count(table: TokenSet) -> str:
-    return f"{len(table.tokens)} tokens"
+def _count(table: TokenTable) -> str:
+    return f"{len(table.token)} tokens"

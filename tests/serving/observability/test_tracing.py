@@ -4,6 +4,8 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import pytest
@@ -14,7 +16,7 @@ from tests.helpers.serving.collector import PARENT, TRACE, Collector, attributes
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import MissingStage
-from twinspire.serving.engine.call_record import CallRecord
+from twinspire.serving.engine.call import Call
 from twinspire.serving.engine.front import Metadata
 from twinspire.serving.observability import tracing
 from twinspire.serving.observability.tracing import Tracing, prepare
@@ -22,7 +24,6 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 
 SECRET = "where I was last summer"
-SEARCH = "/retrieval.v1.Retrieval/Search"
 SAMPLED: Metadata = (("traceparent", f"00-{TRACE}-{PARENT}-01"), ("tracestate", "vendor=1"))
 
 
@@ -40,25 +41,36 @@ def collector() -> Iterator[Collector]:
     collector.stop()
 
 
-def call(code: str = "OK", metadata: Metadata = (), path: str = SEARCH) -> CallRecord:
-    """A search that has just ended, after 4 ms."""
+def call(code: str = "OK", metadata: Metadata = ()) -> tuple[Call, str, int]:
+    """A search that has just ended, after 4 ms: what a trace shows of it, its code, and when it ended."""
     now = time.perf_counter_ns()
     start = now - 4_000_000
-    stages = (
-        ("queue", start, start + 1_000_000),
-        ("encode", start + 1_200_000, start + 1_500_000),
-        ("search", start + 1_500_000, start + 3_500_000),
-        ("serialise", start + 3_600_000, start + 3_650_000),
+    job = SimpleNamespace(
+        encode_started=start + 1_000_000,
+        encode_us=300,
+        search_started=start + 1_500_000,
+        search_us=2000,
+        batch=8,
+        options=SimpleNamespace(k=10),
     )
-    metadata = (*metadata, ("authorization", f"Bearer {SECRET}"))
-    return CallRecord(path, code, metadata, start + 1_000_000, now, "job-7", stages, 10, 1, 8, "3f2a")
+    found = SimpleNamespace(
+        method=SimpleNamespace(path="/retrieval.v1.Retrieval/Search"),
+        metadata=(*metadata, ("authorization", f"Bearer {SECRET}")),
+        arrived=start,
+        is_stream=False,
+        job=job,
+        queries=1,
+        serialised=(start + 3_600_000, start + 3_650_000),
+        request_id="job-7",
+        bundle=SimpleNamespace(version="3f2a"),
+    )
+    return cast(Call, found), code, now
 
 
-def sent(collector: Collector, *calls: CallRecord) -> list[Span]:
-    """The spans of calls, all of them in one batch."""
+def sent(collector: Collector, given: tuple[Call, str, int]) -> list[Span]:
+    """The spans of a call."""
     made = Tracing(collector.endpoint, ratio=1.0, worker=3)
-    for each in calls:
-        made.record(each)
+    made.record(*given)
     made.stop()
     return batch(collector)
 
@@ -97,7 +109,7 @@ def test_a_request_is_a_span_of_its_clients_trace_with_one_for_each_stage(collec
 
 def test_the_service_and_its_worker_are_named(collector: Collector) -> None:
     made = Tracing(collector.endpoint, ratio=1.0, worker=3)
-    made.record(call())
+    made.record(*call())
     made.stop()
     (resource,) = collector.requests.get(timeout=10).resource_spans
     named = {
@@ -108,7 +120,7 @@ def test_the_service_and_its_worker_are_named(collector: Collector) -> None:
 
 def test_spans_go_out_while_the_server_runs(collector: Collector) -> None:
     made = Tracing(collector.endpoint, ratio=1.0)
-    made.record(call())
+    made.record(*call())
     assert len(batch(collector)) == 5
     made.stop()
 
@@ -204,7 +216,7 @@ def test_a_collector_that_is_gone_holds_nobody_up(
     made = Tracing(collector.endpoint, ratio=1.0)
     started = time.monotonic()
     for _ in range(100):
-        made.record(call())
+        made.record(*call())
     assert time.monotonic() - started < 1
     made.stop()
     assert time.monotonic() - started < 3
