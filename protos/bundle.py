@@ -39,7 +39,7 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from twinspire.protos.features import Schema, Side
 from twinspire.protos.files import atomic_directory
-from twinspire.protos.files.draft_file import create_draft
+from twinspire.protos.files.draft_file import create_draft, sync
 from twinspire.protos.files.field_checks import check_name, expect_within
 from twinspire.protos.filter_kinds import FilterKind
 from twinspire.protos.inputs.texts import warn_of_other_unicode
@@ -69,6 +69,7 @@ HNSW = "hnsw"  # a graph that is searched in the process
 EXACT = "exact"
 MILVUS = "milvus"  # a collection on a Milvus server (`milvus.py`)
 INDEX_KINDS = (HNSW, MILVUS)  # that an experiment may ask for; exact search comes with a graph
+REMOTE_KINDS = frozenset({MILVUS})  # kinds whose server holds the items
 MAX_LINKS = 10_000  # the largest M that hnswlib accepts
 LARGEST_MANIFEST = 64 << 20  # bytes; the ids of a million items take about 20 MB
 LARGEST = 2**31 - 1  # of counts and search widths: rows are int32 in places
@@ -339,6 +340,8 @@ class Manifest:
         expect_within("count", self.count, 1, LARGEST)
         expect_within("number of filters", len(self.filters), 0, MAX_FILTER_FIELDS)
         expect_within("interests", self.interests, 1, MAX_INTERESTS)
+        if self.hybrid is not None and (self.is_remote or self.interests > 1):
+            raise ValueError("hybrid: expected none with items on another server, or several interests")
         if self.interests > 1:
             self._check_interests()
 
@@ -348,15 +351,10 @@ class Manifest:
         Raises:
             ValueError: the bundle has it.
         """
-        if self.hybrid is not None:
-            raise ValueError("hybrid: expected none where a query has several vectors (interests)")
         if self.score.kind == "sigmoid":
             raise ValueError('score: expected no "sigmoid" where a query has several vectors (interests)')
-        if self.index.kind not in (HNSW, EXACT):
-            raise ValueError(
-                f"index: expected {HNSW} or {EXACT} where a query has several vectors (interests), "
-                f"got {self.index.kind}"
-            )
+        if self.is_remote:
+            raise ValueError(f"index: expected {HNSW} or {EXACT} where a query has several vectors")
 
     @property
     def excludes_history(self) -> bool:
@@ -384,8 +382,18 @@ class Manifest:
             return ()
         return (HNSWLIB,) if self.schema_version == OLDEST_VERSION else (LINKS,)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether another server holds the items."""
+        return self.index.kind in REMOTE_KINDS
+
+    def served_files(self) -> dict[str, FileRecord]:
+        """The files that a service reads and keeps: of a remote bundle, none with something of each item."""
+        left_out = {VECTORS, ITEMS, FILTERS, DIGESTS} if self.is_remote else set()
+        return {name: record for name, record in self.files.items() if name not in left_out}
+
     def required_files(self) -> tuple[str, ...]:
-        """The files without which this bundle cannot be served."""
+        """The files that this bundle must list."""
         filters = (FILTERS,) if self.filters else ()
         lexical = (*LEXICAL_FILES.values(),) if self.hybrid is not None else ()
         return (*REQUIRED, *self.index_files(), *self.schema.files(), *filters, *lexical)
@@ -441,8 +449,8 @@ def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Pat
         return final
 
 
-def read(folder: Path) -> Manifest:
-    """Verify every file of a bundle and return its manifest.
+def read(folder: Path, is_served: bool = False) -> Manifest:
+    """Verify every file of a bundle, or `is_served` those that a service reads, and return its manifest.
 
     Logs a warning where texts may be read differently from training, because Unicode has another version.
 
@@ -452,7 +460,7 @@ def read(folder: Path) -> Manifest:
         BundleTooNew, BundleTooOld: the schema version is from the future, or no longer read.
     """
     manifest = read_manifest(folder)
-    for name, expected in manifest.files.items():
+    for name, expected in (manifest.served_files() if is_served else manifest.files).items():
         path = folder / name
         with open_file(folder, name) as file:
             size = os.fstat(file.fileno()).st_size
@@ -555,15 +563,6 @@ def record(path: Path) -> FileRecord:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileRecord(digest, path.stat().st_size)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -13,15 +13,12 @@ BUNDLES = "twinspire.serving.bundles"  # downloads a registered model's bundle; 
 CATALOGUE = "twinspire.serving.catalogue"  # reads and compacts a store of live items; prints JSON
 REGISTRY = "twinspire.serving.rollout.registry"  # answers calls to MLflow's registry over a descriptor
 BUNDLE_VALIDATION = "twinspire.serving.rollout.bundle_validation"  # loads and tries a bundle; prints JSON
-MILVUS_CHECK = (
-    "twinspire.serving.index.milvus_check"  # compares a bundle with its collection on a Milvus server
-)
 BUNDLE_BENCHMARK = (
     "twinspire.serving.benchmark.bundle_benchmark"  # measures bundles and their retriever; prints JSON
 )
 BENCHMARK_STEP = "step: "  # prefix of the lines of JSON by which it names each step on standard error
 
-ALL = (EXPORT, SERVING, BUNDLES, CATALOGUE, REGISTRY, BUNDLE_VALIDATION, MILVUS_CHECK, BUNDLE_BENCHMARK)
+ALL = (EXPORT, SERVING, BUNDLES, CATALOGUE, REGISTRY, BUNDLE_VALIDATION, BUNDLE_BENCHMARK)
 
 
 def command(module: str, *arguments: str) -> list[str]:

@@ -35,7 +35,7 @@ def newest(path: Path = BUNDLES) -> Path:
     return max(manifests, key=lambda manifest: manifest.stat().st_mtime_ns).parent
 
 
-def download(model: str, folder: Path = BUNDLES) -> Path:
+def download(model: str, folder: Path = BUNDLES, is_served: bool = True) -> Path:
     """Copy a registered model's bundle to a folder and verify it, unless the folder already holds it.
 
     MLflow runs in a process of its own, because it starts threads, which would not survive a fork.
@@ -43,6 +43,7 @@ def download(model: str, folder: Path = BUNDLES) -> Path:
     Args:
         model: `models:/pydocs@champion` or `models:/pydocs/3`.
         folder: receives the bundle under the first digits of its version.
+        is_served: take only the files that a service reads.
 
     Raises:
         MissingStage: MLflow is not installed, or its registry has no such model.
@@ -50,14 +51,15 @@ def download(model: str, folder: Path = BUNDLES) -> Path:
         Unavailable: the registry does not answer, or the folder cannot be written.
     """
     with RegistryProcess() as registry:
-        return BundleCache(folder).take(registry.resolve(model), registry)
+        return BundleCache(folder, is_served=is_served).take(registry.resolve(model), registry)
 
 
 def first(model: str, folder: Path = BUNDLES, item_tower: bool = False, workers: int = 1) -> tuple[Path, str]:
     """Find the bundle with which a service that follows an alias starts.
 
     If the registry does not answer, or the alias's bundle cannot be served, this is the bundle that was
-    served last, whatever the error. A bundle that was served last is not validated again.
+    served last, whatever the error. A bundle that was served last is not validated again, unless another
+    server has its items.
 
     Args:
         model: such as `models:/pydocs@champion`.
@@ -115,7 +117,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        sys.stdout.write(f"{download(arguments.model, arguments.folder)}\n")
+        sys.stdout.write(f"{download(arguments.model, arguments.folder, is_served=False)}\n")
     except TwinspireError as error:
         sys.exit(f"error: {error}")
 

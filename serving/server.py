@@ -262,6 +262,7 @@ class RetrievalServer:
         self._event_loop.stop(grace_seconds)
         if self._users is not None:
             self._users.stop()
+        self._servicer.stop()
         self._monitor.stop()
         self._trimmer.stop()
 

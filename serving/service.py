@@ -17,23 +17,23 @@ from typing import Any
 
 from twinspire.protos import bundle
 from twinspire.protos.bundle import write_file
-from twinspire.protos.errors import Unavailable
+from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.serving import heap
 from twinspire.serving.address import is_loopback, join
 from twinspire.serving.config import ServiceConfig
 from twinspire.serving.descriptors import fitting
 from twinspire.serving.engine.limits import OTHER_FILES
 from twinspire.serving.events.config import EventsConfig
-from twinspire.serving.index.remote_search import local_only
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from twinspire.serving.live.encoded_items import VerifiedEnd
 from twinspire.serving.live.process.store_client import Channel as StoreChannel
 from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.search.live_items import LivePlace, StoreState
+from twinspire.serving.live.search.live_items import NO_WRITES, LivePlace, StoreState
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.tracing import Tracing, prepare
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.follower import follower
 from twinspire.serving.rollout.hot_swap import HotSwapper, load_split
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
@@ -175,11 +175,14 @@ class _Service:
         # A bundle that never changes is loaded once, and the workers share its memory. If bundles can be
         # swapped, each worker loads its own, because a later bundle could not be shared either, except for
         # its catalogue.
-        with local_only():  # a connection to an index on another server would not survive the fork
-            self._shared_bundle = None if config.follow else self._load(config.folder, config.model_version)
+        self._shared_bundle = None if config.follow else self._load(config.folder, config.model_version)
         self.manifest = (
             self._shared_bundle.manifest if self._shared_bundle else bundle.read_manifest(config.folder)
         )
+        if self.manifest.is_remote and not config.follow:  # a followed bundle has been validated
+            validate_bundle(config.folder)
+        if config.catalogue and self.manifest.is_remote:
+            raise ConfigError(f"{NO_WRITES} {self.manifest.index.kind}, as that of {config.folder}")
         self.shared = SharedMetrics.create(config.workers)
         entries = [TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS]
         entries += [CATALOGUE] if config.catalogue else []
@@ -341,11 +344,9 @@ class _Service:
     def _own_bundle(self) -> LoadedBundle | None:
         """The bundle that was loaded before the fork, made ready for this worker; None if there is none.
 
-        Each worker has an index connection, encoder threads and live items of its own.
+        Each worker has encoder threads and live items of its own.
         """
         config, loaded = self._config, self._shared_bundle
-        if loaded:
-            loaded.retriever.after_fork()
         if loaded and config.threads > 1:  # the threads of a session do not survive a fork
             loaded.retriever.open_encoder(config.folder, config.threads)
         return loaded.with_live(self._live) if loaded and self._live else loaded

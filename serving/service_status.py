@@ -50,12 +50,13 @@ def bundle_facts(manifest: Manifest, folder: Path) -> BundleFacts:
     Raises:
         OSError: the folder is gone.
     """
+    served = manifest.served_files()
     return BundleFacts(
         manifest.name,
         manifest.bundle_version,
         (folder / MANIFEST).stat().st_mtime,
         manifest.count,
-        sum(manifest.files[name].size for name in {*manifest.index_files(), VECTORS}),
+        sum(served[name].size for name in {*manifest.index_files(), VECTORS} & served.keys()),
     )
 
 

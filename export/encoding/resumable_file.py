@@ -24,9 +24,10 @@ import numpy.typing as npt
 from rich.console import Console
 
 from twinspire.export.encoding.records import WINDOW
-from twinspire.protos.bundle import sync, write_file
+from twinspire.protos.bundle import write_file
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError, Unavailable
+from twinspire.protos.files.draft_file import sync
 from twinspire.protos.files.file_lock import try_lock
 from twinspire.protos.toml_config import parse
 

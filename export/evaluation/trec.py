@@ -37,9 +37,9 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.export.evaluation.quality import K
-from twinspire.protos.bundle import sync
 from twinspire.protos.errors import DataError
 from twinspire.protos.files import atomic_directory
+from twinspire.protos.files.draft_file import sync
 from twinspire.train.data.training_data import TrainingData
 
 Rows = npt.NDArray[np.int64]

@@ -41,7 +41,7 @@ from twinspire.export.evaluation.hybrid_ranking import Candidates, HybridRanking
 from twinspire.export.hybrid.cross_validation import Metrics, cross_validated
 from twinspire.export.hybrid.postings import postings_of, with_priors, without_words
 from twinspire.export.hybrid.priors import PriorChoice, choose_prior, priors_of
-from twinspire.protos.bundle import Hybrid, Score
+from twinspire.protos.bundle import REMOTE_KINDS, Hybrid, Score
 from twinspire.protos.errors import GateRefused
 from twinspire.protos.features import TextFeature
 from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion
@@ -142,6 +142,8 @@ def _inapplicable(experiment: Experiment, data: TrainingData, score: Score) -> s
     sides = (experiment.query, experiment.item)
     if experiment.hybrid.enabled is False:
         return "hybrid.enabled is false"
+    if (kind := experiment.index.kind) in REMOTE_KINDS:
+        return f"a service has no postings of items that are on another server (index.kind is {kind!r})"
     if not all(any(isinstance(spec, TextFeature) for spec in side.values()) for side in sides):
         return "queries and items must both have a text"
     if data.histories is not None:

@@ -36,7 +36,7 @@ CHALLENGER = "challenger"
 # Packages that every registered model needs.
 RUNTIME = ("numpy", "onnxruntime", "protobuf", "pyroaring", "PyStemmer", "mlflow")
 # And those that one with an index on a Milvus server needs beside them.
-MILVUS_RUNTIME = ("pymilvus", "circuitbreaker")
+MILVUS_RUNTIME = ("pymilvus",)
 
 
 @dataclass(frozen=True)

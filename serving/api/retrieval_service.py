@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from itertools import islice, repeat
 from typing import Any
 
@@ -12,12 +13,22 @@ from twinspire.protos.errors import InvalidInput
 from twinspire.protos.inputs.events import item_ids, without_times
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.call import Call, Deferred
+from twinspire.serving.engine.remote_calls import RemoteCalls
 from twinspire.serving.engine.unsent import UNCOUNTED
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.live.search.sequence_waits import AHEAD, SequenceWaits
 from twinspire.serving.retrieval.answer import FusionMode, Timing
 from twinspire.serving.retrieval.event_reading import ResolvedQuery, ResolveUsers
-from twinspire.serving.retrieval.query import NO_SEARCH, PreparedQuery, Query, QueryForm, SearchOptions
+from twinspire.serving.retrieval.query import (
+    NO_SEARCH,
+    EncodedQueries,
+    PreparedQuery,
+    Query,
+    QueryForm,
+    SearchOptions,
+    SearchResult,
+)
+from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
 from twinspire.serving.security.rate_limit import RateLimit, tokens
@@ -71,6 +82,11 @@ class RetrievalServicer:
         self._store_sequence = store_sequence or (lambda: self.split.sequence)
         self._mirror = mirror
         self._started = time.monotonic()
+        self._remote = RemoteCalls()
+
+    def stop(self) -> None:
+        """End the threads that wait for another server."""
+        self._remote.stop()
 
     def advance(self) -> bool:
         """Apply some changes of live items, between two batches; returns whether there are more."""
@@ -166,15 +182,22 @@ class RetrievalServicer:
         if request.min_sequence and request.min_sequence > bundle.sequence:
             return self._wait(bundle, request, call, lambda: self.Score(request, call, True))
 
-        def answer(job: Job) -> wire.ScoreResponse:
+        def scores(job: Job) -> list[list[float | None]]:
             # The items are looked up here, so that no change of live items comes between two of them.
-            contexts = [each.context for each in job.found]
-            scores = [
-                bundle.retriever.scores(vector, each.item_ids, context.basis)
-                for vector, each, context in zip(job.vectors, asked, contexts, strict=True)
+            return [
+                bundle.retriever.scores(vector, each.item_ids, found.context.basis)
+                for vector, each, found in zip(job.vectors, asked, job.found, strict=True)
             ]
+
+        def response(job: Job, scores: list[list[float | None]]) -> wire.ScoreResponse:
             manifest, sequence = bundle.manifest, bundle.retriever.sequence
+            contexts = [each.context for each in job.found]
             return converters.scores_to_wire(manifest, asked, scores, contexts, job.timing, sequence)
+
+        def answer(job: Job) -> wire.ScoreResponse | Deferred:
+            if bundle.manifest.is_remote:
+                return self._remote.run(call, len(asked), partial(scores, job), partial(response, job))
+            return response(job, scores(job))
 
         return self._job(call, bundle, queries, names, NO_SEARCH, answer, size, items)
 
@@ -266,37 +289,73 @@ class RetrievalServicer:
         size: int,
         items: int = 0,
     ) -> Job | Deferred:
-        """The job of these queries, deferred where the events of their users have to be read first.
+        """The job of these queries, deferred where users' events or another server have to be read first.
 
         Args:
             items: that `answer` scores.
         """
         retriever = bundle.retriever
 
-        def made(asked: Sequence[Query], excluded: Iterable[Collection[str]]) -> Job:
+        def made(
+            asked: Sequence[Query], excluded: Iterable[Collection[str]], more: int = 0
+        ) -> Job | Deferred:
+            if bundle.manifest.is_remote:
+                return self._remote_job(call, retriever, asked, names, excluded, options, answer, size)
             prepared = [*map(retriever.prepare, asked, names, excluded)]
             job = Job(retriever, prepared, options, answer, size)
-            job.cost += items
+            job.cost += items + more * retriever.interests
             if options.exclude_history:
                 job.cost += _histories(asked) * retriever.interests
             if options.filter is not None or retriever.interests > 1:
                 job.cost += len(asked) * retriever.expected_cost(options)
             return job
 
-        def resolved(found: Sequence[ResolvedQuery]) -> Job:
+        def resolved(found: Sequence[ResolvedQuery]) -> Job | Deferred:
             more = sum(len(each.excluded) for each in found)
             if self._rate is not None and more:
                 count = len(found)
                 self._rate.charge(caller(call), tokens(count, more) - tokens(count, 0))
-            job = made([each.query for each in found], [each.excluded for each in found])
-            job.cost += more * retriever.interests
-            return job
+            return made([each.query for each in found], [each.excluded for each in found], more)
 
         if self._resolve_users is None or all(each.user is None for each in queries):
             return made(queries, repeat(()))
         job: Job | Deferred
         job = self._resolve_users(queries, retriever.events, options.exclude_history, resolved)
         return job
+
+    def _remote_job(
+        self,
+        call: Call,
+        retriever: Retriever,
+        queries: Sequence[Query],
+        names: Sequence[str],
+        excluded: Iterable[Collection[str]],
+        options: SearchOptions,
+        answer: Callable[[Job], Any],
+        size: int,
+    ) -> Job | Deferred:
+        """As `_job`, where another server has the items: threads look up items as queries, and search."""
+        count = len(queries)
+
+        def search(job: Job) -> Deferred:
+            began = time.perf_counter_ns()
+            contexts = tuple([each.context for each in job.found])
+            encoded = EncodedQueries(job.vectors, contexts, job.encode_us)
+
+            def answered(found: list[SearchResult]) -> Any:
+                job.options, job.found = options, found
+                job.search_started, job.search_us = began, (time.perf_counter_ns() - began) // 1000
+                return answer(job)
+
+            return self._remote.run(call, count, lambda: retriever.find(encoded, [options] * count), answered)
+
+        def encode(prepared: Sequence[PreparedQuery]) -> Job:
+            return Job(retriever, prepared, NO_SEARCH, search if options.k else answer, size)
+
+        prepare = partial(retriever.prepare_all, queries, names, excluded)
+        if all(query.item_id is None for query in queries):
+            return encode(prepare())
+        return self._remote.run(call, count, prepare, encode)
 
     def _admit_search(
         self, call: Call, bundle: LoadedBundle, queries: Sequence[Query], options: SearchOptions

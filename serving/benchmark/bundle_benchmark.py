@@ -37,12 +37,15 @@ from twinspire.protos.nearest.search import largest_products
 from twinspire.protos.system import memory
 from twinspire.protos.system.timing import PASSES, Call, in_rounds, median_of_passes
 from twinspire.serving.benchmark import filter_measurement
-from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality
-from twinspire.serving.index.vector_index import open_index
+from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality, rows_found
+from twinspire.serving.filters.columns import FilterColumns
+from twinspire.serving.index.vector_index import ExactIndex
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.retrieval.query import Query, SearchOptions, example_query
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.catalogue import Catalogue
 
 SEED = 0  # of the filters
 QUANTILES = 101  # evenly spaced, from the shortest to the longest
@@ -78,18 +81,27 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
     recalls, filtered = {}, {}
     for name, retriever in retrievers.items():
         step(name, "searching its index")
-        recalls[name] = recall(retriever, folders[name], request["k"])
+        recalls[name] = recall(retriever, local_segment(retriever, folders[name]), request["k"])
     for name in request.get("filtered", ()):
         retriever = retrievers[name]
         if retriever.manifest.filters:
             step(name, "searching with filters")
-            made = buckets(retriever, _examples(retriever.manifest), SEED)
-            filtered[name] = [measure_quality(retriever, bucket, request["k"]) for bucket in made]
+            items = local_segment(retriever, folders[name])
+            made = buckets(retriever, items, _examples(retriever.manifest), SEED)
+            filtered[name] = [measure_quality(retriever, items, bucket, request["k"]) for bucket in made]
     latency = _latency(request, folders, retrievers, step)
     return {"load_s": seconds, "recall": recalls, "filtered": filtered, "latency": latency}
 
 
-def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
+def local_segment(retriever: Retriever, folder: Path) -> BuiltSegment:
+    """The items of a bundle in this process, also where another server has those of the retriever."""
+    if not (manifest := retriever.manifest).is_remote:
+        return retriever.built
+    columns = FilterColumns.load(folder, manifest)
+    return BuiltSegment(manifest, ExactIndex(folder, manifest), Catalogue(folder, manifest), columns)
+
+
+def recall(retriever: Retriever, items: BuiltSegment, k: int) -> list[float]:
     """recall@k of the index as served against exact search, for each of the bundle's examples.
 
     Queries that are answered without the index are left out.
@@ -97,13 +109,15 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     encoded = retriever.encode(_examples(retriever.manifest))
     searched = [n for n, each in enumerate(encoded.contexts) if each.basis.is_searched]
     if not searched:
-        raise MissingStage(f"{folder}: no example is answered by its index")
+        version = retriever.manifest.bundle_version[:12]
+        raise MissingStage(f"bundle {version}: no example is answered by its index")
     options = SearchOptions(k, fusion=FusionMode.DENSE)  # exact search knows the vectors alone
     found = retriever.find(encoded, [options] * len(encoded.contexts))
-    index = open_index(folder, retriever.manifest)
-    _, exact = filter_measurement.exact(index, encoded.vectors[searched], k)
+    _, exact = filter_measurement.exact(items.index, encoded.vectors[searched], k)
     return [
-        filter_measurement.recall(largest_products(index.vectors(found[n].rows), encoded.vectors[n]), best)
+        filter_measurement.recall(
+            largest_products(items.vectors(rows_found(found[n], items)), encoded.vectors[n]), best
+        )
         for n, best in zip(searched, exact, strict=True)
     ]
 

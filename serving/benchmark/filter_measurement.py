@@ -24,9 +24,10 @@ from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Equals, Filter, In, Range
 from twinspire.serving.filters.kinds import COMPARISONS
 from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.index.remote import RemoteItem
 from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors
 from twinspire.serving.retrieval.answer import FusionMode
-from twinspire.serving.retrieval.query import EncodedQueries, Query
+from twinspire.serving.retrieval.query import EncodedQueries, Query, SearchResult
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.built import BuiltSegment
 
@@ -156,15 +157,15 @@ class Bucket(NamedTuple):
 
 
 def buckets(
-    retriever: Retriever, queries: Sequence[Query], seed: int = 0, most: int = QUERIES
+    retriever: Retriever, items: BuiltSegment, queries: Sequence[Query], seed: int = 0, most: int = QUERIES
 ) -> Iterator[Bucket]:
-    """The buckets that the bundle's fields allow, each with up to `most` of the queries."""
+    """The buckets that the fields of a bundle's items allow, each with up to `most` of the queries."""
     encoded = [retriever.encode([query]) for query in queries]
     searched = [n for n, each in enumerate(encoded) if each.contexts[0].basis.is_searched][:most]
     if not searched:
         raise MissingStage("none of the bundle's example queries is answered by a search")
-    near = {n: exact(retriever.built.index, encoded[n].vectors, NEAR).rows[0] for n in searched}
-    workload = FilterWorkload(retriever.built, seed)
+    near = {n: exact(items.index, encoded[n].vectors, NEAR).rows[0] for n in searched}
+    workload = FilterWorkload(items, seed)
     for selectivity in SELECTIVITIES:
         for kind in (RANDOM, ANTI_CORRELATED):
             found = []
@@ -176,27 +177,32 @@ def buckets(
                 yield Bucket(selectivity, kind, found)
 
 
-def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any]:
-    """Recall and completeness of a bucket.
+def measure_quality(retriever: Retriever, items: BuiltSegment, bucket: Bucket, k: int) -> dict[str, Any]:
+    """Recall and completeness of a bucket, whose filters were made of `items`.
 
     Returns:
         `recall` of each query against exact search; `incomplete`, queries with fewer hits than min(k, items
         that pass); `wrong`, hits that do not pass; `plans`, the number of queries by plan; `passing`, the
         mean share of the items that pass.
     """
-    index = retriever.built.index
     recalls, plans = [], Counter[str]()
     incomplete = wrong = 0
     for each in bucket.queries:
         options = retriever.search_options(
-            k, exclude_history=False, compiled=each.compiled, fusion=FusionMode.DENSE
+            k,
+            exclude_history=False,
+            compiled=each.compiled
+            if retriever.built is items
+            else retriever.filters.compile(each.compiled.expression),
+            fusion=FusionMode.DENSE,
         )
         (found,) = retriever.find(each.encoded, [options])
         plans[found.plan.value] += 1
-        wrong += sum(row not in rows_of(each.compiled).passing for row in found.rows)
-        incomplete += len(set(found.rows)) != min(k, rows_of(each.compiled).count)
-        best = exact(index, each.encoded.vectors, k, rows_of(each.compiled).rows).scores[0]
-        products = largest_products(index.vectors(found.rows), each.encoded.vectors[0])
+        rows = rows_found(found, items)
+        wrong += sum(row not in rows_of(each.compiled).passing for row in rows)
+        incomplete += len(set(rows)) != min(k, rows_of(each.compiled).count)
+        best = exact(items.index, each.encoded.vectors, k, rows_of(each.compiled).rows).scores[0]
+        products = largest_products(items.vectors(rows), each.encoded.vectors[0])
         recalls.append(recall(products, best))
     shares = [share_of(rows_of(each.compiled)) for each in bucket.queries]
     return {
@@ -208,6 +214,14 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
         "wrong": wrong,
         "plans": dict(plans),
     }
+
+
+def rows_found(found: SearchResult, items: BuiltSegment) -> list[int]:
+    """The rows of `items` in an answer; a remote segment names them by their ids."""
+    rows: Any = found.rows
+    if any(isinstance(row, RemoteItem) for row in rows):
+        rows = items.find_all([row.item_id for row in rows])
+    return [*rows]
 
 
 def exact(index: VectorIndex, queries: Vectors, k: int, rows: Rows | None = None) -> Neighbours:

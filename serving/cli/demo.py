@@ -75,7 +75,7 @@ def run(folder: Path, console: Console) -> dict[str, Any]:
         info = client.info()
         console.print(f"serving {info.item_count:,} items at {address}\n", highlight=False)
         manifest = bundle.read_manifest(folder)  # the server has verified the other files
-        catalogue = Catalogue(folder, manifest)
+        catalogue = None if manifest.is_remote else Catalogue(folder, manifest)
         histories = any(isinstance(spec, HistoryFeature) for spec in manifest.schema.query.values())
         shown, hits = (HISTORIES, HISTORY_HITS) if histories else (TEXTS, TEXT_HITS)
         answered = []
@@ -89,7 +89,9 @@ def run(folder: Path, console: Console) -> dict[str, Any]:
     return {"answers": answered, "manifest": info.manifest, "stopped": "cleanly"}
 
 
-def _lines(example: Mapping[str, Any], manifest: bundle.Manifest, catalogue: Catalogue) -> Iterator[str]:
+def _lines(
+    example: Mapping[str, Any], manifest: bundle.Manifest, catalogue: Catalogue | None
+) -> Iterator[str]:
     """A query as lines of text, with the names of the items of a history."""
     for name, value in example.items():
         spec = manifest.schema.query[name]
@@ -105,8 +107,10 @@ def _lines(example: Mapping[str, Any], manifest: bundle.Manifest, catalogue: Cat
             yield value if isinstance(spec, TextFeature) else f"{name}: {value}"
 
 
-def _title(item_id: str, manifest: bundle.Manifest, catalogue: Catalogue) -> str:
-    """The first of an item's display fields, or its id if it has none."""
+def _title(item_id: str, manifest: bundle.Manifest, catalogue: Catalogue | None) -> str:
+    """The first of an item's display fields, or its id if it has none or another server has the items."""
+    if catalogue is None:
+        return item_id
     rows = catalogue.rows([item_id])
     fields = catalogue.fields(rows.pop()) if rows else {}
     return next((fields[name] for name in manifest.display_fields[:1] if name in fields), item_id)

@@ -10,22 +10,17 @@ ones, and is one query at least. If no similar job is known, the first slice is 
 jobs take turns, one slice each. While short jobs wait, long jobs get about half of the time.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from twinspire.protos.errors import Overloaded
-from twinspire.serving.engine.remote_batches import RemoteBatches, RemoteSearch
 from twinspire.serving.fair_queue import NOBODY, Client, Clients, FairQueue
-from twinspire.serving.index.vector_index import REMOTE_KINDS
 from twinspire.serving.retrieval.answer import Timing
 from twinspire.serving.retrieval.query import (
     NO_SEARCH,
-    EncodedQueries,
     PreparedQuery,
     SearchOptions,
     SearchResult,
@@ -34,7 +29,7 @@ from twinspire.serving.retrieval.query import (
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.wire.status import ClientGone
 
-Kind = tuple[int, int, int, bool, str]  # what `kind` returns
+Kind = tuple[int, int, int, bool]  # what `kind` returns
 
 NO_VECTORS = np.empty((0, 0), np.float32)
 BATCH_COST = 1024  # items that the searches of one batch may look for in all
@@ -72,22 +67,18 @@ class Job:
         cost: items that the searches look for in all: k, excluded ones, and excluded histories; of `Score`
             the items that `answer` scores.
         check: raises ClientGone if the client no longer waits; called with the name of the next stage.
-        deadline: when the client stops waiting, in Unix seconds.
         done: called once, when the job has its results or its error.
-        held: whether the job waits for an answer of another server (`remote_batches.py`).
         arrived: start of the wait, in `time.perf_counter_ns()`.
         client: whose call it is.
         batch: queries in the batch.
         sequence: all changes of live items up to it were applied before the search.
         encode_started, search_started: by the same clock.
-        used: processor seconds that a held job has taken; while it is worked on, minus the value of
-            `time.thread_time()` at which that work began.
     """
 
     __slots__ = (
-        "answer", "answer_bytes", "arrived", "batch", "check", "client", "cost", "deadline", "done",
-        "encode_started", "encode_us", "error", "found", "held", "options", "prepared", "queue_us",
-        "retriever", "search_started", "search_us", "sequence", "used", "vectors",
+        "answer", "answer_bytes", "arrived", "batch", "check", "client", "cost", "done",
+        "encode_started", "encode_us", "error", "found", "options", "prepared", "queue_us",
+        "retriever", "search_started", "search_us", "sequence", "vectors",
     )  # fmt: skip
 
     check: Callable[[str], None]
@@ -108,9 +99,6 @@ class Job:
         self.found: list[SearchResult] = []
         self.vectors = NO_VECTORS
         self.error: Exception | None = None
-        self.held = False
-        self.used = 0.0
-        self.deadline = math.inf
         self.arrived = self.encode_started = self.search_started = 0
         self.queue_us = self.encode_us = self.search_us = self.batch = self.sequence = 0
 
@@ -122,7 +110,7 @@ class Job:
     def part(self, first: int, last: int) -> "Job":
         """The queries from `first` to before `last`, as a job of their own."""
         part = Job(self.retriever, self.prepared[first:last], self.options, self.answer)
-        part.arrived, part.check, part.deadline = self.arrived, self.check, self.deadline
+        part.arrived, part.check = self.arrived, self.check
         part.client = self.client
         part.cost = self.cost * len(part.prepared) // len(self.prepared)
         return part
@@ -207,13 +195,12 @@ class LongJobs:
 
     Attributes:
         queries: in the queue.
-        held: queries of jobs of which a slice waits for another server, without those of that slice.
     """
 
     def __init__(self, batch: int, batch_cost: int, clients: Clients) -> None:
         self._batch, self._batch_cost = batch, batch_cost
         self._known: dict[Kind, float] = {}  # processor seconds per query
-        self.queries = self.held = 0
+        self.queries = 0
         self.seconds_per_query = 0.0  # moving average
         self._jobs: FairQueue[LongJob] = FairQueue(clients)
         self._debt = 0.0  # seconds that short jobs must get before the next slice
@@ -250,25 +237,23 @@ class LongJobs:
 
     def has_room(self, job: Job, room: int) -> bool:
         """Whether a job is within `room` queries, or its client within a share of the room."""
-        waiting, queries = self.queries + self.held, len(job.prepared)
-        if not waiting or waiting + queries <= room:
+        queries = len(job.prepared)
+        if not self.queries or self.queries + queries <= room:
             return True
         own = sum([each.queries for each in self._jobs.line(job.client)])
         rivals = self._jobs.clients - (own > 0)
         return rivals > 0 and (own + queries) * (rivals + 1) <= room
 
-    def worked(self, part: Job, seconds: float, used: float, was_held: bool = False) -> None:
+    def worked(self, part: Job, seconds: float, used: float) -> None:
         """Note the time that a slice took.
 
         Args:
             part: the slice.
             seconds: wall-clock time.
             used: processor time in seconds.
-            was_held: whether the slice waited for another server, so that only its processor time delayed
-                short jobs.
         """
         queries = len(part.prepared)
-        self._debt = used if was_held else seconds
+        self._debt = seconds
         self._paused_until = time.perf_counter() + PAUSE * self._debt
         self.seconds_per_query += (seconds / queries - self.seconds_per_query) / 8
         each, known = used / queries, self._known.get(key := kind(part), 0.0)
@@ -291,7 +276,6 @@ class Batcher:
         short_queries: in the queue, without those of long jobs.
         seconds_per_query: moving average over batches.
         batch_answered: called after each batch of short jobs.
-        remote: holds batches that another server answers; without it their searches wait.
         clients: whose jobs they are, and what each has used.
     """
 
@@ -303,7 +287,6 @@ class Batcher:
         self.seconds_per_query = 0.0
         self._used_per_batch = 0.0  # moving average of the processor seconds of a batch that is full
         self.batch_answered: Callable[[], None] = lambda: None
-        self.remote: RemoteBatches | None = None
         self._observer = observer
         self._jobs: FairQueue[Job] = FairQueue(self.clients)
         self._worked: list[tuple[int, int, int, int]] = []  # arguments of `BatchObserver.batch`
@@ -328,7 +311,7 @@ class Batcher:
         if self.long.queries:  # long jobs take half of the time
             seconds *= 2
         if is_long:
-            seconds += (self.long.queries + self.long.held) * self.long.seconds_per_query
+            seconds += self.long.queries * self.long.seconds_per_query
         seconds = max(0.01, seconds)
         return Overloaded("more queries are waiting than the service can answer in time", seconds)
 
@@ -372,8 +355,7 @@ class Batcher:
             spent = (time.perf_counter() - started) / queries
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
-            if not job.held:
-                job.done(job)
+            job.done(job)
         self.batch_answered()
         if self.long.queries:
             self.long.gave_way(time.perf_counter() - started)
@@ -386,30 +368,12 @@ class Batcher:
         part = long.slice(SHORTER if self.clients.have_rivals else 1)
         self.queries -= len(part.prepared)
         started, used = time.perf_counter(), time.thread_time()
-        part.used = -used
-        part.done = lambda part: self._held_slice_done(long, part, time.perf_counter() - started)
         if self._is_wanted(part):
             self._search_or_split((part,))
-        if part.held:
-            part.used += time.thread_time()
-            self.queries -= long.queries  # they wait for this slice, and not in the queue
-            self.long.held += long.queries
-            return
         # Not wall-clock time, because other processes must not make slices smaller.
-        self._slice_done(long, part, time.perf_counter() - started, time.thread_time() - used)
-
-    def _held_slice_done(self, long: LongJob, part: Job, seconds: float) -> None:
-        """A slice that was held is done, after `seconds`: another server has worked on it."""
-        self.queries += long.queries
-        self.long.held -= long.queries
-        self._slice_done(long, part, seconds, part.used + time.thread_time(), was_held=True)
-
-    def _slice_done(
-        self, long: LongJob, part: Job, seconds: float, used: float, was_held: bool = False
-    ) -> None:
-        """Take over the results of a slice, and end its job or queue it again; arguments as of `worked`."""
+        used = time.thread_time() - used
         if part.error is None:
-            self.long.worked(part, seconds, used, was_held)
+            self.long.worked(part, time.perf_counter() - started, used)
         is_done = long.merge(part, used)
         if not is_done:
             self.long.add(long)
@@ -471,39 +435,11 @@ class Batcher:
     def _encode_and_search(self, batch: Sequence[Job]) -> None:
         """Encode the queries of all jobs, and search for them; all jobs have one retriever."""
         retriever = batch[0].retriever
-        remote = self.remote if retriever.manifest.index.kind in REMOTE_KINDS else None
-        if remote is not None:
-            batch = remote.with_room(batch)
-            if not batch:
-                return
         prepared = [each for job in batch for each in job.prepared]
         encode_started = time.perf_counter_ns()
         encoded = retriever.encode_prepared(prepared, encode_started)
         search_started = time.perf_counter_ns()
-        times = encode_started, search_started
-        if remote is not None:
-            remote.begin(RemoteSearch(batch, encoded, _options, partial(self._deliver, times)))
-            return
-        self._deliver(times, batch, encoded, retriever.find(encoded, _options(batch)))
-
-    def _deliver(
-        self,
-        times: tuple[int, int],
-        batch: Sequence[Job],
-        encoded: EncodedQueries,
-        found: list[SearchResult],
-        was_held: bool = False,
-    ) -> None:
-        """Give the jobs of a batch their results.
-
-        Args:
-            times: when encoding and searching began.
-            batch: of one retriever.
-            encoded: their queries.
-            found: of each query.
-            was_held: whether the jobs waited for another server.
-        """
-        retriever, (encode_started, search_started) = batch[0].retriever, times
+        found = retriever.find(encoded, _options(batch))
         sequence = retriever.sequence  # changes are applied between batches
         search_us = (time.perf_counter_ns() - search_started) // 1000
         first = 0
@@ -515,11 +451,7 @@ class Batcher:
             job.sequence = sequence
             first = last
         searched = sum([len(job.prepared) for job in batch if job.options.k and job.error is None])
-        worked = len(found), encoded.encode_us, search_us, searched
-        if not was_held:
-            self._worked.append(worked)
-        elif self._observer is not None:
-            self._observer.batch(*worked)
+        self._worked.append((len(found), encoded.encode_us, search_us, searched))
 
 
 def _options(batch: Sequence[Job]) -> list[SearchOptions]:
@@ -547,8 +479,7 @@ def kind(job: Job) -> Kind:
 
     Returns:
         Items that each search looks for, queries that are items (which are searched exactly), characters and
-        strings in each query, whether there is a search at all (`Score` has items and none), and the kind of
-        the index, since another server's searches take no time here.
+        strings in each query, and whether there is a search at all (`Score` has items and none).
     """
     queries = len(job.prepared)
     items = size = 0
@@ -558,6 +489,4 @@ def kind(job: Job) -> Kind:
         else:
             size += sum([len(value) for value in each.values.values() if isinstance(value, str | list)])
     parts = job.cost // queries, items * 256 // queries, size // queries
-    searched = job.options.k > 0
-    index = job.retriever.manifest.index.kind
-    return parts[0].bit_length(), parts[1].bit_length(), parts[2].bit_length(), searched, index
+    return parts[0].bit_length(), parts[1].bit_length(), parts[2].bit_length(), job.options.k > 0

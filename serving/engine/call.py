@@ -1,10 +1,10 @@
 """A call: what arrives, what is sent, and how the call ends; and the methods that calls are for.
 
 A method is a function of a request and its call. It returns the answer's message, or its bytes, or a `Job`
-whose answer is made when the job has been worked on, or a `Deferred` that becomes one of these later. If it
-raises, the call ends with the status that `serving/wire/status.py` gives to the error. Calls of many requests
-are in `stream_call.py`. Everything here runs on the event loop's thread; a call reaches the event loop only
-by its `Dispatcher`.
+whose answer is made when the job has been worked on, or a `Deferred` that becomes one of these later; the
+answer of a job may be a `Deferred`, too. If it raises, the call ends with the status that
+`serving/wire/status.py` gives to the error. Calls of many requests are in `stream_call.py`. Everything here
+runs on the event loop's thread; a call reaches the event loop only by its `Dispatcher`.
 """
 
 import logging
@@ -243,6 +243,10 @@ class Call(ABC):
         self._on_close.append(callback)
         return True
 
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call a function on the event loop's thread soon; from any thread."""
+        self._dispatcher.call_soon(function)
+
     def set_code(self, code: Any) -> None:
         """End with this code of `grpc.StatusCode` when the method returns."""
         self._code = code.value[0]
@@ -298,8 +302,17 @@ class Call(ABC):
         else:
             self._respond(outcome, answer)
 
-    def _defer(self, deferred: Deferred, answer: StreamAnswer | None, soon: bool = True) -> None:
-        """Answer a request when its outcome comes; `soon` makes the event loop poll more often until then."""
+    def _defer(
+        self, deferred: Deferred, answer: StreamAnswer | None, soon: bool = True, job: Job | None = None
+    ) -> None:
+        """Answer a request when its outcome comes.
+
+        Args:
+            deferred: the outcome.
+            answer: to be made; None if the call is no stream.
+            soon: whether the event loop polls more often until it has come.
+            job: whose answer it is, if it is one's.
+        """
 
         def finish(outcome: Callable[[], Any]) -> None:
             self._deferred = tuple(each for each in self._deferred if each is not deferred)
@@ -308,6 +321,9 @@ class Call(ABC):
                 self._handle(outcome(), answer)
             except Exception as error:
                 self._failed(error, answer)
+            else:
+                if job is not None:
+                    self._dispatcher.answered(self, job)
 
         self._deferred = (*self._deferred, deferred)
         if soon:
@@ -339,8 +355,8 @@ class Call(ABC):
         """End the call, because the method or a deferred outcome has raised an error."""
         self.fail(error)
 
-    def _message(self, job: Job) -> bytes:
-        """The serialised answer of a finished job.
+    def _message(self, job: Job) -> bytes | Deferred:
+        """The serialised answer of a finished job, or its answer that comes later.
 
         Raises:
             Exception: the job's error, or what making the answer raised.
@@ -348,7 +364,10 @@ class Call(ABC):
         if job.error is not None:
             raise job.error
         started = time.perf_counter_ns()
-        message = serialised(job.answer(job))
+        answer = job.answer(job)
+        if isinstance(answer, Deferred):
+            return answer
+        message = serialised(answer)
         self.serialised = started, time.perf_counter_ns()
         return message
 
@@ -436,6 +455,9 @@ class UnaryCall(Call):
         except Exception as error:
             self.fail(error)
         else:
+            if isinstance(message, Deferred):
+                self._defer(message, None, job=job)
+                return
             self._end(Code.OK, b"", message)
             self._dispatcher.answered(self, job)
 

@@ -31,7 +31,6 @@ from twinspire.serving.engine.batching import Batcher, Job
 from twinspire.serving.engine.call import Call, Method
 from twinspire.serving.engine.front import SHUTDOWN, Front, FrontCall
 from twinspire.serving.engine.limits import WorkerLimits
-from twinspire.serving.engine.remote_batches import RemoteBatches
 from twinspire.serving.engine.stream_call import StreamCall
 from twinspire.serving.engine.unsent import UNCOUNTED
 from twinspire.serving.fair_queue import NOBODY, Client
@@ -120,7 +119,7 @@ class CallDispatcher:
         self.idle_since = 0  # when the last batch was answered, in `time.perf_counter_ns()`
         self.lone_calls = 0  # in a row, that arrived while there was nothing to do
         self.last_calls: dict[bytes, int] = {}  # connection -> its last call or message, perf_counter_ns
-        self.deferred: set[object] = set()  # outcomes that calls and batches wait for
+        self.deferred: set[object] = set()  # outcomes that calls wait for
         self.wait_for, self.waited_for = self.deferred.add, self.deferred.discard
         # Monotonic time at which the loop began to stop or last refused a call; 0 while it accepts calls.
         self.refused_at = 0.0
@@ -181,7 +180,6 @@ class CallDispatcher:
         if job.answer_bytes > UNCOUNTED and not is_stream:
             call.reserve(job.answer_bytes)
         call.job = job
-        job.deadline = call.deadline
         # A stream may have been open for long before this message arrived.
         job.arrived = time.perf_counter_ns() if is_stream else call.arrived
         job.check = call.check
@@ -260,8 +258,6 @@ class EventLoop:
         self._dispatcher = CallDispatcher(
             methods, batcher, self.admission, observer, guard, caller, window, self.call_soon
         )
-        batcher.remote = RemoteBatches(self.call_soon, self._dispatcher.wait_for, self._dispatcher.waited_for)
-        self._remote = batcher.remote
         self._heartbeat = observer.heartbeat
         self._between = between
         self._soon: deque[Callable[[], None]] = deque()
@@ -373,7 +369,6 @@ class EventLoop:
                 self._empty = 0
                 self._arrived(self._handle(event))
             event = None  # frees what the event holds before the next poll
-        self._remote.stop()
 
     def _poll_before_slice(self) -> Any:
         """Poll for a moment, and note whether the thread has slept, and so all connections have been read.

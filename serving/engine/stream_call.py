@@ -106,7 +106,11 @@ class StreamCall(Call):
 
     def _done(self, answer: StreamAnswer, job: Job) -> None:
         try:
-            answer.message = self._message(job)
+            message = self._message(job)
+            if isinstance(message, Deferred):
+                self._defer(message, answer, job=job)
+                return
+            answer.message = message
             self._resize(answer)
         except Exception as error:
             answer.error = error

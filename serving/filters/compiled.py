@@ -26,10 +26,6 @@ class SegmentFilter(Protocol):
     def nbytes(self) -> int:
         """Bytes of memory at most."""
 
-    @property
-    def mask(self) -> npt.NDArray[np.bool_]:
-        """Whether each row passes and is visible."""
-
     def passes(self, row: int) -> bool:
         """Whether a row is one of the segment's that pass."""
 

@@ -6,8 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from twinspire.serving.filters.expression import Filter
-
 ENTRY_BYTES = 1024  # of memory of a filter, without its rows
 ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array
 
@@ -16,7 +14,6 @@ class PassingRows:
     """A filter, and the rows of N items that pass it, whether they are deleted or not.
 
     Args:
-        expression: the filter.
         passing: rows that pass.
         item_count: N.
 
@@ -24,8 +21,7 @@ class PassingRows:
         nbytes: of memory at most.
     """
 
-    def __init__(self, expression: Filter, passing: BitMap, item_count: int) -> None:
-        self.expression = expression
+    def __init__(self, passing: BitMap, item_count: int) -> None:
         self.passing = passing
         self.item_count = item_count
         self.count = len(passing)

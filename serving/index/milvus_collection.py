@@ -1,198 +1,154 @@
-"""Searches of one collection on a Milvus server, with a time limit and a circuit breaker.
+"""Reads of the collection of one bundle on a Milvus server.
 
-gRPC repeats a search that finds no server, a few times within the search's own time
-(`protos/vector_databases/milvus.py`).
-After `FAILURES` failed searches in a row, the circuit breaker opens: for `REST_SECONDS` all searches are
-refused without asking the server. Then searches are sent again, and the first answer closes the breaker.
+The first read connects, and checks the collection, which never changes afterwards. Every answer has to see
+what was written before that check, so reads pass a timestamp that the server gave after it: they are strongly
+consistent, without the wait for the server's next clock tick (200 ms) that the level "Strong" takes.
+
+gRPC repeats a read that finds no server, a few times within the read's own time.
 """
 
-import subprocess
+import json
 import threading
-import time
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from twinspire.protos import entry_points
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import BundleDamaged, Unavailable
+from twinspire.protos.errors import InvalidInput, Unavailable
 from twinspire.protos.vector_databases.milvus import (
-    CONNECT_SECONDS,
+    DISPLAY,
     ID,
+    MAX_K,
+    PART,
+    PARTS,
     URI,
+    VECTOR,
     MilvusServer,
     check_collection,
     collection_name,
-    import_breaker,
-    reason_of,
+    import_client,
+    literal,
     search_params,
     server_errors,
 )
-from twinspire.serving.index.remote_search import Best, ExpressionRefused, OutOfTime, Vectors
-from twinspire.serving.index.vector_index import NOT_FINITE
+from twinspire.serving.filters.expression import Filter
+from twinspire.serving.index.milvus_filter import milvus_expression
+from twinspire.serving.index.remote import RemoteHit, RemoteItem, Vectors, seconds_left
 
-FAILURES = 5
-REST_SECONDS = 1
-FAIR_SECONDS = 1.0  # a search that had less time and got no answer does not count as failed
-CHECK_SECONDS = 1200.0  # in which the check of a collection in a process of its own has to end
+QUERIES, IDS = 64, 1000  # queries of one search, items that are asked for by their ids at once
 _REFUSED = ("cannot parse expression", "failed to create query plan")  # in errors that refuse an expression
 
 
-class _ServerFailed(Exception):
-    """A search failed in a way that counts for the circuit breaker."""
-
-
 class MilvusCollection:
-    """The collection of one bundle; safe to call from several threads.
+    """The collection of one bundle; implements `RemoteCollection`, and is safe to call from several threads.
 
-    The client is made by the first search and so after a fork, which its threads would not survive.
-
-    Attributes:
-        server: the server's address and credentials.
-        fields: names of the fields of the collection; None until a client has connected.
+    The first read connects; so it comes after a fork, which the threads of a connection would not survive.
 
     Raises:
         ConfigError: the environment does not name the server.
+        PackageMissing: the extra `milvus` is not installed.
     """
 
+    max_k = MAX_K
+
     def __init__(self, manifest: Manifest) -> None:
-        self.name = collection_name(manifest.bundle_version)
-        self._parameters = manifest.index
-        self.server = MilvusServer.from_environment()
-        self._where = f"the index of bundle {manifest.bundle_version[:12]} is on a Milvus server ({URI})"
-        self._breaker = import_breaker()(FAILURES, REST_SECONDS, _ServerFailed, self.name)
+        self.name, self._manifest = collection_name(manifest.bundle_version), manifest
+        self._server = MilvusServer.from_environment()
+        import_client()  # once before a fork, and not by a worker's first search
         self._lock = threading.Lock()
         self._client: Any = None
         self._consistency: dict[str, Any] = {}
-        self.fields: frozenset[str] | None = None
 
-    def connected(self, seconds: float) -> Any:
-        """The client of this process; connects it if it is not connected yet.
+    def expression(self, node: Filter) -> str:
+        """As `RemoteCollection.expression`."""
+        return milvus_expression(node, self._manifest.filters)
 
-        Args:
-            seconds: limit on each of three waits: for another thread that connects, for the connection, and
-                for the description of the collection.
+    def search(
+        self, vectors: Vectors, k: int, expression: str = "", is_exact: bool = False
+    ) -> list[list[RemoteHit]]:
+        """As `RemoteCollection.search`; an exact one is a search of each part of the collection."""
+        client, among = self._connected(), [expression]
+        if is_exact:
+            passing = f"({expression}) and " if expression else ""
+            among = [f"{passing}{PART} == {part}" for part in range(PARTS)]
+        with _errors():
+            # Without pymilvus's own repetitions, which may take twice the time that they are given.
+            asked = [
+                client.search(
+                    self.name,
+                    data=[*vectors[start : start + QUERIES]],
+                    filter=each,
+                    limit=k,
+                    output_fields=[ID, DISPLAY],
+                    search_params=search_params(self._manifest.index, k),
+                    timeout=seconds_left(),
+                    _async=True,
+                    **self._consistency,
+                )
+                for each in among
+                for start in range(0, len(vectors), QUERIES)
+            ]
+            answers = iter([future.result() for future in asked])
+        found: list[list[Any]] = [[] for _ in vectors]
+        for _ in among:
+            for start in range(0, len(vectors), QUERIES):
+                for hits, more in zip(found[start:], next(answers), strict=False):
+                    hits += more
+        for hits in found:
+            hits.sort(key=lambda each: -each["distance"])
+        return [[(_item(each["entity"]), each["distance"]) for each in hits[:k]] for hits in found]
+
+    def get(self, item_ids: Sequence[str]) -> dict[str, RemoteItem]:
+        """As `RemoteCollection.get`."""
+        client, found = self._connected(), {}
+        texts = [text for item_id in dict.fromkeys(item_ids) if (text := literal(item_id)) is not None]
+        for start in range(0, len(texts), IDS):
+            wanted = f"{ID} in [{', '.join(texts[start : start + IDS])}]"
+            for each in self._query(client, wanted, [ID, DISPLAY, VECTOR]):
+                found[each[ID]] = _item(each, np.asarray(each[VECTOR], np.float32))
+        return found
+
+    def count(self, expression: str) -> int:
+        """As `RemoteCollection.count`."""
+        return int(self._query(self._connected(), expression, ["count(*)"])[0]["count(*)"])
+
+    def _query(self, client: Any, expression: str, fields: list[str]) -> Any:
+        with _errors():
+            return client.query(
+                self.name,
+                filter=expression,
+                output_fields=fields,
+                timeout=seconds_left(),
+                **self._consistency,
+            )
+
+    def _connected(self) -> Any:
+        """The client of this process; connects it, and checks the collection, if it is not connected yet.
 
         Raises:
-            OutOfTime: another thread still connects.
-            Unavailable: the server does not answer.
+            BundleDamaged: the collection is missing, or is not the bundle's.
+            Unavailable: the server does not answer in the time that is left.
         """
         if self._client is None:
-            if not self._lock.acquire(timeout=seconds):
-                raise OutOfTime(f"Milvus ({URI}) does not answer: another search waits for a connection")
+            if not self._lock.acquire(timeout=seconds_left()):
+                raise Unavailable(f"Milvus ({URI}) does not answer: another search waits for a connection")
             try:
                 if self._client is None:
-                    client = self.server.connect(seconds)
-                    with server_errors():
-                        described = client.describe_collection(self.name, timeout=seconds)
-                    self.fields = frozenset(each["name"] for each in described["fields"])
-                    self._consistency = (
-                        {"consistency_level": "Strong"} if self.server.is_file else _consistency(client)
-                    )
+                    client = self._server.connect(seconds_left())
+                    check_collection(client, self.name, self._manifest, seconds_left())
+                    self._consistency = _consistency(client, self._server.is_file)
                     self._client = client
             finally:
                 self._lock.release()
         return self._client
 
-    def ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
-        """As `RemoteIndex.ask`.
 
-        Raises:
-            ArithmeticError: a vector is not finite.
-            ExpressionRefused: the server does not take the expression.
-            OutOfTime: it does not answer in `seconds`, which are fewer than `FAIR_SECONDS`, or another search
-                still connects.
-            Unavailable: it does not answer in `seconds`, or cannot, or the circuit breaker is open.
-        """
-        if not np.isfinite(vectors).all():
-            raise ArithmeticError(NOT_FINITE)
-        if self._breaker.opened:
-            text = f"{self._where}, which has not answered the last searches; it is tried again soon"
-            raise Unavailable(text)
-        # `_ask` is not called within `with self._breaker`, which `OutOfTime` would close, too.
-        try:
-            found = self._ask(vectors, k, expression, seconds)
-        except _ServerFailed as error:
-            with suppress(_ServerFailed), self._breaker:
-                raise
-            raise Unavailable(f"{self._where}, which {error}") from None
-        except ExpressionRefused:
-            self._breaker.reset()
-            raise
-        self._breaker.reset()
-        return found
-
-    def _ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
-        import grpc
-        from pymilvus.exceptions import MilvusException
-
-        began = time.monotonic()
-        until = began + seconds
-        try:
-            client = self.connected(seconds / 3)
-            # Without pymilvus's own repetitions, which may take twice the time that they are given.
-            future = client.search(
-                self.name,
-                data=[*vectors],
-                filter=expression,
-                limit=k,
-                output_fields=[ID],
-                search_params=search_params(self._parameters, k),
-                timeout=max(0.001, until - time.monotonic()),
-                _async=True,
-                **self._consistency,
-            )
-            return [_best(hits) for hits in future.result()]
-        except Unavailable as error:
-            if seconds < FAIR_SECONDS and time.monotonic() - began > seconds / 4:  # slow, but maybe not down
-                raise OutOfTime(str(error)) from None
-            raise _ServerFailed(str(error)) from None
-        except (MilvusException, grpc.RpcError) as error:
-            if any(each in str(error) for each in _REFUSED):
-                raise ExpressionRefused from None
-            reason = reason_of(error)
-            if "DEADLINE_EXCEEDED" in reason:
-                if seconds < FAIR_SECONDS:
-                    raise OutOfTime(f"{self._where}, which {reason} after {seconds:.2g} s") from None
-                raise _ServerFailed(f"{reason} after {seconds:.2g} s") from None
-            raise _ServerFailed(reason) from None
-
-
-def check(collection: MilvusCollection, folder: Path, manifest: Manifest) -> None:
-    """Load a collection and compare it with its bundle.
-
-    Raises:
-        BundleDamaged: there is no such collection, or it is not the bundle's.
-        Unavailable: the server does not answer.
-    """
-    client = collection.server.connect()
-    check_collection(client, collection.name, folder, manifest)
-    collection.connected(CONNECT_SECONDS)
-
-
-def check_apart(folder: Path) -> None:
-    """As `check`, in a process of its own, for a process that forks afterwards.
-
-    Raises:
-        BundleDamaged, Unavailable: as `check`.
-    """
-    command = entry_points.command(entry_points.MILVUS_CHECK, str(folder))
+def _consistency(client: Any, is_file: bool) -> dict[str, Any]:
+    """Arguments with which a read sees all earlier writes: a timestamp of the server, or "Strong"."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"{folder}: its collection was not checked in {CHECK_SECONDS:.0f} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"the check ended with {done.returncode}"]
-        kind, _, text = lines[-1].partition(": ")
-        raise (BundleDamaged if kind == BundleDamaged.__name__ else Unavailable)(text or kind)
-
-
-def _consistency(client: Any) -> dict[str, Any]:
-    """Arguments with which a search sees all earlier writes: a timestamp of the server, or "Strong"."""
-    try:
-        now = client._get_connection().alloc_timestamp(timeout=FAIR_SECONDS)
+        now = 0 if is_file else client._get_connection().alloc_timestamp(timeout=seconds_left())
     except Exception:  # a server without timestamps, or another version of pymilvus
         now = 0
     return (
@@ -202,8 +158,20 @@ def _consistency(client: Any) -> dict[str, Any]:
     )
 
 
-def _best(hits: Any) -> Best:
-    """Rows and scores of pymilvus's hits of one query."""
-    rows = np.fromiter((each[ID] for each in hits), np.int64, len(hits))
-    scores = np.fromiter((each["distance"] for each in hits), np.float32, len(hits))
-    return rows, scores
+@contextmanager
+def _errors() -> Iterator[None]:
+    """As `server_errors`, and `InvalidInput` where the server does not take an expression."""
+    import grpc
+    from pymilvus.exceptions import MilvusException
+
+    with server_errors():
+        try:
+            yield
+        except (MilvusException, grpc.RpcError) as error:
+            if any(each in str(error) for each in _REFUSED):
+                raise InvalidInput("filter", "the Milvus server does not take it as an expression") from None
+            raise
+
+
+def _item(fields: Mapping[str, Any], vector: Vectors | None = None) -> RemoteItem:
+    return RemoteItem(str(fields[ID]), json.loads(fields[DISPLAY]), vector)

@@ -1,13 +1,14 @@
 """Vectors to rows: the protocol of an index, how a bundle's index is opened, and exact search.
 
 All scores are inner products. A bundle's manifest names its kind of index (`index.kind`). To add a kind,
-such as a remote vector database, write a class with the methods of `VectorIndex`, and name it in `KINDS`.
+write a class with the methods of `VectorIndex`, and name it in `KINDS`; for one on another server see
+`remote.py`.
 """
 
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from twinspire.protos.errors import BundleDamaged, BundleTooNew, PackageMissing
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import Links
 from twinspire.protos.nearest.vectors import vectors_of
+from twinspire.serving.filters.passing_rows import PassingRows
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -26,9 +28,7 @@ Rows = npt.NDArray[np.int64]
 KINDS = {
     "exact": ("twinspire.serving.index.vector_index", "ExactIndex"),
     "hnsw": ("twinspire.serving.index.hnsw_index", "HnswIndex"),
-    "milvus": ("twinspire.serving.index.milvus_index", "MilvusIndex"),
 }
-REMOTE_KINDS = frozenset({"milvus"})  # kinds that are searched by another server (`remote_search.py`)
 NOT_FINITE = "a tower gave a vector that is not finite"
 
 
@@ -62,7 +62,7 @@ class VectorIndex(Protocol):
         rows, scores = self.search(vector, k)
         return rows[0].tolist(), scores[0].tolist()
 
-    def search_filtered(self, vectors: Vectors, k: int, passing: Any) -> Neighbours | None:
+    def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Neighbours | None:
         """For each query the `min(k, R)` best of the R items that pass a filter, by an index that filters.
 
         A query that finds fewer has rows of -1 at its end.
@@ -70,7 +70,7 @@ class VectorIndex(Protocol):
         Args:
             vectors: as of `search`.
             k: items wanted.
-            passing: the filter, a `serving.filters.passing_rows.PassingRows`.
+            passing: the filter.
 
         Returns:
             None if the index cannot evaluate this filter; by default it can evaluate none.
@@ -88,10 +88,6 @@ class VectorIndex(Protocol):
 
     def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
         """The vectors of items, float32 (R, D)."""
-
-    def after_fork(self) -> None:
-        """Prepare an index that was opened before a fork; called once in each forked process."""
-        return
 
 
 class ExactIndex(VectorIndex):

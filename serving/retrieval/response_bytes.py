@@ -21,6 +21,7 @@ from twinspire.serving.segments.packed_items import (
     PackedItems,
     pack_parts,
     pack_score,
+    packed_hit,
     tag,
     varint,
 )
@@ -42,36 +43,42 @@ FUSIONS: dict[FusionMode, bytes] = {
 }
 UNFILTERED = Plan.UNFILTERED
 UNFUSED = FusionMode.DEFAULT
+REMOTE_BYTES = 1 << 18  # at most, of an item of another server: id and display fields of 64 KiB each
 
 
 class ResponseWriter:
     """Writes the answers of one bundle.
 
     Args:
-        packed: its items.
+        packed: its items; none if another server has them.
         growing: its live items, if the service takes writes.
+        remote_count: of the items that another server has.
 
     Attributes:
-        average: mean of the bytes of an item in an answer, score included, rounded up.
+        average: mean of the bytes of an item in an answer, score included, rounded up; 0 of remote ones.
     """
 
-    def __init__(self, packed: PackedItems, growing: GrowingSegment | None = None) -> None:
+    def __init__(
+        self, packed: PackedItems, growing: GrowingSegment | None = None, remote_count: int = 0
+    ) -> None:
         self.packed, self.average = packed, packed.average
-        self._growing = growing
+        self._growing, self._remote_count = growing, remote_count
         self._live_hits: Sequence[bytes] = () if growing is None else growing.hits
 
     def __len__(self) -> int:
-        return len(self.packed) + len(self._live_hits)
+        return self._remote_count or len(self.packed) + len(self._live_hits)
 
     @property
     def largest(self) -> int:
         """Bytes of the largest item in an answer, score included."""
+        if self._remote_count:
+            return REMOTE_BYTES
         largest, growing = self.packed.largest, self._growing
         return largest if growing is None else max(largest, growing.largest + self.packed.score_bytes)
 
     def size(self, found: SearchResult) -> int:
         """Bytes of the hits of one query in an answer."""
-        if self._live_hits:
+        if self._remote_count or self._live_hits:
             return len(self._hits(found))
         ends = self.packed.ends
         return sum([ends[row + 1] - ends[row] for row in found.rows]) + self.packed.score_bytes * len(
@@ -111,9 +118,15 @@ class ResponseWriter:
 
     def _hits(self, found: SearchResult) -> bytes:
         """`hits`, as they stand in a `SearchResponse` or a `HitList`."""
-        items, ends, live, count = self.packed.content, self.packed.ends, self._live_hits, len(self.packed)
         parts: list[bytes] = []
         add = parts.append
+        if self._remote_count:
+            remote: Sequence[Any] = found.rows  # each is a `RemoteItem`
+            for item, score in zip(remote, found.scores, strict=True):
+                add(packed_hit(item.item_id, item.fields))
+                add(pack_score(score))
+            return b"".join(parts)
+        items, ends, live, count = self.packed.content, self.packed.ends, self._live_hits, len(self.packed)
         if self.packed.parts:
             for row, *scores in zip(found.rows, found.scores, *found.parts, strict=True):
                 add(items[ends[row] : ends[row + 1]] if row < count else live[row - count])

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import BundleDamaged, InvalidInput, Unavailable
+from twinspire.protos.errors import BundleDamaged, InvalidInput, UnknownItem
 from twinspire.protos.nearest.search import largest_products
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Filter
@@ -45,6 +47,7 @@ from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue, Fields
 from twinspire.serving.segments.growing import GrowingSegment
 from twinspire.serving.segments.items import Items
+from twinspire.serving.segments.remote import RemoteSegment
 from twinspire.serving.segments.searcher import Searcher
 
 ONE_PLAIN = (PLAIN,)
@@ -57,7 +60,8 @@ _tuple = tuple.__new__  # makes a NamedTuple in little more than half the time
 class Retriever:
     """Answers queries from one bundle, and its live items. `load` makes one.
 
-    It is safe to call from several threads if there are no live items.
+    It is safe to call from several threads if there are no live items. Where the items are on another server
+    (`Manifest.is_remote`), `prepare` of an `item_id`, `find` and `scores` wait for that server.
 
     Args:
         encoder: the query tower.
@@ -109,11 +113,15 @@ class Retriever:
         Raises:
             BundleDamaged: a file is missing, altered, or does not fit the others.
             BundleTooNew, BundleTooOld: the bundle was written by another version of this program.
-            Unavailable: its index is on a server that does not answer.
+            ConfigError, PackageMissing: another server has its items (`RemoteSegment.load`).
         """
-        manifest = bundle.read(folder)
+        manifest = bundle.read(folder, is_served=True)
         encoder = Encoder(folder, manifest, threads)
-        retriever = cls(encoder, BuiltSegment.load(folder, manifest, catalogue))
+        if manifest.is_remote:  # it has all methods that are called without live items and a lexical index
+            built = cast(BuiltSegment, RemoteSegment.load(manifest))
+        else:
+            built = BuiltSegment.load(folder, manifest, catalogue)
+        retriever = cls(encoder, built)
         retriever._warm_up(folder)
         return retriever
 
@@ -133,7 +141,7 @@ class Retriever:
 
     @property
     def item_vectors(self) -> Vectors:
-        """Vectors of the bundle's items, (N, D); row n belongs to item n."""
+        """Vectors of the bundle's items, (N, D), if they are here; row n belongs to item n."""
         return self.built.index.vectors(slice(None))
 
     @property
@@ -146,10 +154,6 @@ class Retriever:
         """Number of the items that a search can find, live ones included."""
         growing = self._growing
         return self.built.count if growing is None else growing.item_count
-
-    def after_fork(self) -> None:
-        """Prepare a retriever that was loaded before a fork; called once in each forked process."""
-        self.built.index.after_fork()
 
     def open_encoder(self, folder: Path, threads: int) -> None:
         """Open the query tower again in this process, because its threads do not survive a fork.
@@ -205,11 +209,29 @@ class Retriever:
         """
         if query.user is not None:
             raise InvalidInput(f"{name}.user", NO_EVENTS)
-        if query.item_id is None:
-            values = self._query_encoder.form.values(query, name)
-            return PreparedQuery(name, values, None, excluded) if excluded else PreparedQuery(name, values)
-        check_item_query(query, name)
-        return PreparedQuery(name, None, self.items.row(query.item_id, f"{name}.item_id"), excluded)
+        if query.item_id is not None:
+            return self.prepare_all([query], [name], [excluded])[0]
+        values = self._query_encoder.form.values(query, name)
+        return PreparedQuery(name, values, None, excluded) if excluded else PreparedQuery(name, values)
+
+    def prepare_all(
+        self, queries: Sequence[Query], names: Sequence[str], excluded: Iterable[Collection[str]] = repeat(())
+    ) -> list[PreparedQuery]:
+        """As `prepare`, of several queries: their items are looked up together."""
+        for query, name in zip(queries, names, strict=True):
+            if query.item_id is not None:
+                check_item_query(query, name)
+        wanted = [query.item_id for query in queries if query.item_id is not None]
+        rows = dict(zip(wanted, self.items.find_all(wanted), strict=True)) if wanted else {}
+        prepared = []
+        for query, name, ids in zip(queries, names, excluded, strict=False):
+            if query.item_id is None or query.user is not None:
+                prepared.append(self.prepare(query, name, ids))
+            elif (row := rows[query.item_id]) is not None:
+                prepared.append(PreparedQuery(name, None, row, ids))
+            else:
+                raise UnknownItem(f"{name}.item_id", f"the catalogue holds no item {query.item_id!r}")
+        return prepared
 
     def encode(self, queries: Sequence[Query], names: Sequence[str] = ()) -> EncodedQueries:
         """The vectors of queries; for an `item_id`, the item's own vector.
@@ -235,7 +257,7 @@ class Retriever:
         refuse_lone_string(queries, "queries", "queries")
         if not queries:
             raise InvalidInput("queries", "expected at least one")
-        prepared = [*map(self.prepare, queries, names or _numbered(len(queries)))]
+        prepared = self.prepare_all(queries, names or _numbered(len(queries)))
         return self.encode_prepared(prepared, started)
 
     def encode_prepared(
@@ -424,7 +446,7 @@ class Retriever:
         if basis in (Basis.POPULAR, Basis.NONE):
             vector = self._query_encoder.blank_vector[0]
         require_finite(vector)
-        rows = [self.items.find(each) for each in item_ids]
+        rows = self.items.find_all(item_ids)
         known = [row for row in rows if row is not None]
         products = largest_products(self.searcher.vectors(known), vector) if known else vector[:0]
         shown = iter(shown_scores(products, self.manifest.score).tolist())
@@ -465,6 +487,8 @@ class Retriever:
             else:  # searched only with queries of the same width, so that others do not change its result
                 approximate = context.own_row is None or not self._searches_items_exactly
                 width = options[n].k + (passing.count_of(excluded[n]) if passing else len(excluded[n]))
+                if self.manifest.is_remote:  # each group is a question to the server, so there are to be few
+                    width = 1 << (width - 1).bit_length()
                 groups.setdefault((width, approximate, passing), []).append(n)
         for (width, approximate, passing), batch in groups.items():
             vectors = encoded.vectors if len(batch) == len(options) else encoded.vectors[batch]
@@ -511,15 +535,20 @@ class Retriever:
         )
 
     def _warm_up(self, folder: Path) -> None:
-        """Answer some queries, so that the first client's query is as fast as later ones."""
+        """Answer some queries, so that the first client's query is as fast as later ones.
+
+        Of a remote bundle they are only encoded: threads of a connection would not survive a fork.
+        """
         examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
+            if self.manifest.is_remote:
+                if examples:
+                    self.encode(examples)
+                return
             blank = EncodedQueries(self._query_encoder.encode_blank(), (PLAIN,), 0)
             answers = self.search_encoded(blank, SearchOptions(10))
             if examples:  # with histories: a small catalogue may be all in an example's history
                 answers += self.search(examples, k=10, exclude_history=False)
-        except Unavailable:  # a fault of the index's server, not of the bundle
-            raise
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error
         if not all(answer.hits or answer.basis is Basis.NONE for answer in answers):

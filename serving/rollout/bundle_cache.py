@@ -14,7 +14,7 @@
     .download-<digits>                     an unfinished download (`protos/files/atomic_directory.py`)
 
 A bundle is renamed to its place when all of it has been verified. Only the files that its manifest lists are
-kept.
+kept; a service's cache keeps those alone that a service reads (`Manifest.served_files`).
 
 The text of a registry's tag names a folder only if it is a bundle version. The cache removes a folder only if
 the folder is its own child, has the name of a bundle's folder, and has one of the two marks. So a bundle that
@@ -35,6 +35,7 @@ from twinspire.protos import bundle, names
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, BundleError, Unavailable
 from twinspire.protos.files import atomic_directory
+from twinspire.protos.files.draft_file import sync
 from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, Registered, do_nothing
 
 log = logging.getLogger(__name__)
@@ -61,10 +62,11 @@ class BundleCache:
     Args:
         folder: created with the first download.
         owns: whether downloads may be removed when there are too many.
+        is_served: whether it is a service's; another one also has the other files of a remote bundle.
     """
 
-    def __init__(self, folder: Path, owns: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, owns: bool = False, is_served: bool = True) -> None:
+        self.folder, self._is_served = folder, is_served
         self._owns = owns
         self._notes = folder / ".served"
         self._marks = self._notes / "downloaded"
@@ -85,7 +87,7 @@ class BundleCache:
         if not os.path.lexists(folder):
             return None
         try:
-            found = bundle.read(folder).bundle_version
+            found = bundle.read(folder, self._is_served).bundle_version
             if found == bundle_version:
                 return folder
             if found.startswith(folder.name):
@@ -206,7 +208,8 @@ class BundleCache:
         if registered.bundle_version not in (None, version):
             expected = names.bundle_folder(registered.bundle_version)
             raise BundleDamaged(f"{registered.uri}: holds bundle {final.name}, expected {expected}")
-        found = _listed_files(found, manifest, draft)
+        files = manifest.served_files() if self._is_served else manifest.files
+        found = _listed_files(found, manifest, files, draft)
         if self.find(version) is None:
             if self._owns:
                 self._marks.mkdir(parents=True, exist_ok=True)
@@ -216,7 +219,7 @@ class BundleCache:
             except OSError:
                 if self.find(version) is None:  # no other process has put it there meanwhile
                     raise
-            bundle.sync(self.folder)
+            sync(self.folder)
         return final
 
     def _is_own(self, folder: Path) -> bool:
@@ -243,15 +246,15 @@ class BundleCache:
         return self._notes / f"{quote(model.removeprefix('models:/'), safe='@')}.json"
 
 
-def _listed_files(found: Path, manifest: bundle.Manifest, draft: Path) -> Path:
-    """A new folder in the draft with the manifest, the files that it lists, and the mark."""
+def _listed_files(found: Path, manifest: bundle.Manifest, files: Collection[str], draft: Path) -> Path:
+    """A new folder in the draft with the manifest, some of the files that it lists, and the mark."""
     folder = draft / FETCHED / names.bundle_folder(manifest.bundle_version)
     folder.mkdir(parents=True)
-    for name in (*manifest.files, bundle.MANIFEST):
+    for name in (*files, bundle.MANIFEST):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(found / name, target)
-        bundle.sync(target)
+        sync(target)
     (folder / FETCHED).touch()
     return folder
 

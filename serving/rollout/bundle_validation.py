@@ -98,7 +98,7 @@ def validate_bundle(
         Unavailable: the bundle takes more memory than there is, the validation was stopped, or could not be
             started; or the index is on a server that does not answer.
     """
-    size = sum(each.size for each in bundle.read_manifest(folder).files.values())
+    size = sum(each.size for each in bundle.read_manifest(folder).served_files().values())
     seconds = SECONDS + size / BYTES_PER_SECOND
     command = entry_points.command(entry_points.BUNDLE_VALIDATION, str(folder), f"--copies={copies}")
     command += ["--item-tower"] if item_tower else []
@@ -197,15 +197,16 @@ def _try(folder: Path, item_tower: bool, ready: Path | None, memory: int) -> flo
     from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 
     logging.disable(logging.CRITICAL)
-    _encode_longest(folder, bundle.read(folder), item_tower, memory)
+    _encode_longest(folder, bundle.read(folder, is_served=True), item_tower, memory)
     begun = time.perf_counter()
     with _within(memory, "loading it"):
         served = LoadedBundle.load(folder, item_tower=item_tower)
     load_s = time.perf_counter() - begun
-    _check_vectors(folder, served)
+    if not served.manifest.is_remote:
+        _check_vectors(folder, served)
     with _within(memory, "answering its own examples"):
         _ask(served)
-    if ready:
+    if ready and not served.manifest.is_remote:
         _write_catalogue(served, ready)
     return load_s
 

@@ -70,6 +70,9 @@ class LoadedBundle:
         cls, retriever: Retriever, item_tower: ItemEncoder | None = None, model_version: str = ""
     ) -> "LoadedBundle":
         """The bundle of a retriever; arguments as of the class."""
+        if retriever.manifest.is_remote:
+            responses = ResponseWriter(PackedItems.of(b"", [0]), remote_count=retriever.manifest.count)
+            return cls(retriever, responses, item_tower, model_version)
         catalogue = retriever.built.catalogue
         if isinstance(catalogue, MappedCatalogue):
             packed = catalogue.packed

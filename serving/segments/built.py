@@ -62,8 +62,6 @@ class BuiltSegment:
         Raises:
             BundleDamaged: they are not those that the manifest describes.
             BundleTooNew: this program has no such kind of index.
-            PackageMissing: the kind needs a package that is not installed.
-            Unavailable: the index is on a server that does not answer.
         """
         index, lexical = open_index(folder, manifest), LexicalIndex.of(folder, manifest)
         fusion = None if lexical is None else Fusion(lexical, index.vectors(slice(None)))
@@ -88,6 +86,10 @@ class BuiltSegment:
         """
         return remaining_of_all(self.index.search, self.deleted, self.deleted_count, vectors, k)
 
+    def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
+        """As `search`, of one query (1, D), in lists, while nothing is deleted."""
+        return self.index.search_one(vector, k)
+
     def exact(self, vectors: Vectors, k: int) -> Neighbours:
         """As `search`, of any vectors, items included, and never approximate."""
         return remaining_of_all(self.index.exact, self.deleted, self.deleted_count, vectors, k)
@@ -103,7 +105,7 @@ class BuiltSegment:
             InvalidInput: the filter does not fit the fields.
         """
         passing = self.columns.evaluate(expression, work)
-        return BuiltFilter(self, PassingRows(expression, passing, self._count))
+        return BuiltFilter(self, PassingRows(passing, self._count))
 
     def search_passing(
         self, vectors: Vectors, k: int, passing: "BuiltFilter", approximate: bool
@@ -172,6 +174,10 @@ class BuiltSegment:
         row = self.catalogue.find(item_id)
         return row if row is None or not self.deleted_count or not self.deleted[row] else None
 
+    def find_all(self, item_ids: Sequence[str]) -> list[int | None]:
+        """As `find`, of each id."""
+        return [*map(self.find, item_ids)]
+
     def holds(self, item_id: str) -> bool:
         """Whether there is a row of an item, deleted or not."""
         return self.catalogue.find(item_id) is not None
@@ -223,7 +229,7 @@ class BuiltFilter:
 
     @property
     def mask(self) -> Mask:
-        """As `SegmentFilter.mask`."""
+        """Whether each row passes and is visible."""
         if not self.deleted_count:
             return self.rows.mask
         if self._visible is None:

@@ -5,7 +5,6 @@ from itertools import islice
 
 import numpy as np
 
-from twinspire.protos.errors import UnknownItem
 from twinspire.serving.segments.catalogue import IdsByRow
 from twinspire.serving.segments.neighbours import Mask
 from twinspire.serving.segments.searcher import Searcher
@@ -40,21 +39,15 @@ class Items:
             return growing.rows[item_id]
         return self._built.find(item_id)
 
-    def row(self, item_id: str, field: str) -> int:
-        """The row of an item.
-
-        Raises:
-            UnknownItem: there is no such item; `field` is the request's field with the id.
-        """
-        row = self.find(item_id)
-        if row is None:
-            raise UnknownItem(field, f"the catalogue holds no item {item_id!r}")
-        return row
+    def find_all(self, item_ids: Sequence[str]) -> list[int | None]:
+        """As `find`, of each id."""
+        return self._built.find_all(item_ids) if self._growing is None else [*map(self.find, item_ids)]
 
     def rows(self, item_ids: Iterable[str]) -> set[int]:
         """The rows of items; unknown ids are skipped."""
-        find = self._built.catalogue.find if self._searcher.is_built_alone else self.find
-        return {row for row in map(find, item_ids) if row is not None}
+        if self._searcher.is_built_alone:
+            return self._built.catalogue.rows(item_ids)
+        return {row for row in map(self.find, item_ids) if row is not None}
 
     def current(self, rows: frozenset[int]) -> frozenset[int]:
         """The rows that hold the items of `rows` now, after live items have replaced or deleted some."""

@@ -5,11 +5,12 @@ its rows are deleted or replaced. The rows of the second one are numbered on fro
 
     BuiltSegment     the items of a bundle; only deletions change it (`built.py`)
     GrowingSegment   versions of items that were written since, on the thread that searches (`growing.py`)
+    RemoteSegment    the items of a bundle on another server, which takes no writes (`remote.py`)
 
-Both answer `search`, `exact`, `filter` and `search_passing` by vectors, `rank` by words, and
-`vectors`, `find`, `item_id`, `fields` and `delete` of their items. The growing segment is searched second: it
-takes the hits of the other, and skips items that are worse. The vectors of a built segment may be in a
-collection on another server (`serving/index/milvus_index.py`).
+The first two answer `search`, `exact`, `filter` and `search_passing` by vectors, `rank` by
+words, and `vectors`, `find`, `item_id`, `fields` and `delete` of their items. The growing segment is searched
+second: it takes the hits of the other, and skips items that are worse. A remote segment is alone, in place of
+a built one.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class Searcher:
     def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
         """As `search`, of one query (1, D), in lists."""
         if self.is_built_alone:
-            return self.built.index.search_one(vector, k)
+            return self.built.search_one(vector, k)
         rows, scores = self.search(vector, k)
         return rows[0].tolist(), scores[0].tolist()
 

@@ -38,6 +38,7 @@ from twinspire.protos.bundle import FileRecord, Manifest
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.files import atomic_directory
+from twinspire.protos.files.draft_file import sync
 from twinspire.protos.files.npy_file import map_array
 from twinspire.protos.toml_config import parse
 from twinspire.serving.segments.catalogue import Catalogue, IdsByRow
@@ -191,7 +192,7 @@ def write(place: Path, manifest: Manifest, catalogue: Catalogue, packed: PackedI
         np.save(folder / SHARES, np.array(catalogue.shares, np.float32))
         files = {path.name: bundle.record(path) for path in sorted(folder.iterdir())}
         for name in files:
-            bundle.sync(folder / name)
+            sync(folder / name)
         content = json.dumps(asdict(Contents(manifest.bundle_version, files)), indent=2)
         bundle.write_file(folder / CONTENTS, f"{content}\n".encode())
         try:
@@ -199,7 +200,7 @@ def write(place: Path, manifest: Manifest, catalogue: Catalogue, packed: PackedI
         except OSError:
             if not place.exists():  # unless another process has written them meanwhile
                 raise
-        bundle.sync(place.parent)
+        sync(place.parent)
 
 
 def open_catalogue(place: Path, folder: Path, manifest: Manifest) -> Catalogue:

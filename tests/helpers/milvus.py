@@ -37,7 +37,7 @@ import pytest
 from tests.helpers.shared import shared_folder
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.vector_databases import milvus
-from twinspire.protos.vector_databases.milvus import write_collection
+from twinspire.protos.vector_databases.milvus_collection import write_collection
 from twinspire.train.paths import ROOT
 
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000
@@ -50,13 +50,13 @@ SESSION_SECONDS = 20
 
 def needs_lite() -> pytest.MarkDecorator:
     """Skips tests where pymilvus or milvus-lite is not installed."""
-    absent = [name for name in ("pymilvus", "circuitbreaker", "milvus_lite") if not _is_installed(name)]
+    absent = [name for name in ("pymilvus", "milvus_lite") if not _is_installed(name)]
     return pytest.mark.skipif(bool(absent), reason=f"{', '.join(absent)} is not installed")
 
 
 def needs_server() -> pytest.MarkDecorator:
     """Skips tests where pymilvus or the server is not installed, or no namespace can be made."""
-    absent = [name for name in ("pymilvus", "circuitbreaker", "milvus") if not _is_installed(name)]
+    absent = [name for name in ("pymilvus", "milvus") if not _is_installed(name)]
     if absent:
         return pytest.mark.skip(reason=f"{', '.join(absent)} is not installed")
     return pytest.mark.skipif(not _may_unshare(), reason="the kernel gives no network namespace")
@@ -114,8 +114,15 @@ class RunningMilvus:
 @contextlib.contextmanager
 def milvus_server(factory: pytest.TempPathFactory) -> Iterator[RunningMilvus]:
     """A server with its data in a folder of its own, within the block."""
-    program = shared_folder(factory, "milvus-program", _unpack)
-    command = [sys.executable, "-m", __name__, str(factory.mktemp("milvus-server")), str(program / "bin")]
+    program = shared_folder(factory, "milvus-program", unpack)
+    with running(factory.mktemp("milvus-server"), program) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(folder: Path, program: Path) -> Iterator[RunningMilvus]:
+    """A server with its data in a folder, within the block; `unpack` has filled the one of the program."""
+    command = [sys.executable, "-m", __name__, str(folder), str(program / "bin")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -133,7 +140,8 @@ def milvus_server(factory: pytest.TempPathFactory) -> Iterator[RunningMilvus]:
                 process.kill()
 
 
-def _unpack(folder: Path) -> None:
+def unpack(folder: Path) -> None:
+    """Unpack the program of the wheel `milvus` into a folder."""
     wheel: Any = importlib.import_module("milvus")
     wheel._initialize_data_files(str(folder))
 

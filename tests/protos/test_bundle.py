@@ -332,6 +332,14 @@ def test_values_out_of_range_are_refused_by_key(
     assert expected in refusal(bundle.read_manifest, made)
 
 
+def test_a_bundle_with_postings_has_no_items_on_another_server(tmp_path: Path) -> None:
+    manifest = bundle.read(tiny_bundle(tmp_path, 20, is_hybrid=True))
+    index = IndexParameters(kind="milvus")
+    with pytest.raises(ValueError, match="hybrid: expected none with items on another server"):
+        replace(manifest, index=index)
+    assert replace(manifest, index=index, hybrid=None).is_remote
+
+
 @pytest.mark.parametrize(
     "content", [DEEP, b'{"schema_version": 3, "dataset": ' + b'{"a": ' * 500 + b"1" + b"}" * 501]
 )

@@ -11,27 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import pytest
 
 from tests.helpers.answers import hits_of
 from tests.helpers.milvus import RunningMilvus, milvus_server, needs_server, publish
 from tests.helpers.scores import Hits, difference
-from tests.helpers.serving.cataloguing import catalogue_service, item
-from tests.helpers.serving.live import LiveWorld
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
-from twinspire.protos.errors import BundleDamaged, TwinspireError, Unavailable
+from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
 from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
-from twinspire.serving.client import RetrievalClient, where
-from twinspire.serving.filters.expression import Filter
-from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index import milvus_index
+from twinspire.serving.client import RetrievalClient
+from twinspire.serving.filters.expression import Filter, where
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.bundle_validation import validate_bundle
+from twinspire.serving.segments.remote import RemoteSegment
 from twinspire.train.paths import ROOT
 
 pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.timeout(300)]
@@ -67,42 +65,6 @@ def near(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
 
 def wrong(near: Retriever, answer: object, name: str, k: int, filter: Filter | None = None) -> str:
     return difference(hits_of(near.search([Query(name)], k, filter=filter)[0]), hits_of(answer))
-
-
-def test_the_answers_are_those_of_exact_search_with_filters_and_live_items(
-    server: RunningMilvus, near: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flat = replace(INDEX, options={"type": "FLAT"})  # a graph would miss some
-    folder = tiny_bundle(tmp_path / "flat", ITEMS, filters=FILTERS, index=flat)
-    publish(folder, bundle.read(folder))
-    for bound in ("FEW", "MANY"):  # otherwise so few items would all be compared
-        monkeypatch.setattr(milvus_index, bound, 0)
-    far = Retriever.load(folder)
-    filters = [None, where.sale == True, where.price > 5, ~(where.section == "section 1")]  # noqa: E712
-    plans = set()
-    for name in NAMES[:30]:
-        for each in filters:
-            (found,) = far.search([Query(name)], 10, filter=each)
-            assert wrong(near, found, name, 10, each) == ""
-            plans.add((each is None, found.plan))
-    assert (False, Plan.GRAPH) in plans, "no filter was pushed down"
-    world = LiveWorld(folder, tmp_path, far)
-    for n in range(300):  # a third of the best are gone
-        world.delete(f"item-{n * 3:03}")
-    for n in range(50):
-        world.put(f"item-{n * 31 + 1:03}", NAMES[n])
-    world.sync()
-    ids = [*world.truth]
-    vectors = np.stack([world.truth[each] for each in ids])
-    retriever = world.live.retriever
-    for name in NAMES[:40]:
-        encoded = retriever.encode([Query(name)])
-        (found,) = retriever.search_encoded(encoded, retriever.search_options(20))
-        scores = vectors @ encoded.vectors[0]
-        assert len({hit.id for hit in found.hits}) == 20 == len(found.hits)
-        assert all(hit.id in world.truth for hit in found.hits)
-        best = np.sort(scores)[::-1][:20]
-        np.testing.assert_allclose([hit.score for hit in found.hits], best, atol=1e-5)
 
 
 @pytest.mark.quiet
@@ -142,42 +104,53 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
     ] == []
 
 
+@pytest.mark.parametrize("filter", [None, where.price < 20.0, where.section == "section 1"])
+def test_an_exact_search_compares_all_that_pass(folder: Path, near: Retriever, filter: Filter | None) -> None:
+    far, queries = Retriever.load(folder), [Query(name) for name in NAMES[:70]]  # more than one search takes
+    collection = RemoteSegment.load(far.manifest).collection
+    expression = "" if filter is None else collection.expression(filter)
+    found = collection.search(near.encode(queries).vectors, 10, expression, is_exact=True)
+    for answer, hits in zip(near.search(queries, 10, filter=filter), found, strict=True):
+        assert difference(hits_of(answer), [(item.item_id, score) for item, score in hits]) == ""
+
+
 def test_a_missing_collection_and_one_of_other_items_are_refused(folder: Path, tmp_path: Path) -> None:
     made = tiny_bundle(tmp_path, 30, index=INDEX)
     manifest = bundle.read(made)
     with pytest.raises(BundleDamaged, match="there is no collection twinspire_"):
-        Retriever.load(made)
+        validate_bundle(made)
     client = MilvusServer.from_environment().connect()
     whole = publish(made, manifest)
-    Retriever.load(made)
-    client.delete(whole, ids=[7])
+    assert validate_bundle(made).items == 30
+    client.delete(whole, ids=["item-007"])
     with pytest.raises(BundleDamaged, match="holds 29 items, but bundle"):
-        Retriever.load(made)
+        search(made)
     client.drop_collection(whole)
     # A collection of another bundle under this one's name.
     client.rename_collection(collection_name(bundle.read(folder).bundle_version), whole)
     try:
         with pytest.raises(BundleDamaged, match="written for another bundle"):
-            Retriever.load(made)
+            search(made)
         with pytest.raises(BundleDamaged, match="there is no collection"):
-            Retriever.load(folder)
+            search(folder)
     finally:
         client.rename_collection(whole, collection_name(bundle.read(folder).bundle_version))
 
 
-def test_items_that_are_written_and_deleted_are_found_and_gone_at_once(folder: Path, tmp_path: Path) -> None:
-    with (
-        catalogue_service(folder, f"sqlite:///{tmp_path}/items.db", tmp_path / "service") as service,
-        service.client() as client,
-    ):
-        before = [hit.id for hit in client.search(NAMES[3], k=5).hits]
-        gone = client.delete(before[:2])
-        found = client.search(NAMES[3], k=5, min_sequence=gone.sequence).hits
-        assert len({hit.id for hit in found}) == 5
-        assert not {hit.id for hit in found} & {*before[:2]}
-        written = client.upsert([item("new", NAMES[3])])
-        found = client.search(NAMES[3], k=5, min_sequence=written.sequence).hits
-        assert found[0].id == "new" and len({hit.id for hit in found}) == 5
+def search(folder: Path) -> None:
+    """Search with a new connection."""
+    Retriever.load(folder).search([Query(NAMES[0])], 3)
+
+
+def test_a_service_that_takes_writes_refuses_the_bundle(folder: Path, tmp_path: Path) -> None:
+    arguments = ["--bundle", str(folder), "--port", "0", "--catalogue", f"sqlite:///{tmp_path}/items.db"]
+    command = [sys.executable, "-m", "twinspire.serving", "serve", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "--catalogue takes no writes for an index of kind milvus, as that of" in done.stderr
+    retriever = Retriever.load(folder)
+    with pytest.raises(BundleError, match="--catalogue takes no writes for an index of kind milvus"):
+        LiveItems.open(retriever, LivePlace(tmp_path, lambda: None))
 
 
 @pytest.mark.quiet

@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Annotated, Any
 
 from twinspire.protos import names
-from twinspire.protos.bundle import HNSW
+from twinspire.protos.bundle import HNSW, REMOTE_KINDS
 from twinspire.protos.features import (
     SIDES,
     FeatureSpec,
@@ -112,6 +112,10 @@ class Experiment:
         _check_negative_history(self.query, self.split)
         if isinstance(self.tower, ComirecTower):
             _check_several_vectors(self.index, self.hybrid)
+        if self.index.kind in REMOTE_KINDS and self.hybrid.enabled is True:
+            raise ValueError(
+                f'hybrid.enabled: expected "auto" or false with index.kind = "{self.index.kind}", got true'
+            )
         if self.training.selection == "log_loss" and not self.tower.predicts_probability:
             raise ValueError(
                 'training.selection: "log_loss" needs towers that predict a probability: '

@@ -29,12 +29,12 @@ import numpy.typing as npt
 import polars as pl
 from rich.console import Console
 
-from twinspire.protos.bundle import sync
 from twinspire.protos.cli import show_warnings
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import HistoryFeature, TextFeature, TimeFeature
 from twinspire.protos.files import atomic_directory
+from twinspire.protos.files.draft_file import sync
 from twinspire.train import paths
 from twinspire.train.config import Experiment, JudgedConfig
 from twinspire.train.data import splits

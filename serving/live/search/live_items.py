@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from twinspire.protos.errors import BundleDamaged, Unavailable
+from twinspire.protos.errors import BundleDamaged, BundleError, Unavailable
 from twinspire.serving.live.encoded_items import (
     EncodedItemsReader,
     EncodedOrigin,
@@ -29,6 +29,7 @@ from twinspire.serving.segments.packed_items import EncodedItemsDamaged
 
 log = logging.getLogger(__name__)
 
+NO_WRITES = "--catalogue takes no writes for an index of kind"
 POLL_SECONDS = 0.02  # between two checks for encoded items
 STALL_SECONDS = 60.0  # without progress of the process that encodes, after which a bundle cannot be opened
 
@@ -107,9 +108,13 @@ class LiveItems:
             stop: ends the wait.
 
         Raises:
+            BundleError: another server has the items of the bundle.
             Unavailable: the process that encodes makes no progress, or the wait was ended.
             OSError, EncodedItemsDamaged: another generation cannot be opened.
         """
+        if retriever.manifest.is_remote:
+            version, kind = retriever.manifest.bundle_version[:12], retriever.manifest.index.kind
+            raise BundleError(f"bundle {version}: {NO_WRITES} {kind}")
         stop = stop or threading.Event()
         wanted: StoreState | None = None
         live: LiveItems | None = None

@@ -19,7 +19,7 @@ from twinspire.export.hybrid.rebuild import over_texts
 from twinspire.protos.bundle import IndexParameters, Score
 from twinspire.protos.errors import DataError, GateRefused
 from twinspire.protos.lexical import Analyzer, Weighting
-from twinspire.train.config import Experiment, HybridConfig, read_experiment
+from twinspire.train.config import Experiment, HybridConfig, IndexConfig, read_experiment
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation.intervals import Clusters, Interval, interval
@@ -258,7 +258,9 @@ def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, Train
 
 
 def test_what_cannot_be_hybrid_says_why(shop: tuple[Experiment, TrainingData]) -> None:
+    remote = replace(shop[0], index=IndexConfig(kind="milvus"))
     for choice, why in (
+        (chosen((remote, shop[1]), 0.7), "a service has no postings of items that are on another server"),
         (chosen(shop, 0.7, score=Score("inner_product")), "inner_product, not cosines"),
         (chosen(with_queries(shop, 9), 0.7), "9 validation queries of 9 items tell too little, expected 10"),
     ):

@@ -60,7 +60,7 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
 ) -> None:
     assert store.client.list_collections() == [store.collection]  # `register` has written it
     files = mlflow.artifacts.load_text(f"models:/{NAME}/1/requirements.txt").splitlines()
-    assert {"pymilvus", "circuitbreaker"} <= {each.partition("==")[0] for each in files}
+    assert "pymilvus" in {each.partition("==")[0] for each in files}
     candidate = ComparedVersion("1", store.folder, bundle.read_manifest(store.folder))
     monkeypatch.setattr(releasing, "fetch", lambda _, number: (candidate.folder, candidate.manifest))
     experiment = releases.small_experiment(tmp_path)

@@ -20,8 +20,8 @@ from twinspire.export.release.prune import prune
 from twinspire.export.release.registry import by_version
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.protos.vector_databases import milvus
 from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
+from twinspire.protos.vector_databases.milvus_collection import CollectionItems, draft_name, fill
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), needs_lite()]
 FLAT = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})
@@ -44,7 +44,8 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def make(client: Any, name: str) -> None:
-    milvus.fill(client, name, np.eye(4, 8, dtype=np.float32), FLAT, False)
+    items = CollectionItems([], ["a", "b", "c", "d"], {}, [])
+    fill(client, name, np.eye(4, 8, dtype=np.float32), FLAT, items)
 
 
 def name_of(number: str) -> str:
@@ -58,11 +59,11 @@ def test_collections_of_aliases_and_of_the_champions_before_stay(
     for before, after in (("", "1"), ("1", "2"), ("2", "3"), ("3", "4")):
         releases.record_move(NAME, "promote", before, after)
     mlflow.MlflowClient().set_registered_model_alias(NAME, "challenger", "5")
-    other, old = collection_name("ab" * 32), milvus.draft_name("cd" * 32)
+    other, old = collection_name("ab" * 32), draft_name("cd" * 32)
     long_ago = time.time() - 2 * pruning.DRAFT_SECONDS
     with monkeypatch.context() as patched:
         patched.setattr(time, "time", lambda: long_ago)
-        abandoned = milvus.draft_name("index")
+        abandoned = draft_name("index")
     for each in (other, old, abandoned, "theirs"):
         make(store, each)
     told = prune(NAME, dry_run=True)

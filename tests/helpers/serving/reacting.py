@@ -22,11 +22,10 @@ from twinspire.serving.observability.layout import cumulative, width
 from twinspire.serving.observability.metrics import SIZES
 from twinspire.serving.observability.observer import Observer
 from twinspire.serving.observability.worker_metrics import SharedMetrics
-from twinspire.serving.retrieval.response_bytes import ResponseWriter
+from twinspire.serving.retrieval.event_reading import ResolveUsers
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import Guard, caller
-from twinspire.serving.segments.packed_items import PackedItems
 from twinspire.serving.server import methods
 from twinspire.serving.wire.converters import RequestLimits
 
@@ -136,13 +135,14 @@ def reacting(
     streams: int = 64,
     window: int = 64,
     backlog: int = 1,
+    resolve_users: ResolveUsers | None = None,
 ) -> Iterator[Reacting]:
     """Serve the bundle, and `/test/Sleep`, `/test/Hold`, `/test/Fail`, `/test/FailStream`."""
     gate = Gate()
     metrics = SharedMetrics.create(workers=1)
     counters = metrics.worker(0)
-    lineup = TrafficSplit(LoadedBundle(retriever, ResponseWriter(PackedItems(retriever.built.catalogue))))
-    servicer = RetrievalServicer(lineup, RequestLimits(), None, dict)
+    lineup = TrafficSplit(LoadedBundle.of(retriever))
+    servicer = RetrievalServicer(lineup, RequestLimits(), None, dict, resolve_users=resolve_users)
     served = methods(SERVICE, servicer)
     for name, behaviour, kind in (
         ("Sleep", sleep, UnaryCall),

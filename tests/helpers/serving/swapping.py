@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.scores import Hits
 from twinspire.protos import bundle
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.observability.worker_metrics import SharedMetrics
@@ -30,7 +29,7 @@ class Swapping:
         self.metrics = SharedMetrics.create(1)
         self.status = ServiceStatus(self.shared_state, self.metrics)
         first = LoadedBundle.load(bundles[0], item_tower=True, model_version="1")
-        self.first = weakref.ref(first.retriever.built.index)
+        self.first = weakref.ref(first.retriever.built)
         self.server = RetrievalServer(
             first,
             metrics=self.metrics,
@@ -82,15 +81,15 @@ class Swapping:
 class Load:
     """Clients that ask one after the other until they are told to stop, and what they got."""
 
-    def __init__(self, ask: Callable[[int], tuple[str, str, Hits]], clients: int) -> None:
-        self.answers: list[tuple[str, str, Hits]] = []  # query, version, ids and scores
+    def __init__(self, ask: Callable[[int], Any], clients: int) -> None:
+        self.answers: list[Any] = []  # of `ask`, which takes the number of a question
         self.errors: list[Exception] = []
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(ask, n)) for n in range(clients)]
         for thread in self._threads:
             thread.start()
 
-    def _run(self, ask: Callable[[int], tuple[str, str, Hits]], start: int) -> None:
+    def _run(self, ask: Callable[[int], Any], start: int) -> None:
         for n in itertools.count(start * 37):
             if self._stopped.is_set():
                 return

@@ -85,18 +85,18 @@ def measure(folder: Path, k: int, queries: int, seed: int) -> dict[str, Any]:
     times: dict[Key, dict[str, Any]] = {}
     found: list[dict[str, Any]] = []
     with progress(5.0 * len(KINDS) * len(SELECTIVITIES)) as (say, tick):
-        for made in buckets(retriever, generated, seed, queries):
+        for made in buckets(retriever, retriever.built, generated, seed, queries):
             say(f"times: {_bucket_name(made.selectivity, made.kind)}")
             times[made.selectivity, made.kind] = {
                 **measure_times(retriever, made, k),
                 "p50_ratio_bound": bound_of(made.selectivity),
             }
             tick()
-        for made in buckets(retriever, examples, seed, queries):
+        for made in buckets(retriever, retriever.built, examples, seed, queries):
             say(f"recall: {_bucket_name(made.selectivity, made.kind)}")
             if (own := times.get((made.selectivity, made.kind))) is None:
                 continue  # no generated query has such a filter
-            quality = measure_quality(retriever, made, k)
+            quality = measure_quality(retriever, retriever.built, made, k)
             values = np.array(quality.pop("recall"))
             recalls = {"recall": float(values.mean()), "recall_high": _upper_bound(values)}
             found.append({**quality, "queries": len(values), **recalls, **own})

@@ -1,5 +1,6 @@
 """The collection of a bundle: written whole or not at all, and refused if it is not the bundle's."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -13,15 +14,24 @@ from tests.helpers.milvus import needs_lite
 from tests.helpers.tiny import FILTERS, tiny_bundle
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
-from twinspire.protos.errors import BundleDamaged, ConfigError, PackageMissing, Unavailable
-from twinspire.protos.vector_databases import milvus
+from twinspire.protos.errors import BundleDamaged, ConfigError, DataError, PackageMissing, Unavailable
+from twinspire.protos.filters import column_values, read_filters
+from twinspire.protos.vector_databases import milvus, milvus_collection
 from twinspire.protos.vector_databases.milvus import (
     DATABASE,
+    DISPLAY,
+    ID,
     TOKEN,
     URI,
+    VECTOR,
     MilvusServer,
     check_collection,
     collection_name,
+)
+from twinspire.protos.vector_databases.milvus_collection import (
+    CollectionItems,
+    draft_name,
+    fill,
     write_collection,
 )
 
@@ -79,15 +89,20 @@ def test_a_collection_holds_the_items_of_its_bundle(client: Any, folder: Path) -
     manifest = bundle.read(folder)
     name = write_collection(client, folder, manifest)
     assert name == f"twinspire_{manifest.bundle_version}" == collection_name(manifest.bundle_version)
-    rows = client.query(name, filter="id >= 0", output_fields=["*"], limit=100)
-    rows.sort(key=lambda each: each["id"])
-    np.testing.assert_array_equal([each["vector"] for each in rows], np.load(folder / bundle.VECTORS))
-    assert [each["item_id"] for each in rows] == [f"item-{n:03}" for n in range(60)]
-    values = milvus.CollectionFields.of(folder, manifest).values
-    assert len(values) == len(FILTERS)
-    for n, expected in values.items():
+    rows = client.query(name, filter="", output_fields=["*"], limit=100)
+    rows.sort(key=lambda each: each[ID])
+    np.testing.assert_array_equal([each[VECTOR] for each in rows], np.load(folder / bundle.VECTORS))
+    assert [each[ID] for each in rows] == [f"item-{n:03}" for n in range(60)]
+    fields = json.loads((folder / bundle.ITEMS).read_text())["fields"]
+    for n, each in enumerate(rows):
+        shown = {name: texts[n] for name, texts in fields.items() if texts[n] is not None}
+        assert json.loads(each[DISPLAY]) == shown
+    columns = sorted(read_filters(folder, manifest).items())
+    assert len(columns) == len(FILTERS)
+    for n, (field, column) in enumerate(columns):
         held = [each[f"f{n}"] if each[f"has{n}"] else None for each in rows]
-        if manifest.filters[sorted(FILTERS)[int(n)]] == "string":
+        expected: list[Any] = column_values(column, 60)
+        if manifest.filters[field] == "string":
             expected = [each and each[0] for each in expected]
         assert held == [list(each) if isinstance(each, tuple) else each for each in expected]
     assert write_collection(client, folder, manifest) == name  # nothing is written twice
@@ -113,7 +128,11 @@ def test_an_interrupted_export_leaves_no_collection(
             write_collection(client, folder, manifest)
     assert {*client.list_collections()} == before
     with pytest.raises(BundleDamaged, match=r"there is no collection twinspire_"):
-        check_collection(client, collection_name(manifest.bundle_version), folder, manifest)
+        check_collection(client, collection_name(manifest.bundle_version), manifest)
+
+
+def items_of(ids: list[str], texts: list[str | None] | None = None) -> CollectionItems:
+    return CollectionItems([], ids, {"title": texts or [None] * len(ids)}, [])
 
 
 @needs_lite()
@@ -122,15 +141,15 @@ def test_an_insert_is_bounded_in_rows_and_in_bytes(client: Any, monkeypatch: pyt
     insert = client.insert
 
     def counted(name: str, rows: Any, **others: Any) -> Any:
-        inserts.append((len(rows), sum(len(each[milvus.ITEM_ID]) for each in rows)))
+        inserts.append((len(rows), sum(len(each[ID]) for each in rows)))
         return insert(name, rows, **others)
 
     monkeypatch.setattr(client, "insert", counted)
-    monkeypatch.setattr(milvus, "INSERT_ROWS", 40)
-    monkeypatch.setattr(milvus, "INSERT_BYTES", 100_000)
+    monkeypatch.setattr(milvus_collection, "INSERT_ROWS", 40)
+    monkeypatch.setattr(milvus_collection, "INSERT_BYTES", 100_000)
     ids = [f"{n:010}" * (1 if n < 100 else 3000) for n in range(120)]
     name = collection_name("de" * 32)
-    milvus.fill(client, name, np.eye(120, 8, dtype=np.float32), PARAMETERS, False, "", ids)
+    fill(client, name, np.eye(120, 8, dtype=np.float32), PARAMETERS, items_of(ids))
     assert (
         sum(rows for rows, _ in inserts)
         == 120
@@ -141,19 +160,32 @@ def test_an_insert_is_bounded_in_rows_and_in_bytes(client: Any, monkeypatch: pyt
     client.drop_collection(name)
 
 
-def test_texts_that_one_insert_could_not_hold_stay_with_the_service(tmp_path: Path) -> None:
-    """One item of a field has at most 1 MiB of them, so that an item of 30 fields has less than 64 MiB."""
-    short, long = ("x" * 1000,) * 1000, ("x" * 1100,) * 1000
-    assert milvus._fits([None, short, "y"])
-    assert not milvus._fits([None, long, "y"])
+@pytest.mark.parametrize(
+    ("kinds", "ids", "title", "value", "text"),
+    [
+        (["number"] * 31, ["a"], None, None, "filter.fields: expected at most 30 for Milvus, got 31"),
+        ([], ["nul\x00"], None, None, r"items, row 0: expected an id of at most 65535 bytes without control"),
+        ([], ["x" * 65_536], None, None, "row 0: expected an id of at most 65535 bytes"),
+        ([], ["a"], "x" * 65_536, None, "row 0: expected display fields of at most 65535 bytes"),
+        (["string"], ["a"], None, ("bell\x07",), "row 0: expected a string of a filter field of at most"),
+        (["strings"], ["a"], None, ("x",) * 4097, "row 0: expected at most 4096 strings and 1048576 bytes"),
+        (["strings"], ["a"], None, ("x" * 1100,) * 1000, "row 0: expected at most 4096 strings"),
+    ],
+)
+def test_what_a_collection_cannot_hold_is_refused(
+    kinds: list[str], ids: list[str], title: str | None, value: Any, text: str
+) -> None:
+    with pytest.raises(DataError, match=text):
+        CollectionItems(kinds, ids, {"title": [title]}, [[value]] * len(kinds)).row(0)
+    CollectionItems(["strings"], ["a"], {"title": ["x"]}, [[("x" * 1000,) * 1000]]).row(0)
 
 
 @needs_lite()
 def test_what_a_killed_export_has_left_is_dropped_by_the_next(client: Any, tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path, 21, index=PARAMETERS)
     manifest = bundle.read(folder)
-    left = milvus.draft_name(manifest.bundle_version)
-    milvus.fill(client, left, np.load(folder / bundle.VECTORS), PARAMETERS, False)
+    left = draft_name(manifest.bundle_version)
+    fill(client, left, np.load(folder / bundle.VECTORS), PARAMETERS, CollectionItems.of(folder, manifest))
     assert abs((milvus.draft_seconds(left) or 0) - time.time()) < 600
     name = write_collection(client, folder, manifest)
     found = client.list_collections()
@@ -161,21 +193,31 @@ def test_what_a_killed_export_has_left_is_dropped_by_the_next(client: Any, tmp_p
 
 
 @needs_lite()
-@pytest.mark.parametrize("wrong", ["count", "vector", "id", "missing"])
+@pytest.mark.parametrize("wrong", ["count", "vector", "id", "title", "fields", "missing"])
 def test_a_collection_of_other_items_is_refused(client: Any, tmp_path: Path, wrong: str) -> None:
-    folder = tiny_bundle(tmp_path, 22, report=f'"{wrong}"', index=PARAMETERS)
+    filters = FILTERS if wrong == "fields" else {}
+    folder = tiny_bundle(tmp_path, 22, report=f'"{wrong}"', index=PARAMETERS, filters=filters)
     manifest = bundle.read(folder)
     vectors, ids = np.load(folder / bundle.VECTORS), [f"item-{n:03}" for n in range(22)]
+    fields = json.loads((folder / bundle.ITEMS).read_text())["fields"]
     text = f"there is no collection {collection_name(manifest.bundle_version)} in Milvus"
     if wrong == "count":
         vectors, ids, text = vectors[1:], ids[1:], "holds 21 items, but bundle"
+        fields = {name: texts[1:] for name, texts in fields.items()}
     elif wrong == "vector":
         vectors = -vectors
         text = "holds another vector of item 0"
     elif wrong == "id":
         ids[0], text = "another", "holds another item 0"
+    elif wrong == "title":
+        fields["name"][0], text = "another", "holds another item 0"
+    elif wrong == "fields":
+        text = "which another version of this program has written: drop it, and register the bundle again"
     name = collection_name(manifest.bundle_version)
     if wrong != "missing":
-        milvus.fill(client, name, vectors, PARAMETERS, False, manifest.bundle_version, ids)
+        items = CollectionItems([], ids, fields, [])
+        fill(client, name, vectors, PARAMETERS, items, manifest.bundle_version)
     with pytest.raises(BundleDamaged, match=text):
-        check_collection(client, name, folder, manifest)
+        if wrong == "missing":
+            check_collection(client, name, manifest)
+        write_collection(client, folder, manifest)

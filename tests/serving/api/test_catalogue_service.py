@@ -167,7 +167,7 @@ def test_an_item_that_the_store_does_not_hold_is_told_as_the_bundle_has_it(retri
     """The live items may be ahead of the store's answer, or behind it."""
     deleted, new = read(retriever, 10_000, "item-003", "new").items
     assert (deleted.origin, new.origin) == (wire.ITEM_BUNDLE, wire.ITEM_UNKNOWN)
-    row = retriever.items.row("item-003", "")
+    row = retriever.items.rows(["item-003"]).pop()
     assert dict(deleted.item.fields) == retriever.items.fields(row) != {}
 
 

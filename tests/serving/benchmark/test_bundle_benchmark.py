@@ -102,7 +102,8 @@ def told_in_turn() -> list[str]:
 
 
 def test_recall_is_that_of_the_index_as_it_is_served(plain: Path, tmp_path: Path) -> None:
-    assert recall(Retriever.load(plain), plain, 5) == [1.0] * 20
+    retriever = Retriever.load(plain)
+    assert recall(retriever, retriever.built, 5) == [1.0] * 20
     narrow = tiny_bundle(
         tmp_path,
         4000,
@@ -110,7 +111,7 @@ def test_recall_is_that_of_the_index_as_it_is_served(plain: Path, tmp_path: Path
         examples=tuple({"text": name[:12]} for name in item_names(4100)[4000:]),
     )
     retriever = Retriever.load(narrow)
-    found = recall(retriever, narrow, 1)
+    found = recall(retriever, retriever.built, 1)
     vectors = np.load(narrow / bundle.VECTORS)
     encoder = Encoder(narrow, retriever.manifest)
     asked = encoder.vectors(encoder.arrays(list(retriever.manifest.examples)))
@@ -125,10 +126,12 @@ def test_what_is_popular_answers_without_an_index(watched: Path, tmp_path: Path)
     manifest = bundle.read(watched)
     blank = sum(not each["history"] and each["country"] is None for each in manifest.examples)
     assert 0 < blank < len(manifest.examples)
-    assert len(recall(Retriever.load(watched), watched, 5)) == len(manifest.examples) - blank
+    retriever = Retriever.load(watched)
+    assert len(recall(retriever, retriever.built, 5)) == len(manifest.examples) - blank
     alone = watched_bundle(tmp_path, examples=({"history": [], "country": None},))
+    retriever = Retriever.load(alone)
     with pytest.raises(MissingStage, match="no example is answered by its index"):
-        recall(Retriever.load(alone), alone, 5)
+        recall(retriever, retriever.built, 5)
 
 
 def test_bundles_that_take_other_features_are_asked_their_own(

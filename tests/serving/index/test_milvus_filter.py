@@ -1,4 +1,4 @@
-"""An expression finds what the service's own columns find, whatever the strings are; else there is none."""
+"""An expression finds what columns in this process find, whatever the strings are."""
 
 import math
 from collections.abc import Iterator
@@ -11,11 +11,12 @@ import pytest
 from tests.helpers.milvus import RunningMilvus, needs_lite, needs_server
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.filters import build_columns, column_values
-from twinspire.protos.vector_databases.milvus import CollectionFields, MilvusServer, fill
+from twinspire.protos.vector_databases.milvus import MAX_BYTES, MilvusServer
+from twinspire.protos.vector_databases.milvus_collection import CollectionItems, fill
 from twinspire.serving.filters.columns import FilterColumns
-from twinspire.serving.filters.expression import AllOf, Filter, Not, where
+from twinspire.serving.filters.expression import Filter, where
 from twinspire.serving.filters.kinds import Time
-from twinspire.serving.index.milvus_filter import MAX_EXPRESSION_LENGTH, milvus_expression
+from twinspire.serving.index.milvus_filter import milvus_expression
 
 KINDS: dict[str, Any] = {
     'brand" or 1 == 1': "string", "tags": "strings", "price": "number", "sale": "boolean", "day": "time"
@@ -27,7 +28,6 @@ HOSTILE = [
     "id in [1, 2]", "\x7f",
 ]  # fmt: skip
 START = datetime(2026, 1, 1, tzinfo=UTC)
-HELD = frozenset(f"{kind}{n}" for n in range(5) for kind in ("f", "has"))
 
 
 def items() -> list[dict[str, Any]]:
@@ -72,6 +72,18 @@ FILTERS: list[Filter] = [
     where.day > Time(Time.of(START).nanoseconds + 1),
     (where.price < 2) & (where.sale == True) | ~(where[BRAND] == HOSTILE[2]),  # noqa: E712
     ~((where.price < 2) & where.tags.is_in(HOSTILE[:9])),
+    # What no item can have, and what each number is or is not.
+    where[BRAND] == "nul\x00",
+    where.tags.is_in(["plain", "bell\x07"]),
+    ~(where[BRAND] == "lone \ud800"),
+    where[BRAND] == "x" * (MAX_BYTES + 1),
+    where.price < math.inf,
+    where.price <= -math.inf,
+    ~(where.price >= -math.inf),
+    ~(where.price > math.inf),
+    where.price == math.inf,
+    # As many conditions and values as a request may have, and about as long.
+    where[BRAND].is_in([*HOSTILE[:3], *[f"{n:0200}" for n in range(1000)]]),
 ]
 
 
@@ -90,11 +102,12 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         uri = milvus.uri
     made = MilvusServer(uri).connect()
     built = sorted(build_columns(KINDS, ITEMS).items())
-    values = {str(n): column_values(column, len(ITEMS)) for n, (_, column) in enumerate(built)}
-    fields = CollectionFields({str(n): KINDS[name] for n, (name, _) in enumerate(built)}, values)
+    values = [column_values(column, len(ITEMS)) for _, column in built]
+    ids = [str(n) for n in range(len(ITEMS))]
+    held = CollectionItems([KINDS[name] for name, _ in built], ids, {}, values)
     vectors = np.eye(len(ITEMS), 8, dtype=np.float32)
     parameters = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})
-    fill(made, "filters", vectors, parameters, False, "", [str(n) for n in range(len(ITEMS))], fields)
+    fill(made, "filters", vectors, parameters, held)
     yield made
     made.drop_collection("filters")
     made.close()
@@ -103,32 +116,10 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_an_expression_finds_what_the_columns_find(client: Any) -> None:
     wrong = []
     for each in FILTERS:
-        expression = milvus_expression(each, KINDS, HELD)
-        assert expression is not None, each
+        expression = milvus_expression(each, KINDS)
         assert BRAND not in expression
         held = client.query("filters", filter=expression, output_fields=["id"], limit=1000)
-        rows = sorted(row["id"] for row in held)
+        rows = sorted(int(row["id"]) for row in held)
         if rows != [*COLUMNS.evaluate(each)]:
             wrong.append((each, expression, rows, [*COLUMNS.evaluate(each)]))
     assert wrong == []
-
-
-@pytest.mark.parametrize(
-    "each",
-    [
-        where[BRAND] == "nul\x00",
-        where.tags.is_in(["a", "bell\x07"]),
-        where[BRAND] == "lone \ud800",
-        where.price < math.inf,
-        ~(where.price >= -math.inf),
-        where[BRAND] == "x" * MAX_EXPRESSION_LENGTH,
-    ],
-)
-def test_what_has_no_safe_expression_is_left_to_the_service(each: Filter) -> None:
-    assert milvus_expression(each, KINDS, HELD) is None
-    assert milvus_expression(Not(AllOf((where.price < 1, each))), KINDS, HELD) is None
-
-
-def test_a_field_that_the_collection_lacks_is_left_to_the_service() -> None:
-    assert milvus_expression(where.price < 1, KINDS, HELD - {"f2"}) is None
-    assert milvus_expression(where.price < 1, KINDS, {"f2", "has2"}) == "has2 == true and f2 < 1.0"

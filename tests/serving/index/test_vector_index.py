@@ -1,26 +1,19 @@
-"""An index finds what exact search finds, at any k, among all items or some of them.
+"""An index finds what exact search finds, at any k, among all items or some of them."""
 
-What holds for every kind of index is tested with a graph, with milvus-lite and with a Milvus server.
-"""
-
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.helpers.milvus import needs_lite, needs_server, publish
 from tests.helpers.scores import difference
 from tests.helpers.tiny import build_index, build_links, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
-from twinspire.protos.bundle import HNSWLIB, ITEMS, LINKS, VECTORS, IndexParameters, Manifest
+from twinspire.protos.bundle import HNSWLIB, LINKS, VECTORS, IndexParameters, Manifest
 from twinspire.protos.errors import BundleDamaged, BundleTooNew
 from twinspire.protos.nearest.links import NO_LINK, Links
-from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.index import vector_index
 from twinspire.serving.index.hnsw_index import HnswIndex
 from twinspire.serving.index.vector_index import ExactIndex, VectorIndex, open_index
@@ -59,37 +52,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Open = Callable[..., VectorIndex]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "hnsw",
-        pytest.param("lite", marks=needs_lite()),
-        pytest.param("server", marks=[needs_server(), pytest.mark.exhaustive]),
-    ],
-)
-def opened(
-    request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Open]:
-    """Opens an index of a kind over the vectors; with `exact=True` one that compares all items."""
-    if request.param == "hnsw":
-        yield lambda exact=False: open_index(folder, manifest(index=replace(PARAMETERS, exact=exact)))
-        return
-    place = tmp_path_factory.mktemp("milvus")
-    uri = str(place / "lite.db") if request.param == "lite" else request.getfixturevalue("milvus").uri
-    (folder / ITEMS).write_text(json.dumps({"ids": [f"item {n}" for n in range(COUNT)]}))
-
-    @cache
-    def published(kind: str) -> Manifest:
-        made = manifest(index=replace(PARAMETERS, kind="milvus", options={"type": kind})).sealed({})
-        publish(folder, made)
-        return made
-
-    def open_milvus(exact: bool = False) -> VectorIndex:
-        return open_index(folder, published("FLAT" if exact else "HNSW"))
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv(URI, uri)
-        yield open_milvus
+@pytest.fixture(scope="module")
+def opened(folder: Path) -> Open:
+    """Opens an index over the vectors; with `exact=True` one that compares all items."""
+    return lambda exact=False: open_index(folder, manifest(index=replace(PARAMETERS, exact=exact)))
 
 
 def recall(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:
@@ -227,7 +193,7 @@ def test_the_manifest_names_the_kind_of_index(folder: Path, monkeypatch: pytest.
     assert type(open_index(folder, manifest())) is HnswIndex
     assert type(open_index(folder, manifest(index=replace(PARAMETERS, exact=True)))) is ExactIndex
     remote = manifest(index=replace(PARAMETERS, kind="remote"))
-    with pytest.raises(BundleTooNew, match="index of kind 'remote', expected one of exact, hnsw, milvus"):
+    with pytest.raises(BundleTooNew, match="index of kind 'remote', expected one of exact, hnsw"):
         open_index(folder, remote)
     monkeypatch.setitem(vector_index.KINDS, "remote", (__name__, "Remote"))
     assert open_index(folder, remote).count == COUNT

@@ -129,8 +129,8 @@ def test_items_of_histories_count_as_answers_in_recall_and_completeness(tmp_path
     retriever = Retriever.load(watched_bundle(tmp_path, dataset=dataset, filters=FILTERS))
     assert retriever.manifest.excludes_history
     near = [hit.id for hit in retriever.search([Query(history=("item-001",))], k=50)[0].hits]
-    made = filter_measurement.buckets(retriever, [Query(history=tuple(near))])
-    found = [filter_measurement.measure_quality(retriever, bucket, 10) for bucket in made]
+    made = filter_measurement.buckets(retriever, retriever.built, [Query(history=tuple(near))])
+    found = [filter_measurement.measure_quality(retriever, retriever.built, bucket, 10) for bucket in made]
     assert len(found) > 3
     assert {min(each["recall"]) for each in found} == {1.0}
     assert not any(each["incomplete"] or each["wrong"] for each in found)

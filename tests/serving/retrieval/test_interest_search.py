@@ -192,7 +192,7 @@ def test_a_service_answers_with_live_items(folder: Path, tmp_path: Path, expecte
         host.encoder.run_once(host.feed)
         assert client.search(QUERIES[0], min_sequence=sequence).sequence == sequence
         served = host.bundle.retriever
-        own = served.searcher.vectors([served.items.row("new", "")])[0]
+        own = served.searcher.vectors([served.items.rows(["new"]).pop()])[0]
         for query, vector, scores in zip(QUERIES, vectors, expected, strict=True):
             now = {**scores, "new": max(float(own @ each) for each in vector.reshape(K, DIMENSION))}
             del now["item-050"]
@@ -210,9 +210,9 @@ def few_dollars() -> list[str]:
 
 
 def test_the_measurements_of_gates_know_the_largest_score(folder: Path, retriever: Retriever) -> None:
-    assert bundle_benchmark.recall(retriever, folder, 10) == [1.0] * len(EXAMPLES)
-    made = [*buckets(retriever, QUERIES)]
-    found = [measure_quality(retriever, bucket, 10) for bucket in made]
+    assert bundle_benchmark.recall(retriever, retriever.built, 10) == [1.0] * len(EXAMPLES)
+    made = [*buckets(retriever, retriever.built, QUERIES)]
+    found = [measure_quality(retriever, retriever.built, bucket, 10) for bucket in made]
     assert {min(each["recall"]) for each in found} == {1.0}
     assert not any(each["incomplete"] or each["wrong"] for each in found)
 

@@ -1,6 +1,7 @@
-"""A retriever on a collection answers as exact search: hybrid bundles, inner products, items as queries."""
+"""A retriever on a collection answers as exact search, and a service on one needs no file of the items."""
 
-import threading
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,103 +9,117 @@ import grpc
 import pytest
 
 from tests.helpers.answers import differences, hits_of
-from tests.helpers.milvus import needs_lite, publish
+from tests.helpers.milvus import RunningMilvus, needs_lite, needs_server, publish
 from tests.helpers.scores import difference
-from tests.helpers.serving.reacting import reacting, soon
+from tests.helpers.serving.reacting import reacting
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle, watched_bundle
 from twinspire.protos import bundle, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import IndexParameters
-from twinspire.protos.nearest.coded_vectors import CodedVectors
+from twinspire.protos.errors import BundleDamaged, UnknownItem
 from twinspire.protos.vector_databases.milvus import URI
-from twinspire.serving.filters.expression import where
-from twinspire.serving.index.remote_search import local_only
+from twinspire.serving.benchmark import bundle_benchmark
+from twinspire.serving.filters.expression import Filter, where
+from twinspire.serving.retrieval.answer import Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 
+COUNT = 300
 EXACT = IndexParameters("ip", 16, 100, 64, exact=True)
 FLAT = IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})
+CHEAP: list[Filter | None] = [None, where.price < 30, ~(where.section == "section 1"), where.price > 1e9]
 
 
-@needs_lite()
-@pytest.mark.parametrize("is_hybrid", [True, False], ids=["hybrid", "inner products"])
-def test_answers_are_those_of_exact_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_hybrid: bool
-) -> None:
-    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
-    make: Any = tiny_bundle if is_hybrid else watched_bundle
-    more = {"is_hybrid": True} if is_hybrid else {}
-    folder = make(tmp_path, 300, index=FLAT, **more)
-    publish(folder, bundle.read(folder))
-    far, near = Retriever.load(folder), Retriever.load(make(tmp_path / "near", 300, index=EXACT, **more))
-    assert (far.hybrid is not None) is is_hybrid
-    if is_hybrid:
-        queries = [Query(name) for name in item_names(300)[:40]]
+@pytest.fixture(
+    params=[
+        pytest.param("lite", marks=needs_lite()),
+        pytest.param("server", marks=[needs_server(), pytest.mark.exhaustive]),
+    ],
+)
+def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    milvus: RunningMilvus | None = None if request.param == "lite" else request.getfixturevalue("milvus")
+    monkeypatch.setenv(URI, milvus.uri if milvus else str(tmp_path / "lite.db"))
+
+
+@pytest.fixture(params=[tiny_bundle, watched_bundle], ids=["cosines", "inner products"])
+def pair(
+    request: pytest.FixtureRequest, server: None, tmp_path: Path
+) -> Iterator[tuple[Retriever, Retriever, Path]]:
+    """A retriever here, and one on a collection from a folder without the items; and a whole folder."""
+    make: Any = request.param
+    whole = make(tmp_path, COUNT, index=FLAT, filters=FILTERS)
+    manifest = bundle.read(whole)
+    publish(whole, manifest)
+    served = tmp_path / "served"
+    for name in (*manifest.served_files(), bundle.MANIFEST):
+        (served / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(whole / name, served / name)
+    near = Retriever.load(make(tmp_path / "near", COUNT, index=EXACT, filters=FILTERS))
+    yield near, Retriever.load(served), whole
+
+
+def queries(near: Retriever) -> list[Query]:
+    if near._query_encoder.form.history is None:
+        found = [Query(name) for name in item_names(COUNT)[:20]]
     else:
-        queries = [Query(history=tuple(item_ids(300)[n : n + 4])) for n in range(1, 40)]
-    queries += [Query(item_id=each) for each in item_ids(300)[:5]]
-    assert differences(near.search(queries, 10), far.search(queries, 10)) == []
+        found = [Query(history=tuple(item_ids(COUNT)[n : n + 4])) for n in range(1, 20)]
+    return found + [Query(item_id=each) for each in item_ids(COUNT)[:5]]
 
 
-@needs_lite()
-def test_a_forked_process_connects_before_its_first_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_answers_scores_and_measurements_are_those_of_exact_search(
+    pair: tuple[Retriever, Retriever, Path],
 ) -> None:
-    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
-    folder = tiny_bundle(tmp_path, 40, index=FLAT)
-    publish(folder, bundle.read(folder))
-    from twinspire.serving.index import milvus_index  # which imports a package of the extra
+    near, far, whole = pair
+    assert {"vectors.npy", "items.json", "filters.npz"} <= far.manifest.files.keys()
+    asked = queries(near)
+    for each in CHEAP:
+        found = far.search(asked, 10, exclude=item_ids(COUNT)[:3], filter=each)
+        expected = near.search(asked, 10, exclude=item_ids(COUNT)[:3], filter=each)
+        assert differences(expected, found) == []
+        for hit in found[0].hits:
+            assert hit.fields == near.items.fields(near.items.rows([hit.id]).pop())
+    vector = near.encode(asked[:1]).vectors[0]
+    wanted = ["item-007", "nothing", 'it"em', "nul\x00"]
+    assert far.scores(vector, wanted)[1:] == [None, None, None]
+    assert far.scores(vector, wanted)[0] == pytest.approx(near.scores(vector, wanted)[0], abs=1e-5)
+    with pytest.raises(UnknownItem, match=r"queries\[0\].item_id: the catalogue holds no item 'nothing'"):
+        far.search([Query(item_id="nothing")], 3)
+    items = bundle_benchmark.local_segment(far, whole)
+    assert {*bundle_benchmark.recall(far, items, 10)} == {1.0}
 
-    monkeypatch.setattr(milvus_index, "check_apart", lambda folder: None)  # milvus-lite takes one process
-    with local_only():
-        index: Any = Retriever.load(folder).built.index
-    assert index.collection.fields is None
-    index.after_fork()
-    assert soon(lambda: index.collection.fields is not None, 20)
 
-
-@needs_lite()
-def test_exact_comparisons_leave_the_event_loop_to_other_calls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_query_of_which_the_tower_knows_nothing_finds_nothing(
+    pair: tuple[Retriever, Retriever, Path],
 ) -> None:
-    """Of an item as the query, all items are compared; of a filter that few items pass, those."""
-    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
-    folder = watched_bundle(tmp_path, 300, index=FLAT, filters=FILTERS)
-    publish(folder, bundle.read(folder))
-    far = Retriever.load(folder)
-    near = Retriever.load(watched_bundle(tmp_path / "near", 300, index=EXACT, filters=FILTERS))
-    item, history = item_ids(300)[3], item_ids(300)[4:8]
+    near, far, _ = pair
+    blank = Query("") if near._query_encoder.form.history is None else Query()
+    assert near.search([blank], 3)[0].basis is Basis.POPULAR
+    (found,) = far.search([blank], 3)
+    assert (found.basis, found.hits) == (Basis.NONE, ())
+
+
+def test_a_service_answers_from_the_collection(pair: tuple[Retriever, Retriever, Path]) -> None:
+    near, far, _ = pair
+    (expected,) = near.search([Query(item_id="item-003")], 5, filter=where.price < 30)
     below = wire.Range(below=wire.FilterValue(number=30.0))
     passing = wire.Filter(condition=wire.Condition(field="price", range=below))
-    filtered = wire.SearchRequest(query={"history": history}, k=3, filter=passing)
-    expected = near.search([Query(history=tuple(history))], 3, filter=where.price < 30.0)[0]
-    calls = [
-        (wire.SearchRequest(query={"item_id": item}, k=3), near.search([Query(item_id=item)], 3)[0]),
-        (filtered, expected),
-        (filtered, expected),
-    ]
-    compares, goes_on = threading.Semaphore(0), threading.Event()
-
-    def held(compare: Any) -> Any:
-        def wait(*arguments: Any) -> Any:
-            compares.release()
-            assert goes_on.wait(60)
-            return compare(*arguments)
-
-        return wait
-
-    monkeypatch.setattr(CodedVectors, "exact", held(CodedVectors.exact))
     with reacting(far) as served, grpc.insecure_channel(served.address) as channel:
         stub = retrieval_pb2_grpc.RetrievalStub(channel)
-        for request, best in calls:
-            goes_on.clear()
-            waiting = stub.Search.future(request, timeout=60)
-            try:
-                assert compares.acquire(timeout=30)
-                assert stub.Info(wire.InfoRequest(), timeout=30).item_count == 300
-                assert not waiting.done()
-            finally:
-                goes_on.set()
-            found = [(hit.id, hit.score) for hit in waiting.result().hits]
-            assert difference(hits_of(best), found) == ""
+        found = stub.Search(
+            wire.SearchRequest(query={"item_id": "item-003"}, k=5, filter=passing), timeout=30
+        )
+        assert difference(hits_of(expected), [(hit.id, hit.score) for hit in found.hits]) == ""
+        for hit in found.hits:
+            assert dict(hit.fields) == near.items.fields(near.items.rows([hit.id]).pop())
         assert served.becomes("in_flight", 0)
+
+
+@needs_lite()
+def test_a_bundle_without_its_collection_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
+    folder = tiny_bundle(tmp_path, 40, index=FLAT)
+    far = Retriever.load(folder)
+    with pytest.raises(BundleDamaged, match="there is no collection twinspire_"):
+        far.search([Query(item_names(40)[0])], 3)
+    publish(folder, bundle.read(folder))
+    assert len(far.search([Query(item_names(40)[0])], 3)[0].hits) == 3

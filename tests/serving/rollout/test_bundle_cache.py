@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.serving.following import CHAMPION, Shelf
-from tests.helpers.tiny import tiny_bundle
+from tests.helpers.tiny import FILTERS, tiny_bundle
 from tests.serving.conftest import ROOT
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, Unavailable
@@ -58,6 +58,22 @@ def test_what_is_there_is_not_fetched_again(shelf: Shelf, tmp_path: Path) -> Non
     with pytest.raises(Unavailable, match="gone"):
         cache.take(wanted._replace(bundle_version="f" * 64), shelf)
     assert visible(tmp_path) == [folder.name]
+
+
+def test_of_items_on_another_server_a_service_keeps_no_file_and_another_cache_all(tmp_path: Path) -> None:
+    index = bundle.IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})
+    made = tiny_bundle(tmp_path / "made", 20, index=index, filters=FILTERS)
+    manifest, shelf = bundle.read(made), Shelf(made)
+    served = BundleCache(tmp_path / "cache").take(registered(shelf), shelf)
+    of_items = {bundle.VECTORS, bundle.ITEMS, bundle.FILTERS}
+    assert of_items <= manifest.files.keys()
+    assert not any((served / name).exists() for name in of_items)
+    assert bundle.read(served, is_served=True) == manifest
+    with pytest.raises(BundleDamaged, match="missing"):
+        bundle.read(served)
+    whole = BundleCache(tmp_path / "cache", is_served=False).take(registered(shelf), shelf)
+    assert whole == served and bundle.read(whole) == manifest
+    assert BundleCache(tmp_path / "cache").take(registered(shelf), shelf) == whole
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -27,7 +27,6 @@ from tests.serving.conftest import ROOT
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, Unavailable
 from twinspire.protos.vector_databases.milvus import URI
-from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout import bundle_validation, memory_budget
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.rollout.memory_budget import MIB
@@ -89,13 +88,9 @@ def test_a_server_of_the_index_that_fails_during_the_examples_is_no_fault_of_the
         raise Unavailable("the server of the index does not answer")
 
     monkeypatch.setattr(logging, "disable", lambda level: None)
-    with monkeypatch.context() as patched:
-        patched.setattr(bundle_validation, "_ask", search)
-        with pytest.raises(Unavailable, match=r"^the server of the index"):
-            bundle_validation._try(plain, False, None, 1 << 40)
-    monkeypatch.setattr(Retriever, "search", search)
+    monkeypatch.setattr(bundle_validation, "_ask", search)
     with pytest.raises(Unavailable, match=r"^the server of the index"):
-        Retriever.load(plain)
+        bundle_validation._try(plain, False, None, 1 << 40)
 
 
 def test_a_graph_that_ends_in_the_middle_is_refused_whatever_it_does(plain: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from twinspire.protos.nearest.search import EXACT_SHARE, graph_width, top_k
-from twinspire.serving.filters.expression import where
 from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
@@ -18,7 +17,6 @@ from twinspire.serving.segments.planner import STEP_ITEMS, expected_cost, search
 RNG = np.random.default_rng(0)
 ITEMS = RNG.standard_normal((100_000, 8)).astype(np.float32)
 QUERIES = RNG.standard_normal((6, 8)).astype(np.float32)
-NODE = where.any == 1
 EF_SEARCH = 64
 
 
@@ -70,7 +68,7 @@ class FlatIndex(VectorIndex):
 
 
 def compiled(rows: np.ndarray, items: int = len(ITEMS)) -> PassingRows:
-    return PassingRows(NODE, BitMap(rows.tolist()), items)
+    return PassingRows(BitMap(rows.tolist()), items)
 
 
 def check(index: FlatIndex, passing: PassingRows, k: int) -> set[Plan]:

@@ -12,8 +12,6 @@ from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.vector_databases.milvus import URI
-from twinspire.serving.engine.batching import Job
-from twinspire.serving.engine.remote_batches import RemoteSearch
 from twinspire.serving.filters.expression import where
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode
 from twinspire.serving.retrieval.query import Query
@@ -40,6 +38,8 @@ def is_hybrid(request: pytest.FixtureRequest) -> bool:
 def retriever(
     request: pytest.FixtureRequest, is_hybrid: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Retriever]:
+    if request.param == "milvus" and is_hybrid:
+        pytest.skip("a bundle whose items are in Milvus has no lexical index")
     folder = tmp_path_factory.mktemp("scores")
     index = INDEXES.get(request.param, INDEXES["exact"])
     with pytest.MonkeyPatch.context() as patch:
@@ -70,7 +70,7 @@ def hits(answer: Answer) -> list[tuple[str, float]]:
 def test_hits_below_a_score_are_left_out(retriever: Retriever, query: Query) -> None:
     (whole,) = retriever.search([query], 30)
     scores = [hit.score for hit in whole.hits]
-    for least in (-2.0, scores[10], scores[29], 0.0, 2.0):
+    for least in (-2.0, *scores[10:30:19], 0.0, 2.0):  # Milvus knows no popular items for an empty query
         (found,) = retriever.search([query], 30, min_score=least)
         assert hits(found) == [each for each in hits(whole) if each[1] >= least]
         assert found[1:2] + found[3:] == whole[1:2] + whole[3:]  # all but the hits and the times
@@ -107,7 +107,8 @@ def test_an_answer_without_a_good_hit_is_weak(retriever: Retriever) -> None:
         known, unknown, blank, item = answers
         assert known.hits[0].score > WEAK and not known.weak
         assert unknown.hits and unknown.weak
-        assert blank.basis is Basis.POPULAR and blank.weak
+        popular = Basis.NONE if retriever.manifest.is_remote else Basis.POPULAR
+        assert blank.basis is popular and blank.weak
         assert not item.weak  # learned of queries with a text alone
     assert not any(answer.weak for answer in retriever.search(queries[:1] + queries[3:], 10, min_score=2.0))
 
@@ -130,18 +131,3 @@ def test_words_that_no_item_holds_make_an_answer_of_a_hybrid_weak(tmp_path: Path
     assert retriever.search([partly], 1, fusion=FusionMode.HYBRID)[0].weak
     for other in (FusionMode.DENSE, FusionMode.LEXICAL):  # whose scores are others
         assert not retriever.search([Query(UNKNOWN)], 1, fusion=other)[0].weak
-
-
-def test_a_part_of_a_batch_has_the_words_of_its_own_queries(tmp_path: Path) -> None:
-    """Of a batch with several filters, or with an error, each job is searched apart from the others."""
-    queries = [Query(NAMES[3]), Query(f"{NAMES[3]} zzzz"), Query(NAMES[3])]
-    best = (
-        Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True)).search(queries[1:2], 1)[0].hits[0].score
-    )
-    retriever = Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, weak_score=best - 0.01))
-    options = [retriever.search_options(1)]
-    jobs = [Job(retriever, [retriever.prepare(each)], options[0], lambda job: job) for each in queries]
-    whole = RemoteSearch(jobs, retriever.encode(queries), lambda jobs: options * len(jobs), lambda *_: None)
-    parts = [whole.of([jobs[1]]), whole.apart([jobs[2]]), whole.of(jobs[1:]).of([jobs[2]])]
-    found = [retriever.find(each.encoded, options)[0].weak for each in parts]
-    assert found == [True, False, False]

@@ -1,7 +1,10 @@
-"""What every kind of segment does: a bundle's, searched exactly, by a graph or in Milvus, and live items."""
+"""What every kind of segment here does: a bundle's, searched exactly or by a graph, and live items.
+
+What one on another server does is in `test_remote.py`.
+"""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS, filter_values, item_ids, item_names, tiny_bundle
 from twinspire.protos import bundle
@@ -17,7 +19,6 @@ from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.filter_kinds import parse_value
 from twinspire.protos.hybrid.fusion import FusionQuery
-from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.filters.expression import where
 from twinspire.serving.filters.plan import Plan
@@ -35,7 +36,6 @@ DELETED = [*range(0, ITEMS, 7)]
 INDEXES: Mapping[str, IndexParameters] = {
     "exact": IndexParameters("ip", 16, 100, 64, exact=True),
     "hnsw": IndexParameters("ip", 16, 200, 200),
-    "milvus": IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"}),
 }
 CHEAP = where.price < 30
 
@@ -104,19 +104,13 @@ class World:
         return sorted(scores, reverse=True)[:k]
 
 
-@pytest.fixture(
-    scope="module", params=["exact", "hnsw", "growing", pytest.param("milvus", marks=needs_lite())]
-)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["exact", "hnsw", "growing"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("segment")
     index = INDEXES.get(request.param, INDEXES["exact"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(URI, str(folder / "lite.db"))
-        made = tiny_bundle(folder, ITEMS, filters=FILTERS, is_hybrid=True, index=index)
-        if request.param == "milvus":
-            publish(made, bundle.read(made))
-        plain = built(made)
-        yield World(growing(made) if request.param == "growing" else plain, plain)
+    made = tiny_bundle(folder, ITEMS, filters=FILTERS, is_hybrid=True, index=index)
+    plain = built(made)
+    return World(growing(made) if request.param == "growing" else plain, plain)
 
 
 def search(segment: Segment, queries: Vectors, k: int, exact: bool = False) -> Neighbours:

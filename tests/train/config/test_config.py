@@ -110,6 +110,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"index": {"k": 0}}, "index.k: expected at least 1, got 0"),
     ({"index": {"kind": "remote"}}, "index.kind: expected one of hnsw, milvus, got 'remote'"),
     ({"index": {"kind": "exact"}}, 'index.kind: expected "hnsw" for exact search'),
+    (
+        {"index": {"kind": "milvus", "search": "auto"}, "hybrid": {"enabled": True}},
+        'hybrid.enabled: expected "auto" or false with index.kind = "milvus", got true',
+    ),
     ({"gates": {"parity_tolerance": 0}}, "gates.parity_tolerance: expected a number above 0, got 0"),
     ({"gates": {"recall_target": 1.2}}, "gates.recall_target: expected above 0 and at most 1, got 1.2"),
     (
