@@ -7,7 +7,7 @@ $(error this is GNU make $(MAKE_VERSION); 4 or newer is needed, on macOS `brew i
 endif
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench evaluate register promote refresh rollback prune history serve \
-        serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
+        serve-http status search loadtest gatewaytest swaptest filtertest livetest remotetest demo ui serve-mlflow test test-all \
         test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos docs notebooks clean help
 
 PYTHON ?= python3
@@ -227,6 +227,10 @@ swaptest: setup ## two bundles swapped to and fro under load, every answer check
 
 filtertest: setup ## searches with filters, of the newest bundle or of BUNDLE: recall, plans and times by the share that passes
 	@$(call run,tests.load filtertest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(QUERIES),--queries $(QUERIES)))
+
+remotetest: setup ## a host with ITEMS=1000000 on a vector database against one with 100,000, and a swap under load; ENGINE=milvus SECONDS=60 JSON=path
+	@$(call run,tests.load remotetest,$(if $(ENGINE),--engine $(ENGINE)) $(if $(ITEMS),--items $(ITEMS)) \
+	  $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(SECONDS),--seconds $(SECONDS)))
 
 livetest: setup ## live items under load, kills and swaps: BUNDLE= OTHER= ONLY=history,swap,load OPERATIONS= KILLS= SERVICES= CATALOGUE= CONFIG=
 	@$(call run,tests.load livetest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \

@@ -50,8 +50,8 @@ PLAIN_TABLES = '[precision]\nquery = "fp32"\nitem = "fp32"\nvectors = "fp32"\n'
 ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
 # Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
 LOOKED_UP = re.compile(
-    r"make (test|lint|setup|ui|bench|loadtest|gatewaytest|swaptest|filtertest|livetest|test-hostile"
-    r"|serve|data|clean)\b"
+    r"make (test|lint|setup|ui|bench|loadtest|gatewaytest|swaptest|filtertest|livetest|remotetest"
+    r"|test-hostile|serve|data|clean)\b"
 )
 DOCUMENTED = ("pandas/io", "polars/io")  # what the demo reads beside the standard library; all takes minutes
 HTTP_ADDRESS = "127.0.0.1:8080"  # of the gateway, in the same way

@@ -1,6 +1,6 @@
 """`python -m tests.load COMMAND`: the service under load; each command has --help.
 
-The commands are loadtest, swaptest, filtertest, livetest and gatewaytest.
+The commands are loadtest, swaptest, filtertest, livetest, gatewaytest and remotetest.
 """
 
 from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
@@ -32,6 +32,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[ArgumentParser], None]]] = {
         options.add_filter_arguments,
     ),
     "livetest": ("cli.livetest", "Test live items under load, kills and swaps.", options.add_live_arguments),
+    "remotetest": (
+        "measure_remote",
+        "Compare hosts with few and many items on a vector database, and swap under load.",
+        options.add_remote_arguments,
+    ),
     "gatewaytest": ("measure_gateway", "Measure the gateway beside gRPC.", options.add_rounds_arguments),
 }
 

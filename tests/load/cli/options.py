@@ -1,4 +1,4 @@
-"""The options of `python -m tests.load loadtest`, `swaptest`, `filtertest`, `livetest` and `gatewaytest`.
+"""The options of the commands of `python -m tests.load`.
 
 They are in a module of their own, so that parsing a command line does not import the tests.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.load.plan import PARTS
+from twinspire.protos.bundle import MILVUS, REMOTE_KINDS
 from twinspire.serving import flag_types as flags
 from twinspire.serving.rollout.bundle_cache import BUNDLES
 
@@ -95,6 +96,18 @@ def add_live_arguments(parser: ArgumentParser) -> None:
         default=2.0,
         help="of each measurement in a round (%(default)g)",
     )
+
+
+def add_remote_arguments(parser: ArgumentParser) -> None:
+    """Add the options of the test of a vector database."""
+    add = parser.add_argument
+    kinds = sorted(REMOTE_KINDS)
+    add("--engine", choices=kinds, default=MILVUS, help=f"{' or '.join(kinds)} (%(default)s)")
+    add("--items", type=flags.count, default=1_000_000, help="of the larger catalogue (%(default)s)")
+    add("--small", type=flags.count, default=100_000, help="items of the smaller one (%(default)s)")
+    add("--clients", type=flags.bounded_count(MAX_CLIENTS), default=4, help="number of clients (%(default)s)")
+    seconds = flags.bounded_seconds(MAX_SWAP_SECONDS)
+    add("--seconds", type=seconds, default=60.0, help="of load, with one swap (%(default)g)")
 
 
 def add_rounds_arguments(parser: ArgumentParser) -> None:

@@ -1,0 +1,50 @@
+"""`make remotetest`: it sees answers of another bundle, and its commands end in a report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.answers import hits_of
+from tests.helpers.milvus import milvus_server, needs_server
+from tests.helpers.tiny import item_names, tiny_bundle
+from tests.load.__main__ import main
+from tests.load.measure_remote import Items
+from twinspire.protos.vector_databases.milvus import URI
+from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+
+
+def test_hits_of_another_bundle_are_seen(tmp_path: Path) -> None:
+    folders = [tiny_bundle(tmp_path / f"{items}", items) for items in (100, 300)]
+    few, many = map(Retriever.load, folders)
+    query, name = Items(folders[0]), item_names(300)[250]  # an item that the smaller bundle lacks
+    vector = few.encode([Query(name)]).vectors[0]
+    own, other = (hits_of(each.search([Query(name)], 10)[0]) for each in (few, many))
+    assert query.holds(own, vector)
+    assert not query.holds(other, vector)
+    assert not query.holds([*own[:9], (own[9][0], own[9][1] + 0.01)], vector)
+    assert not query.holds(own[:9], vector)
+    np.testing.assert_allclose(query.best(vector[None])[0], [score for _, score in own], atol=1e-5)
+
+
+@needs_server()
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+def test_a_host_is_measured_through_the_usual_commands(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with milvus_server(tmp_path_factory) as server:
+        monkeypatch.setenv(URI, server.uri)
+        assert main(["remotetest", "--json", "--small", "600", "--items", "1500", "--seconds", "10"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (found["items"], found["small_items"], found["engine"]) == (1500, 600, "milvus")
+    assert found["failed"] == found["mixed"] == 0
+    assert found["recall_at_10"] >= 0.9
+    assert found["answers"] > found["answers_after"] > 0
+    assert 0 < found["host_files_mib"] < found["rss_mib"]
+    assert {"rss_ratio", "p50_ms", "p99_ms", "build_s"} <= found.keys()
