@@ -1,5 +1,6 @@
 """The channel to the shadow: it holds what fits, counts what does not, and never blocks its writer."""
 
+import mmap
 import os
 import random
 import socket
@@ -11,6 +12,7 @@ import pytest
 
 from tests.helpers.forking import fork
 from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.shadow.channel import Mirrored, ShadowChannel, TrafficMirror
 
 REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
@@ -102,10 +104,12 @@ def test_a_shadow_that_has_gone_harms_nobody() -> None:
 def test_a_peer_that_has_gone_harms_nobody() -> None:
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     receiver.close()
-    cells = memoryview(bytearray(16)).cast("Q")
+    datagrams = DatagramChannel(sender, receiver, mmap.mmap(-1, 16))
     with sender:
-        TrafficMirror(sender, cells, cell=1, share=1.0).send(REQUEST, RESPONSE)
-    assert cells.tolist() == [0, 1]
+        TrafficMirror(datagrams, memoryview(bytearray(8)).cast("Q"), slot=1, share=1.0).send(
+            REQUEST, RESPONSE
+        )
+    assert datagrams.dropped == 1
 
 
 def test_what_several_processes_drop_is_summed(channel: ShadowChannel) -> None:

@@ -1,0 +1,83 @@
+"""A socket from the workers to one process, on which no worker ever waits.
+
+Both ends and the counters are created before the fork, and the supervisor keeps them. So a worker or a
+receiver that is restarted uses the same ones, and what is in the socket is not lost.
+"""
+
+import mmap
+import select
+import socket
+from collections.abc import Sequence
+from functools import cached_property
+
+BUFFER = 1 << 20  # bytes of the socket's buffer; Linux doubles it, if its limit allows
+CELL_BYTES = 8
+
+
+class DatagramChannel:
+    """The socket, and for each worker a count of what could not be sent. Call `create` before the fork."""
+
+    def __init__(self, sender: socket.socket, receiver: socket.socket, memory: mmap.mmap) -> None:
+        self._sender, self._receiver = sender, receiver
+        self._cells: memoryview[int] = memoryview(memory).cast("Q")
+
+    @classmethod
+    def create(cls, workers: int) -> "DatagramChannel":
+        """A channel for a number of worker slots.
+
+        Raises:
+            ValueError: `workers` is below 1.
+        """
+        if workers < 1:
+            raise ValueError(f"workers: expected at least 1, got {workers}")
+        # In a connected pair only the sender's buffer limits what is queued, not a number of datagrams.
+        sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        sender.setblocking(False)
+        receiver.setblocking(False)
+        return cls(sender, receiver, mmap.mmap(-1, workers * CELL_BYTES))
+
+    @cached_property
+    def _buffer(self) -> memoryview:
+        """A buffer to receive in; no datagram is larger."""
+        return memoryview(bytearray(self._sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)))
+
+    @property
+    def dropped(self) -> int:
+        """What could not be sent, since the service started."""
+        return sum(self._cells)
+
+    def send(self, slot: int, parts: Sequence[bytes], count: int = 1) -> None:
+        """Send a datagram of the worker in a slot, or count it as dropped.
+
+        It is dropped where the receiver is behind or has died, or where it is larger than the socket's
+        buffer.
+
+        Args:
+            parts: of the datagram, which are joined.
+            count: of what it holds.
+        """
+        try:
+            self._sender.sendmsg(parts)
+        except OSError:
+            self._cells[slot] += count
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds` until there is something to receive; returns whether there is."""
+        return bool(select.select([self._receiver], [], [], seconds)[0])
+
+    def receive(self, most: int) -> list[bytes]:
+        """The oldest datagrams in the socket, at most `most`."""
+        found: list[bytes] = []
+        while len(found) < most:
+            try:
+                size = self._receiver.recv_into(self._buffer)
+            except BlockingIOError:
+                break
+            found.append(bytes(self._buffer[:size]))
+        return found
+
+    def close(self) -> None:
+        """Close both ends in this process."""
+        self._sender.close()
+        self._receiver.close()
