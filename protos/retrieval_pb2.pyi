@@ -96,7 +96,7 @@ class StringList(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion", "min_score")
+    __slots__ = ("query", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion", "min_score", "exclude_shown")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class SearchRequest(_message.Message):
     MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_SHOWN_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
@@ -113,7 +114,8 @@ class SearchRequest(_message.Message):
     min_sequence: int
     fusion: Fusion
     min_score: float
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., min_score: _Optional[float] = ...) -> None: ...
+    exclude_shown: int
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., min_score: _Optional[float] = ..., exclude_shown: _Optional[int] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all", "any", "condition")
@@ -199,7 +201,7 @@ class Hit(_message.Message):
     def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, str]] = ..., dense: _Optional[float] = ..., lexical: _Optional[float] = ..., prior: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence", "fusion", "weak", "request_id")
+    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence", "fusion", "weak", "request_id", "explored", "propensities")
     HITS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +212,8 @@ class SearchResponse(_message.Message):
     FUSION_FIELD_NUMBER: _ClassVar[int]
     WEAK_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPLORED_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITIES_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     bundle_version: str
     timing: Timing
@@ -220,7 +224,9 @@ class SearchResponse(_message.Message):
     fusion: Fusion
     weak: bool
     request_id: str
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weak: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    explored: bool
+    propensities: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weak: _Optional[bool] = ..., request_id: _Optional[str] = ..., explored: _Optional[bool] = ..., propensities: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_us", "encode_us", "search_us")
@@ -233,7 +239,7 @@ class Timing(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., search_us: _Optional[int] = ...) -> None: ...
 
 class SearchBatchRequest(_message.Message):
-    __slots__ = ("queries", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion", "min_score")
+    __slots__ = ("queries", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion", "min_score", "exclude_shown")
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +248,7 @@ class SearchBatchRequest(_message.Message):
     MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_SHOWN_FIELD_NUMBER: _ClassVar[int]
     queries: _containers.RepeatedCompositeFieldContainer[Query]
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
@@ -250,7 +257,8 @@ class SearchBatchRequest(_message.Message):
     min_sequence: int
     fusion: Fusion
     min_score: float
-    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., min_score: _Optional[float] = ...) -> None: ...
+    exclude_shown: int
+    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., min_score: _Optional[float] = ..., exclude_shown: _Optional[int] = ...) -> None: ...
 
 class SearchBatchResponse(_message.Message):
     __slots__ = ("results", "bundle_version", "timing", "sequence", "request_id")
@@ -267,20 +275,24 @@ class SearchBatchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[HitList, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., sequence: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class HitList(_message.Message):
-    __slots__ = ("hits", "unknown_history", "basis", "plan", "fusion", "weak")
+    __slots__ = ("hits", "unknown_history", "basis", "plan", "fusion", "weak", "explored", "propensities")
     HITS_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_HISTORY_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
     WEAK_FIELD_NUMBER: _ClassVar[int]
+    EXPLORED_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITIES_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     unknown_history: int
     basis: Basis
     plan: Plan
     fusion: Fusion
     weak: bool
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weak: _Optional[bool] = ...) -> None: ...
+    explored: bool
+    propensities: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weak: _Optional[bool] = ..., explored: _Optional[bool] = ..., propensities: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("queries", "items")
@@ -382,7 +394,7 @@ class Figure(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., system: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow", "unsent_bytes_bound", "connection_unsent_bytes_bound", "catalogue")
+    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow", "unsent_bytes_bound", "connection_unsent_bytes_bound", "catalogue", "served_log")
     class RequestsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -419,6 +431,7 @@ class ServiceState(_message.Message):
     UNSENT_BYTES_BOUND_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_UNSENT_BYTES_BOUND_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_FIELD_NUMBER: _ClassVar[int]
+    SERVED_LOG_FIELD_NUMBER: _ClassVar[int]
     uptime_seconds: float
     workers: int
     workers_up: int
@@ -441,7 +454,20 @@ class ServiceState(_message.Message):
     unsent_bytes_bound: int
     connection_unsent_bytes_bound: int
     catalogue: LiveCatalogue
-    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., unsent_bytes_bound: _Optional[int] = ..., connection_unsent_bytes_bound: _Optional[int] = ..., catalogue: _Optional[_Union[LiveCatalogue, _Mapping]] = ...) -> None: ...
+    served_log: ServedLog
+    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., unsent_bytes_bound: _Optional[int] = ..., connection_unsent_bytes_bound: _Optional[int] = ..., catalogue: _Optional[_Union[LiveCatalogue, _Mapping]] = ..., served_log: _Optional[_Union[ServedLog, _Mapping]] = ...) -> None: ...
+
+class ServedLog(_message.Message):
+    __slots__ = ("rows", "dropped", "bytes", "last_error")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    dropped: int
+    bytes: int
+    last_error: str
+    def __init__(self, rows: _Optional[int] = ..., dropped: _Optional[int] = ..., bytes: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
 
 class LiveCatalogue(_message.Message):
     __slots__ = ("store_id", "sequence", "worker_sequence", "live_items", "tombstones", "bounds", "last_error", "pid")

@@ -11,6 +11,7 @@ from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.rollout.follower import FollowConfig
 from twinspire.serving.security.rate_limit import ITEMS_PER_TOKEN
 from twinspire.serving.security.tls import TlsFiles
+from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.wire.converters import RequestLimits
 
 
@@ -29,6 +30,7 @@ class ServiceConfig:
         follow: the alias whose bundle is served after the first one; if not given, the bundle never changes.
         catalogue: the store of live items; if not given, the service takes no writes.
         events: the store of events; if not given, the service records none, and knows no users.
+        served_log: the log of answers, and exploration; if not given, there is neither.
     """
 
     folder: Path
@@ -83,3 +85,4 @@ class ServiceConfig:
     follow: FollowConfig | None = None
     catalogue: CatalogueConfig | None = None
     events: EventsConfig | None = None
+    served_log: ServedLogConfig | None = None

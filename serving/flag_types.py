@@ -62,15 +62,30 @@ def number_up_to(most: float) -> Callable[[str], float]:
     return parse
 
 
-def share(text: str) -> float:
-    """A number above 0 and at most 1."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found <= 1:
-        raise ArgumentTypeError(f"expected a number above 0 and at most 1, got {text!r}")
-    return found
+def positive(most: float) -> Callable[[str], float]:
+    """A type of numbers above 0, and at most `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = 0.0
+        if not 0 < found <= most:
+            raise ArgumentTypeError(f"expected a number above 0 and at most {most:g}, got {text!r}")
+        return found
+
+    return parse
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """A type of some names."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ArgumentTypeError(f"expected {' or '.join(names)}, got {text!r}")
+        return text
+
+    return parse
 
 
 def host(text: str) -> str:
@@ -101,6 +116,7 @@ count = bounded_count(2**31 - 1)
 count_or_none = bounded_count(2**31 - 1, least=0)
 sequence = bounded_count(2**63 - 1, least=0)
 port = bounded_count(65_535, least=0)
+share = positive(1.0)
 seconds = bounded_seconds(3600.0)
 seconds_or_none = bounded_seconds(3600.0, or_none=True, shortest=1.0)
 
@@ -135,16 +151,17 @@ def add_options(parser: Any, kind: type[Any], group: str = "") -> None:
     for each in options_of(kind):
         if each.metadata["group"] != group:
             continue
+        name = flag(each.name)
+        default = None if each.metadata["partner"] else each.default  # None: not given
         if isinstance(each.default, bool):
-            parser.add_argument(flag(each.name), action="store_true", help=each.metadata["help"])
+            parser.add_argument(name, action="store_true", default=default, help=each.metadata["help"])
             continue
         if each.default == ():
             text = f"{each.metadata['help']}; repeatable"
-            parser.add_argument(flag(each.name), type=each.metadata["type"], action="append", help=text)
+            parser.add_argument(name, type=each.metadata["type"], action="append", help=text)
             continue
         text = each.metadata["help"] + ("" if each.default is None else f" ({each.default})")
-        default = None if each.metadata["partner"] else each.default  # None: not given
-        parser.add_argument(flag(each.name), type=each.metadata["type"], default=default, help=text)
+        parser.add_argument(name, type=each.metadata["type"], default=default, help=text)
 
 
 def check_partners(arguments: Namespace, kind: type[Any]) -> None:

@@ -10,6 +10,7 @@ from twinspire.serving import environment  # noqa: F401  # before gRPC is import
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -23,12 +24,14 @@ from twinspire.serving.api import catalogue_service, events_service
 from twinspire.serving.api.catalogue_service import CatalogueServicer
 from twinspire.serving.api.events_service import EventsServicer
 from twinspire.serving.api.retrieval_service import SERVICE, RetrievalServicer
+from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Batcher
 from twinspire.serving.engine.call import Call, Method, UnaryCall
 from twinspire.serving.engine.event_loop import EventLoop
 from twinspire.serving.engine.front import Front
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.engine.stream_call import OpenCalls, StreamCall, WatchCall
+from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.grpc.connection_monitor import ConnectionMonitor
 from twinspire.serving.grpc.core import GrpcFront
 from twinspire.serving.grpc.options import server_options
@@ -43,6 +46,8 @@ from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.access import Access
 from twinspire.serving.security.auth import Guard, caller
 from twinspire.serving.security.tls import credentials
+from twinspire.serving.served_log.config import ServedLogConfig
+from twinspire.serving.served_log.sampling import AnswerSampler
 from twinspire.serving.shadow.channel import TrafficMirror
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 from twinspire.serving.wire.converters import RequestLimits
@@ -72,6 +77,9 @@ class RetrievalServer:
         shared_state: has the entry `CATALOGUE` of that process.
         events: connection to the process that stores events, already started, if the service has events.
         events_url: of their store.
+        shown_hours: for which the process keeps items shown to users; 0 if it does not.
+        served_log: which answers the service keeps in a log, if it has one.
+        log_channel: to the process of that log.
         front: accepts the calls; one for gRPC by default.
 
     Raises:
@@ -96,6 +104,9 @@ class RetrievalServer:
         shared_state: SharedState | None = None,
         events: StoreClient | None = None,
         events_url: str = "",
+        shown_hours: int = 0,
+        served_log: ServedLogConfig | None = None,
+        log_channel: DatagramChannel | None = None,
         front: Front | None = None,
     ) -> None:
         limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
@@ -121,12 +132,18 @@ class RetrievalServer:
                     each.MergeFrom(wire.ServedBundle(**scores))
             return {**metrics.snapshot(), **access.state(), **worker, **shown}
 
-        users = None
+        users = shown = None
         if events is not None:
             from twinspire.serving.events.user_histories import UserHistories  # which needs SQLAlchemy
 
-            users = UserHistories(events_url, limits.max_values, self._call_soon)
+            users = UserHistories(events_url, limits.max_values, limits.max_exclude, self._call_soon)
+        if events is not None and shown_hours:
+            dropped = partial(worker_metrics.add, layout.SHOWN_DROPPED)
+            shown = ShownItems(events, shown_hours * 3600, self._call_soon, dropped)
         self._users = users
+        self._log: AnswerSampler | None = None
+        if served_log is not None and log_channel is not None:
+            self._log = AnswerSampler(served_log, log_channel, slot, self._call_soon)
         self._servicer = RetrievalServicer(
             TrafficSplit(bundle),
             limits,
@@ -135,6 +152,8 @@ class RetrievalServer:
             mirror,
             None if shared_state is None else lambda: int(shared_state.read(CATALOGUE)["sequence"]),
             None if users is None else users.resolve,
+            self._log,
+            shown,
         )
         self._metrics.shows([bundle.version])
         self._shown_sequence = 0
@@ -260,6 +279,8 @@ class RetrievalServer:
         if self._catalogue is not None:
             self._event_loop.call_soon(self._catalogue.shut_down)
         self._event_loop.stop(grace_seconds)
+        if self._log is not None:
+            self._log.flush()
         if self._users is not None:
             self._users.stop()
         self._servicer.stop()

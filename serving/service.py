@@ -21,6 +21,7 @@ from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.serving import heap
 from twinspire.serving.address import is_loopback, join
 from twinspire.serving.config import ServiceConfig
+from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.descriptors import fitting
 from twinspire.serving.engine.limits import OTHER_FILES
 from twinspire.serving.events.config import EventsConfig
@@ -42,6 +43,7 @@ from twinspire.serving.security.access import Access, AccessFiles
 from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.security.tls import ServerTls, check_exposure
 from twinspire.serving.security.tokens import TokenFile
+from twinspire.serving.served_log.config import ServedLogConfig, reserve
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_manager import ServiceManager
 from twinspire.serving.service_status import ServiceStatus
@@ -53,6 +55,7 @@ from twinspire.serving.shared_state import (
     EVENTS,
     FOLLOWING,
     NEXT,
+    SERVED_LOG,
     SHADOW,
     SHADOW_TARGET,
     TARGET,
@@ -187,6 +190,7 @@ class _Service:
         entries = [TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS]
         entries += [CATALOGUE] if config.catalogue else []
         entries += [EVENTS] if config.events else []
+        entries += [SERVED_LOG] if config.served_log else []
         self.shared_state = SharedState.create((*entries, *map(worker_name, range(config.workers))))
         first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
         self.shared_state.write(TARGET, Target(1, first).entry())
@@ -206,7 +210,11 @@ class _Service:
             from twinspire.serving.events.process import initial_events_entry
 
             self.shared_state.write(EVENTS, initial_events_entry(config.events))
-        self._status = ServiceStatus(self.shared_state, self.shared, self._channel)
+        self._log_channel = DatagramChannel.create(config.workers) if config.served_log else None
+        if config.served_log:
+            self._log_folder = reserve(config.served_log.folder)  # until the last process has ended
+            self.shared_state.write(SERVED_LOG, {"rows": 0, "lost": 0, "bytes": 0, "last_error": ""})
+        self._status = ServiceStatus(self.shared_state, self.shared, self._channel, self._log_channel)
 
     def optional_processes(self) -> Iterator[ProcessSpec]:
         """The processes of stores, the follower and the shadow, as far as the configuration asks for them."""
@@ -217,6 +225,8 @@ class _Service:
         if config.events and self._events:
             run = partial(self._run_events, config.events, self._events)
             yield ProcessSpec("events", run, self._events_heartbeat.count, PATIENCE_SECONDS)
+        if config.served_log and self._log_channel:
+            yield ProcessSpec("served log", partial(self._run_log, config.served_log, self._log_channel))
         if config.follow:
             follow = follower(
                 config.follow,
@@ -247,6 +257,12 @@ class _Service:
 
         heartbeat = self._events_heartbeat
         EventsProcess(config, channel, self.shared_state, self._config.grace, heartbeat).run(handle)
+
+    def _run_log(self, config: ServedLogConfig, channel: DatagramChannel, handle: WorkerHandle) -> None:
+        """Run the process of the served log until it has to stop."""
+        from twinspire.serving.served_log.process import ServedLog  # which needs pyarrow
+
+        ServedLog(config, channel, self.shared_state, self.shared, self._config.grace).run(handle)
 
     def worker(self, slot: int) -> Callable[[WorkerHandle], None]:
         """The function that the worker of a slot runs until it has to stop."""
@@ -329,6 +345,9 @@ class _Service:
             shared_state=self.shared_state,
             events=events,
             events_url=config.events.url if config.events else "",
+            shown_hours=config.events.bounds.events_shown_hours if config.events else 0,
+            served_log=config.served_log,
+            log_channel=self._log_channel,
         )
 
     def _mirror(self, slot: int) -> TrafficMirror | None:

@@ -13,6 +13,7 @@ from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import MANIFEST, VECTORS, Manifest
 from twinspire.protos.errors import BundleError
+from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.metrics import Reading
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
@@ -20,10 +21,25 @@ from twinspire.serving.rollout.loaded_bundle import CANARY, CHAMPION
 from twinspire.serving.rollout.target import Target
 from twinspire.serving.shadow.channel import ShadowChannel
 from twinspire.serving.shadow.report import shadow_readings, shadow_state
-from twinspire.serving.shared_state import ACCESS, CATALOGUE, EVENTS, FOLLOWING, SHADOW, TARGET, SharedState
+from twinspire.serving.shared_state import (
+    ACCESS,
+    CATALOGUE,
+    EVENTS,
+    FOLLOWING,
+    SERVED_LOG,
+    SHADOW,
+    TARGET,
+    SharedState,
+)
 
 # Name of a process -> name of its entry in shared memory, which holds the process id.
-PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW, "catalogue": CATALOGUE, "events": EVENTS}
+PROCESSES = {
+    "follower": FOLLOWING,
+    "shadow": SHADOW,
+    "catalogue": CATALOGUE,
+    "events": EVENTS,
+    "served-log": SERVED_LOG,
+}
 
 
 @dataclass(frozen=True)
@@ -66,14 +82,19 @@ class ServiceStatus:
     Args:
         shared: the workers' metrics.
         channel: to the shadow, if there is one.
+        log_channel: to the process of the served log, if there is one.
     """
 
     def __init__(
-        self, shared_state: SharedState, shared: SharedMetrics, channel: ShadowChannel | None = None
+        self,
+        shared_state: SharedState,
+        shared: SharedMetrics,
+        channel: ShadowChannel | None = None,
+        log_channel: DatagramChannel | None = None,
     ) -> None:
         self._shared_state = shared_state
         self._shared = shared
-        self._channel = channel
+        self._channel, self._log_channel = channel, log_channel
         self._facts: BundleFacts | None = None  # of the champion at the last scrape
 
     def state(self) -> dict[str, Any]:
@@ -86,6 +107,7 @@ class ServiceStatus:
             "following": wire.Following(**shown) if shown else None,
             "shadow": self._shadow(),
             "catalogue": self._catalogue(),
+            "served_log": self._served_log(),
         }
 
     def metrics(self) -> Iterator[Reading]:
@@ -107,6 +129,8 @@ class ServiceStatus:
             yield from catalogue_readings(self._shared_state.read(CATALOGUE), self._shared.read())
         if EVENTS in self._shared_state.names:
             yield from event_readings(self._shared_state.read(EVENTS))
+        if self._log_channel:
+            yield from log_readings(self._shared_state.read(SERVED_LOG), self._log_channel.dropped)
         if ACCESS in self._shared_state.names:
             yield from access_readings(self._shared_state.read(ACCESS))
 
@@ -141,6 +165,17 @@ class ServiceStatus:
         if self._channel is None:
             return None
         return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._channel.dropped))
+
+    def _served_log(self) -> wire.ServedLog | None:
+        if self._log_channel is None:
+            return None
+        entry, behind = self._shared_state.read(SERVED_LOG), self._log_channel.dropped
+        return wire.ServedLog(
+            rows=entry["rows"],
+            dropped=entry["lost"] + behind,
+            bytes=entry["bytes"],
+            last_error=entry["last_error"],
+        )
 
     def _catalogue(self) -> wire.LiveCatalogue | None:
         if CATALOGUE not in self._shared_state.names:
@@ -233,6 +268,19 @@ def event_readings(entry: Mapping[str, Any]) -> Iterator[Reading]:
     yield metrics.EVENTS_COMMITS, [([], entry["commits"])]
     yield metrics.EVENTS_COMMIT_SECONDS, [([], entry["commit_seconds"])]
     yield metrics.EVENTS_FAILED, [([], float(bool(entry["last_error"])))]
+
+
+def log_readings(entry: Mapping[str, Any], behind: int) -> Iterator[Reading]:
+    """The metrics of the served log.
+
+    Args:
+        entry: of its process in shared memory.
+        behind: answers that the process was too far behind to take.
+    """
+    yield metrics.LOG_ROWS, [([], entry["rows"])]
+    yield metrics.LOG_DROPPED, [(["behind"], behind), (["disk"], entry["lost"])]
+    yield metrics.LOG_BYTES, [([], entry["bytes"])]
+    yield metrics.LOG_FAILED, [([], float(bool(entry["last_error"])))]
 
 
 def access_readings(access: Mapping[str, Any]) -> Iterator[Reading]:

@@ -25,6 +25,7 @@ SHADOW = "shadow"  # shadow: what it has compared
 ACCESS = "access"  # supervisor: the state of certificate and token files
 CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live items, and what was encoded
 EVENTS = "events"  # events' process (first the supervisor): the store of events
+SERVED_LOG = "served log"  # served log's process (first the supervisor): its rows and files
 WORKER = "worker "  # prefix of the names of workers' entries
 
 PAGE = 16 << 10  # bytes

@@ -1,20 +1,19 @@
 """The service `retrieval.v1.Retrieval`: reads requests, checks their bounds, and makes jobs of them."""
 
-import logging
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
-from twinspire.protos.inputs.events import item_ids, without_times
+from twinspire.serving.api.answer_copies import MakeAnswer, mirrored, noted
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.remote_calls import RemoteCalls
 from twinspire.serving.engine.unsent import UNCOUNTED
+from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.live.search.sequence_waits import AHEAD, SequenceWaits
 from twinspire.serving.retrieval.answer import FusionMode, Timing
@@ -24,7 +23,6 @@ from twinspire.serving.retrieval.query import (
     EncodedQueries,
     PreparedQuery,
     Query,
-    QueryForm,
     SearchOptions,
     SearchResult,
 )
@@ -32,19 +30,17 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
 from twinspire.serving.security.rate_limit import RateLimit, tokens
+from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler
 from twinspire.serving.shadow.channel import TrafficMirror
 from twinspire.serving.wire import converters
 from twinspire.serving.wire.converters import ASK_LESS, RequestLimits
 from twinspire.serving.wire.filter_converters import compile_filter
-
-log = logging.getLogger(__name__)
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
 KEY = "x-request-key"  # metadata: the same bundle answers all requests with the same key
 ENVELOPE_BYTES = 1024  # most bytes of an answer to one query besides its hits
 ENVELOPE_BYTES_EACH = 32  # most bytes of a query's part of a batch's answer besides its hits
 SCORED_BYTES = 20  # most bytes of an item's score besides its id
-MakeAnswer = Callable[[Job], bytes]
 
 
 class RetrievalServicer:
@@ -58,6 +54,8 @@ class RetrievalServicer:
         store_sequence: gives the last known sequence of the store of live items; by default that of the
             champion's items.
         resolve_users: adds the events of users to queries, if the service has them.
+        log: takes a share of the answers, if the service keeps a log of them.
+        shown: keeps which items were shown to users, if the service does.
 
     Attributes:
         waits: calls that wait until the bundles have applied a write; `advance` answers them.
@@ -72,8 +70,11 @@ class RetrievalServicer:
         mirror: TrafficMirror | None = None,
         store_sequence: Callable[[], int] | None = None,
         resolve_users: ResolveUsers | None = None,
+        log: AnswerSampler | None = None,
+        shown: ShownItems | None = None,
     ) -> None:
         self.split, self._resolve_users = split, resolve_users
+        self._log, self._shown = log, shown
         self.waits = SequenceWaits()
         self._limits = limits
         self._rate = rate
@@ -121,11 +122,12 @@ class RetrievalServicer:
         if options.k * bundle.responses.largest > self._sizes.small:
             make = self._sizes.checked(bundle, 1, options.k, answer)
             size = self._sizes.expected(bundle, 1, options.k)
-        if self._mirror is not None and bundle is self.split.champion:
-            take = self._mirror.sample(call.method.name)
-            if take is not None:
-                make = _taken(request, make, take, self._limits.max_exclude)
-        return self._job(call, bundle, queries, ("query",), options, make, size)
+
+        def answer_of(job: Job, whole: bytes, place: int) -> bytes:
+            return whole
+
+        names, messages = ("query",), (message,)
+        return self._search(request, call, bundle, queries, names, options, messages, answer_of, make, size)
 
     SearchStream = Search  # one answer for each request, in order
 
@@ -150,9 +152,14 @@ class RetrievalServicer:
                 job.found, bundle.version, job.timing, job.sequence, call.request_id
             )
 
+        def answer_of(job: Job, whole: bytes, place: int) -> bytes:
+            found, answer_id = job.found[place], f"{call.request_id}/{place}"
+            return bundle.responses.response(found, bundle.version, job.timing, job.sequence, answer_id)
+
         make = self._sizes.checked(bundle, count, options.k, answer)
         size = self._sizes.expected(bundle, count, options.k)
-        return self._job(call, bundle, queries, names, options, make, size)
+        messages = request.queries
+        return self._search(request, call, bundle, queries, names, options, messages, answer_of, make, size)
 
     def Encode(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse | Job | Deferred:
         """The vectors of queries, or of items."""
@@ -278,6 +285,62 @@ class RetrievalServicer:
         call.bundle = bundle
         return bundle
 
+    def _search(
+        self,
+        request: wire.SearchRequest | wire.SearchBatchRequest,
+        call: Call,
+        bundle: LoadedBundle,
+        queries: Sequence[Query],
+        names: Sequence[str],
+        options: SearchOptions,
+        messages: Sequence[wire.Query],
+        answer_of: AnswerOf,
+        make: MakeAnswer,
+        size: int,
+    ) -> Job | Deferred:
+        """The job of a search, whose answer also goes to the shadow, the served log and the items shown.
+
+        Args:
+            messages: the queries as received.
+        """
+        self._check_shown(request.exclude_shown, messages, names)
+        sampled = None if self._log is None else self._log.sample(len(queries))
+        is_explored = sampled is not None and bool(sampled.explored)
+        if self._mirror is not None and bundle is self.split.champion and not is_explored:
+            take = self._mirror.sample(call.method.name)
+            if take is not None and isinstance(request, wire.SearchRequest):
+                make = mirrored(request, make, take, self._limits.max_exclude)
+        if sampled is not None:
+            condition = request.filter.SerializeToString() if request.HasField("filter") else b""
+            make = sampled.logged(make, answer_of, messages, options.k, condition)
+            if is_explored:
+                options = sampled.widened(options)
+        if self._shown is not None and any(each.HasField("user") for each in messages):
+            make = noted(make, messages, self._shown.add)
+        return self._job(call, bundle, queries, names, options, make, size, 0, request.exclude_shown)
+
+    def _check_shown(self, seconds: int, messages: Sequence[wire.Query], names: Sequence[str]) -> None:
+        """Refuse to exclude items shown if the service does not keep them, or keeps them for less long.
+
+        Raises:
+            InvalidInput: it does not; or a query has no user.
+        """
+        if not seconds:
+            return
+        most = 0 if self._shown is None else self._shown.seconds
+        if seconds > most:
+            kept = (
+                f"at most {most}, as long as items shown are kept"
+                if most
+                else "none: no items shown are kept"
+            )
+            raise InvalidInput(
+                "exclude_shown", f"expected {kept} (serve --events --events-shown-hours), got {seconds}"
+            )
+        for message, name in zip(messages, names, strict=True):
+            if not message.HasField("user"):
+                raise InvalidInput(f"{name}.user", "required with exclude_shown, but missing")
+
     def _job(
         self,
         call: Call,
@@ -288,11 +351,13 @@ class RetrievalServicer:
         answer: Callable[[Job], Any],
         size: int,
         items: int = 0,
+        exclude_shown: int = 0,
     ) -> Job | Deferred:
         """The job of these queries, deferred where users' events or another server have to be read first.
 
         Args:
             items: that `answer` scores.
+            exclude_shown: seconds for which items shown to the user are excluded.
         """
         retriever = bundle.retriever
 
@@ -320,7 +385,8 @@ class RetrievalServicer:
         if self._resolve_users is None or all(each.user is None for each in queries):
             return made(queries, repeat(()))
         job: Job | Deferred
-        job = self._resolve_users(queries, retriever.events, options.exclude_history, resolved)
+        excludes = options.exclude_history, exclude_shown
+        job = self._resolve_users(queries, retriever.events, *excludes, resolved)
         return job
 
     def _remote_job(
@@ -509,52 +575,6 @@ class AnswerBytes:
 
 def _too_large(size: str, most: int) -> InvalidInput:
     return InvalidInput("k", f"expected an answer of at most {most} bytes, got {size}; {ASK_LESS}")
-
-
-def _taken(
-    request: wire.SearchRequest, answer: MakeAnswer, take: Callable[[Any, bytes], None], most: int
-) -> MakeAnswer:
-    """`answer`, followed by a call of `take` with the request and the response.
-
-    Args:
-        most: items that a request may exclude.
-    """
-
-    def make(job: Job) -> bytes:
-        response = answer(job)
-        try:
-            mirrored = without_user(request, job.prepared[0], job.retriever.query_form, most)
-            take(mirrored, response)
-        except Exception:  # it must not fail the client's search
-            log.exception("a search could not be mirrored to the shadow")
-        return response
-
-    return make
-
-
-def without_user(
-    request: wire.SearchRequest, prepared: PreparedQuery, form: QueryForm, most: int
-) -> wire.SearchRequest:
-    """The search with what the user's events added to it: the shadow does not read them.
-
-    Args:
-        prepared: its query, as it was answered.
-        form: of the bundle that answered.
-        most: items that it may exclude.
-    """
-    if not request.query.HasField("user"):
-        return request
-    copy = wire.SearchRequest()
-    copy.CopyFrom(request)
-    copy.query.ClearField("user")
-    copy.query.features.pop(form.history or "", None)  # the query's history has its value
-    copy.exclude.extend(islice(prepared.excluded, max(0, most - len(copy.exclude))))
-    history: Any = (prepared.values or {}).get(form.history or "") or ()
-    copy.query.history[:] = item_ids(history)
-    if form.reads_times:
-        times = without_times(history)[1]
-        copy.query.history_times[:] = [math.nan if each is None else each for each in times]
-    return copy
 
 
 def _items(queries: Sequence[Query], options: SearchOptions) -> int:

@@ -20,6 +20,7 @@ from twinspire.serving.live.store.write_rules import CatalogueBounds
 from twinspire.serving.rollout.bundle_cache import BUNDLES
 from twinspire.serving.rollout.follower import FollowConfig
 from twinspire.serving.security.tls import TlsFiles
+from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.wire.converters import RequestLimits
 
 AN_ALIAS = "an alias, such as --model models:/pydocs@champion,"
@@ -54,6 +55,7 @@ def add_serve(parser: ArgumentParser) -> None:
     group.add_argument("--no-follow", action="store_true", help="keep the version that the alias names now")
     _add_catalogue(parser.add_argument_group("live items"))
     _add_events(parser.add_argument_group("events"))
+    _add_served_log(parser.add_argument_group("served log"))
     _add_access(parser.add_argument_group("access"))
     flags.add_options(parser.add_argument_group("observability"), ServiceConfig, "observability")
     flags.add_options(parser.add_argument_group("limits of a request"), RequestLimits)
@@ -98,6 +100,7 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         events=_events(arguments),
         port=arguments.port,
         workers=arguments.workers,
+        served_log=_served_log(arguments),
         **flags.chosen(arguments, ServiceConfig),
     )
 
@@ -156,6 +159,24 @@ def _events(arguments: Namespace) -> EventsConfig | None:
     return config
 
 
+def _served_log(arguments: Namespace) -> ServedLogConfig | None:
+    """The log of answers; None if the service keeps none.
+
+    Raises:
+        UsageError: a flag needs --served-log, or contradicts another.
+        MissingStage: pyarrow is not installed.
+    """
+    flags.check_partners(arguments, ServedLogConfig)
+    if arguments.served_log is None:
+        return None
+    if find_spec("pyarrow") is None:
+        raise MissingStage("--served-log needs pyarrow; install it with: pip install pyarrow")
+    try:
+        return ServedLogConfig(arguments.served_log, **flags.chosen(arguments, ServedLogConfig))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 def _bounds_of_store(arguments: Namespace, store: str, names: Mapping[str, str]) -> dict[str, int]:
     """The bounds of a store that are given, by name.
 
@@ -212,9 +233,17 @@ def _add_events(group: _ArgumentGroup) -> None:
         help="record events of users, and answer queries with a user; kept at sqlite:///PATH or "
         f"postgresql://USER@HOST/DATABASE (without a URL: {LIVE / 'events.db'})",
     )
-    for field in fields(EventBounds):
-        text = f"{field.metadata['help']} ({field.default})"
-        group.add_argument(flags.flag(field.name), type=flags.count, help=text)
+    flags.add_options(group, EventBounds)
+
+
+def _add_served_log(group: _ArgumentGroup) -> None:
+    group.add_argument(
+        "--served-log",
+        type=Path,
+        metavar="FOLDER",
+        help="keep a share of the answers in this folder, in files of Parquet",
+    )
+    flags.add_options(group, ServedLogConfig)
 
 
 def _add_access(group: _ArgumentGroup) -> None:

@@ -116,6 +116,13 @@ def _add_hits(parser: ArgumentParser) -> None:
         help="leave the items of the history out of the answer (default: as the bundle was evaluated)",
     )
     parser.add_argument(
+        "--exclude-shown",
+        type=flags.count_or_none,
+        default=0,
+        metavar="SECONDS",
+        help="leave out the items that answers showed to the user in these last seconds",
+    )
+    parser.add_argument(
         "--filter",
         metavar="TEXT",
         help="only items that pass, such as \"price < 50 and section in ['admin', 'net']\"",
@@ -359,6 +366,7 @@ def _options(arguments: Namespace) -> SearchArguments:
     return {
         "exclude": arguments.exclude,
         "exclude_history": arguments.exclude_history,
+        "exclude_shown": arguments.exclude_shown,
         "filter": arguments.filter,
         "fusion": FusionMode(arguments.fusion),
         "min_score": arguments.min_score,

@@ -221,7 +221,8 @@ def release_rows(state: Mapping[str, Any], now: float) -> dict[str, str]:
             f"{each['errors']:,} of them with an error"
         )
     rows |= _following_rows(state["following"], now)
-    return {**rows, **_shadow_rows(state["shadow"]), **_catalogue_rows(state.get("catalogue") or {})}
+    rows |= {**_shadow_rows(state["shadow"]), **_catalogue_rows(state.get("catalogue") or {})}
+    return {**rows, **_log_rows(state.get("served_log") or {})}
 
 
 def ages(following: Mapping[str, Any], now: float) -> dict[str, float | None]:
@@ -272,6 +273,15 @@ def _following_rows(following: Mapping[str, Any], now: float) -> dict[str, str]:
     error = following["last_error"]
     rows["last error"] = f"{error} ({failures} in a row)" if error and failures > 1 else error or "none"
     rows["changes"] = f"{following['swaps']:,} swaps{swapped}; {following['refused']:,} versions refused"
+    return rows
+
+
+def _log_rows(log: Mapping[str, Any]) -> dict[str, str]:
+    if not log:
+        return {}
+    rows = {"served log": f"{log['rows']:,} answers, {log['dropped']:,} dropped; {log['bytes']:,} bytes"}
+    if log["last_error"]:
+        rows["served log's error"] = log["last_error"]
     return rows
 
 

@@ -41,6 +41,7 @@ def answer_document(answer: Answer) -> Document:
         **answer.timing._asdict(),
         **({"sequence": answer.sequence} if answer.sequence else {}),
         **({"request_id": answer.request_id} if answer.request_id else {}),
+        **({"explored": True, "propensities": answer.propensities} if answer.explored else {}),
     }
 
 
@@ -127,6 +128,8 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
             "search_us": pa.int64(),
             "sequence": pa.int64(),
             "request_id": pa.string(),
+            "explored": pa.bool_(),
+            "propensities": pa.list_(pa.float64()),
         }
     )
     rows: list[Document] = []

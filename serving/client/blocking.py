@@ -88,8 +88,8 @@ class RetrievalClient:
             k: 0 for the server's default.
             timeout: in seconds.
             metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
-            options: `exclude`, `exclude_history`, `min_sequence`, `filter`, `fusion` and `min_score`, as
-                `SearchArguments` describes them.
+            options: `exclude`, `exclude_history`, `min_sequence`, `filter`, `fusion`, `min_score` and
+                `exclude_shown`, as `SearchArguments` describes them.
 
         Raises:
             InvalidInput: the server refuses the request; `field` names the invalid part.

@@ -333,6 +333,8 @@ class SearchArguments(TypedDict, total=False):
             `"price < 50"`.
         fusion: which scores rank the items of a query with a text; those of the bundle by default.
         min_score: leave out the hits with a lower score, so that there may be fewer than `k`; None for none.
+        exclude_shown: leave out the items that answers showed to the query's `user` in these last seconds; 0
+            leaves out none.
     """
 
     exclude: Collection[str]
@@ -341,6 +343,7 @@ class SearchArguments(TypedDict, total=False):
     filter: Filter | str | None
     fusion: FusionMode
     min_score: float | None
+    exclude_shown: int
 
 
 def streamed_queries(queries: AsyncQueries, fields: dict[str, Any]) -> StreamedRequests:
@@ -375,6 +378,7 @@ def search_fields(k: int, options: SearchArguments) -> dict[str, Any]:
         "filter": None if chosen is None else filter_to_wire(chosen),
         "fusion": converters.fusion_to_wire(_fusion(options)),
         "min_score": options.get("min_score"),
+        "exclude_shown": check_range(options.get("exclude_shown", 0), "exclude_shown", 2**32 - 1),
     }
 
 

@@ -2,6 +2,7 @@
 
     python -m twinspire.serving.events delete u7 u8 --events sqlite:///events.db
     python -m twinspire.serving.events delete - < users.txt
+    python -m twinspire.serving.events delete u7 --served-log FOLDER
     python -m twinspire.serving.events export events.parquet
 
 `delete` removes each event of the users. SQLite overwrites the rows, and empties its log unless another
@@ -24,6 +25,7 @@ from twinspire.protos.cli import CommandParser
 from twinspire.protos.errors import InvalidInput, MissingStage, TwinspireError
 from twinspire.serving.events.config import default_url
 from twinspire.serving.events.store import EventStore
+from twinspire.serving.served_log.config import LOCK
 from twinspire.serving.wire.converters import check_user
 
 
@@ -57,6 +59,9 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     deleting = commands.add_parser("delete", help="delete all events of users")
     deleting.add_argument("users", nargs="+", metavar="USER", help="keys of users; - for lines of stdin")
+    deleting.add_argument(
+        "--served-log", type=Path, metavar="FOLDER", help="delete their rows from this served log, too"
+    )
     exporting = commands.add_parser("export", help="write all events to a file of Parquet")
     exporting.add_argument("output", type=Path, help="the file")
     for each in (deleting, exporting):
@@ -85,13 +90,35 @@ def _users(given: Sequence[str]) -> list[str]:
     return users
 
 
+def _served_log(root: Path) -> Any:
+    """The folder of a served log.
+
+    Raises:
+        MissingStage: pyarrow is not installed.
+        InvalidInput: it is no such folder.
+    """
+    try:
+        from twinspire.serving.served_log.log_folder import LogFolder
+    except ModuleNotFoundError:
+        raise MissingStage("a served log needs pyarrow; install it with: pip install pyarrow") from None
+    if not (root / LOCK).exists():
+        raise InvalidInput("--served-log", f"{root}: no service has written its log there")
+    return LogFolder(root)
+
+
 def _run(arguments: Namespace) -> dict[str, Any]:
-    users = _users(arguments.users) if arguments.command == "delete" else []
+    users, folder = [], None
+    if arguments.command == "delete":
+        users = _users(arguments.users)
+        folder = _served_log(arguments.served_log) if arguments.served_log else None
     with closing(EventStore.open(arguments.events or default_url(), create=False)) as store:
         if arguments.command == "export":
             return {"output": str(arguments.output), "events": export(store, arguments.output)}
         deleted = sum(map(store.delete_user, users))
-        return {"users": len(users), "events_deleted": deleted, "log_emptied": store.shorten_log()}
+        found = {"users": len(users), "events_deleted": deleted, "log_emptied": store.shorten_log()}
+        if folder is not None:
+            found["answers_deleted"] = sum(map(folder.delete_user, users))
+        return found
 
 
 def main() -> None:

@@ -2,19 +2,26 @@
 
 from dataclasses import dataclass
 
-from twinspire.serving.flag_types import option
+from twinspire.serving.flag_types import count_or_none, option
 from twinspire.serving.live.config import LIVE
 
 
 @dataclass(frozen=True)
 class EventBounds:
-    """How long events stay in the store, and how many of them.
+    """How long events and items shown stay in the store, and how many of them.
 
     Each service that uses a store deletes what is beyond its own bounds.
     """
 
-    events_max_days: int = option(365, "days for which an event is kept after it was recorded")
-    events_max_count: int = option(100_000_000, "events that are kept; the oldest are deleted")
+    events_max_days: int = option(
+        365, "days for which an event is kept after it was recorded", partner="events"
+    )
+    events_max_count: int = option(
+        100_000_000, "events that are kept; the oldest are deleted", partner="events"
+    )
+    events_shown_hours: int = option(
+        0, "hours for which items shown to users are kept", count_or_none, partner="events"
+    )
 
 
 @dataclass(frozen=True)

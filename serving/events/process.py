@@ -5,6 +5,7 @@ Between them it deletes what is beyond the bounds. If the store cannot be writte
 the reason.
 """
 
+import json
 import logging
 import os
 import time
@@ -16,7 +17,7 @@ from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.events.store import MOST_DELETED, EventStore
 from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
-from twinspire.serving.live.process.store_client import Channel
+from twinspire.serving.live.process.store_client import Channel, FrameKind
 from twinspire.serving.live.store.database import EVENTS as STORE
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.shared_state import EVENTS, SharedState
@@ -70,7 +71,9 @@ class EventsProcess:
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Store the events that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
-        group = self._group(seconds)
+        waiting = self._group(seconds)
+        self._keep_shown([each for each in waiting if each.frame.kind == FrameKind.SHOWN])
+        group = [each for each in waiting if each.frame.kind != FrameKind.SHOWN]
         for request, outcome in zip(group, self._record(group), strict=True):
             if isinstance(outcome, TwinspireError):
                 self._frames.refuse(request, outcome)
@@ -114,11 +117,32 @@ class EventsProcess:
         }
         return outcomes
 
+    def _keep_shown(self, group: Sequence[PendingRequest]) -> None:
+        """Store which items were shown, in one transaction, and reply."""
+        if not group:
+            return
+        failure: TwinspireError | None = None
+        try:
+            self._opened().show([shown for each in group for shown in json.loads(each.frame.payload)])
+            self._entry["last_error"] = ""
+        except TwinspireError as error:
+            failure = self._failed(error)
+        except Exception:  # of any kind: the workers would send it again to the next process
+            log.exception("items shown could not be stored")
+            failure = TwinspireError("items shown could not be stored; the log says why")
+        for request in group:
+            if failure is None:
+                self._frames.answer(request, 0, b"")
+            else:
+                self._frames.refuse(request, failure)
+
     def _prune(self) -> None:
         """Delete a part of the events beyond the bounds, and look again soon if there are more."""
         bounds, deleted = self._config.bounds, 0
         try:
-            deleted = self._opened().prune(bounds.events_max_days, bounds.events_max_count)
+            deleted = self._opened().prune(
+                bounds.events_max_days, bounds.events_max_count, bounds.events_shown_hours
+            )
             self._entry["last_error"] = ""
         except TwinspireError as error:
             self._failed(error)

@@ -10,6 +10,7 @@ events of one time, and the oldest rows are deleted by them. Commits are as dura
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,12 +53,20 @@ REQUESTS = sa.Table(
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("arrived", sa.BigInteger, nullable=False, index=True),
 )
+SHOWN = sa.Table(
+    "twinspire_shown",
+    TABLES,
+    sa.Column("user_key", sa.Text, primary_key=True),
+    sa.Column("shown", sa.BigInteger, primary_key=True, index=True),  # nanoseconds since 1970
+    sa.Column("item_ids", sa.Text, nullable=False),  # JSON
+    sqlite_with_rowid=False,
+)
 SECOND = 1_000_000_000  # nanoseconds
 KEEP_REQUESTS = 24 * 3600 * SECOND  # for which a repeated request is recognised
 MOST_DELETED = 10_000  # rows that one transaction deletes, because writes wait for it
 EXPORTED = 50_000  # rows that are read at once
 
-_INSERT, _REMEMBER = sa.insert(ROWS), sa.insert(REQUESTS)
+_INSERT, _REMEMBER, _SHOW = sa.insert(ROWS), sa.insert(REQUESTS), sa.insert(SHOWN)
 _LOCK = sa.select(META).with_for_update()
 _COUNT = sa.update(META).values(events=META.c.events + sa.bindparam("more"))
 
@@ -122,12 +131,28 @@ class EventStore:
                 connection.execute(_REMEMBER, new)
         return outcomes
 
-    def prune(self, days: float, most: int) -> int:
-        """Delete the oldest events and requests, about `MOST_DELETED` of each at once; returns their number.
+    def show(self, answers: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Store which items answers have shown, in one transaction.
+
+        Args:
+            answers: users, and the ids of the items that they were shown.
+
+        Raises:
+            Unavailable: as `record`.
+        """
+        rows = [
+            {"user_key": user, "shown": self._arrival(), "item_ids": json.dumps(ids)} for user, ids in answers
+        ]
+        with self._database.writing() as connection:
+            connection.execute(_SHOW, rows)
+
+    def prune(self, days: float, most: int, shown_hours: float = 0) -> int:
+        """Delete the oldest rows of each kind, about `MOST_DELETED` of each at once; returns their number.
 
         Args:
             days: events that were recorded before are deleted.
             most: of all events, as many stay.
+            shown_hours: items that were shown before are deleted.
 
         Raises:
             Unavailable: the store cannot be written now.
@@ -136,6 +161,8 @@ class EventStore:
         oldest = sa.select(ROWS.c.arrived).order_by(ROWS.c.arrived).limit(1)
         old = sa.select(REQUESTS.c.id).where(REQUESTS.c.arrived < now - KEEP_REQUESTS)
         old = old.order_by(REQUESTS.c.arrived).limit(MOST_DELETED)
+        hidden = sa.select(SHOWN.c.shown).where(SHOWN.c.shown < now - int(shown_hours * 3600 * SECOND))
+        hidden = hidden.order_by(SHOWN.c.shown).limit(MOST_DELETED)
         with self._database.writing() as connection:
             excess = connection.execute(_LOCK).one().events - most
             forgotten = int(connection.execute(sa.delete(REQUESTS).where(REQUESTS.c.id.in_(old))).rowcount)
@@ -145,10 +172,14 @@ class EventStore:
                 end = max(end, last + 1)
             beyond = connection.execute(oldest.offset(MOST_DELETED)).scalar()
             end = end if beyond is None else min(end, beyond)
-            return _delete(connection, ROWS.c.arrived < end) + forgotten
+            forgotten += _delete(connection, SHOWN, SHOWN.c.shown.in_(hidden))
+            return _delete(connection, ROWS, ROWS.c.arrived < end) + forgotten
 
     def delete_user(self, user: str) -> int:
-        """Delete all events of a user, about `MOST_DELETED` at once; returns their number.
+        """Delete all events of a user, about `MOST_DELETED` at once, and what the user was shown.
+
+        Returns:
+            The number of events.
 
         Raises:
             Unavailable: the store cannot be written now; a part of the events may be deleted.
@@ -158,8 +189,10 @@ class EventStore:
         while deleted:
             with self._database.writing() as connection:
                 connection.execute(_LOCK)
-                deleted = _delete(connection, (ROWS.c.user_key == user) & ROWS.c.arrived.in_(part))
+                deleted = _delete(connection, ROWS, (ROWS.c.user_key == user) & ROWS.c.arrived.in_(part))
             total += deleted
+        with self._database.writing() as connection:
+            _delete(connection, SHOWN, SHOWN.c.user_key == user)
         return total
 
     def shorten_log(self) -> bool:
@@ -180,10 +213,9 @@ class EventStore:
             yield rows.partitions()
 
     def _make(self, connection: Connection, create: bool) -> None:
-        if create:
-            TABLES.create_all(connection)
-        elif not sa.inspect(connection).has_table(META.name):
+        if not create and not sa.inspect(connection).has_table(META.name):
             raise ConfigError(f"{self._database.name}: is no store of events")
+        TABLES.create_all(connection)  # an earlier program made fewer
         meta = connection.execute(_LOCK).one_or_none()
         if meta is None:
             first = {"one": 1, "schema_version": SCHEMA_VERSION, "events": 0}
@@ -194,13 +226,17 @@ class EventStore:
                 f"expects {SCHEMA_VERSION}"
             )
 
+    def _arrival(self) -> int:
+        """Now, in nanoseconds since 1970; later than that of any row before."""
+        self._last = max(self._last + 1, time.time_ns())
+        return self._last
+
     def _row(self, event: wire.Event) -> dict[str, Any]:
         now = time.time_ns()
-        self._last = max(self._last + 1, now)
         return {
             "user_key": event.user,
             "time": event.time if event.HasField("time") else now / SECOND,
-            "arrived": self._last,
+            "arrived": self._arrival(),
             "item_id": event.item_id,
             "type": event.type,
             "value": event.value if event.HasField("value") else None,
@@ -209,12 +245,13 @@ class EventStore:
         }
 
 
-def _delete(connection: Connection, which: sa.ColumnElement[bool]) -> int:
-    """Delete events, which SQLite overwrites; returns their number."""
+def _delete(connection: Connection, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+    """Delete events or items shown, which SQLite overwrites; returns the number of rows."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete = ON")
-    deleted = int(connection.execute(sa.delete(ROWS).where(which)).rowcount)
-    connection.execute(_COUNT, {"more": -deleted})
+    deleted = int(connection.execute(sa.delete(table).where(which)).rowcount)
+    if table is ROWS:
+        connection.execute(_COUNT, {"more": -deleted})
     return deleted
 
 

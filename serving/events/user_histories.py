@@ -5,9 +5,11 @@ its cache. Those in PostgreSQL are read by a thread, and the call is deferred me
 sees all that was acknowledged before it, by whichever worker and host.
 """
 
+import json
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,11 +28,15 @@ BUSY_SECONDS = 0.1  # to wait for a lock, which readers of a write-ahead log har
 MOST_WAITING = 1024  # calls of one worker that wait for PostgreSQL
 RETRY_SECONDS = 1.0
 
-LATEST = "SELECT {} FROM twinspire_events WHERE user_key = {} ORDER BY time DESC, arrived DESC LIMIT {}"
+LATEST = "SELECT {1} FROM twinspire_events WHERE user_key = {0} ORDER BY time DESC, arrived DESC LIMIT {0}"
+SHOWN = (
+    "SELECT item_ids FROM twinspire_shown WHERE user_key = {0} AND shown >= {0} ORDER BY shown DESC LIMIT {0}"
+)
 COLUMNS = "item_id, time, type, value"  # of an `EventRow`
 UNREADABLE = "the store of events cannot be read now"
 
 Rows = Sequence[EventRow]
+Stored = tuple[Rows, Sequence[str]]  # of a user: the events, and the ids of the items shown
 
 
 class UserHistories:
@@ -39,12 +45,15 @@ class UserHistories:
     Args:
         url: of the store, which exists.
         most: of a user's latest events are read.
+        most_shown: items that were shown to a user last are excluded, at most.
         call_soon: calls a function soon on that thread; may itself be called on any thread.
     """
 
-    def __init__(self, url: str, most: int, call_soon: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, url: str, most: int, most_shown: int, call_soon: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._table = table_of(url)
-        self._most, self._call_soon = most, call_soon
+        self._most, self._most_shown, self._call_soon = most, most_shown, call_soon
         self._thread = ThreadPoolExecutor(1, "events")
         self._waiting = 0
 
@@ -58,6 +67,7 @@ class UserHistories:
         queries: Sequence[Query],
         reading: EventReading,
         excludes_history: bool,
+        exclude_shown: int,
         then: Callable[[list[ResolvedQuery]], Any],
     ) -> Any:
         """What `then` makes of the queries without their users: now, or deferred until these have been read.
@@ -65,6 +75,7 @@ class UserHistories:
         Args:
             reading: of the bundle that answers.
             excludes_history: whether to exclude the items of a user's history.
+            exclude_shown: seconds for which items that a user was shown are excluded.
 
         Raises:
             Unavailable: the store cannot be read now.
@@ -73,14 +84,20 @@ class UserHistories:
         columns = _columns(reading.reads_times, reading.reads_types)
         deferred = Deferred()
 
-        def read() -> list[Rows]:
-            table, most = self._table, self._most
-            asked = (each.user if deferred.is_open else None for each in queries)
-            return [table.latest(each, most, columns) if each else () for each in asked]
+        def read_one(user: str) -> Stored:
+            shown = self._shown(user, exclude_shown) if exclude_shown else ()
+            return self._table.latest(user, self._most, columns), shown
 
-        def resolved(found: Sequence[Rows]) -> Any:
-            pairs = zip(queries, found, strict=True)
-            return then([reading.resolved(query, rows, excludes_history) for query, rows in pairs])
+        def read() -> list[Stored]:
+            asked = (each.user if deferred.is_open else None for each in queries)
+            return [read_one(each) if each else ((), ()) for each in asked]
+
+        def resolved(found: Sequence[Stored]) -> Any:
+            made = []
+            for query, (rows, shown) in zip(queries, found, strict=True):
+                one = reading.resolved(query, rows, excludes_history)
+                made.append(one._replace(excluded=(*one.excluded, *shown)) if shown else one)
+            return then(made)
 
         if isinstance(self._table, FileTable):
             return resolved(read())
@@ -90,11 +107,22 @@ class UserHistories:
         self._thread.submit(self._read, deferred, read, resolved)
         return deferred
 
+    def _shown(self, user: str, seconds: int) -> Sequence[str]:
+        """Ids of the items that a user was shown in the last seconds, the latest first."""
+        since = time.time_ns() - seconds * 1_000_000_000
+        ids: dict[str, None] = {}
+        for (item_ids,) in self._table.rows(SHOWN, user, since, self._most_shown):
+            ids |= dict.fromkeys(json.loads(item_ids))
+        return [*ids][: self._most_shown]
+
     def _read(
-        self, deferred: Deferred, read: Callable[[], list[Rows]], resolved: Callable[[Sequence[Rows]], Any]
+        self,
+        deferred: Deferred,
+        read: Callable[[], list[Stored]],
+        resolved: Callable[[Sequence[Stored]], Any],
     ) -> None:
         """Read events in PostgreSQL, on the thread."""
-        found: list[Rows] = []
+        found: list[Stored] = []
         failure: TwinspireError | None = None
         try:
             found = read()
@@ -135,8 +163,17 @@ class FileTable:
         Raises:
             Unavailable: the file cannot be read.
         """
+        found: Rows = self.rows(LATEST, user, most, columns=columns)
+        return found
+
+    def rows(self, statement: str, *values: Any, columns: str = "") -> Any:
+        """The rows of a statement; errors as of `latest`.
+
+        Args:
+            statement: with `{0}` in the place of each value, and `{1}` in that of `columns`.
+        """
         try:
-            return self._connection().execute(LATEST.format(columns, "?", "?"), (user, most)).fetchall()
+            return self._connection().execute(statement.format("?", columns), values).fetchall()
         except OSError as error:
             raise Unavailable(f"{UNREADABLE}: {error.strerror or 'no such file'}") from None
         except sqlite3.Error as error:
@@ -175,19 +212,24 @@ class ServerTable:
         self._opened: Any = None
 
     def latest(self, user: str, most: int, columns: str = COLUMNS) -> Rows:
-        """As `FileTable.latest`; a connection that was open before and has broken is opened again."""
+        """As `FileTable.latest`."""
+        found: Rows = self.rows(LATEST, user, most, columns=columns)
+        return found
+
+    def rows(self, statement: str, *values: Any, columns: str = "") -> Any:
+        """As `FileTable.rows`; a connection that was open before and has broken is opened again."""
         was_open = self._opened is not None
         if not was_open:
             self._opened = self._database.raw_connection()
         try:
-            statement = LATEST.format(columns, "%s", "%s")
-            rows: Rows = self._opened.driver_connection.execute(statement, (user, most)).fetchall()
+            text = statement.format("%s", columns)
+            rows = self._opened.driver_connection.execute(text, values).fetchall()
         except Exception as error:  # of any kind: the connection may be of no use any more
             is_broken = self._opened.driver_connection.closed
             self._opened.invalidate()
             self._opened = None
             if was_open and is_broken:
-                return self.latest(user, most, columns)
+                return self.rows(statement, *values, columns=columns)
             raise Unavailable(f"{UNREADABLE}: {driver_reason(error)}") from None
         return rows
 

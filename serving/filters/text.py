@@ -1,4 +1,4 @@
-"""Reads a filter from text: `price < 50 and brand in ['acme', 'zeta']`.
+"""Reads a filter from text, and writes its text: `price < 50 and brand in ['acme', 'zeta']`.
 
 price < 50               also <=, >, >=, == or =, and !=
 brand in ['a', 'b']      one of them; with `not in`, as with !=, an item without a value passes, too
@@ -13,7 +13,7 @@ are single or double, and after a backslash any character stands for itself.
 
 import operator
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 from twinspire.protos.errors import InvalidInput
@@ -22,11 +22,17 @@ from twinspire.serving.filters.expression import (
     MAX_DEPTH,
     AllOf,
     AnyOf,
+    Equals,
     Filter,
     Given,
+    In,
+    Not,
+    Present,
+    Range,
     shown_name,
     where,
 )
+from twinspire.serving.filters.kinds import Time, Value
 
 LONGEST_TEXT = 32_768  # code points of a filter
 _TOKEN = re.compile(
@@ -49,8 +55,42 @@ _TESTS = {
     "==": operator.eq,
     "!=": operator.ne,
 }
+_BOUNDS = {"at_least": ">=", "above": ">", "at_most": "<=", "below": "<"}
 _WORDS = ("and", "or", "not", "in", "is", "null", "true", "false")  # in any case
 _JOINS = (("or", AnyOf), ("and", AllOf))  # the loosest first
+
+
+def filter_text(node: Filter) -> str:
+    """The text of a filter, which `parse_filter` reads as an equal filter; times are cut to microseconds."""
+    if isinstance(node, AllOf | AnyOf):
+        return f" {'and' if isinstance(node, AllOf) else 'or'} ".join(
+            f"({filter_text(each)})" for each in node.filters
+        )
+    if isinstance(node, Not):
+        return f"not ({filter_text(node.filter)})"
+    if isinstance(node, Present):
+        return f"{_quoted(node.field)} is {'not ' if node.present else ''}null"
+    if isinstance(node, Equals):
+        return f"{_quoted(node.field)} == {_shown(node.value)}"
+    if isinstance(node, In):
+        return f"{_quoted(node.field)} in [{', '.join(map(_shown, node.values))}]"
+    if isinstance(node, Range):
+        bounds = (f"{_quoted(node.field)} {_BOUNDS[name]} {_shown(value)}" for name, value in node.bounds())
+        return " and ".join(bounds)
+    raise TypeError(f"expected a filter, got {type(node).__name__}")
+
+
+def _quoted(text: str) -> str:
+    return "'" + re.sub(r"([\\'])", r"\\\1", text) + "'"
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Time):
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value.nanoseconds // 1000)
+        return moment.isoformat().replace("+00:00", "Z")
+    return _quoted(value) if isinstance(value, str) else repr(float(value))
 
 
 def parse_filter(text: str) -> Filter:

@@ -224,6 +224,16 @@ EVENTS_STORED = _scrape(_C, "events_stored", "Events of users that this host has
 EVENTS_COMMITS = _scrape(_C, "events_commits", "Transactions that this host has committed for them.")
 EVENTS_COMMIT_SECONDS = _scrape(_C, "events_commit_seconds", "Time spent in these commits.", "s")
 EVENTS_FAILED = _scrape(_G, "events_failed", "1 while the store of events cannot be written.")
+EVENTS_SHOWN_DROPPED = _sum(
+    _C, "events_shown_dropped", "Answers to users of which the items shown could not be kept."
+)
+
+LOG_ROWS = _scrape(_C, "served_log_rows", "Answers in files of the served log.", "answers")
+LOG_DROPPED = _scrape(
+    _C, "served_log_dropped", "Answers for the served log that are in no file.", "answers", "reason"
+)
+LOG_BYTES = _scrape(_G, "served_log_bytes", "Size of the files of the served log.", "bytes")
+LOG_FAILED = _scrape(_G, "served_log_failed", "1 while the served log cannot be written.")
 
 FILE_STALE = _scrape(
     _G,

@@ -99,6 +99,9 @@ class Answer(NamedTuple):
         fusion: which scores ranked the hits; DEFAULT if the bundle has no lexical index.
         weak: whether nothing matches the query's text well, as `protos/retrieval.proto` says.
         request_id: names the answer of a service, for the events that follow from it.
+        explored: whether the order of the best items was drawn, for the service's served log.
+        propensities: of each hit of an explored answer, the probability of its draw, given the hits before
+            it; empty of others.
     """
 
     hits: tuple[Hit, ...]
@@ -111,6 +114,8 @@ class Answer(NamedTuple):
     fusion: FusionMode = FusionMode.DEFAULT
     weak: bool = False
     request_id: str = ""
+    explored: bool = False
+    propensities: tuple[float, ...] = ()
 
 
 class Scores(NamedTuple):

@@ -111,6 +111,7 @@ class EventReading:
         return kept[-self.longest :]
 
 
-# Called with queries, how their bundle reads events, whether to exclude the items of histories, and a
-# function of the queries without their users; returns the outcome of that function, or a `Deferred`.
-ResolveUsers = Callable[[Sequence[Query], EventReading, bool, Callable[[list[ResolvedQuery]], Any]], Any]
+# Called with queries, how their bundle reads events, whether to exclude the items of histories, the seconds
+# for which to exclude items shown, and a function of the queries without their users; returns the outcome of
+# that function, or a `Deferred`.
+ResolveUsers = Callable[[Sequence[Query], EventReading, bool, int, Callable[[list[ResolvedQuery]], Any]], Any]

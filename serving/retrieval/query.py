@@ -158,6 +158,7 @@ class QueryForm:
     Attributes:
         text, history: names of the features that the fields of these names fill; None if there is none.
         reads_times: whether the tower reads the times of a history.
+        texts: names of the features that are texts.
     """
 
     def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] | None = None) -> None:
@@ -172,9 +173,9 @@ class QueryForm:
         self.blank: dict[str, RawValue | None] = {
             name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
         }
-        texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
+        self.texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
         self.needs_text = text_is_required(features)
-        self._required = texts if self.needs_text else []
+        self._required = self.texts if self.needs_text else []
         self._only_text = self.text if self.needs_text and len(features) == 1 else None
 
     def values(self, query: Query, name: str) -> dict[str, RawValue | None]:
@@ -346,6 +347,26 @@ class EncodedQueries(NamedTuple):
     unknown: tuple[int, ...] = ()
 
 
+_OF_HITS = ("rows", "scores", "dense", "lexical", "prior")  # fields of a `SearchResult`
+
+
+class Draw(NamedTuple):
+    """How the order of an explored answer was drawn (`exploration.py`).
+
+    Args:
+        rows: of the items drawn from, by falling score.
+        scores: of these, rounded to float32.
+        propensities: of each hit, the probability of its draw, given the hits before it; 1 for hits that
+            were not drawn.
+        temperature: of the draw.
+    """
+
+    rows: list[int]
+    scores: list[float]
+    propensities: list[float]
+    temperature: float
+
+
 class SearchResult(NamedTuple):
     """The items that one query has found.
 
@@ -357,6 +378,7 @@ class SearchResult(NamedTuple):
         fusion: which scores ranked them; DEFAULT if the bundle has no lexical index.
         prior: of each, 0 to 1; empty if the bundle has none.
         weak: whether nothing matches well, as `Answer.weak` says.
+        draw: how their order was drawn; None if they are in the order of their scores.
     """
 
     rows: list[int]
@@ -368,12 +390,23 @@ class SearchResult(NamedTuple):
     fusion: FusionMode = FusionMode.DEFAULT
     prior: Sequence[float] = ()
     weak: bool = False
+    draw: Draw | None = None
 
     def at_least(self, score: float) -> "SearchResult":
         """The result without the hits below a score."""
-        count = sum(each >= score for each in self.scores)
-        parts = ("rows", "scores", "dense", "lexical", "prior")
-        return self._replace(**{name: getattr(self, name)[:count] for name in parts})
+        return self.first(sum(each >= score for each in self.scores))
+
+    def first(self, count: int) -> "SearchResult":
+        """The result with the first hits alone."""
+        return self._replace(**{name: getattr(self, name)[:count] for name in _OF_HITS})
+
+    def at(self, places: Sequence[int]) -> "SearchResult":
+        """The result with the hits at these places, in their order."""
+        moved: dict[str, Any] = {}
+        for name in _OF_HITS:
+            if part := getattr(self, name):
+                moved[name] = [part[place] for place in places]
+        return self._replace(**moved)
 
     @property
     def parts(self) -> tuple[Sequence[float], ...]:

@@ -148,6 +148,8 @@ def _rest(
         unknown, basis = context.unknown_history, BASES[context.basis]
         more = message(unknown_history=unknown, basis=basis, plan=PLANS[plan], weak=weak)
         rest += more.SerializeToString()
+    if found.draw is not None:
+        rest += message(explored=True, propensities=found.draw.propensities).SerializeToString()
     return rest
 
 

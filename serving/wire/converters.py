@@ -347,6 +347,8 @@ def answer_from_wire(
         fusion=FUSIONS.get(found.fusion, FusionMode.DEFAULT),
         weak=found.weak,
         request_id=request_id,
+        explored=found.explored,
+        propensities=tuple(found.propensities),
     )
 
 

@@ -78,6 +78,20 @@ def freshness(service: CatalogueService, rounds: int) -> list[float]:
     return found
 
 
+def hidden(service: CatalogueService, rounds: int) -> list[float]:
+    """Milliseconds from an answer to the first one of another connection that leaves out what it showed."""
+    found = []
+    with service.client() as one, service.client() as other:
+        for n in range(rounds):
+            user = Query(user=f"h{n}")
+            first = one.search(user, k=1).hits[0].id
+            answered = time.perf_counter()
+            while other.search(user, k=1, exclude_shown=60).hits[0].id == first:
+                pass
+            found.append(1000 * (time.perf_counter() - answered))
+    return found
+
+
 def ratio(
     client: RetrievalClient, ids: Sequence[str], rounds: int, searches: int, exclude_history: bool
 ) -> dict[str, Any]:
@@ -168,10 +182,13 @@ def main() -> None:
     ids = read_manifest(given.bundle).schema.vocabularies["items"]
     with tempfile.TemporaryDirectory() as folder:
         url = given.url or f"sqlite:///{folder}/events.db"
-        with catalogue_service(given.bundle, url, Path(folder), store="--events") as service:
+        flags = ("--events-shown-hours", "1")
+        with catalogue_service(given.bundle, url, Path(folder), *flags, store="--events") as service:
             found: dict[str, Any] = {**machine(), "events_per_s": round(rate(service, ids, given.seconds))}
             late = freshness(service, 100 * given.rounds)
             found["changed_after_ms"] = {f"p{q}": round(float(np.percentile(late, q)), 2) for q in (50, 99)}
+            late = hidden(service, 100 * given.rounds)
+            found["hidden_after_ms"] = {f"p{q}": round(float(np.percentile(late, q)), 2) for q in (50, 99)}
             with service.client() as client:
                 for name, excludes in (("search", False), ("exclude_history", True)):
                     found[name] = ratio(client, ids, given.rounds, given.searches, excludes)

@@ -64,6 +64,7 @@ class FrameKind(IntEnum):
     ANSWER = 4
     ERROR = 5  # `error_document`
     FORGET = 6  # no payload; the caller of the request of this number has gone, so it need not be carried out
+    SHOWN = 7  # a JSON list of users with the ids of the items that an answer showed; the reply is empty
 
 
 # Called with the reply, a frame of the kind `ANSWER`, or with an error.

@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.tiny_towers import WATCHED
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.features import FeatureSpec, HistoryFeature, TimeFeature
-from twinspire.serving.api.retrieval_service import without_user
+from twinspire.serving.api.answer_copies import without_user
 from twinspire.serving.retrieval.query import PreparedQuery, Query, QueryForm
 
 REQUEST = wire.SearchRequest(query=wire.Query(user="u", history=["item-002"]), exclude=["item-009"], k=3)

@@ -44,6 +44,7 @@ def test_parquet_holds_what_json_lines_hold(
     for row in rows:
         assert row.pop("sequence") is None  # the service takes no writes
         assert row.pop("fusion") is None  # and has no lexical index
+        assert row.pop("explored") is row.pop("propensities") is None  # and explores none
         for hit in row["hits"]:
             assert [hit.pop(name) for name in PARTS] == [None] * 3
             hit["fields"] = dict(hit["fields"])

@@ -54,7 +54,7 @@ def test_a_deletion_that_fails_is_logged_and_one_that_works_again_ends_the_error
     ]  # fmt: skip
     calls = 0
 
-    def prune(store: EventStore, days: float, most: int) -> int:
+    def prune(store: EventStore, days: float, most: int, shown_hours: float) -> int:
         nonlocal calls
         calls += 1
         outcome = outcomes.pop(0)
@@ -97,10 +97,10 @@ def test_the_users_of_a_call_that_is_over_are_not_read(monkeypatch: pytest.Monke
     table = SlowTable()
     monkeypatch.setattr(user_histories, "table_of", lambda url: table)
     soon: queue.Queue[Callable[[], None]] = queue.Queue()
-    histories = UserHistories("", 10, soon.put)
+    histories = UserHistories("", 10, 10, soon.put)
     reading = EventReading({}, 3, False, False, EventTypes())
     queries = [Query(user=each) for each in "abc"]
-    deferred = cast(Deferred, histories.resolve(queries, reading, False, lambda found: found))
+    deferred = cast(Deferred, histories.resolve(queries, reading, False, 0, lambda found: found))
     assert table.reading.wait(20)
     deferred.abandon()
     table.over.set()

@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.filters.expression import MAX_DEPTH, Filter, where
 from twinspire.serving.filters.kinds import Time
-from twinspire.serving.filters.text import LONGEST_TEXT, parse_filter
+from twinspire.serving.filters.text import LONGEST_TEXT, filter_text, parse_filter
 from twinspire.serving.wire.filter_converters import filter_to_wire
 
 DAY = datetime(2026, 1, 2, tzinfo=UTC)
@@ -52,6 +52,22 @@ DAY = datetime(2026, 1, 2, tzinfo=UTC)
 def test_a_text_is_the_filter_that_it_says(text: str, expected: Filter) -> None:
     assert parse_filter(text) == expected
     assert filter_to_wire(text) == filter_to_wire(expected)
+    assert parse_filter(filter_text(expected)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "it's", "a\\", "'\"\n\\'", "größe and null"])
+def test_any_string_can_be_written_as_a_text(text: str) -> None:
+    equal = where[text or "x"] == text
+    assert parse_filter(filter_text(equal)) == equal
+
+
+def test_a_range_of_two_bounds_is_written_as_two_conditions() -> None:
+    both = where.at.between(DAY, DAY.replace(microsecond=5)) & (where.price.between(1.0, 1e-7))
+    assert filter_text(both) == (
+        "('at' >= 2026-01-02T00:00:00Z and 'at' <= 2026-01-02T00:00:00.000005Z) "
+        "and ('price' >= 1.0 and 'price' <= 1e-07)"
+    )
+    assert parse_filter(filter_text(both)) is not None
 
 
 VALUE = "a string in quotes, a number, true, false or a time"

@@ -1,0 +1,159 @@
+"""The process of the served log: takes the rows of all workers, and writes them as files.
+
+It makes columns of the rows as they come, and writes these on another thread. What the workers send while it
+is behind waits in the socket, and what the socket does not hold is dropped and counted.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import psutil
+import pyarrow as pa
+
+from twinspire.serving.datagrams import DatagramChannel
+from twinspire.serving.observability import layout
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.served_log.config import RAW, ServedLogConfig
+from twinspire.serving.served_log.log_folder import DAY_LENGTH, LogFolder, Row, hour_of, to_table, warm_up
+from twinspire.serving.served_log.sampling import received
+from twinspire.serving.shared_state import SERVED_LOG, SharedState
+from twinspire.serving.supervisor import WorkerHandle
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2  # for which it waits for a row
+GATHER_SECONDS = 0.01  # for which it lets rows gather, because each wake-up costs as much as some rows
+MOST_DATAGRAMS = 32  # whose rows become columns at once
+MOST_ROWS = 100_000  # in memory; so many are written before the time to flush
+PRUNE_SECONDS = 60.0  # between two looks for files beyond the bounds
+NICE = 5  # below the workers
+
+Tables = dict[str, list[pa.Table]]
+
+
+class ServedLog:
+    """Writes the rows of all workers; `run` is its process.
+
+    Args:
+        channel: from the workers.
+        shared_state: with the entry `SERVED_LOG`.
+        shared: metrics of the workers, which say whether these still run.
+        grace: seconds for them to end when the service stops.
+    """
+
+    def __init__(
+        self,
+        config: ServedLogConfig,
+        channel: DatagramChannel,
+        shared_state: SharedState,
+        shared: SharedMetrics,
+        grace: float,
+    ) -> None:
+        self._config, self._channel, self._shared_state = config, channel, shared_state
+        self._shared, self._grace = shared, grace
+        self._folder = LogFolder(config.folder)
+        self._entry: dict[str, Any] = {**shared_state.read(SERVED_LOG), "pid": os.getpid(), "last_error": ""}
+        self._tables: Tables = defaultdict(list)  # by hour
+        self._rows = 0  # in these tables
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "served log")
+        self._writing: Future[None] | None = None
+        self._flush_due = time.monotonic() + config.served_log_flush_seconds
+        self._prune_due = 0.0
+
+    def run(self, handle: WorkerHandle) -> None:
+        """Work until the service stops and the workers have ended."""
+        os.nice(NICE)
+        pa.set_cpu_count(1)
+        warm_up()
+        handle.ready()
+        stopped = handle.stop_event()
+        while not stopped.is_set():
+            self.step()
+        until = time.monotonic() + self._grace
+        while time.monotonic() < until and self._workers_run():
+            self.step()
+        while self._take():
+            pass
+        self._flush()
+        self._thread.shutdown()
+
+    def step(self, seconds: float = POLL_SECONDS) -> None:
+        """Take rows, and write what is due; wait up to `seconds` if there are none."""
+        if self._channel.wait(seconds):
+            time.sleep(GATHER_SECONDS)
+            self._take()
+        if self._rows >= MOST_ROWS or time.monotonic() >= self._flush_due:
+            self._flush()
+
+    def _workers_run(self) -> bool:
+        pids = [int(row[layout.PID]) for row in self._shared.read()]
+        return any(psutil.pid_exists(pid) for pid in pids if pid)
+
+    def _take(self) -> int:
+        """Make columns of the rows in the socket; returns how many datagrams these were."""
+        datagrams = self._channel.receive(MOST_DATAGRAMS)
+        hours: dict[str, list[Row]] = defaultdict(list)
+        for query, answer in chain.from_iterable(map(received, datagrams)):
+            hours[hour_of(query.time)].append((query, answer))
+        for hour, rows in hours.items():
+            try:
+                self._tables[hour].append(to_table(rows, self._written(hour[:DAY_LENGTH])))
+                self._rows += len(rows)
+            except Exception as error:  # of any kind: other rows go on
+                self._lose(len(rows), error)
+        return len(datagrams)
+
+    def _written(self, day: str) -> Callable[[str], str]:
+        """Key of a user -> how it is written on a day."""
+        if self._config.served_log_users == RAW:
+            return str
+        return partial(self._folder.digest, day=day)
+
+    def _flush(self) -> None:
+        """Write what has come, on another thread, after what was to be written before."""
+        if self._writing is not None:
+            self._writing.result()
+        tables, self._tables, self._rows = self._tables, defaultdict(list), 0
+        self._writing = self._thread.submit(self._write, tables)
+        self._flush_due = time.monotonic() + self._config.served_log_flush_seconds
+
+    def _write(self, tables: Tables) -> None:
+        """Write a file for each hour, delete what is beyond the bounds, and publish the entry."""
+        for hour, parts in tables.items():
+            table = pa.concat_tables(parts)
+            try:
+                path = self._folder.write(table, hour, table["time"][0].value * 1000)
+                size = self._entry["bytes"] + path.stat().st_size
+                self._entry |= {"rows": self._entry["rows"] + len(table), "bytes": size, "last_error": ""}
+            except Exception as error:  # of any kind: later rows go on
+                self._lose(len(table), error)
+        if time.monotonic() >= self._prune_due:
+            self._prune()
+        self._shared_state.write(SERVED_LOG, self._entry)
+
+    def _prune(self) -> None:
+        config = self._config
+        self._prune_due = time.monotonic() + PRUNE_SECONDS
+        try:
+            self._entry["bytes"] = self._folder.prune(config.served_log_max_days, config.served_log_max_bytes)
+        except OSError as error:
+            self._lose(0, error)
+
+    def _lose(self, rows: int, error: Exception) -> None:
+        """Count rows that are in no file, and log why, unless it is the reason of before."""
+        reason = error.strerror or str(error) if isinstance(error, OSError) else type(error).__name__
+        if reason != self._entry["last_error"]:
+            log.error(
+                "%d answers could not be logged: %s", rows, error, exc_info=not isinstance(error, OSError)
+            )
+        with self._lock:
+            self._entry |= {"lost": self._entry["lost"] + rows, "last_error": reason}

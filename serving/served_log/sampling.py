@@ -1,0 +1,185 @@
+"""The workers' end of the served log: takes a share of the answers, and sends them to its process.
+
+A worker sends what is at hand: the bytes of the answer, and a few values of the query as `marshal` writes
+them for another process of the same program. To make the columns of a file of them would take it several
+times as long, and looking up ids would unshare the memory of the catalogue.
+"""
+
+import logging
+import marshal
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from random import random
+from typing import Any, NamedTuple
+
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.datagrams import DatagramChannel
+from twinspire.serving.engine.batching import Job
+from twinspire.serving.retrieval.exploration import Explorer
+from twinspire.serving.retrieval.query import SearchOptions
+from twinspire.serving.served_log.config import ServedLogConfig
+
+log = logging.getLogger(__name__)
+
+HEAD = struct.Struct("<II")  # of an answer in a datagram: the lengths of its two parts
+NONE: frozenset[int] = frozenset()
+MOST_BYTES = 64 << 10  # of the answers in a datagram, unless one alone has more
+MakeAnswer = Callable[[Job], bytes]
+# Makes the `SearchResponse` of the query of a number, from the job and its answer.
+AnswerOf = Callable[[Job, bytes, int], bytes]
+
+
+class LoggedQuery(NamedTuple):
+    """What is logged of a query besides its answer.
+
+    Args:
+        time: when it was answered, in nanoseconds since 1970.
+        user: the key, if there is one.
+        features: values of its features, without its texts unless these are to be written.
+        k: hits that were asked for.
+        filter: serialised; empty without one.
+        candidates: ids and scores of the items that an explored answer was drawn from, and the temperature.
+    """
+
+    time: int
+    user: str | None
+    features: Mapping[str, Any]
+    k: int
+    filter: bytes
+    candidates: tuple[list[str], list[float], float] | None
+
+
+def received(datagram: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
+    """Queries and their answers, from what a worker has sent."""
+    begin = 0
+    while begin < len(datagram):
+        logged, answer = HEAD.unpack_from(datagram, begin)
+        begin += HEAD.size
+        end = begin + logged
+        query = LoggedQuery(*marshal.loads(datagram[begin:end]))
+        begin = end + answer
+        yield query, wire.SearchResponse.FromString(datagram[end:begin])
+
+
+class AnswerSampler:
+    """Chooses the answers of a worker that the log takes; for one thread. Make it after the fork.
+
+    Args:
+        channel: to the process of the log.
+        slot: of the worker.
+        call_soon: calls a function soon on the event loop's thread, after the batch that is answered now.
+    """
+
+    def __init__(
+        self,
+        config: ServedLogConfig,
+        channel: DatagramChannel,
+        slot: int,
+        call_soon: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._config, self._channel, self._slot, self._call_soon = config, channel, slot, call_soon
+        self._waiting: list[bytes] = []  # parts of the next datagram
+        self._bytes = self._answers = 0  # in it
+        self._share, self._explored_share = config.served_log_share, config.explore_share or 0.0
+        self.explorer = Explorer(config.explore_top, config.explore_temperature)
+
+    def sample(self, queries: int) -> "SampledQueries | None":
+        """The queries of a request that are taken; None if none is."""
+        drawn = [random() for _ in range(queries)]  # `random` is seeded again in every fork
+        taken = [n for n, each in enumerate(drawn) if each < self._share]
+        if not taken:
+            return None
+        share = self._explored_share
+        return SampledQueries(self, taken, {n for n in taken if drawn[n] < share} if share else NONE)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._waiting:
+            self._channel.send(self._slot, self._waiting, self._answers)
+            self._waiting, self._bytes, self._answers = [], 0, 0
+
+    def add(self, job: Job, place: int, query: wire.Query, k: int, filter: bytes, answer: bytes) -> None:
+        """Send one query of a job that is done, together with others of the same batch.
+
+        Args:
+            answer: its `SearchResponse`, serialised.
+        """
+        retriever, values, draw = job.retriever, job.prepared[place].values, job.found[place].draw
+        if values is None:
+            features: dict[str, Any] = {"item_id": query.item_id}
+        else:
+            left_out = () if self._config.served_log_texts else retriever.query_form.texts
+            features = {
+                name: value for name, value in values.items() if value is not None and name not in left_out
+            }
+        candidates = None
+        if draw is not None:
+            ids = retriever.items.ids
+            candidates = [ids[row] for row in draw.rows], draw.scores, draw.temperature
+        user = query.user if query.HasField("user") else None
+        logged = marshal.dumps((time.time_ns(), user, features, k, filter, candidates))
+        size = len(logged) + len(answer)
+        if self._bytes + size > MOST_BYTES:
+            self.flush()
+        if not self._waiting:
+            self._call_soon(self.flush)
+        self._waiting += (HEAD.pack(len(logged), len(answer)), logged, answer)
+        self._bytes += size
+        self._answers += 1
+
+
+class SampledQueries(NamedTuple):
+    """The queries of one request that the log takes.
+
+    Args:
+        places: their numbers.
+        explored: the numbers of those whose order is drawn.
+    """
+
+    sampler: AnswerSampler
+    places: Sequence[int]
+    explored: Set[int]
+
+    def widened(self, options: SearchOptions) -> SearchOptions:
+        """The options of a search for all items that an explored answer draws from."""
+        return options._replace(k=max(options.k, self.sampler.explorer.top))
+
+    def logged(
+        self,
+        make: MakeAnswer,
+        answer_of: AnswerOf,
+        queries: Sequence[wire.Query],
+        k: int,
+        filter: bytes,
+    ) -> MakeAnswer:
+        """`make`, before which explored answers are drawn, and after which answers are sent to the log.
+
+        Args:
+            make: makes the answer of a job that is done.
+            queries: all of the request.
+            k: hits that were asked for.
+            filter: serialised; empty without one.
+        """
+
+        def logged(job: Job) -> bytes:
+            if self.explored:
+                self._explore(job, k)
+            answer = make(job)
+            try:
+                for place in self.places:
+                    one = answer_of(job, answer, place)
+                    self.sampler.add(job, place, queries[place], k, filter, one)
+            except Exception:  # it must not fail the client's search
+                log.exception("an answer could not be logged")
+            return answer
+
+        return logged
+
+    def _explore(self, job: Job, k: int) -> None:
+        """Draw the order of the explored answers of a job; the others get their first `k` hits."""
+        explorer = self.sampler.explorer
+        job.found = [
+            explorer.explored(found, k) if n in self.explored else found.first(k)
+            for n, found in enumerate(job.found)
+        ]

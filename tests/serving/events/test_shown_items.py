@@ -1,0 +1,143 @@
+"""Items shown to a user: kept by the service for some hours, and left out where a search asks for that."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
+from tests.helpers.waiting import wait_until
+from tests.serving.events.test_events_service import both_workers
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client import Query, RetrievalClient
+from twinspire.serving.events import store as stores
+from twinspire.serving.events.shown_items import MOST_SENT, MOST_WAITING, ShownItems
+from twinspire.serving.events.store import EventStore
+from twinspire.serving.events.user_histories import SHOWN, table_of
+from twinspire.serving.live.process.store_client import Channel, StoreClient
+
+ANN, BOB = Query(user="ann"), Query(user="bob")
+
+
+@pytest.fixture
+def showing(clicked: Path, url: str, tmp_path: Path) -> Iterator[CatalogueService]:
+    """A service that keeps items shown, on each kind of store."""
+    flags = ("--events-shown-hours", "2")
+    with catalogue_service(clicked, url, tmp_path / "service", *flags, store="--events") as service:
+        yield service
+
+
+def ids(client: RetrievalClient, query: Query, seconds: int = 0, k: int = 5) -> list[str]:
+    return [hit.id for hit in client.search(query, k=k, exclude_shown=seconds).hits]
+
+
+def shown(url: str, user: str) -> int:
+    with closing(table_of(url)) as table:
+        return len(table.rows(SHOWN, user, 0, 10_000))
+
+
+def wait_for(url: str, user: str, answers: int) -> None:
+    wait_until(lambda: shown(url, user) == answers)
+
+
+def test_items_shown_are_left_out_through_each_worker_and_host(
+    showing: CatalogueService, clicked: Path, url: str, tmp_path: Path
+) -> None:
+    one, other = both_workers(showing)
+    flags = ("--events-shown-hours", "2")
+    with (
+        catalogue_service(clicked, url, tmp_path / "host", *flags, store="--events") as host,
+        host.client() as far,
+        one,
+        other,
+    ):
+        everything = ids(one, BOB, k=20)
+        for n, client in enumerate((one, far, other)):  # the next five each, whichever answers
+            expected = everything[5 * n : 5 * n + 5]
+            wait_for(url, "ann", n)
+            assert ids(client, ANN, 3600) == expected
+        wait_for(url, "ann", 3)
+        assert ids(one, ANN) == everything[:5], "an option, not a rule"
+        assert ids(one, Query(user="eve"), 3600) == everything[:5], "of each user alone"
+        wait_for(url, "eve", 1)
+        batch = one.search_batch([ANN, Query(user="eve")], k=5, exclude_shown=3600)
+        assert [hit.id for hit in batch[0].hits] == everything[15:20]
+        assert not {hit.id for hit in batch[1].hits} & {*everything[:5]}
+
+
+def test_only_the_last_seconds_count(showing: CatalogueService) -> None:
+    with showing.client() as client:
+        first = ids(client, ANN)
+        wait_for(showing.url, "ann", 1)
+        assert not {*ids(client, ANN, 3600)} & {*first}
+        time.sleep(1.1)
+        assert ids(client, ANN, 1) == first
+
+
+def test_what_cannot_be_done_is_refused(showing: CatalogueService, small: CatalogueService) -> None:
+    with showing.client() as client:
+        with pytest.raises(InvalidInput, match=r"query.user: required with exclude_shown"):
+            client.search(Query(), exclude_shown=5)
+        with pytest.raises(InvalidInput, match=r"queries\[1\].user: required"):
+            client.search_batch([ANN, Query()], exclude_shown=5)
+        with pytest.raises(InvalidInput, match="at most 7200, as long as items shown are kept"):
+            client.search(ANN, exclude_shown=7201)
+        with pytest.raises(InvalidInput, match="expected 0 to"):
+            client.search(ANN, exclude_shown=-1)
+    with small.client() as client, pytest.raises(InvalidInput, match="--events-shown-hours"):
+        client.search(ANN, exclude_shown=5)
+
+
+def test_without_the_flag_nothing_is_kept(small: CatalogueService) -> None:
+    with small.client() as client:
+        ids(client, ANN)
+    small.stop()
+    assert shown(small.url, "ann") == 0
+
+
+def test_a_user_that_is_deleted_has_been_shown_nothing(url: str) -> None:
+    with closing(EventStore.open(url)) as store:
+        store.show([("u", ["a", "b"]), ("u", ["c"]), ("v", ["a"])])
+        assert (shown(url, "u"), shown(url, "v")) == (2, 1)
+        assert store.delete_user("u") == 0, "these are no events"
+    assert (shown(url, "u"), shown(url, "v")) == (0, 1)
+
+
+def test_what_was_shown_is_deleted_after_some_hours(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "MOST_DELETED", 3)
+    with closing(EventStore.open(url)) as store:
+        before = time.time_ns() - 3 * 3600 * 10**9
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time_ns", lambda: before)
+            store.show([("u", [str(n)]) for n in range(5)])
+        store._last = 0
+        store.show([("u", ["new"])])
+        assert [store.prune(365, 10**9, 2.0) for _ in range(3)] == [3, 2, 0]
+        assert shown(url, "u") == 1
+        assert store.prune(365, 10**9) == 1, "a service that keeps none deletes all"
+
+
+def test_a_store_of_an_earlier_program_gets_the_table(url: str) -> None:
+    with closing(EventStore.open(url)) as store, store._database.writing() as connection:
+        connection.execute(sa.text("DROP TABLE twinspire_shown"))
+    with closing(EventStore.open(url, create=False)) as store:
+        store.show([("u", ["a"])])
+        assert store.delete_user("v") == 0
+
+
+def test_answers_beyond_what_may_wait_are_dropped_and_counted() -> None:
+    channel, dropped = Channel.create(), list[int]()
+    client = StoreClient(channel)
+    client.start()
+    try:
+        kept = ShownItems(client, 3600, lambda function: function(), dropped.append)
+        for n in range(1 + MOST_WAITING + 7):  # the first is on its way; no process answers
+            kept.add("u", [str(n)])
+        assert sum(dropped) == 7
+        assert MOST_SENT < MOST_WAITING
+    finally:
+        client.stop()
+        channel.close()

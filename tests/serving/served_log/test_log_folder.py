@@ -1,0 +1,156 @@
+"""The files of the served log: what they hold, their bounds, and the deletion of a user."""
+
+import hmac
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.helpers.limited import files_limited_to
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.files.served_log import COLUMNS
+from twinspire.serving.client import where
+from twinspire.serving.served_log.log_folder import DAY_NANOSECONDS, LogFolder, Row, hour_of, to_table
+from twinspire.serving.served_log.sampling import LoggedQuery
+from twinspire.serving.wire.filter_converters import filter_to_wire
+
+NOW = time.time_ns()
+
+
+def row(number: int, user: str | None = None, nanoseconds: int = NOW) -> Row:
+    hits = [wire.Hit(id=f"item-{n}", score=1 / (1 + n)) for n in range(3)]
+    answer = wire.SearchResponse(hits=hits, bundle_version="abc", request_id=f"r{number}")
+    return LoggedQuery(nanoseconds, user, {"color": "red"}, 3, b"", None), answer
+
+
+def write(folder: LogFolder, rows: Sequence[Row]) -> Path:
+    first = rows[0][0].time
+    hour = hour_of(first)
+    table = to_table(rows, lambda user: folder.digest(user, hour[:10]))
+    return folder.write(table, hour, first)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LogFolder:
+    return LogFolder(tmp_path)
+
+
+def test_a_row_has_the_columns_of_the_contract(folder: LogFolder) -> None:
+    query, answer = row(7, "u7")
+    answer.sequence, answer.explored = 12, True
+    answer.propensities.extend([0.5, 0.25, 1.0])
+    condition = filter_to_wire(where.price < 5.0).SerializeToString()
+    query = query._replace(filter=condition, candidates=(["item-0", "item-1"], [1.0, 0.5], 0.05))
+    path = write(folder, [(query, answer), row(8)])
+    table = pq.read_table(path)
+    assert {
+        each.name: str(each.type).replace("element: ", "").replace("item: ", "") for each in table.schema
+    } == COLUMNS
+    first, second = table.to_pylist()
+    assert first.pop("user") == hmac.digest(salt(folder, 0), b"u7", "sha256").hex()[:32]
+    assert abs(first.pop("time").timestamp() - NOW / 1e9) < 1e-3
+    assert first.pop("scores") == pytest.approx([1, 1 / 2, 1 / 3])
+    assert first == {
+        "request_id": "r7",
+        "bundle": "abc",
+        "sequence": 12,
+        "query": '{"color": "red"}',
+        "k": 3,
+        "filter": "'price' < 5.0",
+        "item_ids": ["item-0", "item-1", "item-2"],
+        "propensities": [0.5, 0.25, 1.0],
+        "candidate_ids": ["item-0", "item-1"],
+        "candidate_scores": [1.0, 0.5],
+        "temperature": 0.05,
+        "challenger": None,
+        "teams": None,
+    }
+    absent = {name for name, value in second.items() if value is None}
+    assert absent == {
+        *("user", "filter", "sequence", "propensities", "candidate_ids", "candidate_scores"),
+        *("temperature", "challenger", "teams"),
+    }
+
+
+def salt(folder: LogFolder, days_ago: int) -> bytes:
+    day = hour_of(NOW - days_ago * DAY_NANOSECONDS)[:10]
+    return (folder.root / "salts" / day).read_bytes()
+
+
+def test_each_day_has_a_salt_that_its_owner_alone_can_read(folder: LogFolder) -> None:
+    digests = [folder.digest("u", day) for day in ("2026-12-01", "2026-12-02", "2026-12-01")]
+    assert digests[0] == digests[2] != digests[1]
+    assert LogFolder(folder.root).digest("u", "2026-12-01") == digests[0]
+    salts = [*(folder.root / "salts").iterdir()]
+    assert {each.stat().st_mode & 0o777 for each in salts} == {0o600}
+    assert len({each.read_bytes() for each in salts}) == 2
+
+
+def test_old_files_go_and_with_the_last_one_of_a_day_its_salt(folder: LogFolder) -> None:
+    paths = [write(folder, [row(n, "u", NOW - n * DAY_NANOSECONDS)]) for n in range(5)]
+    assert folder.prune(days=3.1, most=10**9) == sum(path.stat().st_size for path in paths[:4])
+    assert [path.exists() for path in paths] == [True, True, True, True, False]
+    days = {path.parent.name[:10] for path in paths[:4]}
+    assert {each.name for each in (folder.root / "salts").iterdir()} == days
+    assert {each.name for each in folder.root.iterdir()} == {
+        "salts",
+        *(path.parent.name for path in paths[:4]),
+    }
+
+
+def test_the_oldest_files_go_if_there_are_too_many_bytes(folder: LogFolder) -> None:
+    paths = [write(folder, [row(n, "u", NOW - n * DAY_NANOSECONDS)]) for n in range(4)]
+    size = sum(path.stat().st_size for path in paths[:2])
+    assert folder.prune(days=100, most=size) == size
+    assert [path.exists() for path in paths] == [True, True, False, False]
+
+
+def test_pruning_touches_no_foreign_files(folder: LogFolder) -> None:
+    (folder.root / "notes.txt").write_text("mine")
+    (folder.root / "TMP").mkdir()
+    (folder.root / "TMP" / "a.parquet").write_text("mine")
+    folder.prune(days=1, most=0)
+    assert (folder.root / "TMP" / "a.parquet").exists()
+    assert (folder.root / "notes.txt").exists()
+
+
+def test_the_rows_of_a_user_are_deleted_on_each_day(folder: LogFolder) -> None:
+    paths = [
+        write(folder, [row(n, user, NOW - n * DAY_NANOSECONDS) for user in ("u", "v", None, "u")])
+        for n in range(3)
+    ]
+    alone = write(folder, [row(9, "u", NOW - 10**9)])
+    untouched = write(folder, [row(9, "v", NOW - 2 * 10**9)])
+    before = untouched.stat()
+    assert folder.delete_user("u") == 7
+    assert folder.delete_user("u") == 0
+    assert not alone.exists()
+    assert untouched.stat() == before
+    for n, path in enumerate(paths):
+        day = hour_of(NOW - n * DAY_NANOSECONDS)[:10]
+        assert pq.read_table(path)["user"].to_pylist() == [folder.digest("v", day), None]
+
+
+def test_keys_that_were_written_raw_are_deleted_too(folder: LogFolder) -> None:
+    path = folder.write(to_table([row(1, "u"), row(2, "v")], str), hour_of(NOW), NOW)
+    assert folder.delete_user("u") == 1
+    assert pq.read_table(path)["user"].to_pylist() == ["v"]
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(folder: LogFolder) -> None:
+    folder.digest("u", hour_of(NOW)[:10])
+    with files_limited_to(100), pytest.raises(OSError, match="too large"):
+        write(folder, [row(1, "u")])
+    assert [*folder.root.glob("*T*/*"), *folder.root.glob("*T*/.*")] == []
+    assert write(folder, [row(1, "u")]).stat().st_size > 100
+
+
+def test_what_a_killed_process_left_is_deleted(folder: LogFolder) -> None:
+    hour = folder.root / hour_of(NOW - 3 * DAY_NANOSECONDS)
+    hour.mkdir()
+    (hour / f".1-{os.getpid()}.parquet-abcd").write_bytes(b"half")
+    folder.prune(days=30, most=10**9)
+    assert not hour.exists()

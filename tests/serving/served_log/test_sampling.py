@@ -1,0 +1,147 @@
+"""What a worker sends to the log, for each kind of query and of bundle."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.tiny import tiny_bundle
+from tests.serving.retrieval.test_interest_search import interests_bundle
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.client import Query, RetrievalClient, where
+from twinspire.serving.datagrams import DatagramChannel
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.served_log.config import ServedLogConfig
+from twinspire.serving.served_log.log_folder import to_table
+from twinspire.serving.served_log.sampling import MOST_BYTES, LoggedQuery, received
+from twinspire.serving.server import RetrievalServer
+from twinspire.serving.shadow.channel import ShadowChannel
+
+Rows = list[tuple[LoggedQuery, wire.SearchResponse]]
+
+
+@contextmanager
+def logging(folder: Path, **options: Any) -> Iterator[tuple[RetrievalClient, Callable[[], Rows]]]:
+    """A client of a server with a log, and what takes the rows that have arrived."""
+    config = ServedLogConfig(Path(), served_log_share=1.0, **options)
+    with closing(DatagramChannel.create(1)) as channel:
+
+        def rows() -> Rows:
+            found: Rows = []
+            while channel.wait(0.5):
+                found += chain.from_iterable(map(received, channel.receive(100)))
+            assert channel.dropped == 0
+            return found
+
+        server = RetrievalServer(Retriever.load(folder), served_log=config, log_channel=channel)
+        with server, RetrievalClient(server.address) as client:
+            yield client, rows
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("hybrid"), is_hybrid=True, filters={"section": "string"})
+
+
+@pytest.mark.parametrize("options", [{}, {"filter": where.section == "section 1"}, {"exclude": ["item-001"]}])
+@pytest.mark.parametrize("query", [Query("bavuti"), Query(item_id="item-003")])
+def test_explored_hits_are_the_best_ones_in_another_order(
+    hybrid: Path, query: Query, options: Mapping[str, Any]
+) -> None:
+    with logging(hybrid, explore_share=1.0, explore_top=6, explore_temperature=1e3) as (client, rows):
+        answers = [client.search(query, k=8, **options) for _ in range(6)]
+        batch = client.search_batch([query] * 6, k=8, **options)
+        logged = rows()
+    with RetrievalServer(Retriever.load(hybrid)) as server, RetrievalClient(server.address) as client:
+        expected = client.search(query, k=8, **options)
+    scores = {hit.id: hit.score for hit in expected.hits}
+    best = [hit.id for hit in expected.hits]
+    assert len({tuple(hit.id for hit in each.hits) for each in answers + batch}) > 6
+    assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers + batch]
+    for (asked, _), answer in zip(logged, answers + batch, strict=True):
+        assert answer.explored
+        ids = [hit.id for hit in answer.hits]
+        assert {*ids[:6]} == {*best[:6]}
+        assert ids[6:] == best[6:]
+        assert {hit.id: hit.score for hit in answer.hits} == pytest.approx(scores, abs=1e-5)
+        assert len(answer.propensities) == len(answer.hits)
+        assert answer.propensities[5:] == (1.0,) * len(answer.hits[5:])
+        assert asked.candidates is not None
+        assert asked.candidates[0] == best[:6]
+        assert all(hit.lexical is not None for hit in answer.hits)
+
+
+def test_popular_items_can_be_explored(watched: Path) -> None:
+    with logging(watched, explore_share=1.0, explore_top=4) as (client, rows):
+        answer = client.search(Query(), k=3)
+        ((asked, logged),) = rows()
+    assert answer.explored
+    assert logged.basis == wire.BASIS_POPULAR
+    table = to_table([(asked, logged)], str).to_pylist()[0]
+    assert table["propensities"] == [*answer.propensities]
+    assert table["temperature"] > 0
+
+
+def test_answers_by_several_interests_can_be_explored(tmp_path: Path) -> None:
+    query = Query(history=("item-001", "item-044"))
+    with logging(interests_bundle(tmp_path), explore_share=1.0, explore_top=5) as (client, rows):
+        answers = [client.search(query, k=7) for _ in range(8)]
+        logged = rows()
+    assert len({tuple(hit.id for hit in each.hits) for each in answers}) > 1
+    for (asked, _), answer in zip(logged, answers, strict=True):
+        assert asked.candidates is not None
+        assert {*asked.candidates[0]} == {hit.id for hit in answer.hits[:5]}
+        assert asked.candidates[1] == sorted(asked.candidates[1], reverse=True)
+
+
+def test_queries_of_a_batch_are_explored_each_for_itself(plain: Path) -> None:
+    with logging(plain, explore_share=0.5, explore_top=20) as (client, _):
+        answers = client.search_batch(["bavuti"] * 64, k=3)
+    explored = [each.explored for each in answers]
+    assert 12 < sum(explored) < 52
+    assert {len(each.hits) for each in answers} == {3}
+    assert all(not each.propensities for each in answers if not each.explored)
+
+
+def test_min_score_holds_for_what_is_explored(plain: Path) -> None:
+    with RetrievalServer(Retriever.load(plain)) as server, RetrievalClient(server.address) as client:
+        scores = [hit.score for hit in client.search("bavuti", k=20).hits]
+    least = float(np.float32((scores[4] + scores[5]) / 2))
+    with logging(plain, explore_share=1.0, explore_temperature=1e3) as (client, rows):
+        answer = client.search("bavuti", k=10, min_score=least)
+        ((asked, _),) = rows()
+    assert len(answer.hits) == 5
+    assert asked.candidates is not None
+    assert len(asked.candidates[0]) == 5
+
+
+def test_no_explored_answer_goes_to_a_shadow(plain: Path) -> None:
+    config = ServedLogConfig(Path(), served_log_share=1.0, explore_share=0.5)
+    with closing(DatagramChannel.create(1)) as channel, closing(ShadowChannel.create(1)) as shadow:
+        shadow.request_searches(True)
+        server = RetrievalServer(
+            Retriever.load(plain), served_log=config, log_channel=channel, mirror=shadow.mirror(0, 1.0)
+        )
+        with server, RetrievalClient(server.address) as client:
+            explored = [client.search("bavuti").explored for _ in range(40)]
+        mirrored = shadow.receive(100)
+    assert 0 < sum(explored) < 40
+    assert len(mirrored) == 40 - sum(explored)
+    assert not any(wire.SearchResponse.FromString(each.response).explored for each in mirrored)
+
+
+def test_large_batches_arrive_in_several_datagrams(plain: Path) -> None:
+    with logging(plain) as (client, rows):
+        answers = client.search_batch(["bavuti"] * 64, k=200)
+        logged = rows()
+    assert sum(answer.ByteSize() for _, answer in logged) > 3 * MOST_BYTES
+    assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers]
+
+
+def test_more_cannot_be_explored_than_is_logged() -> None:
+    with pytest.raises(ValueError, match=r"explore_share: expected at most --served-log-share 0.1"):
+        ServedLogConfig(Path(), explore_share=0.2)
