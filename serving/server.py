@@ -81,6 +81,7 @@ class RetrievalServer:
         served_log: which answers the service keeps in a log, if it has one.
         log_channel: to the process of that log.
         front: accepts the calls; one for gRPC by default.
+        interleave_share: as of `RetrievalServicer`.
 
     Raises:
         Unavailable: the address cannot be listened on, most likely because it is in use.
@@ -108,6 +109,7 @@ class RetrievalServer:
         served_log: ServedLogConfig | None = None,
         log_channel: DatagramChannel | None = None,
         front: Front | None = None,
+        interleave_share: float = 0.0,
     ) -> None:
         limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
         bundle = bundle if isinstance(bundle, LoadedBundle) else LoadedBundle.of(bundle)
@@ -154,6 +156,7 @@ class RetrievalServer:
             None if users is None else users.resolve,
             self._log,
             shown,
+            interleave_share,
         )
         self._metrics.shows([bundle.version])
         self._shown_sequence = 0

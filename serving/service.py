@@ -37,6 +37,7 @@ from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.follower import follower
 from twinspire.serving.rollout.hot_swap import HotSwapper, load_split
+from twinspire.serving.rollout.interleaving import check_share
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.rollout.target import Target, bundle_at
 from twinspire.serving.security.access import Access, AccessFiles
@@ -186,6 +187,8 @@ class _Service:
             validate_bundle(config.folder)
         if config.catalogue and self.manifest.is_remote:
             raise ConfigError(f"{NO_WRITES} {self.manifest.index.kind}, as that of {config.folder}")
+        if config.follow:
+            check_share(config.follow.interleave_share, self.manifest)
         self.shared = SharedMetrics.create(config.workers)
         entries = [TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS]
         entries += [CATALOGUE] if config.catalogue else []
@@ -348,6 +351,7 @@ class _Service:
             shown_hours=config.events.bounds.events_shown_hours if config.events else 0,
             served_log=config.served_log,
             log_channel=self._log_channel,
+            interleave_share=config.follow.interleave_share if config.follow else 0.0,
         )
 
     def _mirror(self, slot: int) -> TrafficMirror | None:

@@ -27,7 +27,7 @@ COLUMNS = {
     "temperature": "double",
     # Interleaving by team draft (Radlinski et al. 2008). Null where the answer has one bundle.
     "challenger": "string",  # version of the other bundle
-    "teams": "list<int8>",  # 0: the champion's pick, 1: the challenger's
+    "teams": "list<int8>",  # 0: the champion's pick, 1: the challenger's, null: a click says nothing of it
 }
 SUFFIX = ".parquet"
 HOUR_FORMAT = "%Y-%m-%dT%H"  # name of a folder

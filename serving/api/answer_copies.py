@@ -47,7 +47,8 @@ def noted(
         ids = job.retriever.items.ids
         for message, found in zip(messages, job.found, strict=True):
             if message.HasField("user") and found.rows:
-                add(message.user, [ids[row] for row in found.rows])
+                mixed = found.interleaved
+                add(message.user, mixed.item_ids if mixed else [ids[row] for row in found.rows])
         return response
 
     return make

@@ -7,12 +7,12 @@ from itertools import repeat
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput, TwinspireError
+from twinspire.serving.api.answer_bytes import ENVELOPE_BYTES, AnswerBytes
 from twinspire.serving.api.answer_copies import MakeAnswer, mirrored, noted
-from twinspire.serving.engine.batching import Job
+from twinspire.serving.engine.batching import BATCH_COST, Job
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.remote_calls import RemoteCalls
-from twinspire.serving.engine.unsent import UNCOUNTED
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.live.search.sequence_waits import AHEAD, SequenceWaits
@@ -27,20 +27,18 @@ from twinspire.serving.retrieval.query import (
     SearchResult,
 )
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.interleaving import Interleaver, MakeJob, attempt, failed, no_answer
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
 from twinspire.serving.security.rate_limit import RateLimit, tokens
 from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler
 from twinspire.serving.shadow.channel import TrafficMirror
 from twinspire.serving.wire import converters
-from twinspire.serving.wire.converters import ASK_LESS, RequestLimits
+from twinspire.serving.wire.converters import RequestLimits
 from twinspire.serving.wire.filter_converters import compile_filter
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
 KEY = "x-request-key"  # metadata: the same bundle answers all requests with the same key
-ENVELOPE_BYTES = 1024  # most bytes of an answer to one query besides its hits
-ENVELOPE_BYTES_EACH = 32  # most bytes of a query's part of a batch's answer besides its hits
-SCORED_BYTES = 20  # most bytes of an item's score besides its id
 
 
 class RetrievalServicer:
@@ -56,6 +54,7 @@ class RetrievalServicer:
         resolve_users: adds the events of users to queries, if the service has them.
         log: takes a share of the answers, if the service keeps a log of them.
         shown: keeps which items were shown to users, if the service does.
+        interleave_share: of the searches, 0 to 1, get hits of champion and canary, if there is one.
 
     Attributes:
         waits: calls that wait until the bundles have applied a write; `advance` answers them.
@@ -72,9 +71,11 @@ class RetrievalServicer:
         resolve_users: ResolveUsers | None = None,
         log: AnswerSampler | None = None,
         shown: ShownItems | None = None,
+        interleave_share: float = 0.0,
     ) -> None:
         self.split, self._resolve_users = split, resolve_users
         self._log, self._shown = log, shown
+        self._interleaver = Interleaver(interleave_share, limits.max_answer_bytes - ENVELOPE_BYTES)
         self.waits = SequenceWaits()
         self._limits = limits
         self._rate = rate
@@ -103,19 +104,22 @@ class RetrievalServicer:
         if not request.HasField("query"):
             raise InvalidInput("query", "required, but missing")
         message = request.query
-        bundle = self._choose(call, message)
+        challenger = self._interleaver.challenger(self.split)
+        bundle = self._choose(call, message, challenger is not None)
         queries = (self._query(message, "query"),)
         options = self._options(bundle, request)
         if not answer_id:
             answer_id = f"{call.request_id}/{call.queries}" if call.is_stream else call.request_id
             self._admit_search(call, bundle, queries, options)
-        if request.min_sequence and request.min_sequence > bundle.sequence:
+        sequence = bundle.sequence if challenger is None else self.split.sequence
+        if request.min_sequence and request.min_sequence > sequence:
             return self._wait(bundle, request, call, lambda: self.Search(request, call, answer_id))
         options = self._filtered(bundle, request, options, queries, call)
 
         def answer(job: Job) -> bytes:
-            found = job.found[0]
-            return bundle.responses.response(found, bundle.version, job.timing, job.sequence, answer_id)
+            hits = None if challenger is None else self._interleaver.hits(job, bundle, challenger)
+            rest = bundle.version, job.timing, job.sequence, answer_id, hits
+            return bundle.responses.response(job.found[0], *rest)
 
         make: MakeAnswer = answer
         size = 0
@@ -127,7 +131,10 @@ class RetrievalServicer:
             return whole
 
         names, messages = ("query",), (message,)
-        return self._search(request, call, bundle, queries, names, options, messages, answer_of, make, size)
+        pair = None if challenger is None else partial(self._with_rival, call, challenger, request, queries)
+        return self._search(
+            request, call, bundle, queries, names, options, messages, answer_of, make, size, pair
+        )
 
     SearchStream = Search  # one answer for each request, in order
 
@@ -272,10 +279,39 @@ class RetrievalServicer:
             )
         return self.waits.add(sequence, call, again, request.ByteSize())
 
-    def _choose(self, call: Call, query: wire.Query | wire.UnseenItem) -> LoadedBundle:
+    def _with_rival(
+        self,
+        call: Call,
+        challenger: LoadedBundle,
+        request: wire.SearchRequest,
+        queries: Sequence[Query],
+        job: Callable[..., Job | Deferred],
+    ) -> Job | Deferred:
+        """The champion's job with the challenger's, whose errors do not reach the client.
+
+        Args:
+            job: makes the champion's with `rival`.
+        """
+        try:
+            options = self._options(challenger, request)
+            if request.HasField("filter"):
+                compiled = compile_filter(request.filter, challenger.retriever.filters, self._limits, Work())
+                options = options._replace(filter=compiled)
+        except TwinspireError as error:
+            return job(rival=failed(challenger, error))
+
+        def paired(make: MakeJob) -> Job | Deferred:
+            return job(rival=attempt(challenger, make))
+
+        shown = request.exclude_shown
+        return self._job(call, challenger, queries, ("query",), options, no_answer, 0, 0, shown, then=paired)
+
+    def _choose(
+        self, call: Call, query: wire.Query | wire.UnseenItem, is_interleaved: bool = False
+    ) -> LoadedBundle:
         """The bundle that answers: chosen by the hash of the client's key, or of the query without a key."""
         split = self.split
-        if split.canary is None:
+        if split.canary is None or is_interleaved:
             bundle = split.champion
         else:
             key = next((value for name, value in call.metadata if name == KEY), None)
@@ -297,16 +333,19 @@ class RetrievalServicer:
         answer_of: AnswerOf,
         make: MakeAnswer,
         size: int,
+        pair: Callable[[Callable[..., Job | Deferred]], Job | Deferred] | None = None,
     ) -> Job | Deferred:
         """The job of a search, whose answer also goes to the shadow, the served log and the items shown.
 
         Args:
             messages: the queries as received.
+            pair: of an interleaved search, takes what makes the champion's job, and adds the challenger's.
+                Such an answer is not explored, and no shadow gets it.
         """
         self._check_shown(request.exclude_shown, messages, names)
-        sampled = None if self._log is None else self._log.sample(len(queries))
+        sampled = None if self._log is None else self._log.sample(len(queries), explores=pair is None)
         is_explored = sampled is not None and bool(sampled.explored)
-        if self._mirror is not None and bundle is self.split.champion and not is_explored:
+        if self._mirror is not None and bundle is self.split.champion and not is_explored and pair is None:
             take = self._mirror.sample(call.method.name)
             if take is not None and isinstance(request, wire.SearchRequest):
                 make = mirrored(request, make, take, self._limits.max_exclude)
@@ -317,7 +356,9 @@ class RetrievalServicer:
                 options = sampled.widened(options)
         if self._shown is not None and any(each.HasField("user") for each in messages):
             make = noted(make, messages, self._shown.add)
-        return self._job(call, bundle, queries, names, options, make, size, 0, request.exclude_shown)
+        shown = request.exclude_shown
+        job = partial(self._job, call, bundle, queries, names, options, make, size, 0, shown)
+        return job() if pair is None else pair(job)
 
     def _check_shown(self, seconds: int, messages: Sequence[wire.Query], names: Sequence[str]) -> None:
         """Refuse to exclude items shown if the service does not keep them, or keeps them for less long.
@@ -352,18 +393,20 @@ class RetrievalServicer:
         size: int,
         items: int = 0,
         exclude_shown: int = 0,
+        rival: Job | None = None,
+        then: Callable[[MakeJob], Job | Deferred] | None = None,
     ) -> Job | Deferred:
         """The job of these queries, deferred where users' events or another server have to be read first.
 
         Args:
             items: that `answer` scores.
             exclude_shown: seconds for which items shown to the user are excluded.
+            rival: the challenger's job, which is left out where both are too much for one batch.
+            then: of a challenger's job, takes what makes it; its outcome is returned in place of the job.
         """
         retriever = bundle.retriever
 
-        def made(
-            asked: Sequence[Query], excluded: Iterable[Collection[str]], more: int = 0
-        ) -> Job | Deferred:
+        def made(asked: Sequence[Query], excluded: Iterable[Collection[str]], more: int = 0) -> Any:
             if bundle.manifest.is_remote:
                 return self._remote_job(call, retriever, asked, names, excluded, options, answer, size)
             prepared = [*map(retriever.prepare, asked, names, excluded)]
@@ -377,13 +420,23 @@ class RetrievalServicer:
 
         def resolved(found: Sequence[ResolvedQuery]) -> Job | Deferred:
             more = sum(len(each.excluded) for each in found)
-            if self._rate is not None and more:
+            if self._rate is not None and more and then is None:
                 count = len(found)
                 self._rate.charge(caller(call), tokens(count, more) - tokens(count, 0))
-            return made([each.query for each in found], [each.excluded for each in found], more)
+            return finished(
+                lambda: made([each.query for each in found], [each.excluded for each in found], more)
+            )
+
+        def finished(make: MakeJob) -> Job | Deferred:
+            if then is not None:
+                return then(make)
+            job = make()
+            if rival is not None and job.cost + rival.cost <= BATCH_COST:
+                job.add_rival(rival)
+            return job
 
         if self._resolve_users is None or all(each.user is None for each in queries):
-            return made(queries, repeat(()))
+            return finished(partial(made, queries, repeat(())))
         job: Job | Deferred
         excludes = options.exclude_history, exclude_shown
         job = self._resolve_users(queries, retriever.events, *excludes, resolved)
@@ -491,90 +544,6 @@ class RetrievalServicer:
         query = converters.query_from_wire(message, name)
         self._limits.check_query(query, name)
         return query
-
-
-class AnswerBytes:
-    """The bound on the bytes of one answer: estimated before the search, checked before the bytes are joined.
-
-    Args:
-        most: `max_answer_bytes`.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._max_hit_bytes = most - ENVELOPE_BYTES  # an answer with no more bytes of hits is not too large
-        # An answer with no more bytes of hits is neither too large nor counted by `UnsentBytes`.
-        self.small = min(UNCOUNTED, most) - ENVELOPE_BYTES
-
-    def check_estimate(self, bundle: LoadedBundle, queries: int, k: int) -> None:
-        """Refuse a batch whose answer would be too large with items of average size.
-
-        A single query is not refused by an estimate, because its answer may fit.
-
-        Raises:
-            InvalidInput: the estimate is above the bound.
-        """
-        expected = self.expected(bundle, queries, k)
-        if queries > 1 and expected > self._most:
-            raise _too_large(f"about {expected}", self._most)
-
-    def expected(self, bundle: LoadedBundle, queries: int, k: int) -> int:
-        """The bytes of an answer with items of average size."""
-        return queries * (ENVELOPE_BYTES_EACH + min(k, len(bundle.responses)) * bundle.responses.average)
-
-    def check_vectors(self, dimension: int, count: int, name: str = "queries") -> int:
-        """The bytes of an answer of `count` vectors of float32; `name` is `queries` or `items`.
-
-        Raises:
-            InvalidInput: they are above the bound.
-        """
-        return self._fitting(count * (ENVELOPE_BYTES_EACH + 4 * dimension), f"use fewer {name}", name)
-
-    def check_scores(self, asked: Sequence[wire.QueryItems]) -> int:
-        """The bytes of an answer with the scores of these items, at most.
-
-        Raises:
-            InvalidInput: they are above the bound.
-        """
-        ids = sum(len(item_id.encode()) for each in asked for item_id in each.item_ids)
-        size = ENVELOPE_BYTES + len(asked) * ENVELOPE_BYTES_EACH
-        size += ids + SCORED_BYTES * sum(len(each.item_ids) for each in asked)
-        return self._fitting(size, "use several calls")
-
-    def _fitting(self, size: int, advice: str, name: str = "queries") -> int:
-        """The size of an answer, unless it is above the bound."""
-        if size > self._most:
-            found = f"expected an answer of at most {self._most} bytes, got {size}; {advice}"
-            raise InvalidInput(name, found)
-        return size
-
-    def checked(self, bundle: LoadedBundle, queries: int, k: int, answer: MakeAnswer) -> MakeAnswer:
-        """`answer` with a check of its size, or `answer` itself if even the largest items fit.
-
-        Args:
-            bundle: that answers.
-            queries: in the request.
-            k: items for each query.
-            answer: makes the answer of a finished job.
-        """
-        max_hits = queries * min(k, len(bundle.responses))
-        if max_hits * bundle.responses.largest <= self._max_hit_bytes - queries * ENVELOPE_BYTES_EACH:
-            return answer
-
-        def check(job: Job) -> bytes:
-            hits = sum(map(bundle.responses.size, job.found))
-            if hits > self._most:  # before the bytes take memory
-                raise _too_large(str(hits), self._most)
-            message = answer(job)
-            if len(message) > self._most:
-                raise _too_large(str(len(message)), self._most)
-            return message
-
-        return check
-
-
-def _too_large(size: str, most: int) -> InvalidInput:
-    return InvalidInput("k", f"expected an answer of at most {most} bytes, got {size}; {ASK_LESS}")
 
 
 def _items(queries: Sequence[Query], options: SearchOptions) -> int:

@@ -11,7 +11,7 @@ jobs take turns, one slice each. While short jobs wait, long jobs get about half
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,12 +73,13 @@ class Job:
         batch: queries in the batch.
         sequence: all changes of live items up to it were applied before the search.
         encode_started, search_started: by the same clock.
+        rival: searches the same for another bundle, in the same batch (`add_rival`).
     """
 
     __slots__ = (
         "answer", "answer_bytes", "arrived", "batch", "check", "client", "cost", "done",
         "encode_started", "encode_us", "error", "found", "options", "prepared", "queue_us",
-        "retriever", "search_started", "search_us", "sequence", "vectors",
+        "retriever", "rival", "search_started", "search_us", "sequence", "vectors",
     )  # fmt: skip
 
     check: Callable[[str], None]
@@ -99,6 +100,7 @@ class Job:
         self.found: list[SearchResult] = []
         self.vectors = NO_VECTORS
         self.error: Exception | None = None
+        self.rival: Job | None = None
         self.arrived = self.encode_started = self.search_started = 0
         self.queue_us = self.encode_us = self.search_us = self.batch = self.sequence = 0
 
@@ -106,6 +108,11 @@ class Job:
     def timing(self) -> Timing:
         """Time in each stage."""
         return Timing(self.queue_us, self.encode_us, self.search_us)
+
+    def add_rival(self, rival: "Job") -> None:
+        """Have another bundle search in the same batch; if it fails, only `rival.error` says so."""
+        self.rival = rival
+        self.cost += rival.cost
 
     def part(self, first: int, last: int) -> "Job":
         """The queries from `first` to before `last`, as a job of their own."""
@@ -345,7 +352,7 @@ class Batcher:
         started, used = time.perf_counter(), time.thread_time()
         wanted = [job for job in batch if self._is_wanted(job)]
         if wanted:
-            for group in _by_retriever(wanted):
+            for group in _by_retriever([*wanted, *_rivals(wanted)]):
                 self._search_or_split(group)
             queries = sum(len(job.prepared) for job in wanted)
             whole = (time.thread_time() - used) / sum(self._part_of_batch(job) for job in wanted)
@@ -461,6 +468,13 @@ def _options(batch: Sequence[Job]) -> list[SearchOptions]:
         for job in batch
         for each in [job.options if job.client_waits("search") else NO_SEARCH] * len(job.prepared)
     ]
+
+
+def _rivals(batch: Sequence[Job]) -> Iterator[Job]:
+    for job in batch:
+        if job.rival is not None and job.rival.error is None:
+            job.rival.check = job.check
+            yield job.rival
 
 
 def _by_retriever(batch: Sequence[Job]) -> list[Sequence[Job]]:

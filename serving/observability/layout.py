@@ -103,6 +103,7 @@ def cells_by_pair(metric: Metric) -> dict[str, dict[str, int]]:
 REQUESTS = cells_by_pair(metrics.REQUESTS)
 QUERIES = cells(metrics.QUERIES)
 PLANS = cells(metrics.PLANS)
+INTERLEAVED = cells(metrics.INTERLEAVED)
 REFUSED = cells(metrics.REFUSED)
 CONNECTIONS_CLOSED = cells(metrics.CONNECTIONS_CLOSED)
 REQUEST_SECONDS = cells(metrics.REQUEST_SECONDS)

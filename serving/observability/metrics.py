@@ -124,6 +124,12 @@ PLANS = _sum(
     "Queries with a filter, by how the items that pass were searched.",
     plan=tuple(plan.value for plan in Plan if plan not in (Plan.UNFILTERED, Plan.UNKNOWN)),
 )
+INTERLEAVED = _sum(
+    _C,
+    "interleaved",
+    "Searches that were to be interleaved, by who answered.",
+    by=("both", "champion"),
+)
 REFUSED = _sum(_C, "refused", "Queries that were refused.", reason=REASONS)
 CONNECTIONS_CLOSED = _sum(
     _C, "connections_closed", "Connections that the server closed.", reason=CLOSED_REASONS

@@ -5,7 +5,7 @@ import time
 from twinspire.protos.errors import AccessDenied, Overloaded, RateLimited
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.call import Call
-from twinspire.serving.observability.layout import HEARTBEAT, PLANS
+from twinspire.serving.observability.layout import HEARTBEAT, INTERLEAVED, PLANS
 from twinspire.serving.observability.tracing import Tracing
 from twinspire.serving.observability.worker_metrics import WorkerMetrics
 from twinspire.serving.wire.status import ClientGone, Code
@@ -41,6 +41,8 @@ class Observer:
         """A job's response has been serialised and sent."""
         started, made = call.serialised or (0, 0)
         self.metrics.answered(call.method.name, (made - started) / 1e9, len(job.prepared))
+        if job.rival is not None:
+            self.metrics.add(INTERLEAVED["both" if job.rival.error is None else "champion"])
         if job.options.filter is not None:
             for found in job.found:
                 self.metrics.add(PLANS[found.plan])

@@ -367,6 +367,21 @@ class Draw(NamedTuple):
     temperature: float
 
 
+class InterleavedHits(NamedTuple):
+    """The hits of an answer of two bundles, best first.
+
+    Args:
+        scores: of each, by the bundle that gave it.
+        challenger: version of the bundle beside the champion.
+        teams: 0 for a hit of the champion, 1 for one of the challenger, None where a click says nothing.
+    """
+
+    item_ids: list[str]
+    scores: list[float]
+    challenger: str
+    teams: list[int | None]
+
+
 class SearchResult(NamedTuple):
     """The items that one query has found.
 
@@ -379,6 +394,7 @@ class SearchResult(NamedTuple):
         prior: of each, 0 to 1; empty if the bundle has none.
         weak: whether nothing matches well, as `Answer.weak` says.
         draw: how their order was drawn; None if they are in the order of their scores.
+        interleaved: the hits that the client gets in place of these, if a challenger's are among them.
     """
 
     rows: list[int]
@@ -391,6 +407,7 @@ class SearchResult(NamedTuple):
     prior: Sequence[float] = ()
     weak: bool = False
     draw: Draw | None = None
+    interleaved: InterleavedHits | None = None
 
     def at_least(self, score: float) -> "SearchResult":
         """The result without the hits below a score."""

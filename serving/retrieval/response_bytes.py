@@ -79,7 +79,7 @@ class ResponseWriter:
     def size(self, found: SearchResult) -> int:
         """Bytes of the hits of one query in an answer."""
         if self._remote_count or self._live_hits:
-            return len(self._hits(found))
+            return len(self.hits(found))
         ends = self.packed.ends
         return sum([ends[row + 1] - ends[row] for row in found.rows]) + self.packed.score_bytes * len(
             found.rows
@@ -92,9 +92,14 @@ class ResponseWriter:
         timing: Timing,
         sequence: int = 0,
         request_id: str = "",
+        hits: bytes | None = None,
     ) -> bytes:
-        """A `SearchResponse`."""
-        answer = self._hits(found) + _origin(bundle_version, timing) + _text(REQUEST_ID, request_id)
+        """A `SearchResponse`; `hits` are others than those that were found."""
+        answer = (
+            (self.hits(found) if hits is None else hits)
+            + _origin(bundle_version, timing)
+            + _text(REQUEST_ID, request_id)
+        )
         if sequence:
             answer += SEQUENCE + varint(sequence)
         return answer + _rest(found, wire.SearchResponse, FUSION)
@@ -110,13 +115,13 @@ class ResponseWriter:
         """A `SearchBatchResponse`."""
         parts: list[bytes] = []
         for each in found:
-            result = self._hits(each) + _rest(each, wire.HitList, BATCH_FUSION)
+            result = self.hits(each) + _rest(each, wire.HitList, BATCH_FUSION)
             parts += (RESULTS, varint(len(result)), result)
         if sequence:
             parts += (BATCH_SEQUENCE, varint(sequence))
         return b"".join((*parts, _origin(bundle_version, timing), _text(BATCH_REQUEST_ID, request_id)))
 
-    def _hits(self, found: SearchResult) -> bytes:
+    def hits(self, found: SearchResult) -> bytes:
         """`hits`, as they stand in a `SearchResponse` or a `HitList`."""
         parts: list[bytes] = []
         add = parts.append

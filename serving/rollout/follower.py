@@ -64,6 +64,12 @@ class FollowConfig:
     canary_share: float = option(
         0.05, "the canary's share of the requests", flags.number_up_to(1), partner="canary"
     )
+    interleave_share: float = option(
+        0.0,
+        "share of the searches that get hits of champion and canary, for `export judge`",
+        flags.number_up_to(1),
+        partner="canary",
+    )
     shadow: str | None = option(
         None, "an alias that gets a copy of a share of the searches, and is compared", str
     )

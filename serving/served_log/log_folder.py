@@ -180,6 +180,7 @@ def to_table(rows: Sequence[Row], written: Callable[[str], str]) -> pa.Table:
     queries, answers = zip(*rows, strict=True)
     hits = [each.hits for each in answers]
     drawn: Any = [each.candidates or (None, None, None) for each in queries]
+    mixed: Any = [each.teams or (None, None) for each in queries]
     fields = {
         "request_id": [each.request_id for each in answers],
         "time": [each.time // MICROSECOND for each in queries],
@@ -195,15 +196,16 @@ def to_table(rows: Sequence[Row], written: Callable[[str], str]) -> pa.Table:
         "candidate_ids": [ids for ids, _, _ in drawn],
         "candidate_scores": [scores for _, scores, _ in drawn],
         "temperature": [temperature for _, _, temperature in drawn],
+        "challenger": [challenger for challenger, _ in mixed],
+        "teams": [teams for _, teams in mixed],
     }
-    none = [None] * len(rows)
-    arrays = [pa.array(fields.get(each.name, none), each.type) for each in SCHEMA]
+    arrays = [pa.array(fields[each.name], each.type) for each in SCHEMA]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
 def warm_up() -> None:
     """Make and write a table once: the first time pyarrow imports more, which may take a second."""
-    row = LoggedQuery(0, None, {}, 0, b"", ([], [], 1.0)), wire.SearchResponse(explored=True)
+    row = LoggedQuery(0, None, {}, 0, b"", ([], [], 1.0), ("", [])), wire.SearchResponse(explored=True)
     pq.write_table(to_table([row], str), io.BytesIO(), compression="zstd")
 
 

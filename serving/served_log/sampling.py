@@ -40,6 +40,7 @@ class LoggedQuery(NamedTuple):
         k: hits that were asked for.
         filter: serialised; empty without one.
         candidates: ids and scores of the items that an explored answer was drawn from, and the temperature.
+        teams: of an interleaved answer, the version of the challenger, and the team of each hit.
     """
 
     time: int
@@ -47,7 +48,8 @@ class LoggedQuery(NamedTuple):
     features: Mapping[str, Any]
     k: int
     filter: bytes
-    candidates: tuple[list[str], list[float], float] | None
+    candidates: tuple[list[str], list[float], float] | None = None
+    teams: tuple[str, list[int | None]] | None = None
 
 
 def received(datagram: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
@@ -84,13 +86,17 @@ class AnswerSampler:
         self._share, self._explored_share = config.served_log_share, config.explore_share or 0.0
         self.explorer = Explorer(config.explore_top, config.explore_temperature)
 
-    def sample(self, queries: int) -> "SampledQueries | None":
-        """The queries of a request that are taken; None if none is."""
+    def sample(self, queries: int, explores: bool = True) -> "SampledQueries | None":
+        """The queries of a request that are taken; None if none is.
+
+        Args:
+            explores: whether the order of some may be drawn.
+        """
         drawn = [random() for _ in range(queries)]  # `random` is seeded again in every fork
         taken = [n for n, each in enumerate(drawn) if each < self._share]
         if not taken:
             return None
-        share = self._explored_share
+        share = self._explored_share if explores else 0.0
         return SampledQueries(self, taken, {n for n in taken if drawn[n] < share} if share else NONE)
 
     def flush(self) -> None:
@@ -105,7 +111,7 @@ class AnswerSampler:
         Args:
             answer: its `SearchResponse`, serialised.
         """
-        retriever, values, draw = job.retriever, job.prepared[place].values, job.found[place].draw
+        retriever, values, found = job.retriever, job.prepared[place].values, job.found[place]
         if values is None:
             features: dict[str, Any] = {"item_id": query.item_id}
         else:
@@ -113,12 +119,14 @@ class AnswerSampler:
             features = {
                 name: value for name, value in values.items() if value is not None and name not in left_out
             }
-        candidates = None
+        candidates, draw = None, found.draw
         if draw is not None:
             ids = retriever.items.ids
             candidates = [ids[row] for row in draw.rows], draw.scores, draw.temperature
         user = query.user if query.HasField("user") else None
-        logged = marshal.dumps((time.time_ns(), user, features, k, filter, candidates))
+        mixed = found.interleaved
+        teams = None if mixed is None else (mixed.challenger, mixed.teams)
+        logged = marshal.dumps((time.time_ns(), user, features, k, filter, candidates, teams))
         size = len(logged) + len(answer)
         if self._bytes + size > MOST_BYTES:
             self.flush()
