@@ -61,6 +61,11 @@ COMMANDS = {
         "twinspire.export.release.promote:command",
         "twinspire.export.terminal:show_record",
     ),
+    "judge": Command(
+        "Compare the challenger with the champion by explored and interleaved answers and their clicks.",
+        "twinspire.export.release.judge:command",
+        "twinspire.export.release.judge:show",
+    ),
     "refresh": Command(
         "Make a new bundle of the champion's towers and the catalogue as it stands; resumes after a kill.",
         "twinspire.export.refresh.command:refresh",

@@ -52,6 +52,14 @@ def add_options(name: str, command: ArgumentParser) -> None:
 
 def _add_release_options(name: str, command: ArgumentParser) -> None:
     add = command.add_argument
+    if name in ("judge", "promote"):
+        required = name == "judge"
+        log = "folder that `serve --served-log` writes"
+        add("--served-log", type=Path, required=required, metavar="FOLDER", help=log)
+        events = "Parquet that `python -m twinspire.serving.events export` writes"
+        add("--events", type=Path, required=required, metavar="FILE", help=events)
+        types = "types of the events that count as clicks (default: click)"
+        add("--types", nargs="+", default=["click"], metavar="TYPE", help=types)
     if name == "rollback":
         add("--to", default="", help="version to make champion (default: the previous champion)")
     if name in ("promote", "rollback"):

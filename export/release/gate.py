@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
+from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.system.machine import machine
@@ -156,6 +157,7 @@ class Comparison:
         console: shows the progress.
         scratch: an empty folder for files that other processes read and write.
         request: which measurements `served` makes.
+        answers: served log and events, where they are given.
 
     Attributes:
         towers_fail: the challenger's towers have failed to run; the gate `parity` sets it.
@@ -172,7 +174,9 @@ class Comparison:
         console: Console,
         scratch: Path,
         request: Mapping[str, Any] | None = None,
+        answers: ServedFiles | None = None,
     ) -> None:
+        self.answers = answers
         self.challenger = challenger
         self.champion = champion
         self.versions = _versions(challenger, champion)

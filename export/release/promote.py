@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 
+from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import audit_log, gates
 from twinspire.export.release.decision_report import PAGE, write_report
 from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
@@ -31,6 +33,7 @@ from twinspire.export.release.registry import (
     retire_challenger,
 )
 from twinspire.export.release.release_records import CHAMPION, Action, ReleaseRecord
+from twinspire.protos.cli import UsageError
 from twinspire.protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import Dataset, prepare
@@ -71,7 +74,8 @@ def command(arguments: Namespace) -> dict[str, Any]:
     def data() -> TrainingData:
         return challenger_data(experiment, prepare(experiment, arguments.config.parent, console=PROGRESS))
 
-    done = promote(experiment, data, PROGRESS, arguments.force, arguments.reason)
+    compare: Compare = partial(gates.compare, answers=served_files(arguments))
+    done = promote(experiment, data, PROGRESS, arguments.force, arguments.reason, compare)
     return {
         "model": f"models:/{experiment.name}/{done.version}",
         "alias": CHAMPION,
@@ -79,6 +83,18 @@ def command(arguments: Namespace) -> dict[str, Any]:
         "decision": done.decision and done.decision.document(),
         "run_id": done.run_id,
     }
+
+
+def served_files(arguments: Namespace) -> ServedFiles | None:
+    """The served log and events that the arguments name; None if they name none.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    log, events = arguments.served_log, arguments.events
+    if (log is None) != (events is None):
+        raise UsageError("--served-log and --events go together")
+    return None if log is None else ServedFiles(log, events, tuple(arguments.types))
 
 
 def promote(

@@ -13,6 +13,8 @@ step on standard error names the bundle at fault. `threads` are those of the que
         seconds and bytes that this process takes until the bundle is verified, loaded and warm
     {"task": "encode", "bundle": "<folder>", "arrays": "<folder>"}
         runs the arrays in `<side>.npz` through the towers, and writes `<side>-vectors.npz` beside them
+    {"task": "score", "bundle": "<folder>", "threads": 1, "records": "<file>"}
+        scores of candidates, as a search would show them; each line is {"query": {}, "candidates": []}
 """
 
 import gc
@@ -27,11 +29,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 import psutil
+from pyroaring import BitMap
 
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.entry_points import BENCHMARK_STEP
-from twinspire.protos.errors import MissingStage
+from twinspire.protos.errors import InvalidInput, MissingStage
 from twinspire.protos.features import SIDES
 from twinspire.protos.nearest.search import largest_products
 from twinspire.protos.system import memory
@@ -39,15 +42,19 @@ from twinspire.protos.system.timing import PASSES, Call, in_rounds, median_of_pa
 from twinspire.serving.benchmark import filter_measurement
 from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality, rows_found
 from twinspire.serving.filters.columns import FilterColumns
+from twinspire.serving.filters.compiled import CompiledFilter
+from twinspire.serving.filters.expression import AllOf
+from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.index.vector_index import ExactIndex
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.retrieval.query import Query, SearchOptions, example_query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.built import BuiltFilter, BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue
 
 SEED = 0  # of the filters
+ALL = AllOf(())  # the rows that pass are given
 QUANTILES = 101  # evenly spaced, from the shortest to the longest
 
 Document = dict[str, Any]
@@ -211,10 +218,50 @@ def encode(request: Mapping[str, Any], step: Step) -> Document:
     return {"encoded": list(SIDES)}
 
 
+def score(request: Mapping[str, Any], step: Step) -> Document:
+    """Scores of the candidates of logged queries, each as a search among them alone would show it.
+
+    Returns:
+        `scores`, a list for each record, with None for an item that the bundle does not hold; None for a
+        record whose query does not fit the bundle, and `why` says so of the first of them.
+    """
+    step("", "loading")
+    retriever = Retriever.load(Path(request["bundle"]), request["threads"])
+    if retriever.manifest.is_remote:
+        raise MissingStage("candidates are scored by bundles whose index is in memory alone")
+    step("", "scoring candidates")
+    found: list[list[float | None] | None] = []
+    why = ""
+    with Path(request["records"]).open() as lines:
+        for line in lines:
+            record = json.loads(line)
+            try:
+                found.append(_candidate_scores(retriever, record["query"], record["candidates"]))
+            except InvalidInput as error:
+                why = why or str(error)
+                found.append(None)
+    return {"scores": found, "why": why}
+
+
+def _candidate_scores(
+    retriever: Retriever, values: Mapping[str, Any], candidates: Sequence[str]
+) -> list[float | None]:
+    query = Query(item_id=values["item_id"]) if "item_id" in values else example_query(values)
+    encoded = retriever.encode([query], ["query"])
+    rows = [retriever.items.find(each) for each in candidates]
+    known = BitMap([row for row in rows if row is not None])
+    built = retriever.built
+    passing = CompiledFilter(ALL, [BuiltFilter(built, PassingRows(known, built.count))])
+    (result,) = retriever.find(encoded, [SearchOptions(max(1, len(known)), filter=passing)])
+    scores = dict(zip(result.rows, result.scores, strict=True))
+    return [None if row is None else scores.get(row) for row in rows]
+
+
 TASKS: dict[str, Callable[[Mapping[str, Any], Step], Document]] = {
     "measure": measure,
     "load": load,
     "encode": encode,
+    "score": score,
 }
 
 

@@ -371,13 +371,11 @@ class InterleavedHits(NamedTuple):
     """The hits of an answer of two bundles, best first.
 
     Args:
-        scores: of each, by the bundle that gave it.
         challenger: version of the bundle beside the champion.
         teams: 0 for a hit of the champion, 1 for one of the challenger, None where a click says nothing.
     """
 
     item_ids: list[str]
-    scores: list[float]
     challenger: str
     teams: list[int | None]
 

@@ -1,9 +1,9 @@
 """Answers that hold the items of two bundles, so that clicks say which of them users prefer.
 
-Team draft (Radlinski, Kurup and Joachims 2008, section 3.4.2): in each round a coin says which bundle picks
+Team draft (Radlinski, Kurup and Joachims 2008): in each round a coin says which bundle picks
 first, and each takes its best item that is not in the answer yet. An item that both want has no team, because
 a click on it says nothing (Chapelle et al. 2012 leave such clicks out, too), and so has one that is taken
-after the end of the other list. Each other item is either team's with the same probability, given those
+after the end of the other list. Each other position is either team's with the same probability, given those
 before it.
 """
 
@@ -81,7 +81,6 @@ class Interleaver:
             return None
         hits = InterleavedHits(
             [ids[each.team][each.place] for each in picks],
-            [found[each.team].scores[each.place] for each in picks],
             challenger.version,
             [each.team if each.counts else None for each in picks],
         )

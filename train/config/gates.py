@@ -37,6 +37,8 @@ class GatesConfig:
         max_size_mib: MiB of all files of a bundle together.
         max_size_ratio: the bundle may have this multiple of the champion's size.
         max_load_seconds: until a bundle is verified, loaded and warm.
+        interleaving_error: probability with which a challenger is taken that users do not prefer, where
+            `promote --served-log` has interleaved answers; 0 to 1.
     """
 
     threads: int = 1
@@ -55,9 +57,12 @@ class GatesConfig:
     max_size_mib: float = 4096.0
     max_size_ratio: float = 2.0
     max_load_seconds: float = 60.0
+    interleaving_error: float = 0.05
 
     def __post_init__(self) -> None:
         at_least(0, self, "threads", "seed")
+        if not 0 < self.interleaving_error < 1:
+            raise ValueError(f"interleaving_error: expected between 0 and 1, got {self.interleaving_error}")
         at_least(100, self, "iterations")
         above_zero(self, "query_tower_p99_ratio", "retriever_p99_ratio")
         above_zero(self, "max_size_mib", "max_size_ratio", "max_load_seconds")

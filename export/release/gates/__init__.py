@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
@@ -40,6 +41,7 @@ def compare(
     data: Callable[[], TrainingData],
     console: Console,
     gates: Sequence[Gate] = GATES,
+    answers: ServedFiles | None = None,
 ) -> Decision:
     """Measure both bundles, and judge the challenger by every gate.
 
@@ -48,6 +50,7 @@ def compare(
         experiment: its `[gates]` hold the bounds.
         data: gives the challenger's data; called only if a bundle must be evaluated again.
         console: shows the progress.
+        answers: served log and events, where they are given.
 
     Raises:
         Unavailable: MLflow does not answer.
@@ -58,7 +61,9 @@ def compare(
     results: list[GateResult] = []
     measured: dict[str, Any] = {"not_measured": []}
     with tempfile.TemporaryDirectory(prefix="twinspire-gates-") as scratch:
-        comparison = Comparison(challenger, champion, experiment, data, console, Path(scratch), request)
+        comparison = Comparison(
+            challenger, champion, experiment, data, console, Path(scratch), request, answers
+        )
         for gate in gates:
             judged = gate.judge(comparison)
             if judged is None:

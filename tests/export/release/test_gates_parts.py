@@ -94,6 +94,7 @@ def test_the_gates_are_found_in_their_folder() -> None:
         "quality",
         "quality_history",
         "baseline",
+        "interleaving",
         "query_tower_latency",
         "retriever_latency",
         "bundle_size",
@@ -135,7 +136,7 @@ def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_pa
     assert refused.text.startswith("the champion failed while loading: BundleDamaged: links.npy: ")
     assert refused.text.endswith("nothing can be compared with it")
     assert {result.name for result in decision.results if result.holds} == {
-        "parity", "filtered_recall", "quality", "quality_history", "baseline", "bundle_size"
+        "parity", "filtered_recall", "quality", "quality_history", "baseline", "interleaving", "bundle_size"
     }  # fmt: skip
 
 

@@ -223,6 +223,10 @@ def test_encode_and_info(capsys: Capture, address: str) -> None:
         (["serve", "--model", "models:/a/3", "--no-follow"], "--no-follow goes with an alias"),
         (["serve", "--model", "models:/a@b", "--no-follow", "--poll", "5"], "an alias, such as"),
         (["serve", "--model", "models:/a@b", "--shadow-share", ".5"], "--shadow-share goes with --shadow"),
+        (
+            ["serve", "--model", "models:/a@b", "--interleave-share", "1"],
+            "--interleave-share goes with --canary",
+        ),
         (["serve", "--rate", "-1"], "expected a number from 0 to 1e+09, got '-1'"),
         (["serve", "--workers", "0"], "expected a whole number from 1"),
         (["token"], "the following arguments are required: --name"),

@@ -96,3 +96,21 @@ def test_a_canary_that_cannot_be_had_costs_nobody_an_answer(scene: Scene, tmp_pa
     assert service.process.wait(30) == 0
     assert "Traceback" not in service.log()
     service.stop()
+
+
+def test_a_service_interleaves_the_answers_of_both(tmp_path: Path, empty_store: Path) -> None:
+    scene = Scene(tmp_path, empty_store, "--canary-share", "0", "--interleave-share", "1")
+    try:
+        service = scene.service
+        scene.versions.point("2", CHALLENGER)
+        wait_until(lambda: "canary" in scene.roles(), 60, service.log)
+
+        def are_interleaved() -> bool:
+            assert scene.ask(20) == {scene.bundles[0].name}  # an answer names the champion
+            return service.metric("twinspire_interleaved_total", by="both") >= 20
+
+        wait_until(are_interleaved, 60, service.log)
+        assert service.metric("twinspire_interleaved_total", by="champion") == 0
+        assert set(service.state()["requests"]) == {"OK"}
+    finally:
+        scene.close()

@@ -132,7 +132,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"gates": {"max_load_seconds": 0}}, "gates.max_load_seconds: expected a number above 0, got 0"),
     ({"gates": {"max_size_mib": "large"}}, "gates.max_size_mib: expected a number, got 'large'"),
     ({"gates": {"seed": -1}}, "gates.seed: expected at least 0, got -1"),
-    ({"gates": {"margin": 1}}, "gates.margin: unknown key; known here: filtered_recall_target, iterations"),
+    (
+        {"gates": {"margin": 1}},
+        "gates.margin: unknown key; known here: filtered_recall_target, interleaving_error, iterations",
+    ),
+    ({"gates": {"interleaving_error": 0}}, "gates.interleaving_error: expected between 0 and 1, got 0"),
     ({"events.types": {"click": 2}}, "events.types.click: expected 1 or -1, got 2"),
     ({"data": {"max_items": -5}}, "data.max_items: expected at least 0, got -5"),
     ({"split": {"test": 0.9}}, "split.validation: shares must be above 0"),

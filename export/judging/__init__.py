@@ -1,0 +1,6 @@
+"""Judges a challenger by what a service has shown and what users did with it.
+
+served_answers.py -> served log and events, joined by request
+off_policy.py     -> the challenger's value from explored answers
+interleaving.py   -> whether users prefer the challenger's items in interleaved answers
+"""

@@ -1,0 +1,73 @@
+"""Probabilities of a Plackett-Luce policy, which draws items one after the other.
+
+The next item is drawn with a probability in proportion to exp(logit), of the items that are left (Plackett
+1975; Luce 1959). R records have M candidates and K positions; a logit of -infinity is no candidate.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
+
+STEP = 0.5  # of the integral; its error is below 1e-8, since the integrand is analytic in a wide strip
+EARLIEST = -16.0  # logarithm of the time before which no item is drawn, but with a probability of 1e-6
+LATEST = 3.5  # above the logarithm of the mean time of the slowest item that is shown
+BLOCK = 256  # records at a time
+
+
+def next_item(logits: Floats, drawn: Places, position: int) -> Floats:
+    """The probability of each candidate at a position, given the items before it, (R, M).
+
+    Args:
+        logits: (R, M).
+        drawn: (R, K), the candidate at each position; -1 for none.
+        position: from 0.
+    """
+    left = logits.copy()
+    for before in range(position):
+        rows = np.flatnonzero(drawn[:, before] >= 0)
+        left[rows, drawn[rows, before]] = -np.inf
+    best = left.max(axis=1, keepdims=True)
+    weights = np.exp(left - np.where(np.isfinite(best), best, 0.0))
+    total = weights.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0))
+
+
+def at_position(logits: Floats, drawn: Places) -> Floats:
+    """The probability that each drawn item is at its position, whatever the others are, (R, K).
+
+    In a race of exponential clocks with rates exp(logit), the order of their rings is a Plackett-Luce draw.
+    So an item is at position k if k - 1 others ring before it: an integral over its time of the density times
+    a Poisson binomial probability. It is taken over the logarithm of the time, by the trapezoidal rule.
+
+    Args:
+        logits: (R, M).
+        drawn: (R, K); -1 for none, whose probability is 1.
+    """
+    blocks = range(0, len(logits), BLOCK)
+    parts = [_at_position(logits[at : at + BLOCK], drawn[at : at + BLOCK]) for at in blocks]
+    return np.concatenate(parts) if parts else np.ones(drawn.shape)
+
+
+def _at_position(logits: Floats, drawn: Places) -> Floats:
+    best = logits.max(axis=1, keepdims=True)
+    rates = np.exp(logits - np.where(np.isfinite(best), best, 0.0))  # (R, M)
+    shown = np.take_along_axis(rates, np.maximum(drawn, 0), axis=1)
+    slowest = shown[(drawn >= 0) & (shown > 0)].min(initial=1.0)
+    times = np.exp(np.arange(EARLIEST, LATEST - np.log(slowest), STEP))  # (T,)
+    rings = -np.expm1(-rates[:, None, :] * times[:, None])  # (R, T, M): whether each has rung
+    records, found = np.arange(len(logits)), np.ones(drawn.shape)
+    for position in range(drawn.shape[1]):
+        own = np.maximum(drawn[:, position], 0)
+        before = np.zeros((*rings.shape[:2], position + 1))  # how many others have rung
+        before[..., 0] = 1.0
+        for item in range(logits.shape[1]):
+            rung = rings[..., item] * (own != item)[:, None]
+            before[..., 1:] += rung[..., None] * (before[..., :-1] - before[..., 1:])
+            before[..., 0] *= 1.0 - rung
+        rate = rates[records, own][:, None]
+        density = rate * times * np.exp(-rate * times)  # by the logarithm of the time
+        integral = STEP * (density * before[..., position]).sum(axis=1)
+        found[:, position] = np.where(drawn[:, position] >= 0, integral, 1.0)
+    return found

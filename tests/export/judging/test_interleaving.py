@@ -1,0 +1,126 @@
+"""The test of interleaved answers: what it counts, and how often it errs however often one looks."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.export.judging.logs import interleaved, write_events, write_log
+from tests.export.judging.simulations import Seekers
+from twinspire.export.judging.interleaving import decided, evidence, interval, standing
+from twinspire.export.judging.served_answers import ServedFiles
+from twinspire.protos.errors import InvalidInput, MissingStage
+
+ERROR = 0.05
+
+
+def row(request: str, user: str | None, **columns: Any) -> dict[str, Any]:
+    items = {"item_ids": ["a", "b", "c"], "teams": [0, 1, None]}
+    return {"request_id": request, "user": user, "challenger": "two", **items, **columns}
+
+
+def test_the_first_click_of_each_user_counts(tmp_path: Path) -> None:
+    rows = [
+        row("r1", "u1"),
+        row("r2", "u1"),
+        row("r3", None),
+        row("r4", None),
+        row("r5", "u2", challenger="three"),
+        row("r6", "u2", bundle="zero"),
+        {"request_id": "r7", "item_ids": ["a"], "user": "u3"},
+    ]
+    write_log(tmp_path / "log", rows)
+    clicks = [
+        ("r1", "c"),  # of both
+        ("r2", "b"),  # the first of u1
+        ("r1", "a"),
+        ("r3", "b"),
+        ("r4", "a"),
+        ("r4", "unknown"),
+        ("r5", "a"),
+        ("r6", "a"),
+        ("r7", "a"),
+    ]
+    write_events(tmp_path / "events.parquet", clicks)
+    files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
+    found = standing(files, "one", "two", ERROR)
+    assert found is not None
+    assert (found.answers, found.clicks, found.wins, found.losses) == (4, 4, 2, 1)
+    assert found.decision == "open"
+    assert "open: 2 users preferred the challenger, 1 the champion (share 0.667, " in found.text
+    assert standing(files, "one", "four", ERROR) is None
+    purchases = ServedFiles(files.log, files.events, ("purchase",))
+    none = standing(purchases, "one", "two", ERROR)
+    assert none is not None
+    assert (none.wins, none.losses, none.e_value, none.low, none.high) == (0, 0, 1, 0, 1)
+
+
+def test_files_that_are_missing_or_of_another_kind_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingStage, match="holds no served log; `serve --served-log FOLDER` writes one"):
+        standing(ServedFiles(tmp_path, tmp_path / "events.parquet"), "one", "two", ERROR)
+    files = interleaved(tmp_path, [1])
+    with pytest.raises(InvalidInput, match="events: expected Parquet with recorded, request_id, item_id"):
+        standing(ServedFiles(files.log, tmp_path / "none"), "one", "two", ERROR)
+
+
+def test_a_preference_is_decided_and_stays_so(tmp_path: Path) -> None:
+    files = interleaved(tmp_path, [1] * 40 + [0] * 30)
+    found = standing(files, "one", "two", ERROR)
+    assert found is not None
+    assert (found.decision, found.wins, found.losses) == ("better", 40, 30)
+    assert found.e_value < 20
+    assert decided([0] * 40 + [1] * 30, ERROR).decision == "worse"
+
+
+def test_evidence_is_a_fair_bet_against_no_preference() -> None:
+    for count in (1, 7, 40):
+        wins = np.arange(count + 1, dtype=np.float64)
+        logs = np.cumsum(np.log(np.maximum(wins, 1)))
+        chances = np.exp(logs[-1] - logs - logs[::-1]) / 2.0**count  # binomial
+        assert chances.sum() == pytest.approx(1)
+        expected = (chances * np.exp(evidence(wins, count - wins))).sum()
+        assert expected == pytest.approx(1, rel=1e-6)
+
+
+def test_intervals_narrow_around_the_share() -> None:
+    ends = [interval(6 * 10**n, 4 * 10**n, ERROR) for n in range(5)]
+    for (low, high), (inner, outer) in itertools.pairwise(ends):
+        assert low <= inner < 0.6 < outer <= high
+    assert ends[-1][1] - ends[-1][0] < 0.02
+    assert interval(0, 10, ERROR)[0] == 0
+    assert interval(10, 0, ERROR)[1] == 1
+
+
+@pytest.mark.parametrize("users", [pytest.param(400), pytest.param(20_000, marks=pytest.mark.exhaustive)])
+def test_looking_at_each_click_errs_no_more_often_than_said(users: int) -> None:
+    rng = np.random.default_rng(0)
+    accepted = missed = 0
+    for _ in range(400):
+        won = rng.random(users) < 0.5
+        accepted += decided(won.tolist(), ERROR).decision == "better"
+        wins = np.cumsum(won)
+        ends = [interval(int(wins[n - 1]), int(n - wins[n - 1]), ERROR) for n in (10, 50, 200, users)]
+        missed += not all(low <= 0.5 <= high for low, high in ends)
+    assert accepted / 400 <= ERROR
+    assert missed / 400 <= ERROR
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+def test_five_percent_more_clicks_are_seen_with_a_tenth_of_the_events_of_an_ab_test() -> None:
+    seekers = Seekers(gain=0.0605, noise=0.1)
+    assert seekers.gained(np.random.default_rng(3), 400_000) == pytest.approx(0.05, abs=0.001)
+    most = seekers.clicks_of_ab_test(np.random.default_rng(5)) / 10
+    decisions = []
+    for seed in range(20):
+        first: dict[int, int] = {}
+        for n, (user, team) in enumerate(seekers.interleaved(np.random.default_rng(seed), 20_000)):
+            if n >= most:
+                break
+            if team is not None:
+                first.setdefault(user, team)
+        decisions.append(decided([*first.values()], ERROR).decision)
+    assert decisions.count("better") >= 16
+    assert "worse" not in decisions
