@@ -37,6 +37,7 @@ PAGES = (
         for room in ("data", "data/sources", "evaluation", "learn", "losses", "models", "training")
     ),
     *(f"{stage}/RESULTS.md" for stage in ("train", "export", "serving")),
+    "export/judging/README.md",
     "export/refresh/README.md",
     *(f"serving/{room}/README.md" for room in ("events", "filters", "gateway", "index", "live")),
     *(f"serving/{room}/README.md" for room in ("observability", "retrieval", "rollout")),
