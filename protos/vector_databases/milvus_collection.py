@@ -25,6 +25,7 @@ from twinspire.protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     DISPLAY,
     DRAFT_DIGITS,
+    FLAT_TYPE,
     HNSW_TYPE,
     ID,
     MAX_BYTES,
@@ -46,6 +47,8 @@ MAX_STRINGS_BYTES = 1 << 20  # of all strings of one item in a field
 MAX_FIELDS = 30  # filter fields that a collection holds; a collection has at most 64 fields
 # Of one insert. A server takes 64 MiB, and the last item of an insert may add MAX_FIELDS times 1 MiB.
 INSERT_ROWS, INSERT_BYTES = 2000, 8 << 20
+# Of fewer items all are compared: Milvus builds no graph for less than 1,024, and 2.3.5 then misses some.
+SMALLEST_GRAPH = 4096
 SAMPLE = 16  # items whose vectors and fields are compared
 Vectors = npt.NDArray[np.float32]
 
@@ -246,6 +249,8 @@ def fill(
         client.insert(name, part, timeout=WRITE_SECONDS)
     client.flush(name, timeout=WRITE_SECONDS)
     index, kind = client.prepare_index_params(), index_type(parameters)
+    if len(vectors) < SMALLEST_GRAPH:
+        kind = FLAT_TYPE
     shape = {"M": parameters.m, "efConstruction": parameters.ef_construction} if kind == HNSW_TYPE else {}
     index.add_index(VECTOR, index_type=kind, metric_type="IP", params=shape)
     client.create_index(name, index, timeout=WRITE_SECONDS)
