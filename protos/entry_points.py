@@ -11,6 +11,7 @@ EXPORT = "twinspire.export"  # the command line of export: `refresh`, `promote`,
 SERVING = "twinspire.serving"  # the command line of the service: `serve`, `search`, ...
 BUNDLES = "twinspire.serving.bundles"  # downloads a registered model's bundle; prints its folder
 CATALOGUE = "twinspire.serving.catalogue"  # reads and compacts a store of live items; prints JSON
+EVENTS = "twinspire.serving.events"  # exports and deletes events of users; prints JSON
 REGISTRY = "twinspire.serving.rollout.registry"  # answers calls to MLflow's registry over a descriptor
 BUNDLE_VALIDATION = "twinspire.serving.rollout.bundle_validation"  # loads and tries a bundle; prints JSON
 BUNDLE_BENCHMARK = (
@@ -18,7 +19,7 @@ BUNDLE_BENCHMARK = (
 )
 BENCHMARK_STEP = "step: "  # prefix of the lines of JSON by which it names each step on standard error
 
-ALL = (EXPORT, SERVING, BUNDLES, CATALOGUE, REGISTRY, BUNDLE_VALIDATION, BUNDLE_BENCHMARK)
+ALL = (EXPORT, SERVING, BUNDLES, CATALOGUE, EVENTS, REGISTRY, BUNDLE_VALIDATION, BUNDLE_BENCHMARK)
 
 
 def command(module: str, *arguments: str) -> list[str]:

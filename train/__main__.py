@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -28,7 +29,11 @@ def data(arguments: argparse.Namespace) -> dict[str, Any]:
 
     page, lines = data_page(dataset, experiment)
     write_file(dataset.folder / PAGE, page.encode())
-    return dataset.report | {"contents": lines, "page": str(dataset.folder / PAGE)}
+    written = {}
+    if arguments.tables is not None:
+        dataset.write_tables(arguments.tables)
+        written = {"tables": str(arguments.tables)}
+    return dataset.report | {"contents": lines, "page": str(dataset.folder / PAGE), **written}
 
 
 def fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -95,7 +100,9 @@ def show_data(report: dict[str, Any], console: Console) -> None:
         table.add_row(reason, f"{count:,}")
     if table.row_count:
         console.print(table)
-    console.print(f"page: {report['page']}", highlight=False, markup=False, soft_wrap=True)
+    for name in ("page", "tables"):
+        if name in report:
+            console.print(f"{name}: {report[name]}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _histories(report: Mapping[str, Any]) -> Iterator[str]:
@@ -131,6 +138,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="data | fit")
     data_command = add_experiment_command(commands, "data", data, show_data)
     data_command.add_argument("--refresh", action="store_true", help="read the source again, not the cache")
+    tables = "also write items.parquet and pairs.parquet, with item ids and parts, into this folder"
+    data_command.add_argument("--tables", type=Path, metavar="FOLDER", help=tables)
     fit_command = add_experiment_command(commands, "fit", fit, _show_fit)
     fit_command.add_argument("--resume", action="store_true", help="continue the run that was interrupted")
     return top

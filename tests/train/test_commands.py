@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+from tests.helpers.served import START, Answer, event, write_events, write_log
 from tests.helpers.stdlib import Made, write_toml
 from twinspire.train.__main__ import main
 from twinspire.train.paths import ROOT
@@ -109,3 +111,39 @@ def test_help_and_errors_are_quick_and_the_rest_knows_no_transport() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "set()\nset()\n", done.stderr
+
+
+def test_data_of_a_service_are_shown_and_written_as_tables_that_train_alike(
+    run: Any, stdlib: Path, tmp_path: Path
+) -> None:
+    pairs = pl.read_parquet(stdlib / "pairs.parquet").head(300)
+    items = pairs["item_id"].unique(maintain_order=True).to_list()
+    answers, events = [], []
+    for n, (query, item) in enumerate(pairs.select("query", "item_id").iter_rows()):
+        shown = [items[n % len(items)], item] if items[n % len(items)] != item else [item]
+        answers.append(Answer(f"r{n}", START + n * 60, shown, {"text": query}))
+        events.append(event("u", item, START + n * 60, f"r{n}"))
+    write_log(tmp_path / "served", [*answers, Answer("end", START + 2e5, items[:1], {"text": "end"})])
+    write_events(tmp_path / "events.parquet", events)
+    write_toml(stdlib, tmp_path / "before.toml")
+    data = {"before": "before.toml", "before_weight": 0.5, "log": "served", "events": "events.parquet"}
+    path = write_toml(stdlib, tmp_path / "loop.toml", data={"kind": "service", **data}, split={"by": "time"})
+    lines = [
+        line
+        for line in path.read_text().splitlines()
+        if line.partition(" ")[0] not in ("items", "pairs", "group", "display")
+    ]
+    path.write_text("\n".join(lines))
+    code, output, said = run("data", "--config", path, "--tables", tmp_path / "tables")
+    assert code == 0, said
+    assert "service: 300 answers of 2026-12-01T00:00:00Z to 2026-12-01T04:59:00Z, with 300 clicks" in output
+    assert "300 pairs of the service" in output and f"tables: {tmp_path / 'tables'}" in output
+    written = pl.read_parquet(tmp_path / "tables" / "pairs.parquet")
+    assert set(written.filter(pl.col("part") == "test")["item_id"]) <= set(items)
+    plain = {"kind": "files", "items": "tables/items.parquet", "pairs": "tables/pairs.parquet"}
+    plain |= {"weight": "weight", "time": "time", "item_id": "item_id", "pair_item_id": "item_id"}
+    again = write_toml(stdlib, tmp_path / "again.toml", data=plain, split={"by": "time"})
+    again.write_text("\n".join(each for each in again.read_text().splitlines() if "group" not in each))
+    code, output, said = run("data", "--config", again, "--json")
+    assert code == 0, said
+    assert json.loads(output)["pairs"] == written.height

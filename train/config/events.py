@@ -12,8 +12,8 @@ class RecordedEventsConfig:
         [events]
         types = { click = 1, purchase = 1, dislike = -1 }
 
-    Towers are not trained on it. Where `[data]` has a label, a recorded event with a value counts as one of
-    the data with that label does.
+    Of the kinds of `[data]`, `service` alone is trained on recorded events; to it they mean the same. Where
+    `[data]` has a label, a recorded event with a value counts as one of the data with that label does.
 
     Args:
         types: type -> 1 if its events are a part of the history, -1 if their items are in no answer to their

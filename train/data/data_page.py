@@ -50,6 +50,7 @@ def data_page(dataset: Dataset, experiment: Experiment) -> tuple[str, list[str]]
         _unseen(asked, unit),
         _missing(read),
         *_of_months(months),
+        *dataset.report["origin"].get("notes", ()),
     ]
     bullets = "\n".join(f"- {plain(line)}" for line in lines)
     name = plain(dataset.report["name"])

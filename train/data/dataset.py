@@ -29,6 +29,7 @@ import numpy.typing as npt
 import polars as pl
 from rich.console import Console
 
+from twinspire.protos.bundle import whole_file
 from twinspire.protos.cli import show_warnings
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError
@@ -37,6 +38,7 @@ from twinspire.protos.files import atomic_directory
 from twinspire.protos.files.draft_file import sync
 from twinspire.train import paths
 from twinspire.train.config import Experiment, JudgedConfig
+from twinspire.train.config.losses import learns_from_negatives
 from twinspire.train.data import splits
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.filters import filter_kinds, with_filter_columns
@@ -45,6 +47,7 @@ from twinspire.train.data.source import (
     BY_TIME,
     LOG_ROW,
     POSITIVE,
+    SPANS,
     Source,
     SourceContext,
     Tables,
@@ -102,6 +105,23 @@ class Dataset:
         """The events that `history` holds, in its order."""
         return splits.events_of_history(self.pairs, str(self.report["split"]["by"]))
 
+    def write_tables(self, folder: Path) -> None:
+        """Write `items.parquet` and `pairs.parquet`, which has item ids, as plain tables into a folder.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        inner = ["item_row", "position", "user_start", *SPANS]
+        ids = self.items["item_id"].gather(self.pairs["item_row"])
+        pairs = self.pairs.with_columns(item_id=ids).drop(inner, strict=False)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, frame in ((ITEMS, self.items.select(pl.exclude("^__.*$"))), (PAIRS, pairs)):
+                with whole_file(folder / name) as file:
+                    frame.write_parquet(file)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{folder}: the tables cannot be written: {error}") from None
+
     @property
     def split_hash(self) -> str:
         """sha256 over the parts and their pairs."""
@@ -127,7 +147,7 @@ def prepare(
         DataError: data are missing or invalid; the text names file, row and column.
     """
     console = console or Console(stderr=True)
-    source = _open(experiment, base, cache, refresh, console)
+    source = open_source(experiment, base, cache, refresh, console)
     config = _judged(experiment, base)
     identity = _identity(source, config, base)
     fingerprint = _fingerprint(experiment, config, identity)
@@ -205,7 +225,12 @@ def _under_another_name(folder: Path) -> Dataset | None:
     return None
 
 
-def _open(experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console) -> Source:
+def open_source(experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console) -> Source:
+    """The source of an experiment's data; the arguments are those of `prepare`.
+
+    Raises:
+        DataError: the data cannot be downloaded.
+    """
     test_file = experiment.split.test_file
     return source_config(experiment.data).open(
         SourceContext(
@@ -217,6 +242,8 @@ def _open(experiment: Experiment, base: Path, cache: Path, refresh: bool, consol
             test_file,
             refresh,
             console,
+            experiment.events,
+            learns_from_negatives(experiment.loss),
         )
     )
 

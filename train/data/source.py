@@ -37,7 +37,7 @@ from rich.console import Console
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import FeatureSpec
 from twinspire.protos.inputs.texts import normalise
-from twinspire.train.config import DataConfig, FilterConfig, JudgedConfig
+from twinspire.train.config import DataConfig, FilterConfig, JudgedConfig, RecordedEventsConfig
 from twinspire.train.data.cleaning import cast_columns
 from twinspire.train.data.columns import Columns, column_names, items_of, read_columns
 from twinspire.train.data.filters import filter_columns
@@ -134,6 +134,8 @@ class SourceContext:
         cache: folder for downloads; each source uses a subfolder of its own.
         filter: columns of the items that a search can filter by.
         test_file: path of a second table of pairs, for test; empty if there is none.
+        events: what recorded events of users mean.
+        learns_from_negatives: whether the loss reads negative pairs; a source may leave them out otherwise.
     """
 
     base: Path
@@ -144,6 +146,8 @@ class SourceContext:
     test_file: str
     refresh: bool
     console: Console
+    events: RecordedEventsConfig = field(default_factory=RecordedEventsConfig)
+    learns_from_negatives: bool = False
 
     def identity_of(self, *names: str) -> str:
         """sha256 of the user's files and of `test_file`; empty names are left out.

@@ -212,6 +212,7 @@ class TrainingData:
         query_words: int64 (Q,), a number that queries with the same words share, -1 of a blank text
             (`word_numbers`); None if queries have no text, or have histories.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
+        explored: share of the answers of a service that were explored; None if the data are of none.
     """
 
     queries: Mapping[str, Sequence[Any]]
@@ -229,6 +230,7 @@ class TrainingData:
     before_refit: "TrainingData | None" = None
     unit: str = "groups"
     query_words: Rows | None = None
+    explored: float | None = None
 
     @property
     def serves_other_texts(self) -> bool:
@@ -370,6 +372,7 @@ def training_data_of(
         moments=moments,
         unit=dataset.report["unit"],
         query_words=None if texts is None else word_numbers(texts),
+        explored=dataset.report.get("origin", {}).get("service", {}).get("explored"),
     )
 
 

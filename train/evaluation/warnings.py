@@ -12,6 +12,7 @@ from twinspire.train.metrics import metric_label
 
 FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side
 CUT_PART, CUT_TEXTS = 0.1, 0.05  # the part of a text that matters, and the share of the texts that lose it
+LEAST_EXPLORED = 0.01  # share of the answers of a service
 NO_LOSS = 1e-6  # a mean loss below it counts as zero
 
 
@@ -39,6 +40,7 @@ def run_warnings(
         _cut_texts(experiment, data, metrics),
         _unused_negatives(experiment, data),
         _file_order(experiment, data),
+        _own_impressions(data),
     ]
     return [each for each in found if each]
 
@@ -92,6 +94,17 @@ def _file_order(experiment: Experiment, data: TrainingData) -> str:
     return (
         f'there is no time column: split.by = "{by}" tests the last {what} of each user in the order of the '
         'file; if that order says nothing, split.by = "random" draws an event of each user'
+    )
+
+
+def _own_impressions(data: TrainingData) -> str:
+    """Whether the test part has only items that bundles of before have chosen to show."""
+    if data.explored is None or data.explored >= LEAST_EXPLORED:
+        return ""
+    return (
+        f"test holds clicks on what the service has shown, and {data.explored:.1%} of its answers were "
+        "explored: items that it did not show cannot be right, so figures favour models that rank as it did; "
+        "`serve --explore-share` shows others, too"
     )
 
 

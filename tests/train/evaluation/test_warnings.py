@@ -188,3 +188,11 @@ def test_negatives_of_the_data_that_the_loss_leaves_out(loss: Any, is_told: bool
         'kind = "bce" with negatives = 0 learns from them'
     )
     assert told == [expected] * is_told
+
+
+@pytest.mark.parametrize(("explored", "is_told"), [(None, False), (0.0, True), (0.004, True), (0.05, False)])
+def test_a_test_part_of_what_the_service_chose_to_show(explored: float | None, is_told: bool) -> None:
+    told = [each for each in warnings_of(replace(many(), explored=explored)) if "--explore-share" in each]
+    assert len(told) == is_told
+    if is_told:
+        assert f"{explored:.1%} of its answers were explored" in told[0]

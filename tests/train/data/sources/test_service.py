@@ -1,0 +1,233 @@
+"""What was shown and clicked becomes pairs once the window has closed, beside those of before."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.helpers.served import START, Answer, event, write_events, write_log
+from tests.helpers.sources import source_context
+from twinspire.protos.errors import ConfigError, DataError
+from twinspire.protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    TextFeature,
+)
+from twinspire.train.config import RecordedEventsConfig
+from twinspire.train.data.source import Source, Tables
+from twinspire.train.data.sources.service import ServiceData
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+QUERY: dict[str, FeatureSpec] = {
+    "text": TextFeature(kind="text", column="query"),
+    "device": CategoryFeature(kind="category", column="kind_of_device"),
+}
+HISTORY: dict[str, FeatureSpec] = {"history": HistoryFeature(kind="history")}
+ITEM: dict[str, FeatureSpec] = {"title": TextFeature(kind="text", column="title")}
+ID: dict[str, FeatureSpec] = {**ITEM, "id": IdFeature(kind="id")}
+ITEMS = "item_id,title\n" + "".join(f"{each},a {each}\n" for each in ("lamp", "desk", "chair", "sofa"))
+TYPES = RecordedEventsConfig({"click": 1, "dislike": -1})
+BEFORE = """
+name = "shop"
+data = { kind = "files", items = "items.csv", pairs = "clicks.csv", time = "at", display = ["title"] }
+query.text = { kind = "text", column = "query" }
+item.title = { kind = "text", column = "title" }
+tower.kind = "bag"
+"""
+PHONE = {"text": "Light", "device": "phone"}
+
+
+def shop(folder: Path) -> None:
+    """Answers of two days, the second of which is open, and the tables of before."""
+    (folder / "items.csv").write_text(ITEMS)
+    (folder / "clicks.csv").write_text("query,kind_of_device,item_id,at\nwood,pc,desk,1700000000\n")
+    (folder / "before.toml").write_text(BEFORE)
+    answers = [
+        Answer("r1", START, ["lamp", "desk", "chair"], PHONE),
+        Answer("r2", START + HOUR, ["chair", "lamp"], {"text": "seat"}),
+        Answer("r3", START + 30 * HOUR, ["sofa", "chair"], {"text": "soft"}),
+    ]
+    write_log(folder / "served", answers[:2])
+    write_log(folder / "served", answers[2:], worker=1)
+    events = [
+        event("u1", "desk", START + 60, "r1"),
+        event("u1", "desk", START + 90, "r1"),
+        event("u1", "lamp", START + 95, "r1", "view"),
+        event("u2", "chair", START + 2 * HOUR, "r2", "dislike"),
+        event("u2", "lamp", START + 26 * HOUR, "r2"),
+        event("u3", "sofa", START + 30 * HOUR + 5, "r3"),
+        event("u3", "lamp", START + 3 * HOUR, "r-unlogged"),
+    ]
+    write_events(folder / "events.parquet", events)
+
+
+def opened(
+    folder: Path, query: dict[str, FeatureSpec] = QUERY, negatives: bool = True, **data: Any
+) -> Source:
+    item = ID if query is HISTORY else ITEM
+    context = replace(source_context(folder, query, item), events=TYPES, learns_from_negatives=negatives)
+    given = {"before": "before.toml", "log": "served", "events": "events.parquet"} | data
+    return ServiceData(kind="service", **given).open(context)
+
+
+def rows(tables: Tables, *columns: str) -> list[Any]:
+    """Item, label and some columns of each pair, in order."""
+    pairs = tables.pairs.with_columns(item=tables.items["item_id"].gather(tables.pairs["item_row"]))
+    return pairs.select("item", *columns).rows()
+
+
+def test_closed_answers_become_pairs_with_labels_beside_those_of_before(tmp_path: Path) -> None:
+    shop(tmp_path)
+    tables = opened(tmp_path).read()
+    assert rows(tables, "label", "query", "kind_of_device", "group") == [
+        ("desk", 1, "wood", "pc", "desk"),
+        ("lamp", 0, "Light", "phone", "light"),
+        ("desk", 1, "Light", "phone", "light"),
+        ("chair", 0, "Light", "phone", "light"),
+        ("chair", 0, "seat", None, "seat"),
+        ("lamp", 0, "seat", None, "seat"),  # the click came after the window
+    ]
+    assert tables.display == ("title",)
+    assert tables.pairs["time"].to_list()[:2] == [1_700_000_000, START]
+    report = tables.origin["service"]
+    assert (report["answers"], report["waiting"], report["clicks"]) == (2, 1, 1)
+    assert (report["first"], report["last"]) == ("2026-12-01T00:00:00Z", "2026-12-01T01:00:00Z")
+    assert report["cutoff"] == "2026-12-02T06:00:05Z"
+    assert (report["bundles"], report["explored"]) == ({"b1": 2}, 0)
+    assert (report["pairs"], report["before_pairs"]) == (5, 1)
+    assert any("1 answers wait" in line for line in tables.origin["notes"])
+
+
+def test_a_loss_of_positive_pairs_alone_gets_clicks_alone(tmp_path: Path) -> None:
+    shop(tmp_path)
+    tables = opened(tmp_path, negatives=False).read()
+    assert rows(tables, "query") == [("desk", "wood"), ("desk", "Light")]
+    assert "label" not in tables.pairs.columns
+
+
+@pytest.mark.parametrize("hours, clicked", [(24.0, ["desk"]), (26.0, ["desk", "lamp"])])
+def test_a_click_counts_within_the_window(tmp_path: Path, hours: float, clicked: list[str]) -> None:
+    shop(tmp_path)
+    found = opened(tmp_path, before="", items="items.csv", window_hours=hours).read()
+    assert [item for item, label in rows(found, "label") if label] == clicked
+
+
+def test_a_late_event_and_a_later_answer_are_in_the_next_version(tmp_path: Path) -> None:
+    shop(tmp_path)
+    until = "2026-12-02T06:00:00"  # five seconds before the click of r3
+    before = opened(tmp_path, until=until)
+    version, found = before.identity(), rows(before.read(), "label")
+    assert version.endswith(" 2026-12-02T06:00:00Z")
+    events = pl.read_parquet(tmp_path / "events.parquet").to_dicts()
+    for each in events:
+        each["recorded"] = each["recorded"].timestamp()
+    late = event("u1", "chair", START + 70, "r1", recorded=START + 40 * HOUR)
+    again = [event(e["user_id"], e["item_id"], e["time"], e["request_id"], e["type"]) for e in events]
+    write_events(tmp_path / "events.parquet", [*again, late])
+    write_log(tmp_path / "served", [Answer("r4", START + 60 * HOUR, ["desk"], PHONE)])
+    same = opened(tmp_path, until=until)
+    assert same.identity() == version
+    assert rows(same.read(), "label") == found
+    later = opened(tmp_path)
+    assert later.identity() != version
+    labels = rows(later.read(), "label", "query")
+    assert ("chair", 1, "Light") in labels and ("sofa", 1, "soft") in labels
+
+
+def test_weights_of_the_service_have_mean_one_and_before_has_its_own(tmp_path: Path) -> None:
+    shop(tmp_path)
+    tables = opened(tmp_path, before_weight=0.25).read()
+    new = tables.pairs.filter(pl.col("time") >= START)
+    assert new.filter(pl.col("label") > 0)["weight"].mean() == pytest.approx(1)
+    assert tables.pairs["weight"][0] == 0.25
+    share = 0.25 / (0.25 + float(new["weight"].sum()))
+    assert tables.origin["service"]["before_share"] == pytest.approx(share)
+    alone = opened(tmp_path, before_weight=0.0).read()
+    assert alone.pairs.height == 5 and alone.items.height == 4
+
+
+def test_items_of_another_table_take_the_place_of_those_of_before(tmp_path: Path) -> None:
+    shop(tmp_path)
+    (tmp_path / "new.csv").write_text("item_id,title\nlamp,new lamp\nchair,a chair\nstool,a stool\n")
+    tables = opened(tmp_path, items="new.csv").read()
+    assert tables.items["item_id"].to_list() == ["lamp", "chair", "stool"]
+    assert [item for item, _ in rows(tables, "label")] == ["lamp", "chair", "chair", "lamp"]
+    assert tables.dropped == {
+        "pair of the service with an unknown item": 1, "pair of before with an unknown item": 1
+    }  # fmt: skip
+
+
+def test_without_texts_the_error_names_the_option_of_the_service(tmp_path: Path) -> None:
+    shop(tmp_path)
+    write_log(tmp_path / "bare", [Answer("r1", START, ["lamp"], {"device": "phone"})])
+    with pytest.raises(DataError, match="--served-log-texts"):
+        opened(tmp_path, log="bare").read()
+    bare = Answer("r9", START + 5, ["lamp"])
+    write_log(tmp_path / "served", [bare], worker=7)
+    assert opened(tmp_path).read().dropped == {"answer without the texts of its query": 1}
+
+
+def test_events_of_users_become_pairs_with_histories(tmp_path: Path) -> None:
+    shop(tmp_path)
+    toml = BEFORE.replace('kind = "files"', 'kind = "events", events = "past.csv"')
+    toml = toml.replace(', pairs = "clicks.csv"', "").replace(
+        'query.text = { kind = "text", column = "query" }', 'query.history.kind = "history"'
+    ).replace('tower.kind = "bag"', 'item.id.kind = "id"\ntower.kind = "sequence"')  # fmt: skip
+    (tmp_path / "before.toml").write_text(toml)
+    (tmp_path / "past.csv").write_text("user_id,item_id,at\nu1,sofa,1600000000\nu1,lamp,1600000100\n")
+    tables = opened(tmp_path, HISTORY, negatives=False).read()
+    assert rows(tables, "group", "label", "position") == [
+        ("sofa", "u1", 1, 0),
+        ("lamp", "u1", 1, 1),
+        ("desk", "u1", 1, 2),
+        ("chair", "u2", 0, 0),
+        ("lamp", "u2", 1, 0),
+        ("lamp", "u3", 1, 0),
+        ("sofa", "u3", 1, 1),
+    ]
+    assert tables.history is not None and tables.history.len() == 6
+    labelled = rows(opened(tmp_path, HISTORY).read(), "group", "label")
+    assert ("sofa", "u3", 1) not in labelled  # its answer waits
+    assert ("chair", "u1", 0) in labelled
+    assert ("lamp", "u1", 0) not in labelled  # u1 had it before, and histories have an item once
+
+
+def test_events_are_read_from_the_store_itself(tmp_path: Path) -> None:
+    from twinspire.protos import events_pb2 as wire
+    from twinspire.serving.events.store import EventStore
+
+    shop(tmp_path)
+    url = f"sqlite:///{tmp_path / 'events.db'}"
+    with closing(EventStore.open(url)) as store:
+        clicked = wire.Event(user="u1", item_id="chair", type="click", time=START + 9, request_id="r1")
+        store.record([wire.RecordRequest(events=[clicked])])
+    found = rows(opened(tmp_path, events=url, before_weight=0.0).read(), "label", "query")
+    assert ("chair", 1, "Light") in found and ("desk", 0, "Light") in found
+    with pytest.raises(ConfigError, match=r"data\.events: .*none\.db"):
+        opened(tmp_path, events=f"sqlite:///{tmp_path / 'none.db'}")
+
+
+def test_bad_logs_and_settings_are_refused_with_their_place(tmp_path: Path) -> None:
+    shop(tmp_path)
+    with pytest.raises(DataError, match=r"nowhere: expected files of a served log"):
+        opened(tmp_path, log="nowhere").identity()
+    with pytest.raises(DataError, match=r"no\.parquet"):
+        opened(tmp_path, events="no.parquet")
+    with pytest.raises(DataError, match="and 3 wait"):
+        opened(tmp_path, window_hours=1000.0).read()
+    (path,) = (tmp_path / "served").glob("*/*-1.parquet")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="cannot be read"):
+        opened(tmp_path).identity()
+    wrong: dict[str, Any] = {"since": "yesterday", "window_hours": 0.0, "before_weight": -1.0}
+    for key, value in wrong.items():
+        with pytest.raises(ValueError, match=f"{key}: expected"):
+            ServiceData(kind="service", log="", events="", before="x", **{key: value})
+    with pytest.raises(ValueError, match="items: expected a table"):
+        ServiceData(kind="service", log="", events="")
