@@ -118,7 +118,8 @@ def event_types(experiment: Experiment) -> EventTypes:
 def _fingerprint(experiment: Experiment, run: Run) -> str:
     """Key over everything that determines a bundle; the run stands for its data and its towers."""
     settings = dataclasses.asdict(experiment)
-    del settings["gates"]
+    for later in ("gates", "retrain"):
+        del settings[later]
     return fingerprint(run.info.run_id, settings, code_fingerprint(__name__, *experiment.modules))
 
 

@@ -5,7 +5,8 @@
 All stages read the same file. `[data]`, `[split]`, `[query]` and `[item]` describe the data set and its
 features, `[filter]` what searches can filter by, `[events]` what recorded events mean, `[judged]` queries
 that people have judged; `[tower]`, `[loss]` and `[training]` the model; `[baselines]` what it is compared
-with; `[export]`, `[precision]`, `[index]` and `[hybrid]` the bundle; `[gates]` the checks before a promotion.
+with; `[export]`, `[precision]`, `[index]` and `[hybrid]` the bundle; `[gates]` the checks before a promotion;
+`[retrain]` how a champion is trained on.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -36,6 +37,7 @@ from twinspire.train.config.index import IndexConfig
 from twinspire.train.config.judged import JudgedConfig
 from twinspire.train.config.losses import LossConfig
 from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.config.retrain import RetrainConfig
 from twinspire.train.config.towers import ComirecTower, TowerConfig
 from twinspire.train.config.training import TrainingConfig
 
@@ -52,6 +54,7 @@ __all__ = [
     "LossConfig",
     "PrecisionConfig",
     "RecordedEventsConfig",
+    "RetrainConfig",
     "SplitConfig",
     "TowerConfig",
     "TrainingConfig",
@@ -93,6 +96,7 @@ class Experiment:
     index: IndexConfig = field(default_factory=IndexConfig)
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     examples: tuple[dict[str, Any], ...] = ()
 

@@ -39,7 +39,7 @@ _VECTORS = ("items.npy", "validation_queries.npy")
 
 
 def refit(
-    folder: Path, experiment: Experiment, trained: Trainer, console: Console, process: TrainingProcess
+    folder: Path, first: Model, trained: Trainer, console: Console, process: TrainingProcess
 ) -> tuple[Model, Trainer]:
     """Train new towers on training and validation pairs, for as many epochs as the best towers had.
 
@@ -48,7 +48,7 @@ def refit(
 
     Args:
         folder: of the run.
-        experiment: with every key set, as the towers were trained.
+        first: whose experiment has every key set; the new towers start as these did.
         trained: the trainer that has found the best epoch.
         process: this one, alone or as rank 0 of several.
 
@@ -59,12 +59,13 @@ def refit(
         DataError: the state of an interrupted run is damaged.
         KeyboardInterrupt: SIGINT asked to stop, and the state has been saved; Terminated for SIGTERM.
     """
+    experiment = first.experiment
     if has_texts(experiment, trained.data):
         _log_vectors(folder, trained)
     epochs = trained.state.best_epoch
     text = f"training anew on training and validation pairs together, {epochs} epochs"
     console.print(text, highlight=False, soft_wrap=True)
-    model, trainer = begun(experiment, trained.data.with_validation(), process)
+    model, trainer = begun(experiment, trained.data.with_validation(), process, first.start)
     place = folder / REFIT
     place.mkdir(exist_ok=True)
     if (place / RUN_STATE).is_file():
@@ -84,14 +85,17 @@ def refit(
     return model, trainer
 
 
-def begun(experiment: Experiment, data: TrainingData, process: TrainingProcess) -> tuple[Model, Trainer]:
+def begun(
+    experiment: Experiment, data: TrainingData, process: TrainingProcess, start: Model | None = None
+) -> tuple[Model, Trainer]:
     """An untrained model and its trainer.
 
     Args:
         experiment: with every key set, see `from_data`.
         data: as these features read them.
+        start: a trained model with whose weights it begins.
     """
-    model, prepared = build_model(experiment, data, process=process)
+    model, prepared = build_model(experiment, data, process=process, start=start)
     drop_useless_coordinates(model.towers, experiment, data)
     shared = architecture_of(experiment.tower).shares_windows
     return model, Trainer(model.towers, data, prepared, experiment.loss, experiment.training, shared, process)

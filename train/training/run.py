@@ -32,7 +32,7 @@ from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import training_data_of
 from twinspire.train.evaluation import plots
 from twinspire.train.evaluation.baselines import baselines, left_out
-from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in, interval
+from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in
 from twinspire.train.evaluation.quality_page import PAGE, quality_page
 from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
 from twinspire.train.evaluation.report import (
@@ -44,7 +44,6 @@ from twinspire.train.evaluation.report import (
 from twinspire.train.evaluation.warnings import run_warnings, worse_than_baselines
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.interrupts import before_leaving
-from twinspire.train.metrics import OF_LABELS, per_query
 from twinspire.train.models.defaults import Chosen, from_data
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Report, architecture_of, silent
@@ -78,30 +77,33 @@ from twinspire.train.training.tracking import (
     tracked_run,
     unfinished_runs,
 )
-from twinspire.train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model
+from twinspire.train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, load_model
 from twinspire.train.training.trainer import Callbacks, Interrupted, State, Trainer
+from twinspire.train.training.validated import baselines_on_validation
 
 STAGE = "fit"
 FINISHED = "finished"  # folder of the towers with new items, calibration and mixture, in that of a run
 # Sections that training does not read.
-LATER_STAGES = ("export", "precision", "index", "hybrid", "gates")
+LATER_STAGES = ("export", "precision", "index", "hybrid", "gates", "retrain")
 
 
 def fit(
     experiment: Experiment,
     dataset: Dataset,
     console: Console,
-    resume: bool = False,
+    resume: bool | None = False,
     to_resume: str = "python -m twinspire.train fit --resume",
     process: TrainingProcess | None = None,
+    start: Run | None = None,
 ) -> tuple[Run, bool]:
     """Train and evaluate an experiment.
 
     Args:
-        resume: continue the run that was interrupted last.
+        resume: continue the run that was interrupted last; None continues one if there is one.
         to_resume: the command that does so, for the texts that say how to go on.
         process: this one, alone or as rank 0 of several, whose number is not a part of the run's key; the
             others call `follow`. If None, it is set up to train alone.
+        start: a run with whose towers the new ones begin; see `train/models/warm_start.py`.
 
     Returns:
         The finished run, and whether it is one of before, whose inputs were the same.
@@ -114,6 +116,8 @@ def fit(
         Unavailable: there is too little memory.
     """
     key = _fingerprint(experiment, dataset)
+    if start is not None:
+        key = fingerprint(key, start.info.run_id)
     training = experiment.training
     process = process or start_process(training.threads, training.device)
     finished = find_run(experiment.name, STAGE, key)
@@ -121,6 +125,7 @@ def fit(
         process.from_rank_0("")
         return finished, True
     interrupted = _interrupted(experiment, key)
+    resume = interrupted is not None if resume is None else resume
     if resume and interrupted is None:
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
     if interrupted and not resume:
@@ -139,7 +144,8 @@ def fit(
         ):
             # Not parameters: a resumed run may have others.
             mlflow.set_tags({"ranks": process.count, **process.describe()})
-            _train(run_folder(run_id), process, experiment, dataset, console, resume)
+            trained = None if start is None else load_model(start)
+            _train(run_folder(run_id), process, experiment, dataset, console, resume, trained)
     except (RuntimeError, MemoryError) as error:
         advice = memory_advice(error, process)
         if advice is None:
@@ -289,6 +295,7 @@ def _train(
     dataset: Dataset,
     console: Console,
     resume: bool,
+    start: Model | None = None,
 ) -> None:
     """Train within the active MLflow run, evaluate the towers, and log the results."""
     with console.status("hashing texts"):
@@ -296,7 +303,7 @@ def _train(
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
         data = data.as_read_by(experiment.query)
-        model, prepared = build_model(experiment, data, partial(_print, console), process)
+        model, prepared = build_model(experiment, data, partial(_print, console), process, start)
     architecture = architecture_of(experiment.tower)
     about = architecture.describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
@@ -338,7 +345,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     added, mixed, recent = validated.added, validated.mixed, validated.recent
     if experiment.training.refit:
         rankers = {}  # their item-item weights are freed for those of the refit
-        model, trainer = refit(folder, experiment, trainer, console, process)
+        model, trainer = refit(folder, model, trainer, console, process)
         changed, data, labelled = True, trainer.data, LabelledPairs(trainer)
         fitter = BaselineFitter(experiment, data, choices=validated.choices)
         with console.status("a linear model and recent popularity beside the new towers"):
@@ -431,7 +438,7 @@ def _choose_on_validation(
     rankers = baselines(experiment, trainer.data, console, fitter)
     with console.status("towers and baselines on validation"):
         on_labels = labelled.baselines_on_validation(experiment)
-        beside, leads = _baselines_on_validation(experiment, trainer, rankers, on_labels)
+        beside, leads = baselines_on_validation(experiment, trainer, rankers, on_labels)
     return _Validated(added, calibrated, fitter.choices, mixed, recent, beside, leads), rankers
 
 
@@ -538,27 +545,6 @@ def _log_metrics(
     named = {f"validation_{name}": value for name, value in on_validation.items()}
     named |= {f"{JUDGED}{name}": value for name, value in on_judged.items()}
     log_all(run_id, {**metrics, **kept, **named})
-
-
-def _baselines_on_validation(
-    experiment: Experiment,
-    trainer: Trainer,
-    rankers: Mapping[str, FittedBaseline],
-    labelled: dict[str, float],
-) -> tuple[dict[str, float], dict[str, Interval]]:
-    """Of each baseline the metric that selects the epoch, and that of the towers less it.
-
-    If it is a metric of labels, these are `labelled` and nothing.
-    """
-    selection, data = experiment.training.selection, trainer.data
-    if selection in OF_LABELS or not rankers:
-        return labelled, {}
-    queries, relevant = data.parts["validation"].by_query()
-    own = per_query(trainer.rank(queries), relevant)[selection]
-    others = {name: per_query(rank(queries), relevant)[selection] for name, rank in rankers.items()}
-    clusters = clusters_of(data, "validation")
-    leads = {name: interval(own, clusters, other) for name, other in others.items()}
-    return {name: float(other.mean()) for name, other in others.items()}, leads
 
 
 def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:

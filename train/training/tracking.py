@@ -172,7 +172,8 @@ def _description(name: str) -> str:
         "- `fit`: training, with the metrics of each epoch, of the test part and of the exported bundle\n"
         "- `bench`: latency of a bundle\n"
         "- `release`: a decision about the champion, with a report of all gates (`release/decision.html`)\n"
-        "- `refresh`: a bundle of the champion's towers and newer items"
+        "- `refresh`: a bundle of the champion's towers and newer items\n"
+        "- `retrain`: towers trained on newer data, which of them went on, and why"
     )
 
 
@@ -204,6 +205,11 @@ def _runs(experiment: str, stage: str, fingerprint: str, status: str, most: int 
         order_by=["attributes.start_time DESC"],
         output_format="list",
     )
+
+
+def finished_count(experiment: str, stage: str) -> int:
+    """The number of finished runs of a stage, at most `MAX_RUNS`."""
+    return len(_runs(experiment, stage, "", "FINISHED"))
 
 
 def get_run(run_id: str) -> Run:

@@ -29,6 +29,7 @@ from twinspire.train.models.tower_factory import (
     architecture_of,
     silent,
 )
+from twinspire.train.models.warm_start import start_from
 from twinspire.train.training.checkpoint import BEST_TOWERS, load_towers
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
 
@@ -38,11 +39,16 @@ DESCRIPTION = "description.json"
 
 @dataclass(frozen=True)
 class Model:
-    """Query tower and item tower, with their experiment and the schema of their inputs."""
+    """Query tower and item tower, with their experiment and the schema of their inputs.
+
+    Args:
+        start: the trained model with whose weights this one began, if there is one.
+    """
 
     experiment: Experiment
     schema: Schema
     towers: Towers
+    start: "Model | None" = None
 
     def description(self) -> bytes:
         """Experiment, schema and hashing scheme as JSON: what `load_model` builds the towers from."""
@@ -59,6 +65,7 @@ def build_model(
     data: TrainingData,
     report: Report = silent,
     process: TrainingProcess = SINGLE_PROCESS,
+    start: Model | None = None,
 ) -> tuple[Model, tuple[PreparedInputs, PreparedInputs]]:
     """An untrained model, and the encoded queries and items.
 
@@ -70,6 +77,7 @@ def build_model(
         report: receives lines about the progress where that takes long.
         process: on whose device the towers are, and their start is computed. Random weights are drawn on the
             CPU, so they are the same on all devices.
+        start: a trained model of the same features and architecture, with whose weights the towers begin.
     """
     torch.manual_seed(experiment.training.seed)
     training = data.training_values()
@@ -87,7 +95,9 @@ def build_model(
     )
     for tower, side in zip(towers, ("query", "item"), strict=True):
         fit_number_encoders(tower, side, training)  # type: ignore[arg-type]
-    return Model(experiment, schema, towers), (queries, items)
+    if start is not None:
+        start_from(towers, schema, (start.towers, start.schema), data, items, architecture)
+    return Model(experiment, schema, towers, start), (queries, items)
 
 
 def load_model(run: Run) -> Model:
