@@ -6,7 +6,7 @@ ifeq ($(filter oneshell,$(.FEATURES)),)
 $(error this is GNU make $(MAKE_VERSION); 4 or newer is needed, on macOS `brew install make`, and then gmake in place of make)
 endif
 .ONESHELL:
-.PHONY: setup doctor data train export encode bench evaluate register promote refresh rollback prune history serve \
+.PHONY: setup doctor data train export encode bench evaluate register promote refresh retrain rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest remotetest demo ui serve-mlflow test test-all \
         test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos docs notebooks clean help
 
@@ -144,8 +144,8 @@ doctor: $(IMPORTS) ## what this machine lacks, and what to do about it, also bef
 	$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m twinspire.serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
 	  $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
-data: setup ## read, check and split the data set of CONFIG
-	@$(call run,twinspire.train data,--config $(CONFIG) $(if $(REFRESH),--refresh))
+data: setup ## read, check and split the data set of CONFIG; TABLES=folder also writes it as plain tables
+	@$(call run,twinspire.train data,--config $(CONFIG) $(if $(REFRESH),--refresh) $(if $(TABLES),--tables "$(TABLES)"))
 	$(call next,train)
 
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run; RANKS=2 processes
@@ -181,6 +181,9 @@ promote: setup ## make the challenger the champion, if all gates hold; FORCE=1 R
 refresh: setup ## a bundle of the champion's towers and the catalogue as it stands: CATALOGUE=url ITEMS=items.csv; goes on after a kill
 	@$(call run,twinspire.export refresh,--config $(CONFIG) $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \
 	  $(if $(ITEMS),--items "$(ITEMS)"))
+
+retrain: setup ## train the champion on with newer data, promote the better towers: CATALOGUE=url; goes on after a kill
+	@$(call run,twinspire.export retrain,--config $(CONFIG) $(if $(CATALOGUE),--catalogue "$(CATALOGUE)"))
 
 rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
 	@$(call run,twinspire.export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})

@@ -71,6 +71,11 @@ COMMANDS = {
         "twinspire.export.refresh.command:refresh",
         "twinspire.export.refresh.command:show_refreshed",
     ),
+    "retrain": Command(
+        "Train the champion on with newer data, and promote the better towers; resumes after a kill.",
+        "twinspire.export.retrain.command:retrain",
+        "twinspire.export.retrain.command:show_retrained",
+    ),
     "catalogue": Command(
         "Write the items of the data set with the changes of the store, as a table that training reads.",
         "twinspire.export.refresh.command:catalogue",

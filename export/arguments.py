@@ -39,7 +39,7 @@ def add_options(name: str, command: ArgumentParser) -> None:
         )
     for flag, text in FLAGS.get(name, {}).items():
         add(flag, action="store_true", help=text)
-    if name in ("refresh", "catalogue"):
+    if name in ("refresh", "retrain", "catalogue"):
         store = "store of live items (default: that of the service)"
         add("--catalogue", default="", metavar="URL", help=store)
     if name == "refresh":

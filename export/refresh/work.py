@@ -42,12 +42,16 @@ class RefreshState:
 class RefreshFolder:
     """The folder of the refresh of one model; for the process that holds its lock.
 
+    Args:
+        name: of the model.
+        work: parent of the folders of all models.
+
     Attributes:
         state: as it is on disk.
     """
 
-    def __init__(self, name: str) -> None:
-        self.folder = WORK / name
+    def __init__(self, name: str, work: Path = WORK) -> None:
+        self.folder = work / name
         self.state = self._read()
 
     @property

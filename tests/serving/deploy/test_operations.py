@@ -25,7 +25,7 @@ from twinspire.serving.client import Item
 from twinspire.serving.client.items import Origin
 
 PAGE = (ROOT / "serving" / "OPERATIONS.md").read_text()
-STEPS = ["train data", "train fit", "export bundle", "export register", "export promote"]
+STEPS = ["export retrain"]
 QUERIES = [*item_names(20), "zozozo zozozo"]
 
 

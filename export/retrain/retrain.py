@@ -1,0 +1,264 @@
+"""All steps of a retraining, in order.
+
+    newest data -> towers, warm and maybe from scratch -> the better of them -> bundle -> gates -> champion
+
+Warm towers begin with the champion's weights, and have its features, architecture and loss, as its run holds
+them. Towers from scratch are what the TOML says; a share of the retrainings has them (`[retrain]`), and each
+without a champion.
+
+A retraining notes champion, cut-off time and catalogue when it begins. Each stage finds what an earlier
+process has done by its key, so a retraining that was killed goes on with the same command. When it has ended,
+an MLflow run with the key of its data and settings holds the summary, and the same inputs are not trained on
+again. One retraining of a model runs at a time on a host; `promote` refuses if the champion has moved.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run
+from rich.console import Console
+
+from twinspire.export.bundle_builder import build_bundle
+from twinspire.export.refresh import sources
+from twinspire.export.refresh.merge import Champion
+from twinspire.export.refresh.table import catalogue_table, write_table
+from twinspire.export.refresh.work import RefreshFolder
+from twinspire.export.release import registry
+from twinspire.export.release.promote import challenger_data, promote
+from twinspire.export.release.registry import AliasState
+from twinspire.protos.errors import DataError, GateRefused, MissingStage, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.train.config import Experiment
+from twinspire.train.data.columns import column_names
+from twinspire.train.data.dataset import CACHE as DATA
+from twinspire.train.data.dataset import Dataset, open_source, prepare
+from twinspire.train.data.sources.service import ServiceData, ServiceSource
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.fingerprint import fingerprint
+from twinspire.train.metrics import metric_label
+from twinspire.train.paths import CACHE
+from twinspire.train.training.run import fit
+from twinspire.train.training.run_metrics import metrics_of
+from twinspire.train.training.tracking import (
+    find_run,
+    finished_count,
+    get_run,
+    mlflow_errors,
+    tracked_run,
+)
+from twinspire.train.training.trained_model import load_model
+from twinspire.train.training.validated import lead_on_validation
+
+STAGE = "retrain"  # of its runs
+SUMMARY = "retrain.json"  # artifact of such a run
+WORK = CACHE / "retrain"
+WARM, SCRATCH = "warm", "scratch"
+
+
+def retrain(experiment: Experiment, base: Path, console: Console, catalogue: str = "") -> dict[str, Any]:
+    """Train on the newest data, and promote the better towers if all gates hold.
+
+    Args:
+        base: folder of the TOML file.
+        catalogue: URL of the store of live items; empty for that of the service, if there is one.
+
+    Returns:
+        A document with `champion`, the version that was champion before, empty if there was none; `data`,
+        lines about them; `candidates`, the towers, those that went on first, with their `kind`, `run_id`, and
+        the `metric` that selects epochs on validation at the `start` and of those that are kept
+        (`validation`); their `comparison`; `notes` on what could not be done; `version` and `bundle`; why
+        gates have `refused` it, or else an empty text; `move` and `decision` of the promotion; and whether
+        these inputs were trained on before (`done_before`).
+
+    Raises:
+        DataError: the data are invalid.
+        Unavailable: another retraining is at work, the aliases were moved meanwhile, or MLflow or a store
+            does not answer.
+    """
+    name = experiment.name
+    busy = Unavailable(f"{name}: another retraining is at work on this host")
+    with exclusive_lock(WORK / f"{name}.lock", busy=busy), mlflow_errors():
+        return _Retraining(experiment, base, console, catalogue).run()
+
+
+@dataclass
+class _Retraining:
+    """One retraining, by the process that holds its lock."""
+
+    experiment: Experiment
+    base: Path
+    console: Console
+    catalogue: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.name = self.experiment.name
+        self.work = RefreshFolder(self.name, WORK)
+
+    def run(self) -> dict[str, Any]:
+        begun, is_new = self._begin()
+        experiment = self._with_data(begun)
+        refresh = is_new and experiment is self.experiment  # data of other kinds may be a download
+        dataset = prepare(experiment, self.base, refresh=refresh, console=self.console)
+        key = fingerprint(dataset.report["fingerprint"], dataclasses.asdict(experiment))
+        done = find_run(self.name, STAGE, key)
+        if done is not None:
+            self.work.end()
+            return mlflow.artifacts.load_dict(f"runs:/{done.info.run_id}/{SUMMARY}") | {"done_before": True}
+        lines = [f"items: {dataset.items.height:,}", *dataset.report["origin"].get("notes", ())]
+        champion = None
+        if begun["champion"]:
+            with self.console.status("fetching the champion"):
+                known = Champion.read(*registry.fetch(self.name, begun["champion"]))
+            champion = get_run(known.manifest.run_id)
+            new = len({*dataset.items["item_id"]} - {*known.items.ids})
+            lines[0] += f", of which the champion does not have {new:,}"
+        settings = self._settings(experiment, dataset, champion)
+        runs = {kind: self._fit(kind, each, dataset, champion) for kind, each in settings.items()}
+        kind, comparison = _better(runs)
+        folder, _ = build_bundle(settings[kind], dataset, runs[kind], self.console)
+        version = str(registry.register(folder)[0].version)
+        self.work.note(version=version)
+        found = {
+            "champion": begun["champion"],
+            "data": lines,
+            "candidates": [_candidate(each, runs[each], experiment) for each in (kind, *({*runs} - {kind}))],
+            "comparison": comparison,
+            "notes": self.notes,
+            "version": version,
+            "bundle": str(folder),
+            **self._promoted(settings[kind], dataset, version, comparison),
+        }
+        with tracked_run(self.name, STAGE, key) as run_id:
+            mlflow.log_dict(found, SUMMARY, run_id)
+        self.work.end()
+        return found | {"done_before": False}
+
+    def _begin(self) -> tuple[dict[str, str], bool]:
+        """What this retraining was begun with; and whether by this process, not by one that was killed."""
+        state, champion = self.work.state, AliasState.of(self.name).champion
+        begun = state.begun_with
+        settings = fingerprint(dataclasses.asdict(self.experiment))
+        is_ours = begun.get("settings") == settings and champion in (begun.get("champion"), state.version)
+        if begun and is_ours:
+            self._say("going on with a retraining that was interrupted")
+            return begun, False
+        begun = {
+            "champion": champion,
+            "settings": settings,
+            "until": self._cutoff(),
+            "scratch": str(self._is_from_scratch(champion)),
+            "items": "",
+        }
+        self.work.begin(begun)
+        begun["items"] = self._catalogue(begun)
+        self.work.note(begun_with=begun)
+        return begun, True
+
+    def _cutoff(self) -> str:
+        """The cut-off time of the data of a service, which is fixed from now on; empty of other data."""
+        source = open_source(self.experiment, self.base, DATA, False, self.console)
+        if not isinstance(source, ServiceSource):
+            return ""
+        return datetime.fromtimestamp(source.period.cutoff, UTC).isoformat()
+
+    def _is_from_scratch(self, champion: str) -> bool:
+        """Whether towers are trained from scratch this time: evenly spread over the retrainings."""
+        share, before = self.experiment.retrain.scratch_share, finished_count(self.name, STAGE)
+        return not champion or int((before + 1) * share + 1e-9) > int(before * share + 1e-9)
+
+    def _catalogue(self, begun: dict[str, str]) -> str:
+        """Path of a table with the items as they stand in the store of live items; empty if there is none."""
+        data = self.experiment.data
+        if not isinstance(data, ServiceData):
+            if self.catalogue:
+                raise DataError(f'--catalogue: expected data of kind "service", got "{data.kind}"')
+            return ""
+        if not sources.take_snapshot(self.catalogue, self.work.changes, None):
+            return ""
+        dataset = prepare(self._with_data(begun), self.base, console=self.console)
+        changes = sources.read_snapshot(self.work.changes).changes
+        display = dataset.report["display"]
+        output = self.work.folder / "items.parquet"
+        write_table(catalogue_table(dataset.items, self.experiment.item, display, changes), output)
+        return str(output)
+
+    def _with_data(self, begun: dict[str, str]) -> Experiment:
+        """The experiment with data up to the cut-off time, and the items of the catalogue."""
+        data = self.experiment.data
+        if not isinstance(data, ServiceData):
+            return self.experiment
+        data = dataclasses.replace(data, until=begun["until"], items=begun["items"] or data.items)
+        return dataclasses.replace(self.experiment, data=data)
+
+    def _settings(
+        self, experiment: Experiment, dataset: Dataset, champion: Run | None
+    ) -> dict[str, Experiment]:
+        """`WARM` and `SCRATCH` -> the experiment of each, of those that are to be trained."""
+        found = {SCRATCH: experiment}
+        if champion is None:
+            return found
+        try:
+            known = load_model(champion).experiment
+            read = {*column_names(known.query)} - {*dataset.pairs.columns}
+            read |= {*column_names(known.item)} - {*dataset.items.columns}
+            if read:
+                raise DataError(f"its towers read {', '.join(sorted(read))}, which these data do not have")
+        except (DataError, MissingStage) as error:
+            self.notes.append(f"the champion cannot be trained on, so towers are from scratch alone: {error}")
+            return found
+        parts = {name: getattr(known, name) for name in ("query", "item", "tower", "loss")}
+        warm = {WARM: dataclasses.replace(experiment, **parts)}
+        return warm | found if self.work.state.begun_with["scratch"] == "True" else warm
+
+    def _fit(self, kind: str, experiment: Experiment, dataset: Dataset, champion: Run | None) -> Run:
+        """Train towers, or find those that an earlier process has trained."""
+        self._say(f"training {kind} towers")
+        start = champion if kind == WARM else None
+        command = "python -m twinspire.export retrain"
+        return fit(experiment, dataset, self.console, None, command, start=start)[0]
+
+    def _promoted(
+        self, experiment: Experiment, dataset: Dataset, version: str, comparison: str
+    ) -> dict[str, Any]:
+        """Record and decision of the promotion, or why gates refuse it; the audit log has either."""
+
+        def data() -> TrainingData:
+            return challenger_data(experiment, dataset)
+
+        reason = "; ".join(filter(None, ["retrained", comparison, *self.notes]))
+        try:
+            done = promote(experiment, data, self.console, reason=reason, expected=version)
+        except GateRefused as error:
+            return {"refused": str(error), "move": None, "decision": None}
+        move, decision = done.record, done.decision
+        return {
+            "refused": "",
+            "move": move and dataclasses.asdict(move),
+            "decision": decision and decision.document(),
+        }
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _better(runs: dict[str, Run]) -> tuple[str, str]:
+    """The kind of towers with the better mean on validation, and the comparison in words."""
+    if len(runs) == 1:
+        return next(iter(runs)), ""
+    lead, clusters = lead_on_validation(runs[WARM], runs[SCRATCH])
+    return (WARM if lead.mean >= 0 else SCRATCH), f"warm less scratch on validation: {lead.text(clusters)}"
+
+
+def _candidate(kind: str, run: Run, experiment: Experiment) -> dict[str, Any]:
+    """The figures of towers, as `retrain` returns them."""
+    selection, run_id = experiment.training.selection, run.info.run_id
+    history = mlflow.MlflowClient().get_metric_history(run_id, f"validation/{selection}")
+    start = next((each.value for each in history if each.step == 0), None)
+    found = metrics_of(run).get(f"validation_{selection}")
+    metric = metric_label(selection)
+    return {"kind": kind, "run_id": run_id, "metric": metric, "start": start, "validation": found}

@@ -1,0 +1,188 @@
+"""A retraining takes clicks into a champion that finds new items, once, or says why it does not."""
+
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from rich.console import Console
+
+from tests.helpers.retraining import NAME, write_before, write_service
+from tests.helpers.served import START, Answer, write_log
+from tests.helpers.stdlib import drawn_once
+from twinspire.export.refresh import sources
+from twinspire.export.refresh.work import RefreshFolder
+from twinspire.export.release import registry
+from twinspire.export.release.commands import audit_log_of
+from twinspire.export.retrain import command
+from twinspire.export.retrain import retrain as retraining
+from twinspire.export.retrain.retrain import WORK
+from twinspire.protos.bundle import Snapshot
+from twinspire.protos.errors import Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
+from twinspire.train.config import read_experiment
+from twinspire.train.data.dataset import prepare
+from twinspire.train.training import run as training
+from twinspire.train.training.callbacks import RunCallbacks
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::Warning:mlflow"),
+    pytest.mark.usefixtures("store", "warm_fetches"),
+    pytest.mark.timeout(900),
+]
+
+
+def run(config: Path, patch: pytest.MonkeyPatch, said: io.StringIO | None = None) -> dict[str, Any]:
+    """What the command returns."""
+    patch.setattr(command, "PROGRESS", Console(file=said or io.StringIO(), width=300))
+    with drawn_once():
+        return command.retrain(Namespace(config=config, catalogue=""))
+
+
+def champion() -> str:
+    found = registry.by_alias(NAME, "champion")
+    return "" if found is None else str(found.version)
+
+
+def shown(result: dict[str, Any]) -> str:
+    said = io.StringIO()
+    command.show_retrained(result, Console(file=said, width=300))
+    return said.getvalue()
+
+
+def dies(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_clicks_on_new_items_make_a_champion_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(write_before(tmp_path), monkeypatch)
+    assert (first["champion"], first["version"], champion()) == ("", "1", "1")
+    assert [each["kind"] for each in first["candidates"]] == ["scratch"]
+    found = run(write_service(tmp_path, scratch_share=1.0), monkeypatch)
+    assert not found["refused"], found["refused"]
+    assert (found["champion"], found["version"], champion()) == ("1", "2", "2")
+    assert {each["kind"] for each in found["candidates"]} == {"warm", "scratch"}
+    best, other = found["candidates"]
+    assert best["validation"] >= other["validation"]
+    (warm,) = (each for each in found["candidates"] if each["kind"] == "warm")
+    (scratch,) = (each for each in found["candidates"] if each["kind"] == "scratch")
+    assert (
+        scratch["start"] < 0.4 < warm["start"] < warm["validation"]
+    )  # it knows the old items before the first step
+    text = shown(found)
+    for line in (
+        "items: 60, of which the champion does not have 15",
+        "weights: 600 pairs of the service",
+        "warm less scratch on validation: ",
+        "models:/tiny-shop/2 is champion; before: version 1",
+    ):
+        assert line in text
+    record = audit_log_of(NAME)["records"][-1]
+    assert (record["action"], record["after"]) == ("promote", "2")
+    assert record["reason"].startswith("retrained; warm less scratch on validation: ")
+    (quality,) = (gate for gate in record["gates"] if gate["name"] == "quality")
+    assert quality["figure"] > 0  # better than the champion beyond chance, on its own answers too
+    runs = len(mlflow.search_runs(experiment_names=[NAME], output_format="list"))
+    again = run(tmp_path / "loop.toml", monkeypatch)
+    assert again["done_before"] and again["version"] == "2"
+    assert "nothing to do: these data were trained on before, and version 2 was promoted" in shown(again)
+    assert len(mlflow.search_runs(experiment_names=[NAME], output_format="list")) == runs
+
+
+@pytest.mark.exhaustive
+def test_wrong_clicks_are_refused_and_the_champion_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(write_before(tmp_path), monkeypatch)
+    found = run(write_service(tmp_path, 1200, wrong=0.72), monkeypatch)
+    assert "version 2 is not promoted: quality" in found["refused"]
+    assert champion() == "1"
+    assert [each["kind"] for each in found["candidates"]] == ["warm"]
+    text = shown(found)
+    assert found["refused"] in text and "models:/tiny-shop/1 stays champion" in text
+    assert audit_log_of(NAME)["records"][-1]["action"] == "refuse"
+    again = run(tmp_path / "loop.toml", monkeypatch)
+    assert again["done_before"] and "version 2 was refused" in shown(again)
+    assert champion() == "1"
+
+
+@pytest.mark.exhaustive
+def test_a_retraining_that_was_killed_at_any_stage_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(write_before(tmp_path), monkeypatch)
+    config = write_service(tmp_path)
+
+    class Stopping(RunCallbacks):
+        def on_checkpoint(self, trainer: Any) -> None:
+            super().on_checkpoint(trainer)
+            if trainer.state.epoch == 3:
+                raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "RunCallbacks", Stopping)
+        with pytest.raises(Killed):
+            run(config, patch)
+    write_log(tmp_path / "served", [Answer("new", START + 5e5, ["i1"], {"text": "later"})], worker=3)
+    places = [(retraining, "build_bundle"), (registry, "register"), (retraining, "promote")]
+    for place in (*places, (retraining, "tracked_run")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, dies)
+            said = io.StringIO()
+            with pytest.raises(Killed):
+                run(config, patch, said)
+            assert "going on with a retraining that was interrupted" in said.getvalue()
+            assert ("going on with epoch 4" in said.getvalue()) == (place == places[0])
+    assert champion() == "2"  # promoted by the process that was killed then
+    found = run(config, monkeypatch)
+    assert (found["champion"], found["version"], found["done_before"]) == ("1", "2", False)
+    assert [each["after"] for each in audit_log_of(NAME)["records"]] == ["1", "2"]
+    assert not RefreshFolder(NAME, WORK).state.begun_with
+    assert any("1 answers wait" in line for line in found["data"])  # the new answer is in the next version
+
+
+def test_a_second_retraining_at_the_same_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_before(tmp_path)
+    with exclusive_lock(WORK / f"{NAME}.lock"), pytest.raises(Unavailable, match="another retraining"):
+        run(config, monkeypatch)
+
+
+def test_every_fifth_retraining_is_from_scratch_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    one = retraining._Retraining(read_experiment(write_before(tmp_path)), tmp_path, console)
+    found = []
+    for before in range(10):
+        monkeypatch.setattr(retraining, "finished_count", lambda *_, n=before: n)
+        found.append(one._is_from_scratch("1"))
+    assert [n for n, each in enumerate(found) if each] == [4, 9]
+    assert one._is_from_scratch("")
+
+
+def test_items_of_the_live_catalogue_are_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    write_before(tmp_path)
+    experiment = read_experiment(write_service(tmp_path))
+    change = sources.ItemChange(5, "live", False, {"title": "written live"}, {"title": "written live"})
+    gone = sources.ItemChange(6, "i0", True, {}, {})
+
+    def read(path: Path) -> sources.SnapshotState:
+        return sources.SnapshotState(Snapshot("store", 6), [change, gone])
+
+    monkeypatch.setattr(sources, "take_snapshot", lambda url, *_: url == "sqlite:///live.db")
+    monkeypatch.setattr(sources, "read_snapshot", read)
+    one = retraining._Retraining(experiment, tmp_path, console, "sqlite:///live.db")
+    begun, is_new = one._begin()
+    assert is_new and begun["until"] == "2026-12-03T00:00:00+00:00"
+    data = prepare(one._with_data(begun), tmp_path, console=console)
+    assert "live" in data.items["item_id"] and "i0" not in data.items["item_id"]
+    assert data.report["dropped"]["pair of the service with an unknown item"] > 0
