@@ -39,6 +39,7 @@ PAGES = (
     *(f"{stage}/RESULTS.md" for stage in ("train", "export", "serving")),
     "export/judging/README.md",
     "export/refresh/README.md",
+    "export/retrain/README.md",
     *(f"serving/{room}/README.md" for room in ("events", "filters", "gateway", "index", "live")),
     *(f"serving/{room}/README.md" for room in ("observability", "retrieval", "rollout")),
 )
