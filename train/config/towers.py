@@ -5,8 +5,8 @@ and a part of `TowerConfig`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 from twinspire.protos.features import FeatureSpec
 from twinspire.protos.toml_config import FROM_DATA
@@ -77,6 +77,15 @@ class BagTower(TowerSection):
         if given and not 0 <= self.latent <= self.dimension:
             raise ValueError(f"latent: expected 0 to dimension = {self.dimension}, got {self.latent}")
         check_orders(self)
+
+    def with_english_defaults(self) -> Self:
+        """As `TowerSection`; where only `dimension` or only `latent` is set, the other one fits it."""
+        usual, unset = self._for_english, (self.dimension is FROM_DATA, self.latent is FROM_DATA)
+        if unset == (False, True):
+            return replace(self, latent=min(usual["latent"], self.dimension)).with_english_defaults()
+        if unset == (True, False):
+            return replace(self, dimension=max(usual["dimension"], self.latent)).with_english_defaults()
+        return super().with_english_defaults()
 
 
 @dataclass(frozen=True)

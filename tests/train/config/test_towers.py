@@ -18,6 +18,17 @@ def test_every_key_but_the_kind_has_a_default() -> None:
     assert SequenceTower("sequence", history="sum", dimension=63).heads == 2  # a sum has no heads
 
 
+@pytest.mark.parametrize(
+    ("keys", "dimension", "latent"),
+    [({}, 512, 128), ({"dimension": 64}, 64, 64), ({"latent": 600}, 600, 600)],
+)
+def test_latent_dimensions_fit_where_one_key_is_set(
+    keys: dict[str, Any], dimension: int, latent: int
+) -> None:
+    complete = parse({"kind": "bag", **keys}, BagTower, "tower").with_english_defaults()
+    assert (complete.dimension, complete.latent) == (dimension, latent)
+
+
 SEQUENCE: dict[str, Any] = {"kind": "sequence"}
 PRETRAINED: dict[str, Any] = {"kind": "transformer", "model": "mini"}
 COMIREC: dict[str, Any] = {"kind": "comirec"}
