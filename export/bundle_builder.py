@@ -49,6 +49,7 @@ from twinspire.train.data.filters import filter_kinds, filter_values
 from twinspire.train.data.training_data import TrainingData, data_of_kept_towers, texts_of, values_of
 from twinspire.train.evaluation.lexical_choice import has_texts
 from twinspire.train.evaluation.quality_page import PAGE, quality_page
+from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.paths import CACHE
 from twinspire.train.plots import save
@@ -142,6 +143,7 @@ class _BundleBuilder:
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
         self.data: TrainingData = data_of_kept_towers(dataset, self.experiment)
+        self.fitter = BaselineFitter(self.experiment, self.data, stored=self.choices)
         self.score = self.model.towers[0].head.score()
         self.reports: dict[str, dict[str, Any]] = {}
 
@@ -161,9 +163,11 @@ class _BundleBuilder:
         query = towers.served["query"]
         queries = self._queries(query, "validation")
         index = self._index(query, queries, catalogue, folder)
-        with self.console.status("the index over the items as evaluated"):
-            threads = self.experiment.index.threads
-            searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
+        searched = index
+        if evaluated is not catalogue:
+            with self.console.status("the index over the items as evaluated"):
+                threads = self.experiment.index.threads
+                searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
         choice = self._choose_hybrid(queries, evaluated, searched)
         ranking = choice.ranking if choice.shipped else None
         model = quality.ServedModel(query.onnx, query.inputs, evaluated, searched, ranking)
@@ -213,11 +217,12 @@ class _BundleBuilder:
         """
         data = self.data.before_refit
         if data is None or self.experiment.hybrid.enabled is False or not has_texts(self.experiment, data):
-            choice = choose(self.experiment, self.data, index, evaluated, queries, self.score, self.console)
+            choice = choose(self.fitter, index, evaluated, queries, self.score, self.console)
         else:
             items, queries = vectors_before_refit(self.run)
             before = ann.rebuild(items, index.parameters, self.score, self.experiment.index.threads)
-            choice = choose(self.experiment, data, before, items, queries, self.score, self.console)
+            fitter = BaselineFitter(self.experiment, data, stored=self.choices)
+            choice = choose(fitter, before, items, queries, self.score, self.console)
             choice = self._refitted(choice, index, evaluated)
         self.reports["hybrid"] = choice.report
         return choice
@@ -245,12 +250,12 @@ class _BundleBuilder:
             model = quality.ServedModel(query.onnx, query.inputs, evaluated, index, served)
             rows, _ = self.data.parts["test"].by_query()
             answers = quality.rankings(
-                self.experiment, self.data, model, rows, self.console, tried, self.choices
+                self.experiment, self.data, model, rows, self.console, tried, self.fitter
             )
             products = quality.inner_products(self.data, model, self.console)
             beside = {} if products is None else quality.of_label_baselines(self._metrics_of_run())
             metrics = quality.evaluate(
-                self.experiment, self.data, model, self.score, self.console, answers, beside, products
+                self.experiment, self.data, model, self.score, self.console, answers, products, beside
             )
         page = quality_page(self.data, answers, self.experiment.name, "bundle")
         (folder / bundle.REPORTS / PAGE).write_text(page)
@@ -293,7 +298,8 @@ class _BundleBuilder:
             model = quality.ServedModel(query.onnx, query.inputs, catalogue, index, served)
             data = self.data.as_served()
             rows = self.data.judged.query
-            answers = quality.rankings(self.experiment, data, model, rows, self.console, choices=self.choices)
+            fitter = BaselineFitter(self.experiment, data, stored=self.choices)
+            answers = quality.rankings(self.experiment, data, model, rows, self.console, fitter=fitter)
         self.reports["quality"] |= quality.evaluate_judged_queries(data, answers)
 
     def _items(self, is_hybrid: bool) -> ItemColumns:

@@ -20,6 +20,7 @@ from twinspire.protos.errors import BundleDamaged, MissingStage
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.training_data import data_of_kept_towers
+from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.progress import PROGRESS
 from twinspire.train.training.run import STAGE as FIT
 from twinspire.train.training.run import choices_of, finished_run
@@ -59,18 +60,21 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     model = served_model(folder, manifest, data.items, data.item_ids, threads, PROGRESS)
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
-        answers = quality.rankings(experiment, data, model, queries, PROGRESS, choices=choices)
+        fitter = BaselineFitter(experiment, data, stored=choices)
+        answers = quality.rankings(experiment, data, model, queries, PROGRESS, fitter=fitter)
         beside = quality.of_label_baselines(manifest.quality)
-        metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers, beside)
+        products = quality.inner_products(data, model, PROGRESS)
+        metrics = quality.evaluate(
+            experiment, data, model, manifest.score, PROGRESS, answers, products, beside
+        )
     topics = [trec.split_topics(data, answers)]
     if data.judged is not None:
         served = data.as_served()
         if data.serves_other_texts:
             model = served_model(folder, manifest, served.items, served.item_ids, threads, PROGRESS)
         with PROGRESS.status("search, judged queries"):
-            answers = quality.rankings(
-                experiment, served, model, data.judged.query, PROGRESS, choices=choices
-            )
+            fitter = BaselineFitter(experiment, served, stored=choices)
+            answers = quality.rankings(experiment, served, model, data.judged.query, PROGRESS, fitter=fitter)
             metrics |= quality.evaluate_judged_queries(served, answers)
         topics.append(trec.judged_topics(served, answers))
     written = {}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from twinspire.export.benchmark.towers import TowerForms, measure_towers
+from twinspire.export.benchmark.towers import TowerForms, measure_towers, torch_threads
 from twinspire.export.encoding import ColumnRecords, EncodedFile, EncodeWindows, ItemTower, encode_once
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
@@ -132,7 +132,9 @@ class TowerExporter:
 
     def _parity(self, each: ServedTower, tower: Tower) -> dict[str, Any]:
         """Compare a file with the tower in torch, whose tables are rounded as in the file."""
-        with self.console.status(f"parity of the {each.side} tower"):
+        # Torch's idle threads spin: on a busy machine two take up to 20 times as much processor time as one.
+        threads = torch_threads(self.experiment.export.threads)
+        with threads, self.console.status(f"parity of the {each.side} tower"):
             return parity.check(
                 each.side,
                 each.inputs,

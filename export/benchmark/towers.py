@@ -34,7 +34,7 @@ PAUSE = 0.005  # seconds in which the idle threads of torch and of each session 
 BATCHES = (1, 8, 32)  # records
 LEAST = 2  # calls that are made whatever they take
 NARROW = 0.02  # of a median, half of its interval, at which no more calls are made
-TOWER_SECONDS = 20.0  # for a tower, at all batch sizes
+TOWER_SECONDS = 10.0  # for a tower, at all batch sizes
 
 Values = Mapping[str, Sequence[Any]]
 
@@ -49,7 +49,8 @@ class TowerForms(NamedTuple):
 
     def encoders(self, threads: int) -> dict[str, Encode]:
         """Backend -> encoder; torch has the thread budget of its process."""
-        return {TORCH: torch_encoder(self.tower), SERVED: onnx_encoder(self.path, threads)}
+        onnx = onnx_encoder(self.path, threads or os.cpu_count() or 1)  # idle threads spin, as in the service
+        return {TORCH: torch_encoder(self.tower), SERVED: onnx}
 
 
 def measure_towers(

@@ -22,7 +22,7 @@ from twinspire.protos.figures import DIFFERENCE, JUDGED
 from twinspire.protos.hybrid.fusion import BM25_ALONE
 from twinspire.protos.nearest.search import paired_products
 from twinspire.train.config import Experiment
-from twinspire.train.data.training_data import Pairs, TrainingData, texts_of
+from twinspire.train.data.training_data import TrainingData, texts_of
 from twinspire.train.evaluation.baselines import LABELS, baselines
 from twinspire.train.evaluation.intervals import Interval, drawn_in
 from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
@@ -96,14 +96,14 @@ def rankings(
     rows: Rows,
     console: Console,
     tried: HybridRanking | None = None,
-    choices: Mapping[str, Any] | None = None,
+    fitter: BaselineFitter | None = None,
 ) -> dict[str, Rows]:
     """What the service, exact search and the baselines answer to some queries: (Q, K) item rows, best first.
 
     Args:
         rows: of the queries.
         tried: a hybrid that is not served, to be measured beside the model.
-        choices: what the run that trained the model has chosen for the baselines, see `choices_of`.
+        fitter: of the baselines, over the same data; it may hold what was computed or chosen before.
 
     Returns:
         `""` -> as served, `exact` -> exact search over the same vectors, name -> of each baseline. Of a
@@ -111,7 +111,6 @@ def rankings(
         -> both and `lexical`.
     """
     vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
-    fitter = BaselineFitter(experiment, data, stored=choices)
     others = {name: rank(rows) for name, rank in baselines(experiment, data, console, fitter).items()}
     exact = ann.exact(vectors, model.items, K, data.seen(rows))
     parts = _parts(data, model, tried, vectors, rows)
@@ -124,39 +123,35 @@ def evaluate(
     model: ServedModel,
     score: Score,
     console: Console,
-    answers: Mapping[str, Rows] | None = None,
-    beside: Mapping[str, float] | None = None,
-    products: Vectors | None = None,
+    answers: Mapping[str, Rows],
+    products: Vectors | None,
+    beside: Mapping[str, float],
 ) -> dict[str, Any]:
     """Metrics of the served pipeline on the test split.
 
     Metrics of exact search have the prefix `exact_`, those of others their name in `rankings`.
 
     Args:
-        answers: the result of `rankings` for the test queries, if known.
+        answers: the result of `rankings` for the test queries.
+        products: the result of `inner_products`.
         beside: metrics on the same test split that are not measured here (`of_label_baselines`).
-        products: the result of `inner_products`, if known.
     """
 
     def served(rows: Rows) -> Rows:
         return _served(data, model, rows, console)
 
-    def of_pairs(_: Pairs) -> Vectors:
-        found = inner_products(data, model, console) if products is None else products
-        assert found is not None  # asked for only if the pairs have both labels
-        return found
-
     queries, relevant = data.parts["test"].by_query()
-    rest = dict(answers or rankings(experiment, data, model, queries, console))
+    rest = dict(answers)
     exact = rest.pop(EXACT)
     own = rest.pop("")
     others = {name: known(rows) for name, rows in rest.items()}
-    metrics: dict[str, Any] = dict(beside or {})
+    metrics: dict[str, Any] = dict(beside)
     metrics |= evaluate_ranking(data, "test", known(own), others)
     metrics |= {f"{EXACT}_{k}": v for k, v in mean(per_query(exact, relevant)).items()}
     metrics |= evaluate_cold_items(data, served)
-    means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
-    metrics |= evaluate_labels(data, "test", of_pairs, score, means)
+    if products is not None:
+        means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
+        metrics |= evaluate_labels(data, "test", lambda _: products, score, means)
     metrics |= {"queries": len(queries), **drawn_in(data, "test")}
     metrics[REFITTED] = data.before_refit is not None
     return metrics | {"verdict": verdict(metrics, experiment.training.selection)}

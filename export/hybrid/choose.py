@@ -29,7 +29,6 @@ one: BM25 then has the weight 1/2.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,16 +55,10 @@ from twinspire.train.evaluation.intervals import (
     interval,
     within_standard_error,
 )
-from twinspire.train.evaluation.lexical_choice import (
-    ALL_ANALYZERS,
-    TUNED_ON,
-    Validation,
-    candidates,
-    chosen_settings,
-)
-from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.train.evaluation.lexical_choice import fitted
+from twinspire.train.evaluation.lexical_model import LexicalModel
 from twinspire.train.evaluation.query_groups import repeated_share
-from twinspire.train.evaluation.ranking import selection_metric
+from twinspire.train.evaluation.ranking import BaselineFitter, selection_metric
 from twinspire.train.metrics import MAIN, metric_label, per_query
 
 Vectors = npt.NDArray[np.float32]
@@ -101,8 +94,7 @@ class Choice:
 
 
 def choose(
-    experiment: Experiment,
-    data: TrainingData,
+    fitter: BaselineFitter,
     index: ann.SearchIndex,
     items: Vectors,
     queries: Vectors,
@@ -112,7 +104,7 @@ def choose(
     """Learn the weight, measure, and decide.
 
     Args:
-        data: of the split.
+        fitter: of the baselines, over the data of the split; it has, or gets, the lexical models.
         index: over the evaluated items, as served.
         items: their vectors, float32 (N, D).
         queries: vectors of the validation queries, (Q, D), in the order of `by_query`.
@@ -121,6 +113,7 @@ def choose(
     Raises:
         GateRefused: the experiment asks for a hybrid, and there can be none.
     """
+    experiment, data = fitter.experiment, fitter.data
     enabled = experiment.hybrid.enabled
     reason = _inapplicable(experiment, data, score)
     clusters = clusters_of(data, "validation")
@@ -133,7 +126,7 @@ def choose(
             raise GateRefused(f"hybrid.enabled is true, but there can be no hybrid: {reason}")
         return Choice(None, None, False, {"shipped": False, "why": reason})
     with console.status("terms beside the vectors, on validation"):
-        learned = _Learned(experiment, data, index, items, queries)
+        learned = _Learned(fitter, index, items, queries)
         return learned.by_default() if has_few else learned.choice()
 
 
@@ -157,28 +150,19 @@ class _Learned:
     """Learns the lexical model and the weight on validation, and measures towers, terms and both there."""
 
     def __init__(
-        self,
-        experiment: Experiment,
-        data: TrainingData,
-        index: ann.SearchIndex,
-        items: Vectors,
-        queries: Vectors,
+        self, fitter: BaselineFitter, index: ann.SearchIndex, items: Vectors, queries: Vectors
     ) -> None:
-        self.experiment, self.data, self.metric = experiment, data, selection_metric(experiment)
+        self.experiment, self.data = experiment, data = fitter.experiment, fitter.data
+        self.metric = selection_metric(experiment)
         self.index, self.items = index, items
         rows, relevant = data.parts["validation"].by_query()
         drawn = np.random.default_rng(0).permutation(len(rows))[: experiment.hybrid.queries]
         texts = texts_of(data.queries, experiment.query, cut=True)
         self.texts, self.relevant = [texts[rows[n]] for n in drawn], [relevant[n] for n in drawn]
         self.vectors, self.clusters = queries[drawn], clusters_of(data, "validation")[drawn]
-        item_texts = texts_of(data.items, experiment.item)
-        terms = cache(lambda name: CountedTerms(ALL_ANALYZERS[name], item_texts))
-        own = np.arange(min(len(drawn), TUNED_ON))
-        tuning = Validation(self.texts[:TUNED_ON], self.relevant[:TUNED_ON], self.clusters[own])
         self.rankings: dict[WeightingName, HybridRanking] = {}
         for kind in KINDS:
-            found = chosen_settings(kind, candidates(kind, experiment, item_texts), terms, tuning)
-            model = LexicalModel(terms(found.analyzer), found.weighting(kind))
+            model = fitted(fitter, kind, cut=False).model
             self.rankings[kind] = self._ranking(self._parameters(model), postings_of(model))
 
     def _parameters(self, model: LexicalModel) -> Hybrid:

@@ -45,7 +45,7 @@ def onnx_encoder(path: Path, threads: int = 1) -> Encode:
     """An encoder from arrays to vectors (B, D) by ONNX Runtime.
 
     Args:
-        threads: intra-op threads; 0 takes all cores.
+        threads: intra-op threads; 0 takes all cores, and lets idle threads sleep, for many records.
 
     Raises:
         BundleDamaged: the model has weights outside its file.
@@ -54,6 +54,8 @@ def onnx_encoder(path: Path, threads: int = 1) -> Encode:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if threads == 0:  # threads that spin while they wait take as much processor time again
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     outputs = [node.name for node in session.get_outputs()]
     run = getattr(session, "_sess", session).run  # as in the service; skips the checks of each call

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from rich.console import Console
 
 from twinspire.export.onnx.runtimes import onnx_encoder
@@ -65,7 +66,7 @@ def choose_precision(
     config: PrecisionConfig,
     folder: Path,
     console: Console,
-    all_items: Callable[[Path], Vectors] | None = None,
+    all_items: Callable[[Path], Vectors],
 ) -> ChosenPrecision:
     """Choose the variant of each tower.
 
@@ -74,26 +75,27 @@ def choose_precision(
         data: has the validation queries, and the items to search.
         folder: receives the files of the variants.
         console: for progress.
-        all_items: vectors (N, D) of all items by the item tower in a file; called where the sample has all
-            items, so that a caller that keeps them need not encode them again.
+        all_items: vectors (N, D) of all items by the item tower in a file. It is called for the variant that
+            is tried first, which mostly ships, so a caller that keeps the vectors encodes each item once.
 
     Raises:
         ConfigError: the configured variant cannot be made of a tower.
     """
     sample = draw_sample(data, config)
+    with console.status("variants of the towers"):
+        files = {side: make_variants(each.path, folder) for side, each in towers.items()}
+    likely = next((files["item"][name] for name in _tried(config.item, _sizes(files["item"]))), None)
 
     def encoded(tower: ExportedTower) -> Vectors:
-        if tower.side == "item" and all_items is not None and len(sample.items) == data.item_count:
-            return all_items(tower.path)
+        if tower.path == likely:
+            return np.asarray(all_items(tower.path)[sample.items])
         encode = onnx_encoder(tower.path, threads=0)
         return sample.encode(tower.side, tower.variant, tower.inputs, encode, console)
 
     plain: BothVectors = {side: encoded(each) for side, each in towers.items()}
     chosen, vectors, report = dict(towers), plain, dict[str, Any]()
     for side, each in towers.items():
-        with console.status(f"variants of the {side} tower"):
-            files = make_variants(each.path, folder)
-        chosen[side], own, report[side] = _choose_tower(each, files, sample, plain, config, encoded)
+        chosen[side], own, report[side] = _choose_tower(each, files[side], sample, plain, config, encoded)
         vectors = {**vectors, side: own[side]}
     report["together"] = sample.losses(sample.metrics(vectors), sample.metrics(plain))
     report["judged_on"] = sample.summary()
@@ -122,10 +124,18 @@ def _choose_tower(
     def vectors_of(name: TableVariant) -> BothVectors:
         return {**plain, side: encoded(replace(tower, path=files[name], variant=name))}
 
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    name, vectors, report = first_within(side, config, sizes, plain, vectors_of, sample)
+    name, vectors, report = first_within(side, config, _sizes(files), plain, vectors_of, sample)
     rounded = round_tables(tower.tower, name)
     return replace(tower, tower=rounded, path=files[name], variant=name), vectors, report
+
+
+def _sizes(files: Mapping[TableVariant, Path]) -> dict[TableVariant, int]:
+    return {name: path.stat().st_size for name, path in files.items()}
+
+
+def _tried(setting: str, sizes: Mapping[Name, int]) -> list[Name]:
+    """The names that a setting of `[precision]` allows, from the smallest on."""
+    return [name for name in sorted(sizes, key=sizes.__getitem__) if setting in ("auto", name)]
 
 
 def first_within(
@@ -155,7 +165,7 @@ def first_within(
         return {"size_bytes": sizes[name], "size_share": share, **sample.losses(metrics, baseline)}
 
     tried = {first: figures(first, baseline)}
-    for name in (each for each in sorted(sizes, key=sizes.__getitem__) if setting in ("auto", each)):
+    for name in _tried(setting, sizes):
         vectors = plain if name == first else vectors_of(name)
         if name != first:
             tried[name] = figures(name, sample.metrics(vectors))

@@ -16,6 +16,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import torch
 from mlflow.entities import Run, RunData, RunTag
 from mlflow.exceptions import MlflowException
 from rich.console import Console
@@ -31,6 +32,7 @@ from tests.helpers.stdlib import (
     write_toml,
 )
 from twinspire.export import bundle_builder
+from twinspire.export.benchmark.towers import torch_threads
 from twinspire.export.bundle_builder import (
     LOCKS,
     _BundleBuilder,
@@ -39,6 +41,7 @@ from twinspire.export.bundle_builder import (
     known_letters,
 )
 from twinspire.export.bundles import bundle_of_tag
+from twinspire.export.onnx import parity
 from twinspire.export.release import registry
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage, Unavailable
@@ -187,9 +190,15 @@ def features(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.exhaustive
 def test_a_bundle_is_built_once_and_again_if_damaged(
-    features: Made, tmp_path: Path, console: Console
+    features: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = features.experiment, features.dataset, features.run, console
+    arguments, threads = (features.experiment, features.dataset, features.run, console), set[int]()
+
+    def check(*compared: Any, check: Any = parity.check) -> Any:
+        threads.add(torch.get_num_threads())
+        return check(*compared)
+
+    monkeypatch.setattr(parity, "check", check)
     vectors = features.folder / bundle.VECTORS
     content = vectors.read_bytes()
     with tracking_copy(features, tmp_path):
@@ -199,10 +208,13 @@ def test_a_bundle_is_built_once_and_again_if_damaged(
             (features.folder.parent / f"{prefix}0123456789ab" / "variants").mkdir(parents=True)
             (features.folder.parent / f"{prefix}0123456789ab.lock").touch()
         try:
-            folder, reused = build_bundle(*arguments)
+            with torch_threads(2):
+                folder, reused = build_bundle(*arguments)
+                assert torch.get_num_threads() == 2
         finally:
             vectors.write_bytes(content)
         assert not reused
+        assert threads == {features.experiment.export.threads} == {1}
         manifest = bundle.read(folder)
         assert manifest.run_id == features.run.info.run_id
         assert manifest.quality["bm25_recall_at_10"] == features.metrics["bm25_recall_at_10"]

@@ -54,6 +54,15 @@ def has_texts(experiment: Experiment, data: TrainingData) -> bool:
     return data.histories is None and has_text(experiment.query) and has_text(experiment.item)
 
 
+def has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
+    """Whether both sides are texts, of which the towers read a part alone."""
+    if not has_texts(experiment, data):
+        return False
+    sides = ((data.queries, experiment.query), (data.items, experiment.item))
+    folder = experiment.tower.features_folder
+    return any(texts_of(*side) != texts_of(*side, cut=True, folder=folder) for side in sides)
+
+
 def default_analyzer(experiment: Experiment, texts: Sequence[str]) -> str:
     """The name of the analyser that gives words: as the experiment says, or by a sample of the texts."""
     if experiment.baselines.analyzer != "auto":
@@ -162,8 +171,9 @@ def fitted(fitter: BaselineFitter, kind: WeightingName, cut: bool) -> FittedLexi
     """The lexical model of a kind for the baselines that are fitted together.
 
     Args:
-        cut: over what the towers read, not over the whole texts.
+        cut: over what the towers read, not over the whole texts; the same where they read all.
     """
+    cut = cut or not fitter.once("cut texts", lambda: has_cut_texts(fitter.experiment, fitter.data))
     return fitter.once(f"{kind}, cut {cut}", lambda: _fitted(fitter, kind, cut))
 
 

@@ -21,6 +21,7 @@ from twinspire.export.evaluation.quality import (
     encode_queries,
     evaluate,
     lead_over_best,
+    rankings,
     verdict,
 )
 from twinspire.export.onnx.runtimes import onnx_encoder
@@ -64,9 +65,20 @@ def test_served_and_exact_search_are_measured_separately(
     good = searched(made, items, graphs.build(items, CONFIG), 400)
     torn = searched(made, items, narrow(items), 10)
     score = bundle.read(made.folder).score
-    found = evaluate(made.experiment, data, good, score, console)
-    poor = evaluate(made.experiment, data, torn, score, console)
     queries, relevant = data.parts["test"].by_query()
+    found, poor = (
+        evaluate(
+            made.experiment,
+            data,
+            model,
+            score,
+            console,
+            rankings(made.experiment, data, model, queries, console),
+            None,
+            {},
+        )
+        for model in (good, torn)
+    )
     vectors = encode_queries(good.query, good.inputs, data, queries, console, "queries")
     exact = mean(per_query(ann.exact(vectors, items, 100), relevant))
     for name, value in exact.items():

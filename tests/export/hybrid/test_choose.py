@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from twinspire.protos.lexical import Analyzer, Weighting
 from twinspire.train.config import Experiment, HybridConfig, IndexConfig, read_experiment
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.training_data import TrainingData, training_data_of
+from twinspire.train.evaluation import lexical_choice
 from twinspire.train.evaluation.intervals import Clusters, Interval, interval
 from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
+from twinspire.train.evaluation.ranking import BaselineFitter
 
 ITEMS, DIMENSION = 150, 16
 COSINE = Score("cosine")
@@ -85,6 +87,7 @@ def chosen(
     closeness: float,
     config: HybridConfig | None = None,
     score: Score = COSINE,
+    fitter: BaselineFitter | None = None,
 ) -> Choice:
     """The choice with towers whose query vectors are as close to the right items as `closeness` says."""
     experiment, data = shop
@@ -99,7 +102,8 @@ def chosen(
     index = ann.rebuild(items, IndexParameters("ip", 8, 64, 32), COSINE, 1)
     experiment = replace(experiment, hybrid=config or HybridConfig())
     console = Console(file=io.StringIO())
-    return choose(experiment, data, index, items, vectors, score, console)
+    fitter = fitter or BaselineFitter(experiment, data)
+    return choose(fitter, index, items, vectors, score, console)
 
 
 def with_queries(shop: tuple[Experiment, TrainingData], count: int) -> tuple[Experiment, TrainingData]:
@@ -119,6 +123,18 @@ def test_words_that_find_what_vectors_miss_are_shipped(shop: tuple[Experiment, T
     assert rows["hybrid"]["recall_at_10"] > rows["dense"]["recall_at_10"] + 0.05
     assert "against the towers alone" in report["why"]
     assert report["weights"][f"{report['weight']:g}"] > max(report["weights"].values()) - 0.02
+
+
+def test_what_a_run_has_chosen_for_its_baselines_is_not_chosen_again(
+    shop: tuple[Experiment, TrainingData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitter = BaselineFitter(*shop)
+    usual = chosen(shop, 0.7, fitter=fitter)
+    stored = {name: {**asdict(found), "k1": 2.5, "b": 0.25} for name, found in fitter.choices.items()}
+    monkeypatch.setattr(lexical_choice, "chosen_settings", None)
+    found = chosen(shop, 0.7, fitter=BaselineFitter(*shop, stored=stored))
+    assert (usual.report["k1"], usual.report["b"]) != (2.5, 0.25)
+    assert (found.report["k1"], found.report["b"]) == (2.5, 0.25)
 
 
 def test_vectors_that_miss_nothing_stay_alone(shop: tuple[Experiment, TrainingData]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.helpers import releases
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.shop_logs import write_shop
 from tests.helpers.stdlib import PLAIN, QUICK, drawn_once, experiment_at, tracking_at, write_sections
+from twinspire.export import ann
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
@@ -45,11 +47,12 @@ NEW = ("whiff kick", "mommy gym", "weekly pizza")
 
 @dataclass(frozen=True)
 class Shipped:
-    """A run, its bundle, and what the export measured of the hybrid."""
+    """A run, its bundle, what the export measured of the hybrid, and how many indexes it built again."""
 
     run: Run
     folder: Path
     hybrid: dict[str, Any]
+    rebuilt: int
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,10 @@ def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with drawn_once(), tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:
         for each in (experiment, refit):
             run, _ = training.fit(each, dataset, quiet)
-            built, _ = build_bundle(each, dataset, run, quiet)
+            with patch.object(ann, "rebuild", wraps=ann.rebuild) as rebuild:
+                built, _ = build_bundle(each, dataset, run, quiet)
             hybrid = parse_json((built / bundle.REPORTS / "hybrid.json").read_bytes())
-            shipped.append(Shipped(run, built, hybrid))
+            shipped.append(Shipped(run, built, hybrid, rebuild.call_count))
         plain, refitted = shipped
         yield Shop(refit, dataset, items, plain, refitted, uri)
 
@@ -115,6 +119,11 @@ def test_the_weight_is_that_of_towers_that_have_not_learned_from_validation(shop
     assert hybrid.weight == plain["weight"]
     assert refitted["towers"] == "before the refit"
     assert "towers" not in plain
+
+
+def test_the_index_is_built_once_where_the_served_texts_are_evaluated(shop: Shop) -> None:
+    assert shop.plain.rebuilt == 0
+    assert shop.refitted.rebuilt == 1  # over the vectors of the towers before the refit
 
 
 def test_items_whose_only_pairs_are_the_newest_are_found(shop: Shop) -> None:

@@ -47,7 +47,13 @@ class World:
     towers: Mapping[Side, ExportedTower]
 
     def choose(self, folder: Path, **changed: Any) -> ChosenPrecision:
-        return choose_precision(self.towers, self.data, PrecisionConfig(**changed), folder, QUIET)
+        config, encoded = PrecisionConfig(**changed), self.all_items
+        return choose_precision(self.towers, self.data, config, folder, QUIET, encoded)
+
+    def all_items(self, path: Path) -> Any:
+        """Vectors of all items by the item tower in a file, on one thread."""
+        inputs = self.towers["item"].inputs
+        return encode_all(onnx_encoder(path), inputs, self.data.items, QUIET, "items")
 
     def vectors(self, sample: QualitySample, towers: Mapping[Side, ExportedTower]) -> dict[Side, Any]:
         """Of the sample, by towers on one thread."""
@@ -214,26 +220,28 @@ def test_a_sample_of_a_large_catalogue_has_all_relevant_items(texts: World) -> N
     np.testing.assert_allclose(texts.vectors(sample, texts.towers)["item"], whole, atol=1e-6)
 
 
-def test_the_vectors_of_all_items_come_from_the_caller_who_keeps_them(texts: World, tmp_path: Path) -> None:
-    asked: list[str] = []
+@pytest.mark.parametrize(
+    ("item", "asked"), [("auto", "int8_tables"), ("fp16_tables", "fp16_tables"), ("fp32", "")]
+)
+def test_all_items_are_encoded_by_the_variant_that_is_tried_first(
+    texts: World, tmp_path: Path, item: Any, asked: str
+) -> None:
+    """The other variants encode the sample alone, of the items of which the caller has all."""
+    paths: list[Path] = []
 
     def all_items(path: Path) -> Any:
-        asked.append(path.stem.partition("-")[2])
-        item = texts.towers["item"]
-        return encode_all(onnx_encoder(path), item.inputs, texts.data.items, QUIET, "items")
+        paths.append(path)
+        return texts.all_items(path)
 
-    for items, expected in ((texts.data.item_count, ["", "int8_tables"]), (150, [])):
-        config = PrecisionConfig(items=items)
-        given = texts.towers, texts.data, config, tmp_path, QUIET
-        found, alone = choose_precision(*given, all_items), choose_precision(*given)
-        assert asked[:2] == expected
-        asked.clear()
-        for side in SIDES:
-            assert found.report[side]["chosen"] == alone.report[side]["chosen"]
-            metrics = (
-                each.report[side]["variants"]["int8_tables"]["recall_at_10"] for each in (found, alone)
-            )
-            assert next(metrics) == pytest.approx(next(metrics), abs=0.02)
+    config = PrecisionConfig(items=150, item=item, max_loss=0.5 if item == "auto" else 0.005)
+    found = choose_precision(texts.towers, texts.data, config, tmp_path, QUIET, all_items)
+    chosen = found.towers["item"]
+    assert {path.stem.partition("-")[2] for path in paths} == {asked}
+    assert chosen.path in paths
+    sample = draw_sample(texts.data, config)
+    vectors = texts.vectors(sample, {**texts.towers, "item": chosen})
+    figures = found.report["item"]["variants"][chosen.variant]
+    assert figures["recall_at_10"] == pytest.approx(sample.metrics(vectors)["recall_at_10"].mean(), abs=0.02)
 
 
 def test_seen_items_are_not_returned(films: Path, tmp_path: Path) -> None:
