@@ -35,17 +35,17 @@ class PerQuery:
     Args:
         queries: uint64 (Q,), digests.
         metrics: metric name -> float32 (Q,).
-        clusters: of the queries; None in a bundle of before they were stored.
+        clusters: of the queries.
     """
 
     queries: Digests
     metrics: dict[str, Values]
-    clusters: Clusters | None = None
+    clusters: Clusters
 
     def of_queries(self, rows: npt.NDArray[np.int64]) -> "PerQuery":
         """The metrics of some of the queries."""
         metrics = {name: values[rows] for name, values in self.metrics.items()}
-        return PerQuery(self.queries[rows], metrics, None if self.clusters is None else self.clusters[rows])
+        return PerQuery(self.queries[rows], metrics, self.clusters[rows])
 
 
 def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
@@ -84,8 +84,7 @@ def digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> int
 def save(found: PerQuery, folder: Path) -> None:
     """Write the metrics into the reports of a bundle, without pickle."""
     arrays: dict[str, Any] = {QUERIES: found.queries, **found.metrics}
-    if found.clusters is not None:
-        arrays |= {CLUSTERS: found.clusters.of, UNIT: np.array(found.clusters.unit)}
+    arrays |= {CLUSTERS: found.clusters.of, UNIT: np.array(found.clusters.unit)}
     np.savez_compressed(folder / bundle.REPORTS / FILE, allow_pickle=False, **arrays)
 
 
@@ -118,19 +117,17 @@ def load(folder: Path) -> PerQuery | None:
         BundleDamaged: the file is not what `save` writes.
     """
     path = folder / bundle.REPORTS / FILE
-    arrays = read_arrays(folder, FILE, "metrics of queries", (QUERIES,))
+    arrays = read_arrays(folder, FILE, "metrics of queries", (QUERIES, CLUSTERS, UNIT))
     if arrays is None:
         return None
-    queries, of, unit = arrays.pop(QUERIES), arrays.pop(CLUSTERS, None), arrays.pop(UNIT, None)
+    queries, of, unit = arrays.pop(QUERIES), arrays.pop(CLUSTERS), arrays.pop(UNIT)
     if queries.dtype != np.uint64 or queries.ndim != 1:
         raise BundleDamaged(f"{path}: {QUERIES}: expected uint64 (Q,), got {queries.dtype} {queries.shape}")
     for name, values in arrays.items():
         if values.dtype != np.float32 or values.shape != queries.shape:
             expected = f"float32 {queries.shape}"
             raise BundleDamaged(f"{path}: {name}: expected {expected}, got {values.dtype} {values.shape}")
-    if of is None:
-        return PerQuery(queries, arrays)
-    if of.dtype != np.int64 or of.shape != queries.shape or unit is None or unit.dtype.kind != "U":
+    if of.dtype != np.int64 or of.shape != queries.shape or unit.dtype.kind != "U":
         expected = f"int64 {queries.shape}, and a text {UNIT}"
         raise BundleDamaged(f"{path}: {CLUSTERS}: expected {expected}, got {of.dtype} {of.shape}, {unit}")
     return PerQuery(queries, arrays, Clusters.by(of, len(of), str(unit)))

@@ -23,13 +23,11 @@ class PairedLosses:
 
     Args:
         challenger, champion: of each bundle; None where there is none.
-        evaluated_again: why they were evaluated again; empty if the bundles hold them.
         lacking: why they cannot be compared; empty if they can, or need not.
     """
 
     challenger: PairLosses | None = None
     champion: PairLosses | None = None
-    evaluated_again: str = ""
     lacking: str = ""
 
     @property
@@ -95,10 +93,7 @@ def stored_losses(
 
 
 def why_without_losses(version: ComparedVersion) -> str:
-    """Why a bundle cannot have losses of pairs, as its manifest says; empty if it can.
-
-    The manifest of a bundle that an earlier program has refreshed does not say whether there are labels.
-    """
+    """Why a bundle cannot have losses of pairs, as its manifest says; empty if it can."""
     manifest = version.manifest
     if manifest.score.kind != "sigmoid":
         return f"the scores of version {version.version} are no probabilities"

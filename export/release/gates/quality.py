@@ -3,15 +3,12 @@
 Each bundle holds the metrics of every test query. If both are of the same queries and the same split, they
 are compared directly; otherwise both bundles are evaluated again on the challenger's data. The figure is
 the lower end of the 95 % interval of the mean paired difference. It draws the clusters of the queries, such
-as users, which one of the two bundles brings (`train/evaluation/intervals.py`). If neither does, single
-queries are drawn, and the result says so.
+as users (`train/evaluation/intervals.py`).
 
 Towers of labelled data, whose epochs AUC or log loss selects, are judged by their log loss, pair by pair,
 with a margin of its own: the figure is the upper end of the interval of the challenger's loss less the
-champion's, and lower is better. Rankings cannot judge them, since nDCG@10 of a click model is near 0. Where
-a bundle of an earlier version holds no losses of pairs, both are evaluated again, and if that fails, the
-challenger is refused. If scores are no probabilities, or the pairs do not have both labels, nDCG@10 decides,
-and the result says so.
+champion's, and lower is better. Rankings cannot judge them, since nDCG@10 of a click model is near 0. If
+scores are no probabilities, or the pairs do not have both labels, nDCG@10 decides, and the result says so.
 
 A bundle that was refreshed has the champion's towers and other items. Its metrics leave out each query that
 asks for a deleted or an edited item, and so does the comparison. Where the split does not apply to its items
@@ -90,9 +87,7 @@ class Evaluated:
     @property
     def clusters(self) -> Clusters:
         """Of the queries."""
-        sides = (self.challenger, self.champion)
-        known = (each.clusters for each in sides if each is not None and each.clusters is not None)
-        return next(known, Clusters.single(len(self.challenger.queries), quality.SINGLE))
+        return self.challenger.clusters
 
 
 def metric_of(experiment: Experiment) -> str:
@@ -127,15 +122,14 @@ def judge(comparison: Comparison) -> Judgement | None:
             text = f"not measured: {why}; the towers are those of the champion"
             return _without_figure(text, comparison.experiment, True)
         found = stored(comparison.challenger, comparison.champion)
+        if not isinstance(found, str) and judges_labels(comparison.experiment):
+            sides = comparison.challenger, comparison.champion
+            losses = stored_losses(*sides, has_same_towers(*sides))
+            found = losses if isinstance(losses, str) else replace(found, losses=losses)
         if isinstance(found, str):
             if not comparison.challenger_runs:
                 return None
             found = evaluate_again(found, comparison)
-        elif judges_labels(comparison.experiment):
-            losses = _losses(comparison)
-            if losses is None:
-                return None
-            found = replace(found, losses=losses)
     except TwinspireError as error:
         return _without_figure(str(error), comparison.experiment, False)
     except Exception as error:  # errors of ONNX Runtime share no other base class
@@ -151,23 +145,6 @@ def _shared(comparison: Comparison) -> list[str]:
     """The metrics in which a refreshed bundle that was not measured counts as equal to the champion."""
     with_losses = judges_labels(comparison.experiment) and not why_without_losses(comparison.challenger)
     return [metric_of(comparison.experiment), *([LOG_LOSS] if with_losses else [])]
-
-
-def _losses(comparison: Comparison) -> PairedLosses | None:
-    """The losses of pairs beside stored metrics of queries, which stay.
-
-    None if the bundles must be evaluated again and the challenger does not run.
-
-    Raises:
-        TwinspireError: a bundle cannot be evaluated on the challenger's data.
-    """
-    challenger, champion = comparison.challenger, comparison.champion
-    found = stored_losses(challenger, champion, has_same_towers(challenger, champion))
-    if not isinstance(found, str):
-        return found
-    if not comparison.challenger_runs:
-        return None
-    return replace(evaluate_again(found, comparison).losses, evaluated_again=found)
 
 
 def stored(challenger: ComparedVersion, champion: ComparedVersion | None) -> Evaluated | str:
@@ -272,7 +249,6 @@ def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
     if metric == LOG_LOSS:
         clusters, over = losses.clusters, f"{measured['pairs']:,} pairs, lower is better"
     text = f"{shown} against {champion:.4f}: {difference.text(clusters)} over {over}"
-    text += "; the bundles hold no clusters" if clusters.unit == quality.SINGLE else ""
     again = measured["evaluated_anew"]
     text += f"; both evaluated again, because {again}" if again else ""
     text += f"; {found.left_out}" if found.left_out else ""
@@ -293,7 +269,7 @@ def _measured(found: Evaluated, metric: str, gates: GatesConfig) -> dict[str, An
         "margin": _margin_of(metric, gates),
         "queries": len(found.challenger.queries),
         DRAWN: str(clusters),
-        "evaluated_anew": found.evaluated_again or losses.evaluated_again,
+        "evaluated_anew": found.evaluated_again,
         "left_out": found.left_out,
         "means": {name: _means(each) for name, each in sides.items()},
         "intervals": {name: _intervals(each, clusters, gates.seed) for name, each in sides.items()},

@@ -29,6 +29,7 @@ from twinspire.protos.features import HistoryFeature, TextFeature
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
+from twinspire.train.evaluation.intervals import Clusters
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -197,8 +198,10 @@ def _with_files(manifest: bundle.Manifest, files: dict[str, bundle.FileRecord]) 
 
 
 def test_metrics_of_queries_are_compared_on_those_that_both_have() -> None:
-    one = PerQuery(np.array([1, 3, 5], np.uint64), {"m": np.array([0.1, 0.3, 0.5], np.float32)})
-    other = PerQuery(np.array([3, 4, 5, 9], np.uint64), {"m": np.array([3, 4, 5, 9], np.float32)})
+    metrics = {"m": np.array([0.1, 0.3, 0.5], np.float32)}
+    one = PerQuery(np.array([1, 3, 5], np.uint64), metrics, Clusters.single(3))
+    metrics = {"m": np.array([3, 4, 5, 9], np.float32)}
+    other = PerQuery(np.array([3, 4, 5, 9], np.uint64), metrics, Clusters.single(4))
     first, second = per_query.common(one, other)
     assert first.queries.tolist() == second.queries.tolist() == [3, 5]
     assert first.metrics["m"].tolist() == pytest.approx([0.3, 0.5])

@@ -19,6 +19,7 @@ from twinspire.export.release.audit_log import AuditLog, Entry
 from twinspire.export.release.gates import GATES, compare
 from twinspire.export.release.gates.quality_history import CHAMPIONS, NAME, differences
 from twinspire.export.release.release_records import Action, ReleaseRecord, parse_record
+from twinspire.train.evaluation.intervals import Clusters
 
 METRIC = "recall_at_10"
 Move = tuple[Action, str, str, Mapping[str, float]]
@@ -109,7 +110,8 @@ def worse(folder: Path, parent: Path, lost: int) -> Path:
         values = found.metrics[METRIC].copy()
         values[np.flatnonzero(values == 1)[:lost]] = 0
         metrics = {**found.metrics, METRIC: values}
-        per_query.save(dataclasses.replace(found, metrics=metrics, clusters=None), draft)
+        singly = Clusters.single(len(values))
+        per_query.save(dataclasses.replace(found, metrics=metrics, clusters=singly), draft)
 
     return altered.altered(folder, parent, change)
 
