@@ -67,7 +67,12 @@ KINDS: tuple[WeightingName, ...] = ("bm25", "tfidf")  # the one that is preferre
 HALF = 0.5  # the weight that is taken where others are no better
 WEIGHTS = tuple(n / 20 for n in range(1, 20))
 MIN_QUERIES = 10  # of validation; fewer tell nothing
-LEAST_CANDIDATES = 32
+QUERIES = 3_000  # of validation that are read, at most
+LEAST_CANDIDATES = (
+    32  # of the dense search; half of the index's `ef_search`, which costs no time, if it is more
+)
+LEXICAL_CANDIDATES = 50
+MOST_POSTINGS = 4_096  # that are read for candidates, of a query's rarest terms first
 MOST_WORDS, MOST_NGRAMS = 32, 256  # distinct terms of a query that count, the rarest ones
 LEAST_GAIN = 0.01  # in the mean of a metric
 # Fewer cannot tell a difference of `LEAST_GAIN` from chance; a mean of a standard error is taken then. Of two
@@ -156,7 +161,7 @@ class _Learned:
         self.metric = selection_metric(experiment)
         self.index, self.items = index, items
         rows, relevant = data.parts["validation"].by_query()
-        drawn = np.random.default_rng(0).permutation(len(rows))[: experiment.hybrid.queries]
+        drawn = np.random.default_rng(0).permutation(len(rows))[:QUERIES]
         texts = texts_of(data.queries, experiment.query, cut=True)
         self.texts, self.relevant = [texts[rows[n]] for n in drawn], [relevant[n] for n in drawn]
         self.vectors, self.clusters = queries[drawn], clusters_of(data, "validation")[drawn]
@@ -167,17 +172,16 @@ class _Learned:
 
     def _parameters(self, model: LexicalModel) -> Hybrid:
         """The parameters of a hybrid before its weight is known."""
-        config, analyzer = self.experiment.hybrid, model.terms.analyzer
-        half = self.index.parameters.ef_search // 2
+        analyzer = model.terms.analyzer
         return Hybrid(
             analyzer=analyzer,
             k1=model.weighting.k1,
             b=model.weighting.b,
             mean_length=model.terms.mean_length or 1.0,
             weight=0.0,
-            dense_candidates=config.dense_candidates or max(LEAST_CANDIDATES, half),
-            lexical_candidates=config.lexical_candidates,
-            most_postings=config.most_postings,
+            dense_candidates=max(LEAST_CANDIDATES, self.index.parameters.ef_search // 2),
+            lexical_candidates=LEXICAL_CANDIDATES,
+            most_postings=MOST_POSTINGS,
             most_terms=MOST_NGRAMS if analyzer.in_words else MOST_WORDS,
             scoring=model.weighting.kind,
         )

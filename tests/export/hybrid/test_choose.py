@@ -258,16 +258,10 @@ def test_parts_of_words_are_found_by_ngrams(codes: tuple[Experiment, TrainingDat
 
 
 def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, TrainingData]) -> None:
-    asked = chosen(shop, 50.0, HybridConfig(True, dense_candidates=7, lexical_candidates=9, most_postings=11))
+    asked = chosen(shop, 50.0, HybridConfig(True))
     assert asked.shipped
     assert asked.report["why"].startswith(
         "hybrid.enabled is true, although there is no difference beyond chance"
-    )
-    assert asked.hybrid is not None
-    assert (asked.hybrid.dense_candidates, asked.hybrid.lexical_candidates, asked.hybrid.most_postings) == (
-        7,
-        9,
-        11,
     )
     refused = chosen(shop, 0.7, HybridConfig(False))
     assert refused.report == {"shipped": False, "why": "hybrid.enabled is false"}
@@ -298,13 +292,6 @@ def test_with_few_queries_a_hybrid_that_is_asked_for_has_half_the_weight(
     texts = [data.queries["text"][row] for row in rows]
     found = choice.ranking.rank(np.zeros((len(rows), DIMENSION), np.float32), texts, 10)
     assert np.mean([set(wanted) <= {*each} for each, wanted in zip(found, relevant, strict=True)]) > 0.7
-
-
-def test_keys_without_effect_are_refused() -> None:
-    with pytest.raises(ValueError, match="lexical_candidates: goes with"):
-        HybridConfig(False, lexical_candidates=9)
-    with pytest.raises(ValueError, match="most_postings: expected at least 1"):
-        HybridConfig(most_postings=0)
 
 
 def test_two_words_of_one_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
