@@ -195,7 +195,7 @@ def test_each_bundle_reads_the_events_of_the_user(tmp_path: Path) -> None:
     with closing(EventStore.open(url)) as store:
         store.record([RecordRequest(events=events)])
     scene = Scene(champion, challenger)
-    histories = UserHistories(url, 100, scene.server._call_soon)
+    histories = UserHistories(url, 100, 100, scene.server._call_soon)
     scene.server._servicer._resolve_users = histories.resolve
     try:
         answer = scene.client.search(Query(user="u7"), k=20)
