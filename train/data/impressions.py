@@ -205,8 +205,8 @@ def _exploded(answers: pl.LazyFrame) -> pl.LazyFrame:
 
 def _weights(shown: pl.DataFrame) -> tuple[Floats, Floats]:
     """(N,): the weight of each impression; and the examination of each position, that of the first is 1."""
-    rank = pl.col("score").rank("ordinal").over("ranked_by") - 1
-    quantile = rank * STRATA // pl.col("score").count().over("ranked_by")
+    order = pl.col("score").rank("ordinal").over("ranked_by") - 1
+    quantile = order * STRATA // pl.col("score").count().over("ranked_by")
     strata = shown.select(pl.struct("ranked_by", quantile.fill_null(-1)).rank("dense") - 1).to_series()
     position, stratum = shown["position"].to_numpy() - 1, strata.to_numpy().astype(np.int64)
     clicked = shown["label"].to_numpy() > 0

@@ -116,7 +116,7 @@ def test_items_as_queries_and_scores_are_read_from_the_server(near: Retriever, f
 def test_what_the_events_of_a_user_exclude_is_left_out(near: Retriever, far: FarCollection) -> None:
     best = ids(near, NAMES[0], 5)
 
-    def resolve(queries: Sequence[Query], _: Any, __: bool, then: Callable[[Any], Any]) -> Any:
+    def resolve(queries: Sequence[Query], _: Any, __: bool, ___: int, then: Callable[[Any], Any]) -> Any:
         return then([ResolvedQuery(replace(each, user=None), tuple(best[:2])) for each in queries])
 
     queries = [{"text": NAMES[0], "user": "ann"}, {"item_id": best[2], "user": "ann"}]

@@ -178,7 +178,7 @@ def test_a_bundle_on_another_server_is_not_interleaved(two: tuple[LoadedBundle, 
     assert interleaver.challenger(TrafficSplit(champion)) is None
     assert interleaver.challenger(TrafficSplit(champion, challenger)) is challenger
     index = replace(challenger.manifest.index, kind="milvus")
-    manifest: Any = SimpleNamespace(index=index, bundle_version="0" * 64)  # a real one needs a server
+    manifest: Any = SimpleNamespace(index=index, bundle_version="0" * 64, is_remote=True)
     remote = replace(challenger, retriever=cast(Any, SimpleNamespace(manifest=manifest)))
     assert interleaver.challenger(TrafficSplit(champion, remote)) is None
     interleaving.check_share(0.2, champion.manifest)
